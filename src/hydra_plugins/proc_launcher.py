@@ -1,0 +1,162 @@
+"""hydra/launcher=proc: every cell of a sweep is a process of its own.
+
+One process that trains several cells mixes them up under DDP and keeps the memory of the ones before. All cells are
+checked before the first starts; a cell that fails does not stop the rest; a table of the cells ends the sweep.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+LEAKING = (
+    "LOCAL_RANK",
+    "NODE_RANK",
+    "GROUP_RANK",
+    "RANK",
+    "WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "PL_GLOBAL_SEED",
+)
+PREEMPTED = 75
+POLL = 0.05  # seconds
+
+
+@dataclass
+class ProcLauncherConfig:
+    """n_jobs: how many cells run at once."""
+
+    _target_: str = "hydra_plugins.proc_launcher.ProcLauncher"
+    n_jobs: int = 1
+
+
+ConfigStore.instance().store(
+    group="hydra/launcher", name="proc", node=ProcLauncherConfig, provider="unmask",
+)  # fmt: skip
+
+
+@dataclass
+class Cell:
+    """One cell of the sweep and what became of it."""
+
+    overrides: list[str]
+    summary: Path
+    process: subprocess.Popen | None = None
+    code: int | None = None
+    stages: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def state(self) -> str:
+        if self.code is None:
+            return "not started"
+        if self.code < 0:
+            return f"killed by {signal.Signals(-self.code).name}"
+        if self.code == PREEMPTED:
+            return "preempted: run me again"
+        if self.code:
+            return f"failed (exit {self.code})"
+        return "from the ledger" if all(stage["from_ledger"] for stage in self.stages) else "done"
+
+
+class ProcLauncher(Launcher):
+    """Starts `python src/train.py <overrides>` for each cell."""
+
+    def __init__(self, n_jobs: int = 1) -> None:
+        self.n_jobs = n_jobs
+        self.stopped = 0
+        self.running: list[Cell] = []
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.context, self.config = hydra_context, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from rich.console import Console
+
+        from unmask.reports.tables import cells_table
+
+        if self.n_jobs < 1:
+            print(f"hydra.launcher.n_jobs = {self.n_jobs}: at least 1", file=sys.stderr)
+            raise SystemExit(2)
+        self._check(job_overrides)
+        with tempfile.TemporaryDirectory(prefix="unmask-sweep-") as folder:
+            cells = [Cell(list(o), Path(folder) / f"{i}.json") for i, o in enumerate(job_overrides)]
+            handlers = {s: signal.signal(s, self._forward) for s in (signal.SIGTERM, signal.SIGINT)}
+            try:
+                self._run(cells)
+            finally:
+                for number, handler in handlers.items():
+                    signal.signal(number, handler)
+        Console().print(cells_table([(cell.overrides, cell.state, cell.stages) for cell in cells]))
+        codes = {cell.code for cell in cells}
+        if codes != {0}:
+            raise SystemExit(PREEMPTED if codes <= {0, PREEMPTED, None} and not codes == {None} else 1)
+        return [JobReturn(overrides=c.overrides, status=JobStatus.COMPLETED, _return_value=None) for c in cells]
+
+    def _check(self, job_overrides: Sequence[Sequence[str]]) -> None:
+        """Every cell's config and data, before the first starts."""
+        from unmask.runs.checks import ConfigError, check
+        from unmask.runs.plan import make_plan
+
+        faults = []
+        for overrides in job_overrides:
+            try:
+                cell = self.context.config_loader.load_sweep_config(self.config, list(overrides))
+                OmegaConf.set_struct(cell, False)
+                cell.pop("hydra", None)
+                raw = OmegaConf.to_container(cell, resolve=True)
+                assert isinstance(raw, dict)
+                make_plan(check({str(key): value for key, value in raw.items()}))
+            except ConfigError as error:
+                faults.append(f"cell {' '.join(overrides)}:\n  " + str(error).replace("\n", "\n  "))
+            except Exception as error:  # Hydra's and OmegaConf's own complaints about overrides
+                faults.append(f"cell {' '.join(overrides)}:\n  {str(error).splitlines()[0]}")
+        if faults:
+            print("no cell was started:\n" + "\n".join(faults), file=sys.stderr)
+            raise SystemExit(2)
+
+    def _run(self, cells: list[Cell]) -> None:
+        waiting = list(cells)
+        while waiting or self.running:
+            while waiting and len(self.running) < self.n_jobs and not self.stopped:
+                cell = waiting.pop(0)
+                print(f"[{cells.index(cell) + 1}/{len(cells)}] {' '.join(cell.overrides)}", flush=True)
+                cell.process = self._start(cell)
+                self.running.append(cell)
+            if self.stopped and not self.running:
+                return
+            time.sleep(POLL)
+            for cell in [c for c in self.running if c.process and c.process.poll() is not None]:
+                self.running.remove(cell)
+                assert cell.process is not None
+                cell.code = cell.process.returncode
+                if cell.summary.exists():
+                    cell.stages = json.loads(cell.summary.read_text())
+
+    def _start(self, cell: Cell) -> subprocess.Popen:
+        environment = {key: value for key, value in os.environ.items() if key not in LEAKING}
+        flags = [argument for argument in sys.argv[1:] if argument.startswith("--config")]
+        command = [sys.executable, sys.argv[0], *flags, *cell.overrides]
+        environment["UNMASK_SUMMARY"] = str(cell.summary)
+        return subprocess.Popen(command, env=environment, start_new_session=True)
+
+    def _forward(self, number: int, frame: FrameType | None) -> None:
+        """Pass the signal on: cells save and leave; a second signal ends them at once."""
+        self.stopped += 1
+        for cell in self.running:
+            if cell.process and cell.process.poll() is None:
+                cell.process.send_signal(number if self.stopped == 1 else signal.SIGKILL)

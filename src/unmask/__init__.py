@@ -1,0 +1,17 @@
+"""unmask: masked autoencoders (He et al. 2021, arXiv 2111.06377), as exact and repeatable experiments.
+
+The map, lowest level first; imports go downwards only (a test says so):
+
+    level 0   randomness masking patches positions targets losses schedules     torch only
+    level 1   encoder decoder mae heads optim checkpoints reconstructions       the model and what serves it
+    level 1   data/       sources of images, keyed crops, the sampler
+    level 2   tasks/      LightningModules: pretrain, classify, features; kNN
+    level 3   callbacks/  progress, journal, checkpoints while training, pictures
+    level 3   runs/       schema, fingerprint, ledger, plan, the execution of stages
+    level 4   reports/    tables, figures, the page
+
+Axis letters, in signatures and on names that live past a line:
+
+    B images in a batch    C channels    H W pixels     L patches of an image    V visible patches
+    M hidden patches       P pixels of a patch (p * p * C)    D width    T tokens    N images of a set    K classes
+"""

@@ -1,0 +1,1 @@
+"""What watches a fit: progress, the journal of metrics, checkpoints and signals, pictures."""

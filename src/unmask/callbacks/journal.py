@@ -1,0 +1,105 @@
+"""metrics.jsonl: one line a log, append-only, cut back to the checkpoint on resume; loggers mirror it."""
+
+import json
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pandas as pd
+import torch
+
+from unmask.data.module import Batch
+
+EVERY = 50  # optimiser steps between two lines, fewer where an epoch is shorter
+
+
+class Journal(L.Callback):
+    """Mean training loss over each window, the learning rate, images per second, and what validation logs.
+
+    The running window is part of the checkpoint, so a resumed run writes the lines an undisturbed one does
+    (but for images_per_second).
+    """
+
+    def __init__(self, folder: Path, batch_size: int, steps_per_epoch: int) -> None:
+        self.path, self.batch_size, self.steps_per_epoch = folder / "metrics.jsonl", batch_size, steps_per_epoch
+        self.every = min(EVERY, steps_per_epoch)
+        self.total: torch.Tensor | float = 0.0
+        self.count, self.step = 0, 0
+        self.clock, self.clock_step = time.perf_counter(), 0
+
+    def state_dict(self) -> dict[str, float]:
+        return {"total": float(self.total), "count": self.count}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.total, self.count = state_dict["total"], int(state_dict["count"])
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.step = self.clock_step = trainer.global_step
+        self.clock = time.perf_counter()
+        if trainer.is_global_zero:
+            cut_back(self.path, trainer.global_step)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        self.total = self.total + outputs["loss"].detach().float()
+        self.count += 1
+        if trainer.global_step > self.step:
+            self.step = trainer.global_step
+            if self.step % self.every == 0:
+                self._log_window(trainer)
+
+    def _log_window(self, trainer: L.Trainer) -> None:
+        # Lightning divides the loss by the accumulated micro-batches before it reaches callbacks
+        loss = float(self.total) / self.count * trainer.accumulate_grad_batches
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"the training loss is {loss} within the {self.every} steps before step {self.step}; "
+                f"lower base_lr, lengthen warmup_epochs, or look at the images of these steps"
+            )
+        now = time.perf_counter()
+        speed = (self.step - self.clock_step) * self.batch_size / max(now - self.clock, 1e-9)
+        self.total, self.count, self.clock, self.clock_step = 0.0, 0, now, self.step
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        self._write(trainer, {"train/loss": loss, "lr": rate, "images_per_second": round(speed, 1)})
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        measured = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("val/")}
+        if trainer.is_global_zero and not any(
+            row["step"] == self.step and "val/loss" in row for row in read(self.path)
+        ):
+            self._write(trainer, measured)
+
+    def _write(self, trainer: L.Trainer, values: dict[str, float]) -> None:
+        row = {"step": self.step, "epoch": round(self.step / self.steps_per_epoch, 4), **values}
+        if trainer.is_global_zero:
+            with self.path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            for logger in trainer.loggers:
+                logger.log_metrics({**values, "epoch": row["epoch"]}, step=self.step)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if trainer.is_global_zero and self.path.exists():
+            pd.DataFrame(read(self.path)).to_csv(self.path.with_suffix(".csv"), index=False)
+
+
+def read(path: Path) -> list[dict[str, float]]:
+    """The journal's lines; a half-written last one (a kill) does not count."""
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def cut_back(path: Path, step: int) -> None:
+    """Drop what was logged after `step`: those steps are about to be made again."""
+    kept = [row for row in read(path) if row["step"] <= step and step > 0]
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside.write_text("".join(json.dumps(row) + "\n" for row in kept))
+    beside.replace(path)

@@ -1,0 +1,100 @@
+"""Checkpoints while training, and leaving in good order when asked to."""
+
+import math
+import signal
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning as L
+from lightning.fabric.plugins import CheckpointIO
+
+from unmask import checkpoints
+from unmask.data.module import Batch
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+PREEMPTED = 75  # exit code: run me again
+
+
+class Preempted(SystemExit):
+    """Asked to leave; everything up to this step is saved."""
+
+    def __init__(self) -> None:
+        super().__init__(PREEMPTED)
+
+
+class SafeIO(CheckpointIO):
+    """Lightning's checkpoints through unmask.checkpoints: atomic, hashed, read with weights_only."""
+
+    def __init__(self, keep: int) -> None:
+        self.keep = keep
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        checkpoints.save(checkpoint, Path(path).parent, int(checkpoint["global_step"]), self.keep)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        return checkpoints.load(Path(path))
+
+    def remove_checkpoint(self, path: Any) -> None:
+        Path(path).unlink(missing_ok=True)
+
+
+class Keeper(L.Callback):
+    """Saves at optimiser steps, by minutes or by steps; on SIGTERM, SIGINT or SIGUSR1 saves and exits with 75.
+
+    An epoch's last batch is not saved at (its successor is): there Lightning's loop is between two epochs, and
+    whether it validates after a resume would depend on when it was killed.
+    """
+
+    def __init__(
+        self, folder: Path, every_minutes: float | None, every_steps: int | None, about: dict[str, Any]
+    ) -> None:
+        self.folder, self.every_minutes, self.every_steps, self.about = folder, every_minutes, every_steps, about
+        self.step, self.saved_at, self.due, self.asked = 0, time.monotonic(), False, 0
+        self.previous: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.step, self.saved_at = trainer.global_step, time.monotonic()
+        if threading.current_thread() is threading.main_thread():
+            self.previous = {number: signal.signal(number, self._ask) for number in SIGNALS}
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.asked += 1
+        if self.asked > 1 and number == signal.SIGINT:
+            raise KeyboardInterrupt
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        if trainer.global_step == self.step:
+            return  # gradients are being accumulated, and no checkpoint holds them
+        self.step = trainer.global_step
+        minutes = (time.monotonic() - self.saved_at) / 60
+        self.due |= bool(self.every_minutes and minutes >= self.every_minutes)
+        self.due |= bool(self.every_steps and self.step % self.every_steps == 0)
+        between_epochs = batch_idx + 1 == trainer.num_training_batches > trainer.accumulate_grad_batches
+        if (self.due or self.asked) and not between_epochs:
+            self._save(trainer, float(outputs["loss"]))
+            if self.asked:
+                raise Preempted
+
+    def _save(self, trainer: L.Trainer, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"the training loss is {loss} at step {self.step}; no checkpoint was written")
+        trainer.save_checkpoint(self.folder / "checkpoint")
+        self.saved_at, self.due = time.monotonic(), False
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        newest = checkpoints.newest(self.folder)
+        if newest is None or newest.name != f"step={trainer.global_step:08d}.ckpt":
+            trainer.save_checkpoint(self.folder / "checkpoint")
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["unmask"] = self.about
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+        self.previous = {}

@@ -1,0 +1,117 @@
+"""Checkpoint files that a kill, a full disk or a flipped bit cannot turn into a lost run.
+
+A checkpoint is written beside its place, flushed to the disk, then renamed; `last.json` lists the kept ones with
+their sha256, newest last. Loading takes the newest whose hash fits and sets damaged ones aside.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+INDEX = "last.json"
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """All of the file or none of it, on the disk when this returns."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with beside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, content: Any) -> None:
+    write_atomic(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def save(checkpoint: dict[str, Any], folder: Path, step: int, keep: int = 2) -> Path:
+    """Write step=N.ckpt, point last.json to it and drop all but the newest `keep`.
+
+    Raises OSError with the free and needed bytes where the file cannot be written; older checkpoints stay.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"step={step:08d}.ckpt"
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with beside.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        entry = {"file": path.name, "sha256": sha256(beside), "step": step}
+        beside.replace(path)
+    except (OSError, RuntimeError) as error:
+        written = beside.stat().st_size if beside.exists() else 0
+        beside.unlink(missing_ok=True)
+        free = shutil.disk_usage(folder).free
+        raise OSError(
+            f"cannot write {path}: {error} ({written:,} bytes written, {free:,} free); free some space and "
+            f"type the same command again: earlier checkpoints are intact"
+        ) from error
+    kept = [old for old in entries(folder) if old["file"] != path.name][-(keep - 1) :] if keep > 1 else []
+    write_json(folder / INDEX, [*kept, entry])
+    sweep(folder, {old["file"] for old in [*kept, entry]})
+    return path
+
+
+def entries(folder: Path) -> list[dict[str, Any]]:
+    """What last.json lists, oldest first; nothing where it is missing or unreadable."""
+    try:
+        return json.loads((folder / INDEX).read_text())
+    except (OSError, json.JSONDecodeError):
+        return []
+
+
+def sweep(folder: Path, kept: set[str]) -> None:
+    """Remove checkpoints that are not kept and what a kill left half-written."""
+    for path in [*folder.glob("step=*.ckpt"), *folder.glob(".*.tmp")]:
+        if path.name not in kept:
+            path.unlink(missing_ok=True)
+
+
+def newest(folder: Path) -> Path | None:
+    """The newest whole checkpoint; damaged ones are renamed to *.damaged with a warning."""
+    for entry in reversed(entries(folder)):
+        path = folder / entry["file"]
+        if not path.exists():
+            continue
+        if sha256(path) == entry["sha256"]:
+            return path
+        aside = path.replace(path.with_suffix(".damaged"))
+        warnings.warn(f"{path.name} is damaged (its sha256 differs), set aside as {aside.name}", stacklevel=2)
+    return None
+
+
+def load(path: Path) -> dict[str, Any]:
+    """A checkpoint's content on the CPU; only tensors and plain containers are unpickled.
+
+    Raises ValueError where the file is not a checkpoint of this project or wants to run code.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ValueError(f"no checkpoint at {path}") from None
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path} is not a readable checkpoint: {reason}") from error
+
+
+def weights(path: Path, prefix: str = "model.") -> dict[str, torch.Tensor]:
+    """The state dict below `prefix`, without it."""
+    state = load(path)["state_dict"]
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

@@ -1,0 +1,1 @@
+"""Sources of images, keyed crops, the sampler, and the DataModule that joins them."""

@@ -1,0 +1,125 @@
+"""Crops and flips as functions of (seed, epoch, sample id), and their resampling for a whole batch at once."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from unmask.randomness import Key, uniform
+
+TRIES = 10
+CUBIC = -0.5  # Pillow's bicubic coefficient
+FIXED_SIDE = 0.875  # crop_fixed: 224 of 256 pixels
+
+
+@dataclass(frozen=True)
+class Augment:
+    """How training images are cropped (MAE Table 1e): the whole centre, a fixed or a random size.
+
+    scale: the area of a random crop, as shares of the image. flip: mirror half of the images.
+    """
+
+    crop: Literal["none", "fixed", "random"] = "none"
+    scale: tuple[float, float] = (0.2, 1.0)
+    flip: bool = False
+
+    def boxes(
+        self, key: Key, ids_B: Int[Tensor, "B"], epoch: int, sizes_B2: Int[Tensor, "B 2"], shape: tuple[int, int]
+    ) -> Int[Tensor, "B 5"]:
+        """(top, left, height, width, mirrored) for images of (height, width) `sizes`, to be resized to `shape`."""
+        if self.crop == "random":
+            boxes = random_boxes(key, ids_B, epoch, sizes_B2, self.scale)
+        elif self.crop == "fixed":
+            boxes = fixed_boxes(key, ids_B, epoch, sizes_B2, shape)
+        else:
+            boxes = centre_boxes(sizes_B2, shape, 1.0)
+        if self.flip:
+            boxes[:, 4] = uniform(key, epoch, ids_B, 64)[:, 63] < 0.5
+        return boxes
+
+
+def centre_boxes(sizes_B2: Int[Tensor, "B 2"], shape: tuple[int, int], share: float) -> Int[Tensor, "B 5"]:
+    """The largest centred box of the aspect of `shape`, its sides times `share` (0.875: 224 of 256)."""
+    sides_B2 = _largest(sizes_B2, shape, share)
+    corner_B2 = (sizes_B2 - sides_B2 + 1) // 2
+    return torch.cat([corner_B2, sides_B2, torch.zeros_like(sides_B2[:, :1])], dim=1)
+
+
+def fixed_boxes(
+    key: Key, ids_B: Int[Tensor, "B"], epoch: int, sizes_B2: Int[Tensor, "B 2"], shape: tuple[int, int]
+) -> Int[Tensor, "B 5"]:
+    """A box of one size, anywhere: the paper does not publish its geometry, ours is 224 of 256."""
+    sides_B2 = _largest(sizes_B2, shape, FIXED_SIDE)
+    draw_B2 = uniform(key, epoch, ids_B, 2).double()
+    corner_B2 = (draw_B2 * (sizes_B2 - sides_B2 + 1)).floor().long()
+    return torch.cat([corner_B2, sides_B2, torch.zeros_like(sides_B2[:, :1])], dim=1)
+
+
+def random_boxes(
+    key: Key, ids_B: Int[Tensor, "B"], epoch: int, sizes_B2: Int[Tensor, "B 2"], scale: tuple[float, float]
+) -> Int[Tensor, "B 5"]:
+    """torchvision's RandomResizedCrop: ten tries of area and log-uniform aspect in [3/4, 4/3], else the centre."""
+    draws_BR4 = uniform(key, epoch, ids_B, 4 * TRIES).double().view(-1, TRIES, 4)
+    height_B1, width_B1 = sizes_B2.double()[:, :1], sizes_B2.double()[:, 1:]
+    area_BR = height_B1 * width_B1 * (scale[0] + (scale[1] - scale[0]) * draws_BR4[..., 0])
+    aspect_BR = torch.exp((2 * draws_BR4[..., 1] - 1) * math.log(4 / 3))
+    w_BR, h_BR = (area_BR * aspect_BR).sqrt().round(), (area_BR / aspect_BR).sqrt().round()
+    fits_BR = (w_BR > 0) & (w_BR <= width_B1) & (h_BR > 0) & (h_BR <= height_B1)
+    top_BR = (draws_BR4[..., 2] * (height_B1 - h_BR + 1)).floor()
+    left_BR = (draws_BR4[..., 3] * (width_B1 - w_BR + 1)).floor()
+    first_B = fits_BR.int().argmax(dim=1)
+    tries_BR4 = torch.stack([top_BR, left_BR, h_BR, w_BR], dim=-1)
+    chosen_B4 = tries_BR4[torch.arange(len(ids_B)), first_B].long()
+    boxes_B4 = torch.where(fits_BR.any(1)[:, None], chosen_B4, _clamped_centre(sizes_B2))
+    return torch.cat([boxes_B4, torch.zeros_like(boxes_B4[:, :1])], dim=1)
+
+
+def _clamped_centre(sizes_B2: Int[Tensor, "B 2"]) -> Int[Tensor, "B 4"]:
+    """The whole image, cut to an aspect within [3/4, 4/3]: what RandomResizedCrop falls back to."""
+    height, width = sizes_B2[:, 0], sizes_B2[:, 1]
+    h = torch.minimum(height, (width * 4 / 3).round().long())
+    w = torch.minimum(width, (height * 4 / 3).round().long())
+    return torch.stack([(height - h) // 2, (width - w) // 2, h, w], dim=1)
+
+
+def _largest(sizes_B2: Int[Tensor, "B 2"], shape: tuple[int, int], share: float) -> Int[Tensor, "B 2"]:
+    sizes = sizes_B2.double()
+    per_pixel_B = torch.minimum(sizes[:, 0] / shape[0], sizes[:, 1] / shape[1])
+    sides_B2 = (per_pixel_B[:, None] * torch.tensor(shape).double() * share).round().long()
+    return torch.minimum(sides_B2.clamp(min=1), sizes_B2)
+
+
+def resampling_matrix(
+    start_B: Int[Tensor, "B"], length_B: Int[Tensor, "B"], size_in: int, size_out: int, mirrored_B: Int[Tensor, "B"]
+) -> Float[Tensor, "B out in"]:
+    """Weights that cut [start, start + length) out of `size_in` pixels and resize it to `size_out`.
+
+    Pillow's antialiased bicubic: the kernel widens when shrinking and is renormalised at the box's edges.
+    """
+    device = start_B.device
+    scale_B11 = (length_B.float() / size_out)[:, None, None]
+    width_B11 = scale_B11.clamp(min=1)
+    pixel_1I = torch.arange(size_in, device=device, dtype=torch.float32)[None, None, :]
+    centre_BO1 = (torch.arange(size_out, device=device)[None, :, None] + 0.5) * scale_B11 + start_B[:, None, None]
+    x = ((pixel_1I + 0.5 - centre_BO1) / width_B11).abs()
+    near = ((CUBIC + 2) * x - (CUBIC + 3)) * x * x + 1
+    far = ((CUBIC * x - 5 * CUBIC) * x + 8 * CUBIC) * x - 4 * CUBIC
+    weight = torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
+    inside = (pixel_1I >= start_B[:, None, None]) & (pixel_1I < (start_B + length_B)[:, None, None])
+    weight = weight * inside
+    weight = weight / weight.sum(dim=2, keepdim=True)
+    return torch.where(mirrored_B[:, None, None].bool(), weight.flip(1), weight)
+
+
+def crop_resize(
+    images_BCHW: Tensor, boxes_B5: Int[Tensor, "B 5"], shape: tuple[int, int]
+) -> Float[Tensor, "B C h w"]:  # fmt: skip
+    """Cut out the boxes, resize and mirror: values 0..255, each pass rounded and clipped as in Pillow."""
+    top, left, height, width, mirrored = boxes_B5.unbind(1)
+    rows = resampling_matrix(top, height, images_BCHW.shape[2], shape[0], torch.zeros_like(mirrored))
+    cols = resampling_matrix(left, width, images_BCHW.shape[3], shape[1], mirrored)
+    across = images_BCHW.float() @ cols.mT[:, None]
+    return (rows[:, None] @ across.round().clamp(0, 255)).round().clamp(0, 255)

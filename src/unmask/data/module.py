@@ -1,0 +1,194 @@
+"""The DataModule: batches of uint8 images with their sample ids, cropped and normalised on the device."""
+
+import os
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import lightning as L
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from unmask.data.crops import Augment, centre_boxes, crop_resize
+from unmask.data.folders import Files, open_image
+from unmask.data.sampler import EpochBatches, EvalBatches, Ticket
+from unmask.data.sources import InMemory
+from unmask.randomness import Key, make_key
+
+EVAL_BATCH = 256
+
+
+class Batch(NamedTuple):
+    """images: uint8 from the loader; normalised float once on the device. Labels are -1 where there are none."""
+
+    images_BCHW: Tensor
+    labels_B: Int[Tensor, "B"]
+    ids_B: Int[Tensor, "B"]
+    epoch: int
+    boxes_B5: Int[Tensor, "B 5"] | None  # crops still to be made, on the device
+
+
+@dataclass(frozen=True)
+class Format:
+    """What the model sees: (height, width), the mean and std per channel of pixels in [0, 1], the evaluation crop."""
+
+    shape: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    eval_crop: float = 1.0
+
+
+class Views(Dataset):
+    """A split seen through an augmentation: whole batches by (epoch, id), the same for any number of workers."""
+
+    def __init__(self, split: InMemory | Files, form: Format, augment: Augment | None, key: Key) -> None:
+        self.split, self.form, self.augment, self.key = split, form, augment, key
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitems__(self, tickets: list[Ticket]) -> Batch:
+        epoch, ids = tickets[0][0], torch.tensor([i for _, i in tickets])
+        labels = self.split.labels_N[ids]
+        if isinstance(self.split, InMemory):
+            images = self.split.images_NCHW[ids]
+            boxes = self._boxes(ids, epoch, [images.shape[2:]] * len(ids))
+            whole = torch.tensor([0, 0, *images.shape[2:], 0])
+            as_is = tuple(images.shape[2:]) == self.form.shape and bool((boxes == whole).all())
+            return Batch(images, labels, ids, epoch, None if as_is else boxes)
+        decoded = [open_image(self.split.paths[i], self.split.channels) for i in ids.tolist()]
+        boxes = self._boxes(ids, epoch, [image.shape[1:] for image in decoded])
+        views = [self._view(image, box) for image, box in zip(decoded, boxes, strict=True)]
+        return Batch(torch.stack(views), labels, ids, epoch, None)
+
+    def _boxes(self, ids_B: Tensor, epoch: int, sizes: Sequence[torch.Size]) -> Int[Tensor, "B 5"]:
+        sizes_B2 = torch.tensor([list(size) for size in sizes])
+        if self.augment is None:
+            return centre_boxes(sizes_B2, self.form.shape, self.form.eval_crop)
+        return self.augment.boxes(self.key, ids_B, epoch, sizes_B2, self.form.shape)
+
+    def _view(self, image_CHW: Tensor, box_5: Tensor) -> Tensor:
+        top, left, height, width, mirrored = box_5.tolist()
+        cut = image_CHW[None, :, top : top + height, left : left + width]
+        return crop_resize(cut, torch.tensor([[0, 0, height, width, mirrored]]), self.form.shape)[0].byte()
+
+
+def quiet_worker(_: int) -> None:
+    """Workers outlive signals to the group, so that the main process can still save; one thread each."""
+    for sig in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(sig, signal.SIG_IGN)
+
+
+def unwrapped(batch: Batch) -> Batch:
+    return batch
+
+
+class ImageData(L.LightningDataModule):
+    """Train and validation loaders of one stage.
+
+    ids: the training samples (a labelled subset, say). batch_size is the effective one; micro_batch is what one
+    process takes at once. workers apply to images on disk only: memory needs none.
+    """
+
+    def __init__(
+        self, train: InMemory | Files, val: InMemory | Files, form: Format, augment: Augment,
+        ids: list[int], batch_size: int, seed: int, loading: "Loading",
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.form, self.loading, self.ids, self.batch_size, self.seed = form, loading, ids, batch_size, seed
+        self.train_views = Views(train, form, augment, make_key(seed, "crop"))
+        self.val_views = Views(val, form, None, make_key(seed, "crop"))
+
+    def train_dataloader(self) -> DataLoader:
+        trainer = self.trainer
+        assert trainer is not None
+        progress = trainer.fit_loop.epoch_loop.batch_progress
+        batches = EpochBatches(
+            self.ids, self.batch_size, trainer.accumulate_grad_batches, make_key(self.seed, "order"),
+            lambda: progress.total.ready, trainer.global_rank, trainer.world_size,
+        )  # fmt: skip
+        return self._loader(self.train_views, batches)
+
+    def val_dataloader(self) -> DataLoader:
+        return self._eval_loader(self.val_views, list(range(len(self.val_views))))
+
+    def predict_dataloader(self) -> list[DataLoader]:
+        """The training images as evaluation sees them, then the validation images: what features are made of."""
+        bank = Views(self.train_views.split, self.form, None, self.train_views.key)
+        return [self._eval_loader(bank, self.ids), self.val_dataloader()]
+
+    def _eval_loader(self, views: Views, ids: list[int]) -> DataLoader:
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return self._loader(views, EvalBatches(ids, EVAL_BATCH, rank, world))
+
+    def _loader(self, views: Views, batches: EpochBatches | EvalBatches) -> DataLoader:
+        workers = 0 if isinstance(views.split, InMemory) else self.loading.workers
+        return DataLoader(
+            views, batch_sampler=batches, collate_fn=unwrapped, num_workers=workers, worker_init_fn=quiet_worker,
+            pin_memory=torch.cuda.is_available(), persistent_workers=workers > 0,
+        )  # fmt: skip
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        return normalised(batch, self.form)
+
+
+class FeatureData(L.LightningDataModule):
+    """Features computed beforehand, for a probe that sees no augmentation; batches as from ImageData."""
+
+    def __init__(self, train: tuple[Tensor, Tensor], val: tuple[Tensor, Tensor], batch_size: int, seed: int) -> None:
+        super().__init__()
+        self.splits, self.batch_size, self.seed = (train, val), batch_size, seed
+
+    def train_dataloader(self) -> DataLoader:
+        trainer = self.trainer
+        assert trainer is not None
+        progress = trainer.fit_loop.epoch_loop.batch_progress
+        ids = list(range(len(self.splits[0][1])))
+        batches = EpochBatches(
+            ids, self.batch_size, trainer.accumulate_grad_batches, make_key(self.seed, "order"),
+            lambda: progress.total.ready, trainer.global_rank, trainer.world_size,
+        )  # fmt: skip
+        return DataLoader(Rows(*self.splits[0]), batch_sampler=batches, collate_fn=unwrapped)
+
+    def val_dataloader(self) -> DataLoader:
+        assert self.trainer is not None
+        ids = list(range(len(self.splits[1][1])))
+        batches = EvalBatches(ids, EVAL_BATCH, self.trainer.global_rank, self.trainer.world_size)
+        return DataLoader(Rows(*self.splits[1]), batch_sampler=batches, collate_fn=unwrapped)
+
+
+class Rows(Dataset):
+    """Vectors and labels by batches of (epoch, id)."""
+
+    def __init__(self, features_ND: Tensor, labels_N: Tensor) -> None:
+        self.features_ND, self.labels_N = features_ND, labels_N
+
+    def __len__(self) -> int:
+        return len(self.labels_N)
+
+    def __getitems__(self, tickets: list[Ticket]) -> Batch:
+        ids = torch.tensor([i for _, i in tickets])
+        return Batch(self.features_ND[ids], self.labels_N[ids], ids, tickets[0][0], None)
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How batches are read, which never changes what they are. workers=None: all cores but one, at most 8."""
+
+    num_workers: int | None = None
+
+    @property
+    def workers(self) -> int:
+        return min(8, max(1, (os.cpu_count() or 1) - 1)) if self.num_workers is None else self.num_workers
+
+
+def normalised(batch: Batch, form: Format) -> Batch:
+    """Crop what is still to be cropped and bring pixels to zero mean and unit variance, on the batch's device."""
+    images, boxes = batch.images_BCHW, batch.boxes_B5
+    if boxes is not None:
+        images = crop_resize(images, boxes, form.shape)
+    mean, std = (torch.tensor(v, device=images.device).view(1, -1, 1, 1) for v in (form.mean, form.std))
+    return batch._replace(images_BCHW=(images.float() / 255 - mean) / std, boxes_B5=None)

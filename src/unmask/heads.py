@@ -1,0 +1,79 @@
+"""Classifiers on an encoder: pooling, the linear probe's head and the fine-tuning head (MAE A.1)."""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from unmask.encoder import Encoder, LayerNorm
+from unmask.initialisation import initialise_normal
+
+Pool = Literal["cls", "mean"]
+PROBE_STD, FINETUNE_STD = 0.01, 2e-5
+
+
+class Features(nn.Module):
+    """One vector an image: the class token or the mean of the patch tokens, after the encoder's last norm."""
+
+    def __init__(self, encoder: Encoder, pool: Pool) -> None:
+        super().__init__()
+        self.encoder, self.pool, self.width = encoder, pool, encoder.width
+
+    def forward(self, images_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D"]:
+        tokens_BTD = self.encoder(images_BCHW)
+        return tokens_BTD[:, 0] if self.pool == "cls" else tokens_BTD[:, 1:].mean(dim=1)
+
+
+class FineTuneFeatures(nn.Module):
+    """As Features, but a mean is normalised after pooling, by a new norm: the port's `fc_norm`."""
+
+    def __init__(self, encoder: Encoder, pool: Pool) -> None:
+        super().__init__()
+        self.encoder, self.pool, self.width = encoder, pool, encoder.width
+        encoder.pos_embed.requires_grad = True  # positions are learned from here on
+        if pool == "mean":
+            encoder.norm = nn.Identity()
+            self.fc_norm = LayerNorm(encoder.width)
+
+    def forward(self, images_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D"]:
+        tokens_BTD = self.encoder(images_BCHW)
+        return tokens_BTD[:, 0] if self.pool == "cls" else self.fc_norm(tokens_BTD[:, 1:].mean(dim=1))
+
+
+class RawPixels(nn.Module):
+    """The control without any encoder: the image as a vector."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, images_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D"]:
+        return images_BCHW.flatten(1)
+
+
+class Given(nn.Module):
+    """Features that were computed beforehand."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, features_BD: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
+        return features_BD
+
+
+class Classifier(nn.Module):
+    """Features and a linear head; the probe's head normalises first (BatchNorm without affine, eps 1e-6: MAE A.1)."""
+
+    def __init__(self, features: nn.Module, num_classes: int, probe: bool, seed: int) -> None:
+        super().__init__()
+        width = int(features.width)
+        self.features = features
+        self.norm = nn.BatchNorm1d(width, affine=False, eps=1e-6) if probe else nn.Identity()
+        self.head = nn.Linear(width, num_classes)
+        initialise_normal(self.head.weight, PROBE_STD if probe else FINETUNE_STD, seed, "head.weight")
+        torch.nn.init.zeros_(self.head.bias)
+
+    def forward(self, images: Float[Tensor, "B *shape"]) -> Float[Tensor, "B K"]:
+        return self.head(self.norm(self.features(images)))

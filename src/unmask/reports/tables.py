@@ -1,0 +1,45 @@
+"""Tables for the terminal."""
+
+from typing import Any
+
+from rich.table import Table
+
+Result = dict[str, Any]
+
+
+def headline(result: Result) -> tuple[str, str]:
+    """The number a stage is about, with its unit."""
+    metrics = result["metrics"]
+    if "val/accuracy" in metrics:
+        return f"{metrics['val/accuracy']:.1f}", "% top-1"
+    return f"{metrics['val/loss']:.4f}", "validation loss"
+
+
+def results_table(results: list[Result]) -> Table:
+    """One row a stage: title, number, unit, seconds, folder."""
+    table = Table(title="Results", title_justify="left")
+    table.add_column("stage")
+    table.add_column("result", justify="right")
+    table.add_column("")
+    table.add_column("seconds", justify="right")
+    table.add_column("ledger", style="dim")
+    for result in results:
+        number, unit = headline(result)
+        place = f"{result['stage']}/{result['fingerprint']}"
+        table.add_row(result["title"], number, unit, f"{result['seconds']:.0f}", place)
+    return table
+
+
+def cells_table(cells: list[tuple[list[str], str, list[Result]]]) -> Table:
+    """One row a cell of a sweep: its overrides, its state and its measurements (controls left out)."""
+    titles = list(dict.fromkeys(r["title"] for _, _, stages in cells for r in stages if r["start"] != "pixels"))
+    titles = [title for title in titles if "random encoder" not in title]
+    table = Table(title="Cells", title_justify="left")
+    table.add_column("overrides")
+    table.add_column("state")
+    for title in titles:
+        table.add_column(title, justify="right")
+    for overrides, state, stages in cells:
+        numbers = {result["title"]: headline(result)[0] for result in stages}
+        table.add_row(" ".join(overrides), state, *(numbers.get(title, "-") for title in titles))
+    return table

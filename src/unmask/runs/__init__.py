@@ -1,0 +1,1 @@
+"""Configs, fingerprints, the ledger and the execution of stages."""

@@ -1,0 +1,85 @@
+"""From a checked config to the objects it names."""
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from unmask.data.crops import Augment
+from unmask.data.folders import Files, folder_splits
+from unmask.data.module import Format, Loading
+from unmask.data.sources import InMemory, cifar, mnist5k
+from unmask.decoder import Decoder
+from unmask.encoder import Encoder
+from unmask.initialisation import initialise
+from unmask.mae import MAE
+from unmask.runs.plan import Plan
+from unmask.runs.schema import Augment as AugmentConfig
+from unmask.runs.schema import Config
+from unmask.tasks.pretrain import AnyMasking, AnyTarget
+
+
+def construct(spec: dict[str, Any], **more: Any) -> Any:
+    """Call the `_target_` of a part with its values. The schema has allowed only this project's constructors."""
+    values = dict(spec)
+    module, name = values.pop("_target_").rsplit(".", 1)
+    assert module.startswith("unmask."), module
+    return getattr(import_module(module), name)(**values, **more)
+
+
+def build_encoder(config: Config, seed: int | None = None) -> Encoder:
+    """The configured encoder; with a seed its weights are those the MAE of that seed starts from."""
+    model, data = config.model, config.data
+    assert data.patch_size is not None
+    encoder = Encoder(
+        config.grid, data.patch_size, data.channels, model.width, model.depth, model.heads, model.mlp_ratio
+    )
+    if seed is not None:
+        initialise(nn.ModuleDict({"encoder": encoder}), seed)
+    return encoder
+
+
+def build_mae(config: Config) -> MAE:
+    data, decoder = config.data, config.decoder
+    assert data.patch_size is not None
+    pixels = data.patch_size**2 * data.channels
+    return MAE(
+        build_encoder(config),
+        Decoder(config.grid, config.model.width, pixels, decoder.width, decoder.depth, decoder.heads),
+        config.seed,
+    )
+
+
+def build_masking(config: Config) -> AnyMasking:
+    return construct(config.masking.model_dump(by_alias=True), grid=config.grid, mask_ratio=config.mask_ratio)
+
+
+def build_target(config: Config) -> AnyTarget:
+    return construct(config.target.model_dump(by_alias=True))
+
+
+def build_augment(augment: AugmentConfig) -> Augment:
+    return Augment(augment.crop, augment.scale, augment.flip)
+
+
+def build_format(config: Config) -> Format:
+    data = config.data
+    assert data.mean is not None
+    assert data.std is not None
+    return Format(data.image_size, tuple(data.mean), tuple(data.std), data.eval_crop)
+
+
+def build_loading(config: Config) -> Loading:
+    return Loading(config.data.num_workers)
+
+
+def load_splits(plan: Plan) -> tuple[InMemory | Files, InMemory | Files]:
+    """(train, validation) images and labels."""
+    data = plan.config.data
+    if data.source == "mnist5k":
+        return mnist5k()
+    if plan.listing:
+        return folder_splits(plan.listing, data.channels, data.image_size, data.in_memory)
+    assert data.source != "image_folder"
+    return cifar(data.source, Path(data.root or "data"), data.download)

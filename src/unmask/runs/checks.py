@@ -1,0 +1,142 @@
+"""One line a fault: what came, what is allowed, what to do."""
+
+import difflib
+from collections.abc import Iterable, Iterator
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from unmask.runs.schema import LABELLED, Config
+
+
+class ConfigError(ValueError):
+    """Faults of a config, one a line; the process ends with exit code 2."""
+
+
+def check(raw: dict[str, Any]) -> Config:
+    """The typed config. Raises ConfigError with every fault that was found."""
+    try:
+        config = Config.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError("\n".join(dict.fromkeys(_line(fault) for fault in error.errors()))) from None
+    faults = list(_geometry(config)) + list(_sizes(config))
+    if faults:
+        raise ConfigError("\n".join(faults))
+    return config
+
+
+def _line(fault: Any) -> str:
+    path = ".".join(str(part) for part in fault["loc"] if "unmask." not in str(part))
+    message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "extra_forbidden":
+        return f"{path} = {fault['input']!r}: there is no such key{suggestion(path, known_keys())}"
+    if fault["type"] == "value_error":
+        return f"{path}: {message}" if path and not message.startswith(("data", path)) else message
+    if fault["type"] == "missing":
+        return f"{path}: missing; give it a value"
+    if path == "mask_ratio":
+        message += " (a share of the patches between 0 and 1, both excluded; the paper's is 0.75)"
+    return f"{path} = {fault['input']!r}: {message}"
+
+
+def _geometry(config: Config) -> Iterator[str]:
+    patch = config.data.patch_size
+    assert patch is not None
+    for side in config.data.image_size:
+        if side % patch:
+            nearest = max(patch, round(side / patch) * patch)
+            divisors = [p for p in range(2, side) if side % p == 0 and p <= 2 * patch]
+            yield (
+                f"data.image_size = {side}: not a multiple of data.patch_size={patch}; nearest image size: {nearest}"
+                + (f", patch sizes that divide {side}: {divisors}" if divisors else "")
+            )
+            return
+    patches = config.grid[0] * config.grid[1]
+    kept = round(patches * (1 - config.mask_ratio))
+    if not 0 < kept < patches:
+        yield (
+            f"mask_ratio = {config.mask_ratio}: keeps {kept} of {patches} patches; "
+            f"pick one that keeps between 1 and {patches - 1}"
+        )
+    if config.masking.target_.endswith("GridMasking") and config.mask_ratio != 0.75:
+        yield f"mask_ratio = {config.mask_ratio}: masking=grid keeps one patch of each 2 x 2 cell; set mask_ratio=0.75"
+    if config.masking.target_.endswith("GridMasking") and patches < 2:
+        yield f"masking=grid needs at least 2 patches, the grid has {patches}; pick a smaller data.patch_size"
+
+
+def _sizes(config: Config) -> Iterator[str]:
+    for name, part in (("model", config.model), ("decoder", config.decoder)):
+        if part.width % part.heads:
+            fitting = [h for h in range(1, part.width + 1) if part.width % h == 0]
+            near = sorted(fitting, key=lambda h: abs(h - part.heads))[:4]
+            yield (
+                f"{name}.heads = {part.heads}: does not divide {name}.width={part.width}; "
+                f"heads that do: {', '.join(map(str, sorted(near)))}"
+            )
+        if part.width % 4:
+            yield f"{name}.width = {part.width}: sine-cosine positions need a multiple of 4; nearest: {part.width // 4 * 4 or 4}"
+    for name in config.stages:
+        recipe = getattr(config, name)
+        batch, micro = getattr(recipe, "batch_size", None), config.trainer.micro_batch
+        if batch and micro and micro < batch and batch % (micro * config.trainer.devices):
+            yield (
+                f"trainer.micro_batch = {micro}: {name}.batch_size={batch} is not a multiple of "
+                f"micro_batch x devices = {micro * config.trainer.devices}; pick one that divides it"
+            )
+    scale = config.augment.scale
+    if scale[0] > scale[1]:
+        yield f"augment.scale = {list(scale)}: the smaller share comes first; try [{scale[1]}, {scale[0]}]"
+
+
+def known_keys() -> list[str]:
+    """Every dotted key a config may have."""
+    return sorted(set(_keys(Config, "")))
+
+
+def _keys(part: type[BaseModel], prefix: str) -> Iterator[str]:
+    for name, field in part.model_fields.items():
+        key = f"{prefix}{field.alias or name}"
+        yield key
+        for inner in _models(field.annotation):
+            yield from _keys(inner, f"{key}.")
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _models(inner)
+
+
+def suggestion(key: str, known: Iterable[str]) -> str:
+    """'; did you mean ...?' where something is near, by the whole path or by its last part."""
+    known = list(known)
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    if not near:
+        lasts = {path.rsplit(".", 1)[-1]: path for path in known}
+        near = [lasts[last] for last in difflib.get_close_matches(key.rsplit(".", 1)[-1], lasts, n=1, cutoff=0.75)]
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def unknown_overrides(arguments: list[str], extra: Iterable[str] = ()) -> list[str]:
+    """A line for each plain key=value argument whose key no config has; Hydra's own syntax is left to Hydra."""
+    known = [*known_keys(), *extra]
+    faults = []
+    for argument in arguments:
+        key = argument.split("=", 1)[0].lstrip("+~")
+        if argument.startswith("-") or "=" not in argument or key.startswith("hydra") or "@" in key:
+            continue
+        if key not in known and not any(key.startswith(f"{whole}.") for whole in ("logger.csv",)):
+            faults.append(f"{key}: there is no such key{suggestion(key, known)}")
+    return faults
+
+
+def needs_labels(config: Config, classes: int) -> list[str]:
+    """Faults of stages that need labels on data that has none."""
+    wanting = [stage for stage in config.stages if stage in LABELLED]
+    if classes or not wanting:
+        return []
+    return [
+        f"stages = {config.stages}: {', '.join(wanting)} need labels, and the images in data.root={config.data.root} "
+        f"lie in no class folders; sort them into one folder a class, or run stages=[pretrain]"
+    ]

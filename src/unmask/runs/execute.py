@@ -1,0 +1,222 @@
+"""The stages of a run, one after the other; a finished one comes from the ledger."""
+
+import logging
+import time
+import warnings
+from collections.abc import Callable
+from functools import cached_property
+from importlib.metadata import version
+from typing import Any
+
+import lightning as L
+import torch
+from rich.console import Console
+
+from unmask import checkpoints
+from unmask.callbacks.journal import Journal
+from unmask.callbacks.keeper import Keeper, SafeIO
+from unmask.callbacks.pictures import Pictures
+from unmask.callbacks.progress import StageProgress
+from unmask.data.folders import Files
+from unmask.data.module import FeatureData, Format, ImageData
+from unmask.data.sampler import balanced_subset
+from unmask.data.sources import InMemory
+from unmask.heads import Classifier, Features, FineTuneFeatures, Given, RawPixels
+from unmask.mae import num_parameters
+from unmask.optim import Recipe
+from unmask.randomness import make_key
+from unmask.runs import build
+from unmask.runs.fingerprint import StageSpec
+from unmask.runs.ledger import StageFolder
+from unmask.runs.loggers import build_loggers
+from unmask.runs.plan import Plan
+from unmask.runs.schema import ClassifyRecipe
+from unmask.runs.schema import Recipe as RecipeConfig
+from unmask.tasks.classify import Classify
+from unmask.tasks.features import extract
+from unmask.tasks.neighbours import knn_accuracy
+from unmask.tasks.pretrain import Pretrain
+
+Metrics = dict[str, float]
+VERSIONS = ("torch", "lightning", "timm")
+
+
+class Run:
+    """What the stages of one run share: the plan, the images (read once, when first needed), the console."""
+
+    def __init__(self, plan: Plan, console: Console) -> None:
+        self.plan, self.config, self.console = plan, plan.config, console
+
+    @cached_property
+    def splits(self) -> tuple[InMemory | Files, InMemory | Files]:
+        return build.load_splits(self.plan)
+
+    @cached_property
+    def form(self) -> Format:
+        return build.build_format(self.config)
+
+    def data(self, recipe: RecipeConfig | None, labels: int | None, augment: Any) -> ImageData:
+        """Loaders of a stage; the batch is cut to the number of images where there are fewer."""
+        train, val = self.splits
+        ids = list(range(len(train)))
+        if labels is not None and labels < len(train):
+            ids = balanced_subset(train.labels_N, labels, make_key(self.config.seed, "labels"))
+        batch_size = min(recipe.batch_size, len(ids)) if recipe else len(ids)
+        loading = build.build_loading(self.config)
+        return ImageData(
+            train, val, self.form, build.build_augment(augment), ids, batch_size, self.config.seed, loading
+        )
+
+
+class StageWork:
+    """One stage being worked on in its folder."""
+
+    def __init__(self, run: Run, spec: StageSpec, folder: StageFolder) -> None:
+        self.run, self.spec, self.folder, self.config = run, spec, folder, run.config
+        self.recipe: ClassifyRecipe = getattr(run.config, spec.kind)
+
+    def pretrain(self) -> Metrics:
+        config = self.config
+        data = self.run.data(config.pretrain, None, config.augment)
+        model, masking, target = build.build_mae(config), build.build_masking(config), build.build_target(config)
+        module = Pretrain(model, masking, target, config.seed, self.optimizer(data))
+        pictures = Pictures(self.folder.pictures, data.val_views, self.run.form, config.watch.pictures)
+        return self.fit(module, data, [pictures])
+
+    def knn(self) -> Metrics:
+        knn = self.config.knn
+        data = self.run.data(None, knn.labels, self.config.finetune.augment)
+        bank, queries = extract(self.quiet_trainer(), self.features(knn.pool), data)
+        return {"val/accuracy": knn_accuracy(bank, queries, knn.k, knn.temperature)}
+
+    def linear_probe(self) -> Metrics:
+        """Without augmentation the frozen features never change: they are computed once."""
+        recipe = self.recipe
+        data = self.run.data(recipe, recipe.labels, recipe.augment)
+        features = self.features(recipe.pool).eval().requires_grad_(False)
+        if recipe.augment.crop == "none" and not recipe.augment.flip:
+            bank, queries = extract(self.quiet_trainer(), features, data)
+            fixed = FeatureData(tuple(bank), tuple(queries), data.batch_size, self.config.seed)
+            model = self.classifier(Given(bank.features_ND.shape[1]), probe=True)
+            return self.fit(Classify(model, self.optimizer(data)), fixed, [])
+        model = self.classifier(features, probe=True)
+        return self.fit(Classify(model, self.optimizer(data)), data, [])
+
+    def finetune(self) -> Metrics:
+        recipe = self.recipe
+        data = self.run.data(recipe, recipe.labels, recipe.augment)
+        if self.spec.start == "pixels":
+            features: Any = self.features(recipe.pool)
+        else:
+            features = FineTuneFeatures(self.encoder(), recipe.pool)
+        return self.fit(Classify(self.classifier(features, probe=False), self.optimizer(data)), data, [])
+
+    scratch = finetune
+
+    def encoder(self) -> Any:
+        """The parent's encoder, or the random one of this seed."""
+        if self.spec.parent is None:
+            return build.build_encoder(self.config, self.config.seed)
+        folder = StageFolder(self.config.runs_dir, self.spec.parent)
+        path = checkpoints.newest(folder.checkpoints)
+        if path is None:
+            raise ValueError(f"{folder.path} is finished but has no whole checkpoint; remove that folder to redo it")
+        encoder = build.build_encoder(self.config)
+        encoder.load_state_dict(checkpoints.weights(path, "model.encoder."))
+        return encoder
+
+    def features(self, pool: Any) -> Any:
+        if self.spec.start == "pixels":
+            height, width = self.config.data.image_size
+            return RawPixels(self.config.data.channels * height * width)
+        return Features(self.encoder(), pool)
+
+    def classifier(self, features: Any, probe: bool) -> Classifier:
+        return Classifier(features, self.run.plan.num_classes, probe, self.config.seed)
+
+    def optimizer(self, data: ImageData) -> Recipe:
+        recipe, per_epoch = self.recipe, len(data.ids) // data.batch_size
+        assert recipe.warmup_epochs is not None
+        return Recipe(
+            recipe.optimizer, recipe.base_lr, data.batch_size, recipe.weight_decay, recipe.betas,
+            round(recipe.warmup_epochs * per_epoch), recipe.epochs * per_epoch,
+        )  # fmt: skip
+
+    def fit(self, module: Pretrain | Classify, data: ImageData | FeatureData, callbacks: list[L.Callback]) -> Metrics:
+        """Train to the end from wherever the folder's newest checkpoint stands; metrics of the final weights."""
+        plan = module.make_optimizer
+        assert isinstance(plan, Recipe)
+        per_epoch = plan.total_steps // self.recipe.epochs
+        about = {"stage": self.spec.kind, "fingerprint": self.spec.fingerprint, "config": self.config.plain()}
+        cadence = self.config.checkpoint
+        callbacks = [
+            Journal(self.folder.path, plan.batch_size, per_epoch),
+            Keeper(self.folder.checkpoints, cadence.every_minutes, cadence.every_steps, about),
+            StageProgress(self.spec.title, plan.batch_size, per_epoch, self.run.console),
+            *callbacks,
+        ]
+        trainer = self.trainer(callbacks, plan)
+        newest = checkpoints.newest(self.folder.checkpoints)
+        trainer.fit(module, datamodule=data, ckpt_path=newest, weights_only=True)
+        measured = trainer.validate(module, datamodule=data, verbose=False)[0]
+        return {**measured, "parameters": num_parameters(module.model), "steps": plan.total_steps}
+
+    def trainer(self, callbacks: list[L.Callback], plan: Recipe) -> L.Trainer:
+        config = self.config.trainer
+        micro = min(config.micro_batch or plan.batch_size, plan.batch_size)
+        return L.Trainer(
+            accelerator=config.accelerator, devices=config.devices, precision=config.precision,
+            max_steps=plan.total_steps, max_epochs=-1,
+            accumulate_grad_batches=max(1, plan.batch_size // (micro * config.devices)),
+            check_val_every_n_epoch=-(-self.recipe.epochs // self.config.watch.times),
+            callbacks=callbacks, logger=build_loggers(self.config, self.spec, self.folder.path),
+            plugins=[SafeIO(self.config.checkpoint.keep)], use_distributed_sampler=False, **QUIET,
+        )  # fmt: skip
+
+    def quiet_trainer(self) -> L.Trainer:
+        config = self.config.trainer
+        return L.Trainer(accelerator=config.accelerator, devices=1, precision=config.precision, logger=False, **QUIET)
+
+
+QUIET: dict[str, Any] = {
+    "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False,
+    "num_sanity_val_steps": 0,
+}  # fmt: skip
+
+
+def execute(plan: Plan, console: Console, before: Callable[[StageSpec], None] = lambda _: None) -> list[dict[str, Any]]:
+    """Results of all stages in order; `before` is told of each. Raises what a stage raised, after noting it there."""
+    hush()
+    run = Run(plan, console)
+    results = []
+    for spec in plan.stages:
+        before(spec)
+        results.append(_stage(run, spec))
+    return results
+
+
+def hush() -> None:
+    """Lightning's notices about hardware, adverts and loaders that are as they should be here."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    for message in (".*many workers.*", ".*dataloader is not resumable.*", ".*LeafSpec.*", ".*custom batch sampler.*"):
+        warnings.filterwarnings("ignore", message=message)
+
+
+def _stage(run: Run, spec: StageSpec) -> dict[str, Any]:
+    folder = StageFolder(run.config.runs_dir, spec)
+    if result := folder.result():
+        run.console.print(f"{spec.title}: from the ledger, {folder.path}")
+        return result
+    folder.open(run.config.plain())
+    with folder.owned(run.config.wait, run.console.print):
+        if result := folder.result():  # another process finished it while we waited
+            return result
+        run.console.print(f"{spec.title}: {folder.path}")
+        start = time.monotonic()
+        try:
+            metrics = getattr(StageWork(run, spec, folder), spec.kind)()
+        except (Exception, KeyboardInterrupt) as error:
+            folder.fail(error)
+            raise
+        facts = {"seconds": round(time.monotonic() - start, 1), "versions": {name: version(name) for name in VERSIONS}}
+        return folder.finish(metrics, {**facts, "threads": torch.get_num_threads()})

@@ -1,0 +1,76 @@
+"""What a stage's result depends on, as a hash: the science, never the machine.
+
+In: seed, architecture, masking, target, recipe, crops, what the model sees of the data, the data's identity, the
+stage it starts from, precision and RESULT_VERSION. Out: devices, micro-batches, workers, paths, loggers, checkpoint
+cadence, pictures, which other stages run. A test lists every key of the config on one side or the other.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from unmask.runs.schema import Config
+
+RESULT_VERSION = 1  # raise it when a change of the code changes results
+DATA_KEYS = ("image_size", "patch_size", "channels", "mean", "std", "eval_crop")
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """One fit or evaluation. start: which weights the features come from; parent: the stage that made them."""
+
+    kind: str
+    start: str  # "pretrained", "random" (also: from scratch) or "pixels"
+    science: dict[str, Any] = field(compare=False)
+    parent: "StageSpec | None" = None
+
+    @property
+    def fingerprint(self) -> str:
+        return digest({**self.science, "parent": self.parent.fingerprint if self.parent else None})
+
+    @property
+    def title(self) -> str:
+        if self.kind in ("pretrain", "scratch"):
+            return self.kind.replace("_", " ")
+        of = {"pretrained": "", "random": ", random encoder", "pixels": ", raw pixels"}
+        return {"knn": "kNN", "linear_probe": "linear probe", "finetune": "fine-tune"}[self.kind] + of[self.start]
+
+
+def digest(content: dict[str, Any]) -> str:
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def pretrain_science(config: Config, identity: str) -> dict[str, Any]:
+    plain = config.plain()
+    keys = ("seed", "mask_ratio", "decoder", "masking", "target", "augment", "pretrain")
+    return _common("pretrain", config, identity) | {key: plain[key] for key in keys} | {"model": _shape(plain)}
+
+
+def measure_science(kind: str, start: str, config: Config, identity: str) -> dict[str, Any]:
+    """Of a measuring stage: the encoder's shape counts only where it is not the parent's or absent."""
+    plain = config.plain()
+    science = _common(kind, config, identity) | {"start": start, "recipe": plain[kind]}
+    if kind != "knn" or start == "random" or plain[kind]["labels"]:
+        science["seed"] = plain["seed"]
+    if start == "random":
+        science["model"] = _shape(plain)
+    if start == "pixels":
+        science["data"] = {key: value for key, value in science["data"].items() if key != "patch_size"}
+        science["recipe"] = {key: value for key, value in science["recipe"].items() if key != "pool"}
+    return science
+
+
+def _common(kind: str, config: Config, identity: str) -> dict[str, Any]:
+    data = config.plain()["data"]
+    return {
+        "version": RESULT_VERSION,
+        "stage": kind,
+        "precision": config.trainer.precision,
+        "data": {"identity": identity} | {key: data[key] for key in DATA_KEYS},
+    }
+
+
+def _shape(plain: dict[str, Any]) -> dict[str, Any]:
+    return {key: plain["model"][key] for key in ("width", "depth", "heads", "mlp_ratio")}

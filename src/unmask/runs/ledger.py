@@ -1,0 +1,126 @@
+"""The ledger: runs/<stage>/<fingerprint>/ holds everything of one stage; result.json appears last and atomically."""
+
+import json
+import os
+import socket
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+
+from unmask.runs.fingerprint import StageSpec
+
+POLL = 0.2  # seconds between looks at a lock
+
+
+class LedgerError(RuntimeError):
+    """The ledger cannot be used: not writable, or owned by another process."""
+
+
+class StageFolder:
+    """One stage's folder. Where result.json stands the stage is done, whatever any exit code said."""
+
+    def __init__(self, runs_dir: str | Path, spec: StageSpec) -> None:
+        self.spec = spec
+        self.path = Path(runs_dir) / spec.kind / spec.fingerprint
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def pictures(self) -> Path:
+        return self.path / "pictures"
+
+    def result(self) -> dict[str, Any] | None:
+        """The finished stage's result, or None."""
+        try:
+            return json.loads((self.path / "result.json").read_text())
+        except FileNotFoundError:
+            return None
+        except (OSError, json.JSONDecodeError) as error:
+            raise LedgerError(
+                f"{self.path}/result.json cannot be read ({error}); remove it to redo the stage"
+            ) from None
+
+    def open(self, config: dict[str, Any]) -> None:
+        """Make the folder and keep the resolved config. Raises LedgerError where it cannot be written."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = self.path / f".probe.{os.getpid()}"
+            probe.write_text("")
+            probe.unlink()
+        except OSError as error:
+            raise LedgerError(
+                f"cannot write in {self.path}: {error.strerror or error}; free or unlock it, or choose another "
+                f"place for the ledger: runs_dir=/path/to/a/writable/folder"
+            ) from None
+        text = yaml.safe_dump({"science": self.spec.science, "config": config}, sort_keys=False)
+        self._write("config.yaml", text)
+
+    @contextmanager
+    def owned(self, wait: bool, say: Any = print) -> Iterator[None]:
+        """Hold the folder's lock; a killed owner's lock frees itself.
+
+        Raises LedgerError if another process holds it and wait is False.
+        """
+        lock = FileLock(self.path / "lock")
+        try:
+            lock.acquire(timeout=POLL)
+        except Timeout:
+            if not wait:
+                raise LedgerError(
+                    f"{self.path} is owned by {self._owner()}; wait for it, stop it, or drop wait=false"
+                ) from None
+            say(f"{self.spec.title}: waiting for {self._owner()}, which works on {self.path}")
+            lock.acquire(poll_interval=POLL)
+        try:
+            owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": now()}
+            self._write("owner.json", json.dumps(owner))
+            yield
+        finally:
+            lock.release()
+
+    def finish(self, metrics: dict[str, float], facts: dict[str, Any]) -> dict[str, Any]:
+        """Write result.json: from here on the stage is done."""
+        spec = self.spec
+        result = {
+            "stage": spec.kind, "title": spec.title, "start": spec.start, "fingerprint": spec.fingerprint,
+            "parent": spec.parent.fingerprint if spec.parent else None, "metrics": metrics, **facts, "finished": now(),
+        }  # fmt: skip
+        (self.path / "error.txt").unlink(missing_ok=True)
+        self._write("result.json", json.dumps(result, indent=2) + "\n")
+        return result
+
+    def fail(self, error: BaseException) -> None:
+        """Leave the error where the next reader looks."""
+        text = "".join(traceback.format_exception(error))
+        try:
+            self._write("error.txt", f"{now()}\n{text}")
+        except OSError:
+            return  # a full disk must not hide the error that is being reported
+
+    def _owner(self) -> str:
+        try:
+            owner = json.loads((self.path / "owner.json").read_text())
+            return f"process {owner['pid']} on {owner['host']} (since {owner['since']})"
+        except (OSError, json.JSONDecodeError, KeyError):
+            return "another process"
+
+    def _write(self, name: str, text: str) -> None:
+        beside = self.path / f".{name}.{os.getpid()}.tmp"
+        with beside.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(self.path / name)
+
+
+def now() -> str:
+    return datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="seconds")

@@ -1,0 +1,219 @@
+"""What a config may say: types, ranges and what must fit together, checked before torch is imported.
+
+The YAML files in conf/ hold the values; defaults live there alone.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+Proportion = Annotated[float, Field(gt=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Stage = Literal["pretrain", "knn", "linear_probe", "finetune", "scratch"]
+Control = Literal["random", "pixels"]
+LABELLED: tuple[str, ...] = ("knn", "linear_probe", "finetune", "scratch")
+WARMUP = 0.05  # of the epochs: Table 8 warms up for 40 of 800
+MAX_PATCH, MIN_GRID = 16, 8  # what an automatic patch size respects
+
+
+class Part(BaseModel):
+    """A section of the config; keys that are not listed are faults."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+
+class Model(Part):
+    name: str = Field(description="what tables call it")
+    width: Count = Field(description="channels of the encoder's tokens")
+    depth: Count = Field(description="transformer blocks of the encoder")
+    heads: Count = Field(description="attention heads of the encoder")
+    mlp_ratio: Positive = Field(description="hidden width of the MLP over the block's width")
+    patch_size_at_224: Count = Field(description="patch size on images of 224 pixels (14 for ViT-H, else 16)")
+
+
+class Decoder(Part):
+    depth: Annotated[int, Field(ge=1, le=64)] = Field(description="transformer blocks of the decoder (Table 1a)")
+    width: Count = Field(description="channels of the decoder's tokens (Table 1b)")
+    heads: Count = Field(description="attention heads of the decoder")
+
+
+class RandomMasking(Part):
+    target_: Literal["unmask.masking.RandomMasking"] = Field(alias="_target_")
+
+
+class BlockMasking(Part):
+    target_: Literal["unmask.masking.BlockMasking"] = Field(alias="_target_")
+    min_patches: Count | None = Field(description="smallest block; null scales BEiT's 16 of 196 to the grid")
+
+
+class GridMasking(Part):
+    target_: Literal["unmask.masking.GridMasking"] = Field(alias="_target_")
+
+
+Masking = Annotated[RandomMasking | BlockMasking | GridMasking, Field(discriminator="target_")]
+
+
+class Target(Part):
+    target_: Literal["unmask.targets.Pixel", "unmask.targets.NormalisedPixel"] = Field(alias="_target_")
+
+
+class Augment(Part):
+    crop: Literal["none", "fixed", "random"] = Field(description="none, one size anywhere, or a random size (Table 1e)")
+    scale: tuple[Proportion, Proportion] = Field(description="area of a random crop, shares")
+    flip: bool = Field(description="mirror half of the training images")
+
+
+class Data(Part):
+    source: Literal["mnist5k", "cifar10", "cifar100", "image_folder"] = Field(description="where images come from")
+    root: str | None = Field(description="folder of the files; mnist5k needs none")
+    download: bool = Field(description="let torchvision download what is missing")
+    image_size: tuple[Count, Count] = Field(description="pixels the model sees: one number, or [height, width]")
+    patch_size: Count | None = Field(description="pixels of a patch's side; null chooses by image_size and model")
+    channels: Count = Field(description="1 grey, 3 RGB, 4 RGBA; others from .npy files")
+    mean: list[float] | None = Field(description="per channel, of pixels in [0, 1]; null: see the README's data part")
+    std: list[Positive] | None = Field(description="per channel")
+    flip: bool = Field(description="whether a mirrored image is still one of the same class (not so for digits)")
+    eval_crop: Proportion = Field(description="side of the centre crop (0.875: 224 of 256)")
+    holdout: Share = Field(description="share of images held out where a folder has no val/ or test/")
+    in_memory: bool | None = Field(description="decode once into memory; null decides by size (image_folder)")
+    num_workers: Annotated[int, Field(ge=0)] | None = Field(description="loader processes; null: cores - 1, at most 8")
+
+    @field_validator("image_size", mode="before")
+    @classmethod
+    def pair(cls, value: Any) -> Any:
+        return (value, value) if isinstance(value, int) else value
+
+    @model_validator(mode="after")
+    def complete(self) -> "Data":
+        """Fill in statistics: ImageNet's for three channels, else 0.5 and 0.25."""
+        rgb = self.channels == 3
+        self.mean = self.mean or ([0.485, 0.456, 0.406] if rgb else [0.5] * self.channels)
+        self.std = self.std or ([0.229, 0.224, 0.225] if rgb else [0.25] * self.channels)
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != self.channels:
+                raise ValueError(f"data.{name} has {len(values)} values for data.channels={self.channels}")
+        if self.source == "image_folder" and not self.root:
+            raise ValueError("data=image_folder needs a folder of images: add data.root=/path/to/images")
+        return self
+
+
+class Recipe(Part):
+    """How a stage is optimised (Tables 8, 9, 10)."""
+
+    optimizer: Literal["adamw", "lars"] = Field(description="AdamW, or LARS with trust ratios for matrices")
+    epochs: Count = Field(description="passes over the stage's training images")
+    batch_size: Count = Field(description="images of an optimiser step, on all devices and micro-batches together")
+    base_lr: Positive = Field(description="learning rate per 256 images; the rate is base_lr * batch_size / 256")
+    warmup_epochs: NonNegative | None = Field(description="linear warm-up from 0, by step; null: 5 % of epochs")
+    weight_decay: NonNegative = Field(description="not for biases and 1-D parameters")
+    betas: tuple[Share, Share] = Field(description="Adam's betas; LARS takes the first as momentum")
+
+    @model_validator(mode="after")
+    def warmup_fits(self) -> "Recipe":
+        if self.warmup_epochs is None:
+            self.warmup_epochs = self.epochs * WARMUP
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(
+                f"warmup_epochs={self.warmup_epochs:g} must be less than epochs={self.epochs}; "
+                f"try warmup_epochs={self.epochs / 10:g}"
+            )
+        return self
+
+
+class ClassifyRecipe(Recipe):
+    pool: Literal["cls", "mean"] = Field(description="the feature: class token, or mean of the patch tokens")
+    augment: Augment = Field(description="crops of the training images")
+    labels: Count | None = Field(description="train on this many labels, classes equally often; null: all")
+
+
+class Knn(Part):
+    k: Count = Field(description="neighbours that vote")
+    temperature: Positive = Field(description="votes weigh exp(cosine / temperature)")
+    pool: Literal["cls", "mean"] = Field(description="the feature: class token, or mean of the patch tokens")
+    labels: Count | None = Field(description="size of the labelled bank; null: all training images")
+
+
+class Trainer(Part):
+    accelerator: Literal["auto", "cpu", "gpu"] = Field(description="which kind of device")
+    devices: Count = Field(description="how many of them")
+    precision: Literal["32-true", "bf16-mixed"] = Field(description="targets and loss are float32 in any case")
+    micro_batch: Count | None = Field(description="images a device takes at once; null: the whole batch")
+
+
+class Checkpoint(Part):
+    every_minutes: Positive | None = Field(description="save when this long has passed since the last one")
+    every_steps: Count | None = Field(description="save after this many optimiser steps")
+    keep: Annotated[int, Field(ge=1)] = Field(description="how many to keep while training")
+
+
+class Watch(Part):
+    times: Count = Field(description="how often a stage validates (and pretraining draws) on its way")
+    pictures: Count = Field(description="how many validation images are reconstructed")
+
+
+class Wandb(Part):
+    project: str
+    entity: str | None
+    mode: Literal["offline", "online"] = Field(description="offline needs no account and no network")
+
+
+class Tensorboard(Part):
+    name: str = Field(description="sub-folder of the stage's folder")
+
+
+class Loggers(Part):
+    csv: dict[str, Any] | None = None
+    wandb: Wandb | None = None
+    tensorboard: Tensorboard | None = None
+
+
+class Config(Part):
+    """The whole of it; `unmask.runs.checks` adds what must fit together."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(description="order, crops, masks, init all follow from it")
+    mask_ratio: Share = Field(description="share of patches that is hidden (Fig. 5)")
+    labels: Count | None = Field(description="few-label fine-tuning: train finetune and scratch on this many")
+    stages: Annotated[list[Stage], Field(min_length=1)] = Field(description="what to run, in order")
+    controls: list[Control] = Field(description="repeat each measurement on a random encoder and on raw pixels")
+    runs_dir: str = Field(description="where the ledger is")
+    wait: bool = Field(description="when another process owns a stage: wait for its result, or fail at once")
+    model: Model
+    decoder: Decoder
+    masking: Masking
+    target: Target
+    augment: Augment
+    data: Data
+    pretrain: Recipe
+    linear_probe: ClassifyRecipe
+    knn: Knn
+    finetune: ClassifyRecipe
+    scratch: ClassifyRecipe
+    trainer: Trainer
+    checkpoint: Checkpoint
+    watch: Watch
+    logger: Loggers
+
+    @model_validator(mode="after")
+    def choose_patch_size(self) -> "Config":
+        """At 224 px the model's own; else the largest divisor up to 16 px that leaves 8 x 8 patches or more."""
+        data = self.data
+        if data.patch_size is None:
+            small = [
+                p for p in range(1, MAX_PATCH + 1) if all(s % p == 0 and s // p >= MIN_GRID for s in data.image_size)
+            ]
+            at_224 = data.image_size == (224, 224)
+            data.patch_size = self.model.patch_size_at_224 if at_224 else max(small, default=1)
+        return self
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        assert self.data.patch_size is not None
+        return (self.data.image_size[0] // self.data.patch_size, self.data.image_size[1] // self.data.patch_size)
+
+    def plain(self) -> dict[str, Any]:
+        """Plain containers, as stored beside results and in checkpoints."""
+        return self.model_dump(by_alias=True, mode="json")

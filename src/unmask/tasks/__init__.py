@@ -1,0 +1,1 @@
+"""LightningModules: pretraining, classification on features or fine-tuned encoders, features for kNN."""
