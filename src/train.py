@@ -2,28 +2,29 @@
 
 import json
 import os
-import sys
+import shlex
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from unmask.runs.checks import ConfigError, check, unknown_overrides
+from unmask.runs.checks import ConfigError, check
+from unmask.runs.commands import enter, fail, guarded
 from unmask.runs.ledger import LedgerError, StageFolder
 from unmask.runs.plan import Plan, make_plan
 
 CONF = Path(__file__).parent.parent / "conf"
-started = False
+GROUPS = [str(path.relative_to(CONF)) for path in CONF.rglob("*") if path.is_dir()]
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def run(cfg: DictConfig) -> None:
     """Check, plan, execute, report; exits with 0 done, 1 error, 2 bad config, 75 preempted."""
-    global started
-    started = True
+    enter()
     console = Console()
     try:
         plan = make_plan(check(plain(cfg)))
@@ -33,14 +34,15 @@ def run(cfg: DictConfig) -> None:
             from unmask.runs.execute import execute
 
             results = execute(plan, console)
-        report(plan, results, [bool(f) for f in finished], console)
+        report(plan, results, [bool(result) for result in finished], console)
     except ConfigError as error:
         fail(str(error), 2)
     except (LedgerError, ValueError, OSError, FloatingPointError) as error:
-        fail(f"{type(error).__name__}: {error}", 1)
+        fail(str(error), 1)
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
+    """The resolved config as plain containers; an interpolation that leads nowhere is a fault of the config."""
     try:
         raw = OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
@@ -50,34 +52,18 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 
 
 def report(plan: Plan, results: list[dict[str, Any]], from_ledger: list[bool], console: Console) -> None:
+    """The table, the page, and a word to the sweep's launcher where there is one."""
     from unmask.reports.page import write_page
     from unmask.reports.tables import results_table
 
     console.print(results_table(results))
-    page = write_page(plan, results, refresh=not all(from_ledger))
+    overrides = " ".join(shlex.quote(override) for override in HydraConfig.get().overrides.task)
+    page = write_page(plan, results, f"python src/train.py {overrides}".strip(), refresh=not all(from_ledger))
     console.print(f"The page with curves and pictures: {page}", soft_wrap=True)
-    if summary := os.environ.get("UNMASK_SUMMARY"):  # a sweep's launcher reads what became of its cell
+    if summary := os.environ.get("UNMASK_SUMMARY"):
         rows = [{**r, "from_ledger": f} for r, f in zip(results, from_ledger, strict=True)]
         Path(summary).write_text(json.dumps(rows))
 
 
-def fail(message: str, code: int) -> None:
-    print(message, file=sys.stderr)
-    raise SystemExit(code)
-
-
-def main() -> None:
-    """Hydra's own complaints are about the config too: they end with exit code 2."""
-    groups = [str(path.relative_to(CONF)) for path in CONF.rglob("*") if path.is_dir()]
-    if faults := unknown_overrides(sys.argv[1:], groups):
-        fail("\n".join(faults), 2)
-    try:
-        run()
-    except SystemExit as leaving:
-        if leaving.code == 1 and not started and "-m" not in sys.argv and "--multirun" not in sys.argv:
-            raise SystemExit(2) from None
-        raise
-
-
 if __name__ == "__main__":
-    main()
+    guarded(run, GROUPS)

@@ -104,7 +104,7 @@ class ProcLauncher(Launcher):
         Console().print(cells_table([(cell.overrides, cell.state, cell.stages) for cell in cells]))
         codes = {cell.code for cell in cells}
         if codes != {0}:
-            raise SystemExit(PREEMPTED if codes <= {0, PREEMPTED, None} and not codes == {None} else 1)
+            raise SystemExit(PREEMPTED if codes <= {0, PREEMPTED, None} and codes != {None} else 1)
         return [JobReturn(overrides=c.overrides, status=JobStatus.COMPLETED, _return_value=None) for c in cells]
 
     def _check(self, job_overrides: Sequence[Sequence[str]]) -> None:

@@ -21,10 +21,10 @@ def transformer_blocks(width: int, depth: int, heads: int, mlp_ratio: float) -> 
 
 
 def run_blocks(blocks: nn.ModuleList, tokens_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-    """All blocks in order; on a CPU plain matrix products beat the fused kernel for short sequences (equal to rounding)."""
+    """All blocks in order; on a CPU plain matrix products beat the fused kernel for short sequences."""
     fused = tokens_BTD.device.type != "cpu" or tokens_BTD.shape[1] > SHORT
     for block in blocks:
-        block.attn.fused_attn = fused
+        block.attn.fused_attn = fused  # type: ignore[union-attr]
         tokens_BTD = block(tokens_BTD)
     return tokens_BTD
 

@@ -1,6 +1,6 @@
 """Classifiers on an encoder: pooling, the linear probe's head and the fine-tuning head (MAE A.1)."""
 
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -33,12 +33,13 @@ class FineTuneFeatures(nn.Module):
         self.encoder, self.pool, self.width = encoder, pool, encoder.width
         encoder.pos_embed.requires_grad = True  # positions are learned from here on
         if pool == "mean":
-            encoder.norm = nn.Identity()
+            encoder.norm.requires_grad_(False)  # not used: the mean has a norm of its own
             self.fc_norm = LayerNorm(encoder.width)
 
     def forward(self, images_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D"]:
-        tokens_BTD = self.encoder(images_BCHW)
-        return tokens_BTD[:, 0] if self.pool == "cls" else self.fc_norm(tokens_BTD[:, 1:].mean(dim=1))
+        if self.pool == "cls":
+            return self.encoder(images_BCHW)[:, 0]
+        return self.fc_norm(self.encoder.unnormalised(images_BCHW)[:, 1:].mean(dim=1))
 
 
 class RawPixels(nn.Module):
@@ -63,16 +64,20 @@ class Given(nn.Module):
         return features_BD
 
 
+AnyFeatures = Features | FineTuneFeatures | RawPixels | Given
+
+
 class Classifier(nn.Module):
     """Features and a linear head; the probe's head normalises first (BatchNorm without affine, eps 1e-6: MAE A.1)."""
 
-    def __init__(self, features: nn.Module, num_classes: int, probe: bool, seed: int) -> None:
+    def __init__(self, features: AnyFeatures, num_classes: int, probe: bool, seed: int) -> None:
         super().__init__()
-        width = int(features.width)
-        self.features = features
+        self.features, width = features, features.width
         self.norm = nn.BatchNorm1d(width, affine=False, eps=1e-6) if probe else nn.Identity()
         self.head = nn.Linear(width, num_classes)
-        initialise_normal(self.head.weight, PROBE_STD if probe else FINETUNE_STD, seed, "head.weight")
+        initialise_normal(
+            cast(nn.Parameter, self.head.weight), PROBE_STD if probe else FINETUNE_STD, seed, "head.weight"
+        )
         torch.nn.init.zeros_(self.head.bias)
 
     def forward(self, images: Float[Tensor, "B *shape"]) -> Float[Tensor, "B K"]:

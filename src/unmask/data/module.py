@@ -4,7 +4,7 @@ import os
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
@@ -82,7 +82,8 @@ def quiet_worker(_: int) -> None:
         signal.signal(sig, signal.SIG_IGN)
 
 
-def unwrapped(batch: Batch) -> Batch:
+def unwrapped(batch: Any) -> Any:
+    """A view gives whole batches: there is nothing to collate."""
     return batch
 
 
@@ -138,7 +139,7 @@ class ImageData(L.LightningDataModule):
 class FeatureData(L.LightningDataModule):
     """Features computed beforehand, for a probe that sees no augmentation; batches as from ImageData."""
 
-    def __init__(self, train: tuple[Tensor, Tensor], val: tuple[Tensor, Tensor], batch_size: int, seed: int) -> None:
+    def __init__(self, train: Sequence[Tensor], val: Sequence[Tensor], batch_size: int, seed: int) -> None:
         super().__init__()
         self.splits, self.batch_size, self.seed = (train, val), batch_size, seed
 

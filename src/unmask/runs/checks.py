@@ -74,7 +74,8 @@ def _sizes(config: Config) -> Iterator[str]:
                 f"heads that do: {', '.join(map(str, sorted(near)))}"
             )
         if part.width % 4:
-            yield f"{name}.width = {part.width}: sine-cosine positions need a multiple of 4; nearest: {part.width // 4 * 4 or 4}"
+            nearest = max(4, round(part.width / 4) * 4)
+            yield f"{name}.width = {part.width}: sine-cosine positions need a multiple of 4; nearest: {nearest}"
     for name in config.stages:
         recipe = getattr(config, name)
         batch, micro = getattr(recipe, "batch_size", None), config.trainer.micro_batch

@@ -96,7 +96,7 @@ class StageWork:
         features = self.features(recipe.pool).eval().requires_grad_(False)
         if recipe.augment.crop == "none" and not recipe.augment.flip:
             bank, queries = extract(self.quiet_trainer(), features, data)
-            fixed = FeatureData(tuple(bank), tuple(queries), data.batch_size, self.config.seed)
+            fixed = FeatureData(bank, queries, data.batch_size, self.config.seed)
             model = self.classifier(Given(bank.features_ND.shape[1]), probe=True)
             return self.fit(Classify(model, self.optimizer(data)), fixed, [])
         model = self.classifier(features, probe=True)
@@ -219,4 +219,5 @@ def _stage(run: Run, spec: StageSpec) -> dict[str, Any]:
             folder.fail(error)
             raise
         facts = {"seconds": round(time.monotonic() - start, 1), "versions": {name: version(name) for name in VERSIONS}}
-        return folder.finish(metrics, {**facts, "threads": torch.get_num_threads()})
+        images = len(run.splits[1])
+        return folder.finish(metrics, {**facts, "threads": torch.get_num_threads(), "images": images})

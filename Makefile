@@ -1,0 +1,47 @@
+# Everything sets itself up: a virtual environment in .venv, pinned by requirements.lock. A second call skips that.
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/.ready
+BIN := $(VENV)/bin
+# the lock's hashes decide what is installed: a wheel lying about on the machine must not answer first
+PIP := env -u PIP_NO_INDEX PIP_FIND_LINKS= $(BIN)/python -m pip
+TESTS ?= tests
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format lock clean
+
+help: ## list the verbs
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+
+setup: $(READY) ## make .venv and install what requirements.lock pins
+
+$(READY): pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { \
+	  echo "unmask needs Python 3.11, 3.12 or 3.13; found $$($(PYTHON) --version). Choose one: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	@echo "Setting up $(VENV): once, a few minutes (PyTorch is large)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) install -qq --disable-pip-version-check --require-hashes -r requirements.lock
+	@touch $(READY)
+
+demo: $(READY) ## pretrain on real images, probe, and print the page to look at
+	@$(BIN)/python src/train.py experiment=demo
+
+test: check ## every check and every test
+	@$(BIN)/python -m pytest $(TESTS)
+
+check: $(READY) ## lint, format, types, import contracts
+	@$(BIN)/ruff check src tests
+	@$(BIN)/ruff format --check --quiet src tests
+	@$(BIN)/mypy
+	@PYTHONPATH=src $(BIN)/lint-imports
+
+format: $(READY) ## rewrite the code in the project's format
+	@$(BIN)/ruff format src tests
+	@$(BIN)/ruff check --fix src tests
+
+lock: ## pin the newest versions that pyproject.toml allows (needs uv)
+	uv pip compile --universal --python-version 3.11 --generate-hashes --extra dev --no-emit-index-url --no-header \
+	  --upgrade --quiet pyproject.toml -o requirements.lock
+
+clean: ## remove .venv; runs/ is yours and stays
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

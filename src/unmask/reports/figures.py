@@ -1,0 +1,65 @@
+"""Figures as SVG text: the loss curve, measurements beside their controls."""
+
+import io
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+COLOURS = {"pretrained": "#1f6feb", "random": "#8c959f", "pixels": "#d4a72c"}
+NAMES = {"pretrained": "pretrained by MAE", "random": "random weights", "pixels": "raw pixels"}
+SIZE = (7.2, 3.4)
+
+
+def to_svg(figure: Figure) -> str:
+    """The <svg> element alone, without a date: the same data gives the same text."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None}, bbox_inches="tight", transparent=True)
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def loss_curve(rows: list[dict[str, float]]) -> str:
+    """Training and validation loss of pretraining by epoch."""
+    figure = Figure(SIZE)
+    axes = figure.subplots()
+    for key, label, colour, marker in (
+        ("train/loss", "training", COLOURS["random"], ""),
+        ("val/loss", "validation (fixed masks)", COLOURS["pretrained"], "o"),
+    ):
+        points = [(row["epoch"], row[key]) for row in rows if key in row]
+        if points:
+            axes.plot(*zip(*points, strict=True), label=label, color=colour, marker=marker, markersize=4, linewidth=1.5)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("reconstruction loss on hidden patches")
+    axes.legend(frameon=False)
+    _plain(axes)
+    return to_svg(figure)
+
+
+def measurement_bars(measured: list[dict[str, Any]]) -> str:
+    """Accuracy of each measurement on the pretrained encoder, on random weights and on raw pixels."""
+    figure = Figure(SIZE)
+    axes = figure.subplots()
+    width = 0.26
+    for i, start in enumerate(NAMES):
+        for x, group in enumerate(measured):
+            if start not in group["accuracy"]:
+                continue
+            value = group["accuracy"][start]
+            place = x + (i - 1) * width
+            axes.bar(place, value, width * 0.94, color=COLOURS[start], label=NAMES[start] if x == 0 else None)
+            axes.text(place, value + 1, f"{value:.1f}", ha="center", va="bottom", fontsize=9)
+    axes.set_xticks(range(len(measured)), [group["name"] for group in measured])
+    axes.set_ylim(0, 112)
+    axes.set_yticks(range(0, 101, 20))
+    axes.set_ylabel("top-1 accuracy, %")
+    axes.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    _plain(axes)
+    return to_svg(figure)
+
+
+def _plain(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#d0d7de", linewidth=0.6)
+    axes.set_axisbelow(True)
