@@ -21,7 +21,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, read_write
 
 LEAKING = (
     "LOCAL_RANK",
@@ -83,6 +83,9 @@ class ProcLauncher(Launcher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.context, self.config = hydra_context, config
+        self.folder = tempfile.TemporaryDirectory(prefix="unmask-sweep-")
+        with read_write(config):  # Hydra's sweeper leaves a multirun.yaml there; the ledger keeps every cell's config
+            config.hydra.sweep.dir = self.folder.name
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from rich.console import Console
@@ -93,7 +96,7 @@ class ProcLauncher(Launcher):
             print(f"hydra.launcher.n_jobs = {self.n_jobs}: at least 1", file=sys.stderr)
             raise SystemExit(2)
         self._check(job_overrides)
-        with tempfile.TemporaryDirectory(prefix="unmask-sweep-") as folder:
+        with self.folder as folder:
             cells = [Cell(list(o), Path(folder) / f"{i}.json") for i, o in enumerate(job_overrides)]
             handlers = {s: signal.signal(s, self._forward) for s in (signal.SIGTERM, signal.SIGINT)}
             try:

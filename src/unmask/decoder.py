@@ -6,7 +6,6 @@ from torch import Tensor, nn
 
 from unmask.encoder import LayerNorm, run_blocks, transformer_blocks
 from unmask.masking import Masking
-from unmask.patches import gather
 from unmask.positions import sincos_2d
 
 
@@ -33,7 +32,7 @@ class Decoder(nn.Module):
         embedded = self.embed(encoded_BTD)
         mask_tokens = self.mask_token.expand(*masking.masked_BM.shape, -1)
         order_BL = torch.cat([masking.visible_BV, masking.masked_BM], dim=1)
-        patches = torch.cat([embedded[:, 1:], mask_tokens], dim=1) + gather(self.pos_embed[:, 1:], order_BL)
+        patches = torch.cat([embedded[:, 1:], mask_tokens], dim=1) + self.pos_embed[0, 1:][order_BL]
         tokens = torch.cat([embedded[:, :1] + self.pos_embed[:, :1], patches], dim=1)
         decoded = run_blocks(self.blocks, tokens)
         return self.head(self.norm(decoded[:, encoded_BTD.shape[1] :]))

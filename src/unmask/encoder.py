@@ -55,10 +55,10 @@ class Encoder(nn.Module):
     ) -> Float[Tensor, "B T D"]:
         """The last block's tokens, before the final LayerNorm."""
         patches = patchify(images_BCHW, self.patch_size)
-        positions = self.pos_embed[:, 1:]
+        positions = self.pos_embed[0, 1:]
         if visible_BV is not None:  # pixels first, then the embedding: hidden patches cost nothing
             patches = gather(patches, visible_BV)
-            positions = gather(positions, visible_BV)
+            positions = positions[visible_BV]
         tokens = self.patch_embed(patches) + positions
         cls_token = (self.cls_token + self.pos_embed[:, :1]).expand(len(tokens), -1, -1)
         return run_blocks(self.blocks, torch.cat([cls_token, tokens], dim=1))

@@ -31,7 +31,7 @@ class Recipe:
         """The optimiser of the model's trainable parameters and its schedule by step."""
         lr = scaled_lr(self.base_lr, self.batch_size)
         optimizer = self._adamw(model, lr) if self.optimizer == "adamw" else self._lars(model, lr)
-        return optimizer, LambdaLR(optimizer, self.factor)
+        return optimizer, LambdaLR(optimizer, lambda step: self.factor(step))  # a method would be pickled
 
     def factor(self, step: int) -> float:
         return warmup_cosine(step, self.warmup_steps, self.total_steps, self.floor)

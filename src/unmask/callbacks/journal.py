@@ -1,8 +1,6 @@
 """metrics.jsonl: one line a log, append-only, cut back to the checkpoint on resume; loggers mirror it."""
 
-import json
 import math
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ import pandas as pd
 import torch
 
 from unmask.data.module import Batch
+from unmask.journals import append, cut_back, read
 
 EVERY = 50  # optimiser steps between two lines, fewer where an epoch is shorter
 
@@ -76,30 +75,10 @@ class Journal(L.Callback):
     def _write(self, trainer: L.Trainer, values: dict[str, float]) -> None:
         row = {"step": self.step, "epoch": round(self.step / self.steps_per_epoch, 4), **values}
         if trainer.is_global_zero:
-            with self.path.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            append(self.path, row)
             for logger in trainer.loggers:
                 logger.log_metrics({**values, "epoch": row["epoch"]}, step=self.step)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if trainer.is_global_zero and self.path.exists():
             pd.DataFrame(read(self.path)).to_csv(self.path.with_suffix(".csv"), index=False)
-
-
-def read(path: Path) -> list[dict[str, float]]:
-    """The journal's lines; a half-written last one (a kill) does not count."""
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
-
-
-def cut_back(path: Path, step: int) -> None:
-    """Drop what was logged after `step`: those steps are about to be made again."""
-    kept = [row for row in read(path) if row["step"] <= step and step > 0]
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    beside.write_text("".join(json.dumps(row) + "\n" for row in kept))
-    beside.replace(path)

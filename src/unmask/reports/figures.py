@@ -19,7 +19,7 @@ def to_svg(figure: Figure) -> str:
     return text[text.index("<svg") :]
 
 
-def loss_curve(rows: list[dict[str, float]]) -> str:
+def loss_curve(rows: list[dict[str, Any]]) -> str:
     """Training and validation loss of pretraining by epoch."""
     figure = Figure(SIZE)
     axes = figure.subplots()

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 Result = dict[str, Any]
@@ -31,15 +32,17 @@ def results_table(results: list[Result]) -> Table:
 
 
 def cells_table(cells: list[tuple[list[str], str, list[Result]]]) -> Table:
-    """One row a cell of a sweep: its overrides, its state and its measurements (controls left out)."""
+    """One row a cell of a sweep: what sets it apart, its state and its measurements (controls left out)."""
+    common = set.intersection(*(set(overrides) for overrides, _, _ in cells)) if len(cells) > 1 else set()
     titles = list(dict.fromkeys(r["title"] for _, _, stages in cells for r in stages if r["start"] != "pixels"))
     titles = [title for title in titles if "random encoder" not in title]
     table = Table(title="Cells", title_justify="left")
-    table.add_column("overrides")
+    table.add_column("cell")
     table.add_column("state")
     for title in titles:
         table.add_column(title, justify="right")
     for overrides, state, stages in cells:
         numbers = {result["title"]: headline(result)[0] for result in stages}
-        table.add_row(" ".join(overrides), state, *(numbers.get(title, "-") for title in titles))
+        own = " ".join(override for override in overrides if override not in common)
+        table.add_row(escape(own), state, *(numbers.get(title, "-") for title in titles))
     return table

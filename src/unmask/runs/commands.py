@@ -26,6 +26,8 @@ def guarded(command: Callable[[], None], keys: Iterable[str]) -> None:
     """Run a Hydra command; mistyped keys and Hydra's own complaints about overrides end with exit code 2."""
     if faults := unknown_overrides(sys.argv[1:], keys):
         fail("\n".join(faults), 2)
+    # argparse wants -m before the overrides; people type it anywhere
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in MULTIRUN)
     try:
         command()
     except SystemExit as leaving:

@@ -42,7 +42,7 @@ class StageFolder:
         """The finished stage's result, or None."""
         try:
             return json.loads((self.path / "result.json").read_text())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, json.JSONDecodeError) as error:
             raise LedgerError(

@@ -1,15 +1,16 @@
 """From a config to its stages: what runs, from which weights, under which fingerprint."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 from unmask.data.listing import Listing, list_images
 from unmask.runs.checks import ConfigError, needs_labels
 from unmask.runs.fingerprint import StageSpec, measure_science, pretrain_science
-from unmask.runs.schema import Config
+from unmask.runs.schema import LABELLED, Config
 
 # The numbers are the content's: a changed package or archive is another data set
 IDENTITIES = {"mnist5k": "mnist5k-1", "cifar10": "cifar10-c58f3010", "cifar100": "cifar100-eb9058c3"}
-CLASSES = {"mnist5k": 10, "cifar10": 10, "cifar100": 100}
+SIZES = {"mnist5k": [400] * 10, "cifar10": [5000] * 10, "cifar100": [500] * 100}  # training images of each class
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,23 @@ def make_plan(config: Config) -> Plan:
         except ValueError as error:
             raise ConfigError(str(error)) from None
     identity = listing.identity if listing else IDENTITIES[config.data.source]
-    num_classes = len(listing.classes) if listing else CLASSES[config.data.source]
-    if faults := needs_labels(config, num_classes):
+    num_classes = len(listing.classes) if listing else len(SIZES[config.data.source])
+    if faults := needs_labels(config, num_classes) + _too_many_labels(config, listing):
         raise ConfigError("\n".join(faults))
     return Plan(config, tuple(_stages(config, identity)), num_classes, listing)
+
+
+def _too_many_labels(config: Config, listing: Listing | None) -> list[str]:
+    """A class must have its share of the labels that a stage asks for."""
+    sizes = Counter(label for _, label in listing.train).values() if listing else SIZES[config.data.source]
+    classes, smallest = len(sizes), min(sizes)
+    asked = {name: getattr(config, name).labels for name in config.stages if name in LABELLED}
+    return [
+        f"labels={labels} asks {name} for {-(-labels // classes)} images of each of {classes} classes, and the "
+        f"smallest has {smallest}; at most labels={smallest * classes}, or labels=null for all"
+        for name, labels in asked.items()
+        if labels and -(-labels // classes) > smallest
+    ]
 
 
 def _stages(config: Config, identity: str) -> list[StageSpec]:

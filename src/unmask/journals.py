@@ -1,0 +1,30 @@
+"""metrics.jsonl, the source of truth for tables, curves and pages: one line a log, append-only."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The journal's lines; a half-written last one (a kill) does not count."""
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def append(path: Path, row: dict[str, Any]) -> None:
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def cut_back(path: Path, step: int) -> None:
+    """Drop what was logged after `step`: those steps are about to be made again."""
+    kept = [row for row in read(path) if row["step"] <= step and step > 0]
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside.write_text("".join(json.dumps(row) + "\n" for row in kept))
+    beside.replace(path)

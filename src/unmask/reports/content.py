@@ -1,0 +1,140 @@
+"""What the page of a run says, in plain values."""
+
+import base64
+import re
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from unmask.journals import read
+from unmask.reports.figures import loss_curve, measurement_bars
+from unmask.reports.tables import Result, headline
+from unmask.runs.fingerprint import StageSpec
+from unmask.runs.ledger import StageFolder
+from unmask.runs.plan import Plan
+
+STEPS_SHOWN = 6
+GROUPS = {"knn": "kNN", "linear_probe": "linear probe", "finetune": "fine-tuning"}
+
+
+def page_content(plan: Plan, results: list[Result], command: str) -> dict[str, Any]:
+    """What the template shows, in plain values."""
+    config = plan.config
+    pretrain = next((spec for spec in plan.stages if spec.kind == "pretrain"), None)
+    folder = StageFolder(config.runs_dir, pretrain) if pretrain else None
+    journal = read(folder.path / "metrics.jsonl") if folder else []
+    measured = group_measurements(results, config.labels)
+    num_patches = config.grid[0] * config.grid[1]
+    visible = round(num_patches * (1 - config.mask_ratio))
+    images = next((r["images"] for r in results if r["metrics"].get("val/accuracy") is not None), 0)
+    return {
+        "title": f"A masked autoencoder on {_data_name(plan)}",
+        "lead": f"{config.model.name}, {config.mask_ratio:.0%} of the patches hidden, seed {config.seed}.",
+        "facts": _facts(plan, results),
+        "sheets": _sheets(folder.pictures) if folder else [],
+        "visible": visible, "patches": num_patches, "unnormalising": _unnormalising(config.target.target_),
+        "bars": Markup(measurement_bars(measured)) if measured else None,
+        "sentences": [sentence(group) for group in measured],
+        "n": f"{images:,}", "seed": config.seed, "error": f"{worst_error(measured, images):.1f}",
+        "curve": Markup(loss_curve(journal)) if journal else None,
+        "target": "Pixels normalised by the data set" if config.target.target_.endswith(".Pixel")
+        else "Pixels normalised by each patch's mean and standard deviation",
+        "rows": [_row(spec, result, plan) for spec, result in zip(plan.stages, results, strict=True)],
+        "command": command, "versions": _versions(results),
+    }  # fmt: skip
+
+
+def group_measurements(results: list[Result], labels: int | None) -> list[dict[str, Any]]:
+    """Accuracies by measurement and start; training from scratch is fine-tuning's random start."""
+    groups: dict[str, dict[str, Any]] = {}
+    for result in results:
+        accuracy = result["metrics"].get("val/accuracy")
+        if accuracy is None:
+            continue
+        kind = "finetune" if result["stage"] == "scratch" else result["stage"]
+        few = f" on {labels} labels" if kind == "finetune" and labels else ""
+        group = groups.setdefault(kind, {"kind": kind, "name": GROUPS[kind] + few, "accuracy": {}})
+        group["accuracy"][result["start"]] = accuracy
+    return list(groups.values())
+
+
+def sentence(group: dict[str, Any]) -> str:
+    """The measurement in words, controls included, whichever way they point."""
+    accuracy, name = group["accuracy"], group["name"]
+    if "pretrained" not in accuracy:
+        return f"{name[0].upper()}{name[1:]}: {', '.join(f'{v:.1f} % ({k})' for k, v in accuracy.items())}."
+    parts = [f"{name[0].upper()}{name[1:]}: {accuracy['pretrained']:.1f} % with the pretrained encoder"]
+    if "random" in accuracy:
+        other = "from scratch, same recipe" if group["kind"] == "finetune" else "same encoder with random weights"
+        gap = accuracy["pretrained"] - accuracy["random"]
+        parts.append(f"{accuracy['random']:.1f} % {other} ({gap:+.1f} points)")
+    if "pixels" in accuracy:
+        parts.append(f"{accuracy['pixels']:.1f} % on raw pixels without any encoder")
+    return "; ".join(parts) + "."
+
+
+def worst_error(measured: list[dict[str, Any]], images: int) -> float:
+    """The largest binomial standard error among the accuracies, in points."""
+    shares = [value / 100 for group in measured for value in group["accuracy"].values()]
+    return max((100 * (p * (1 - p) / images) ** 0.5 for p in shares), default=0.0)
+
+
+def _facts(plan: Plan, results: list[Result]) -> list[dict[str, str]]:
+    config = plan.config
+    facts = [{"name": "of each image hidden", "value": f"{config.mask_ratio:.0%}"}]
+    pretrain = next((r for r in results if r["stage"] == "pretrain"), None)
+    if pretrain:
+        facts += [
+            {"name": "parameters", "value": f"{pretrain['metrics']['parameters'] / 1e6:.2f} M"},
+            {"name": "epochs of pretraining", "value": str(config.pretrain.epochs)},
+            {"name": "validation loss", "value": f"{pretrain['metrics']['val/loss']:.4f}"},
+        ]
+    seconds = sum(result["seconds"] for result in results)
+    return [*facts, {"name": "all stages together", "value": f"{seconds // 60:.0f} min {seconds % 60:.0f} s"}]
+
+
+def _sheets(folder: Path) -> list[dict[str, str]]:
+    """The saved pictures in order of epoch, thinned out evenly, the last always among them."""
+    paths = sorted(folder.glob("epoch=*.png"))
+    every = max(1, -(-(len(paths) - 1) // STEPS_SHOWN))
+    chosen = [path for i, path in enumerate(paths) if (len(paths) - 1 - i) % every == 0]
+    return [
+        {"epoch": str(int(re.sub(r"\D", "", path.stem))), "png": base64.b64encode(path.read_bytes()).decode()}
+        for path in chosen
+    ]
+
+
+def _row(spec: StageSpec, result: Result, plan: Plan) -> dict[str, str]:
+    number, unit = headline(result)
+    recipe = getattr(plan.config, spec.kind)
+    if spec.kind == "knn":
+        protocol = f"k = {recipe.k}, cosine, temperature {recipe.temperature:g}"
+    else:
+        protocol = f"{recipe.optimizer}, {recipe.epochs} epochs, batch {recipe.batch_size}, base lr {recipe.base_lr:g}"
+    if spec.kind != "pretrain" and spec.start != "pixels":
+        protocol += ", class token" if recipe.pool == "cls" else ", mean of patch tokens"
+    if labels := getattr(recipe, "labels", None):
+        protocol += f", {labels} labels"
+    place = f"{result['stage']}/{result['fingerprint']}"
+    return {
+        "title": result["title"], "number": number, "unit": unit, "protocol": protocol,
+        "seconds": f"{result['seconds']:.0f}", "place": place,
+    }  # fmt: skip
+
+
+def _data_name(plan: Plan) -> str:
+    if plan.listing:
+        return plan.listing.root.name
+    return {"mnist5k": "5,000 MNIST digits", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}[plan.config.data.source]
+
+
+def _unnormalising(target: str) -> str:
+    if target.endswith(".Pixel"):
+        return ""
+    return " Contrast and brightness of hidden patches are taken from the visible ones, not from the answer."
+
+
+def _versions(results: list[Result]) -> str:
+    versions = results[-1].get("versions", {})
+    return "Versions: " + ", ".join(f"{name} {number}" for name, number in versions.items()) + "."

@@ -1,0 +1,68 @@
+"""Runs small enough for tests: composed from the real conf/, executed in this process or as a command."""
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from PIL import Image
+from rich.console import Console
+
+from unmask.runs.checks import check
+from unmask.runs.plan import Plan, make_plan
+
+ROOT = Path(__file__).parent.parent
+TINY = (
+    "model.width=16", "model.depth=1", "model.heads=2", "decoder.width=16", "decoder.depth=1", "decoder.heads=2",
+    "data.patch_size=7", "pretrain.epochs=3", "pretrain.batch_size=1000", "finetune.epochs=2",
+    "linear_probe.epochs=2", "linear_probe.batch_size=1000", "controls=[]", "watch.pictures=2", "watch.times=3",
+    "trainer=cpu",
+)  # fmt: skip
+
+
+def raw_config(*overrides: str, tiny: bool = True) -> dict[str, Any]:
+    """What Hydra composes, as plain containers."""
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("config", overrides=[*(TINY if tiny else ()), *overrides])
+    raw = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(raw, dict)
+    return {str(key): value for key, value in raw.items()}
+
+
+def plan_for(*overrides: str, tiny: bool = True) -> Plan:
+    return make_plan(check(raw_config(*overrides, tiny=tiny)))
+
+
+def run(*overrides: str) -> list[dict[str, Any]]:
+    """All stages, in this process; what they print is swallowed."""
+    from unmask.runs.execute import execute
+
+    return execute(plan_for(*overrides), Console(file=io.StringIO()))
+
+
+def command(*overrides: str, script: str = "train.py", tiny: bool = True) -> list[str]:
+    return [sys.executable, str(ROOT / "src" / script), *(TINY if tiny else ()), *overrides]
+
+
+def call(*overrides: str, script: str = "train.py", tiny: bool = True, **options: Any) -> subprocess.CompletedProcess:
+    """The command as a user types it; one thread, so that tests side by side do not fight for cores."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "160", **options.pop("env", {})}
+    return subprocess.run(
+        command(*overrides, script=script, tiny=tiny), capture_output=True, text=True, env=environment, timeout=240, **options
+    )  # fmt: skip
+
+
+def image_folder(root: Path, per_class: int = 10, classes: tuple[str, ...] = ("cat", "dog"), size: int = 16) -> Path:
+    """Class folders of small PNG files whose brightness tells the class."""
+    generator = np.random.default_rng(0)
+    for i, name in enumerate(classes):
+        (root / name).mkdir(parents=True)
+        for j in range(per_class):
+            pixels = generator.integers(0, 100, (size, size, 3), dtype=np.uint8) + np.uint8(100 * i)
+            Image.fromarray(pixels).save(root / name / f"{j:03d}.png")
+    return root

@@ -1,0 +1,171 @@
+"""Every config composes; every wrong value gets one line with what came, what is allowed and what to do."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from small_runs import ROOT, call, raw_config
+
+from unmask.runs.checks import ConfigError, check, known_keys, unknown_overrides
+from unmask.runs.plan import make_plan
+
+GROUPS = (
+    "model",
+    "data",
+    "masking",
+    "target",
+    "augment",
+    "pretrain",
+    "linear_probe",
+    "knn",
+    "finetune",
+    "scratch",
+    "trainer",
+)
+CHOICES = [
+    f"{group}={path.stem}" for group in GROUPS for path in sorted((ROOT / "conf" / group).glob("*.yaml"))
+]  # fmt: skip
+
+
+def faults(*overrides: str) -> str:
+    with pytest.raises(ConfigError) as error:
+        make_plan(check(raw_config(*overrides, tiny=False)))
+    return str(error.value)
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_choice_of_every_group_passes_the_schema(choice: str, tmp_path: Path) -> None:
+    extra = [f"data.root={tmp_path}"] if "image" in choice else []
+    check(raw_config(choice, *extra, tiny=False))
+
+
+def test_every_experiment_passes_the_schema() -> None:
+    for path in (ROOT / "conf" / "experiment").glob("*.yaml"):
+        check(raw_config(f"experiment={path.stem}", tiny=False))
+
+
+@pytest.mark.parametrize("model", ["ti", "s", "b", "l", "h"])
+def test_any_model_runs_on_any_data_without_further_overrides(model: str, tmp_path: Path) -> None:
+    for data in ("mnist5k", "cifar10", "image_folder", "imagenet"):
+        extra = [f"data.root={tmp_path}"] if "image" in data else []
+        config = check(raw_config(f"model=mae_vit_{model}", f"data={data}", *extra, tiny=False))
+        at_224 = config.data.image_size == (224, 224)
+        assert config.data.patch_size == ((14 if model == "h" else 16) if at_224 else 4)
+
+
+def test_the_papers_recipes_are_the_papers() -> None:
+    """Tables 8, 9 and 10: rates after linear scaling, warm-up, decay, betas."""
+    config = check(raw_config("pretrain=table8", "finetune=table9", "linear_probe=table10", tiny=False))
+    table8, table9, table10 = config.pretrain, config.finetune, config.linear_probe
+    assert table8.base_lr * table8.batch_size / 256 == pytest.approx(2.4e-3)
+    assert (table8.epochs, table8.warmup_epochs, table8.weight_decay, table8.betas) == (800, 40, 0.05, (0.9, 0.95))
+    assert table9.base_lr * table9.batch_size / 256 == pytest.approx(4e-3)
+    assert (table9.epochs, table9.warmup_epochs, table9.weight_decay, table9.betas) == (100, 5, 0.05, (0.9, 0.999))
+    assert table10.base_lr * table10.batch_size / 256 == pytest.approx(6.4)
+    assert (table10.epochs, table10.warmup_epochs, table10.weight_decay) == (90, 10, 0)
+    assert (table10.optimizer, table10.betas[0]) == ("lars", 0.9)
+
+
+def test_warm_up_is_a_twentieth_unless_given() -> None:
+    assert check(raw_config("pretrain.epochs=800", tiny=False)).pretrain.warmup_epochs == 40
+
+
+def test_scratch_repeats_the_fine_tuning_recipe_whatever_is_overridden() -> None:
+    config = check(raw_config("finetune.epochs=7", "finetune.base_lr=0.5", "labels=20", tiny=False))
+    assert config.scratch == config.finetune
+    assert config.scratch.labels == 20
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("mask_ratio=1.5", ["mask_ratio = 1.5", "less than 1", "0.75"]),
+        ("mask_ratio=0", ["mask_ratio = 0", "greater than 0"]),
+        ("mask_ratio=nan", ["mask_ratio"]),
+        ("mask_ratio=abc", ["mask_ratio = 'abc'", "valid number"]),
+        ("mask_ratio=0.999", ["keeps 0 of 49 patches", "between 1 and 48"]),
+        ("data.patch_size=5", ["28", "data.patch_size=5", "nearest image size: 30", "4, 7"]),
+        ("data.image_size=30", ["30", "not a multiple of data.patch_size=4", "nearest image size"]),
+        ("decoder.heads=3", ["decoder.heads = 3", "decoder.width=64", "heads that do: 1, 2, 4"]),
+        ("model.width=130", ["model.width = 130", "multiple of 4"]),
+        ("pretrain.warmup_epochs=30", ["warmup_epochs=30", "less than epochs=30", "try warmup_epochs=3"]),
+        ("masking=grid mask_ratio=0.5", ["mask_ratio = 0.5", "set mask_ratio=0.75"]),
+        ("data=image_folder", ["data.root=/path/to/images"]),
+        ("data=image_folder data.root=/nowhere", ["data.root=/nowhere", "not a folder"]),
+        ("data.mean=[0.1,0.2]", ["data.mean has 2 values", "channels=1"]),
+        ("trainer.micro_batch=48", ["trainer.micro_batch = 48", "pretrain.batch_size=64"]),
+        ("augment.scale=[0.9,0.2]", ["augment.scale", "try [0.2, 0.9]"]),
+        ("stages=[]", ["stages", "at least 1"]),
+        ("stages=[pretrian]", ["stages", "'pretrain'"]),
+        ("+decoder.dpeth=3", ["decoder.dpeth = 3", "did you mean decoder.depth?"]),
+        ("seed=-1", ["seed = -1", "greater than or equal to 0"]),
+        ("pretrain.base_lr=inf", ["pretrain.base_lr", "finite"]),
+        ("labels=7 data.num_workers=-1", ["data.num_workers = -1"]),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_named_with_its_remedy(override: str, said: list[str]) -> None:
+    text = faults(*override.split())
+    assert all(part in text for part in said), text
+
+
+def test_all_faults_are_told_at_once() -> None:
+    assert len(faults("mask_ratio=2", "seed=-1", "trainer.devices=0").splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("mask_raito", "mask_ratio"),
+        ("decoder.dpth", "decoder.depth"),
+        ("epochs", "pretrain.epochs"),
+        ("modle", "model"),
+    ],
+)
+def test_a_mistyped_key_is_guessed(typed: str, meant: str) -> None:
+    (line,) = unknown_overrides([f"{typed}=1"])
+    assert line.startswith(f"{typed}: there is no such key")
+    assert "did you mean" in line
+    assert meant.rsplit(".", 1)[-1] in line
+
+
+def test_known_keys_and_hydras_own_syntax_pass() -> None:
+    arguments = [
+        *(f"{key}=1" for key in known_keys()),
+        "-m",
+        "--cfg",
+        "hydra.launcher.n_jobs=2",
+        "experiment=demo",
+        "~logger",
+    ]
+    assert unknown_overrides(arguments, ["experiment"]) == []
+
+
+def test_the_check_needs_no_torch() -> None:
+    """A finished or mistaken command answers before torch and lightning are imported."""
+    code = (
+        "import sys; import unmask.runs.checks, unmask.runs.plan, unmask.runs.ledger, unmask.reports.page; "
+        "print([m for m in ('torch', 'lightning', 'matplotlib', 'pandas') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "src", capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    "overrides", [("mask_ratio=1.5",), ("mask_raito=0.5",), ("model=mae_vit_x",), ("-m", "mask_ratio=0.5,1.5")]
+)
+def test_the_command_ends_with_2_and_no_traceback(overrides: tuple[str, ...], tmp_path: Path) -> None:
+    done = call(f"runs_dir={tmp_path}", *overrides, tiny=False)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "mask_ratio" in done.stderr or "mae_vit_b" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(("flag", "said"), [("--help", "no resume flag"), ("--cfg=job", "mask_ratio: 0.75")])
+def test_hydras_own_flags_still_work(flag: str, said: str) -> None:
+    done = call(flag, tiny=False)
+    assert done.returncode == 0
+    assert said in done.stdout

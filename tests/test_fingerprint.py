@@ -1,0 +1,104 @@
+"""What a result depends on is in its fingerprint; what it cannot depend on is not."""
+
+from pathlib import Path
+
+import pytest
+from small_runs import image_folder, plan_for
+
+from unmask.runs.checks import known_keys
+
+# (override, stages whose fingerprint it changes); every key of the config is in one of the two lists
+SCIENCE = {
+    "seed": "seed=7", "mask_ratio": "mask_ratio=0.6", "labels": "labels=50",
+    "model.width": "model.width=64", "model.depth": "model.depth=2", "model.heads": "model.heads=8",
+    "model.mlp_ratio": "model.mlp_ratio=2", "decoder.depth": "decoder.depth=2", "decoder.width": "decoder.width=32",
+    "decoder.heads": "decoder.heads=2", "masking._target_": "masking=block",
+    "masking.min_patches": "masking=block masking.min_patches=9", "target._target_": "target=pixel_norm",
+    "augment.crop": "augment.crop=fixed", "augment.scale": "augment.scale=[0.5,1]", "augment.flip": "augment.flip=true",
+    "data.source": "data=cifar10", "data.image_size": "data.image_size=56", "data.patch_size": "data.patch_size=2",
+    "data.channels": "data.channels=3 data.mean=null data.std=null", "data.mean": "data.mean=[0.2]",
+    "data.std": "data.std=[0.2]", "data.eval_crop": "data.eval_crop=0.9", "trainer.precision": "trainer.precision=bf16-mixed",
+    "knn.k": "knn.k=5", "knn.temperature": "knn.temperature=0.1", "knn.pool": "knn.pool=mean", "knn.labels": "knn.labels=100",
+}  # fmt: skip
+MACHINE = {
+    "stages": "stages=[scratch,pretrain,knn,linear_probe,finetune]", "controls": "controls=[]", "runs_dir": "runs_dir=/else",
+    "wait": "wait=false", "model.name": "model.name=other", "model.patch_size_at_224": "model.patch_size_at_224=8",
+    "data.root": "data.root=/else", "data.download": "data.download=true", "data.flip": "data.flip=true",
+    "data.holdout": "data.holdout=0.3", "data.in_memory": "data.in_memory=false", "data.num_workers": "data.num_workers=3",
+    "trainer.accelerator": "trainer.accelerator=cpu", "trainer.devices": "trainer.devices=2",
+    "trainer.micro_batch": "trainer.micro_batch=2", "checkpoint.every_minutes": "checkpoint.every_minutes=9",
+    "checkpoint.every_steps": "checkpoint.every_steps=9", "checkpoint.keep": "checkpoint.keep=9",
+    "watch.times": "watch.times=2", "watch.pictures": "watch.pictures=2", "logger": "logger=tensorboard",
+}  # fmt: skip
+RECIPES = ("pretrain", "linear_probe", "finetune", "scratch")
+OTHER_VALUE = {
+    "optimizer": "lars", "epochs": "33", "batch_size": "30", "base_lr": "0.011", "warmup_epochs": "0.5",
+    "weight_decay": "0.011", "betas": "[0.8,0.9]", "pool": "cls", "augment.crop": "random", "augment.scale": "[0.3,1]",
+    "augment.flip": "true", "labels": "40",
+}  # fmt: skip
+ALL = "stages=[pretrain,knn,linear_probe,finetune,scratch]"
+
+
+def fingerprints(*overrides: str) -> dict[tuple[str, str], str]:
+    plan = plan_for(ALL, *overrides, tiny=False)
+    return {(spec.kind, spec.start): spec.fingerprint for spec in plan.stages}
+
+
+@pytest.mark.parametrize("override", SCIENCE.values())
+def test_what_can_change_a_result_changes_the_fingerprint(override: str) -> None:
+    assert fingerprints(*override.split()) != fingerprints()
+
+
+@pytest.mark.parametrize("override", MACHINE.values())
+def test_what_cannot_change_a_result_does_not(override: str) -> None:
+    ours, default = fingerprints(override), fingerprints()
+    assert all(default[stage] == fingerprint for stage, fingerprint in ours.items())
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("key", OTHER_VALUE)
+def test_every_value_of_a_recipe_counts(recipe: str, key: str) -> None:
+    if recipe == "pretrain" and key in ("pool", "labels", "augment.crop", "augment.scale", "augment.flip"):
+        pytest.skip("pretraining has none")
+    value = "mean" if (recipe, key) == ("linear_probe", "pool") else OTHER_VALUE[key]
+    value = "adamw" if (recipe, key) == ("linear_probe", "optimizer") else value
+    changed = fingerprints(f"{recipe}.{key}={value}")
+    start = "random" if recipe in ("pretrain", "scratch") else "pretrained"
+    assert changed[recipe, start] != fingerprints()[recipe, start]
+
+
+def test_every_key_of_the_config_is_in_or_out() -> None:
+    sorted_out = {*SCIENCE, *MACHINE, *(f"{recipe}.{key}" for recipe in RECIPES for key in OTHER_VALUE)}
+    leaves = {key for key in known_keys() if not any(other.startswith(f"{key}.") for other in known_keys())}
+    leaves = {key for key in leaves if not key.startswith("logger.")} | {"logger"}
+    assert leaves == sorted_out - {f"pretrain.{k}" for k in OTHER_VALUE if k in ("pool", "labels") or "augment" in k}
+
+
+def test_pretraining_is_shared_by_whatever_is_measured_on_it() -> None:
+    assert (
+        fingerprints("knn.k=5", "labels=10", "finetune.epochs=3")["pretrain", "random"]
+        == fingerprints()["pretrain", "random"]
+    )
+
+
+def test_controls_are_shared_between_cells_that_differ_in_pretraining() -> None:
+    deep, default = fingerprints("decoder.depth=4", "mask_ratio=0.5"), fingerprints()
+    for stage in (("knn", "random"), ("knn", "pixels"), ("linear_probe", "random"), ("scratch", "random")):
+        assert deep[stage] == default[stage]
+    assert deep["knn", "pretrained"] != default["knn", "pretrained"]
+
+
+def test_raw_pixels_do_not_depend_on_any_encoder() -> None:
+    assert fingerprints("model=mae_vit_s", "data.patch_size=2")["knn", "pixels"] == fingerprints()["knn", "pixels"]
+
+
+def test_a_folder_is_known_by_its_content_not_its_place(tmp_path: Path) -> None:
+    here, there = image_folder(tmp_path / "here"), image_folder(tmp_path / "there")
+    common = ("data=image_folder", "data.image_size=16", "stages=[pretrain]")
+
+    def of(root: Path) -> str:
+        return plan_for(*common, f"data.root={root}", tiny=False).stages[0].fingerprint
+
+    assert of(here) == of(there)
+    (there / "cat" / "000.png").unlink()
+    assert of(here) != of(there)

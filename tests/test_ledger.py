@@ -1,0 +1,108 @@
+"""One writer a folder; a result appears last and whole; a folder that cannot be written is refused at once."""
+
+import json
+import multiprocessing
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from small_runs import plan_for
+
+from unmask.runs.ledger import LedgerError, StageFolder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> StageFolder:
+    return StageFolder(tmp_path, plan_for("stages=[scratch]").stages[0])
+
+
+def hold(runs_dir: Path, held: "multiprocessing.synchronize.Event") -> None:  # type: ignore[name-defined]
+    folder = StageFolder(runs_dir, plan_for("stages=[scratch]").stages[0])
+    folder.open({})
+    with folder.owned(wait=False):
+        held.set()
+        time.sleep(60)
+
+
+@pytest.fixture
+def owner(tmp_path: Path):  # noqa: ANN201
+    """Another process that owns the folder until it is killed."""
+    context = multiprocessing.get_context("spawn")
+    held = context.Event()
+    process = context.Process(target=hold, args=(tmp_path, held))
+    process.start()
+    assert held.wait(60)
+    yield process
+    process.kill()
+    process.join()
+
+
+def test_the_result_is_none_until_finished_and_then_all_of_it(folder: StageFolder) -> None:
+    folder.open({"a": 1})
+    assert folder.result() is None
+    folder.finish({"val/accuracy": 50.0}, {"seconds": 1.0})
+    result = folder.result()
+    assert result is not None
+    assert result["metrics"] == {"val/accuracy": 50.0}
+    assert result["fingerprint"] == folder.spec.fingerprint
+
+
+def test_a_second_process_is_told_who_holds_the_folder(folder: StageFolder, owner) -> None:  # noqa: ANN001
+    with (
+        pytest.raises(LedgerError, match=rf"owned by process {owner.pid} on .* drop wait=false"),
+        folder.owned(wait=False),
+    ):
+        pass
+
+
+def test_a_killed_owners_lock_is_free(folder: StageFolder, owner) -> None:  # noqa: ANN001
+    owner.kill()
+    owner.join()
+    with folder.owned(wait=False):
+        pass
+
+
+def test_who_waits_says_so_and_goes_on_when_the_owner_is_gone(folder: StageFolder, owner) -> None:  # noqa: ANN001
+    said: list[str] = []
+    threading.Timer(0.5, owner.kill).start()
+    with folder.owned(wait=True, say=said.append):
+        pass
+    assert f"waiting for process {owner.pid}" in said[0]
+
+
+def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    folder = StageFolder(tmp_path / "file", plan_for("stages=[scratch]").stages[0])
+    with pytest.raises(LedgerError, match=r"cannot write in .*file/scratch.* runs_dir="):
+        folder.open({})
+
+
+def test_a_full_disk_is_told_in_one_line(folder: StageFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object, **kwargs: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(LedgerError, match="No space left on device"):
+        folder.open({})
+
+
+def test_a_spoilt_result_is_named(folder: StageFolder) -> None:
+    folder.open({})
+    (folder.path / "result.json").write_text("{")
+    with pytest.raises(LedgerError, match=r"result.json cannot be read .*remove it to redo the stage"):
+        folder.result()
+
+
+def test_a_failure_leaves_its_error_and_a_success_clears_it(folder: StageFolder) -> None:
+    folder.open({})
+    folder.fail(ValueError("what went wrong"))
+    assert "what went wrong" in (folder.path / "error.txt").read_text()
+    folder.finish({}, {})
+    assert not (folder.path / "error.txt").exists()
+
+
+def test_the_resolved_config_is_kept(folder: StageFolder) -> None:
+    folder.open({"mask_ratio": 0.75})
+    assert "mask_ratio: 0.75" in (folder.path / "config.yaml").read_text()
+    assert json.loads(json.dumps(folder.spec.science)) == folder.spec.science

@@ -1,0 +1,190 @@
+"""The same command always continues: interrupted anywhere, the final weights are those of an undisturbed run."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from small_runs import call, command, image_folder, run
+
+from unmask import checkpoints
+from unmask.callbacks.journal import Journal
+from unmask.callbacks.keeper import PREEMPTED, Keeper
+from unmask.journals import read
+
+
+class Crash(Exception):
+    pass
+
+
+def final_state(runs: Path, stage: str = "pretrain") -> dict:
+    (folder,) = (runs / stage).iterdir()
+    path = checkpoints.newest(folder / "checkpoints")
+    assert path is not None
+    return checkpoints.load(path)
+
+
+def science(rows: list[dict]) -> list[dict]:
+    return [{key: value for key, value in row.items() if key != "images_per_second"} for row in rows]
+
+
+def assert_same(ours: Path, undisturbed: Path, stage: str = "pretrain") -> None:
+    """Weights, Adam's moments and every journal line, bit for bit."""
+    a, b = final_state(ours, stage), final_state(undisturbed, stage)
+    assert a["state_dict"].keys() == b["state_dict"].keys()
+    assert all(torch.equal(a["state_dict"][name], b["state_dict"][name]) for name in a["state_dict"])
+    moments = [state["optimizer_states"][0]["state"] for state in (a, b)]
+    assert all(torch.equal(moments[0][i][k], moments[1][i][k]) for i in moments[0] for k in ("exp_avg", "exp_avg_sq"))
+    journals = [science(read(next((runs / stage).glob("*/metrics.jsonl")))) for runs in (ours, undisturbed)]
+    assert journals[0] == journals[1]
+
+
+def crash_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Die after `step` optimiser steps, once everything of that step (a checkpoint, if due) is written."""
+    original = Keeper.on_train_batch_end
+
+    def dying(self: Keeper, trainer: object, *args: object) -> None:
+        original(self, trainer, *args)  # type: ignore[arg-type]
+        if trainer.global_step == step:  # type: ignore[attr-defined]
+            raise Crash
+
+    monkeypatch.setattr(Keeper, "on_train_batch_end", dying)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three epochs of four steps."""
+    runs = tmp_path_factory.mktemp("undisturbed")
+    run(f"runs_dir={runs}", "stages=[pretrain]")
+    return runs
+
+
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("step", [1, 3, 4, 5, 6, 8, 9, 11])
+def test_a_crash_at_any_step_changes_nothing(
+    step: int, every: int, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overrides = (f"runs_dir={tmp_path}", "stages=[pretrain]", f"checkpoint.every_steps={every}")
+    with monkeypatch.context() as patch:
+        crash_at(patch, step)
+        with pytest.raises(Crash):
+            run(*overrides)
+    run(*overrides)
+    assert_same(tmp_path, undisturbed)
+
+
+def test_a_crash_during_validation_changes_nothing(
+    undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dying(self: Journal, *args: object) -> None:
+        raise Crash
+
+    overrides = (f"runs_dir={tmp_path}", "stages=[pretrain]", "checkpoint.every_steps=1")
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "on_validation_end", dying)
+        with pytest.raises(Crash):
+            run(*overrides)
+    run(*overrides)
+    assert_same(tmp_path, undisturbed)
+
+
+def test_epochs_of_a_single_step_resume_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    overrides = ("stages=[pretrain]", "pretrain.batch_size=4000", "pretrain.epochs=5", "checkpoint.every_steps=1")
+    run(f"runs_dir={tmp_path / 'whole'}", *overrides)
+    with monkeypatch.context() as patch:
+        crash_at(patch, 3)
+        with pytest.raises(Crash):
+            run(f"runs_dir={tmp_path / 'crashed'}", *overrides)
+    run(f"runs_dir={tmp_path / 'crashed'}", *overrides)
+    assert_same(tmp_path / "crashed", tmp_path / "whole")
+
+
+def test_accumulated_gradients_resume_at_the_step_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    overrides = ("stages=[pretrain]", "trainer.micro_batch=250", "checkpoint.every_steps=1", "pretrain.epochs=2")
+    run(f"runs_dir={tmp_path / 'whole'}", *overrides)
+    with monkeypatch.context() as patch:
+        crash_at(patch, 3)
+        with pytest.raises(Crash):
+            run(f"runs_dir={tmp_path / 'crashed'}", *overrides)
+    run(f"runs_dir={tmp_path / 'crashed'}", *overrides)
+    assert_same(tmp_path / "crashed", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("workers", [(0, 0), (2, 2), (0, 2)], ids=["none", "two", "none then two"])
+def test_images_from_disk_resume_exactly_with_any_workers(
+    workers: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = image_folder(tmp_path / "images")
+    overrides = (
+        "data=image_folder", f"data.root={root}", "data.image_size=16", "data.patch_size=4", "data.in_memory=false",
+        "stages=[pretrain]", "pretrain.batch_size=4", "augment=crop_random", "checkpoint.every_steps=1",
+    )  # fmt: skip
+    run(f"runs_dir={tmp_path / 'whole'}", "data.num_workers=0", *overrides)
+    with monkeypatch.context() as patch:
+        crash_at(patch, 6)
+        with pytest.raises(Crash):
+            run(f"runs_dir={tmp_path / 'crashed'}", f"data.num_workers={workers[0]}", *overrides)
+    run(f"runs_dir={tmp_path / 'crashed'}", f"data.num_workers={workers[1]}", *overrides)
+    assert_same(tmp_path / "crashed", tmp_path / "whole")
+
+
+def test_few_label_fine_tuning_resumes_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    overrides = ("stages=[scratch]", "labels=100", "finetune.epochs=6", "checkpoint.every_steps=1")
+    run(f"runs_dir={tmp_path / 'whole'}", *overrides)
+    with monkeypatch.context() as patch:
+        crash_at(patch, 5)
+        with pytest.raises(Crash):
+            run(f"runs_dir={tmp_path / 'crashed'}", *overrides)
+    run(f"runs_dir={tmp_path / 'crashed'}", *overrides)
+    assert_same(tmp_path / "crashed", tmp_path / "whole", "scratch")
+
+
+def test_a_damaged_newest_checkpoint_costs_only_the_steps_since_the_one_before(
+    undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overrides = (f"runs_dir={tmp_path}", "stages=[pretrain]", "checkpoint.every_steps=1")
+    with monkeypatch.context() as patch:
+        crash_at(patch, 7)
+        with pytest.raises(Crash):
+            run(*overrides)
+    newest = max(tmp_path.glob("pretrain/*/checkpoints/*.ckpt"))
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    with pytest.warns(UserWarning, match=r"step=00000007.ckpt is damaged"):
+        run(*overrides)
+    assert_same(tmp_path, undisturbed)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_process_goes_on_where_it_was(kind: signal.Signals, tmp_path: Path) -> None:
+    """SIGKILL leaves whatever was being done; SIGTERM saves and exits with 75, run me again."""
+    overrides = ("stages=[pretrain]", "pretrain.epochs=30", "checkpoint.every_steps=2", "watch.times=2")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert call(f"runs_dir={whole}", *overrides).returncode == 0
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command(f"runs_dir={killed}", *overrides), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    wait_for(lambda: any(read(path)[10:] for path in killed.glob("pretrain/*/metrics.jsonl")), process)
+    process.send_signal(kind)
+    code = process.wait(timeout=60)
+    assert code == (PREEMPTED if kind == signal.SIGTERM else -signal.SIGKILL)
+    assert not list(killed.glob("pretrain/*/result.json"))
+    again = call(f"runs_dir={killed}", *overrides)
+    assert again.returncode == 0
+    assert "continuing at step" in again.stdout
+    assert_same(killed, whole)
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen, seconds: float = 120) -> None:
+    start = time.monotonic()
+    while not condition():
+        assert process.poll() is None, "ended before it could be killed"
+        assert time.monotonic() - start < seconds
+        time.sleep(0.02)

@@ -1,0 +1,85 @@
+"""A sweep: every cell a process of its own, done ones from the ledger, one pretraining for all that share it."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from small_runs import call, command
+
+pytestmark = pytest.mark.process
+QUICK = ("pretrain.epochs=1", "stages=[pretrain,knn]")
+
+
+def pretrainings(runs: Path) -> int:
+    return len(list(runs.glob("pretrain/*/result.json")))
+
+
+def test_a_sweep_trains_each_cell_once_and_returns_it_from_the_ledger(tmp_path: Path) -> None:
+    arguments = ("-m", f"runs_dir={tmp_path}", *QUICK, "decoder.depth=1,2")
+    first = call(*arguments)
+    assert first.returncode == 0, first.stderr
+    assert pretrainings(tmp_path) == 2
+    (tmp_path / "stub").mkdir()
+    (tmp_path / "stub" / "torch.py").write_text("raise RuntimeError('finished cells need no torch')")
+    second = call(*arguments, env={"PYTHONPATH": str(tmp_path / "stub")})
+    assert second.returncode == 0
+    assert second.stdout.count("from the ledger") == 2
+    assert pretrainings(tmp_path) == 2
+
+
+def test_cells_that_differ_in_a_measurement_share_the_pretraining_even_side_by_side(tmp_path: Path) -> None:
+    done = call("-m", f"runs_dir={tmp_path}", *QUICK, "knn.k=5,20", "hydra.launcher.n_jobs=2")
+    assert done.returncode == 0, done.stderr
+    assert pretrainings(tmp_path) == 1
+    assert len(list(tmp_path.glob("knn/*/result.json"))) == 2
+
+
+def test_a_bad_cell_is_refused_before_the_first_starts(tmp_path: Path) -> None:
+    done = call("-m", f"runs_dir={tmp_path}", *QUICK, "decoder.heads=2,3")
+    assert done.returncode == 2
+    assert "no cell was started" in done.stderr
+    assert "decoder.heads = 3" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failed_cell_does_not_stop_the_rest_and_is_redone(tmp_path: Path) -> None:
+    """Its folder cannot be made: a file lies where the stage's folder should be."""
+    from small_runs import plan_for
+
+    spec = plan_for(*QUICK, "seed=1").stages[0]
+    (tmp_path / "pretrain").mkdir()
+    obstacle = tmp_path / "pretrain" / spec.fingerprint
+    obstacle.write_text("in the way")
+    arguments = ("-m", f"runs_dir={tmp_path}", *QUICK, "seed=1,2")
+    first = call(*arguments)
+    assert first.returncode == 1
+    assert "cannot write in" in first.stderr
+    assert "failed (exit 1)" in first.stdout
+    assert pretrainings(tmp_path) == 1
+    obstacle.unlink()
+    second = call(*arguments)
+    assert second.returncode == 0
+    assert pretrainings(tmp_path) == 2
+
+
+def test_a_stopped_sweep_saves_and_goes_on(tmp_path: Path) -> None:
+    arguments = ("-m", f"runs_dir={tmp_path}", "stages=[pretrain]", "pretrain.epochs=40", "seed=1,2")
+    process = subprocess.Popen(
+        command(*arguments), env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, text=True
+    )
+    while not any(path.read_text().count("\n") > 3 for path in tmp_path.glob("pretrain/*/metrics.jsonl")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert "preempted" in printed
+    assert "not started" in printed
+    (index,) = tmp_path.glob("pretrain/*/checkpoints/last.json")
+    assert json.loads(index.read_text())[-1]["step"] > 0
+    assert call(*arguments).returncode == 0
+    assert pretrainings(tmp_path) == 2
