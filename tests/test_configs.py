@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from small_runs import ROOT, call, raw_config
 
+from small_runs import ROOT, call, raw_config
 from unmask.runs.checks import ConfigError, check, known_keys, unknown_overrides
 from unmask.runs.plan import make_plan
 
@@ -110,7 +110,7 @@ def test_a_wrong_value_is_named_with_its_remedy(override: str, said: list[str]) 
 
 
 def test_all_faults_are_told_at_once() -> None:
-    assert len(faults("mask_ratio=2", "seed=-1", "trainer.devices=0").splitlines()) == 3
+    assert len(faults("mask_ratio=2", "seed=-1", "watch.times=0").splitlines()) == 3
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from small_runs import image_folder, plan_for
 
+from small_runs import image_folder, plan_for
 from unmask.runs.checks import known_keys
 
 # (override, stages whose fingerprint it changes); every key of the config is in one of the two lists
@@ -25,7 +25,7 @@ MACHINE = {
     "wait": "wait=false", "model.name": "model.name=other", "model.patch_size_at_224": "model.patch_size_at_224=8",
     "data.root": "data.root=/else", "data.download": "data.download=true", "data.flip": "data.flip=true",
     "data.holdout": "data.holdout=0.3", "data.in_memory": "data.in_memory=false", "data.num_workers": "data.num_workers=3",
-    "trainer.accelerator": "trainer.accelerator=cpu", "trainer.devices": "trainer.devices=2",
+    "trainer.accelerator": "trainer.accelerator=cpu",
     "trainer.micro_batch": "trainer.micro_batch=2", "checkpoint.every_minutes": "checkpoint.every_minutes=9",
     "checkpoint.every_steps": "checkpoint.every_steps=9", "checkpoint.keep": "checkpoint.keep=9",
     "watch.times": "watch.times=2", "watch.pictures": "watch.pictures=2", "logger": "logger=tensorboard",

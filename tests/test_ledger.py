@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 import pytest
-from small_runs import plan_for
 
+from small_runs import plan_for
 from unmask.runs.ledger import LedgerError, StageFolder
 
 
@@ -26,7 +26,7 @@ def hold(runs_dir: Path, held: "multiprocessing.synchronize.Event") -> None:  # 
 
 
 @pytest.fixture
-def owner(tmp_path: Path):  # noqa: ANN201
+def owner(tmp_path: Path):
     """Another process that owns the folder until it is killed."""
     context = multiprocessing.get_context("spawn")
     held = context.Event()
@@ -48,7 +48,7 @@ def test_the_result_is_none_until_finished_and_then_all_of_it(folder: StageFolde
     assert result["fingerprint"] == folder.spec.fingerprint
 
 
-def test_a_second_process_is_told_who_holds_the_folder(folder: StageFolder, owner) -> None:  # noqa: ANN001
+def test_a_second_process_is_told_who_holds_the_folder(folder: StageFolder, owner) -> None:
     with (
         pytest.raises(LedgerError, match=rf"owned by process {owner.pid} on .* drop wait=false"),
         folder.owned(wait=False),
@@ -56,14 +56,14 @@ def test_a_second_process_is_told_who_holds_the_folder(folder: StageFolder, owne
         pass
 
 
-def test_a_killed_owners_lock_is_free(folder: StageFolder, owner) -> None:  # noqa: ANN001
+def test_a_killed_owners_lock_is_free(folder: StageFolder, owner) -> None:
     owner.kill()
     owner.join()
     with folder.owned(wait=False):
         pass
 
 
-def test_who_waits_says_so_and_goes_on_when_the_owner_is_gone(folder: StageFolder, owner) -> None:  # noqa: ANN001
+def test_who_waits_says_so_and_goes_on_when_the_owner_is_gone(folder: StageFolder, owner) -> None:
     said: list[str] = []
     threading.Timer(0.5, owner.kill).start()
     with folder.owned(wait=True, say=said.append):

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from small_runs import image_folder, plan_for
 
+from small_runs import image_folder, plan_for
 from unmask.runs.checks import ConfigError
 
 

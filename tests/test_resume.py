@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_runs import call, command, image_folder, run
 
+from small_runs import call, command, image_folder, run
 from unmask import checkpoints
 from unmask.callbacks.journal import Journal
 from unmask.callbacks.keeper import PREEMPTED, Keeper

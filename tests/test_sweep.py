@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from small_runs import call, command
 
 pytestmark = pytest.mark.process

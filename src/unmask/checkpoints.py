@@ -63,18 +63,32 @@ def save(checkpoint: dict[str, Any], folder: Path, step: int, keep: int = 2) -> 
             f"cannot write {path}: {error} ({written:,} bytes written, {free:,} free); free some space and "
             f"type the same command again: earlier checkpoints are intact"
         ) from error
-    kept = [old for old in entries(folder) if old["file"] != path.name][-(keep - 1) :] if keep > 1 else []
+    older = [old for old in entries(folder) if old["file"] != path.name and (folder / old["file"]).exists()]
+    kept = older[-(keep - 1) :] if keep > 1 else []
     write_json(folder / INDEX, [*kept, entry])
     sweep(folder, {old["file"] for old in [*kept, entry]})
     return path
 
 
 def entries(folder: Path) -> list[dict[str, Any]]:
-    """What last.json lists, oldest first; nothing where it is missing or unreadable."""
+    """What last.json lists, oldest first; where it is missing or damaged, the files that open, with their hash now."""
     try:
         return json.loads((folder / INDEX).read_text())
-    except (OSError, json.JSONDecodeError):
-        return []
+    except (OSError, ValueError):
+        paths = sorted(folder.glob("step=*.ckpt"))
+        return [{"file": path.name, "sha256": sha256(path), "step": _step(path)} for path in paths if _opens(path)]
+
+
+def _step(path: Path) -> int:
+    return int(path.stem.removeprefix("step="))
+
+
+def _opens(path: Path) -> bool:
+    try:
+        load(path)
+    except ValueError:
+        return False
+    return True
 
 
 def sweep(folder: Path, kept: set[str]) -> None:

@@ -16,7 +16,11 @@ MakeOptimizer = Callable[[nn.Module], tuple[Optimizer, LambdaLR]]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one stage is optimised; steps are optimiser steps, batch_size is the effective one."""
+    """How one stage is optimised; steps are optimiser steps, batch_size is the effective one.
+
+    decay_tokens: the official port decays class and mask tokens in pretraining, class token and positions not in
+    fine-tuning.
+    """
 
     optimizer: Literal["adamw", "lars"]
     base_lr: float
@@ -26,6 +30,7 @@ class Recipe:
     warmup_steps: int
     total_steps: int
     floor: float = 0.0
+    decay_tokens: bool = True
 
     def __call__(self, model: nn.Module) -> tuple[Optimizer, LambdaLR]:
         """The optimiser of the model's trainable parameters and its schedule by step."""
@@ -37,8 +42,11 @@ class Recipe:
         return warmup_cosine(step, self.warmup_steps, self.total_steps, self.floor)
 
     def _adamw(self, model: nn.Module, lr: float) -> Optimizer:
-        """No decay for biases and 1-D parameters; class and mask tokens are decayed, as in the official port."""
-        groups = param_groups_weight_decay(model, self.weight_decay)
+        """No decay for biases and 1-D parameters."""
+        tokens = [name for name, _ in model.named_parameters() if name.endswith(("cls_token", "pos_embed"))]
+        groups = param_groups_weight_decay(
+            model, self.weight_decay, no_weight_decay_list=() if self.decay_tokens else tokens
+        )
         return AdamW(groups, lr=lr, betas=self.betas, fused=True)
 
     def _lars(self, model: nn.Module, lr: float) -> Optimizer:

@@ -17,6 +17,7 @@ from unmask.data.sources import InMemory
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 MEMORY_LIMIT = 2**30  # bytes of pixels a split may take to be held in memory
 PEEK = 32
+SLICE = 2048  # images a thread decodes in one go
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def open_image(path: Path, channels: int) -> UInt8[Tensor, "C H W"]:
     array = array[:, :, None] if array.ndim == 2 else array
     if array.ndim != 3 or array.shape[2] != channels or array.dtype != np.uint8:
         raise ValueError(f"{path} holds {array.dtype} of shape {array.shape}; data.channels={channels} needs uint8 HWC")
-    return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
+    return torch.from_numpy(array.transpose(2, 0, 1).copy())
 
 
 def _decode(path: Path, channels: int) -> np.ndarray:
@@ -85,7 +86,11 @@ def _fits(files: Files, shape: tuple[int, int]) -> bool:
 def _load(files: Files, shape: tuple[int, int]) -> InMemory:
     images = torch.empty((len(files), files.channels, *shape), dtype=torch.uint8)
 
-    def decode(i: int) -> None:
+    def decode(start: int) -> None:
+        for i in range(start, min(start + SLICE, len(files))):
+            decode_one(i)
+
+    def decode_one(i: int) -> None:
         image = open_image(files.paths[i], files.channels)
         if image.shape[1:] != shape:
             raise ValueError(
@@ -95,6 +100,5 @@ def _load(files: Files, shape: tuple[int, int]) -> InMemory:
         images[i] = image
 
     with ThreadPoolExecutor() as pool:
-        for start in range(0, len(files), 1024):  # in pieces, so that an error stops the rest
-            list(pool.map(decode, range(start, min(start + 1024, len(files)))))
+        list(pool.map(decode, range(0, len(files), SLICE)))
     return InMemory(images, files.labels_N)

@@ -38,9 +38,10 @@ def list_images(root: str | Path, holdout: float = 0.1) -> Listing:
         classes = _classes(train_files, depth=1)
         train, val = _label(train_files, classes, 1), _label(val_files, classes, 1)
     else:
-        files = _files(root, root)
-        classes = _classes(files, depth=0)
-        train, val = _hold_out(_label(files, classes, 0), holdout)
+        depth = 1 if train_dir else 0  # a lone train/ is no class
+        files = _files(root, train_dir or root)
+        classes = _classes(files, depth)
+        train, val = _hold_out(_label(files, classes, depth), holdout)
     if not train or not val:
         allowed = " ".join(sorted(SUFFIXES))
         raise ValueError(

@@ -24,6 +24,8 @@ class EpochBatches(Sampler[list[Ticket]]):
         self, ids: list[int], batch_size: int, accumulate: int, key: Key | None,
         position: Callable[[], int], rank: int = 0, world: int = 1,
     ) -> None:  # fmt: skip
+        if batch_size > len(ids):
+            raise ValueError(f"a batch of {batch_size} cannot be drawn from {len(ids)} images; lower batch_size")
         if batch_size % (accumulate * world):
             raise ValueError(
                 f"a batch of {batch_size} does not split into {accumulate} micro-batches on {world} processes; "

@@ -63,8 +63,8 @@ def sentence(group: dict[str, Any]) -> str:
     """The measurement in words, controls included, whichever way they point."""
     accuracy, name = group["accuracy"], group["name"]
     if "pretrained" not in accuracy:
-        return f"{name[0].upper()}{name[1:]}: {', '.join(f'{v:.1f} % ({k})' for k, v in accuracy.items())}."
-    parts = [f"{name[0].upper()}{name[1:]}: {accuracy['pretrained']:.1f} % with the pretrained encoder"]
+        return f"{capital(name)}: {', '.join(f'{v:.1f} % ({k})' for k, v in accuracy.items())}."
+    parts = [f"{capital(name)}: {accuracy['pretrained']:.1f} % with the pretrained encoder"]
     if "random" in accuracy:
         other = "from scratch, same recipe" if group["kind"] == "finetune" else "same encoder with random weights"
         gap = accuracy["pretrained"] - accuracy["random"]
@@ -72,6 +72,10 @@ def sentence(group: dict[str, Any]) -> str:
     if "pixels" in accuracy:
         parts.append(f"{accuracy['pixels']:.1f} % on raw pixels without any encoder")
     return "; ".join(parts) + "."
+
+
+def capital(name: str) -> str:
+    return name if name.startswith("kNN") else name[0].upper() + name[1:]
 
 
 def worst_error(measured: list[dict[str, Any]], images: int) -> float:

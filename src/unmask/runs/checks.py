@@ -79,10 +79,10 @@ def _sizes(config: Config) -> Iterator[str]:
     for name in config.stages:
         recipe = getattr(config, name)
         batch, micro = getattr(recipe, "batch_size", None), config.trainer.micro_batch
-        if batch and micro and micro < batch and batch % (micro * config.trainer.devices):
+        if batch and micro and micro < batch and batch % micro:
             yield (
-                f"trainer.micro_batch = {micro}: {name}.batch_size={batch} is not a multiple of "
-                f"micro_batch x devices = {micro * config.trainer.devices}; pick one that divides it"
+                f"trainer.micro_batch = {micro}: {name}.batch_size={batch} is not a multiple of it; "
+                f"pick one that divides the batch"
             )
     scale = config.augment.scale
     if scale[0] > scale[1]:

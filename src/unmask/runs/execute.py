@@ -21,7 +21,7 @@ from unmask.data.folders import Files
 from unmask.data.module import FeatureData, Format, ImageData
 from unmask.data.sampler import balanced_subset
 from unmask.data.sources import InMemory
-from unmask.heads import Classifier, Features, FineTuneFeatures, Given, RawPixels
+from unmask.heads import Classifier, Features, FineTuneFeatures, Given, Pool, RawPixels
 from unmask.mae import num_parameters
 from unmask.optim import Recipe
 from unmask.randomness import make_key
@@ -33,7 +33,7 @@ from unmask.runs.plan import Plan
 from unmask.runs.schema import ClassifyRecipe
 from unmask.runs.schema import Recipe as RecipeConfig
 from unmask.tasks.classify import Classify
-from unmask.tasks.features import extract
+from unmask.tasks.features import LabelledFeatures, extract
 from unmask.tasks.neighbours import knn_accuracy
 from unmask.tasks.pretrain import Pretrain
 
@@ -46,6 +46,7 @@ class Run:
 
     def __init__(self, plan: Plan, console: Console) -> None:
         self.plan, self.config, self.console = plan, plan.config, console
+        self.extracted: dict[tuple[str, str, int | None], tuple[LabelledFeatures, LabelledFeatures]] = {}
 
     @cached_property
     def splits(self) -> tuple[InMemory | Files, InMemory | Files]:
@@ -86,21 +87,28 @@ class StageWork:
     def knn(self) -> Metrics:
         knn = self.config.knn
         data = self.run.data(None, knn.labels, self.config.finetune.augment)
-        bank, queries = extract(self.quiet_trainer(), self.features(knn.pool), data)
+        bank, queries = self.extract(knn.pool, knn.labels, data)
         return {"val/accuracy": knn_accuracy(bank, queries, knn.k, knn.temperature)}
 
     def linear_probe(self) -> Metrics:
         """Without augmentation the frozen features never change: they are computed once."""
         recipe = self.recipe
         data = self.run.data(recipe, recipe.labels, recipe.augment)
-        features = self.features(recipe.pool).eval().requires_grad_(False)
         if recipe.augment.crop == "none" and not recipe.augment.flip:
-            bank, queries = extract(self.quiet_trainer(), features, data)
+            bank, queries = self.extract(recipe.pool, recipe.labels, data)
             fixed = FeatureData(bank, queries, data.batch_size, self.config.seed)
             model = self.classifier(Given(bank.features_ND.shape[1]), probe=True)
             return self.fit(Classify(model, self.optimizer(data)), fixed, [])
+        features = self.features(recipe.pool).eval().requires_grad_(False)
         model = self.classifier(features, probe=True)
         return self.fit(Classify(model, self.optimizer(data)), data, [])
+
+    def extract(self, pool: Pool, labels: int | None, data: ImageData) -> tuple[LabelledFeatures, LabelledFeatures]:
+        """Features of both splits, computed once for all stages of a run that use them."""
+        wanted = (self.spec.start, pool, labels)
+        if wanted not in self.run.extracted:
+            self.run.extracted[wanted] = extract(self.quiet_trainer(), self.features(pool), data)
+        return self.run.extracted[wanted]
 
     def finetune(self) -> Metrics:
         recipe = self.recipe
@@ -140,6 +148,7 @@ class StageWork:
         return Recipe(
             recipe.optimizer, recipe.base_lr, data.batch_size, recipe.weight_decay, recipe.betas,
             round(recipe.warmup_epochs * per_epoch), recipe.epochs * per_epoch,
+            decay_tokens=self.spec.kind == "pretrain",
         )  # fmt: skip
 
     def fit(self, module: Pretrain | Classify, data: ImageData | FeatureData, callbacks: list[L.Callback]) -> Metrics:
@@ -165,9 +174,9 @@ class StageWork:
         config = self.config.trainer
         micro = min(config.micro_batch or plan.batch_size, plan.batch_size)
         return L.Trainer(
-            accelerator=config.accelerator, devices=config.devices, precision=config.precision,
+            accelerator=config.accelerator, devices=1, precision=config.precision,
             max_steps=plan.total_steps, max_epochs=-1,
-            accumulate_grad_batches=max(1, plan.batch_size // (micro * config.devices)),
+            accumulate_grad_batches=max(1, plan.batch_size // micro),
             check_val_every_n_epoch=-(-self.recipe.epochs // self.config.watch.times),
             callbacks=callbacks, logger=build_loggers(self.config, self.spec, self.folder.path),
             plugins=[SafeIO(self.config.checkpoint.keep)], use_distributed_sampler=False, **QUIET,

@@ -138,7 +138,6 @@ class Knn(Part):
 
 class Trainer(Part):
     accelerator: Literal["auto", "cpu", "gpu"] = Field(description="which kind of device")
-    devices: Count = Field(description="how many of them")
     precision: Literal["32-true", "bf16-mixed"] = Field(description="targets and loss are float32 in any case")
     micro_batch: Count | None = Field(description="images a device takes at once; null: the whole batch")
 

@@ -1,0 +1,59 @@
+"""Shared by all tests: shape annotations are enforced, threads are few, and a tiny autoencoder is at hand."""
+
+from collections.abc import Callable
+
+from jaxtyping import install_import_hook
+
+install_import_hook("unmask", "typechecking.check")  # before anything of the package is imported
+
+import pytest
+import torch
+from torch import Tensor
+
+from unmask.decoder import Decoder
+from unmask.encoder import Encoder
+from unmask.mae import MAE
+from unmask.masking import Masking, RandomMasking
+from unmask.randomness import Key, make_key
+
+torch.set_num_threads(2)
+
+GRID, PATCH, CHANNELS = (4, 4), 2, 3
+
+
+@pytest.fixture
+def key() -> Key:
+    return make_key(0, "test")
+
+
+@pytest.fixture
+def images() -> Tensor:
+    """Four normalised images of 8 x 8 pixels."""
+    return torch.randn(4, CHANNELS, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def masking(key: Key) -> Masking:
+    """4 of 16 patches visible in each of the four images."""
+    return RandomMasking(GRID, 0.75)(key, torch.arange(4), 0)
+
+
+@pytest.fixture
+def make_mae() -> Callable[..., MAE]:
+    """An autoencoder on 4 x 4 patches of 2 x 2 pixels; `rough` moves every weight, so that no bias is zero."""
+
+    def make(
+        seed: int = 0, width: int = 32, decoder_width: int = 16, decoder_depth: int = 2, rough: bool = True
+    ) -> MAE:
+        encoder = Encoder(GRID, PATCH, CHANNELS, width, depth=2, heads=4)
+        decoder = Decoder(GRID, width, PATCH**2 * CHANNELS, decoder_width, decoder_depth, heads=4)
+        model = MAE(encoder, decoder, seed)
+        if rough:
+            generator = torch.Generator().manual_seed(1)
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    if parameter.requires_grad:
+                        parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+        return model
+
+    return make

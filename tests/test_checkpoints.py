@@ -1,0 +1,140 @@
+"""No kill, full disk or flipped bit loses a run, and no file runs code."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from unmask import checkpoints
+
+
+def content(step: int) -> dict[str, Any]:
+    return {"step": step, "state_dict": {"model.encoder.a": torch.full((3,), float(step)), "other.b": torch.ones(1)}}
+
+
+def save(folder: Path, *steps: int, keep: int = 2) -> None:
+    for step in steps:
+        checkpoints.save(content(step), folder, step, keep)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def flip_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("keep", [1, 2, 3])
+def test_the_newest_are_kept_and_no_others(tmp_path: Path, keep: int) -> None:
+    save(tmp_path, 1, 2, 3, 4, keep=keep)
+    assert names(tmp_path) == ["last.json", *(f"step={step:08d}.ckpt" for step in range(5 - keep, 5))]
+    newest = checkpoints.newest(tmp_path)
+    assert newest is not None
+    assert checkpoints.load(newest)["step"] == 4
+
+
+def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
+    save(tmp_path, 1, 2, 2)
+    assert [entry["step"] for entry in checkpoints.entries(tmp_path)] == [1, 2]
+
+
+def test_a_damaged_newest_is_set_aside_and_the_one_before_is_used(tmp_path: Path) -> None:
+    save(tmp_path, 1, 2)
+    flip_bit(tmp_path / "step=00000002.ckpt")
+    with pytest.warns(UserWarning, match=r"step=00000002.ckpt is damaged .* set aside as step=00000002.damaged"):
+        newest = checkpoints.newest(tmp_path)
+    assert newest == tmp_path / "step=00000001.ckpt"
+    assert "step=00000002.damaged" in names(tmp_path)
+
+
+def test_nothing_whole_means_no_checkpoint(tmp_path: Path) -> None:
+    assert checkpoints.newest(tmp_path) is None
+    save(tmp_path, 1)
+    (tmp_path / "step=00000001.ckpt").unlink()
+    assert checkpoints.newest(tmp_path) is None
+
+
+def test_a_damaged_checkpoint_does_not_take_the_place_of_a_whole_one(tmp_path: Path) -> None:
+    save(tmp_path, 1, 2)
+    flip_bit(tmp_path / "step=00000002.ckpt")
+    with pytest.warns(UserWarning, match="damaged"):
+        checkpoints.newest(tmp_path)
+    save(tmp_path, 3)
+    assert [name for name in names(tmp_path) if name.endswith("ckpt")] == ["step=00000001.ckpt", "step=00000003.ckpt"]
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"\xff\xfe\xff"], ids=["empty", "cut", "not text"])
+def test_a_damaged_index_does_not_hide_the_checkpoints(tmp_path: Path, damage: bytes) -> None:
+    save(tmp_path, 1, 2)
+    (tmp_path / "last.json").write_bytes(damage)
+    assert checkpoints.newest(tmp_path) == tmp_path / "step=00000002.ckpt"
+
+
+def test_what_a_kill_left_half_written_is_swept(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    (tmp_path / ".step=00000002.ckpt.12345.tmp").write_bytes(b"half")
+    assert checkpoints.newest(tmp_path) == tmp_path / "step=00000001.ckpt"
+    save(tmp_path, 3)
+    assert not [name for name in names(tmp_path) if name.endswith(".tmp")]
+
+
+def test_a_full_disk_is_reported_and_spares_earlier_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, 1)
+
+    def full(_: Any, file: Any) -> None:
+        file.write(b"x" * 1_234)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    said = r"cannot write .*step=00000002.ckpt.*No space left.*1,234 bytes written, [\d,]+ free\); free some space"
+    with pytest.raises(OSError, match=said):
+        save(tmp_path, 2)
+    assert names(tmp_path) == ["last.json", "step=00000001.ckpt"]
+    assert checkpoints.newest(tmp_path) == tmp_path / "step=00000001.ckpt"
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "result.json"
+    checkpoints.write_json(path, {"accuracy": 1})
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.write_json(path, {"accuracy": 2})
+    assert path.read_text() == '{\n  "accuracy": 1\n}\n'
+    assert names(tmp_path) == ["result.json"]
+
+
+class Malicious:
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.trace),)
+
+
+def test_a_checkpoint_that_wants_to_run_code_is_refused(tmp_path: Path) -> None:
+    path, trace = tmp_path / "evil.ckpt", tmp_path / "trace"
+    torch.save({"state_dict": Malicious(trace)}, path)
+    with pytest.raises(ValueError, match=r"evil.ckpt is not a readable checkpoint: .*"):
+        checkpoints.load(path)
+    assert not trace.exists()
+
+
+def test_missing_and_foreign_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no checkpoint at .*nowhere.ckpt"):
+        checkpoints.load(tmp_path / "nowhere.ckpt")
+    (tmp_path / "text.ckpt").write_text("not a checkpoint")
+    with pytest.raises(ValueError, match=r"text.ckpt is not a readable checkpoint"):
+        checkpoints.load(tmp_path / "text.ckpt")
+
+
+def test_weights_are_those_below_the_prefix_without_it(tmp_path: Path) -> None:
+    save(tmp_path, 7)
+    found = checkpoints.weights(tmp_path / "step=00000007.ckpt", "model.encoder.")
+    assert {name: value.tolist() for name, value in found.items()} == {"a": [7.0, 7.0, 7.0]}

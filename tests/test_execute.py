@@ -1,0 +1,160 @@
+"""Stages end to end on real digits, small: what they measure, share, mirror and refuse."""
+
+import json
+import warnings
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from small_runs import image_folder, run
+from unmask import checkpoints
+from unmask.journals import read
+from unmask.tasks.pretrain import Pretrain
+
+EVERYTHING = "stages=[pretrain,knn,linear_probe,finetune,scratch]"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[tuple[str, str], dict]]:
+    runs = tmp_path_factory.mktemp("runs")
+    results = run(f"runs_dir={runs}", EVERYTHING, "controls=[random,pixels]", "labels=100")
+    return runs, {(result["stage"], result["start"]): result for result in results}
+
+
+def test_every_stage_and_control_is_measured_on_all_validation_images(finished) -> None:
+    _, results = finished
+    measured = {key for key in results if key[0] != "pretrain"}
+    starts = {"knn": 3, "linear_probe": 3, "finetune": 2, "scratch": 1}
+    assert {kind: sum(k == kind for k, _ in measured) for kind in starts} == starts
+    assert all(0 < results[key]["metrics"]["val/accuracy"] <= 100 for key in measured)
+    assert {result["images"] for result in results.values()} == {1000}
+
+
+def test_raw_pixels_are_as_good_as_they_are_known_to_be(finished) -> None:
+    """kNN on pixels of 4,000 MNIST digits is about 95 %: if ours is not, the protocol is wrong."""
+    assert 94 < finished[1]["knn", "pixels"]["metrics"]["val/accuracy"] < 97
+
+
+def test_the_result_names_its_parent_steps_and_versions(finished) -> None:
+    _, results = finished
+    assert results["knn", "pretrained"]["parent"] == results["pretrain", "random"]["fingerprint"]
+    assert results["knn", "pixels"]["parent"] is None
+    assert results["pretrain", "random"]["metrics"]["steps"] == 12
+    assert set(results["pretrain", "random"]["versions"]) == {"torch", "lightning", "timm"}
+
+
+def test_the_journal_is_mirrored_as_csv(finished) -> None:
+    runs, _ = finished
+    (journal,) = runs.glob("pretrain/*/metrics.jsonl")
+    table = pd.read_csv(journal.with_suffix(".csv"))
+    assert list(table["step"]) == [row["step"] for row in read(journal)]
+    assert table["val/loss"].notna().sum() == 3
+
+
+def test_a_finished_stage_keeps_one_whole_checkpoint_that_opens_with_weights_only(finished) -> None:
+    runs, _ = finished
+    (folder,) = runs.glob("pretrain/*/checkpoints")
+    path = checkpoints.newest(folder)
+    assert path is not None
+    content = torch.load(path, weights_only=True)
+    assert content["global_step"] == 12
+    assert content["unmask"]["config"]["mask_ratio"] == 0.75
+
+
+def test_pictures_are_drawn_at_the_start_and_at_every_validation(finished) -> None:
+    names = sorted(path.name for path in finished[0].glob("pretrain/*/pictures/*.png"))
+    assert names == [f"epoch={epoch:04d}.png" for epoch in (0, 1, 2, 3)]
+
+
+def test_the_fine_tuned_encoder_is_the_pretrained_one_and_moves(finished) -> None:
+    def encoder(stage: str) -> dict[str, torch.Tensor]:
+        (path,) = finished[0].glob(f"{stage}/*/checkpoints/*.ckpt")
+        prefix = "model.encoder." if stage == "pretrain" else "model.features.encoder."
+        return checkpoints.weights(path, prefix)
+
+    pretrained, random = encoder("pretrain"), encoder("scratch")
+    tuned = [
+        checkpoints.weights(p, "model.features.encoder.") for p in finished[0].glob("finetune/*/checkpoints/*.ckpt")
+    ]
+    (tuned_encoder,) = [state for state in tuned if state]
+    name = "blocks.0.attn.qkv.weight"
+    distance = (tuned_encoder[name] - pretrained[name]).norm()
+    assert 0 < distance < 0.5 * (tuned_encoder[name] - random[name]).norm()
+    assert not torch.equal(tuned_encoder["pos_embed"], pretrained["pos_embed"]), "positions are trainable"
+
+
+def test_the_random_control_is_the_encoder_that_pretraining_started_from(tmp_path: Path) -> None:
+    from small_runs import plan_for
+    from unmask.runs import build
+
+    config = plan_for("seed=3").config
+    started, control = build.build_mae(config).encoder, build.build_encoder(config, seed=3)
+    assert all(
+        torch.equal(a, b) for a, b in zip(started.state_dict().values(), control.state_dict().values(), strict=True)
+    )
+
+
+def test_accumulated_micro_batches_train_as_the_whole_batch(tmp_path: Path) -> None:
+    """Same samples and masks; losses differ by the order of sums alone."""
+    losses = []
+    for micro in ("null", "250"):
+        runs = tmp_path / micro
+        run(f"runs_dir={runs}", "stages=[pretrain]", f"trainer.micro_batch={micro}")
+        (journal,) = runs.glob("pretrain/*/metrics.jsonl")
+        losses.append([row["train/loss"] for row in read(journal) if "train/loss" in row])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_a_loss_that_is_not_finite_stops_the_stage_and_says_where(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Pretrain.training_step
+    monkeypatch.setattr(Pretrain, "training_step", lambda self, batch, i: original(self, batch, i) * float("nan"))
+    with pytest.raises(FloatingPointError, match=r"loss is nan .* lower base_lr"):
+        run(f"runs_dir={tmp_path}", "stages=[pretrain]")
+    (error,) = tmp_path.glob("pretrain/*/error.txt")
+    assert "FloatingPointError" in error.read_text()
+    assert not list(tmp_path.glob("pretrain/*/result.json"))
+    assert not list(tmp_path.glob("pretrain/*/checkpoints/*.ckpt"))
+
+
+def test_an_unlabelled_heap_of_any_size_pretrains(tmp_path: Path) -> None:
+    image_folder(tmp_path, classes=("heap",), per_class=12, size=20)
+    results = run(
+        f"runs_dir={tmp_path / 'runs'}", "data=image_folder", f"data.root={tmp_path / 'heap'}", "data.image_size=[16,24]",
+        "data.patch_size=4", "stages=[pretrain]", "data.num_workers=0", "augment=crop_random",
+    )  # fmt: skip
+    assert results[0]["metrics"]["steps"] == 3, "the batch is cut to the 11 images there are"
+
+
+def test_a_probe_with_crops_sees_new_crops_each_epoch(tmp_path: Path) -> None:
+    (without,) = run(f"runs_dir={tmp_path}", "stages=[linear_probe]")[1:]
+    (crops,) = run(f"runs_dir={tmp_path}", "stages=[linear_probe]", "linear_probe.augment.crop=random")[1:]
+    assert without["fingerprint"] != crops["fingerprint"]
+    assert without["metrics"]["val/loss"] != crops["metrics"]["val/loss"]
+
+
+@pytest.mark.parametrize("masking", ["random", "block", "grid"])
+@pytest.mark.parametrize("target", ["pixel", "pixel_norm"])
+def test_every_masking_and_target_learns(masking: str, target: str, tmp_path: Path) -> None:
+    run(f"runs_dir={tmp_path}", "stages=[pretrain]", f"masking={masking}", f"target={target}", "pretrain.epochs=4")
+    (journal,) = tmp_path.glob("pretrain/*/metrics.jsonl")
+    losses = [row["train/loss"] for row in read(journal) if "train/loss" in row]
+    assert losses[-1] < losses[0]
+
+
+def test_loggers_mirror_the_journal(tmp_path: Path) -> None:
+    """W&B offline needs no account; TensorBoard writes its event file; both beside the stage."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run(f"runs_dir={tmp_path}", "stages=[pretrain]", "logger=[wandb,tensorboard]")
+    assert list(tmp_path.glob("pretrain/*/wandb/offline-run-*/run-*.wandb"))
+    assert list(tmp_path.glob("pretrain/*/tensorboard/events.out.tfevents.*"))
+
+
+def test_owner_and_config_stand_beside_the_result(finished) -> None:
+    (folder,) = finished[0].glob("pretrain/*")
+    assert json.loads((folder / "owner.json").read_text())["pid"] > 0
+    assert "mask_ratio: 0.75" in (folder / "config.yaml").read_text()

@@ -1,0 +1,33 @@
+"""The journal survives kills: half a line does not count, and steps to be made again are cut away."""
+
+from pathlib import Path
+
+from unmask.journals import append, cut_back, read
+
+
+def test_rows_come_back_as_written(tmp_path: Path) -> None:
+    rows = [{"step": 1, "train/loss": 0.1234567890123}, {"step": 2, "val/loss": 3.0}]
+    for row in rows:
+        append(tmp_path / "metrics.jsonl", row)
+    assert read(tmp_path / "metrics.jsonl") == rows
+
+
+def test_a_half_written_line_does_not_count(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2, "train/lo')
+    assert read(path) == [{"step": 1}]
+
+
+def test_cutting_back_keeps_the_checkpoints_own_step(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    for step in (2, 4, 6):
+        append(path, {"step": step})
+    cut_back(path, 4)
+    assert [row["step"] for row in read(path)] == [2, 4]
+    cut_back(path, 0)
+    assert read(path) == []
+
+
+def test_no_journal_is_an_empty_one(tmp_path: Path) -> None:
+    assert read(tmp_path / "none.jsonl") == []
+    cut_back(tmp_path / "none.jsonl", 3)

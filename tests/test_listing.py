@@ -1,0 +1,92 @@
+"""A folder of images is understood as people lay it out, and known by its content wherever it lies."""
+
+from pathlib import Path
+
+import pytest
+
+from unmask.data.listing import list_images
+
+
+def make(root: Path, *names: str, size: int = 3) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x" * size)
+    return root
+
+
+def numbered(folder: str, count: int) -> list[str]:
+    return [f"{folder}{i:03d}.png" for i in range(count)]
+
+
+@pytest.mark.parametrize("held_out", ["val", "valid", "validation", "test"])
+def test_split_folders_with_class_folders(tmp_path: Path, held_out: str) -> None:
+    make(tmp_path, "train/cat/1.png", "train/dog/1.jpg", "train/dog/deep/2.JPEG", f"{held_out}/dog/1.webp")
+    found = list_images(tmp_path)
+    assert found.classes == ("cat", "dog")
+    assert found.train == (("train/cat/1.png", 0), ("train/dog/1.jpg", 1), ("train/dog/deep/2.JPEG", 1))
+    assert found.val == ((f"{held_out}/dog/1.webp", 1),)
+
+
+def test_split_folders_without_classes_are_unlabelled(tmp_path: Path) -> None:
+    """One image outside a class folder and there are no classes: never one class an image."""
+    found = list_images(make(tmp_path, "train/1.png", "train/cat/2.png", "val/1.png"))
+    assert found.classes == ()
+    assert {label for _, label in (*found.train, *found.val)} == {-1}
+
+
+def test_what_is_not_an_image_is_passed_over(tmp_path: Path) -> None:
+    make(tmp_path, "1.png", "2.npy", "notes.txt", ".hidden.png", "Thumbs.db")
+    found = list_images(tmp_path, holdout=0.5)
+    assert [name for name, _ in (*found.train, *found.val)] == ["1.png", "2.npy"]
+
+
+def test_every_tenth_image_of_each_class_is_held_out(tmp_path: Path) -> None:
+    found = list_images(make(tmp_path, *numbered("cat/", 20), *numbered("dog/", 30)), holdout=0.1)
+    assert [label for _, label in found.val] == [0, 0, 1, 1, 1]
+    assert len(found.train) == 45
+    assert not set(found.train) & set(found.val)
+
+
+@pytest.mark.parametrize("count", [2, 3, 9, 10])
+def test_a_small_flat_heap_still_has_both_splits(tmp_path: Path, count: int) -> None:
+    found = list_images(make(tmp_path, *numbered("", count)), holdout=0.1)
+    assert len(found.val) >= 1
+    assert len(found.train) + len(found.val) == count
+    assert found.classes == ()
+
+
+def test_identity_is_of_the_content_and_not_of_the_place(tmp_path: Path) -> None:
+    here = list_images(make(tmp_path / "here", *numbered("a/", 4)))
+    there = list_images(make(tmp_path / "there" / "deeper", *numbered("a/", 4)))
+    assert here.identity == there.identity
+
+
+@pytest.mark.parametrize(("prefix", "count", "size"), [("b/", 4, 3), ("a/", 5, 3), ("a/", 4, 9)])
+def test_identity_changes_with_names_number_and_sizes(tmp_path: Path, prefix: str, count: int, size: int) -> None:
+    before = list_images(make(tmp_path / "before", *numbered("a/", 4)))
+    after = list_images(make(tmp_path / "after", *numbered(prefix, count), size=size))
+    assert before.identity != after.identity
+
+
+def test_identity_knows_which_images_are_held_out(tmp_path: Path) -> None:
+    root = make(tmp_path, *numbered("a/", 20))
+    assert list_images(root, holdout=0.1).identity != list_images(root, holdout=0.2).identity
+
+
+def test_a_train_folder_alone_is_not_a_class(tmp_path: Path) -> None:
+    assert list_images(make(tmp_path, *numbered("train/cat/", 9), *numbered("train/dog/", 9))).classes == ("cat", "dog")
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"data.root=.*nowhere is not a folder; give an existing folder of images"):
+        list_images(tmp_path / "nowhere")
+
+
+def test_a_folder_without_images_says_what_counts_as_one(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"has 0 training and 0 validation images; both need .* \.png"):
+        list_images(make(tmp_path, "notes.txt"))
+
+
+def test_a_class_that_training_lacks_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"validation has classes that training lacks: dog"):
+        list_images(make(tmp_path, "train/cat/1.png", "val/dog/1.png"))

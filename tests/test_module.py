@@ -1,0 +1,140 @@
+"""Batches are the same from memory or disk and with any number of workers; evaluation sees no augmentation."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from unmask.data.crops import Augment
+from unmask.data.folders import Files, folder_splits
+from unmask.data.listing import list_images
+from unmask.data.module import Batch, FeatureData, Format, ImageData, Loading, normalised
+from unmask.data.sources import InMemory
+
+FORM = Format((8, 8), (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
+AUGMENT = Augment("random", flip=True)
+Splits = tuple[InMemory | Files, InMemory | Files]
+
+
+def trainer(taken: int = 0) -> SimpleNamespace:
+    """What a DataModule asks of Lightning: how far training is, and the place of this process."""
+    progress = SimpleNamespace(total=SimpleNamespace(ready=taken))
+    loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
+    return SimpleNamespace(fit_loop=loop, accumulate_grad_batches=1, global_rank=0, world_size=1)
+
+
+def data(splits: Splits, augment: Augment = AUGMENT, workers: int = 0, taken: int = 0) -> ImageData:
+    module = ImageData(*splits, FORM, augment, list(range(len(splits[0]))), 4, 0, Loading(workers))
+    module.trainer = trainer(taken)  # type: ignore[assignment]
+    return module
+
+
+def batches(module: ImageData, loader: str = "train") -> list[Batch]:
+    """As a model gets them: cropped and normalised."""
+    loaded = getattr(module, f"{loader}_dataloader")()
+    return [module.on_after_batch_transfer(batch, 0) for batch in loaded]
+
+
+def assert_same(ours: list[Batch], theirs: list[Batch], tolerance: float = 0.0) -> None:
+    assert len(ours) == len(theirs) > 0
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a.images_BCHW, b.images_BCHW, rtol=0, atol=tolerance)
+        assert a.labels_B.equal(b.labels_B)
+        assert a.ids_B.equal(b.ids_B)
+        assert a.epoch == b.epoch
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    generator = np.random.default_rng(0)
+    for i in range(20):
+        path = tmp_path / f"class{i % 2}" / f"{i:03d}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(path)
+    return tmp_path
+
+
+def splits(root: Path, in_memory: bool) -> Splits:
+    return folder_splits(list_images(root, holdout=0.5), 3, (8, 8), in_memory)
+
+
+@pytest.mark.parametrize("loader", ["train", "val"])
+def test_memory_and_disk_give_the_same_batches(loader: str, root: Path) -> None:
+    """To a level of 255: crops of a cut image and of a whole one may round a tie differently."""
+    held, read = data(splits(root, in_memory=True)), data(splits(root, in_memory=False))
+    assert_same(batches(held, loader), batches(read, loader), tolerance=1.01 / 255 / 0.2)
+
+
+def test_workers_do_not_change_batches_or_crops(root: Path) -> None:
+    read = splits(root, in_memory=False)
+    assert_same(batches(data(read, workers=2)), batches(data(read, workers=0)))
+
+
+def test_crops_change_from_epoch_to_epoch_and_repeat_with_it(root: Path) -> None:
+    held = splits(root, in_memory=True)
+    first, again, later = batches(data(held)), batches(data(held)), batches(data(held, taken=2))
+    assert_same(first, again)
+    by_id = [
+        {int(i): image for batch in part for i, image in zip(batch.ids_B, batch.images_BCHW, strict=True)}
+        for part in (first, later)
+    ]
+    shared = by_id[0].keys() & by_id[1].keys()
+    assert any(not by_id[0][i].equal(by_id[1][i]) for i in shared)
+    assert later[0].epoch == 1
+
+
+def test_a_view_is_a_function_of_its_ticket_not_of_its_batch(root: Path) -> None:
+    views = data(splits(root, in_memory=False)).train_views
+    together = views.__getitems__([(3, i) for i in range(6)]).images_BCHW
+    apart = [views.__getitems__([(3, i)]).images_BCHW for i in range(6)]
+    assert together.equal(torch.cat(apart))
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_evaluation_sees_whole_images_in_order_without_augmentation(in_memory: bool, root: Path) -> None:
+    module = data(splits(root, in_memory))
+    seen = batches(module, "val")
+    memory = splits(root, in_memory=True)[1]
+    assert isinstance(memory, InMemory)
+    expected = (memory.images_NCHW / 255 - channels(FORM.mean)) / channels(FORM.std)
+    torch.testing.assert_close(torch.cat([batch.images_BCHW for batch in seen]), expected)
+    assert torch.cat([batch.ids_B for batch in seen]).tolist() == list(range(10))
+    bank, _ = module.predict_dataloader()
+    whole = torch.cat([module.on_after_batch_transfer(batch, 0).images_BCHW for batch in bank])
+    train = splits(root, in_memory=True)[0]
+    assert isinstance(train, InMemory)
+    torch.testing.assert_close(whole, (train.images_NCHW / 255 - channels(FORM.mean)) / channels(FORM.std))
+
+
+def channels(values: tuple[float, ...]) -> Tensor:
+    return torch.tensor(values).view(1, -1, 1, 1)
+
+
+def test_pixels_are_normalised_channel_by_channel() -> None:
+    images = torch.full((1, 3, 8, 8), 51, dtype=torch.uint8)
+    found = normalised(Batch(images, torch.tensor([0]), torch.tensor([0]), 0, None), FORM).images_BCHW
+    expected = [(0.2 - mean) / std for mean, std in zip(FORM.mean, FORM.std, strict=True)]
+    torch.testing.assert_close(found[0, :, 0, 0], torch.tensor(expected))
+
+
+def test_only_the_chosen_samples_are_trained_on(root: Path) -> None:
+    train, val = splits(root, in_memory=True)
+    module = ImageData(train, val, FORM, AUGMENT, [1, 3, 5, 7], 2, 0, Loading(0))
+    module.trainer = trainer()  # type: ignore[assignment]
+    assert sorted(torch.cat([batch.ids_B for batch in module.train_dataloader()]).tolist()) == [1, 3, 5, 7]
+
+
+def test_precomputed_features_come_in_the_batches_of_the_images(root: Path) -> None:
+    """A probe on stored features is the probe on images: same order, same labels."""
+    train, val = splits(root, in_memory=True)
+    features = (torch.arange(10.0)[:, None], train.labels_N), (torch.arange(10.0)[:, None], val.labels_N)
+    stored = FeatureData(*features, batch_size=4, seed=0)
+    stored.trainer = trainer()  # type: ignore[assignment]
+    for ours, theirs in zip(stored.train_dataloader(), batches(data((train, val))), strict=True):
+        assert ours.ids_B.equal(theirs.ids_B)
+        assert ours.labels_B.equal(theirs.labels_B)
+        assert ours.images_BCHW[:, 0].equal(ours.ids_B.float())

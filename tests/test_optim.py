@@ -1,0 +1,112 @@
+"""Decay, rates and trust ratios reach exactly the parameters that the recipes name."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from unmask.heads import Classifier, FineTuneFeatures, Given
+from unmask.mae import MAE
+from unmask.optim import Recipe
+
+PRETRAIN = Recipe("adamw", 1.5e-4, 4096, 0.05, (0.9, 0.95), warmup_steps=4, total_steps=12)
+PROBE = Recipe("lars", 0.1, 16384, 0.0, (0.9, 0.999), warmup_steps=0, total_steps=10)
+
+
+def decays(model: nn.Module, recipe: Recipe) -> dict[str, float]:
+    """Weight decay of every parameter that the optimiser holds."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    groups = recipe(model)[0].param_groups
+    return {names[parameter]: group["weight_decay"] for group in groups for parameter in group["params"]}
+
+
+def test_biases_and_norms_are_not_decayed_but_matrices_and_tokens_are(make_mae: Callable[..., MAE]) -> None:
+    model = make_mae()
+    found = decays(model, PRETRAIN)
+    shapes = {name: p.ndim for name, p in model.named_parameters() if p.requires_grad}
+    assert found == {name: 0.05 if ndim > 1 else 0.0 for name, ndim in shapes.items()}
+    assert found["encoder.cls_token"] == found["decoder.mask_token"] == found["decoder.head.weight"] == 0.05
+
+
+def test_fine_tuning_spares_class_token_and_positions_from_decay(make_mae: Callable[..., MAE]) -> None:
+    model = Classifier(FineTuneFeatures(make_mae().encoder, "mean"), 10, probe=False, seed=0)
+    found = decays(model, replace(PRETRAIN, decay_tokens=False))
+    assert found["features.encoder.patch_embed.weight"] == 0.05
+    assert found["features.encoder.cls_token"] == 0
+    assert found["features.encoder.pos_embed"] == 0
+
+
+def test_fixed_positions_are_not_given_to_the_optimiser(make_mae: Callable[..., MAE]) -> None:
+    assert not [name for name in decays(make_mae(), PRETRAIN) if "pos_embed" in name]
+
+
+def test_rates_are_scaled_warm_up_from_zero_and_end_at_zero() -> None:
+    optimizer, schedule = PRETRAIN(nn.Linear(3, 2))
+    rates = []
+    for _ in range(13):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates[0] == 0
+    assert rates[2] == pytest.approx(1.2e-3)
+    assert max(rates) == rates[4] == pytest.approx(2.4e-3)
+    assert rates[12] == 0
+
+
+def test_a_step_at_rate_zero_moves_nothing() -> None:
+    model = nn.Linear(3, 2)
+    before = model.weight.detach().clone()
+    one_step(model, PRETRAIN, scale=1.0)
+    assert model.weight.equal(before)
+
+
+@pytest.mark.parametrize("betas", [(0.9, 0.95), (0.9, 0.999)])
+def test_each_recipe_has_betas_of_its_own(betas: tuple[float, float]) -> None:
+    """A peer fine-tunes with pretraining's 0.95; the paper says 0.999."""
+    optimizer, _ = Recipe("adamw", 1e-3, 256, 0.05, betas, 0, 10)(nn.Linear(3, 2))
+    assert {group["betas"] for group in optimizer.param_groups} == {betas}
+
+
+def one_step(model: nn.Module, recipe: Recipe, scale: float) -> Optimizer:
+    optimizer, _ = recipe(model)
+    (scale * model(torch.ones(1, 3)).sum()).backward()
+    optimizer.step()
+    return optimizer
+
+
+def lars_moves(scale: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """How far one step takes the weight and the bias of a probe's head."""
+    model = Classifier(Given(3), 2, probe=False, seed=0)
+    before = [p.detach().clone() for p in model.head.parameters()]
+    one_step(model, PROBE, scale)
+    weight, bias = (p.detach() - old for p, old in zip(model.head.parameters(), before, strict=True))
+    return weight, bias
+
+
+def test_lars_adapts_matrices_even_without_weight_decay() -> None:
+    """A step of lr x 0.001 x |w| whatever the gradient's size; timm's default would be plain SGD here."""
+    (weight, bias), (weight_of_100, bias_of_100) = lars_moves(1.0), lars_moves(100.0)
+    norm = Classifier(Given(3), 2, probe=False, seed=0).head.weight.norm()
+    torch.testing.assert_close(weight.norm(), 6.4 * 0.001 * norm, rtol=1e-3, atol=0)
+    torch.testing.assert_close(weight_of_100, weight, rtol=1e-3, atol=1e-12)
+    torch.testing.assert_close(bias_of_100, 100 * bias)
+
+
+def test_lars_has_the_recipes_momentum() -> None:
+    assert {group["momentum"] for group in PROBE(nn.Linear(3, 2))[0].param_groups} == {0.9}
+
+
+@pytest.mark.parametrize("recipe", [PRETRAIN, PROBE], ids=["adamw", "lars"])
+def test_frozen_parameters_are_left_out(recipe: Recipe) -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))
+    model[0].requires_grad_(False)
+    assert set(decays(model, recipe)) == {"1.weight", "1.bias"}
+
+
+def test_optimiser_and_schedule_state_are_plain_enough_to_be_loaded_safely() -> None:
+    """A schedule that holds a method would put code into every checkpoint."""
+    _, schedule = PRETRAIN(nn.Linear(3, 2))
+    assert schedule.state_dict()["lr_lambdas"] == [None] * len(schedule.base_lrs)

@@ -1,0 +1,107 @@
+"""The order of samples is a function of (seed, epoch): any place, machine or split sees the same stream."""
+
+from itertools import chain
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unmask.data.sampler import EpochBatches, EvalBatches, balanced_subset
+from unmask.randomness import Key, make_key
+
+ORDER = make_key(0, "order")
+SPLITS = st.sampled_from([(1, 1), (2, 1), (1, 2), (3, 2), (2, 3), (1, 6)])  # (accumulate, world)
+Stream = list[list[tuple[int, int]]]
+
+
+def stream(size: int, split: tuple[int, int] = (1, 1), rank: int = 0, start: int = 0, epochs: int = 3) -> Stream:
+    """All micro-batches of one process until the end of the last epoch, as a trainer would take them."""
+    taken = start
+    batches: Stream = []
+    sampler = EpochBatches(list(range(100, 100 + size)), 12, split[0], ORDER, lambda: taken, rank, split[1])
+    while taken < epochs * len(sampler):
+        for batch in sampler:
+            batches.append(batch)
+            taken += 1
+    return batches
+
+
+@settings(derandomize=True, deadline=None, max_examples=30)
+@given(size=st.integers(12, 60), split=SPLITS, share=st.floats(0, 1))
+def test_resuming_anywhere_gives_the_rest_of_the_undisturbed_stream(
+    size: int, split: tuple[int, int], share: float
+) -> None:
+    whole = stream(size, split)
+    start = int(share * (len(whole) - 1))
+    assert stream(size, split, start=start) == whole[start:]
+
+
+@settings(derandomize=True, deadline=None, max_examples=30)
+@given(size=st.integers(12, 60), split=SPLITS)
+def test_an_optimiser_step_sees_the_same_samples_on_any_machine(size: int, split: tuple[int, int]) -> None:
+    accumulate, world = split
+    alone = stream(size)
+    ranks = [iter(stream(size, split, rank)) for rank in range(world)]
+    for step in alone:
+        parts = [next(process) for _ in range(accumulate) for process in ranks]
+        assert list(chain(*parts)) == step
+    assert all(next(process, None) is None for process in ranks)
+
+
+@settings(derandomize=True, deadline=None, max_examples=30)
+@given(size=st.integers(12, 60))
+def test_no_sample_comes_twice_in_an_epoch_and_only_a_part_batch_waits(size: int) -> None:
+    for epoch in range(3):
+        seen = [i for batch in stream(size) for e, i in batch if e == epoch]
+        assert len(seen) == len(set(seen)) == size // 12 * 12
+        assert set(seen) <= set(range(100, 100 + size))
+
+
+def test_every_epoch_and_every_seed_has_an_order_of_its_own() -> None:
+    orders = [
+        tuple(EpochBatches(list(range(30)), 30, 1, key, lambda: 0).order(epoch))
+        for key in (ORDER, make_key(1, "order")) for epoch in range(5)
+    ]  # fmt: skip
+    assert len(set(orders)) == 10
+    assert all(sorted(order) == list(range(30)) for order in orders)
+
+
+def test_batches_that_do_not_split_are_refused() -> None:
+    said = r"a batch of 10 does not split into 2 micro-batches on 3 processes; pick trainer.micro_batch so that"
+    with pytest.raises(ValueError, match=said):
+        EpochBatches(list(range(20)), 10, 2, ORDER, lambda: 0, world=3)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_evaluation_sees_every_sample_once_on_any_number_of_processes(world: int) -> None:
+    samplers = [EvalBatches(list(range(10)), 4, rank, world) for rank in range(world)]
+    seen = [ticket for sampler in samplers for batch in sampler for ticket in batch]
+    assert sorted(seen) == [(0, i) for i in range(10)]
+    assert all(len(list(sampler)) == len(sampler) for sampler in samplers)
+
+
+@pytest.mark.parametrize("count", [9, 10, 30])
+def test_a_labelled_subset_has_all_classes_equally_often(count: int, key: Key) -> None:
+    labels = torch.tensor([0] * 50 + [1] * 20 + [2] * 10)
+    chosen = balanced_subset(labels, count, key)
+    counts = torch.bincount(labels[chosen], minlength=3)
+    assert len(set(chosen)) == count == counts.sum()
+    assert counts.max() - counts.min() <= 1
+
+
+def test_a_labelled_subset_is_a_random_choice_of_the_key() -> None:
+    labels = torch.arange(200) % 2
+    subsets = [balanced_subset(labels, 20, make_key(seed, "labels")) for seed in (0, 0, 1)]
+    assert subsets[0] == subsets[1] != subsets[2]
+    often = torch.zeros(200)
+    for seed in range(200):
+        often[balanced_subset(labels, 20, make_key(seed, "labels"))] += 1
+    assert often.max() < 20 + 5 * (200 * 0.1 * 0.9) ** 0.5
+
+
+def test_too_small_a_class_is_named_with_what_is_possible(key: Key) -> None:
+    labels = torch.tensor([0] * 50 + [1] * 7)
+    said = r"labels=40 asks for 20 images of class 1, which has 7; at most labels=14 can be balanced"
+    with pytest.raises(ValueError, match=said):
+        balanced_subset(labels, 40, key)
