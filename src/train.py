@@ -39,6 +39,8 @@ def run(cfg: DictConfig) -> None:
         fail(str(error), 2)
     except (LedgerError, ValueError, OSError, FloatingPointError) as error:
         fail(str(error), 1)
+    except KeyboardInterrupt:
+        fail("interrupted; the same command goes on from the last checkpoint", 75)
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -59,7 +61,7 @@ def report(plan: Plan, results: list[dict[str, Any]], from_ledger: list[bool], c
     console.print(results_table(results))
     overrides = " ".join(shlex.quote(override) for override in HydraConfig.get().overrides.task)
     page = write_page(plan, results, f"python src/train.py {overrides}".strip(), refresh=not all(from_ledger))
-    console.print(f"The page with curves and pictures: {page}", soft_wrap=True)
+    console.print(f"The page with curves and pictures: {page.resolve()}", soft_wrap=True)
     if summary := os.environ.get("UNMASK_SUMMARY"):
         rows = [{**r, "from_ledger": f} for r, f in zip(results, from_ledger, strict=True)]
         Path(summary).write_text(json.dumps(rows))

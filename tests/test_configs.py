@@ -94,6 +94,7 @@ def test_scratch_repeats_the_fine_tuning_recipe_whatever_is_overridden() -> None
         ("data=image_folder", ["data.root=/path/to/images"]),
         ("data=image_folder data.root=/nowhere", ["data.root=/nowhere", "not a folder"]),
         ("data.mean=[0.1,0.2]", ["data.mean has 2 values", "channels=1"]),
+        ("data.channels=3", ["data.channels=3", "mnist5k has 1"]),
         ("trainer.micro_batch=48", ["trainer.micro_batch = 48", "pretrain.batch_size=64"]),
         ("augment.scale=[0.9,0.2]", ["augment.scale", "try [0.2, 0.9]"]),
         ("stages=[]", ["stages", "at least 1"]),

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from unmask.decoder import Decoder
+from unmask.decoder import Decoder, last_block
+from unmask.encoder import transformer_blocks
 from unmask.mae import MAE
 from unmask.masking import Masking
 
@@ -56,3 +57,17 @@ def test_predictions_use_all_that_is_encoded(decoder: Decoder, encoded: Tensor, 
 def test_images_of_a_batch_do_not_mix(decoder: Decoder, encoded: Tensor, masking: Masking) -> None:
     alone = decoder(encoded[1:2], Masking(*(part[1:2] for part in masking)))
     torch.testing.assert_close(decoder(encoded, masking)[1:2], alone, rtol=1e-5, atol=1e-5)
+
+
+def test_the_last_block_on_hidden_tokens_alone_is_the_whole_block() -> None:
+    """Outputs and gradients, in float64: what is left out is read by nobody."""
+    torch.manual_seed(0)
+    block = transformer_blocks(16, 1, 4, 4.0)[0].double()
+    tokens = torch.randn(2, 9, 16, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(2, 6, 16, dtype=torch.float64)
+    parameters = [tokens, *block.parameters()]
+    whole, short = block(tokens)[:, 3:], last_block(block, tokens, 3)
+    torch.testing.assert_close(short, whole, rtol=1e-12, atol=1e-12)
+    ours = torch.autograd.grad((short * weight).sum(), parameters)
+    theirs = torch.autograd.grad((whole * weight).sum(), parameters)
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)

@@ -15,8 +15,7 @@ SCIENCE = {
     "decoder.heads": "decoder.heads=2", "masking._target_": "masking=block",
     "masking.min_patches": "masking=block masking.min_patches=9", "target._target_": "target=pixel_norm",
     "augment.crop": "augment.crop=fixed", "augment.scale": "augment.scale=[0.5,1]", "augment.flip": "augment.flip=true",
-    "data.source": "data=cifar10", "data.image_size": "data.image_size=56", "data.patch_size": "data.patch_size=2",
-    "data.channels": "data.channels=3 data.mean=null data.std=null", "data.mean": "data.mean=[0.2]",
+    "data.source": "data=cifar10", "data.image_size": "data.image_size=56", "data.patch_size": "data.patch_size=2", "data.mean": "data.mean=[0.2]",
     "data.std": "data.std=[0.2]", "data.eval_crop": "data.eval_crop=0.9", "trainer.precision": "trainer.precision=bf16-mixed",
     "knn.k": "knn.k=5", "knn.temperature": "knn.temperature=0.1", "knn.pool": "knn.pool=mean", "knn.labels": "knn.labels=100",
 }  # fmt: skip
@@ -68,7 +67,12 @@ def test_every_value_of_a_recipe_counts(recipe: str, key: str) -> None:
 
 
 def test_every_key_of_the_config_is_in_or_out() -> None:
-    sorted_out = {*SCIENCE, *MACHINE, *(f"{recipe}.{key}" for recipe in RECIPES for key in OTHER_VALUE)}
+    sorted_out = {
+        "data.channels",
+        *SCIENCE,
+        *MACHINE,
+        *(f"{recipe}.{key}" for recipe in RECIPES for key in OTHER_VALUE),
+    }
     leaves = {key for key in known_keys() if not any(other.startswith(f"{key}.") for other in known_keys())}
     leaves = {key for key in leaves if not key.startswith("logger.")} | {"logger"}
     assert leaves == sorted_out - {f"pretrain.{k}" for k in OTHER_VALUE if k in ("pool", "labels") or "augment" in k}
@@ -90,6 +94,12 @@ def test_controls_are_shared_between_cells_that_differ_in_pretraining() -> None:
 
 def test_raw_pixels_do_not_depend_on_any_encoder() -> None:
     assert fingerprints("model=mae_vit_s", "data.patch_size=2")["knn", "pixels"] == fingerprints()["knn", "pixels"]
+
+
+def test_the_number_of_channels_counts(tmp_path: Path) -> None:
+    common = ("data=image_folder", f"data.root={image_folder(tmp_path / 'images')}", "data.image_size=16")
+    grey, rgb = (plan_for(*common, f"data.channels={c}", "data.mean=null", tiny=False) for c in (1, 3))
+    assert grey.stages[0].fingerprint != rgb.stages[0].fingerprint
 
 
 def test_a_folder_is_known_by_its_content_not_its_place(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """The MAE decoder: mask tokens join the encoded patches, and the head predicts the hidden ones (MAE Sec. 3)."""
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
+from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from unmask.encoder import LayerNorm, run_blocks, transformer_blocks
@@ -34,5 +36,23 @@ class Decoder(nn.Module):
         order_BL = torch.cat([masking.visible_BV, masking.masked_BM], dim=1)
         patches = torch.cat([embedded[:, 1:], mask_tokens], dim=1) + self.pos_embed[0, 1:][order_BL]
         tokens = torch.cat([embedded[:, :1] + self.pos_embed[:, :1], patches], dim=1)
-        decoded = run_blocks(self.blocks, tokens)
-        return self.head(self.norm(decoded[:, encoded_BTD.shape[1] :]))
+        decoded_BMD = last_block(self.blocks[-1], run_blocks(self.blocks[:-1], tokens), encoded_BTD.shape[1])
+        return self.head(self.norm(decoded_BMD))
+
+
+def last_block(block: nn.Module, tokens_BTD: Float[Tensor, "B T D"], skip: int) -> Float[Tensor, "B M D"]:
+    """What the block makes of the tokens after the first `skip`: nobody reads the others, so only their keys and
+    values are computed. Equal to the whole block, to rounding, gradients included.
+    """
+    assert isinstance(block, Block)
+    normed_BTD, attention = block.norm1(tokens_BTD), block.attn
+    width, heads = tokens_BTD.shape[2], attention.num_heads
+    (query_weight, other_weight), (query_bias, other_bias) = (
+        part.split([width, 2 * width]) for part in (attention.qkv.weight, attention.qkv.bias)
+    )
+    query = F.linear(normed_BTD[:, skip:], query_weight, query_bias).unflatten(2, (heads, -1)).transpose(1, 2)
+    keys_values = F.linear(normed_BTD, other_weight, other_bias).unflatten(2, (2, heads, -1))
+    key, value = keys_values.permute(2, 0, 3, 1, 4)
+    mixed_BMD = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+    hidden_BMD = tokens_BTD[:, skip:] + attention.proj(mixed_BMD)
+    return hidden_BMD + block.mlp(block.norm2(hidden_BMD))

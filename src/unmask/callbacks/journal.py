@@ -71,6 +71,7 @@ class Journal(L.Callback):
             row["step"] == self.step and "val/loss" in row for row in read(self.path)
         ):
             self._write(trainer, measured)
+        self.clock, self.clock_step = time.perf_counter(), self.step  # speed is that of training alone
 
     def _write(self, trainer: L.Trainer, values: dict[str, float]) -> None:
         row = {"step": self.step, "epoch": round(self.step / self.steps_per_epoch, 4), **values}

@@ -117,7 +117,7 @@ def resampling_matrix(
 def crop_resize(
     images_BCHW: Tensor, boxes_B5: Int[Tensor, "B 5"], shape: tuple[int, int]
 ) -> Float[Tensor, "B C h w"]:  # fmt: skip
-    """Cut out the boxes, resize and mirror: values 0..255, columns first, both passes rounded and clipped like Pillow's."""
+    """Cut out the boxes, resize, mirror: 0..255, columns first, both passes rounded and clipped like Pillow's."""
     top, left, height, width, mirrored = boxes_B5.unbind(1)
     rows = resampling_matrix(top, height, images_BCHW.shape[2], shape[0], torch.zeros_like(mirrored))
     cols = resampling_matrix(left, width, images_BCHW.shape[3], shape[1], mirrored)

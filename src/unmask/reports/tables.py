@@ -17,17 +17,16 @@ def headline(result: Result) -> tuple[str, str]:
 
 
 def results_table(results: list[Result]) -> Table:
-    """One row a stage: title, number, unit, seconds, folder."""
+    """One row a stage: title, number, unit, seconds, fingerprint."""
     table = Table(title="Results", title_justify="left")
     table.add_column("stage")
     table.add_column("result", justify="right")
     table.add_column("")
     table.add_column("seconds", justify="right")
-    table.add_column("ledger", style="dim")
+    table.add_column("fingerprint", style="dim", no_wrap=True)
     for result in results:
         number, unit = headline(result)
-        place = f"{result['stage']}/{result['fingerprint']}"
-        table.add_row(result["title"], number, unit, f"{result['seconds']:.0f}", place)
+        table.add_row(result["title"], number, unit, f"{result['seconds']:.0f}", result["fingerprint"])
     return table
 
 

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from unmask import checkpoints
 from unmask.callbacks.journal import Journal
-from unmask.callbacks.keeper import Keeper, SafeIO
+from unmask.callbacks.keeper import Keeper, Preempted, SafeIO
 from unmask.callbacks.pictures import Pictures
 from unmask.callbacks.progress import StageProgress
 from unmask.data.folders import Files
@@ -26,6 +26,7 @@ from unmask.mae import num_parameters
 from unmask.optim import Recipe
 from unmask.randomness import make_key
 from unmask.runs import build
+from unmask.runs.checks import ConfigError
 from unmask.runs.fingerprint import StageSpec
 from unmask.runs.ledger import StageFolder
 from unmask.runs.loggers import build_loggers
@@ -63,6 +64,8 @@ class Run:
         if labels is not None and labels < len(train):
             ids = balanced_subset(train.labels_N, labels, make_key(self.config.seed, "labels"))
         batch_size = min(recipe.batch_size, len(ids)) if recipe else len(ids)
+        if recipe and batch_size < recipe.batch_size:
+            self.console.print(f"  batch of {batch_size}, not {recipe.batch_size}: there are no more training images")
         loading = build.build_loading(self.config)
         return ImageData(
             train, val, self.form, build.build_augment(augment), ids, batch_size, self.config.seed, loading
@@ -196,6 +199,8 @@ QUIET: dict[str, Any] = {
 def execute(plan: Plan, console: Console, before: Callable[[StageSpec], None] = lambda _: None) -> list[dict[str, Any]]:
     """Results of all stages in order; `before` is told of each. Raises what a stage raised, after noting it there."""
     hush()
+    if plan.config.trainer.accelerator == "gpu" and not torch.cuda.is_available():
+        raise ConfigError("trainer.accelerator = gpu: torch finds no GPU here; use trainer=auto or trainer=cpu")
     run = Run(plan, console)
     results = []
     for spec in plan.stages:
@@ -224,6 +229,9 @@ def _stage(run: Run, spec: StageSpec) -> dict[str, Any]:
         start = time.monotonic()
         try:
             metrics = getattr(StageWork(run, spec, folder), spec.kind)()
+        except Preempted:
+            run.console.print(f"{spec.title}: saved in {folder.path}; the same command goes on from there")
+            raise
         except (Exception, KeyboardInterrupt) as error:
             folder.fail(error)
             raise

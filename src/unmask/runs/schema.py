@@ -15,6 +15,7 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Stage = Literal["pretrain", "knn", "linear_probe", "finetune", "scratch"]
 Control = Literal["random", "pixels"]
 LABELLED: tuple[str, ...] = ("knn", "linear_probe", "finetune", "scratch")
+CHANNELS = {"mnist5k": 1, "cifar10": 3, "cifar100": 3}
 WARMUP = 0.05  # of the epochs: Table 8 warms up for 40 of 800
 MAX_PATCH, MIN_GRID = 16, 8  # what an automatic patch size respects
 
@@ -89,6 +90,8 @@ class Data(Part):
     @model_validator(mode="after")
     def complete(self) -> "Data":
         """Fill in statistics: ImageNet's for three channels, else 0.5 and 0.25."""
+        if self.channels != CHANNELS.get(self.source, self.channels):
+            raise ValueError(f"data.channels={self.channels}: {self.source} has {CHANNELS[self.source]}")
         rgb = self.channels == 3
         self.mean = self.mean or ([0.485, 0.456, 0.406] if rgb else [0.5] * self.channels)
         self.std = self.std or ([0.229, 0.224, 0.225] if rgb else [0.25] * self.channels)

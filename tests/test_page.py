@@ -1,0 +1,84 @@
+"""The page: one self-contained file that says what was measured, controls included, whichever way they point."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from small_runs import plan_for, run
+from unmask.reports.content import group_measurements, sentence, worst_error
+from unmask.reports.figures import loss_curve, measurement_bars
+from unmask.reports.page import write_page
+from unmask.runs.ledger import StageFolder
+
+
+def measured(stage: str, start: str, accuracy: float) -> dict:
+    return {"stage": stage, "start": start, "metrics": {"val/accuracy": accuracy}}
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    runs = tmp_path_factory.mktemp("runs")
+    overrides = (f"runs_dir={runs}", "stages=[pretrain,knn]", "controls=[random,pixels]")
+    run(*overrides)
+    plan = plan_for(*overrides)
+    results = [StageFolder(runs, spec).result() for spec in plan.stages]
+    assert all(results)
+    return write_page(plan, results, "python src/train.py stages=[pretrain,knn]", refresh=True).read_text()  # type: ignore[arg-type]
+
+
+def test_the_page_needs_nothing_but_itself(page: str) -> None:
+    loaded = re.findall(r"""(?:src|href)=["']([^"'#]+)""", page)
+    assert loaded
+    assert all(link.startswith("data:") for link in loaded)
+    assert "http://" not in re.sub(
+        r"http://www\.w3\.org/\S+|http://purl\.org/\S+|http://creativecommons\.org/\S+", "", page
+    )
+
+
+def test_the_page_shows_pictures_curve_bars_and_the_command(page: str) -> None:
+    assert page.count("data:image/png;base64,") == 4
+    assert page.count("<svg") == 2
+    assert "python src/train.py stages=[pretrain,knn]" in page
+    for title in ("kNN", "kNN, random encoder", "kNN, raw pixels", "pretrain"):
+        assert f"<td>{title}</td>" in page
+    assert "the 4 of 16 patches" in page
+
+
+def test_a_kept_page_is_not_rewritten(tmp_path: Path) -> None:
+    plan = plan_for(f"runs_dir={tmp_path}", "stages=[pretrain]")
+    path = write_page(plan, [], "x", refresh=False) if list(tmp_path.glob("pages/*")) else None
+    assert path is None
+    pages = tmp_path / "pages"
+    pages.mkdir()
+    from unmask.runs.fingerprint import digest
+
+    kept = pages / f"{digest({'stages': [spec.fingerprint for spec in plan.stages]})}.html"
+    kept.write_text("as it was")
+    assert write_page(plan, [], "x", refresh=False).read_text() == "as it was"
+
+
+def test_scratch_is_fine_tunings_random_start() -> None:
+    groups = group_measurements([measured("finetune", "pretrained", 80), measured("scratch", "random", 50)], labels=100)
+    assert groups == [
+        {"kind": "finetune", "name": "fine-tuning on 100 labels", "accuracy": {"pretrained": 80, "random": 50}}
+    ]
+
+
+def test_a_loss_against_a_control_is_said_as_plainly_as_a_win() -> None:
+    group = {"kind": "knn", "name": "kNN", "accuracy": {"pretrained": 40.0, "random": 51.5, "pixels": 95.0}}
+    text = sentence(group)
+    assert text.startswith("kNN: 40.0 %")
+    assert "(-11.5 points)" in text
+    assert "95.0 % on raw pixels" in text
+
+
+def test_the_standard_error_is_the_binomial_one() -> None:
+    assert worst_error([{"accuracy": {"random": 50.0, "pretrained": 90.0}}], 1000) == pytest.approx(1.581, abs=1e-3)
+
+
+def test_figures_are_the_same_text_for_the_same_data_and_show_every_number() -> None:
+    groups = group_measurements([measured("knn", "pretrained", 88.25), measured("knn", "pixels", 95.25)], None)
+    assert "88.2" in measurement_bars(groups)
+    rows = [{"epoch": 1.0, "train/loss": 1.0}, {"epoch": 1.0, "val/loss": 0.9}]
+    assert loss_curve(rows).startswith("<svg")

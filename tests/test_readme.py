@@ -1,0 +1,71 @@
+"""Every command of the README runs; every dial and file it names exists."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from small_runs import ROOT, TINY, call, image_folder, run
+from unmask.runs.checks import known_keys
+
+README = (ROOT / "README.md").read_text()
+BLOCKS = "\n".join(re.findall(r"```bash\n(.*?)```", README, re.DOTALL))
+COMMANDS = [line.split("#")[0].strip() for line in BLOCKS.splitlines() if line.startswith("python ")]
+
+
+def test_the_commands_people_came_for_are_there() -> None:
+    assert "python src/train.py model=mae_vit_b mask_ratio=0.75" in COMMANDS
+    assert "python src/train.py -m decoder.depth=1,2,4,8" in COMMANDS
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
+    """A folder of images, a ledger, and the fingerprint of a pretraining in it."""
+    root = tmp_path_factory.mktemp("readme")
+    images = image_folder(root / "images", size=32)
+    runs = root / "runs"
+    run(f"runs_dir={runs}", "stages=[pretrain]", "pretrain.epochs=1")
+    (folder,) = runs.glob("pretrain/*")
+    return images, runs, folder.name
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("typed", COMMANDS)
+def test_every_command_runs_as_typed_but_smaller(typed: str, place: tuple[Path, Path, str], tmp_path: Path) -> None:
+    images, runs, fingerprint = place
+    text = typed.replace("/path/to/images", str(images)).replace(
+        "runs/pretrain/<fingerprint>", f"{runs}/pretrain/{fingerprint}"
+    )
+    _, script, *overrides = shlex.split(text)
+    name = Path(script).name
+    if name == "train.py":
+        dials = {override.split("=")[0] for override in overrides}
+        small = [o for o in TINY if o.split("=")[0] not in dials and not o.startswith("data.")]
+        overrides += [*small, "pretrain.epochs=1", f"runs_dir={tmp_path}"]
+        overrides += ["data.num_workers=0", "data.image_size=32"] if "data=image_folder" in overrides else []
+    if name == "bench.py":
+        overrides += ["batch=1", "rounds=1", "model.depth=1", "decoder.depth=1"]
+    if name == "reconstruct.py":
+        overrides += [f"out={tmp_path / 'out.png'}"]
+    done = call(*dict.fromkeys(overrides), script=name, tiny=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_dial_exists() -> None:
+    keys = {key.split("[")[0] for key in re.findall(r"`([a-z_]+(?:\.[a-z_]+)*)=", README)}
+    groups = {path.name for path in (ROOT / "conf").iterdir() if path.is_dir()}
+    assert {"mask_ratio", "masking", "labels"} <= keys
+    assert not keys - set(known_keys()) - groups - {"hydra.launcher.n_jobs"}
+
+
+def test_every_make_verb_exists() -> None:
+    verbs = set(re.findall(r"make ([a-z]+)`", README))
+    assert verbs
+    assert verbs <= set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+def test_every_picture_and_file_exists() -> None:
+    assert all((ROOT / path).exists() for path in re.findall(r"!\[[^]]*\]\(([^)]+)\)", README))
+    for path in re.findall(r"`(src/\w+\.py)`", README):
+        assert (ROOT / path).exists()
