@@ -27,7 +27,7 @@ demo: $(READY) ## pretrain on real images, probe, and print the page to look at
 	@$(BIN)/python src/train.py experiment=demo
 
 test: check ## every check and every test
-	@$(BIN)/python -m pytest $(TESTS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
 
 check: $(READY) ## lint, format, types, import contracts
 	@$(BIN)/ruff check src tests

@@ -16,7 +16,7 @@ from unmask.mae import MAE
 from unmask.masking import Masking, RandomMasking
 from unmask.randomness import Key, make_key
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # test processes run side by side
 
 GRID, PATCH, CHANNELS = (4, 4), 2, 3
 

@@ -1,5 +1,6 @@
 """Tables for the terminal."""
 
+import statistics
 from typing import Any
 
 from rich.markup import escape
@@ -30,18 +31,31 @@ def results_table(results: list[Result]) -> Table:
     return table
 
 
-def cells_table(cells: list[tuple[list[str], str, list[Result]]]) -> Table:
-    """One row a cell of a sweep: what sets it apart, its state and its measurements (controls left out)."""
+Cell = tuple[list[str], str, list[Result]]  # overrides, state, what its stages gave
+
+
+def cells_table(cells: list[Cell]) -> Table:
+    """A column a cell of a sweep, a row a measurement; mean and spread where the cells differ in the seed alone."""
     common = set.intersection(*(set(overrides) for overrides, _, _ in cells)) if len(cells) > 1 else set()
-    titles = list(dict.fromkeys(r["title"] for _, _, stages in cells for r in stages if r["start"] != "pixels"))
-    titles = [title for title in titles if "random encoder" not in title]
+    own = [[override for override in overrides if override not in common] for overrides, _, _ in cells]
+    numbers = [{result["title"]: headline(result) for result in stages} for _, _, stages in cells]
+    over_seeds = len(cells) > 1 and all(len(o) == 1 and o[0].startswith("seed=") for o in own)
     table = Table(title="Cells", title_justify="left")
-    table.add_column("cell")
-    table.add_column("state")
-    for title in titles:
-        table.add_column(title, justify="right")
-    for overrides, state, stages in cells:
-        numbers = {result["title"]: headline(result)[0] for result in stages}
-        own = " ".join(override for override in overrides if override not in common)
-        table.add_row(escape(own), state, *(numbers.get(title, "-") for title in titles))
+    table.add_column("")
+    for overrides in own:
+        table.add_column(escape(" ".join(overrides)), justify="right")
+    if over_seeds:
+        table.add_column("mean +- s.d.", justify="right")
+    table.add_row("state", *(state for _, state, _ in cells), *([f"n = {len(cells)}"] if over_seeds else []))
+    for title in dict.fromkeys(title for cell in numbers for title in cell):
+        found = [cell[title] for cell in numbers if title in cell]
+        row = [cell[title][0] if title in cell else "-" for cell in numbers]
+        table.add_row(f"{title}, {found[0][1]}", *row, *([spread([float(n) for n, _ in found])] if over_seeds else []))
     return table
+
+
+def spread(values: list[float]) -> str:
+    """Mean and sample standard deviation."""
+    if len(values) < 2:
+        return f"{values[0]:.4g}"
+    return f"{statistics.mean(values):.4g} +- {statistics.stdev(values):.2g}"

@@ -1,0 +1,59 @@
+"""Tables say what each cell became, with spread where only the seed differs."""
+
+import io
+
+from rich.console import Console
+from rich.table import Table
+
+from unmask.reports.tables import cells_table, results_table, spread
+
+
+def result(title: str, accuracy: float) -> dict:
+    metrics = {"val/accuracy": accuracy}
+    return {
+        "title": title,
+        "metrics": metrics,
+        "seconds": 2.0,
+        "fingerprint": "abc",
+        "start": "pretrained",
+        "stage": "knn",
+    }
+
+
+def text(table: Table) -> str:
+    console = Console(width=160, file=io.StringIO())
+    console.print(table)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_only_what_sets_cells_apart_is_shown() -> None:
+    cells = [(["stages=[knn]", f"decoder.depth={d}"], "done", [result("kNN", 10.0 * d)]) for d in (1, 2)]
+    shown = text(cells_table(cells))
+    assert "decoder.depth=2" in shown
+    assert "stages" not in shown
+    assert "mean" not in shown
+
+
+def test_a_cell_without_results_shows_its_state_and_no_number() -> None:
+    cells = [(["seed=0"], "done", [result("kNN", 50.0)]), (["seed=1"], "failed (exit 1)", [])]
+    shown = text(cells_table(cells))
+    assert "failed (exit 1)" in shown
+    assert [line for line in shown.splitlines() if "kNN" in line and " - " in line]
+
+
+def test_seeds_get_mean_and_spread() -> None:
+    cells = [([f"seed={s}"], "done", [result("kNN", a)]) for s, a in enumerate((80.0, 82.0, 84.0))]
+    shown = text(cells_table(cells))
+    assert "82 +- 2" in shown
+    assert "n = 3" in shown
+    assert spread([1.0]) == "1"
+
+
+def test_a_measurement_has_its_unit() -> None:
+    shown = text(results_table([result("kNN, raw pixels", 95.3)]))
+    assert "95.3" in shown
+    assert "% top-1" in shown
+
+
+def test_a_sweep_none_of_whose_cells_finished_still_has_its_table() -> None:
+    assert "preempted" in text(cells_table([([], "preempted: run me again", [])]))
