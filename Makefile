@@ -8,7 +8,7 @@ PIP := env -u PIP_NO_INDEX PIP_FIND_LINKS= $(BIN)/python -m pip
 TESTS ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format lock clean
+.PHONY: help setup demo test check format reference lock clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -38,6 +38,9 @@ check: $(READY) ## lint, format, types, import contracts
 format: $(READY) ## rewrite the code in the project's format
 	@$(BIN)/ruff format src tests
 	@$(BIN)/ruff check --fix src tests
+
+reference: $(READY) ## write docs/config.md from the schema
+	@PYTHONPATH=src $(BIN)/python -m unmask.runs.reference > docs/config.md
 
 lock: ## pin the newest versions that pyproject.toml allows (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --extra dev --no-emit-index-url --no-header \

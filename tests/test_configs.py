@@ -9,6 +9,7 @@ import pytest
 from small_runs import ROOT, call, raw_config
 from unmask.runs.checks import ConfigError, check, known_keys, unknown_overrides
 from unmask.runs.plan import make_plan
+from unmask.runs.reference import reference
 
 GROUPS = (
     "model",
@@ -150,6 +151,13 @@ def test_the_check_needs_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "src", capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_reference_page_is_the_schemas_and_every_key_has_a_meaning() -> None:
+    page = reference()
+    assert (ROOT / "docs" / "config.md").read_text() == page, "run make reference"
+    assert "None |" not in page
+    assert "| `mask_ratio` | number > 0, < 1 |" in page
 
 
 @pytest.mark.process

@@ -98,15 +98,16 @@ def _keys(part: type[BaseModel], prefix: str) -> Iterator[str]:
     for name, field in part.model_fields.items():
         key = f"{prefix}{field.alias or name}"
         yield key
-        for inner in _models(field.annotation):
+        for inner in models_in(field.annotation):
             yield from _keys(inner, f"{key}.")
 
 
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The sections of the config that a field's type names."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for inner in get_args(annotation):
-        yield from _models(inner)
+        yield from models_in(inner)
 
 
 def suggestion(key: str, known: Iterable[str]) -> str:

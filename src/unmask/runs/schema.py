@@ -42,23 +42,31 @@ class Decoder(Part):
 
 
 class RandomMasking(Part):
-    target_: Literal["unmask.masking.RandomMasking"] = Field(alias="_target_")
+    target_: Literal["unmask.masking.RandomMasking"] = Field(
+        alias="_target_", description="chosen by masking=random, block or grid"
+    )
 
 
 class BlockMasking(Part):
-    target_: Literal["unmask.masking.BlockMasking"] = Field(alias="_target_")
+    target_: Literal["unmask.masking.BlockMasking"] = Field(
+        alias="_target_", description="chosen by masking=random, block or grid"
+    )
     min_patches: Count | None = Field(description="smallest block; null scales BEiT's 16 of 196 to the grid")
 
 
 class GridMasking(Part):
-    target_: Literal["unmask.masking.GridMasking"] = Field(alias="_target_")
+    target_: Literal["unmask.masking.GridMasking"] = Field(
+        alias="_target_", description="chosen by masking=random, block or grid"
+    )
 
 
 Masking = Annotated[RandomMasking | BlockMasking | GridMasking, Field(discriminator="target_")]
 
 
 class Target(Part):
-    target_: Literal["unmask.targets.Pixel", "unmask.targets.NormalisedPixel"] = Field(alias="_target_")
+    target_: Literal["unmask.targets.Pixel", "unmask.targets.NormalisedPixel"] = Field(
+        alias="_target_", description="chosen by target=pixel or pixel_norm"
+    )
 
 
 class Augment(Part):
@@ -157,8 +165,8 @@ class Watch(Part):
 
 
 class Wandb(Part):
-    project: str
-    entity: str | None
+    project: str = Field(description="W&B project")
+    entity: str | None = Field(description="W&B user or team; null: the account's own")
     mode: Literal["offline", "online"] = Field(description="offline needs no account and no network")
 
 
@@ -167,7 +175,7 @@ class Tensorboard(Part):
 
 
 class Loggers(Part):
-    csv: dict[str, Any] | None = None
+    csv: dict[str, Any] | None = Field(default=None, description="metrics.csv is always written")
     wandb: Wandb | None = None
     tensorboard: Tensorboard | None = None
 
