@@ -44,9 +44,10 @@ def test_a_cell_without_results_shows_its_state_and_no_number() -> None:
 def test_seeds_get_mean_and_spread() -> None:
     cells = [([f"seed={s}"], "done", [result("kNN", a)]) for s, a in enumerate((80.0, 82.0, 84.0))]
     shown = text(cells_table(cells))
-    assert "82 +- 2" in shown
+    assert "82.0 +- 2.0" in shown
     assert "n = 3" in shown
-    assert spread([1.0]) == "1"
+    assert spread(["1.0"]) == "1.0"
+    assert spread(["0.4620", "0.4531"]) == "0.4576 +- 0.0063"
 
 
 def test_a_measurement_has_its_unit() -> None:

@@ -50,12 +50,15 @@ def cells_table(cells: list[Cell]) -> Table:
     for title in dict.fromkeys(title for cell in numbers for title in cell):
         found = [cell[title] for cell in numbers if title in cell]
         row = [cell[title][0] if title in cell else "-" for cell in numbers]
-        table.add_row(f"{title}, {found[0][1]}", *row, *([spread([float(n) for n, _ in found])] if over_seeds else []))
+        table.add_row(
+            f"{title}, {found[0][1]}", *row, *([spread([number for number, _ in found])] if over_seeds else [])
+        )
     return table
 
 
-def spread(values: list[float]) -> str:
-    """Mean and sample standard deviation."""
-    if len(values) < 2:
-        return f"{values[0]:.4g}"
-    return f"{statistics.mean(values):.4g} +- {statistics.stdev(values):.2g}"
+def spread(numbers: list[str]) -> str:
+    """Mean and sample standard deviation, to the decimals the numbers have."""
+    if len(numbers) < 2:
+        return numbers[0]
+    values, decimals = [float(number) for number in numbers], len(numbers[0].split(".")[1])
+    return f"{statistics.mean(values):.{decimals}f} +- {statistics.stdev(values):.{decimals}f}"
