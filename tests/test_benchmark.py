@@ -1,0 +1,57 @@
+"""The benchmark takes turns, drops its warm-up, and times the same work on both sides."""
+
+import pytest
+import torch
+
+from small_runs import call
+from unmask.runs.benchmark import compare_steps, interleaved, our_step, vitmae_step
+
+SPEC = {
+    "patch_size": 4, "image_size": 16, "channels": 3, "mask_ratio": 0.75, "norm_pix": True, "batch": 4, "rounds": 2,
+    "threads": None, "device": "cpu", "model": {"width": 32, "depth": 1, "heads": 2},
+    "decoder": {"width": 16, "depth": 1, "heads": 2},
+}  # fmt: skip
+
+
+def test_contestants_take_turns_and_warm_up_is_dropped() -> None:
+    turns: list[str] = []
+    steps = {name: (lambda name=name: turns.append(name) or 0.0) for name in "ab"}
+    seconds = interleaved(steps, rounds=3, synchronise=lambda: None)
+    assert turns == ["a", "b"] * 5
+    assert [len(taken) for taken in seconds.values()] == [3, 3]
+
+
+def test_both_sides_train_on_the_images() -> None:
+    pytest.importorskip("transformers")
+    images, noise = torch.randn(4, 3, 16, 16), torch.rand(4, 16)
+    for make in (our_step, vitmae_step):
+        step = make(SPEC, images, noise)
+        losses = [step() for _ in range(30)]
+        assert losses[-1] < losses[0]
+
+
+def test_the_ratio_of_ours_to_ours_is_one() -> None:
+    pytest.importorskip("transformers")
+    measured = compare_steps(SPEC)
+    assert measured["unmask"]["ratio"] == 1
+    assert all(row["least"] <= row["median"] <= row["most"] for row in measured.values())
+
+
+@pytest.mark.process
+def test_the_command_prints_both_rows() -> None:
+    pytest.importorskip("transformers")
+    small = (
+        "batch=1",
+        "rounds=1",
+        "image_size=32",
+        "patch_size=4",
+        "model.depth=1",
+        "decoder.depth=1",
+        "model=mae_vit_ti",
+    )
+    done = call(*small, script="bench.py", tiny=False)
+    assert done.returncode == 0, done.stderr
+    assert "unmask" in done.stdout
+    assert "transformers ViTMAE" in done.stdout
+    wrong = call("image_size=30", "patch_size=4", script="bench.py", tiny=False)
+    assert (wrong.returncode, "image_size = 30" in wrong.stderr) == (2, True)
