@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from unmask.runs.checks import ConfigError
-from unmask.runs.commands import enter, fail, guarded
+from unmask.runs.commands import enter, fail, guarded, told
 
 CONF = Path(__file__).parent.parent / "conf"
 KEYS = ("checkpoint", "images", "count", "mask_ratio", "seed", "out")
@@ -29,7 +29,7 @@ def run(cfg: DictConfig) -> None:
     except ConfigError as error:
         fail(str(error), 2)
     except (ValueError, OSError) as error:
-        fail(str(error), 1)
+        fail(told(error), 1)
     Console().print(f"{len(result.original_BCHW)} images: {cfg.out}", soft_wrap=True)
 
 

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from unmask.runs.checks import ConfigError, check
-from unmask.runs.commands import enter, fail, guarded
+from unmask.runs.commands import enter, fail, guarded, told
 from unmask.runs.ledger import LedgerError, StageFolder
 from unmask.runs.plan import Plan, make_plan
 
@@ -38,7 +38,7 @@ def run(cfg: DictConfig) -> None:
     except ConfigError as error:
         fail(str(error), 2)
     except (LedgerError, ValueError, OSError, FloatingPointError) as error:
-        fail(str(error), 1)
+        fail(told(error), 1)
     except KeyboardInterrupt:
         fail("interrupted; the same command goes on from the last checkpoint", 75)
 

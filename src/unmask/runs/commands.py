@@ -16,6 +16,12 @@ def fail(message: str, code: int) -> NoReturn:
     raise SystemExit(code)
 
 
+def told(error: BaseException) -> str:
+    """The error's own words; of one that a loader's worker passed on, its last line, without the worker's traceback."""
+    text = str(error)
+    return text.strip().splitlines()[-1].split(": ", 1)[-1] if "Original Traceback" in text else text
+
+
 def enter() -> None:
     """To be called first by a command: from here on faults are no longer Hydra's about the command line."""
     global entered

@@ -1,0 +1,65 @@
+"""What users meet when something goes wrong: one line, and an exit code that says what to do."""
+
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from small_runs import call, command, image_folder
+
+pytestmark = pytest.mark.process
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_broken_image_is_named_in_one_line(workers: int, tmp_path: Path) -> None:
+    images = image_folder(tmp_path / "images")
+    (images / "cat" / "003.png").write_text("not an image")
+    done = call(
+        "data=image_folder", f"data.root={images}", "data.image_size=16", "data.patch_size=4", "data.in_memory=false",
+        f"data.num_workers={workers}", "stages=[pretrain]", f"runs_dir={tmp_path / 'runs'}",
+    )  # fmt: skip
+    assert done.returncode == 1
+    (line,) = [line for line in done.stderr.splitlines() if line.strip()]
+    assert "003.png cannot be read as an image" in line
+    assert "mend or remove the file" in line
+
+
+def test_a_runs_dir_that_cannot_be_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = call(f"runs_dir={tmp_path / 'file'}", "stages=[pretrain]")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "cannot write in" in done.stderr
+    assert "runs_dir=" in done.stderr
+
+
+def test_m_may_stand_anywhere(tmp_path: Path) -> None:
+    done = call(f"runs_dir={tmp_path}", "-m", "mask_ratio=1.5,2.5")
+    assert done.returncode == 2
+    assert done.stderr.count("mask_ratio = ") == 2
+
+
+def test_two_processes_on_one_run_both_end_well_with_one_training(tmp_path: Path) -> None:
+    arguments = (f"runs_dir={tmp_path}", "stages=[pretrain]", "pretrain.epochs=8")
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    both = [subprocess.Popen(command(*arguments), **pipes) for _ in range(2)]  # type: ignore[call-overload]
+    printed = [process.communicate(timeout=200)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert sum("waiting for process" in text for text in printed) == 1
+    assert len(list(tmp_path.glob("pretrain/*"))) == 1
+
+
+def test_control_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
+    arguments = (f"runs_dir={tmp_path}", "stages=[pretrain]", "pretrain.epochs=60")
+    process = subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not any(path.read_text().count("\n") > 3 for path in tmp_path.glob("pretrain/*/metrics.jsonl")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    printed, errors = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert "the same command goes on from there" in printed
+    assert "Traceback" not in errors
+    assert list(tmp_path.glob("pretrain/*/checkpoints/*.ckpt"))
