@@ -43,7 +43,7 @@ def test_every_choice_of_every_group_passes_the_schema(choice: str, tmp_path: Pa
 
 def test_every_experiment_passes_the_schema() -> None:
     for path in (ROOT / "conf" / "experiment").glob("*.yaml"):
-        check(raw_config(f"experiment={path.stem}", tiny=False))
+        check(raw_config(f"experiment={path.stem}", "data.root=/path", tiny=False))
 
 
 @pytest.mark.parametrize("model", ["ti", "s", "b", "l", "h"])
@@ -73,7 +73,7 @@ def test_warm_up_is_a_twentieth_unless_given() -> None:
 
 
 def test_scratch_repeats_the_fine_tuning_recipe_whatever_is_overridden() -> None:
-    config = check(raw_config("finetune.epochs=7", "finetune.base_lr=0.5", "labels=20", tiny=False))
+    config = check(raw_config("finetune.epochs=7", "finetune.base_lr=0.5", "labels=20", "stages=[scratch]", tiny=False))
     assert config.scratch == config.finetune
     assert config.scratch.labels == 20
 
@@ -103,7 +103,9 @@ def test_scratch_repeats_the_fine_tuning_recipe_whatever_is_overridden() -> None
         ("+decoder.dpeth=3", ["decoder.dpeth = 3", "did you mean decoder.depth?"]),
         ("seed=-1", ["seed = -1", "greater than or equal to 0"]),
         ("pretrain.base_lr=inf", ["pretrain.base_lr", "finite"]),
-        ("labels=7 data.num_workers=-1", ["data.num_workers = -1"]),
+        ("labels=7", ["labels = 7", "add finetune or scratch"]),
+        ("masking=block masking.min_patches=40", ["masking.min_patches = 40", "only 37 patches are hidden"]),
+        ("stages=[scratch] labels=7 data.num_workers=-1", ["data.num_workers = -1"]),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_named_with_its_remedy(override: str, said: list[str]) -> None:

@@ -10,7 +10,10 @@ import torch
 
 from small_runs import image_folder, run
 from unmask import checkpoints
+from unmask.callbacks.journal import Journal
+from unmask.data.module import Batch
 from unmask.journals import read
+from unmask.runs.ledger import LedgerError
 from unmask.tasks.pretrain import Pretrain
 
 EVERYTHING = "stages=[pretrain,knn,linear_probe,finetune,scratch]"
@@ -145,13 +148,51 @@ def test_every_masking_and_target_learns(masking: str, target: str, tmp_path: Pa
     assert losses[-1] < losses[0]
 
 
-def test_loggers_mirror_the_journal(tmp_path: Path) -> None:
-    """W&B offline needs no account; TensorBoard writes its event file; both beside the stage."""
+def test_loggers_mirror_the_journal_a_run_for_each_stage(tmp_path: Path) -> None:
+    """W&B offline needs no account; TensorBoard writes its event file; both beside their stage."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        run(f"runs_dir={tmp_path}", "stages=[pretrain]", "logger=[wandb,tensorboard]")
-    assert list(tmp_path.glob("pretrain/*/wandb/offline-run-*/run-*.wandb"))
-    assert list(tmp_path.glob("pretrain/*/tensorboard/events.out.tfevents.*"))
+        run(f"runs_dir={tmp_path}", "stages=[pretrain,linear_probe]", "logger=[wandb,tensorboard]")
+    for stage in ("pretrain", "linear_probe"):
+        assert list(tmp_path.glob(f"{stage}/*/wandb/offline-run-*/run-*.wandb"))
+        assert list(tmp_path.glob(f"{stage}/*/tensorboard/events.out.tfevents.*"))
+
+
+def test_a_missing_final_checkpoint_is_not_replaced_by_an_earlier_one(tmp_path: Path) -> None:
+    run(f"runs_dir={tmp_path}", "stages=[pretrain]")
+    (index,) = tmp_path.glob("pretrain/*/checkpoints/last.json")
+    (entry,) = json.loads(index.read_text())
+    final = index.parent / entry["file"]
+    content = torch.load(final, weights_only=True) | {"global_step": 11}
+    final.unlink()
+    checkpoints.save(content, index.parent, 11)
+    with pytest.raises(LedgerError, match=r"step=00000011.ckpt is an earlier one; remove .*result.json"):
+        run(f"runs_dir={tmp_path}", "stages=[knn]")
+
+
+def test_a_probe_does_not_depend_on_the_micro_batch(tmp_path: Path) -> None:
+    """BatchNorm sees the whole batch; the frozen encoder's part alone is cut."""
+    accuracies = []
+    for micro in ("null", "100"):
+        crops = ("linear_probe.augment.crop=random", f"trainer.micro_batch={micro}")
+        accuracies.append(
+            run(f"runs_dir={tmp_path / micro}", "stages=[linear_probe]", *crops)[-1]["metrics"]["val/loss"]
+        )
+    assert accuracies[0] == pytest.approx(accuracies[1], rel=1e-3)
+
+
+def test_weights_that_are_not_finite_at_the_end_are_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two lines of the journal too: nothing is filed."""
+    original = Pretrain.training_step
+
+    def spoilt(self: Pretrain, batch: Batch, index: int) -> torch.Tensor:
+        return original(self, batch, index) * (float("nan") if self.trainer.global_step == 11 else 1.0)
+
+    monkeypatch.setattr(Pretrain, "training_step", spoilt)
+    monkeypatch.setattr(Journal, "_log_window", lambda *_: None)
+    with pytest.raises(FloatingPointError, match="not finite"):
+        run(f"runs_dir={tmp_path}", "stages=[pretrain]")
+    assert not list(tmp_path.glob("pretrain/*/result.json"))
 
 
 def test_owner_and_config_stand_beside_the_result(finished) -> None:

@@ -19,7 +19,7 @@ def folder(tmp_path: Path) -> StageFolder:
 
 def hold(runs_dir: Path, held: "multiprocessing.synchronize.Event") -> None:  # type: ignore[name-defined]
     folder = StageFolder(runs_dir, plan_for("stages=[scratch]").stages[0])
-    folder.open({})
+    folder.open()
     with folder.owned(wait=False):
         held.set()
         time.sleep(60)
@@ -39,7 +39,7 @@ def owner(tmp_path: Path):
 
 
 def test_the_result_is_none_until_finished_and_then_all_of_it(folder: StageFolder) -> None:
-    folder.open({"a": 1})
+    folder.open()
     assert folder.result() is None
     folder.finish({"val/accuracy": 50.0}, {"seconds": 1.0})
     result = folder.result()
@@ -75,7 +75,7 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     folder = StageFolder(tmp_path / "file", plan_for("stages=[scratch]").stages[0])
     with pytest.raises(LedgerError, match=r"cannot write in .*file/scratch.* runs_dir="):
-        folder.open({})
+        folder.open()
 
 
 def test_a_full_disk_is_told_in_one_line(folder: StageFolder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,18 +84,18 @@ def test_a_full_disk_is_told_in_one_line(folder: StageFolder, monkeypatch: pytes
 
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(LedgerError, match="No space left on device"):
-        folder.open({})
+        folder.open()
 
 
 def test_a_spoilt_result_is_named(folder: StageFolder) -> None:
-    folder.open({})
+    folder.open()
     (folder.path / "result.json").write_text("{")
     with pytest.raises(LedgerError, match=r"result.json cannot be read .*remove it to redo the stage"):
         folder.result()
 
 
 def test_a_failure_leaves_its_error_and_a_success_clears_it(folder: StageFolder) -> None:
-    folder.open({})
+    folder.open()
     folder.fail(ValueError("what went wrong"))
     assert "what went wrong" in (folder.path / "error.txt").read_text()
     folder.finish({}, {})
@@ -103,6 +103,7 @@ def test_a_failure_leaves_its_error_and_a_success_clears_it(folder: StageFolder)
 
 
 def test_the_resolved_config_is_kept(folder: StageFolder) -> None:
-    folder.open({"mask_ratio": 0.75})
+    folder.open()
+    folder.keep_config({"mask_ratio": 0.75})
     assert "mask_ratio: 0.75" in (folder.path / "config.yaml").read_text()
     assert json.loads(json.dumps(folder.spec.science)) == folder.spec.science

@@ -1,5 +1,6 @@
 """The same command always continues: interrupted anywhere, the final weights are those of an undisturbed run."""
 
+import json
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from unmask import checkpoints
 from unmask.callbacks.journal import Journal
 from unmask.callbacks.keeper import PREEMPTED, Keeper
 from unmask.journals import read
+from unmask.runs.ledger import StageFolder
 
 
 class Crash(Exception):
@@ -90,6 +92,23 @@ def test_a_crash_during_validation_changes_nothing(
             run(*overrides)
     run(*overrides)
     assert_same(tmp_path, undisturbed)
+
+
+def test_a_crash_after_the_last_step_trains_nothing_again(
+    undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dying(self: StageFolder, *args: object) -> None:
+        raise Crash
+
+    overrides = (f"runs_dir={tmp_path}", "stages=[pretrain]")
+    with monkeypatch.context() as patch:
+        patch.setattr(StageFolder, "finish", dying)
+        with pytest.raises(Crash):
+            run(*overrides)
+    (result,) = run(*overrides)
+    assert_same(tmp_path, undisturbed)
+    (whole,) = undisturbed.glob("pretrain/*/result.json")
+    assert result["metrics"] == json.loads(whole.read_text())["metrics"]
 
 
 def test_epochs_of_a_single_step_resume_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,3 +207,16 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen, seconds: 
         assert process.poll() is None, "ended before it could be killed"
         assert time.monotonic() - start < seconds
         time.sleep(0.02)
+
+
+def test_another_number_of_micro_batches_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning counts micro-batches: going on with others would train on other images, silently."""
+    overrides = (f"runs_dir={tmp_path}", "stages=[pretrain]", "checkpoint.every_steps=1")
+    with monkeypatch.context() as patch:
+        crash_at(patch, 6)
+        with pytest.raises(Crash):
+            run(*overrides)
+    with pytest.raises(
+        ValueError, match=r"begun with 1 micro-batches a step and cannot go on with 4; give the trainer.micro_batch"
+    ):
+        run(*overrides, "trainer.micro_batch=250")

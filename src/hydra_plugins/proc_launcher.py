@@ -68,7 +68,7 @@ class Cell:
             return f"killed by {signal.Signals(-self.code).name}"
         if self.code == PREEMPTED:
             return "preempted: run me again"
-        if self.code:
+        if self.code or not self.stages:
             return f"failed (exit {self.code})"
         return "from the ledger" if all(stage["from_ledger"] for stage in self.stages) else "done"
 
@@ -105,9 +105,11 @@ class ProcLauncher(Launcher):
                 for number, handler in handlers.items():
                     signal.signal(number, handler)
         Console().print(cells_table([(cell.overrides, cell.state, cell.stages) for cell in cells]))
-        codes = {cell.code for cell in cells}
-        if codes != {0}:
-            raise SystemExit(PREEMPTED if codes <= {0, PREEMPTED, None} and codes != {None} else 1)
+        failed = [
+            cell for cell in cells if cell.code not in (0, None, PREEMPTED) or (cell.code == 0 and not cell.stages)
+        ]
+        if failed or any(cell.code != 0 for cell in cells):
+            raise SystemExit(1 if failed else PREEMPTED)
         return [JobReturn(overrides=c.overrides, status=JobStatus.COMPLETED, _return_value=None) for c in cells]
 
     def _check(self, job_overrides: Sequence[Sequence[str]]) -> None:
@@ -147,6 +149,8 @@ class ProcLauncher(Launcher):
                 self.running.remove(cell)
                 assert cell.process is not None
                 cell.code = cell.process.returncode
+                if self.stopped == 1 and cell.code in (-signal.SIGTERM, -signal.SIGINT):
+                    cell.code = PREEMPTED  # asked to leave before it could do better: nothing was begun
                 if cell.summary.exists():
                     cell.stages = json.loads(cell.summary.read_text())
 

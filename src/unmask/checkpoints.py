@@ -91,6 +91,13 @@ def _opens(path: Path) -> bool:
     return True
 
 
+def prune(folder: Path) -> None:
+    """Keep the newest alone: of a finished stage nobody needs more."""
+    newest_entries = entries(folder)[-1:]
+    write_json(folder / INDEX, newest_entries)
+    sweep(folder, {entry["file"] for entry in newest_entries})
+
+
 def sweep(folder: Path, kept: set[str]) -> None:
     """Remove checkpoints that are not kept and what a kill left half-written."""
     for path in [*folder.glob("step=*.ckpt"), *folder.glob(".*.tmp")]:

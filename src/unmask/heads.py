@@ -19,8 +19,12 @@ class Features(nn.Module):
     def __init__(self, encoder: Encoder, pool: Pool) -> None:
         super().__init__()
         self.encoder, self.pool, self.width = encoder, pool, encoder.width
+        self.at_once: int | None = None  # images; the probe's BatchNorm must see the whole batch, its encoder need not
 
     def forward(self, images_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D"]:
+        return torch.cat([self._pooled(part) for part in images_BCHW.split(self.at_once or len(images_BCHW))])
+
+    def _pooled(self, images_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D"]:
         tokens_BTD = self.encoder(images_BCHW)
         return tokens_BTD[:, 0] if self.pool == "cls" else tokens_BTD[:, 1:].mean(dim=1)
 

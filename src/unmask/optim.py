@@ -29,7 +29,6 @@ class Recipe:
     betas: tuple[float, float]
     warmup_steps: int
     total_steps: int
-    floor: float = 0.0
     decay_tokens: bool = True
 
     def __call__(self, model: nn.Module) -> tuple[Optimizer, LambdaLR]:
@@ -39,7 +38,7 @@ class Recipe:
         return optimizer, LambdaLR(optimizer, lambda step: self.factor(step))  # a method would be pickled
 
     def factor(self, step: int) -> float:
-        return warmup_cosine(step, self.warmup_steps, self.total_steps, self.floor)
+        return warmup_cosine(step, self.warmup_steps, self.total_steps)
 
     def _adamw(self, model: nn.Module, lr: float) -> Optimizer:
         """No decay for biases and 1-D parameters."""

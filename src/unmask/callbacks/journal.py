@@ -66,6 +66,7 @@ class Journal(L.Callback):
         self._write(trainer, {"train/loss": loss, "lr": rate, "images_per_second": round(speed, 1)})
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.step = trainer.global_step  # a stage that was killed after its last step validates without training
         measured = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("val/")}
         if trainer.is_global_zero and not any(
             row["step"] == self.step and "val/loss" in row for row in read(self.path)
@@ -79,6 +80,9 @@ class Journal(L.Callback):
             append(self.path, row)
             for logger in trainer.loggers:
                 logger.log_metrics({**values, "epoch": row["epoch"]}, step=self.step)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self.teardown(trainer, pl_module, "fit")
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if trainer.is_global_zero and self.path.exists():

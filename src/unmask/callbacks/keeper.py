@@ -4,6 +4,8 @@ import math
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,6 +25,22 @@ class Preempted(SystemExit):
 
     def __init__(self) -> None:
         super().__init__(PREEMPTED)
+
+
+@contextmanager
+def leaving_when_asked() -> Iterator[None]:
+    """Outside of fits a signal raises Preempted at once; within one the Keeper saves first."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise Preempted
+
+    main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, leave) for number in SIGNALS} if main else {}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class SafeIO(CheckpointIO):
@@ -86,13 +104,30 @@ class Keeper(L.Callback):
         trainer.save_checkpoint(self.folder / "checkpoint")
         self.saved_at, self.due = time.monotonic(), False
 
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Lightning counts micro-batches: with another number of them a step would be another place in the data."""
+        before, now = checkpoint["unmask"]["accumulate"], self.about["accumulate"]
+        if before != now:
+            raise ValueError(
+                f"this stage was begun with {before} micro-batches a step and cannot go on with {now}; give the "
+                f"trainer.micro_batch it had, or remove {self.folder.parent} to begin again"
+            )
+
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not all(bool(parameter.isfinite().all()) for parameter in pl_module.parameters()):
+            raise FloatingPointError(f"weights are not finite after step {self.step}; no final checkpoint was written")
         newest = checkpoints.newest(self.folder)
         if newest is None or newest.name != f"step={trainer.global_step:08d}.ckpt":
             trainer.save_checkpoint(self.folder / "checkpoint")
+        checkpoints.prune(self.folder)
+        if self.asked:  # at the very last step: the stage is as good as done, but the run was asked to leave
+            raise Preempted
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["unmask"] = self.about
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self.teardown(trainer, pl_module, "fit")  # Lightning does not tear down after an exception
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         for number, handler in self.previous.items():

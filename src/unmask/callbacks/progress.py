@@ -52,6 +52,9 @@ class StageProgress(L.Callback):
             left = (trainer.max_steps - self.step) / max(rate, 1e-9)
             self.console.print(f"{self.title}: step {self.step:,}/{trainer.max_steps:,}  {facts}  eta {left:,.0f} s")
 
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self.teardown(trainer, pl_module, "fit")
+
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if self.bar:
             self.bar.update(self.task, completed=self.step)

@@ -25,17 +25,18 @@ class Augment:
     crop: Literal["none", "fixed", "random"] = "none"
     scale: tuple[float, float] = (0.2, 1.0)
     flip: bool = False
+    centre: float = 1.0  # side of the centre crop where crop is none
 
     def boxes(
         self, key: Key, ids_B: Int[Tensor, "B"], epoch: int, sizes_B2: Int[Tensor, "B 2"], shape: tuple[int, int]
     ) -> Int[Tensor, "B 5"]:
         """(top, left, height, width, mirrored) for images of (height, width) `sizes`, to be resized to `shape`."""
         if self.crop == "random":
-            boxes = random_boxes(key, ids_B, epoch, sizes_B2, self.scale)
+            boxes = random_boxes(key, ids_B, epoch, sizes_B2, self.scale, shape[1] / shape[0])
         elif self.crop == "fixed":
             boxes = fixed_boxes(key, ids_B, epoch, sizes_B2, shape)
         else:
-            boxes = centre_boxes(sizes_B2, shape, 1.0)
+            boxes = centre_boxes(sizes_B2, shape, self.centre)
         if self.flip:
             boxes[:, 4] = uniform(key, epoch, ids_B, 64)[:, 63] < 0.5
         return boxes
@@ -59,13 +60,21 @@ def fixed_boxes(
 
 
 def random_boxes(
-    key: Key, ids_B: Int[Tensor, "B"], epoch: int, sizes_B2: Int[Tensor, "B 2"], scale: tuple[float, float]
+    key: Key,
+    ids_B: Int[Tensor, "B"],
+    epoch: int,
+    sizes_B2: Int[Tensor, "B 2"],
+    scale: tuple[float, float],
+    aspect: float = 1.0,
 ) -> Int[Tensor, "B 5"]:
-    """torchvision's RandomResizedCrop: ten tries of area and log-uniform aspect in [3/4, 4/3], else the centre."""
+    """torchvision's RandomResizedCrop: ten tries of area and log-uniform aspect in [3/4, 4/3], else the centre.
+
+    aspect: width over height of the images to be made; that of the boxes lies around it.
+    """
     draws_BR4 = uniform(key, epoch, ids_B, 4 * TRIES).double().view(-1, TRIES, 4)
     height_B1, width_B1 = sizes_B2.double()[:, :1], sizes_B2.double()[:, 1:]
     area_BR = height_B1 * width_B1 * (scale[0] + (scale[1] - scale[0]) * draws_BR4[..., 0])
-    aspect_BR = torch.exp((2 * draws_BR4[..., 1] - 1) * math.log(4 / 3))
+    aspect_BR = aspect * torch.exp((2 * draws_BR4[..., 1] - 1) * math.log(4 / 3))
     w_BR, h_BR = (area_BR * aspect_BR).sqrt().round(), (area_BR / aspect_BR).sqrt().round()
     fits_BR = (w_BR > 0) & (w_BR <= width_B1) & (h_BR > 0) & (h_BR <= height_B1)
     top_BR = (draws_BR4[..., 2] * (height_B1 - h_BR + 1)).floor()
@@ -73,15 +82,15 @@ def random_boxes(
     first_B = fits_BR.int().argmax(dim=1)
     tries_BR4 = torch.stack([top_BR, left_BR, h_BR, w_BR], dim=-1)
     chosen_B4 = tries_BR4[torch.arange(len(ids_B)), first_B].long()
-    boxes_B4 = torch.where(fits_BR.any(1)[:, None], chosen_B4, _clamped_centre(sizes_B2))
+    boxes_B4 = torch.where(fits_BR.any(1)[:, None], chosen_B4, _clamped_centre(sizes_B2, aspect))
     return torch.cat([boxes_B4, torch.zeros_like(boxes_B4[:, :1])], dim=1)
 
 
-def _clamped_centre(sizes_B2: Int[Tensor, "B 2"]) -> Int[Tensor, "B 4"]:
-    """The whole image, cut to an aspect within [3/4, 4/3]: what RandomResizedCrop falls back to."""
+def _clamped_centre(sizes_B2: Int[Tensor, "B 2"], aspect: float) -> Int[Tensor, "B 4"]:
+    """The whole image, cut to an aspect within [3/4, 4/3] of the wanted one: what RandomResizedCrop falls back to."""
     height, width = sizes_B2[:, 0], sizes_B2[:, 1]
-    h = torch.minimum(height, (width * 4 / 3).round().long())
-    w = torch.minimum(width, (height * 4 / 3).round().long())
+    h = torch.minimum(height, (width * 4 / 3 / aspect).round().long())
+    w = torch.minimum(width, (height * 4 / 3 * aspect).round().long())
     return torch.stack([(height - h) // 2, (width - w) // 2, h, w], dim=1)
 
 

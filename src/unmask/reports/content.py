@@ -24,18 +24,18 @@ def page_content(plan: Plan, results: list[Result], command: str) -> dict[str, A
     pretrain = next((spec for spec in plan.stages if spec.kind == "pretrain"), None)
     folder = StageFolder(config.runs_dir, pretrain) if pretrain else None
     journal = read(folder.path / "metrics.jsonl") if folder else []
-    measured = group_measurements(results, config.labels)
+    measured = group_measurements(results, config.finetune.labels)
     num_patches = config.grid[0] * config.grid[1]
-    visible = round(num_patches * (1 - config.mask_ratio))
+    visible = config.num_visible
     images = next((r["images"] for r in results if r["metrics"].get("val/accuracy") is not None), 0)
     return {
         "title": f"A masked autoencoder on {_data_name(plan)}",
-        "lead": f"{config.model.name}, {config.mask_ratio:.0%} of the patches hidden, seed {config.seed}.",
+        "lead": f"{config.model.name}, {1 - visible / num_patches:.0%} of the patches hidden, seed {config.seed}.",
         "facts": _facts(plan, results),
         "sheets": _sheets(folder.pictures) if folder else [],
         "visible": visible, "patches": num_patches, "unnormalising": _unnormalising(config.target.target_),
         "bars": Markup(measurement_bars(measured)) if measured else None,
-        "sentences": [sentence(group) for group in measured],
+        "sentences": [sentence(group, config.scratch == config.finetune) for group in measured],
         "n": f"{images:,}", "seed": config.seed, "error": f"{worst_error(measured, images):.1f}",
         "curve": Markup(loss_curve(journal)) if journal else None,
         "target": "Pixels normalised by the data set" if config.target.target_.endswith(".Pixel")
@@ -59,14 +59,15 @@ def group_measurements(results: list[Result], labels: int | None) -> list[dict[s
     return list(groups.values())
 
 
-def sentence(group: dict[str, Any]) -> str:
+def sentence(group: dict[str, Any], same_recipe: bool = True) -> str:
     """The measurement in words, controls included, whichever way they point."""
     accuracy, name = group["accuracy"], group["name"]
     if "pretrained" not in accuracy:
         return f"{capital(name)}: {', '.join(f'{v:.1f} % ({k})' for k, v in accuracy.items())}."
     parts = [f"{capital(name)}: {accuracy['pretrained']:.1f} % with the pretrained encoder"]
     if "random" in accuracy:
-        other = "from scratch, same recipe" if group["kind"] == "finetune" else "same encoder with random weights"
+        scratch = "from scratch, same recipe" if same_recipe else "from scratch, by a recipe of its own"
+        other = scratch if group["kind"] == "finetune" else "same encoder with random weights"
         gap = accuracy["pretrained"] - accuracy["random"]
         parts.append(f"{accuracy['random']:.1f} % {other} ({gap:+.1f} points)")
     if "pixels" in accuracy:
@@ -86,7 +87,8 @@ def worst_error(measured: list[dict[str, Any]], images: int) -> float:
 
 def _facts(plan: Plan, results: list[Result]) -> list[dict[str, str]]:
     config = plan.config
-    facts = [{"name": "of each image hidden", "value": f"{config.mask_ratio:.0%}"}]
+    hidden = 1 - config.num_visible / (config.grid[0] * config.grid[1])
+    facts = [{"name": "of each image hidden", "value": f"{hidden:.0%}"}]
     pretrain = next((r for r in results if r["stage"] == "pretrain"), None)
     if pretrain:
         facts += [
@@ -115,7 +117,8 @@ def _row(spec: StageSpec, result: Result, plan: Plan) -> dict[str, str]:
     if spec.kind == "knn":
         protocol = f"k = {recipe.k}, cosine, temperature {recipe.temperature:g}"
     else:
-        protocol = f"{recipe.optimizer}, {recipe.epochs} epochs, batch {recipe.batch_size}, base lr {recipe.base_lr:g}"
+        batch = result["metrics"]["batch_size"]
+        protocol = f"{recipe.optimizer}, {recipe.epochs} epochs, batch {batch}, base lr {recipe.base_lr:g}"
     if spec.kind != "pretrain" and spec.start != "pixels":
         protocol += ", class token" if recipe.pool == "cls" else ", mean of patch tokens"
     if labels := getattr(recipe, "labels", None):

@@ -46,7 +46,9 @@ def cells_table(cells: list[Cell]) -> Table:
         table.add_column(escape(" ".join(overrides)), justify="right")
     if over_seeds:
         table.add_column("mean +- s.d.", justify="right")
-    table.add_row("state", *(state for _, state, _ in cells), *([f"n = {len(cells)}"] if over_seeds else []))
+    table.add_row(
+        "state", *(state for _, state, _ in cells), *([f"n = {sum(map(bool, numbers))}"] if over_seeds else [])
+    )
     for title in dict.fromkeys(title for cell in numbers for title in cell):
         found = [cell[title] for cell in numbers if title in cell]
         row = [cell[title][0] if title in cell else "-" for cell in numbers]

@@ -59,8 +59,8 @@ def build_target(config: Config) -> AnyTarget:
     return construct(config.target.model_dump(by_alias=True))
 
 
-def build_augment(augment: AugmentConfig) -> Augment:
-    return Augment(augment.crop, augment.scale, augment.flip)
+def build_augment(augment: AugmentConfig, eval_crop: float) -> Augment:
+    return Augment(augment.crop, augment.scale, augment.flip, eval_crop)
 
 
 def build_format(config: Config) -> Format:

@@ -19,7 +19,7 @@ def check(raw: dict[str, Any]) -> Config:
         config = Config.model_validate(raw)
     except ValidationError as error:
         raise ConfigError("\n".join(dict.fromkeys(_line(fault) for fault in error.errors()))) from None
-    faults = list(_geometry(config)) + list(_sizes(config))
+    faults = list(_geometry(config)) + list(_sizes(config)) + list(_ignored(config))
     if faults:
         raise ConfigError("\n".join(faults))
     return config
@@ -52,7 +52,7 @@ def _geometry(config: Config) -> Iterator[str]:
             )
             return
     patches = config.grid[0] * config.grid[1]
-    kept = round(patches * (1 - config.mask_ratio))
+    kept = config.num_visible
     if not 0 < kept < patches:
         yield (
             f"mask_ratio = {config.mask_ratio}: keeps {kept} of {patches} patches; "
@@ -62,6 +62,21 @@ def _geometry(config: Config) -> Iterator[str]:
         yield f"mask_ratio = {config.mask_ratio}: masking=grid keeps one patch of each 2 x 2 cell; set mask_ratio=0.75"
     if config.masking.target_.endswith("GridMasking") and patches < 2:
         yield f"masking=grid needs at least 2 patches, the grid has {patches}; pick a smaller data.patch_size"
+
+
+def _ignored(config: Config) -> Iterator[str]:
+    """Values that would change nothing."""
+    if config.labels and not {"finetune", "scratch"} & set(config.stages):
+        yield (
+            f"labels = {config.labels}: none of the stages {config.stages} uses it; add finetune or scratch, or set "
+            f"knn.labels or linear_probe.labels"
+        )
+    smallest, hidden = (
+        getattr(config.masking, "min_patches", None),
+        config.grid[0] * config.grid[1] - config.num_visible,
+    )
+    if smallest and smallest > hidden:
+        yield f"masking.min_patches = {smallest}: only {hidden} patches are hidden; pick a smaller block"
 
 
 def _sizes(config: Config) -> Iterator[str]:
@@ -136,9 +151,10 @@ def unknown_overrides(arguments: list[str], extra: Iterable[str] = ()) -> list[s
 def needs_labels(config: Config, classes: int) -> list[str]:
     """Faults of stages that need labels on data that has none."""
     wanting = [stage for stage in config.stages if stage in LABELLED]
-    if classes or not wanting:
+    if classes > 1 or not wanting:
         return []
     return [
         f"stages = {config.stages}: {', '.join(wanting)} need labels, and the images in data.root={config.data.root} "
-        f"lie in no class folders; sort them into one folder a class, or run stages=[pretrain]"
+        f"lie in {'one class folder' if classes else 'no class folders'}; sort them into one folder a class, or run "
+        f"stages=[pretrain]"
     ]

@@ -1,20 +1,21 @@
 """The stages of a run, one after the other; a finished one comes from the ledger."""
 
 import logging
+import math
 import time
 import warnings
-from collections.abc import Callable
 from functools import cached_property
 from importlib.metadata import version
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from rich.console import Console
 
 from unmask import checkpoints
 from unmask.callbacks.journal import Journal
-from unmask.callbacks.keeper import Keeper, Preempted, SafeIO
+from unmask.callbacks.keeper import Keeper, Preempted, SafeIO, leaving_when_asked
 from unmask.callbacks.pictures import Pictures
 from unmask.callbacks.progress import StageProgress
 from unmask.data.folders import Files
@@ -28,8 +29,8 @@ from unmask.randomness import make_key
 from unmask.runs import build
 from unmask.runs.checks import ConfigError
 from unmask.runs.fingerprint import StageSpec
-from unmask.runs.ledger import StageFolder
-from unmask.runs.loggers import build_loggers
+from unmask.runs.ledger import LedgerError, StageFolder
+from unmask.runs.loggers import build_loggers, close_loggers
 from unmask.runs.plan import Plan
 from unmask.runs.schema import ClassifyRecipe
 from unmask.runs.schema import Recipe as RecipeConfig
@@ -68,7 +69,14 @@ class Run:
             self.console.print(f"  batch of {batch_size}, not {recipe.batch_size}: there are no more training images")
         loading = build.build_loading(self.config)
         return ImageData(
-            train, val, self.form, build.build_augment(augment), ids, batch_size, self.config.seed, loading
+            train,
+            val,
+            self.form,
+            build.build_augment(augment, self.config.data.eval_crop),
+            ids,
+            batch_size,
+            self.config.seed,
+            loading,
         )
 
 
@@ -103,6 +111,7 @@ class StageWork:
             model = self.classifier(Given(bank.features_ND.shape[1]), probe=True)
             return self.fit(Classify(model, self.optimizer(data)), fixed, [])
         features = self.features(recipe.pool).eval().requires_grad_(False)
+        features.at_once = self.config.trainer.micro_batch
         model = self.classifier(features, probe=True)
         return self.fit(Classify(model, self.optimizer(data)), data, [])
 
@@ -131,7 +140,13 @@ class StageWork:
         folder = StageFolder(self.config.runs_dir, self.spec.parent)
         path = checkpoints.newest(folder.checkpoints)
         if path is None:
-            raise ValueError(f"{folder.path} is finished but has no whole checkpoint; remove that folder to redo it")
+            raise LedgerError(f"{folder.path} is finished but has no whole checkpoint; remove that folder to redo it")
+        result, content = folder.result(), checkpoints.load(path)
+        if result is None or content["global_step"] != result["metrics"]["steps"]:
+            raise LedgerError(
+                f"the final checkpoint of {folder.path} is missing or damaged, {path.name} is an earlier one; remove "
+                f"{folder.path}/result.json and the same command makes the last steps again"
+            )
         encoder = build.build_encoder(self.config)
         encoder.load_state_dict(checkpoints.weights(path, "model.encoder."))
         return encoder
@@ -159,7 +174,10 @@ class StageWork:
         plan = module.make_optimizer
         assert isinstance(plan, Recipe)
         per_epoch = plan.total_steps // self.recipe.epochs
-        about = {"stage": self.spec.kind, "fingerprint": self.spec.fingerprint, "config": self.config.plain()}
+        about = {
+            "stage": self.spec.kind, "fingerprint": self.spec.fingerprint, "config": self.config.plain(),
+            "accumulate": self.accumulate(plan.batch_size),
+        }  # fmt: skip
         cadence = self.config.checkpoint
         callbacks = [
             Journal(self.folder.path, plan.batch_size, per_epoch),
@@ -170,19 +188,35 @@ class StageWork:
         trainer = self.trainer(callbacks, plan)
         newest = checkpoints.newest(self.folder.checkpoints)
         trainer.fit(module, datamodule=data, ckpt_path=newest, weights_only=True)
-        measured = trainer.validate(module, datamodule=data, verbose=False)[0]
-        return {**measured, "parameters": num_parameters(module.model), "steps": plan.total_steps}
+        trainer.validate(module, datamodule=data, verbose=False)
+        measured = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("val/")}
+        if not all(math.isfinite(value) for value in measured.values()):
+            raise FloatingPointError(
+                f"{self.spec.title} ended with {measured}; lower base_lr or lengthen warmup_epochs"
+            )
+        facts = {"parameters": num_parameters(module.model), "steps": plan.total_steps, "batch_size": plan.batch_size}
+        return {**measured, **facts}
+
+    def accumulate(self, batch_size: int) -> int:
+        """Micro-batches a step: as few as fit trainer.micro_batch and divide the batch.
+
+        A probe has one: its BatchNorm must see the whole batch, and only its frozen encoder is costly.
+        """
+        if self.spec.kind == "linear_probe":
+            return 1
+        fewest = -(-batch_size // min(self.config.trainer.micro_batch or batch_size, batch_size))
+        return next(parts for parts in range(fewest, batch_size + 1) if batch_size % parts == 0)
 
     def trainer(self, callbacks: list[L.Callback], plan: Recipe) -> L.Trainer:
         config = self.config.trainer
-        micro = min(config.micro_batch or plan.batch_size, plan.batch_size)
         return L.Trainer(
             accelerator=config.accelerator, devices=1, precision=config.precision,
             max_steps=plan.total_steps, max_epochs=-1,
-            accumulate_grad_batches=max(1, plan.batch_size // micro),
+            accumulate_grad_batches=self.accumulate(plan.batch_size),
             check_val_every_n_epoch=-(-self.recipe.epochs // self.config.watch.times),
             callbacks=callbacks, logger=build_loggers(self.config, self.spec, self.folder.path),
-            plugins=[SafeIO(self.config.checkpoint.keep)], use_distributed_sampler=False, **QUIET,
+            plugins=[SafeIO(self.config.checkpoint.keep), LightningEnvironment()], use_distributed_sampler=False,
+            default_root_dir=self.folder.path, **QUIET,
         )  # fmt: skip
 
     def quiet_trainer(self) -> L.Trainer:
@@ -196,17 +230,17 @@ QUIET: dict[str, Any] = {
 }  # fmt: skip
 
 
-def execute(plan: Plan, console: Console, before: Callable[[StageSpec], None] = lambda _: None) -> list[dict[str, Any]]:
-    """Results of all stages in order; `before` is told of each. Raises what a stage raised, after noting it there."""
+def execute(plan: Plan, console: Console) -> list[dict[str, Any]]:
+    """Results of all stages in order. Raises what a stage raised, after noting it there.
+
+    Asked to leave (SIGTERM, SIGINT, SIGUSR1) it raises Preempted, within a fit after saving.
+    """
     hush()
     if plan.config.trainer.accelerator == "gpu" and not torch.cuda.is_available():
         raise ConfigError("trainer.accelerator = gpu: torch finds no GPU here; use trainer=auto or trainer=cpu")
     run = Run(plan, console)
-    results = []
-    for spec in plan.stages:
-        before(spec)
-        results.append(_stage(run, spec))
-    return results
+    with leaving_when_asked():
+        return [_stage(run, spec) for spec in plan.stages]
 
 
 def hush() -> None:
@@ -221,20 +255,23 @@ def _stage(run: Run, spec: StageSpec) -> dict[str, Any]:
     if result := folder.result():
         run.console.print(f"{spec.title}: from the ledger, {folder.path}")
         return result
-    folder.open(run.config.plain())
+    folder.open()
     with folder.owned(run.config.wait, run.console.print):
         if result := folder.result():  # another process finished it while we waited
             return result
+        folder.keep_config(run.config.plain())
         run.console.print(f"{spec.title}: {folder.path}")
         start = time.monotonic()
         try:
             metrics = getattr(StageWork(run, spec, folder), spec.kind)()
-        except Preempted:
-            run.console.print(f"{spec.title}: saved in {folder.path}; the same command goes on from there")
-            raise
+        except SystemExit:  # ours, or one of Lightning's, which leaves with 0 when asked to
+            run.console.print(f"{spec.title}: stopped, {folder.path}; the same command goes on from there")
+            raise Preempted from None
         except (Exception, KeyboardInterrupt) as error:
             folder.fail(error)
             raise
+        finally:
+            close_loggers(run.config)
         facts = {"seconds": round(time.monotonic() - start, 1), "versions": {name: version(name) for name in VERSIONS}}
         images = len(run.splits[1])
         return folder.finish(metrics, {**facts, "threads": torch.get_num_threads(), "images": images})

@@ -49,8 +49,8 @@ class StageFolder:
                 f"{self.path}/result.json cannot be read ({error}); remove it to redo the stage"
             ) from None
 
-    def open(self, config: dict[str, Any]) -> None:
-        """Make the folder and keep the resolved config. Raises LedgerError where it cannot be written."""
+    def open(self) -> None:
+        """Make the folder. Raises LedgerError where it cannot be written."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             probe = self.path / f".probe.{os.getpid()}"
@@ -61,6 +61,9 @@ class StageFolder:
                 f"cannot write in {self.path}: {error.strerror or error}; free or unlock it, or choose another "
                 f"place for the ledger: runs_dir=/path/to/a/writable/folder"
             ) from None
+
+    def keep_config(self, config: dict[str, Any]) -> None:
+        """The resolved config and what the fingerprint was made of, by the owner."""
         text = yaml.safe_dump({"science": self.spec.science, "config": config}, sort_keys=False)
         self._write("config.yaml", text)
 

@@ -86,7 +86,9 @@ class Data(Part):
     std: list[Positive] | None = Field(description="per channel")
     flip: bool = Field(description="whether a mirrored image is still one of the same class (not so for digits)")
     eval_crop: Proportion = Field(description="side of the centre crop (0.875: 224 of 256)")
-    holdout: Share = Field(description="share of images held out where a folder has no val/ or test/")
+    holdout: Annotated[float, Field(gt=0, le=0.5)] = Field(
+        description="share of images held out where a folder has no val/ or test/"
+    )
     in_memory: bool | None = Field(description="decode once into memory; null decides by size (image_folder)")
     num_workers: Annotated[int, Field(ge=0)] | None = Field(description="loader processes; null: cores - 1, at most 8")
 
@@ -223,6 +225,14 @@ class Config(Part):
         """Rows and columns of patches."""
         assert self.data.patch_size is not None
         return (self.data.image_size[0] // self.data.patch_size, self.data.image_size[1] // self.data.patch_size)
+
+    @property
+    def num_visible(self) -> int:
+        """Patches the encoder sees; a grid's follow from its shape (`unmask.masking` has the definitions)."""
+        rows, cols = self.grid
+        if self.masking.target_.endswith("GridMasking"):
+            return -(-rows // 2) * -(-cols // 2)
+        return round(rows * cols * (1 - self.mask_ratio))
 
     def plain(self) -> dict[str, Any]:
         """Plain containers, as stored beside results and in checkpoints."""

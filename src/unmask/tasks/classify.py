@@ -27,10 +27,10 @@ class Classify(L.LightningModule):
         logits_BK = self.model(batch.images_BCHW)
         self.accuracy(logits_BK, batch.labels_B)
         loss = F.cross_entropy(logits_BK, batch.labels_B)
-        self.log("val/loss", loss, batch_size=len(batch.ids_B), sync_dist=True)
+        self.log("val/loss", loss, batch_size=len(batch.ids_B), sync_dist=True, logger=False)
 
     def on_validation_epoch_end(self) -> None:
-        self.log("val/accuracy", 100 * self.accuracy.compute(), sync_dist=False)
+        self.log("val/accuracy", 100 * self.accuracy.compute(), logger=False)
         self.accuracy.reset()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

@@ -34,7 +34,7 @@ class Pretrain(L.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         loss = self.reconstruction_loss(batch, FIXED, epoch=0)
-        self.log("val/loss", loss, batch_size=len(batch.ids_B), sync_dist=True)
+        self.log("val/loss", loss, batch_size=len(batch.ids_B), sync_dist=True, logger=False)
 
     def reconstruction_loss(self, batch: Batch, key: Key, epoch: int) -> Float[Tensor, ""]:
         masking = self.masking(key, batch.ids_B, epoch)
