@@ -43,7 +43,7 @@ def cells_table(cells: list[Cell]) -> Table:
     table = Table(title="Cells", title_justify="left")
     table.add_column("")
     for overrides in own:
-        table.add_column(escape(" ".join(overrides)), justify="right")
+        table.add_column(escape("\n".join(overrides)), justify="right", overflow="fold")
     if over_seeds:
         table.add_column("mean +- s.d.", justify="right")
     table.add_row(
