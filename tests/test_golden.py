@@ -6,6 +6,7 @@ Where one of these moves on purpose, raise RESULT_VERSION in unmask/runs/fingerp
 from pathlib import Path
 
 import pytest
+
 from small_runs import run
 
 REASON = "results have changed: raise RESULT_VERSION and renew the golden numbers"
