@@ -23,7 +23,8 @@ class StageProgress(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.step = self.start_step = trainer.global_step
-        self.start = self.shown = time.monotonic()
+        self.start = time.monotonic()
+        self.shown = self.start - LINE_EVERY  # the first step is shown: it says how long the rest takes
         if self.step:
             self.console.print(f"{self.title}: continuing at step {self.step:,} of {trainer.max_steps:,}")
         if self.console.is_terminal and trainer.is_global_zero:
