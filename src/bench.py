@@ -9,26 +9,29 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
+from unmask.runs.arguments import Bench, arguments
+from unmask.runs.checks import ConfigError
 from unmask.runs.commands import enter, fail, guarded
 
 CONF = Path(__file__).parent.parent / "conf"
-KEYS = ("batch", "rounds", "threads", "image_size", "patch_size", "channels", "norm_pix", "device", "model")
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="bench")
 def run(cfg: DictConfig) -> None:
     """Prints seconds a step and the ratio to ours, round by round."""
     enter()
-    spec = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(spec, dict)
-    if spec["image_size"] % spec["patch_size"]:
-        fail(f"image_size = {spec['image_size']}: not a multiple of patch_size={spec['patch_size']}", 2)
+    try:
+        spec = arguments(Bench, OmegaConf.to_container(cfg, resolve=True)).model_dump()
+    except ConfigError as error:
+        fail(str(error), 2)
     import torch
 
     from unmask.runs.benchmark import compare_steps
 
+    if spec["device"] == "cuda" and not torch.cuda.is_available():
+        fail("device = cuda: torch finds no GPU here; use device=cpu or device=auto", 2)
     try:
-        measured = compare_steps({str(key): value for key, value in spec.items()})
+        measured = compare_steps(spec)
     except ImportError as error:
         fail(f"{error}; the peer comes with the development packages: pip install 'transformers>=5'", 1)
     Console().print(results(spec, measured))
@@ -45,4 +48,4 @@ def results(spec: Any, measured: dict[str, dict[str, float]]) -> Table:
 
 
 if __name__ == "__main__":
-    guarded(run, KEYS)
+    guarded(run, Bench.model_fields)

@@ -13,8 +13,8 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from unmask.runs.checks import ConfigError, check
-from unmask.runs.commands import enter, fail, guarded, told
-from unmask.runs.ledger import LedgerError, StageFolder
+from unmask.runs.commands import EXPLAINED, enter, fail, guarded, told
+from unmask.runs.ledger import StageFolder
 from unmask.runs.plan import Plan, make_plan
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -37,7 +37,9 @@ def run(cfg: DictConfig) -> None:
         report(plan, results, [bool(result) for result in finished], console)
     except ConfigError as error:
         fail(str(error), 2)
-    except (LedgerError, ValueError, OSError, FloatingPointError) as error:
+    except Exception as error:
+        if not isinstance(error, EXPLAINED) and not hasattr(error, "__notes__"):
+            raise  # outside of any stage: nothing has kept its traceback
         fail(told(error), 1)
     except KeyboardInterrupt:
         fail("interrupted; the same command goes on from the last checkpoint", 75)

@@ -4,9 +4,11 @@ import pytest
 import torch
 
 from small_runs import call
+from unmask.runs.arguments import Bench, arguments
 from unmask.runs.benchmark import compare_steps, interleaved, our_step, vitmae_step
+from unmask.runs.checks import ConfigError
 
-SPEC = {
+SPEC: dict = {
     "patch_size": 4, "image_size": 16, "channels": 3, "mask_ratio": 0.75, "norm_pix": True, "batch": 4, "rounds": 2,
     "threads": None, "device": "cpu", "model": {"width": 32, "depth": 1, "heads": 2},
     "decoder": {"width": 16, "depth": 1, "heads": 2},
@@ -53,5 +55,18 @@ def test_the_command_prints_both_rows() -> None:
     assert done.returncode == 0, done.stderr
     assert "unmask" in done.stdout
     assert "transformers ViTMAE" in done.stdout
-    wrong = call("image_size=30", "patch_size=4", script="bench.py", tiny=False)
-    assert (wrong.returncode, "image_size = 30" in wrong.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"image_size": 30}, "image_size = 30: not a multiple of patch_size=4; nearest: 32"),
+        ({"rounds": 0}, "rounds = 0"), ({"batch": -1}, "batch = -1"), ({"device": "x"}, "device = 'x'"),
+        ({"mask_ratio": 1.0}, "mask_ratio = 1.0"), ({"device": "x", "rounds": 0}, "rounds = 0.*\ndevice = 'x'"),
+    ],
+)  # fmt: skip
+def test_arguments_out_of_range_are_told_together(change: dict, said: str) -> None:
+    whole = {"name": "x", "mlp_ratio": 4.0, "patch_size_at_224": 16}
+    spec = {**SPEC, "image_size": 32, "model": {**SPEC["model"], **whole}, **change}
+    with pytest.raises(ConfigError, match=said):
+        arguments(Bench, spec)

@@ -100,16 +100,6 @@ def test_a_full_disk_is_reported_and_spares_earlier_checkpoints(
     assert checkpoints.newest(tmp_path) == tmp_path / "step=00000001.ckpt"
 
 
-def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "result.json"
-    checkpoints.write_json(path, {"accuracy": 1})
-    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        checkpoints.write_json(path, {"accuracy": 2})
-    assert path.read_text() == '{\n  "accuracy": 1\n}\n'
-    assert names(tmp_path) == ["result.json"]
-
-
 class Malicious:
     def __init__(self, trace: Path) -> None:
         self.trace = trace

@@ -1,6 +1,8 @@
 """Stages end to end on real digits, small: what they measure, share, mirror and refuse."""
 
 import json
+import os
+import re
 import warnings
 from pathlib import Path
 
@@ -8,12 +10,14 @@ import pandas as pd
 import pytest
 import torch
 
-from small_runs import image_folder, run
+from small_runs import call, image_folder, run
 from unmask import checkpoints
 from unmask.callbacks.journal import Journal
 from unmask.data.module import Batch
 from unmask.journals import read
+from unmask.runs.commands import told
 from unmask.runs.ledger import LedgerError
+from unmask.tasks.classify import Classify
 from unmask.tasks.pretrain import Pretrain
 
 EVERYTHING = "stages=[pretrain,knn,linear_probe,finetune,scratch]"
@@ -22,7 +26,7 @@ EVERYTHING = "stages=[pretrain,knn,linear_probe,finetune,scratch]"
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[tuple[str, str], dict]]:
     runs = tmp_path_factory.mktemp("runs")
-    results = run(f"runs_dir={runs}", EVERYTHING, "controls=[random,pixels]", "labels=100")
+    results = run(f"runs_dir={runs}", EVERYTHING, "controls=[random,pixels]", "labels=100", "checkpoint.every_steps=1")
     return runs, {(result["stage"], result["start"]): result for result in results}
 
 
@@ -59,6 +63,7 @@ def test_the_journal_is_mirrored_as_csv(finished) -> None:
 def test_a_finished_stage_keeps_one_whole_checkpoint_that_opens_with_weights_only(finished) -> None:
     runs, _ = finished
     (folder,) = runs.glob("pretrain/*/checkpoints")
+    assert sorted(path.name for path in folder.iterdir()) == ["last.json", "step=00000012.ckpt"], "saved at every step"
     path = checkpoints.newest(folder)
     assert path is not None
     content = torch.load(path, weights_only=True)
@@ -132,11 +137,21 @@ def test_an_unlabelled_heap_of_any_size_pretrains(tmp_path: Path) -> None:
     assert results[0]["metrics"]["steps"] == 3, "the batch is cut to the 11 images there are"
 
 
-def test_a_probe_with_crops_sees_new_crops_each_epoch(tmp_path: Path) -> None:
-    (without,) = run(f"runs_dir={tmp_path}", "stages=[linear_probe]")[1:]
-    (crops,) = run(f"runs_dir={tmp_path}", "stages=[linear_probe]", "linear_probe.augment.crop=random")[1:]
-    assert without["fingerprint"] != crops["fingerprint"]
-    assert without["metrics"]["val/loss"] != crops["metrics"]["val/loss"]
+def test_a_probe_with_crops_trains_on_new_crops_each_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The frozen encoder is run anew on each batch: keeping its first features would be wrong here."""
+    seen: dict[int, dict[int, torch.Tensor]] = {}
+    original = Classify.training_step
+
+    def watched(self: Classify, batch: Batch, index: int) -> torch.Tensor:
+        images = {int(i): image for i, image in zip(batch.ids_B, batch.images_BCHW, strict=True)}
+        seen.setdefault(batch.epoch, {}).update(images)
+        return original(self, batch, index)
+
+    monkeypatch.setattr(Classify, "training_step", watched)
+    run(f"runs_dir={tmp_path}", "stages=[linear_probe]", "linear_probe.augment.crop=random", "pretrain.epochs=1")
+    first, second = seen[0], seen[1]
+    assert first.keys() == second.keys() == set(range(4000))
+    assert sum(torch.equal(first[i], second[i]) for i in range(100)) < 5
 
 
 @pytest.mark.parametrize("masking", ["random", "block", "grid"])
@@ -193,6 +208,45 @@ def test_weights_that_are_not_finite_at_the_end_are_no_result(tmp_path: Path, mo
     with pytest.raises(FloatingPointError, match="not finite"):
         run(f"runs_dir={tmp_path}", "stages=[pretrain]")
     assert not list(tmp_path.glob("pretrain/*/result.json"))
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore"),
+         r"OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB; .*smaller trainer.micro_batch \(now the whole"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "set a smaller trainer.micro_batch"),
+        (TypeError("a mistake of ours"), r"TypeError: a mistake of ours; traceback: .*/error.txt"),
+    ],
+    ids=["gpu", "cpu", "bug"],
+)  # fmt: skip
+def test_what_nobody_foresaw_is_told_in_a_line_with_the_place_of_its_traceback(
+    error: Exception, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Pretrain, "training_step", failing)
+    with pytest.raises(type(error)) as raised:
+        run(f"runs_dir={tmp_path}", "stages=[pretrain]")
+    (line,) = told(raised.value).splitlines()
+    assert re.search(said, line)
+    (kept,) = tmp_path.glob("pretrain/*/error.txt")
+    assert "Traceback" in kept.read_text()
+
+
+@pytest.mark.process
+def test_a_dashboard_that_refuses_does_not_stop_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Online without an account (or a network): the run is logged offline, to be sent later."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:  # a service of this process, say
+        monkeypatch.delenv(name)
+    nowhere = {"WANDB_BASE_URL": "http://127.0.0.1:9", "HOME": str(tmp_path)}
+    overrides = (f"runs_dir={tmp_path}", "stages=[pretrain]", "logger=wandb", "logger.wandb.mode=online")
+    done = call(*overrides, env=nowhere)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"W&B cannot be reached .* logged offline in .*wandb sync", done.stderr)
+    assert list(tmp_path.glob("pretrain/*/wandb/offline-run-*"))
+    assert list(tmp_path.glob("pretrain/*/result.json"))
 
 
 def test_owner_and_config_stand_beside_the_result(finished) -> None:

@@ -56,5 +56,8 @@ def test_the_command_writes_the_picture(stage: Path, tmp_path: Path) -> None:
         assert picture.width > 4 * 3 * 84
     wrong = call("checkpoint=/nowhere", script="reconstruct.py", tiny=False)
     assert (wrong.returncode, "checkpoint=/nowhere" in wrong.stderr) == (2, True)
+    for bad, said in (("count=0", "count = 0"), ("count=abc", "count = 'abc'"), ("seed=-1", "seed = -1")):
+        done = call(f"checkpoint={stage}", bad, script="reconstruct.py", tiny=False)
+        assert (done.returncode, said in done.stderr) == (2, True), done.stderr
     missing = call(script="reconstruct.py", tiny=False)
     assert (missing.returncode, "checkpoint: missing" in missing.stderr) == (2, True)

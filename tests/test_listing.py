@@ -88,5 +88,12 @@ def test_a_folder_without_images_says_what_counts_as_one(tmp_path: Path) -> None
 
 
 def test_a_class_that_training_lacks_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"validation has classes that training lacks: dog"):
+    with pytest.raises(ValueError, match=r"validation has 1 classes that training lacks: dog; training has cat: give"):
         list_images(make(tmp_path, "train/cat/1.png", "val/dog/1.png"))
+
+
+def test_a_flat_validation_folder_beside_training_classes_is_named(tmp_path: Path) -> None:
+    """ImageNet's val/ comes like that."""
+    said = r"val/ILSVRC2012_val_1.JPEG and 1 more .* lie in no class folder, but training has 2 classes; sort them"
+    with pytest.raises(ValueError, match=said):
+        list_images(make(tmp_path, "train/a/1.png", "train/b/1.png", "val/ILSVRC2012_val_1.JPEG", "val/x_2.JPEG"))

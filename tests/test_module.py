@@ -138,3 +138,14 @@ def test_precomputed_features_come_in_the_batches_of_the_images(root: Path) -> N
         assert ours.ids_B.equal(theirs.ids_B)
         assert ours.labels_B.equal(theirs.labels_B)
         assert ours.images_BCHW[:, 0].equal(ours.ids_B.float())
+
+
+def test_evaluation_takes_no_more_at_once_than_the_device_may() -> None:
+    from small_runs import plan_for
+    from unmask.runs.build import build_loading
+
+    assert build_loading(plan_for("trainer.micro_batch=100").config).eval_batch == 100
+    assert build_loading(plan_for().config).eval_batch == 256
+    split = InMemory(torch.zeros(10, 3, 8, 8, dtype=torch.uint8), torch.zeros(10, dtype=torch.long))
+    module = ImageData(split, split, FORM, AUGMENT, [0], 1, 0, Loading(0, eval_batch=4))
+    assert [len(batch.ids_B) for batch in batches(module, "val")] == [4, 4, 2]

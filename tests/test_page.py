@@ -45,17 +45,13 @@ def test_the_page_shows_pictures_curve_bars_and_the_command(page: str) -> None:
     assert "the 4 of 16 patches" in page
 
 
-def test_a_kept_page_is_not_rewritten(tmp_path: Path) -> None:
-    plan = plan_for(f"runs_dir={tmp_path}", "stages=[pretrain]")
-    path = write_page(plan, [], "x", refresh=False) if list(tmp_path.glob("pages/*")) else None
-    assert path is None
-    pages = tmp_path / "pages"
-    pages.mkdir()
-    from unmask.runs.fingerprint import digest
-
-    kept = pages / f"{digest({'stages': [spec.fingerprint for spec in plan.stages]})}.html"
+def test_a_kept_page_is_rewritten_only_when_asked(tmp_path: Path) -> None:
+    overrides = (f"runs_dir={tmp_path}", "stages=[knn]", "controls=[]", "pretrain.epochs=1")
+    results, plan = run(*overrides), plan_for(*overrides)
+    kept = write_page(plan, results, "the command", refresh=False)
     kept.write_text("as it was")
-    assert write_page(plan, [], "x", refresh=False).read_text() == "as it was"
+    assert write_page(plan, results, "the command", refresh=False).read_text() == "as it was"
+    assert "the command" in write_page(plan, results, "the command", refresh=True).read_text()
 
 
 def test_scratch_is_fine_tunings_random_start() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from small_runs import call, command, image_folder, run
+from small_runs import call, command, image_folder, plan_for, run
 from unmask import checkpoints
 from unmask.callbacks.journal import Journal
 from unmask.callbacks.keeper import PREEMPTED, Keeper
@@ -180,20 +180,27 @@ def test_a_damaged_newest_checkpoint_costs_only_the_steps_since_the_one_before(
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGTERM])
-def test_a_killed_process_goes_on_where_it_was(kind: signal.Signals, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "workers"), [(signal.SIGKILL, 0), (signal.SIGKILL, 2), (signal.SIGTERM, 2)], ids=lambda v: getattr(v, "name", v)
+)  # fmt: skip
+def test_a_process_killed_twice_ends_as_if_it_never_was(kind: signal.Signals, workers: int, tmp_path: Path) -> None:
     """SIGKILL leaves whatever was being done; SIGTERM saves and exits with 75, run me again."""
-    overrides = ("stages=[pretrain]", "pretrain.epochs=30", "checkpoint.every_steps=2", "watch.times=2")
+    overrides = ["stages=[pretrain]", "pretrain.epochs=30", "checkpoint.every_steps=2", "watch.times=2"]
+    if workers:
+        root = image_folder(tmp_path / "images")
+        overrides += ["data=image_folder", f"data.root={root}", "data.image_size=16", "data.patch_size=4", "data.in_memory=false",
+                      f"data.num_workers={workers}", "augment=crop_random", "pretrain.batch_size=4"]  # fmt: skip
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert call(f"runs_dir={whole}", *overrides).returncode == 0
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        command(f"runs_dir={killed}", *overrides), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    wait_for(lambda: any(read(path)[10:] for path in killed.glob("pretrain/*/metrics.jsonl")), process)
-    process.send_signal(kind)
-    code = process.wait(timeout=60)
-    assert code == (PREEMPTED if kind == signal.SIGTERM else -signal.SIGKILL)
+    run(f"runs_dir={whole}", *overrides)
+    journal = StageFolder(killed, plan_for(*overrides).stages[0]).path / "metrics.jsonl"
+    for lines in (2, 15):  # of the journal: at several places between checkpoints
+        process = subprocess.Popen(
+            command(f"runs_dir={killed}", *overrides), env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        wait_for(lambda: len(read(journal)) > lines, process)  # noqa: B023
+        process.send_signal(kind)
+        assert process.wait(timeout=60) == (PREEMPTED if kind == signal.SIGTERM else -signal.SIGKILL)
     assert not list(killed.glob("pretrain/*/result.json"))
     again = call(f"runs_dir={killed}", *overrides)
     assert again.returncode == 0
@@ -207,6 +214,25 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen, seconds: 
         assert process.poll() is None, "ended before it could be killed"
         assert time.monotonic() - start < seconds
         time.sleep(0.02)
+
+
+def test_the_seconds_of_a_resumed_stage_are_those_of_all_its_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overrides = (f"runs_dir={tmp_path}", "stages=[pretrain]", "checkpoint.every_steps=1")
+    with monkeypatch.context() as patch:
+        crash_at(patch, 6)
+        with pytest.raises(Crash):
+            run(*overrides)
+    path = checkpoints.newest(next(tmp_path.glob("pretrain/*/checkpoints")))
+    assert path is not None
+    content = checkpoints.load(path)
+    (state,) = [state for state in content["callbacks"].values() if "seconds" in state]
+    assert 0 < state["seconds"] < 200
+    state["seconds"] += 1000.0
+    checkpoints.save(content, path.parent, 6)
+    (result,) = run(*overrides)
+    assert 1000 < result["seconds"] < 1200
 
 
 def test_another_number_of_micro_batches_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

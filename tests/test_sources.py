@@ -1,5 +1,7 @@
 """Embedded digits split cleanly; CIFAR keeps its pixels in place and says what to do without a network."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -50,6 +52,26 @@ def test_cifar_without_a_network_lists_the_offline_choices(
     said = rf"data={name} is not in data.root={tmp_path} .*put {archive}.tar.gz into .*data.root.*data=image_folder"
     with pytest.raises(ValueError, match=said):
         cifar(name, tmp_path, download)
+
+
+def test_two_runs_that_miss_cifar_download_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second waits for the first: two writers of one archive would spoil it."""
+    downloads: list[Path] = []
+
+    def fake(root: Path, train: bool, download: bool) -> SimpleNamespace:
+        if not (root / "files").exists():
+            if not download:
+                raise RuntimeError("Dataset not found or corrupted.")
+            downloads.append(root)
+            time.sleep(0.2)
+            (root / "files").touch()
+        return SimpleNamespace(data=np.zeros((2, 32, 32, 3), np.uint8), targets=[3, 7])
+
+    fake.__name__ = "CIFAR10"
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", fake)
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda _: cifar("cifar10", tmp_path / "data", download=True), range(2)))
+    assert downloads == [tmp_path / "data"]
 
 
 def test_cifar_pixels_keep_their_place_and_channel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

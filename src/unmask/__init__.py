@@ -2,7 +2,7 @@
 
 The map, lowest level first; imports go downwards only (a test says so):
 
-    level 0   randomness masking patches positions targets losses schedules     torch only
+    level 0   durable randomness masking patches positions targets losses schedules     torch only
     level 1   encoder decoder mae heads optim checkpoints reconstructions       the model and what serves it
     level 1   data/       sources of images, keyed crops, the sampler
     level 2   tasks/      LightningModules: pretrain, classify, features; kNN

@@ -4,9 +4,7 @@ A checkpoint is written beside its place, flushed to the disk, then renamed; `la
 their sha256, newest last. Loading takes the newest whose hash fits and sets damaged ones aside.
 """
 
-import hashlib
 import json
-import os
 import shutil
 import warnings
 from pathlib import Path
@@ -14,30 +12,9 @@ from typing import Any
 
 import torch
 
+from unmask.durable import replacing, sha256, write_json
+
 INDEX = "last.json"
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """All of the file or none of it, on the disk when this returns."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with beside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-
-
-def write_json(path: Path, content: Any) -> None:
-    write_atomic(path, (json.dumps(content, indent=2) + "\n").encode())
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def save(checkpoint: dict[str, Any], folder: Path, step: int, keep: int = 2) -> Path:
@@ -47,22 +24,21 @@ def save(checkpoint: dict[str, Any], folder: Path, step: int, keep: int = 2) -> 
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step={step:08d}.ckpt"
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    written = 0
     try:
-        with beside.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        entry = {"file": path.name, "sha256": sha256(beside), "step": step}
-        beside.replace(path)
-    except (OSError, RuntimeError) as error:
-        written = beside.stat().st_size if beside.exists() else 0
-        beside.unlink(missing_ok=True)
+        with replacing(path) as file:
+            try:
+                torch.save(checkpoint, file)
+            finally:
+                written = file.tell()
+    except (OSError, RuntimeError) as error:  # torch's own zip writer turns a full disk into a RuntimeError
         free = shutil.disk_usage(folder).free
         raise OSError(
             f"cannot write {path}: {error} ({written:,} bytes written, {free:,} free); free some space and "
             f"type the same command again: earlier checkpoints are intact"
         ) from error
+    # a kill before the index is written leaves a file that the index does not list: it is swept with the next save
+    entry = {"file": path.name, "sha256": sha256(path), "step": step}
     older = [old for old in entries(folder) if old["file"] != path.name and (folder / old["file"]).exists()]
     kept = older[-(keep - 1) :] if keep > 1 else []
     write_json(folder / INDEX, [*kept, entry])

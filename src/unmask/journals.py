@@ -1,9 +1,10 @@
 """metrics.jsonl, the source of truth for tables, curves and pages: one line a log, append-only."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
+
+from unmask.durable import write_text
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -25,6 +26,4 @@ def append(path: Path, row: dict[str, Any]) -> None:
 def cut_back(path: Path, step: int) -> None:
     """Drop what was logged after `step`: those steps are about to be made again."""
     kept = [row for row in read(path) if row["step"] <= step and step > 0]
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    beside.write_text("".join(json.dumps(row) + "\n" for row in kept))
-    beside.replace(path)
+    write_text(path, "".join(json.dumps(row) + "\n" for row in kept))

@@ -28,12 +28,15 @@ class Journal(L.Callback):
         self.total: torch.Tensor | float = 0.0
         self.count, self.step = 0, 0
         self.clock, self.clock_step = time.perf_counter(), 0
+        self.began, self.earlier = self.clock, 0.0  # earlier: seconds before the checkpoint this fit goes on from
 
     def state_dict(self) -> dict[str, float]:
-        return {"total": float(self.total), "count": self.count}
+        seconds = self.earlier + time.perf_counter() - self.began
+        return {"total": float(self.total), "count": self.count, "seconds": seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.total, self.count = state_dict["total"], int(state_dict["count"])
+        self.earlier = state_dict["seconds"]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.step = self.clock_step = trainer.global_step

@@ -51,7 +51,8 @@ class StageProgress(L.Callback):
             self.bar.update(self.task, completed=self.step, facts=facts)
         elif trainer.is_global_zero:
             left = (trainer.max_steps - self.step) / max(rate, 1e-9)
-            self.console.print(f"{self.title}: step {self.step:,}/{trainer.max_steps:,}  {facts}  eta {left:,.0f} s")
+            line = f"{self.title}: step {self.step:,}/{trainer.max_steps:,}  {facts}  eta {left:,.0f} s"
+            self.console.print(line, soft_wrap=True)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         self.teardown(trainer, pl_module, "fit")

@@ -76,11 +76,21 @@ def _classes(files: list[str], depth: int) -> tuple[str, ...]:
 def _label(files: list[str], classes: tuple[str, ...], depth: int) -> tuple[tuple[str, int], ...]:
     if not classes:
         return tuple((name, -1) for name in files)
+    loose = [name for name in files if len(Path(name).parts) < depth + 2]
+    if loose:
+        raise ValueError(
+            f"{loose[0]} and {len(loose) - 1} more validation images lie in no class folder, but training has "
+            f"{len(classes)} classes; sort them into folders of those names (ImageNet's val/ comes flat: its "
+            f"devkit's ground truth says which image goes where)"
+        )
     index = {name: i for i, name in enumerate(classes)}
     labels = [index.get(Path(name).parts[depth]) for name in files]
     unknown = sorted({Path(name).parts[depth] for name, label in zip(files, labels, strict=True) if label is None})
     if unknown:
-        raise ValueError(f"validation has classes that training lacks: {', '.join(unknown[:5])}")
+        raise ValueError(
+            f"validation has {len(unknown)} classes that training lacks: {', '.join(unknown[:5])}; training has "
+            f"{', '.join(classes[:5])}{' ...' if len(classes) > 5 else ''}: give both the same class folders"
+        )
     return tuple((name, label) for name, label in zip(files, labels, strict=True) if label is not None)
 
 

@@ -18,7 +18,7 @@ from unmask.data.sampler import EpochBatches, EvalBatches, Ticket
 from unmask.data.sources import InMemory
 from unmask.randomness import Key, make_key
 
-EVAL_BATCH = 256
+EVAL_BATCH = 256  # images; fewer where the device takes fewer at once
 
 
 class Batch(NamedTuple):
@@ -123,7 +123,7 @@ class ImageData(L.LightningDataModule):
 
     def _eval_loader(self, views: Views, ids: list[int]) -> DataLoader:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return self._loader(views, EvalBatches(ids, EVAL_BATCH, rank, world))
+        return self._loader(views, EvalBatches(ids, self.loading.eval_batch, rank, world))
 
     def _loader(self, views: Views, batches: EpochBatches | EvalBatches) -> DataLoader:
         workers = 0 if isinstance(views.split, InMemory) else self.loading.workers
@@ -180,6 +180,7 @@ class Loading:
     """How batches are read, which never changes what they are. workers=None: all cores but one, at most 8."""
 
     num_workers: int | None = None
+    eval_batch: int = EVAL_BATCH
 
     @property
     def workers(self) -> int:

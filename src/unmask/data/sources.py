@@ -5,10 +5,11 @@ import hashlib
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from filelock import FileLock
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
@@ -54,7 +55,7 @@ def cifar(name: Literal["cifar10", "cifar100"], root: Path, download: bool) -> t
     splits = []
     for train in (True, False):
         try:
-            split = dataset(root, train=train, download=download)
+            split = _open_or_download(dataset, root, train, download)
         except Exception as error:  # torchvision raises whatever its download met
             raise ValueError(
                 f"data={name} is not in data.root={root} and could not be downloaded ({error}). Offline choices: "
@@ -64,3 +65,15 @@ def cifar(name: Literal["cifar10", "cifar100"], root: Path, download: bool) -> t
         images = torch.from_numpy(np.asarray(split.data)).permute(0, 3, 1, 2).contiguous()
         splits.append(InMemory(images, torch.tensor(split.targets)))
     return splits[0], splits[1]
+
+
+def _open_or_download(dataset: Any, root: Path, train: bool, download: bool) -> Any:
+    """Looks first: a folder that has the files need not be writable. One process downloads, others wait for it."""
+    try:
+        return dataset(root, train=train, download=False)
+    except RuntimeError:  # what torchvision says of missing or damaged files
+        if not download:
+            raise
+    root.mkdir(parents=True, exist_ok=True)
+    with FileLock(root / f".{dataset.__name__}.lock"):
+        return dataset(root, train=train, download=True)

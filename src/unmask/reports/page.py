@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from unmask.durable import write_text
 from unmask.reports.tables import Result
 from unmask.runs.fingerprint import digest
 from unmask.runs.plan import Plan
@@ -23,5 +24,5 @@ def write_page(plan: Plan, results: list[Result], command: str, refresh: bool) -
     )
     text = environment.get_template("page.html.j2").render(page_content(plan, results, command))
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    write_text(path, text)  # two cells of a sweep may write the same page
     return path

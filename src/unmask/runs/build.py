@@ -8,7 +8,7 @@ from torch import nn
 
 from unmask.data.crops import Augment
 from unmask.data.folders import Files, folder_splits
-from unmask.data.module import Format, Loading
+from unmask.data.module import EVAL_BATCH, Format, Loading
 from unmask.data.sources import InMemory, cifar, mnist5k
 from unmask.decoder import Decoder
 from unmask.encoder import Encoder
@@ -71,7 +71,7 @@ def build_format(config: Config) -> Format:
 
 
 def build_loading(config: Config) -> Loading:
-    return Loading(config.data.num_workers)
+    return Loading(config.data.num_workers, min(EVAL_BATCH, config.trainer.micro_batch or EVAL_BATCH))
 
 
 def load_splits(plan: Plan) -> tuple[InMemory | Files, InMemory | Files]:

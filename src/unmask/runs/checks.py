@@ -18,11 +18,16 @@ def check(raw: dict[str, Any]) -> Config:
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError("\n".join(dict.fromkeys(_line(fault) for fault in error.errors()))) from None
+        raise ConfigError(described(error)) from None
     faults = list(_geometry(config)) + list(_sizes(config)) + list(_ignored(config))
     if faults:
         raise ConfigError("\n".join(faults))
     return config
+
+
+def described(error: ValidationError) -> str:
+    """A line for each fault."""
+    return "\n".join(dict.fromkeys(_line(fault) for fault in error.errors()))
 
 
 def _line(fault: Any) -> str:

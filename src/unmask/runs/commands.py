@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterable
 from typing import NoReturn
 
 from unmask.runs.checks import unknown_overrides
+from unmask.runs.ledger import LedgerError
 
+EXPLAINED = (LedgerError, ValueError, OSError, FloatingPointError)  # raised with a text for the user
 MULTIRUN = ("-m", "--multirun")
 entered = False  # whether Hydra composed a config and called the command
 
@@ -17,9 +19,18 @@ def fail(message: str, code: int) -> NoReturn:
 
 
 def told(error: BaseException) -> str:
-    """The error's own words; of one that a loader's worker passed on, its last line, without the worker's traceback."""
+    """The error's own words.
+
+    Of one that a loader's worker passed on, its last line, without the worker's traceback. Of one that nobody foresaw,
+    its kind, its first line and the notes it got on its way: the remedy, and where the traceback stands.
+    """
     text = str(error)
-    return text.strip().splitlines()[-1].split(": ", 1)[-1] if "Original Traceback" in text else text
+    if "Original Traceback" in text:
+        return text.strip().splitlines()[-1].split(": ", 1)[-1]
+    if isinstance(error, EXPLAINED):
+        return text
+    first = next(iter(text.strip().splitlines()), "")
+    return "; ".join([f"{type(error).__name__}: {first}", *getattr(error, "__notes__", [])])
 
 
 def enter() -> None:

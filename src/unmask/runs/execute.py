@@ -86,6 +86,7 @@ class StageWork:
     def __init__(self, run: Run, spec: StageSpec, folder: StageFolder) -> None:
         self.run, self.spec, self.folder, self.config = run, spec, folder, run.config
         self.recipe: ClassifyRecipe = getattr(run.config, spec.kind)
+        self.seconds_before = 0.0  # of work that an interrupted call did and this one goes on from
 
     def pretrain(self) -> Metrics:
         config = self.config
@@ -179,8 +180,9 @@ class StageWork:
             "accumulate": self.accumulate(plan.batch_size),
         }  # fmt: skip
         cadence = self.config.checkpoint
+        journal = Journal(self.folder.path, plan.batch_size, per_epoch)
         callbacks = [
-            Journal(self.folder.path, plan.batch_size, per_epoch),
+            journal,
             Keeper(self.folder.checkpoints, cadence.every_minutes, cadence.every_steps, about),
             StageProgress(self.spec.title, plan.batch_size, per_epoch, self.run.console),
             *callbacks,
@@ -188,6 +190,7 @@ class StageWork:
         trainer = self.trainer(callbacks, plan)
         newest = checkpoints.newest(self.folder.checkpoints)
         trainer.fit(module, datamodule=data, ckpt_path=newest, weights_only=True)
+        self.seconds_before = journal.earlier
         trainer.validate(module, datamodule=data, verbose=False)
         measured = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("val/")}
         if not all(math.isfinite(value) for value in measured.values()):
@@ -216,7 +219,7 @@ class StageWork:
             check_val_every_n_epoch=-(-self.recipe.epochs // self.config.watch.times),
             callbacks=callbacks, logger=build_loggers(self.config, self.spec, self.folder.path),
             plugins=[SafeIO(self.config.checkpoint.keep), LightningEnvironment()], use_distributed_sampler=False,
-            default_root_dir=self.folder.path, **QUIET,
+            default_root_dir=self.folder.path, log_every_n_steps=1, **QUIET,
         )  # fmt: skip
 
     def quiet_trainer(self) -> L.Trainer:
@@ -246,7 +249,13 @@ def execute(plan: Plan, console: Console) -> list[dict[str, Any]]:
 def hush() -> None:
     """Lightning's notices about hardware, adverts and loaders that are as they should be here."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    for message in (".*many workers.*", ".*dataloader is not resumable.*", ".*LeafSpec.*", ".*custom batch sampler.*"):
+    for message in (
+        ".*many workers.*",
+        ".*dataloader is not resumable.*",
+        ".*LeafSpec.*",
+        ".*custom batch sampler.*",
+        ".*in eval mode at the start.*",
+    ):
         warnings.filterwarnings("ignore", message=message)
 
 
@@ -262,16 +271,30 @@ def _stage(run: Run, spec: StageSpec) -> dict[str, Any]:
         folder.keep_config(run.config.plain())
         run.console.print(f"{spec.title}: {folder.path}")
         start = time.monotonic()
+        work = StageWork(run, spec, folder)
         try:
-            metrics = getattr(StageWork(run, spec, folder), spec.kind)()
+            metrics = getattr(work, spec.kind)()
         except SystemExit:  # ours, or one of Lightning's, which leaves with 0 when asked to
             run.console.print(f"{spec.title}: stopped, {folder.path}; the same command goes on from there")
             raise Preempted from None
         except (Exception, KeyboardInterrupt) as error:
             folder.fail(error)
+            advise(error, run.config.trainer.micro_batch, folder)
             raise
         finally:
             close_loggers(run.config)
-        facts = {"seconds": round(time.monotonic() - start, 1), "versions": {name: version(name) for name in VERSIONS}}
+        seconds = round(work.seconds_before + time.monotonic() - start, 1)
+        facts = {"seconds": seconds, "versions": {name: version(name) for name in VERSIONS}}
         images = len(run.splits[1])
         return folder.finish(metrics, {**facts, "threads": torch.get_num_threads(), "images": images})
+
+
+def advise(error: BaseException, micro_batch: int | None, folder: StageFolder) -> None:
+    """Notes on the error for whoever reads it: the remedy where it is known, and where the whole of it stands."""
+    # the CPU's allocator raises a plain RuntimeError: only its text says what happened
+    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        now = "the whole batch" if micro_batch is None else micro_batch
+        error.add_note(
+            f"the device's memory is full: set a smaller trainer.micro_batch (now {now}); results stay equal"
+        )
+    error.add_note(f"traceback: {folder.path}/error.txt")

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
+from unmask.durable import write_json, write_text
 from unmask.runs.fingerprint import StageSpec
 
 POLL = 0.2  # seconds between looks at a lock
@@ -65,7 +66,7 @@ class StageFolder:
     def keep_config(self, config: dict[str, Any]) -> None:
         """The resolved config and what the fingerprint was made of, by the owner."""
         text = yaml.safe_dump({"science": self.spec.science, "config": config}, sort_keys=False)
-        self._write("config.yaml", text)
+        write_text(self.path / "config.yaml", text)
 
     @contextmanager
     def owned(self, wait: bool, say: Any = print) -> Iterator[None]:
@@ -85,7 +86,7 @@ class StageFolder:
             lock.acquire(poll_interval=POLL)
         try:
             owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": now()}
-            self._write("owner.json", json.dumps(owner))
+            write_json(self.path / "owner.json", owner)
             yield
         finally:
             lock.release()
@@ -98,14 +99,14 @@ class StageFolder:
             "parent": spec.parent.fingerprint if spec.parent else None, "metrics": metrics, **facts, "finished": now(),
         }  # fmt: skip
         (self.path / "error.txt").unlink(missing_ok=True)
-        self._write("result.json", json.dumps(result, indent=2) + "\n")
+        write_json(self.path / "result.json", result)
         return result
 
     def fail(self, error: BaseException) -> None:
         """Leave the error where the next reader looks."""
         text = "".join(traceback.format_exception(error))
         try:
-            self._write("error.txt", f"{now()}\n{text}")
+            write_text(self.path / "error.txt", f"{now()}\n{text}")
         except OSError:
             return  # a full disk must not hide the error that is being reported
 
@@ -115,14 +116,6 @@ class StageFolder:
             return f"process {owner['pid']} on {owner['host']} (since {owner['since']})"
         except (OSError, json.JSONDecodeError, KeyError):
             return "another process"
-
-    def _write(self, name: str, text: str) -> None:
-        beside = self.path / f".{name}.{os.getpid()}.tmp"
-        with beside.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(self.path / name)
 
 
 def now() -> str:

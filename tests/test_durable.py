@@ -1,0 +1,44 @@
+"""A file is there whole or not at all, whatever happens while it is written."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from unmask.durable import replacing, sha256, write_json, write_text
+
+WHOLE = '{\n  "accuracy": 1\n}\n'
+
+
+def test_an_interrupted_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "result.json"
+    write_json(path, {"accuracy": 1})
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        write_json(path, {"accuracy": 2})
+    assert path.read_text() == WHOLE
+    assert [entry.name for entry in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_readers_see_the_old_content_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    write_text(path, "old")
+    with replacing(path) as file:
+        file.write(b"half of the ")
+        file.flush()
+        assert path.read_text() == "old"
+        file.write(b"new")
+    assert path.read_text() == "half of the new"
+
+
+def test_the_content_is_on_the_disk_before_the_name_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    there: list[bool] = []
+    monkeypatch.setattr(os, "fsync", lambda _: there.append(path.exists()))
+    write_text(path, "content")
+    assert there == [False]
+
+
+def test_the_hash_is_sha256(tmp_path: Path) -> None:
+    write_text(tmp_path / "file", "abc")
+    assert sha256(tmp_path / "file").startswith("ba7816bf8f01cfea414140de5dae2223")  # FIPS 180-2, appendix B.1
