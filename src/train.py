@@ -28,9 +28,12 @@ def run(cfg: DictConfig) -> None:
     console = Console()
     try:
         plan = make_plan(check(plain(cfg)))
-        finished = [StageFolder(plan.config.runs_dir, spec).result() for spec in plan.stages]
+        folders = [StageFolder(plan.config.runs_dir, spec) for spec in plan.stages]
+        finished = [folder.result() for folder in folders]
         results = [result for result in finished if result]
         if len(results) < len(plan.stages):  # else nothing to do, and torch need not be imported
+            # a ledger that cannot be written is told now: importing torch takes seconds
+            next(f for f, result in zip(folders, finished, strict=True) if not result).open()
             from unmask.runs.execute import execute
 
             results = execute(plan, console)

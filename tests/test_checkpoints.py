@@ -68,11 +68,20 @@ def test_a_damaged_checkpoint_does_not_take_the_place_of_a_whole_one(tmp_path: P
     assert [name for name in names(tmp_path) if name.endswith("ckpt")] == ["step=00000001.ckpt", "step=00000003.ckpt"]
 
 
-@pytest.mark.parametrize("damage", [b"", b"{", b"\xff\xfe\xff"], ids=["empty", "cut", "not text"])
+@pytest.mark.parametrize("damage", [b"", b"{", b"\xff\xfe\xff", b"{}", b"[{}]", b"null", b"[1]", b"[]"])
 def test_a_damaged_index_does_not_hide_the_checkpoints(tmp_path: Path, damage: bytes) -> None:
     save(tmp_path, 1, 2)
     (tmp_path / "last.json").write_bytes(damage)
     assert checkpoints.newest(tmp_path) == tmp_path / "step=00000002.ckpt"
+
+
+def test_a_damaged_checkpoint_that_no_index_lists_is_set_aside_too(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    (tmp_path / "last.json").unlink()
+    (tmp_path / "step=00000001.ckpt").write_bytes(b"cut")
+    with pytest.warns(UserWarning, match=r"step=00000001.ckpt is damaged \(it does not open\), set aside"):
+        assert checkpoints.newest(tmp_path) is None
+    assert "step=00000001.damaged" in names(tmp_path)
 
 
 def test_what_a_kill_left_half_written_is_swept(tmp_path: Path) -> None:
@@ -93,7 +102,7 @@ def test_a_full_disk_is_reported_and_spares_earlier_checkpoints(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    said = r"cannot write .*step=00000002.ckpt.*No space left.*1,234 bytes written, [\d,]+ free\); free some space"
+    said = r"cannot write .*step=00000002.ckpt.*No space left.*\(after 1,234 bytes, [\d,]+ free\); .* at step=00000001"
     with pytest.raises(OSError, match=said):
         save(tmp_path, 2)
     assert names(tmp_path) == ["last.json", "step=00000001.ckpt"]
@@ -111,7 +120,7 @@ class Malicious:
 def test_a_checkpoint_that_wants_to_run_code_is_refused(tmp_path: Path) -> None:
     path, trace = tmp_path / "evil.ckpt", tmp_path / "trace"
     torch.save({"state_dict": Malicious(trace)}, path)
-    with pytest.raises(ValueError, match=r"evil.ckpt is not a readable checkpoint: .*"):
+    with pytest.raises(ValueError, match=r"evil.ckpt is not a readable checkpoint: it wants to run code, which is"):
         checkpoints.load(path)
     assert not trace.exists()
 
@@ -119,9 +128,10 @@ def test_a_checkpoint_that_wants_to_run_code_is_refused(tmp_path: Path) -> None:
 def test_missing_and_foreign_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no checkpoint at .*nowhere.ckpt"):
         checkpoints.load(tmp_path / "nowhere.ckpt")
-    (tmp_path / "text.ckpt").write_text("not a checkpoint")
-    with pytest.raises(ValueError, match=r"text.ckpt is not a readable checkpoint"):
-        checkpoints.load(tmp_path / "text.ckpt")
+    for content in (b"not a checkpoint", b"", b"\xff\xd8\xff\xe0 a picture", b"PK\x03\x04 cut"):
+        (tmp_path / "text.ckpt").write_bytes(content)
+        with pytest.raises(ValueError, match=r"text.ckpt is not a readable checkpoint: cut, damaged, or another kind"):
+            checkpoints.load(tmp_path / "text.ckpt")
 
 
 def test_weights_are_those_below_the_prefix_without_it(tmp_path: Path) -> None:

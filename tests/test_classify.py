@@ -6,7 +6,7 @@ from torch import Tensor
 
 from unmask.data.module import Batch
 from unmask.heads import Classifier, Given
-from unmask.tasks.classify import Classify
+from unmask.tasks.classify import Classify, Regularisation
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def task() -> Classify:
     model = Classifier(Given(2), 2, probe=False, seed=0)
     with torch.no_grad():
         model.head.weight.copy_(torch.eye(2))
-    return Classify(model, no_optimizer)
+    return Classify(model, no_optimizer, Regularisation())
 
 
 def batch_of(features: Tensor, labels: list[int]) -> Batch:

@@ -104,6 +104,20 @@ def test_scratch_repeats_the_fine_tuning_recipe_whatever_is_overridden() -> None
         ("seed=-1", ["seed = -1", "greater than or equal to 0"]),
         ("pretrain.base_lr=inf", ["pretrain.base_lr", "finite"]),
         ("labels=7", ["labels = 7", "add finetune or scratch"]),
+        ("data.patch_size=28", ["data.patch_size = 28", "the image is one patch"]),
+        ("pretrain.epochs=10000000000", ["pretrain.epochs", "less than or equal to 1000000"]),
+        ("model.depth=100000", ["model.depth = 100000", "less than or equal to 256"]),
+        ("runs_dir=", ["runs_dir", "at least 1 character"]),
+        ("finetune.image_size=30 stages=[finetune]", ["finetune.image_size = 30", "data.patch_size=4"]),
+        ("partial_finetune.blocks=1.5 stages=[partial_finetune]", ["blocks = 1.5", "up to 4"]),
+        ("partial_finetune.blocks=5 stages=[partial_finetune]", ["blocks = 5", "up to 4"]),
+        ("attentive_probe.heads=3 stages=[attentive_probe]", ["attentive_probe.heads = 3", "model.width=128"]),
+        ("finetune.mixup=0.8 finetune.batch_size=25", ["batch_size=25", "even batch"]),
+        ("finetune.min_lr=1", ["min_lr=1 is above the peak rate"]),
+        ("finetune.augment.policy=autoaug", ["augment.policy=autoaug", "rand-m9-mstd0.5-inc1"]),
+        ("finetune.ema=1.5", ["finetune.ema = 1.5"]),
+        ("augment.policy=rand-m9 data.channels=12 data=image_folder data.root=/x", ["RandAugment knows 1 or 3 channels, not 12"]),
+        ("finetune.mixup=1 trainer.micro_batch=1 stages=[finetune]", ["trainer.micro_batch = 1", "mixes pairs"]),
         ("masking=block masking.min_patches=40", ["masking.min_patches = 40", "only 37 patches are hidden"]),
         ("stages=[scratch] labels=7 data.num_workers=-1", ["data.num_workers = -1"]),
     ],
@@ -111,6 +125,12 @@ def test_scratch_repeats_the_fine_tuning_recipe_whatever_is_overridden() -> None
 def test_a_wrong_value_is_named_with_its_remedy(override: str, said: list[str]) -> None:
     text = faults(*override.split())
     assert all(part in text for part in said), text
+
+
+def test_one_name_stands_for_a_list_of_it_and_one_number_for_a_square() -> None:
+    config = check(raw_config("stages=knn", "data.image_size=[28]", tiny=False))
+    assert config.stages == ["knn"]
+    assert config.data.image_size == (28, 28)
 
 
 def test_all_faults_are_told_at_once() -> None:

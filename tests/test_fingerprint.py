@@ -8,7 +8,7 @@ from small_runs import image_folder, plan_for
 from unmask.runs.checks import known_keys
 
 # (override, stages whose fingerprint it changes); every key of the config is in one of the two lists
-P, K, L, F, S = "pretrain", "knn", "linear_probe", "finetune", "scratch"
+P, K, L, A, T, F, S = "pretrain", "knn", "linear_probe", "attentive_probe", "partial_finetune", "finetune", "scratch"
 SCIENCE = {
     "seed": "seed=7", "mask_ratio": "mask_ratio=0.6", "labels": "labels=50",
     "model.width": "model.width=64", "model.depth": "model.depth=2", "model.heads": "model.heads=8",
@@ -16,6 +16,7 @@ SCIENCE = {
     "decoder.heads": "decoder.heads=2", "masking._target_": "masking=block",
     "masking.min_patches": "masking=block masking.min_patches=9", "target._target_": "target=pixel_norm",
     "augment.crop": "augment.crop=fixed", "augment.scale": "augment.scale=[0.5,1]", "augment.flip": "augment.flip=true",
+    "augment.policy": "augment.policy=rand-m5-n1", "augment.erasing": "augment.erasing=0.3",
     "data.source": "data=cifar10", "data.image_size": "data.image_size=56", "data.patch_size": "data.patch_size=2", "data.mean": "data.mean=[0.2]",
     "data.std": "data.std=[0.2]", "data.eval_crop": "data.eval_crop=0.9", "trainer.precision": "trainer.precision=bf16-mixed",
     "knn.k": "knn.k=5", "knn.temperature": "knn.temperature=0.1", "knn.pool": "knn.pool=mean", "knn.labels": "knn.labels=100",
@@ -26,17 +27,29 @@ MACHINE = {
     "data.root": "data.root=/else", "data.download": "data.download=true", "data.flip": "data.flip=true",
     "data.holdout": "data.holdout=0.3", "data.in_memory": "data.in_memory=false", "data.num_workers": "data.num_workers=3",
     "trainer.accelerator": "trainer.accelerator=cpu",
-    "trainer.micro_batch": "trainer.micro_batch=2", "checkpoint.every_minutes": "checkpoint.every_minutes=9",
+    "trainer.micro_batch": "trainer.micro_batch=2", "init_from": "init_from=null", "checkpoint.every_minutes": "checkpoint.every_minutes=9",
     "checkpoint.every_steps": "checkpoint.every_steps=9", "checkpoint.keep": "checkpoint.keep=9",
     "watch.times": "watch.times=2", "watch.pictures": "watch.pictures=2", "logger": "logger=tensorboard",
 }  # fmt: skip
-RECIPES = ("pretrain", "linear_probe", "finetune", "scratch")
-OTHER_VALUE = {
-    "optimizer": "lars", "epochs": "33", "batch_size": "30", "base_lr": "0.011", "warmup_epochs": "0.5",
-    "weight_decay": "0.011", "betas": "[0.8,0.9]", "pool": "cls", "augment.crop": "random", "augment.scale": "[0.3,1]",
-    "augment.flip": "true", "labels": "40",
+OPTIMISED = {
+    "optimizer": "lars", "epochs": "33", "batch_size": "30", "base_lr": "0.011", "min_lr": "1e-5", "warmup_epochs": "0.5",
+    "weight_decay": "0.011", "betas": "[0.8,0.9]",
 }  # fmt: skip
-ALL = "stages=[pretrain,knn,linear_probe,finetune,scratch]"
+MEASURED = {
+    "augment.crop": "random", "augment.scale": "[0.3,1]", "augment.flip": "true", "augment.policy": "rand-m5-n1",
+    "augment.erasing": "0.5", "labels": "40", "image_size": "56",
+}  # fmt: skip
+TUNED = {
+    "pool": "cls", "layer_decay": "0.7", "drop_path": "0.3", "smoothing": "0.2", "mixup": "0.4", "cutmix": "0.4",
+    "ema": "0.9",
+}  # fmt: skip
+OTHER_VALUE = {
+    "pretrain": OPTIMISED, "linear_probe": OPTIMISED | MEASURED | {"pool": "mean", "optimizer": "adamw"},
+    "attentive_probe": OPTIMISED | MEASURED | {"heads": "8"}, "finetune": OPTIMISED | MEASURED | TUNED,
+    "scratch": OPTIMISED | MEASURED | TUNED, "partial_finetune": OPTIMISED | MEASURED | TUNED | {"blocks": "2"},
+}  # fmt: skip
+OTHER_VALUES = [(recipe, key) for recipe, values in OTHER_VALUE.items() for key in values]
+ALL = "stages=[pretrain,knn,linear_probe,attentive_probe,partial_finetune,finetune,scratch]"
 
 
 def fingerprints(*overrides: str) -> dict[tuple[str, str], str]:
@@ -44,15 +57,15 @@ def fingerprints(*overrides: str) -> dict[tuple[str, str], str]:
     return {(spec.kind, spec.start): spec.fingerprint for spec in plan.stages}
 
 
-AFTER_PRETRAINING = {(P, "random"), (K, "pretrained"), (L, "pretrained"), (F, "pretrained")}
+AFTER_PRETRAINING = {(P, "random")} | {(kind, "pretrained") for kind in (K, L, A, T, F)}
 PIXELS = {(K, "pixels"), (L, "pixels"), (F, "pixels")}
-ENCODERS = AFTER_PRETRAINING | {(K, "random"), (L, "random"), (S, "random")}
+ENCODERS = AFTER_PRETRAINING | {(kind, "random") for kind in (K, L, A, T, S)}
 EVERYTHING = ENCODERS | PIXELS
 KNN = {(K, "pretrained"), (K, "random"), (K, "pixels")}
 AFFECTED = {
     "seed": EVERYTHING - {(K, "pixels")},  # neighbours among all pixels: nothing is drawn
-    "labels": {(F, "pretrained"), (F, "pixels"), (S, "random")},
-    "data.patch_size": ENCODERS, "knn.k": KNN, "knn.temperature": KNN, "knn.labels": KNN, "knn.pool": KNN - PIXELS,
+    "labels": {(F, "pretrained"), (F, "pixels"), (S, "random"), (T, "pretrained"), (T, "random")},
+    "model.heads": ENCODERS, "data.patch_size": ENCODERS, "knn.k": KNN, "knn.temperature": KNN, "knn.labels": KNN, "knn.pool": KNN - PIXELS,
     **dict.fromkeys(("mask_ratio", "masking", "target", "decoder", "augment"), AFTER_PRETRAINING),
     "model": ENCODERS, "data": EVERYTHING, "trainer": EVERYTHING,
 }  # fmt: skip
@@ -71,14 +84,9 @@ def test_what_cannot_change_a_result_does_not(override: str) -> None:
     assert all(default[stage] == fingerprint for stage, fingerprint in ours.items())
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-@pytest.mark.parametrize("key", OTHER_VALUE)
+@pytest.mark.parametrize(("recipe", "key"), OTHER_VALUES)
 def test_every_value_of_a_recipe_counts(recipe: str, key: str) -> None:
-    if recipe == "pretrain" and key in ("pool", "labels", "augment.crop", "augment.scale", "augment.flip"):
-        pytest.skip("pretraining has none")
-    value = "mean" if (recipe, key) == ("linear_probe", "pool") else OTHER_VALUE[key]
-    value = "adamw" if (recipe, key) == ("linear_probe", "optimizer") else value
-    changed = fingerprints(f"{recipe}.{key}={value}")
+    changed = fingerprints(f"{recipe}.{key}={OTHER_VALUE[recipe][key]}")
     start = "random" if recipe in ("pretrain", "scratch") else "pretrained"
     assert changed[recipe, start] != fingerprints()[recipe, start]
 
@@ -88,11 +96,21 @@ def test_every_key_of_the_config_is_in_or_out() -> None:
         "data.channels",
         *SCIENCE,
         *MACHINE,
-        *(f"{recipe}.{key}" for recipe in RECIPES for key in OTHER_VALUE),
+        *(f"{recipe}.{key}" for recipe, key in OTHER_VALUES),
     }
     leaves = {key for key in known_keys() if not any(other.startswith(f"{key}.") for other in known_keys())}
     leaves = {key for key in leaves if not key.startswith("logger.")} | {"logger"}
-    assert leaves == sorted_out - {f"pretrain.{k}" for k in OTHER_VALUE if k in ("pool", "labels") or "augment" in k}
+    assert leaves == sorted_out
+
+
+def test_the_micro_batch_counts_only_where_images_are_mixed_within_it() -> None:
+    mixed, whole = (fingerprints("finetune.mixup=0.8", *more) for more in ((), ("trainer.micro_batch=2",)))
+    changed = {stage[0] for stage in mixed if whole[stage] != mixed[stage]}
+    assert changed == {F, T, S}, "scratch and partial fine-tuning follow fine-tuning's recipe"
+
+
+def test_a_stage_of_the_datas_size_is_the_stage_without_a_size_of_its_own() -> None:
+    assert fingerprints("finetune.image_size=28") == fingerprints()
 
 
 def test_pretraining_is_shared_by_whatever_is_measured_on_it() -> None:

@@ -93,3 +93,9 @@ def test_an_odd_size_in_memory_is_named_with_the_remedy(tmp_path: Path) -> None:
     listing = list_images(folder(tmp_path, (8, 8), (8, 8), (9, 8), (8, 8)), holdout=0.5)
     with pytest.raises(ValueError, match=r"\.png is 9 x 8, others are 8 x 8; .* set data.in_memory=false"):
         folder_splits(listing, 3, (8, 8), in_memory=True)
+
+
+def test_floating_point_pixels_are_refused_not_turned_black(tmp_path: Path) -> None:
+    Image.fromarray(RAMP.astype(np.float32) / 255).save(tmp_path / "float.tif")
+    with pytest.raises(ValueError, match=r"float.tif cannot be read .*floating point; save it as 8 or 16 bits"):
+        open_image(tmp_path / "float.tif", 1)

@@ -31,3 +31,10 @@ def test_cutting_back_keeps_the_checkpoints_own_step(tmp_path: Path) -> None:
 def test_no_journal_is_an_empty_one(tmp_path: Path) -> None:
     assert read(tmp_path / "none.jsonl") == []
     cut_back(tmp_path / "none.jsonl", 3)
+
+
+def test_a_line_that_a_kill_cut_takes_no_other_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2, "train/lo')
+    append(path, {"step": 2, "val/loss": 3.0})
+    assert read(path) == [{"step": 1}, {"step": 2, "val/loss": 3.0}]

@@ -41,7 +41,7 @@ def owner(tmp_path: Path):
 def test_the_result_is_none_until_finished_and_then_all_of_it(folder: StageFolder) -> None:
     folder.open()
     assert folder.result() is None
-    folder.finish({"val/accuracy": 50.0}, {"seconds": 1.0})
+    folder.finish({"val/accuracy": 50.0}, {"seconds": 1.0, "images": 10})
     result = folder.result()
     assert result is not None
     assert result["metrics"] == {"val/accuracy": 50.0}
@@ -87,9 +87,10 @@ def test_a_full_disk_is_told_in_one_line(folder: StageFolder, monkeypatch: pytes
         folder.open()
 
 
-def test_a_spoilt_result_is_named(folder: StageFolder) -> None:
+@pytest.mark.parametrize("content", [b"{", b"", b"\xff\xfe", b"[]", b'{"a": 1}'])
+def test_a_spoilt_result_is_named(content: bytes, folder: StageFolder) -> None:
     folder.open()
-    (folder.path / "result.json").write_text("{")
+    (folder.path / "result.json").write_bytes(content)
     with pytest.raises(LedgerError, match=r"result.json cannot be read .*remove it to redo the stage"):
         folder.result()
 

@@ -97,3 +97,37 @@ def test_a_flat_validation_folder_beside_training_classes_is_named(tmp_path: Pat
     said = r"val/ILSVRC2012_val_1.JPEG and 1 more .* lie in no class folder, but training has 2 classes; sort them"
     with pytest.raises(ValueError, match=said):
         list_images(make(tmp_path, "train/a/1.png", "train/b/1.png", "val/ILSVRC2012_val_1.JPEG", "val/x_2.JPEG"))
+
+
+@pytest.mark.parametrize("holdout", [0.1, 0.25, 0.29, 0.4, 0.45, 0.5])
+def test_the_share_held_out_is_the_one_asked_for(holdout: float, tmp_path: Path) -> None:
+    found = list_images(make(tmp_path, *numbered("cat/", 100), *numbered("dog/", 200)), holdout)
+    held = [Path(name).parts[0] for name, _ in found.val]
+    assert (held.count("cat"), held.count("dog")) == (round(100 * holdout), round(200 * holdout))
+
+
+def test_a_class_of_one_image_is_trained_on(tmp_path: Path) -> None:
+    found = list_images(make(tmp_path, "a/1.png", "b/1.png", "c/1.png", "c/2.png"))
+    assert {label for _, label in found.train} == {0, 1, 2}
+    with pytest.raises(ValueError, match=r"has 3 training and 0 validation images"):
+        list_images(make(tmp_path.with_name("lone"), "a/1.png", "b/1.png", "c/1.png"))
+
+
+def test_a_validation_split_alone_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"has val/ but no train/"):
+        list_images(make(tmp_path, *numbered("val/cat/", 9)))
+
+
+def test_other_content_of_the_same_size_is_another_data_set(tmp_path: Path) -> None:
+    root = make(tmp_path, *numbered("a/", 4))
+    before = list_images(root).identity
+    file = next(root.rglob("*.png"))
+    file.write_bytes(bytes(255 - byte for byte in file.read_bytes()))
+    assert list_images(root).identity != before
+
+
+def test_a_link_that_leads_nowhere_is_named(tmp_path: Path) -> None:
+    root = make(tmp_path, *numbered("a/", 4))
+    (root / "a" / "zz.png").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"zz.png cannot be read .*mend or remove it"):
+        list_images(root)

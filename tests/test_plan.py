@@ -46,3 +46,8 @@ def test_more_labels_than_a_class_has_is_refused(tmp_path: Path) -> None:
     common = ("data=image_folder", f"data.root={tmp_path}", "data.image_size=16", "stages=[scratch]")
     with pytest.raises(ConfigError, match=r"labels=40 .* at most labels=18"):
         titles(*common, "labels=40")
+
+
+def test_fewer_labels_than_classes_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"labels=3: finetune needs at least one label of each of 10 classes"):
+        titles("stages=[finetune]", "labels=3")

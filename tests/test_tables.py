@@ -14,6 +14,7 @@ def result(title: str, accuracy: float) -> dict:
         "title": title,
         "metrics": metrics,
         "seconds": 2.0,
+        "images": 1000,
         "fingerprint": "abc",
         "start": "pretrained",
         "stage": "knn",

@@ -4,6 +4,7 @@ One process that trains several cells mixes them up under DDP and keeps the memo
 checked before the first starts; a cell that fails does not stop the rest; a table of the cells ends the sweep.
 """
 
+import ctypes
 import json
 import os
 import signal
@@ -34,6 +35,7 @@ LEAKING = (
     "PL_GLOBAL_SEED",
 )
 PREEMPTED = 75
+PR_SET_PDEATHSIG = 1
 POLL = 0.05  # seconds
 
 
@@ -71,6 +73,12 @@ class Cell:
         if self.code or not self.stages:
             return f"failed (exit {self.code})"
         return "from the ledger" if all(stage["from_ledger"] for stage in self.stages) else "done"
+
+
+def end_with_parent() -> None:
+    """Linux sends the cell SIGTERM when the launcher dies: a killed sweep leaves no process behind."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class ProcLauncher(Launcher):
@@ -149,7 +157,7 @@ class ProcLauncher(Launcher):
                 self.running.remove(cell)
                 assert cell.process is not None
                 cell.code = cell.process.returncode
-                if self.stopped == 1 and cell.code in (-signal.SIGTERM, -signal.SIGINT):
+                if self.stopped and cell.code in (-signal.SIGTERM, -signal.SIGINT):
                     cell.code = PREEMPTED  # asked to leave before it could do better: nothing was begun
                 if cell.summary.exists():
                     cell.stages = json.loads(cell.summary.read_text())
@@ -159,11 +167,11 @@ class ProcLauncher(Launcher):
         flags = [argument for argument in sys.argv[1:] if argument.startswith("--config")]
         command = [sys.executable, sys.argv[0], *flags, *cell.overrides]
         environment["UNMASK_SUMMARY"] = str(cell.summary)
-        return subprocess.Popen(command, env=environment, start_new_session=True)
+        return subprocess.Popen(command, env=environment, start_new_session=True, preexec_fn=end_with_parent)
 
     def _forward(self, number: int, frame: FrameType | None) -> None:
-        """Pass the signal on: cells save and leave; a second signal ends them at once."""
+        """Pass the signal on: cells save and leave; the third one ends them at once (people press Ctrl-C twice)."""
         self.stopped += 1
         for cell in self.running:
             if cell.process and cell.process.poll() is None:
-                cell.process.send_signal(number if self.stopped == 1 else signal.SIGKILL)
+                cell.process.send_signal(number if self.stopped < 3 else signal.SIGKILL)

@@ -24,18 +24,20 @@ def save(checkpoint: dict[str, Any], folder: Path, step: int, keep: int = 2) -> 
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step={step:08d}.ckpt"
-    written = 0
+    written = free = 0
     try:
         with replacing(path) as file:
             try:
                 torch.save(checkpoint, file)
             finally:
-                written = file.tell()
-    except (OSError, RuntimeError) as error:  # torch's own zip writer turns a full disk into a RuntimeError
-        free = shutil.disk_usage(folder).free
+                written, free = file.tell(), shutil.disk_usage(folder).free
+    except (OSError, RuntimeError) as error:
+        # torch's own zip writer turns a full disk into a RuntimeError about positions in an archive
+        reason = error.strerror if isinstance(error, OSError) else "the disk is full or failing"
+        whole = entries(folder)
         raise OSError(
-            f"cannot write {path}: {error} ({written:,} bytes written, {free:,} free); free some space and "
-            f"type the same command again: earlier checkpoints are intact"
+            f"cannot write {path}: {reason} (after {written:,} bytes, {free:,} free); free some space and type the "
+            f"same command again: " + (f"it goes on at {whole[-1]['file']}" if whole else "it begins anew")
         ) from error
     # a kill before the index is written leaves a file that the index does not list: it is swept with the next save
     entry = {"file": path.name, "sha256": sha256(path), "step": step}
@@ -49,10 +51,13 @@ def save(checkpoint: dict[str, Any], folder: Path, step: int, keep: int = 2) -> 
 def entries(folder: Path) -> list[dict[str, Any]]:
     """What last.json lists, oldest first; where it is missing or damaged, the files that open, with their hash now."""
     try:
-        return json.loads((folder / INDEX).read_text())
-    except (OSError, ValueError):
-        paths = sorted(folder.glob("step=*.ckpt"))
-        return [{"file": path.name, "sha256": sha256(path), "step": _step(path)} for path in paths if _opens(path)]
+        listed = json.loads((folder / INDEX).read_text())
+        if listed and all({"file", "sha256", "step"} <= entry.keys() for entry in listed):
+            return listed
+    except (OSError, ValueError, TypeError, AttributeError):
+        pass  # not there, cut, or something else's
+    paths = sorted(folder.glob("step=*.ckpt"))
+    return [{"file": path.name, "sha256": sha256(path), "step": _step(path)} for path in paths if _opens(path)]
 
 
 def _step(path: Path) -> int:
@@ -63,8 +68,14 @@ def _opens(path: Path) -> bool:
     try:
         load(path)
     except ValueError:
+        set_aside(path, "it does not open")
         return False
     return True
+
+
+def set_aside(path: Path, why: str) -> None:
+    aside = path.replace(path.with_suffix(".damaged"))
+    warnings.warn(f"{path.name} is damaged ({why}), set aside as {aside.name}", stacklevel=3)
 
 
 def prune(folder: Path) -> None:
@@ -89,8 +100,7 @@ def newest(folder: Path) -> Path | None:
             continue
         if sha256(path) == entry["sha256"]:
             return path
-        aside = path.replace(path.with_suffix(".damaged"))
-        warnings.warn(f"{path.name} is damaged (its sha256 differs), set aside as {aside.name}", stacklevel=2)
+        set_aside(path, "its sha256 differs")
     return None
 
 
@@ -103,8 +113,10 @@ def load(path: Path) -> dict[str, Any]:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise ValueError(f"no checkpoint at {path}") from None
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except Exception as error:  # zip, pickle and torch each have their own
+        # torch's text would advise to open the file with all that may be hidden in it
+        refused = "GLOBAL" in str(error)
+        reason = "it wants to run code, which is refused" if refused else "cut, damaged, or another kind of file"
         raise ValueError(f"{path} is not a readable checkpoint: {reason}") from error
 
 

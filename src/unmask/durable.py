@@ -20,6 +20,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             # a rename may reach the disk before the content does: after a power cut the file would be empty
             os.fsync(file.fileno())
         beside.replace(path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        # of a full disk Python names no file
+        raise OSError(error.errno, f"cannot write {path}: {error.strerror}; free or unlock it") from error
     except BaseException:
         beside.unlink(missing_ok=True)
         raise

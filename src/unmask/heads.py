@@ -1,13 +1,15 @@
 """Classifiers on an encoder: pooling, the linear probe's head and the fine-tuning head (MAE A.1)."""
 
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float
+from timm.layers import AttentionPoolLatent
+from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from unmask.encoder import Encoder, LayerNorm
-from unmask.initialisation import initialise_normal
+from unmask.initialisation import initialise, initialise_normal
 
 Pool = Literal["cls", "mean"]
 PROBE_STD, FINETUNE_STD = 0.01, 2e-5
@@ -46,6 +48,39 @@ class FineTuneFeatures(nn.Module):
         return self.fc_norm(self.encoder.unnormalised(images_BCHW)[:, 1:].mean(dim=1))
 
 
+class AttentiveFeatures(nn.Module):
+    """A learned query attends to all patch tokens of a frozen encoder: timm's attention pooling, made to be trained."""
+
+    def __init__(self, encoder: Encoder, heads: int, seed: int) -> None:
+        super().__init__()
+        self.encoder, self.width = encoder.requires_grad_(False), encoder.width
+        self.at_once: int | None = None  # images, as in Features
+        self.attention = AttentionPoolLatent(encoder.width, num_heads=heads, norm_layer=LayerNorm)
+        initialise(nn.ModuleDict({"attention": self.attention}), seed)  # timm's draws from the global generator
+        initialise_normal(self.attention.latent, 0.02, seed, "attention.latent")
+
+    def forward(self, images_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D"]:
+        with torch.no_grad():
+            parts = [self.encoder(part)[:, 1:] for part in images_BCHW.split(self.at_once or len(images_BCHW))]
+        return self.attention(torch.cat(parts))
+
+
+def train_last_blocks(features: FineTuneFeatures, blocks: float) -> None:
+    """Freeze all before the last blocks (MAE Fig. 9); 0.5 is the MLP half of the last one, all of them is everything.
+
+    What follows the blocks (a norm, the head) is trained in any case.
+    """
+    encoder, depth = features.encoder, len(features.encoder.blocks)
+    if blocks >= depth:
+        return
+    encoder.requires_grad_(False)
+    encoder.norm.requires_grad_(features.pool == "cls")
+    last = cast(Block, encoder.blocks[-1])
+    halves = [last.norm2, last.mlp] if blocks == 0.5 else []
+    for part in [*encoder.blocks[depth - int(blocks) :], *halves]:
+        part.requires_grad_(True)
+
+
 class RawPixels(nn.Module):
     """The control without any encoder: the image as a vector."""
 
@@ -68,7 +103,7 @@ class Given(nn.Module):
         return features_BD
 
 
-AnyFeatures = Features | FineTuneFeatures | RawPixels | Given
+AnyFeatures = Features | FineTuneFeatures | AttentiveFeatures | RawPixels | Given
 
 
 class Classifier(nn.Module):
@@ -86,3 +121,9 @@ class Classifier(nn.Module):
 
     def forward(self, images: Float[Tensor, "B *shape"]) -> Float[Tensor, "B K"]:
         return self.head(self.norm(self.features(images)))
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """What timm's layer decay asks for: embedding and positions first, then the blocks; the rest comes last."""
+        encoder = r"^features\.encoder\."
+        stem = rf"{encoder}(?:cls_token|pos_embed|patch_embed)"  # a group that captures would be read as a number
+        return {"stem": stem, "blocks": [(rf"{encoder}blocks\.(\d+)", None)]}

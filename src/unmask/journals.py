@@ -1,6 +1,7 @@
 """metrics.jsonl, the source of truth for tables, curves and pages: one line a log, append-only."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,19 +9,23 @@ from unmask.durable import write_text
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The journal's lines; a half-written last one (a kill) does not count."""
+    """The journal's lines; a half-written one (a kill, a full disk) does not count."""
     rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:
-            break
+            continue
     return rows
 
 
 def append(path: Path, row: dict[str, Any]) -> None:
-    with path.open("a") as file:
-        file.write(json.dumps(row) + "\n")
+    with path.open("ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":  # a line that a kill cut: the next one must not be lost with it
+                file.write(b"\n")
+        file.write((json.dumps(row) + "\n").encode())
 
 
 def cut_back(path: Path, step: int) -> None:

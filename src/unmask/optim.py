@@ -1,10 +1,10 @@
-"""Optimisers of the paper's recipes (Tables 8, 9, 10) and their schedule."""
+"""Optimisers of the paper's recipes (Tables 8 to 11) and their schedule."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from timm.optim import Lars, param_groups_weight_decay
+from timm.optim import Lars, param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -19,7 +19,8 @@ class Recipe:
     """How one stage is optimised; steps are optimiser steps, batch_size is the effective one.
 
     decay_tokens: the official port decays class and mask tokens in pretraining, class token and positions not in
-    fine-tuning.
+    fine-tuning. layer_decay: the rate of each block over that of the one after it (BEiT's ladder: embedding and
+    positions lowest, the head at the full rate). min_lr: where the cosine ends, of the head.
     """
 
     optimizer: Literal["adamw", "lars"]
@@ -30,22 +31,33 @@ class Recipe:
     warmup_steps: int
     total_steps: int
     decay_tokens: bool = True
+    layer_decay: float = 1.0
+    min_lr: float = 0.0
 
     def __call__(self, model: nn.Module) -> tuple[Optimizer, LambdaLR]:
         """The optimiser of the model's trainable parameters and its schedule by step."""
-        lr = scaled_lr(self.base_lr, self.batch_size)
+        lr = self.peak
         optimizer = self._adamw(model, lr) if self.optimizer == "adamw" else self._lars(model, lr)
         return optimizer, LambdaLR(optimizer, lambda step: self.factor(step))  # a method would be pickled
 
+    @property
+    def peak(self) -> float:
+        return scaled_lr(self.base_lr, self.batch_size)
+
     def factor(self, step: int) -> float:
-        return warmup_cosine(step, self.warmup_steps, self.total_steps)
+        """On every group's peak rate: a floor given for the head shrinks with the ladder, as in the port."""
+        return warmup_cosine(step, self.warmup_steps, self.total_steps, self.min_lr / self.peak)
 
     def _adamw(self, model: nn.Module, lr: float) -> Optimizer:
         """No decay for biases and 1-D parameters."""
         tokens = [name for name, _ in model.named_parameters() if name.endswith(("cls_token", "pos_embed"))]
-        groups = param_groups_weight_decay(
-            model, self.weight_decay, no_weight_decay_list=() if self.decay_tokens else tokens
-        )
+        spared = () if self.decay_tokens else tokens
+        if self.layer_decay < 1:
+            groups = param_groups_layer_decay(model, self.weight_decay, spared, layer_decay=self.layer_decay)
+            # timm's own schedulers read lr_scale; torch's do not, and the ladder would be lost without a word
+            groups = [{**group, "lr": lr * group["lr_scale"]} for group in groups]
+        else:
+            groups = param_groups_weight_decay(model, self.weight_decay, no_weight_decay_list=spared)
         return AdamW(groups, lr=lr, betas=self.betas, fused=True)
 
     def _lars(self, model: nn.Module, lr: float) -> Optimizer:

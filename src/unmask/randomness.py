@@ -6,8 +6,12 @@ arithmetic, so CPU and GPU, one process or eight, batch 4 x 8 or 1 x 32 give the
 
 import hashlib
 import math
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -66,6 +70,24 @@ def permutation(key: Key, step: int, size: int) -> Int[Tensor, "N"]:
     """A uniformly random order of `size` things; 62-bit sort keys make ties impossible in practice."""
     drawn_N2 = words(key, step, torch.arange(size), 2)
     return ((drawn_N2[:, 0] << 30) ^ drawn_N2[:, 1]).argsort(stable=True)
+
+
+@contextmanager
+def borrowed_generators(state: Sequence[int]) -> Iterator[None]:
+    """Python's, NumPy's and torch's (CPU) own generators as a function of two words, and afterwards as they were.
+
+    For libraries that draw from them (timm's augmentations, mixup): what they do is then named like all else.
+    """
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(state[0] << 32 | state[1])
+    np.random.seed(np.array(list(state), dtype=np.uint32))
+    torch.default_generator.manual_seed(state[0] << 31 | state[1] >> 1)  # torch.manual_seed would seed GPUs too
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.set_rng_state(before[2])
 
 
 def uniform_like(key: Key, shape: tuple[int, ...], rows: int = 256) -> Float[Tensor, "..."]:

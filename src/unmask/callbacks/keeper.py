@@ -29,7 +29,10 @@ class Preempted(SystemExit):
 
 @contextmanager
 def leaving_when_asked() -> Iterator[None]:
-    """Outside of fits a signal raises Preempted at once; within one the Keeper saves first."""
+    """Outside of fits a signal raises Preempted at once; within one the Keeper saves first.
+
+    Who was asked once is leaving: further signals are ignored then, so that the exit code stays.
+    """
 
     def leave(number: int, frame: FrameType | None) -> None:
         raise Preempted
@@ -38,6 +41,9 @@ def leaving_when_asked() -> Iterator[None]:
     before = {number: signal.signal(number, leave) for number in SIGNALS} if main else {}
     try:
         yield
+    except Preempted:
+        before = dict.fromkeys(before, signal.SIG_IGN)
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,6 +1,7 @@
 """One bar a stage: steps, loss, images per second, time left; plain lines where there is no terminal."""
 
 import time
+from datetime import timedelta
 from typing import Any
 
 import lightning as L
@@ -51,7 +52,9 @@ class StageProgress(L.Callback):
             self.bar.update(self.task, completed=self.step, facts=facts)
         elif trainer.is_global_zero:
             left = (trainer.max_steps - self.step) / max(rate, 1e-9)
-            line = f"{self.title}: step {self.step:,}/{trainer.max_steps:,}  {facts}  eta {left:,.0f} s"
+            line = (
+                f"{self.title}: step {self.step:,}/{trainer.max_steps:,}  {facts}  eta {timedelta(seconds=round(left))}"
+            )
             self.console.print(line, soft_wrap=True)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:

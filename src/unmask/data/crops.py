@@ -17,15 +17,18 @@ FIXED_SIDE = 0.875  # crop_fixed: 224 of 256 pixels
 
 @dataclass(frozen=True)
 class Augment:
-    """How training images are cropped (MAE Table 1e): the whole centre, a fixed or a random size.
+    """How training images are changed (MAE Table 1e): cropped to the centre, a fixed or a random size; mirrored;
+    by RandAugment; and by erasing a box (`unmask.data.policies` has the last two).
 
     scale: the area of a random crop, as shares of the image. flip: mirror half of the images.
     """
 
-    crop: Literal["none", "fixed", "random"] = "none"
+    crop: Literal["none", "fixed", "random", "random_once"] = "none"
     scale: tuple[float, float] = (0.2, 1.0)
     flip: bool = False
     centre: float = 1.0  # side of the centre crop where crop is none
+    policy: str | None = None  # RandAugment, in timm's words
+    erasing: float = 0.0  # share of images
 
     def boxes(
         self, key: Key, ids_B: Int[Tensor, "B"], epoch: int, sizes_B2: Int[Tensor, "B 2"], shape: tuple[int, int]
@@ -33,6 +36,8 @@ class Augment:
         """(top, left, height, width, mirrored) for images of (height, width) `sizes`, to be resized to `shape`."""
         if self.crop == "random":
             boxes = random_boxes(key, ids_B, epoch, sizes_B2, self.scale, shape[1] / shape[0])
+        elif self.crop == "random_once":
+            boxes = once_boxes(key, ids_B, epoch, sizes_B2, self.scale, shape[1] / shape[0])
         elif self.crop == "fixed":
             boxes = fixed_boxes(key, ids_B, epoch, sizes_B2, shape)
         else:
@@ -84,6 +89,21 @@ def random_boxes(
     chosen_B4 = tries_BR4[torch.arange(len(ids_B)), first_B].long()
     boxes_B4 = torch.where(fits_BR.any(1)[:, None], chosen_B4, _clamped_centre(sizes_B2, aspect))
     return torch.cat([boxes_B4, torch.zeros_like(boxes_B4[:, :1])], dim=1)
+
+
+def once_boxes(
+    key: Key, ids_B: Int[Tensor, "B"], epoch: int, sizes_B2: Int[Tensor, "B 2"],
+    scale: tuple[float, float], aspect: float = 1.0,
+) -> Int[Tensor, "B 5"]:  # fmt: skip
+    """The official probe's crop: the first try, cut to the image where it is too long (BYOL's way)."""
+    draw_B4 = uniform(key, epoch, ids_B, 4).double()
+    limits_B2 = sizes_B2.double()
+    area_B = limits_B2.prod(dim=1) * (scale[0] + (scale[1] - scale[0]) * draw_B4[:, 0])
+    aspect_B = aspect * torch.exp((2 * draw_B4[:, 1] - 1) * math.log(4 / 3))
+    sides_B2 = torch.stack([(area_B / aspect_B).sqrt().round(), (area_B * aspect_B).sqrt().round()], dim=1)
+    sides_B2 = torch.minimum(sides_B2, limits_B2).clamp(min=1)
+    corner_B2 = (draw_B4[:, 2:] * (limits_B2 - sides_B2 + 1)).floor()
+    return torch.cat([corner_B2, sides_B2, torch.zeros_like(area_B)[:, None]], dim=1).long()
 
 
 def _clamped_centre(sizes_B2: Int[Tensor, "B 2"], aspect: float) -> Int[Tensor, "B 4"]:

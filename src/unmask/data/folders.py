@@ -57,6 +57,8 @@ def _decode(path: Path, channels: int) -> np.ndarray:
         raise ValueError(f"image files have 1, 3 or 4 channels, not {channels}; use .npy arrays")
     with Image.open(path) as image:
         upright = ImageOps.exif_transpose(image)
+        if upright.mode == "F":  # Pillow would clip 0..1 to black
+            raise ValueError("its pixels are floating point; save it as 8 or 16 bits, or as a uint8 .npy array")
         if upright.mode.startswith("I"):  # Pillow would clip 16 bits at 255: nearly all white
             upright = Image.fromarray((np.asarray(upright) // 257).clip(0, 255).astype(np.uint8))
         return np.asarray(upright.convert(MODES[channels]))

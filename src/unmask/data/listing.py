@@ -1,15 +1,21 @@
-"""What is in a folder of images, and its identity: names and sizes of the files, never where they lie.
+"""What is in a folder of images, and its identity: names and content of the files, never where they lie.
 
-Standard library only: a finished run is recognised before torch is imported.
+Of large folders the sizes stand for the content. Imports no torch: a finished run is recognised before it is needed.
 """
 
 import hashlib
 import os
+from collections import Counter
 from dataclasses import dataclass
+from fractions import Fraction
+from math import floor
 from pathlib import Path
+
+from unmask.durable import sha256
 
 SUFFIXES = frozenset([".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".npy"])
 UNCOMPRESSED = frozenset([".npy", ".bmp", ".ppm", ".pgm", ".tif", ".tiff"])
+READ_FILES, READ_BYTES = 20_000, 2**28  # up to here all of a folder is read to know it: about a second
 TRAIN_NAMES, VAL_NAMES = ("train",), ("val", "valid", "validation", "test")
 
 
@@ -27,8 +33,8 @@ class Listing:
 def list_images(root: str | Path, holdout: float = 0.1) -> Listing:
     """Find train/ and val/ (or test/), class folders below them, or a flat heap of images.
 
-    Without a split every 1/holdout-th image (of each class, in name order) is held out.
-    Raises ValueError where the folder is missing or holds too few images.
+    Without a split the share `holdout` of each class is held out, spread over it in name order.
+    Raises ValueError where the folder is missing, holds too few images, or has a validation split alone.
     """
     root = Path(root).expanduser()
     if not root.is_dir():
@@ -38,6 +44,10 @@ def list_images(root: str | Path, holdout: float = 0.1) -> Listing:
         train_files, val_files = _files(root, train_dir), _files(root, val_dir)
         classes = _classes(train_files, depth=1)
         train, val = _label(train_files, classes, 1), _label(val_files, classes, 1)
+    elif val_dir:
+        raise ValueError(
+            f"data.root={root} has {val_dir.name}/ but no train/; add it, or point data.root to the images"
+        )
     else:
         depth = 1 if train_dir else 0  # a lone train/ is no class
         files = _files(root, train_dir or root)
@@ -95,26 +105,39 @@ def _label(files: list[str], classes: tuple[str, ...], depth: int) -> tuple[tupl
 
 
 def _hold_out(files: tuple[tuple[str, int], ...], holdout: float) -> tuple[tuple, tuple]:
-    """Every k-th image of each class; of all images where no class has k."""
-    every = max(2, round(1 / holdout))
-    seen: dict[int, int] = {}
+    """The share of each class, to within one image; of all together where no class is large enough."""
+    share = Fraction(str(holdout))  # as it was written: 0.29 * 100 is less than 29 in binary
+    sizes = Counter(label for _, label in files)
+    seen: Counter[int] = Counter()
     held = []
     for _, label in files:
-        seen[label] = seen.get(label, 0) + 1
-        held.append(seen[label] % every == 0)
+        seen[label] += 1
+        held.append(floor(seen[label] * share) > floor((seen[label] - 1) * share))
     if not any(held):
-        held = [i % min(every, max(2, len(files))) == 1 for i in range(len(files))]
+        # the second image in every few, but never one that is alone in its class: training would not know it
+        every = min(max(2, round(1 / holdout)), max(2, len(files)))
+        spare = [i for i, (_, label) in enumerate(files) if sizes[label] > 1]
+        held = [i in spare[1::every] for i in range(len(files))]
     train = tuple(file for file, out in zip(files, held, strict=True) if not out)
     return train, tuple(file for file, out in zip(files, held, strict=True) if out)
 
 
-def _mark(path: Path) -> str:
-    """The size, and the content where other pixels would leave the size as it is."""
-    if path.suffix.lower() in UNCOMPRESSED:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    return str(path.stat().st_size)
+def _marks(root: Path, names: list[str]) -> list[str]:
+    """Of each file its content where that is quickly read, else its size; always the content of uncompressed ones,
+    whose size stays when pixels change.
+    """
+    try:
+        sizes = [(root / name).stat().st_size for name in names]
+        small = len(names) <= READ_FILES and sum(sizes) <= READ_BYTES
+        return [
+            sha256(root / name) if small or Path(name).suffix.lower() in UNCOMPRESSED else str(size)
+            for name, size in zip(names, sizes, strict=True)
+        ]
+    except OSError as error:
+        raise ValueError(f"{error.filename} cannot be read ({error.strerror}); mend or remove it") from None
 
 
 def _identity(root: Path, files: list[tuple[str, int]], classes: tuple[str, ...]) -> str:
-    lines = [*classes, *(f"{name}\0{_mark(root / name)}\0{label}" for name, label in files)]
+    marks = _marks(root, [name for name, _ in files])
+    lines = [*classes, *(f"{name}\0{mark}\0{label}" for (name, label), mark in zip(files, marks, strict=True))]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]

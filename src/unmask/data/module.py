@@ -14,9 +14,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from unmask.data.crops import Augment, centre_boxes, crop_resize
 from unmask.data.folders import Files, open_image
+from unmask.data.policies import erase, rand_augment
 from unmask.data.sampler import EpochBatches, EvalBatches, Ticket
 from unmask.data.sources import InMemory
-from unmask.randomness import Key, make_key
+from unmask.randomness import make_key
 
 EVAL_BATCH = 256  # images; fewer where the device takes fewer at once
 
@@ -44,8 +45,11 @@ class Format:
 class Views(Dataset):
     """A split seen through an augmentation: whole batches by (epoch, id), the same for any number of workers."""
 
-    def __init__(self, split: InMemory | Files, form: Format, augment: Augment | None, key: Key) -> None:
-        self.split, self.form, self.augment, self.key = split, form, augment, key
+    def __init__(self, split: InMemory | Files, form: Format, augment: Augment | None, seed: int) -> None:
+        self.split, self.form, self.augment, self.key = split, form, augment, make_key(seed, "crop")
+        self.policy = None
+        if augment and augment.policy:
+            self.policy = rand_augment(augment.policy, form.mean, form.shape, make_key(seed, "policy"))
 
     def __len__(self) -> int:
         return len(self.split)
@@ -58,11 +62,16 @@ class Views(Dataset):
             boxes = self._boxes(ids, epoch, [images.shape[2:]] * len(ids))
             whole = torch.tensor([0, 0, *images.shape[2:], 0])
             as_is = tuple(images.shape[2:]) == self.form.shape and bool((boxes == whole).all())
-            return Batch(images, labels, ids, epoch, None if as_is else boxes)
+            if self.policy is None:
+                return Batch(images, labels, ids, epoch, None if as_is else boxes)
+            images = images if as_is else crop_resize(images, boxes, self.form.shape).byte()
+            return Batch(self.policy(images, epoch, ids), labels, ids, epoch, None)
         decoded = [open_image(self.split.paths[i], self.split.channels) for i in ids.tolist()]
         boxes = self._boxes(ids, epoch, [image.shape[1:] for image in decoded])
         views = [self._view(image, box) for image, box in zip(decoded, boxes, strict=True)]
-        return Batch(torch.stack(views), labels, ids, epoch, None)
+        images = torch.stack(views)
+        images = images if self.policy is None else self.policy(images, epoch, ids)
+        return Batch(images, labels, ids, epoch, None)
 
     def _boxes(self, ids_B: Tensor, epoch: int, sizes: Sequence[torch.Size]) -> Int[Tensor, "B 5"]:
         sizes_B2 = torch.tensor([list(size) for size in sizes])
@@ -100,8 +109,9 @@ class ImageData(L.LightningDataModule):
     ) -> None:  # fmt: skip
         super().__init__()
         self.form, self.loading, self.ids, self.batch_size, self.seed = form, loading, ids, batch_size, seed
-        self.train_views = Views(train, form, augment, make_key(seed, "crop"))
-        self.val_views = Views(val, form, None, make_key(seed, "crop"))
+        self.erasing, self.erasing_key = augment.erasing, make_key(seed, "erasing")
+        self.train_views = Views(train, form, augment, seed)
+        self.val_views = Views(val, form, None, seed)
 
     def train_dataloader(self) -> DataLoader:
         trainer = self.trainer
@@ -118,7 +128,7 @@ class ImageData(L.LightningDataModule):
 
     def predict_dataloader(self) -> list[DataLoader]:
         """The training images as evaluation sees them, then the validation images: what features are made of."""
-        bank = Views(self.train_views.split, self.form, None, self.train_views.key)
+        bank = Views(self.train_views.split, self.form, None, self.seed)
         return [self._eval_loader(bank, self.ids), self.val_dataloader()]
 
     def _eval_loader(self, views: Views, ids: list[int]) -> DataLoader:
@@ -126,14 +136,18 @@ class ImageData(L.LightningDataModule):
         return self._loader(views, EvalBatches(ids, self.loading.eval_batch, rank, world))
 
     def _loader(self, views: Views, batches: EpochBatches | EvalBatches) -> DataLoader:
-        workers = 0 if isinstance(views.split, InMemory) else self.loading.workers
+        # cutting out of memory is quicker than handing over to a process; RandAugment is not
+        workers = 0 if isinstance(views.split, InMemory) and views.policy is None else self.loading.workers
         return DataLoader(
             views, batch_sampler=batches, collate_fn=unwrapped, num_workers=workers, worker_init_fn=quiet_worker,
             pin_memory=torch.cuda.is_available(), persistent_workers=workers > 0,
         )  # fmt: skip
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        return normalised(batch, self.form)
+        batch = normalised(batch, self.form)
+        if self.erasing and self.trainer and self.trainer.training:
+            erase(batch.images_BCHW, self.erasing, self.erasing_key, batch.epoch, batch.ids_B)
+        return batch
 
 
 class FeatureData(L.LightningDataModule):

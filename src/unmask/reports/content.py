@@ -15,7 +15,10 @@ from unmask.runs.ledger import StageFolder
 from unmask.runs.plan import Plan
 
 STEPS_SHOWN = 6
-GROUPS = {"knn": "kNN", "linear_probe": "linear probe", "finetune": "fine-tuning"}
+GROUPS = {
+    "knn": "kNN", "linear_probe": "linear probe", "attentive_probe": "attentive probe", "finetune": "fine-tuning",
+    "partial_finetune": "fine-tuning the last blocks",
+}  # fmt: skip
 
 
 def page_content(plan: Plan, results: list[Result], command: str) -> dict[str, Any]:
@@ -53,7 +56,7 @@ def group_measurements(results: list[Result], labels: int | None) -> list[dict[s
         if accuracy is None:
             continue
         kind = "finetune" if result["stage"] == "scratch" else result["stage"]
-        few = f" on {labels} labels" if kind == "finetune" and labels else ""
+        few = f" on {labels} labels" if kind in ("finetune", "partial_finetune") and labels else ""
         group = groups.setdefault(kind, {"kind": kind, "name": GROUPS[kind] + few, "accuracy": {}})
         group["accuracy"][result["start"]] = accuracy
     return list(groups.values())
@@ -119,7 +122,9 @@ def _row(spec: StageSpec, result: Result, plan: Plan) -> dict[str, str]:
     else:
         batch = result["metrics"]["batch_size"]
         protocol = f"{recipe.optimizer}, {recipe.epochs} epochs, batch {batch}, base lr {recipe.base_lr:g}"
-    if spec.kind != "pretrain" and spec.start != "pixels":
+    if spec.kind == "attentive_probe":
+        protocol += ", attention pooling"
+    elif spec.kind != "pretrain" and spec.start != "pixels":
         protocol += ", class token" if recipe.pool == "cls" else ", mean of patch tokens"
     if labels := getattr(recipe, "labels", None):
         protocol += f", {labels} labels"

@@ -23,11 +23,14 @@ def results_table(results: list[Result]) -> Table:
     table.add_column("stage")
     table.add_column("result", justify="right")
     table.add_column("")
+    table.add_column("images", justify="right")
     table.add_column("seconds", justify="right")
     table.add_column("fingerprint", style="dim", no_wrap=True)
     for result in results:
         number, unit = headline(result)
-        table.add_row(result["title"], number, unit, f"{result['seconds']:.0f}", result["fingerprint"])
+        table.add_row(
+            result["title"], number, unit, f"{result['images']:,}", f"{result['seconds']:.0f}", result["fingerprint"]
+        )
     return table
 
 

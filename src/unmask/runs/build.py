@@ -15,7 +15,7 @@ from unmask.encoder import Encoder
 from unmask.initialisation import initialise
 from unmask.mae import MAE
 from unmask.runs.plan import Plan
-from unmask.runs.schema import Augment as AugmentConfig
+from unmask.runs.recipes import Augment as AugmentConfig
 from unmask.runs.schema import Config
 from unmask.tasks.pretrain import AnyMasking, AnyTarget
 
@@ -28,12 +28,12 @@ def construct(spec: dict[str, Any], **more: Any) -> Any:
     return getattr(import_module(module), name)(**values, **more)
 
 
-def build_encoder(config: Config, seed: int | None = None) -> Encoder:
-    """The configured encoder; with a seed its weights are those the MAE of that seed starts from."""
+def build_encoder(config: Config, grid: tuple[int, int] | None = None, seed: int | None = None) -> Encoder:
+    """The configured encoder, on the data's grid or another; with a seed its weights are those its MAE starts from."""
     model, data = config.model, config.data
     assert data.patch_size is not None
     encoder = Encoder(
-        config.grid, data.patch_size, data.channels, model.width, model.depth, model.heads, model.mlp_ratio
+        grid or config.grid, data.patch_size, data.channels, model.width, model.depth, model.heads, model.mlp_ratio
     )
     if seed is not None:
         initialise(nn.ModuleDict({"encoder": encoder}), seed)
@@ -59,15 +59,23 @@ def build_target(config: Config) -> AnyTarget:
     return construct(config.target.model_dump(by_alias=True))
 
 
+PLAIN = AugmentConfig(crop="none", scale=(1.0, 1.0), flip=False, policy=None, erasing=0.0)
+
+
+def changes_images(augment: AugmentConfig) -> bool:
+    """Whether an image looks different in each epoch."""
+    return augment.crop != "none" or augment.flip or augment.policy is not None or augment.erasing > 0
+
+
 def build_augment(augment: AugmentConfig, eval_crop: float) -> Augment:
-    return Augment(augment.crop, augment.scale, augment.flip, eval_crop)
+    return Augment(augment.crop, augment.scale, augment.flip, eval_crop, augment.policy, augment.erasing)
 
 
-def build_format(config: Config) -> Format:
+def build_format(config: Config, shape: tuple[int, int] | None = None) -> Format:
     data = config.data
     assert data.mean is not None
     assert data.std is not None
-    return Format(data.image_size, tuple(data.mean), tuple(data.std), data.eval_crop)
+    return Format(shape or data.image_size, tuple(data.mean), tuple(data.std), data.eval_crop)
 
 
 def build_loading(config: Config) -> Loading:

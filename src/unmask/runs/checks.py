@@ -8,6 +8,8 @@ from pydantic import BaseModel, ValidationError
 
 from unmask.runs.schema import LABELLED, Config
 
+BARE = ("pretrain", "knn")  # stages without an augmentation of their own
+
 
 class ConfigError(ValueError):
     """Faults of a config, one a line; the process ends with exit code 2."""
@@ -19,7 +21,7 @@ def check(raw: dict[str, Any]) -> Config:
         config = Config.model_validate(raw)
     except ValidationError as error:
         raise ConfigError(described(error)) from None
-    faults = list(_geometry(config)) + list(_sizes(config)) + list(_ignored(config))
+    faults = [*_geometry(config), *_sizes(config), *_stages(config), *_ignored(config)]
     if faults:
         raise ConfigError("\n".join(faults))
     return config
@@ -47,18 +49,22 @@ def _line(fault: Any) -> str:
 def _geometry(config: Config) -> Iterator[str]:
     patch = config.data.patch_size
     assert patch is not None
-    for side in config.data.image_size:
-        if side % patch:
-            nearest = max(patch, round(side / patch) * patch)
-            divisors = [p for p in range(2, side) if side % p == 0 and p <= 2 * patch]
-            yield (
-                f"data.image_size = {side}: not a multiple of data.patch_size={patch}; nearest image size: {nearest}"
-                + (f", patch sizes that divide {side}: {divisors}" if divisors else "")
-            )
-            return
+    sizes = {"data": config.data.image_size} | {stage: config.stage_image_size(stage) for stage in config.stages}
+    for name, size in sizes.items():
+        for side in size:
+            if side % patch:
+                nearest = max(patch, round(side / patch) * patch)
+                divisors = [p for p in range(2, side) if side % p == 0 and p <= 2 * patch]
+                yield (
+                    f"{name}.image_size = {side}: not a multiple of data.patch_size={patch}; nearest image size: "
+                    f"{nearest}" + (f", patch sizes that divide {side}: {divisors}" if divisors else "")
+                )
+                return
     patches = config.grid[0] * config.grid[1]
     kept = config.num_visible
-    if not 0 < kept < patches:
+    if patches < 2:
+        yield f"data.patch_size = {patch}: the image is one patch; pick a smaller one"
+    elif not 0 < kept < patches:
         yield (
             f"mask_ratio = {config.mask_ratio}: keeps {kept} of {patches} patches; "
             f"pick one that keeps between 1 and {patches - 1}"
@@ -71,10 +77,10 @@ def _geometry(config: Config) -> Iterator[str]:
 
 def _ignored(config: Config) -> Iterator[str]:
     """Values that would change nothing."""
-    if config.labels and not {"finetune", "scratch"} & set(config.stages):
+    if config.labels and not {"partial_finetune", "finetune", "scratch"} & set(config.stages):
         yield (
             f"labels = {config.labels}: none of the stages {config.stages} uses it; add finetune or scratch, or set "
-            f"knn.labels or linear_probe.labels"
+            f"knn.labels, linear_probe.labels or attentive_probe.labels"
         )
     smallest, hidden = (
         getattr(config.masking, "min_patches", None),
@@ -104,9 +110,29 @@ def _sizes(config: Config) -> Iterator[str]:
                 f"trainer.micro_batch = {micro}: {name}.batch_size={batch} is not a multiple of it; "
                 f"pick one that divides the batch"
             )
-    scale = config.augment.scale
-    if scale[0] > scale[1]:
-        yield f"augment.scale = {list(scale)}: the smaller share comes first; try [{scale[1]}, {scale[0]}]"
+
+
+def _stages(config: Config) -> Iterator[str]:
+    """What each stage asks of the images and of the model."""
+    augments = {"augment": config.augment}
+    augments |= {f"{name}.augment": getattr(config, name).augment for name in config.stages if name not in BARE}
+    for name, augment in augments.items():
+        low, high = augment.scale
+        if low > high:
+            yield f"{name}.scale = {list(augment.scale)}: the smaller share comes first; try [{high}, {low}]"
+        if augment.policy and config.data.channels not in (1, 3):
+            yield f"{name}.policy = {augment.policy}: RandAugment knows 1 or 3 channels, not {config.data.channels}"
+    blocks, depth = config.partial_finetune.blocks, config.model.depth
+    if "partial_finetune" in config.stages and blocks not in (0.5, *range(depth + 1)):
+        yield f"partial_finetune.blocks = {blocks:g}: give 0, 0.5 (the last MLP) or a whole number up to {depth}"
+    heads, width = config.attentive_probe.heads, config.model.width
+    if "attentive_probe" in config.stages and width % heads:
+        yield f"attentive_probe.heads = {heads}: does not divide model.width={width}"
+    micro = config.trainer.micro_batch
+    for name in config.stages:
+        recipe = getattr(config, name)
+        if micro and micro % 2 and (getattr(recipe, "mixup", 0) or getattr(recipe, "cutmix", 0)):
+            yield f"trainer.micro_batch = {micro}: {name} mixes pairs of images; take an even one"
 
 
 def known_keys() -> list[str]:

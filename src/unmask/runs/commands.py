@@ -27,6 +27,8 @@ def told(error: BaseException) -> str:
     text = str(error)
     if "Original Traceback" in text:
         return text.strip().splitlines()[-1].split(": ", 1)[-1]
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     if isinstance(error, EXPLAINED):
         return text
     first = next(iter(text.strip().splitlines()), "")

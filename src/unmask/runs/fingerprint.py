@@ -13,6 +13,11 @@ from typing import Any
 from unmask.runs.schema import Config
 
 RESULT_VERSION = 1  # raise it when a change of the code changes results
+TITLES = {
+    "knn": "kNN", "linear_probe": "linear probe", "attentive_probe": "attentive probe", "finetune": "fine-tune",
+    "partial_finetune": "fine-tune, {blocks:g} last blocks",
+}  # fmt: skip
+OF_ENCODERS = ("pool", "layer_decay", "drop_path")  # values of a recipe that mean nothing to raw pixels
 DATA_KEYS = ("image_size", "patch_size", "channels", "mean", "std", "eval_crop")
 
 
@@ -34,7 +39,7 @@ class StageSpec:
         if self.kind in ("pretrain", "scratch"):
             return self.kind.replace("_", " ")
         of = {"pretrained": "", "random": ", random encoder", "pixels": ", raw pixels"}
-        return {"knn": "kNN", "linear_probe": "linear probe", "finetune": "fine-tune"}[self.kind] + of[self.start]
+        return TITLES[self.kind].format(**self.science["recipe"]) + of[self.start]
 
 
 def digest(content: dict[str, Any]) -> str:
@@ -51,19 +56,23 @@ def pretrain_science(config: Config, identity: str) -> dict[str, Any]:
 def measure_science(kind: str, start: str, config: Config, identity: str) -> dict[str, Any]:
     """Of a measuring stage: the encoder's shape counts only where it is not the parent's or absent."""
     plain = config.plain()
-    science = _common(kind, config, identity) | {"start": start, "recipe": plain[kind]}
+    # the size counts as the data's, whoever set it
+    recipe = {key: value for key, value in plain[kind].items() if key != "image_size"}
+    science = _common(kind, config, identity) | {"start": start, "recipe": recipe}
+    if recipe.get("mixup") or recipe.get("cutmix"):
+        science["micro_batch"] = plain["trainer"]["micro_batch"]  # images are mixed with others of their micro-batch
     if kind != "knn" or start == "random" or plain[kind]["labels"]:
         science["seed"] = plain["seed"]
     if start == "random":
         science["model"] = _shape(plain)
     if start == "pixels":
         science["data"] = {key: value for key, value in science["data"].items() if key != "patch_size"}
-        science["recipe"] = {key: value for key, value in science["recipe"].items() if key != "pool"}
+        science["recipe"] = {key: value for key, value in recipe.items() if key not in OF_ENCODERS}
     return science
 
 
 def _common(kind: str, config: Config, identity: str) -> dict[str, Any]:
-    data = config.plain()["data"]
+    data = config.plain()["data"] | {"image_size": list(config.stage_image_size(kind))}
     return {
         "version": RESULT_VERSION,
         "stage": kind,

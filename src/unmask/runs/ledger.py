@@ -42,10 +42,13 @@ class StageFolder:
     def result(self) -> dict[str, Any] | None:
         """The finished stage's result, or None."""
         try:
-            return json.loads((self.path / "result.json").read_text())
+            result = json.loads((self.path / "result.json").read_text())
+            if not {"metrics", "title", "fingerprint", "seconds", "images"} <= result.keys():
+                raise ValueError("parts are missing")
+            return result
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except (OSError, json.JSONDecodeError) as error:
+        except (OSError, ValueError, AttributeError) as error:
             raise LedgerError(
                 f"{self.path}/result.json cannot be read ({error}); remove it to redo the stage"
             ) from None

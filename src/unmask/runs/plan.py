@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass
 
+from unmask.data.classes import CLASSES
 from unmask.data.listing import Listing, list_images
 from unmask.runs.checks import ConfigError, needs_labels
 from unmask.runs.fingerprint import StageSpec, measure_science, pretrain_science
@@ -11,6 +12,11 @@ from unmask.runs.schema import LABELLED, Config
 # The numbers are the content's: a changed package or archive is another data set
 IDENTITIES = {"mnist5k": "mnist5k-1", "cifar10": "cifar10-c58f3010", "cifar100": "cifar100-eb9058c3"}
 SIZES = {"mnist5k": [400] * 10, "cifar10": [5000] * 10, "cifar100": [500] * 100}  # training images of each class
+# Which controls say something: fine-tuning a random encoder is what `scratch` is, and pixels have no blocks or tokens
+CONTROLS = {
+    "knn": ("random", "pixels"), "linear_probe": ("random", "pixels"), "attentive_probe": ("random",),
+    "partial_finetune": ("random",), "finetune": ("pixels",),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -19,8 +25,12 @@ class Plan:
 
     config: Config
     stages: tuple[StageSpec, ...]
-    num_classes: int
+    class_names: tuple[str, ...]
     listing: Listing | None
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
 
 
 def make_plan(config: Config) -> Plan:
@@ -32,18 +42,23 @@ def make_plan(config: Config) -> Plan:
         except ValueError as error:
             raise ConfigError(str(error)) from None
     identity = listing.identity if listing else IDENTITIES[config.data.source]
-    num_classes = len(listing.classes) if listing else len(SIZES[config.data.source])
-    if faults := needs_labels(config, num_classes) + _too_many_labels(config, listing):
+    classes = listing.classes if listing else CLASSES[config.data.source]
+    if faults := needs_labels(config, len(classes)) + _label_counts(config, listing):
         raise ConfigError("\n".join(faults))
-    return Plan(config, tuple(_stages(config, identity)), num_classes, listing)
+    return Plan(config, tuple(_stages(config, identity)), classes, listing)
 
 
-def _too_many_labels(config: Config, listing: Listing | None) -> list[str]:
+def _label_counts(config: Config, listing: Listing | None) -> list[str]:
     """A class must have its share of the labels that a stage asks for."""
     sizes = Counter(label for _, label in listing.train).values() if listing else SIZES[config.data.source]
     classes, smallest = len(sizes), min(sizes)
     asked = {name: getattr(config, name).labels for name in config.stages if name in LABELLED}
-    return [
+    too_few = [
+        f"labels={labels}: {name} needs at least one label of each of {classes} classes; at least labels={classes}"
+        for name, labels in asked.items()
+        if labels and labels < classes
+    ]
+    return too_few + [
         f"labels={labels} asks {name} for {-(-labels // classes)} images of each of {classes} classes, and the "
         f"smallest has {smallest}; at most labels={smallest * classes}, or labels=null for all"
         for name, labels in asked.items()
@@ -65,10 +80,9 @@ def _stages(config: Config, identity: str) -> list[StageSpec]:
 
 
 def _starts(kind: str, config: Config) -> list[str]:
-    """Which weights a measurement is made on; fine-tuning a random encoder is what `scratch` is."""
+    """Which weights a measurement is made on."""
     if kind == "pretrain":
         return []
     if kind == "scratch":
         return ["random"]
-    controls = [c for c in config.controls if not (kind == "finetune" and c == "random")]
-    return ["pretrained", *controls]
+    return ["pretrained", *(control for control in config.controls if control in CONTROLS[kind])]

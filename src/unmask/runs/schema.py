@@ -3,42 +3,53 @@
 The YAML files in conf/ hold the values; defaults live there alone.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-Share = Annotated[float, Field(gt=0, lt=1)]
-Proportion = Annotated[float, Field(gt=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Stage = Literal["pretrain", "knn", "linear_probe", "finetune", "scratch"]
+from unmask.runs.recipes import (
+    AttentiveProbe,
+    Augment,
+    Count,
+    FineTune,
+    Knn,
+    Part,
+    PartialFineTune,
+    Positive,
+    Probe,
+    Proportion,
+    Recipe,
+    Share,
+    pair,
+)
+
+Width = Annotated[int, Field(ge=1, le=16_384)]
+Depth = Annotated[int, Field(ge=1, le=256)]
+Stage = Literal["pretrain", "knn", "linear_probe", "attentive_probe", "partial_finetune", "finetune", "scratch"]
 Control = Literal["random", "pixels"]
-LABELLED: tuple[str, ...] = ("knn", "linear_probe", "finetune", "scratch")
+LABELLED: tuple[str, ...] = tuple(stage for stage in get_args(Stage) if stage != "pretrain")
 CHANNELS = {"mnist5k": 1, "cifar10": 3, "cifar100": 3}
-WARMUP = 0.05  # of the epochs: Table 8 warms up for 40 of 800
 MAX_PATCH, MIN_GRID = 16, 8  # what an automatic patch size respects
 
 
-class Part(BaseModel):
-    """A section of the config; keys that are not listed are faults."""
-
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+def listed(value: Any) -> Any:
+    """One name stands for a list of it."""
+    return [value] if isinstance(value, str) else value
 
 
 class Model(Part):
     name: str = Field(description="what tables call it")
-    width: Count = Field(description="channels of the encoder's tokens")
-    depth: Count = Field(description="transformer blocks of the encoder")
-    heads: Count = Field(description="attention heads of the encoder")
+    width: Width = Field(description="channels of the encoder's tokens")
+    depth: Depth = Field(description="transformer blocks of the encoder")
+    heads: Width = Field(description="attention heads of the encoder")
     mlp_ratio: Positive = Field(description="hidden width of the MLP over the block's width")
     patch_size_at_224: Count = Field(description="patch size on images of 224 pixels (14 for ViT-H, else 16)")
 
 
 class Decoder(Part):
-    depth: Annotated[int, Field(ge=1, le=64)] = Field(description="transformer blocks of the decoder (Table 1a)")
-    width: Count = Field(description="channels of the decoder's tokens (Table 1b)")
-    heads: Count = Field(description="attention heads of the decoder")
+    depth: Depth = Field(description="transformer blocks of the decoder (Table 1a)")
+    width: Width = Field(description="channels of the decoder's tokens (Table 1b)")
+    heads: Width = Field(description="attention heads of the decoder")
 
 
 class RandomMasking(Part):
@@ -69,12 +80,6 @@ class Target(Part):
     )
 
 
-class Augment(Part):
-    crop: Literal["none", "fixed", "random"] = Field(description="none, one size anywhere, or a random size (Table 1e)")
-    scale: tuple[Proportion, Proportion] = Field(description="area of a random crop, shares")
-    flip: bool = Field(description="mirror half of the training images")
-
-
 class Data(Part):
     source: Literal["mnist5k", "cifar10", "cifar100", "image_folder"] = Field(description="where images come from")
     root: str | None = Field(description="folder of the files; mnist5k needs none")
@@ -94,8 +99,8 @@ class Data(Part):
 
     @field_validator("image_size", mode="before")
     @classmethod
-    def pair(cls, value: Any) -> Any:
-        return (value, value) if isinstance(value, int) else value
+    def square(cls, value: Any) -> Any:
+        return pair(value)
 
     @model_validator(mode="after")
     def complete(self) -> "Data":
@@ -111,42 +116,6 @@ class Data(Part):
         if self.source == "image_folder" and not self.root:
             raise ValueError("data=image_folder needs a folder of images: add data.root=/path/to/images")
         return self
-
-
-class Recipe(Part):
-    """How a stage is optimised (Tables 8, 9, 10)."""
-
-    optimizer: Literal["adamw", "lars"] = Field(description="AdamW, or LARS with trust ratios for matrices")
-    epochs: Count = Field(description="passes over the stage's training images")
-    batch_size: Count = Field(description="images of an optimiser step, on all devices and micro-batches together")
-    base_lr: Positive = Field(description="learning rate per 256 images; the rate is base_lr * batch_size / 256")
-    warmup_epochs: NonNegative | None = Field(description="linear warm-up from 0, by step; null: 5 % of epochs")
-    weight_decay: NonNegative = Field(description="not for biases and 1-D parameters")
-    betas: tuple[Share, Share] = Field(description="Adam's betas; LARS takes the first as momentum")
-
-    @model_validator(mode="after")
-    def warmup_fits(self) -> "Recipe":
-        if self.warmup_epochs is None:
-            self.warmup_epochs = self.epochs * WARMUP
-        if self.warmup_epochs >= self.epochs:
-            raise ValueError(
-                f"warmup_epochs={self.warmup_epochs:g} must be less than epochs={self.epochs}; "
-                f"try warmup_epochs={self.epochs / 10:g}"
-            )
-        return self
-
-
-class ClassifyRecipe(Recipe):
-    pool: Literal["cls", "mean"] = Field(description="the feature: class token, or mean of the patch tokens")
-    augment: Augment = Field(description="crops of the training images")
-    labels: Count | None = Field(description="train on this many labels, classes equally often; null: all")
-
-
-class Knn(Part):
-    k: Count = Field(description="neighbours that vote")
-    temperature: Positive = Field(description="votes weigh exp(cosine / temperature)")
-    pool: Literal["cls", "mean"] = Field(description="the feature: class token, or mean of the patch tokens")
-    labels: Count | None = Field(description="size of the labelled bank; null: all training images")
 
 
 class Trainer(Part):
@@ -188,9 +157,14 @@ class Config(Part):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(description="order, crops, masks, init all follow from it")
     mask_ratio: Share = Field(description="share of patches that is hidden (Fig. 5)")
     labels: Count | None = Field(description="few-label fine-tuning: train finetune and scratch on this many")
-    stages: Annotated[list[Stage], Field(min_length=1)] = Field(description="what to run, in order")
+    stages: Annotated[list[Stage], BeforeValidator(listed), Field(min_length=1)] = Field(
+        description="what to run, in order"
+    )
     controls: list[Control] = Field(description="repeat each measurement on a random encoder and on raw pixels")
-    runs_dir: str = Field(description="where the ledger is")
+    init_from: str | None = Field(
+        description="weights of others to start from: official MAE, Hugging Face, timm or ours; null: none"
+    )
+    runs_dir: Annotated[str, Field(min_length=1)] = Field(description="where the ledger is")
     wait: bool = Field(description="when another process owns a stage: wait for its result, or fail at once")
     model: Model
     decoder: Decoder
@@ -199,10 +173,12 @@ class Config(Part):
     augment: Augment
     data: Data
     pretrain: Recipe
-    linear_probe: ClassifyRecipe
     knn: Knn
-    finetune: ClassifyRecipe
-    scratch: ClassifyRecipe
+    linear_probe: Probe
+    attentive_probe: AttentiveProbe
+    partial_finetune: PartialFineTune
+    finetune: FineTune
+    scratch: FineTune
     trainer: Trainer
     checkpoint: Checkpoint
     watch: Watch
@@ -223,8 +199,15 @@ class Config(Part):
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of patches."""
+        return self.grid_of(self.data.image_size)
+
+    def grid_of(self, image_size: tuple[int, int]) -> tuple[int, int]:
         assert self.data.patch_size is not None
-        return (self.data.image_size[0] // self.data.patch_size, self.data.image_size[1] // self.data.patch_size)
+        return (image_size[0] // self.data.patch_size, image_size[1] // self.data.patch_size)
+
+    def stage_image_size(self, stage: str) -> tuple[int, int]:
+        """Pixels (height, width) in that stage: its own, or the data's."""
+        return getattr(getattr(self, stage), "image_size", None) or self.data.image_size
 
     @property
     def num_visible(self) -> int:

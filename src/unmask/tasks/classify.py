@@ -1,38 +1,117 @@
-"""Classification: the linear probe, fine-tuning and training from scratch differ only in the model they are given."""
+"""Classification: probes, fine-tuning and training from scratch differ only in the model and the training they get."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import lightning as L
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from timm.data.mixup import Mixup
+from timm.loss import SoftTargetCrossEntropy
+from timm.utils import ModelEmaV3
 from torch import Tensor
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassConfusionMatrix
 
 from unmask.data.module import Batch
+from unmask.drop_path import toss
 from unmask.heads import Classifier
 from unmask.optim import MakeOptimizer
+from unmask.randomness import borrowed_generators, make_key, words
+
+
+@dataclass(frozen=True)
+class Regularisation:
+    """Label smoothing, mixup and cutmix by their alphas (0: none), the decay of averaged weights (None: no average).
+
+    seed: of the mixing and of drop path.
+    """
+
+    seed: int = 0
+    smoothing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    ema: float | None = None
 
 
 class Classify(L.LightningModule):
-    """Cross-entropy training, top-1 accuracy over all validation images (in per cent)."""
+    """Cross-entropy training; accuracies and calibration error over all validation images, in per cent."""
 
-    def __init__(self, model: Classifier, make_optimizer: MakeOptimizer) -> None:
+    def __init__(self, model: Classifier, make_optimizer: MakeOptimizer, regular: Regularisation) -> None:
         super().__init__()
-        self.model, self.make_optimizer = model, make_optimizer
-        self.accuracy = MulticlassAccuracy(model.head.out_features, average="micro")
+        self.model, self.make_optimizer, self.regular = model, make_optimizer, regular
+        self.coins, self.mixing_key = make_key(regular.seed, "drop path"), make_key(regular.seed, "mixup")
+        classes = model.head.out_features
+        self.mixing = _mixing(regular, classes)
+        self.ema = ModelEmaV3(model, decay=regular.ema).requires_grad_(False) if regular.ema else None
+        self.metrics = MetricCollection(_metrics(classes))
+        self.unaveraged = MulticlassAccuracy(classes, average="micro") if regular.ema else None
+        self.confusion = MulticlassConfusionMatrix(classes)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
-        return F.cross_entropy(self.model(batch.images_BCHW), batch.labels_B)
+        toss(self.model, self.coins, batch.epoch, batch.ids_B)
+        if self.mixing is None:
+            return F.cross_entropy(
+                self.model(batch.images_BCHW), batch.labels_B, label_smoothing=self.regular.smoothing
+            )
+        images_BCHW, targets_BK = self.mix(batch)
+        return SoftTargetCrossEntropy()(self.model(images_BCHW), targets_BK)
+
+    def mix(self, batch: Batch) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B K"]]:
+        """timm's mixup or cutmix of the batch with itself reversed; the ratio is named by epoch and first sample."""
+        assert self.mixing is not None
+        (state,) = words(self.mixing_key, batch.epoch, batch.ids_B[:1], 2).tolist()
+        with borrowed_generators(state):
+            return self.mixing(batch.images_BCHW.clone(), batch.labels_B)  # timm mixes in place
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        if self.ema is not None:  # here, not at the end of the batch: a checkpoint of this step must hold its average
+            self.ema.update(self.model)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        logits_BK = self.model(batch.images_BCHW)
-        self.accuracy(logits_BK, batch.labels_B)
+        measured = self.measured_model()
+        logits_BK = measured(batch.images_BCHW)
+        self.metrics.update(logits_BK.softmax(dim=1), batch.labels_B)
+        self.confusion.update(logits_BK, batch.labels_B)
+        if self.unaveraged is not None:
+            self.unaveraged.update(self.model(batch.images_BCHW), batch.labels_B)
         loss = F.cross_entropy(logits_BK, batch.labels_B)
         self.log("val/loss", loss, batch_size=len(batch.ids_B), sync_dist=True, logger=False)
 
+    def on_validation_epoch_start(self) -> None:
+        self.confusion.reset()  # its counts are read after the epoch
+
     def on_validation_epoch_end(self) -> None:
-        self.log("val/accuracy", 100 * self.accuracy.compute(), logger=False)
-        self.accuracy.reset()
+        for name, value in self.metrics.compute().items():
+            self.log(f"val/{name}", 100 * value, logger=False)
+        self.metrics.reset()
+        if self.unaveraged is not None:
+            self.log("val/accuracy_unaveraged", 100 * self.unaveraged.compute(), logger=False)
+            self.unaveraged.reset()
+
+    def measured_model(self) -> Callable[[Tensor], Tensor]:
+        """The averaged weights where there is an average, else the trained ones."""
+        return self.model if self.ema is None else self.ema.module
+
+    def confusion_counts(self) -> Int[Tensor, "K K"]:
+        """Validation images by true class (row) and predicted class (column), of the last validation."""
+        return self.confusion.compute()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer, schedule = self.make_optimizer(self.model)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _mixing(regular: Regularisation, classes: int) -> Mixup | None:
+    if not regular.mixup and not regular.cutmix:
+        return None
+    return Mixup(regular.mixup, regular.cutmix, label_smoothing=regular.smoothing, num_classes=classes)
+
+
+def _metrics(classes: int) -> dict[str, Any]:
+    top5 = {"top5": MulticlassAccuracy(classes, average="micro", top_k=5)} if classes > 5 else {}
+    calibration = MulticlassCalibrationError(classes)
+    return {"accuracy": MulticlassAccuracy(classes, average="micro"), **top5, "calibration_error": calibration}

@@ -1,0 +1,131 @@
+"""What the config says of each stage: optimiser and schedule, the images as training sees them, the measurement."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+Rate = Annotated[float, Field(ge=0, lt=1)]
+Proportion = Annotated[float, Field(gt=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Pool = Literal["cls", "mean"]
+Labels = Annotated[Count | None, Field(description="train on this many labels, classes equally often; null: all")]
+ImageSize = Annotated[
+    tuple[Count, Count] | None,
+    BeforeValidator(lambda value: pair(value)),
+    Field(description="pixels in this stage, positions are interpolated; null: data.image_size"),
+]
+WARMUP = 0.05  # of the epochs: Table 8 warms up for 40 of 800
+
+
+class Part(BaseModel):
+    """A section of the config; keys that are not listed are faults."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+
+def pair(value: Any) -> Any:
+    """One number stands for a square."""
+    if isinstance(value, list | tuple) and len(value) == 1:
+        value = value[0]
+    return (value, value) if isinstance(value, int) else value
+
+
+class Augment(Part):
+    crop: Literal["none", "fixed", "random", "random_once"] = Field(
+        description="none; one size anywhere; a random size, ten tries (Table 1e) or one, as the official probe has it"
+    )
+    scale: tuple[Proportion, Proportion] = Field(description="area of a random crop, shares")
+    flip: bool = Field(description="mirror half of the training images")
+    policy: str | None = Field(description="RandAugment in timm's words (rand-m9-mstd0.5-inc1), 1 or 3 channels")
+    erasing: Rate = Field(description="share of images in which a random box is erased (timm's, pixel noise)")
+
+    @field_validator("policy")
+    @classmethod
+    def known(cls, value: str | None) -> str | None:
+        words = (value or "rand").split("-")
+        # timm asserts on these deep inside the first batch
+        if words[0] != "rand" or not all(word[:1] in "mnwpti" and word[-1:].isdigit() for word in words[1:]):
+            raise ValueError(f"augment.policy={value}: write RandAugment as timm does, such as rand-m9-mstd0.5-inc1")
+        return value
+
+
+class Recipe(Part):
+    """How a stage is optimised (Tables 8 to 11)."""
+
+    optimizer: Literal["adamw", "lars"] = Field(description="AdamW, or LARS with trust ratios for matrices")
+    epochs: Annotated[int, Field(ge=1, le=1_000_000)] = Field(description="passes over the stage's training images")
+    batch_size: Count = Field(description="images of an optimiser step, on all devices and micro-batches together")
+    base_lr: Positive = Field(description="learning rate per 256 images; the rate is base_lr * batch_size / 256")
+    min_lr: NonNegative = Field(description="the rate at which the cosine ends, not scaled by the batch")
+    warmup_epochs: NonNegative | None = Field(description="linear warm-up from 0, by step; null: 5 % of epochs")
+    weight_decay: NonNegative = Field(description="not for biases and 1-D parameters")
+    betas: tuple[Share, Share] = Field(description="Adam's betas; LARS takes the first as momentum")
+
+    @model_validator(mode="after")
+    def schedule_fits(self) -> "Recipe":
+        if self.warmup_epochs is None:
+            self.warmup_epochs = self.epochs * WARMUP
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(
+                f"warmup_epochs={self.warmup_epochs:g} must be less than epochs={self.epochs}; "
+                f"try warmup_epochs={self.epochs / 10:g}"
+            )
+        peak = self.base_lr * self.batch_size / 256
+        if self.min_lr > peak:
+            raise ValueError(f"min_lr={self.min_lr:g} is above the peak rate {peak:g} (base_lr * batch_size / 256)")
+        return self
+
+
+class Probe(Recipe):
+    """A linear head on frozen features."""
+
+    pool: Pool = Field(description="the feature: class token, or mean of the patch tokens")
+    augment: Augment = Field(description="the training images")
+    labels: Labels
+    image_size: ImageSize
+
+
+class AttentiveProbe(Recipe):
+    """A learned query attends to all frozen patch tokens, then a linear head."""
+
+    heads: Count = Field(description="heads of the pooling attention")
+    augment: Augment = Field(description="the training images")
+    labels: Labels
+    image_size: ImageSize
+
+
+class FineTune(Recipe):
+    """The encoder is trained as well (Tables 9 and 11)."""
+
+    pool: Pool = Field(description="the feature: class token, or mean of the patch tokens and a norm of its own")
+    augment: Augment = Field(description="the training images")
+    labels: Labels
+    image_size: ImageSize
+    layer_decay: Proportion = Field(description="rate of each block over that of the one after it; 1: none")
+    drop_path: Rate = Field(description="stochastic depth of the last block, linear from 0 at the first")
+    smoothing: Rate = Field(description="label smoothing")
+    mixup: NonNegative = Field(description="alpha of mixup; 0: none")
+    cutmix: NonNegative = Field(description="alpha of cutmix; 0: none; with mixup, each half of the time")
+    ema: Share | None = Field(description="decay of the averaged weights that are measured; null: no average")
+
+    @model_validator(mode="after")
+    def pairs(self) -> "FineTune":
+        if (self.mixup or self.cutmix) and self.batch_size % 2:
+            raise ValueError(f"batch_size={self.batch_size}: mixup and cutmix mix pairs of images; take an even batch")
+        return self
+
+
+class PartialFineTune(FineTune):
+    blocks: Annotated[float, Field(ge=0)] = Field(
+        description="how many last blocks are trained (Fig. 9); 0: the head alone, 0.5: and the last block's MLP"
+    )
+
+
+class Knn(Part):
+    k: Count = Field(description="neighbours that vote")
+    temperature: Positive = Field(description="votes weigh exp(cosine / temperature)")
+    pool: Pool = Field(description="the feature: class token, or mean of the patch tokens")
+    labels: Count | None = Field(description="size of the labelled bank; null: all training images")

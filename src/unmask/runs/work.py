@@ -1,0 +1,283 @@
+"""The work of each stage: what is trained on which images from which weights, and what is measured."""
+
+import math
+from functools import cached_property
+from typing import Any
+
+import lightning as L
+import pandas as pd
+from lightning.pytorch.plugins.environments import LightningEnvironment
+from rich.console import Console
+from timm.layers import resample_abs_pos_embed
+from torch import Tensor, nn
+
+from unmask import checkpoints
+from unmask.callbacks.journal import Journal
+from unmask.callbacks.keeper import Keeper, SafeIO
+from unmask.callbacks.pictures import Pictures
+from unmask.callbacks.progress import StageProgress
+from unmask.data.folders import Files
+from unmask.data.module import FeatureData, ImageData
+from unmask.data.sampler import balanced_subset
+from unmask.data.sources import InMemory
+from unmask.drop_path import install, rates
+from unmask.durable import write_json
+from unmask.encoder import Encoder
+from unmask.heads import (
+    AttentiveFeatures,
+    Classifier,
+    Features,
+    FineTuneFeatures,
+    Given,
+    Pool,
+    RawPixels,
+    train_last_blocks,
+)
+from unmask.mae import num_parameters
+from unmask.optim import Recipe
+from unmask.randomness import make_key
+from unmask.runs import build
+from unmask.runs.fingerprint import StageSpec
+from unmask.runs.ledger import LedgerError, StageFolder
+from unmask.runs.loggers import build_loggers
+from unmask.runs.plan import Plan
+from unmask.runs.rates import part_rates, rates_table, rows
+from unmask.runs.recipes import Augment as AugmentConfig
+from unmask.runs.recipes import FineTune, PartialFineTune
+from unmask.tasks.classify import Classify, Regularisation
+from unmask.tasks.features import LabelledFeatures, extract
+from unmask.tasks.neighbours import knn_accuracy
+from unmask.tasks.pretrain import Pretrain
+
+Metrics = dict[str, float]
+FROZEN = ("linear_probe", "attentive_probe")
+Shape = tuple[int, int]
+QUIET: dict[str, Any] = {
+    "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False,
+    "num_sanity_val_steps": 0,
+}  # fmt: skip
+
+
+class Run:
+    """What the stages of one run share: the plan, the images (read once, when first needed), the console."""
+
+    def __init__(self, plan: Plan, console: Console) -> None:
+        self.plan, self.config, self.console = plan, plan.config, console
+        self.extracted: dict[tuple[Any, ...], tuple[LabelledFeatures, LabelledFeatures]] = {}
+
+    @cached_property
+    def splits(self) -> tuple[InMemory | Files, InMemory | Files]:
+        return build.load_splits(self.plan)
+
+    def data(self, batch_size: int | None, labels: int | None, augment: AugmentConfig, shape: Shape) -> ImageData:
+        """Loaders of a stage; the batch is cut to the number of images where there are fewer, to an even one."""
+        train, val = self.splits
+        ids = list(range(len(train)))
+        if labels is not None and labels < len(train):
+            ids = balanced_subset(train.labels_N, labels, make_key(self.config.seed, "labels"))
+        fitting = min(batch_size or len(ids), len(ids))
+        if batch_size and fitting < batch_size:
+            fitting -= fitting % 2 if fitting > 1 else 0  # mixup pairs images
+            self.console.print(f"  batch of {fitting}, not {batch_size}: there are no more training images")
+        return ImageData(
+            train, val, build.build_format(self.config, shape),
+            build.build_augment(augment, self.config.data.eval_crop), ids, fitting, self.config.seed,
+            build.build_loading(self.config),
+        )  # fmt: skip
+
+
+class StageWork:
+    """One stage being worked on in its folder; a method for each kind of stage."""
+
+    def __init__(self, run: Run, spec: StageSpec, folder: StageFolder) -> None:
+        self.run, self.spec, self.folder, self.config = run, spec, folder, run.config
+        self.recipe: Any = getattr(run.config, spec.kind)
+        self.shape: Shape = run.config.stage_image_size(spec.kind)
+        self.seconds_before = 0.0  # of work that an interrupted call did and this one goes on from
+
+    def pretrain(self) -> Metrics:
+        config = self.config
+        data = self.run.data(self.recipe.batch_size, None, config.augment, self.shape)
+        model, masking, target = build.build_mae(config), build.build_masking(config), build.build_target(config)
+        module = Pretrain(model, masking, target, config.seed, self.optimizer(data))
+        pictures = Pictures(self.folder.pictures, data.val_views, data.form, config.watch.pictures)
+        return self.fit(module, data, [pictures])
+
+    def knn(self) -> Metrics:
+        knn = self.config.knn
+        data = self.run.data(None, knn.labels, build.PLAIN, self.shape)
+        bank, queries = self.extract(knn.pool, knn.labels, data)
+        return {"val/accuracy": knn_accuracy(bank, queries, knn.k, knn.temperature)}
+
+    def linear_probe(self) -> Metrics:
+        """Without augmentation the frozen features never change: they are computed once."""
+        recipe, data = self.recipe, self.data()
+        if not build.changes_images(recipe.augment):
+            bank, queries = self.extract(recipe.pool, recipe.labels, data)
+            fixed = FeatureData(bank, queries, data.batch_size, self.config.seed)
+            return self.classify(Given(bank.features_ND.shape[1]), fixed, data)
+        features = self.features(recipe.pool).eval().requires_grad_(False)
+        features.at_once = self.config.trainer.micro_batch
+        return self.classify(features, data, data)
+
+    def attentive_probe(self) -> Metrics:
+        features = AttentiveFeatures(self.encoder(), self.recipe.heads, self.config.seed)
+        features.at_once = self.config.trainer.micro_batch
+        data = self.data()
+        return self.classify(features, data, data)
+
+    def finetune(self) -> Metrics:
+        recipe: FineTune = self.recipe
+        data = self.data()
+        if self.spec.start == "pixels":
+            return self.classify(self.features(recipe.pool), data, data)
+        features = FineTuneFeatures(self.encoder(), recipe.pool)
+        depth = len(features.encoder.blocks)
+        per_block = rates(depth, recipe.drop_path)
+        if isinstance(recipe, PartialFineTune):
+            train_last_blocks(features, recipe.blocks)
+            # a frozen block gives the same features each time: coins there would only add noise
+            per_block = [rate if i >= depth - recipe.blocks else 0.0 for i, rate in enumerate(per_block)]
+        install(features.encoder.blocks, per_block)
+        return self.classify(features, data, data)
+
+    scratch = partial_finetune = finetune
+
+    def data(self) -> ImageData:
+        return self.run.data(self.recipe.batch_size, self.recipe.labels, self.recipe.augment, self.shape)
+
+    def extract(self, pool: Pool, labels: int | None, data: ImageData) -> tuple[LabelledFeatures, LabelledFeatures]:
+        """Features of both splits, computed once for all stages of a run that use them."""
+        wanted = (self.spec.start, pool, labels, self.shape)
+        if wanted not in self.run.extracted:
+            self.run.extracted[wanted] = extract(self.quiet_trainer(), self.features(pool), data)
+        return self.run.extracted[wanted]
+
+    def encoder(self) -> Encoder:
+        """The parent's encoder, or the random one of this seed."""
+        grid = self.config.grid_of(self.shape)
+        if self.spec.parent is None:
+            return build.build_encoder(self.config, grid, self.config.seed)
+        folder = StageFolder(self.config.runs_dir, self.spec.parent)
+        path = checkpoints.newest(folder.checkpoints)
+        if path is None:
+            raise LedgerError(f"{folder.path} is finished but has no whole checkpoint; remove that folder to redo it")
+        result, content = folder.result(), checkpoints.load(path)
+        if result is None or content["global_step"] != result["metrics"]["steps"]:
+            raise LedgerError(
+                f"the final checkpoint of {folder.path} is missing or damaged, {path.name} is an earlier one; remove "
+                f"{folder.path}/result.json and the same command makes the last steps again"
+            )
+        encoder = build.build_encoder(self.config, grid)
+        state = checkpoints.weights(path, "model.encoder.")
+        state["pos_embed"] = resampled(state["pos_embed"], self.config.grid, grid)
+        encoder.load_state_dict(state)
+        return encoder
+
+    def features(self, pool: Pool) -> Features | RawPixels:
+        if self.spec.start == "pixels":
+            return RawPixels(self.config.data.channels * self.shape[0] * self.shape[1])
+        return Features(self.encoder(), pool)
+
+    def optimizer(self, data: ImageData) -> Recipe:
+        recipe, per_epoch = self.recipe, len(data.ids) // data.batch_size
+        return Recipe(
+            recipe.optimizer, recipe.base_lr, data.batch_size, recipe.weight_decay, recipe.betas,
+            round(recipe.warmup_epochs * per_epoch), recipe.epochs * per_epoch,
+            decay_tokens=self.spec.kind == "pretrain", min_lr=recipe.min_lr,
+            layer_decay=getattr(recipe, "layer_decay", 1.0) if self.spec.start != "pixels" else 1.0,
+        )  # fmt: skip
+
+    def classify(self, features: Any, fed: ImageData | FeatureData, data: ImageData) -> Metrics:
+        """Train a classifier on the features and file what it confuses."""
+        config, recipe = self.config, self.recipe
+        model = Classifier(features, self.run.plan.num_classes, self.spec.kind in FROZEN, config.seed)
+        tuned = isinstance(recipe, FineTune)
+        regular = (
+            Regularisation(config.seed, recipe.smoothing, recipe.mixup, recipe.cutmix, recipe.ema)
+            if tuned
+            else Regularisation(config.seed)
+        )
+        make_optimizer = self.optimizer(data)
+        self.say_rates(model, make_optimizer)
+        module = Classify(model, make_optimizer, regular)
+        metrics = self.fit(module, fed, [])
+        names = list(self.run.plan.class_names)
+        confusion = pd.DataFrame(
+            module.confusion_counts().cpu().numpy(), index=pd.Index(names, name="true"), columns=names
+        )
+        confusion.to_csv(self.folder.path / "confusion.csv")
+        per_class = pd.DataFrame({"class": names, "images": confusion.sum(axis=1).to_numpy()})
+        correct = confusion.to_numpy().diagonal()
+        per_class["accuracy"] = (100 * correct / per_class["images"].clip(lower=1)).round(2)
+        per_class.to_csv(self.folder.path / "classes.csv", index=False)
+        return metrics
+
+    def say_rates(self, model: nn.Module, make_optimizer: Recipe) -> None:
+        """Show and keep what is trained at which rate, before the first step."""
+        found = part_rates(model, make_optimizer(model)[0])
+        self.run.console.print(rates_table(f"{self.spec.title}: what is trained", found))
+        write_json(self.folder.path / "rates.json", rows(found))
+
+    def fit(self, module: Pretrain | Classify, data: ImageData | FeatureData, callbacks: list[L.Callback]) -> Metrics:
+        """Train to the end from wherever the folder's newest checkpoint stands; metrics of the final weights."""
+        plan = module.make_optimizer
+        assert isinstance(plan, Recipe)
+        per_epoch = plan.total_steps // self.recipe.epochs
+        about = {
+            "stage": self.spec.kind, "fingerprint": self.spec.fingerprint, "config": self.config.plain(),
+            "accumulate": self.accumulate(plan.batch_size),
+        }  # fmt: skip
+        cadence = self.config.checkpoint
+        journal = Journal(self.folder.path, plan.batch_size, per_epoch)
+        callbacks = [
+            journal,
+            Keeper(self.folder.checkpoints, cadence.every_minutes, cadence.every_steps, about),
+            StageProgress(self.spec.title, plan.batch_size, per_epoch, self.run.console),
+            *callbacks,
+        ]
+        trainer = self.trainer(callbacks, plan)
+        newest = checkpoints.newest(self.folder.checkpoints)
+        trainer.fit(module, datamodule=data, ckpt_path=newest, weights_only=True)
+        self.seconds_before = journal.earlier
+        trainer.validate(module, datamodule=data, verbose=False)
+        measured = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("val/")}
+        if not all(math.isfinite(value) for value in measured.values()):
+            raise FloatingPointError(
+                f"{self.spec.title} ended with {measured}; lower base_lr or lengthen warmup_epochs"
+            )
+        facts = {"parameters": num_parameters(module.model), "steps": plan.total_steps, "batch_size": plan.batch_size}
+        return {**measured, **facts}
+
+    def accumulate(self, batch_size: int) -> int:
+        """Micro-batches a step: as few as fit trainer.micro_batch and divide the batch.
+
+        A probe has one: its BatchNorm must see the whole batch, and only its frozen encoder is costly.
+        """
+        if self.spec.kind in FROZEN:
+            return 1
+        fewest = -(-batch_size // min(self.config.trainer.micro_batch or batch_size, batch_size))
+        return next(parts for parts in range(fewest, batch_size + 1) if batch_size % parts == 0)
+
+    def trainer(self, callbacks: list[L.Callback], plan: Recipe) -> L.Trainer:
+        config = self.config.trainer
+        return L.Trainer(
+            accelerator=config.accelerator, devices=1, precision=config.precision,
+            max_steps=plan.total_steps, max_epochs=-1,
+            accumulate_grad_batches=self.accumulate(plan.batch_size),
+            check_val_every_n_epoch=-(-self.recipe.epochs // self.config.watch.times),
+            callbacks=callbacks, logger=build_loggers(self.config, self.spec, self.folder.path),
+            plugins=[SafeIO(self.config.checkpoint.keep), LightningEnvironment()], use_distributed_sampler=False,
+            default_root_dir=self.folder.path, log_every_n_steps=1, **QUIET,
+        )  # fmt: skip
+
+    def quiet_trainer(self) -> L.Trainer:
+        config = self.config.trainer
+        return L.Trainer(accelerator=config.accelerator, devices=1, precision=config.precision, logger=False, **QUIET)
+
+
+def resampled(pos_embed_1TD: Tensor, old: Shape, new: Shape) -> Tensor:
+    """Positions of another grid, by bicubic interpolation; the class token's stays."""
+    if old == new:
+        return pos_embed_1TD
+    return resample_abs_pos_embed(pos_embed_1TD, list(new), list(old))
