@@ -3,6 +3,7 @@
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
 from unmask.runs.checks import ConfigError, described
 from unmask.runs.schema import Count, Decoder, Model, Part, Share
@@ -17,6 +18,16 @@ class Reconstruct(Part):
     mask_ratio: Share | None = Field(description="null: the checkpoint's")
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(description="another seed, other masks")
     out: str = Field(description="where the picture goes")
+
+
+class Convert(Part):
+    source: str = Field(alias="from", description="a file, a Hugging Face folder or a stage's folder in the ledger")
+    to: str = Field(description="a file, or with layout=hf a folder")
+    layout: Literal["timm", "hf", "official", "safetensors"] = Field(description="what is written")
+    heads: Count | None = Field(description="of the encoder; null: as recorded, or the known ViT's of this width")
+    decoder_heads: Count | None = Field(description="of the decoder; null: as recorded, or 16 as in the paper")
+    grid: tuple[Count, Count] | None = Field(description="[rows, columns] of patches; null: as recorded, or square")
+    overwrite: bool = Field(description="whether something that stands at `to` may be replaced")
 
 
 class Bench(Part):
@@ -42,11 +53,17 @@ class Bench(Part):
         return self
 
 
+def keyed(kind: type[Part]) -> dict[str, FieldInfo]:
+    """The fields by the keys that users type."""
+    return {field.alias or name: field for name, field in kind.model_fields.items()}
+
+
 def arguments(kind: type[Arguments], raw: Any) -> Arguments:
     """The typed arguments. Raises ConfigError with a line for each fault."""
-    missing = [name for name, field in kind.model_fields.items() if field.annotation is str and raw[name] is None]
+    texts = {key: field.description for key, field in keyed(kind).items() if field.annotation is str}
+    missing = [f"{key}: missing; give {description}" for key, description in texts.items() if raw[key] is None]
     if missing:
-        raise ConfigError("\n".join(f"{name}: missing; give {kind.model_fields[name].description}" for name in missing))
+        raise ConfigError("\n".join(missing))
     try:
         return kind.model_validate(raw)
     except ValidationError as error:

@@ -1,0 +1,72 @@
+"""Weights go into models strictly: only the grid may differ."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from timm.layers import resample_abs_pos_embed
+
+from foreign_weights import HINTS, TINY, encoder_of, mae_of, official, same, saved, weights_of
+from unmask.exchange.load import load_classifier, load_encoder, load_mae, resample_positions
+from unmask.exchange.read import read
+from unmask.exchange.weights import Geometry, Stack
+from unmask.exchange.write import write
+from unmask.heads import Classifier, FineTuneFeatures
+
+
+@pytest.mark.parametrize("grid", [(7, 7), (2, 8), (5, 3), (4, 4)])
+def test_positions_on_another_grid_are_timms(grid: tuple[int, int]) -> None:
+    positions = torch.randn(1, 17, 32)
+    ours = resample_positions(positions, (4, 4), grid)
+    theirs = resample_abs_pos_embed(positions, list(grid), [4, 4], num_prefix_tokens=1)
+    assert ours.equal(theirs)
+    assert ours.shape == (1, 1 + grid[0] * grid[1], 32)
+    assert ours[:, :1].equal(positions[:, :1])
+    assert ours.equal(positions) is (grid == (4, 4))
+
+
+def test_only_the_grid_may_differ_and_the_report_says_so() -> None:
+    weights = weights_of(TINY)
+    encoder = encoder_of(TINY, grid=(6, 5))
+    report = load_encoder(encoder, weights)
+    assert report.reshaped == {"encoder.pos_embed": "(1, 17, 32) -> (1, 31, 32)"}
+    assert "encoder.cls_token" in report.matched
+    same_grid = encoder_of(TINY)
+    assert not load_encoder(same_grid, weights).reshaped
+    assert same(same_grid.state_dict(), weights.encoder)
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"channels": 4}, r"have 3 channels, the model 4; set data.channels=3"),
+        ({"patch_size": 4}, r"have 2 pixels a patch's side, the model 4; set data.patch_size=2"),
+        ({"width": 64}, r"32 wide, .*64 wide, .*; set model.width=32 model.depth=2 model.heads=4"),
+        ({"depth": 3}, r"2 deep, .*3 deep"),
+        ({"heads": 8}, r"of 4 heads, .*of 8 heads"),
+    ],
+)
+def test_other_sizes_are_refused_with_the_remedy(other: dict[str, int], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        load_encoder(encoder_of(TINY, **other), weights_of(TINY))
+
+
+def test_a_known_model_is_named() -> None:
+    weights = weights_of(Geometry(3, 2, (4, 4), Stack(192, 12, 3, 4.0), None))
+    with pytest.raises(ValueError, match=r"set model=mae_vit_ti$"):
+        load_encoder(encoder_of(TINY), weights)
+    deeper = Geometry(3, 2, (4, 4), TINY.encoder, Stack(16, 3, 4, 4.0))
+    with pytest.raises(
+        ValueError, match=r"decoder is 16 wide, 3 deep, .*set decoder.width=16 decoder.depth=3 decoder.heads=4"
+    ):
+        load_mae(mae_of(TINY), weights_of(deeper))
+
+
+def test_heads_of_another_kind_are_refused(tmp_path: Path) -> None:
+    weights, _ = read(saved(tmp_path / "tuned.pth", official(head="fc_norm")), HINTS)
+    for pool, classes, probe in (("cls", 5, False), ("mean", 4, False), ("mean", 5, True)):
+        model = Classifier(FineTuneFeatures(encoder_of(TINY), pool), classes, probe, seed=0)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=r"the head is .*fc_norm.weight \(32,\).*the model wants"):
+            load_classifier(model, weights)
+    with pytest.raises(ValueError, match=r"classifies the class token.*use layout=timm"):
+        write(weights, tmp_path / "hf", "hf")
