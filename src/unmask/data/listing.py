@@ -117,7 +117,8 @@ def _hold_out(files: tuple[tuple[str, int], ...], holdout: float) -> tuple[tuple
         # the second image in every few, but never one that is alone in its class: training would not know it
         every = min(max(2, round(1 / holdout)), max(2, len(files)))
         spare = [i for i, (_, label) in enumerate(files) if sizes[label] > 1]
-        held = [i in spare[1::every] for i in range(len(files))]
+        chosen = set(spare[1::every])
+        held = [i in chosen for i in range(len(files))]
     train = tuple(file for file, out in zip(files, held, strict=True) if not out)
     return train, tuple(file for file, out in zip(files, held, strict=True) if out)
 
