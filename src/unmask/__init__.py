@@ -3,8 +3,9 @@
 The map, lowest level first; imports go downwards only (a test says so):
 
     level 0   durable randomness masking patches positions targets losses schedules     torch only
+    level 0   corruption_error                                                  plain numbers
     level 1   encoder decoder mae heads optim checkpoints reconstructions       the model and what serves it
-    level 1   data/       sources of images, keyed crops, the sampler
+    level 1   data/       sources of images, keyed crops, the sampler, corruptions
     level 2   tasks/      LightningModules: pretrain, classify, features; kNN
     level 3   callbacks/  progress, journal, checkpoints while training, pictures
     level 3   runs/       schema, fingerprint, ledger, plan, the execution of stages
