@@ -58,7 +58,7 @@ def group_measurements(results: list[Result], labels: int | None) -> list[dict[s
         kind = "finetune" if result["stage"] == "scratch" else result["stage"]
         few = f" on {labels} labels" if kind in ("finetune", "partial_finetune") and labels else ""
         group = groups.setdefault(kind, {"kind": kind, "name": GROUPS[kind] + few, "accuracy": {}})
-        group["accuracy"][result["start"]] = accuracy
+        group["accuracy"]["pretrained" if result["start"] == "given" else result["start"]] = accuracy
     return list(groups.values())
 
 

@@ -7,6 +7,7 @@ from unmask.data.classes import CLASSES
 from unmask.data.listing import Listing, list_images
 from unmask.runs.checks import ConfigError, needs_labels
 from unmask.runs.fingerprint import StageSpec, measure_science, pretrain_science
+from unmask.runs.given import weights_identity
 from unmask.runs.schema import LABELLED, Config
 
 # The numbers are the content's: a changed package or archive is another data set
@@ -67,22 +68,30 @@ def _label_counts(config: Config, listing: Listing | None) -> list[str]:
 
 
 def _stages(config: Config, identity: str) -> list[StageSpec]:
-    """Each measurement, then its controls; a stage's parent comes before it, asked for or not."""
-    pretrain = StageSpec("pretrain", "random", pretrain_science(config, identity))
+    """Each measurement, then its controls; a stage's parent comes before it, asked for or not.
+
+    Given weights are measured as they are, unless a pretraining is asked for: it starts from them.
+    """
+    weights = weights_identity(config.init_from) if config.init_from else None
+    first = StageSpec("pretrain", "given" if weights else "random", pretrain_science(config, identity, weights))
+    as_given = weights is not None and "pretrain" not in config.stages
     planned: list[StageSpec] = []
     for kind in config.stages:
-        if kind != "scratch" and pretrain not in planned:
-            planned.append(pretrain)
-        for start in _starts(kind, config):
-            parent = pretrain if start == "pretrained" else None
-            planned.append(StageSpec(kind, start, measure_science(kind, start, config, identity), parent))
+        if kind != "scratch" and not as_given:
+            planned.append(first)
+        for start in _starts(kind, config, as_given):
+            parent = first if start == "pretrained" else None
+            planned.append(StageSpec(kind, start, measure_science(kind, start, config, identity, weights), parent))
     return list(dict.fromkeys(planned))
 
 
-def _starts(kind: str, config: Config) -> list[str]:
+def _starts(kind: str, config: Config, as_given: bool) -> list[str]:
     """Which weights a measurement is made on."""
     if kind == "pretrain":
         return []
     if kind == "scratch":
         return ["random"]
-    return ["pretrained", *(control for control in config.controls if control in CONTROLS[kind])]
+    return [
+        "given" if as_given else "pretrained",
+        *(control for control in config.controls if control in CONTROLS[kind]),
+    ]
