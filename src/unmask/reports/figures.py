@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 COLOURS = {"pretrained": "#1f6feb", "random": "#8c959f", "pixels": "#d4a72c"}
 NAMES = {"pretrained": "pretrained by MAE", "random": "random weights", "pixels": "raw pixels"}
 SIZE = (7.2, 3.4)
+LABEL_GAP = 6.0  # per cent
 
 
 def to_svg(figure: Figure) -> str:
@@ -57,6 +58,41 @@ def measurement_bars(measured: list[dict[str, Any]]) -> str:
     axes.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     _plain(axes)
     return to_svg(figure)
+
+
+def severity_curves(rows: list[dict[str, Any]]) -> str:
+    """Accuracy by severity: a thin line each corruption, named at its end, and the mean of all."""
+    figure = Figure((7.2, 4.2))
+    axes = figure.subplots()
+    clean = next((row["accuracy"] for row in rows if row["severity"] == 0), None)
+    names = list(dict.fromkeys(row["name"] for row in rows if row["severity"]))
+    curves = {n: {row["severity"]: row["accuracy"] for row in rows if row["name"] == n} for n in names}
+    severities = sorted({severity for curve in curves.values() for severity in curve})
+    start = {} if clean is None else {0: clean}
+    for curve in curves.values():
+        points = {**start, **curve}
+        axes.plot(list(points), list(points.values()), color=COLOURS["random"], linewidth=0.8, alpha=0.7)
+    mean = {s: sum(c[s] for c in curves.values() if s in c) / sum(s in c for c in curves.values()) for s in severities}
+    points = {**start, **mean}
+    axes.plot(list(points), list(points.values()), color=COLOURS["pretrained"], marker="o", markersize=5, linewidth=2)
+    _end_labels(axes, {name: curve[severities[-1]] for name, curve in curves.items()}, severities[-1])
+    axes.set_xticks(list(points), ["clean" if severity == 0 else str(severity) for severity in points])
+    axes.set_xlabel("severity of the corruption (blue: mean of all)")
+    axes.set_ylabel("top-1 accuracy, %")
+    axes.set_ylim(0, 102)
+    _plain(axes)
+    return to_svg(figure)
+
+
+def _end_labels(axes: Axes, ends: dict[str, float], x: float) -> None:
+    """Names beside the ends of their lines, moved apart where these lie close."""
+    place = -LABEL_GAP
+    for name, value in sorted(ends.items(), key=lambda end: end[1]):
+        place = max(value, place + LABEL_GAP)
+        axes.annotate(
+            name.replace("_", " "), (x, value), (x + 0.12, place), fontsize=7, va="center",
+            arrowprops={"arrowstyle": "-", "color": "#d0d7de", "linewidth": 0.5}, annotation_clip=False,
+        )  # fmt: skip
 
 
 def _plain(axes: Axes) -> None:

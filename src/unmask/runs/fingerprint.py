@@ -15,7 +15,7 @@ from unmask.runs.schema import Config
 RESULT_VERSION = 1  # raise it when a change of the code changes results
 TITLES = {
     "knn": "kNN", "linear_probe": "linear probe", "attentive_probe": "attentive probe", "finetune": "fine-tune",
-    "partial_finetune": "fine-tune, {blocks:g} last blocks",
+    "robustness": "robustness of {of}", "partial_finetune": "fine-tune, {blocks:g} last blocks",
 }  # fmt: skip
 OF_ENCODERS = ("pool", "layer_decay", "drop_path")  # values of a recipe that mean nothing to raw pixels
 DATA_KEYS = ("image_size", "patch_size", "channels", "mean", "std", "eval_crop")
@@ -73,6 +73,13 @@ def measure_science(kind: str, start: str, config: Config, identity: str, weight
         science["data"] = {key: value for key, value in science["data"].items() if key != "patch_size"}
         science["recipe"] = {key: value for key, value in recipe.items() if key not in OF_ENCODERS}
     return science
+
+
+def robustness_science(config: Config, identity: str, other: str | None) -> dict[str, Any]:
+    """other: the identity of the images in its own folders; the classifier is the parent's."""
+    recipe = {key: value for key, value in config.plain()["robustness"].items() if key != "root"}
+    common = _common(config.robustness.of, config, identity) | {"stage": "robustness"}
+    return common | {"recipe": recipe, "seed": config.seed, "other": other}
 
 
 def _common(kind: str, config: Config, identity: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from rich.console import Console
 from torch import nn
 
@@ -42,12 +43,17 @@ from unmask.runs.plan import Plan
 from unmask.runs.rates import part_rates, rates_table, rows
 from unmask.runs.recipes import Augment as AugmentConfig
 from unmask.runs.recipes import FineTune, PartialFineTune
+from unmask.runs.robustness import Robustness
+from unmask.runs.trained import trained_classifier
 from unmask.tasks.classify import Classify, Regularisation
 from unmask.tasks.features import LabelledFeatures, extract
 from unmask.tasks.neighbours import knn_accuracy
 from unmask.tasks.pretrain import Pretrain
 
 Shape = tuple[int, int]
+
+
+NOTHING = Files((), torch.empty(0, dtype=torch.long), 1)
 
 
 class Run:
@@ -140,6 +146,11 @@ class StageWork:
 
     scratch = partial_finetune = finetune
 
+    def robustness(self) -> Metrics:
+        model = trained_classifier(self.parent_checkpoint(), self.config)
+        own = self.run.splits[1] if self.recipe.source == "corrupted" else NOTHING
+        return Robustness(self.run.plan, self.folder, self.fit)(model, own)
+
     def data(self) -> ImageData:
         return self.run.data(self.recipe.batch_size, self.recipe.labels, self.recipe.augment, self.shape)
 
@@ -159,6 +170,17 @@ class StageWork:
             return encoder
         if self.spec.parent is None:
             return build.build_encoder(self.config, grid, self.config.seed)
+        encoder = build.build_encoder(self.config, grid)
+        state = self.parent_checkpoint()["state_dict"]
+        prefix = "model.encoder."
+        own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        own["pos_embed"] = resample_positions(own["pos_embed"], self.config.grid, grid)
+        encoder.load_state_dict(own)
+        return encoder
+
+    def parent_checkpoint(self) -> dict[str, Any]:
+        """The final one of the stage that this one starts from."""
+        assert self.spec.parent is not None
         folder = StageFolder(self.config.runs_dir, self.spec.parent)
         path = checkpoints.newest(folder.checkpoints)
         if path is None:
@@ -169,11 +191,7 @@ class StageWork:
                 f"the final checkpoint of {folder.path} is missing or damaged, {path.name} is an earlier one; remove "
                 f"{folder.path}/result.json and the same command makes the last steps again"
             )
-        encoder = build.build_encoder(self.config, grid)
-        state = checkpoints.weights(path, "model.encoder.")
-        state["pos_embed"] = resample_positions(state["pos_embed"], self.config.grid, grid)
-        encoder.load_state_dict(state)
-        return encoder
+        return content
 
     def given_weights(self) -> Weights:
         """init_from, whatever its layout; sizes it does not tell are taken from the config."""
