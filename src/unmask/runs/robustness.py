@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +48,15 @@ class Robustness:
     def __call__(self, model: Classifier, own: InMemory | Files) -> Metrics:
         """Mean accuracy over the changed images, beside the clean ones' where they are the data's own."""
         journal = self.folder.path / "cells.jsonl"
-        for cell in self.cells(own):
-            rows = {(row["name"], row["severity"]): row for row in read(journal)}
-            if (cell.name, cell.severity) not in rows:
-                append(journal, self.measured(model, cell))
+        for name, cells in groupby(self.cells(own), key=lambda cell: cell.name):
+            found = {(row["name"], row["severity"]): row["accuracy"] for row in read(journal)}
+            for cell in cells:
+                if (name, cell.severity) not in found:
+                    row = self.measured(model, cell)
+                    append(journal, row)
+                    found[name, cell.severity] = row["accuracy"]
+            shown = " ".join(f"{value:5.1f}" for (of, _), value in found.items() if of == name)
+            self.fit.console.print(f"  {name:18}{shown} %", highlight=False)
         table = pd.DataFrame(read(journal)).drop_duplicates(["name", "severity"], keep="last")
         table.to_csv(self.folder.path / "robustness.csv", index=False)
         changed = table[table["severity"] != 0] if self.recipe.source != "folder" else table
@@ -66,7 +72,6 @@ class Robustness:
         ids = spread.unique().tolist()
         data = Evaluation(views, ids, build.build_loading(config))
         found = accuracy(self.fit.quiet_trainer(), model, data, cell.classes)
-        self.fit.console.print(f"  {cell.name} {cell.severity or ''}: {found:.1f} %")
         return {"name": cell.name, "severity": cell.severity, "accuracy": found, "images": len(ids)}
 
     def cells(self, own: InMemory | Files) -> Iterator[Cell]:
