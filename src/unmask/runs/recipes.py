@@ -119,6 +119,8 @@ class FineTune(Recipe):
     def pairs(self) -> "FineTune":
         if (self.mixup or self.cutmix) and self.batch_size % 2:
             raise ValueError(f"batch_size={self.batch_size}: mixup and cutmix mix pairs of images; take an even batch")
+        if self.optimizer == "lars" and self.layer_decay < 1:
+            raise ValueError(f"layer_decay={self.layer_decay:g}: LARS sets a rate for each matrix itself; use adamw")
         return self
 
 
