@@ -3,8 +3,9 @@
 from collections import Counter
 from dataclasses import dataclass
 
+from unmask.data.annotations import list_source
 from unmask.data.classes import CLASSES
-from unmask.data.listing import Listing, list_images
+from unmask.data.listing import Listing
 from unmask.runs.checks import ConfigError, needs_labels
 from unmask.runs.fingerprint import StageSpec, measure_science, pretrain_science
 from unmask.runs.schema import LABELLED, Config
@@ -36,9 +37,9 @@ class Plan:
 def make_plan(config: Config) -> Plan:
     """Raises ConfigError where the data is missing or lacks the labels that a stage needs."""
     listing = None
-    if config.data.source == "image_folder":
+    if config.data.source not in IDENTITIES:
         try:
-            listing = list_images(str(config.data.root), config.data.holdout)
+            listing = list_source(config.data.source, str(config.data.root), config.data.holdout)
         except ValueError as error:
             raise ConfigError(str(error)) from None
     identity = listing.identity if listing else IDENTITIES[config.data.source]
