@@ -21,11 +21,11 @@ def test_the_commands_people_came_for_are_there() -> None:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
-    """A folder of images, a ledger, and the fingerprint of a pretraining in it."""
+    """A folder of images, a ledger, and the fingerprint of a pretraining in it, with a fine-tuning."""
     root = tmp_path_factory.mktemp("readme")
     images = image_folder(root / "images", size=32)
     runs = root / "runs"
-    run(f"runs_dir={runs}", "stages=[pretrain]", "pretrain.epochs=1")
+    run(f"runs_dir={runs}", "stages=[pretrain,finetune]", "pretrain.epochs=1", "labels=20")
     (folder,) = runs.glob("pretrain/*")
     return images, runs, folder.name
 
@@ -37,6 +37,8 @@ def test_every_command_runs_as_typed_but_smaller(typed: str, place: tuple[Path, 
     text = typed.replace("/path/to/images", str(images)).replace(
         "runs/pretrain/<fingerprint>", f"{runs}/pretrain/{fingerprint}"
     )
+    (tuned,) = (runs / "finetune").iterdir()
+    text = text.replace("runs/finetune/<fingerprint>", str(tuned))
     _, script, *overrides = shlex.split(text)
     name = Path(script).name
     if name == "train.py":

@@ -228,6 +228,8 @@ class StageWork:
             "stage": self.spec.kind, "fingerprint": self.spec.fingerprint, "config": self.config.plain(),
             "accumulate": self.accumulate(plan.batch_size),
         }  # fmt: skip
+        if self.spec.kind != "pretrain":
+            about["classes"] = list(self.run.plan.class_names)  # for whoever has the checkpoint and not the images
         cadence = self.config.checkpoint
         journal = Journal(self.folder.path, plan.batch_size, per_epoch)
         callbacks = [
