@@ -9,6 +9,7 @@ from unmask.runs.checks import known_keys
 
 # (override, stages whose fingerprint it changes); every key of the config is in one of the two lists
 P, K, L, A, T, F, S = "pretrain", "knn", "linear_probe", "attentive_probe", "partial_finetune", "finetune", "scratch"
+R = "robustness"
 SCIENCE = {
     "seed": "seed=7", "mask_ratio": "mask_ratio=0.6", "labels": "labels=50",
     "model.width": "model.width=64", "model.depth": "model.depth=2", "model.heads": "model.heads=8",
@@ -20,6 +21,9 @@ SCIENCE = {
     "data.source": "data=cifar10", "data.image_size": "data.image_size=56", "data.patch_size": "data.patch_size=2", "data.mean": "data.mean=[0.2]",
     "data.std": "data.std=[0.2]", "data.eval_crop": "data.eval_crop=0.9", "trainer.precision": "trainer.precision=bf16-mixed",
     "knn.k": "knn.k=5", "knn.temperature": "knn.temperature=0.1", "knn.pool": "knn.pool=mean", "knn.labels": "knn.labels=100",
+    "robustness.of": "robustness.of=scratch", "robustness.corruptions": "robustness.corruptions=[fog]",
+    "robustness.severities": "robustness.severities=[1]", "robustness.images": "robustness.images=null",
+    "robustness.source": "robustness.source=folder robustness.root={others}",
 }  # fmt: skip
 MACHINE = {
     "stages": "stages=[scratch,pretrain,knn,linear_probe,finetune]", "controls": "controls=[]", "runs_dir": "runs_dir=/else",
@@ -29,7 +33,7 @@ MACHINE = {
     "trainer.accelerator": "trainer.accelerator=cpu",
     "trainer.micro_batch": "trainer.micro_batch=2", "init_from": "init_from=null", "checkpoint.every_minutes": "checkpoint.every_minutes=9",
     "checkpoint.every_steps": "checkpoint.every_steps=9", "checkpoint.keep": "checkpoint.keep=9",
-    "watch.times": "watch.times=2", "watch.pictures": "watch.pictures=2", "logger": "logger=tensorboard",
+    "robustness.root": "robustness.root=/else", "watch.times": "watch.times=2", "watch.pictures": "watch.pictures=2", "logger": "logger=tensorboard",
 }  # fmt: skip
 OPTIMISED = {
     "optimizer": "lars", "epochs": "33", "batch_size": "30", "base_lr": "0.011", "min_lr": "1e-5", "warmup_epochs": "0.5",
@@ -49,7 +53,7 @@ OTHER_VALUE = {
     "scratch": OPTIMISED | MEASURED | TUNED, "partial_finetune": OPTIMISED | MEASURED | TUNED | {"blocks": "2"},
 }  # fmt: skip
 OTHER_VALUES = [(recipe, key) for recipe, values in OTHER_VALUE.items() for key in values]
-ALL = "stages=[pretrain,knn,linear_probe,attentive_probe,partial_finetune,finetune,scratch]"
+ALL = "stages=[pretrain,knn,linear_probe,attentive_probe,partial_finetune,finetune,scratch,robustness]"
 
 
 def fingerprints(*overrides: str) -> dict[tuple[str, str], str]:
@@ -57,14 +61,14 @@ def fingerprints(*overrides: str) -> dict[tuple[str, str], str]:
     return {(spec.kind, spec.start): spec.fingerprint for spec in plan.stages}
 
 
-AFTER_PRETRAINING = {(P, "random")} | {(kind, "pretrained") for kind in (K, L, A, T, F)}
+AFTER_PRETRAINING = {(P, "random")} | {(kind, "pretrained") for kind in (K, L, A, T, F, R)}
 PIXELS = {(K, "pixels"), (L, "pixels"), (F, "pixels")}
 ENCODERS = AFTER_PRETRAINING | {(kind, "random") for kind in (K, L, A, T, S)}
 EVERYTHING = ENCODERS | PIXELS
 KNN = {(K, "pretrained"), (K, "random"), (K, "pixels")}
 AFFECTED = {
     "seed": EVERYTHING - {(K, "pixels")},  # neighbours among all pixels: nothing is drawn
-    "labels": {(F, "pretrained"), (F, "pixels"), (S, "random"), (T, "pretrained"), (T, "random")},
+    "robustness": {(R, "pretrained")}, "labels": {(R, "pretrained"), (F, "pretrained"), (F, "pixels"), (S, "random"), (T, "pretrained"), (T, "random")},
     "model.heads": ENCODERS, "data.patch_size": ENCODERS, "knn.k": KNN, "knn.temperature": KNN, "knn.labels": KNN, "knn.pool": KNN - PIXELS,
     **dict.fromkeys(("mask_ratio", "masking", "target", "decoder", "augment"), AFTER_PRETRAINING),
     "model": ENCODERS, "data": EVERYTHING, "trainer": EVERYTHING,
@@ -72,10 +76,11 @@ AFFECTED = {
 
 
 @pytest.mark.parametrize("key", SCIENCE)
-def test_what_can_change_a_result_changes_the_fingerprints_of_those_stages_alone(key: str) -> None:
-    changed, default = fingerprints(*SCIENCE[key].split()), fingerprints()
+def test_what_can_change_a_result_changes_the_fingerprints_of_those_stages_alone(key: str, tmp_path: Path) -> None:
+    others = image_folder(tmp_path, classes=("3", "7"))
+    changed, default = fingerprints(*SCIENCE[key].format(others=others).split()), fingerprints()
     expected = AFFECTED.get(key) or AFFECTED[key.split(".")[0]]
-    assert {stage for stage in default if changed[stage] != default[stage]} == expected
+    assert {stage for stage in default if changed.get(stage) != default[stage]} == expected
 
 
 @pytest.mark.parametrize("override", MACHINE.values())
@@ -106,7 +111,7 @@ def test_every_key_of_the_config_is_in_or_out() -> None:
 def test_the_micro_batch_counts_only_where_images_are_mixed_within_it() -> None:
     mixed, whole = (fingerprints("finetune.mixup=0.8", *more) for more in ((), ("trainer.micro_batch=2",)))
     changed = {stage[0] for stage in mixed if whole[stage] != mixed[stage]}
-    assert changed == {F, T, S}, "scratch and partial fine-tuning follow fine-tuning's recipe"
+    assert changed - {R} == {F, T, S}, "scratch and partial fine-tuning follow fine-tuning's recipe"
 
 
 def test_a_stage_of_the_datas_size_is_the_stage_without_a_size_of_its_own() -> None:

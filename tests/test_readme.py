@@ -25,11 +25,11 @@ def test_the_commands_people_came_for_are_there() -> None:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
-    """A folder of images, a ledger, and the fingerprint of a pretraining in it."""
+    """A folder of images, a ledger, and the fingerprint of a pretraining in it, with a fine-tuning."""
     root = tmp_path_factory.mktemp("readme")
     images = image_folder(root / "images", size=32)
     runs = root / "runs"
-    run(f"runs_dir={runs}", "stages=[pretrain]", "pretrain.epochs=1")
+    run(f"runs_dir={runs}", "stages=[pretrain,finetune]", "pretrain.epochs=1", "labels=20")
     (folder,) = runs.glob("pretrain/*")
     run(f"runs_dir={root / 'others'}", *PHOTOS, f"data.root={images}", "stages=[pretrain]", "pretrain.epochs=1")
     write(read(next((root / "others").glob("pretrain/*")))[0], root / "mae_pretrain_vit_base.pth", "official")
@@ -46,6 +46,8 @@ def test_every_command_runs_as_typed_but_smaller(typed: str, place: tuple[Path, 
     text = text.replace("/path/to/imagenet", str(images)).replace("blocks=0,0.5,1,2,4", "blocks=0.5,1")
     text = text.replace("mae_pretrain_vit_base.pth", str(images.parent / "mae_pretrain_vit_base.pth"))
     text = text.replace("to=vit_base", f"to={tmp_path}/vit_base")
+    (tuned,) = (runs / "finetune").iterdir()
+    text = text.replace("runs/finetune/<fingerprint>", str(tuned))
     _, script, *overrides = shlex.split(text)
     name = Path(script).name
     if name == "train.py":

@@ -17,10 +17,10 @@ from unmask.data.corruptions import CORRUPTIONS, corrupt
 from unmask.journals import append
 from unmask.randomness import make_key
 from unmask.runs.checks import ConfigError
+from unmask.runs.classifiers import of_stage
 from unmask.runs.fitting import Fitting
 from unmask.runs.ledger import StageFolder
 from unmask.runs.robustness import Robustness
-from unmask.runs.trained import trained_classifier
 from unmask.runs.work import Run
 from unmask.tasks.robustness import Corruption, right
 
@@ -63,7 +63,7 @@ def test_an_accuracy_is_that_of_the_corrupted_images_through_the_finished_classi
     ids = torch.linspace(0, len(val) - 1, 100).long()
     path = checkpoints.newest(next((runs / "finetune").iterdir()) / "checkpoints")
     assert path is not None
-    model = trained_classifier(checkpoints.load(path), plan.config)
+    model = of_stage(path, checkpoints.load(path)).model
     images = corrupt(val.images_NCHW[ids], "contrast", 5, make_key(0, "corruption"), ids)  # type: ignore[union-attr]
     with torch.no_grad():
         predicted = model((images.float() / 255 - 0.1307) / 0.3081).argmax(dim=1)
@@ -144,7 +144,7 @@ def test_mce_needs_all_of_imagenet_c(tmp_path: Path) -> None:
 
     plan = plan_for(*DIGITS)
     folder = StageFolder(tmp_path, plan.stages[-1])
-    stage = Robustness(plan, folder, Fitting(plan.config, plan.stages[-1], folder, Console()))
+    stage = Robustness(plan, folder, Fitting(plan, plan.stages[-1], folder, Console()))
     stage.recipe = stage.recipe.model_copy(update={"source": "corrupted_folders"})
     rows = [
         {"name": n, "severity": s, "accuracy": 100 * (1 - e)} for n, e in ALEXNET_ERRORS.items() for s in range(1, 6)

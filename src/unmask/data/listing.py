@@ -41,7 +41,7 @@ def list_images(root: str | Path, holdout: float = 0.1) -> Listing:
         raise ValueError(f"data.root={root} is not a folder; give an existing folder of images: data.root=/path/to/it")
     train_dir, val_dir = _split_folder(root, TRAIN_NAMES), _split_folder(root, VAL_NAMES)
     if train_dir and val_dir:
-        train_files, val_files = _files(root, train_dir), _files(root, val_dir)
+        train_files, val_files = image_files(root, train_dir), image_files(root, val_dir)
         classes = _classes(train_files, depth=1)
         train, val = _label(train_files, classes, 1), _label(val_files, classes, 1)
     elif val_dir:
@@ -50,7 +50,7 @@ def list_images(root: str | Path, holdout: float = 0.1) -> Listing:
         )
     else:
         depth = 1 if train_dir else 0  # a lone train/ is no class
-        files = _files(root, train_dir or root)
+        files = image_files(root, train_dir or root)
         classes = _classes(files, depth)
         train, val = _hold_out(_label(files, classes, depth), holdout)
     if not train or not val:
@@ -59,7 +59,7 @@ def list_images(root: str | Path, holdout: float = 0.1) -> Listing:
             f"data.root={root} has {len(train)} training and {len(val)} validation images; "
             f"both need at least one ({allowed})"
         )
-    return Listing(root, train, val, classes, _identity(root, [*train, *val], classes))
+    return Listing(root, train, val, classes, identity_of(root, [*train, *val], classes))
 
 
 def list_other(root: Path, classes: tuple[str, ...]) -> Listing:
@@ -69,17 +69,18 @@ def list_other(root: Path, classes: tuple[str, ...]) -> Listing:
     """
     if not root.is_dir():
         raise ValueError(f"{root} is not a folder; it should hold a folder of images for each class")
-    files = _label(_files(root, root), classes, 0)
+    files = _label(image_files(root, root), classes, 0)
     if not files:
         raise ValueError(f"{root} has no images ({' '.join(sorted(SUFFIXES))})")
-    return Listing(root, (), files, classes, _identity(root, list(files), classes))
+    return Listing(root, (), files, classes, identity_of(root, list(files), classes))
 
 
 def _split_folder(root: Path, names: tuple[str, ...]) -> Path | None:
     return next((root / name for name in names if (root / name).is_dir()), None)
 
 
-def _files(root: Path, folder: Path) -> list[str]:
+def image_files(root: Path, folder: Path) -> list[str]:
+    """Names, relative to the root, of all images below the folder, in order; hidden files are none."""
     found = []
     for parent, folders, names in os.walk(folder):
         folders.sort()
@@ -151,7 +152,8 @@ def _marks(root: Path, names: list[str]) -> list[str]:
         raise ValueError(f"{error.filename} cannot be read ({error.strerror}); mend or remove it") from None
 
 
-def _identity(root: Path, files: list[tuple[str, int]], classes: tuple[str, ...]) -> str:
+def identity_of(root: Path, files: list[tuple[str, int]], classes: tuple[str, ...]) -> str:
+    """A hash of the classes and of each file's name, label and content (or size)."""
     marks = _marks(root, [name for name, _ in files])
     lines = [*classes, *(f"{name}\0{mark}\0{label}" for (name, label), mark in zip(files, marks, strict=True))]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]

@@ -6,7 +6,7 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from unmask.runs.checks import ConfigError, described
-from unmask.runs.schema import Count, Decoder, Model, Part, Share
+from unmask.runs.schema import Count, Decoder, Model, Part, Proportion, Share
 
 Arguments = TypeVar("Arguments", bound=Part)
 
@@ -18,6 +18,19 @@ class Reconstruct(Part):
     mask_ratio: Share | None = Field(description="null: the checkpoint's")
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(description="another seed, other masks")
     out: str = Field(description="where the picture goes")
+
+
+class Predict(Part):
+    checkpoint: str = Field(description="a classifier: a stage's folder in the ledger, its file, or weights of others")
+    images: str = Field(description="an image or a folder of images")
+    count: Count | None = Field(description="how many, in the order of their names; null: all")
+    top: Count = Field(description="how many classes are named for each image")
+    out: str | None = Field(description="a CSV file with all of it; null: none")
+    classes: str | None = Field(description="a file of class names, one a line; null: the checkpoint's own")
+    eval_crop: Proportion | None = Field(description="side of the centre crop; null: the checkpoint's, 0.875 of others")
+    heads: Count | None = Field(description="of weights of others; null: as recorded, or the known ViT's of this width")
+    grid: tuple[Count, Count] | None = Field(description="[rows, columns] of patches; null: as recorded, or square")
+    device: Literal["auto", "cpu", "cuda"]
 
 
 class Convert(Part):

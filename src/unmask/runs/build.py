@@ -89,5 +89,5 @@ def load_splits(plan: Plan) -> tuple[InMemory | Files, InMemory | Files]:
         return mnist5k()
     if plan.listing:
         return folder_splits(plan.listing, data.channels, data.image_size, data.in_memory)
-    assert data.source != "image_folder"
+    assert data.source == "cifar10" or data.source == "cifar100"
     return cifar(data.source, Path(data.root or "data"), data.download)

@@ -17,7 +17,7 @@ from unmask.optim import Recipe
 from unmask.runs.fingerprint import StageSpec
 from unmask.runs.ledger import StageFolder
 from unmask.runs.loggers import build_loggers
-from unmask.runs.schema import Config
+from unmask.runs.plan import Plan
 from unmask.tasks.classify import Classify
 from unmask.tasks.pretrain import Pretrain
 
@@ -32,9 +32,10 @@ QUIET: dict[str, Any] = {
 class Fitting:
     """Lightning's Trainer with this project's callbacks, for one stage."""
 
-    def __init__(self, config: Config, spec: StageSpec, folder: StageFolder, console: Console) -> None:
-        self.config, self.spec, self.folder, self.console = config, spec, folder, console
-        self.recipe: Any = getattr(config, spec.kind)
+    def __init__(self, plan: Plan, spec: StageSpec, folder: StageFolder, console: Console) -> None:
+        self.config, self.class_names = plan.config, plan.class_names
+        self.spec, self.folder, self.console = spec, folder, console
+        self.recipe: Any = getattr(plan.config, spec.kind)
         self.seconds_before = 0.0  # of work that an interrupted call did and this one goes on from
 
     def __call__(
@@ -48,6 +49,8 @@ class Fitting:
             "stage": self.spec.kind, "fingerprint": self.spec.fingerprint, "config": self.config.plain(),
             "accumulate": self.accumulate(plan.batch_size),
         }  # fmt: skip
+        if self.spec.kind != "pretrain":
+            about["classes"] = list(self.class_names)  # for whoever has the checkpoint and not the images
         cadence = self.config.checkpoint
         journal = Journal(self.folder.path, plan.batch_size, per_epoch)
         callbacks = [

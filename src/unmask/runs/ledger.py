@@ -41,17 +41,7 @@ class StageFolder:
 
     def result(self) -> dict[str, Any] | None:
         """The finished stage's result, or None."""
-        try:
-            result = json.loads((self.path / "result.json").read_text())
-            if not {"metrics", "title", "fingerprint", "seconds", "images"} <= result.keys():
-                raise ValueError("parts are missing")
-            return result
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except (OSError, ValueError, AttributeError) as error:
-            raise LedgerError(
-                f"{self.path}/result.json cannot be read ({error}); remove it to redo the stage"
-            ) from None
+        return read_result(self.path)
 
     def open(self) -> None:
         """Make the folder. Raises LedgerError where it cannot be written."""
@@ -119,6 +109,19 @@ class StageFolder:
             return f"process {owner['pid']} on {owner['host']} (since {owner['since']})"
         except (OSError, json.JSONDecodeError, KeyError):
             return "another process"
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """What result.json in a stage's folder says, None where there is none. Raises LedgerError for a damaged one."""
+    try:
+        result = json.loads((folder / "result.json").read_text())
+        if not {"metrics", "title", "fingerprint", "seconds", "images"} <= result.keys():
+            raise ValueError("parts are missing")
+        return result
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, AttributeError) as error:
+        raise LedgerError(f"{folder}/result.json cannot be read ({error}); remove it to redo the stage") from None
 
 
 def now() -> str:

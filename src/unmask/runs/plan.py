@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
+from unmask.data.annotations import list_source
 from unmask.data.classes import CLASSES
-from unmask.data.listing import Listing, list_images, list_other
+from unmask.data.listing import Listing, list_other
 from unmask.runs.checks import ConfigError, needs_labels
 from unmask.runs.fingerprint import StageSpec, measure_science, pretrain_science, robustness_science
 from unmask.runs.given import weights_identity
@@ -40,9 +41,9 @@ class Plan:
 def make_plan(config: Config) -> Plan:
     """Raises ConfigError where the data is missing or lacks the labels that a stage needs."""
     listing = None
-    if config.data.source == "image_folder":
+    if config.data.source not in IDENTITIES:
         try:
-            listing = list_images(str(config.data.root), config.data.holdout)
+            listing = list_source(config.data.source, str(config.data.root), config.data.holdout)
         except ValueError as error:
             raise ConfigError(str(error)) from None
     identity = listing.identity if listing else IDENTITIES[config.data.source]

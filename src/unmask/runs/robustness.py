@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from torch import nn
 
 from unmask.corruption_error import ALEXNET_ERRORS, mean_corruption_error
 from unmask.data.corruptions import CORRUPTIONS, SEVERITIES
@@ -15,7 +16,6 @@ from unmask.data.folders import Files
 from unmask.data.listing import list_other
 from unmask.data.module import Change, Evaluation, Views
 from unmask.data.sources import InMemory
-from unmask.heads import Classifier
 from unmask.journals import append, read
 from unmask.randomness import make_key
 from unmask.runs import build
@@ -45,7 +45,7 @@ class Robustness:
         self.plan, self.folder, self.fit = plan, folder, fit
         self.recipe, self.shape = plan.config.robustness, plan.config.stage_image_size(plan.config.robustness.of)
 
-    def __call__(self, model: Classifier, own: InMemory | Files) -> Metrics:
+    def __call__(self, model: nn.Module, own: InMemory | Files) -> Metrics:
         """Mean accuracy over the changed images, beside the clean ones' where they are the data's own."""
         journal = self.folder.path / "cells.jsonl"
         for name, cells in groupby(self.cells(own), key=lambda cell: cell.name):
@@ -65,7 +65,7 @@ class Robustness:
             metrics["val/clean_accuracy"] = float(table[table["severity"] == 0]["accuracy"].iloc[0])
         return metrics | self.mce(changed)
 
-    def measured(self, model: Classifier, cell: Cell) -> dict[str, Any]:
+    def measured(self, model: nn.Module, cell: Cell) -> dict[str, Any]:
         config = self.plan.config
         views = Views(cell.split, build.build_format(config, self.shape), None, config.seed, cell.change)
         spread = torch.linspace(0, len(views) - 1, min(self.recipe.images or len(views), len(views))).long()

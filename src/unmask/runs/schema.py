@@ -30,6 +30,10 @@ Stage = Literal[
     "pretrain", "knn", "linear_probe", "attentive_probe", "partial_finetune", "finetune", "scratch", "robustness"
 ]
 Control = Literal["random", "pixels"]
+Source = Literal[
+    "mnist5k", "cifar10", "cifar100", "image_folder", "inat2017", "inat2018", "inat2019", "places205", "places365",
+    "listed",
+]  # fmt: skip
 LABELLED: tuple[str, ...] = tuple(stage for stage in get_args(Stage) if stage != "pretrain")
 CHANNELS = {"mnist5k": 1, "cifar10": 3, "cifar100": 3}
 MAX_PATCH, MIN_GRID = 16, 8  # what an automatic patch size respects
@@ -84,7 +88,7 @@ class Target(Part):
 
 
 class Data(Part):
-    source: Literal["mnist5k", "cifar10", "cifar100", "image_folder"] = Field(description="where images come from")
+    source: Source = Field(description="where images come from")
     root: str | None = Field(description="folder of the files; mnist5k needs none")
     download: bool = Field(description="let torchvision download what is missing")
     image_size: tuple[Count, Count] = Field(description="pixels the model sees: one number, or [height, width]")
@@ -116,8 +120,8 @@ class Data(Part):
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != self.channels:
                 raise ValueError(f"data.{name} has {len(values)} values for data.channels={self.channels}")
-        if self.source == "image_folder" and not self.root:
-            raise ValueError("data=image_folder needs a folder of images: add data.root=/path/to/images")
+        if self.source not in CHANNELS and not self.root:
+            raise ValueError(f"data={self.source} needs a folder of images: add data.root=/path/to/images")
         return self
 
 

@@ -35,6 +35,7 @@ from unmask.heads import (
 from unmask.optim import Recipe
 from unmask.randomness import make_key
 from unmask.runs import build
+from unmask.runs.classifiers import of_stage
 from unmask.runs.conversion import described
 from unmask.runs.fingerprint import StageSpec
 from unmask.runs.fitting import FROZEN, Fitting, Metrics
@@ -44,7 +45,6 @@ from unmask.runs.rates import part_rates, rates_table, rows
 from unmask.runs.recipes import Augment as AugmentConfig
 from unmask.runs.recipes import FineTune, PartialFineTune
 from unmask.runs.robustness import Robustness
-from unmask.runs.trained import trained_classifier
 from unmask.tasks.classify import Classify, Regularisation
 from unmask.tasks.features import LabelledFeatures, extract
 from unmask.tasks.neighbours import knn_accuracy
@@ -91,7 +91,7 @@ class StageWork:
         self.run, self.spec, self.folder, self.config = run, spec, folder, run.config
         self.recipe: Any = getattr(run.config, spec.kind)
         self.shape: Shape = run.config.stage_image_size(spec.kind)
-        self.fit = Fitting(run.config, spec, folder, run.console)
+        self.fit = Fitting(run.plan, spec, folder, run.console)
 
     def pretrain(self) -> Metrics:
         config = self.config
@@ -147,9 +147,9 @@ class StageWork:
     scratch = partial_finetune = finetune
 
     def robustness(self) -> Metrics:
-        model = trained_classifier(self.parent_checkpoint(), self.config)
+        ready = of_stage(*self.parent_checkpoint())
         own = self.run.splits[1] if self.recipe.source == "corrupted" else NOTHING
-        return Robustness(self.run.plan, self.folder, self.fit)(model, own)
+        return Robustness(self.run.plan, self.folder, self.fit)(ready.model, own)
 
     def data(self) -> ImageData:
         return self.run.data(self.recipe.batch_size, self.recipe.labels, self.recipe.augment, self.shape)
@@ -171,15 +171,15 @@ class StageWork:
         if self.spec.parent is None:
             return build.build_encoder(self.config, grid, self.config.seed)
         encoder = build.build_encoder(self.config, grid)
-        state = self.parent_checkpoint()["state_dict"]
+        state = self.parent_checkpoint()[1]["state_dict"]
         prefix = "model.encoder."
         own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
         own["pos_embed"] = resample_positions(own["pos_embed"], self.config.grid, grid)
         encoder.load_state_dict(own)
         return encoder
 
-    def parent_checkpoint(self) -> dict[str, Any]:
-        """The final one of the stage that this one starts from."""
+    def parent_checkpoint(self) -> tuple[Path, dict[str, Any]]:
+        """Place and content of the final one of the stage that this one starts from."""
         assert self.spec.parent is not None
         folder = StageFolder(self.config.runs_dir, self.spec.parent)
         path = checkpoints.newest(folder.checkpoints)
@@ -191,7 +191,7 @@ class StageWork:
                 f"the final checkpoint of {folder.path} is missing or damaged, {path.name} is an earlier one; remove "
                 f"{folder.path}/result.json and the same command makes the last steps again"
             )
-        return content
+        return path, content
 
     def given_weights(self) -> Weights:
         """init_from, whatever its layout; sizes it does not tell are taken from the config."""

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 import lightning as L
 import torch
 from jaxtyping import Float, Int, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
 from unmask.data.corruptions import corrupt
 from unmask.data.module import Evaluation
-from unmask.heads import Classifier
 from unmask.randomness import Key
 from unmask.tasks.features import Extract, LabelledFeatures
 
@@ -28,7 +27,7 @@ class Corruption:
         return corrupt(images_BCHW, self.name, self.severity, self.key, ids_B)
 
 
-def accuracy(trainer: L.Trainer, model: Classifier, data: Evaluation, classes: tuple[int, ...]) -> float:
+def accuracy(trainer: L.Trainer, model: nn.Module, data: Evaluation, classes: tuple[int, ...]) -> float:
     """Top-1 in per cent, among `classes` alone.
 
     ImageNet-A and -R hold 200 of the 1,000 classes; their authors leave the other logits out.

@@ -1,0 +1,40 @@
+"""The most probable classes of any images, by any classifier. See --help."""
+
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from unmask.runs.arguments import Predict, arguments
+from unmask.runs.checks import ConfigError
+from unmask.runs.commands import EXPLAINED, enter, fail, guarded, told
+
+CONF = Path(__file__).parent.parent / "conf"
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="predict")
+def run(cfg: DictConfig) -> None:
+    """Exits with 0 done, 1 error (no image could be read, say), 2 bad arguments."""
+    enter()
+    try:
+        given = arguments(Predict, OmegaConf.to_container(cfg, resolve=True))
+        from unmask.runs.predictions import SHOWN, predict, table, write_csv
+
+        found = predict(given)
+        if given.out:
+            write_csv(found, Path(given.out))
+    except ConfigError as error:
+        fail(str(error), 2)
+    except EXPLAINED as error:
+        fail(told(error), 1)
+    Console().print(table(found, SHOWN if given.out else None))
+    if given.out:
+        more = f", the first {SHOWN} of them above" if len(found.names) > SHOWN else ""
+        Console().print(f"{len(found.names)} images: {given.out}{more}", soft_wrap=True, markup=False)
+    for fault in found.faults:
+        Console(stderr=True).print(f"skipped: {fault}", soft_wrap=True, markup=False)
+
+
+if __name__ == "__main__":
+    guarded(run, Predict.model_fields)
