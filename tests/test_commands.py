@@ -51,13 +51,18 @@ def test_two_processes_on_one_run_both_end_well_with_one_training(tmp_path: Path
     assert len(list(tmp_path.glob("pretrain/*"))) == 1
 
 
-def test_control_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "signals", [(signal.SIGINT,), (signal.SIGTERM, signal.SIGTERM)], ids=["Ctrl-C", "SIGTERM twice"]
+)
+def test_who_is_asked_to_leave_saves_and_says_how_to_go_on(signals: tuple[signal.Signals, ...], tmp_path: Path) -> None:
     arguments = (f"runs_dir={tmp_path}", "stages=[pretrain]", "pretrain.epochs=60")
     process = subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not any(path.read_text().count("\n") > 3 for path in tmp_path.glob("pretrain/*/metrics.jsonl")):
         assert process.poll() is None
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    for number in signals:
+        process.send_signal(number)
+        time.sleep(0.3)
     printed, errors = process.communicate(timeout=60)
     assert process.returncode == 75
     assert "the same command goes on from there" in printed

@@ -113,6 +113,7 @@ def test_scratch_repeats_the_fine_tuning_recipe_whatever_is_overridden() -> None
         ("partial_finetune.blocks=5 stages=[partial_finetune]", ["blocks = 5", "up to 4"]),
         ("attentive_probe.heads=3 stages=[attentive_probe]", ["attentive_probe.heads = 3", "model.width=128"]),
         ("finetune.mixup=0.8 finetune.batch_size=25", ["batch_size=25", "even batch"]),
+        ("finetune.optimizer=lars finetune.layer_decay=0.7", ["layer_decay=0.7", "use adamw"]),
         ("finetune.min_lr=1", ["min_lr=1 is above the peak rate"]),
         ("finetune.augment.policy=autoaug", ["augment.policy=autoaug", "rand-m9-mstd0.5-inc1"]),
         ("finetune.ema=1.5", ["finetune.ema = 1.5"]),

@@ -7,11 +7,15 @@ from pathlib import Path
 import pytest
 
 from small_runs import ROOT, TINY, call, image_folder, run
+from unmask.exchange.read import read
+from unmask.exchange.write import write
+from unmask.runs.arguments import Bench, Convert, Reconstruct, keyed
 from unmask.runs.checks import known_keys
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = "\n".join(re.findall(r"```bash\n(.*?)```", README, re.DOTALL))
 COMMANDS = [line.split("#")[0].strip() for line in BLOCKS.splitlines() if line.startswith("python ")]
+PHOTOS = ("data=image_folder", "data.image_size=32", "data.patch_size=4", "data.num_workers=0", "pretrain.batch_size=4")
 
 
 def test_the_commands_people_came_for_are_there() -> None:
@@ -27,6 +31,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
     runs = root / "runs"
     run(f"runs_dir={runs}", "stages=[pretrain]", "pretrain.epochs=1")
     (folder,) = runs.glob("pretrain/*")
+    run(f"runs_dir={root / 'others'}", *PHOTOS, f"data.root={images}", "stages=[pretrain]", "pretrain.epochs=1")
+    write(read(next((root / "others").glob("pretrain/*")))[0], root / "mae_pretrain_vit_base.pth", "official")
     return images, runs, folder.name
 
 
@@ -37,17 +43,27 @@ def test_every_command_runs_as_typed_but_smaller(typed: str, place: tuple[Path, 
     text = typed.replace("/path/to/images", str(images)).replace(
         "runs/pretrain/<fingerprint>", f"{runs}/pretrain/{fingerprint}"
     )
+    text = text.replace("/path/to/imagenet", str(images)).replace("blocks=0,0.5,1,2,4", "blocks=0.5,1")
+    text = text.replace("mae_pretrain_vit_base.pth", str(images.parent / "mae_pretrain_vit_base.pth"))
+    text = text.replace("to=vit_base", f"to={tmp_path}/vit_base")
     _, script, *overrides = shlex.split(text)
     name = Path(script).name
     if name == "train.py":
         dials = {override.split("=")[0] for override in overrides}
         small = [o for o in TINY if o.split("=")[0] not in dials and not o.startswith("data.")]
         overrides += [*small, "pretrain.epochs=1", f"runs_dir={tmp_path}"]
-        overrides += ["data.num_workers=0", "data.image_size=32"] if "data=image_folder" in overrides else []
+        overrides += ["linear_probe.warmup_epochs=0"] if "linear_probe=port" in overrides else []
+        photos = {"data=image_folder", "data=imagenet"} & set(overrides)
+        overrides += [o for o in PHOTOS if not o.startswith("data=")] if photos else []
+        overrides += (
+            ["robustness.images=10", "robustness.severities=[5]"] if any("robustness" in o for o in overrides) else []
+        )
     if name == "bench.py":
         overrides += ["batch=1", "rounds=1", "model.depth=1", "decoder.depth=1"]
     if name == "reconstruct.py":
         overrides += [f"out={tmp_path / 'out.png'}"]
+    if name == "convert.py":
+        overrides += ["heads=2", "decoder_heads=2"]
     done = call(*dict.fromkeys(overrides), script=name, tiny=False)
     assert done.returncode == 0, done.stderr
 
@@ -56,7 +72,8 @@ def test_every_dial_exists() -> None:
     keys = {key.split("[")[0] for key in re.findall(r"`([a-z_]+(?:\.[a-z_]+)*)=", README)}
     groups = {path.name for path in (ROOT / "conf").iterdir() if path.is_dir()}
     assert {"mask_ratio", "masking", "labels"} <= keys
-    assert not keys - set(known_keys()) - groups - {"hydra.launcher.n_jobs"}
+    arguments = {key for kind in (Bench, Convert, Reconstruct) for key in keyed(kind)}
+    assert not keys - set(known_keys()) - groups - arguments - {"hydra.launcher.n_jobs"}
 
 
 def test_every_make_verb_exists() -> None:
@@ -67,5 +84,6 @@ def test_every_make_verb_exists() -> None:
 
 def test_every_picture_and_file_exists() -> None:
     assert all((ROOT / path).exists() for path in re.findall(r"!\[[^]]*\]\(([^)]+)\)", README))
+    assert all((ROOT / path).exists() for path in re.findall(r"\]\((docs/[^)]+)\)", README))
     for path in re.findall(r"`(src/\w+\.py)`", README):
         assert (ROOT / path).exists()

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -84,3 +85,21 @@ def test_a_stopped_sweep_saves_and_goes_on(tmp_path: Path) -> None:
     assert json.loads(index.read_text())[-1]["step"] > 0
     assert call(*arguments).returncode == 0
     assert pretrainings(tmp_path) == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="parent-death signals are Linux's")
+def test_a_killed_sweep_leaves_no_process_behind(tmp_path: Path) -> None:
+    """Nobody would own the machine's memory or the stage's lock by mistake."""
+    arguments = ("-m", f"runs_dir={tmp_path}", "stages=[pretrain]", "pretrain.epochs=4000", "seed=1,2")
+    process = subprocess.Popen(command(*arguments), env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE)
+    while not any(path.read_text().count("\n") > 1 for path in tmp_path.glob("pretrain/*/metrics.jsonl")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    (owner,) = tmp_path.glob("pretrain/*/owner.json")
+    cell = Path("/proc") / str(json.loads(owner.read_text())["pid"])
+    deadline = time.monotonic() + 60
+    while cell.exists() and "State:\tZ" not in (cell / "status").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert list(tmp_path.glob("pretrain/*/checkpoints/*.ckpt")), "it saved before it left"

@@ -62,6 +62,19 @@ def list_images(root: str | Path, holdout: float = 0.1) -> Listing:
     return Listing(root, train, val, classes, _identity(root, [*train, *val], classes))
 
 
+def list_other(root: Path, classes: tuple[str, ...]) -> Listing:
+    """Another set of images of (some of) the same classes, all of it as validation images.
+
+    Raises ValueError where the folder is missing, empty, or has class folders that training lacks.
+    """
+    if not root.is_dir():
+        raise ValueError(f"{root} is not a folder; it should hold a folder of images for each class")
+    files = _label(_files(root, root), classes, 0)
+    if not files:
+        raise ValueError(f"{root} has no images ({' '.join(sorted(SUFFIXES))})")
+    return Listing(root, (), files, classes, _identity(root, list(files), classes))
+
+
 def _split_folder(root: Path, names: tuple[str, ...]) -> Path | None:
     return next((root / name for name in names if (root / name).is_dir()), None)
 

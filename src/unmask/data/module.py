@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -42,14 +42,22 @@ class Format:
     eval_crop: float = 1.0
 
 
-class Views(Dataset):
-    """A split seen through an augmentation: whole batches by (epoch, id), the same for any number of workers."""
+Change = Callable[[Tensor, int, Tensor], Tensor]  # (uint8 images, epoch, sample ids) to uint8 images
 
-    def __init__(self, split: InMemory | Files, form: Format, augment: Augment | None, seed: int) -> None:
+
+class Views(Dataset):
+    """A split seen through an augmentation: whole batches by (epoch, id), the same for any number of workers.
+
+    change: what is done to the cropped images; unless given it is the augmentation's RandAugment, if it has one.
+    """
+
+    def __init__(
+        self, split: InMemory | Files, form: Format, augment: Augment | None, seed: int, change: Change | None = None
+    ) -> None:
         self.split, self.form, self.augment, self.key = split, form, augment, make_key(seed, "crop")
-        self.policy = None
+        self.change = change
         if augment and augment.policy:
-            self.policy = rand_augment(augment.policy, form.mean, form.shape, make_key(seed, "policy"))
+            self.change = rand_augment(augment.policy, form.mean, form.shape, make_key(seed, "policy"))
 
     def __len__(self) -> int:
         return len(self.split)
@@ -62,15 +70,15 @@ class Views(Dataset):
             boxes = self._boxes(ids, epoch, [images.shape[2:]] * len(ids))
             whole = torch.tensor([0, 0, *images.shape[2:], 0])
             as_is = tuple(images.shape[2:]) == self.form.shape and bool((boxes == whole).all())
-            if self.policy is None:
+            if self.change is None:
                 return Batch(images, labels, ids, epoch, None if as_is else boxes)
             images = images if as_is else crop_resize(images, boxes, self.form.shape).byte()
-            return Batch(self.policy(images, epoch, ids), labels, ids, epoch, None)
+            return Batch(self.change(images, epoch, ids), labels, ids, epoch, None)
         decoded = [open_image(self.split.paths[i], self.split.channels) for i in ids.tolist()]
         boxes = self._boxes(ids, epoch, [image.shape[1:] for image in decoded])
         views = [self._view(image, box) for image, box in zip(decoded, boxes, strict=True)]
         images = torch.stack(views)
-        images = images if self.policy is None else self.policy(images, epoch, ids)
+        images = images if self.change is None else self.change(images, epoch, ids)
         return Batch(images, labels, ids, epoch, None)
 
     def _boxes(self, ids_B: Tensor, epoch: int, sizes: Sequence[torch.Size]) -> Int[Tensor, "B 5"]:
@@ -121,7 +129,7 @@ class ImageData(L.LightningDataModule):
             self.ids, self.batch_size, trainer.accumulate_grad_batches, make_key(self.seed, "order"),
             lambda: progress.total.ready, trainer.global_rank, trainer.world_size,
         )  # fmt: skip
-        return self._loader(self.train_views, batches)
+        return loader(self.train_views, batches, self.loading)
 
     def val_dataloader(self) -> DataLoader:
         return self._eval_loader(self.val_views, list(range(len(self.val_views))))
@@ -133,21 +141,28 @@ class ImageData(L.LightningDataModule):
 
     def _eval_loader(self, views: Views, ids: list[int]) -> DataLoader:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return self._loader(views, EvalBatches(ids, self.loading.eval_batch, rank, world))
-
-    def _loader(self, views: Views, batches: EpochBatches | EvalBatches) -> DataLoader:
-        # cutting out of memory is quicker than handing over to a process; RandAugment is not
-        workers = 0 if isinstance(views.split, InMemory) and views.policy is None else self.loading.workers
-        return DataLoader(
-            views, batch_sampler=batches, collate_fn=unwrapped, num_workers=workers, worker_init_fn=quiet_worker,
-            pin_memory=torch.cuda.is_available(), persistent_workers=workers > 0,
-        )  # fmt: skip
+        return loader(views, EvalBatches(ids, self.loading.eval_batch, rank, world), self.loading)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         batch = normalised(batch, self.form)
         if self.erasing and self.trainer and self.trainer.training:
             erase(batch.images_BCHW, self.erasing, self.erasing_key, batch.epoch, batch.ids_B)
         return batch
+
+
+class Evaluation(L.LightningDataModule):
+    """Some images of a split, to be predicted: cropped, changed and normalised as they were made to be."""
+
+    def __init__(self, views: Views, ids: list[int], loading: "Loading") -> None:
+        super().__init__()
+        self.views, self.ids, self.loading = views, ids, loading
+
+    def predict_dataloader(self) -> DataLoader:
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return loader(self.views, EvalBatches(self.ids, self.loading.eval_batch, rank, world), self.loading)
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        return normalised(batch, self.views.form)
 
 
 class FeatureData(L.LightningDataModule):
@@ -199,6 +214,15 @@ class Loading:
     @property
     def workers(self) -> int:
         return min(8, max(1, (os.cpu_count() or 1) - 1)) if self.num_workers is None else self.num_workers
+
+
+def loader(views: Views, batches: EpochBatches | EvalBatches, loading: Loading) -> DataLoader:
+    # cutting out of memory is quicker than handing over to a process; what changes single images is not
+    workers = 0 if isinstance(views.split, InMemory) and views.change is None else loading.workers
+    return DataLoader(
+        views, batch_sampler=batches, collate_fn=unwrapped, num_workers=workers, worker_init_fn=quiet_worker,
+        pin_memory=torch.cuda.is_available(), persistent_workers=workers > 0,
+    )  # fmt: skip
 
 
 def normalised(batch: Batch, form: Format) -> Batch:

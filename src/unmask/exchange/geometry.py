@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from torch import Tensor
@@ -27,6 +27,11 @@ class Hints:
     channels: int | None = None
     patch_size: int | None = None
     pool: Pool | None = None
+
+    def filled(self, otherwise: "Hints") -> "Hints":
+        """What is not known here is taken from there."""
+        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(otherwise, **{name: value for name, value in own.items() if value is not None})
 
     def joined(self, told: "Hints") -> "Hints":
         """Both; what is told fills in what the file does not say. Raises ValueError where they contradict."""

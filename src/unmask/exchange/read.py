@@ -24,15 +24,17 @@ MARKS: dict[Layout, tuple[str, ...]] = {
 KNOWN = "the official MAE's, Hugging Face's ViTMAE and ViT, timm's ViT, this project's checkpoints and safetensors"
 
 
-def read(place: Path, told: Hints = NOTHING_TOLD) -> tuple[Weights, Report]:
+def read(place: Path, told: Hints = NOTHING_TOLD, otherwise: Hints = NOTHING_TOLD) -> tuple[Weights, Report]:
     """The weights in a file or folder, and what was done to them.
+
+    told: must not contradict the file; otherwise: counts where neither the file nor `told` says anything.
 
     Raises ValueError, in one sentence, for what is no such file, of no known layout, or not whole.
     """
     opened = open_weights(place)
     layout = detect(opened)
     try:
-        return _read(opened, layout, told)
+        return _read(opened, layout, recorded(opened).joined(told).filled(otherwise))
     except ValueError as error:
         raise ValueError(f"{opened.path}, read as {layout}: {error}") from error
     except (RuntimeError, IndexError) as error:
@@ -52,9 +54,9 @@ def detect(opened: Opened) -> Layout:
     raise ValueError(f"{opened.path} is of no known layout: its first names are {first}; known are {KNOWN}")
 
 
-def _read(opened: Opened, layout: Layout, told: Hints) -> tuple[Weights, Report]:
+def _read(opened: Opened, layout: Layout, known: Hints) -> tuple[Weights, Report]:
     found, dropped = _ours(opened.tensors, layout)
-    tensors, reshaped, hints = _ours_in_shape(found, layout, recorded(opened).joined(told))
+    tensors, reshaped, hints = _ours_in_shape(found, layout, known)
     geometry = derive(tensors, hints)
     check_shapes(tensors, geometry)
     parts: dict[str, dict[str, Tensor]] = {"encoder.": {}, "decoder.": {}, "": {}}

@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from unmask.journals import read
-from unmask.reports.figures import loss_curve, measurement_bars
+from unmask.reports.figures import loss_curve, measurement_bars, severity_curves
 from unmask.reports.tables import Result, headline
 from unmask.runs.fingerprint import StageSpec
 from unmask.runs.ledger import StageFolder
@@ -40,7 +40,7 @@ def page_content(plan: Plan, results: list[Result], command: str) -> dict[str, A
         "bars": Markup(measurement_bars(measured)) if measured else None,
         "sentences": [sentence(group, config.scratch == config.finetune) for group in measured],
         "n": f"{images:,}", "seed": config.seed, "error": f"{worst_error(measured, images):.1f}",
-        "curve": Markup(loss_curve(journal)) if journal else None,
+        "robustness": _robustness(plan), "curve": Markup(loss_curve(journal)) if journal else None,
         "target": "Pixels normalised by the data set" if config.target.target_.endswith(".Pixel")
         else "Pixels normalised by each patch's mean and standard deviation",
         "rows": [_row(spec, result, plan) for spec, result in zip(plan.stages, results, strict=True)],
@@ -48,17 +48,25 @@ def page_content(plan: Plan, results: list[Result], command: str) -> dict[str, A
     }  # fmt: skip
 
 
+def _robustness(plan: Plan) -> Markup | None:
+    """Accuracy by severity, where the run measured it."""
+    spec = next((spec for spec in plan.stages if spec.kind == "robustness"), None)
+    if spec is None or plan.config.robustness.source == "folder":
+        return None
+    return Markup(severity_curves(read(StageFolder(plan.config.runs_dir, spec).path / "cells.jsonl")))
+
+
 def group_measurements(results: list[Result], labels: int | None) -> list[dict[str, Any]]:
     """Accuracies by measurement and start; training from scratch is fine-tuning's random start."""
     groups: dict[str, dict[str, Any]] = {}
     for result in results:
         accuracy = result["metrics"].get("val/accuracy")
-        if accuracy is None:
+        if accuracy is None or result["stage"] == "robustness":
             continue
         kind = "finetune" if result["stage"] == "scratch" else result["stage"]
         few = f" on {labels} labels" if kind in ("finetune", "partial_finetune") and labels else ""
         group = groups.setdefault(kind, {"kind": kind, "name": GROUPS[kind] + few, "accuracy": {}})
-        group["accuracy"][result["start"]] = accuracy
+        group["accuracy"]["pretrained" if result["start"] == "given" else result["start"]] = accuracy
     return list(groups.values())
 
 
@@ -117,14 +125,18 @@ def _sheets(folder: Path) -> list[dict[str, str]]:
 def _row(spec: StageSpec, result: Result, plan: Plan) -> dict[str, str]:
     number, unit = headline(result)
     recipe = getattr(plan.config, spec.kind)
-    if spec.kind == "knn":
+    if spec.kind == "robustness":
+        protocol = f"{recipe.source}, severities {', '.join(map(str, recipe.severities))}, {result['images']:,} images"
+        clean = result["metrics"].get("val/clean_accuracy")
+        protocol += "" if clean is None else f" (clean: {clean:.1f} %)"
+    elif spec.kind == "knn":
         protocol = f"k = {recipe.k}, cosine, temperature {recipe.temperature:g}"
     else:
         batch = result["metrics"]["batch_size"]
         protocol = f"{recipe.optimizer}, {recipe.epochs} epochs, batch {batch}, base lr {recipe.base_lr:g}"
     if spec.kind == "attentive_probe":
         protocol += ", attention pooling"
-    elif spec.kind != "pretrain" and spec.start != "pixels":
+    elif spec.kind not in ("pretrain", "robustness") and spec.start != "pixels":
         protocol += ", class token" if recipe.pool == "cls" else ", mean of patch tokens"
     if labels := getattr(recipe, "labels", None):
         protocol += f", {labels} labels"

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 COLOURS = {"pretrained": "#1f6feb", "random": "#8c959f", "pixels": "#d4a72c"}
 NAMES = {"pretrained": "pretrained by MAE", "random": "random weights", "pixels": "raw pixels"}
 SIZE = (7.2, 3.4)
+LABEL_GAP = 5.0  # per cent
 
 
 def to_svg(figure: Figure) -> str:
@@ -51,12 +52,45 @@ def measurement_bars(measured: list[dict[str, Any]]) -> str:
             axes.bar(place, value, width * 0.94, color=COLOURS[start], label=NAMES[start] if x == 0 else None)
             axes.text(place, value + 1, f"{value:.1f}", ha="center", va="bottom", fontsize=9)
     axes.set_xticks(range(len(measured)), [group["name"] for group in measured])
+    axes.set_xlim(-0.6, len(measured) - 0.4)
     axes.set_ylim(0, 112)
     axes.set_yticks(range(0, 101, 20))
     axes.set_ylabel("top-1 accuracy, %")
     axes.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     _plain(axes)
     return to_svg(figure)
+
+
+def severity_curves(rows: list[dict[str, Any]]) -> str:
+    """Accuracy by severity: a thin line each corruption, named at its end, and the mean of all."""
+    figure = Figure((7.2, 4.2))
+    axes = figure.subplots()
+    clean = next((row["accuracy"] for row in rows if row["severity"] == 0), None)
+    names = list(dict.fromkeys(row["name"] for row in rows if row["severity"]))
+    curves = {n: {row["severity"]: row["accuracy"] for row in rows if row["name"] == n} for n in names}
+    severities = sorted({severity for curve in curves.values() for severity in curve})
+    start = {} if clean is None else {0: clean}
+    for curve in curves.values():
+        points = {**start, **curve}
+        axes.plot(list(points), list(points.values()), color=COLOURS["random"], linewidth=0.8, alpha=0.7)
+    mean = {s: sum(c[s] for c in curves.values() if s in c) / sum(s in c for c in curves.values()) for s in severities}
+    points = {**start, **mean}
+    axes.plot(list(points), list(points.values()), color=COLOURS["pretrained"], marker="o", markersize=5, linewidth=2)
+    _end_labels(axes, {name: curve[severities[-1]] for name, curve in curves.items()}, severities[-1])
+    axes.set_xticks(list(points), ["clean" if severity == 0 else str(severity) for severity in points])
+    axes.set_xlabel("severity of the corruption (blue: mean of all)")
+    axes.set_ylabel("top-1 accuracy, %")
+    axes.set_ylim(0, 102)
+    _plain(axes)
+    return to_svg(figure)
+
+
+def _end_labels(axes: Axes, ends: dict[str, float], x: float) -> None:
+    """Names and values at the severest, best first, moved apart where their lines end close together."""
+    place = 100.0 + LABEL_GAP
+    for name, value in sorted(ends.items(), key=lambda end: -end[1]):
+        place = min(value, place - LABEL_GAP)
+        axes.text(x + 0.12, place, f"{name.replace('_', ' ')}  {value:.0f}", fontsize=7, va="center")
 
 
 def _plain(axes: Axes) -> None:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ValidationError
 
 from unmask.runs.schema import LABELLED, Config
 
-BARE = ("pretrain", "knn")  # stages without an augmentation of their own
+BARE = ("pretrain", "knn", "robustness")  # stages without an augmentation of their own
 
 
 class ConfigError(ValueError):
@@ -77,7 +77,8 @@ def _geometry(config: Config) -> Iterator[str]:
 
 def _ignored(config: Config) -> Iterator[str]:
     """Values that would change nothing."""
-    if config.labels and not {"partial_finetune", "finetune", "scratch"} & set(config.stages):
+    stages = {*config.stages, *([config.robustness.of] if "robustness" in config.stages else [])}
+    if config.labels and not {"partial_finetune", "finetune", "scratch"} & stages:
         yield (
             f"labels = {config.labels}: none of the stages {config.stages} uses it; add finetune or scratch, or set "
             f"knn.labels, linear_probe.labels or attentive_probe.labels"

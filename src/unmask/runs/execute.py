@@ -70,9 +70,9 @@ def _stage(run: Run, spec: StageSpec) -> dict[str, Any]:
             raise
         finally:
             close_loggers(run.config)
-        seconds = round(work.seconds_before + time.monotonic() - start, 1)
+        seconds = round(work.fit.seconds_before + time.monotonic() - start, 1)
         facts = {"seconds": seconds, "versions": {name: version(name) for name in VERSIONS}}
-        images = len(run.splits[1])
+        images = int(metrics.pop("images")) if "images" in metrics else len(run.splits[1])
         return folder.finish(metrics, {**facts, "threads": torch.get_num_threads(), "images": images})
 
 

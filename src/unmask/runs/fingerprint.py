@@ -15,7 +15,7 @@ from unmask.runs.schema import Config
 RESULT_VERSION = 1  # raise it when a change of the code changes results
 TITLES = {
     "knn": "kNN", "linear_probe": "linear probe", "attentive_probe": "attentive probe", "finetune": "fine-tune",
-    "partial_finetune": "fine-tune, {blocks:g} last blocks",
+    "robustness": "robustness of {of}", "partial_finetune": "fine-tune, {blocks:g} last blocks",
 }  # fmt: skip
 OF_ENCODERS = ("pool", "layer_decay", "drop_path")  # values of a recipe that mean nothing to raw pixels
 DATA_KEYS = ("image_size", "patch_size", "channels", "mean", "std", "eval_crop")
@@ -26,7 +26,7 @@ class StageSpec:
     """One fit or evaluation. start: which weights the features come from; parent: the stage that made them."""
 
     kind: str
-    start: str  # "pretrained", "random" (also: from scratch) or "pixels"
+    start: str  # "pretrained", "given" (init_from), "random" (also: from scratch) or "pixels"
     science: dict[str, Any] = field(compare=False)
     parent: "StageSpec | None" = None
 
@@ -36,9 +36,9 @@ class StageSpec:
 
     @property
     def title(self) -> str:
+        of = {"pretrained": "", "given": ", given weights", "random": ", random encoder", "pixels": ", raw pixels"}
         if self.kind in ("pretrain", "scratch"):
-            return self.kind.replace("_", " ")
-        of = {"pretrained": "", "random": ", random encoder", "pixels": ", raw pixels"}
+            return self.kind + of["given" if self.start == "given" else "pretrained"]
         return TITLES[self.kind].format(**self.science["recipe"]) + of[self.start]
 
 
@@ -47,13 +47,15 @@ def digest(content: dict[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
-def pretrain_science(config: Config, identity: str) -> dict[str, Any]:
+def pretrain_science(config: Config, identity: str, weights: str | None = None) -> dict[str, Any]:
+    """weights: the identity of those it starts from, where it is not from random ones."""
     plain = config.plain()
     keys = ("seed", "mask_ratio", "decoder", "masking", "target", "augment", "pretrain")
-    return _common("pretrain", config, identity) | {key: plain[key] for key in keys} | {"model": _shape(plain)}
+    given = {"weights": weights} if weights else {}
+    return _common("pretrain", config, identity) | {key: plain[key] for key in keys} | {"model": _shape(plain)} | given
 
 
-def measure_science(kind: str, start: str, config: Config, identity: str) -> dict[str, Any]:
+def measure_science(kind: str, start: str, config: Config, identity: str, weights: str | None = None) -> dict[str, Any]:
     """Of a measuring stage: the encoder's shape counts only where it is not the parent's or absent."""
     plain = config.plain()
     # the size counts as the data's, whoever set it
@@ -63,12 +65,21 @@ def measure_science(kind: str, start: str, config: Config, identity: str) -> dic
         science["micro_batch"] = plain["trainer"]["micro_batch"]  # images are mixed with others of their micro-batch
     if kind != "knn" or start == "random" or plain[kind]["labels"]:
         science["seed"] = plain["seed"]
-    if start == "random":
+    if start in ("random", "given"):
         science["model"] = _shape(plain)
+    if start == "given":
+        science["weights"] = weights
     if start == "pixels":
         science["data"] = {key: value for key, value in science["data"].items() if key != "patch_size"}
         science["recipe"] = {key: value for key, value in recipe.items() if key not in OF_ENCODERS}
     return science
+
+
+def robustness_science(config: Config, identity: str, other: str | None) -> dict[str, Any]:
+    """other: the identity of the images in its own folders; the classifier is the parent's."""
+    recipe = {key: value for key, value in config.plain()["robustness"].items() if key != "root"}
+    common = _common(config.robustness.of, config, identity) | {"stage": "robustness"}
+    return common | {"recipe": recipe, "seed": config.seed, "other": other}
 
 
 def _common(kind: str, config: Config, identity: str) -> dict[str, Any]:

@@ -2,11 +2,15 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
 
 from unmask.data.classes import CLASSES
-from unmask.data.listing import Listing, list_images
+from unmask.data.listing import Listing, list_images, list_other
 from unmask.runs.checks import ConfigError, needs_labels
-from unmask.runs.fingerprint import StageSpec, measure_science, pretrain_science
+from unmask.runs.fingerprint import StageSpec, measure_science, pretrain_science, robustness_science
+from unmask.runs.given import weights_identity
+from unmask.runs.recipes import Corruption, Robustness
 from unmask.runs.schema import LABELLED, Config
 
 # The numbers are the content's: a changed package or archive is another data set
@@ -45,14 +49,37 @@ def make_plan(config: Config) -> Plan:
     classes = listing.classes if listing else CLASSES[config.data.source]
     if faults := needs_labels(config, len(classes)) + _label_counts(config, listing):
         raise ConfigError("\n".join(faults))
-    return Plan(config, tuple(_stages(config, identity)), classes, listing)
+    other = _other_images(config, classes) if "robustness" in config.stages else None
+    return Plan(config, tuple(_stages(config, identity, other)), classes, listing)
+
+
+def corruption_folders(recipe: Robustness) -> dict[tuple[str, int], Path]:
+    """ImageNet-C's layout: root/<corruption>/<severity>/<class>/."""
+    names = recipe.corruptions or get_args(Corruption)
+    return {(name, s): Path(str(recipe.root)) / name / str(s) for name in names for s in recipe.severities}
+
+
+def _other_images(config: Config, classes: tuple[str, ...]) -> str | None:
+    """The identity of the folders that the robustness stage reads; of ImageNet-C's 75 the first one stands for all."""
+    recipe = config.robustness
+    if recipe.source == "corrupted":
+        return None
+    places = [Path(str(recipe.root))] if recipe.source == "folder" else list(corruption_folders(recipe).values())
+    missing = [str(place) for place in places if not place.is_dir()]
+    if missing:
+        raise ConfigError(f"robustness.root = {recipe.root}: {missing[0]} is missing ({len(missing)} of {len(places)})")
+    try:
+        return list_other(places[0], classes).identity
+    except ValueError as error:
+        raise ConfigError(f"robustness.root = {recipe.root}: {error}") from None
 
 
 def _label_counts(config: Config, listing: Listing | None) -> list[str]:
     """A class must have its share of the labels that a stage asks for."""
     sizes = Counter(label for _, label in listing.train).values() if listing else SIZES[config.data.source]
     classes, smallest = len(sizes), min(sizes)
-    asked = {name: getattr(config, name).labels for name in config.stages if name in LABELLED}
+    stages = [config.robustness.of if name == "robustness" else name for name in config.stages]
+    asked = {name: getattr(config, name).labels for name in stages if name in LABELLED}
     too_few = [
         f"labels={labels}: {name} needs at least one label of each of {classes} classes; at least labels={classes}"
         for name, labels in asked.items()
@@ -66,23 +93,40 @@ def _label_counts(config: Config, listing: Listing | None) -> list[str]:
     ]
 
 
-def _stages(config: Config, identity: str) -> list[StageSpec]:
-    """Each measurement, then its controls; a stage's parent comes before it, asked for or not."""
-    pretrain = StageSpec("pretrain", "random", pretrain_science(config, identity))
+def _stages(config: Config, identity: str, other: str | None) -> list[StageSpec]:
+    """Each measurement, then its controls; a stage's parent comes before it, asked for or not.
+
+    Given weights are measured as they are, unless a pretraining is asked for: it starts from them.
+    """
+    weights = weights_identity(config.init_from) if config.init_from else None
+    first = StageSpec("pretrain", "given" if weights else "random", pretrain_science(config, identity, weights))
+    as_given = weights is not None and "pretrain" not in config.stages
+
+    def measurement(kind: str, start: str) -> StageSpec:
+        parent = first if start == "pretrained" else None
+        return StageSpec(kind, start, measure_science(kind, start, config, identity, weights), parent)
+
     planned: list[StageSpec] = []
     for kind in config.stages:
-        if kind != "scratch" and pretrain not in planned:
-            planned.append(pretrain)
-        for start in _starts(kind, config):
-            parent = pretrain if start == "pretrained" else None
-            planned.append(StageSpec(kind, start, measure_science(kind, start, config, identity), parent))
+        measured = config.robustness.of if kind == "robustness" else kind
+        if measured != "scratch" and not as_given:
+            planned.append(first)
+        starts = _starts(measured, config, as_given)
+        if kind == "robustness":
+            parent = measurement(measured, starts[0])
+            planned += [parent, StageSpec(kind, starts[0], robustness_science(config, identity, other), parent)]
+        else:
+            planned += [measurement(kind, start) for start in starts]
     return list(dict.fromkeys(planned))
 
 
-def _starts(kind: str, config: Config) -> list[str]:
+def _starts(kind: str, config: Config, as_given: bool) -> list[str]:
     """Which weights a measurement is made on."""
     if kind == "pretrain":
         return []
     if kind == "scratch":
         return ["random"]
-    return ["pretrained", *(control for control in config.controls if control in CONTROLS[kind])]
+    return [
+        "given" if as_given else "pretrained",
+        *(control for control in config.controls if control in CONTROLS[kind]),
+    ]

@@ -11,6 +11,10 @@ Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Pool = Literal["cls", "mean"]
+Corruption = Literal[
+    "gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "snow",
+    "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression",
+]  # fmt: skip
 Labels = Annotated[Count | None, Field(description="train on this many labels, classes equally often; null: all")]
 ImageSize = Annotated[
     tuple[Count, Count] | None,
@@ -115,6 +119,8 @@ class FineTune(Recipe):
     def pairs(self) -> "FineTune":
         if (self.mixup or self.cutmix) and self.batch_size % 2:
             raise ValueError(f"batch_size={self.batch_size}: mixup and cutmix mix pairs of images; take an even batch")
+        if self.optimizer == "lars" and self.layer_decay < 1:
+            raise ValueError(f"layer_decay={self.layer_decay:g}: LARS sets a rate for each matrix itself; use adamw")
         return self
 
 
@@ -122,6 +128,25 @@ class PartialFineTune(FineTune):
     blocks: Annotated[float, Field(ge=0)] = Field(
         description="how many last blocks are trained (Fig. 9); 0: the head alone, 0.5: and the last block's MLP"
     )
+
+
+class Robustness(Part):
+    """What a trained classifier is measured on, beside its own validation images (Table 13)."""
+
+    of: Literal["finetune", "partial_finetune", "scratch"] = Field(description="the stage whose classifier it is")
+    source: Literal["corrupted", "corrupted_folders", "folder"] = Field(
+        description="own images corrupted on the fly; root/<corruption>/<severity>/<class>/ (ImageNet-C); root/<class>/"
+    )
+    root: str | None = Field(description="where those folders are")
+    corruptions: list[Corruption] | None = Field(description="which of the 15 of ImageNet-C; null: all")
+    severities: Annotated[list[Annotated[int, Field(ge=1, le=5)]], Field(min_length=1)] = Field(description="1 to 5")
+    images: Count | None = Field(description="so many, spread over the set; null: all")
+
+    @model_validator(mode="after")
+    def root_given(self) -> "Robustness":
+        if self.source != "corrupted" and not self.root:
+            raise ValueError(f"robustness.root: robustness.source={self.source} needs the folder of those images")
+        return self
 
 
 class Knn(Part):

@@ -19,16 +19,27 @@ Made by `make reference` from the schema that checks each run. Values are in `co
 
 
 def reference() -> str:
-    """The page as Markdown."""
-    return HEAD + "".join(dict.fromkeys(_rows(Config, "")))
+    """The page as Markdown; a key that several sections have alike is one row."""
+    keys: dict[tuple[str, str, str], list[str]] = {}
+    for key, values, meaning in _rows(Config, ""):
+        own = keys.setdefault((key.partition(".")[2] or key, values, meaning), [])
+        own += [] if key in own else [key]
+    rows = (f"| {_joined(same)} | {values} | {meaning} |\n" for (_, values, meaning), same in keys.items())
+    return HEAD + "".join(rows)
 
 
-def _rows(part: type[BaseModel], prefix: str) -> Iterator[str]:
+def _joined(keys: list[str]) -> str:
+    """`finetune.mixup`, and the same in `scratch`, ..."""
+    others = ", ".join(f"`{key.partition('.')[0]}`" for key in keys[1:])
+    return f"`{keys[0]}`" + (f", also in {others}" if others else "")
+
+
+def _rows(part: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str]]:
     for name, field in part.model_fields.items():
         key = f"{prefix}{field.alias or name}"
         inner = list(models_in(field.annotation))
         if not inner:
-            yield f"| `{key}` | {_values(field.annotation, field.metadata)} | {field.description} |\n"
+            yield key, _values(field.annotation, field.metadata), str(field.description)
         for model in inner:
             yield from _rows(model, f"{key}.")
 

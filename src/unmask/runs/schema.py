@@ -19,13 +19,16 @@ from unmask.runs.recipes import (
     Probe,
     Proportion,
     Recipe,
+    Robustness,
     Share,
     pair,
 )
 
 Width = Annotated[int, Field(ge=1, le=16_384)]
 Depth = Annotated[int, Field(ge=1, le=256)]
-Stage = Literal["pretrain", "knn", "linear_probe", "attentive_probe", "partial_finetune", "finetune", "scratch"]
+Stage = Literal[
+    "pretrain", "knn", "linear_probe", "attentive_probe", "partial_finetune", "finetune", "scratch", "robustness"
+]
 Control = Literal["random", "pixels"]
 LABELLED: tuple[str, ...] = tuple(stage for stage in get_args(Stage) if stage != "pretrain")
 CHANNELS = {"mnist5k": 1, "cifar10": 3, "cifar100": 3}
@@ -179,6 +182,7 @@ class Config(Part):
     partial_finetune: PartialFineTune
     finetune: FineTune
     scratch: FineTune
+    robustness: Robustness
     trainer: Trainer
     checkpoint: Checkpoint
     watch: Watch

@@ -1,21 +1,16 @@
 """The work of each stage: what is trained on which images from which weights, and what is measured."""
 
-import math
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
-import lightning as L
 import pandas as pd
-from lightning.pytorch.plugins.environments import LightningEnvironment
+import torch
 from rich.console import Console
-from timm.layers import resample_abs_pos_embed
-from torch import Tensor, nn
+from torch import nn
 
 from unmask import checkpoints
-from unmask.callbacks.journal import Journal
-from unmask.callbacks.keeper import Keeper, SafeIO
 from unmask.callbacks.pictures import Pictures
-from unmask.callbacks.progress import StageProgress
 from unmask.data.folders import Files
 from unmask.data.module import FeatureData, ImageData
 from unmask.data.sampler import balanced_subset
@@ -23,6 +18,10 @@ from unmask.data.sources import InMemory
 from unmask.drop_path import install, rates
 from unmask.durable import write_json
 from unmask.encoder import Encoder
+from unmask.exchange.geometry import Hints
+from unmask.exchange.load import load_encoder, load_mae, resample_positions
+from unmask.exchange.read import read
+from unmask.exchange.weights import Weights
 from unmask.heads import (
     AttentiveFeatures,
     Classifier,
@@ -33,29 +32,28 @@ from unmask.heads import (
     RawPixels,
     train_last_blocks,
 )
-from unmask.mae import num_parameters
 from unmask.optim import Recipe
 from unmask.randomness import make_key
 from unmask.runs import build
+from unmask.runs.conversion import described
 from unmask.runs.fingerprint import StageSpec
+from unmask.runs.fitting import FROZEN, Fitting, Metrics
 from unmask.runs.ledger import LedgerError, StageFolder
-from unmask.runs.loggers import build_loggers
 from unmask.runs.plan import Plan
 from unmask.runs.rates import part_rates, rates_table, rows
 from unmask.runs.recipes import Augment as AugmentConfig
 from unmask.runs.recipes import FineTune, PartialFineTune
+from unmask.runs.robustness import Robustness
+from unmask.runs.trained import trained_classifier
 from unmask.tasks.classify import Classify, Regularisation
 from unmask.tasks.features import LabelledFeatures, extract
 from unmask.tasks.neighbours import knn_accuracy
 from unmask.tasks.pretrain import Pretrain
 
-Metrics = dict[str, float]
-FROZEN = ("linear_probe", "attentive_probe")
 Shape = tuple[int, int]
-QUIET: dict[str, Any] = {
-    "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False,
-    "num_sanity_val_steps": 0,
-}  # fmt: skip
+
+
+NOTHING = Files((), torch.empty(0, dtype=torch.long), 1)
 
 
 class Run:
@@ -93,12 +91,17 @@ class StageWork:
         self.run, self.spec, self.folder, self.config = run, spec, folder, run.config
         self.recipe: Any = getattr(run.config, spec.kind)
         self.shape: Shape = run.config.stage_image_size(spec.kind)
-        self.seconds_before = 0.0  # of work that an interrupted call did and this one goes on from
+        self.fit = Fitting(run.config, spec, folder, run.console)
 
     def pretrain(self) -> Metrics:
         config = self.config
         data = self.run.data(self.recipe.batch_size, None, config.augment, self.shape)
         model, masking, target = build.build_mae(config), build.build_masking(config), build.build_target(config)
+        if self.spec.start == "given":
+            weights = self.given_weights()
+            # an encoder alone can be gone on with: its decoder starts anew
+            report = load_mae(model, weights) if weights.decoder else load_encoder(model.encoder, weights)
+            self.run.console.print(described(weights, {"load": report}))
         module = Pretrain(model, masking, target, config.seed, self.optimizer(data))
         pictures = Pictures(self.folder.pictures, data.val_views, data.form, config.watch.pictures)
         return self.fit(module, data, [pictures])
@@ -143,6 +146,11 @@ class StageWork:
 
     scratch = partial_finetune = finetune
 
+    def robustness(self) -> Metrics:
+        model = trained_classifier(self.parent_checkpoint(), self.config)
+        own = self.run.splits[1] if self.recipe.source == "corrupted" else NOTHING
+        return Robustness(self.run.plan, self.folder, self.fit)(model, own)
+
     def data(self) -> ImageData:
         return self.run.data(self.recipe.batch_size, self.recipe.labels, self.recipe.augment, self.shape)
 
@@ -150,14 +158,29 @@ class StageWork:
         """Features of both splits, computed once for all stages of a run that use them."""
         wanted = (self.spec.start, pool, labels, self.shape)
         if wanted not in self.run.extracted:
-            self.run.extracted[wanted] = extract(self.quiet_trainer(), self.features(pool), data)
+            self.run.extracted[wanted] = extract(self.fit.quiet_trainer(), self.features(pool), data)
         return self.run.extracted[wanted]
 
     def encoder(self) -> Encoder:
-        """The parent's encoder, or the random one of this seed."""
+        """The parent's encoder, the given one, or the random one of this seed."""
         grid = self.config.grid_of(self.shape)
+        if self.spec.start == "given":
+            encoder, weights = build.build_encoder(self.config, grid), self.given_weights()
+            self.run.console.print(described(weights, {"load": load_encoder(encoder, weights)}))
+            return encoder
         if self.spec.parent is None:
             return build.build_encoder(self.config, grid, self.config.seed)
+        encoder = build.build_encoder(self.config, grid)
+        state = self.parent_checkpoint()["state_dict"]
+        prefix = "model.encoder."
+        own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        own["pos_embed"] = resample_positions(own["pos_embed"], self.config.grid, grid)
+        encoder.load_state_dict(own)
+        return encoder
+
+    def parent_checkpoint(self) -> dict[str, Any]:
+        """The final one of the stage that this one starts from."""
+        assert self.spec.parent is not None
         folder = StageFolder(self.config.runs_dir, self.spec.parent)
         path = checkpoints.newest(folder.checkpoints)
         if path is None:
@@ -168,11 +191,13 @@ class StageWork:
                 f"the final checkpoint of {folder.path} is missing or damaged, {path.name} is an earlier one; remove "
                 f"{folder.path}/result.json and the same command makes the last steps again"
             )
-        encoder = build.build_encoder(self.config, grid)
-        state = checkpoints.weights(path, "model.encoder.")
-        state["pos_embed"] = resampled(state["pos_embed"], self.config.grid, grid)
-        encoder.load_state_dict(state)
-        return encoder
+        return content
+
+    def given_weights(self) -> Weights:
+        """init_from, whatever its layout; sizes it does not tell are taken from the config."""
+        model, decoder = self.config.model, self.config.decoder
+        weights, _ = read(Path(str(self.config.init_from)).expanduser(), otherwise=Hints(model.heads, decoder.heads))
+        return weights
 
     def features(self, pool: Pool) -> Features | RawPixels:
         if self.spec.start == "pixels":
@@ -218,66 +243,3 @@ class StageWork:
         found = part_rates(model, make_optimizer(model)[0])
         self.run.console.print(rates_table(f"{self.spec.title}: what is trained", found))
         write_json(self.folder.path / "rates.json", rows(found))
-
-    def fit(self, module: Pretrain | Classify, data: ImageData | FeatureData, callbacks: list[L.Callback]) -> Metrics:
-        """Train to the end from wherever the folder's newest checkpoint stands; metrics of the final weights."""
-        plan = module.make_optimizer
-        assert isinstance(plan, Recipe)
-        per_epoch = plan.total_steps // self.recipe.epochs
-        about = {
-            "stage": self.spec.kind, "fingerprint": self.spec.fingerprint, "config": self.config.plain(),
-            "accumulate": self.accumulate(plan.batch_size),
-        }  # fmt: skip
-        cadence = self.config.checkpoint
-        journal = Journal(self.folder.path, plan.batch_size, per_epoch)
-        callbacks = [
-            journal,
-            Keeper(self.folder.checkpoints, cadence.every_minutes, cadence.every_steps, about),
-            StageProgress(self.spec.title, plan.batch_size, per_epoch, self.run.console),
-            *callbacks,
-        ]
-        trainer = self.trainer(callbacks, plan)
-        newest = checkpoints.newest(self.folder.checkpoints)
-        trainer.fit(module, datamodule=data, ckpt_path=newest, weights_only=True)
-        self.seconds_before = journal.earlier
-        trainer.validate(module, datamodule=data, verbose=False)
-        measured = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("val/")}
-        if not all(math.isfinite(value) for value in measured.values()):
-            raise FloatingPointError(
-                f"{self.spec.title} ended with {measured}; lower base_lr or lengthen warmup_epochs"
-            )
-        facts = {"parameters": num_parameters(module.model), "steps": plan.total_steps, "batch_size": plan.batch_size}
-        return {**measured, **facts}
-
-    def accumulate(self, batch_size: int) -> int:
-        """Micro-batches a step: as few as fit trainer.micro_batch and divide the batch.
-
-        A probe has one: its BatchNorm must see the whole batch, and only its frozen encoder is costly.
-        """
-        if self.spec.kind in FROZEN:
-            return 1
-        fewest = -(-batch_size // min(self.config.trainer.micro_batch or batch_size, batch_size))
-        return next(parts for parts in range(fewest, batch_size + 1) if batch_size % parts == 0)
-
-    def trainer(self, callbacks: list[L.Callback], plan: Recipe) -> L.Trainer:
-        config = self.config.trainer
-        return L.Trainer(
-            accelerator=config.accelerator, devices=1, precision=config.precision,
-            max_steps=plan.total_steps, max_epochs=-1,
-            accumulate_grad_batches=self.accumulate(plan.batch_size),
-            check_val_every_n_epoch=-(-self.recipe.epochs // self.config.watch.times),
-            callbacks=callbacks, logger=build_loggers(self.config, self.spec, self.folder.path),
-            plugins=[SafeIO(self.config.checkpoint.keep), LightningEnvironment()], use_distributed_sampler=False,
-            default_root_dir=self.folder.path, log_every_n_steps=1, **QUIET,
-        )  # fmt: skip
-
-    def quiet_trainer(self) -> L.Trainer:
-        config = self.config.trainer
-        return L.Trainer(accelerator=config.accelerator, devices=1, precision=config.precision, logger=False, **QUIET)
-
-
-def resampled(pos_embed_1TD: Tensor, old: Shape, new: Shape) -> Tensor:
-    """Positions of another grid, by bicubic interpolation; the class token's stays."""
-    if old == new:
-        return pos_embed_1TD
-    return resample_abs_pos_embed(pos_embed_1TD, list(new), list(old))

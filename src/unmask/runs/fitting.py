@@ -1,0 +1,96 @@
+"""One stage's training, from wherever its folder stands to the end, and the metrics of the final weights."""
+
+import math
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.plugins.environments import LightningEnvironment
+from rich.console import Console
+
+from unmask import checkpoints
+from unmask.callbacks.journal import Journal
+from unmask.callbacks.keeper import Keeper, SafeIO
+from unmask.callbacks.progress import StageProgress
+from unmask.data.module import FeatureData, ImageData
+from unmask.mae import num_parameters
+from unmask.optim import Recipe
+from unmask.runs.fingerprint import StageSpec
+from unmask.runs.ledger import StageFolder
+from unmask.runs.loggers import build_loggers
+from unmask.runs.schema import Config
+from unmask.tasks.classify import Classify
+from unmask.tasks.pretrain import Pretrain
+
+Metrics = dict[str, float]
+FROZEN = ("linear_probe", "attentive_probe")
+QUIET: dict[str, Any] = {
+    "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False,
+    "num_sanity_val_steps": 0,
+}  # fmt: skip
+
+
+class Fitting:
+    """Lightning's Trainer with this project's callbacks, for one stage."""
+
+    def __init__(self, config: Config, spec: StageSpec, folder: StageFolder, console: Console) -> None:
+        self.config, self.spec, self.folder, self.console = config, spec, folder, console
+        self.recipe: Any = getattr(config, spec.kind)
+        self.seconds_before = 0.0  # of work that an interrupted call did and this one goes on from
+
+    def __call__(
+        self, module: Pretrain | Classify, data: ImageData | FeatureData, callbacks: list[L.Callback]
+    ) -> Metrics:
+        """Train to the end from wherever the folder's newest checkpoint stands; metrics of the final weights."""
+        plan = module.make_optimizer
+        assert isinstance(plan, Recipe)
+        per_epoch = plan.total_steps // self.recipe.epochs
+        about = {
+            "stage": self.spec.kind, "fingerprint": self.spec.fingerprint, "config": self.config.plain(),
+            "accumulate": self.accumulate(plan.batch_size),
+        }  # fmt: skip
+        cadence = self.config.checkpoint
+        journal = Journal(self.folder.path, plan.batch_size, per_epoch)
+        callbacks = [
+            journal,
+            Keeper(self.folder.checkpoints, cadence.every_minutes, cadence.every_steps, about),
+            StageProgress(self.spec.title, plan.batch_size, per_epoch, self.console),
+            *callbacks,
+        ]
+        trainer = self.trainer(callbacks, plan)
+        newest = checkpoints.newest(self.folder.checkpoints)
+        trainer.fit(module, datamodule=data, ckpt_path=newest, weights_only=True)
+        self.seconds_before = journal.earlier
+        trainer.validate(module, datamodule=data, verbose=False)
+        measured = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("val/")}
+        if not all(math.isfinite(value) for value in measured.values()):
+            raise FloatingPointError(
+                f"{self.spec.title} ended with {measured}; lower base_lr or lengthen warmup_epochs"
+            )
+        facts = {"parameters": num_parameters(module.model), "steps": plan.total_steps, "batch_size": plan.batch_size}
+        return {**measured, **facts}
+
+    def accumulate(self, batch_size: int) -> int:
+        """Micro-batches a step: as few as fit trainer.micro_batch and divide the batch.
+
+        A probe has one: its BatchNorm must see the whole batch, and only its frozen encoder is costly.
+        """
+        if self.spec.kind in FROZEN:
+            return 1
+        fewest = -(-batch_size // min(self.config.trainer.micro_batch or batch_size, batch_size))
+        return next(parts for parts in range(fewest, batch_size + 1) if batch_size % parts == 0)
+
+    def trainer(self, callbacks: list[L.Callback], plan: Recipe) -> L.Trainer:
+        config = self.config.trainer
+        return L.Trainer(
+            accelerator=config.accelerator, devices=1, precision=config.precision,
+            max_steps=plan.total_steps, max_epochs=-1,
+            accumulate_grad_batches=self.accumulate(plan.batch_size),
+            check_val_every_n_epoch=-(-self.recipe.epochs // self.config.watch.times),
+            callbacks=callbacks, logger=build_loggers(self.config, self.spec, self.folder.path),
+            plugins=[SafeIO(self.config.checkpoint.keep), LightningEnvironment()], use_distributed_sampler=False,
+            default_root_dir=self.folder.path, log_every_n_steps=1, **QUIET,
+        )  # fmt: skip
+
+    def quiet_trainer(self) -> L.Trainer:
+        config = self.config.trainer
+        return L.Trainer(accelerator=config.accelerator, devices=1, precision=config.precision, logger=False, **QUIET)

@@ -1,0 +1,104 @@
+"""The robustness stage: a finished classifier on images it was not trained for (MAE Table 13)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from unmask.corruption_error import ALEXNET_ERRORS, mean_corruption_error
+from unmask.data.corruptions import CORRUPTIONS, SEVERITIES
+from unmask.data.folders import Files
+from unmask.data.listing import list_other
+from unmask.data.module import Change, Evaluation, Views
+from unmask.data.sources import InMemory
+from unmask.heads import Classifier
+from unmask.journals import append, read
+from unmask.randomness import make_key
+from unmask.runs import build
+from unmask.runs.fitting import Fitting, Metrics
+from unmask.runs.ledger import StageFolder
+from unmask.runs.plan import Plan, corruption_folders
+from unmask.tasks.robustness import Corruption, accuracy
+
+IMAGENET_CLASSES = 1000
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One set of images; severity 0 is the clean one."""
+
+    name: str
+    severity: int
+    split: InMemory | Files
+    change: Change | None
+    classes: tuple[int, ...]  # the possible answers
+
+
+class Robustness:
+    """Measures cell by cell; what is measured is kept, so an interrupted stage goes on at the next cell."""
+
+    def __init__(self, plan: Plan, folder: StageFolder, fit: Fitting) -> None:
+        self.plan, self.folder, self.fit = plan, folder, fit
+        self.recipe, self.shape = plan.config.robustness, plan.config.stage_image_size(plan.config.robustness.of)
+
+    def __call__(self, model: Classifier, own: InMemory | Files) -> Metrics:
+        """Mean accuracy over the changed images, beside the clean ones' where they are the data's own."""
+        journal = self.folder.path / "cells.jsonl"
+        for name, cells in groupby(self.cells(own), key=lambda cell: cell.name):
+            found = {(row["name"], row["severity"]): row["accuracy"] for row in read(journal)}
+            for cell in cells:
+                if (name, cell.severity) not in found:
+                    row = self.measured(model, cell)
+                    append(journal, row)
+                    found[name, cell.severity] = row["accuracy"]
+            shown = " ".join(f"{value:5.1f}" for (of, _), value in found.items() if of == name)
+            self.fit.console.print(f"  {name:18}{shown} %", highlight=False)
+        table = pd.DataFrame(read(journal)).drop_duplicates(["name", "severity"], keep="last")
+        table.to_csv(self.folder.path / "robustness.csv", index=False)
+        changed = table[table["severity"] != 0] if self.recipe.source != "folder" else table
+        metrics = {"val/accuracy": float(changed["accuracy"].mean()), "images": float(table["images"].max())}
+        if self.recipe.source == "corrupted":
+            metrics["val/clean_accuracy"] = float(table[table["severity"] == 0]["accuracy"].iloc[0])
+        return metrics | self.mce(changed)
+
+    def measured(self, model: Classifier, cell: Cell) -> dict[str, Any]:
+        config = self.plan.config
+        views = Views(cell.split, build.build_format(config, self.shape), None, config.seed, cell.change)
+        spread = torch.linspace(0, len(views) - 1, min(self.recipe.images or len(views), len(views))).long()
+        ids = spread.unique().tolist()
+        data = Evaluation(views, ids, build.build_loading(config))
+        found = accuracy(self.fit.quiet_trainer(), model, data, cell.classes)
+        return {"name": cell.name, "severity": cell.severity, "accuracy": found, "images": len(ids)}
+
+    def cells(self, own: InMemory | Files) -> Iterator[Cell]:
+        """The clean images and each corruption of them; or each folder of corrupted ones; or the one folder."""
+        recipe, everything = self.recipe, tuple(range(self.plan.num_classes))
+        if recipe.source == "folder":
+            yield self.other(Path(str(recipe.root)), "folder", 0)
+        elif recipe.source == "corrupted_folders":
+            for (name, severity), place in corruption_folders(recipe).items():
+                yield self.other(place, name, severity)
+        else:
+            yield Cell("clean", 0, own, None, everything)
+            key = make_key(self.plan.config.seed, "corruption")
+            for name in recipe.corruptions or CORRUPTIONS:
+                for severity in recipe.severities:
+                    yield Cell(name, severity, own, Corruption(name, severity, key), everything)
+
+    def other(self, root: Path, name: str, severity: int) -> Cell:
+        listing = list_other(root, self.plan.class_names)
+        labels = torch.tensor([label for _, label in listing.val])
+        files = Files(tuple(root / file for file, _ in listing.val), labels, self.plan.config.data.channels)
+        return Cell(name, severity, files, None, tuple(labels.unique().tolist()))
+
+    def mce(self, changed: pd.DataFrame) -> Metrics:
+        """Mean corruption error against AlexNet, where it is ImageNet-C, whole (Hendrycks & Dietterich 2019)."""
+        means = (1 - changed.groupby("name")["accuracy"].mean() / 100).to_dict()
+        whole = means.keys() == ALEXNET_ERRORS.keys() and len(changed) == len(ALEXNET_ERRORS) * len(SEVERITIES)
+        if self.recipe.source != "corrupted_folders" or not whole or self.plan.num_classes != IMAGENET_CLASSES:
+            return {}
+        return {"val/mce": 100 * mean_corruption_error({str(name): error for name, error in means.items()})}

@@ -1,0 +1,182 @@
+"""A finished classifier on corrupted images and on other sets of its classes."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+
+from small_runs import image_folder, plan_for, run
+from unmask import checkpoints
+from unmask.data.corruptions import CORRUPTIONS, corrupt
+from unmask.journals import append
+from unmask.randomness import make_key
+from unmask.runs.checks import ConfigError
+from unmask.runs.fitting import Fitting
+from unmask.runs.ledger import StageFolder
+from unmask.runs.robustness import Robustness
+from unmask.runs.trained import trained_classifier
+from unmask.runs.work import Run
+from unmask.tasks.robustness import Corruption, right
+
+DIGITS = ("stages=[robustness]", "labels=200", "finetune.epochs=3", "finetune.base_lr=0.01", "robustness.images=100")
+
+
+def classes_of(root: Path, names: str, brightness: dict[str, int], count: int = 4) -> Path:
+    """Folders of plain images: the class is the brightness."""
+    for name in names:
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            pixels = np.full((16, 16, 3), brightness[name] + i, dtype=np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], pd.DataFrame]:
+    runs = tmp_path_factory.mktemp("runs")
+    result = run(f"runs_dir={runs}", *DIGITS, "robustness.severities=[1,5]")[-1]
+    return runs, result, pd.read_csv(runs / "robustness" / result["fingerprint"] / "robustness.csv")
+
+
+def test_every_corruption_and_severity_is_measured_beside_the_clean_images(measured) -> None:
+    _, result, table = measured
+    assert len(table) == 1 + 15 * 2
+    assert set(table["name"]) == {"clean", *CORRUPTIONS}
+    assert set(table["images"]) == {100} == {result["images"]}
+    changed = table[table["severity"] > 0]["accuracy"]
+    assert result["metrics"]["val/accuracy"] == pytest.approx(changed.mean())
+    assert result["metrics"]["val/clean_accuracy"] == table[table["severity"] == 0]["accuracy"].item()
+    assert result["title"] == "robustness of finetune"
+
+
+def test_an_accuracy_is_that_of_the_corrupted_images_through_the_finished_classifier(measured) -> None:
+    """Written out: corrupt, normalise, classify, count."""
+    runs, _, table = measured
+    plan = plan_for(f"runs_dir={runs}", *DIGITS, "robustness.severities=[1,5]")
+    _, val = Run(plan, Console(file=io.StringIO())).splits
+    ids = torch.linspace(0, len(val) - 1, 100).long()
+    path = checkpoints.newest(next((runs / "finetune").iterdir()) / "checkpoints")
+    assert path is not None
+    model = trained_classifier(checkpoints.load(path), plan.config)
+    images = corrupt(val.images_NCHW[ids], "contrast", 5, make_key(0, "corruption"), ids)  # type: ignore[union-attr]
+    with torch.no_grad():
+        predicted = model((images.float() / 255 - 0.1307) / 0.3081).argmax(dim=1)
+    expected = 100 * (predicted == val.labels_N[ids]).double().mean().item()
+    row = table[(table["name"] == "contrast") & (table["severity"] == 5)]
+    assert row["accuracy"].item() == pytest.approx(expected)
+
+
+def test_corruption_hurts_and_more_of_it_more(measured) -> None:
+    table = measured[2].groupby("severity")["accuracy"].mean()
+    assert table[0] > table[1] > table[5]
+
+
+def test_an_interrupted_stage_goes_on_at_the_next_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    overrides = (f"runs_dir={tmp_path}", *DIGITS, "robustness.corruptions=[fog,contrast]", "robustness.severities=[3]")
+    original, done = Robustness.measured, []
+
+    def dying(self: Robustness, model: Any, cell: Any) -> dict[str, Any]:
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(cell.name)
+        return original(self, model, cell)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Robustness, "measured", dying)
+        with pytest.raises(KeyboardInterrupt):
+            run(*overrides)
+    done.clear()
+    monkeypatch.setattr(Robustness, "measured", dying)
+    result = run(*overrides)[-1]
+    assert done == ["contrast"]
+    assert result["metrics"]["val/clean_accuracy"] > 0
+
+
+def test_only_classes_that_are_there_are_answers() -> None:
+    """As for ImageNet-A and -R: the best of the 200, not of the 1,000."""
+    logits = torch.tensor([[3.0, 2.0, 1.0], [0.0, 5.0, 4.0]])
+    assert right(logits, torch.tensor([1, 2]), (1, 2)).tolist() == [1, 0]
+    assert right(logits, torch.tensor([1, 2]), (0, 1, 2)).tolist() == [0, 0]
+
+
+@pytest.fixture(scope="module")
+def shades(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[str, ...]]:
+    """Three classes that a classifier tells apart, and its run's overrides."""
+    root = tmp_path_factory.mktemp("shades")
+    brightness = {"a": 20, "b": 120, "c": 220}
+    data = classes_of(root / "data", "abc", brightness, count=20)
+    overrides = (
+        f"runs_dir={root / 'runs'}", "data=image_folder", f"data.root={data}", "data.image_size=16", "data.patch_size=4",
+        "stages=[robustness]", "finetune.epochs=30", "finetune.batch_size=20", "finetune.base_lr=0.05", "data.num_workers=0",
+    )  # fmt: skip
+    classes_of(root / "other", "ac", brightness)
+    for name in ("fog", "snow"):
+        classes_of(root / "corrupted" / name / "2", "abc", brightness)
+    return root, overrides
+
+
+def test_a_folder_of_some_of_the_classes_is_measured_among_these(shades) -> None:
+    root, overrides = shades
+    result = run(*overrides, "robustness=imagenet_a", f"robustness.root={root / 'other'}")[-1]
+    assert result["images"] == 8
+    assert result["metrics"]["val/accuracy"] == 100
+    assert "val/mce" not in result["metrics"]
+
+
+def test_folders_of_corrupted_images_are_read_in_imagenet_cs_layout(shades) -> None:
+    root, overrides = shades
+    chosen = ("robustness.corruptions=[fog,snow]", "robustness.severities=[2]")
+    result = run(*overrides, "robustness=imagenet_c", f"robustness.root={root / 'corrupted'}", *chosen)[-1]
+    table = pd.read_csv(root / "runs" / "robustness" / result["fingerprint"] / "robustness.csv")
+    assert list(table["name"]) == ["fog", "snow"]
+    assert list(table["images"]) == [12, 12]
+
+
+def test_mce_needs_all_of_imagenet_c(tmp_path: Path) -> None:
+    """With AlexNet's own errors it is 100 %."""
+    from unmask.corruption_error import ALEXNET_ERRORS
+
+    plan = plan_for(*DIGITS)
+    folder = StageFolder(tmp_path, plan.stages[-1])
+    stage = Robustness(plan, folder, Fitting(plan.config, plan.stages[-1], folder, Console()))
+    stage.recipe = stage.recipe.model_copy(update={"source": "corrupted_folders"})
+    rows = [
+        {"name": n, "severity": s, "accuracy": 100 * (1 - e)} for n, e in ALEXNET_ERRORS.items() for s in range(1, 6)
+    ]
+    stage.plan = plan.__class__(plan.config, plan.stages, tuple(map(str, range(1000))), None)
+    assert stage.mce(pd.DataFrame(rows)) == {"val/mce": pytest.approx(100)}
+    assert stage.mce(pd.DataFrame(rows[:-1])) == {}
+    stage.plan = plan
+    assert stage.mce(pd.DataFrame(rows)) == {}, "ten classes are not ImageNet's"
+
+
+def test_what_is_missing_is_told_before_anything_starts(shades, tmp_path: Path) -> None:
+    root, overrides = shades
+    with pytest.raises(ConfigError, match=r"robustness.root: robustness.source=folder needs the folder"):
+        plan_for(*overrides, "robustness=imagenet_r")
+    with pytest.raises(
+        ConfigError, match=r"corrupted/gaussian_noise/1 is missing \(74 of 75\)|missing \(7[0-9] of 75\)"
+    ):
+        plan_for(*overrides, "robustness=imagenet_c", f"robustness.root={root / 'corrupted'}")
+    image_folder(tmp_path, classes=("zebra",))
+    with pytest.raises(ConfigError, match=r"classes that training lacks: zebra"):
+        plan_for(*overrides, "robustness=imagenet_sketch", f"robustness.root={tmp_path}")
+
+
+def test_a_corruption_of_an_image_is_the_same_in_any_batch() -> None:
+    images = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8)
+    change, ids = Corruption("gaussian_noise", 3, make_key(0, "corruption")), torch.arange(4)
+    assert torch.equal(change(images, 0, ids)[2:], change(images[2:], 0, ids[2:]))
+
+
+def test_a_cut_line_of_the_cells_is_measured_again(tmp_path: Path) -> None:
+    path = tmp_path / "cells.jsonl"
+    path.write_text('{"name": "fog", "sev')
+    append(path, {"name": "fog", "severity": 1})
+    assert path.read_text().count("\n") == 2
