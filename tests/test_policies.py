@@ -215,9 +215,9 @@ def test_the_policy_comes_after_the_crop(root: Path, key: Key) -> None:
     split = splits(root, in_memory=False)[0]
     cropped = Views(split, FORM, Augment("random"), 0).__getitems__([(0, i) for i in range(10)]).images_BCHW  # type: ignore[arg-type]
     views = Views(split, FORM, Augment("random", policy=POLICIES[0]), 0)  # type: ignore[arg-type]
-    assert views.policy is not None
+    assert views.change is not None
     seen = views.__getitems__([(0, i) for i in range(10)]).images_BCHW
-    assert seen.equal(views.policy(cropped, 0, torch.arange(10)))
+    assert seen.equal(views.change(cropped, 0, torch.arange(10)))
     assert not seen.equal(cropped)
 
 
