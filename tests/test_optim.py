@@ -1,13 +1,19 @@
 """Decay, rates and trust ratios reach exactly the parameters that the recipes name."""
 
+import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+import timm
 import torch
+from timm.optim import param_groups_layer_decay
 from torch import nn
 from torch.optim import Optimizer
 
+from small_runs import raw_config
+from unmask.encoder import Encoder
 from unmask.heads import Classifier, FineTuneFeatures, Given
 from unmask.mae import MAE
 from unmask.optim import Recipe
@@ -110,3 +116,72 @@ def test_optimiser_and_schedule_state_are_plain_enough_to_be_loaded_safely() -> 
     """A schedule that holds a method would put code into every checkpoint."""
     _, schedule = PRETRAIN(nn.Linear(3, 2))
     assert schedule.state_dict()["lr_lambdas"] == [None] * len(schedule.base_lrs)
+
+
+FINETUNE = Recipe("adamw", 1e-3, 1024, 0.05, (0.9, 0.999), 5, 100, decay_tokens=False, layer_decay=0.75, min_lr=1e-6)
+SIZES = {  # width, depth, heads, patch, grid
+    "vit_base_patch16_224": (768, 12, 12, 16, 14), "vit_large_patch16_224": (1024, 24, 16, 16, 14),
+    "vit_huge_patch14_224": (1280, 32, 16, 14, 16),
+}  # fmt: skip
+
+
+def timms(name: str) -> str:
+    """Our parameter's name in timm's ViT."""
+    return re.sub(r"patch_embed\.", "patch_embed.proj.", re.sub(r"^features\.(encoder\.)?", "", name))
+
+
+@pytest.mark.parametrize("decay", [0.65, 0.75])
+@pytest.mark.parametrize("size", SIZES)
+def test_the_ladder_is_timms_parameter_by_parameter(size: str, decay: float) -> None:
+    """Scale and weight decay of each parameter of B, L and H with mean pooling, which both models normalise after."""
+    width, depth, heads, patch, grid = SIZES[size]
+    with torch.device("meta"):
+        theirs = timm.create_model(size, global_pool="avg", num_classes=10)
+        features = FineTuneFeatures(Encoder((grid, grid), patch, 3, width, depth, heads), "mean")
+        model = Classifier(features, 10, probe=False, seed=0)
+    spared = theirs.no_weight_decay()
+    expected = {
+        name: (group["lr_scale"], group["weight_decay"])
+        for group in param_groups_layer_decay(theirs, 0.05, spared, layer_decay=decay)
+        for name, parameter in theirs.named_parameters()
+        if any(parameter is member for member in group["params"])
+    }
+    model = model.to_empty(device="cpu")  # reserved, never written
+    names = {id(parameter): timms(name) for name, parameter in model.named_parameters()}
+    groups = replace(FINETUNE, layer_decay=decay)(model)[0].param_groups
+    found = {names[id(p)]: (g["initial_lr"] / FINETUNE.peak, g["weight_decay"]) for g in groups for p in g["params"]}
+    assert found.keys() == expected.keys()
+    assert {name: wd for name, (_, wd) in found.items()} == {name: wd for name, (_, wd) in expected.items()}
+    assert {name: lr for name, (lr, _) in found.items()} == pytest.approx({n: lr for n, (lr, _) in expected.items()})
+    assert len({lr for lr, _ in expected.values()}) == depth + 2
+
+
+def port_lr(epoch: float, scale: float) -> float:
+    """facebookresearch/mae util/lr_sched.py, with lr 4e-3, min_lr 1e-6, 5 of 100 epochs of warm-up."""
+    if epoch < 5:
+        lr = 4e-3 * epoch / 5
+    else:
+        lr = 1e-6 + (4e-3 - 1e-6) * 0.5 * (1.0 + math.cos(math.pi * (epoch - 5) / (100 - 5)))
+    return lr * scale
+
+
+def test_the_floor_shrinks_with_the_ladder_as_in_the_port(make_mae: Callable[..., MAE]) -> None:
+    """Each group's rate at every step is the port's: min_lr is multiplied by the layer's scale too."""
+    model = Classifier(FineTuneFeatures(make_mae().encoder, "mean"), 10, probe=False, seed=0)
+    optimizer, schedule = FINETUNE(model)
+    scales = [group["lr_scale"] for group in optimizer.param_groups]
+    assert set(scales) == {0.75**3, 0.75**2, 0.75, 1.0}
+    for epoch in range(101):
+        expected = [port_lr(epoch, scale) for scale in scales]
+        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx(expected, rel=1e-9)
+        optimizer.step()
+        schedule.step()
+
+
+@pytest.mark.parametrize(
+    ("stage", "name", "betas"), [("finetune", "table9", (0.9, 0.999)), ("scratch", "table11", (0.9, 0.95))]
+)
+def test_the_papers_betas_reach_adam(stage: str, name: str, betas: tuple[float, float]) -> None:
+    recipe = raw_config(f"{stage}={name}", tiny=False)[stage]
+    optimizer, _ = replace(FINETUNE, betas=tuple(recipe["betas"]))(nn.Linear(3, 2))
+    assert {group["betas"] for group in optimizer.param_groups} == {betas}

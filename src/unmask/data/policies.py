@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
-from timm.data.auto_augment import rand_augment_transform
+from timm.data.auto_augment import posterize, rand_augment_transform
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
@@ -44,7 +44,16 @@ def rand_augment(policy: str, mean: tuple[float, ...], shape: tuple[int, int], k
         "img_mean": fill if len(fill) > 1 else fill[0],
         "interpolation": Image.Resampling.BICUBIC,
     }
-    return RandAugment(rand_augment_transform(policy, settings), key)
+    transform = rand_augment_transform(policy, settings)
+    for operation in transform.ops:
+        if operation.aug_fn is posterize:
+            operation.aug_fn = posterized
+    return RandAugment(transform, key)
+
+
+def posterized(image: Image.Image, bits: int, **settings: Any) -> Image.Image:
+    """timm's, which at full strength keeps no bit: black in older releases of Pillow, an error in newer ones."""
+    return posterize(image, bits, **settings) if bits > 0 else image.point([0] * 256 * len(image.getbands()))
 
 
 def erase(images_BCHW: Float[Tensor, "B C H W"], share: float, key: Key, epoch: int, ids_B: Int[Tensor, "B"]) -> None:

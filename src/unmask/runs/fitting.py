@@ -76,11 +76,13 @@ class Fitting:
         """Micro-batches a step: as few as fit trainer.micro_batch and divide the batch.
 
         A probe has one: its BatchNorm must see the whole batch, and only its frozen encoder is costly.
+        Where pairs of images are mixed, each has an even number of them.
         """
         if self.spec.kind in FROZEN:
             return 1
+        unit = 2 if getattr(self.recipe, "mixup", 0) or getattr(self.recipe, "cutmix", 0) else 1
         fewest = -(-batch_size // min(self.config.trainer.micro_batch or batch_size, batch_size))
-        return next(parts for parts in range(fewest, batch_size + 1) if batch_size % parts == 0)
+        return next(parts for parts in range(fewest, batch_size + 1) if batch_size % (parts * unit) == 0)
 
     def trainer(self, callbacks: list[L.Callback], plan: Recipe) -> L.Trainer:
         config = self.config.trainer

@@ -78,7 +78,8 @@ def merged(rates: list[PartRates]) -> Iterator[tuple[str, PartRates]]:
 
 
 def _treatment(rate: PartRates) -> tuple[Any, ...]:
-    return rate.trained > 0, rate.lr, rate.weight_decay, rate.drop_path
+    whole = rate.trained == rate.parameters
+    return rate.trained > 0, whole, rate.lr, rate.weight_decay, rate.drop_path
 
 
 def rates_table(title: str, rates: list[PartRates]) -> Table:

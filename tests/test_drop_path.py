@@ -1,0 +1,144 @@
+"""Stochastic depth is timm's arithmetic with coins that only (seed, epoch, sample) decide."""
+
+from collections.abc import Callable
+from copy import deepcopy
+from itertools import combinations
+
+import pytest
+import timm.layers
+import torch
+from timm.layers import calculate_drop_path_rates
+from torch import Tensor, nn
+
+from unmask.data.module import Batch
+from unmask.drop_path import DropPath, install, rates, toss
+from unmask.encoder import transformer_blocks
+from unmask.heads import Classifier, FineTuneFeatures
+from unmask.mae import MAE
+from unmask.randomness import Key
+from unmask.tasks.classify import Classify, Regularisation
+
+COUNT = 20_000
+SIGMAS = 4.5  # one of 65 comparisons is further off by chance in one of 2,000 seeds
+
+
+@pytest.fixture
+def branches() -> nn.ModuleList:
+    """Six blocks: the first keeps both its branches, ten branches toss coins."""
+    blocks = transformer_blocks(8, 6, 2, 1.0)
+    install(blocks, rates(6, 0.5))
+    return blocks
+
+
+def coins(model: nn.Module) -> Tensor:
+    """What each branch drew for each image."""
+    return torch.stack([m.drawn_B for m in model.modules() if isinstance(m, DropPath)], dim=1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.25, 0.9])
+def test_given_its_coins_a_branch_is_timms(rate: float, monkeypatch: pytest.MonkeyPatch, key: Key) -> None:
+    ours, theirs = DropPath(rate), timm.layers.DropPath(rate, scale_by_keep=True)
+    toss(ours, key, 0, torch.arange(50))
+    drawn_B = ours.drawn_B
+    assert drawn_B is not None
+
+    def flip(self: Tensor, keep: float) -> Tensor:
+        assert keep == 1 - rate
+        return self.copy_((drawn_B >= rate).view(self.shape))
+
+    monkeypatch.setattr(Tensor, "bernoulli_", flip)
+    branch = torch.randn(50, 3, 4)
+    found = ours(branch)
+    torch.testing.assert_close(found, theirs(branch), rtol=1e-6, atol=0)
+    assert 0 < (found == 0).all(dim=(1, 2)).sum() < 50
+
+
+def test_coins_do_not_depend_on_the_batch_or_its_order(branches: nn.ModuleList, key: Key) -> None:
+    ids = torch.arange(40)
+    toss(branches, key, 3, ids)
+    whole = coins(branches)
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(0))
+    parts = []
+    for part in order.split(7):
+        toss(branches, key, 3, part)
+        parts.append(coins(branches))
+    assert torch.cat(parts).equal(whole[order])
+    toss(branches, key, 4, ids)
+    assert (coins(branches) == whole).float().mean() < 0.01
+
+
+def test_each_branch_drops_its_share_independently_of_all_others(branches: nn.ModuleList, key: Key) -> None:
+    toss(branches, key, 0, torch.arange(COUNT))
+    droppers = [module for module in branches.modules() if isinstance(module, DropPath)]
+    assert [dropper.rate for dropper in droppers] == pytest.approx([0.1, 0.1, 0.2, 0.2, 0.3, 0.3, 0.4, 0.4, 0.5, 0.5])
+    ones = torch.ones(COUNT, 1, 1)
+    dropped = torch.stack([(dropper(ones) == 0).flatten().double() for dropper in droppers], dim=1)
+    share = torch.tensor([dropper.rate for dropper in droppers], dtype=torch.float64)
+    assert ((dropped.mean(0) - share).abs() < SIGMAS * (share * (1 - share) / COUNT).sqrt()).all()
+    correlation = torch.corrcoef(dropped.T)
+    assert max(abs(float(correlation[i, j])) for i, j in combinations(range(10), 2)) < SIGMAS / COUNT**0.5
+    centred = (dropped - share) / (share * (1 - share)).sqrt()
+    next_sample = (centred[:-1] * centred[1:]).mean(0)
+    assert next_sample.abs().max() < SIGMAS / COUNT**0.5
+
+
+def test_the_expected_branch_is_the_branch(key: Key) -> None:
+    dropper = DropPath(0.3)
+    toss(dropper, key, 0, torch.arange(COUNT))
+    assert float(dropper(torch.ones(COUNT, 1, 1)).mean()) == pytest.approx(1, abs=SIGMAS * (0.3 / 0.7 / COUNT) ** 0.5)
+
+
+def test_evaluation_drops_nothing_and_needs_no_coins(branches: nn.ModuleList) -> None:
+    tokens = torch.randn(3, 5, 8)
+    branch = DropPath(0.5).eval()
+    assert branch(tokens) is tokens
+    plain = transformer_blocks(8, 6, 2, 1.0)
+    plain.load_state_dict(branches.state_dict())
+    dropping, whole = nn.Sequential(*branches).eval(), nn.Sequential(*plain).eval()
+    assert dropping(tokens).equal(whole(tokens))
+
+
+@pytest.mark.parametrize(("depth", "last"), [(12, 0.1), (24, 0.2), (32, 0.3), (1, 0.5), (2, 0.5)])
+def test_rates_are_timms(depth: int, last: float) -> None:
+    assert rates(depth, last) == pytest.approx(calculate_drop_path_rates(last, depth), rel=1e-6)
+
+
+def test_both_branches_of_a_block_have_its_rate_and_the_first_block_none(branches: nn.ModuleList) -> None:
+    found = [[getattr(getattr(block, name), "rate", None) for block in branches] for name in ("drop_path1", "drop_path2")]  # fmt: skip
+    assert found[0] == found[1] == [None, *rates(6, 0.5)[1:]]
+
+
+@pytest.fixture
+def task(make_mae: Callable[..., MAE]) -> Classify:
+    features = FineTuneFeatures(make_mae().encoder, "mean")
+    install(features.encoder.blocks, [0.3, 0.5])
+    model = Classifier(features, 3, probe=False, seed=0)
+    nn.init.normal_(model.head.weight, generator=torch.Generator().manual_seed(0))
+    return Classify(model, lambda _: pytest.fail("no step is taken"), Regularisation(smoothing=0.1))
+
+
+def gradient(task: Classify, images: Tensor, ids: Tensor, parts: int) -> Tensor:
+    task = deepcopy(task)
+    for some_images, some_ids in zip(images.chunk(parts), ids.chunk(parts), strict=True):
+        loss = task.training_step(Batch(some_images, some_ids % 3, some_ids, 2, None), 0)
+        (loss / parts).backward()
+    return torch.cat([p.grad.flatten() for p in task.parameters() if p.grad is not None])
+
+
+def test_micro_batches_give_the_gradient_of_the_whole_batch(task: Classify) -> None:
+    images = torch.randn(12, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    ids = torch.tensor([3, 14, 15, 92, 65, 35, 89, 79, 32, 38, 46, 26])
+    whole = gradient(task, images, ids, 1)
+    assert whole.norm() > 0.1
+    for parts in (2, 3, 6):
+        torch.testing.assert_close(gradient(task, images, ids, parts), whole, rtol=1e-4, atol=1e-6)
+    other = gradient(task, images, ids + 99, 1)  # same labels, other coins
+    assert (other - whole).norm() > 0.1 * whole.norm()
+
+
+def test_the_seed_decides_the_coins(task: Classify) -> None:
+    images, ids = torch.randn(12, 3, 8, 8), torch.arange(12)
+    other = Classify(task.model, task.make_optimizer, Regularisation(seed=1, smoothing=0.1))
+    batch = Batch(images, ids % 3, ids, 0, None)
+    assert task.training_step(batch, 0).equal(task.training_step(batch, 0))
+    assert not task.training_step(batch, 0).equal(other.training_step(batch, 0))
