@@ -92,3 +92,15 @@ def test_what_is_not_there_or_does_not_fit_is_told_in_a_sentence(
     (tmp_path / "noise.pth").write_bytes(b"noise")
     with pytest.raises(ValueError, match=r"noise.pth is neither a PyTorch nor a safetensors file"):
         run(f"runs_dir={tmp_path}", f"init_from={tmp_path / 'noise.pth'}", *KNN)
+
+
+def test_of_averaged_weights_the_average_is_given(tmp_path: Path) -> None:
+    """It is what the stage measured."""
+    run(f"runs_dir={tmp_path}", "stages=[scratch]", "labels=20", "scratch.ema=0.5")
+    (folder,) = tmp_path.glob("scratch/*")
+    state = checkpoints.load(next(folder.glob("checkpoints/*.ckpt")))["state_dict"]
+    weights, report = read(folder)
+    average = state["ema.module.features.encoder.blocks.0.attn.qkv.weight"]
+    assert torch.equal(weights.encoder["blocks.0.attn.qkv.weight"], average)
+    assert not torch.equal(average, state["model.features.encoder.blocks.0.attn.qkv.weight"])
+    assert set(report.dropped.values()) >= {"the weights before averaging"}

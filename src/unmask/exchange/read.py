@@ -1,6 +1,7 @@
 """From a file of any known layout to Weights, with every name and every shape accounted for."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -12,6 +13,7 @@ from unmask.exchange.names import KERNEL, LEFT_OVER, flat_kernel, fuse, plain, r
 from unmask.exchange.weights import Layout, Report, Weights
 from unmask.heads import Pool
 
+AVERAGED = "ema.module."
 EPS = 1e-6  # of our LayerNorms
 NOTHING_TOLD = Hints()
 MARKS: dict[Layout, tuple[str, ...]] = {
@@ -31,14 +33,24 @@ def read(place: Path, told: Hints = NOTHING_TOLD, otherwise: Hints = NOTHING_TOL
 
     Raises ValueError, in one sentence, for what is no such file, of no known layout, or not whole.
     """
-    opened = open_weights(place)
+    opened, unused = averaged(open_weights(place))
     layout = detect(opened)
     try:
-        return _read(opened, layout, recorded(opened).joined(told).filled(otherwise))
+        weights, report = _read(opened, layout, recorded(opened).joined(told).filled(otherwise))
+        return weights, replace(report, dropped={**report.dropped, **unused})
     except ValueError as error:
         raise ValueError(f"{opened.path}, read as {layout}: {error}") from error
     except (RuntimeError, IndexError) as error:
         raise ValueError(f"{opened.path}, read as {layout}: its shapes make no model: {error}") from error
+
+
+def averaged(opened: Opened) -> tuple[Opened, dict[str, str]]:
+    """The averaged weights alone, where a stage of ours kept an average: they are what it measured."""
+    own = {name: value for name, value in opened.tensors.items() if name.startswith(AVERAGED)}
+    if not own:
+        return opened, {}
+    unused = dict.fromkeys(opened.tensors.keys() - own.keys(), "the weights before averaging")
+    return replace(opened, tensors={f"model.{name.removeprefix(AVERAGED)}": v for name, v in own.items()}), unused
 
 
 def detect(opened: Opened) -> Layout:
