@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from small_runs import call, command, image_folder
+from unmask.runs.commands import quoted
 
 pytestmark = pytest.mark.process
 
@@ -68,3 +69,16 @@ def test_who_is_asked_to_leave_saves_and_says_how_to_go_on(signals: tuple[signal
     assert "the same command goes on from there" in printed
     assert "Traceback" not in errors
     assert list(tmp_path.glob("pretrain/*/checkpoints/*.ckpt"))
+
+
+@pytest.mark.parametrize(
+    ("typed", "given"),
+    [
+        ("checkpoint=runs/step=00000012.ckpt", "checkpoint='runs/step=00000012.ckpt'"),
+        ("checkpoint='a=b'", "checkpoint='a=b'"), ("mask_ratio=0.5", "mask_ratio=0.5"), ("--cfg=job", "--cfg=job"),
+        ("augment={crop: none}", "augment={crop: none}"), ("seed=0,1", "seed=0,1"),
+    ],
+)  # fmt: skip
+def test_a_value_may_hold_an_equals_sign(typed: str, given: str) -> None:
+    """Every checkpoint has one in its name; Hydra's grammar wants quotes, which shells eat."""
+    assert quoted(typed) == given

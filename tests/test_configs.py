@@ -113,6 +113,12 @@ def test_scratch_repeats_the_fine_tuning_recipe_whatever_is_overridden() -> None
         ("attentive_probe.heads=3 stages=[attentive_probe]", ["attentive_probe.heads = 3", "model.width=128"]),
         ("finetune.mixup=0.8 finetune.batch_size=25", ["batch_size=25", "even batch"]),
         ("finetune.optimizer=lars finetune.layer_decay=0.7", ["layer_decay=0.7", "use adamw"]),
+        ("stages=[scratch] init_from=/some/file", ["init_from = /some/file", "scratch starts from random weights"]),
+        ("stages=[robustness] robustness.of=partial_finetune partial_finetune.blocks=1.5", ["blocks = 1.5"]),
+        ("stages=[robustness] finetune.image_size=30", ["finetune.image_size = 30"]),
+        ("stages=[robustness] data.image_size=4", ["corruptions need images of 8 x 8"]),
+        ("finetune.augment.policy=rand-w0", ["augment.policy=rand-w0"]),
+        ("finetune.augment.policy=rand-minc1", ["augment.policy=rand-minc1"]),
         ("finetune.min_lr=1", ["min_lr=1 is above the peak rate"]),
         ("finetune.augment.policy=autoaug", ["augment.policy=autoaug", "rand-m9-mstd0.5-inc1"]),
         ("finetune.ema=1.5", ["finetune.ema = 1.5"]),
@@ -125,6 +131,10 @@ def test_scratch_repeats_the_fine_tuning_recipe_whatever_is_overridden() -> None
 def test_a_wrong_value_is_named_with_its_remedy(override: str, said: list[str]) -> None:
     text = faults(*override.split())
     assert all(part in text for part in said), text
+
+
+def test_a_probes_batch_need_not_be_cut_evenly() -> None:
+    check(raw_config("stages=[linear_probe]", "trainer.micro_batch=48", tiny=False))
 
 
 def test_one_name_stands_for_a_list_of_it_and_one_number_for_a_square() -> None:

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from small_runs import call, image_folder, run
+from unmask import checkpoints
 from unmask.runs.checks import ConfigError
 from unmask.runs.gallery import checkpoint_file, reconstruct_images
 
@@ -47,10 +48,20 @@ def test_what_has_no_decoder_or_no_checkpoint_is_refused(stage: Path, tmp_path: 
         reconstruct_images(checkpoint_file(stage), None, 1, 2.0, 0)
 
 
+def test_a_checkpoint_of_another_version_says_so(stage: Path, tmp_path: Path) -> None:
+    content = checkpoints.load(checkpoint_file(stage))
+    del content["unmask"]["config"]["finetune"]
+    path = checkpoints.save(content, tmp_path, 1)
+    with pytest.raises(
+        ConfigError, match=r"another version's \(finetune: missing.*\); use the version that trained it"
+    ):
+        reconstruct_images(path, None, 1, None, 0)
+
+
 @pytest.mark.process
 def test_the_command_writes_the_picture(stage: Path, tmp_path: Path) -> None:
     out = tmp_path / "picture.png"
-    done = call(f"checkpoint={stage}", f"out={out}", "count=4", script="reconstruct.py", tiny=False)
+    done = call(f"checkpoint={checkpoint_file(stage)}", f"out={out}", "count=4", script="reconstruct.py", tiny=False)
     assert done.returncode == 0, done.stderr
     with Image.open(out) as picture:
         assert picture.width > 4 * 3 * 84

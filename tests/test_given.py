@@ -94,6 +94,12 @@ def test_what_is_not_there_or_does_not_fit_is_told_in_a_sentence(
         run(f"runs_dir={tmp_path}", f"init_from={tmp_path / 'noise.pth'}", *KNN)
 
 
+def test_a_stage_at_a_size_of_its_own_can_be_read(tmp_path: Path) -> None:
+    run(f"runs_dir={tmp_path}", "stages=[scratch]", "labels=20", "scratch.image_size=56")
+    weights, _ = read(next(tmp_path.glob("scratch/*")))
+    assert weights.geometry.grid == (8, 8)
+
+
 def test_of_averaged_weights_the_average_is_given(tmp_path: Path) -> None:
     """It is what the stage measured."""
     run(f"runs_dir={tmp_path}", "stages=[scratch]", "labels=20", "scratch.ema=0.5")

@@ -45,6 +45,17 @@ def test_fine_tuning_spares_class_token_and_positions_from_decay(make_mae: Calla
     assert found["features.encoder.pos_embed"] == 0
 
 
+def test_lars_spares_them_too(make_mae: Callable[..., MAE]) -> None:
+    model = Classifier(FineTuneFeatures(make_mae().encoder, "mean"), 10, probe=False, seed=0)
+    found = decays(model, replace(PROBE, weight_decay=0.05, decay_tokens=False))
+    assert found["features.encoder.patch_embed.weight"] == 0.05
+    assert found["features.encoder.cls_token"] == found["features.encoder.pos_embed"] == 0
+
+
+def test_a_floor_above_a_peak_that_a_small_batch_lowered_does_not_lift_the_rate() -> None:
+    assert replace(PROBE, batch_size=4, base_lr=1e-3, min_lr=1.0).factor(10) == 1
+
+
 def test_fixed_positions_are_not_given_to_the_optimiser(make_mae: Callable[..., MAE]) -> None:
     assert not [name for name in decays(make_mae(), PRETRAIN) if "pos_embed" in name]
 

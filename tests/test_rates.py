@@ -160,6 +160,7 @@ def test_the_table_shows_frozen_parts_and_the_rates_of_full_fine_tuning_for_the_
             assert rate == of_full
     if blocks == 0.5:
         assert found[12].lr == full[12].lr
+        assert found[12].drop_path == full[12].drop_path, "of the half that is trained"
         assert found[12].trained == 2 * 768 + 8 * 768**2 + 5 * 768  # norm and MLP
     if blocks == 12:
         assert found == full

@@ -14,6 +14,7 @@ from rich.console import Console
 from small_runs import image_folder, plan_for, run
 from unmask import checkpoints
 from unmask.data.corruptions import CORRUPTIONS, corrupt
+from unmask.data.module import Evaluation
 from unmask.journals import append
 from unmask.randomness import make_key
 from unmask.runs.checks import ConfigError
@@ -138,6 +139,24 @@ def test_folders_of_corrupted_images_are_read_in_imagenet_cs_layout(shades) -> N
     assert list(table["images"]) == [12, 12]
 
 
+def test_imagenet_c_is_not_cropped_again_and_must_be_whole(shades, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its files are centre crops already; a folder with fewer images than the others is half unpacked."""
+    root, overrides = shades
+    seen = []
+    original = Evaluation.__init__
+
+    def watched(self: Evaluation, views: Any, *more: Any) -> None:
+        seen.append(views.form.eval_crop)
+        original(self, views, *more)
+
+    monkeypatch.setattr(Evaluation, "__init__", watched)
+    (root / "corrupted" / "snow" / "2" / "c" / "0.png").unlink()
+    chosen = ("robustness=imagenet_c", f"robustness.root={root / 'corrupted'}", "robustness.corruptions=[snow,fog]")
+    with pytest.raises(ValueError, match=r"its folders hold 11 to 12 images; unpack it whole"):
+        run(*overrides, *chosen, "robustness.severities=[2]", "data.eval_crop=0.5")
+    assert seen == [1.0, 1.0]
+
+
 def test_mce_needs_all_of_imagenet_c(tmp_path: Path) -> None:
     """With AlexNet's own errors it is 100 %."""
     from unmask.corruption_error import ALEXNET_ERRORS
@@ -145,13 +164,16 @@ def test_mce_needs_all_of_imagenet_c(tmp_path: Path) -> None:
     plan = plan_for(*DIGITS)
     folder = StageFolder(tmp_path, plan.stages[-1])
     stage = Robustness(plan, folder, Fitting(plan, plan.stages[-1], folder, Console()))
-    stage.recipe = stage.recipe.model_copy(update={"source": "corrupted_folders"})
+    stage.recipe = stage.recipe.model_copy(update={"source": "corrupted_folders", "images": None})
     rows = [
         {"name": n, "severity": s, "accuracy": 100 * (1 - e)} for n, e in ALEXNET_ERRORS.items() for s in range(1, 6)
     ]
     stage.plan = plan.__class__(plan.config, plan.stages, tuple(map(str, range(1000))), None)
     assert stage.mce(pd.DataFrame(rows)) == {"val/mce": pytest.approx(100)}
     assert stage.mce(pd.DataFrame(rows[:-1])) == {}
+    stage.recipe = stage.recipe.model_copy(update={"images": 100})
+    assert stage.mce(pd.DataFrame(rows)) == {}, "a sample of the images is not the benchmark"
+    stage.recipe = stage.recipe.model_copy(update={"images": None})
     stage.plan = plan
     assert stage.mce(pd.DataFrame(rows)) == {}, "ten classes are not ImageNet's"
 

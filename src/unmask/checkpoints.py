@@ -5,6 +5,7 @@ their sha256, newest last. Loading takes the newest whose hash fits and sets dam
 """
 
 import json
+import os
 import shutil
 import warnings
 from pathlib import Path
@@ -33,7 +34,9 @@ def save(checkpoint: dict[str, Any], folder: Path, step: int, keep: int = 2) -> 
                 written, free = file.tell(), shutil.disk_usage(folder).free
     except (OSError, RuntimeError) as error:
         # torch's own zip writer turns a full disk into a RuntimeError about positions in an archive
-        reason = error.strerror if isinstance(error, OSError) else "the disk is full or failing"
+        reason = (
+            os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "the disk is full or failing"
+        )
         whole = entries(folder)
         raise OSError(
             f"cannot write {path}: {reason} (after {written:,} bytes, {free:,} free); free some space and type the "

@@ -46,7 +46,7 @@ class Recipe:
 
     def factor(self, step: int) -> float:
         """On every group's peak rate: a floor given for the head shrinks with the ladder, as in the port."""
-        return warmup_cosine(step, self.warmup_steps, self.total_steps, self.min_lr / self.peak)
+        return warmup_cosine(step, self.warmup_steps, self.total_steps, min(1.0, self.min_lr / self.peak))
 
     def _adamw(self, model: nn.Module, lr: float) -> Optimizer:
         """No decay for biases and 1-D parameters."""
@@ -66,9 +66,12 @@ class Recipe:
         timm adapts only where weight_decay > 0 unless told otherwise, and Table 10 has none: without
         always_adapt this would be plain SGD.
         """
-        trained = [p for p in model.parameters() if p.requires_grad]
+        trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        spared = () if self.decay_tokens else ("cls_token", "pos_embed")
+        adapted = [p for name, p in trained if p.ndim > 1 and not name.endswith(spared)]
+        others = [p for name, p in trained if p.ndim <= 1 or name.endswith(spared)]
         groups = [
-            {"params": [p for p in trained if p.ndim > 1], "weight_decay": self.weight_decay, "always_adapt": True},
-            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0, "always_adapt": False},
+            {"params": adapted, "weight_decay": self.weight_decay, "always_adapt": True},
+            {"params": others, "weight_decay": 0.0, "always_adapt": False},
         ]
         return Lars(groups, lr=lr, momentum=self.betas[0])

@@ -63,7 +63,8 @@ def recorded(opened: Opened) -> Hints:
 
 def _of_checkpoint(record: dict[str, Any]) -> Hints:
     config, data = record["config"], record["config"]["data"]
-    rows, columns = (side // data["patch_size"] for side in data["image_size"])
+    size = config.get(record["stage"], {}).get("image_size") or data["image_size"]  # a stage may have its own
+    rows, columns = (side // data["patch_size"] for side in size)
     pool = config.get(record["stage"], {}).get("pool")
     heads = config["decoder"]["heads"] if record["stage"] == "pretrain" else None
     return Hints(config["model"]["heads"], heads, (rows, columns), data["channels"], data["patch_size"], pool)

@@ -59,6 +59,7 @@ def build_target(config: Config) -> AnyTarget:
     return construct(config.target.model_dump(by_alias=True))
 
 
+STANDARD = 224  # pixels
 PLAIN = AugmentConfig(crop="none", scale=(1.0, 1.0), flip=False, policy=None, erasing=0.0)
 
 
@@ -75,7 +76,9 @@ def build_format(config: Config, shape: tuple[int, int] | None = None) -> Format
     data = config.data
     assert data.mean is not None
     assert data.std is not None
-    return Format(shape or data.image_size, tuple(data.mean), tuple(data.std), data.eval_crop)
+    larger = shape is not None and shape != data.image_size and max(shape) > STANDARD
+    # fine-tuned above 224 pixels, images are measured whole: the official port's crop ratio is 1 there
+    return Format(shape or data.image_size, tuple(data.mean), tuple(data.std), 1.0 if larger else data.eval_crop)
 
 
 def build_loading(config: Config) -> Loading:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ValidationError
 
 from unmask.runs.schema import LABELLED, Config
 
+SMALLEST = 8  # pixels of a side that the corruptions can be made on
 BARE = ("pretrain", "knn", "robustness")  # stages without an augmentation of their own
 
 
@@ -25,6 +26,17 @@ def check(raw: dict[str, Any]) -> Config:
     if faults:
         raise ConfigError("\n".join(faults))
     return config
+
+
+def check_stored(raw: dict[str, Any]) -> Config:
+    """The config that a checkpoint carries. Raises ConfigError where another version of this project wrote it."""
+    try:
+        return check(raw)
+    except ConfigError as error:
+        first = str(error).splitlines()[0]
+        raise ConfigError(
+            f"the config in this checkpoint is another version's ({first}); use the version that trained it"
+        ) from None
 
 
 def described(error: ValidationError) -> str:
@@ -49,7 +61,7 @@ def _line(fault: Any) -> str:
 def _geometry(config: Config) -> Iterator[str]:
     patch = config.data.patch_size
     assert patch is not None
-    sizes = {"data": config.data.image_size} | {stage: config.stage_image_size(stage) for stage in config.stages}
+    sizes = {"data": config.data.image_size} | {stage: config.stage_image_size(stage) for stage in config.worked_stages}
     for name, size in sizes.items():
         for side in size:
             if side % patch:
@@ -77,8 +89,9 @@ def _geometry(config: Config) -> Iterator[str]:
 
 def _ignored(config: Config) -> Iterator[str]:
     """Values that would change nothing."""
-    stages = {*config.stages, *([config.robustness.of] if "robustness" in config.stages else [])}
-    if config.labels and not {"partial_finetune", "finetune", "scratch"} & stages:
+    if config.init_from and set(config.worked_stages) <= {"scratch", "robustness"}:
+        yield f"init_from = {config.init_from}: scratch starts from random weights; add a stage that uses it"
+    if config.labels and not {"partial_finetune", "finetune", "scratch"} & set(config.worked_stages):
         yield (
             f"labels = {config.labels}: none of the stages {config.stages} uses it; add finetune or scratch, or set "
             f"knn.labels, linear_probe.labels or attentive_probe.labels"
@@ -103,7 +116,7 @@ def _sizes(config: Config) -> Iterator[str]:
         if part.width % 4:
             nearest = max(4, round(part.width / 4) * 4)
             yield f"{name}.width = {part.width}: sine-cosine positions need a multiple of 4; nearest: {nearest}"
-    for name in config.stages:
+    for name in set(config.worked_stages) - {"linear_probe", "attentive_probe"}:  # of these the frozen encoder is cut
         recipe = getattr(config, name)
         batch, micro = getattr(recipe, "batch_size", None), config.trainer.micro_batch
         if batch and micro and micro < batch and batch % micro:
@@ -116,7 +129,7 @@ def _sizes(config: Config) -> Iterator[str]:
 def _stages(config: Config) -> Iterator[str]:
     """What each stage asks of the images and of the model."""
     augments = {"augment": config.augment}
-    augments |= {f"{name}.augment": getattr(config, name).augment for name in config.stages if name not in BARE}
+    augments |= {f"{name}.augment": getattr(config, name).augment for name in config.worked_stages if name not in BARE}
     for name, augment in augments.items():
         low, high = augment.scale
         if low > high:
@@ -124,13 +137,15 @@ def _stages(config: Config) -> Iterator[str]:
         if augment.policy and config.data.channels not in (1, 3):
             yield f"{name}.policy = {augment.policy}: RandAugment knows 1 or 3 channels, not {config.data.channels}"
     blocks, depth = config.partial_finetune.blocks, config.model.depth
-    if "partial_finetune" in config.stages and blocks not in (0.5, *range(depth + 1)):
+    if "partial_finetune" in config.worked_stages and blocks not in (0.5, *range(depth + 1)):
         yield f"partial_finetune.blocks = {blocks:g}: give 0, 0.5 (the last MLP) or a whole number up to {depth}"
+    if "robustness" in config.stages and min(config.stage_image_size(config.robustness.of)) < SMALLEST:
+        yield f"robustness: corruptions need images of {SMALLEST} x {SMALLEST} pixels or more"
     heads, width = config.attentive_probe.heads, config.model.width
     if "attentive_probe" in config.stages and width % heads:
         yield f"attentive_probe.heads = {heads}: does not divide model.width={width}"
     micro = config.trainer.micro_batch
-    for name in config.stages:
+    for name in config.worked_stages:
         recipe = getattr(config, name)
         if micro and micro % 2 and (getattr(recipe, "mixup", 0) or getattr(recipe, "cutmix", 0)):
             yield f"trainer.micro_batch = {micro}: {name} mixes pairs of images; take an even one"

@@ -1,5 +1,6 @@
 """Classifiers from files: of this project's measuring stages, and of others' fine-tuned weights."""
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from unmask.exchange.load import load_classifier, resample_positions
 from unmask.exchange.read import read
 from unmask.heads import AnyFeatures, AttentiveFeatures, Classifier, Features, FineTuneFeatures, RawPixels
 from unmask.runs import build
-from unmask.runs.checks import ConfigError, check
+from unmask.runs.checks import ConfigError, check_stored
 from unmask.runs.ledger import read_result
 from unmask.runs.schema import LABELLED, Config
 
@@ -62,9 +63,9 @@ def of_stage(path: Path, content: dict[str, Any]) -> Ready:
 def _ours(opened: Opened) -> Ready:
     """The averaged weights where there are some: they are what evaluation measured."""
     about = opened.record
-    config, kind = check(about["config"]), about["stage"]
+    config, kind = check_stored(about["config"]), about["stage"]
     if kind not in LABELLED:
-        others = ", ".join(stage for stage in LABELLED if stage != "knn")  # which trains nothing
+        others = ", ".join(stage for stage in LABELLED if stage not in ("knn", "robustness"))  # which train nothing
         raise ConfigError(f"checkpoint={opened.path} is of stage {kind}, which knows no classes; give one of {others}")
     prefix = "ema.module." if any(name.startswith("ema.module.") for name in opened.tensors) else "model."
     state = {name.removeprefix(prefix): v for name, v in opened.tensors.items() if name.startswith(prefix)}
@@ -103,6 +104,11 @@ def _stored_features(config: Config, path: Path) -> AnyFeatures:
     result = read_result(stage) or {}
     if result.get("start") == "pixels":
         return _pixels(config, "linear_probe")
+    if result.get("start") == "given":
+        raise ConfigError(
+            f"checkpoint={path} is a head on stored features of the weights that init_from named; train a probe that "
+            f"sees crops (linear_probe.augment.crop=random): its checkpoint keeps the encoder"
+        )
     grid, random = config.grid_of(config.stage_image_size("linear_probe")), result.get("start") == "random"
     encoder = build.build_encoder(config, grid, config.seed if random else None)
     if not random:
@@ -137,11 +143,21 @@ def _theirs(opened: Opened, place: Path, hints: Hints) -> Ready:
     model = Classifier(kind(encoder, weights.pool), len(head[HEAD]), "norm.running_mean" in head, seed=0)
     load_classifier(model, weights)
     rows, columns = size.grid
-    mean, std = IMAGENET.get(size.channels, ((0.5,) * size.channels, (0.25,) * size.channels))
-    form = Format((rows * size.patch_size, columns * size.patch_size), mean, std, CROP_OF_OTHERS)
+    mean, std = _statistics(opened, size.channels)
+    shape = (rows * size.patch_size, columns * size.patch_size)
+    form = Format(shape, mean, std, CROP_OF_OTHERS if max(shape) <= build.STANDARD else 1.0)
     labels = opened.config.get("id2label", {})
     names = tuple(str(labels.get(str(i), i)) for i in range(len(head[HEAD])))
     return Ready(model, form, size.channels, names)
+
+
+def _statistics(opened: Opened, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Of Hugging Face folders what stands beside the weights (often 0.5 and 0.5), else ImageNet's."""
+    beside = opened.path.parent / "preprocessor_config.json"
+    told = json.loads(beside.read_text()) if opened.config and beside.is_file() else {}
+    if len(told.get("image_mean", ())) == len(told.get("image_std", ())) == channels:
+        return tuple(told["image_mean"]), tuple(told["image_std"])
+    return IMAGENET.get(channels, ((0.5,) * channels, (0.25,) * channels))
 
 
 def _names(path: Path, count: int) -> tuple[str, ...]:

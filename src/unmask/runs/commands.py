@@ -41,10 +41,18 @@ def enter() -> None:
     entered = True
 
 
+def quoted(argument: str) -> str:
+    """key=value with the value in quotes where it has an '=' of its own, as step=N.ckpt has: Hydra would choke."""
+    key, equals, value = argument.partition("=")
+    plain = "=" in value and not argument.startswith("-") and value[0] not in "'\"[{(" and "," not in value
+    return f"{key}{equals}'{value}'" if plain else argument
+
+
 def guarded(command: Callable[[], None], keys: Iterable[str]) -> None:
     """Run a Hydra command; mistyped keys and Hydra's own complaints about overrides end with exit code 2."""
     if faults := unknown_overrides(sys.argv[1:], keys):
         fail("\n".join(faults), 2)
+    sys.argv[1:] = map(quoted, sys.argv[1:])
     # argparse wants -m before the overrides; people type it anywhere
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in MULTIRUN)
     try:

@@ -15,7 +15,7 @@ from unmask.runs.schema import Config
 RESULT_VERSION = 1  # raise it when a change of the code changes results
 TITLES = {
     "knn": "kNN", "linear_probe": "linear probe", "attentive_probe": "attentive probe", "finetune": "fine-tune",
-    "robustness": "robustness of {of}", "partial_finetune": "fine-tune, {blocks:g} last blocks",
+    "partial_finetune": "fine-tune, {blocks:g} last blocks",
 }  # fmt: skip
 OF_ENCODERS = ("pool", "layer_decay", "drop_path")  # values of a recipe that mean nothing to raw pixels
 DATA_KEYS = ("image_size", "patch_size", "channels", "mean", "std", "eval_crop")
@@ -39,6 +39,11 @@ class StageSpec:
         of = {"pretrained": "", "given": ", given weights", "random": ", random encoder", "pixels": ", raw pixels"}
         if self.kind in ("pretrain", "scratch"):
             return self.kind + of["given" if self.start == "given" else "pretrained"]
+        if self.kind == "robustness":
+            recipe = self.science["recipe"]
+            return f"robustness of {recipe['of']}" + (
+                "" if recipe["source"] == "corrupted" else f", {recipe['source']}"
+            )
         return TITLES[self.kind].format(**self.science["recipe"]) + of[self.start]
 
 
@@ -62,7 +67,10 @@ def measure_science(kind: str, start: str, config: Config, identity: str, weight
     recipe = {key: value for key, value in plain[kind].items() if key != "image_size"}
     science = _common(kind, config, identity) | {"start": start, "recipe": recipe}
     if recipe.get("mixup") or recipe.get("cutmix"):
-        science["micro_batch"] = plain["trainer"]["micro_batch"]  # images are mixed with others of their micro-batch
+        batch = recipe["batch_size"]
+        science["micro_batch"] = min(
+            plain["trainer"]["micro_batch"] or batch, batch
+        )  # images are mixed with others of their micro-batch
     if kind != "knn" or start == "random" or plain[kind]["labels"]:
         science["seed"] = plain["seed"]
     if start in ("random", "given"):

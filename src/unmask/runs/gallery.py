@@ -13,7 +13,7 @@ from unmask.data.sources import InMemory
 from unmask.randomness import make_key
 from unmask.reconstructions import Reconstruction, reconstruct
 from unmask.runs import build
-from unmask.runs.checks import ConfigError, check
+from unmask.runs.checks import ConfigError, check, check_stored
 from unmask.runs.plan import make_plan
 from unmask.runs.schema import Config
 
@@ -41,6 +41,7 @@ def reconstruct_images(
     about: dict[str, Any] = content.get("unmask", {})
     if about.get("stage") != "pretrain":
         raise ConfigError(f"checkpoint={checkpoint} is of stage {about.get('stage')}; only pretraining has a decoder")
+    check_stored(about["config"])
     raw = about["config"] | ({"mask_ratio": mask_ratio} if mask_ratio is not None else {})
     config = check(raw)
     model = build.build_mae(config).eval()

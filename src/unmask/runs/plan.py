@@ -57,7 +57,7 @@ def make_plan(config: Config) -> Plan:
 def corruption_folders(recipe: Robustness) -> dict[tuple[str, int], Path]:
     """ImageNet-C's layout: root/<corruption>/<severity>/<class>/."""
     names = recipe.corruptions or get_args(Corruption)
-    return {(name, s): Path(str(recipe.root)) / name / str(s) for name in names for s in recipe.severities}
+    return {(name, s): Path(str(recipe.root)).expanduser() / name / str(s) for name in names for s in recipe.severities}
 
 
 def _other_images(config: Config, classes: tuple[str, ...]) -> str | None:
@@ -65,7 +65,11 @@ def _other_images(config: Config, classes: tuple[str, ...]) -> str | None:
     recipe = config.robustness
     if recipe.source == "corrupted":
         return None
-    places = [Path(str(recipe.root))] if recipe.source == "folder" else list(corruption_folders(recipe).values())
+    places = (
+        [Path(str(recipe.root)).expanduser()]
+        if recipe.source == "folder"
+        else list(corruption_folders(recipe).values())
+    )
     missing = [str(place) for place in places if not place.is_dir()]
     if missing:
         raise ConfigError(f"robustness.root = {recipe.root}: {missing[0]} is missing ({len(missing)} of {len(places)})")
@@ -79,8 +83,8 @@ def _label_counts(config: Config, listing: Listing | None) -> list[str]:
     """A class must have its share of the labels that a stage asks for."""
     sizes = Counter(label for _, label in listing.train).values() if listing else SIZES[config.data.source]
     classes, smallest = len(sizes), min(sizes)
-    stages = [config.robustness.of if name == "robustness" else name for name in config.stages]
-    asked = {name: getattr(config, name).labels for name in stages if name in LABELLED}
+    measured = [name for name in config.worked_stages if name in LABELLED and name != "robustness"]
+    asked = {name: getattr(config, name).labels for name in measured}
     too_few = [
         f"labels={labels}: {name} needs at least one label of each of {classes} classes; at least labels={classes}"
         for name, labels in asked.items()

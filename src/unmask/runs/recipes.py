@@ -1,5 +1,6 @@
 """What the config says of each stage: optimiser and schedule, the images as training sees them, the measurement."""
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
@@ -21,6 +22,7 @@ ImageSize = Annotated[
     BeforeValidator(lambda value: pair(value)),
     Field(description="pixels in this stage, positions are interpolated; null: data.image_size"),
 ]
+POLICY_WORD = re.compile(r"(m|n|inc|mmax)\d+|(p|mstd)\d+(\.\d+)?")
 WARMUP = 0.05  # of the epochs: Table 8 warms up for 40 of 800
 
 
@@ -51,7 +53,7 @@ class Augment(Part):
     def known(cls, value: str | None) -> str | None:
         words = (value or "rand").split("-")
         # timm asserts on these deep inside the first batch
-        if words[0] != "rand" or not all(word[:1] in "mnwpti" and word[-1:].isdigit() for word in words[1:]):
+        if words[0] != "rand" or not all(POLICY_WORD.fullmatch(word) for word in words[1:]):
             raise ValueError(f"augment.policy={value}: write RandAugment as timm does, such as rand-m9-mstd0.5-inc1")
         return value
 
@@ -126,7 +128,7 @@ class FineTune(Recipe):
 
 class PartialFineTune(FineTune):
     blocks: Annotated[float, Field(ge=0)] = Field(
-        description="how many last blocks are trained (Fig. 9); 0: the head alone, 0.5: and the last block's MLP"
+        description="how many last blocks are trained (Fig. 9); 0: what follows them, 0.5: and the last block's MLP"
     )
 
 

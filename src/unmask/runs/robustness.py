@@ -1,7 +1,7 @@
 """The robustness stage: a finished classifier on images it was not trained for (MAE Table 13)."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,11 @@ class Robustness:
             self.fit.console.print(f"  {name:18}{shown} %", highlight=False)
         table = pd.DataFrame(read(journal)).drop_duplicates(["name", "severity"], keep="last")
         table.to_csv(self.folder.path / "robustness.csv", index=False)
+        if self.recipe.source == "corrupted_folders" and table["images"].nunique() > 1:
+            raise ValueError(
+                f"robustness.root = {self.recipe.root}: its folders hold {table['images'].min()} to "
+                f"{table['images'].max()} images; unpack it whole, remove {journal} and run again"
+            )
         changed = table[table["severity"] != 0] if self.recipe.source != "folder" else table
         metrics = {"val/accuracy": float(changed["accuracy"].mean()), "images": float(table["images"].max())}
         if self.recipe.source == "corrupted":
@@ -67,7 +72,10 @@ class Robustness:
 
     def measured(self, model: nn.Module, cell: Cell) -> dict[str, Any]:
         config = self.plan.config
-        views = Views(cell.split, build.build_format(config, self.shape), None, config.seed, cell.change)
+        form = build.build_format(config, self.shape)
+        if self.recipe.source == "corrupted_folders":
+            form = replace(form, eval_crop=1.0)  # ImageNet-C's files are centre crops already
+        views = Views(cell.split, form, None, config.seed, cell.change)
         spread = torch.linspace(0, len(views) - 1, min(self.recipe.images or len(views), len(views))).long()
         ids = spread.unique().tolist()
         data = Evaluation(views, ids, build.build_loading(config))
@@ -78,7 +86,7 @@ class Robustness:
         """The clean images and each corruption of them; or each folder of corrupted ones; or the one folder."""
         recipe, everything = self.recipe, tuple(range(self.plan.num_classes))
         if recipe.source == "folder":
-            yield self.other(Path(str(recipe.root)), "folder", 0)
+            yield self.other(Path(str(recipe.root)).expanduser(), "folder", 0)
         elif recipe.source == "corrupted_folders":
             for (name, severity), place in corruption_folders(recipe).items():
                 yield self.other(place, name, severity)
@@ -99,6 +107,7 @@ class Robustness:
         """Mean corruption error against AlexNet, where it is ImageNet-C, whole (Hendrycks & Dietterich 2019)."""
         means = (1 - changed.groupby("name")["accuracy"].mean() / 100).to_dict()
         whole = means.keys() == ALEXNET_ERRORS.keys() and len(changed) == len(ALEXNET_ERRORS) * len(SEVERITIES)
+        whole &= self.recipe.images is None
         if self.recipe.source != "corrupted_folders" or not whole or self.plan.num_classes != IMAGENET_CLASSES:
             return {}
         return {"val/mce": 100 * mean_corruption_error({str(name): error for name, error in means.items()})}

@@ -213,6 +213,12 @@ class Config(Part):
         assert self.data.patch_size is not None
         return (image_size[0] // self.data.patch_size, image_size[1] // self.data.patch_size)
 
+    @property
+    def worked_stages(self) -> list[str]:
+        """The stages that are asked for, and the one whose classifier the robustness stage measures."""
+        implied = [self.robustness.of] if "robustness" in self.stages else []
+        return list(dict.fromkeys([*self.stages, *implied]))
+
     def stage_image_size(self, stage: str) -> tuple[int, int]:
         """Pixels (height, width) in that stage: its own, or the data's."""
         return getattr(getattr(self, stage), "image_size", None) or self.data.image_size

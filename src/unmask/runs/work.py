@@ -15,7 +15,7 @@ from unmask.data.folders import Files
 from unmask.data.module import FeatureData, ImageData
 from unmask.data.sampler import balanced_subset
 from unmask.data.sources import InMemory
-from unmask.drop_path import install, rates
+from unmask.drop_path import DropPath, install, rates
 from unmask.durable import write_json
 from unmask.encoder import Encoder
 from unmask.exchange.geometry import Hints
@@ -142,6 +142,8 @@ class StageWork:
             # a frozen block gives the same features each time: coins there would only add noise
             per_block = [rate if i >= depth - recipe.blocks else 0.0 for i, rate in enumerate(per_block)]
         install(features.encoder.blocks, per_block)
+        if isinstance(recipe, PartialFineTune) and recipe.blocks == 0.5 and recipe.drop_path:
+            features.encoder.blocks[-1].drop_path2 = DropPath(recipe.drop_path)  # of the half that is trained
         return self.classify(features, data, data)
 
     scratch = partial_finetune = finetune
@@ -227,16 +229,20 @@ class StageWork:
         self.say_rates(model, make_optimizer)
         module = Classify(model, make_optimizer, regular)
         metrics = self.fit(module, fed, [])
-        names = list(self.run.plan.class_names)
-        confusion = pd.DataFrame(
-            module.confusion_counts().cpu().numpy(), index=pd.Index(names, name="true"), columns=names
-        )
-        confusion.to_csv(self.folder.path / "confusion.csv")
-        per_class = pd.DataFrame({"class": names, "images": confusion.sum(axis=1).to_numpy()})
-        correct = confusion.to_numpy().diagonal()
-        per_class["accuracy"] = (100 * correct / per_class["images"].clip(lower=1)).round(2)
-        per_class.to_csv(self.folder.path / "classes.csv", index=False)
+        self.file_classes(module)
         return metrics
+
+    def file_classes(self, module: Classify) -> None:
+        """classes.csv, and confusion.csv where there are not too many classes for a square of them."""
+        names, (images, right) = list(self.run.plan.class_names), module.class_counts()
+        table = pd.DataFrame({"class": names, "images": images.cpu().numpy()})
+        # a class without validation images has no accuracy, and an empty cell
+        table["accuracy"] = (100 * right.cpu().numpy() / table["images"].replace(0, float("nan"))).round(2)
+        table.to_csv(self.folder.path / "classes.csv", index=False)
+        counts = module.confusion_counts()
+        if counts is not None:
+            confusion = pd.DataFrame(counts.cpu().numpy(), index=pd.Index(names, name="true"), columns=names)
+            confusion.to_csv(self.folder.path / "confusion.csv")
 
     def say_rates(self, model: nn.Module, make_optimizer: Recipe) -> None:
         """Show and keep what is trained at which rate, before the first step."""

@@ -13,13 +13,20 @@ from timm.loss import SoftTargetCrossEntropy
 from timm.utils import ModelEmaV3
 from torch import Tensor
 from torchmetrics import MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassConfusionMatrix
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassCalibrationError,
+    MulticlassConfusionMatrix,
+    MulticlassStatScores,
+)
 
 from unmask.data.module import Batch
 from unmask.drop_path import toss
 from unmask.heads import Classifier
 from unmask.optim import MakeOptimizer
 from unmask.randomness import borrowed_generators, make_key, words
+
+CONFUSABLE = 1000  # classes
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,9 @@ class Classify(L.LightningModule):
         self.ema = ModelEmaV3(model, decay=regular.ema).requires_grad_(False) if regular.ema else None
         self.metrics = MetricCollection(_metrics(classes))
         self.unaveraged = MulticlassAccuracy(classes, average="micro") if regular.ema else None
-        self.confusion = MulticlassConfusionMatrix(classes)
+        self.per_class = MulticlassStatScores(classes, average=None)
+        # the square of iNaturalist's 8,142 classes would take half a gigabyte and seconds a batch
+        self.confusion = MulticlassConfusionMatrix(classes) if classes <= CONFUSABLE else None
 
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
         toss(self.model, self.coins, batch.epoch, batch.ids_B)
@@ -75,14 +84,18 @@ class Classify(L.LightningModule):
         measured = self.measured_model()
         logits_BK = measured(batch.images_BCHW)
         self.metrics.update(logits_BK.softmax(dim=1), batch.labels_B)
-        self.confusion.update(logits_BK, batch.labels_B)
+        self.per_class.update(logits_BK, batch.labels_B)
+        if self.confusion is not None:
+            self.confusion.update(logits_BK, batch.labels_B)
         if self.unaveraged is not None:
             self.unaveraged.update(self.model(batch.images_BCHW), batch.labels_B)
         loss = F.cross_entropy(logits_BK, batch.labels_B)
         self.log("val/loss", loss, batch_size=len(batch.ids_B), sync_dist=True, logger=False)
 
     def on_validation_epoch_start(self) -> None:
-        self.confusion.reset()  # its counts are read after the epoch
+        self.per_class.reset()  # its counts are read after the epoch
+        if self.confusion is not None:
+            self.confusion.reset()
 
     def on_validation_epoch_end(self) -> None:
         for name, value in self.metrics.compute().items():
@@ -96,9 +109,14 @@ class Classify(L.LightningModule):
         """The averaged weights where there is an average, else the trained ones."""
         return self.model if self.ema is None else self.ema.module
 
-    def confusion_counts(self) -> Int[Tensor, "K K"]:
-        """Validation images by true class (row) and predicted class (column), of the last validation."""
-        return self.confusion.compute()
+    def confusion_counts(self) -> Int[Tensor, "K K"] | None:
+        """Validation images by true class (row) and predicted one (column), where the classes are not too many."""
+        return None if self.confusion is None else self.confusion.compute()
+
+    def class_counts(self) -> tuple[Int[Tensor, "K"], Int[Tensor, "K"]]:
+        """Images of each class in the last validation, and how many of them were right."""
+        counts_K5 = self.per_class.compute()  # true and false positives, true and false negatives, support
+        return counts_K5[:, 4], counts_K5[:, 0]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer, schedule = self.make_optimizer(self.model)
