@@ -32,6 +32,8 @@ def run(cfg: DictConfig) -> None:
     if given.out:
         more = f", the first {SHOWN} of them above" if len(found.names) > SHOWN else ""
         Console().print(f"{len(found.names)} images: {given.out}{more}", soft_wrap=True, markup=False)
+    if found.assumed:
+        Console(stderr=True).print(found.assumed, soft_wrap=True, markup=False)
     for fault in found.faults:
         Console(stderr=True).print(f"skipped: {fault}", soft_wrap=True, markup=False)
 

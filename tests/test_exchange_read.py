@@ -202,6 +202,21 @@ def test_files_cut_short_empty_or_of_another_kind_get_one_sentence(suffix: str, 
         read(path.with_suffix(".list"))
 
 
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda value: value * float("nan"), "norm.weight is not finite"),
+        (lambda value: value.long(), "norm.weight is of torch.int64; weights are floating point"),
+        (lambda value: value.to_sparse(), "norm.weight is a sparse tensor"),
+    ],
+    ids=["nan", "integers", "sparse"],
+)
+def test_tensors_that_cannot_be_weights_are_named(spoil: Callable[[Tensor], Tensor], said: str, tmp_path: Path) -> None:
+    tensors = official()
+    with pytest.raises(ValueError, match=said):
+        read(saved(tmp_path / "bad.pth", tensors | {"norm.weight": spoil(tensors["norm.weight"])}), HINTS)
+
+
 def test_places_without_weights_get_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such file or folder"):
         read(tmp_path / "none")

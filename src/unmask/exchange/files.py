@@ -104,8 +104,7 @@ def _unpickled(path: Path) -> Any:
             raise ValueError(
                 f"{path} holds more than tensors: it wants {wanted.group(1)}; refused, and nothing of it was run"
             ) from None
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise ValueError(f"{path} is damaged or cut short: {reason}") from error
+        raise ValueError(f"{path} is damaged or cut short; copy or download it again") from error
 
 
 def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
@@ -115,4 +114,11 @@ def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
     if strange or not content:
         found = f"these are no tensors: {', '.join(strange[:5])}" if strange else "it holds nothing"
         raise ValueError(f"{path} is not a file of named tensors: {found}")
+    for name, value in content.items():
+        if value.layout != torch.strided:
+            raise ValueError(f"{path}: {name} is a sparse tensor; weights are dense here, save it with .to_dense()")
+        if not name.endswith("num_batches_tracked") and not value.is_floating_point():
+            raise ValueError(f"{path}: {name} is of {value.dtype}; weights are floating point")
+        if value.is_floating_point() and not value.isfinite().all():
+            raise ValueError(f"{path}: {name} is not finite; nothing can be learnt from or with it")
     return dict(content)

@@ -37,6 +37,7 @@ class Ready:
     classes: tuple[str, ...]
     at_once: int = EVAL_BATCH
     bfloat16: bool = False
+    of_others: bool = False  # then the format is assumed: the file does not tell it
 
 
 def load_ready(place: Path, hints: Hints, eval_crop: float | None, class_file: Path | None) -> Ready:
@@ -148,7 +149,7 @@ def _theirs(opened: Opened, place: Path, hints: Hints) -> Ready:
     form = Format(shape, mean, std, CROP_OF_OTHERS if max(shape) <= build.STANDARD else 1.0)
     labels = opened.config.get("id2label", {})
     names = tuple(str(labels.get(str(i), i)) for i in range(len(head[HEAD])))
-    return Ready(model, form, size.channels, names)
+    return Ready(model, form, size.channels, names, of_others=True)
 
 
 def _statistics(opened: Opened, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -33,6 +33,7 @@ class Predictions:
     classes: tuple[str, ...]
     top: int
     faults: tuple[str, ...]
+    assumed: str = ""  # what weights of others do not tell of the images they want
 
     def rows(self) -> list[list[tuple[str, float]]]:
         """The most probable classes of each image, best first."""
@@ -65,7 +66,14 @@ def predict(given: Predict) -> Predictions:
             parts.append(_probabilities(ready, torch.cat(images), device))
     if not parts:
         raise ValueError("\n".join([*faults[:SHOWN], f"none of {len(files)} files can be read as an image"]))
-    return Predictions(tuple(readable), torch.cat(parts), ready.classes, given.top, tuple(faults))
+    return Predictions(
+        tuple(readable),
+        torch.cat(parts),
+        ready.classes,
+        given.top,
+        tuple(faults),
+        _assumed(ready) if ready.of_others else "",
+    )
 
 
 def _files(place: Path, count: int | None) -> tuple[Path, list[str]]:
@@ -124,3 +132,11 @@ def write_csv(found: Predictions, path: Path) -> None:
     for name, row in zip(found.names, rows, strict=True):
         writer.writerow([name, *(cell for label, p in row for cell in (label, f"{p:.6f}"))])
     write_text(path, text.getvalue())
+
+
+def _assumed(ready: Ready) -> str:
+    form = ready.form
+    return (
+        f"assumed of these weights: {form.shape[0]} x {form.shape[1]} pixels, mean {list(form.mean)}, "
+        f"std {list(form.std)}, centre crop {form.eval_crop:g} (eval_crop=...)"
+    )

@@ -102,6 +102,8 @@ class StageWork:
             # an encoder alone can be gone on with: its decoder starts anew
             report = load_mae(model, weights) if weights.decoder else load_encoder(model.encoder, weights)
             self.run.console.print(described(weights, {"load": report}))
+            if not weights.decoder:
+                self.run.console.print("  these weights have no decoder: it starts from random ones")
         module = Pretrain(model, masking, target, config.seed, self.optimizer(data))
         pictures = Pictures(self.folder.pictures, data.val_views, data.form, config.watch.pictures)
         return self.fit(module, data, [pictures])
