@@ -37,6 +37,13 @@ def load_encoder(encoder: Encoder, weights: Weights) -> Report:
     return Report(report.matched, report.reshaped, filled)
 
 
+def load_pretrained(encoder: Encoder, state: dict[str, Tensor], grid: tuple[int, int]) -> None:
+    """The encoder of one of our own pretrainings on `grid`, from its checkpoint's state dict, strictly."""
+    prefix = "model.encoder."
+    own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    encoder.load_state_dict(own | {"pos_embed": resample_positions(own["pos_embed"], grid, encoder.grid)})
+
+
 def load_mae(model: MAE, weights: Weights) -> Report:
     """Encoder and decoder. Raises ValueError as load_encoder does, and where there is no decoder."""
     decoder = weights.geometry.decoder

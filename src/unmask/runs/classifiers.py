@@ -13,7 +13,7 @@ from unmask.data.module import EVAL_BATCH, Format
 from unmask.encoder import Encoder
 from unmask.exchange.files import Opened, open_weights
 from unmask.exchange.geometry import Hints
-from unmask.exchange.load import load_classifier, resample_positions
+from unmask.exchange.load import load_classifier, load_pretrained
 from unmask.exchange.read import read
 from unmask.heads import AnyFeatures, AttentiveFeatures, Classifier, Features, FineTuneFeatures, RawPixels
 from unmask.runs import build
@@ -120,14 +120,8 @@ def _stored_features(config: Config, path: Path) -> AnyFeatures:
                 f"under it does not lie in the ledger around it; give it where it was made, or train a probe that "
                 f"sees crops (linear_probe.augment.crop=random), which keeps its encoder"
             )
-        encoder.load_state_dict(_on_grid(checkpoints.weights(parent, "model.encoder."), config.grid, encoder))
+        load_pretrained(encoder, checkpoints.load(parent)["state_dict"], config.grid)
     return Features(encoder, config.linear_probe.pool)
-
-
-def _on_grid(state: State, grid: tuple[int, int], encoder: Encoder) -> State:
-    if grid == encoder.grid:
-        return state
-    return state | {"pos_embed": resample_positions(state["pos_embed"], grid, encoder.grid)}
 
 
 def _theirs(opened: Opened, place: Path, hints: Hints) -> Ready:

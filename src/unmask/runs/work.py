@@ -19,7 +19,7 @@ from unmask.drop_path import DropPath, install, rates
 from unmask.durable import write_json
 from unmask.encoder import Encoder
 from unmask.exchange.geometry import Hints
-from unmask.exchange.load import load_encoder, load_mae, resample_positions
+from unmask.exchange.load import load_encoder, load_mae, load_pretrained
 from unmask.exchange.read import read
 from unmask.exchange.weights import Weights
 from unmask.heads import (
@@ -175,11 +175,7 @@ class StageWork:
         if self.spec.parent is None:
             return build.build_encoder(self.config, grid, self.config.seed)
         encoder = build.build_encoder(self.config, grid)
-        state = self.parent_checkpoint()[1]["state_dict"]
-        prefix = "model.encoder."
-        own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-        own["pos_embed"] = resample_positions(own["pos_embed"], self.config.grid, grid)
-        encoder.load_state_dict(own)
+        load_pretrained(encoder, self.parent_checkpoint()[1]["state_dict"], self.config.grid)
         return encoder
 
     def parent_checkpoint(self) -> tuple[Path, dict[str, Any]]:
