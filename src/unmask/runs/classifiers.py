@@ -19,11 +19,10 @@ from unmask.heads import AnyFeatures, AttentiveFeatures, Classifier, Features, F
 from unmask.runs import build
 from unmask.runs.checks import ConfigError, check_stored
 from unmask.runs.ledger import read_result
-from unmask.runs.schema import LABELLED, Config
+from unmask.runs.schema import LABELLED, Config, standard_statistics
 
 CROP_OF_OTHERS = 0.875  # 224 of 256: how ImageNet's fine-tuned weights are measured
 ENCODER, HEAD = "features.encoder.", "head.weight"
-IMAGENET = {3: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))}
 State = dict[str, Tensor]
 
 
@@ -152,7 +151,7 @@ def _statistics(opened: Opened, channels: int) -> tuple[tuple[float, ...], tuple
     told = json.loads(beside.read_text()) if opened.config and beside.is_file() else {}
     if len(told.get("image_mean", ())) == len(told.get("image_std", ())) == channels:
         return tuple(told["image_mean"]), tuple(told["image_std"])
-    return IMAGENET.get(channels, ((0.5,) * channels, (0.25,) * channels))
+    return standard_statistics(channels)
 
 
 def _names(path: Path, count: int) -> tuple[str, ...]:

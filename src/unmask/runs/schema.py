@@ -39,6 +39,13 @@ CHANNELS = {"mnist5k": 1, "cifar10": 3, "cifar100": 3}
 MAX_PATCH, MIN_GRID = 16, 8  # what an automatic patch size respects
 
 
+def standard_statistics(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and std per channel where nobody gives them: ImageNet's for three channels, else 0.5 and 0.25."""
+    if channels == 3:
+        return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    return (0.5,) * channels, (0.25,) * channels
+
+
 def listed(value: Any) -> Any:
     """One name stands for a list of it."""
     return [value] if isinstance(value, str) else value
@@ -114,9 +121,8 @@ class Data(Part):
         """Fill in statistics: ImageNet's for three channels, else 0.5 and 0.25."""
         if self.channels != CHANNELS.get(self.source, self.channels):
             raise ValueError(f"data.channels={self.channels}: {self.source} has {CHANNELS[self.source]}")
-        rgb = self.channels == 3
-        self.mean = self.mean or ([0.485, 0.456, 0.406] if rgb else [0.5] * self.channels)
-        self.std = self.std or ([0.229, 0.224, 0.225] if rgb else [0.25] * self.channels)
+        mean, std = standard_statistics(self.channels)
+        self.mean, self.std = self.mean or list(mean), self.std or list(std)
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != self.channels:
                 raise ValueError(f"data.{name} has {len(values)} values for data.channels={self.channels}")
