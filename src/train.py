@@ -55,6 +55,11 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         raise ConfigError(str(error).splitlines()[0]) from None
     assert isinstance(raw, dict)
+    if sweep := raw.get("sweep"):
+        raise ConfigError(
+            f"experiment={sweep['slug']} is a table of {len(sweep['cells'])} cells, each a run of its own: add -m, and "
+            f"scale=embedded, cifar or paper"
+        )
     return {str(key): value for key, value in raw.items()}
 
 

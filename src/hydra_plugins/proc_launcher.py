@@ -1,7 +1,7 @@
 """hydra/launcher=proc: every cell of a sweep is a process of its own.
 
-One process that trains several cells mixes them up under DDP and keeps the memory of the ones before. All cells are
-checked before the first starts; a cell that fails does not stop the rest; a table of the cells ends the sweep.
+One process that trains several cells mixes them up under DDP and keeps the memory of the ones before. A cell that fails
+does not stop the rest; a table of the cells ends the sweep.
 """
 
 import ctypes
@@ -22,7 +22,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, read_write
+from omegaconf import DictConfig, read_write
 
 LEAKING = (
     "LOCAL_RANK",
@@ -90,7 +90,6 @@ class ProcLauncher(Launcher):
         self.running: list[Cell] = []
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.context, self.config = hydra_context, config
         self.folder = tempfile.TemporaryDirectory(prefix="unmask-sweep-")
         with read_write(config):  # Hydra's sweeper leaves a multirun.yaml there; the ledger keeps every cell's config
             config.hydra.sweep.dir = self.folder.name
@@ -103,7 +102,6 @@ class ProcLauncher(Launcher):
         if self.n_jobs < 1:
             print(f"hydra.launcher.n_jobs = {self.n_jobs}: at least 1", file=sys.stderr)
             raise SystemExit(2)
-        self._check(job_overrides)
         with self.folder as folder:
             cells = [Cell(list(o), Path(folder) / f"{i}.json") for i, o in enumerate(job_overrides)]
             handlers = {s: signal.signal(s, self._forward) for s in (signal.SIGTERM, signal.SIGINT)}
@@ -119,28 +117,6 @@ class ProcLauncher(Launcher):
         if failed or any(cell.code != 0 for cell in cells):
             raise SystemExit(1 if failed else PREEMPTED)
         return [JobReturn(overrides=c.overrides, status=JobStatus.COMPLETED, _return_value=None) for c in cells]
-
-    def _check(self, job_overrides: Sequence[Sequence[str]]) -> None:
-        """Every cell's config and data, before the first starts."""
-        from unmask.runs.checks import ConfigError, check
-        from unmask.runs.plan import make_plan
-
-        faults = []
-        for overrides in job_overrides:
-            try:
-                cell = self.context.config_loader.load_sweep_config(self.config, list(overrides))
-                OmegaConf.set_struct(cell, False)
-                cell.pop("hydra", None)
-                raw = OmegaConf.to_container(cell, resolve=True)
-                assert isinstance(raw, dict)
-                make_plan(check({str(key): value for key, value in raw.items()}))
-            except ConfigError as error:
-                faults.append(f"cell {' '.join(overrides)}:\n  " + str(error).replace("\n", "\n  "))
-            except Exception as error:  # Hydra's and OmegaConf's own complaints about overrides
-                faults.append(f"cell {' '.join(overrides)}:\n  {str(error).splitlines()[0]}")
-        if faults:
-            print("no cell was started:\n" + "\n".join(faults), file=sys.stderr)
-            raise SystemExit(2)
 
     def _run(self, cells: list[Cell]) -> None:
         waiting = list(cells)

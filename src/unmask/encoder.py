@@ -45,14 +45,19 @@ class Encoder(nn.Module):
         self.norm = LayerNorm(width)
 
     def forward(
-        self, images_BCHW: Float[Tensor, "B C H W"], visible_BV: Int[Tensor, "B V"] | None = None
-    ) -> Float[Tensor, "B T D"]:
-        """Normalised tokens [class, patches] of the visible patches, or of all of them."""
-        return self.norm(self.unnormalised(images_BCHW, visible_BV))
+        self, images_BCHW: Float[Tensor, "B C H W"], visible_BV: Int[Tensor, "B V"] | None = None,
+        hidden_BMD: Float[Tensor, "B M D"] | None = None,
+    ) -> Float[Tensor, "B T D"]:  # fmt: skip
+        """Normalised tokens [class, patches] of the visible patches, or of all of them.
+
+        hidden: tokens that stand for the hidden patches, positions included; they come last (Table 1c, with [M]).
+        """
+        return self.norm(self.unnormalised(images_BCHW, visible_BV, hidden_BMD))
 
     def unnormalised(
-        self, images_BCHW: Float[Tensor, "B C H W"], visible_BV: Int[Tensor, "B V"] | None = None
-    ) -> Float[Tensor, "B T D"]:
+        self, images_BCHW: Float[Tensor, "B C H W"], visible_BV: Int[Tensor, "B V"] | None = None,
+        hidden_BMD: Float[Tensor, "B M D"] | None = None,
+    ) -> Float[Tensor, "B T D"]:  # fmt: skip
         """The last block's tokens, before the final LayerNorm."""
         patches = patchify(images_BCHW, self.patch_size)
         positions = self.pos_embed[0, 1:]
@@ -61,4 +66,5 @@ class Encoder(nn.Module):
             positions = positions[visible_BV]
         tokens = self.patch_embed(patches) + positions
         cls_token = (self.cls_token + self.pos_embed[:, :1]).expand(len(tokens), -1, -1)
-        return run_blocks(self.blocks, torch.cat([cls_token, tokens], dim=1))
+        others = [] if hidden_BMD is None else [hidden_BMD]
+        return run_blocks(self.blocks, torch.cat([cls_token, tokens, *others], dim=1))

@@ -12,7 +12,7 @@ from torch import Tensor
 from unmask.mae import MAE
 from unmask.masking import Masking
 from unmask.patches import gather, patchify, unpatchify
-from unmask.targets import NormalisedPixel, Pixel
+from unmask.targets import NormalisedPixel, PatchPCA, Pixel
 
 GREY = 0.5  # what stands for a hidden patch, between black and white
 GAP = 2  # pixels between tiles
@@ -28,7 +28,7 @@ class Reconstruction(NamedTuple):
 
 @torch.no_grad()
 def reconstruct(
-    model: MAE, target: Pixel | NormalisedPixel, images_BCHW: Float[Tensor, "B C H W"], masking: Masking,
+    model: MAE, target: Pixel | NormalisedPixel | PatchPCA, images_BCHW: Float[Tensor, "B C H W"], masking: Masking,
     mean: tuple[float, ...], std: tuple[float, ...],
 ) -> Reconstruction:  # fmt: skip
     """Fill in what the masking hides; `images` are normalised by mean and std, the result is not."""

@@ -1,9 +1,15 @@
 """What the decoder must predict (MAE Sec. 3 "Reconstruction target", Table 1d); float32 whatever the autocast."""
 
 from dataclasses import dataclass
+from typing import Any, Protocol
 
-from jaxtyping import Float
-from torch import Tensor
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from unmask.hog import hog, hog_dim
+from unmask.losses import cross_entropy, mean_squared_error
+from unmask.patches import gather, patchify
 
 EPS = 1e-6
 
@@ -11,6 +17,12 @@ EPS = 1e-6
 @dataclass(frozen=True)
 class Pixel:
     """The pixels of a patch, as the model sees them (normalised by the data set's mean and std)."""
+
+    whole_images = False
+    loss = staticmethod(mean_squared_error)
+
+    def outputs(self, patch_size: int, channels: int) -> int:
+        return patch_size**2 * channels
 
     def __call__(self, patches_BMP: Float[Tensor, "B M P"]) -> Float[Tensor, "B M P"]:
         return patches_BMP.float()
@@ -25,6 +37,12 @@ class Pixel:
 class NormalisedPixel:
     """Pixels less their patch's mean, over its standard deviation (all p * p * C values together, unbiased)."""
 
+    whole_images = False
+    loss = staticmethod(mean_squared_error)
+
+    def outputs(self, patch_size: int, channels: int) -> int:
+        return patch_size**2 * channels
+
     def __call__(self, patches_BMP: Float[Tensor, "B M P"]) -> Float[Tensor, "B M P"]:
         patches = patches_BMP.float()
         variance, mean = patches.var(dim=-1, keepdim=True), patches.mean(dim=-1, keepdim=True)
@@ -38,3 +56,99 @@ class NormalisedPixel:
         mean = visible.mean(dim=(1, 2), keepdim=True)
         variance = visible.var(dim=-1).mean(dim=1)[:, None, None]
         return pred_BMP.float() * (variance + EPS).sqrt() + mean
+
+
+class PatchPCA(nn.Module):
+    """The largest principal coefficients of a patch (Table 1d: 96 of 768), centred and not whitened.
+
+    The basis (`unmask.patch_pca`) is fitted on the training set; until it is given this predicts zeros. It travels in
+    the checkpoint. What the paper does about centring and whitening is not published.
+    """
+
+    whole_images = False
+    loss = staticmethod(mean_squared_error)
+    mean_P: Float[Tensor, "P"]
+    basis_PK: Float[Tensor, "P K"]
+
+    def __init__(self, components: int, patch_size: int, channels: int) -> None:
+        super().__init__()
+        self.components, pixels = components, patch_size**2 * channels
+        self.register_buffer("mean_P", torch.zeros(pixels))
+        self.register_buffer("basis_PK", torch.zeros(pixels, components))
+
+    def outputs(self, patch_size: int, channels: int) -> int:
+        return self.components
+
+    @torch.no_grad()
+    def __call__(self, patches_BMP: Float[Tensor, "B M P"]) -> Float[Tensor, "B M K"]:
+        with torch.autocast(patches_BMP.device.type, enabled=False):
+            return (patches_BMP.float() - self.mean_P) @ self.basis_PK
+
+    def to_pixels(
+        self, pred_BMK: Float[Tensor, "B M K"], visible_BVP: Float[Tensor, "B V P"]
+    ) -> Float[Tensor, "B M P"]:
+        return pred_BMK.float() @ self.basis_PK.T + self.mean_P
+
+
+@dataclass(frozen=True)
+class Hog:
+    """Histograms of oriented gradients (MaskFeat, Wei et al. 2022; not in the MAE paper): see `unmask.hog`."""
+
+    bins: int = 9
+    whole_images = True
+    to_pixels = None
+    loss = staticmethod(mean_squared_error)
+
+    def outputs(self, patch_size: int, channels: int) -> int:
+        return hog_dim(patch_size, channels, self.bins)
+
+    def __call__(self, images_BCHW: Float[Tensor, "B C H W"], patch_size: int) -> Float[Tensor, "B L T"]:
+        return hog(images_BCHW, patch_size, self.bins)
+
+
+class Tokenizer(Protocol):
+    """Images in [0, 1] to one of `codes` tokens a patch, as BEiT's visual tokens."""
+
+    codes: int
+
+    def tokens(self, images_BCHW: Float[Tensor, "B C H W"], grid: tuple[int, int]) -> Int[Tensor, "B L"]: ...
+
+    def to(self, device: Any) -> Any: ...
+
+
+class Tokens:
+    """Discrete tokens of a dVAE, predicted by cross-entropy over its codebook (Table 1d, after BEiT).
+
+    The tokenizer sees pixels in [0, 1]: mean and std are those by which the model's images were normalised.
+    """
+
+    whole_images = True
+    to_pixels = None
+    loss = staticmethod(cross_entropy)
+
+    def __init__(self, tokenizer: Tokenizer, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        self.tokenizer, self.mean, self.std = tokenizer, mean, std
+
+    def outputs(self, patch_size: int, channels: int) -> int:
+        return self.tokenizer.codes
+
+    @torch.no_grad()
+    def __call__(self, images_BCHW: Float[Tensor, "B C H W"], patch_size: int) -> Int[Tensor, "B L"]:
+        device, (height, width) = images_BCHW.device, images_BCHW.shape[2:]
+        mean, std = (torch.tensor(v, device=device).view(1, -1, 1, 1) for v in (self.mean, self.std))
+        with torch.autocast(device.type, enabled=False):
+            pixels_BCHW = (images_BCHW.float() * std + mean).clamp(0, 1)
+            return self.tokenizer.to(device).tokens(pixels_BCHW, (height // patch_size, width // patch_size))
+
+
+AnyTarget = Pixel | NormalisedPixel | PatchPCA | Hog | Tokens
+
+
+def wanted_at(
+    target: AnyTarget, images_BCHW: Float[Tensor, "B C H W"], index_BM: Int[Tensor, "B M"], patch_size: int
+) -> Tensor:
+    """What is to be predicted at the chosen patches: (B, M, T) values, or (B, M) codes."""
+    if not target.whole_images:
+        return target(gather(patchify(images_BCHW, patch_size), index_BM))  # type: ignore[call-arg]
+    found = target(images_BCHW, patch_size)  # type: ignore[call-arg]
+    return found.gather(1, index_BM) if found.ndim == 2 else gather(found, index_BM)

@@ -7,6 +7,7 @@ import torch
 
 from unmask.data.module import Batch, Format, Views, normalised
 from unmask.reconstructions import reconstruct, save_sheet
+from unmask.targets import NormalisedPixel, PatchPCA, Pixel
 from unmask.tasks.pretrain import FIXED, Pretrain
 
 
@@ -39,6 +40,7 @@ class Pictures(L.Callback):
         images = normalised(batch, self.form).images_BCHW
         was_training = pl_module.training
         pl_module.eval()
+        assert isinstance(pl_module.target, Pixel | NormalisedPixel | PatchPCA), "others predict no pixels"
         result = reconstruct(pl_module.model, pl_module.target, images, masking, self.form.mean, self.form.std)
         pl_module.train(was_training)
         save_sheet(result, self.folder / f"epoch={epoch:04d}.png")

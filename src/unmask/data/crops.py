@@ -29,6 +29,7 @@ class Augment:
     centre: float = 1.0  # side of the centre crop where crop is none
     policy: str | None = None  # RandAugment, in timm's words
     erasing: float = 0.0  # share of images
+    jitter: float = 0.0  # strength (`unmask.data.jitter`)
 
     def boxes(
         self, key: Key, ids_B: Int[Tensor, "B"], epoch: int, sizes_B2: Int[Tensor, "B 2"], shape: tuple[int, int]

@@ -14,6 +14,8 @@ def headline(result: Result) -> tuple[str, str]:
     metrics = result["metrics"]
     if "val/accuracy" in metrics:
         return f"{metrics['val/accuracy']:.1f}", "% top-1"
+    if "hold_most" in metrics:
+        return f"{metrics['hold_most']}", f"of {metrics['coefficients']:.0f} coefficients hold 90 % of the variance"
     return f"{metrics['val/loss']:.4f}", "validation loss"
 
 

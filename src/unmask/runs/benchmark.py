@@ -10,11 +10,9 @@ from torch import Tensor
 
 from unmask.decoder import Decoder
 from unmask.encoder import Encoder
-from unmask.losses import mean_squared_error
 from unmask.mae import MAE
 from unmask.masking import random_masking
-from unmask.patches import gather, patchify
-from unmask.targets import NormalisedPixel, Pixel
+from unmask.targets import NormalisedPixel, Pixel, wanted_at
 
 Step = Callable[[], float]
 
@@ -34,8 +32,7 @@ def our_step(spec: dict[str, Any], images_BCHW: Tensor, noise_BL: Tensor) -> Ste
 
     def step() -> float:
         masking = random_masking(noise_BL, spec["mask_ratio"])
-        hidden = gather(patchify(images_BCHW, patch), masking.masked_BM)
-        loss = mean_squared_error(mae(images_BCHW, masking), target(hidden))
+        loss = target.loss(mae(images_BCHW, masking), wanted_at(target, images_BCHW, masking.masked_BM, patch))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

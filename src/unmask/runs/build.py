@@ -10,14 +10,15 @@ from unmask.data.crops import Augment
 from unmask.data.folders import Files, folder_splits
 from unmask.data.module import EVAL_BATCH, Format, Loading
 from unmask.data.sources import InMemory, cifar, mnist5k
-from unmask.decoder import Decoder
+from unmask.decoder import Decoder, LinearHead
 from unmask.encoder import Encoder
 from unmask.initialisation import initialise
 from unmask.mae import MAE
 from unmask.runs.plan import Plan
 from unmask.runs.recipes import Augment as AugmentConfig
-from unmask.runs.schema import Config
-from unmask.tasks.pretrain import AnyMasking, AnyTarget
+from unmask.runs.schema import Config, PCATarget, TokensTarget
+from unmask.targets import AnyTarget, Tokens
+from unmask.tasks.pretrain import AnyMasking
 
 
 def construct(spec: dict[str, Any], **more: Any) -> Any:
@@ -40,15 +41,22 @@ def build_encoder(config: Config, grid: tuple[int, int] | None = None, seed: int
     return encoder
 
 
-def build_mae(config: Config) -> MAE:
-    data, decoder = config.data, config.decoder
+def build_mae(config: Config, target: AnyTarget) -> MAE:
+    """The configured autoencoder, which predicts what the target asks for."""
+    data, decoder, with_tokens = config.data, config.decoder, config.encoder.mask_tokens
     assert data.patch_size is not None
-    pixels = data.patch_size**2 * data.channels
+    outputs = target.outputs(data.patch_size, data.channels)
     return MAE(
         build_encoder(config),
-        Decoder(config.grid, config.model.width, pixels, decoder.width, decoder.depth, decoder.heads),
+        Decoder(
+            config.grid, config.model.width, outputs, decoder.width, decoder.depth, decoder.heads,
+            mask_tokens=not with_tokens,
+        )
+        if decoder.depth
+        else LinearHead(config.model.width, outputs),
         config.seed,
-    )
+        with_tokens,
+    )  # fmt: skip
 
 
 def build_masking(config: Config) -> AnyMasking:
@@ -56,20 +64,36 @@ def build_masking(config: Config) -> AnyMasking:
 
 
 def build_target(config: Config) -> AnyTarget:
-    return construct(config.target.model_dump(by_alias=True))
+    """The configured target; one that is fitted on images still has to be given what was found."""
+    spec, data = config.target.model_dump(by_alias=True), config.data
+    if isinstance(config.target, PCATarget):
+        return construct(spec, patch_size=data.patch_size, channels=data.channels)
+    if isinstance(config.target, TokensTarget):
+        assert data.mean is not None
+        assert data.std is not None
+        return Tokens(build_tokenizer(config), tuple(data.mean), tuple(data.std))
+    return construct(spec)
 
 
 STANDARD = 224  # pixels
-PLAIN = AugmentConfig(crop="none", scale=(1.0, 1.0), flip=False, policy=None, erasing=0.0)
+PLAIN = AugmentConfig(crop="none", scale=(1.0, 1.0), flip=False, policy=None, erasing=0.0, jitter=0.0)
 
 
 def changes_images(augment: AugmentConfig) -> bool:
     """Whether an image looks different in each epoch."""
-    return augment.crop != "none" or augment.flip or augment.policy is not None or augment.erasing > 0
+    return (
+        augment.crop != "none"
+        or augment.flip
+        or augment.policy is not None
+        or augment.erasing > 0
+        or augment.jitter > 0
+    )
 
 
 def build_augment(augment: AugmentConfig, eval_crop: float) -> Augment:
-    return Augment(augment.crop, augment.scale, augment.flip, eval_crop, augment.policy, augment.erasing)
+    return Augment(
+        augment.crop, augment.scale, augment.flip, eval_crop, augment.policy, augment.erasing, augment.jitter
+    )
 
 
 def build_format(config: Config, shape: tuple[int, int] | None = None) -> Format:

@@ -6,10 +6,10 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from unmask.runs.schema import LABELLED, Config
+from unmask.runs.schema import LABELLED, Config, PCATarget, TokensTarget
 
 SMALLEST = 8  # pixels of a side that the corruptions can be made on
-BARE = ("pretrain", "knn", "robustness")  # stages without an augmentation of their own
+BARE = ("patch_pca", "tokenizer", "pretrain", "knn", "robustness")  # stages without an augmentation of their own
 
 
 class ConfigError(ValueError):
@@ -22,7 +22,7 @@ def check(raw: dict[str, Any]) -> Config:
         config = Config.model_validate(raw)
     except ValidationError as error:
         raise ConfigError(described(error)) from None
-    faults = [*_geometry(config), *_sizes(config), *_stages(config), *_ignored(config)]
+    faults = [*_geometry(config), *_targets(config), *_sizes(config), *_stages(config), *_ignored(config)]
     if faults:
         raise ConfigError("\n".join(faults))
     return config
@@ -72,6 +72,11 @@ def _geometry(config: Config) -> Iterator[str]:
                     f"{nearest}" + (f", patch sizes that divide {side}: {divisors}" if divisors else "")
                 )
                 return
+    if config.decoder.depth == 0 and not config.encoder.mask_tokens:
+        yield (
+            "decoder.depth = 0: a linear head sees one token, and those of hidden patches know nothing of the image "
+            "unless the encoder carries them; add encoder.mask_tokens=true"
+        )
     patches = config.grid[0] * config.grid[1]
     kept = config.num_visible
     if patches < 2:
@@ -85,6 +90,22 @@ def _geometry(config: Config) -> Iterator[str]:
         yield f"mask_ratio = {config.mask_ratio}: masking=grid keeps one patch of each 2 x 2 cell; set mask_ratio=0.75"
     if config.masking.target_.endswith("GridMasking") and patches < 2:
         yield f"masking=grid needs at least 2 patches, the grid has {patches}; pick a smaller data.patch_size"
+
+
+def _targets(config: Config) -> Iterator[str]:
+    """What must fit a target that is neither pixels nor normalised pixels."""
+    if config.init_from and config.encoder.mask_tokens and "pretrain" in config.stages:
+        yield f"init_from = {config.init_from}: no such weights have mask tokens of the encoder; set it to null"
+    patch, channels = config.data.patch_size, config.data.channels
+    assert patch is not None
+    pixels = patch**2 * channels
+    if isinstance(config.target, PCATarget) and config.target.components > pixels:
+        yield (
+            f"target.components = {config.target.components}: a patch of {patch} x {patch} pixels and {channels} "
+            f"channels has {pixels} coefficients; the paper takes an eighth: target.components={max(1, pixels // 8)}"
+        )
+    if isinstance(config.target, TokensTarget) and config.target.file and channels != 3:
+        yield f"target.file = {config.target.file}: DALL-E's encoder takes 3 channels, not data.channels={channels}"
 
 
 def _ignored(config: Config) -> Iterator[str]:
@@ -117,7 +138,7 @@ def _sizes(config: Config) -> Iterator[str]:
             nearest = max(4, round(part.width / 4) * 4)
             yield f"{name}.width = {part.width}: sine-cosine positions need a multiple of 4; nearest: {nearest}"
     for name in set(config.worked_stages) - {"linear_probe", "attentive_probe"}:  # of these the frozen encoder is cut
-        recipe = getattr(config, name)
+        recipe = getattr(config, name, None)
         batch, micro = getattr(recipe, "batch_size", None), config.trainer.micro_batch
         if batch and micro and micro < batch and batch % micro:
             yield (
@@ -136,6 +157,10 @@ def _stages(config: Config) -> Iterator[str]:
             yield f"{name}.scale = {list(augment.scale)}: the smaller share comes first; try [{high}, {low}]"
         if augment.policy and config.data.channels not in (1, 3):
             yield f"{name}.policy = {augment.policy}: RandAugment knows 1 or 3 channels, not {config.data.channels}"
+        if augment.jitter and config.data.channels not in (1, 3):
+            yield f"{name}.jitter = {augment.jitter:g}: colours are of 1 or 3 channels, not {config.data.channels}"
+        if augment.jitter and augment.policy:
+            yield f"{name}.jitter = {augment.jitter:g}: RandAugment changes colours already; set {name}.policy=null"
     blocks, depth = config.partial_finetune.blocks, config.model.depth
     if "partial_finetune" in config.worked_stages and blocks not in (0.5, *range(depth + 1)):
         yield f"partial_finetune.blocks = {blocks:g}: give 0, 0.5 (the last MLP) or a whole number up to {depth}"
@@ -146,7 +171,7 @@ def _stages(config: Config) -> Iterator[str]:
         yield f"attentive_probe.heads = {heads}: does not divide model.width={width}"
     micro = config.trainer.micro_batch
     for name in config.worked_stages:
-        recipe = getattr(config, name)
+        recipe = getattr(config, name, None)
         if micro and micro % 2 and (getattr(recipe, "mixup", 0) or getattr(recipe, "cutmix", 0)):
             yield f"trainer.micro_batch = {micro}: {name} mixes pairs of images; take an even one"
 

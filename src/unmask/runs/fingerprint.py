@@ -15,8 +15,9 @@ from unmask.runs.schema import Config
 RESULT_VERSION = 1  # raise it when a change of the code changes results
 TITLES = {
     "knn": "kNN", "linear_probe": "linear probe", "attentive_probe": "attentive probe", "finetune": "fine-tune",
-    "partial_finetune": "fine-tune, {blocks:g} last blocks",
+    "partial_finetune": "fine-tune, {blocks:g} last blocks", "patch_pca": "PCA of patches", "tokenizer": "own dVAE",
 }  # fmt: skip
+FITTED = ("patch_pca", "tokenizer")  # what a target needs to know of the training images before pretraining starts
 OF_ENCODERS = ("pool", "layer_decay", "drop_path")  # values of a recipe that mean nothing to raw pixels
 DATA_KEYS = ("image_size", "patch_size", "channels", "mean", "std", "eval_crop")
 
@@ -26,7 +27,7 @@ class StageSpec:
     """One fit or evaluation. start: which weights the features come from; parent: the stage that made them."""
 
     kind: str
-    start: str  # "pretrained", "given" (init_from), "random" (also: from scratch) or "pixels"
+    start: str  # "pretrained", "given" (init_from), "random" (also: from scratch), "pixels" or "images"
     science: dict[str, Any] = field(compare=False)
     parent: "StageSpec | None" = None
 
@@ -39,6 +40,8 @@ class StageSpec:
         of = {"pretrained": "", "given": ", given weights", "random": ", random encoder", "pixels": ", raw pixels"}
         if self.kind in ("pretrain", "scratch"):
             return self.kind + of["given" if self.start == "given" else "pretrained"]
+        if self.kind in FITTED:
+            return TITLES[self.kind]
         if self.kind == "robustness":
             recipe = self.science["recipe"]
             return f"robustness of {recipe['of']}" + (
@@ -52,12 +55,22 @@ def digest(content: dict[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
-def pretrain_science(config: Config, identity: str, weights: str | None = None) -> dict[str, Any]:
-    """weights: the identity of those it starts from, where it is not from random ones."""
+def pretrain_science(
+    config: Config, identity: str, weights: str | None = None, tokenizer: str | None = None
+) -> dict[str, Any]:
+    """weights: the identity of those it starts from, where it is not from random ones; tokenizer: of a file's."""
     plain = config.plain()
-    keys = ("seed", "mask_ratio", "decoder", "masking", "target", "augment", "pretrain")
-    given = {"weights": weights} if weights else {}
-    return _common("pretrain", config, identity) | {key: plain[key] for key in keys} | {"model": _shape(plain)} | given
+    keys = ("seed", "mask_ratio", "encoder", "decoder", "masking", "target", "loss_on", "augment", "pretrain")
+    science = _common("pretrain", config, identity) | {key: plain[key] for key in keys} | {"model": _shape(plain)}
+    if tokenizer:
+        science["target"] = plain["target"] | {"file": tokenizer}
+    return science | ({"weights": weights} if weights else {})
+
+
+def fitted_science(kind: str, config: Config, identity: str) -> dict[str, Any]:
+    """Of the PCA of patches, or of the small dVAE: no model, no masks, and not the run's seed."""
+    recipe = {"recipe": config.plain()["tokenizer"]} if kind == "tokenizer" else {}
+    return _common(kind, config, identity) | recipe
 
 
 def measure_science(kind: str, start: str, config: Config, identity: str, weights: str | None = None) -> dict[str, Any]:

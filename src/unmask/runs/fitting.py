@@ -35,7 +35,7 @@ class Fitting:
     def __init__(self, plan: Plan, spec: StageSpec, folder: StageFolder, console: Console) -> None:
         self.config, self.class_names = plan.config, plan.class_names
         self.spec, self.folder, self.console = spec, folder, console
-        self.recipe: Any = getattr(plan.config, spec.kind)
+        self.recipe: Any = getattr(plan.config, spec.kind, None)
         self.seconds_before = 0.0  # of work that an interrupted call did and this one goes on from
 
     def __call__(

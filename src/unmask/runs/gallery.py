@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from unmask import checkpoints
 from unmask.data.crops import centre_boxes, crop_resize
@@ -15,7 +16,7 @@ from unmask.reconstructions import Reconstruction, reconstruct
 from unmask.runs import build
 from unmask.runs.checks import ConfigError, check, check_stored
 from unmask.runs.plan import make_plan
-from unmask.runs.schema import Config
+from unmask.runs.schema import Config, HogTarget, TokensTarget
 
 
 def checkpoint_file(place: str | Path) -> Path:
@@ -44,15 +45,19 @@ def reconstruct_images(
     check_stored(about["config"])
     raw = about["config"] | ({"mask_ratio": mask_ratio} if mask_ratio is not None else {})
     config = check(raw)
-    model = build.build_mae(config).eval()
-    state = content["state_dict"]
-    model.load_state_dict({k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")})
+    if isinstance(config.target, HogTarget | TokensTarget):
+        raise ConfigError(f"checkpoint={checkpoint} predicts {config.target.target_.rsplit('.', 1)[1]}, not pixels")
+    target, state = build.build_target(config), content["state_dict"]
+    model = build.build_mae(config, target).eval()
+    for part, prefix in ((model, "model."), (target, "target.")):
+        if isinstance(part, nn.Module):
+            part.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
     raw_BCHW = _given_images(images, count, config) if images else _own_images(count, config)
     form = build.build_format(config)
     mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (form.mean, form.std))
     batch_BCHW = (raw_BCHW / 255 - mean) / std
     masking = build.build_masking(config)(make_key(seed, "picture"), torch.arange(len(batch_BCHW)), 0)
-    return reconstruct(model, build.build_target(config), batch_BCHW, masking, form.mean, form.std)
+    return reconstruct(model, target, batch_BCHW, masking, form.mean, form.std)
 
 
 def _given_images(place: Path, count: int, config: Config) -> torch.Tensor:

@@ -9,7 +9,7 @@ from unmask.runs.checks import ConfigError
 MODEL_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
-def weights_identity(place: str) -> str:
+def weights_identity(place: str, key: str = "init_from") -> str:
     """The same for the same weights wherever they lie. Raises ConfigError where there are none."""
     path = Path(place).expanduser()
     if path.is_file():
@@ -22,6 +22,6 @@ def weights_identity(place: str) -> str:
     files = sorted(folder.glob("step=*.ckpt"))
     if not files:
         raise ConfigError(
-            f"init_from = {place}: neither a file, nor a Hugging Face folder, nor a stage's folder with checkpoints"
+            f"{key} = {place}: neither a file, nor a Hugging Face folder, nor a stage's folder with checkpoints"
         )
     return sha256(files[-1])[:16]

@@ -9,7 +9,14 @@ from unmask.data.annotations import list_source
 from unmask.data.classes import CLASSES
 from unmask.data.listing import Listing, list_other
 from unmask.runs.checks import ConfigError, needs_labels
-from unmask.runs.fingerprint import StageSpec, measure_science, pretrain_science, robustness_science
+from unmask.runs.fingerprint import (
+    FITTED,
+    StageSpec,
+    fitted_science,
+    measure_science,
+    pretrain_science,
+    robustness_science,
+)
 from unmask.runs.given import weights_identity
 from unmask.runs.recipes import Corruption, Robustness
 from unmask.runs.schema import LABELLED, Config
@@ -22,6 +29,7 @@ CONTROLS = {
     "knn": ("random", "pixels"), "linear_probe": ("random", "pixels"), "attentive_probe": ("random",),
     "partial_finetune": ("random",), "finetune": ("pixels",),
 }  # fmt: skip
+NEEDS = {"unmask.targets.PatchPCA": "patch_pca", "unmask.targets.Tokens": "tokenizer"}  # target: its stage
 
 
 @dataclass(frozen=True)
@@ -104,7 +112,13 @@ def _stages(config: Config, identity: str, other: str | None) -> list[StageSpec]
     Given weights are measured as they are, unless a pretraining is asked for: it starts from them.
     """
     weights = weights_identity(config.init_from) if config.init_from else None
-    first = StageSpec("pretrain", "given" if weights else "random", pretrain_science(config, identity, weights))
+    fitted = {kind: StageSpec(kind, "images", fitted_science(kind, config, identity)) for kind in FITTED}
+    before = fitted.get(NEEDS.get(config.target.target_, ""))
+    tokenizer = getattr(config.target, "file", None)
+    if tokenizer:
+        before, tokenizer = None, weights_identity(tokenizer, "target.file")
+    science = pretrain_science(config, identity, weights, tokenizer)
+    first = StageSpec("pretrain", "given" if weights else "random", science, before)
     as_given = weights is not None and "pretrain" not in config.stages
 
     def measurement(kind: str, start: str) -> StageSpec:
@@ -113,9 +127,12 @@ def _stages(config: Config, identity: str, other: str | None) -> list[StageSpec]
 
     planned: list[StageSpec] = []
     for kind in config.stages:
+        if kind in FITTED:
+            planned.append(fitted[kind])
+            continue
         measured = config.robustness.of if kind == "robustness" else kind
         if measured != "scratch" and not as_given:
-            planned.append(first)
+            planned += [before, first] if before else [first]
         starts = _starts(measured, config, as_given)
         if kind == "robustness":
             parent = measurement(measured, starts[0])

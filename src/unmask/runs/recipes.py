@@ -47,6 +47,7 @@ class Augment(Part):
     flip: bool = Field(description="mirror half of the training images")
     policy: str | None = Field(description="RandAugment in timm's words (rand-m9-mstd0.5-inc1), 1 or 3 channels")
     erasing: Rate = Field(description="share of images in which a random box is erased (timm's, pixel noise)")
+    jitter: Rate = Field(description="strength of brightness, contrast and saturation jitter (Table 1e); 0: none")
 
     @field_validator("policy")
     @classmethod
@@ -83,6 +84,14 @@ class Recipe(Part):
         if self.min_lr > peak:
             raise ValueError(f"min_lr={self.min_lr:g} is above the peak rate {peak:g} (base_lr * batch_size / 256)")
         return self
+
+
+class TokenizerRecipe(Recipe):
+    """The small dVAE that target=dvae trains on the data where no file of DALL-E's is given."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(description="its own: runs of other seeds share the tokenizer")
+    codes: Annotated[int, Field(ge=2, le=65_536)] = Field(description="size of the codebook (DALL-E's: 8192)")
+    width: Count = Field(description="channels of its convolutions")
 
 
 class Probe(Recipe):

@@ -21,20 +21,24 @@ from unmask.runs.recipes import (
     Recipe,
     Robustness,
     Share,
+    TokenizerRecipe,
     pair,
 )
 
 Width = Annotated[int, Field(ge=1, le=16_384)]
 Depth = Annotated[int, Field(ge=1, le=256)]
+DecoderDepth = Annotated[int, Field(ge=0, le=256)]
 Stage = Literal[
-    "pretrain", "knn", "linear_probe", "attentive_probe", "partial_finetune", "finetune", "scratch", "robustness"
-]
+    "patch_pca", "tokenizer", "pretrain", "knn", "linear_probe", "attentive_probe", "partial_finetune", "finetune",
+    "scratch", "robustness",
+]  # fmt: skip
 Control = Literal["random", "pixels"]
 Source = Literal[
     "mnist5k", "cifar10", "cifar100", "image_folder", "inat2017", "inat2018", "inat2019", "places205", "places365",
     "listed",
 ]  # fmt: skip
-LABELLED: tuple[str, ...] = tuple(stage for stage in get_args(Stage) if stage != "pretrain")
+UNLABELLED = ("patch_pca", "tokenizer", "pretrain")
+LABELLED: tuple[str, ...] = tuple(stage for stage in get_args(Stage) if stage not in UNLABELLED)
 CHANNELS = {"mnist5k": 1, "cifar10": 3, "cifar100": 3}
 MAX_PATCH, MIN_GRID = 16, 8  # what an automatic patch size respects
 
@@ -60,8 +64,14 @@ class Model(Part):
     patch_size_at_224: Count = Field(description="patch size on images of 224 pixels (14 for ViT-H, else 16)")
 
 
+class Encoder(Part):
+    mask_tokens: bool = Field(description="the encoder sees mask tokens in place of hidden patches (Table 1c)")
+
+
 class Decoder(Part):
-    depth: Depth = Field(description="transformer blocks of the decoder (Table 1a)")
+    depth: DecoderDepth = Field(
+        description="transformer blocks of the decoder (Table 1a); 0: a linear head, with encoder.mask_tokens=true"
+    )
     width: Width = Field(description="channels of the decoder's tokens (Table 1b)")
     heads: Width = Field(description="attention heads of the decoder")
 
@@ -88,9 +98,47 @@ class GridMasking(Part):
 Masking = Annotated[RandomMasking | BlockMasking | GridMasking, Field(discriminator="target_")]
 
 
-class Target(Part):
+class PixelTarget(Part):
     target_: Literal["unmask.targets.Pixel", "unmask.targets.NormalisedPixel"] = Field(
-        alias="_target_", description="chosen by target=pixel or pixel_norm"
+        alias="_target_", description="chosen by target=pixel, pixel_norm, pca, dvae or hog"
+    )
+
+
+class PCATarget(Part):
+    target_: Literal["unmask.targets.PatchPCA"] = Field(
+        alias="_target_", description="chosen by target=pixel, pixel_norm, pca, dvae or hog"
+    )
+    components: Count = Field(description="largest coefficients that are predicted (the paper: 96 of 768)")
+
+
+class HogTarget(Part):
+    target_: Literal["unmask.targets.Hog"] = Field(
+        alias="_target_", description="chosen by target=pixel, pixel_norm, pca, dvae or hog"
+    )
+    bins: Annotated[int, Field(ge=2, le=64)] = Field(description="orientations of a histogram of gradients")
+
+
+class TokensTarget(Part):
+    target_: Literal["unmask.targets.Tokens"] = Field(
+        alias="_target_", description="chosen by target=pixel, pixel_norm, pca, dvae or hog"
+    )
+    file: str | None = Field(
+        description="the encoder of DALL-E's dVAE; null: a small dVAE of our own, trained on the data (stage tokenizer)"
+    )
+
+
+Target = Annotated[PixelTarget | PCATarget | HogTarget | TokensTarget, Field(discriminator="target_")]
+
+
+class Scale(Part):
+    """A size at which the paper's experiments are made; `unmask.runs.experiments` reads it."""
+
+    name: str = Field(description="what tables and files call it")
+    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], Field(min_length=1)] = Field(
+        description="every cell of an experiment is made with each"
+    )
+    cells: dict[str, dict[str, list[str] | None]] = Field(
+        description="experiment: row: overrides, where the paper's values do not fit this size; null: left out"
     )
 
 
@@ -179,12 +227,16 @@ class Config(Part):
     )
     runs_dir: Annotated[str, Field(min_length=1)] = Field(description="where the ledger is")
     wait: bool = Field(description="when another process owns a stage: wait for its result, or fail at once")
+    scale: Scale | None = Field(default=None, description="set by scale=embedded, cifar or paper")
+    loss_on: Literal["hidden", "all"] = Field(description="the patches whose error is the loss (footnote 1: all)")
     model: Model
+    encoder: Encoder
     decoder: Decoder
     masking: Masking
     target: Target
     augment: Augment
     data: Data
+    tokenizer: TokenizerRecipe
     pretrain: Recipe
     knn: Knn
     linear_probe: Probe
@@ -227,7 +279,7 @@ class Config(Part):
 
     def stage_image_size(self, stage: str) -> tuple[int, int]:
         """Pixels (height, width) in that stage: its own, or the data's."""
-        return getattr(getattr(self, stage), "image_size", None) or self.data.image_size
+        return getattr(getattr(self, stage, None), "image_size", None) or self.data.image_size
 
     @property
     def num_visible(self) -> int:

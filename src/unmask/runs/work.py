@@ -38,6 +38,7 @@ from unmask.runs import build
 from unmask.runs.classifiers import of_stage
 from unmask.runs.conversion import described
 from unmask.runs.fingerprint import StageSpec
+from unmask.runs.fitted import fit_patch_pca, give_basis
 from unmask.runs.fitting import FROZEN, Fitting, Metrics
 from unmask.runs.ledger import LedgerError, StageFolder
 from unmask.runs.plan import Plan
@@ -45,6 +46,7 @@ from unmask.runs.rates import part_rates, rates_table, rows
 from unmask.runs.recipes import Augment as AugmentConfig
 from unmask.runs.recipes import FineTune, PartialFineTune
 from unmask.runs.robustness import Robustness
+from unmask.targets import AnyTarget, NormalisedPixel, PatchPCA, Pixel
 from unmask.tasks.classify import Classify, Regularisation
 from unmask.tasks.features import LabelledFeatures, extract
 from unmask.tasks.neighbours import knn_accuracy
@@ -89,24 +91,39 @@ class StageWork:
 
     def __init__(self, run: Run, spec: StageSpec, folder: StageFolder) -> None:
         self.run, self.spec, self.folder, self.config = run, spec, folder, run.config
-        self.recipe: Any = getattr(run.config, spec.kind)
+        self.recipe: Any = getattr(run.config, spec.kind, None)
         self.shape: Shape = run.config.stage_image_size(spec.kind)
         self.fit = Fitting(run.plan, spec, folder, run.console)
 
     def pretrain(self) -> Metrics:
         config = self.config
         data = self.run.data(self.recipe.batch_size, None, config.augment, self.shape)
-        model, masking, target = build.build_mae(config), build.build_masking(config), build.build_target(config)
+        target = self.target()
+        model, masking = build.build_mae(config, target), build.build_masking(config)
         if self.spec.start == "given":
             weights = self.given_weights()
             # an encoder alone can be gone on with: its decoder starts anew
-            report = load_mae(model, weights) if weights.decoder else load_encoder(model.encoder, weights)
+            whole = weights.decoder is not None and isinstance(target, Pixel | NormalisedPixel) and config.decoder.depth
+            report = load_mae(model, weights) if whole else load_encoder(model.encoder, weights)
             self.run.console.print(described(weights, {"load": report}))
-            if not weights.decoder:
-                self.run.console.print("  these weights have no decoder: it starts from random ones")
-        module = Pretrain(model, masking, target, config.seed, self.optimizer(data))
-        pictures = Pictures(self.folder.pictures, data.val_views, data.form, config.watch.pictures)
-        return self.fit(module, data, [pictures])
+            if not whole:
+                self.run.console.print("  these weights have no decoder for this target: it starts from random ones")
+        module = Pretrain(model, masking, target, config.seed, self.optimizer(data), config.loss_on == "all")
+        pictures = [Pictures(self.folder.pictures, data.val_views, data.form, config.watch.pictures)]
+        return self.fit(module, data, [] if target.to_pixels is None else [*pictures])
+
+    def patch_pca(self) -> Metrics:
+        assert self.config.data.patch_size is not None
+        data = self.run.data(None, None, build.PLAIN, self.shape)
+        return fit_patch_pca(self.folder, data, self.config.data.patch_size)
+
+    def target(self) -> AnyTarget:
+        """The target, with what the stage before found in the training images."""
+        target = build.build_target(self.config)
+        if isinstance(target, PatchPCA):
+            assert self.spec.parent is not None
+            give_basis(target, StageFolder(self.config.runs_dir, self.spec.parent).path)
+        return target
 
     def knn(self) -> Metrics:
         knn = self.config.knn

@@ -1,32 +1,34 @@
 """Pretraining: predict hidden patches."""
 
 import lightning as L
+import torch
 from jaxtyping import Float
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from unmask.data.module import Batch
-from unmask.losses import mean_squared_error
 from unmask.mae import MAE
 from unmask.masking import BlockMasking, GridMasking, RandomMasking
 from unmask.optim import MakeOptimizer
-from unmask.patches import gather, patchify
 from unmask.randomness import Key, make_key
-from unmask.targets import NormalisedPixel, Pixel
+from unmask.targets import AnyTarget, wanted_at
 
 AnyMasking = RandomMasking | BlockMasking | GridMasking
-AnyTarget = Pixel | NormalisedPixel
 FIXED = make_key(0, "validation mask")  # whatever the run's seed: validation curves compare between runs
 
 
 class Pretrain(L.LightningModule):
-    """The MAE objective; masks are a function of (seed, epoch, sample), in validation of the sample alone."""
+    """The MAE objective; masks are a function of (seed, epoch, sample), in validation of the sample alone.
+
+    everywhere: the loss is on all patches, not on the hidden ones alone (footnote 1).
+    """
 
     def __init__(
-        self, model: MAE, masking: AnyMasking, target: AnyTarget, seed: int, make_optimizer: MakeOptimizer
-    ) -> None:
+        self, model: MAE, masking: AnyMasking, target: AnyTarget, seed: int, make_optimizer: MakeOptimizer,
+        everywhere: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.model, self.masking, self.target = model, masking, target
+        self.model, self.masking, self.target, self.everywhere = model, masking, target, everywhere
         self.key, self.make_optimizer = make_key(seed, "mask"), make_optimizer
 
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
@@ -38,9 +40,10 @@ class Pretrain(L.LightningModule):
 
     def reconstruction_loss(self, batch: Batch, key: Key, epoch: int) -> Float[Tensor, ""]:
         masking = self.masking(key, batch.ids_B, epoch)
-        pred_BMP = self.model(batch.images_BCHW, masking)
-        patches_BLP = patchify(batch.images_BCHW, self.model.encoder.patch_size)
-        return mean_squared_error(pred_BMP, self.target(gather(patches_BLP, masking.masked_BM)))
+        pred_BMP = self.model(batch.images_BCHW, masking, self.everywhere)
+        index_BM = torch.cat([masking.visible_BV, masking.masked_BM], 1) if self.everywhere else masking.masked_BM
+        wanted = wanted_at(self.target, batch.images_BCHW, index_BM, self.model.encoder.patch_size)
+        return self.target.loss(pred_BMP, wanted)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer, schedule = self.make_optimizer(self.model)

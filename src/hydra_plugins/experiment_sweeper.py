@@ -1,0 +1,103 @@
+"""hydra/sweeper=experiment: -m experiment=decoder_depth,mask_ratio scale=embedded runs every cell of those tables.
+
+What is no table of the paper is swept as Hydra's basic sweeper does. Cells that two tables share are run once.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from unmask.runs.checks import ConfigError, check
+from unmask.runs.commands import fail
+from unmask.runs.experiments import ALL, SMALLEST_SCALE, cells, is_sweep, read_scale, slugs
+from unmask.runs.plan import make_plan
+
+
+@dataclass
+class ExperimentSweeperConfig:
+    _target_: str = "hydra_plugins.experiment_sweeper.ExperimentSweeper"
+    max_batch_size: int | None = None
+    params: dict[str, str] = field(default_factory=dict)
+
+
+ConfigStore.instance().store(
+    group="hydra/sweeper", name="experiment", node=ExperimentSweeperConfig, provider="unmask",
+)  # fmt: skip
+
+
+class ExperimentSweeper(BasicSweeper):
+    """Hydra's basic sweeper, which knows the tables of the paper."""
+
+    def __init__(self, max_batch_size: int | None = None, params: dict[str, str] | None = None) -> None:
+        super().__init__(max_batch_size, params)
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """All cells are checked, then launched together; what a cell raised is raised when the others are done."""
+        assert self.launcher is not None
+        try:
+            wanted = cells_of([*(f"{key}={value}" for key, value in self.params.items()), *arguments])
+            self._check(wanted)
+        except ConfigError as error:
+            fail(str(error), 2)
+        returns = self.launcher.launch(wanted, initial_job_idx=0)
+        for returned in returns:
+            _ = returned.return_value
+        return [returns]
+
+    def _check(self, wanted: list[list[str]]) -> None:
+        """Every cell's config and data, before the first starts."""
+        assert self.hydra_context is not None
+        faults = []
+        for overrides in wanted:
+            try:
+                cell = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
+                OmegaConf.set_struct(cell, False)
+                cell.pop("hydra", None)
+                raw = OmegaConf.to_container(cell, resolve=True)
+                assert isinstance(raw, dict)
+                make_plan(check({str(key): value for key, value in raw.items()}))
+            except ConfigError as error:
+                faults.append(f"cell {' '.join(overrides)}:\n  " + str(error).replace("\n", "\n  "))
+            except Exception as error:  # Hydra's and OmegaConf's own complaints about overrides
+                faults.append(f"cell {' '.join(overrides)}:\n  {str(error).splitlines()[0]}")
+        if faults:
+            raise ConfigError("no cell was started:\n" + "\n".join(faults))
+
+
+def cells_of(arguments: list[str]) -> list[list[str]]:
+    """The overrides of every cell of a sweep, each cell once. Raises ConfigError for a table or scale there is not."""
+    given = {key: value for key, _, value in (argument.partition("=") for argument in arguments)}
+    wanted = given.get("experiment", "").split(",")
+    if not any(is_sweep(slug) for slug in wanted):
+        return _plain(arguments)
+    tables = slugs() if ALL in wanted else list(dict.fromkeys(wanted))
+    rest = [argument for argument in arguments if argument.partition("=")[0] not in ("experiment", "scale", "seed")]
+    found: dict[tuple[str, ...], None] = {}
+    for name in given.get("scale", SMALLEST_SCALE).split(","):
+        scale = read_scale(name)
+        for slug in tables:
+            for cell in cells(slug, scale, _seeds(given.get("seed"))):
+                for more in _plain(rest):
+                    found[(*cell.overrides, *more)] = None
+    return [list(cell) for cell in found]
+
+
+def _seeds(text: str | None) -> list[int] | None:
+    """seed=0,1 or seed=range(3) on the command line instead of the scale's."""
+    if text is None:
+        return None
+    found = [dict(override.split("=", 1) for override in cell)["seed"] for cell in _plain([f"seed={text}"])]
+    if not all(value.isdecimal() for value in found):
+        raise ConfigError(f"seed={text}: give whole numbers such as seed=0,1,2")
+    return [int(value) for value in found]
+
+
+def _plain(arguments: list[str]) -> list[list[str]]:
+    """The product of all values, as Hydra's basic sweeper has it."""
+    overrides = OverridesParser.create().parse_overrides(arguments)
+    (cells,) = BasicSweeper.split_arguments(overrides, None)
+    return [list(cell) for cell in cells]

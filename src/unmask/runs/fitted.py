@@ -1,0 +1,39 @@
+"""What a target must know of the training images before pretraining starts: the PCA of patches, the own dVAE."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load, save
+
+from unmask.data.module import ImageData, normalised
+from unmask.durable import replacing
+from unmask.patch_pca import PatchSums
+from unmask.runs.ledger import LedgerError, StageFolder
+from unmask.targets import PatchPCA
+
+BASIS = "basis.safetensors"
+MOST = 0.9  # of the variance
+
+
+def fit_patch_pca(folder: StageFolder, data: ImageData, patch_size: int) -> dict[str, float]:
+    """The basis of all training images' patches, as evaluation sees them, into the folder; how few hold most."""
+    sums = PatchSums(patch_size**2 * len(data.form.mean))
+    for batch in data.predict_dataloader()[0]:
+        sums.add(normalised(batch, data.form).images_BCHW, patch_size)
+    basis = sums.basis()
+    with replacing(folder.path / BASIS) as file:
+        file.write(save({name: value.contiguous() for name, value in basis._asdict().items()}))
+    share_P = basis.variance_P.cumsum(0) / basis.variance_P.sum().clamp(min=torch.finfo(torch.float64).tiny)
+    return {
+        "patches": sums.count, "coefficients": len(share_P), "hold_most": int((share_P < MOST).sum()) + 1,
+    }  # fmt: skip
+
+
+def give_basis(target: PatchPCA, folder: Path) -> None:
+    """The largest components into the target. Raises LedgerError where the stage's file is gone."""
+    try:
+        basis = load((folder / BASIS).read_bytes())
+    except OSError as error:
+        raise LedgerError(f"{folder} is finished but {BASIS} cannot be read ({error}); remove it to redo it") from None
+    target.mean_P.copy_(basis["mean_P"])
+    target.basis_PK.copy_(basis["components_PP"][:, : target.components])
