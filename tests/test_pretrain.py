@@ -47,7 +47,7 @@ class Spy(torch.nn.Module):
         super().__init__()
         self.encoder, self.seen = model.encoder, []
 
-    def forward(self, images: Tensor, masking: Masking) -> Tensor:
+    def forward(self, images: Tensor, masking: Masking, everywhere: bool = False) -> Tensor:
         self.seen.append(masking.hidden_BL)
         return torch.zeros(*masking.masked_BM.shape, 12)
 

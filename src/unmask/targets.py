@@ -1,7 +1,7 @@
 """What the decoder must predict (MAE Sec. 3 "Reconstruction target", Table 1d); float32 whatever the autocast."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -106,6 +106,7 @@ class Hog:
         return hog(images_BCHW, patch_size, self.bins)
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """Images in [0, 1] to one of `codes` tokens a patch, as BEiT's visual tokens."""
 

@@ -13,12 +13,20 @@ from unmask.reports.tables import Result, headline
 from unmask.runs.fingerprint import StageSpec
 from unmask.runs.ledger import StageFolder
 from unmask.runs.plan import Plan
+from unmask.runs.schema import UNLABELLED
 
 STEPS_SHOWN = 6
 GROUPS = {
     "knn": "kNN", "linear_probe": "linear probe", "attentive_probe": "attentive probe", "finetune": "fine-tuning",
     "partial_finetune": "fine-tuning the last blocks",
 }  # fmt: skip
+TARGETS = {
+    "Pixel": "Pixels normalised by the data set",
+    "NormalisedPixel": "Pixels normalised by each patch's mean and standard deviation",
+    "PatchPCA": "The largest principal coefficients of each patch",
+    "Hog": "Histograms of oriented gradients",
+    "Tokens": "Discrete tokens of a dVAE",
+}
 
 
 def page_content(plan: Plan, results: list[Result], command: str) -> dict[str, Any]:
@@ -41,8 +49,7 @@ def page_content(plan: Plan, results: list[Result], command: str) -> dict[str, A
         "sentences": [sentence(group, config.scratch == config.finetune) for group in measured],
         "n": f"{images:,}", "seed": config.seed, "error": f"{worst_error(measured, images):.1f}",
         "robustness": _robustness(plan), "curve": Markup(loss_curve(journal)) if journal else None,
-        "target": "Pixels normalised by the data set" if config.target.target_.endswith(".Pixel")
-        else "Pixels normalised by each patch's mean and standard deviation",
+        "target": TARGETS[config.target.target_.rsplit(".", 1)[1]],
         "rows": [_row(spec, result, plan) for spec, result in zip(plan.stages, results, strict=True)],
         "command": command, "versions": _versions(results),
     }  # fmt: skip
@@ -124,11 +131,13 @@ def _sheets(folder: Path) -> list[dict[str, str]]:
 
 def _row(spec: StageSpec, result: Result, plan: Plan) -> dict[str, str]:
     number, unit = headline(result)
-    recipe = getattr(plan.config, spec.kind)
+    recipe = getattr(plan.config, spec.kind, None)
     if spec.kind == "robustness":
         protocol = f"{recipe.source}, severities {', '.join(map(str, recipe.severities))}, {result['images']:,} images"
         clean = result["metrics"].get("val/clean_accuracy")
         protocol += "" if clean is None else f" (clean: {clean:.1f} %)"
+    elif spec.kind == "patch_pca":
+        protocol = f"{result['metrics']['patches']:,.0f} patches, centred, not whitened"
     elif spec.kind == "knn":
         protocol = f"k = {recipe.k}, cosine, temperature {recipe.temperature:g}"
     else:
@@ -136,7 +145,7 @@ def _row(spec: StageSpec, result: Result, plan: Plan) -> dict[str, str]:
         protocol = f"{recipe.optimizer}, {recipe.epochs} epochs, batch {batch}, base lr {recipe.base_lr:g}"
     if spec.kind == "attentive_probe":
         protocol += ", attention pooling"
-    elif spec.kind not in ("pretrain", "robustness") and spec.start != "pixels":
+    elif spec.kind not in (*UNLABELLED, "robustness") and spec.start != "pixels":
         protocol += ", class token" if recipe.pool == "cls" else ", mean of patch tokens"
     if labels := getattr(recipe, "labels", None):
         protocol += f", {labels} labels"
@@ -154,7 +163,7 @@ def _data_name(plan: Plan) -> str:
 
 
 def _unnormalising(target: str) -> str:
-    if target.endswith(".Pixel"):
+    if not target.endswith(".NormalisedPixel"):
         return ""
     return " Contrast and brightness of hidden patches are taken from the visible ones, not from the answer."
 

@@ -1,0 +1,79 @@
+"""What of an experiment is done: each row's results, from the ledger or from the rows that are kept beside the paper's.
+
+A result is known by its fingerprint, so it counts wherever it was made.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from unmask.reports.result_rows import ResultRow
+from unmask.runs.checks import ConfigError
+from unmask.runs.experiments import Paper, PaperRow, cells
+from unmask.runs.fingerprint import StageSpec
+from unmask.runs.ledger import StageFolder
+from unmask.runs.plan import Plan, make_plan
+from unmask.runs.schema import Config, Scale
+
+Compose = Callable[[Sequence[str]], Config]
+MEASURED_FROM = ("pretrained", "given", "random")
+
+
+@dataclass
+class Gathered:
+    """Rows that are done, how many there will be, and the first cell's config (None: its data is not here)."""
+
+    rows: list[ResultRow] = field(default_factory=list)
+    expected: int = 0
+    config: Config | None = None
+    missing_data: str | None = None
+
+
+def gather(paper: Paper, slug: str, scale: Scale, compose: Compose, runs_dir: str, kept: list[ResultRow]) -> Gathered:
+    """Every (row, column, seed) of the experiment at that scale that has a result."""
+    found, by_fingerprint = Gathered(), {(row.column, row.fingerprint): row for row in kept}
+    labelled = {row.row: row for row in paper.rows}
+    configs: dict[str, Config] = {}
+    for cell in cells(slug, scale):
+        columns = stages_of(paper, labelled[cell.row])
+        found.expected += len(columns)
+        if cell.row not in configs:
+            configs[cell.row] = compose(cell.overrides)
+        config = configs[cell.row].model_copy(update={"seed": cell.seed, "runs_dir": runs_dir})
+        found.config = found.config or config
+        try:
+            plan = make_plan(config)
+        except ConfigError as error:
+            found.missing_data = str(error).splitlines()[0]
+            found.rows += [r for r in kept if (r.row, r.seed) == (cell.row, cell.seed)]
+            continue
+        for column, stage in columns.items():
+            spec = measured(plan, stage)
+            row = spec and _result(spec, runs_dir, cell.row, column, cell.seed, paper.columns[column].metric)
+            row = row or (spec and by_fingerprint.get((column, spec.fingerprint)))
+            if row:
+                found.rows.append(row)
+    return found
+
+
+def stages_of(paper: Paper, row: PaperRow) -> dict[str, str]:
+    """Which stage fills each column of ours in this row."""
+    wanted = {name: row.stages.get(name) or column.stage for name, column in paper.columns.items()}
+    return {name: stage for name, stage in wanted.items() if stage and (name in row.values or name in row.stages)}
+
+
+def measured(plan: Plan, stage: str) -> StageSpec | None:
+    """The stage of the plan that a column asks for: the one on trained weights, not its controls."""
+    return next((s for s in plan.stages if s.kind == stage and s.start in MEASURED_FROM), None)
+
+
+def _result(spec: StageSpec, runs_dir: str, row: str, column: str, seed: int, metric: str) -> ResultRow | None:
+    result = StageFolder(Path(runs_dir), spec).result()
+    if result is None:
+        return None
+    values: dict[str, Any] = {**result["metrics"], "seconds": result["seconds"]}
+    if metric not in values:
+        return None
+    pretrain = spec.parent.fingerprint if spec.parent else ""
+    return ResultRow(row, column, seed, float(values[metric]), int(result["images"]), spec.fingerprint, pretrain)
