@@ -175,6 +175,21 @@ def test_what_is_derived_is_not_passed_off_as_printed() -> None:
     assert rows(facts)["all patches"]["lin"] is None
 
 
+@pytest.mark.parametrize(
+    "claim",
+    [
+        {"best": "4"},  # 73.5 at 8 is above
+        {"rising": ["1", "8", "12"]},
+        {"falling": ["8", "12", "1", "2"]},
+        {"higher": ["12", "8"]},
+        {"higher": ["8", "1"], "by": 8.0},  # by 8.0 exactly, which is not above
+        {"within": 0.2, "rows": ["8", "12"]},  # 0.2 apart, which is not within
+    ],
+)
+def test_a_claim_can_be_false(claim: Table) -> None:
+    assert not holds(claim, column(paper("decoder_depth"), "lin"))
+
+
 @pytest.mark.parametrize("slug", SLUGS)
 def test_every_claim_is_true_of_the_papers_own_numbers(slug: str) -> None:
     facts = paper(slug)
