@@ -4,6 +4,7 @@ experiments/<slug>/paper.yaml holds the paper's numbers, conf/experiment/<slug>.
 paper's values, conf/scale/<name>.yaml a size at which it is made, with its own values where the paper's do not fit.
 """
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -132,9 +133,9 @@ def slugs() -> list[str]:
 
 
 def _place(paper: str) -> tuple[int, str]:
-    """Table 1a to 1f, footnote 1, Figures 5, 7, 9, then the other tables."""
-    kinds = ("Table 1", "Footnote", "Figure", "Table", "Appendix")
-    return next((i for i, kind in enumerate(kinds) if paper.startswith(kind)), len(kinds)), paper.rjust(12)
+    """Table 1a to 1f, footnote 1, Figures 5, 7, 8, 9, then the other tables and the rest."""
+    kinds = (r"Table 1[a-z]", "Footnote", "Figure", "Table", "Section")
+    return next((i for i, kind in enumerate(kinds) if re.match(kind, paper)), len(kinds)), paper.rjust(12)
 
 
 def read_paper(slug: str | Path) -> Paper:
@@ -180,6 +181,8 @@ def _read(path: Path, kind: Any, key: str | None = None) -> Any:
 def cells(slug: str, scale: Scale, seeds: list[int] | None = None) -> Iterator[Cell]:
     """Every row with every seed, in the paper's order; the scale's own values where it has some."""
     sweep, own = read_sweep(slug), scale.cells.get(slug, {})
+    if own is None:
+        return
     if unknown := own.keys() - sweep.cells.keys():
         raise ConfigError(f"scale={scale.name}: {slug} has no row {sorted(unknown)[0]}; rows are {list(sweep.cells)}")
     for row, overrides in sweep.cells.items():

@@ -137,7 +137,7 @@ class Scale(Part):
     seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], Field(min_length=1)] = Field(
         description="every cell of an experiment is made with each"
     )
-    cells: dict[str, dict[str, list[str] | None]] = Field(
+    cells: dict[str, dict[str, list[str] | None] | None] = Field(
         description="experiment: row: overrides, where the paper's values do not fit this size; null: left out"
     )
 
