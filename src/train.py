@@ -4,16 +4,17 @@ import json
 import os
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from unmask.runs.checks import ConfigError, check
-from unmask.runs.commands import EXPLAINED, enter, fail, guarded, told
+from unmask.runs.commands import EXPLAINED, CellError, enter, fail, guarded, told
 from unmask.runs.ledger import StageFolder
 from unmask.runs.plan import Plan, make_plan
 
@@ -25,7 +26,9 @@ GROUPS = [str(path.relative_to(CONF)) for path in CONF.rglob("*") if path.is_dir
 def run(cfg: DictConfig) -> None:
     """Check, plan, execute, report; exits with 0 done, 1 error, 2 bad config, 75 preempted."""
     enter()
-    console = Console()
+    console, leave = Console(), fail
+    if HydraConfig.get().mode == RunMode.MULTIRUN:  # a launcher that runs cells as functions; ours starts commands
+        leave = raise_from_cell
     try:
         plan = make_plan(check(plain(cfg)))
         folders = [StageFolder(plan.config.runs_dir, spec) for spec in plan.stages]
@@ -39,13 +42,18 @@ def run(cfg: DictConfig) -> None:
             results = execute(plan, console)
         report(plan, results, [bool(result) for result in finished], console)
     except ConfigError as error:
-        fail(str(error), 2)
+        leave(str(error), 2)
     except Exception as error:
         if not isinstance(error, EXPLAINED) and not hasattr(error, "__notes__"):
             raise  # outside of any stage: nothing has kept its traceback
-        fail(told(error), 1)
+        leave(told(error), 1)
     except KeyboardInterrupt:
         fail("interrupted; the same command goes on from the last checkpoint", 75)
+
+
+def raise_from_cell(message: str, code: int) -> NoReturn:
+    """Hydra keeps a cell's exception and runs the others; SystemExit would end them all."""
+    raise CellError(message)
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:

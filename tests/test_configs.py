@@ -8,6 +8,7 @@ import pytest
 
 from small_runs import ROOT, call, raw_config
 from unmask.runs.checks import ConfigError, check, known_keys, unknown_overrides
+from unmask.runs.experiments import is_sweep
 from unmask.runs.plan import make_plan
 from unmask.runs.reference import reference
 
@@ -23,6 +24,8 @@ GROUPS = (
     "finetune",
     "scratch",
     "trainer",
+    "tokenizer",
+    "scale",
 )
 CHOICES = [
     f"{group}={path.stem}" for group in GROUPS for path in sorted((ROOT / "conf" / group).glob("*.yaml"))
@@ -37,13 +40,16 @@ def faults(*overrides: str) -> str:
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_choice_of_every_group_passes_the_schema(choice: str, tmp_path: Path) -> None:
-    extra = [f"data.root={tmp_path}"] if choice.startswith("data=") else []
+    extra = [f"data.root={tmp_path}"] if choice.startswith("data=") or choice == "scale=paper" else []
     check(raw_config(choice, *extra, tiny=False))
 
 
 def test_every_experiment_passes_the_schema() -> None:
     for path in (ROOT / "conf" / "experiment").glob("*.yaml"):
-        check(raw_config(f"experiment={path.stem}", "data.root=/path", tiny=False))
+        raw = raw_config(f"experiment={path.stem}", "data.root=/path", tiny=False)
+        assert ("sweep" in raw) == is_sweep(path.stem)
+        if "sweep" not in raw:
+            check(raw)
 
 
 @pytest.mark.parametrize("model", ["ti", "s", "b", "l", "h"])

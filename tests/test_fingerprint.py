@@ -16,6 +16,9 @@ SCIENCE = {
     "model.mlp_ratio": "model.mlp_ratio=2", "decoder.depth": "decoder.depth=2", "decoder.width": "decoder.width=32",
     "decoder.heads": "decoder.heads=2", "masking._target_": "masking=block",
     "masking.min_patches": "masking=block masking.min_patches=9", "target._target_": "target=pixel_norm",
+    "target.bins": "target=hog target.bins=7", "target.components": "target=pca target.components=3",
+    "target.file": "target=dvae target.file={others}/3/000.png", "encoder.mask_tokens": "encoder.mask_tokens=true", "loss_on": "loss_on=all",
+    "augment.jitter": "augment.jitter=0.4",
     "augment.crop": "augment.crop=fixed", "augment.scale": "augment.scale=[0.5,1]", "augment.flip": "augment.flip=true",
     "augment.policy": "augment.policy=rand-m5-n1", "augment.erasing": "augment.erasing=0.3",
     "data.source": "data=cifar10", "data.image_size": "data.image_size=56", "data.patch_size": "data.patch_size=2", "data.mean": "data.mean=[0.2]",
@@ -27,7 +30,7 @@ SCIENCE = {
 }  # fmt: skip
 MACHINE = {
     "stages": "stages=[scratch,pretrain,knn,linear_probe,finetune]", "controls": "controls=[]", "runs_dir": "runs_dir=/else",
-    "wait": "wait=false", "model.name": "model.name=other", "model.patch_size_at_224": "model.patch_size_at_224=8",
+    "wait": "wait=false", **dict.fromkeys(("scale.name", "scale.seeds", "scale.cells"), "++scale.name=a ++scale.seeds=[1] ++scale.cells={}"), "model.name": "model.name=other", "model.patch_size_at_224": "model.patch_size_at_224=8",
     "data.root": "data.root=/else", "data.download": "data.download=true", "data.flip": "data.flip=true",
     "data.holdout": "data.holdout=0.3", "data.in_memory": "data.in_memory=false", "data.num_workers": "data.num_workers=3",
     "trainer.accelerator": "trainer.accelerator=cpu",
@@ -41,19 +44,20 @@ OPTIMISED = {
 }  # fmt: skip
 MEASURED = {
     "augment.crop": "random", "augment.scale": "[0.3,1]", "augment.flip": "true", "augment.policy": "rand-m5-n1",
-    "augment.erasing": "0.5", "labels": "40", "image_size": "56",
+    "augment.erasing": "0.5", "augment.jitter": "0.3", "labels": "40", "image_size": "56",
 }  # fmt: skip
 TUNED = {
     "pool": "cls", "layer_decay": "0.7", "drop_path": "0.3", "smoothing": "0.2", "mixup": "0.4", "cutmix": "0.4",
     "ema": "0.9",
 }  # fmt: skip
 OTHER_VALUE = {
+    "tokenizer": OPTIMISED | {"seed": "3", "codes": "32", "width": "8", "usage_weight": "0.3"},
     "pretrain": OPTIMISED, "linear_probe": OPTIMISED | MEASURED | {"pool": "mean", "optimizer": "adamw"},
     "attentive_probe": OPTIMISED | MEASURED | {"heads": "8"}, "finetune": OPTIMISED | MEASURED | TUNED,
     "scratch": OPTIMISED | MEASURED | TUNED, "partial_finetune": OPTIMISED | MEASURED | TUNED | {"blocks": "2"},
 }  # fmt: skip
 OTHER_VALUES = [(recipe, key) for recipe, values in OTHER_VALUE.items() for key in values]
-ALL = "stages=[pretrain,knn,linear_probe,attentive_probe,partial_finetune,finetune,scratch,robustness]"
+ALL = "stages=[patch_pca,tokenizer,pretrain,knn,linear_probe,attentive_probe,partial_finetune,finetune,scratch,robustness]"
 
 
 def fingerprints(*overrides: str) -> dict[tuple[str, str], str]:
@@ -61,6 +65,7 @@ def fingerprints(*overrides: str) -> dict[tuple[str, str], str]:
     return {(spec.kind, spec.start): spec.fingerprint for spec in plan.stages}
 
 
+IMAGES = {("patch_pca", "images"), ("tokenizer", "images")}
 AFTER_PRETRAINING = {(P, "random")} | {(kind, "pretrained") for kind in (K, L, A, T, F, R)}
 PIXELS = {(K, "pixels"), (L, "pixels"), (F, "pixels")}
 ENCODERS = AFTER_PRETRAINING | {(kind, "random") for kind in (K, L, A, T, S)}
@@ -69,9 +74,9 @@ KNN = {(K, "pretrained"), (K, "random"), (K, "pixels")}
 AFFECTED = {
     "seed": EVERYTHING - {(K, "pixels")},  # neighbours among all pixels: nothing is drawn
     "robustness": {(R, "pretrained")}, "labels": {(R, "pretrained"), (F, "pretrained"), (F, "pixels"), (S, "random"), (T, "pretrained"), (T, "random")},
-    "model.heads": ENCODERS, "data.patch_size": ENCODERS, "knn.k": KNN, "knn.temperature": KNN, "knn.labels": KNN, "knn.pool": KNN - PIXELS,
-    **dict.fromkeys(("mask_ratio", "masking", "target", "decoder", "augment"), AFTER_PRETRAINING),
-    "model": ENCODERS, "data": EVERYTHING, "trainer": EVERYTHING,
+    "model.heads": ENCODERS, "data.patch_size": ENCODERS | IMAGES, "knn.k": KNN, "knn.temperature": KNN, "knn.labels": KNN, "knn.pool": KNN - PIXELS,
+    **dict.fromkeys(("mask_ratio", "masking", "target", "encoder", "decoder", "augment", "loss_on"), AFTER_PRETRAINING),
+    "model": ENCODERS, "data": EVERYTHING | IMAGES, "trainer": EVERYTHING | IMAGES,
 }  # fmt: skip
 
 
@@ -85,14 +90,14 @@ def test_what_can_change_a_result_changes_the_fingerprints_of_those_stages_alone
 
 @pytest.mark.parametrize("override", MACHINE.values())
 def test_what_cannot_change_a_result_does_not(override: str) -> None:
-    ours, default = fingerprints(override), fingerprints()
+    ours, default = fingerprints(*override.split()), fingerprints()
     assert all(default[stage] == fingerprint for stage, fingerprint in ours.items())
 
 
 @pytest.mark.parametrize(("recipe", "key"), OTHER_VALUES)
 def test_every_value_of_a_recipe_counts(recipe: str, key: str) -> None:
     changed = fingerprints(f"{recipe}.{key}={OTHER_VALUE[recipe][key]}")
-    start = "random" if recipe in ("pretrain", "scratch") else "pretrained"
+    start = {"tokenizer": "images"}.get(recipe, "random" if recipe in ("pretrain", "scratch") else "pretrained")
     assert changed[recipe, start] != fingerprints()[recipe, start]
 
 
@@ -130,6 +135,18 @@ def test_controls_are_shared_between_cells_that_differ_in_pretraining() -> None:
     for stage in (("knn", "random"), ("knn", "pixels"), ("linear_probe", "random"), ("scratch", "random")):
         assert deep[stage] == default[stage]
     assert deep["knn", "pretrained"] != default["knn", "pretrained"]
+
+
+def test_what_is_found_in_images_beforehand_is_shared_by_seeds_and_models() -> None:
+    other, default = fingerprints("seed=5", "decoder.depth=4", "model.width=64", "mask_ratio=0.5"), fingerprints()
+    assert all(other[stage] == default[stage] for stage in IMAGES)
+
+
+@pytest.mark.parametrize(("target", "before"), [("pca", "patch_pca"), ("dvae", "tokenizer")])
+def test_a_target_that_is_fitted_follows_its_stage(target: str, before: str) -> None:
+    plan = plan_for(f"target={target}", "stages=[pretrain]", tiny=False)
+    assert [spec.kind for spec in plan.stages] == [before, "pretrain"]
+    assert plan.stages[1].parent == plan.stages[0]
 
 
 def test_raw_pixels_do_not_depend_on_any_encoder() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
 from unmask.runs.checks import ConfigError, check
@@ -44,8 +45,12 @@ class ExperimentSweeper(BasicSweeper):
         except ConfigError as error:
             fail(str(error), 2)
         returns = self.launcher.launch(wanted, initial_job_idx=0)
-        for returned in returns:
-            _ = returned.return_value
+        if failed := [line for cell, returned in zip(wanted, returns, strict=True) for line in _fault(cell, returned)]:
+            fail(
+                f"{len(failed)} of {len(wanted)} cells failed; the same command redoes them alone:\n"
+                + "\n".join(failed),
+                1,
+            )
         return [returns]
 
     def _check(self, wanted: list[list[str]]) -> None:
@@ -66,6 +71,16 @@ class ExperimentSweeper(BasicSweeper):
                 faults.append(f"cell {' '.join(overrides)}:\n  {str(error).splitlines()[0]}")
         if faults:
             raise ConfigError("no cell was started:\n" + "\n".join(faults))
+
+
+def _fault(cell: list[str], returned: JobReturn) -> list[str]:
+    """A line for a cell that failed."""
+    if returned.status == JobStatus.COMPLETED:
+        return []
+    try:
+        return [f"cell {' '.join(cell)}: {returned.return_value}"]
+    except Exception as error:
+        return [f"cell {' '.join(cell)}: {error}"]
 
 
 def cells_of(arguments: list[str]) -> list[list[str]]:

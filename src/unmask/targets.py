@@ -108,38 +108,34 @@ class Hog:
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """Images in [0, 1] to one of `codes` tokens a patch, as BEiT's visual tokens."""
+    """Images, as the model sees them, to one of `codes` tokens a patch (`unmask.tokenizers` has two)."""
 
     codes: int
 
-    def tokens(self, images_BCHW: Float[Tensor, "B C H W"], grid: tuple[int, int]) -> Int[Tensor, "B L"]: ...
+    def tokens(self, images_BCHW: Float[Tensor, "B C H W"]) -> Int[Tensor, "B L"]: ...
 
     def to(self, device: Any) -> Any: ...
 
 
 class Tokens:
-    """Discrete tokens of a dVAE, predicted by cross-entropy over its codebook (Table 1d, after BEiT).
+    """Discrete tokens of a frozen dVAE, predicted by cross-entropy over its codebook (Table 1d, after BEiT).
 
-    The tokenizer sees pixels in [0, 1]: mean and std are those by which the model's images were normalised.
+    No part of the model: checkpoints do not carry it.
     """
 
     whole_images = True
     to_pixels = None
     loss = staticmethod(cross_entropy)
 
-    def __init__(self, tokenizer: Tokenizer, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        self.tokenizer, self.mean, self.std = tokenizer, mean, std
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
 
     def outputs(self, patch_size: int, channels: int) -> int:
         return self.tokenizer.codes
 
     @torch.no_grad()
     def __call__(self, images_BCHW: Float[Tensor, "B C H W"], patch_size: int) -> Int[Tensor, "B L"]:
-        device, (height, width) = images_BCHW.device, images_BCHW.shape[2:]
-        mean, std = (torch.tensor(v, device=device).view(1, -1, 1, 1) for v in (self.mean, self.std))
-        with torch.autocast(device.type, enabled=False):
-            pixels_BCHW = (images_BCHW.float() * std + mean).clamp(0, 1)
-            return self.tokenizer.to(device).tokens(pixels_BCHW, (height // patch_size, width // patch_size))
+        return self.tokenizer.to(images_BCHW.device).tokens(images_BCHW)
 
 
 AnyTarget = Pixel | NormalisedPixel | PatchPCA | Hog | Tokens

@@ -18,7 +18,7 @@ FIXED_SIDE = 0.875  # crop_fixed: 224 of 256 pixels
 @dataclass(frozen=True)
 class Augment:
     """How training images are changed (MAE Table 1e): cropped to the centre, a fixed or a random size; mirrored;
-    by RandAugment; and by erasing a box (`unmask.data.policies` has the last two).
+    by RandAugment or colour jitter; and by erasing a box (`unmask.data.policies`, `unmask.data.jitter`).
 
     scale: the area of a random crop, as shares of the image. flip: mirror half of the images.
     """

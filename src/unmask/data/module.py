@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from unmask.data.crops import Augment, centre_boxes, crop_resize
 from unmask.data.folders import Files, open_image
+from unmask.data.jitter import colour_jitter
 from unmask.data.policies import erase, rand_augment
 from unmask.data.sampler import EpochBatches, EvalBatches, Ticket
 from unmask.data.sources import InMemory
@@ -48,7 +49,7 @@ Change = Callable[[Tensor, int, Tensor], Tensor]  # (uint8 images, epoch, sample
 class Views(Dataset):
     """A split seen through an augmentation: whole batches by (epoch, id), the same for any number of workers.
 
-    change: what is done to the cropped images; unless given it is the augmentation's RandAugment, if it has one.
+    change: what is done to the cropped images; unless given it is the augmentation's RandAugment or colour jitter.
     """
 
     def __init__(
@@ -58,6 +59,8 @@ class Views(Dataset):
         self.change = change
         if augment and augment.policy:
             self.change = rand_augment(augment.policy, form.mean, form.shape, make_key(seed, "policy"))
+        elif augment and augment.jitter:
+            self.change = colour_jitter(augment.jitter, make_key(seed, "jitter"))
 
     def __len__(self) -> int:
         return len(self.split)

@@ -12,6 +12,7 @@ from unmask.data.module import EVAL_BATCH, Format, Loading
 from unmask.data.sources import InMemory, cifar, mnist5k
 from unmask.decoder import Decoder, LinearHead
 from unmask.encoder import Encoder
+from unmask.exchange.dalle import read_dalle
 from unmask.initialisation import initialise
 from unmask.mae import MAE
 from unmask.runs.plan import Plan
@@ -19,6 +20,7 @@ from unmask.runs.recipes import Augment as AugmentConfig
 from unmask.runs.schema import Config, PCATarget, TokensTarget
 from unmask.targets import AnyTarget, Tokens
 from unmask.tasks.pretrain import AnyMasking
+from unmask.tokenizers import DallETokenizer, SmallTokenizer
 
 
 def construct(spec: dict[str, Any], **more: Any) -> Any:
@@ -69,10 +71,18 @@ def build_target(config: Config) -> AnyTarget:
     if isinstance(config.target, PCATarget):
         return construct(spec, patch_size=data.patch_size, channels=data.channels)
     if isinstance(config.target, TokensTarget):
-        assert data.mean is not None
-        assert data.std is not None
-        return Tokens(build_tokenizer(config), tuple(data.mean), tuple(data.std))
+        return Tokens(build_tokenizer(config).eval().requires_grad_(False))
     return construct(spec)
+
+
+def build_tokenizer(config: Config) -> SmallTokenizer | DallETokenizer:
+    """DALL-E's where its file is given, else the small one as it is before its training."""
+    data, small = config.data, config.tokenizer
+    assert data.patch_size is not None
+    if isinstance(config.target, TokensTarget) and config.target.file:
+        form = build_format(config)
+        return DallETokenizer(read_dalle(Path(config.target.file).expanduser()), config.grid, form.mean, form.std)
+    return SmallTokenizer(data.patch_size, data.channels, small.codes, small.width, small.seed)
 
 
 STANDARD = 224  # pixels

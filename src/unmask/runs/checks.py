@@ -99,13 +99,13 @@ def _targets(config: Config) -> Iterator[str]:
     patch, channels = config.data.patch_size, config.data.channels
     assert patch is not None
     pixels = patch**2 * channels
-    if isinstance(config.target, PCATarget) and config.target.components > pixels:
+    if isinstance(config.target, PCATarget) and (config.target.components or 0) > pixels:
         yield (
             f"target.components = {config.target.components}: a patch of {patch} x {patch} pixels and {channels} "
             f"channels has {pixels} coefficients; the paper takes an eighth: target.components={max(1, pixels // 8)}"
         )
-    if isinstance(config.target, TokensTarget) and config.target.file and channels != 3:
-        yield f"target.file = {config.target.file}: DALL-E's encoder takes 3 channels, not data.channels={channels}"
+    if isinstance(config.target, TokensTarget) and config.target.file and channels not in (1, 3):
+        yield f"target.file = {config.target.file}: DALL-E's encoder takes 1 or 3 channels, not {channels}"
 
 
 def _ignored(config: Config) -> Iterator[str]:

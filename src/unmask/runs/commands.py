@@ -9,6 +9,12 @@ from unmask.runs.ledger import LedgerError
 
 EXPLAINED = (LedgerError, ValueError, OSError, FloatingPointError)  # raised with a text for the user
 MULTIRUN = ("-m", "--multirun")
+
+
+class CellError(RuntimeError):
+    """A cell of a sweep that shares its process with the sweep (Hydra's own launchers): the others go on."""
+
+
 entered = False  # whether Hydra composed a config and called the command
 
 

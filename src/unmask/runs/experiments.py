@@ -135,7 +135,10 @@ def slugs() -> list[str]:
 def _place(paper: str) -> tuple[int, str]:
     """Table 1a to 1f, footnote 1, Figures 5, 7, 8, 9, then the other tables and the rest."""
     kinds = (r"Table 1[a-z]", "Footnote", "Figure", "Table", "Section")
-    return next((i for i, kind in enumerate(kinds) if re.match(kind, paper)), len(kinds)), paper.rjust(12)
+    number = re.search(r"\d+[a-z]?", paper)
+    return next((i for i, kind in enumerate(kinds) if re.match(kind, paper)), len(kinds)), (
+        number.group().rjust(4) if number else paper
+    )
 
 
 def read_paper(slug: str | Path) -> Paper:

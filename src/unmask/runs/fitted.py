@@ -1,6 +1,7 @@
 """What a target must know of the training images before pretraining starts: the PCA of patches, the own dVAE."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load, save
@@ -27,6 +28,11 @@ def fit_patch_pca(folder: StageFolder, data: ImageData, patch_size: int) -> dict
     return {
         "patches": sums.count, "coefficients": len(share_P), "hold_most": int((share_P < MOST).sum()) + 1,
     }  # fmt: skip
+
+
+def give_weights(tokenizer: Any, state: dict[str, torch.Tensor]) -> None:
+    """Those of the stage's final checkpoint into the tokenizer."""
+    tokenizer.load_state_dict({k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")})
 
 
 def give_basis(target: PatchPCA, folder: Path) -> None:

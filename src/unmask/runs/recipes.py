@@ -92,6 +92,7 @@ class TokenizerRecipe(Recipe):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(description="its own: runs of other seeds share the tokenizer")
     codes: Annotated[int, Field(ge=2, le=65_536)] = Field(description="size of the codebook (DALL-E's: 8192)")
     width: Count = Field(description="channels of its convolutions")
+    usage_weight: NonNegative = Field(description="weight of the loss that asks for all codes to be used alike")
 
 
 class Probe(Recipe):

@@ -108,7 +108,7 @@ class PCATarget(Part):
     target_: Literal["unmask.targets.PatchPCA"] = Field(
         alias="_target_", description="chosen by target=pixel, pixel_norm, pca, dvae or hog"
     )
-    components: Count = Field(description="largest coefficients that are predicted (the paper: 96 of 768)")
+    components: Count | None = Field(description="largest coefficients; null: an eighth, as the paper's 96 of 768")
 
 
 class HogTarget(Part):
@@ -260,6 +260,13 @@ class Config(Part):
             ]
             at_224 = data.image_size == (224, 224)
             data.patch_size = self.model.patch_size_at_224 if at_224 else max(small, default=1)
+        return self
+
+    @model_validator(mode="after")
+    def choose_components(self) -> "Config":
+        if isinstance(self.target, PCATarget) and self.target.components is None:
+            assert self.data.patch_size is not None
+            self.target.components = max(1, self.data.patch_size**2 * self.data.channels // 8)
         return self
 
     @property

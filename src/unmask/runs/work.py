@@ -38,19 +38,20 @@ from unmask.runs import build
 from unmask.runs.classifiers import of_stage
 from unmask.runs.conversion import described
 from unmask.runs.fingerprint import StageSpec
-from unmask.runs.fitted import fit_patch_pca, give_basis
+from unmask.runs.fitted import fit_patch_pca, give_basis, give_weights
 from unmask.runs.fitting import FROZEN, Fitting, Metrics
 from unmask.runs.ledger import LedgerError, StageFolder
 from unmask.runs.plan import Plan
 from unmask.runs.rates import part_rates, rates_table, rows
 from unmask.runs.recipes import Augment as AugmentConfig
-from unmask.runs.recipes import FineTune, PartialFineTune
+from unmask.runs.recipes import FineTune, PartialFineTune, TokenizerRecipe
 from unmask.runs.robustness import Robustness
-from unmask.targets import AnyTarget, NormalisedPixel, PatchPCA, Pixel
+from unmask.targets import AnyTarget, NormalisedPixel, PatchPCA, Pixel, Tokens
 from unmask.tasks.classify import Classify, Regularisation
 from unmask.tasks.features import LabelledFeatures, extract
 from unmask.tasks.neighbours import knn_accuracy
 from unmask.tasks.pretrain import Pretrain
+from unmask.tasks.tokenizer import Annealing, TrainTokenizer
 
 Shape = tuple[int, int]
 
@@ -69,8 +70,13 @@ class Run:
     def splits(self) -> tuple[InMemory | Files, InMemory | Files]:
         return build.load_splits(self.plan)
 
-    def data(self, batch_size: int | None, labels: int | None, augment: AugmentConfig, shape: Shape) -> ImageData:
-        """Loaders of a stage; the batch is cut to the number of images where there are fewer, to an even one."""
+    def data(
+        self, batch_size: int | None, labels: int | None, augment: AugmentConfig, shape: Shape, seed: int | None = None
+    ) -> ImageData:
+        """Loaders of a stage; the batch is cut to the number of images where there are fewer, to an even one.
+
+        seed: of the order and the crops, where it is not the run's.
+        """
         train, val = self.splits
         ids = list(range(len(train)))
         if labels is not None and labels < len(train):
@@ -81,7 +87,8 @@ class Run:
             self.console.print(f"  batch of {fitting}, not {batch_size}: there are no more training images")
         return ImageData(
             train, val, build.build_format(self.config, shape),
-            build.build_augment(augment, self.config.data.eval_crop), ids, fitting, self.config.seed,
+            build.build_augment(augment, self.config.data.eval_crop), ids, fitting,
+            self.config.seed if seed is None else seed,
             build.build_loading(self.config),
         )  # fmt: skip
 
@@ -117,12 +124,25 @@ class StageWork:
         data = self.run.data(None, None, build.PLAIN, self.shape)
         return fit_patch_pca(self.folder, data, self.config.data.patch_size)
 
+    def tokenizer(self) -> Metrics:
+        """A dVAE is made once for all seeds, from images as evaluation sees them."""
+        recipe: TokenizerRecipe = self.recipe
+        data = self.run.data(recipe.batch_size, None, build.PLAIN, self.shape, recipe.seed)
+        make_optimizer = self.optimizer(data)
+        annealing = Annealing(make_optimizer.total_steps)
+        model = build.build_tokenizer(self.config)
+        module = TrainTokenizer(model, recipe.seed, make_optimizer, annealing, recipe.usage_weight)
+        return self.fit(module, data, [])
+
     def target(self) -> AnyTarget:
         """The target, with what the stage before found in the training images."""
         target = build.build_target(self.config)
+        if self.spec.parent is None:
+            return target
         if isinstance(target, PatchPCA):
-            assert self.spec.parent is not None
             give_basis(target, StageFolder(self.config.runs_dir, self.spec.parent).path)
+        elif isinstance(target, Tokens):
+            give_weights(target.tokenizer, self.parent_checkpoint()[1]["state_dict"])
         return target
 
     def knn(self) -> Metrics:
