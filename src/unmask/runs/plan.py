@@ -152,3 +152,11 @@ def _starts(kind: str, config: Config, as_given: bool) -> list[str]:
         "given" if as_given else "pretrained",
         *(control for control in config.controls if control in CONTROLS[kind]),
     ]
+
+
+def stages_without_data(config: Config, name: str) -> tuple[StageSpec, ...]:
+    """The stages of a run whose images need not be here; name: of the data, which stands for their content.
+
+    Fingerprints tell such stages apart; they are the ledger's only for data that come with their identity.
+    """
+    return tuple(_stages(config, IDENTITIES.get(config.data.source, name), "unlisted"))

@@ -1,0 +1,167 @@
+"""The price of a run, a sweep or a table of the paper, before anything is launched. See --help."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+
+from unmask.runs.checks import ConfigError, check
+from unmask.runs.commands import MULTIRUN, enter, fail, guarded
+from unmask.runs.hardware import Planned, planned
+from unmask.runs.quantities import Size, size_of
+from unmask.runs.schema import Config
+
+CONF = Path(__file__).parent.parent / "conf"
+GROUPS = [str(path.relative_to(CONF)) for path in CONF.rglob("*") if path.is_dir()]
+OWN = ("hardware", "images", "val_images", "classes")  # keys of plan.yaml
+OWN_KEYS = [*OWN, *(f"hardware.{key}" for key in ("name", "devices", "memory_gib", "tflops", "utilisation", "source"))]
+ELSEWHERE = "/not/here"
+HELP = """\
+python src/plan.py <what train.py takes> [hardware=...]
+
+What it costs, before it is launched: parameters, FLOPs, images, hours, GPU-hours, disk, and the memory of a training
+step by part. Stages that several cells share are counted once. No image is read, so the data need not be here.
+
+  One run              python src/plan.py model=mae_vit_b data=imagenet mask_ratio=0.75
+  A sweep              python src/plan.py decoder.depth=1,2,4,8
+  A table of the paper python src/plan.py experiment=decoder_depth scale=paper hardware=h200x8
+  All of them          python src/plan.py experiment=all scale=paper
+
+  hardware={hardware}
+                       here measures this machine with {steps} steps of the real training;
+                       hardware.devices=4, hardware.memory_gib=40 change one that is near yours
+  images= classes=     how many images and classes, for data that are neither here nor well known
+"""
+
+
+def cells_of(arguments: list[str]) -> list[list[str]]:
+    """The overrides of every cell."""
+    try:
+        from hydra_plugins import experiment_sweeper  # type: ignore[attr-defined,unused-ignore]
+    except ImportError:
+        (cells,) = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(arguments), None)
+        return [list(cell) for cell in cells]
+    return experiment_sweeper.cells_of(arguments)
+
+
+def grouped(arguments: list[str]) -> Iterator[tuple[str, list[str]]]:
+    """(experiment, overrides) of every cell."""
+    named = [a.partition("=")[2] for a in arguments if a.startswith("experiment=")]
+    if not named:
+        yield from (("", cell) for cell in cells_of(arguments))
+        return
+    others = [a for a in arguments if not a.startswith("experiment=")]
+    wanted = experiments() if named[0] == "all" else named[0].split(",")
+    for name in wanted:
+        yield from ((name, cell) for cell in cells_of([f"experiment={name}", *others]))
+
+
+def experiments() -> list[str]:
+    """The tables of the paper, or where there are none all experiments."""
+    files = sorted((CONF / "experiment").glob("*.yaml"))
+    tables = [path for path in files if "\nsweep:" in path.read_text()]
+    return [path.stem for path in tables or files]
+
+
+def composed(overrides: list[str], config_name: str = "config") -> tuple[dict[str, Any], str]:
+    """Plain containers, and the name that data=... took; folders that are not given stand for ones elsewhere."""
+    cfg = compose(config_name, overrides=overrides, return_hydra_config=True)
+    assert isinstance(cfg, DictConfig)
+    chosen = str(OmegaConf.to_container(cfg.hydra.runtime.choices).get("data", ""))  # type: ignore[union-attr]
+    OmegaConf.set_struct(cfg, False)
+    for key in ("hydra", "sweep"):
+        cfg.pop(key, None)
+    raw = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(raw, dict)
+    for part in ("data", "robustness"):
+        if part in raw and raw[part]["root"] is None:
+            raw[part]["root"] = ELSEWHERE
+    return {str(key): value for key, value in raw.items()}, chosen
+
+
+def configs(arguments: list[str], given: Size | None) -> Iterator[tuple[str, Config, Size, str]]:
+    """(experiment, config, size of the data, its name) of every cell, checked. Raises ConfigError with all faults."""
+    faults = []
+    for group, overrides in grouped(arguments):
+        try:
+            raw, chosen = composed(overrides)
+            config = check(raw)
+            yield group, config, size_of(config, chosen, given), chosen
+        except (ConfigError, HydraException, OmegaConfBaseException) as error:
+            first = str(error) if isinstance(error, ConfigError) else str(error).splitlines()[0]
+            faults.append(f"cell {' '.join(overrides)}:\n  " + first.replace("\n", "\n  ") if overrides else first)
+    if faults:
+        raise ConfigError("\n".join(faults))
+
+
+def sized(own: Planned) -> Size | None:
+    """What the user says of the data."""
+    if own.images is None:
+        if own.val_images or own.classes:
+            raise ConfigError("images: missing; val_images and classes say more of images that are said to be so many")
+        return None
+    return Size(own.images, own.val_images or -(-own.images // 10), own.classes or 1000)
+
+
+def run() -> None:
+    """Prints the price; exits with 0, or 2 for a bad config."""
+    arguments = [argument for argument in sys.argv[1:] if argument not in MULTIRUN]
+    if "--help" in arguments or "-h" in arguments:
+        from unmask.runs.probe import STEPS
+
+        names = " | ".join(sorted(path.stem for path in (CONF / "hardware").glob("*.yaml")))
+        print(HELP.format(hardware=names, steps=STEPS), end="")
+        return
+    own = [argument for argument in arguments if argument.lstrip("+").partition("=")[0].partition(".")[0] in OWN]
+    enter()
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            asked = planned(composed(own, "plan")[0])
+            cells = list(configs([a for a in arguments if a not in own], sized(asked)))
+    except ConfigError as error:
+        fail(str(error), 2)
+    except (HydraException, OmegaConfBaseException) as error:
+        fail(str(error).splitlines()[0], 2)
+    report(cells, asked)
+
+
+def report(wanted: list[tuple[str, Config, Size, str]], asked: Planned) -> None:
+    """Count, measure where that is asked for, and print."""
+    from unmask.runs.price import TRAINED, Cell, Estimator, has_step
+    from unmask.runs.price_tables import assumptions, price_table, step_tables
+
+    console, estimator, hardware = Console(), Estimator(), asked.hardware
+    cells = [Cell(group, config, size) for group, config, size, _ in wanted]
+    for cell, (_, _, _, chosen) in zip(cells, wanted, strict=True):
+        estimator.price(cell, chosen)
+    trained = [(cell, price.spec.kind) for cell in cells for price in cell.prices if has_step(cell.config, price.spec)]
+    steps = list(dict.fromkeys(estimator.step(c.config, kind, c.size, hardware.devices) for c, kind in trained))
+    steps.sort(key=lambda step: TRAINED.index(step.kind))
+    told = []
+    if hardware.measured:
+        from unmask.runs.probe import probe
+
+        first = cells[0]
+        with console.status("measuring this machine"):
+            found = probe(first.config, estimator.step(first.config, "pretrain", first.size, 1))
+        if isinstance(found, str):
+            told.append(found + ".")
+        else:
+            hardware = found.hardware(hardware)
+    console.print(price_table(cells, hardware))
+    for table in step_tables(steps, hardware):
+        console.print(table)
+    for sentence in [*told, *assumptions(cells, hardware)]:
+        console.print(sentence, soft_wrap=False, highlight=False, markup=False)
+
+
+if __name__ == "__main__":
+    guarded(run, [*GROUPS, *OWN_KEYS])

@@ -1,0 +1,109 @@
+"""This machine's speed, by a few steps of the real training: forward, backward and optimiser on random images."""
+
+import os
+import statistics
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from unmask.data.module import Batch
+from unmask.runs.build import build_mae, build_masking, build_target
+from unmask.runs.hardware import GIB, PRECISIONS, TERA, Hardware, Precision
+from unmask.runs.price import Step
+from unmask.runs.schema import Config
+from unmask.tasks.pretrain import Pretrain
+
+STEPS, WARM_UP = 20, 3
+PATIENCE = 60.0  # seconds; then the steps so far must do
+WORK = {"cpu": 5e10, "cuda": 2e13}  # FLOPs of a step that is long enough to be measured
+FEWEST = 8  # images
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What was measured; seconds is the median of `steps` steps."""
+
+    device: str
+    memory_gib: float
+    batch: int
+    steps: int
+    seconds: float
+    flops_per_image: float
+    precision: Precision
+
+    @property
+    def images_per_second(self) -> float:
+        return self.batch / self.seconds
+
+    def hardware(self, asked: Hardware) -> Hardware:
+        """The asked one with the speed that was reached; a precision that was not measured is taken to be as fast."""
+        reached = self.flops_per_image * self.images_per_second / TERA
+        return Hardware(
+            name=f"{asked.name} ({self.device})", devices=asked.devices, memory_gib=self.memory_gib,
+            tflops={"32-true": reached, "bf16-mixed": reached}, utilisation={"32-true": 1.0, "bf16-mixed": 1.0},
+            source=f"measured: {self.images_per_second:.3g} images/s in pretraining, the median of "
+            f"{_many(self.steps, 'step')} of {_many(self.batch, 'image')} in {PRECISIONS[self.precision]}",
+        )  # fmt: skip
+
+
+def probe(config: Config, step: Step) -> Probe | str:
+    """Measure pretraining of this config, or say why not."""
+    gpu = torch.cuda.is_available() and config.trainer.accelerator != "cpu"
+    device = torch.device("cuda" if gpu else "cpu")
+    free = free_bytes(device)
+    enough = max(FEWEST, int(WORK[device.type] // step.per_image.training))
+    batch = min(step.memory.largest(free), enough, step.batch)
+    if batch < 1:
+        return (
+            f"{step.model} is too big to be measured here: one image a step takes {step.memory.peak(1) / GIB:.1f} GiB, "
+            f"{free / GIB:.1f} are free; name the hardware it would run on, such as hardware=h100x8"
+        )
+    seconds = _timed(config, device, batch)
+    name = torch.cuda.get_device_name() if gpu else f"CPU, {_many(torch.get_num_threads(), 'thread')}"
+    return Probe(
+        name, free / GIB, batch, len(seconds), statistics.median(seconds), step.per_image.training, step.precision
+    )
+
+
+def free_bytes(device: torch.device) -> float:
+    """Memory that is not in use."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info()[0])
+    return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+
+
+def _timed(config: Config, device: torch.device, batch: int) -> list[float]:
+    """Seconds of each step after the first few."""
+    data = config.data
+    module = Pretrain(build_mae(config), build_masking(config), build_target(config), config.seed, _never)
+    module.to(device).train()
+    optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], fused=True)
+    images = torch.randn(batch, data.channels, *data.image_size, device=device)
+    ids = torch.arange(batch, device=device)
+    half = config.trainer.precision == "bf16-mixed"
+    seconds: list[float] = []
+    began = time.perf_counter()
+    for turn in range(WARM_UP + STEPS):
+        start = time.perf_counter()
+        with torch.autocast(device.type, torch.bfloat16) if half else nullcontext():
+            loss = module.training_step(Batch(images, -torch.ones_like(ids), ids, turn, None), 0)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+        if time.perf_counter() - began > PATIENCE and turn >= 2:
+            break
+    return seconds[min(WARM_UP, len(seconds) - 1) :]
+
+
+def _many(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
+def _never(model: Any) -> Any:
+    raise AssertionError("the probe has an optimiser of its own")

@@ -1,0 +1,127 @@
+"""python src/plan.py: the price of what train.py would do, without the data and without doing it."""
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import plan
+from small_runs import ROOT, call
+
+WIDTH = 100
+Price = Callable[..., tuple[int, str]]  # arguments: exit code, what it said
+
+
+@pytest.fixture
+def price(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Price:
+    """The command in this process, in an empty folder, on a terminal of 100 columns: (exit code, what it said)."""
+    monkeypatch.setenv("COLUMNS", str(WIDTH))
+    monkeypatch.chdir(tmp_path)
+
+    def typed(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["plan.py", *arguments])
+        try:
+            plan.guarded(plan.run, [*plan.GROUPS, *plan.OWN_KEYS])
+            code = 0
+        except SystemExit as leaving:
+            code = int(leaving.code or 0)
+        said = "".join(capsys.readouterr())
+        assert list(tmp_path.iterdir()) == [], "nothing is launched, nothing is written"
+        return code, said
+
+    return typed
+
+
+def row(said: str, name: str) -> list[str]:
+    """The cells of the first row that begins with that name."""
+    line = next(line.strip() for line in said.splitlines() if line.strip().startswith(f"{name} "))
+    return re.split(r"\s{2,}", line)
+
+
+def test_the_papers_pretraining_has_a_price_without_its_data(price: Price) -> None:
+    code, said = price(
+        "model=mae_vit_l", "data=imagenet", "mask_ratio=0.75", "pretrain=table8", "trainer=gpu", "stages=[pretrain]",
+        "hardware=v100x64", "watch.times=1",
+    )  # fmt: skip
+    assert code == 0
+    assert row(said, "pretrain")[:4] == ["pretrain", "1", "800", "1.02 billion"]
+    hours = float(row(said, "pretrain")[5].removesuffix(" h"))
+    assert hours == pytest.approx(42, rel=0.02)  # as published for 64 V100
+    assert row(said, "parameters, millions")[1] == "330"
+    assert row(said, "images a device")[1] == "64"
+    assert row(said, "micro_batch on 31.7 GiB")[1] == "64 (all)"
+    assert "10.4 % of 125 TFLOP/s in bf16-mixed: published" in said
+
+
+def test_a_sweep_shares_what_its_cells_have_in_common(price: Price) -> None:
+    code, said = price("decoder.depth=1,2,4", "hardware=rtx4090", "stages=[linear_probe]")
+    assert code == 0
+    assert row(said, "pretrain")[:3] == ["pretrain", "3", "30"]
+    assert row(said, "linear probe")[1] == "3"
+    assert row(said, "linear probe, controls")[1] == "2"
+    assert "3 cells, 3 pretrainings, 8 stages in all; 4 that another cell makes are not counted again" in said
+    assert "decoder 4 x 64" in said
+
+
+def test_every_line_fits_a_hundred_columns_and_no_number_is_cut(price: Price) -> None:
+    _, said = price("experiment=demo", "decoder.depth=1,2,3,4,5", "hardware=h100x8")
+    assert max(map(len, said.splitlines())) <= WIDTH
+    assert "…" not in said
+
+
+def test_several_experiments_have_a_row_each_and_a_sum(price: Price) -> None:
+    code, said = price("experiment=demo,paper_recipe", "hardware=h200x8", "model=mae_vit_nano")
+    assert code == 0
+    assert row(said, "demo")[1:3] == ["1", "1"]
+    assert row(said, "all, shared ones once")[1:3] == ["2", "2"]
+
+
+def test_hardware_near_a_known_one_is_told_apart(price: Price) -> None:
+    one = price("stages=[pretrain]", "model=mae_vit_b", "hardware=a100x8", "hardware.devices=1")[1]
+    assert row(one, "images a device")[1] == "64"
+    assert "Models narrower" not in one
+
+
+def test_data_of_ones_own_are_described(price: Price) -> None:
+    code, said = price("data=image_folder", "stages=[pretrain]", "images=640", "pretrain.epochs=4", "watch.times=1")
+    assert code == 0
+    assert row(said, "pretrain")[3] == f"{4 * 640 + 2 * 64:,}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["mask_raito=0.5"], "mask_raito: there is no such key; did you mean mask_ratio?"),
+        (["hardwear=h100x8"], "hardwear: there is no such key; did you mean hardware?"),
+        (["hardware=h300x8"], "h300x8"),
+        (["hardware.devices=0"], "hardware.devices = 0: Input should be greater than or equal to 1"),
+        (["mask_ratio=0.5,1.5"], "cell mask_ratio=1.5:\n  mask_ratio = 1.5"),
+        (["data=image_folder"], "data.root=/not/here is not here, and nobody knows how many images it holds"),
+        (["classes=10"], "images: missing"),
+        (["model=mae_vit_x"], "mae_vit_x"),
+    ],
+)
+def test_mistakes_are_named_and_end_with_2(price: Price, arguments: list[str], said: str) -> None:
+    code, text = price(*arguments)
+    assert code == 2
+    assert said in text
+    assert "Traceback" not in text
+
+
+def test_help_names_the_hardware(price: Price) -> None:
+    code, said = price("--help")
+    assert code == 0
+    for path in (ROOT / "conf" / "hardware").glob("*.yaml"):
+        assert path.stem in said
+
+
+@pytest.mark.process
+def test_the_command_measures_this_machine(tmp_path: Path) -> None:
+    done = call("hardware=here", "stages=[pretrain]", script="plan.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Price on this machine (" in done.stdout
+    assert "measured: " in done.stdout
+    assert done.stderr == ""
+    assert not list(tmp_path.iterdir())
