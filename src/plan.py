@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
+from hydra_plugins.experiment_sweeper import cells_of
 from unmask.runs.checks import ConfigError, check
 from unmask.runs.commands import MULTIRUN, enter, fail, guarded
+from unmask.runs.experiments import is_sweep, tables_of
 from unmask.runs.hardware import Planned, planned
 from unmask.runs.quantities import Size, size_of
 from unmask.runs.schema import Config
@@ -42,33 +42,15 @@ step by part. Stages that several cells share are counted once. No image is read
 """
 
 
-def cells_of(arguments: list[str]) -> list[list[str]]:
-    """The overrides of every cell."""
-    try:
-        from hydra_plugins import experiment_sweeper  # type: ignore[attr-defined,unused-ignore]
-    except ImportError:
-        (cells,) = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(arguments), None)
-        return [list(cell) for cell in cells]
-    return experiment_sweeper.cells_of(arguments)
-
-
 def grouped(arguments: list[str]) -> Iterator[tuple[str, list[str]]]:
     """(experiment, overrides) of every cell."""
     named = [a.partition("=")[2] for a in arguments if a.startswith("experiment=")]
-    if not named:
+    others = [a for a in arguments if not a.startswith("experiment=")]
+    if not named or not is_sweep(named[0]):
         yield from (("", cell) for cell in cells_of(arguments))
         return
-    others = [a for a in arguments if not a.startswith("experiment=")]
-    wanted = experiments() if named[0] == "all" else named[0].split(",")
-    for name in wanted:
+    for name in tables_of(named[0]):
         yield from ((name, cell) for cell in cells_of([f"experiment={name}", *others]))
-
-
-def experiments() -> list[str]:
-    """The tables of the paper, or where there are none all experiments."""
-    files = sorted((CONF / "experiment").glob("*.yaml"))
-    tables = [path for path in files if "\nsweep:" in path.read_text()]
-    return [path.stem for path in tables or files]
 
 
 def composed(overrides: list[str], config_name: str = "config") -> tuple[dict[str, Any], str]:

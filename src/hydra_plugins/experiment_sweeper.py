@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from unmask.runs.checks import ConfigError, check
 from unmask.runs.commands import fail
-from unmask.runs.experiments import ALL, SMALLEST_SCALE, cells, is_sweep, read_scale, slugs
+from unmask.runs.experiments import SMALLEST_SCALE, cells, is_sweep, read_scale, tables_of
 from unmask.runs.plan import make_plan
 
 
@@ -86,10 +86,9 @@ def _fault(cell: list[str], returned: JobReturn) -> list[str]:
 def cells_of(arguments: list[str]) -> list[list[str]]:
     """The overrides of every cell of a sweep, each cell once. Raises ConfigError for a table or scale there is not."""
     given = {key: value for key, _, value in (argument.partition("=") for argument in arguments)}
-    wanted = given.get("experiment", "").split(",")
-    if not any(is_sweep(slug) for slug in wanted):
+    if not is_sweep(given.get("experiment", "")):
         return _plain(arguments)
-    tables = slugs() if ALL in wanted else list(dict.fromkeys(wanted))
+    tables = tables_of(given["experiment"])
     rest = [argument for argument in arguments if argument.partition("=")[0] not in ("experiment", "scale", "seed")]
     found: dict[tuple[str, ...], None] = {}
     for name in given.get("scale", SMALLEST_SCALE).split(","):

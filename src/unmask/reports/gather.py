@@ -22,33 +22,29 @@ MEASURED_FROM = ("pretrained", "given", "random")
 
 @dataclass
 class Gathered:
-    """Rows that are done, how many there will be, and the first cell's config (None: its data is not here)."""
+    """Rows that are done, each row's config, and the size of a folder of images: (to train, classes)."""
 
     rows: list[ResultRow] = field(default_factory=list)
-    expected: int = 0
-    config: Config | None = None
-    missing_data: str | None = None
+    configs: dict[str, Config] = field(default_factory=dict)
+    listed: tuple[int, int] | None = None
 
 
 def gather(paper: Paper, slug: str, scale: Scale, compose: Compose, runs_dir: str, kept: list[ResultRow]) -> Gathered:
     """Every (row, column, seed) of the experiment at that scale that has a result."""
     found, by_fingerprint = Gathered(), {(row.column, row.fingerprint): row for row in kept}
     labelled = {row.row: row for row in paper.rows}
-    configs: dict[str, Config] = {}
     for cell in cells(slug, scale):
-        columns = stages_of(paper, labelled[cell.row])
-        found.expected += len(columns)
-        if cell.row not in configs:
-            configs[cell.row] = compose(cell.overrides)
-        config = configs[cell.row].model_copy(update={"seed": cell.seed, "runs_dir": runs_dir})
-        found.config = found.config or config
+        if cell.row not in found.configs:
+            found.configs[cell.row] = compose(cell.overrides)
+        config = found.configs[cell.row].model_copy(update={"seed": cell.seed, "runs_dir": runs_dir})
         try:
             plan = make_plan(config)
-        except ConfigError as error:
-            found.missing_data = str(error).splitlines()[0]
+        except ConfigError:  # its images are not on this machine: what is kept counts as it stands
             found.rows += [r for r in kept if (r.row, r.seed) == (cell.row, cell.seed)]
             continue
-        for column, stage in columns.items():
+        if plan.listing:
+            found.listed = (len(plan.listing.train), len(plan.listing.classes))
+        for column, stage in stages_of(paper, labelled[cell.row]).items():
             spec = measured(plan, stage)
             row = spec and _result(spec, runs_dir, cell.row, column, cell.seed, paper.columns[column].metric)
             row = row or (spec and by_fingerprint.get((column, spec.fingerprint)))

@@ -43,6 +43,15 @@ class Convert(Part):
     overwrite: bool = Field(description="whether something that stands at `to` may be replaced")
 
 
+class Report(Part):
+    experiment: str = Field(description="a name, names with commas between, ablations or all")
+    scale: str | None = Field(description="embedded, cifar, paper; null: those that have results")
+    runs_dir: str = Field(description="the ledger")
+    out: str = Field(description="the folder for the page and its files")
+    keep: bool = Field(description="also write experiments/<name>/results/<scale>.csv and README.md")
+    overrides: list[str] = Field(description="what the sweep was given besides")
+
+
 class Bench(Part):
     batch: Count = Field(description="images a step")
     rounds: Count = Field(description="timed steps of each contestant, in turn")

@@ -19,7 +19,8 @@ from unmask.runs.schema import Scale
 ROOT = Path(__file__).parents[3]
 EXPERIMENTS, CONF = ROOT / "experiments", ROOT / "conf"
 SMALLEST_SCALE = "embedded"
-ALL = "all"
+CORE = r"Table 1[a-z]|Footnote|Figure [579]"  # one ViT-L, one thing varied at a time
+ALL, ABLATIONS = "all", "ablations"
 Form = Literal["bars", "curve", "table"]
 
 
@@ -150,16 +151,35 @@ def read_paper(slug: str | Path) -> Paper:
 def read_sweep(slug: str) -> Sweep:
     """Raises ConfigError for an experiment that there is not, or one that is no sweep."""
     path = CONF / "experiment" / f"{slug}.yaml"
-    known = [ALL, *(p.stem for p in path.parent.glob("*.yaml"))]
+    known = [ALL, ABLATIONS, *(p.stem for p in path.parent.glob("*.yaml"))]
     if not path.exists():
         raise ConfigError(f"experiment={slug}: there is no such experiment{suggestion(slug, known)}; one of {known}")
     return _read(path, Sweep, "sweep")
 
 
-def is_sweep(slug: str) -> bool:
-    """Whether the experiment is a table or figure of many cells, not the config of one run."""
-    path = CONF / "experiment" / f"{slug}.yaml"
-    return slug == ALL or (path.exists() and "sweep" in (yaml.safe_load(path.read_text()) or {}))
+def is_sweep(names: str) -> bool:
+    """Whether one of the names, with commas between, is a table or figure of many cells, not the config of one run."""
+    for name in names.split(","):
+        path = CONF / "experiment" / f"{name}.yaml"
+        if name in (ALL, ABLATIONS) or (path.exists() and "sweep" in (yaml.safe_load(path.read_text()) or {})):
+            return True
+    return False
+
+
+def tables_of(names: str) -> list[str]:
+    """Names with commas between; all, or ablations: Table 1, footnote 1 and Figures 5, 7 and 9, once each.
+
+    Raises ConfigError for an experiment that there is not.
+    """
+    found: dict[str, None] = {}
+    for name in names.split(","):
+        if name == ALL:
+            found |= dict.fromkeys(slugs())
+        elif name == ABLATIONS:
+            found |= {slug: None for slug in slugs() if re.match(CORE, read_paper(slug).paper)}
+        else:
+            found[read_sweep(name).slug] = None
+    return list(found)
 
 
 def read_scale(name: str) -> Scale:

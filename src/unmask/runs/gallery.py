@@ -1,22 +1,24 @@
 """Reconstructions by any checkpoint, of any images."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from unmask import checkpoints
 from unmask.data.crops import centre_boxes, crop_resize
 from unmask.data.folders import open_image
 from unmask.data.listing import SUFFIXES
 from unmask.data.sources import InMemory
+from unmask.mae import MAE
 from unmask.randomness import make_key
 from unmask.reconstructions import Reconstruction, reconstruct
 from unmask.runs import build
 from unmask.runs.checks import ConfigError, check, check_stored
 from unmask.runs.plan import make_plan
 from unmask.runs.schema import Config, HogTarget, TokensTarget
+from unmask.targets import NormalisedPixel, PatchPCA, Pixel
 
 
 def checkpoint_file(place: str | Path) -> Path:
@@ -36,28 +38,47 @@ def reconstruct_images(
 ) -> Reconstruction:
     """Load a pretraining checkpoint, hide patches of the images, fill them in.
 
-    Raises ConfigError for a checkpoint of another stage, or images that are missing.
+    Raises ConfigError for a checkpoint of another stage, one that predicts no pixels, or images that are missing.
     """
+    loaded = load_autoencoder(checkpoint, mask_ratio)
+    batch_BCHW = loaded.normalised(images, count)
+    masking = build.build_masking(loaded.config)(make_key(seed, "picture"), torch.arange(len(batch_BCHW)), 0)
+    form = build.build_format(loaded.config)
+    return reconstruct(loaded.model, loaded.target, batch_BCHW, masking, form.mean, form.std)
+
+
+class Loaded(NamedTuple):
+    """A pretrained autoencoder that predicts pixels, and the config it was trained by."""
+
+    model: MAE
+    target: Pixel | NormalisedPixel | PatchPCA
+    config: Config
+
+    def normalised(self, images: Path | None, count: int) -> Tensor:
+        """Images as the model sees them: given ones, or validation images of its own data."""
+        raw_BCHW = _given_images(images, count, self.config) if images else _own_images(count, self.config)
+        form = build.build_format(self.config)
+        mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (form.mean, form.std))
+        return (raw_BCHW / 255 - mean) / std
+
+
+def load_autoencoder(checkpoint: Path, mask_ratio: float | None = None) -> Loaded:
+    """Raises ConfigError for a checkpoint of another stage, or one that predicts no pixels."""
     content = checkpoints.load(checkpoint)
     about: dict[str, Any] = content.get("unmask", {})
     if about.get("stage") != "pretrain":
         raise ConfigError(f"checkpoint={checkpoint} is of stage {about.get('stage')}; only pretraining has a decoder")
     check_stored(about["config"])
-    raw = about["config"] | ({"mask_ratio": mask_ratio} if mask_ratio is not None else {})
-    config = check(raw)
+    config = check(about["config"] | ({"mask_ratio": mask_ratio} if mask_ratio is not None else {}))
     if isinstance(config.target, HogTarget | TokensTarget):
         raise ConfigError(f"checkpoint={checkpoint} predicts {config.target.target_.rsplit('.', 1)[1]}, not pixels")
     target, state = build.build_target(config), content["state_dict"]
+    assert isinstance(target, Pixel | NormalisedPixel | PatchPCA)
     model = build.build_mae(config, target).eval()
     for part, prefix in ((model, "model."), (target, "target.")):
         if isinstance(part, nn.Module):
             part.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
-    raw_BCHW = _given_images(images, count, config) if images else _own_images(count, config)
-    form = build.build_format(config)
-    mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (form.mean, form.std))
-    batch_BCHW = (raw_BCHW / 255 - mean) / std
-    masking = build.build_masking(config)(make_key(seed, "picture"), torch.arange(len(batch_BCHW)), 0)
-    return reconstruct(model, target, batch_BCHW, masking, form.mean, form.std)
+    return Loaded(model, target, config)
 
 
 def _given_images(place: Path, count: int, config: Config) -> torch.Tensor:
