@@ -20,7 +20,7 @@ from unmask.runs.recipes import Augment as AugmentConfig
 from unmask.runs.schema import Config, PCATarget, TokensTarget
 from unmask.targets import AnyTarget, Tokens
 from unmask.tasks.pretrain import AnyMasking
-from unmask.tokenizers import DallETokenizer, SmallTokenizer
+from unmask.tokenizers import DALLE_CODES, DallETokenizer, SmallTokenizer
 
 
 def construct(spec: dict[str, Any], **more: Any) -> Any:
@@ -43,19 +43,25 @@ def build_encoder(config: Config, grid: tuple[int, int] | None = None, seed: int
     return encoder
 
 
-def build_mae(config: Config, target: AnyTarget) -> MAE:
+def outputs(config: Config) -> int:
+    """How many values the decoder predicts for a patch."""
+    if isinstance(config.target, TokensTarget):
+        return DALLE_CODES if config.target.file else config.tokenizer.codes
+    assert config.data.patch_size is not None
+    return build_target(config).outputs(config.data.patch_size, config.data.channels)
+
+
+def build_mae(config: Config) -> MAE:
     """The configured autoencoder, which predicts what the target asks for."""
-    data, decoder, with_tokens = config.data, config.decoder, config.encoder.mask_tokens
-    assert data.patch_size is not None
-    outputs = target.outputs(data.patch_size, data.channels)
+    decoder, with_tokens = config.decoder, config.encoder.mask_tokens
     return MAE(
         build_encoder(config),
         Decoder(
-            config.grid, config.model.width, outputs, decoder.width, decoder.depth, decoder.heads,
+            config.grid, config.model.width, outputs(config), decoder.width, decoder.depth, decoder.heads,
             mask_tokens=not with_tokens,
         )
         if decoder.depth
-        else LinearHead(config.model.width, outputs),
+        else LinearHead(config.model.width, outputs(config)),
         config.seed,
         with_tokens,
     )  # fmt: skip

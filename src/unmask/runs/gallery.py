@@ -74,7 +74,7 @@ def load_autoencoder(checkpoint: Path, mask_ratio: float | None = None) -> Loade
         raise ConfigError(f"checkpoint={checkpoint} predicts {config.target.target_.rsplit('.', 1)[1]}, not pixels")
     target, state = build.build_target(config), content["state_dict"]
     assert isinstance(target, Pixel | NormalisedPixel | PatchPCA)
-    model = build.build_mae(config, target).eval()
+    model = build.build_mae(config).eval()
     for part, prefix in ((model, "model."), (target, "target.")):
         if isinstance(part, nn.Module):
             part.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})

@@ -47,7 +47,7 @@ def outline(config: Config, kind: str, start: str, classes: int) -> Outline:
 def pretraining(config: Config) -> Outline:
     model: MAE = build_mae(config)
     patches, visible = math.prod(config.grid), config.num_visible
-    more = {"everywhere": True} if getattr(config, "loss_on", "hidden") == "all" else {}
+    everywhere = config.loss_on == "all"
 
     def inputs(batch: int) -> Inputs:
         images = torch.empty(batch, config.data.channels, *config.data.image_size)
@@ -55,7 +55,7 @@ def pretraining(config: Config) -> Outline:
         return images, order[:, :visible], order[:, visible:], torch.empty(batch, patches, dtype=torch.bool)
 
     def loss(given: Inputs) -> Tensor:
-        predicted = model(given[0], Masking(*given[1:]), **more).float()  # targets and loss are float32
+        predicted = model(given[0], Masking(*given[1:]), everywhere).float()  # targets and loss are float32
         return F.mse_loss(predicted, torch.empty_like(predicted))
 
     return Outline(model, (model.decoder,), inputs, loss)

@@ -106,7 +106,7 @@ class StageWork:
         config = self.config
         data = self.run.data(self.recipe.batch_size, None, config.augment, self.shape)
         target = self.target()
-        model, masking = build.build_mae(config, target), build.build_masking(config)
+        model, masking = build.build_mae(config), build.build_masking(config)
         if self.spec.start == "given":
             weights = self.given_weights()
             # an encoder alone can be gone on with: its decoder starts anew

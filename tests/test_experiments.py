@@ -1,0 +1,149 @@
+"""Every cell of every table is a run of its own, and what tables share is made once."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hydra_plugins.experiment_sweeper import cells_of
+from small_runs import call, raw_config
+from unmask.runs.checks import ConfigError, check
+from unmask.runs.experiments import (
+    ABLATIONS,
+    Cell,
+    cells,
+    is_sweep,
+    read_paper,
+    read_scale,
+    read_sweep,
+    slugs,
+    tables_of,
+)
+from unmask.runs.fingerprint import digest, measure_science, pretrain_science
+from unmask.runs.schema import Config
+
+CORE = ["decoder_depth", "decoder_width", "mask_token", "reconstruction_target", "data_augmentation", "mask_sampling",
+        "loss_on_all", "mask_ratio", "schedule", "partial_finetuning"]  # fmt: skip
+SCALES = ["embedded", "cifar", "paper"]
+
+
+def configured(cell: Cell) -> Config:
+    return check(raw_config(*cell.overrides, *(["data.root=/x"] if "paper" in cell.overrides[0] else []), tiny=False))
+
+
+def identities(slug: str, scale: str) -> dict[str, tuple[str, ...]]:
+    """Of each row: what decides its pretraining, and what decides its measurements."""
+    found = {}
+    for cell in cells(slug, read_scale(scale), [0]):
+        config = configured(cell)
+        stages = [kind for kind in config.stages if kind not in ("pretrain", "robustness")]
+        recipes = [digest(measure_science(kind, "pretrained", config, "same")) for kind in stages]
+        other = [digest(config.robustness.model_dump())] if "robustness" in config.stages else []
+        found[cell.row] = (digest(pretrain_science(config, "same")), *recipes, *other)
+    return found
+
+
+@pytest.fixture(scope="module")
+def core() -> dict[str, dict[str, tuple[str, ...]]]:
+    return {slug: identities(slug, "embedded") for slug in CORE}
+
+
+def test_the_ablations_are_table_1_footnote_1_and_figures_5_7_and_9_in_that_order() -> None:
+    assert tables_of(ABLATIONS) == CORE
+    assert tables_of("all")[: len(CORE) - 1] == CORE[:-1]
+    assert tables_of("mask_ratio,mask_ratio,decoder_depth") == ["mask_ratio", "decoder_depth"]
+
+
+def test_every_row_of_an_ablation_differs_from_every_other(core: dict[str, dict[str, tuple[str, ...]]]) -> None:
+    for slug, rows in core.items():
+        assert len(set(rows.values())) == len(rows), slug
+
+
+def test_the_default_cell_is_one_pretraining_for_all_tables(core: dict[str, dict[str, tuple[str, ...]]]) -> None:
+    defaults = {
+        core[slug][str(read_paper(slug).default)][0]
+        for slug in CORE
+        if slug not in ("decoder_depth", "partial_finetuning")
+    }
+    assert len(defaults) == 1
+    assert core["decoder_depth"]["2"][0] in defaults, "this scale's default decoder has two blocks"
+    assert {row[0] for row in core["partial_finetuning"].values()} == defaults
+    assert len({row[0] for rows in core.values() for row in rows.values()}) == 33
+
+
+@pytest.mark.parametrize("slug", [slug for slug in slugs() if slug not in CORE])
+def test_the_other_tables_cells_differ_too_at_the_papers_scale(slug: str) -> None:
+    rows = identities(slug, "paper")
+    with_their_stages = {(row, *ids) for row, ids in rows.items()}
+    assert len(with_their_stages) == len(rows)
+    if slug not in ("robustness", "imagenet_finetune", "scratch", "baseline"):  # of those, stages without a pretraining
+        assert len(set(rows.values())) == len(rows)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_the_cells_of_every_table_fit_the_schema_at_every_scale(scale: str) -> None:
+    """Rows that need values of their own have them: all cells of a scale pass the checks, each once."""
+    wanted = cells_of(["experiment=mask_token,mask_sampling,schedule,decoder_width", f"scale={scale}", "seed=0"])
+    assert len({tuple(cell) for cell in wanted}) == len(wanted)
+    for overrides in wanted:
+        check(raw_config(*overrides, *(["data.root=/x"] if scale == "paper" else []), tiny=False))
+
+
+def test_cells_that_tables_share_are_run_once_and_the_users_overrides_come_last() -> None:
+    alone = cells_of(["experiment=mask_token", "scale=embedded"])
+    assert [cell[-1] for cell in alone] == [f"seed={seed}" for seed in (0, 1, 2)] * 2
+    both = cells_of(["experiment=mask_token,loss_on_all", "scale=embedded", "seed=4", "pretrain.epochs=1,2"])
+    assert both[:2] == [
+        ["scale=embedded", "encoder.mask_tokens=true", "seed=4", f"pretrain.epochs={n}"] for n in (1, 2)
+    ]
+    assert len(both) == 3 * 2
+
+
+def test_what_is_no_table_is_swept_as_hydra_does() -> None:
+    assert cells_of(["experiment=demo", "seed=0,1"]) == [["experiment=demo", "seed=0"], ["experiment=demo", "seed=1"]]
+    assert cells_of(["decoder.depth=1,2"]) == [["decoder.depth=1"], ["decoder.depth=2"]]
+    assert not is_sweep("demo")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["experiment=decoder_dept,mask_ratio"], "experiment=decoder_dept: there is no such experiment; did you mean decoder_depth?"),
+        (["experiment=mask_ratio", "scale=embeded"], "scale=embeded: there is no such scale; did you mean embedded?"),
+        (["experiment=mask_ratio", "seed=abc"], "seed=abc: give whole numbers"),
+    ],
+)  # fmt: skip
+def test_names_that_there_are_not_are_told(arguments: list[str], text: str) -> None:
+    with pytest.raises(ConfigError, match=text.replace("?", r"\?")):
+        cells_of(arguments)
+
+
+def test_a_scale_may_not_name_rows_that_there_are_not() -> None:
+    scale = read_scale("embedded").model_copy(update={"cells": {"mask_ratio": {"55": []}}})
+    with pytest.raises(ConfigError, match="scale=embedded: mask_ratio has no row 55; rows are"):
+        list(cells("mask_ratio", scale))
+
+
+def test_a_row_or_table_may_be_left_out_at_a_scale() -> None:
+    assert not list(cells("robustness", read_scale("embedded")))
+    assert {cell.row for cell in cells("partial_finetuning", read_scale("embedded"))} == {"0", "0.5", "1", "2", "24"}
+
+
+def test_a_file_that_says_too_much_is_named(tmp_path: Path) -> None:
+    content = yaml.safe_load((Path(__file__).parent.parent / "experiments/mask_token/paper.yaml").read_text())
+    content["claims"][0]["column"] = "fft"
+    (tmp_path / "paper.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(ConfigError, match="there is no column fft"):
+        read_paper(tmp_path)
+
+
+def test_every_sweep_has_a_paper_and_every_paper_a_sweep() -> None:
+    assert {read_sweep(slug).slug for slug in slugs()} == set(slugs())
+
+
+@pytest.mark.process
+def test_a_table_without_m_is_refused_in_one_line() -> None:
+    done = call("experiment=mask_token", tiny=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("experiment=mask_token is a table of 2 cells, each a run of its own: add -m")
+    assert done.stderr.count("\n") == 1
