@@ -3,7 +3,7 @@
 import argparse
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,7 @@ def _content(path: Path) -> tuple[Any, dict[str, Any]]:
         return _safetensors(path)
     if not start.startswith((b"PK", b"\x80")):
         raise ValueError(f"{path} is neither a PyTorch nor a safetensors file: it begins with {start!r}")
-    content = _unpickled(path)
+    content = unpickled(path)
     record = content.get("unmask", {}) if isinstance(content, dict) else {}
     return content, record if isinstance(record, dict) else {}
 
@@ -93,16 +93,24 @@ def _safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, record if isinstance(record, dict) else {}
 
 
-def _unpickled(path: Path) -> Any:
-    """Tensors, plain containers and the official files' argparse.Namespace: its fields are data, it runs nothing."""
+def unpickled(path: Path, stubs: Sequence[tuple[type, str]] = ()) -> Any:
+    """Tensors, plain containers and the official files' argparse.Namespace: its fields are data, it runs nothing.
+
+    stubs: (class, name) for what the file calls by that name. Raises ValueError for anything else.
+    """
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace, *stubs]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen kinds on what is not a checkpoint
         wanted = re.search(r"GLOBAL (\S+)", str(error))
         if wanted:
             raise ValueError(
                 f"{path} holds more than tensors: it wants {wanted.group(1)}; refused, and nothing of it was run"
+            ) from None
+        if "persistent_load" in str(error):
+            raise ValueError(
+                f"{path} holds a whole module in PyTorch's format before 1.6, which cannot be read without running it; "
+                "load it where it comes from and save its state_dict()"
             ) from None
         raise ValueError(f"{path} is damaged or cut short; copy or download it again") from error
 
