@@ -56,6 +56,7 @@ class ExperimentSweeper(BasicSweeper):
     def _check(self, wanted: list[list[str]]) -> None:
         """Every cell's config and data, before the first starts."""
         assert self.hydra_context is not None
+        assert self.config is not None
         faults = []
         for overrides in wanted:
             try:

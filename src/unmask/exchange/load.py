@@ -8,6 +8,7 @@ from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from unmask.decoder import Decoder
 from unmask.encoder import Encoder
 from unmask.exchange.account import shape
 from unmask.exchange.weights import Report, Stack, Weights
@@ -47,7 +48,7 @@ def load_pretrained(encoder: Encoder, state: dict[str, Tensor], grid: tuple[int,
 def load_mae(model: MAE, weights: Weights) -> Report:
     """Encoder and decoder. Raises ValueError as load_encoder does, and where there is no decoder."""
     decoder = weights.geometry.decoder
-    if weights.decoder is None or decoder is None:
+    if weights.decoder is None or decoder is None or not isinstance(model.decoder, Decoder):
         raise ValueError(f"these weights ({weights.layout}) have no decoder; load them into an encoder instead")
     _refuse("decoder", decoder, _size(model.decoder.blocks), f"decoder.width={decoder.width} decoder.depth="
             f"{decoder.depth} decoder.heads={decoder.heads}")  # fmt: skip

@@ -34,6 +34,8 @@ def read(place: Path, told: Hints = NOTHING_TOLD, otherwise: Hints = NOTHING_TOL
     Raises ValueError, in one sentence, for what is no such file, of no known layout, or not whole.
     """
     opened, unused = averaged(open_weights(place))
+    opened, own = without_own_decoder(opened)
+    unused |= own
     layout = detect(opened)
     try:
         weights, report = _read(opened, layout, recorded(opened).joined(told).filled(otherwise))
@@ -51,6 +53,21 @@ def averaged(opened: Opened) -> tuple[Opened, dict[str, str]]:
         return opened, {}
     unused = dict.fromkeys(opened.tensors.keys() - own.keys(), "the weights before averaging")
     return replace(opened, tensors={f"model.{name.removeprefix(AVERAGED)}": v for name, v in own.items()}), unused
+
+
+def without_own_decoder(opened: Opened) -> tuple[Opened, dict[str, str]]:
+    """The encoder of a pretraining of ours whose decoder no other project has: another target, or no mask tokens."""
+    config = opened.record.get("config", {})
+    target = str(config.get("target", {}).get("_target_", "")).rsplit(".", 1)[-1]
+    if config.get("encoder", {}).get("mask_tokens"):
+        reason = "the encoder carried the mask tokens"
+    elif target not in ("", "Pixel", "NormalisedPixel"):
+        reason = f"predicts {target}"
+    else:
+        return opened, {}
+    parts = ("model.decoder.", "model.mask_token", "target.")
+    dropped = {name: f"a decoder of this project alone: {reason}" for name in opened.tensors if name.startswith(parts)}
+    return replace(opened, tensors={k: v for k, v in opened.tensors.items() if k not in dropped}), dropped
 
 
 def detect(opened: Opened) -> Layout:

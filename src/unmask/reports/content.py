@@ -131,7 +131,7 @@ def _sheets(folder: Path) -> list[dict[str, str]]:
 
 def _row(spec: StageSpec, result: Result, plan: Plan) -> dict[str, str]:
     number, unit = headline(result)
-    recipe = getattr(plan.config, spec.kind, None)
+    recipe: Any = getattr(plan.config, spec.kind, None)
     if spec.kind == "robustness":
         protocol = f"{recipe.source}, severities {', '.join(map(str, recipe.severities))}, {result['images']:,} images"
         clean = result["metrics"].get("val/clean_accuracy")

@@ -83,11 +83,15 @@ def build_target(config: Config) -> AnyTarget:
 
 def build_tokenizer(config: Config) -> SmallTokenizer | DallETokenizer:
     """DALL-E's where its file is given, else the small one as it is before its training."""
-    data, small = config.data, config.tokenizer
-    assert data.patch_size is not None
     if isinstance(config.target, TokensTarget) and config.target.file:
         form = build_format(config)
         return DallETokenizer(read_dalle(Path(config.target.file).expanduser()), config.grid, form.mean, form.std)
+    return small_tokenizer(config)
+
+
+def small_tokenizer(config: Config) -> SmallTokenizer:
+    data, small = config.data, config.tokenizer
+    assert data.patch_size is not None
     return SmallTokenizer(data.patch_size, data.channels, small.codes, small.width, small.seed)
 
 

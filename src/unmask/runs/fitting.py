@@ -75,10 +75,11 @@ class Fitting:
     def accumulate(self, batch_size: int) -> int:
         """Micro-batches a step: as few as fit trainer.micro_batch and divide the batch.
 
-        A probe has one: its BatchNorm must see the whole batch, and only its frozen encoder is costly.
+        A probe has one: its BatchNorm must see the whole batch, and only its frozen encoder is costly. So has the small
+        dVAE: how evenly codes are used is counted over the batch.
         Where pairs of images are mixed, each has an even number of them.
         """
-        if self.spec.kind in FROZEN:
+        if self.spec.kind in (*FROZEN, "tokenizer"):
             return 1
         unit = 2 if getattr(self.recipe, "mixup", 0) or getattr(self.recipe, "cutmix", 0) else 1
         fewest = -(-batch_size // min(self.config.trainer.micro_batch or batch_size, batch_size))

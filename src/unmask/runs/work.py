@@ -130,7 +130,7 @@ class StageWork:
         data = self.run.data(recipe.batch_size, None, build.PLAIN, self.shape, recipe.seed)
         make_optimizer = self.optimizer(data)
         annealing = Annealing(make_optimizer.total_steps)
-        model = build.build_tokenizer(self.config)
+        model = build.small_tokenizer(self.config)
         module = TrainTokenizer(model, recipe.seed, make_optimizer, annealing, recipe.usage_weight)
         return self.fit(module, data, [])
 
