@@ -122,10 +122,13 @@ def report(wanted: list[tuple[str, Config, Size, str]], asked: Planned) -> None:
 
     console, estimator, hardware = Console(), Estimator(), asked.hardware
     cells = [Cell(group, config, size) for group, config, size, _ in wanted]
-    for cell, (_, _, _, chosen) in zip(cells, wanted, strict=True):
-        estimator.price(cell, chosen)
-    trained = [(cell, price.spec.kind) for cell in cells for price in cell.prices if has_step(cell.config, price.spec)]
-    steps = list(dict.fromkeys(estimator.step(c.config, kind, c.size, hardware.devices) for c, kind in trained))
+    with console.status("counting") as status:  # a model takes a second or two
+        for i, (cell, (_, _, _, chosen)) in enumerate(zip(cells, wanted, strict=True)):
+            status.update(f"counting FLOPs, cell {i + 1} of {len(cells)}")
+            estimator.price(cell, chosen)
+        status.update("counting memory")
+        trained = [(c, price.spec.kind) for c in cells for price in c.prices if has_step(c.config, price.spec)]
+        steps = list(dict.fromkeys(estimator.step(c.config, kind, c.size, hardware.devices) for c, kind in trained))
     steps.sort(key=lambda step: TRAINED.index(step.kind))
     told = []
     if hardware.measured:
