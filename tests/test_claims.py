@@ -37,30 +37,31 @@ FALLING = dict(zip(ROWS, reversed(RISING.values()), strict=True))
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.says)
 def test_a_planted_truth_holds_and_its_opposite_does_not(claim: Claim) -> None:
-    verdicts = [judge(claim, planted(RISING, 3, draw)).verdict for draw in range(40)]
-    assert verdicts.count("holds") >= 38
+    verdicts = [judge(claim, planted(RISING, 3, draw)).verdict for draw in range(25)]
+    assert verdicts.count("holds") >= 24
     assert "does not hold" not in verdicts
-    assert [judge(claim, planted(FALLING, 3, draw)).verdict for draw in range(40)].count("does not hold") >= 38
+    assert [judge(claim, planted(FALLING, 3, draw)).verdict for draw in range(25)].count("does not hold") >= 24
 
 
 @pytest.mark.parametrize("claim", [*CLAIMS[:3], HIGHER], ids=lambda claim: claim.says)
 def test_of_three_noisy_seeds_nothing_can_be_told_in_nine_draws_of_ten(claim: Claim) -> None:
     equal = dict.fromkeys(ROWS, 70.0)
-    verdicts = [judge(claim, planted(equal, 3, draw)).verdict for draw in range(120)]
+    verdicts = [judge(claim, planted(equal, 3, draw)).verdict for draw in range(300 if claim is HIGHER else 60)]
     assert verdicts.count("cannot tell") >= 0.9 * len(verdicts)
 
 
 @pytest.mark.parametrize("claim", [*CLAIMS[:3], HIGHER], ids=lambda claim: claim.says)
 def test_of_one_seed_and_a_thousand_images_neither(claim: Claim) -> None:
-    rng = np.random.default_rng(0)
-    drawn = [known({row: [float(rng.binomial(1000, 0.9)) / 10] for row in ROWS}) for _ in range(120)]
+    """Resampling alone would be exactly at the nine: 5 % each way for a claim of one comparison."""
+    rng, count = np.random.default_rng(0), 1000 if claim is HIGHER else 60
+    drawn = [known({row: [float(rng.binomial(1000, 0.9)) / 10] for row in ROWS}) for _ in range(count)]
     verdicts = [judge(claim, measured).verdict for measured in drawn]
     assert verdicts.count("cannot tell") >= 0.9 * len(verdicts)
 
 
 def test_at_every_level_no_more_is_told_apart_than_the_level_allows() -> None:
     """Also at the small ones that a correction for 28 comparisons asks for, where three seeds have the fewest tails."""
-    rng, count = np.random.default_rng(0), 800
+    rng, count = np.random.default_rng(0), 600
     levels = {0.95: 0.05, 0.99: 0.01, 1 - 0.05 / 28: 0.05 / 28}
     wrong = dict.fromkeys(levels, 0)
     for _ in range(count):

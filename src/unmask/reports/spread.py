@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats  # type: ignore[import-untyped]
+from scipy import special, stats  # type: ignore[import-untyped]
 
 DRAWS = 10_000
 FEWEST_RANKED = 3
@@ -28,11 +28,12 @@ class Sample(NamedTuple):
 
 
 class Deviations(NamedTuple):
-    """Draws of (mean of a resample - mean), the variance of the mean, and its degrees of freedom."""
+    """Draws of (mean of a resample - mean), the mean's variance, its degrees of freedom, and the values' least step."""
 
     draws_N: Float[np.ndarray, "N"]
     variance: float
     df: float
+    step: float = 0.0
 
 
 class Difference(NamedTuple):
@@ -41,6 +42,7 @@ class Difference(NamedTuple):
     mean: float
     draws_N: Float[np.ndarray, "N"]
     df: float
+    step: float
 
     def bound(self, level: float, upper: bool) -> float:
         """The one-sided bound at `level`, widened from normal to Student's tails at that level.
@@ -48,8 +50,9 @@ class Difference(NamedTuple):
         By 1.96's own ratio t_0.975 / 1.96 at every level, three equal rows would be told apart in 0.8 % of draws where
         0.2 % are allowed (Bonferroni over 28 pairs); the level's own ratio keeps what is allowed at all of them.
         """
-        wider = stats.t.ppf(level, self.df) / stats.norm.ppf(level)
-        return float(self.mean + wider * np.quantile(self.draws_N, level if upper else 1 - level))
+        wider = special.stdtrit(self.df, level) / special.ndtri(level)
+        reach = wider * np.quantile(self.draws_N, level if upper else 1 - level)
+        return float(self.mean + reach + (self.step if upper else -self.step))  # an image of each row decides nothing
 
 
 def deviations(sample: Sample, accuracy: bool, rng: np.random.Generator) -> Deviations | None:
@@ -57,15 +60,15 @@ def deviations(sample: Sample, accuracy: bool, rng: np.random.Generator) -> Devi
     n = len(sample.values)
     if sample.over_seeds:
         values_S = np.array(sample.values)
-        resampled_NS = values_S[rng.integers(n, size=(DRAWS, n))]
+        resampled_SN = values_S[rng.integers(n, size=(n, DRAWS))]
         unbiased = math.sqrt(n / (n - 1))  # a resample of n varies by n - 1 parts of n
-        return Deviations((resampled_NS.mean(axis=1) - sample.mean) * unbiased, float(values_S.var(ddof=1)) / n, n - 1)
+        return Deviations((resampled_SN.mean(axis=0) - sample.mean) * unbiased, float(values_S.var(ddof=1)) / n, n - 1)
     if not accuracy or sample.images < 1:
         return None
     # half an image of either kind: an accuracy of 100 % is not certain either
     share = (sample.mean / 100 * sample.images + 0.5) / (sample.images + 1)
     draws_N = 100 * (rng.binomial(sample.images, share, size=DRAWS) / sample.images - share)
-    return Deviations(draws_N, 1e4 * share * (1 - share) / sample.images, math.inf)
+    return Deviations(draws_N, 1e4 * share * (1 - share) / sample.images, math.inf, 100 / sample.images)
 
 
 def difference(a: tuple[Sample, Deviations], b: tuple[Sample, Deviations]) -> Difference:
@@ -73,9 +76,8 @@ def difference(a: tuple[Sample, Deviations], b: tuple[Sample, Deviations]) -> Di
     (first, of_first), (second, of_second) = a, b
     total = of_first.variance + of_second.variance
     parts = sum(part.variance**2 / part.df for part in (of_first, of_second))
-    return Difference(
-        first.mean - second.mean, of_first.draws_N - of_second.draws_N, total**2 / parts if parts else math.inf
-    )
+    draws_N, step = of_first.draws_N - of_second.draws_N, of_first.step + of_second.step
+    return Difference(first.mean - second.mean, draws_N, total**2 / parts if parts else math.inf, step)
 
 
 def rank_correlation(pairs: list[tuple[float, float]]) -> float | None:
