@@ -191,5 +191,5 @@ def test_half_finished_data_draws_what_is_there_and_a_table_nothing(tmp_path: Pa
     assert len(none.axes) == 1  # the paper's alone
     assert write_figures(comparison(TOKEN), tmp_path) == []
     written = write_figures(comparison(SCHEDULE, rows=3), tmp_path)
-    assert [path.name for path in written] == ["embedded.svg", "embedded.png"]
+    assert [path.name for path in written] == ["schedule-embedded.svg", "schedule-embedded.png"]
     assert written[1].read_bytes().startswith(b"\x89PNG")

@@ -16,7 +16,7 @@ PNG = b"\x89PNG\r\n\x1a\nnot really"
 
 @pytest.fixture(scope="module")
 def page() -> str:
-    return paper_page(sections(), "Versions: torch 2.", PNG)
+    return paper_page(sections(), "torch 2.11.0", PNG)
 
 
 def test_the_page_loads_nothing(page: str) -> None:
@@ -42,14 +42,14 @@ def test_every_verdict_is_said_in_its_colour_with_its_reason(page: str) -> None:
 def test_what_was_given_is_shown_and_what_was_not_leaves_no_hole(page: str) -> None:
     assert page.count("<svg") == 3  # Table 1c is a table in the paper as well
     assert "data:image/png;base64," in page
-    assert "Versions: torch 2." in page
+    assert "Made with torch 2.11.0." in page
     bare = paper_page(sections()[:1], "", None)
     assert "data:image/png" not in bare
     assert "None" not in re.sub(r"<svg.*?</svg>", "", page, flags=re.S)
 
 
 def test_the_same_content_gives_the_same_bytes(tmp_path: Path, page: str) -> None:
-    path = write_paper_page(tmp_path / "pages" / "paper.html", sections(), "Versions: torch 2.", PNG)
+    path = write_paper_page(tmp_path / "pages" / "paper.html", sections(), "torch 2.11.0", PNG)
     assert path.read_text() == page
 
 

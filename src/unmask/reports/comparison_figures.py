@@ -68,12 +68,12 @@ def figure_png(content: Comparison) -> bytes | None:
 
 
 def write_figures(content: Comparison, folder: Path) -> list[Path]:
-    """<scale>.svg and <scale>.png; nothing where there is no figure."""
+    """<experiment>-<scale>.svg and .png; nothing where there is no figure."""
     svg, png = figure_svg(content), figure_png(content)
     if svg is None or png is None:
         return []
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{content.scale}.svg", folder / f"{content.scale}.png"]
+    paths = [folder / f"{content.slug}-{content.scale}.{kind}" for kind in ("svg", "png")]
     write_text(paths[0], svg)
     with replacing(paths[1]) as file:
         file.write(png)

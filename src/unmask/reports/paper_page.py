@@ -15,7 +15,7 @@ TONES = {"holds": "good", "does not hold": "bad", "cannot tell": "open"}
 
 
 def write_paper_page(path: Path, sections: list[Section], versions: str, sheet: bytes | None = None) -> Path:
-    """`sheet`: the PNG of `unmask.ratio_sheet`, three ratios; `versions`: one line for the foot of the page."""
+    """`sheet`: the PNG of `unmask.ratio_sheet`, three ratios; `versions`: torch 2.11.0, timm 1.0.26 and the like."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, paper_page(sections, versions, sheet))
     return path
