@@ -1,0 +1,74 @@
+"""The rows of experiments/<slug>/results/<scale>.csv: a measurement each, in an order that their content decides."""
+
+import csv
+import io
+from pathlib import Path
+from typing import NamedTuple
+
+from unmask.durable import write_text
+from unmask.runs.checks import ConfigError
+from unmask.runs.experiments import Paper
+
+
+class ResultRow(NamedTuple):
+    """A measured value, the fingerprint of its stage, and that of the pretraining it came from (may be empty)."""
+
+    row: str
+    column: str
+    seed: int
+    value: float
+    images: int
+    fingerprint: str
+    pretrain: str
+
+
+def ordered(rows: list[ResultRow], paper: Paper) -> list[ResultRow]:
+    """The paper's order of rows and columns, then seeds; what is the same twice stands once.
+
+    Raises ConfigError for a row or column that the paper's table lacks, and for two values of one measurement.
+    """
+    labels, columns = [row.row for row in paper.rows], list(paper.columns)
+    for row in rows:
+        if row.row not in labels or row.column not in columns:
+            raise ConfigError(
+                f"results have row {row.row!r}, column {row.column!r}; {paper.paper} has rows {labels} and columns "
+                f"{columns}: correct the results or paper.yaml"
+            )
+    kept: dict[tuple[int, int, int], ResultRow] = {}
+    for row in sorted(set(rows)):
+        place = labels.index(row.row), columns.index(row.column), row.seed
+        before = kept.setdefault(place, row)
+        if before != row:
+            raise ConfigError(
+                f"two results for row {row.row!r}, column {row.column!r}, seed {row.seed}: {before.value} "
+                f"({before.fingerprint}) and {row.value} ({row.fingerprint}); keep one of them"
+            )
+    return [kept[place] for place in sorted(kept)]
+
+
+def rows_text(rows: list[ResultRow], paper: Paper) -> str:
+    """CSV whose bytes are the same for the same rows in any order; floats as Python repeats them."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(ResultRow._fields)
+    writer.writerows(row._replace(value=repr(float(row.value))) for row in ordered(rows, paper))  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def write_rows(path: Path, rows: list[ResultRow], paper: Paper) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, rows_text(rows, paper))
+
+
+def read_rows(path: Path) -> list[ResultRow]:
+    """No rows where there is no file. Raises ConfigError for a file with other columns or without numbers."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        header, *lines = list(csv.reader(file)) or [[]]
+    if header != list(ResultRow._fields):
+        raise ConfigError(f"{path}: columns are {header}; they must be {list(ResultRow._fields)}")
+    try:
+        return [ResultRow(r, c, int(s), float(v), int(i), f, p) for r, c, s, v, i, f, p in lines]
+    except ValueError as error:
+        raise ConfigError(f"{path} cannot be read: {error}; write it again with src/report.py") from None

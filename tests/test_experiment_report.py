@@ -1,0 +1,195 @@
+"""A table of the paper beside ours: what is compared, counted and said, and files that are the same for the same rows."""
+
+import io
+import random
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from planted_results import DEPTH, PARTIAL, SCHEDULE, TOKEN, comparison, results
+from unmask.reports.comparison import Section, compare, fills
+from unmask.reports.comparison_figures import comparison_figure, figure_png, figure_svg, write_figures
+from unmask.reports.comparison_tables import (
+    claims_table,
+    correlations,
+    experiment_readme,
+    markdown_table,
+    number,
+    summary_table,
+    terminal_table,
+)
+from unmask.reports.result_rows import ResultRow, read_rows, rows_text, write_rows
+from unmask.runs.checks import ConfigError
+
+
+def printed(table: object) -> str:
+    console = Console(width=200, file=io.StringIO())
+    console.print(table)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_ours_is_compared_with_the_paper_and_each_with_its_own_default() -> None:
+    cell = comparison(DEPTH).rows[0].cells["lin"]
+    assert (cell.paper, cell.n) == (65.5, 3)
+    assert cell.mean == pytest.approx(75.5, abs=0.3)
+    assert cell.to_paper == pytest.approx(10.0, abs=0.3)
+    assert cell.paper_to_default == pytest.approx(-8.0)
+    assert cell.to_default == pytest.approx(-8.0, abs=0.5)
+    assert 0 < cell.spread < 0.4  # type: ignore[operator]
+    default = comparison(DEPTH).rows[3]
+    assert default.is_default
+    assert default.cells["lin"].to_default is None
+
+
+def test_seconds_are_not_subtracted_from_hours() -> None:
+    cell = comparison(TOKEN).rows[0].cells["hours"]
+    assert cell.mean is not None
+    assert cell.to_paper is None
+
+
+def test_a_column_without_a_stage_is_the_papers_alone_and_a_row_may_use_another_stage() -> None:
+    assert comparison(PARTIAL).measured == ["mae"]
+    assert [fills(PARTIAL, row) for row in PARTIAL.rows] == [["mae"]] * 4
+    assert "moco" not in comparison(PARTIAL).correlations
+
+
+def test_progress_counts_each_row_column_and_seed_that_the_scale_makes() -> None:
+    half = comparison(SCHEDULE, rows=3)
+    assert (half.done, half.expected) == (18, 30)
+    without = compare(SCHEDULE, "schedule", "embedded", results(SCHEDULE, rows=3), 3, [], left_out=["800", "1600"])
+    assert (without.done, without.expected) == (18, 18)
+    assert without.claims[0].why == "This scale leaves out rows “800”, “1600”."
+    more_seeds = compare(SCHEDULE, "schedule", "embedded", results(SCHEDULE, seeds=5), 3, [])
+    assert (more_seeds.done, more_seeds.expected) == (30, 30)
+
+
+def test_the_headline_says_how_much_is_done_how_alike_it_is_and_what_came_of_the_claims() -> None:
+    assert comparison(DEPTH).headline == (
+        "At scale embedded, with one difference from the paper's protocol: "
+        "of the paper's 3 claims 1 holds, 1 does not, 1 cannot be told."
+    )
+    assert comparison(SCHEDULE, (), rows=3).headline == (
+        "At scale embedded, 18 of 30 results so far, like for like: "
+        "of the paper's 1 claim 0 hold, 0 do not, 1 cannot be told."
+    )
+    assert comparison(PARTIAL, rows=0).headline == (
+        "Nothing is measured at scale embedded yet; the paper makes 1 claim here."
+    )
+
+
+def test_ranks_are_compared_over_rows_that_both_have() -> None:
+    found = comparison(SCHEDULE).correlations["lin"]
+    assert (found.rho, found.n) == (pytest.approx(1.0), 5)
+    few = comparison(SCHEDULE, rows=2)
+    assert (few.correlations["lin"].rho, few.correlations["lin"].n) == (None, 2)
+    assert "linear probing: none of 2 rows, 3 are needed." in correlations(few)
+
+
+def test_rows_of_results_are_the_same_bytes_in_any_order_and_come_back_exactly(tmp_path: Path) -> None:
+    rows = results(DEPTH)
+    shuffled = random.Random(0).sample(rows, len(rows))
+    assert rows_text(shuffled, DEPTH) == rows_text(rows, DEPTH) == rows_text([*rows, *rows], DEPTH)
+    path = tmp_path / "results" / "embedded.csv"
+    write_rows(path, shuffled, DEPTH)
+    assert {*read_rows(path)} == {*rows}
+    assert rows_text(read_rows(path), DEPTH).encode() == path.read_bytes()
+    lines = path.read_text().splitlines()
+    assert lines[0] == "row,column,seed,value,images,fingerprint,pretrain"
+    assert [line.split(",")[:3] for line in lines[1:5]] == [
+        ["1", "ft", "0"],
+        ["1", "ft", "1"],
+        ["1", "ft", "2"],
+        ["1", "lin", "0"],
+    ]
+    assert lines[-1].startswith("12,lin,2,")  # the paper's order, not the alphabet's
+    assert read_rows(tmp_path / "none.csv") == []
+
+
+def test_rows_that_contradict_each_other_or_the_paper_are_refused(tmp_path: Path) -> None:
+    row = ResultRow("8", "lin", 0, 80.0, 1000, "a", "p")
+    with pytest.raises(
+        ConfigError, match=r"two results for row '8', column 'lin', seed 0: 80.0 \(a\) and 81.0 \(b\); keep"
+    ):
+        rows_text([row, row._replace(value=81.0, fingerprint="b")], DEPTH)
+    with pytest.raises(ConfigError, match=r"results have row '3', column 'lin'; Table 1a has rows \['1', '2'"):
+        compare(DEPTH, "decoder_depth", "embedded", [row._replace(row="3")], 3, [])
+    path = tmp_path / "a.csv"
+    path.write_text("row,value\n8,80\n")
+    with pytest.raises(ConfigError, match=r"a.csv: columns are \['row', 'value'\]; they must be \['row', 'column'"):
+        read_rows(path)
+    path.write_text("row,column,seed,value,images,fingerprint,pretrain\n8,lin,x,1,1,a,b\n")
+    with pytest.raises(ConfigError, match=r"a.csv cannot be read: .*'x'; write it again with src/report.py"):
+        read_rows(path)
+
+
+def test_the_terminal_shows_numbers_verdicts_and_progress() -> None:
+    content = comparison(DEPTH)
+    shown = printed(terminal_table(content))
+    assert "65.5 [-8.0]" in shown
+    assert "(n = 3)" in shown
+    assert "30 of 30 results" in shown
+    verdicts = printed(claims_table(content))
+    for verdict in ("holds", "does not hold", "cannot tell"):
+        assert verdict in verdicts
+    assert "18 of 30" in printed(summary_table([content, comparison(SCHEDULE, rows=3)]))
+
+
+def test_markdown_has_a_line_for_each_row_and_its_pipes_escaped() -> None:
+    lines = markdown_table(comparison(TOKEN)).splitlines()
+    assert len(lines) == 4
+    assert {line.replace("\\|", "").count("|") for line in lines} == {9}
+    assert "with \\| tokens" in lines[2]
+    assert "| **84.9** |" in markdown_table(comparison(DEPTH))
+
+
+def test_the_readme_says_question_command_cost_verdict_claims_and_what_differs() -> None:
+    section = Section(
+        comparison(DEPTH), "python src/train.py -m experiment=decoder_depth", "12 min", "results/embedded.svg"
+    )
+    text = experiment_readme(DEPTH, [section, Section(comparison(DEPTH, ()), "the other command")])
+    for part in (
+        "# Decoder depth (Table 1a)", "How deep?", "```bash\npython src/train.py -m experiment=decoder_depth\n```",
+        "Cost: 12 min.", section.content.headline, "- **does not hold** ✘ 12 blocks", "- digits for ImageNet",
+        "](results/embedded.svg)", "Nothing: like for like.",
+    ):  # fmt: skip
+        assert part in text
+    assert text.count("How deep?") == 1
+
+
+def test_zero_has_no_minus() -> None:
+    assert [number(value, sign=True) for value in (-0.04, 0.04, -0.06, None)] == ["+0.0", "+0.0", "-0.1", "-"]
+    assert number(1234.56) == "1,234.6"
+
+
+@pytest.mark.parametrize("paper", [DEPTH, SCHEDULE, PARTIAL], ids=lambda paper: paper.title)
+def test_figures_are_the_same_bytes_for_the_same_rows(paper: object) -> None:
+    content = comparison(paper)  # type: ignore[arg-type]
+    assert figure_svg(content) == figure_svg(content)
+    assert figure_png(content) == figure_png(content)
+    assert "currentColor" in figure_svg(content, themed=True)  # type: ignore[operator]
+
+
+def test_each_measurement_has_a_panel_and_each_side_its_own_range() -> None:
+    figure = comparison_figure(comparison(DEPTH))
+    assert figure is not None
+    papers, ours = figure.axes[:2], figure.axes[2:]
+    assert [axes.get_ylabel() for axes in papers] == ["paper, top-1 %"] * 2
+    assert [axes.get_ylabel() for axes in ours] == ["ours, top-1 %"] * 2
+    assert papers[1].get_ylim()[1] < 80 < 83 < ours[1].get_ylim()[1]
+    for axes in figure.axes:
+        low, high = axes.get_ylim()
+        assert high - low >= 1.0
+
+
+def test_half_finished_data_draws_what_is_there_and_a_table_nothing(tmp_path: Path) -> None:
+    half, none = comparison_figure(comparison(SCHEDULE, rows=3)), comparison_figure(comparison(PARTIAL, rows=0))
+    assert half is not None
+    assert none is not None
+    assert [len(line.get_xdata()) for line in half.axes[2].get_lines() if line.get_linestyle() == "-"] == [3]
+    assert half.axes[1].get_xscale() == "log"
+    assert len(none.axes) == 1  # the paper's alone
+    assert write_figures(comparison(TOKEN), tmp_path) == []
+    written = write_figures(comparison(SCHEDULE, rows=3), tmp_path)
+    assert [path.name for path in written] == ["schedule-embedded.svg", "schedule-embedded.png"]
+    assert written[1].read_bytes().startswith(b"\x89PNG")
