@@ -64,8 +64,6 @@ def _sections(ours: Config, papers: Config) -> list[str]:
             here = changed.setdefault(SECTIONS[section], [])
             here += [text for text in _values(section, mine[section], theirs[section]) if text not in here]
     lines = [f"{name}: {', '.join(texts)}" for name, texts in changed.items() if texts]
-    if ours.trainer.precision != papers.trainer.precision:
-        lines.append(f"precision: {ours.trainer.precision} (paper {papers.trainer.precision})")
     return lines
 
 

@@ -1,5 +1,6 @@
 """Everything that is finished of the paper's experiments, at every scale, set beside the paper."""
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +25,7 @@ class Finding(NamedTuple):
 
 
 PAPER = "paper"
+SCALE = re.compile(r"^ +scale:\n +name: (\S+)$", re.MULTILINE)  # in a stage's config.yaml
 ELSEWHERE = "data.root=/not/here"  # the paper's protocol is compared, not run
 
 
@@ -36,7 +38,7 @@ def findings(given: Report, compose: Compose) -> list[Finding]:
 
     Raises ConfigError for an experiment or scale that there is not.
     """
-    scales = given.scale.split(",") if given.scale else sorted(path.stem for path in (CONF / "scale").glob("*.yaml"))
+    scales = given.scale.split(",") if given.scale else _with_results(given.runs_dir)
     found = []
     for slug in tables_of(given.experiment):
         paper = read_paper(slug)
@@ -46,6 +48,14 @@ def findings(given: Report, compose: Compose) -> list[Finding]:
             if content.done or (given.scale and content.expected):
                 found.append(finding)
     return found
+
+
+def _with_results(runs_dir: str) -> list[str]:
+    """The scales of which the ledger has a stage, or experiments/ kept results: others need not be composed."""
+    kept = {path.stem for path in EXPERIMENTS.glob("*/results/*.csv")}
+    texts = (path.read_text() for path in Path(runs_dir).glob("*/*/config.yaml"))
+    made = {match.group(1) for match in map(SCALE.search, texts) if match}
+    return [path.stem for path in sorted((CONF / "scale").glob("*.yaml"), reverse=True) if path.stem in kept | made]
 
 
 def _finding(paper: Paper, slug: str, scale: Scale, given: Report, compose: Compose) -> Finding:

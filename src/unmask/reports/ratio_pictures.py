@@ -7,6 +7,7 @@ from unmask import checkpoints
 from unmask.ratio_sheet import ratio_sheet
 from unmask.reports.findings import Finding
 from unmask.runs import build
+from unmask.runs.checks import ConfigError
 from unmask.runs.gallery import load_autoencoder
 
 IMAGES = 6
@@ -20,7 +21,10 @@ def ratio_pictures(runs_dir: str, found: list[Finding]) -> bytes | None:
         for fingerprint in made:
             checkpoint = checkpoints.newest(Path(runs_dir) / "pretrain" / fingerprint / "checkpoints")
             if checkpoint:
-                return _sheet(checkpoint)
+                try:
+                    return _sheet(checkpoint)
+                except (ConfigError, ValueError, OSError):  # another version's, damaged, or its images are gone
+                    continue
     return None
 
 
