@@ -2,15 +2,15 @@
 
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
+from hydra_plugins.composition import CONF, Composer
 from hydra_plugins.experiment_sweeper import cells_of
 from unmask.runs.checks import ConfigError, check
 from unmask.runs.commands import MULTIRUN, enter, fail, guarded
@@ -19,7 +19,6 @@ from unmask.runs.hardware import Planned, planned
 from unmask.runs.quantities import Size, size_of
 from unmask.runs.schema import Config
 
-CONF = Path(__file__).parent.parent / "conf"
 GROUPS = [str(path.relative_to(CONF)) for path in CONF.rglob("*") if path.is_dir()]
 OWN = ("hardware", "images", "val_images", "classes")  # keys of plan.yaml
 OWN_KEYS = [*OWN, *(f"hardware.{key}" for key in ("name", "devices", "memory_gib", "tflops", "utilisation", "source"))]
@@ -53,32 +52,23 @@ def grouped(arguments: list[str]) -> Iterator[tuple[str, list[str]]]:
         yield from ((name, cell) for cell in cells_of([f"experiment={name}", *others]))
 
 
-def composed(overrides: list[str], config_name: str = "config") -> tuple[dict[str, Any], str]:
-    """Plain containers, and the name that data=... took; folders that are not given stand for ones elsewhere."""
-    cfg = compose(config_name, overrides=overrides, return_hydra_config=True)
-    assert isinstance(cfg, DictConfig)
-    chosen = str(OmegaConf.to_container(cfg.hydra.runtime.choices).get("data", ""))  # type: ignore[union-attr]
-    OmegaConf.set_struct(cfg, False)
-    for key in ("hydra", "sweep"):
-        cfg.pop(key, None)
-    raw = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(raw, dict)
+def elsewhere(raw: dict[str, Any]) -> dict[str, Any]:
+    """Folders that are not given stand for ones elsewhere: the price does not look into them."""
     for part in ("data", "robustness"):
-        if part in raw and raw[part]["root"] is None:
+        if raw[part]["root"] is None:
             raw[part]["root"] = ELSEWHERE
-    return {str(key): value for key, value in raw.items()}, chosen
+    return raw
 
 
 def configs(arguments: list[str], given: Size | None) -> Iterator[tuple[str, Config, Size, str]]:
     """(experiment, config, size of the data, its name) of every cell, checked. Raises ConfigError with all faults."""
-    faults = []
+    faults, composer = [], Composer()
     for group, overrides in grouped(arguments):
         try:
-            raw, chosen = composed(overrides)
-            config = check(raw)
+            config, chosen = check(elsewhere(composer(overrides))), composer.choices(overrides).get("data", "")
             yield group, config, size_of(config, chosen, given), chosen
-        except (ConfigError, HydraException, OmegaConfBaseException) as error:
-            first = str(error) if isinstance(error, ConfigError) else str(error).splitlines()[0]
+        except ConfigError as error:
+            first = str(error)
             faults.append(f"cell {' '.join(overrides)}:\n  " + first.replace("\n", "\n  ") if overrides else first)
     if faults:
         raise ConfigError("\n".join(faults))
@@ -106,7 +96,7 @@ def run() -> None:
     enter()
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            asked = planned(composed(own, "plan")[0])
+            asked = planned(OmegaConf.to_container(compose("plan", overrides=own), resolve=True))
             cells = list(configs([a for a in arguments if a not in own], sized(asked)))
     except ConfigError as error:
         fail(str(error), 2)

@@ -1,39 +1,44 @@
 """Everything finished so far beside the paper: page, Markdown, CSV, figures. See --help."""
 
-from collections.abc import Sequence
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import hydra
-from hydra import compose
+from hydra import initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from train import plain
+from hydra_plugins.composition import Composer
 from unmask.runs.arguments import Report, arguments
 from unmask.runs.checks import ConfigError, check
 from unmask.runs.commands import enter, fail, guarded, told
-from unmask.runs.schema import Config
 
 if TYPE_CHECKING:
     from unmask.reports.comparison import Comparison
 
 CONF = Path(__file__).parent.parent / "conf"
+DEFAULTS = CONF / "report.yaml"
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="report")
-def run(cfg: DictConfig) -> None:
+def run() -> None:
     """Exits with 0 done, 1 error, 2 bad arguments."""
+    if {"--help", "-h"} & set(sys.argv):
+        print(DEFAULTS.read_text(), end="")
+        return
     enter()
     try:
-        given = arguments(Report, OmegaConf.to_container(cfg, resolve=True))
-        from unmask.reports.findings import findings
-        from unmask.reports.findings_files import keep, write_report
-
+        # not hydra.main: to Hydra `experiment` and `scale` are groups of conf/
+        given = arguments(Report, OmegaConf.to_container(OmegaConf.merge(OmegaConf.load(DEFAULTS), told_by_user())))
         if given.keep and given.scale:
             raise ConfigError(f"scale={given.scale}: keep=true writes what is known of all scales; leave scale=null")
-        found = findings(given, composed)
-        written = [*write_report(found, Path(given.out), given.runs_dir), *(keep(found) if given.keep else [])]
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            from unmask.reports.findings import findings
+            from unmask.reports.findings_files import keep, write_report
+
+            composer = Composer()
+            found = findings(given, lambda overrides: check(composer(overrides)))
+            written = [*write_report(found, Path(given.out), given.runs_dir), *(keep(found) if given.keep else [])]
     except ConfigError as error:
         fail(str(error), 2)
     except (ValueError, OSError) as error:
@@ -41,9 +46,12 @@ def run(cfg: DictConfig) -> None:
     say([finding.section.content for finding in found], given, written)
 
 
-def composed(overrides: Sequence[str]) -> Config:
-    """A cell's checked config."""
-    return check(plain(compose("config", overrides=list(overrides))))
+def told_by_user() -> DictConfig:
+    """key=value arguments. Raises ConfigError for what is none."""
+    try:
+        return OmegaConf.from_dotlist([argument for argument in sys.argv[1:] if "=" in argument])
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).splitlines()[0]) from None
 
 
 def say(found: list["Comparison"], given: Report, written: list[Path]) -> None:

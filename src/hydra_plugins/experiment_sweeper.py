@@ -3,15 +3,17 @@
 What is no table of the paper is swept as Hydra's basic sweeper does. Cells that two tables share are run once.
 """
 
+import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
-from omegaconf import OmegaConf
 
+from hydra_plugins.composition import Composer
 from unmask.runs.checks import ConfigError, check
 from unmask.runs.commands import fail
 from unmask.runs.experiments import SMALLEST_SCALE, cells, is_sweep, read_scale, tables_of
@@ -44,6 +46,9 @@ class ExperimentSweeper(BasicSweeper):
             self._check(wanted)
         except ConfigError as error:
             fail(str(error), 2)
+        # submitit's jobs unpickle what they run before they know where this project lies
+        places = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+        os.environ["PYTHONPATH"] = os.pathsep.join(places)
         returns = self.launcher.launch(wanted, initial_job_idx=0)
         if failed := [line for cell, returned in zip(wanted, returns, strict=True) for line in _fault(cell, returned)]:
             fail(
@@ -55,21 +60,12 @@ class ExperimentSweeper(BasicSweeper):
 
     def _check(self, wanted: list[list[str]]) -> None:
         """Every cell's config and data, before the first starts."""
-        assert self.hydra_context is not None
-        assert self.config is not None
-        faults = []
+        faults, composer = [], Composer()
         for overrides in wanted:
             try:
-                cell = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
-                OmegaConf.set_struct(cell, False)
-                cell.pop("hydra", None)
-                raw = OmegaConf.to_container(cell, resolve=True)
-                assert isinstance(raw, dict)
-                make_plan(check({str(key): value for key, value in raw.items()}))
+                make_plan(check(composer(overrides)))
             except ConfigError as error:
                 faults.append(f"cell {' '.join(overrides)}:\n  " + str(error).replace("\n", "\n  "))
-            except Exception as error:  # Hydra's and OmegaConf's own complaints about overrides
-                faults.append(f"cell {' '.join(overrides)}:\n  {str(error).splitlines()[0]}")
         if faults:
             raise ConfigError("no cell was started:\n" + "\n".join(faults))
 
