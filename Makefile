@@ -6,9 +6,10 @@ BIN := $(VENV)/bin
 # the lock's hashes decide what is installed: a wheel lying about on the machine must not answer first
 PIP := env -u PIP_NO_INDEX PIP_FIND_LINKS= $(BIN)/python -m pip
 TESTS ?= tests
+JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format reference lock clean
+.PHONY: help setup demo paper test check format reference lock clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -25,6 +26,11 @@ $(READY): pyproject.toml requirements.lock
 
 demo: $(READY) ## pretrain on real images, probe, and print the page to look at
 	@$(BIN)/python src/train.py experiment=demo
+
+# one thread a cell: with another number of threads sums come in another order, and the last digits change
+paper: $(READY) ## Table 1 and Figures 5, 7, 9 at the embedded scale: hours, resumable, reports after every cell
+	@OMP_NUM_THREADS=1 $(BIN)/python src/train.py -m experiment=ablations scale=embedded \
+	  hydra.launcher.n_jobs=$(JOBS) hydra.launcher.report=true
 
 test: check ## every check and every test
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)

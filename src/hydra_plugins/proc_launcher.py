@@ -24,6 +24,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, read_write
 
+from hydra_plugins.reporting import Reporter
+
 LEAKING = (
     "LOCAL_RANK",
     "NODE_RANK",
@@ -41,10 +43,11 @@ POLL = 0.05  # seconds
 
 @dataclass
 class ProcLauncherConfig:
-    """n_jobs: how many cells run at once."""
+    """n_jobs: how many cells run at once; report: of the paper's tables, write src/report.py's page after each cell."""
 
     _target_: str = "hydra_plugins.proc_launcher.ProcLauncher"
     n_jobs: int = 1
+    report: bool = False
 
 
 ConfigStore.instance().store(
@@ -84,8 +87,9 @@ def end_with_parent() -> None:
 class ProcLauncher(Launcher):
     """Starts `python src/train.py <overrides>` for each cell."""
 
-    def __init__(self, n_jobs: int = 1) -> None:
-        self.n_jobs = n_jobs
+    def __init__(self, n_jobs: int = 1, report: bool = False) -> None:
+        self.n_jobs, self.report = n_jobs, report
+        self.reporter = Reporter(sys.argv[1:])
         self.stopped = 0
         self.running: list[Cell] = []
 
@@ -108,6 +112,7 @@ class ProcLauncher(Launcher):
             try:
                 self._run(cells)
             finally:
+                self.reporter.finish(show=not self.stopped)
                 for number, handler in handlers.items():
                     signal.signal(number, handler)
         Console().print(cells_table([(cell.overrides, cell.state, cell.stages) for cell in cells]))
@@ -137,6 +142,8 @@ class ProcLauncher(Launcher):
                     cell.code = PREEMPTED  # asked to leave before it could do better: nothing was begun
                 if cell.summary.exists():
                     cell.stages = json.loads(cell.summary.read_text())
+                    if self.report and not self.stopped:
+                        self.reporter.refresh()
 
     def _start(self, cell: Cell) -> subprocess.Popen:
         environment = {key: value for key, value in os.environ.items() if key not in LEAKING}

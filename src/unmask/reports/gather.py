@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from unmask.data.listing import Listing
 from unmask.reports.result_rows import ResultRow
 from unmask.runs.checks import ConfigError
 from unmask.runs.experiments import Paper, PaperRow, cells
@@ -32,17 +33,20 @@ class Gathered:
 def gather(paper: Paper, slug: str, scale: Scale, compose: Compose, runs_dir: str, kept: list[ResultRow]) -> Gathered:
     """Every (row, column, seed) of the experiment at that scale that has a result."""
     found, by_fingerprint = Gathered(), {(row.column, row.fingerprint): row for row in kept}
+    listings: dict[tuple[str, str | None, float], Listing] = {}
     labelled = {row.row: row for row in paper.rows}
     for cell in cells(slug, scale):
         if cell.row not in found.configs:
             found.configs[cell.row] = compose(cell.overrides)
         config = found.configs[cell.row].model_copy(update={"seed": cell.seed, "runs_dir": runs_dir})
+        place = (config.data.source, config.data.root, config.data.holdout)
         try:
-            plan = make_plan(config)
+            plan = make_plan(config, listings.get(place))
         except ConfigError:  # its images are not on this machine: what is kept counts as it stands
             found.rows += [r for r in kept if (r.row, r.seed) == (cell.row, cell.seed)]
             continue
         if plan.listing:
+            listings[place] = plan.listing  # a million files are listed once, not for every cell
             found.listed = (len(plan.listing.train), len(plan.listing.classes))
         for column, stage in stages_of(paper, labelled[cell.row]).items():
             spec = measured(plan, stage)

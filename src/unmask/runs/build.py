@@ -17,7 +17,8 @@ from unmask.initialisation import initialise
 from unmask.mae import MAE
 from unmask.runs.plan import Plan
 from unmask.runs.recipes import Augment as AugmentConfig
-from unmask.runs.schema import Config, PCATarget, TokensTarget
+from unmask.runs.schema import Config
+from unmask.runs.variants import PCATarget, TokensTarget
 from unmask.targets import AnyTarget, Tokens
 from unmask.tasks.pretrain import AnyMasking
 from unmask.tokenizers import DALLE_CODES, DallETokenizer, SmallTokenizer

@@ -17,7 +17,8 @@ from unmask.reconstructions import Reconstruction, reconstruct
 from unmask.runs import build
 from unmask.runs.checks import ConfigError, check, check_stored
 from unmask.runs.plan import make_plan
-from unmask.runs.schema import Config, HogTarget, TokensTarget
+from unmask.runs.schema import Config
+from unmask.runs.variants import HogTarget, TokensTarget
 from unmask.targets import NormalisedPixel, PatchPCA, Pixel
 
 

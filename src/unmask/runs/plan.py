@@ -46,10 +46,12 @@ class Plan:
         return len(self.class_names)
 
 
-def make_plan(config: Config) -> Plan:
-    """Raises ConfigError where the data is missing or lacks the labels that a stage needs."""
-    listing = None
-    if config.data.source not in IDENTITIES:
+def make_plan(config: Config, listing: Listing | None = None) -> Plan:
+    """Raises ConfigError where the data is missing or lacks the labels that a stage needs.
+
+    listing: of the images, where somebody has listed them a moment ago.
+    """
+    if config.data.source not in IDENTITIES and listing is None:
         try:
             listing = list_source(config.data.source, str(config.data.root), config.data.holdout)
         except ValueError as error:

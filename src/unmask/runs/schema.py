@@ -24,6 +24,7 @@ from unmask.runs.recipes import (
     TokenizerRecipe,
     pair,
 )
+from unmask.runs.variants import Masking, PCATarget, Target
 
 Width = Annotated[int, Field(ge=1, le=16_384)]
 Depth = Annotated[int, Field(ge=1, le=256)]
@@ -74,60 +75,6 @@ class Decoder(Part):
     )
     width: Width = Field(description="channels of the decoder's tokens (Table 1b)")
     heads: Width = Field(description="attention heads of the decoder")
-
-
-class RandomMasking(Part):
-    target_: Literal["unmask.masking.RandomMasking"] = Field(
-        alias="_target_", description="chosen by masking=random, block or grid"
-    )
-
-
-class BlockMasking(Part):
-    target_: Literal["unmask.masking.BlockMasking"] = Field(
-        alias="_target_", description="chosen by masking=random, block or grid"
-    )
-    min_patches: Count | None = Field(description="smallest block; null scales BEiT's 16 of 196 to the grid")
-
-
-class GridMasking(Part):
-    target_: Literal["unmask.masking.GridMasking"] = Field(
-        alias="_target_", description="chosen by masking=random, block or grid"
-    )
-
-
-Masking = Annotated[RandomMasking | BlockMasking | GridMasking, Field(discriminator="target_")]
-
-
-class PixelTarget(Part):
-    target_: Literal["unmask.targets.Pixel", "unmask.targets.NormalisedPixel"] = Field(
-        alias="_target_", description="chosen by target=pixel, pixel_norm, pca, dvae or hog"
-    )
-
-
-class PCATarget(Part):
-    target_: Literal["unmask.targets.PatchPCA"] = Field(
-        alias="_target_", description="chosen by target=pixel, pixel_norm, pca, dvae or hog"
-    )
-    components: Count | None = Field(description="largest coefficients; null: an eighth, as the paper's 96 of 768")
-
-
-class HogTarget(Part):
-    target_: Literal["unmask.targets.Hog"] = Field(
-        alias="_target_", description="chosen by target=pixel, pixel_norm, pca, dvae or hog"
-    )
-    bins: Annotated[int, Field(ge=2, le=64)] = Field(description="orientations of a histogram of gradients")
-
-
-class TokensTarget(Part):
-    target_: Literal["unmask.targets.Tokens"] = Field(
-        alias="_target_", description="chosen by target=pixel, pixel_norm, pca, dvae or hog"
-    )
-    file: str | None = Field(
-        description="the encoder of DALL-E's dVAE; null: a small dVAE of our own, trained on the data (stage tokenizer)"
-    )
-
-
-Target = Annotated[PixelTarget | PCATarget | HogTarget | TokensTarget, Field(discriminator="target_")]
 
 
 class Scale(Part):

@@ -1,0 +1,61 @@
+"""The parts that are swapped whole: how patches are hidden, what is predicted (groups masking and target)."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from unmask.runs.recipes import Count, Part
+
+
+class RandomMasking(Part):
+    target_: Literal["unmask.masking.RandomMasking"] = Field(
+        alias="_target_", description="chosen by masking=random, block or grid"
+    )
+
+
+class BlockMasking(Part):
+    target_: Literal["unmask.masking.BlockMasking"] = Field(
+        alias="_target_", description="chosen by masking=random, block or grid"
+    )
+    min_patches: Count | None = Field(description="smallest block; null scales BEiT's 16 of 196 to the grid")
+
+
+class GridMasking(Part):
+    target_: Literal["unmask.masking.GridMasking"] = Field(
+        alias="_target_", description="chosen by masking=random, block or grid"
+    )
+
+
+Masking = Annotated[RandomMasking | BlockMasking | GridMasking, Field(discriminator="target_")]
+
+
+class PixelTarget(Part):
+    target_: Literal["unmask.targets.Pixel", "unmask.targets.NormalisedPixel"] = Field(
+        alias="_target_", description="chosen by target=pixel, pixel_norm, pca, dvae or hog"
+    )
+
+
+class PCATarget(Part):
+    target_: Literal["unmask.targets.PatchPCA"] = Field(
+        alias="_target_", description="chosen by target=pixel, pixel_norm, pca, dvae or hog"
+    )
+    components: Count | None = Field(description="largest coefficients; null: an eighth, as the paper's 96 of 768")
+
+
+class HogTarget(Part):
+    target_: Literal["unmask.targets.Hog"] = Field(
+        alias="_target_", description="chosen by target=pixel, pixel_norm, pca, dvae or hog"
+    )
+    bins: Annotated[int, Field(ge=2, le=64)] = Field(description="orientations of a histogram of gradients")
+
+
+class TokensTarget(Part):
+    target_: Literal["unmask.targets.Tokens"] = Field(
+        alias="_target_", description="chosen by target=pixel, pixel_norm, pca, dvae or hog"
+    )
+    file: str | None = Field(
+        description="the encoder of DALL-E's dVAE; null: a small dVAE of our own, trained on the data (stage tokenizer)"
+    )
+
+
+Target = Annotated[PixelTarget | PCATarget | HogTarget | TokensTarget, Field(discriminator="target_")]
