@@ -1,0 +1,96 @@
+"""The paper's tables as sweeps: any launcher, shared pretrainings, and the same numbers after any interruption."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from small_runs import ROOT, TINY, call, command
+from unmask.journals import read
+
+SMALL = [*TINY, "data.image_size=28", "labels=100", "finetune.labels=100", "seed=0"]
+SIZES = [override for override in SMALL if not override.startswith("seed=")]
+pytestmark = pytest.mark.process
+
+
+def sweep(runs: Path, *more: str) -> list[str]:
+    return command("-m", "experiment=mask_token", "scale=embedded", *SMALL, f"runs_dir={runs}", *more, tiny=False)
+
+
+def report(runs: Path, out: Path) -> dict[str, bytes]:
+    """The CSV files of the report on a ledger."""
+    given = "[" + ",".join(f'"{override}"' for override in SIZES) + "]"
+    done = call(
+        "experiment=mask_token", "scale=embedded", f"runs_dir={runs}", f"out={out}", f"overrides={given}",
+        script="report.py", tiny=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*.csv"))}
+
+
+def test_a_table_that_is_killed_and_begun_again_ends_with_the_same_csv(tmp_path: Path) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    whole = subprocess.run(sweep(tmp_path / "whole"), env=environment, capture_output=True, text=True, timeout=240)
+    assert whole.returncode == 0, whole.stderr
+    assert "4 of 12 results" in whole.stdout, "a sweep of tables ends with the report on them"
+    started = subprocess.Popen(
+        sweep(tmp_path / "broken", "checkpoint.every_steps=1"), env=environment, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    while not list((tmp_path / "broken").glob("pretrain/*/checkpoints/*.ckpt")):
+        time.sleep(0.1)  # within the first cell's pretraining, however slow the machine
+    os.killpg(started.pid, signal.SIGKILL)
+    started.wait()
+    last = subprocess.run(sweep(tmp_path / "broken"), env=environment, capture_output=True, text=True, timeout=240)
+    assert last.returncode == 0, last.stderr
+    expected = report(tmp_path / "whole", tmp_path / "a")
+    assert report(tmp_path / "broken", tmp_path / "b") == expected
+    rows = expected["csv/mask_token/embedded.csv"].decode().splitlines()
+    assert rows[0] == "row,column,seed,value,images,fingerprint,pretrain"
+    assert len(rows) == 1 + 2 * 2
+
+
+def test_two_workers_that_race_for_one_pretraining_train_it_once(tmp_path: Path) -> None:
+    done = call(
+        "-m", "hydra/launcher=submitit_local", "knn.k=1,5", "stages=[knn]", "pretrain.epochs=8", f"runs_dir={tmp_path}"
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "pretrain").iterdir()
+    steps = [row["step"] for row in read(folder / "metrics.jsonl") if "train/loss" in row]
+    assert len(steps) == len(set(steps)), "no step was made twice"
+    assert len(list((tmp_path / "knn").glob("*/result.json"))) == 2
+
+
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_a_cell_that_fails_leaves_the_others_to_hydras_launchers(launcher: str, tmp_path: Path) -> None:
+    done = call(
+        "-m", f"hydra/launcher={launcher}", "trainer=gpu,cpu", "stages=[pretrain]", f"runs_dir={tmp_path}",
+        "pretrain.epochs=1", tiny=True,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "1 of 2 cells failed; the same command redoes them alone" in done.stderr
+    assert "trainer.accelerator = gpu: torch finds no GPU here" in done.stderr
+    assert len(list((tmp_path / "pretrain").glob("*/result.json"))) == 1
+
+
+def test_the_report_of_an_empty_ledger_says_what_would_fill_it(tmp_path: Path) -> None:
+    done = call(
+        "experiment=scaling", "scale=cifar", f"runs_dir={tmp_path}", f"out={tmp_path}/r", script="report.py", tiny=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "0 of 18 results" in done.stdout
+    assert (tmp_path / "r" / "index.html").exists()
+    wrong = call("experiment=scalin", script="report.py", tiny=False)
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
+    assert "did you mean scaling?" in wrong.stderr
+
+
+def test_every_experiments_readme_is_what_the_results_beside_it_say() -> None:
+    """Verdicts are made from the CSV files, by the command, not by hand."""
+    kept = sorted((ROOT / "experiments").glob("*/results/*.csv"))
+    for path in kept:
+        text = (path.parents[1] / "README.md").read_text()
+        assert f"## Scale `{path.stem}`" in text
