@@ -9,7 +9,7 @@ import pytest
 from small_runs import ROOT, TINY, call, image_folder, run
 from unmask.exchange.read import read
 from unmask.exchange.write import write
-from unmask.runs.arguments import Bench, Convert, Reconstruct, keyed
+from unmask.runs.arguments import Bench, Convert, Reconstruct, Report, keyed
 from unmask.runs.checks import known_keys
 
 README = (ROOT / "README.md").read_text()
@@ -48,6 +48,8 @@ def test_every_command_runs_as_typed_but_smaller(typed: str, place: tuple[Path, 
     text = text.replace("to=vit_base", f"to={tmp_path}/vit_base")
     (tuned,) = (runs / "finetune").iterdir()
     text = text.replace("runs/finetune/<fingerprint>", str(tuned))
+    text = text.replace("scale=paper hardware", "scale=embedded hardware")
+    text = text.replace("experiment=decoder_depth scale=embedded", "experiment=mask_token scale=embedded seed=0")
     _, script, *overrides = shlex.split(text)
     name = Path(script).name
     if name == "train.py":
@@ -60,6 +62,12 @@ def test_every_command_runs_as_typed_but_smaller(typed: str, place: tuple[Path, 
         overrides += (
             ["robustness.images=10", "robustness.severities=[5]"] if any("robustness" in o for o in overrides) else []
         )
+        if "scale=embedded" in overrides:
+            overrides += ["data.image_size=28", "data.patch_size=7", "finetune.labels=100"]
+    if name == "report.py":
+        overrides += [f"runs_dir={runs}", f"out={tmp_path}"]
+    if name == "plan.py":
+        overrides = [override for override in overrides if not override.startswith("seed=")]
     if name == "bench.py":
         overrides += ["batch=1", "rounds=1", "model.depth=1", "decoder.depth=1"]
     if name == "reconstruct.py":
@@ -74,7 +82,7 @@ def test_every_dial_exists() -> None:
     keys = {key.split("[")[0] for key in re.findall(r"`([a-z_]+(?:\.[a-z_]+)*)=", README)}
     groups = {path.name for path in (ROOT / "conf").iterdir() if path.is_dir()}
     assert {"mask_ratio", "masking", "labels"} <= keys
-    arguments = {key for kind in (Bench, Convert, Reconstruct) for key in keyed(kind)}
+    arguments = {key for kind in (Bench, Convert, Reconstruct, Report) for key in keyed(kind)}
     assert not keys - set(known_keys()) - groups - arguments - {"hydra.launcher.n_jobs"}
 
 
@@ -86,6 +94,6 @@ def test_every_make_verb_exists() -> None:
 
 def test_every_picture_and_file_exists() -> None:
     assert all((ROOT / path).exists() for path in re.findall(r"!\[[^]]*\]\(([^)]+)\)", README))
-    assert all((ROOT / path).exists() for path in re.findall(r"\]\((docs/[^)]+)\)", README))
+    assert all((ROOT / path).exists() for path in re.findall(r"\]\(((?:docs|experiments|conf)/[^)]+)\)", README))
     for path in re.findall(r"`(src/\w+\.py)`", README):
         assert (ROOT / path).exists()

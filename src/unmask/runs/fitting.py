@@ -20,8 +20,10 @@ from unmask.runs.loggers import build_loggers
 from unmask.runs.plan import Plan
 from unmask.tasks.classify import Classify
 from unmask.tasks.pretrain import Pretrain
+from unmask.tasks.tokenizer import TrainTokenizer
 
 Metrics = dict[str, float]
+Trained = Pretrain | Classify | TrainTokenizer
 FROZEN = ("linear_probe", "attentive_probe")
 QUIET: dict[str, Any] = {
     "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False,
@@ -38,9 +40,7 @@ class Fitting:
         self.recipe: Any = getattr(plan.config, spec.kind, None)
         self.seconds_before = 0.0  # of work that an interrupted call did and this one goes on from
 
-    def __call__(
-        self, module: Pretrain | Classify, data: ImageData | FeatureData, callbacks: list[L.Callback]
-    ) -> Metrics:
+    def __call__(self, module: Trained, data: ImageData | FeatureData, callbacks: list[L.Callback]) -> Metrics:
         """Train to the end from wherever the folder's newest checkpoint stands; metrics of the final weights."""
         plan = module.make_optimizer
         assert isinstance(plan, Recipe)
