@@ -108,7 +108,7 @@ def run() -> None:
 def report(wanted: list[tuple[str, Config, Size, str]], asked: Planned) -> None:
     """Count, measure where that is asked for, and print."""
     from unmask.runs.price import TRAINED, Cell, Estimator, has_step
-    from unmask.runs.price_tables import assumptions, price_table, step_tables
+    from unmask.runs.price_tables import assumptions, measured_table, price_table, step_tables
 
     console, estimator, hardware = Console(), Estimator(), asked.hardware
     cells = [Cell(group, config, size) for group, config, size, _ in wanted]
@@ -120,19 +120,19 @@ def report(wanted: list[tuple[str, Config, Size, str]], asked: Planned) -> None:
         trained = [(c, price.spec.kind) for c in cells for price in c.prices if has_step(c.config, price.spec)]
         steps = list(dict.fromkeys(estimator.step(c.config, kind, c.size, hardware.devices) for c, kind in trained))
     steps.sort(key=lambda step: TRAINED.index(step.kind))
-    told = []
+    told, tables = [], list(step_tables(steps, hardware))
     if hardware.measured:
         from unmask.runs.probe import probe
 
-        first = cells[0]
+        models = {estimator.step(c.config, "pretrain", c.size, 1): c.config for c in cells}
         with console.status("measuring this machine"):
-            found = probe(first.config, estimator.step(first.config, "pretrain", first.size, 1))
-        if isinstance(found, str):
-            told.append(found + ".")
-        else:
-            hardware = found.hardware(hardware)
+            found, too_big = probe([(config, step) for step, config in models.items()])
+        told += [too_big] if too_big else []
+        if first := next(filter(None, found), None):
+            hardware = first.hardware(hardware)
+            tables = [*step_tables(steps, hardware), measured_table(list(models), found)]
     console.print(price_table(cells, hardware))
-    for table in step_tables(steps, hardware):
+    for table in tables:
         console.print(table)
     for sentence in [*told, *assumptions(cells, hardware)]:
         console.print(sentence, soft_wrap=False, highlight=False, markup=False)

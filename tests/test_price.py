@@ -13,6 +13,7 @@ from unmask.runs.checks import ConfigError, check
 from unmask.runs.hardware import GIB, Hardware, planned
 from unmask.runs.ledger import StageFolder
 from unmask.runs.price import Cell, Estimator, StagePrice, total, unique
+from unmask.runs.price_tables import measured_table
 from unmask.runs.quantities import KNOWN, Seen, Size, seen, size_of
 from unmask.runs.schema import Config
 
@@ -161,8 +162,9 @@ def test_this_machine_is_measured_by_the_real_training_step(monkeypatch: pytest.
     monkeypatch.setattr(probing, "STEPS", 3)
     config = config_of("trainer=cpu")
     step = ESTIMATOR.step(config, "pretrain", KNOWN["mnist5k"], devices=1)
-    found = probing.probe(config, step)
-    assert isinstance(found, probing.Probe)
+    (found,), too_big = probing.probe([(config, step)])
+    assert found is not None
+    assert not too_big
     assert (found.steps, found.batch) == (3, 64)
     here = found.hardware(hardware("here"))
     images = step.per_image.training * found.images_per_second
@@ -173,10 +175,23 @@ def test_this_machine_is_measured_by_the_real_training_step(monkeypatch: pytest.
 def test_a_model_that_does_not_fit_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probing, "free_bytes", lambda device: 0.005 * GIB)
     config = config_of("trainer=cpu")
-    said = probing.probe(config, ESTIMATOR.step(config, "pretrain", KNOWN["mnist5k"], devices=1))
-    assert isinstance(said, str)
+    found, said = probing.probe([(config, ESTIMATOR.step(config, "pretrain", KNOWN["mnist5k"], devices=1))])
+    assert found == [None]
     assert said.startswith("mae_vit_nano is too big to be measured here: one image a step takes 0.0 GiB")
     assert "hardware=h100x8" in said
+
+
+def test_models_are_measured_in_turn_beside_their_flops(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probing, "STEPS", 2)
+    configs = [config_of("trainer=cpu", *more) for more in (("encoder.mask_tokens=true",), ())]
+    steps = [ESTIMATOR.step(config, "pretrain", KNOWN["mnist5k"], devices=1) for config in configs]
+    found, _ = probing.probe(list(zip(configs, steps, strict=True)))
+    table = measured_table(steps, found)
+    by_flops = [float(cell) for cell in table.columns[4].cells]
+    assert by_flops[0] == 1
+    assert by_flops[1] == pytest.approx(steps[0].per_image.training / steps[1].per_image.training, abs=0.01)
+    assert [str(cell) for cell in table.columns[1].cells] == ["1 x 64, [M]", "1 x 64"]
+    assert min(float(cell) for cell in table.columns[3].cells) == 1
 
 
 def test_a_batch_is_shared_by_the_devices() -> None:

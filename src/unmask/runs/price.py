@@ -45,6 +45,7 @@ class Step:
 
     kind: str
     model: str
+    width: int  # the encoder's
     decoder: str | None
     per_image: Flops
     memory: Memory
@@ -96,9 +97,10 @@ class Estimator:
                 average=bool(getattr(recipe, "ema", None)),
             )  # fmt: skip
         batch = fitting(recipe.batch_size, min(getattr(recipe, "labels", None) or size.train, size.train))
-        decoder = f"{config.decoder.depth} x {config.decoder.width}" if kind == "pretrain" else None
+        tokens = ", [M]" if config.encoder.mask_tokens else ""  # as Table 2 marks them
+        decoder = f"{config.decoder.depth} x {config.decoder.width}{tokens}" if kind == "pretrain" else None
         return Step(
-            kind, config.model.name, decoder, self.flops(config, kind, "pretrained", size.classes),
+            kind, config.model.name, config.model.width, decoder, self.flops(config, kind, "pretrained", size.classes),
             self._memory[key], -(-batch // devices), precision,
         )  # fmt: skip
 

@@ -10,6 +10,7 @@ from unmask.runs.hardware import GIB, PRECISIONS, Hardware, Precision
 from unmask.runs.memory import FREE
 from unmask.runs.plan import CONTROLS
 from unmask.runs.price import PRICED, Cell, StagePrice, Step, Total, total, unique
+from unmask.runs.probe import Probe
 
 HOUR, MINUTE = 3600, 60
 COLUMNS = 4  # models side by side: 100 characters
@@ -170,10 +171,30 @@ def _step_table(steps: list[Step], hardware: Hardware, first: bool) -> Table:
     return table
 
 
+def measured_table(steps: list[Step], found: list[Probe | None]) -> Table:
+    """Pretraining steps that were measured in turn: speed, and how many times the slowest's that is (Table 2)."""
+    table = Table(
+        "model", "decoder", "images/s", "times the slowest", "by FLOPs alone", box=SIMPLE_HEAD,
+        title="Measured here, in turn", title_justify="left",
+    )  # fmt: skip
+    for column in table.columns[2:]:
+        column.justify = "right"
+    measured = [(step, own) for step, own in zip(steps, found, strict=True) if own]
+    slowest = min(own.images_per_second for _, own in measured)
+    costliest = max(step.per_image.training for step, _ in measured)
+    for step, own in measured:
+        times, by_flops = own.images_per_second / slowest, costliest / step.per_image.training
+        table.add_row(
+            f"{step.model}, {step.width} wide", step.decoder, f"{own.images_per_second:,.0f}", f"{times:.2f}", f"{by_flops:.2f}"
+        )  # fmt: skip
+    return table
+
+
 def _facts(steps: list[Step]) -> dict[str, list[str]]:
     costs = [step.per_image for step in steps]
     unit, word = (GIGA, "GFLOP") if max(cost.training for cost in costs) >= GIGA else (MEGA, "MFLOP")
     return {
+        "encoder's width": [str(step.width) for step in steps],
         "parameters, millions": [_digits(cost.parameters / MEGA) for cost in costs],
         f"encoder, {word} an image": [_short(cost.encoder / unit) for cost in costs],
         f"decoder or head, {word}": [_short(cost.after / unit) for cost in costs],

@@ -3,6 +3,7 @@
 import os
 import statistics
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -49,23 +50,32 @@ class Probe:
         )  # fmt: skip
 
 
-def probe(config: Config, step: Step) -> Probe | str:
-    """Measure pretraining of this config, or say why not."""
-    gpu = torch.cuda.is_available() and config.trainer.accelerator != "cpu"
+def probe(wanted: list[tuple[Config, Step]]) -> tuple[list[Probe | None], str]:
+    """Measure the pretraining steps of these models in turn, and say in a sentence which of them are too big."""
+    gpu = torch.cuda.is_available() and wanted[0][0].trainer.accelerator != "cpu"
     device = torch.device("cuda" if gpu else "cpu")
     free = free_bytes(device)
-    enough = max(FEWEST, int(WORK[device.type] // step.per_image.training))
-    batch = min(step.memory.largest(free), enough, step.batch)
-    if batch < 1:
-        return (
-            f"{step.model} is too big to be measured here: one image a step takes {step.memory.peak(1) / GIB:.1f} GiB, "
-            f"{free / GIB:.1f} are free; name the hardware it would run on, such as hardware=h100x8"
-        )
-    seconds = _timed(config, device, batch)
+    steppers, batches, too_big, taken = [], [], [], 0.0
+    for config, step in wanted:
+        enough = max(FEWEST, int(WORK[device.type] // step.per_image.training))
+        batch = min(step.memory.largest(free - taken), enough, step.batch)
+        batches.append(batch)
+        if batch < 1:
+            too_big.append(
+                f"{step.model} is too big to be measured here: one image a step takes {step.memory.peak(1) / GIB:.1f} "
+                f"GiB, {(free - taken) / GIB:.1f} are free; name the hardware it would run on, such as hardware=h100x8."
+            )
+        else:
+            taken += step.memory.peak(batch)
+            steppers.append(_stepper(config, device, batch))
+    seconds = iter(_in_turn(steppers))
     name = torch.cuda.get_device_name() if gpu else f"CPU, {_many(torch.get_num_threads(), 'thread')}"
-    return Probe(
-        name, free / GIB, batch, len(seconds), statistics.median(seconds), step.per_image.training, step.precision
-    )
+    found: list[Probe | None] = []
+    for (_, step), batch in zip(wanted, batches, strict=True):
+        own = next(seconds) if batch else []
+        about = (batch, len(own), statistics.median(own or [0.0]), step.per_image.training, step.precision)
+        found.append(Probe(name, free / GIB, *about) if own else None)
+    return found, " ".join(dict.fromkeys(too_big))
 
 
 def free_bytes(device: torch.device) -> float:
@@ -75,18 +85,19 @@ def free_bytes(device: torch.device) -> float:
     return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
 
 
-def _timed(config: Config, device: torch.device, batch: int) -> list[float]:
-    """Seconds of each step after the first few."""
+def _stepper(config: Config, device: torch.device, batch: int) -> Callable[[int], float]:
+    """A training step on random images; it returns its seconds."""
     data = config.data
-    module = Pretrain(build_mae(config), build_masking(config), build_target(config), config.seed, _never)
+    module = Pretrain(
+        build_mae(config), build_masking(config), build_target(config), config.seed, _never, config.loss_on == "all"
+    )
     module.to(device).train()
     optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], fused=True)
     images = torch.randn(batch, data.channels, *data.image_size, device=device)
     ids = torch.arange(batch, device=device)
     half = config.trainer.precision == "bf16-mixed"
-    seconds: list[float] = []
-    began = time.perf_counter()
-    for turn in range(WARM_UP + STEPS):
+
+    def step(turn: int) -> float:
         start = time.perf_counter()
         with torch.autocast(device.type, torch.bfloat16) if half else nullcontext():
             loss = module.training_step(Batch(images, -torch.ones_like(ids), ids, turn, None), 0)
@@ -95,10 +106,21 @@ def _timed(config: Config, device: torch.device, batch: int) -> list[float]:
         optimizer.step()
         if device.type == "cuda":
             torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
-        if time.perf_counter() - began > PATIENCE and turn >= 2:
+        return time.perf_counter() - start
+
+    return step
+
+
+def _in_turn(steppers: list[Callable[[int], float]]) -> list[list[float]]:
+    """Seconds of each one's steps after the first few; what the machine does meanwhile falls on all alike."""
+    seconds: list[list[float]] = [[] for _ in steppers]
+    began = time.perf_counter()
+    for turn in range(WARM_UP + STEPS):
+        for own, step in zip(seconds, steppers, strict=True):
+            own.append(step(turn))
+        if time.perf_counter() - began > PATIENCE * max(1, len(steppers) / 2) and turn >= 2:
             break
-    return seconds[min(WARM_UP, len(seconds) - 1) :]
+    return [own[min(WARM_UP, len(own) - 1) :] for own in seconds]
 
 
 def _many(number: int, word: str) -> str:
