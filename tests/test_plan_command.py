@@ -46,7 +46,7 @@ def test_the_papers_pretraining_has_a_price_without_its_data(price: Price) -> No
         "hardware=v100x64", "watch.times=1",
     )  # fmt: skip
     assert code == 0
-    assert row(said, "pretrain")[:4] == ["pretrain", "1", "800", "1.02 billion"]
+    assert row(said, "pretrain")[:4] == ["pretrain", "1", "800", "1.02 bn"]
     hours = float(row(said, "pretrain")[5].removesuffix(" h"))
     assert hours == pytest.approx(42, rel=0.02)  # as published for 64 V100
     assert row(said, "parameters, millions")[1] == "330"

@@ -55,7 +55,7 @@ def flops(value: float) -> str:
 
 
 def images(value: float) -> str:
-    return scaled(value, ((1e9, "billion"), (1e6, "million"))) if value >= 1e6 else f"{value:,.0f}"
+    return scaled(value, ((1e9, "bn"), (1e6, "M"))) if value >= 1e6 else f"{value:,.0f}"
 
 
 def size(value: float) -> str:
