@@ -14,7 +14,7 @@ from hydra_plugins.composition import CONF, Composer
 from hydra_plugins.experiment_sweeper import cells_of
 from unmask.runs.checks import ConfigError, check
 from unmask.runs.commands import MULTIRUN, enter, fail, guarded
-from unmask.runs.experiments import is_sweep, tables_of
+from unmask.runs.experiments import SMALLEST_SCALE, cells, is_sweep, read_scale, tables_of
 from unmask.runs.hardware import Planned, planned
 from unmask.runs.quantities import Size, size_of
 from unmask.runs.schema import Config
@@ -48,8 +48,11 @@ def grouped(arguments: list[str]) -> Iterator[tuple[str, list[str]]]:
     if not named or not is_sweep(named[0]):
         yield from (("", cell) for cell in cells_of(arguments))
         return
-    for name in tables_of(named[0]):
-        yield from ((name, cell) for cell in cells_of([f"experiment={name}", *others]))
+    wanted = tables_of(named[0])
+    scale = next((a.partition("=")[2] for a in others if a.startswith("scale=")), SMALLEST_SCALE)
+    for name in wanted:
+        if len(wanted) == 1 or any(True for _ in cells(name, read_scale(scale))):  # a scale may leave a table out
+            yield from ((name, cell) for cell in cells_of([f"experiment={name}", *others]))
 
 
 def elsewhere(raw: dict[str, Any]) -> dict[str, Any]:
@@ -101,14 +104,16 @@ def run() -> None:
     except ConfigError as error:
         fail(str(error), 2)
     except (HydraException, OmegaConfBaseException) as error:
-        fail(str(error).splitlines()[0], 2)
+        known = ", ".join(sorted(path.stem for path in (CONF / "hardware").glob("*.yaml")))
+        first = str(error).splitlines()[0]
+        fail(f"{first}; hardware is one of {known}" if "hardware/" in first else first, 2)
     report(cells, asked)
 
 
 def report(wanted: list[tuple[str, Config, Size, str]], asked: Planned) -> None:
     """Count, measure where that is asked for, and print."""
     from unmask.runs.price import TRAINED, Cell, Estimator, has_step
-    from unmask.runs.price_tables import assumptions, measured_table, price_table, step_tables
+    from unmask.runs.price_tables import WIDE, assumptions, measured_table, price_table, step_tables
 
     console, estimator, hardware = Console(), Estimator(), asked.hardware
     cells = [Cell(group, config, size) for group, config, size, _ in wanted]
@@ -121,6 +126,8 @@ def report(wanted: list[tuple[str, Config, Size, str]], asked: Planned) -> None:
         steps = list(dict.fromkeys(estimator.step(c.config, kind, c.size, hardware.devices) for c, kind in trained))
     steps.sort(key=lambda step: TRAINED.index(step.kind))
     told, tables = [], list(step_tables(steps, hardware))
+    if not hardware.measured and any(cell.config.model.width < WIDE for cell in cells):
+        console.print("These models are too small to keep such devices busy; hardware=here measures this machine.")
     if hardware.measured:
         from unmask.runs.probe import probe
 

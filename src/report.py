@@ -13,6 +13,7 @@ from hydra_plugins.composition import Composer
 from unmask.runs.arguments import Report, arguments
 from unmask.runs.checks import ConfigError, check
 from unmask.runs.commands import enter, fail, guarded, told
+from unmask.runs.ledger import LedgerError
 
 if TYPE_CHECKING:
     from unmask.reports.comparison import Comparison
@@ -30,20 +31,31 @@ def run() -> None:
     try:
         # not hydra.main: to Hydra `experiment` and `scale` are groups of conf/
         given = arguments(Report, OmegaConf.to_container(OmegaConf.merge(OmegaConf.load(DEFAULTS), told_by_user())))
-        if given.keep and given.scale:
-            raise ConfigError(f"scale={given.scale}: keep=true writes what is known of all scales; leave scale=null")
         with initialize_config_dir(str(CONF), version_base="1.3"):
             from unmask.reports.findings import findings
             from unmask.reports.findings_files import keep, write_report
 
             composer = Composer()
             found = findings(given, lambda overrides: check(composer(overrides)))
-            written = [*write_report(found, Path(given.out), given.runs_dir), *(keep(found) if given.keep else [])]
+            written = write_report(found, folder(given), given.runs_dir)
+            if given.keep:  # an experiment's README tells of all its scales
+                whole = given.model_copy(update={"scale": None})
+                keep(findings(whole, lambda overrides: check(composer(overrides))) if given.scale else found)
     except ConfigError as error:
         fail(str(error), 2)
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        fail(f"out={folder(given)}: {told(error)}", 1)
+    except (ValueError, LedgerError) as error:
         fail(told(error), 1)
+    for note in dict.fromkeys(note for finding in found for note in finding.notes):
+        print(f"note: {note}")
     say([finding.section.content for finding in found], given, written)
+
+
+def folder(given: Report) -> Path:
+    """Where it goes: tables of their own do not overwrite the page of all."""
+    everything = Path(given.runs_dir) / "report"
+    return Path(given.out) if given.out else everything if given.experiment == "all" else everything / given.experiment
 
 
 def told_by_user() -> DictConfig:
@@ -61,7 +73,11 @@ def say(found: list["Comparison"], given: Report, written: list[Path]) -> None:
     console = Console()
     if not found:
         wanted = f"experiment={given.experiment}" + (f" scale={given.scale}" if given.scale else "")
-        console.print(f"no results of {wanted} in {given.runs_dir}; python src/train.py -m {wanted} makes them")
+        console.print(
+            f"no results of {wanted} in {given.runs_dir}: python src/train.py -m {wanted} makes them; those of a sweep "
+            f"that was given more are found by 'overrides=[...]', seeds=[...]",
+            markup=False,
+        )
         return
     if len(found) == 1:
         console.print(terminal_table(found[0]))

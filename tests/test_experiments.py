@@ -1,5 +1,6 @@
 """Every cell of every table is a run of its own, and what tables share is made once."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import yaml
 
 from hydra_plugins.experiment_sweeper import cells_of
 from small_runs import call, raw_config
+from unmask.runs import experiments
 from unmask.runs.checks import ConfigError, check
 from unmask.runs.experiments import (
     ABLATIONS,
@@ -18,6 +20,7 @@ from unmask.runs.experiments import (
     read_sweep,
     slugs,
     tables_of,
+    unknown_names,
 )
 from unmask.runs.fingerprint import digest, measure_science, pretrain_science
 from unmask.runs.schema import Config
@@ -109,6 +112,8 @@ def test_what_is_no_table_is_swept_as_hydra_does() -> None:
     ("arguments", "text"),
     [
         (["experiment=decoder_dept,mask_ratio"], "experiment=decoder_dept: there is no such experiment; did you mean decoder_depth?"),
+        (["experiment=demo,mask_ratio"], "experiment=demo is one run, not a table of the paper; give it alone"),
+        (["experiment=robustness", "scale=embedded"], "scale=embedded leaves out every row of robustness"),
         (["experiment=mask_ratio", "scale=embeded"], "scale=embeded: there is no such scale; did you mean embedded?"),
         (["experiment=mask_ratio", "seed=abc"], "seed=abc: give whole numbers"),
     ],
@@ -139,6 +144,39 @@ def test_a_file_that_says_too_much_is_named(tmp_path: Path) -> None:
 
 def test_every_sweep_has_a_paper_and_every_paper_a_sweep() -> None:
     assert {read_sweep(slug).slug for slug in slugs()} == set(slugs())
+
+
+@pytest.mark.parametrize(
+    "arguments", ["experiment=decoder_dept", "experiment=", "scale=embeded", "experiment=demo,mask_rati"]
+)
+def test_names_that_hydra_would_skip_without_a_word_are_faults(arguments: str) -> None:
+    """Both are optional groups: the default cell would be trained in their place."""
+    assert len(unknown_names([arguments, "seed=0"])) == 1
+    assert not unknown_names(["experiment=demo", "experiment=all", "experiment=mask_ratio", "scale=cifar", "seed=0"])
+
+
+def edited(path: Path, before: str, after: str) -> None:
+    path.write_text(path.read_text().replace(before, after))
+
+
+@pytest.mark.parametrize(
+    ("file", "before", "after", "text"),
+    [
+        ("scale/embedded.yaml", "decoder_width:", "decoder_widht:", "no such experiment; did you mean decoder_width?"),
+        ("scale/embedded.yaml", "name: embedded", "name: other", "scale.name is other; it must be the file's name, embedded"),
+        ("scale/embedded.yaml", "seeds: [0, 1, 2]", "seeds: [0, 1", "embedded.yaml cannot be read"),
+        ("experiment/mask_ratio.yaml", '"50":', '"55":', "row 55 is not in experiments/mask_ratio/paper.yaml"),
+        ("experiment/mask_ratio.yaml", "slug: mask_ratio", "slug: ratio", "it must be the file's name, mask_ratio"),
+    ],
+)  # fmt: skip
+def test_files_that_contradict_each_other_are_refused_by_name(
+    file: str, before: str, after: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(experiments.CONF, tmp_path / "conf")
+    monkeypatch.setattr(experiments, "CONF", tmp_path / "conf")
+    edited(tmp_path / "conf" / file, before, after)
+    with pytest.raises(ConfigError, match=text.replace("?", r"\?")):
+        cells_of(["experiment=mask_ratio", "scale=embedded"])
 
 
 @pytest.mark.process

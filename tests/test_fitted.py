@@ -72,7 +72,7 @@ def test_tokens_are_those_of_the_stage_and_no_picture_is_drawn_of_them(runs: Pat
     path = checkpoints.newest(folder.checkpoints)
     assert path is not None
     assert not any(name.startswith("target.") for name in checkpoints.load(path)["state_dict"])
-    with pytest.raises(ConfigError, match="predicts Tokens, not pixels"):
+    with pytest.raises(ConfigError, match="predicts tokens of a dVAE, not pixels"):
         reconstruct_images(path, None, 2, None, 0)
 
 

@@ -4,6 +4,7 @@ What is no table of the paper is swept as Hydra's basic sweeper does. Cells that
 """
 
 import os
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,8 @@ def cells_of(arguments: list[str]) -> list[list[str]]:
     if not is_sweep(given.get("experiment", "")):
         return _plain(arguments)
     tables = tables_of(given["experiment"])
+    if "scale" not in given:
+        print(f"scale={SMALLEST_SCALE}, as none was given", file=sys.stderr)
     rest = [argument for argument in arguments if argument.partition("=")[0] not in ("experiment", "scale", "seed")]
     found: dict[tuple[str, ...], None] = {}
     for name in given.get("scale", SMALLEST_SCALE).split(","):
@@ -94,6 +97,8 @@ def cells_of(arguments: list[str]) -> list[list[str]]:
             for cell in cells(slug, scale, _seeds(given.get("seed"))):
                 for more in _plain(rest):
                     found[(*cell.overrides, *more)] = None
+    if not found:
+        raise ConfigError(f"scale={given.get('scale', SMALLEST_SCALE)} leaves out every row of {', '.join(tables)}")
     return [list(cell) for cell in found]
 
 

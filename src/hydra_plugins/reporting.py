@@ -1,6 +1,7 @@
 """The report beside a sweep of the paper's tables: src/report.py, told what the sweep was told."""
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from pathlib import Path
 from unmask.runs.experiments import SMALLEST_SCALE, is_sweep
 
 OWN = ("experiment", "scale", "runs_dir")
-LEFT_OUT = ("seed", "hydra")  # the scale's seeds are looked for; how cells are launched changes no result
+LEFT_OUT = ("seed", "hydra")  # how cells are launched changes no result
 
 
 class Reporter:
@@ -24,13 +25,15 @@ class Reporter:
         if self.command and (self.process is None or self.process.poll() is not None):
             self.process = subprocess.Popen(self.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
-    def finish(self, show: bool) -> None:
-        """Of the finished sweep, on the terminal."""
+    def finish(self, show: bool) -> int:
+        """Of the finished sweep, on the terminal, with the command that makes it again; its exit code."""
         if self.process and self.process.poll() is None:
             self.process.terminate()
             self.process.wait()
-        if self.command and show:
-            subprocess.run(self.command, check=False)
+        if not self.command or not show:
+            return 0
+        print(f"\npython src/report.py {shlex.join(self.command[2:])}", flush=True)
+        return subprocess.run(self.command, check=False).returncode
 
 
 def report_command(arguments: Sequence[str]) -> list[str] | None:
@@ -43,4 +46,5 @@ def report_command(arguments: Sequence[str]) -> list[str] | None:
     rest = [a for a in rest if not a.startswith(LEFT_OUT[1])]
     script = Path(__file__).parents[1] / "report.py"
     overrides = [f"overrides={json.dumps(rest)}"] if rest else []
-    return [sys.executable, str(script), *(f"{key}={value}" for key, value in own.items()), *overrides]
+    seeds = [f"seeds=[{given['seed']}]"] if given.get("seed", "").replace(",", "").isdecimal() else []
+    return [sys.executable, str(script), *(f"{key}={value}" for key, value in own.items()), *seeds, *overrides]

@@ -99,7 +99,11 @@ def _verdict(
     count = len(to_confirm)
     if slack[closest] > 0:
         return Judged(claim, "holds", why + (f": the closest of {count} comparisons." if count > 1 else "."))
-    return Judged(claim, "cannot tell", why + (f": the least certain of {count} comparisons." if count > 1 else "."))
+    if len(to_refute) == 1:
+        return Judged(claim, "cannot tell", why + ".")
+    why = _why(worst, differences[worst], strict, measured)
+    return Judged(claim, "cannot tell", f"{why}: the likeliest to fail of {len(to_refute)} comparisons, whose level is "
+                  f"corrected for their number.")  # fmt: skip
 
 
 def _lacking(needed: list[str], measured: Measured) -> str | None:

@@ -1,6 +1,7 @@
 """Everything that is finished of the paper's experiments, at every scale, set beside the paper."""
 
 import re
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -22,9 +23,11 @@ class Finding(NamedTuple):
 
     section: Section
     rows: list[ResultRow]
+    notes: list[str]
 
 
 PAPER = "paper"
+NO_DATA = "needs a folder of images"  # what the schema says of data without a root
 SCALE = re.compile(r"^ +scale:\n +name: (\S+)$", re.MULTILINE)  # in a stage's config.yaml
 ELSEWHERE = "data.root=/not/here"  # the paper's protocol is compared, not run
 
@@ -59,22 +62,29 @@ def _with_results(runs_dir: str) -> list[str]:
 
 
 def _finding(paper: Paper, slug: str, scale: Scale, given: Report, compose: Compose) -> Finding:
-    path = kept_results(slug, scale.name)
-    kept = read_rows(path) if path.exists() else []
+    if given.seeds:
+        scale = scale.model_copy(update={"seeds": given.seeds})
+    kept = read_rows(kept_results(slug, scale.name))
 
     def with_overrides(overrides: Sequence[str]) -> Config:
         return compose([*overrides, *given.overrides])
 
     made = list(cells(slug, scale, scale.seeds[:1]))
     left_out = [row.row for row in paper.rows if row.row not in {cell.row for cell in made}]
-    gathered = Gathered()
     try:
         gathered = gather(paper, slug, scale, with_overrides, given.runs_dir, kept)
-    except ConfigError:  # data that are not here and whose folder was not told: what is kept is all there is
-        gathered.rows = kept
+    except ConfigError as error:
+        if NO_DATA not in str(error):
+            raise
+        gathered = Gathered(kept, from_kept=len(kept))  # images whose folder was not told: what is kept is all there is
     lines = _differences(gathered, made, slug, compose) if gathered.rows else []
     content = compare(paper, slug, scale.name, gathered.rows, len(scale.seeds), lines, left_out)
-    return Finding(Section(content, f"python src/train.py -m experiment={slug} scale={scale.name}"), gathered.rows)
+    typed = [f"experiment={slug}", f"scale={scale.name}", *given.overrides]
+    typed += [f"seed={','.join(map(str, given.seeds))}"] if given.seeds else []
+    notes = [*gathered.notes]
+    if gathered.from_kept:
+        notes.append(f"{slug}: {gathered.from_kept} of {len(gathered.rows)} results are those kept in experiments/")
+    return Finding(Section(content, f"python src/train.py -m {shlex.join(typed)}"), gathered.rows, notes)
 
 
 def _differences(gathered: Gathered, made: list[Cell], slug: str, compose: Compose) -> list[str]:

@@ -13,7 +13,7 @@ from unmask.reports.result_rows import ResultRow
 from unmask.runs.checks import ConfigError
 from unmask.runs.experiments import Paper, PaperRow, cells
 from unmask.runs.fingerprint import StageSpec
-from unmask.runs.ledger import StageFolder
+from unmask.runs.ledger import LedgerError, StageFolder
 from unmask.runs.plan import Plan, make_plan
 from unmask.runs.schema import Config, Scale
 
@@ -28,6 +28,8 @@ class Gathered:
     rows: list[ResultRow] = field(default_factory=list)
     configs: dict[str, Config] = field(default_factory=dict)
     listed: tuple[int, int] | None = None
+    notes: list[str] = field(default_factory=list)  # what a reader of the numbers must know
+    from_kept: int = 0  # rows that this ledger does not have
 
 
 def gather(paper: Paper, slug: str, scale: Scale, compose: Compose, runs_dir: str, kept: list[ResultRow]) -> Gathered:
@@ -50,10 +52,22 @@ def gather(paper: Paper, slug: str, scale: Scale, compose: Compose, runs_dir: st
             found.listed = (len(plan.listing.train), len(plan.listing.classes))
         for column, stage in stages_of(paper, labelled[cell.row]).items():
             spec = measured(plan, stage)
-            row = spec and _result(spec, runs_dir, cell.row, column, cell.seed, paper.columns[column].metric)
-            row = row or (spec and by_fingerprint.get((column, spec.fingerprint)))
-            if row:
-                found.rows.append(row)
+            if spec is None:
+                continue
+            row, before = None, by_fingerprint.get((column, spec.fingerprint))
+            try:
+                row = _result(spec, runs_dir, cell.row, column, cell.seed, paper.columns[column].metric)
+            except LedgerError as error:
+                found.notes.append(str(error))
+            if row and before and row.value != before.value:
+                found.notes.append(
+                    f"{slug}, row {row.row}, {column}, seed {row.seed}: the ledger has {row.value}, the kept results "
+                    f"{before.value} for the same fingerprint; the ledger's counts"
+                )
+            found.from_kept += row is None and before is not None
+            chosen = row or before
+            if chosen:
+                found.rows.append(chosen)
     return found
 
 

@@ -64,11 +64,14 @@ def read_rows(path: Path) -> list[ResultRow]:
     """No rows where there is no file. Raises ConfigError for a file with other columns or without numbers."""
     if not path.exists():
         return []
-    with path.open(newline="") as file:
-        header, *lines = list(csv.reader(file)) or [[]]
+    try:
+        with path.open(newline="") as file:
+            header, *lines = list(csv.reader(file)) or [[]]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"{path} is no CSV file ({error}); restore or remove it") from None
     if header != list(ResultRow._fields):
         raise ConfigError(f"{path}: columns are {header}; they must be {list(ResultRow._fields)}")
     try:
         return [ResultRow(r, c, int(s), float(v), int(i), f, p) for r, c, s, v, i, f, p in lines]
     except ValueError as error:
-        raise ConfigError(f"{path} cannot be read: {error}; write it again with src/report.py") from None
+        raise ConfigError(f"{path} is damaged ({error}); restore or remove it: the ledger still has its own") from None

@@ -47,8 +47,9 @@ class Report(Part):
     experiment: str = Field(description="a name, names with commas between, ablations or all")
     scale: str | None = Field(description="embedded, cifar, paper; null: those that have results")
     runs_dir: str = Field(description="the ledger")
-    out: str = Field(description="the folder for the page and its files")
-    keep: bool = Field(description="also write experiments/<name>/results/<scale>.csv and README.md")
+    out: str | None = Field(description="the folder for the page and its files; null: in the ledger's report/")
+    keep: bool = Field(description="also write experiments/<name>/results/<scale>.csv and README.md, of all scales")
+    seeds: list[Annotated[int, Field(ge=0)]] | None = Field(description="null: the scale's")
     overrides: list[str] = Field(description="what the sweep was given besides")
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import NoReturn
 
 from unmask.runs.checks import unknown_overrides
+from unmask.runs.experiments import unknown_names
 from unmask.runs.ledger import LedgerError
 
 EXPLAINED = (LedgerError, ValueError, OSError, FloatingPointError)  # raised with a text for the user
@@ -56,7 +57,7 @@ def quoted(argument: str) -> str:
 
 def guarded(command: Callable[[], None], keys: Iterable[str]) -> None:
     """Run a Hydra command; mistyped keys and Hydra's own complaints about overrides end with exit code 2."""
-    if faults := unknown_overrides(sys.argv[1:], keys):
+    if faults := unknown_overrides(sys.argv[1:], keys) + unknown_names(sys.argv[1:]):
         fail("\n".join(faults), 2)
     sys.argv[1:] = map(quoted, sys.argv[1:])
     # argparse wants -m before the overrides; people type it anywhere

@@ -151,17 +151,47 @@ def read_paper(slug: str | Path) -> Paper:
 def read_sweep(slug: str) -> Sweep:
     """Raises ConfigError for an experiment that there is not, or one that is no sweep."""
     path = CONF / "experiment" / f"{slug}.yaml"
-    known = [ALL, ABLATIONS, *(p.stem for p in path.parent.glob("*.yaml"))]
     if not path.exists():
-        raise ConfigError(f"experiment={slug}: there is no such experiment{suggestion(slug, known)}; one of {known}")
-    return _read(path, Sweep, "sweep")
+        raise ConfigError(_no_such("experiment", slug, [ALL, ABLATIONS, *slugs()]))
+    if not is_sweep(slug):
+        raise ConfigError(f"experiment={slug} is one run, not a table of the paper; give it alone")
+    sweep = _read(path, Sweep, "sweep")
+    labels = [row.row for row in read_paper(slug).rows]
+    if strange := [row for row in sweep.cells if row not in labels]:
+        raise ConfigError(f"{path}: row {strange[0]} is not in experiments/{slug}/paper.yaml, whose rows are {labels}")
+    if sweep.slug != slug:
+        raise ConfigError(f"{path}: sweep.slug is {sweep.slug}; it must be the file's name, {slug}")
+    return sweep
+
+
+def unknown_names(arguments: list[str]) -> list[str]:
+    """A line for each experiment=... or scale=... that there is not, or whose files are wrong.
+
+    To Hydra both are optional groups: it would run the default without a word.
+    """
+    faults = []
+    for key, _, value in (argument.partition("=") for argument in arguments):
+        for name in value.strip("'\"").split(",") if key in ("experiment", "scale") else []:
+            try:
+                if key == "scale" and name != "null":
+                    read_scale(name)
+                elif key == "experiment" and name not in (ALL, ABLATIONS, "null"):
+                    if not (CONF / "experiment" / f"{name}.yaml").exists() or is_sweep(name):
+                        read_sweep(name)
+            except ConfigError as error:
+                faults.append(str(error))
+    return faults
+
+
+def _no_such(key: str, name: str, known: list[str]) -> str:
+    return f"{key}={name}: there is no such {key}{suggestion(name, known)}; one of {', '.join(known)}"
 
 
 def is_sweep(names: str) -> bool:
     """Whether one of the names, with commas between, is a table or figure of many cells, not the config of one run."""
     for name in names.split(","):
         path = CONF / "experiment" / f"{name}.yaml"
-        if name in (ALL, ABLATIONS) or (path.exists() and "sweep" in (yaml.safe_load(path.read_text()) or {})):
+        if name in (ALL, ABLATIONS) or (name and path.exists() and "\nsweep:" in path.read_text()):
             return True
     return False
 
@@ -187,8 +217,13 @@ def read_scale(name: str) -> Scale:
     path = CONF / "scale" / f"{name}.yaml"
     known = sorted(p.stem for p in path.parent.glob("*.yaml"))
     if not path.exists():
-        raise ConfigError(f"scale={name}: there is no such scale{suggestion(name, known)}; one of {known}")
-    return _read(path, Scale, "scale")
+        raise ConfigError(_no_such("scale", name, known))
+    scale = _read(path, Scale, "scale")
+    if scale.name != name:
+        raise ConfigError(f"{path}: scale.name is {scale.name}; it must be the file's name, {name}")
+    if strange := [slug for slug in scale.cells if not (CONF / "experiment" / f"{slug}.yaml").exists()]:
+        raise ConfigError(f"{path}: {_no_such('experiment', strange[0], slugs())}")
+    return scale
 
 
 def _read(path: Path, kind: Any, key: str | None = None) -> Any:
@@ -198,7 +233,7 @@ def _read(path: Path, kind: Any, key: str | None = None) -> Any:
     except ValidationError as error:
         raise ConfigError(f"{path}: {described(error)}") from None
     except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from None
+        raise ConfigError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
 
 
 def cells(slug: str, scale: Scale, seeds: list[int] | None = None) -> Iterator[Cell]:

@@ -72,7 +72,8 @@ def load_autoencoder(checkpoint: Path, mask_ratio: float | None = None) -> Loade
     check_stored(about["config"])
     config = check(about["config"] | ({"mask_ratio": mask_ratio} if mask_ratio is not None else {}))
     if isinstance(config.target, HogTarget | TokensTarget):
-        raise ConfigError(f"checkpoint={checkpoint} predicts {config.target.target_.rsplit('.', 1)[1]}, not pixels")
+        what = "histograms of gradients" if isinstance(config.target, HogTarget) else "tokens of a dVAE"
+        raise ConfigError(f"checkpoint={checkpoint} predicts {what}, not pixels: there is nothing to draw")
     target, state = build.build_target(config), content["state_dict"]
     assert isinstance(target, Pixel | NormalisedPixel | PatchPCA)
     model = build.build_mae(config).eval()

@@ -184,9 +184,8 @@ def measured_table(steps: list[Step], found: list[Probe | None]) -> Table:
     costliest = max(step.per_image.training for step, _ in measured)
     for step, own in measured:
         times, by_flops = own.images_per_second / slowest, costliest / step.per_image.training
-        table.add_row(
-            f"{step.model}, {step.width} wide", step.decoder, f"{own.images_per_second:,.0f}", f"{times:.2f}", f"{by_flops:.2f}"
-        )  # fmt: skip
+        numbers = f"{own.images_per_second:,.0f}", f"{times:.2f}", f"{by_flops:.2f}"
+        table.add_row(f"{step.model}, {step.width} wide", step.decoder, *numbers)
     return table
 
 

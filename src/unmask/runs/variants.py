@@ -53,7 +53,7 @@ class TokensTarget(Part):
     target_: Literal["unmask.targets.Tokens"] = Field(
         alias="_target_", description="chosen by target=pixel, pixel_norm, pca, dvae or hog"
     )
-    file: str | None = Field(
+    file: Annotated[str, Field(min_length=1)] | None = Field(
         description="the encoder of DALL-E's dVAE; null: a small dVAE of our own, trained on the data (stage tokenizer)"
     )
 
