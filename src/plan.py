@@ -11,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from hydra_plugins.composition import CONF, Composer
-from hydra_plugins.experiment_sweeper import cells_of
+from hydra_plugins.experiment_sweeper import cells_of, told
 from unmask.runs.checks import ConfigError, check
 from unmask.runs.commands import MULTIRUN, enter, fail, guarded
 from unmask.runs.experiments import SMALLEST_SCALE, cells, is_sweep, read_scale, tables_of
@@ -43,7 +43,7 @@ step by part. Stages that several cells share are counted once. No image is read
 
 def grouped(arguments: list[str]) -> Iterator[tuple[str, list[str]]]:
     """(experiment, overrides) of every cell."""
-    named = [a.partition("=")[2] for a in arguments if a.startswith("experiment=")]
+    named = [told(arguments)["experiment"]] if "experiment" in told(arguments) else []
     others = [a for a in arguments if not a.startswith("experiment=")]
     if not named or not is_sweep(named[0]):
         yield from (("", cell) for cell in cells_of(arguments))
@@ -101,13 +101,13 @@ def run() -> None:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             asked = planned(OmegaConf.to_container(compose("plan", overrides=own), resolve=True))
             cells = list(configs([a for a in arguments if a not in own], sized(asked)))
+        report(cells, asked)
     except ConfigError as error:
         fail(str(error), 2)
     except (HydraException, OmegaConfBaseException) as error:
         known = ", ".join(sorted(path.stem for path in (CONF / "hardware").glob("*.yaml")))
         first = str(error).splitlines()[0]
         fail(f"{first}; hardware is one of {known}" if "hardware/" in first else first, 2)
-    report(cells, asked)
 
 
 def report(wanted: list[tuple[str, Config, Size, str]], asked: Planned) -> None:
@@ -125,7 +125,7 @@ def report(wanted: list[tuple[str, Config, Size, str]], asked: Planned) -> None:
         trained = [(c, price.spec.kind) for c in cells for price in c.prices if has_step(c.config, price.spec)]
         steps = list(dict.fromkeys(estimator.step(c.config, kind, c.size, hardware.devices) for c, kind in trained))
     steps.sort(key=lambda step: TRAINED.index(step.kind))
-    told, tables = [], list(step_tables(steps, hardware))
+    notes, tables = [], list(step_tables(steps, hardware))
     if not hardware.measured and any(cell.config.model.width < WIDE for cell in cells):
         console.print("These models are too small to keep such devices busy; hardware=here measures this machine.")
     if hardware.measured:
@@ -134,14 +134,14 @@ def report(wanted: list[tuple[str, Config, Size, str]], asked: Planned) -> None:
         models = {estimator.step(c.config, "pretrain", c.size, 1): c.config for c in cells}
         with console.status("measuring this machine"):
             found, too_big = probe([(config, step) for step, config in models.items()])
-        told += [too_big] if too_big else []
+        notes += [too_big] if too_big else []
         if first := next(filter(None, found), None):
             hardware = first.hardware(hardware)
             tables = [*step_tables(steps, hardware), measured_table(list(models), found)]
     console.print(price_table(cells, hardware))
     for table in tables:
         console.print(table)
-    for sentence in [*told, *assumptions(cells, hardware)]:
+    for sentence in [*notes, *assumptions(cells, hardware)]:
         console.print(sentence, soft_wrap=False, highlight=False, markup=False)
 
 

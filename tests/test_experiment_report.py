@@ -119,7 +119,7 @@ def test_rows_that_contradict_each_other_or_the_paper_are_refused(tmp_path: Path
     with pytest.raises(ConfigError, match=r"a.csv: columns are \['row', 'value'\]; they must be \['row', 'column'"):
         read_rows(path)
     path.write_text("row,column,seed,value,images,fingerprint,pretrain\n8,lin,x,1,1,a,b\n")
-    with pytest.raises(ConfigError, match=r"a.csv cannot be read: .*'x'; write it again with src/report.py"):
+    with pytest.raises(ConfigError, match=r"a.csv is damaged .*'x'.*; restore or remove it"):
         read_rows(path)
 
 

@@ -6,14 +6,17 @@ import subprocess
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from small_runs import ROOT, TINY, call, command
+from hydra_plugins.reporting import report_command
+from small_runs import ROOT, TINY, call, command, raw_config
 from unmask.journals import read
+from unmask.reports.differences import differences
+from unmask.runs.checks import check
 
 SMALL = [*TINY, "data.image_size=28", "labels=100", "finetune.labels=100", "seed=0"]
 SIZES = [override for override in SMALL if not override.startswith("seed=")]
-pytestmark = pytest.mark.process
 
 
 def sweep(runs: Path, *more: str) -> list[str]:
@@ -31,11 +34,12 @@ def report(runs: Path, out: Path) -> dict[str, bytes]:
     return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*.csv"))}
 
 
+@pytest.mark.process
 def test_a_table_that_is_killed_and_begun_again_ends_with_the_same_csv(tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     whole = subprocess.run(sweep(tmp_path / "whole"), env=environment, capture_output=True, text=True, timeout=240)
     assert whole.returncode == 0, whole.stderr
-    assert "4 of 12 results" in whole.stdout, "a sweep of tables ends with the report on them"
+    assert "4 of 4 results" in whole.stdout, "a sweep of tables ends with the report on them"
     started = subprocess.Popen(
         sweep(tmp_path / "broken", "checkpoint.every_steps=1"), env=environment, stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL, start_new_session=True,
@@ -53,6 +57,7 @@ def test_a_table_that_is_killed_and_begun_again_ends_with_the_same_csv(tmp_path:
     assert len(rows) == 1 + 2 * 2
 
 
+@pytest.mark.process
 def test_two_workers_that_race_for_one_pretraining_train_it_once(tmp_path: Path) -> None:
     done = call(
         "-m", "hydra/launcher=submitit_local", "knn.k=1,5", "stages=[knn]", "pretrain.epochs=8", f"runs_dir={tmp_path}"
@@ -64,6 +69,7 @@ def test_two_workers_that_race_for_one_pretraining_train_it_once(tmp_path: Path)
     assert len(list((tmp_path / "knn").glob("*/result.json"))) == 2
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])
 def test_a_cell_that_fails_leaves_the_others_to_hydras_launchers(launcher: str, tmp_path: Path) -> None:
     done = call(
@@ -76,6 +82,7 @@ def test_a_cell_that_fails_leaves_the_others_to_hydras_launchers(launcher: str, 
     assert len(list((tmp_path / "pretrain").glob("*/result.json"))) == 1
 
 
+@pytest.mark.process
 def test_the_report_of_an_empty_ledger_says_what_would_fill_it(tmp_path: Path) -> None:
     done = call(
         "experiment=scaling", "scale=cifar", f"runs_dir={tmp_path}", f"out={tmp_path}/r", script="report.py", tiny=False
@@ -88,9 +95,51 @@ def test_the_report_of_an_empty_ledger_says_what_would_fill_it(tmp_path: Path) -
     assert "did you mean scaling?" in wrong.stderr
 
 
-def test_every_experiments_readme_is_what_the_results_beside_it_say() -> None:
-    """Verdicts are made from the CSV files, by the command, not by hand."""
-    kept = sorted((ROOT / "experiments").glob("*/results/*.csv"))
-    for path in kept:
+def test_every_number_of_an_experiments_readme_is_the_mean_of_the_results_beside_it() -> None:
+    for path in sorted((ROOT / "experiments").glob("*/results/*.csv")):
+        table = pd.read_csv(path, dtype={"row": str})
         text = (path.parents[1] / "README.md").read_text()
-        assert f"## Scale `{path.stem}`" in text
+        section = text[text.index(f"## Scale `{path.stem}`") :]
+        lines = [line.replace("*", "") for line in section.splitlines()]
+        for (row, column), found in table.groupby(["row", "column"]):
+            if column in ("ft", "lin", "mae"):
+                (line,) = (line for line in lines if line.startswith(f"| {row} |"))
+                assert f"{found['value'].mean():.1f}" in line, (path, row, column)
+
+
+@pytest.mark.parametrize("key", ["pretrain.epochs=7", "finetune.image_size=48", "decoder.width=16", "target=dvae", "init_from={weights}",
+                                 "linear_probe.pool=mean", "finetune.augment.jitter=0.3", "data.image_size=64", "encoder.mask_tokens=true",
+                                 "finetune.mixup=0.1", "augment.flip=true", "loss_on=all", "mask_ratio=0.6"])  # fmt: skip
+def test_whatever_changes_a_result_is_a_difference(key: str, tmp_path: Path) -> None:
+    weights = tmp_path / "weights.safetensors"
+    weights.write_bytes(b"x")
+    scale = ("scale=embedded", "data.image_size=32")
+    changed, same = (check(raw_config(*scale, *more, tiny=False)) for more in ([key.format(weights=weights)], []))
+    assert differences({"a": (same, same)}) == []
+    assert differences({"a": (changed, same)}) != []
+    both = differences({"a": (changed, same), "b": (same, same)})
+    assert all(line.startswith(("row a: ", "data: ")) for line in both), "of one row alone"
+
+
+def test_a_dvae_of_our_own_is_never_the_papers() -> None:
+    config = check(raw_config("scale=embedded", "target=dvae", tiny=False))
+    assert differences({"a": (config, config)}) == [
+        "target: tokens of a small dVAE trained on this data (paper: DALL-E's, of 250 million images)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["experiment=mask_token", "seed=range(2)"], "scale=embedded experiment=mask_token seeds=[0,1]"),
+        (["experiment='mask_token,loss_on_all'", "scale=cifar", "hydra.launcher.n_jobs=2"],
+         "scale=cifar experiment=mask_token,loss_on_all"),
+        (["experiment=mask_token", "pretrain.epochs=1"], 'scale=embedded experiment=mask_token overrides=["pretrain.epochs=1"]'),
+    ],
+)  # fmt: skip
+def test_the_report_is_told_what_the_sweep_was_told(arguments: list[str], expected: str) -> None:
+    command = report_command(arguments)
+    assert command is not None
+    assert " ".join(command[2:]) == expected
+    assert report_command(["experiment=mask_token", "pretrain.epochs=1,2"]) is None, "a report is of one setting"
+    assert report_command(["decoder.depth=1,2"]) is None

@@ -5,6 +5,7 @@ What is no table of the paper is swept as Hydra's basic sweeper does. Cells that
 
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,6 @@ from unmask.runs.plan import make_plan
 @dataclass
 class ExperimentSweeperConfig:
     _target_: str = "hydra_plugins.experiment_sweeper.ExperimentSweeper"
-    max_batch_size: int | None = None
     params: dict[str, str] = field(default_factory=dict)
 
 
@@ -36,8 +36,8 @@ ConfigStore.instance().store(
 class ExperimentSweeper(BasicSweeper):
     """Hydra's basic sweeper, which knows the tables of the paper."""
 
-    def __init__(self, max_batch_size: int | None = None, params: dict[str, str] | None = None) -> None:
-        super().__init__(max_batch_size, params)
+    def __init__(self, params: dict[str, str] | None = None) -> None:
+        super().__init__(max_batch_size=None, params=params)
 
     def sweep(self, arguments: list[str]) -> Any:
         """All cells are checked, then launched together; what a cell raised is raised when the others are done."""
@@ -83,7 +83,7 @@ def _fault(cell: list[str], returned: JobReturn) -> list[str]:
 
 def cells_of(arguments: list[str]) -> list[list[str]]:
     """The overrides of every cell of a sweep, each cell once. Raises ConfigError for a table or scale there is not."""
-    given = {key: value for key, _, value in (argument.partition("=") for argument in arguments)}
+    given = told(arguments)
     if not is_sweep(given.get("experiment", "")):
         return _plain(arguments)
     tables = tables_of(given["experiment"])
@@ -94,7 +94,7 @@ def cells_of(arguments: list[str]) -> list[list[str]]:
     for name in given.get("scale", SMALLEST_SCALE).split(","):
         scale = read_scale(name)
         for slug in tables:
-            for cell in cells(slug, scale, _seeds(given.get("seed"))):
+            for cell in cells(slug, scale, seeds_of(given.get("seed"))):
                 for more in _plain(rest):
                     found[(*cell.overrides, *more)] = None
     if not found:
@@ -102,7 +102,12 @@ def cells_of(arguments: list[str]) -> list[list[str]]:
     return [list(cell) for cell in found]
 
 
-def _seeds(text: str | None) -> list[int] | None:
+def told(arguments: Sequence[str]) -> dict[str, str]:
+    """Keys and values as typed, without quotes around a whole value."""
+    return {key: value.strip("'\"") for key, _, value in (argument.partition("=") for argument in arguments)}
+
+
+def seeds_of(text: str | None) -> list[int] | None:
     """seed=0,1 or seed=range(3) on the command line instead of the scale's."""
     if text is None:
         return None

@@ -115,14 +115,12 @@ class ProcLauncher(Launcher):
                 for number, handler in handlers.items():
                     signal.signal(number, handler)
         Console().print(cells_table([(cell.overrides, cell.state, cell.stages) for cell in cells]))
-        report_code = self.reporter.finish(show=not self.stopped)
+        self.reporter.finish(show=not self.stopped)
         failed = [
             cell for cell in cells if cell.code not in (0, None, PREEMPTED) or (cell.code == 0 and not cell.stages)
         ]
         if failed or any(cell.code != 0 for cell in cells):
             raise SystemExit(1 if failed else PREEMPTED)
-        if report_code:
-            raise SystemExit(report_code)
         return [JobReturn(overrides=c.overrides, status=JobStatus.COMPLETED, _return_value=None) for c in cells]
 
     def _run(self, cells: list[Cell]) -> None:

@@ -7,6 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from hydra_plugins.experiment_sweeper import seeds_of, told
 from unmask.runs.experiments import SMALLEST_SCALE, is_sweep
 
 OWN = ("experiment", "scale", "runs_dir")
@@ -25,26 +28,30 @@ class Reporter:
         if self.command and (self.process is None or self.process.poll() is not None):
             self.process = subprocess.Popen(self.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
-    def finish(self, show: bool) -> int:
-        """Of the finished sweep, on the terminal, with the command that makes it again; its exit code."""
+    def finish(self, show: bool) -> None:
+        """Of the finished sweep, on the terminal, with the command that makes it again."""
         if self.process and self.process.poll() is None:
             self.process.terminate()
             self.process.wait()
-        if not self.command or not show:
-            return 0
-        print(f"\npython src/report.py {shlex.join(self.command[2:])}", flush=True)
-        return subprocess.run(self.command, check=False).returncode
+        if self.command and show:
+            print(f"\npython src/report.py {shlex.join(self.command[2:])}", flush=True)
+            subprocess.run(self.command, check=False)
 
 
 def report_command(arguments: Sequence[str]) -> list[str] | None:
-    """python src/report.py ... for the arguments of a sweep; None where these are no tables of the paper."""
-    given = {key: value for key, _, value in (argument.partition("=") for argument in arguments)}
+    """python src/report.py ... for the arguments of a sweep; None where these are no tables of the paper, or where an
+    override has several values: a report is of one.
+    """
+    given = told(arguments)
     if not is_sweep(given.get("experiment", "")):
         return None
     own = {"scale": SMALLEST_SCALE} | {key: given[key] for key in OWN if key in given}
     rest = [a for a in arguments if "=" in a and a.partition("=")[0].partition(".")[0] not in (*OWN, *LEFT_OUT)]
     rest = [a for a in rest if not a.startswith(LEFT_OUT[1])]
+    if any(override.is_sweep_override() for override in OverridesParser.create().parse_overrides(rest)):
+        return None
     script = Path(__file__).parents[1] / "report.py"
     overrides = [f"overrides={json.dumps(rest)}"] if rest else []
-    seeds = [f"seeds=[{given['seed']}]"] if given.get("seed", "").replace(",", "").isdecimal() else []
+    wanted = seeds_of(given.get("seed"))
+    seeds = [f"seeds=[{','.join(map(str, wanted))}]"] if wanted else []
     return [sys.executable, str(script), *(f"{key}={value}" for key, value in own.items()), *seeds, *overrides]

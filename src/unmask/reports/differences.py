@@ -1,21 +1,24 @@
-"""What stands between an experiment of ours and the paper's: the paper's protocol is a config too (scale=paper)."""
+"""What stands between an experiment of ours and the paper's: the paper's protocol is a config too (scale=paper).
+
+What is compared is what fingerprints are made of, so that nothing which changes a result goes unsaid; but for the
+precision, which the paper does not tell.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from unmask.runs.fingerprint import DATA_KEYS
+from unmask.runs.fingerprint import TITLES, measure_science, pretrain_science
 from unmask.runs.recipes import WARMUP
-from unmask.runs.schema import Config
+from unmask.runs.schema import UNLABELLED, Config
+from unmask.runs.variants import TokensTarget
 
 IMAGENET = (1_281_167, 1000)  # training images, classes
 NAMES = {"mnist5k": "5,000 MNIST digits", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 SECTIONS = {
-    "model": "encoder", "decoder": "decoder", "encoder": "encoder", "masking": "masking", "target": "target",
-    "augment": "augmentation", "pretrain": "pretraining", "scratch": "from scratch", "finetune": "fine-tuning",
-    "linear_probe": "linear probe", "partial_finetune": "partial fine-tuning",
+    "model": "encoder", "encoder": "encoder", "decoder": "decoder", "masking": "masking", "mask_ratio": "masking",
+    "loss_on": "masking", "target": "target", "augment": "augmentation", "pretrain": "pretraining", "data": "images",
 }  # fmt: skip
-ROOT = ("mask_ratio", "loss_on")
-SHAPE = ("width", "depth", "heads", "mlp_ratio")
+OWN_LINE = ("identity", "image_size", "patch_size", "channels")  # of the images: told in a sentence
 Pair = tuple[Config, Config]
 
 
@@ -27,7 +30,7 @@ def differences(pairs: Mapping[str, Pair], listed: tuple[int, int] | None = None
     """
     found = {row: _sections(*pair) for row, pair in pairs.items()}
     texts = [text for sections in found.values() for text in sections]
-    lines = list(_data(*next(iter(pairs.values())), listed)) if pairs else []
+    lines = _data(*next(iter(pairs.values())), listed) if pairs else []
     for text in dict.fromkeys(texts):
         rows = [row for row, sections in found.items() if text in sections]
         lines.append(text if len(rows) == len(found) else f"{_named(rows)}: {text}")
@@ -54,29 +57,55 @@ def _data(ours: Config, papers: Config, listed: tuple[int, int] | None) -> list[
 
 
 def _sections(ours: Config, papers: Config) -> list[str]:
-    mine, theirs = ours.plain(), papers.plain()
     changed: dict[str, list[str]] = {}
-    for key in ROOT:
-        if mine[key] != theirs[key]:
-            changed.setdefault("masking", []).append(_change(key, mine[key], theirs[key]))
-    for section in ["model", "decoder", "encoder", "masking", "target", "augment", "pretrain", *ours.worked_stages]:
-        if section in SECTIONS:
-            here = changed.setdefault(SECTIONS[section], [])
-            here += [text for text in _values(section, mine[section], theirs[section]) if text not in here]
-    lines = [f"{name}: {', '.join(texts)}" for name, texts in changed.items() if texts]
-    return lines
+    mine, theirs = pretrain_science(ours, ""), pretrain_science(papers, "")
+    for key, name in SECTIONS.items():
+        changed.setdefault(name, []).extend(_values(_part(mine, key), _part(theirs, key)))
+    for kind in ours.worked_stages:
+        if kind not in UNLABELLED:
+            changed[_title(kind)] = _stage(kind, ours, papers)
+    if ours.data.source != papers.data.source:
+        changed["images"] = []  # other images have a mean and a centre crop of their own
+    if ours.init_from != papers.init_from:
+        changed["start"] = [f"weights of {ours.init_from} (paper: random ones)"]
+    if isinstance(ours.target, TokensTarget) and ours.target.file is None:
+        changed["target"] = ["tokens of a small dVAE trained on this data (paper: DALL-E's, of 250 million images)"]
+    return [f"{name}: {', '.join(texts)}" for name, texts in changed.items() if texts]
 
 
-def _values(section: str, mine: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> list[str]:
+def _part(science: Mapping[str, Any], key: str) -> dict[str, Any]:
+    value = science[key]
+    return dict(value) if isinstance(value, Mapping) else {key: value}
+
+
+def _title(kind: str) -> str:
+    return {"finetune": "fine-tuning", "scratch": "from scratch", "partial_finetune": "partial fine-tuning"}.get(
+        kind, TITLES.get(kind, kind)
+    )
+
+
+def _stage(kind: str, ours: Config, papers: Config) -> list[str]:
+    """Its recipe, and its image size where that is not the data's."""
+    if kind == "robustness":
+        return _values(ours.robustness.model_dump(exclude={"root"}), papers.robustness.model_dump(exclude={"root"}))
+    start = "random" if kind == "scratch" else "pretrained"
+    mine, theirs = (measure_science(kind, start, config, "")["recipe"] for config in (ours, papers))
+    sizes = [config.stage_image_size(kind) for config in (ours, papers)]
+    own = sizes[0] != ours.data.image_size or sizes[1] != papers.data.image_size
+    size = [_change("image_size", *sizes)] if own and sizes[0] != sizes[1] else []
+    return [*_values(mine, theirs), *size]
+
+
+def _values(mine: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> list[str]:
     """The keys that differ; one target or masking in place of another is one change."""
     if mine.get("_target_") != theirs.get("_target_"):
         return [_change("kind", *(str(part.get("_target_")).rsplit(".", 1)[-1] for part in (mine, theirs)))]
     texts = []
     for key in mine:
-        if key in DATA_KEYS or key in ("name", "patch_size_at_224", "blocks") or mine[key] == theirs.get(key):
+        if key in OWN_LINE or mine[key] == theirs.get(key):
             continue
         if isinstance(mine[key], Mapping):
-            texts += _values(section, mine[key], theirs[key], f"{prefix}{key}.")
+            texts += _values(mine[key], theirs[key], f"{prefix}{key}.")
         elif not _proportional(key, mine, theirs):
             texts.append(_change(f"{prefix}{key}", mine[key], theirs.get(key)))
     return texts

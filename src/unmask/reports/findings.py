@@ -77,14 +77,17 @@ def _finding(paper: Paper, slug: str, scale: Scale, given: Report, compose: Comp
         if NO_DATA not in str(error):
             raise
         gathered = Gathered(kept, from_kept=len(kept))  # images whose folder was not told: what is kept is all there is
-    lines = _differences(gathered, made, slug, compose) if gathered.rows else []
+    lines = [*_differences(gathered, made, slug, compose), *paper.unlike] if gathered.rows else []
+    if gathered.rows and not gathered.configs:
+        lines.append("protocol: not compared, for the images are not here; results are those kept in experiments/")
     content = compare(paper, slug, scale.name, gathered.rows, len(scale.seeds), lines, left_out)
     typed = [f"experiment={slug}", f"scale={scale.name}", *given.overrides]
     typed += [f"seed={','.join(map(str, given.seeds))}"] if given.seeds else []
     notes = [*gathered.notes]
     if gathered.from_kept:
         notes.append(f"{slug}: {gathered.from_kept} of {len(gathered.rows)} results are those kept in experiments/")
-    return Finding(Section(content, f"python src/train.py -m {shlex.join(typed)}"), gathered.rows, notes)
+    cost = f"python src/plan.py experiment={slug} scale={scale.name} prices it"
+    return Finding(Section(content, f"python src/train.py -m {shlex.join(typed)}", cost), gathered.rows, notes)
 
 
 def _differences(gathered: Gathered, made: list[Cell], slug: str, compose: Compose) -> list[str]:

@@ -98,6 +98,7 @@ class Paper(Part):
     rows: list[PaperRow]
     claims: list[Claim]
     note: str | None = None
+    unlike: list[str] = Field(default_factory=list)  # what differs from the paper at every scale of ours
 
     @model_validator(mode="after")
     def named_things_exist(self) -> "Paper":
@@ -171,13 +172,13 @@ def unknown_names(arguments: list[str]) -> list[str]:
     """
     faults = []
     for key, _, value in (argument.partition("=") for argument in arguments):
-        for name in value.strip("'\"").split(",") if key in ("experiment", "scale") else []:
+        names = value.strip("'\"").split(",") if key in ("experiment", "scale") else []
+        for name in {*names} - {ALL, ABLATIONS, "null"}:
             try:
-                if key == "scale" and name != "null":
+                if key == "scale":
                     read_scale(name)
-                elif key == "experiment" and name not in (ALL, ABLATIONS, "null"):
-                    if not (CONF / "experiment" / f"{name}.yaml").exists() or is_sweep(name):
-                        read_sweep(name)
+                elif is_sweep(name) or not (CONF / "experiment" / f"{name}.yaml").exists():
+                    read_sweep(name)
             except ConfigError as error:
                 faults.append(str(error))
     return faults

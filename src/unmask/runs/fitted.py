@@ -26,7 +26,8 @@ def fit_patch_pca(folder: StageFolder, data: ImageData, patch_size: int) -> dict
         file.write(save({name: value.contiguous() for name, value in basis._asdict().items()}))
     share_P = basis.variance_P.cumsum(0) / basis.variance_P.sum().clamp(min=torch.finfo(torch.float64).tiny)
     return {
-        "patches": sums.count, "coefficients": len(share_P), "hold_most": int((share_P < MOST).sum()) + 1,
+        "images": len(data.ids), "patches": sums.count, "coefficients": len(share_P),
+        "hold_most": int((share_P < MOST).sum()) + 1,
     }  # fmt: skip
 
 

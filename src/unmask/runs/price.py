@@ -16,7 +16,8 @@ from unmask.runs.schema import Config
 
 TRAINED = ("pretrain", "linear_probe", "attentive_probe", "partial_finetune", "finetune", "scratch")
 PRICED = (*TRAINED, "knn", "robustness")
-SHAPES = ("model", "encoder", "decoder", "masking", "target", "mask_ratio", "loss_on", "data")  # what FLOPs depend on
+# what FLOPs depend on
+SHAPES = ("model", "encoder", "decoder", "masking", "target", "tokenizer", "mask_ratio", "loss_on", "data")
 HEADS = ("pool", "blocks", "heads", "image_size", "augment", "ema", "optimizer")  # and of a stage's recipe
 
 

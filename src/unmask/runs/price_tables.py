@@ -237,6 +237,10 @@ def assumptions(cells: list[Cell], hardware: Hardware) -> list[str]:
     )
     if missing := sorted({p.spec.title for cell in cells for p in cell.prices if p.spec.kind not in PRICED}):
         told.append(f"Not counted: {', '.join(missing)}.")
+    if any(not cell.config.target.target_.endswith("Pixel") for cell in cells):
+        told.append("What a target computes of the images (a dVAE's tokens, gradients, coefficients) is not counted.")
+    if hardware.devices > 1:
+        told.append(f"Training runs on one device so far; these are the hours of {hardware.devices}.")
     if precisions == ["32-true"] and hardware.tflops and hardware.tflops["bf16-mixed"] > hardware.tflops["32-true"]:
         told.append("trainer=gpu would train in bf16-mixed, which these devices are made for.")
     return told
