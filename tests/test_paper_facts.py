@@ -92,7 +92,7 @@ def test_every_table_and_figure_that_the_stages_allow_is_there() -> None:
 @pytest.mark.parametrize("slug", SLUGS)
 def test_a_table_is_complete(slug: str) -> None:
     facts = paper(slug)
-    assert facts.keys() - {"x_scale", "metric"} == REQUIRED
+    assert facts.keys() - {"x_scale", "metric", "unlike"} == REQUIRED
     assert facts["kind"] in ("number", "case")
     assert facts["form"] in ("bars", "curve", "table")
     assert len(rows(facts)) == len(facts["rows"]), "a row label is there twice"
