@@ -2,14 +2,15 @@
 
 The map, lowest level first; imports go downwards only (a test says so):
 
-    level 0   durable randomness masking patches positions targets losses schedules     torch only
+    level 0   durable randomness masking patches positions losses schedules             torch only
+    level 0   hog patch_pca targets                                             what is predicted
     level 0   corruption_error                                                  plain numbers
-    level 1   encoder decoder mae heads optim checkpoints reconstructions       the model and what serves it
+    level 1   encoder decoder mae tokenizers heads optim checkpoints reconstructions ratio_sheet   the model
     level 1   data/       sources of images, keyed crops, the sampler, corruptions
     level 2   tasks/      LightningModules: pretrain, classify, features; kNN
     level 3   callbacks/  progress, journal, checkpoints while training, pictures
-    level 3   runs/       schema, fingerprint, ledger, plan, the execution of stages
-    level 4   reports/    tables, figures, the page
+    level 3   runs/       schema, fingerprint, ledger, plan, the execution of stages; experiments of the paper, prices
+    level 4   reports/    tables, figures, pages; claims and verdicts
 
 Axis letters, in signatures and on names that live past a line:
 
