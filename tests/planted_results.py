@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from unmask.reports.comparison import Comparison, Section, compare, fills
+from unmask.reports.comparison import Comparison, Section, compare
 from unmask.reports.result_rows import ResultRow
 from unmask.runs.experiments import Paper
 
@@ -51,7 +51,7 @@ def results(paper: Paper, seeds: int = 3, rows: int | None = None, lift: float =
     """The first `rows` rows: the paper's values and `lift`, with a noise of 0.1 points from seed to seed."""
     rng, planted = np.random.default_rng(0), []
     for row in paper.rows[:rows]:
-        for name in fills(paper, row):
+        for name in paper.stages_of(row):
             for seed in range(seeds):
                 value = (row.values[name] or 0.0) + lift + 0.1 * rng.normal()
                 planted.append(ResultRow(row.row, name, seed, value, 1000, f"f{seed}", f"p{seed}"))

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from planted_results import DEPTH, PARTIAL, SCHEDULE, TOKEN, comparison, results
-from unmask.reports.comparison import Section, compare, fills
+from unmask.reports.comparison import Section, compare
 from unmask.reports.comparison_figures import comparison_figure, figure_png, figure_svg, write_figures
 from unmask.reports.comparison_tables import (
     claims_table,
@@ -50,7 +50,7 @@ def test_seconds_are_not_subtracted_from_hours() -> None:
 
 def test_a_column_without_a_stage_is_the_papers_alone_and_a_row_may_use_another_stage() -> None:
     assert comparison(PARTIAL).measured == ["mae"]
-    assert [fills(PARTIAL, row) for row in PARTIAL.rows] == [["mae"]] * 4
+    assert [list(PARTIAL.stages_of(row)) for row in PARTIAL.rows] == [["mae"]] * 4
     assert "moco" not in comparison(PARTIAL).correlations
 
 

@@ -125,5 +125,9 @@ def load(path: Path) -> dict[str, Any]:
 
 def weights(path: Path, prefix: str = "model.") -> dict[str, torch.Tensor]:
     """The state dict below `prefix`, without it."""
-    state = load(path)["state_dict"]
+    return below(load(path)["state_dict"], prefix)
+
+
+def below(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """The tensors whose names begin with `prefix`, by what follows it."""
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

@@ -8,6 +8,7 @@ from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from unmask.checkpoints import below
 from unmask.decoder import Decoder
 from unmask.encoder import Encoder
 from unmask.exchange.account import shape
@@ -40,8 +41,7 @@ def load_encoder(encoder: Encoder, weights: Weights) -> Report:
 
 def load_pretrained(encoder: Encoder, state: dict[str, Tensor], grid: tuple[int, int]) -> None:
     """The encoder of one of our own pretrainings on `grid`, from its checkpoint's state dict, strictly."""
-    prefix = "model.encoder."
-    own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    own = below(state, "model.encoder.")
     encoder.load_state_dict(own | {"pos_embed": resample_positions(own["pos_embed"], grid, encoder.grid)})
 
 

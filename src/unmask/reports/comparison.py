@@ -3,7 +3,7 @@
 import statistics
 from collections import Counter
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from unmask.reports.claims import Judged, Measured, judge
 from unmask.reports.result_rows import ResultRow, ordered
@@ -72,7 +72,7 @@ class Section:
     content: Comparison
     command: str
     cost: str = ""
-    figure: str | None = field(default=None)  # where a README finds it
+    figure: str | None = None  # where a README finds it
 
 
 def compare(
@@ -84,7 +84,7 @@ def compare(
     Raises ConfigError for results that the paper's table has no place for.
     """
     found = samples(ordered(results, paper))
-    made = [(row.row, name) for row in paper.rows if row.row not in left_out for name in fills(paper, row)]
+    made = [(row.row, name) for row in paper.rows if row.row not in left_out for name in paper.stages_of(row)]
     done = sum(min(seeds, len(found[name][row].values)) for row, name in made if row in found.get(name, {}))
     judged = [judge(claim, _measured(paper, claim.column, found, left_out)) for claim in paper.claims]
     rows = [_row(paper, row, found) for row in paper.rows]
@@ -94,13 +94,6 @@ def compare(
         {name: _correlation(rows, name) for name in paper.columns if name in ours}, differences,
         _headline(judged, scale, done, len(made) * seeds, differences),
     )  # fmt: skip
-
-
-def fills(paper: Paper, row: PaperRow) -> list[str]:
-    """The columns of that row that have a stage of ours; a value of null is the paper's gap, not ours."""
-    return [
-        name for name, column in paper.columns.items() if (name in row.values and column.stage) or name in row.stages
-    ]
 
 
 def samples(rows: list[ResultRow]) -> dict[str, dict[str, Sample]]:
@@ -114,12 +107,12 @@ def samples(rows: list[ResultRow]) -> dict[str, dict[str, Sample]]:
 
 
 def _ours(paper: Paper, name: str) -> bool:
-    return any(name in fills(paper, row) for row in paper.rows)
+    return any(name in paper.stages_of(row) for row in paper.rows)
 
 
 def _measured(paper: Paper, name: str, found: dict[str, dict[str, Sample]], left_out: Collection[str]) -> Measured:
     """A row that the scale leaves out is no rival of the best, but a claim that names it cannot be told."""
-    rivals = [row.row for row in paper.rows if name in fills(paper, row) and row.row not in left_out]
+    rivals = [row.row for row in paper.rows if name in paper.stages_of(row) and row.row not in left_out]
     column = paper.columns[name]
     return Measured(found.get(name, {}), rivals, column.unit, "accuracy" in column.metric, left_out)
 

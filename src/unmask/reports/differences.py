@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unmask.runs.fingerprint import TITLES, measure_science, pretrain_science
+from unmask.runs.quantities import KNOWN
 from unmask.runs.recipes import WARMUP
 from unmask.runs.schema import UNLABELLED, Config
 from unmask.runs.variants import TokensTarget
 
-IMAGENET = (1_281_167, 1000)  # training images, classes
+IMAGENET = (KNOWN["imagenet"].train, KNOWN["imagenet"].classes)
 NAMES = {"mnist5k": "5,000 MNIST digits", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 SECTIONS = {
     "model": "encoder", "encoder": "encoder", "decoder": "decoder", "masking": "masking", "mask_ratio": "masking",

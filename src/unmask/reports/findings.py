@@ -2,20 +2,18 @@
 
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from unmask.reports.comparison import Section, compare
 from unmask.reports.differences import differences
-from unmask.reports.gather import Gathered, gather
+from unmask.reports.gather import Compose, Gathered, gather
 from unmask.reports.result_rows import ResultRow, read_rows
 from unmask.runs.arguments import Report
 from unmask.runs.checks import ConfigError
 from unmask.runs.experiments import CONF, EXPERIMENTS, Cell, Paper, cells, read_paper, read_scale, tables_of
 from unmask.runs.schema import Config, Scale
-
-Compose = Callable[[Sequence[str]], Config]
 
 
 class Finding(NamedTuple):

@@ -11,7 +11,7 @@ from typing import Any
 from unmask.data.listing import Listing
 from unmask.reports.result_rows import ResultRow
 from unmask.runs.checks import ConfigError
-from unmask.runs.experiments import Paper, PaperRow, cells
+from unmask.runs.experiments import Paper, cells
 from unmask.runs.fingerprint import StageSpec
 from unmask.runs.ledger import LedgerError, StageFolder
 from unmask.runs.plan import Plan, make_plan
@@ -50,7 +50,7 @@ def gather(paper: Paper, slug: str, scale: Scale, compose: Compose, runs_dir: st
         if plan.listing:
             listings[place] = plan.listing  # a million files are listed once, not for every cell
             found.listed = (len(plan.listing.train), len(plan.listing.classes))
-        for column, stage in stages_of(paper, labelled[cell.row]).items():
+        for column, stage in paper.stages_of(labelled[cell.row]).items():
             spec = measured(plan, stage)
             if spec is None:
                 continue
@@ -69,12 +69,6 @@ def gather(paper: Paper, slug: str, scale: Scale, compose: Compose, runs_dir: st
             if chosen:
                 found.rows.append(chosen)
     return found
-
-
-def stages_of(paper: Paper, row: PaperRow) -> dict[str, str]:
-    """Which stage fills each column of ours in this row."""
-    wanted = {name: row.stages.get(name) or column.stage for name, column in paper.columns.items()}
-    return {name: stage for name, stage in wanted.items() if stage and (name in row.values or name in row.stages)}
 
 
 def measured(plan: Plan, stage: str) -> StageSpec | None:

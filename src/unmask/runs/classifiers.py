@@ -68,7 +68,7 @@ def _ours(opened: Opened) -> Ready:
         others = ", ".join(stage for stage in LABELLED if stage not in ("knn", "robustness"))  # which train nothing
         raise ConfigError(f"checkpoint={opened.path} is of stage {kind}, which knows no classes; give one of {others}")
     prefix = "ema.module." if any(name.startswith("ema.module.") for name in opened.tensors) else "model."
-    state = {name.removeprefix(prefix): v for name, v in opened.tensors.items() if name.startswith(prefix)}
+    state = checkpoints.below(opened.tensors, prefix)
     shape = config.stage_image_size(kind)
     features = _features(config, kind, state, opened.path)
     count = len(state[HEAD])

@@ -6,6 +6,7 @@ paper's values, conf/scale/<name>.yaml a size at which it is made, with its own 
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -99,6 +100,11 @@ class Paper(Part):
     claims: list[Claim]
     note: str | None = None
     unlike: list[str] = Field(default_factory=list)  # what differs from the paper at every scale of ours
+
+    def stages_of(self, row: PaperRow) -> dict[str, str]:
+        """Which stage fills each column of ours in this row; a value of null is the paper's gap, not ours."""
+        wanted = {name: row.stages.get(name) or column.stage for name, column in self.columns.items()}
+        return {name: stage for name, stage in wanted.items() if stage and (name in row.values or name in row.stages)}
 
     @model_validator(mode="after")
     def named_things_exist(self) -> "Paper":
@@ -227,6 +233,7 @@ def read_scale(name: str) -> Scale:
     return scale
 
 
+@cache
 def _read(path: Path, kind: Any, key: str | None = None) -> Any:
     try:
         content = yaml.safe_load(path.read_text())

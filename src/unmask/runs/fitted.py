@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from safetensors.torch import load, save
 
+from unmask.checkpoints import below
 from unmask.data.module import ImageData, normalised
 from unmask.durable import replacing
 from unmask.patch_pca import PatchSums
@@ -33,7 +34,7 @@ def fit_patch_pca(folder: StageFolder, data: ImageData, patch_size: int) -> dict
 
 def give_weights(tokenizer: Any, state: dict[str, torch.Tensor]) -> None:
     """Those of the stage's final checkpoint into the tokenizer."""
-    tokenizer.load_state_dict({k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")})
+    tokenizer.load_state_dict(below(state, "model."))
 
 
 def give_basis(target: PatchPCA, folder: Path) -> None:

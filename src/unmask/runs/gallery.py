@@ -79,7 +79,7 @@ def load_autoencoder(checkpoint: Path, mask_ratio: float | None = None) -> Loade
     model = build.build_mae(config).eval()
     for part, prefix in ((model, "model."), (target, "target.")):
         if isinstance(part, nn.Module):
-            part.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+            part.load_state_dict(checkpoints.below(state, prefix))
     return Loaded(model, target, config)
 
 

@@ -73,7 +73,7 @@ def seen(config: Config, kind: str, size: Size) -> Seen:
 
 
 def fitting(batch: int, count: int) -> int:
-    """The batch that is taken of `count` images."""
+    """The batch that is taken of `count` images; an even one where there are fewer than asked: mixup pairs images."""
     if batch <= count:
         return batch
     return count - count % 2 if count > 1 else 1

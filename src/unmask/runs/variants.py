@@ -6,53 +6,41 @@ from pydantic import Field
 
 from unmask.runs.recipes import Count, Part
 
+MASKINGS, TARGETS = "chosen by masking=random, block or grid", "chosen by target=pixel, pixel_norm, pca, dvae or hog"
 
-class RandomMasking(Part):
-    target_: Literal["unmask.masking.RandomMasking"] = Field(
-        alias="_target_", description="chosen by masking=random, block or grid"
+
+class PlainMasking(Part):
+    target_: Literal["unmask.masking.RandomMasking", "unmask.masking.GridMasking"] = Field(
+        alias="_target_", description=MASKINGS
     )
 
 
 class BlockMasking(Part):
-    target_: Literal["unmask.masking.BlockMasking"] = Field(
-        alias="_target_", description="chosen by masking=random, block or grid"
-    )
+    target_: Literal["unmask.masking.BlockMasking"] = Field(alias="_target_", description=MASKINGS)
     min_patches: Count | None = Field(description="smallest block; null scales BEiT's 16 of 196 to the grid")
 
 
-class GridMasking(Part):
-    target_: Literal["unmask.masking.GridMasking"] = Field(
-        alias="_target_", description="chosen by masking=random, block or grid"
-    )
-
-
-Masking = Annotated[RandomMasking | BlockMasking | GridMasking, Field(discriminator="target_")]
+Masking = Annotated[PlainMasking | BlockMasking, Field(discriminator="target_")]
 
 
 class PixelTarget(Part):
     target_: Literal["unmask.targets.Pixel", "unmask.targets.NormalisedPixel"] = Field(
-        alias="_target_", description="chosen by target=pixel, pixel_norm, pca, dvae or hog"
+        alias="_target_", description=TARGETS
     )
 
 
 class PCATarget(Part):
-    target_: Literal["unmask.targets.PatchPCA"] = Field(
-        alias="_target_", description="chosen by target=pixel, pixel_norm, pca, dvae or hog"
-    )
+    target_: Literal["unmask.targets.PatchPCA"] = Field(alias="_target_", description=TARGETS)
     components: Count | None = Field(description="largest coefficients; null: an eighth, as the paper's 96 of 768")
 
 
 class HogTarget(Part):
-    target_: Literal["unmask.targets.Hog"] = Field(
-        alias="_target_", description="chosen by target=pixel, pixel_norm, pca, dvae or hog"
-    )
+    target_: Literal["unmask.targets.Hog"] = Field(alias="_target_", description=TARGETS)
     bins: Annotated[int, Field(ge=2, le=64)] = Field(description="orientations of a histogram of gradients")
 
 
 class TokensTarget(Part):
-    target_: Literal["unmask.targets.Tokens"] = Field(
-        alias="_target_", description="chosen by target=pixel, pixel_norm, pca, dvae or hog"
-    )
+    target_: Literal["unmask.targets.Tokens"] = Field(alias="_target_", description=TARGETS)
     file: Annotated[str, Field(min_length=1)] | None = Field(
         description="the encoder of DALL-E's dVAE; null: a small dVAE of our own, trained on the data (stage tokenizer)"
     )

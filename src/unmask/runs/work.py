@@ -42,6 +42,7 @@ from unmask.runs.fitted import fit_patch_pca, give_basis, give_weights
 from unmask.runs.fitting import FROZEN, Fitting, Metrics
 from unmask.runs.ledger import LedgerError, StageFolder
 from unmask.runs.plan import Plan
+from unmask.runs.quantities import fitting
 from unmask.runs.rates import part_rates, rates_table, rows
 from unmask.runs.recipes import Augment as AugmentConfig
 from unmask.runs.recipes import FineTune, PartialFineTune, TokenizerRecipe
@@ -81,13 +82,12 @@ class Run:
         ids = list(range(len(train)))
         if labels is not None and labels < len(train):
             ids = balanced_subset(train.labels_N, labels, make_key(self.config.seed, "labels"))
-        fitting = min(batch_size or len(ids), len(ids))
-        if batch_size and fitting < batch_size:
-            fitting -= fitting % 2 if fitting > 1 else 0  # mixup pairs images
-            self.console.print(f"  batch of {fitting}, not {batch_size}: there are no more training images")
+        batch = fitting(batch_size or len(ids), len(ids))
+        if batch_size and batch < batch_size:
+            self.console.print(f"  batch of {batch}, not {batch_size}: there are no more training images")
         return ImageData(
             train, val, build.build_format(self.config, shape),
-            build.build_augment(augment, self.config.data.eval_crop), ids, fitting,
+            build.build_augment(augment, self.config.data.eval_crop), ids, batch,
             self.config.seed if seed is None else seed,
             build.build_loading(self.config),
         )  # fmt: skip
@@ -116,8 +116,10 @@ class StageWork:
             if not whole:
                 self.run.console.print("  these weights have no decoder for this target: it starts from random ones")
         module = Pretrain(model, masking, target, config.seed, self.optimizer(data), config.loss_on == "all")
-        pictures = [Pictures(self.folder.pictures, data.val_views, data.form, config.watch.pictures)]
-        return self.fit(module, data, [] if target.to_pixels is None else [*pictures])
+        if target.to_pixels is None:  # there is nothing to draw
+            return self.fit(module, data, [])
+        pictures = Pictures(self.folder.pictures, data.val_views, data.form, config.watch.pictures)
+        return self.fit(module, data, [pictures])
 
     def patch_pca(self) -> Metrics:
         assert self.config.data.patch_size is not None
