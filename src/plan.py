@@ -10,11 +10,11 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from hydra_plugins.composition import CONF, Composer
-from hydra_plugins.experiment_sweeper import cells_of, told
+from hydra_plugins.composition import Composer
+from hydra_plugins.experiment_sweeper import cell_fault, cells_by_table
 from unmask.runs.checks import ConfigError, check
 from unmask.runs.commands import MULTIRUN, enter, fail, guarded
-from unmask.runs.experiments import SMALLEST_SCALE, cells, is_sweep, read_scale, tables_of
+from unmask.runs.experiments import CONF
 from unmask.runs.hardware import Planned, planned
 from unmask.runs.quantities import Size, size_of
 from unmask.runs.schema import Config
@@ -41,20 +41,6 @@ step by part. Stages that several cells share are counted once. No image is read
 """
 
 
-def grouped(arguments: list[str]) -> Iterator[tuple[str, list[str]]]:
-    """(experiment, overrides) of every cell."""
-    named = [told(arguments)["experiment"]] if "experiment" in told(arguments) else []
-    others = [a for a in arguments if not a.startswith("experiment=")]
-    if not named or not is_sweep(named[0]):
-        yield from (("", cell) for cell in cells_of(arguments))
-        return
-    wanted = tables_of(named[0])
-    scale = next((a.partition("=")[2] for a in others if a.startswith("scale=")), SMALLEST_SCALE)
-    for name in wanted:
-        if len(wanted) == 1 or any(True for _ in cells(name, read_scale(scale))):  # a scale may leave a table out
-            yield from ((name, cell) for cell in cells_of([f"experiment={name}", *others]))
-
-
 def elsewhere(raw: dict[str, Any]) -> dict[str, Any]:
     """Folders that are not given stand for ones elsewhere: the price does not look into them."""
     for part in ("data", "robustness"):
@@ -66,13 +52,12 @@ def elsewhere(raw: dict[str, Any]) -> dict[str, Any]:
 def configs(arguments: list[str], given: Size | None) -> Iterator[tuple[str, Config, Size, str]]:
     """(experiment, config, size of the data, its name) of every cell, checked. Raises ConfigError with all faults."""
     faults, composer = [], Composer()
-    for group, overrides in grouped(arguments):
+    for group, overrides in cells_by_table(arguments):
         try:
             config, chosen = check(elsewhere(composer(overrides))), composer.choices(overrides).get("data", "")
             yield group, config, size_of(config, chosen, given), chosen
         except ConfigError as error:
-            first = str(error)
-            faults.append(f"cell {' '.join(overrides)}:\n  " + first.replace("\n", "\n  ") if overrides else first)
+            faults.append(cell_fault(overrides, error) if overrides else str(error))
     if faults:
         raise ConfigError("\n".join(faults))
 
@@ -125,7 +110,7 @@ def report(wanted: list[tuple[str, Config, Size, str]], asked: Planned) -> None:
         trained = [(c, price.spec.kind) for c in cells for price in c.prices if has_step(c.config, price.spec)]
         steps = list(dict.fromkeys(estimator.step(c.config, kind, c.size, hardware.devices) for c, kind in trained))
     steps.sort(key=lambda step: TRAINED.index(step.kind))
-    notes, tables = [], list(step_tables(steps, hardware))
+    notes, measured = [], []
     if not hardware.measured and any(cell.config.model.width < WIDE for cell in cells):
         console.print("These models are too small to keep such devices busy; hardware=here measures this machine.")
     if hardware.measured:
@@ -137,9 +122,9 @@ def report(wanted: list[tuple[str, Config, Size, str]], asked: Planned) -> None:
         notes += [too_big] if too_big else []
         if first := next(filter(None, found), None):
             hardware = first.hardware(hardware)
-            tables = [*step_tables(steps, hardware), measured_table(list(models), found)]
+            measured = [measured_table(list(models), found)]
     console.print(price_table(cells, hardware))
-    for table in tables:
+    for table in [*step_tables(steps, hardware), *measured]:
         console.print(table)
     for sentence in [*notes, *assumptions(cells, hardware)]:
         console.print(sentence, soft_wrap=False, highlight=False, markup=False)

@@ -1,6 +1,7 @@
 """Everything finished so far beside the paper: page, Markdown, CSV, figures. See --help."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,12 +14,13 @@ from hydra_plugins.composition import Composer
 from unmask.runs.arguments import Report, arguments
 from unmask.runs.checks import ConfigError, check
 from unmask.runs.commands import enter, fail, guarded, told
+from unmask.runs.experiments import CONF
 from unmask.runs.ledger import LedgerError
+from unmask.runs.schema import Config
 
 if TYPE_CHECKING:
     from unmask.reports.comparison import Comparison
 
-CONF = Path(__file__).parent.parent / "conf"
 DEFAULTS = CONF / "report.yaml"
 
 
@@ -36,11 +38,14 @@ def run() -> None:
             from unmask.reports.findings_files import keep, write_report
 
             composer = Composer()
-            found = findings(given, lambda overrides: check(composer(overrides)))
+
+            def composed(overrides: Sequence[str]) -> Config:
+                return check(composer(overrides))
+
+            found = findings(given, composed)
             written = write_report(found, folder(given), given.runs_dir)
             if given.keep:  # an experiment's README tells of all its scales
-                whole = given.model_copy(update={"scale": None})
-                keep(findings(whole, lambda overrides: check(composer(overrides))) if given.scale else found)
+                keep(findings(given.model_copy(update={"scale": None}), composed) if given.scale else found)
     except ConfigError as error:
         fail(str(error), 2)
     except OSError as error:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
-from pathlib import Path
 from typing import Any
 
 from hydra import compose
@@ -12,8 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from unmask.runs.checks import ConfigError
-
-CONF = Path(__file__).parents[2] / "conf"
+from unmask.runs.experiments import CONF
 
 
 class Composer:
@@ -39,10 +37,8 @@ class Composer:
         config = deepcopy(self._base(groups))
         values = [override for override in overrides if override not in groups]
         for override in OverridesParser.create().parse_overrides(values):
-            if override.is_delete() or override.is_force_add() or override.is_add():
-                OmegaConf.set_struct(config, False)
-            OmegaConf.update(config, override.key_or_group, override.value())
-            OmegaConf.set_struct(config, True)
+            new = override.is_add() or override.is_force_add()
+            OmegaConf.update(config, override.key_or_group, override.value(), force_add=new)
         OmegaConf.set_struct(config, False)
         config.pop("hydra")
         raw = OmegaConf.to_container(config, resolve=True)

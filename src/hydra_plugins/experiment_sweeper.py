@@ -66,9 +66,14 @@ class ExperimentSweeper(BasicSweeper):
             try:
                 make_plan(check(composer(overrides)))
             except ConfigError as error:
-                faults.append(f"cell {' '.join(overrides)}:\n  " + str(error).replace("\n", "\n  "))
+                faults.append(cell_fault(overrides, error))
         if faults:
             raise ConfigError("no cell was started:\n" + "\n".join(faults))
+
+
+def cell_fault(overrides: list[str], error: ConfigError) -> str:
+    """What is wrong with a cell, below its name."""
+    return f"cell {' '.join(overrides)}:\n  " + str(error).replace("\n", "\n  ")
 
 
 def _fault(cell: list[str], returned: JobReturn) -> list[str]:
@@ -83,23 +88,29 @@ def _fault(cell: list[str], returned: JobReturn) -> list[str]:
 
 def cells_of(arguments: list[str]) -> list[list[str]]:
     """The overrides of every cell of a sweep, each cell once. Raises ConfigError for a table or scale there is not."""
+    return [list(cell) for cell in dict.fromkeys(tuple(cell) for _, cell in cells_by_table(arguments))]
+
+
+def cells_by_table(arguments: list[str]) -> list[tuple[str, list[str]]]:
+    """(experiment, overrides) of every cell, of each table whole; the name is empty where these are no tables."""
     given = told(arguments)
     if not is_sweep(given.get("experiment", "")):
-        return _plain(arguments)
+        return [("", cell) for cell in _plain(arguments)]
     tables = tables_of(given["experiment"])
     if "scale" not in given:
         print(f"scale={SMALLEST_SCALE}, as none was given", file=sys.stderr)
+    scales, seeds = given.get("scale", SMALLEST_SCALE), seeds_of(given.get("seed"))
     rest = [argument for argument in arguments if argument.partition("=")[0] not in ("experiment", "scale", "seed")]
-    found: dict[tuple[str, ...], None] = {}
-    for name in given.get("scale", SMALLEST_SCALE).split(","):
-        scale = read_scale(name)
-        for slug in tables:
-            for cell in cells(slug, scale, seeds_of(given.get("seed"))):
-                for more in _plain(rest):
-                    found[(*cell.overrides, *more)] = None
+    found = [
+        (slug, [*cell.overrides, *more])
+        for scale in map(read_scale, scales.split(","))
+        for slug in tables
+        for cell in cells(slug, scale, seeds)
+        for more in _plain(rest)
+    ]
     if not found:
-        raise ConfigError(f"scale={given.get('scale', SMALLEST_SCALE)} leaves out every row of {', '.join(tables)}")
-    return [list(cell) for cell in found]
+        raise ConfigError(f"scale={scales} leaves out every row of {', '.join(tables)}")
+    return found
 
 
 def told(arguments: Sequence[str]) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """The report beside a sweep of the paper's tables: src/report.py, told what the sweep was told."""
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -46,8 +47,7 @@ def report_command(arguments: Sequence[str]) -> list[str] | None:
     if not is_sweep(given.get("experiment", "")):
         return None
     own = {"scale": SMALLEST_SCALE} | {key: given[key] for key in OWN if key in given}
-    rest = [a for a in arguments if "=" in a and a.partition("=")[0].partition(".")[0] not in (*OWN, *LEFT_OUT)]
-    rest = [a for a in rest if not a.startswith(LEFT_OUT[1])]
+    rest = [a for a in arguments if "=" in a and re.split(r"[=./]", a)[0] not in (*OWN, *LEFT_OUT)]
     if any(override.is_sweep_override() for override in OverridesParser.create().parse_overrides(rest)):
         return None
     script = Path(__file__).parents[1] / "report.py"
