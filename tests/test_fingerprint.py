@@ -17,7 +17,7 @@ SCIENCE = {
     "decoder.heads": "decoder.heads=2", "masking._target_": "masking=block",
     "masking.min_patches": "masking=block masking.min_patches=9", "target._target_": "target=pixel_norm",
     "target.bins": "target=hog target.bins=7", "target.components": "target=pca target.components=3",
-    "target.file": "target=dvae target.file={others}/3/000.png", "encoder.mask_tokens": "encoder.mask_tokens=true", "loss_on": "loss_on=all",
+    "tokenizer.file": "target=dvae tokenizer.file={others}/3/000.png", "encoder.mask_tokens": "encoder.mask_tokens=true", "loss_on": "loss_on=all",
     "augment.jitter": "augment.jitter=0.4",
     "augment.crop": "augment.crop=fixed", "augment.scale": "augment.scale=[0.5,1]", "augment.flip": "augment.flip=true",
     "augment.policy": "augment.policy=rand-m5-n1", "augment.erasing": "augment.erasing=0.3",
@@ -75,7 +75,7 @@ AFFECTED = {
     "seed": EVERYTHING - {(K, "pixels")},  # neighbours among all pixels: nothing is drawn
     "robustness": {(R, "pretrained")}, "labels": {(R, "pretrained"), (F, "pretrained"), (F, "pixels"), (S, "random"), (T, "pretrained"), (T, "random")},
     "model.heads": ENCODERS, "data.patch_size": ENCODERS | IMAGES, "knn.k": KNN, "knn.temperature": KNN, "knn.labels": KNN, "knn.pool": KNN - PIXELS,
-    **dict.fromkeys(("mask_ratio", "masking", "target", "encoder", "decoder", "augment", "loss_on"), AFTER_PRETRAINING),
+    **dict.fromkeys(("mask_ratio", "masking", "target", "tokenizer", "encoder", "decoder", "augment", "loss_on"), AFTER_PRETRAINING),
     "model": ENCODERS, "data": EVERYTHING | IMAGES, "trainer": EVERYTHING | IMAGES,
 }  # fmt: skip
 

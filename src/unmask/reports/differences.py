@@ -69,7 +69,7 @@ def _sections(ours: Config, papers: Config) -> list[str]:
         changed["images"] = []  # other images have a mean and a centre crop of their own
     if ours.init_from != papers.init_from:
         changed["start"] = [f"weights of {ours.init_from} (paper: random ones)"]
-    if isinstance(ours.target, TokensTarget) and ours.target.file is None:
+    if isinstance(ours.target, TokensTarget) and ours.tokenizer_file is None:
         changed["target"] = ["tokens of a small dVAE trained on this data (paper: DALL-E's, of 250 million images)"]
     return [f"{name}: {', '.join(texts)}" for name, texts in changed.items() if texts]
 

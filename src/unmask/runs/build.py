@@ -47,7 +47,7 @@ def build_encoder(config: Config, grid: tuple[int, int] | None = None, seed: int
 def outputs(config: Config) -> int:
     """How many values the decoder predicts for a patch."""
     if isinstance(config.target, TokensTarget):
-        return DALLE_CODES if config.target.file else config.tokenizer.codes
+        return DALLE_CODES if config.tokenizer_file else config.tokenizer.codes
     assert config.data.patch_size is not None
     return build_target(config).outputs(config.data.patch_size, config.data.channels)
 
@@ -84,9 +84,9 @@ def build_target(config: Config) -> AnyTarget:
 
 def build_tokenizer(config: Config) -> SmallTokenizer | DallETokenizer:
     """DALL-E's where its file is given, else the small one as it is before its training."""
-    if isinstance(config.target, TokensTarget) and config.target.file:
+    if config.tokenizer_file:
         form = build_format(config)
-        return DallETokenizer(read_dalle(Path(config.target.file).expanduser()), config.grid, form.mean, form.std)
+        return DallETokenizer(read_dalle(Path(config.tokenizer_file).expanduser()), config.grid, form.mean, form.std)
     return small_tokenizer(config)
 
 

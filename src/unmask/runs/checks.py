@@ -105,8 +105,8 @@ def _targets(config: Config) -> Iterator[str]:
             f"target.components = {config.target.components}: a patch of {patch} x {patch} pixels and {channels} "
             f"channels has {pixels} coefficients; the paper takes an eighth: target.components={max(1, pixels // 8)}"
         )
-    if isinstance(config.target, TokensTarget) and config.target.file and channels not in (1, 3):
-        yield f"target.file = {config.target.file}: DALL-E's encoder takes 1 or 3 channels, not {channels}"
+    if config.tokenizer_file and channels not in (1, 3):
+        yield f"tokenizer.file = {config.tokenizer_file}: DALL-E's encoder takes 1 or 3 channels, not {channels}"
 
 
 def _ignored(config: Config) -> Iterator[str]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from unmask.runs.schema import Config
+from unmask.runs.variants import TokensTarget
 
 RESULT_VERSION = 1  # raise it when a change of the code changes results
 TITLES = {
@@ -62,15 +63,15 @@ def pretrain_science(
     plain = config.plain()
     keys = ("seed", "mask_ratio", "encoder", "decoder", "masking", "target", "loss_on", "augment", "pretrain")
     science = _common("pretrain", config, identity) | {key: plain[key] for key in keys} | {"model": _shape(plain)}
-    if tokenizer:
+    if isinstance(config.target, TokensTarget):
         science["target"] = plain["target"] | {"file": tokenizer}
     return science | ({"weights": weights} if weights else {})
 
 
 def fitted_science(kind: str, config: Config, identity: str) -> dict[str, Any]:
     """Of the PCA of patches, or of the small dVAE: no model, no masks, and not the run's seed."""
-    recipe = {"recipe": config.plain()["tokenizer"]} if kind == "tokenizer" else {}
-    return _common(kind, config, identity) | recipe
+    recipe = {key: value for key, value in config.plain()["tokenizer"].items() if key != "file"}
+    return _common(kind, config, identity) | ({"recipe": recipe} if kind == "tokenizer" else {})
 
 
 def measure_science(kind: str, start: str, config: Config, identity: str, weights: str | None = None) -> dict[str, Any]:

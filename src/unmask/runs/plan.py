@@ -116,9 +116,9 @@ def _stages(config: Config, identity: str, other: str | None) -> list[StageSpec]
     weights = weights_identity(config.init_from) if config.init_from else None
     fitted = {kind: StageSpec(kind, "images", fitted_science(kind, config, identity)) for kind in FITTED}
     before = fitted.get(NEEDS.get(config.target.target_, ""))
-    tokenizer = getattr(config.target, "file", None)
+    tokenizer = config.tokenizer_file
     if tokenizer:
-        before, tokenizer = None, weights_identity(tokenizer, "target.file")
+        before, tokenizer = None, weights_identity(tokenizer, "tokenizer.file")
     science = pretrain_science(config, identity, weights, tokenizer)
     first = StageSpec("pretrain", "given" if weights else "random", science, before)
     as_given = weights is not None and "pretrain" not in config.stages

@@ -87,8 +87,14 @@ class Recipe(Part):
 
 
 class TokenizerRecipe(Recipe):
-    """The small dVAE that target=dvae trains on the data where no file of DALL-E's is given."""
+    """Where the tokens of target=dvae come from: DALL-E's encoder in a file, or a small dVAE trained on the data.
 
+    It stands at the root, beside the targets, so that one value serves the rows of a table that have other targets.
+    """
+
+    file: Annotated[str, Field(min_length=1)] | None = Field(
+        description="the encoder of DALL-E's dVAE; null: a small dVAE of our own, trained on the data (stage tokenizer)"
+    )
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(description="its own: runs of other seeds share the tokenizer")
     codes: Annotated[int, Field(ge=2, le=65_536)] = Field(description="size of the codebook (DALL-E's: 8192)")
     width: Count = Field(description="channels of its convolutions")

@@ -24,7 +24,7 @@ from unmask.runs.recipes import (
     TokenizerRecipe,
     pair,
 )
-from unmask.runs.variants import Masking, PCATarget, Target
+from unmask.runs.variants import Masking, PCATarget, Target, TokensTarget
 
 Width = Annotated[int, Field(ge=1, le=16_384)]
 Depth = Annotated[int, Field(ge=1, le=256)]
@@ -234,6 +234,11 @@ class Config(Part):
     def stage_image_size(self, stage: str) -> tuple[int, int]:
         """Pixels (height, width) in that stage: its own, or the data's."""
         return getattr(getattr(self, stage, None), "image_size", None) or self.data.image_size
+
+    @property
+    def tokenizer_file(self) -> str | None:
+        """DALL-E's encoder, where tokens are the target and it is given."""
+        return self.tokenizer.file if isinstance(self.target, TokensTarget) else None
 
     @property
     def num_visible(self) -> int:

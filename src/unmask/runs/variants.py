@@ -41,9 +41,5 @@ class HogTarget(Part):
 
 class TokensTarget(Part):
     target_: Literal["unmask.targets.Tokens"] = Field(alias="_target_", description=TARGETS)
-    file: Annotated[str, Field(min_length=1)] | None = Field(
-        description="the encoder of DALL-E's dVAE; null: a small dVAE of our own, trained on the data (stage tokenizer)"
-    )
-
 
 Target = Annotated[PixelTarget | PCATarget | HogTarget | TokensTarget, Field(discriminator="target_")]
