@@ -52,7 +52,7 @@ def elsewhere(raw: dict[str, Any]) -> dict[str, Any]:
 def configs(arguments: list[str], given: Size | None) -> Iterator[tuple[str, Config, Size, str]]:
     """(experiment, config, size of the data, its name) of every cell, checked. Raises ConfigError with all faults."""
     faults, composer = [], Composer()
-    for group, overrides in cells_by_table(arguments):
+    for group, _, overrides in cells_by_table(arguments):
         try:
             config, chosen = check(elsewhere(composer(overrides))), composer.choices(overrides).get("data", "")
             yield group, config, size_of(config, chosen, given), chosen

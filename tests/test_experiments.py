@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hydra_plugins.experiment_sweeper import cells_of
-from small_runs import call, raw_config
-from unmask.runs import experiments
+from hydra_plugins.experiment_sweeper import TableCell, cells_by_table, cells_of, missing
+from small_runs import call, plan_for, raw_config
+from unmask.reports.result_rows import read_rows
+from unmask.runs import experiments, kept
 from unmask.runs.checks import ConfigError, check
 from unmask.runs.experiments import (
     ABLATIONS,
@@ -185,3 +186,44 @@ def test_a_table_without_m_is_refused_in_one_line() -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("experiment=mask_token is a table of 2 cells, each a run of its own: add -m")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_cell_is_skipped_only_where_every_table_that_it_fills_keeps_all_its_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept, "EXPERIMENTS", tmp_path)
+    listed = cells_by_table(["experiment=mask_token,loss_on_all", "scale=embedded", "seed=0"])
+    plans = {tuple(cell.overrides): plan_for(*cell.overrides, tiny=False) for cell in listed}
+    default = ["scale=embedded", "seed=0"]
+    assert [cell.row for cell in listed if cell.overrides == default] == ["without mask tokens", "hidden patches"]
+    assert len(missing(listed, plans)) == 3, "nothing is kept yet"
+    folder = tmp_path / "mask_token" / "results"
+    folder.mkdir(parents=True)
+    tuned, probed = (kept.measured(plans[tuple(default)], kind).fingerprint for kind in ("finetune", "linear_probe"))  # type: ignore[union-attr]
+    (folder / "embedded.csv").write_text(f"row,fingerprint\nwithout mask tokens,{tuned}\n")
+    assert default in missing(listed, plans), "half of its results"
+    (folder / "embedded.csv").write_text(f"row,fingerprint\nwithout mask tokens,{tuned}\nsame,{probed}\n")
+    assert default not in missing(listed, plans)
+    assert len(missing(listed, plans)) == 2
+    alone = [TableCell("", "", default)]
+    assert missing(alone, plans) == [default], "what is no table is always run"
+
+
+def test_every_kept_result_is_still_the_one_of_its_row() -> None:
+    """A change of fingerprints must not orphan what took hours: raise RESULT_VERSION and run again, or keep them."""
+    for path in sorted(experiments.EXPERIMENTS.glob("*/results/embedded.csv")):
+        paper = read_paper(path.parents[1].name)
+        rows = {row.row: row for row in paper.rows}
+        for cell in cells(path.parents[1].name, read_scale("embedded"), [0]):
+            plan = plan_for(*cell.overrides, tiny=False)
+            expected = {
+                (cell.row, column): spec.fingerprint
+                for column, stage in paper.stages_of(rows[cell.row]).items()
+                if (spec := kept.measured(plan, stage))
+            }
+            found = {
+                (row.row, row.column): row.fingerprint
+                for row in read_rows(path)
+                if (row.row, row.seed) == (cell.row, 0)
+            }
+            assert found.items() <= expected.items(), path

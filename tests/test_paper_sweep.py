@@ -1,6 +1,7 @@
 """The paper's tables as sweeps: any launcher, shared pretrainings, and the same numbers after any interruption."""
 
 import os
+import random
 import signal
 import subprocess
 import time
@@ -16,22 +17,36 @@ from unmask.reports.differences import differences
 from unmask.runs.checks import check
 
 SMALL = [*TINY, "data.image_size=28", "labels=100", "finetune.labels=100", "seed=0"]
-SIZES = [override for override in SMALL if not override.startswith("seed=")]
+KILLS = int(os.environ.get("UNMASK_KILLS", "2"))  # UNMASK_KILLS=10 pytest tests/test_paper_sweep.py -k killed
 
 
 def sweep(runs: Path, *more: str) -> list[str]:
     return command("-m", "experiment=mask_token", "scale=embedded", *SMALL, f"runs_dir={runs}", *more, tiny=False)
 
 
-def report(runs: Path, out: Path) -> dict[str, bytes]:
-    """The CSV files of the report on a ledger."""
-    given = "[" + ",".join(f'"{override}"' for override in SIZES) + "]"
-    done = call(
-        "experiment=mask_token", "scale=embedded", f"runs_dir={runs}", f"out={out}", f"overrides={given}",
-        script="report.py", tiny=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+def written(runs: Path) -> dict[str, bytes]:
+    """The CSV files of the report that ended the sweep."""
+    out = runs / "report" / "mask_token"
     return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*.csv"))}
+
+
+def kill_after_progress(runs: Path, delay: float, environment: dict[str, str]) -> None:
+    """SIGKILL to the sweep and its cells, `delay` seconds after it has written a checkpoint or a result."""
+
+    def progress() -> set[Path]:
+        return {*runs.glob("*/*/checkpoints/*.ckpt"), *runs.glob("*/*/result.json")}
+
+    before = progress()
+    started = subprocess.Popen(
+        sweep(runs, "checkpoint.every_steps=1"), env=environment, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    while started.poll() is None and progress() <= before:
+        time.sleep(0.05)
+    time.sleep(delay)
+    if started.poll() is None:
+        os.killpg(started.pid, signal.SIGKILL)
+    started.wait()
 
 
 @pytest.mark.process
@@ -40,19 +55,13 @@ def test_a_table_that_is_killed_and_begun_again_ends_with_the_same_csv(tmp_path:
     whole = subprocess.run(sweep(tmp_path / "whole"), env=environment, capture_output=True, text=True, timeout=240)
     assert whole.returncode == 0, whole.stderr
     assert "4 of 4 results" in whole.stdout, "a sweep of tables ends with the report on them"
-    started = subprocess.Popen(
-        sweep(tmp_path / "broken", "checkpoint.every_steps=1"), env=environment, stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
-    while not list((tmp_path / "broken").glob("pretrain/*/checkpoints/*.ckpt")):
-        time.sleep(0.1)  # within the first cell's pretraining, however slow the machine
-    os.killpg(started.pid, signal.SIGKILL)
-    started.wait()
+    generator = random.Random(0)
+    for _ in range(KILLS):
+        kill_after_progress(tmp_path / "broken", generator.uniform(0, 1), environment)
     last = subprocess.run(sweep(tmp_path / "broken"), env=environment, capture_output=True, text=True, timeout=240)
     assert last.returncode == 0, last.stderr
-    expected = report(tmp_path / "whole", tmp_path / "a")
-    assert report(tmp_path / "broken", tmp_path / "b") == expected
-    rows = expected["csv/mask_token/embedded.csv"].decode().splitlines()
+    assert written(tmp_path / "broken") == written(tmp_path / "whole")
+    rows = written(tmp_path / "whole")["csv/mask_token/embedded.csv"].decode().splitlines()
     assert rows[0] == "row,column,seed,value,images,fingerprint,pretrain"
     assert len(rows) == 1 + 2 * 2
 

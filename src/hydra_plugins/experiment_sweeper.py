@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
@@ -19,13 +19,15 @@ from hydra_plugins.composition import Composer
 from unmask.runs.checks import ConfigError, check
 from unmask.runs.commands import fail
 from unmask.runs.experiments import SMALLEST_SCALE, cells, is_sweep, read_scale, tables_of
-from unmask.runs.plan import make_plan
+from unmask.runs.kept import is_kept, kept_fingerprints
+from unmask.runs.plan import Plan, make_plan
 
 
 @dataclass
 class ExperimentSweeperConfig:
     _target_: str = "hydra_plugins.experiment_sweeper.ExperimentSweeper"
     params: dict[str, str] = field(default_factory=dict)
+    skip_kept: bool = False  # cells whose results are all kept in experiments/ are not run
 
 
 ConfigStore.instance().store(
@@ -36,17 +38,23 @@ ConfigStore.instance().store(
 class ExperimentSweeper(BasicSweeper):
     """Hydra's basic sweeper, which knows the tables of the paper."""
 
-    def __init__(self, params: dict[str, str] | None = None) -> None:
+    def __init__(self, params: dict[str, str] | None = None, skip_kept: bool = False) -> None:
         super().__init__(max_batch_size=None, params=params)
+        self.skip_kept = skip_kept
 
     def sweep(self, arguments: list[str]) -> Any:
         """All cells are checked, then launched together; what a cell raised is raised when the others are done."""
         assert self.launcher is not None
         try:
-            wanted = cells_of([*(f"{key}={value}" for key, value in self.params.items()), *arguments])
-            self._check(wanted)
+            listed = cells_by_table([*(f"{key}={value}" for key, value in self.params.items()), *arguments])
+            plans = checked(listed)
+            wanted = missing(listed, plans) if self.skip_kept else [list(overrides) for overrides in plans]
         except ConfigError as error:
             fail(str(error), 2)
+        if len(wanted) < len(plans):
+            print(
+                f"{len(plans) - len(wanted)} of {len(plans)} cells are not run: their results are kept in experiments/"
+            )
         # submitit's jobs unpickle what they run before they know where this project lies
         places = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
         os.environ["PYTHONPATH"] = os.pathsep.join(places)
@@ -59,19 +67,37 @@ class ExperimentSweeper(BasicSweeper):
             )
         return [returns]
 
-    def _check(self, wanted: list[list[str]]) -> None:
-        """Every cell's config and data, before the first starts."""
-        faults, composer = [], Composer()
-        for overrides in wanted:
-            try:
-                make_plan(check(composer(overrides)))
-            except ConfigError as error:
-                faults.append(cell_fault(overrides, error))
-        if faults:
-            raise ConfigError("no cell was started:\n" + "\n".join(faults))
+
+class TableCell(NamedTuple):
+    """A cell of a sweep and the row of the table that it fills; both names are empty where there is no table."""
+
+    table: str
+    row: str
+    overrides: list[str]
 
 
-def cell_fault(overrides: list[str], error: ConfigError) -> str:
+def checked(listed: list[TableCell]) -> dict[tuple[str, ...], Plan]:
+    """The plan of every cell, each once. Raises ConfigError with what is wrong in any, before the first starts."""
+    plans: dict[tuple[str, ...], Plan] = {}
+    faults, composer = [], Composer()
+    for overrides in dict.fromkeys(tuple(cell.overrides) for cell in listed):
+        try:
+            plans[overrides] = make_plan(check(composer(overrides)))
+        except ConfigError as error:
+            faults.append(cell_fault(overrides, error))
+    if faults:
+        raise ConfigError("no cell was started:\n" + "\n".join(faults))
+    return plans
+
+
+def missing(listed: list[TableCell], plans: dict[tuple[str, ...], Plan]) -> list[list[str]]:
+    """The cells that fill a row of some table of which experiments/ does not keep every result."""
+    known = kept_fingerprints()
+    wanted = (tuple(c.overrides) for c in listed if not is_kept(plans[tuple(c.overrides)], c.table, c.row, known))
+    return [list(overrides) for overrides in dict.fromkeys(wanted)]
+
+
+def cell_fault(overrides: Sequence[str], error: ConfigError) -> str:
     """What is wrong with a cell, below its name."""
     return f"cell {' '.join(overrides)}:\n  " + str(error).replace("\n", "\n  ")
 
@@ -88,21 +114,21 @@ def _fault(cell: list[str], returned: JobReturn) -> list[str]:
 
 def cells_of(arguments: list[str]) -> list[list[str]]:
     """The overrides of every cell of a sweep, each cell once. Raises ConfigError for a table or scale there is not."""
-    return [list(cell) for cell in dict.fromkeys(tuple(cell) for _, cell in cells_by_table(arguments))]
+    return [list(cell) for cell in dict.fromkeys(tuple(cell.overrides) for cell in cells_by_table(arguments))]
 
 
-def cells_by_table(arguments: list[str]) -> list[tuple[str, list[str]]]:
-    """(experiment, overrides) of every cell, of each table whole; the name is empty where these are no tables."""
+def cells_by_table(arguments: list[str]) -> list[TableCell]:
+    """The cells of each table, whole."""
     given = told(arguments)
     if not is_sweep(given.get("experiment", "")):
-        return [("", cell) for cell in _plain(arguments)]
+        return [TableCell("", "", cell) for cell in _plain(arguments)]
     tables = tables_of(given["experiment"])
     if "scale" not in given:
         print(f"scale={SMALLEST_SCALE}, as none was given", file=sys.stderr)
     scales, seeds = given.get("scale", SMALLEST_SCALE), seeds_of(given.get("seed"))
     rest = [argument for argument in arguments if argument.partition("=")[0] not in ("experiment", "scale", "seed")]
     found = [
-        (slug, [*cell.overrides, *more])
+        TableCell(slug, cell.row, [*cell.overrides, *more])
         for scale in map(read_scale, scales.split(","))
         for slug in tables
         for cell in cells(slug, scale, seeds)

@@ -13,12 +13,12 @@ from unmask.reports.result_rows import ResultRow
 from unmask.runs.checks import ConfigError
 from unmask.runs.experiments import Paper, cells
 from unmask.runs.fingerprint import StageSpec
+from unmask.runs.kept import measured
 from unmask.runs.ledger import LedgerError, StageFolder
-from unmask.runs.plan import Plan, make_plan
+from unmask.runs.plan import make_plan
 from unmask.runs.schema import Config, Scale
 
 Compose = Callable[[Sequence[str]], Config]
-MEASURED_FROM = ("pretrained", "given", "random")
 
 
 @dataclass
@@ -69,11 +69,6 @@ def gather(paper: Paper, slug: str, scale: Scale, compose: Compose, runs_dir: st
             if chosen:
                 found.rows.append(chosen)
     return found
-
-
-def measured(plan: Plan, stage: str) -> StageSpec | None:
-    """The stage of the plan that a column asks for: the one on trained weights, not its controls."""
-    return next((s for s in plan.stages if s.kind == stage and s.start in MEASURED_FROM), None)
 
 
 def _result(spec: StageSpec, runs_dir: str, row: str, column: str, seed: int, metric: str) -> ResultRow | None:

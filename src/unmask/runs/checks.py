@@ -7,7 +7,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from unmask.runs.schema import LABELLED, Config
-from unmask.runs.variants import PCATarget, TokensTarget
+from unmask.runs.variants import PCATarget
 
 SMALLEST = 8  # pixels of a side that the corruptions can be made on
 BARE = ("patch_pca", "tokenizer", "pretrain", "knn", "robustness")  # stages without an augmentation of their own

@@ -42,4 +42,5 @@ class HogTarget(Part):
 class TokensTarget(Part):
     target_: Literal["unmask.targets.Tokens"] = Field(alias="_target_", description=TARGETS)
 
+
 Target = Annotated[PixelTarget | PCATarget | HogTarget | TokensTarget, Field(discriminator="target_")]

@@ -1,0 +1,34 @@
+"""The results that are kept beside the paper's numbers: their fingerprints, and whether a row has them all."""
+
+import csv
+from collections.abc import Collection
+
+from unmask.runs.experiments import EXPERIMENTS, read_paper
+from unmask.runs.fingerprint import StageSpec
+from unmask.runs.plan import Plan
+
+MEASURED_FROM = ("pretrained", "given", "random")
+
+
+def measured(plan: Plan, stage: str) -> StageSpec | None:
+    """The stage of the plan that a column asks for: the one on trained weights, not its controls."""
+    return next((s for s in plan.stages if s.kind == stage and s.start in MEASURED_FROM), None)
+
+
+def kept_fingerprints() -> set[str]:
+    """Of every measured stage in experiments/*/results/*.csv."""
+    found: set[str] = set()
+    for path in EXPERIMENTS.glob("*/results/*.csv"):
+        with path.open(newline="") as file:
+            found |= {row["fingerprint"] for row in csv.DictReader(file) if row.get("fingerprint")}
+    return found
+
+
+def is_kept(plan: Plan, table: str, row: str, known: Collection[str]) -> bool:
+    """Whether all that this plan measures for the table's row is known; False where it is no row of a table."""
+    if not table:
+        return False
+    paper = read_paper(table)
+    stages = paper.stages_of(next(other for other in paper.rows if other.row == row)).values()
+    specs = [spec for spec in (measured(plan, stage) for stage in stages) if spec]
+    return bool(specs) and all(spec.fingerprint in known for spec in specs)
