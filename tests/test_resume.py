@@ -162,6 +162,22 @@ def test_few_label_fine_tuning_resumes_exactly(tmp_path: Path, monkeypatch: pyte
     assert_same(tmp_path / "crashed", tmp_path / "whole", "scratch")
 
 
+def test_a_small_dvae_resumes_exactly_and_so_do_its_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    overrides = (
+        "target=dvae", "stages=[pretrain]", "pretrain.epochs=1", "checkpoint.every_steps=1", "tokenizer.epochs=2",
+        "tokenizer.warmup_epochs=0", "tokenizer.codes=16", "tokenizer.width=8", "tokenizer.batch_size=1000",
+    )  # fmt: skip
+    run(f"runs_dir={tmp_path / 'whole'}", *overrides)
+    with monkeypatch.context() as patch:
+        crash_at(patch, 5)
+        with pytest.raises(Crash):
+            run(f"runs_dir={tmp_path / 'crashed'}", *overrides)
+    assert not (tmp_path / "crashed" / "pretrain").exists(), "it crashed in the stage before"
+    run(f"runs_dir={tmp_path / 'crashed'}", *overrides)
+    for stage in ("tokenizer", "pretrain"):
+        assert_same(tmp_path / "crashed", tmp_path / "whole", stage)
+
+
 def test_a_damaged_newest_checkpoint_costs_only_the_steps_since_the_one_before(
     undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

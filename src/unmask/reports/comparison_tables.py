@@ -1,5 +1,8 @@
 """A comparison as text: for the terminal, and in Markdown for experiments/<slug>/README.md."""
 
+import re
+
+from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
@@ -97,14 +100,16 @@ def claims_table(content: Comparison) -> Table:
 
 
 def summary_table(contents: list[Comparison]) -> Table:
-    """All experiments, a line each."""
-    table = Table(title="Experiments", title_justify="left")
+    """All experiments, a line each, whole in 80 columns."""
+    table = Table(title="Experiments", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for name in ("experiment", "in the paper", "scale", "results", *STYLES):
-        table.add_column(name, justify="left" if name in ("experiment", "in the paper", "scale") else "right")
+        words = name in ("experiment", "in the paper", "scale")
+        table.add_column(name, justify="left" if words else "right", no_wrap=words or name == "results")
     for content in contents:
         counts = [str(content.counts[verdict]) for verdict in STYLES]
         done = f"{content.done} of {content.expected}"
-        table.add_row(content.slug, content.paper.paper, content.scale, done, *counts)
+        place = re.split(r",| \(", content.paper.paper)[0]  # Table 7, of whose columns some are ours
+        table.add_row(content.slug, place, content.scale, done, *counts)
     return table
 
 
