@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from planted_results import DEPTH, PARTIAL, SCHEDULE, TOKEN, comparison, results
+from small_runs import raw_config
 from unmask.reports.comparison import Section, compare
 from unmask.reports.comparison_figures import comparison_figure, figure_png, figure_svg, write_figures
 from unmask.reports.comparison_tables import (
@@ -19,12 +20,14 @@ from unmask.reports.comparison_tables import (
     summary_table,
     terminal_table,
 )
+from unmask.reports.findings import relative_flops
 from unmask.reports.result_rows import ResultRow, read_rows, rows_text, write_rows
-from unmask.runs.checks import ConfigError
+from unmask.runs.checks import ConfigError, check
+from unmask.runs.experiments import cells, read_paper, read_scale
 
 
-def printed(table: object) -> str:
-    console = Console(width=200, file=io.StringIO())
+def printed(table: object, width: int = 200) -> str:
+    console = Console(width=width, file=io.StringIO())
     console.print(table)
     return console.file.getvalue()  # type: ignore[attr-defined]
 
@@ -135,6 +138,13 @@ def test_the_terminal_shows_numbers_verdicts_and_progress() -> None:
     assert "18 of 30" in printed(summary_table([content, comparison(SCHEDULE, rows=3)]))
 
 
+@pytest.mark.parametrize("width", [80, 100, 200])
+def test_nothing_is_cut_off_in_a_narrow_terminal(width: int) -> None:
+    contents = [comparison(paper) for paper in (DEPTH, SCHEDULE, TOKEN, PARTIAL)]
+    for shown in [*map(terminal_table, contents), *map(claims_table, contents), summary_table(contents)]:
+        assert "…" not in printed(shown, width)
+
+
 def test_markdown_has_a_line_for_each_row_and_its_pipes_escaped() -> None:
     lines = markdown_table(comparison(TOKEN)).splitlines()
     assert len(lines) == 4
@@ -193,3 +203,19 @@ def test_half_finished_data_draws_what_is_there_and_a_table_nothing(tmp_path: Pa
     written = write_figures(comparison(SCHEDULE, rows=3), tmp_path)
     assert [path.name for path in written] == ["schedule-embedded.svg", "schedule-embedded.png"]
     assert written[1].read_bytes().startswith(b"\x89PNG")
+
+
+def test_flops_are_counted_where_nothing_is_trained_and_are_no_results_of_seeds() -> None:
+    paper = read_paper("mask_token")
+    configs = {
+        cell.row: check(raw_config(*cell.overrides, "data.root=/x", tiny=False))
+        for cell in cells("mask_token", read_scale("paper"), [0])
+    }
+    found = relative_flops(paper, configs)
+    assert found["without mask tokens"] == 1
+    assert found["with mask tokens"] == pytest.approx(3.3, rel=0.02), "Table 1c"
+    content = compare(paper, "mask_token", "paper", [], 1, [], (), {"flops": found})
+    assert (content.done, content.expected, content.measured) == (0, 4, ["ft", "lin"])
+    (line,) = (line for line in markdown_table(content).splitlines() if line.startswith("| with mask tokens"))
+    assert line.endswith("| 3.3 [+2.3] | 3.3 | +0.0 |")
+    assert relative_flops(paper, {}) == {}, "images that are not here: nothing can be composed"

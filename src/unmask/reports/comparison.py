@@ -2,7 +2,7 @@
 
 import statistics
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from unmask.reports.claims import Judged, Measured, judge
@@ -56,8 +56,13 @@ class Comparison:
 
     @property
     def measured(self) -> list[str]:
-        """The columns that we fill."""
+        """The columns that we fill by training."""
         return [name for name in self.paper.columns if _ours(self.paper, name)]
+
+    @property
+    def filled(self) -> list[str]:
+        """The columns that we fill, those that need no training included."""
+        return [name for name, column in self.paper.columns.items() if column.counted or _ours(self.paper, name)]
 
     @property
     def counts(self) -> Counter[str]:
@@ -77,9 +82,10 @@ class Section:
 
 def compare(
     paper: Paper, slug: str, scale: str, results: list[ResultRow], seeds: int, differences: list[str],
-    left_out: Collection[str] = (),
+    left_out: Collection[str] = (), counted: Mapping[str, Mapping[str, float]] | None = None,
 ) -> Comparison:  # fmt: skip
-    """`seeds`: how many each row is made with; `left_out`: rows that this scale does not make.
+    """`seeds`: how many each row is made with; `left_out`: rows that this scale does not make; `counted`: column, then
+    row: what needed no training.
 
     Raises ConfigError for results that the paper's table has no place for.
     """
@@ -87,7 +93,7 @@ def compare(
     made = [(row.row, name) for row in paper.rows if row.row not in left_out for name in paper.stages_of(row)]
     done = sum(min(seeds, len(found[name][row].values)) for row, name in made if row in found.get(name, {}))
     judged = [judge(claim, _measured(paper, claim.column, found, left_out)) for claim in paper.claims]
-    rows = [_row(paper, row, found) for row in paper.rows]
+    rows = [_row(paper, row, found, counted or {}) for row in paper.rows]
     ours = {name for _, name in made}
     return Comparison(
         paper, slug, scale, rows, done, len(made) * seeds, judged,
@@ -117,12 +123,14 @@ def _measured(paper: Paper, name: str, found: dict[str, dict[str, Sample]], left
     return Measured(found.get(name, {}), rivals, column.unit, "accuracy" in column.metric, left_out)
 
 
-def _row(paper: Paper, row: PaperRow, found: dict[str, dict[str, Sample]]) -> Row:
+def _row(
+    paper: Paper, row: PaperRow, found: dict[str, dict[str, Sample]], counted: Mapping[str, Mapping[str, float]]
+) -> Row:
     default = next((other for other in paper.rows if other.row == paper.default and other.row != row.row), None)
     cells = {}
     for name, column in paper.columns.items():
         sample, theirs = found.get(name, {}).get(row.row), row.values.get(name)
-        mean = sample.mean if sample else None
+        mean = sample.mean if sample else counted.get(name, {}).get(row.row)
         base = found.get(name, {}).get(default.row) if default else None
         cells[name] = Cell(
             theirs, mean, statistics.stdev(sample.values) if sample and len(sample.values) > 1 else None,

@@ -3,8 +3,11 @@
 import re
 
 from rich.box import SIMPLE_HEAD
+from rich.columns import Columns
+from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from unmask.reports.comparison import Cell, Comparison, Correlation, Row, Section
 from unmask.reports.spread import FEWEST_RANKED
@@ -24,9 +27,11 @@ def number(value: float | None, sign: bool = False) -> str:
 
 
 def ours(cell: Cell) -> str:
-    """Mean ± standard deviation (number of seeds)."""
+    """Mean ± standard deviation (number of seeds); what is counted stands alone."""
     if cell.mean is None:
         return NONE
+    if not cell.n:
+        return number(cell.mean)
     return number(cell.mean) + ("" if cell.spread is None else f" ± {number(cell.spread)}") + f" (n = {cell.n})"
 
 
@@ -39,7 +44,7 @@ def header(content: Comparison) -> list[str]:
     names = [content.paper.axis]
     for name, column in content.paper.columns.items():
         title = f"{column.title}, {column.unit}"
-        names += [f"{title}: paper", "ours", "ours - paper"] if name in content.measured else [f"{title}: paper"]
+        names += [f"{title}: paper", "ours", "ours - paper"] if name in content.filled else [f"{title}: paper"]
     return names
 
 
@@ -49,7 +54,7 @@ def body(content: Comparison, row: Row) -> list[str]:
     for name in content.paper.columns:
         cell = row.cells[name]
         texts.append(beside_default(number(cell.paper), cell.paper_to_default))
-        if name in content.measured:
+        if name in content.filled:
             texts += [beside_default(ours(cell), cell.to_default), number(cell.to_paper, sign=True)]
     return texts
 
@@ -75,16 +80,28 @@ def correlations(content: Comparison) -> str:
     return "Rank correlation of our rows with the paper's: " + "; ".join(found) + "."
 
 
-def terminal_table(content: Comparison) -> Table:
-    """The table with the headline under it."""
+def terminal_table(content: Comparison) -> Group:
+    """The numbers, a small table for each column of the paper: side by side where the terminal is wide enough."""
+    title = f"{content.paper.title} ({content.paper.paper}), {content.done} of {content.expected} results"
+    columns = Columns([_column_table(content, name) for name in content.paper.columns], padding=(0, 3))
+    return Group(Text(title, style="italic"), columns, Text(content.headline), Text(legend(content)))
+
+
+def _column_table(content: Comparison, name: str) -> Table:
+    column, filled = content.paper.columns[name], name in content.filled
     table = Table(
-        title=f"{content.paper.title} ({content.paper.paper}), {content.done} of {content.expected} results",
-        title_justify="left", caption=escape(f"{content.headline}\n{legend(content)}"), caption_justify="left",
+        title=escape(f"{column.title}, {column.unit}"), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0),
+        pad_edge=False,
     )  # fmt: skip
-    for i, name in enumerate(header(content)):
-        table.add_column(escape(name), justify="right" if i else "left")
+    table.add_column(escape(content.paper.axis))
+    for head in ("paper", "ours", "ours - paper")[: 3 if filled else 1]:
+        table.add_column(head, justify="right", no_wrap=head != "ours - paper")
     for row in content.rows:
-        table.add_row(*map(escape, body(content, row)), style="bold" if row.is_default else None)
+        cell = row.cells[name]
+        texts = [row.label, beside_default(number(cell.paper), cell.paper_to_default)]
+        if filled:
+            texts += [beside_default(ours(cell), cell.to_default), number(cell.to_paper, sign=True)]
+        table.add_row(*map(escape, texts), style="bold" if row.is_default else None)
     return table
 
 

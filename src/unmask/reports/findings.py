@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,8 @@ from unmask.reports.result_rows import ResultRow, read_rows
 from unmask.runs.arguments import Report
 from unmask.runs.checks import ConfigError
 from unmask.runs.experiments import CONF, EXPERIMENTS, Cell, Paper, cells, read_paper, read_scale, tables_of
+from unmask.runs.flops import count
+from unmask.runs.outlines import pretraining
 from unmask.runs.schema import Config, Scale
 
 
@@ -78,7 +81,10 @@ def _finding(paper: Paper, slug: str, scale: Scale, given: Report, compose: Comp
     lines = [*_differences(gathered, made, slug, compose), *paper.unlike] if gathered.rows else []
     if gathered.rows and not gathered.configs:
         lines.append("protocol: not compared, for the images are not here; results are those kept in experiments/")
-    content = compare(paper, slug, scale.name, gathered.rows, len(scale.seeds), lines, left_out)
+    counted = {
+        name: relative_flops(paper, gathered.configs) for name, column in paper.columns.items() if column.counted
+    }
+    content = compare(paper, slug, scale.name, gathered.rows, len(scale.seeds), lines, left_out, counted)
     typed = [f"experiment={slug}", f"scale={scale.name}", *given.overrides]
     typed += [f"seed={','.join(map(str, given.seeds))}"] if given.seeds else []
     notes = [*gathered.notes]
@@ -86,6 +92,14 @@ def _finding(paper: Paper, slug: str, scale: Scale, given: Report, compose: Comp
         notes.append(f"{slug}: {gathered.from_kept} of {len(gathered.rows)} results are those kept in experiments/")
     cost = f"python src/plan.py experiment={slug} scale={scale.name} prices it"
     return Finding(Section(content, f"python src/train.py -m {shlex.join(typed)}", cost), gathered.rows, notes)
+
+
+def relative_flops(paper: Paper, configs: dict[str, Config]) -> dict[str, float]:
+    """Of an image's pretraining step, in times the default row's; torch counts them on the very modules that train."""
+    if paper.default not in configs:
+        return {}
+    found = {row: count(partial(pretraining, config)).training for row, config in configs.items()}
+    return {row: flops / found[paper.default] for row, flops in found.items()}
 
 
 def _differences(gathered: Gathered, made: list[Cell], slug: str, compose: Compose) -> list[str]:

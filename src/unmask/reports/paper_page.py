@@ -60,7 +60,7 @@ def _section(section: Section) -> dict[str, Any]:
 def _columns(content: Comparison) -> list[dict[str, Any]]:
     """Heads of the table, each with how many columns stand under it."""
     return [
-        {"title": column.title, "unit": column.unit, "ours": name in content.measured}
+        {"title": column.title, "unit": column.unit, "ours": name in content.filled}
         for name, column in content.paper.columns.items()
     ]
 
@@ -73,7 +73,7 @@ def _rows(content: Comparison) -> list[dict[str, Any]]:
         for name in content.paper.columns:
             cell = row.cells[name]
             cells.append((number(cell.paper), _under(cell.paper_to_default)))
-            if name in content.measured:
+            if name in content.filled:
                 cells += [(ours(cell), _under(cell.to_default)), (number(cell.to_paper, sign=True), "")]
         rows.append({"label": row.label, "default": row.is_default, "cells": cells})
     return rows

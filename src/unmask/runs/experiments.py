@@ -26,12 +26,13 @@ Form = Literal["bars", "curve", "table"]
 
 
 class Column(Part):
-    """A column of the table; one without a stage is the paper's alone."""
+    """A column of the table; one that no stage fills and that is not counted is the paper's alone."""
 
     title: str
     unit: str
     stage: str | None = None
     metric: str = "val/accuracy"  # of result.json's metrics, or "seconds"
+    counted: Literal["training_flops"] | None = None  # ours is counted on the module, in times the default row's
 
 
 class Claim(Part):
