@@ -83,7 +83,7 @@ def test_every_dial_exists() -> None:
     groups = {path.name for path in (ROOT / "conf").iterdir() if path.is_dir()}
     assert {"mask_ratio", "masking", "labels"} <= keys
     arguments = {key for kind in (Bench, Convert, Reconstruct, Report) for key in keyed(kind)}
-    assert not keys - set(known_keys()) - groups - arguments - {"hydra.launcher.n_jobs"}
+    assert not keys - set(known_keys()) - groups - arguments - {"hydra.launcher.n_jobs", "hydra.sweeper.skip_kept"}
 
 
 def test_every_make_verb_exists() -> None:
