@@ -9,8 +9,9 @@ from hydra import initialize_config_dir
 
 from hydra_plugins.experiment_sweeper import TableCell, cells_by_table, cells_of, checked, missing
 from small_runs import call, plan_for, raw_config
-from unmask.reports.result_rows import read_rows
-from unmask.runs import experiments, kept
+from unmask.reports import kept
+from unmask.reports.result_rows import ResultRow, read_rows, write_rows
+from unmask.runs import experiments
 from unmask.runs.checks import ConfigError, check
 from unmask.runs.experiments import (
     ABLATIONS,
@@ -198,12 +199,13 @@ def test_a_cell_is_skipped_only_where_every_table_that_it_fills_keeps_all_its_re
     default = ["scale=embedded", "seed=0"]
     assert [cell.row for cell in listed if cell.overrides == default] == ["without mask tokens", "hidden patches"]
     assert len(missing(listed, plans)) == 3, "nothing is kept yet"
-    folder = tmp_path / "mask_token" / "results"
-    folder.mkdir(parents=True)
+    path = tmp_path / "mask_token" / "results" / "embedded.csv"
     tuned, probed = (kept.measured(plans[tuple(default)], kind).fingerprint for kind in ("finetune", "linear_probe"))  # type: ignore[union-attr]
-    (folder / "embedded.csv").write_text(f"row,fingerprint\nwithout mask tokens,{tuned}\n")
+    rows = [ResultRow("without mask tokens", "ft", 0, 95.0, 1000, tuned, "")]
+    write_rows(path, rows, read_paper("mask_token"))
     assert default in missing(listed, plans), "half of its results"
-    (folder / "embedded.csv").write_text(f"row,fingerprint\nwithout mask tokens,{tuned}\nsame,{probed}\n")
+    rows.append(ResultRow("without mask tokens", "lin", 0, 88.8, 1000, probed, ""))
+    write_rows(path, rows, read_paper("mask_token"))
     assert default not in missing(listed, plans)
     assert len(missing(listed, plans)) == 2
     alone = [TableCell("", "", default)]

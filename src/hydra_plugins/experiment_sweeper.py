@@ -16,10 +16,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 
 from hydra_plugins.composition import Composer
+from unmask.reports.kept import is_kept, kept_fingerprints
 from unmask.runs.checks import ConfigError, check
 from unmask.runs.commands import fail
 from unmask.runs.experiments import SMALLEST_SCALE, cells, is_sweep, read_scale, tables_of
-from unmask.runs.kept import is_kept, kept_fingerprints
 from unmask.runs.plan import Plan, make_plan
 
 

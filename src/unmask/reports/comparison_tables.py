@@ -52,10 +52,16 @@ def body(content: Comparison, row: Row) -> list[str]:
     """One row of the table, in the order of the header."""
     texts = [row.label]
     for name in content.paper.columns:
-        cell = row.cells[name]
-        texts.append(beside_default(number(cell.paper), cell.paper_to_default))
-        if name in content.filled:
-            texts += [beside_default(ours(cell), cell.to_default), number(cell.to_paper, sign=True)]
+        texts += _values(content, row, name)
+    return texts
+
+
+def _values(content: Comparison, row: Row, name: str) -> list[str]:
+    """The paper's number in a column, and where we fill it ours and the difference."""
+    cell = row.cells[name]
+    texts = [beside_default(number(cell.paper), cell.paper_to_default)]
+    if name in content.filled:
+        texts += [beside_default(ours(cell), cell.to_default), number(cell.to_paper, sign=True)]
     return texts
 
 
@@ -97,10 +103,7 @@ def _column_table(content: Comparison, name: str) -> Table:
     for head in ("paper", "ours", "ours - paper")[: 3 if filled else 1]:
         table.add_column(head, justify="right", no_wrap=head != "ours - paper")
     for row in content.rows:
-        cell = row.cells[name]
-        texts = [row.label, beside_default(number(cell.paper), cell.paper_to_default)]
-        if filled:
-            texts += [beside_default(ours(cell), cell.to_default), number(cell.to_paper, sign=True)]
+        texts = [row.label, *_values(content, row, name)]
         table.add_row(*map(escape, texts), style="bold" if row.is_default else None)
     return table
 

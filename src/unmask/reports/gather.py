@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from unmask.data.listing import Listing
+from unmask.reports.kept import measured
 from unmask.reports.result_rows import ResultRow
 from unmask.runs.checks import ConfigError
 from unmask.runs.experiments import Paper, cells
 from unmask.runs.fingerprint import StageSpec
-from unmask.runs.kept import measured
 from unmask.runs.ledger import LedgerError, StageFolder
 from unmask.runs.plan import make_plan
 from unmask.runs.schema import Config, Scale

@@ -1,8 +1,8 @@
 """The results that are kept beside the paper's numbers: their fingerprints, and whether a row has them all."""
 
-import csv
 from collections.abc import Collection
 
+from unmask.reports.result_rows import read_rows
 from unmask.runs.experiments import EXPERIMENTS, read_paper
 from unmask.runs.fingerprint import StageSpec
 from unmask.runs.plan import Plan
@@ -16,12 +16,8 @@ def measured(plan: Plan, stage: str) -> StageSpec | None:
 
 
 def kept_fingerprints() -> set[str]:
-    """Of every measured stage in experiments/*/results/*.csv."""
-    found: set[str] = set()
-    for path in EXPERIMENTS.glob("*/results/*.csv"):
-        with path.open(newline="") as file:
-            found |= {row["fingerprint"] for row in csv.DictReader(file) if row.get("fingerprint")}
-    return found
+    """Of every measured stage in experiments/*/results/*.csv. Raises ConfigError for a damaged file."""
+    return {row.fingerprint for path in EXPERIMENTS.glob("*/results/*.csv") for row in read_rows(path)}
 
 
 def is_kept(plan: Plan, table: str, row: str, known: Collection[str]) -> bool:
