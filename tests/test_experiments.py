@@ -7,7 +7,7 @@ import pytest
 import yaml
 from hydra import initialize_config_dir
 
-from hydra_plugins.experiment_sweeper import TableCell, cells_by_table, cells_of, checked, missing
+from hydra_plugins.experiment_sweeper import TableCell, cells_by_table, checked, missing
 from small_runs import call, plan_for, raw_config
 from unmask.reports import kept
 from unmask.reports.result_rows import ResultRow, read_rows, write_rows
@@ -31,6 +31,11 @@ from unmask.runs.schema import Config
 CORE = ["decoder_depth", "decoder_width", "mask_token", "reconstruction_target", "data_augmentation", "mask_sampling",
         "loss_on_all", "mask_ratio", "schedule", "partial_finetuning"]  # fmt: skip
 SCALES = ["embedded", "cifar", "paper"]
+
+
+def cells_of(arguments: list[str]) -> list[list[str]]:
+    """The overrides of every cell of a sweep, each cell once."""
+    return [list(cell) for cell in dict.fromkeys(tuple(cell.overrides) for cell in cells_by_table(arguments))]
 
 
 def configured(cell: Cell) -> Config:

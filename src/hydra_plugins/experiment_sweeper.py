@@ -112,11 +112,6 @@ def _fault(cell: list[str], returned: JobReturn) -> list[str]:
         return [f"cell {' '.join(cell)}: {error}"]
 
 
-def cells_of(arguments: list[str]) -> list[list[str]]:
-    """The overrides of every cell of a sweep, each cell once. Raises ConfigError for a table or scale there is not."""
-    return [list(cell) for cell in dict.fromkeys(tuple(cell.overrides) for cell in cells_by_table(arguments))]
-
-
 def cells_by_table(arguments: list[str]) -> list[TableCell]:
     """The cells of each table, whole."""
     given = told(arguments)
