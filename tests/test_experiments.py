@@ -155,10 +155,12 @@ def test_every_sweep_has_a_paper_and_every_paper_a_sweep() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", ["experiment=decoder_dept", "experiment=", "scale=embeded", "experiment=demo,mask_rati"]
-)
+    "arguments",
+    ["experiment=decoder_dept", "experiment=", "scale=embeded", "experiment=demo,mask_rati", "scale.seeds=[1]",
+     "++scale.cells={}"],
+)  # fmt: skip
 def test_names_that_hydra_would_skip_without_a_word_are_faults(arguments: str) -> None:
-    """Both are optional groups: the default cell would be trained in their place."""
+    """Both are optional groups: the default cell would be trained in their place; a scale is read from its file."""
     assert len(unknown_names([arguments, "seed=0"])) == 1
     assert not unknown_names(["experiment=demo", "experiment=all", "experiment=mask_ratio", "scale=cifar", "seed=0"])
 
@@ -213,8 +215,8 @@ def test_a_cell_is_skipped_only_where_every_table_that_it_fills_keeps_all_its_re
     write_rows(path, rows, read_paper("mask_token"))
     assert default not in missing(listed, plans)
     assert len(missing(listed, plans)) == 2
-    alone = [TableCell("", "", default)]
-    assert missing(alone, plans) == [default], "what is no table is always run"
+    with pytest.raises(ConfigError, match="this sweep is none"):
+        missing([TableCell("", "", default)], plans)
 
 
 def test_every_kept_result_is_still_the_one_of_its_row() -> None:
@@ -224,7 +226,7 @@ def test_every_kept_result_is_still_the_one_of_its_row() -> None:
         plans = checked(listed)
     for table, row, overrides in listed:
         paper = read_paper(table)
-        stages = paper.stages_of(next(other for other in paper.rows if other.row == row))
+        stages = paper.stages_of(paper.row(row))
         plan = plans[tuple(overrides)]
         for found in read_rows(experiments.EXPERIMENTS / table / "results" / "embedded.csv"):
             if (found.row, found.seed) == (row, 0):

@@ -91,7 +91,15 @@ def checked(listed: list[TableCell]) -> dict[tuple[str, ...], Plan]:
 
 
 def missing(listed: list[TableCell], plans: dict[tuple[str, ...], Plan]) -> list[list[str]]:
-    """The cells that fill a row of some table of which experiments/ does not keep every result."""
+    """The cells that fill a row of some table of which experiments/ does not keep every result.
+
+    Raises ConfigError for a sweep that is no table.
+    """
+    if not any(cell.table for cell in listed):
+        raise ConfigError(
+            "hydra.sweeper.skip_kept=true: experiments/ keeps results of the paper's tables alone, and this sweep is "
+            "none; name one (experiment=decoder_depth) or leave it out: what is in the ledger is not run again"
+        )
     known = kept_fingerprints()
     wanted = (tuple(c.overrides) for c in listed if not is_kept(plans[tuple(c.overrides)], c.table, c.row, known))
     return [list(overrides) for overrides in dict.fromkeys(wanted)]

@@ -114,7 +114,8 @@ class ProcLauncher(Launcher):
             finally:
                 for number, handler in handlers.items():
                     signal.signal(number, handler)
-        Console().print(cells_table([(cell.overrides, cell.state, cell.stages) for cell in cells]))
+        if cells:
+            Console().print(cells_table([(cell.overrides, cell.state, cell.stages) for cell in cells]))
         self.reporter.finish(show=not self.stopped)
         failed = [
             cell for cell in cells if cell.code not in (0, None, PREEMPTED) or (cell.code == 0 and not cell.stages)

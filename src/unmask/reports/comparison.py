@@ -126,7 +126,7 @@ def _measured(paper: Paper, name: str, found: dict[str, dict[str, Sample]], left
 def _row(
     paper: Paper, row: PaperRow, found: dict[str, dict[str, Sample]], counted: Mapping[str, Mapping[str, float]]
 ) -> Row:
-    default = next((other for other in paper.rows if other.row == paper.default and other.row != row.row), None)
+    default = paper.row(paper.default) if paper.default is not None and paper.default != row.row else None
     cells = {}
     for name, column in paper.columns.items():
         sample, theirs = found.get(name, {}).get(row.row), row.values.get(name)

@@ -36,7 +36,6 @@ def gather(paper: Paper, slug: str, scale: Scale, compose: Compose, runs_dir: st
     """Every (row, column, seed) of the experiment at that scale that has a result."""
     found, by_fingerprint = Gathered(), {(row.column, row.fingerprint): row for row in kept}
     listings: dict[tuple[str, str | None, float], Listing] = {}
-    labelled = {row.row: row for row in paper.rows}
     for cell in cells(slug, scale):
         if cell.row not in found.configs:
             found.configs[cell.row] = compose(cell.overrides)
@@ -50,7 +49,7 @@ def gather(paper: Paper, slug: str, scale: Scale, compose: Compose, runs_dir: st
         if plan.listing:
             listings[place] = plan.listing  # a million files are listed once, not for every cell
             found.listed = (len(plan.listing.train), len(plan.listing.classes))
-        for column, stage in paper.stages_of(labelled[cell.row]).items():
+        for column, stage in paper.stages_of(paper.row(cell.row)).items():
             spec = measured(plan, stage)
             if spec is None:
                 continue

@@ -21,10 +21,8 @@ def kept_fingerprints() -> set[str]:
 
 
 def is_kept(plan: Plan, table: str, row: str, known: Collection[str]) -> bool:
-    """Whether all that this plan measures for the table's row is known; False where it is no row of a table."""
-    if not table:
-        return False
+    """Whether all that this plan measures for the table's row is known."""
     paper = read_paper(table)
-    stages = paper.stages_of(next(other for other in paper.rows if other.row == row)).values()
+    stages = paper.stages_of(paper.row(row)).values()
     specs = [spec for spec in (measured(plan, stage) for stage in stages) if spec]
     return bool(specs) and all(spec.fingerprint in known for spec in specs)

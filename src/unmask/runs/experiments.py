@@ -102,6 +102,10 @@ class Paper(Part):
     note: str | None = None
     unlike: list[str] = Field(default_factory=list)  # what differs from the paper at every scale of ours
 
+    def row(self, label: str) -> PaperRow:
+        """The row of that label; KeyError for one that there is not."""
+        return {row.row: row for row in self.rows}[label]
+
     def stages_of(self, row: PaperRow) -> dict[str, str]:
         """Which stage fills each column of ours in this row; a value of null is the paper's gap, not ours."""
         wanted = {name: row.stages.get(name) or column.stage for name, column in self.columns.items()}
@@ -175,10 +179,15 @@ def read_sweep(slug: str) -> Sweep:
 def unknown_names(arguments: list[str]) -> list[str]:
     """A line for each experiment=... or scale=... that there is not, or whose files are wrong.
 
-    To Hydra both are optional groups: it would run the default without a word.
+    To Hydra both are optional groups: it would run the default without a word. Nor is a value of a scale's file taken
+    from the command line: tables are read from the file, so it would change nothing.
     """
     faults = []
     for key, _, value in (argument.partition("=") for argument in arguments):
+        if key.lstrip("+~").startswith("scale."):
+            faults.append(
+                f"{key}: a scale's values are those of its file, conf/scale/<name>.yaml; other seeds: seed=0,1,2"
+            )
         names = value.strip("'\"").split(",") if key in ("experiment", "scale") else []
         for name in {*names} - {ALL, ABLATIONS, "null"}:
             try:
