@@ -4,6 +4,7 @@ import io
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from rich.console import Console
 
 from unmask.runs.checks import check
 from unmask.runs.plan import Plan, make_plan
+from warm_commands import Started
 
 ROOT = Path(__file__).parent.parent
 TINY = (
@@ -49,12 +51,22 @@ def command(*overrides: str, script: str = "train.py", tiny: bool = True) -> lis
     return [sys.executable, str(ROOT / "src" / script), *(TINY if tiny else ()), *overrides]
 
 
-def call(*overrides: str, script: str = "train.py", tiny: bool = True, **options: Any) -> subprocess.CompletedProcess:
-    """The command as a user types it; one thread, so that tests side by side do not fight for cores."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "160", **options.pop("env", {})}
-    return subprocess.run(
-        command(*overrides, script=script, tiny=tiny), capture_output=True, text=True, env=environment, timeout=240, **options
-    )  # fmt: skip
+def call(
+    *overrides: str, script: str = "train.py", tiny: bool = True, cold: bool = False, env: dict[str, str] | None = None,
+    cwd: Path | None = None,
+) -> subprocess.CompletedProcess:  # fmt: skip
+    """The command as a user types it; one thread, so that tests side by side do not fight for cores.
+
+    `cold`: by a Python that starts anew, where `env` has what Python itself reads.
+    """
+    typed = command(*overrides, script=script, tiny=tiny)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "160", **(env or {})}
+    if cold:
+        return subprocess.run(typed, capture_output=True, text=True, env=environment, cwd=cwd, timeout=240)
+    with tempfile.TemporaryDirectory() as folder:
+        started = Started(typed, Path(folder), environment, cwd)
+        code = started.wait(timeout=240)
+        return subprocess.CompletedProcess(typed, code, started.stdout.read_text(), started.stderr.read_text())
 
 
 def image_folder(root: Path, per_class: int = 10, classes: tuple[str, ...] = ("cat", "dog"), size: int = 16) -> Path:

@@ -1,14 +1,16 @@
 """What users meet when something goes wrong: one line, and an exit code that says what to do."""
 
+import os
 import signal
-import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from small_runs import call, command, image_folder
 from unmask.runs.commands import quoted
+from warm_commands import Started
 
 pytestmark = pytest.mark.process
 
@@ -43,11 +45,11 @@ def test_m_may_stand_anywhere(tmp_path: Path) -> None:
 
 
 def test_two_processes_on_one_run_both_end_well_with_one_training(tmp_path: Path) -> None:
-    arguments = (f"runs_dir={tmp_path}", "stages=[pretrain]", "pretrain.epochs=8")
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    both = [subprocess.Popen(command(*arguments), **pipes) for _ in range(2)]  # type: ignore[call-overload]
-    printed = [process.communicate(timeout=200)[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0]
+    arguments = (f"runs_dir={tmp_path}", "stages=[pretrain]", "pretrain.epochs=16")
+    with ThreadPoolExecutor() as pool:
+        both = list(pool.map(lambda _: call(*arguments), range(2)))
+    printed = [done.stdout for done in both]
+    assert [done.returncode for done in both] == [0, 0]
     assert sum("waiting for process" in text for text in printed) == 1
     assert len(list(tmp_path.glob("pretrain/*"))) == 1
 
@@ -57,17 +59,16 @@ def test_two_processes_on_one_run_both_end_well_with_one_training(tmp_path: Path
 )
 def test_who_is_asked_to_leave_saves_and_says_how_to_go_on(signals: tuple[signal.Signals, ...], tmp_path: Path) -> None:
     arguments = (f"runs_dir={tmp_path}", "stages=[pretrain]", "pretrain.epochs=60")
-    process = subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = Started(command(*arguments), tmp_path, {**os.environ, "OMP_NUM_THREADS": "1"})
     while not any(path.read_text().count("\n") > 3 for path in tmp_path.glob("pretrain/*/metrics.jsonl")):
         assert process.poll() is None
         time.sleep(0.05)
     for number in signals:
         process.send_signal(number)
         time.sleep(0.3)
-    printed, errors = process.communicate(timeout=60)
-    assert process.returncode == 75
-    assert "the same command goes on from there" in printed
-    assert "Traceback" not in errors
+    assert process.wait(timeout=60) == 75
+    assert "the same command goes on from there" in process.stdout.read_text()
+    assert "Traceback" not in process.stderr.read_text()
     assert list(tmp_path.glob("pretrain/*/checkpoints/*.ckpt"))
 
 

@@ -21,7 +21,7 @@ KILLS = int(os.environ.get("UNMASK_KILLS", "2"))  # UNMASK_KILLS=10 pytest tests
 
 
 def sweep(runs: Path, *more: str) -> list[str]:
-    return command("-m", "experiment=mask_token", "scale=embedded", *SMALL, f"runs_dir={runs}", *more, tiny=False)
+    return ["-m", "experiment=mask_token", "scale=embedded", *SMALL, f"runs_dir={runs}", *more]
 
 
 def written(runs: Path) -> dict[str, bytes]:
@@ -38,7 +38,7 @@ def kill_after_progress(runs: Path, delay: float, environment: dict[str, str]) -
 
     before = progress()
     started = subprocess.Popen(
-        sweep(runs, "checkpoint.every_steps=1"), env=environment, stdout=subprocess.DEVNULL,
+        command(*sweep(runs, "checkpoint.every_steps=1"), tiny=False), env=environment, stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     while started.poll() is None and progress() <= before:
@@ -52,13 +52,13 @@ def kill_after_progress(runs: Path, delay: float, environment: dict[str, str]) -
 @pytest.mark.process
 def test_a_table_that_is_killed_and_begun_again_ends_with_the_same_csv(tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    whole = subprocess.run(sweep(tmp_path / "whole"), env=environment, capture_output=True, text=True, timeout=240)
+    whole = call(*sweep(tmp_path / "whole"), tiny=False)
     assert whole.returncode == 0, whole.stderr
     assert "4 of 4 results" in whole.stdout, "a sweep of tables ends with the report on them"
     generator = random.Random(0)
     for _ in range(KILLS):
         kill_after_progress(tmp_path / "broken", generator.uniform(0, 1), environment)
-    last = subprocess.run(sweep(tmp_path / "broken"), env=environment, capture_output=True, text=True, timeout=240)
+    last = call(*sweep(tmp_path / "broken"), tiny=False)
     assert last.returncode == 0, last.stderr
     assert written(tmp_path / "broken") == written(tmp_path / "whole")
     rows = written(tmp_path / "whole")["csv/mask_token/embedded.csv"].decode().splitlines()
@@ -83,7 +83,7 @@ def test_two_workers_that_race_for_one_pretraining_train_it_once(tmp_path: Path)
 def test_a_cell_that_fails_leaves_the_others_to_hydras_launchers(launcher: str, tmp_path: Path) -> None:
     done = call(
         "-m", f"hydra/launcher={launcher}", "trainer=gpu,cpu", "stages=[pretrain]", f"runs_dir={tmp_path}",
-        "pretrain.epochs=1", tiny=True,
+        "pretrain.epochs=1", cold=launcher == "joblib",  # whose own workers end with a Python that was started, not forked
     )  # fmt: skip
     assert done.returncode == 1
     assert "1 of 2 cells failed; the same command redoes them alone" in done.stderr

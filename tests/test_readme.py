@@ -1,4 +1,4 @@
-"""Every command of the README runs; every dial and file it names exists."""
+"""Every command of the README and its guides runs; every dial and file it names exists."""
 
 import re
 import shlex
@@ -13,8 +13,10 @@ from unmask.runs.arguments import Bench, Convert, Reconstruct, Report, keyed
 from unmask.runs.checks import known_keys
 
 README = (ROOT / "README.md").read_text()
-BLOCKS = "\n".join(re.findall(r"```bash\n(.*?)```", README, re.DOTALL))
-COMMANDS = [line.split("#")[0].strip() for line in BLOCKS.splitlines() if line.startswith("python ")]
+GUIDES = [(ROOT / "docs" / f"{name}.md").read_text() for name in ("images", "downstream", "weights")]
+DOCS = "\n".join([README, *GUIDES])
+BLOCKS = "\n".join(re.findall(r"```bash\n(.*?)```", DOCS, re.DOTALL))
+COMMANDS = list(dict.fromkeys(line.split("#")[0].strip() for line in BLOCKS.splitlines() if line.startswith("python ")))
 PHOTOS = ("data=image_folder", "data.image_size=32", "data.patch_size=4", "data.num_workers=0", "pretrain.batch_size=4")
 
 
@@ -79,7 +81,7 @@ def test_every_command_runs_as_typed_but_smaller(typed: str, place: tuple[Path, 
 
 
 def test_every_dial_exists() -> None:
-    keys = {key.split("[")[0] for key in re.findall(r"`([a-z_]+(?:\.[a-z_]+)*)=", README)}
+    keys = {key.split("[")[0] for key in re.findall(r"`([a-z_]+(?:\.[a-z_]+)*)=", DOCS)}
     groups = {path.name for path in (ROOT / "conf").iterdir() if path.is_dir()}
     assert {"mask_ratio", "masking", "labels"} <= keys
     arguments = {key for kind in (Bench, Convert, Reconstruct, Report) for key in keyed(kind)}
@@ -94,6 +96,8 @@ def test_every_make_verb_exists() -> None:
 
 def test_every_picture_and_file_exists() -> None:
     assert all((ROOT / path).exists() for path in re.findall(r"!\[[^]]*\]\(([^)]+)\)", README))
-    assert all((ROOT / path).exists() for path in re.findall(r"\]\(((?:docs|experiments|conf)/[^)]+)\)", README))
-    for path in re.findall(r"`(src/\w+\.py)`", README):
+    assert all((ROOT / path).exists() for path in re.findall(r"\]\(((?:docs|experiments|conf)/[^)#]+)", README))
+    for guide in GUIDES:
+        assert all((ROOT / "docs" / path).exists() for path in re.findall(r"\]\(([^):]+)\)", guide))
+    for path in re.findall(r"`(src/\w+\.py)`", DOCS):
         assert (ROOT / path).exists()

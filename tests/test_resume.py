@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ from unmask.callbacks.journal import Journal
 from unmask.callbacks.keeper import PREEMPTED, Keeper
 from unmask.journals import read
 from unmask.runs.ledger import StageFolder
+from warm_commands import Started
 
 
 class Crash(Exception):
@@ -210,10 +210,7 @@ def test_a_process_killed_twice_ends_as_if_it_never_was(kind: signal.Signals, wo
     run(f"runs_dir={whole}", *overrides)
     journal = StageFolder(killed, plan_for(*overrides).stages[0]).path / "metrics.jsonl"
     for lines in (2, 8):  # of the journal: at several places between checkpoints
-        process = subprocess.Popen(
-            command(f"runs_dir={killed}", *overrides), env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        process = Started(command(f"runs_dir={killed}", *overrides), tmp_path, {**os.environ, "OMP_NUM_THREADS": "1"})
         wait_for(lambda: len(read(journal)) > lines, process)  # noqa: B023
         process.send_signal(kind)
         assert process.wait(timeout=60) == (PREEMPTED if kind == signal.SIGTERM else -signal.SIGKILL)
@@ -224,7 +221,7 @@ def test_a_process_killed_twice_ends_as_if_it_never_was(kind: signal.Signals, wo
     assert_same(killed, whole)
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen, seconds: float = 120) -> None:
+def wait_for(condition: Callable[[], bool], process: Started, seconds: float = 120) -> None:
     start = time.monotonic()
     while not condition():
         assert process.poll() is None, "ended before it could be killed"

@@ -27,7 +27,7 @@ def test_a_sweep_trains_each_cell_once_and_returns_it_from_the_ledger(tmp_path: 
     assert pretrainings(tmp_path) == 2
     (tmp_path / "stub").mkdir()
     (tmp_path / "stub" / "torch.py").write_text("raise RuntimeError('finished cells need no torch')")
-    second = call(*arguments, env={"PYTHONPATH": str(tmp_path / "stub")})
+    second = call(*arguments, cold=True, env={"PYTHONPATH": str(tmp_path / "stub")})
     assert second.returncode == 0
     assert second.stdout.count("from the ledger") == 2
     assert pretrainings(tmp_path) == 2

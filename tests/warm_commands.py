@@ -1,0 +1,83 @@
+"""The commands in processes forked from one that has already imported what they import.
+
+Starting is most of the time of a small command: seconds for torch, Lightning and timm, a hundred times over. The commands
+of a sweep's cells, and those whose environment Python itself reads, start cold (small_runs.command).
+"""
+
+import atexit
+import multiprocessing
+import os
+import runpy
+import signal
+import subprocess
+import sys
+from functools import cache
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+from unittest.mock import patch
+
+SOURCE = Path(__file__).parent.parent / "src"
+IMPORTED = [
+    "unmask.runs.execute",
+    "unmask.reports.paper_page",
+    "unmask.exchange.read",
+    "hydra",
+    "wandb",
+    "matplotlib.pyplot",
+]
+
+
+class Started:
+    """A running command with what a Popen has: pid, poll, wait, send_signal; what it prints goes to files."""
+
+    def __init__(self, command: list[str], folder: Path, env: dict[str, str], cwd: Path | None = None) -> None:
+        """`command` is that of small_runs.command: Python, a script of src/, its arguments; `folder` takes its output."""
+        self.stdout, self.stderr = folder / "stdout", folder / "stderr"
+        self._process = _server().Process(
+            target=_run, args=(command[1:], env, str(cwd or Path.cwd()), str(self.stdout), str(self.stderr))
+        )
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid, self.args = self._process.pid, command
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float) -> int:
+        """Raises subprocess.TimeoutExpired, with the process killed, where it does not end."""
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            self._process.kill()
+            self._process.join()
+            raise subprocess.TimeoutExpired(self.args, timeout, self.stdout.read_bytes(), self.stderr.read_bytes())
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+
+def _run(argv: list[str], env: dict[str, str], cwd: str, stdout: str, stderr: str) -> None:
+    """In the forked process: become the command."""
+    for path, stream in ((stdout, sys.stdout), (stderr, sys.stderr)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream.fileno())
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the server ignores it
+    os.environ.clear()
+    os.environ.update(env)
+    os.chdir(cwd)
+    sys.argv, sys.path[0] = argv, str(SOURCE)
+    try:
+        runpy.run_path(argv[0], run_name="__main__")
+    finally:
+        atexit._run_exitfuncs()  # a forked process leaves without them
+
+
+@cache
+def _server() -> ForkServerContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(IMPORTED)
+    paths = os.pathsep.join([str(SOURCE), str(Path(__file__).parent)])
+    with patch.dict(os.environ, {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths}):  # the server's own, as it starts
+        forkserver.ensure_running()
+    return context
