@@ -16,6 +16,7 @@ from rich.console import Console
 from unmask.runs.checks import ConfigError, check
 from unmask.runs.commands import EXPLAINED, CellError, enter, fail, guarded, told
 from unmask.runs.ledger import StageFolder
+from unmask.runs.marked import mark_lines
 from unmask.runs.plan import Plan, make_plan
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -86,4 +87,5 @@ def report(plan: Plan, results: list[dict[str, Any]], from_ledger: list[bool], c
 
 
 if __name__ == "__main__":
+    mark_lines()
     guarded(run, GROUPS)

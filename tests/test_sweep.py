@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -38,6 +39,8 @@ def test_cells_that_differ_in_a_measurement_share_the_pretraining_even_side_by_s
     assert done.returncode == 0, done.stderr
     assert pretrainings(tmp_path) == 1
     assert len(list(tmp_path.glob("knn/*/result.json"))) == 2
+    spoken = re.split(r"^Cells", done.stdout, flags=re.MULTILINE)[0].splitlines()
+    assert {line[:6] for line in spoken} == {"[1/2] ", "[2/2] "}, "every line says whose it is"
 
 
 def test_a_bad_cell_is_refused_before_the_first_starts(tmp_path: Path) -> None:

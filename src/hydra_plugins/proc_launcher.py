@@ -25,6 +25,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, read_write
 
 from hydra_plugins.reporting import Reporter
+from unmask.runs.marked import MARK
 
 LEAKING = (
     "LOCAL_RANK",
@@ -129,8 +130,9 @@ class ProcLauncher(Launcher):
         while waiting or self.running:
             while waiting and len(self.running) < self.n_jobs and not self.stopped:
                 cell = waiting.pop(0)
-                print(f"[{cells.index(cell) + 1}/{len(cells)}] {' '.join(cell.overrides)}", flush=True)
-                cell.process = self._start(cell)
+                place = f"[{cells.index(cell) + 1}/{len(cells)}] "
+                print(f"{place}{' '.join(cell.overrides)}", flush=True)
+                cell.process = self._start(cell, place if self.n_jobs > 1 else "")
                 self.running.append(cell)
             if self.stopped and not self.running:
                 return
@@ -146,11 +148,12 @@ class ProcLauncher(Launcher):
                     if self.report and not self.stopped:
                         self.reporter.refresh()
 
-    def _start(self, cell: Cell) -> subprocess.Popen:
+    def _start(self, cell: Cell, mark: str) -> subprocess.Popen:
+        """`mark` begins every line that the cell prints."""
         environment = {key: value for key, value in os.environ.items() if key not in LEAKING}
         flags = [argument for argument in sys.argv[1:] if argument.startswith("--config")]
         command = [sys.executable, sys.argv[0], *flags, *cell.overrides]
-        environment["UNMASK_SUMMARY"] = str(cell.summary)
+        environment |= {"UNMASK_SUMMARY": str(cell.summary), MARK: mark}
         return subprocess.Popen(command, env=environment, start_new_session=True, preexec_fn=end_with_parent)
 
     def _forward(self, number: int, frame: FrameType | None) -> None:
