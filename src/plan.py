@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
@@ -12,7 +11,7 @@ from rich.console import Console
 
 from hydra_plugins.composition import Composer
 from hydra_plugins.experiment_sweeper import cell_fault, cells_by_table
-from unmask.runs.checks import ConfigError, check
+from unmask.runs.checks import ConfigError, check, elsewhere
 from unmask.runs.commands import MULTIRUN, enter, fail, guarded
 from unmask.runs.experiments import CONF
 from unmask.runs.hardware import Planned, planned
@@ -22,7 +21,6 @@ from unmask.runs.schema import Config
 GROUPS = [str(path.relative_to(CONF)) for path in CONF.rglob("*") if path.is_dir()]
 OWN = ("hardware", "images", "val_images", "classes")  # keys of plan.yaml
 OWN_KEYS = [*OWN, *(f"hardware.{key}" for key in ("name", "devices", "memory_gib", "tflops", "utilisation", "source"))]
-ELSEWHERE = "/not/here"
 HELP = """\
 python src/plan.py <what train.py takes> [hardware=...]
 
@@ -39,14 +37,6 @@ step by part. Stages that several cells share are counted once. No image is read
                        hardware.devices=4, hardware.memory_gib=40 change one that is near yours
   images= classes=     how many images and classes, for data that are neither here nor well known
 """
-
-
-def elsewhere(raw: dict[str, Any]) -> dict[str, Any]:
-    """Folders that are not given stand for ones elsewhere: the price does not look into them."""
-    for part in ("data", "robustness"):
-        if raw[part]["root"] is None:
-            raw[part]["root"] = ELSEWHERE
-    return raw
 
 
 def configs(arguments: list[str], given: Size | None) -> Iterator[tuple[str, Config, Size, str]]:
@@ -83,6 +73,8 @@ def run() -> None:
     own = [argument for argument in arguments if argument.lstrip("+").partition("=")[0].partition(".")[0] in OWN]
     enter()
     try:
+        if strange := [argument for argument in arguments if argument.lstrip("+").startswith("hydra.")]:
+            raise ConfigError(f"{strange[0]}: a price has no launcher and no sweeper; leave it out")
         with initialize_config_dir(str(CONF), version_base="1.3"):
             asked = planned(OmegaConf.to_container(compose("plan", overrides=own), resolve=True))
             cells = list(configs([a for a in arguments if a not in own], sized(asked)))

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from hydra_plugins.composition import Composer
 from unmask.runs.arguments import Report, arguments
-from unmask.runs.checks import ConfigError, check
+from unmask.runs.checks import ConfigError, check, elsewhere
 from unmask.runs.commands import enter, fail, guarded, told
 from unmask.runs.experiments import CONF
 from unmask.runs.ledger import LedgerError
@@ -40,7 +40,7 @@ def run() -> None:
             composer = Composer()
 
             def composed(overrides: Sequence[str]) -> Config:
-                return check(composer(overrides))
+                return check(elsewhere(composer(overrides)))
 
             found = findings(given, composed)
             written = write_report(found, folder(given), given.runs_dir)
@@ -49,7 +49,7 @@ def run() -> None:
     except ConfigError as error:
         fail(str(error), 2)
     except OSError as error:
-        fail(f"out={folder(given)}: {told(error)}", 1)
+        fail(told(error), 1)
     except (ValueError, LedgerError) as error:
         fail(told(error), 1)
     for note in dict.fromkeys(note for finding in found for note in finding.notes):
@@ -65,8 +65,10 @@ def folder(given: Report) -> Path:
 
 def told_by_user() -> DictConfig:
     """key=value arguments. Raises ConfigError for what is none."""
+    if strange := [argument for argument in sys.argv[1:] if "=" not in argument]:
+        raise ConfigError(f"{strange[0]}: write key=value, such as experiment=decoder_depth; --help lists the keys")
     try:
-        return OmegaConf.from_dotlist([argument for argument in sys.argv[1:] if "=" in argument])
+        return OmegaConf.from_dotlist(sys.argv[1:])
     except OmegaConfBaseException as error:
         raise ConfigError(str(error).splitlines()[0]) from None
 

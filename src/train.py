@@ -15,6 +15,7 @@ from rich.console import Console
 
 from unmask.runs.checks import ConfigError, check
 from unmask.runs.commands import EXPLAINED, CellError, enter, fail, guarded, told
+from unmask.runs.experiments import ABLATIONS, ALL
 from unmask.runs.ledger import StageFolder
 from unmask.runs.marked import mark_lines
 from unmask.runs.plan import Plan, make_plan
@@ -64,6 +65,11 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         raise ConfigError(str(error).splitlines()[0]) from None
     assert isinstance(raw, dict)
+    for override in HydraConfig.get().overrides.task:
+        if override in (f"experiment={ALL}", f"experiment={ABLATIONS}"):
+            raise ConfigError(
+                f"{override} is many tables, each of many cells: add -m, and scale=embedded, cifar or paper"
+            )
     if sweep := raw.get("sweep"):
         raise ConfigError(
             f"experiment={sweep['slug']} is a table of {len(sweep['cells'])} cells, each a run of its own: add -m, and "

@@ -156,13 +156,21 @@ def test_every_sweep_has_a_paper_and_every_paper_a_sweep() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    ["experiment=decoder_dept", "experiment=", "scale=embeded", "experiment=demo,mask_rati", "scale.seeds=[1]",
+    ["experiment=decoder_dept", "experiment=", "scale=embeded", "scale=all", "experiment=demo,mask_rati", "scale.seeds=[1]",
      "++scale.cells={}"],
 )  # fmt: skip
 def test_names_that_hydra_would_skip_without_a_word_are_faults(arguments: str) -> None:
     """Both are optional groups: the default cell would be trained in their place; a scale is read from its file."""
     assert len(unknown_names([arguments, "seed=0"])) == 1
     assert not unknown_names(["experiment=demo", "experiment=all", "experiment=mask_ratio", "scale=cifar", "seed=0"])
+
+
+@pytest.mark.process
+def test_many_tables_are_refused_as_one_run() -> None:
+    """Hydra has no such file, and would run the default cell."""
+    done = call("experiment=ablations")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "add -m" in done.stderr
 
 
 def edited(path: Path, before: str, after: str) -> None:
@@ -197,7 +205,7 @@ def test_a_table_without_m_is_refused_in_one_line() -> None:
     assert done.stderr.count("\n") == 1
 
 
-def test_a_cell_is_skipped_only_where_every_table_that_it_fills_keeps_all_its_results(
+def test_a_cell_is_skipped_where_all_its_results_are_kept_in_whichever_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kept, "EXPERIMENTS", tmp_path)
@@ -221,15 +229,17 @@ def test_a_cell_is_skipped_only_where_every_table_that_it_fills_keeps_all_its_re
 
 def test_every_kept_result_is_still_the_one_of_its_row() -> None:
     """A change of fingerprints must not orphan what took hours: raise RESULT_VERSION and run again, or keep them."""
+    rows = {path.parents[1].name: read_rows(path) for path in experiments.EXPERIMENTS.glob("*/results/embedded.csv")}
+    seeds = {row.seed for of_table in rows.values() for row in of_table}
     with initialize_config_dir(str(experiments.CONF), version_base="1.3"):
-        listed = cells_by_table(["experiment=all", "scale=embedded", "seed=0"])
+        listed = cells_by_table([f"experiment={','.join(rows)}", "scale=embedded", f"seed={','.join(map(str, seeds))}"])
         plans = checked(listed)
+    fingerprints = {}
     for table, row, overrides in listed:
-        paper = read_paper(table)
-        stages = paper.stages_of(paper.row(row))
-        plan = plans[tuple(overrides)]
-        for found in read_rows(experiments.EXPERIMENTS / table / "results" / "embedded.csv"):
-            if (found.row, found.seed) == (row, 0):
-                spec = kept.measured(plan, stages[found.column])
-                assert spec is not None
-                assert found.fingerprint == spec.fingerprint, (table, row, found.column)
+        paper, plan = read_paper(table), plans[tuple(overrides)]
+        for column, stage in paper.stages_of(paper.row(row)).items():
+            spec = kept.measured(plan, stage)
+            fingerprints[table, row, column, plan.config.seed] = spec and spec.fingerprint
+    found = {(table, r.row, r.column, r.seed): r.fingerprint for table, of_table in rows.items() for r in of_table}
+    assert len(found) > 50
+    assert found == {place: fingerprints[place] for place in found}

@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -31,7 +32,7 @@ def written(runs: Path) -> dict[str, bytes]:
 
 
 def kill_after_progress(runs: Path, delay: float, environment: dict[str, str]) -> None:
-    """SIGKILL to the sweep and its cells, `delay` seconds after it has written a checkpoint or a result."""
+    """SIGKILL to the sweep and its cells at once, `delay` seconds after it has written a checkpoint or a result."""
 
     def progress() -> set[Path]:
         return {*runs.glob("*/*/checkpoints/*.ckpt"), *runs.glob("*/*/result.json")}
@@ -44,8 +45,11 @@ def kill_after_progress(runs: Path, delay: float, environment: dict[str, str]) -
     while started.poll() is None and progress() <= before:
         time.sleep(0.05)
     time.sleep(delay)
-    if started.poll() is None:
-        os.killpg(started.pid, signal.SIGKILL)
+    assert started.poll() is None, "ended before it could be killed"
+    cells = Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split()
+    for pid in [started.pid, *map(int, cells)]:
+        with suppress(ProcessLookupError):  # a cell that has just ended
+            os.kill(pid, signal.SIGKILL)
     started.wait()
 
 
@@ -83,7 +87,7 @@ def test_two_workers_that_race_for_one_pretraining_train_it_once(tmp_path: Path)
 def test_a_cell_that_fails_leaves_the_others_to_hydras_launchers(launcher: str, tmp_path: Path) -> None:
     done = call(
         "-m", f"hydra/launcher={launcher}", "trainer=gpu,cpu", "stages=[pretrain]", f"runs_dir={tmp_path}",
-        "pretrain.epochs=1", cold=launcher == "joblib",  # whose own workers end with a Python that was started, not forked
+        "pretrain.epochs=1", env={"CUDA_VISIBLE_DEVICES": ""}, cold=launcher == "joblib",  # whose own workers end with a Python that was started, not forked
     )  # fmt: skip
     assert done.returncode == 1
     assert "1 of 2 cells failed; the same command redoes them alone" in done.stderr

@@ -89,7 +89,7 @@ def test_every_dial_exists() -> None:
 
 
 def test_every_make_verb_exists() -> None:
-    verbs = set(re.findall(r"make ([a-z]+)`", README))
+    verbs = set(re.findall(r"(?:`|^)make ([a-z]+)", README, re.MULTILINE))
     assert verbs
     assert verbs <= set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 

@@ -48,7 +48,7 @@ class Started:
         """Raises subprocess.TimeoutExpired, with the process killed, where it does not end."""
         self._process.join(timeout)
         if self._process.exitcode is None:
-            self._process.kill()
+            os.killpg(self.pid, signal.SIGKILL)  # the children too
             self._process.join()
             raise subprocess.TimeoutExpired(self.args, timeout, self.stdout.read_bytes(), self.stderr.read_bytes())
         return self._process.exitcode

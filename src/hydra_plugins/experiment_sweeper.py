@@ -16,7 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 
 from hydra_plugins.composition import Composer
-from unmask.reports.kept import is_kept, kept_fingerprints
+from unmask.reports.kept import all_kept, is_kept
 from unmask.runs.checks import ConfigError, check
 from unmask.runs.commands import fail
 from unmask.runs.experiments import SMALLEST_SCALE, cells, is_sweep, read_scale, tables_of
@@ -53,8 +53,11 @@ class ExperimentSweeper(BasicSweeper):
             fail(str(error), 2)
         if len(wanted) < len(plans):
             print(
-                f"{len(plans) - len(wanted)} of {len(plans)} cells are not run: their results are kept in experiments/"
+                f"{len(plans) - len(wanted)} of {len(plans)} cells are not run: their results are kept in experiments/ "
+                "(python src/report.py prints them)"
             )
+        if not wanted:
+            return [[]]
         # submitit's jobs unpickle what they run before they know where this project lies
         places = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
         os.environ["PYTHONPATH"] = os.pathsep.join(places)
@@ -100,7 +103,7 @@ def missing(listed: list[TableCell], plans: dict[tuple[str, ...], Plan]) -> list
             "hydra.sweeper.skip_kept=true: experiments/ keeps results of the paper's tables alone, and this sweep is "
             "none; name one (experiment=decoder_depth) or leave it out: what is in the ledger is not run again"
         )
-    known = kept_fingerprints()
+    known = all_kept()
     wanted = (tuple(c.overrides) for c in listed if not is_kept(plans[tuple(c.overrides)], c.table, c.row, known))
     return [list(overrides) for overrides in dict.fromkeys(wanted)]
 

@@ -90,7 +90,6 @@ class ProcLauncher(Launcher):
 
     def __init__(self, n_jobs: int = 1, report: bool = False) -> None:
         self.n_jobs, self.report = n_jobs, report
-        self.reporter = Reporter(sys.argv[1:])
         self.stopped = 0
         self.running: list[Cell] = []
 
@@ -107,6 +106,7 @@ class ProcLauncher(Launcher):
         if self.n_jobs < 1:
             print(f"hydra.launcher.n_jobs = {self.n_jobs}: at least 1", file=sys.stderr)
             raise SystemExit(2)
+        self.reporter = Reporter(sys.argv[1:])
         with self.folder as folder:
             cells = [Cell(list(o), Path(folder) / f"{i}.json") for i, o in enumerate(job_overrides)]
             handlers = {s: signal.signal(s, self._forward) for s in (signal.SIGTERM, signal.SIGINT)}
@@ -115,8 +115,7 @@ class ProcLauncher(Launcher):
             finally:
                 for number, handler in handlers.items():
                     signal.signal(number, handler)
-        if cells:
-            Console().print(cells_table([(cell.overrides, cell.state, cell.stages) for cell in cells]))
+        Console().print(cells_table([(cell.overrides, cell.state, cell.stages) for cell in cells]))
         self.reporter.finish(show=not self.stopped)
         failed = [
             cell for cell in cells if cell.code not in (0, None, PREEMPTED) or (cell.code == 0 and not cell.stages)

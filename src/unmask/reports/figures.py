@@ -46,12 +46,13 @@ def measurement_bars(measured: list[dict[str, Any]]) -> str:
     axes = figure.subplots()
     width = 0.26
     for i, start in enumerate(NAMES):
-        for x, group in enumerate(measured):
-            if start not in group["accuracy"]:
-                continue
+        having = [(x, group) for x, group in enumerate(measured) if start in group["accuracy"]]
+        for x, group in having:
             value = group["accuracy"][start]
             place = x + (i - 1) * width
-            axes.bar(place, value, width * 0.94, color=COLOURS[start], label=NAMES[start] if x == 0 else None)
+            axes.bar(
+                place, value, width * 0.94, color=COLOURS[start], label=NAMES[start] if x == having[0][0] else None
+            )
             axes.text(place, value + 1, f"{value:.1f}", ha="center", va="bottom", fontsize=9)
     axes.set_xticks(range(len(measured)), [group["name"] for group in measured])
     axes.set_xlim(-0.6, len(measured) - 0.4)

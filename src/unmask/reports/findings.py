@@ -10,6 +10,7 @@ from typing import NamedTuple
 from unmask.reports.comparison import Section, compare
 from unmask.reports.differences import differences
 from unmask.reports.gather import Compose, Gathered, gather
+from unmask.reports.kept import Kept, all_kept
 from unmask.reports.result_rows import ResultRow, read_rows
 from unmask.runs.arguments import Report
 from unmask.runs.checks import ConfigError
@@ -28,9 +29,7 @@ class Finding(NamedTuple):
 
 
 PAPER = "paper"
-NO_DATA = "needs a folder of images"  # what the schema says of data without a root
 SCALE = re.compile(r"^ +scale:\n +name: (\S+)$", re.MULTILINE)  # in a stage's config.yaml
-ELSEWHERE = "data.root=/not/here"  # the paper's protocol is compared, not run
 
 
 def kept_results(slug: str, scale: str) -> Path:
@@ -40,14 +39,19 @@ def kept_results(slug: str, scale: str) -> Path:
 def findings(given: Report, compose: Compose) -> list[Finding]:
     """The asked experiments in the paper's order, each at its scales; without a scale, those that have results.
 
-    Raises ConfigError for an experiment or scale that there is not.
+    Raises ConfigError for an experiment or scale that there is not, and where other cells than a table's would be kept.
     """
+    if strange := [override for override in given.overrides if given.keep and not override.startswith("data.root=")]:
+        raise ConfigError(
+            f"keep=true with overrides={strange}: kept is the table as conf/ has it; leave them out (data.root= may "
+            f"stay), or report without keep"
+        )
     scales = given.scale.split(",") if given.scale else _with_results(given.runs_dir)
-    found = []
+    found, kept = [], all_kept()
     for slug in tables_of(given.experiment):
         paper = read_paper(slug)
         for scale in map(read_scale, scales):
-            finding = _finding(paper, slug, scale, given, compose)
+            finding = _finding(paper, slug, scale, given, compose, kept)
             content = finding.section.content
             if content.done or (given.scale and content.expected):
                 found.append(finding)
@@ -62,29 +66,23 @@ def _with_results(runs_dir: str) -> list[str]:
     return [path.stem for path in sorted((CONF / "scale").glob("*.yaml"), reverse=True) if path.stem in kept | made]
 
 
-def _finding(paper: Paper, slug: str, scale: Scale, given: Report, compose: Compose) -> Finding:
-    if given.seeds:
-        scale = scale.model_copy(update={"seeds": given.seeds})
-    kept = read_rows(kept_results(slug, scale.name))
+def _finding(paper: Paper, slug: str, scale: Scale, given: Report, compose: Compose, kept: Kept) -> Finding:
+    own = read_rows(kept_results(slug, scale.name))
+    more = sorted({*(given.seeds or []), *(row.seed for row in own)})
+    asked = [] if given.keep else given.seeds or []  # what is kept is all that there is
+    seeded = scale.model_copy(update={"seeds": asked or list(dict.fromkeys([*scale.seeds, *more]))})
 
     def with_overrides(overrides: Sequence[str]) -> Config:
         return compose([*overrides, *given.overrides])
 
     made = list(cells(slug, scale, scale.seeds[:1]))
     left_out = [row.row for row in paper.rows if row.row not in {cell.row for cell in made}]
-    try:
-        gathered = gather(paper, slug, scale, with_overrides, given.runs_dir, kept)
-    except ConfigError as error:
-        if NO_DATA not in str(error):
-            raise
-        gathered = Gathered(kept, from_kept=len(kept))  # images whose folder was not told: what is kept is all there is
+    gathered = gather(paper, slug, seeded, with_overrides, given.runs_dir, kept, [] if given.overrides else own)
     lines = [*_differences(gathered, made, slug, compose), *paper.unlike] if gathered.rows else []
-    if gathered.rows and not gathered.configs:
-        lines.append("protocol: not compared, for the images are not here; results are those kept in experiments/")
     counted = {
         name: relative_flops(paper, gathered.configs) for name, column in paper.columns.items() if column.counted
     }
-    content = compare(paper, slug, scale.name, gathered.rows, len(scale.seeds), lines, left_out, counted)
+    content = compare(paper, slug, scale.name, gathered.rows, len(asked or scale.seeds), lines, left_out, counted)
     typed = [f"experiment={slug}", f"scale={scale.name}", *given.overrides]
     typed += [f"seed={','.join(map(str, given.seeds))}"] if given.seeds else []
     notes = [*gathered.notes]
@@ -108,5 +106,5 @@ def _differences(gathered: Gathered, made: list[Cell], slug: str, compose: Compo
     for cell in made:
         config = gathered.configs.get(cell.row)
         if config is not None and cell.row in papers:
-            pairs[cell.row] = (config, compose([*papers[cell.row].overrides, ELSEWHERE]))
+            pairs[cell.row] = (config, compose(papers[cell.row].overrides))
     return differences(pairs, gathered.listed)

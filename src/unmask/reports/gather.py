@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from unmask.data.listing import Listing
-from unmask.reports.kept import measured
+from unmask.reports.kept import Kept, measured
 from unmask.reports.result_rows import ResultRow
-from unmask.runs.checks import ConfigError
+from unmask.runs.checks import DataMissingError
 from unmask.runs.experiments import Paper, cells
 from unmask.runs.fingerprint import StageSpec
 from unmask.runs.ledger import LedgerError, StageFolder
@@ -32,9 +32,14 @@ class Gathered:
     from_kept: int = 0  # rows that this ledger does not have
 
 
-def gather(paper: Paper, slug: str, scale: Scale, compose: Compose, runs_dir: str, kept: list[ResultRow]) -> Gathered:
-    """Every (row, column, seed) of the experiment at that scale that has a result."""
-    found, by_fingerprint = Gathered(), {(row.column, row.fingerprint): row for row in kept}
+def gather(
+    paper: Paper, slug: str, scale: Scale, compose: Compose, runs_dir: str, kept: Kept, unseen: list[ResultRow]
+) -> Gathered:
+    """Every (row, column, seed) of the experiment at that scale that has a result, in the ledger or among the kept.
+
+    `unseen`: the rows that count as they stand where the images, and so the fingerprints, are not known here.
+    """
+    found = Gathered()
     listings: dict[tuple[str, str | None, float], Listing] = {}
     for cell in cells(slug, scale):
         if cell.row not in found.configs:
@@ -43,8 +48,11 @@ def gather(paper: Paper, slug: str, scale: Scale, compose: Compose, runs_dir: st
         place = (config.data.source, config.data.root, config.data.holdout)
         try:
             plan = make_plan(config, listings.get(place))
-        except ConfigError:  # its images are not on this machine: what is kept counts as it stands
-            found.rows += [r for r in kept if (r.row, r.seed) == (cell.row, cell.seed)]
+        except DataMissingError as error:
+            standing = [r for r in unseen if (r.row, r.seed) == (cell.row, cell.seed)]
+            found.rows += standing
+            found.from_kept += len(standing)
+            found.notes.append(f"{slug}: {error}; of results for these images only kept ones are known")
             continue
         if plan.listing:
             listings[place] = plan.listing  # a million files are listed once, not for every cell
@@ -53,9 +61,10 @@ def gather(paper: Paper, slug: str, scale: Scale, compose: Compose, runs_dir: st
             spec = measured(plan, stage)
             if spec is None:
                 continue
-            row, before = None, by_fingerprint.get((column, spec.fingerprint))
+            metric = paper.columns[column].metric
+            row, before = None, kept.get((metric, spec.fingerprint))
             try:
-                row = _result(spec, runs_dir, cell.row, column, cell.seed, paper.columns[column].metric)
+                row = _result(spec, runs_dir, cell.row, column, cell.seed, metric)
             except LedgerError as error:
                 found.notes.append(str(error))
             if row and before and row.value != before.value:
@@ -64,9 +73,8 @@ def gather(paper: Paper, slug: str, scale: Scale, compose: Compose, runs_dir: st
                     f"{before.value} for the same fingerprint; the ledger's counts"
                 )
             found.from_kept += row is None and before is not None
-            chosen = row or before
-            if chosen:
-                found.rows.append(chosen)
+            if row or before:
+                found.rows.append(row or before._replace(row=cell.row, column=column))  # type: ignore[union-attr]
     return found
 
 

@@ -1,13 +1,12 @@
-"""The results that are kept beside the paper's numbers: their fingerprints, and whether a row has them all."""
+"""The results that are kept beside the paper's numbers, of every table: a stage measured for one counts for all."""
 
-from collections.abc import Collection
-
-from unmask.reports.result_rows import read_rows
+from unmask.reports.result_rows import ResultRow, read_rows
 from unmask.runs.experiments import EXPERIMENTS, read_paper
 from unmask.runs.fingerprint import StageSpec
 from unmask.runs.plan import Plan
 
 MEASURED_FROM = ("pretrained", "given", "random")
+Kept = dict[tuple[str, str], ResultRow]  # by metric and fingerprint
 
 
 def measured(plan: Plan, stage: str) -> StageSpec | None:
@@ -15,14 +14,20 @@ def measured(plan: Plan, stage: str) -> StageSpec | None:
     return next((s for s in plan.stages if s.kind == stage and s.start in MEASURED_FROM), None)
 
 
-def kept_fingerprints() -> set[str]:
-    """Of every measured stage in experiments/*/results/*.csv. Raises ConfigError for a damaged file."""
-    return {row.fingerprint for path in EXPERIMENTS.glob("*/results/*.csv") for row in read_rows(path)}
+def all_kept() -> Kept:
+    """Of experiments/*/results/*.csv. Raises ConfigError for a damaged file."""
+    found: Kept = {}
+    for path in sorted(EXPERIMENTS.glob("*/results/*.csv")):
+        columns = read_paper(path.parents[1].name).columns
+        found |= {
+            (columns[row.column].metric, row.fingerprint): row for row in read_rows(path) if row.column in columns
+        }
+    return found
 
 
-def is_kept(plan: Plan, table: str, row: str, known: Collection[str]) -> bool:
+def is_kept(plan: Plan, table: str, row: str, known: Kept) -> bool:
     """Whether all that this plan measures for the table's row is known."""
     paper = read_paper(table)
-    stages = paper.stages_of(paper.row(row)).values()
-    specs = [spec for spec in (measured(plan, stage) for stage in stages) if spec]
-    return bool(specs) and all(spec.fingerprint in known for spec in specs)
+    found = [(paper.columns[column].metric, measured(plan, s)) for column, s in paper.stages_of(paper.row(row)).items()]
+    wanted = [(metric, spec.fingerprint) for metric, spec in found if spec]
+    return bool(wanted) and all(key in known for key in wanted)

@@ -86,5 +86,5 @@ def spread(numbers: list[str]) -> str:
     """Mean and sample standard deviation, to the decimals the numbers have."""
     if len(numbers) < 2:
         return numbers[0]
-    values, decimals = [float(number) for number in numbers], len(numbers[0].split(".")[1])
+    values, decimals = [float(number) for number in numbers], len(numbers[0].partition(".")[2])
     return f"{statistics.mean(values):.{decimals}f} +- {statistics.stdev(values):.{decimals}f}"

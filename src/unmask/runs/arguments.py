@@ -49,8 +49,16 @@ class Report(Part):
     runs_dir: str = Field(description="the ledger")
     out: str | None = Field(description="the folder for the page and its files; null: in the ledger's report/")
     keep: bool = Field(description="also write experiments/<name>/results/<scale>.csv and README.md, of all scales")
-    seeds: list[Annotated[int, Field(ge=0)]] | None = Field(description="null: the scale's")
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = Field(
+        description="null: the scale's, and others that are kept"
+    )
     overrides: list[str] = Field(description="what the sweep was given besides")
+
+    @model_validator(mode="after")
+    def seeds_differ(self) -> "Report":
+        if self.seeds and len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds = {self.seeds}: each only once")
+        return self
 
 
 class Bench(Part):

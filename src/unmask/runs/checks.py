@@ -9,12 +9,25 @@ from pydantic import BaseModel, ValidationError
 from unmask.runs.schema import LABELLED, Config
 from unmask.runs.variants import PCATarget
 
+ELSEWHERE = "/not/here"
 SMALLEST = 8  # pixels of a side that the corruptions can be made on
 BARE = ("patch_pca", "tokenizer", "pretrain", "knn", "robustness")  # stages without an augmentation of their own
 
 
 class ConfigError(ValueError):
     """Faults of a config, one a line; the process ends with exit code 2."""
+
+
+class DataMissingError(ConfigError):
+    """The config is right, but the images that it names are not on this machine."""
+
+
+def elsewhere(raw: dict[str, Any]) -> dict[str, Any]:
+    """Folders that are not given stand for ones elsewhere: prices and comparisons do not look into them."""
+    for part in ("data", "robustness"):
+        if raw[part]["root"] is None:
+            raw[part]["root"] = ELSEWHERE
+    return raw
 
 
 def check(raw: dict[str, Any]) -> Config:

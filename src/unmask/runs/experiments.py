@@ -189,7 +189,7 @@ def unknown_names(arguments: list[str]) -> list[str]:
                 f"{key}: a scale's values are those of its file, conf/scale/<name>.yaml; other seeds: seed=0,1,2"
             )
         names = value.strip("'\"").split(",") if key in ("experiment", "scale") else []
-        for name in {*names} - {ALL, ABLATIONS, "null"}:
+        for name in {*names} - {"null", *([ALL, ABLATIONS] if key == "experiment" else [])}:
             try:
                 if key == "scale":
                     read_scale(name)

@@ -117,7 +117,8 @@ def _by_title(stages: list[StagePrice]) -> dict[str, list[StagePrice]]:
 def _epochs(stages: list[StagePrice], cells: list[Cell]) -> str:
     """Of the recipe; several where the cells differ."""
     kind = stages[0].spec.kind
-    counts = sorted({getattr(getattr(cell.config, kind, None), "epochs", 0) for cell in cells})
+    made = [cell for cell in cells if any(price.spec.kind == kind for price in cell.prices)]
+    counts = sorted({getattr(getattr(cell.config, kind, None), "epochs", 0) for cell in made})
     return ", ".join(f"{count:,}" for count in counts) if any(counts) and len(counts) <= 3 else (
         f"{counts[0]:,} to {counts[-1]:,}" if any(counts) else ""
     )  # fmt: skip
@@ -141,7 +142,7 @@ def _many(number: int, word: str) -> str:
 
 
 def step_tables(steps: list[Step], hardware: Hardware) -> Iterator[Table]:
-    """What one training step takes: a column a model, at most five side by side."""
+    """What one training step takes: a column a model, at most four side by side."""
     for i in range(0, len(steps), COLUMNS):
         yield _step_table(steps[i : i + COLUMNS], hardware, first=i == 0)
 
