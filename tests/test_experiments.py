@@ -227,6 +227,15 @@ def test_a_cell_is_skipped_where_all_its_results_are_kept_in_whichever_table(
         missing([TableCell("", "", default)], plans)
 
 
+def test_an_override_of_what_a_table_varies_is_refused() -> None:
+    """One model would fill every row, and be judged against itself."""
+    with initialize_config_dir(str(experiments.CONF), version_base="1.3"):
+        listed = cells_by_table(["experiment=decoder_depth", "scale=embedded", "seed=0", "decoder.depth=1"])
+        with pytest.raises(ConfigError, match="rows 1 and 2 are one run; leave out"):
+            checked(listed)
+        checked(cells_by_table(["experiment=decoder_depth", "scale=embedded", "seed=0,1", "mask_ratio=0.5,0.6"]))
+
+
 def test_every_kept_result_is_still_the_one_of_its_row() -> None:
     """A change of fingerprints must not orphan what took hours: raise RESULT_VERSION and run again, or keep them."""
     rows = {path.parents[1].name: read_rows(path) for path in experiments.EXPERIMENTS.glob("*/results/embedded.csv")}

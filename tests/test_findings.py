@@ -69,3 +69,30 @@ def test_what_is_kept_stands_where_the_images_are_not(
     assert found.rows == rows
     assert "only kept ones are known" in found.notes[0]
     assert not report_of(tmp_path, monkeypatch, scale="paper", overrides=["mask_ratio=0.5"])[0].rows
+
+
+def test_an_override_of_what_a_table_varies_is_no_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="are one run"):
+        report_of(tmp_path, monkeypatch, overrides=["encoder.mask_tokens=true"])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"value": 101.0}, {"value": float("nan")}, {"images": 0}, {"seed": -1}],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_a_kept_result_that_cannot_be_is_named(
+    wrong: dict[str, Any], kept_twice: list[ResultRow], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "mask_token" / "results" / "embedded.csv"
+    fields = {**kept_twice[0]._asdict(), **wrong}
+    path.write_text(f"{','.join(fields)}\n{','.join(map(str, fields.values()))}\n")
+    with pytest.raises(ConfigError, match="Table 1c have"):
+        report_of(tmp_path, monkeypatch)
+
+
+def test_one_stage_has_one_value(kept_twice: list[ResultRow], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = kept_twice[0]._replace(row="hidden patches", value=12.5)
+    write_rows(tmp_path / "loss_on_all" / "results" / "embedded.csv", [other], read_paper("loss_on_all"))
+    with pytest.raises(ConfigError, match=r"91\.0, but 12\.5 in another table|12\.5, but 91\.0 in another"):
+        report_of(tmp_path, monkeypatch)

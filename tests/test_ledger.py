@@ -87,7 +87,19 @@ def test_a_full_disk_is_told_in_one_line(folder: StageFolder, monkeypatch: pytes
         folder.open()
 
 
-@pytest.mark.parametrize("content", [b"{", b"", b"\xff\xfe", b"[]", b'{"a": 1}'])
+WHOLE = {"title": "kNN", "fingerprint": "0" * 12, "seconds": 1.0, "images": 10, "metrics": {"val/accuracy": 90.0}}
+IMPOSSIBLE = [
+    json.dumps(WHOLE | wrong).encode()
+    for wrong in (
+        {"images": None},
+        {"metrics": {"val/accuracy": "x"}},
+        {"metrics": {"val/accuracy": 500}},
+        {"metrics": None},
+    )
+]
+
+
+@pytest.mark.parametrize("content", [b"{", b"", b"\xff\xfe", b"[]", b'{"a": 1}', *IMPOSSIBLE])
 def test_a_spoilt_result_is_named(content: bytes, folder: StageFolder) -> None:
     folder.open()
     (folder.path / "result.json").write_bytes(content)

@@ -19,7 +19,7 @@ from hydra_plugins.composition import Composer
 from unmask.reports.kept import all_kept, is_kept
 from unmask.runs.checks import ConfigError, check
 from unmask.runs.commands import fail
-from unmask.runs.experiments import SMALLEST_SCALE, cells, is_sweep, read_scale, tables_of
+from unmask.runs.experiments import SMALLEST_SCALE, cells, is_sweep, one_run, read_scale, tables_of
 from unmask.runs.plan import Plan, make_plan
 
 
@@ -88,8 +88,13 @@ def checked(listed: list[TableCell]) -> dict[tuple[str, ...], Plan]:
             plans[overrides] = make_plan(check(composer(overrides)))
         except ConfigError as error:
             faults.append(cell_fault(overrides, error))
+    row_of: dict[tuple[str, ...], str] = {}
+    for table, row, cell in listed if not faults else ():
+        stages = table, *(spec.fingerprint for spec in plans[tuple(cell)].stages)
+        if row_of.setdefault(stages, row) != row:
+            faults.append(one_run(table, row_of[stages], row))
     if faults:
-        raise ConfigError("no cell was started:\n" + "\n".join(faults))
+        raise ConfigError("no cell was started:\n" + "\n".join(dict.fromkeys(faults)))
     return plans
 
 

@@ -11,8 +11,8 @@ from typing import Any
 from unmask.data.listing import Listing
 from unmask.reports.kept import Kept, measured
 from unmask.reports.result_rows import ResultRow
-from unmask.runs.checks import DataMissingError
-from unmask.runs.experiments import Paper, cells
+from unmask.runs.checks import ConfigError, DataMissingError
+from unmask.runs.experiments import Paper, cells, one_run
 from unmask.runs.fingerprint import StageSpec
 from unmask.runs.ledger import LedgerError, StageFolder
 from unmask.runs.plan import make_plan
@@ -37,9 +37,10 @@ def gather(
 ) -> Gathered:
     """Every (row, column, seed) of the experiment at that scale that has a result, in the ledger or among the kept.
 
-    `unseen`: the rows that count as they stand where the images, and so the fingerprints, are not known here.
+    `unseen`: the rows that count as they stand where the images, and so the fingerprints, are not known here. Raises
+    ConfigError where two rows are one run.
     """
-    found = Gathered()
+    found, row_of = Gathered(), dict[tuple[str, str], str]()
     listings: dict[tuple[str, str | None, float], Listing] = {}
     for cell in cells(slug, scale):
         if cell.row not in found.configs:
@@ -61,6 +62,8 @@ def gather(
             spec = measured(plan, stage)
             if spec is None:
                 continue
+            if row_of.setdefault((column, spec.fingerprint), cell.row) != cell.row:
+                raise ConfigError(one_run(slug, row_of[column, spec.fingerprint], cell.row))
             metric = paper.columns[column].metric
             row, before = None, kept.get((metric, spec.fingerprint))
             try:

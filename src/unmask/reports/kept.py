@@ -1,6 +1,7 @@
 """The results that are kept beside the paper's numbers, of every table: a stage measured for one counts for all."""
 
-from unmask.reports.result_rows import ResultRow, read_rows
+from unmask.reports.result_rows import ResultRow, ordered, read_rows
+from unmask.runs.checks import ConfigError
 from unmask.runs.experiments import EXPERIMENTS, read_paper
 from unmask.runs.fingerprint import StageSpec
 from unmask.runs.plan import Plan
@@ -15,13 +16,17 @@ def measured(plan: Plan, stage: str) -> StageSpec | None:
 
 
 def all_kept() -> Kept:
-    """Of experiments/*/results/*.csv. Raises ConfigError for a damaged file."""
+    """Of experiments/*/results/*.csv. Raises ConfigError for a damaged file, or two values of one measurement."""
     found: Kept = {}
     for path in sorted(EXPERIMENTS.glob("*/results/*.csv")):
-        columns = read_paper(path.parents[1].name).columns
-        found |= {
-            (columns[row.column].metric, row.fingerprint): row for row in read_rows(path) if row.column in columns
-        }
+        paper = read_paper(path.parents[1].name)
+        for row in ordered(read_rows(path), paper):
+            before = found.setdefault((paper.columns[row.column].metric, row.fingerprint), row)
+            if before.value != row.value:
+                raise ConfigError(
+                    f"{path}: row {row.row!r}, {row.column}, seed {row.seed} is {row.value}, but {before.value} in "
+                    f"another table, for the same stage {row.fingerprint}; correct one of them"
+                )
     return found
 
 

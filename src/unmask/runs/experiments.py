@@ -229,6 +229,11 @@ def tables_of(names: str) -> list[str]:
     return list(found)
 
 
+def one_run(slug: str, row: str, other: str) -> str:
+    """What to say of two rows of a table that an override has made the same."""
+    return f"experiment={slug}: rows {row} and {other} are one run; leave out the override of what this table varies"
+
+
 def read_scale(name: str) -> Scale:
     """Raises ConfigError for a scale that there is not."""
     path = CONF / "scale" / f"{name}.yaml"

@@ -117,11 +117,26 @@ def read_result(folder: Path) -> dict[str, Any] | None:
         result = json.loads((folder / "result.json").read_text())
         if not {"metrics", "title", "fingerprint", "seconds", "images"} <= result.keys():
             raise ValueError("parts are missing")
+        if fault := _impossible(result):
+            raise ValueError(fault)
         return result
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, AttributeError) as error:
         raise LedgerError(f"{folder}/result.json cannot be read ({error}); remove it to redo the stage") from None
+
+
+def _impossible(result: dict[str, Any]) -> str | None:
+    """What no stage can have written, in words."""
+    if not isinstance(result["metrics"], dict):
+        return f"metrics are {result['metrics']!r}"
+    numbers = {"seconds": result["seconds"], "images": result["images"], **result["metrics"]}
+    for name, value in numbers.items():
+        if not isinstance(value, int | float):
+            return f"{name} is {value!r}, no number"
+        if "accuracy" in name and not 0 <= value <= 100:
+            return f"{name} is {value}, not within 0 to 100"
+    return None
 
 
 def now() -> str:

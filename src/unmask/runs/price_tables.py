@@ -71,10 +71,10 @@ def price_table(cells: list[Cell], hardware: Hardware) -> Table:
         caption=_sharing(cells, stages), caption_justify="left",
     )  # fmt: skip
     several = len(groups) > 1
-    table.add_column("experiment" if several else "stage", no_wrap=True)
-    names = ["cells", "pretrainings"] if several else ["runs", "epochs"]
+    table.add_column("experiment" if several else "stage", overflow="fold", min_width=12)  # gives way to the numbers
+    names = ["cells", "pre-\ntrained"] if several else ["runs", "epochs"]
     device = "device" if hardware.measured or "CPU" in hardware.name else "GPU"
-    for name in (*names, "images", "FLOPs", "time", f"{device}-hours", "disk"):
+    for name in (*names, "images", "FLOPs", "time", f"{device}-\nhours", "disk"):
         table.add_column(name, justify="right", no_wrap=True)
     if several:
         for group in groups:
@@ -155,7 +155,8 @@ def _step_table(steps: list[Step], hardware: Hardware, first: bool) -> Table:
     table.add_column("", no_wrap=True)
     for step in steps:
         head = [TITLES.get(step.kind, step.kind).partition(",")[0], step.model]
-        table.add_column("\n".join([*head, *([f"decoder {step.decoder}"] if step.decoder else [])]), justify="right")
+        named = "\n".join([*head, *([f"decoder {step.decoder}"] if step.decoder else [])])
+        table.add_column(named, justify="right", overflow="fold")
     for name, row in _facts(steps).items():
         table.add_row(name, *row)
     table.add_section()
