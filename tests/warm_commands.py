@@ -11,6 +11,7 @@ import runpy
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from functools import cache
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
@@ -54,7 +55,8 @@ class Started:
         return self._process.exitcode
 
     def send_signal(self, number: int) -> None:
-        os.kill(self.pid, number)
+        with suppress(ProcessLookupError):  # it has ended
+            os.kill(self.pid, number)
 
 
 def _run(argv: list[str], env: dict[str, str], cwd: str, stdout: str, stderr: str) -> None:

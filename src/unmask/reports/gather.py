@@ -8,14 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from unmask.data.annotations import list_source
 from unmask.data.listing import Listing
 from unmask.reports.kept import Kept, measured
 from unmask.reports.result_rows import ResultRow
-from unmask.runs.checks import ConfigError, DataMissingError
+from unmask.runs.checks import ConfigError
 from unmask.runs.experiments import Paper, cells, one_run
 from unmask.runs.fingerprint import StageSpec
 from unmask.runs.ledger import LedgerError, StageFolder
-from unmask.runs.plan import make_plan
+from unmask.runs.plan import IDENTITIES, make_plan
 from unmask.runs.schema import Config, Scale
 
 Compose = Callable[[Sequence[str]], Config]
@@ -31,6 +32,16 @@ class Gathered:
     notes: list[str] = field(default_factory=list)  # what a reader of the numbers must know
     from_kept: int = 0  # rows that this ledger does not have
 
+    def add(self, slug: str, here: ResultRow | None, before: ResultRow | None) -> None:
+        """The ledger's row, else the kept one."""
+        if here and before and here.value != before.value:
+            self.notes.append(
+                f"{slug}, row {here.row}, {here.column}, seed {here.seed}: the ledger has {here.value}, kept is "
+                f"{before.value} for the same fingerprint; the ledger's counts"
+            )
+        self.from_kept += here is None and before is not None
+        self.rows += [row for row in (here or before,) if row]
+
 
 def gather(
     paper: Paper, slug: str, scale: Scale, compose: Compose, runs_dir: str, kept: Kept, unseen: list[ResultRow]
@@ -41,44 +52,43 @@ def gather(
     ConfigError where two rows are one run.
     """
     found, row_of = Gathered(), dict[tuple[str, str], str]()
-    listings: dict[tuple[str, str | None, float], Listing] = {}
+    listings: dict[str, Listing | None] = {}  # a million files are listed once, not for every cell
     for cell in cells(slug, scale):
         if cell.row not in found.configs:
             found.configs[cell.row] = compose(cell.overrides)
         config = found.configs[cell.row].model_copy(update={"seed": cell.seed, "runs_dir": runs_dir})
-        place = (config.data.source, config.data.root, config.data.holdout)
+        place = f"{config.data.source} {config.data.root} {config.data.holdout}"
         try:
-            plan = make_plan(config, listings.get(place))
-        except DataMissingError as error:
+            listings[place] = listing = listings[place] if place in listings else _listed(config)
+        except ValueError as error:  # the images are not on this machine
             standing = [r for r in unseen if (r.row, r.seed) == (cell.row, cell.seed)]
             found.rows += standing
             found.from_kept += len(standing)
             found.notes.append(f"{slug}: {error}; of results for these images only kept ones are known")
             continue
-        if plan.listing:
-            listings[place] = plan.listing  # a million files are listed once, not for every cell
-            found.listed = (len(plan.listing.train), len(plan.listing.classes))
+        plan = make_plan(config, listing)
+        found.listed = (len(listing.train), len(listing.classes)) if listing else None
         for column, stage in paper.stages_of(paper.row(cell.row)).items():
             spec = measured(plan, stage)
             if spec is None:
                 continue
             if row_of.setdefault((column, spec.fingerprint), cell.row) != cell.row:
                 raise ConfigError(one_run(slug, row_of[column, spec.fingerprint], cell.row))
-            metric = paper.columns[column].metric
-            row, before = None, kept.get((metric, spec.fingerprint))
+            here, metric = None, paper.columns[column].metric
             try:
-                row = _result(spec, runs_dir, cell.row, column, cell.seed, metric)
+                here = _result(spec, runs_dir, cell.row, column, cell.seed, metric)
             except LedgerError as error:
                 found.notes.append(str(error))
-            if row and before and row.value != before.value:
-                found.notes.append(
-                    f"{slug}, row {row.row}, {column}, seed {row.seed}: the ledger has {row.value}, the kept results "
-                    f"{before.value} for the same fingerprint; the ledger's counts"
-                )
-            found.from_kept += row is None and before is not None
-            if row or before:
-                found.rows.append(row or before._replace(row=cell.row, column=column))  # type: ignore[union-attr]
+            before = kept.get((metric, spec.fingerprint))
+            found.add(slug, here, before and before._replace(row=cell.row, column=column))
     return found
+
+
+def _listed(config: Config) -> Listing | None:
+    """The images in a folder, None where the data set is known. Raises ValueError where there are none."""
+    if config.data.source in IDENTITIES:
+        return None
+    return list_source(config.data.source, str(config.data.root), config.data.holdout)
 
 
 def _result(spec: StageSpec, runs_dir: str, row: str, column: str, seed: int, metric: str) -> ResultRow | None:

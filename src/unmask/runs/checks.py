@@ -18,10 +18,6 @@ class ConfigError(ValueError):
     """Faults of a config, one a line; the process ends with exit code 2."""
 
 
-class DataMissingError(ConfigError):
-    """The config is right, but the images that it names are not on this machine."""
-
-
 def elsewhere(raw: dict[str, Any]) -> dict[str, Any]:
     """Folders that are not given stand for ones elsewhere: prices and comparisons do not look into them."""
     for part in ("data", "robustness"):

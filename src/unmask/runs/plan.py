@@ -8,7 +8,7 @@ from typing import get_args
 from unmask.data.annotations import list_source
 from unmask.data.classes import CLASSES
 from unmask.data.listing import Listing, list_other
-from unmask.runs.checks import ConfigError, DataMissingError, needs_labels
+from unmask.runs.checks import ConfigError, needs_labels
 from unmask.runs.fingerprint import (
     FITTED,
     StageSpec,
@@ -55,7 +55,7 @@ def make_plan(config: Config, listing: Listing | None = None) -> Plan:
         try:
             listing = list_source(config.data.source, str(config.data.root), config.data.holdout)
         except ValueError as error:
-            raise DataMissingError(str(error)) from None
+            raise ConfigError(str(error)) from None
     identity = listing.identity if listing else IDENTITIES[config.data.source]
     classes = listing.classes if listing else CLASSES[config.data.source]
     if faults := needs_labels(config, len(classes)) + _label_counts(config, listing):
