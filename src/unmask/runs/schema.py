@@ -96,7 +96,7 @@ class Data(Part):
     image_size: tuple[Count, Count] = Field(description="pixels the model sees: one number, or [height, width]")
     patch_size: Count | None = Field(description="pixels of a patch's side; null chooses by image_size and model")
     channels: Count = Field(description="1 grey, 3 RGB, 4 RGBA; others from .npy files")
-    mean: list[float] | None = Field(description="per channel, of pixels in [0, 1]; null: see the README's data part")
+    mean: list[float] | None = Field(description="per channel, of pixels in [0, 1]; null: see docs/images.md")
     std: list[Positive] | None = Field(description="per channel")
     flip: bool = Field(description="whether a mirrored image is still one of the same class (not so for digits)")
     eval_crop: Proportion = Field(description="side of the centre crop (0.875: 224 of 256)")
