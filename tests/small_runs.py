@@ -51,20 +51,21 @@ def command(*overrides: str, script: str = "train.py", tiny: bool = True) -> lis
     return [sys.executable, str(ROOT / "src" / script), *(TINY if tiny else ()), *overrides]
 
 
+def environment(**more: str) -> dict[str, str]:
+    """One thread, so that tests side by side do not fight for cores."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "160", **more}
+
+
 def call(
     *overrides: str, script: str = "train.py", tiny: bool = True, cold: bool = False, env: dict[str, str] | None = None,
     cwd: Path | None = None,
 ) -> subprocess.CompletedProcess:  # fmt: skip
-    """The command as a user types it; one thread, so that tests side by side do not fight for cores.
-
-    `cold`: by a Python that starts anew, where `env` has what Python itself reads.
-    """
-    typed = command(*overrides, script=script, tiny=tiny)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "160", **(env or {})}
+    """The command as a user types it. `cold`: by a Python that starts anew, where `env` has what Python itself reads."""
+    typed, given = command(*overrides, script=script, tiny=tiny), environment(**(env or {}))
     if cold:
-        return subprocess.run(typed, capture_output=True, text=True, env=environment, cwd=cwd, timeout=240)
+        return subprocess.run(typed, capture_output=True, text=True, env=given, cwd=cwd, timeout=240)
     with tempfile.TemporaryDirectory() as folder:
-        started = Started(typed, Path(folder), environment, cwd)
+        started = Started(typed, Path(folder), given, cwd)
         code = started.wait(timeout=240)
         return subprocess.CompletedProcess(typed, code, started.stdout.read_text(), started.stderr.read_text())
 

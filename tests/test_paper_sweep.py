@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from hydra_plugins.reporting import report_command
-from small_runs import ROOT, TINY, call, command, raw_config
+from small_runs import ROOT, TINY, call, command, environment, raw_config
 from unmask.journals import read
 from unmask.reports.differences import differences
 from unmask.runs.checks import check
@@ -31,7 +31,7 @@ def written(runs: Path) -> dict[str, bytes]:
     return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*.csv"))}
 
 
-def kill_after_progress(runs: Path, delay: float, environment: dict[str, str]) -> None:
+def kill_after_progress(runs: Path, delay: float) -> None:
     """SIGKILL to the sweep and its cells at once, `delay` seconds after it has written a checkpoint or a result."""
 
     def progress() -> set[Path]:
@@ -39,7 +39,7 @@ def kill_after_progress(runs: Path, delay: float, environment: dict[str, str]) -
 
     before = progress()
     started = subprocess.Popen(
-        command(*sweep(runs, "checkpoint.every_steps=1"), tiny=False), env=environment, stdout=subprocess.DEVNULL,
+        command(*sweep(runs, "checkpoint.every_steps=1"), tiny=False), env=environment(), stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     while started.poll() is None and progress() <= before:
@@ -55,13 +55,12 @@ def kill_after_progress(runs: Path, delay: float, environment: dict[str, str]) -
 
 @pytest.mark.process
 def test_a_table_that_is_killed_and_begun_again_ends_with_the_same_csv(tmp_path: Path) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     whole = call(*sweep(tmp_path / "whole"), tiny=False)
     assert whole.returncode == 0, whole.stderr
     assert "4 of 4 results" in whole.stdout, "a sweep of tables ends with the report on them"
     generator = random.Random(0)
     for _ in range(KILLS):
-        kill_after_progress(tmp_path / "broken", generator.uniform(0, 1), environment)
+        kill_after_progress(tmp_path / "broken", generator.uniform(0, 1))
     last = call(*sweep(tmp_path / "broken"), tiny=False)
     assert last.returncode == 0, last.stderr
     assert written(tmp_path / "broken") == written(tmp_path / "whole")
@@ -85,9 +84,10 @@ def test_two_workers_that_race_for_one_pretraining_train_it_once(tmp_path: Path)
 @pytest.mark.process
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])
 def test_a_cell_that_fails_leaves_the_others_to_hydras_launchers(launcher: str, tmp_path: Path) -> None:
+    # joblib's own workers end with a Python that was started, not forked
     done = call(
         "-m", f"hydra/launcher={launcher}", "trainer=gpu,cpu", "stages=[pretrain]", f"runs_dir={tmp_path}",
-        "pretrain.epochs=1", env={"CUDA_VISIBLE_DEVICES": ""}, cold=launcher == "joblib",  # whose own workers end with a Python that was started, not forked
+        "pretrain.epochs=1", env={"CUDA_VISIBLE_DEVICES": ""}, cold=launcher == "joblib",
     )  # fmt: skip
     assert done.returncode == 1
     assert "1 of 2 cells failed; the same command redoes them alone" in done.stderr

@@ -1,7 +1,6 @@
 """The same command always continues: interrupted anywhere, the final weights are those of an undisturbed run."""
 
 import json
-import os
 import signal
 import time
 from collections.abc import Callable
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from small_runs import call, command, image_folder, plan_for, run
+from small_runs import call, command, environment, image_folder, plan_for, run
 from unmask import checkpoints
 from unmask.callbacks.journal import Journal
 from unmask.callbacks.keeper import PREEMPTED, Keeper
@@ -210,7 +209,7 @@ def test_a_process_killed_twice_ends_as_if_it_never_was(kind: signal.Signals, wo
     run(f"runs_dir={whole}", *overrides)
     journal = StageFolder(killed, plan_for(*overrides).stages[0]).path / "metrics.jsonl"
     for lines in (2, 8):  # of the journal: at several places between checkpoints
-        process = Started(command(f"runs_dir={killed}", *overrides), tmp_path, {**os.environ, "OMP_NUM_THREADS": "1"})
+        process = Started(command(f"runs_dir={killed}", *overrides), tmp_path, environment())
         wait_for(lambda: len(read(journal)) > lines, process)  # noqa: B023
         process.send_signal(kind)
         assert process.wait(timeout=60) == (PREEMPTED if kind == signal.SIGTERM else -signal.SIGKILL)

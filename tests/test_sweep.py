@@ -1,7 +1,6 @@
 """A sweep: every cell a process of its own, done ones from the ledger, one pretraining for all that share it."""
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from small_runs import call, command
+from small_runs import call, command, environment
 
 pytestmark = pytest.mark.process
 QUICK = ("pretrain.epochs=1", "stages=[pretrain,knn]")
@@ -73,9 +72,7 @@ def test_a_failed_cell_does_not_stop_the_rest_and_is_redone(tmp_path: Path) -> N
 
 def test_a_stopped_sweep_saves_and_goes_on(tmp_path: Path) -> None:
     arguments = ("-m", f"runs_dir={tmp_path}", "stages=[pretrain]", "pretrain.epochs=40", "seed=1,2")
-    process = subprocess.Popen(
-        command(*arguments), env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen(command(*arguments), env=environment(), stdout=subprocess.PIPE, text=True)
     while not any(path.read_text().count("\n") > 3 for path in tmp_path.glob("pretrain/*/metrics.jsonl")):
         assert process.poll() is None
         time.sleep(0.05)
@@ -94,7 +91,7 @@ def test_a_stopped_sweep_saves_and_goes_on(tmp_path: Path) -> None:
 def test_a_killed_sweep_leaves_no_process_behind(tmp_path: Path) -> None:
     """Nobody would own the machine's memory or the stage's lock by mistake."""
     arguments = ("-m", f"runs_dir={tmp_path}", "stages=[pretrain]", "pretrain.epochs=4000", "seed=1,2")
-    process = subprocess.Popen(command(*arguments), env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE)
+    process = subprocess.Popen(command(*arguments), env=environment(), stdout=subprocess.PIPE)
     while not any(path.read_text().count("\n") > 1 for path in tmp_path.glob("pretrain/*/metrics.jsonl")):
         assert process.poll() is None
         time.sleep(0.05)

@@ -8,15 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unmask.data.annotations import list_source
 from unmask.data.listing import Listing
-from unmask.reports.kept import Kept, measured
+from unmask.reports.kept import Kept, asked
 from unmask.reports.result_rows import ResultRow
 from unmask.runs.checks import ConfigError
 from unmask.runs.experiments import Paper, cells, one_run
 from unmask.runs.fingerprint import StageSpec
 from unmask.runs.ledger import LedgerError, StageFolder
-from unmask.runs.plan import IDENTITIES, make_plan
+from unmask.runs.plan import listed, make_plan
 from unmask.runs.schema import Config, Scale
 
 Compose = Callable[[Sequence[str]], Config]
@@ -59,8 +58,8 @@ def gather(
         config = found.configs[cell.row].model_copy(update={"seed": cell.seed, "runs_dir": runs_dir})
         place = f"{config.data.source} {config.data.root} {config.data.holdout}"
         try:
-            listings[place] = listing = listings[place] if place in listings else _listed(config)
-        except ValueError as error:  # the images are not on this machine
+            listings[place] = listing = listings[place] if place in listings else listed(config)
+        except ConfigError as error:  # the images are not on this machine
             standing = [r for r in unseen if (r.row, r.seed) == (cell.row, cell.seed)]
             found.rows += standing
             found.from_kept += len(standing)
@@ -68,10 +67,7 @@ def gather(
             continue
         plan = make_plan(config, listing)
         found.listed = (len(listing.train), len(listing.classes)) if listing else None
-        for column, stage in paper.stages_of(paper.row(cell.row)).items():
-            spec = measured(plan, stage)
-            if spec is None:
-                continue
+        for column, spec in asked(plan, paper, cell.row):
             if row_of.setdefault((column, spec.fingerprint), cell.row) != cell.row:
                 raise ConfigError(one_run(slug, row_of[column, spec.fingerprint], cell.row))
             here, metric = None, paper.columns[column].metric
@@ -82,13 +78,6 @@ def gather(
             before = kept.get((metric, spec.fingerprint))
             found.add(slug, here, before and before._replace(row=cell.row, column=column))
     return found
-
-
-def _listed(config: Config) -> Listing | None:
-    """The images in a folder, None where the data set is known. Raises ValueError where there are none."""
-    if config.data.source in IDENTITIES:
-        return None
-    return list_source(config.data.source, str(config.data.root), config.data.holdout)
 
 
 def _result(spec: StageSpec, runs_dir: str, row: str, column: str, seed: int, metric: str) -> ResultRow | None:

@@ -1,8 +1,10 @@
 """The results that are kept beside the paper's numbers, of every table: a stage measured for one counts for all."""
 
+from collections.abc import Iterator
+
 from unmask.reports.result_rows import ResultRow, ordered, read_rows
 from unmask.runs.checks import ConfigError
-from unmask.runs.experiments import EXPERIMENTS, read_paper
+from unmask.runs.experiments import EXPERIMENTS, Paper, read_paper
 from unmask.runs.fingerprint import StageSpec
 from unmask.runs.plan import Plan
 
@@ -30,9 +32,16 @@ def all_kept() -> Kept:
     return found
 
 
+def asked(plan: Plan, paper: Paper, row: str) -> Iterator[tuple[str, StageSpec]]:
+    """Each column of ours in the table's row, with the stage of the plan that fills it."""
+    for column, stage in paper.stages_of(paper.row(row)).items():
+        spec = measured(plan, stage)
+        if spec is not None:
+            yield column, spec
+
+
 def is_kept(plan: Plan, table: str, row: str, known: Kept) -> bool:
     """Whether all that this plan measures for the table's row is known."""
     paper = read_paper(table)
-    found = [(paper.columns[column].metric, measured(plan, s)) for column, s in paper.stages_of(paper.row(row)).items()]
-    wanted = [(metric, spec.fingerprint) for metric, spec in found if spec]
+    wanted = [(paper.columns[column].metric, spec.fingerprint) for column, spec in asked(plan, paper, row)]
     return bool(wanted) and all(key in known for key in wanted)

@@ -30,16 +30,16 @@ def ordered(rows: list[ResultRow], paper: Paper) -> list[ResultRow]:
     """
     labels, columns = [row.row for row in paper.rows], list(paper.columns)
     for row in rows:
-        if row.images < 1 or row.seed < 0 or not math.isfinite(row.value):
-            raise ConfigError(f"results of {paper.paper} have {row}: correct or remove that line")
-        if row.column in columns and "accuracy" in paper.columns[row.column].metric and not 0 <= row.value <= 100:
-            raise ConfigError(
-                f"results of {paper.paper} have {row}: an accuracy is within 0 to 100; correct or remove it"
-            )
         if row.row not in labels or row.column not in columns:
             raise ConfigError(
                 f"results have row {row.row!r}, column {row.column!r}; {paper.paper} has rows {labels} and columns "
                 f"{columns}: correct the results or paper.yaml"
+            )
+        accuracy = "accuracy" in paper.columns[row.column].metric
+        if row.images < 1 or row.seed < 0 or not math.isfinite(row.value) or (accuracy and not 0 <= row.value <= 100):
+            raise ConfigError(
+                f"results of {paper.paper} have {row}: images are at least 1, seeds at least 0, values finite and "
+                f"accuracies within 0 to 100; correct or remove that line"
             )
     kept: dict[tuple[int, int, int], ResultRow] = {}
     for row in sorted(set(rows)):

@@ -46,16 +46,22 @@ class Plan:
         return len(self.class_names)
 
 
+def listed(config: Config) -> Listing | None:
+    """The images in a folder, None where the data set is a known one. Raises ConfigError where there are none."""
+    if config.data.source in IDENTITIES:
+        return None
+    try:
+        return list_source(config.data.source, str(config.data.root), config.data.holdout)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
 def make_plan(config: Config, listing: Listing | None = None) -> Plan:
     """Raises ConfigError where the data is missing or lacks the labels that a stage needs.
 
     listing: of the images, where somebody has listed them a moment ago.
     """
-    if config.data.source not in IDENTITIES and listing is None:
-        try:
-            listing = list_source(config.data.source, str(config.data.root), config.data.holdout)
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
+    listing = listing or listed(config)
     identity = listing.identity if listing else IDENTITIES[config.data.source]
     classes = listing.classes if listing else CLASSES[config.data.source]
     if faults := needs_labels(config, len(classes)) + _label_counts(config, listing):
