@@ -116,7 +116,7 @@ def report(wanted: list[tuple[str, Config, Size, str]], asked: Planned) -> None:
             hardware = first.hardware(hardware)
             measured = [measured_table(list(models), found)]
     console.print(price_table(cells, hardware))
-    for table in [*step_tables(steps, hardware), *measured]:
+    for table in [*step_tables(steps, hardware, console.width), *measured]:
         console.print(table)
     for sentence in [*notes, *assumptions(cells, hardware)]:
         console.print(sentence, soft_wrap=False, highlight=False, markup=False)

@@ -1,5 +1,6 @@
 """Every cell of every table is a run of its own, and what tables share is made once."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 import yaml
 from hydra import initialize_config_dir
 
+from hydra_plugins.composition import Composer
 from hydra_plugins.experiment_sweeper import TableCell, cells_by_table, checked, missing
 from small_runs import call, plan_for, raw_config
 from unmask.reports import kept
@@ -183,6 +185,7 @@ def edited(path: Path, before: str, after: str) -> None:
         ("scale/embedded.yaml", "decoder_width:", "decoder_widht:", "no such experiment; did you mean decoder_width?"),
         ("scale/embedded.yaml", "name: embedded", "name: other", "scale.name is other; it must be the file's name, embedded"),
         ("scale/embedded.yaml", "seeds: [0, 1, 2]", "seeds: [0, 1", "embedded.yaml cannot be read"),
+        ("scale/embedded.yaml", "scale:\n", "scales:\n", "embedded.yaml: there is no `scale:` in it"),
         ("experiment/mask_ratio.yaml", '"50":', '"55":', "row 55 is not in experiments/mask_ratio/paper.yaml"),
         ("experiment/mask_ratio.yaml", "slug: mask_ratio", "slug: ratio", "it must be the file's name, mask_ratio"),
     ],
@@ -234,6 +237,67 @@ def test_an_override_of_what_a_table_varies_is_refused() -> None:
         with pytest.raises(ConfigError, match="rows 1 and 2 are one run; leave out"):
             checked(listed)
         checked(cells_by_table(["experiment=decoder_depth", "scale=embedded", "seed=0,1", "mask_ratio=0.5,0.6"]))
+
+
+def test_measurements_that_fill_no_column_are_refused() -> None:
+    """They would train for hours and leave the table as it was; pretraining alone is fair, to be measured later."""
+    with initialize_config_dir(str(experiments.CONF), version_base="1.3"):
+        asked = ["experiment=decoder_depth", "scale=embedded", "seed=0"]
+        with pytest.raises(
+            ConfigError, match=r"\['knn'\] fill no column of row 1, which takes finetune, linear_probe;"
+        ):
+            checked(cells_by_table([*asked, "stages=[knn]"]))
+        checked(cells_by_table([*asked, "stages=[pretrain]"]))
+        checked(cells_by_table([*asked, "stages=[linear_probe,knn]"]))
+
+
+def test_a_plus_before_a_key_that_there_is_means_a_mistake() -> None:
+    with initialize_config_dir(str(experiments.CONF), version_base="1.3"):
+        with pytest.raises(ConfigError, match=r"\+mask_ratio: there is such a key already; leave out the \+"):
+            Composer()(["+mask_ratio=0.5"])
+        assert Composer()(["++mask_ratio=0.5"])["mask_ratio"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "text"),
+    [
+        ('{says: "Both."', '{says: "Both.", by: 1', "by = 1 is a margin of higher alone"),
+        ("stage: finetune", "stage: fine_tune", "columns.ft.stage = 'fine_tune': Input should be"),
+    ],
+)
+def test_facts_that_would_be_ignored_are_refused(before: str, after: str, text: str, tmp_path: Path) -> None:
+    written = (experiments.EXPERIMENTS / "decoder_depth" / "paper.yaml").read_text()
+    written += '  - {says: "Both.", column: ft, within: 0.2, rows: ["1", "8"]}\n'
+    assert before in written
+    (tmp_path / "paper.yaml").write_text(written.replace(before, after))
+    with pytest.raises(ConfigError, match=text):
+        read_paper(tmp_path)
+
+
+@pytest.mark.parametrize("slug", slugs())
+def test_an_experiment_opens_with_as_many_pretrainings_as_it_takes(slug: str) -> None:
+    (cost,) = re.findall("^# Cost .*", (experiments.CONF / "experiment" / f"{slug}.yaml").read_text(), re.MULTILINE)
+    for scale in ("embedded", "paper"):
+        listed = list(cells(slug, read_scale(scale), [0]))
+        configs = [configured(cell) for cell in listed]
+        trained = [config for config in configs if {*config.worked_stages} - {"scratch", "robustness"}]
+        found = {digest(pretrain_science(config, "same")) for config in trained}
+        seeds = len(read_scale(scale).seeds)
+        stated = re.search(rf"{scale}: (\d+) (pretraining|runs from scratch)", cost)
+        if not listed:
+            assert stated is None
+            continue
+        assert stated, cost
+        expected = len(listed) if stated[2] == "runs from scratch" else len(found)
+        assert int(stated[1]) == expected * seeds
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("flag", ["--cfg=job", "--info"])
+def test_one_config_is_shown_at_a_time(flag: str) -> None:
+    done = call("-m", flag, "decoder.depth=1,2")
+    assert done.returncode == 2
+    assert done.stderr == f"{flag} shows the config of one run and -m starts many; leave out one of them\n"
 
 
 def test_every_kept_result_is_still_the_one_of_its_row() -> None:

@@ -32,6 +32,14 @@ def test_every_anchor_of_the_summary_is_there_once(page: str) -> None:
     assert all(page.count(f'<section id="{anchor}"') == 1 for anchor in anchors)
 
 
+def test_no_identifier_is_given_twice(page: str) -> None:
+    """Figures share the page: what one refers to must be its own."""
+    identifiers = re.findall(r'\bid="([^"]+)"', page)
+    assert len(set(identifiers)) == len(identifiers)
+    referred = re.findall(r'href="#([^"]+)|url\(#([^)]+)', page)
+    assert {first or second for first, second in referred} <= {*identifiers}
+
+
 def test_every_verdict_is_said_in_its_colour_with_its_reason(page: str) -> None:
     for tone, verdict in (("good", "holds"), ("bad", "does not hold"), ("open", "cannot tell")):
         assert re.search(rf'<li class="{tone}"><b>{verdict}</b><p>[^<]+</p><p class="small">[^<]+</p>', page)

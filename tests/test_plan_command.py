@@ -9,6 +9,7 @@ import pytest
 
 import plan
 from small_runs import ROOT, call
+from unmask.runs.experiments import CONF
 
 WIDTH = 100
 Price = Callable[..., tuple[int, str]]  # arguments: exit code, what it said
@@ -71,6 +72,7 @@ def test_every_line_fits_a_hundred_columns_and_no_number_is_cut(price: Price) ->
     _, said = price("experiment=demo", "decoder.depth=1,2,3,4,5", "hardware=h100x8")
     assert max(map(len, said.splitlines())) <= WIDTH
     assert "…" not in said
+    assert {*re.findall(r"mae\w*", said)} == {"mae_vit_nano"}, "no name is folded"
 
 
 def test_several_experiments_have_a_row_each_and_a_sum(price: Price) -> None:
@@ -79,6 +81,15 @@ def test_several_experiments_have_a_row_each_and_a_sum(price: Price) -> None:
     assert row(said, "mask_token")[1:3] == ["2", "2"]
     assert row(said, "loss_on_all")[1:3] == ["2", "2"]
     assert row(said, "all, shared ones once")[1:3] == ["4", "3"], "the default cell's pretraining is common"
+
+
+@pytest.mark.parametrize("scale", ["embedded", "paper"])
+def test_the_cost_that_an_experiment_opens_with_is_its_price(scale: str, price: Price) -> None:
+    (cost,) = re.findall("^# Cost .*", (CONF / "experiment" / "mask_token.yaml").read_text(), re.MULTILINE)
+    _, said = price("experiment=mask_token", f"scale={scale}", "hardware=h200x8")
+    flops, hours = next(cell for cell in row(said, "all") if "FLOP" in cell), row(said, "all")[-2]
+    assert f"{scale}: {row(said, 'pretrain')[1]} pretrainings, {flops}" in cost
+    assert scale == "embedded" or f"{flops}, {hours} hours of an H200" in cost
 
 
 def test_hardware_near_a_known_one_is_told_apart(price: Price) -> None:

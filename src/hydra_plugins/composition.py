@@ -37,8 +37,10 @@ class Composer:
         config = deepcopy(self._base(groups))
         values = [override for override in overrides if override not in groups]
         for override in OverridesParser.create().parse_overrides(values):
-            new = override.is_add() or override.is_force_add()
-            OmegaConf.update(config, override.key_or_group, override.value(), force_add=new)
+            key, new = override.key_or_group, override.is_add() or override.is_force_add()
+            if override.is_add() and OmegaConf.select(config, key) is not None:
+                raise ConfigError(f"+{key}: there is such a key already; leave out the +")
+            OmegaConf.update(config, key, override.value(), force_add=new)
         OmegaConf.set_struct(config, False)
         config.pop("hydra")
         raw = OmegaConf.to_container(config, resolve=True)

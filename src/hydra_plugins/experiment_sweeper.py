@@ -16,11 +16,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 
 from hydra_plugins.composition import Composer
-from unmask.reports.kept import all_kept, is_kept
+from unmask.reports.kept import all_kept, asked, is_kept
 from unmask.runs.checks import ConfigError, check
 from unmask.runs.commands import fail
-from unmask.runs.experiments import SMALLEST_SCALE, cells, is_sweep, one_run, read_scale, tables_of
+from unmask.runs.experiments import SMALLEST_SCALE, cells, is_sweep, one_run, read_paper, read_scale, tables_of
 from unmask.runs.plan import Plan, make_plan
+from unmask.runs.schema import LABELLED
 
 
 @dataclass
@@ -90,12 +91,25 @@ def checked(listed: list[TableCell]) -> dict[tuple[str, ...], Plan]:
             faults.append(cell_fault(overrides, error))
     row_of: dict[tuple[str, ...], str] = {}
     for table, row, cell in listed if not faults else ():
+        faults += unasked(plans[tuple(cell)], table, row) if table else []
         stages = table, *(spec.fingerprint for spec in plans[tuple(cell)].stages)
         if row_of.setdefault(stages, row) != row:
             faults.append(one_run(table, row_of[stages], row))
     if faults:
         raise ConfigError("no cell was started:\n" + "\n".join(dict.fromkeys(faults)))
     return plans
+
+
+def unasked(plan: Plan, table: str, row: str) -> list[str]:
+    """The fault of measurements that fill no column of the table; pretraining alone is fair: measure it later."""
+    paper, measuring = read_paper(table), [stage for stage in plan.config.stages if stage in LABELLED]
+    columns = paper.stages_of(paper.row(row))
+    if not measuring or not columns or any(asked(plan, paper, row)):
+        return []
+    return [
+        f"experiment={table}: stages={plan.config.stages} fill no column of row {row}, which takes "
+        f"{', '.join(sorted(set(columns.values())))}; leave stages out, or sweep without experiment="
+    ]
 
 
 def missing(listed: list[TableCell], plans: dict[tuple[str, ...], Plan]) -> list[list[str]]:

@@ -1,6 +1,7 @@
 """The paper's figure with ours in it: fine-tuning above, linear probing below, the paper's axis left and ours right."""
 
 import io
+import re
 import textwrap
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ DOTS = 160
 OURS, INK = ("#2f81f7", "#0f9d8a", "#a371f7"), "#24292f"
 PAPER, PAPER_MARKS = ("#8c959f", "#b08800", "#bc4c00", "#8250df"), "sD^v"
 PLACEHOLDER = "#010203"  # what becomes the page's own text colour
+IDENTIFIED = re.compile(r'\bid="|href="#|url\(#')  # what comes before an identifier
 FINE_TUNED = ("finetune", "scratch", "partial_finetune")  # stages whose numbers share a panel of a curve
 NARROWEST = 1.0  # units that an axis spans at least: noise is not to look like a trend
 CROWDED = 0.04  # share of the axis under which two tick labels would overlap
@@ -53,7 +55,10 @@ def figure_svg(content: Comparison, themed: bool = False) -> str | None:
     with mpl.rc_context(_style(PLACEHOLDER if themed else INK)):
         figure = comparison_figure(content)
         svg = to_svg(figure) if figure else None
-    return svg.replace(PLACEHOLDER, "currentColor") if svg and themed else svg
+    if svg is None or not themed:
+        return svg
+    unique = IDENTIFIED.sub(rf"\g<0>{content.slug}-{content.scale}-", svg)  # it shares a page with others
+    return unique.replace(PLACEHOLDER, "currentColor")
 
 
 def figure_png(content: Comparison) -> bytes | None:

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from unmask.reports.result_rows import ResultRow, read_rows
 from unmask.runs.arguments import Report
 from unmask.runs.checks import ConfigError
 from unmask.runs.experiments import CONF, EXPERIMENTS, Cell, Paper, cells, read_paper, read_scale, tables_of
+from unmask.runs.fingerprint import TITLES
 from unmask.runs.flops import count
 from unmask.runs.outlines import pretraining
 from unmask.runs.schema import Config, Scale
@@ -88,8 +90,14 @@ def _finding(paper: Paper, slug: str, scale: Scale, given: Report, compose: Comp
     notes = [*gathered.notes]
     if gathered.from_kept:
         notes.append(f"{slug}: {gathered.from_kept} of {len(gathered.rows)} results are those kept in experiments/")
-    cost = f"python src/plan.py experiment={slug} scale={scale.name} prices it"
+    cost = f"{_stages(gathered)}python src/plan.py experiment={slug} scale={scale.name} prices it"
     return Finding(Section(content, f"python src/train.py -m {shlex.join(typed)}", cost), gathered.rows, notes)
+
+
+def _stages(gathered: Gathered) -> str:
+    """How many of each kind the table takes, shared ones once; nothing where the images, so the stages, are unknown."""
+    counts = Counter(TITLES.get(kind, kind).partition(",")[0] for kind in gathered.stages.values())
+    return "".join(f"{count} x {name}, " for name, count in counts.items())[:-2] + "; " * bool(counts)
 
 
 def relative_flops(paper: Paper, configs: dict[str, Config]) -> dict[str, float]:

@@ -28,6 +28,7 @@ class Gathered:
     rows: list[ResultRow] = field(default_factory=list)
     configs: dict[str, Config] = field(default_factory=dict)
     listed: tuple[int, int] | None = None
+    stages: dict[str, str] = field(default_factory=dict)  # kind of each stage of all seeds, by fingerprint
     notes: list[str] = field(default_factory=list)  # what a reader of the numbers must know
     from_kept: int = 0  # rows that this ledger does not have
 
@@ -66,6 +67,7 @@ def gather(
             found.notes.append(f"{slug}: {error}; of results for these images only kept ones are known")
             continue
         plan = make_plan(config, listing)
+        found.stages |= {spec.fingerprint: spec.kind for spec in plan.stages}
         found.listed = (len(listing.train), len(listing.classes)) if listing else None
         for column, spec in asked(plan, paper, cell.row):
             if row_of.setdefault((column, spec.fingerprint), cell.row) != cell.row:

@@ -10,6 +10,7 @@ from unmask.runs.ledger import LedgerError
 
 EXPLAINED = (LedgerError, ValueError, OSError, FloatingPointError)  # raised with a text for the user
 MULTIRUN = ("-m", "--multirun")
+SHOWING = ("--cfg", "-c", "--info", "-i")  # what they show is one run's
 
 
 class CellError(RuntimeError):
@@ -59,6 +60,9 @@ def guarded(command: Callable[[], None], keys: Iterable[str]) -> None:
     """Run a Hydra command; mistyped keys and Hydra's own complaints about overrides end with exit code 2."""
     if faults := unknown_overrides(sys.argv[1:], keys) + unknown_names(sys.argv[1:]):
         fail("\n".join(faults), 2)
+    shown = next((argument for argument in sys.argv[1:] if argument.partition("=")[0] in SHOWING), None)
+    if shown and any(flag in sys.argv for flag in MULTIRUN):
+        fail(f"{shown} shows the config of one run and -m starts many; leave out one of them", 2)
     sys.argv[1:] = map(quoted, sys.argv[1:])
     # argparse wants -m before the overrides; people type it anywhere
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in MULTIRUN)

@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from unmask.runs.checks import ConfigError, described, suggestion
 from unmask.runs.recipes import NonNegative, Part, Positive
-from unmask.runs.schema import Scale
+from unmask.runs.schema import Scale, Stage
 
 ROOT = Path(__file__).parents[3]
 EXPERIMENTS, CONF = ROOT / "experiments", ROOT / "conf"
@@ -30,7 +30,7 @@ class Column(Part):
 
     title: str
     unit: str
-    stage: str | None = None
+    stage: Stage | None = None
     metric: str = "val/accuracy"  # of result.json's metrics, or "seconds"
     counted: Literal["training_flops"] | None = None  # ours is counted on the module, in times the default row's
 
@@ -55,6 +55,8 @@ class Claim(Part):
             raise ValueError(f"claim {self.says!r}: give one of best, rising, falling, higher, within")
         if (self.within is None) != (self.rows is None):
             raise ValueError(f"claim {self.says!r}: within and rows belong together")
+        if self.by and self.higher is None:
+            raise ValueError(f"claim {self.says!r}: by = {self.by:g} is a margin of higher alone")
         return self
 
     @property
@@ -71,7 +73,7 @@ class PaperRow(Part):
 
     row: str
     values: dict[str, float | None]
-    stages: dict[str, str] = Field(default_factory=dict)
+    stages: dict[str, Stage] = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
@@ -252,10 +254,12 @@ def read_scale(name: str) -> Scale:
 def _read(path: Path, kind: Any, key: str | None = None) -> Any:
     try:
         content = yaml.safe_load(path.read_text())
+        if key and (not isinstance(content, dict) or key not in content):
+            raise ConfigError(f"{path}: there is no `{key}:` in it; see the files beside it")
         return kind.model_validate(content[key] if key else content)
     except ValidationError as error:
         raise ConfigError(f"{path}: {described(error)}") from None
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+    except (OSError, yaml.YAMLError) as error:
         raise ConfigError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
 
 

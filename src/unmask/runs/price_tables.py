@@ -13,7 +13,7 @@ from unmask.runs.price import PRICED, Cell, StagePrice, Step, Total, total, uniq
 from unmask.runs.probe import Probe
 
 HOUR, MINUTE = 3600, 60
-COLUMNS = 4  # models side by side: 100 characters
+NAMES_WIDTH, MODEL_WIDTH = 30, 18  # characters of a step table: its row names, and a model's column
 UNKNOWN, NONE = "?", "-"
 MEGA, GIGA = 1e6, 1e9
 MIB = 2**20
@@ -141,10 +141,11 @@ def _many(number: int, word: str) -> str:
     return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
-def step_tables(steps: list[Step], hardware: Hardware) -> Iterator[Table]:
-    """What one training step takes: a column a model, at most four side by side."""
-    for i in range(0, len(steps), COLUMNS):
-        yield _step_table(steps[i : i + COLUMNS], hardware, first=i == 0)
+def step_tables(steps: list[Step], hardware: Hardware, width: int) -> Iterator[Table]:
+    """What one training step takes: a column a model, as many side by side as fit in so many characters, at most 4."""
+    columns = min(4, max(1, (width - NAMES_WIDTH) // MODEL_WIDTH))
+    for i in range(0, len(steps), columns):
+        yield _step_table(steps[i : i + columns], hardware, first=i == 0)
 
 
 def _step_table(steps: list[Step], hardware: Hardware, first: bool) -> Table:

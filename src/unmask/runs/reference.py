@@ -7,7 +7,7 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import BaseModel
 
 from unmask.runs.checks import models_in
-from unmask.runs.schema import Config
+from unmask.runs.schema import Config, Scale
 
 HEAD = """# Every key of the config
 
@@ -40,6 +40,9 @@ def _rows(part: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str]]:
         inner = list(models_in(field.annotation))
         if not inner:
             yield key, _values(field.annotation, field.metadata), str(field.description)
+        if inner == [Scale]:  # its values are checked in its file, and never typed
+            yield key, "a file of `conf/scale/`", "the size at which tables of the paper are made"
+            continue
         for model in inner:
             yield from _rows(model, f"{key}.")
 
