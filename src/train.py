@@ -15,10 +15,12 @@ from rich.console import Console
 
 from unmask.runs.checks import ConfigError, check
 from unmask.runs.commands import EXPLAINED, CellError, enter, fail, guarded, told
+from unmask.runs.conductor import STARTED, Conductor
 from unmask.runs.experiments import ABLATIONS, ALL
 from unmask.runs.ledger import StageFolder
 from unmask.runs.marked import mark_lines
 from unmask.runs.plan import Plan, make_plan
+from unmask.runs.world import processes, world
 
 CONF = Path(__file__).parent.parent / "conf"
 GROUPS = [str(path.relative_to(CONF)) for path in CONF.rglob("*") if path.is_dir()]
@@ -39,10 +41,9 @@ def run(cfg: DictConfig) -> None:
         if len(results) < len(plan.stages):  # else nothing to do, and torch need not be imported
             # a ledger that cannot be written is told now: importing torch takes seconds
             next(f for f, result in zip(folders, finished, strict=True) if not result).open()
-            from unmask.runs.execute import execute
-
-            results = execute(plan, console)
-        report(plan, results, [bool(result) for result in finished], console)
+            results = work(plan, console)
+        if results:
+            report(plan, results, [bool(result) for result in finished], console)
     except ConfigError as error:
         leave(str(error), 2)
     except Exception as error:
@@ -51,6 +52,25 @@ def run(cfg: DictConfig) -> None:
         leave(told(error), 1)
     except KeyboardInterrupt:
         fail("interrupted; the same command goes on from the last checkpoint", 75)
+
+
+def work(plan: Plan, console: Console) -> list[dict[str, Any]]:
+    """The results of all stages, from this process or from those that it starts, one a device.
+
+    Nothing where this process is one of those; the first one of torchrun's or srun's tells the results.
+    """
+    started, total = world(), processes(plan)
+    if total > 1 and (started is None or started.size < total):
+        overrides = [*HydraConfig.get().overrides.task, f"trainer.devices={total // plan.config.trainer.nodes}"]
+        if code := Conductor(overrides, total // plan.config.trainer.nodes, total, started)():
+            raise SystemExit(code)
+        done = [StageFolder(plan.config.runs_dir, spec).result() for spec in plan.stages]
+        return [result for result in done if result] if started is None or started.rank == 0 else []
+    from unmask.runs.execute import execute
+
+    follows = started is not None and started.rank > 0
+    results = execute(plan, Console(quiet=True) if follows else console)
+    return [] if follows or STARTED in os.environ else results
 
 
 def raise_from_cell(message: str, code: int) -> NoReturn:

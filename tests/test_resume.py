@@ -245,16 +245,3 @@ def test_the_seconds_of_a_resumed_stage_are_those_of_all_its_parts(
     checkpoints.save(content, path.parent, 6)
     (result,) = run(*overrides)
     assert 1000 < result["seconds"] < 1200
-
-
-def test_another_number_of_micro_batches_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lightning counts micro-batches: going on with others would train on other images, silently."""
-    overrides = (f"runs_dir={tmp_path}", "stages=[pretrain]", "checkpoint.every_steps=1")
-    with monkeypatch.context() as patch:
-        crash_at(patch, 6)
-        with pytest.raises(Crash):
-            run(*overrides)
-    with pytest.raises(
-        ValueError, match=r"begun with 1 micro-batches a step and cannot go on with 4; give the trainer.micro_batch"
-    ):
-        run(*overrides, "trainer.micro_batch=250")

@@ -69,6 +69,7 @@ def _run(argv: list[str], env: dict[str, str], cwd: str, stdout: str, stderr: st
     os.environ.update(env)
     os.chdir(cwd)
     sys.argv, sys.path[0] = argv, str(SOURCE)
+    multiprocessing.set_start_method("fork", force=True)  # Linux's default, which a loader's workers are started by
     try:
         runpy.run_path(argv[0], run_name="__main__")
     finally:

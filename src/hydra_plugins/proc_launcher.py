@@ -4,7 +4,6 @@ One process that trains several cells mixes them up under DDP and keeps the memo
 does not stop the rest; a table of the cells ends the sweep.
 """
 
-import ctypes
 import json
 import os
 import signal
@@ -26,19 +25,8 @@ from omegaconf import DictConfig, read_write
 
 from hydra_plugins.reporting import Reporter
 from unmask.runs.marked import MARK
+from unmask.runs.processes import LEAKING, PREEMPTED, end_with_parent
 
-LEAKING = (
-    "LOCAL_RANK",
-    "NODE_RANK",
-    "GROUP_RANK",
-    "RANK",
-    "WORLD_SIZE",
-    "MASTER_ADDR",
-    "MASTER_PORT",
-    "PL_GLOBAL_SEED",
-)
-PREEMPTED = 75
-PR_SET_PDEATHSIG = 1
 POLL = 0.05  # seconds
 
 
@@ -77,12 +65,6 @@ class Cell:
         if self.code or not self.stages:
             return f"failed (exit {self.code})"
         return "from the ledger" if all(stage["from_ledger"] for stage in self.stages) else "done"
-
-
-def end_with_parent() -> None:
-    """Linux sends the cell SIGTERM when the launcher dies: a killed sweep leaves no process behind."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class ProcLauncher(Launcher):

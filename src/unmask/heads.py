@@ -8,6 +8,7 @@ from timm.layers import AttentionPoolLatent
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from unmask import collectives
 from unmask.encoder import Encoder, LayerNorm
 from unmask.initialisation import initialise, initialise_normal
 
@@ -106,13 +107,33 @@ class Given(nn.Module):
 AnyFeatures = Features | FineTuneFeatures | AttentiveFeatures | RawPixels | Given
 
 
+class BatchNorm(nn.BatchNorm1d):
+    """Statistics of the whole batch, whichever process holds which part of it (torch's SyncBatchNorm asks for GPUs).
+
+    Without affine; each process must hold as many images.
+    """
+
+    def forward(self, input: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
+        if not self.training or collectives.count() == 1:
+            return super().forward(input)
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        size = len(input) * collectives.count()
+        mean_D = collectives.summed(input.sum(dim=0)) / size
+        variance_D = collectives.summed((input - mean_D).square().sum(dim=0)) / size
+        with torch.no_grad():
+            self.running_mean.lerp_(mean_D, self.momentum or 0.1)
+            self.running_var.lerp_(variance_D * size / (size - 1), self.momentum or 0.1)
+        return (input - mean_D) * (variance_D + self.eps).rsqrt()
+
+
 class Classifier(nn.Module):
     """Features and a linear head; the probe's head normalises first (BatchNorm without affine, eps 1e-6: MAE A.1)."""
 
     def __init__(self, features: AnyFeatures, num_classes: int, probe: bool, seed: int) -> None:
         super().__init__()
         self.features, width = features, features.width
-        self.norm = nn.BatchNorm1d(width, affine=False, eps=1e-6) if probe else nn.Identity()
+        self.norm = BatchNorm(width, affine=False, eps=1e-6) if probe else nn.Identity()
         self.head = nn.Linear(width, num_classes)
         initialise_normal(
             cast(nn.Parameter, self.head.weight), PROBE_STD if probe else FINETUNE_STD, seed, "head.weight"

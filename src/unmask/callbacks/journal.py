@@ -9,6 +9,7 @@ import lightning as L
 import pandas as pd
 import torch
 
+from unmask import collectives
 from unmask.data.module import Batch
 from unmask.journals import append, cut_back, read
 
@@ -47,16 +48,16 @@ class Journal(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        self.total = self.total + outputs["loss"].detach().float()
-        self.count += 1
+        self.total = self.total + collectives.mean(outputs["loss"].detach().float())
         if trainer.global_step > self.step:
             self.step = trainer.global_step
+            self.count += 1
             if self.step % self.every == 0:
                 self._log_window(trainer)
 
     def _log_window(self, trainer: L.Trainer) -> None:
         # Lightning divides the loss by the accumulated micro-batches before it reaches callbacks
-        loss = float(self.total) / self.count * trainer.accumulate_grad_batches
+        loss = float(self.total) / self.count
         if not math.isfinite(loss):
             raise FloatingPointError(
                 f"the training loss is {loss} within the {self.every} steps before step {self.step}; "

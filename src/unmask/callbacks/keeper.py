@@ -13,7 +13,7 @@ from typing import Any
 import lightning as L
 from lightning.fabric.plugins import CheckpointIO
 
-from unmask import checkpoints
+from unmask import checkpoints, collectives
 from unmask.data.module import Batch
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -98,10 +98,11 @@ class Keeper(L.Callback):
         minutes = (time.monotonic() - self.saved_at) / 60
         self.due |= bool(self.every_minutes and minutes >= self.every_minutes)
         self.due |= bool(self.every_steps and self.step % self.every_steps == 0)
+        self.due, asked = collectives.anywhere(self.due, self.asked > 0)  # clocks differ, and one may be asked alone
         between_epochs = batch_idx + 1 == trainer.num_training_batches > trainer.accumulate_grad_batches
-        if (self.due or self.asked) and not between_epochs:
-            self._save(trainer, float(outputs["loss"]))
-            if self.asked:
+        if (self.due or asked) and not between_epochs:
+            self._save(trainer, float(collectives.mean(outputs["loss"].detach())))
+            if asked:
                 raise Preempted
 
     def _save(self, trainer: L.Trainer, loss: float) -> None:
@@ -111,22 +112,29 @@ class Keeper(L.Callback):
         self.saved_at, self.due = time.monotonic(), False
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Lightning counts micro-batches: with another number of them a step would be another place in the data."""
+        """Lightning counts micro-batches: with another number of them a step would be another place in the data.
+
+        All checkpoints are of optimiser steps, so that their counts can be told in the new number; of the last
+        micro-batch Lightning has yet to count that it is completed.
+        """
         before, now = checkpoint["unmask"]["accumulate"], self.about["accumulate"]
-        if before != now:
-            raise ValueError(
-                f"this stage was begun with {before} micro-batches a step and cannot go on with {now}; give the "
-                f"trainer.micro_batch it had, or remove {self.folder.parent} to begin again"
-            )
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        for counts in (progress["current"], progress["total"]):
+            behind = counts["ready"] - counts["completed"]
+            counts.update({name: count * now // before for name, count in counts.items()})
+            counts["completed"] = counts["ready"] - behind
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not all(bool(parameter.isfinite().all()) for parameter in pl_module.parameters()):
             raise FloatingPointError(f"weights are not finite after step {self.step}; no final checkpoint was written")
-        newest = checkpoints.newest(self.folder)
+        newest = collectives.told(checkpoints.newest(self.folder) if collectives.leads() else None)
         if newest is None or newest.name != f"step={trainer.global_step:08d}.ckpt":
             trainer.save_checkpoint(self.folder / "checkpoint")
-        checkpoints.prune(self.folder)
-        if self.asked:  # at the very last step: the stage is as good as done, but the run was asked to leave
+        if collectives.leads():
+            checkpoints.prune(self.folder)
+        if any(
+            collectives.anywhere(self.asked > 0)
+        ):  # at the very last step: the stage is as good as done, but the run was asked to leave
             raise Preempted
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:

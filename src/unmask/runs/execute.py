@@ -3,34 +3,59 @@
 import logging
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 
 import torch
 from rich.console import Console
 
+from unmask import collectives
 from unmask.callbacks.keeper import Preempted, leaving_when_asked
 from unmask.runs.checks import ConfigError
-from unmask.runs.fingerprint import StageSpec
+from unmask.runs.fingerprint import FITTED, StageSpec
 from unmask.runs.ledger import StageFolder
 from unmask.runs.loggers import close_loggers
 from unmask.runs.plan import Plan
 from unmask.runs.work import Run, StageWork
+from unmask.runs.world import world
 
 VERSIONS = ("torch", "lightning", "timm")
+WAITING = "waiting"  # what the leader says again and again while another run owns the stage
+POLL = 0.5  # seconds
 
 
 def execute(plan: Plan, console: Console) -> list[dict[str, Any]]:
     """Results of all stages in order. Raises what a stage raised, after noting it there.
 
-    Asked to leave (SIGTERM, SIGINT, SIGUSR1) it raises Preempted, within a fit after saving.
+    Asked to leave (SIGTERM, SIGINT, SIGUSR1) it raises Preempted, within a fit after saving. Where this process is one
+    of several, all of them work on each stage together; but what a target needs to know of the images (FITTED) is
+    found by the first one alone.
     """
     hush()
     if plan.config.trainer.accelerator == "gpu" and not torch.cuda.is_available():
         raise ConfigError("trainer.accelerator = gpu: torch finds no GPU here; use trainer=auto or trainer=cpu")
-    run = Run(plan, console)
+    run, place = Run(plan, console), world()
     with leaving_when_asked():
-        return [_stage(run, spec) for spec in plan.stages]
+        alone = [spec for spec in plan.stages if spec.kind in FITTED]
+        follows = place is not None and place.rank > 0
+        results = [_awaited(run, spec) if follows else _stage(run, spec) for spec in alone]
+        with _together(plan):
+            return results + [_stage(run, spec) for spec in plan.stages if spec not in alone]
+
+
+@contextmanager
+def _together(plan: Plan) -> Iterator[None]:
+    """One of several joins the others and speaks only where it leads."""
+    place = world()
+    if place is None:
+        yield
+        return
+    if torch.cuda.is_available() and plan.config.trainer.accelerator != "cpu":
+        torch.cuda.set_device(place.local_rank)
+    with collectives.joined(place.rank, place.size, plan.config.trainer.timeout_minutes):
+        yield
 
 
 def hush() -> None:
@@ -42,41 +67,66 @@ def hush() -> None:
         ".*LeafSpec.*",
         ".*custom batch sampler.*",
         ".*in eval mode at the start.*",
+        ".*broadcast_buffers.*",
+        ".*sync_dist=True.*",
     ):
         warnings.filterwarnings("ignore", message=message)
 
 
-def _stage(run: Run, spec: StageSpec) -> dict[str, Any]:
+def _awaited(run: Run, spec: StageSpec) -> dict[str, Any]:
+    """The result of what another process of this run is making; if that fails, this process is ended with it."""
     folder = StageFolder(run.config.runs_dir, spec)
+    while (result := folder.result()) is None:
+        time.sleep(POLL)
+    return result
+
+
+def _stage(run: Run, spec: StageSpec) -> dict[str, Any]:
+    """The leader, or the only one, decides whether there is work, owns the folder and writes; the others follow."""
+    folder = StageFolder(run.config.runs_dir, spec)
+    if not collectives.leads():
+        while (told := collectives.told()) == WAITING:
+            pass
+        return told or _worked(run, spec, folder)
     if result := folder.result():
         run.console.print(f"{spec.title}: from the ledger, {folder.path}")
-        return result
+        return collectives.told(result)
     folder.open()
-    with folder.owned(run.config.wait, run.console.print):
-        if result := folder.result():  # another process finished it while we waited
+    with folder.owned(run.config.wait, run.console.print, lambda: collectives.told(WAITING)):
+        # another run may have finished it while we waited
+        if result := collectives.told(folder.result()):
             return result
         folder.keep_config(run.config.plain())
         run.console.print(f"{spec.title}: {folder.path}")
-        start = time.monotonic()
-        work = StageWork(run, spec, folder)
-        try:
-            metrics = getattr(work, spec.kind)()
-        except SystemExit:  # ours, or one of Lightning's, which leaves with 0 when asked to
-            run.console.print(f"{spec.title}: stopped, {folder.path}; the same command goes on from there")
-            raise Preempted from None
-        except (Exception, KeyboardInterrupt) as error:
-            folder.fail(error)
-            advise(error, run.config.trainer.micro_batch, folder)
-            raise
-        finally:
-            close_loggers(run.config)
-        seconds = round(work.fit.seconds_before + time.monotonic() - start, 1)
-        facts = {"seconds": seconds, "versions": {name: version(name) for name in VERSIONS}}
-        images = int(metrics.pop("images")) if "images" in metrics else len(run.splits[1])
-        return folder.finish(metrics, {**facts, "threads": torch.get_num_threads(), "images": images})
+        return _worked(run, spec, folder)
 
 
-def advise(error: BaseException, micro_batch: int | None, folder: StageFolder) -> None:
+def _worked(run: Run, spec: StageSpec, folder: StageFolder) -> dict[str, Any]:
+    """What the stage's work gives, filed by the leader."""
+    start = time.monotonic()
+    work = StageWork(run, spec, folder)
+    try:
+        metrics = getattr(work, spec.kind)()
+    except SystemExit:  # ours, or one of Lightning's, which leaves with 0 when asked to
+        run.console.print(f"{spec.title}: stopped, {folder.path}; the same command goes on from there")
+        raise Preempted from None
+    except (Exception, KeyboardInterrupt) as error:
+        name = "error.txt" if collectives.leads() else f"error-{collectives.rank()}.txt"
+        folder.fail(error, name)
+        advise(error, run.config.trainer.micro_batch, folder, name)
+        raise
+    finally:
+        close_loggers(run.config)
+    if not collectives.leads():
+        return collectives.told()
+    seconds = round(work.fit.seconds_before + time.monotonic() - start, 1)
+    facts = {"seconds": seconds, "versions": {name: version(name) for name in VERSIONS}}
+    images = int(metrics.pop("images")) if "images" in metrics else len(run.splits[1])
+    facts |= {"threads": torch.get_num_threads(), "processes": collectives.count(), "images": images}
+    return collectives.told(folder.finish(metrics, facts))
+
+
+def advise(error: BaseException, micro_batch: int | None, folder: StageFolder, name: str = "error.txt") -> None:
     """Notes on the error for whoever reads it: the remedy where it is known, and where the whole of it stands."""
     # the CPU's allocator raises a plain RuntimeError: only its text says what happened
     if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
@@ -85,4 +135,4 @@ def advise(error: BaseException, micro_batch: int | None, folder: StageFolder) -
             f"the device's memory is full: set a smaller trainer.micro_batch (now {now}); "
             f"results stay equal unless images are mixed"
         )
-    error.add_note(f"traceback: {folder.path}/error.txt")
+    error.add_note(f"traceback: {folder.path}/{name}")

@@ -1,13 +1,15 @@
 """One stage's training, from wherever its folder stands to the end, and the metrics of the final weights."""
 
 import math
+from datetime import timedelta
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.strategies import DDPStrategy
 from rich.console import Console
 
-from unmask import checkpoints
+from unmask import checkpoints, collectives
 from unmask.callbacks.journal import Journal
 from unmask.callbacks.keeper import Keeper, SafeIO
 from unmask.callbacks.progress import StageProgress
@@ -60,7 +62,7 @@ class Fitting:
             *callbacks,
         ]
         trainer = self.trainer(callbacks, plan)
-        newest = checkpoints.newest(self.folder.checkpoints)
+        newest = collectives.told(checkpoints.newest(self.folder.checkpoints) if collectives.leads() else None)
         trainer.fit(module, datamodule=data, ckpt_path=newest, weights_only=True)
         self.seconds_before = journal.earlier
         trainer.validate(module, datamodule=data, verbose=False)
@@ -77,26 +79,49 @@ class Fitting:
 
         A probe has one: its BatchNorm must see the whole batch, and only its frozen encoder is costly. So has the small
         dVAE: how evenly codes are used is counted over the batch.
-        Where pairs of images are mixed, each has an even number of them.
+        Where pairs of images are mixed, each has an even number of them. Several processes share each micro-batch.
         """
         if self.spec.kind in (*FROZEN, "tokenizer"):
             return 1
         unit = 2 if getattr(self.recipe, "mixup", 0) or getattr(self.recipe, "cutmix", 0) else 1
-        fewest = -(-batch_size // min(self.config.trainer.micro_batch or batch_size, batch_size))
-        return next(parts for parts in range(fewest, batch_size + 1) if batch_size % (parts * unit) == 0)
+        at_once = min((self.config.trainer.micro_batch or batch_size) * collectives.count(), batch_size)
+        unit *= collectives.count()
+        fewest = -(-batch_size // at_once)
+        try:
+            return next(parts for parts in range(fewest, batch_size + 1) if batch_size % (parts * unit) == 0)
+        except StopIteration:
+            raise ValueError(
+                f"{self.spec.kind}: a batch of {batch_size} does not split evenly on {collectives.count()} processes"
+                + (", each with pairs of images to mix" if unit > collectives.count() else "")
+            ) from None
 
     def trainer(self, callbacks: list[L.Callback], plan: Recipe) -> L.Trainer:
         config = self.config.trainer
         return L.Trainer(
-            accelerator=config.accelerator, devices=1, precision=config.precision,
+            **self.where(), precision=config.precision,
             max_steps=plan.total_steps, max_epochs=-1,
             accumulate_grad_batches=self.accumulate(plan.batch_size),
             check_val_every_n_epoch=-(-self.recipe.epochs // self.config.watch.times),
             callbacks=callbacks, logger=build_loggers(self.config, self.spec, self.folder.path),
-            plugins=[SafeIO(self.config.checkpoint.keep), LightningEnvironment()], use_distributed_sampler=False,
+            plugins=[SafeIO(self.config.checkpoint.keep), LightningEnvironment()],
             default_root_dir=self.folder.path, log_every_n_steps=1, **QUIET,
         )  # fmt: skip
 
     def quiet_trainer(self) -> L.Trainer:
+        plugins: list[Any] = [LightningEnvironment()]
+        return L.Trainer(
+            **self.where(), precision=self.config.trainer.precision, logger=False, plugins=plugins, **QUIET
+        )
+
+    def where(self) -> dict[str, Any]:
+        """One device, or those of all processes that have joined; the loaders share the samples out themselves."""
         config = self.config.trainer
-        return L.Trainer(accelerator=config.accelerator, devices=1, precision=config.precision, logger=False, **QUIET)
+        found = {"accelerator": config.accelerator, "use_distributed_sampler": False}
+        if collectives.count() == 1:
+            return found | {"devices": 1}
+        # buffers: the same everywhere by construction; sending them would wait where validation batches are uneven
+        strategy = DDPStrategy(
+            broadcast_buffers=False, gradient_as_bucket_view=True, timeout=timedelta(minutes=config.timeout_minutes)
+        )
+        each = collectives.count() // config.nodes
+        return found | {"devices": each, "num_nodes": config.nodes, "strategy": strategy}

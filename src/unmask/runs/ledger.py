@@ -6,7 +6,7 @@ import socket
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -62,8 +62,8 @@ class StageFolder:
         write_text(self.path / "config.yaml", text)
 
     @contextmanager
-    def owned(self, wait: bool, say: Any = print) -> Iterator[None]:
-        """Hold the folder's lock; a killed owner's lock frees itself.
+    def owned(self, wait: bool, say: Any = print, waiting: Any = lambda: None) -> Iterator[None]:
+        """Hold the folder's lock; a killed owner's lock frees itself. `waiting` is called again and again meanwhile.
 
         Raises LedgerError if another process holds it and wait is False.
         """
@@ -76,7 +76,10 @@ class StageFolder:
                     f"{self.path} is owned by {self._owner()}; wait for it, stop it, or drop wait=false"
                 ) from None
             say(f"{self.spec.title}: waiting for {self._owner()}, which works on {self.path}")
-            lock.acquire(poll_interval=POLL)
+            while not lock.is_locked:
+                waiting()
+                with suppress(Timeout):
+                    lock.acquire(timeout=POLL)
         try:
             owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": now()}
             write_json(self.path / "owner.json", owner)
@@ -91,15 +94,16 @@ class StageFolder:
             "stage": spec.kind, "title": spec.title, "start": spec.start, "fingerprint": spec.fingerprint,
             "parent": spec.parent.fingerprint if spec.parent else None, "metrics": metrics, **facts, "finished": now(),
         }  # fmt: skip
-        (self.path / "error.txt").unlink(missing_ok=True)
+        for left in self.path.glob("error*.txt"):
+            left.unlink(missing_ok=True)
         write_json(self.path / "result.json", result)
         return result
 
-    def fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException, name: str = "error.txt") -> None:
         """Leave the error where the next reader looks."""
         text = "".join(traceback.format_exception(error))
         try:
-            write_text(self.path / "error.txt", f"{now()}\n{text}")
+            write_text(self.path / name, f"{now()}\n{text}")
         except OSError:
             return  # a full disk must not hide the error that is being reported
 

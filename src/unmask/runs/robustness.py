@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from unmask import collectives
 from unmask.corruption_error import ALEXNET_ERRORS, mean_corruption_error
 from unmask.data.corruptions import CORRUPTIONS, SEVERITIES
 from unmask.data.folders import Files
@@ -49,16 +50,19 @@ class Robustness:
         """Mean accuracy over the changed images, beside the clean ones' where they are the data's own."""
         journal = self.folder.path / "cells.jsonl"
         for name, cells in groupby(self.cells(own), key=lambda cell: cell.name):
-            found = {(row["name"], row["severity"]): row["accuracy"] for row in read(journal)}
+            rows = collectives.told(read(journal))  # the leader writes it: others might see less, or more
+            found = {(row["name"], row["severity"]): row["accuracy"] for row in rows}
             for cell in cells:
                 if (name, cell.severity) not in found:
                     row = self.measured(model, cell)
-                    append(journal, row)
+                    if collectives.leads():
+                        append(journal, row)
                     found[name, cell.severity] = row["accuracy"]
             shown = " ".join(f"{value:5.1f}" for (of, _), value in found.items() if of == name)
             self.fit.console.print(f"  {name:18}{shown} %", highlight=False)
-        table = pd.DataFrame(read(journal)).drop_duplicates(["name", "severity"], keep="last")
-        table.to_csv(self.folder.path / "robustness.csv", index=False)
+        table = pd.DataFrame(collectives.told(read(journal))).drop_duplicates(["name", "severity"], keep="last")
+        if collectives.leads():
+            table.to_csv(self.folder.path / "robustness.csv", index=False)
         if self.recipe.source == "corrupted_folders" and table["images"].nunique() > 1:
             raise ValueError(
                 f"robustness.root = {self.recipe.root}: its folders hold {table['images'].min()} to "

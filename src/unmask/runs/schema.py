@@ -129,7 +129,12 @@ class Data(Part):
 class Trainer(Part):
     accelerator: Literal["auto", "cpu", "gpu"] = Field(description="which kind of device")
     precision: Literal["32-true", "bf16-mixed"] = Field(description="targets and loss are float32 in any case")
-    micro_batch: Count | None = Field(description="images a device takes at once; null: the whole batch")
+    micro_batch: Count | None = Field(description="images a device takes at once; null: its whole share of the batch")
+    devices: Count | None = Field(
+        description="processes on each machine, one a device, that train one model; null: all GPUs"
+    )
+    nodes: Count = Field(description="machines, each started by srun, submitit or torchrun")
+    timeout_minutes: Positive = Field(description="a process that gets no answer from the others for so long ends")
 
 
 class Checkpoint(Part):

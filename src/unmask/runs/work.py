@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from unmask import checkpoints
+from unmask import checkpoints, collectives
 from unmask.callbacks.pictures import Pictures
 from unmask.data.folders import Files
 from unmask.data.module import FeatureData, ImageData
@@ -221,7 +221,7 @@ class StageWork:
         """Place and content of the final one of the stage that this one starts from."""
         assert self.spec.parent is not None
         folder = StageFolder(self.config.runs_dir, self.spec.parent)
-        path = checkpoints.newest(folder.checkpoints)
+        path = collectives.told(checkpoints.newest(folder.checkpoints) if collectives.leads() else None)
         if path is None:
             raise LedgerError(f"{folder.path} is finished but has no whole checkpoint; remove that folder to redo it")
         result, content = folder.result(), checkpoints.load(path)
@@ -272,11 +272,13 @@ class StageWork:
     def file_classes(self, module: Classify) -> None:
         """classes.csv, and confusion.csv where there are not too many classes for a square of them."""
         names, (images, right) = list(self.run.plan.class_names), module.class_counts()
+        counts = module.confusion_counts()  # all processes add theirs
+        if not collectives.leads():
+            return
         table = pd.DataFrame({"class": names, "images": images.cpu().numpy()})
         # a class without validation images has no accuracy, and an empty cell
         table["accuracy"] = (100 * right.cpu().numpy() / table["images"].replace(0, float("nan"))).round(2)
         table.to_csv(self.folder.path / "classes.csv", index=False)
-        counts = module.confusion_counts()
         if counts is not None:
             confusion = pd.DataFrame(counts.cpu().numpy(), index=pd.Index(names, name="true"), columns=names)
             confusion.to_csv(self.folder.path / "confusion.csv")
@@ -285,4 +287,5 @@ class StageWork:
         """Show and keep what is trained at which rate, before the first step."""
         found = part_rates(model, make_optimizer(model)[0])
         self.run.console.print(rates_table(f"{self.spec.title}: what is trained", found))
-        write_json(self.folder.path / "rates.json", rows(found))
+        if collectives.leads():
+            write_json(self.folder.path / "rates.json", rows(found))

@@ -1,12 +1,13 @@
 """Frozen features of whole splits, for kNN and for probes without augmentation."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from unmask import collectives
 from unmask.data.module import Batch, ImageData
 
 
@@ -32,5 +33,10 @@ def extract(trainer: L.Trainer, model: nn.Module, data: ImageData) -> tuple[Labe
     """Features of the training samples and of the validation samples, as evaluation sees both."""
     predicted = trainer.predict(Extract(model), datamodule=data)
     assert predicted is not None
-    bank, queries = (LabelledFeatures(*map(torch.cat, zip(*split, strict=True))) for split in predicted)
+    bank, queries = map(joint, predicted)
     return bank, queries
+
+
+def joint(predicted: Any) -> LabelledFeatures:
+    """The batches of all processes as one split, in its order."""
+    return LabelledFeatures(*(collectives.taking_turns(torch.cat(part)) for part in zip(*predicted, strict=True)))

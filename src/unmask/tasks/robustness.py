@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from unmask.data.corruptions import corrupt
 from unmask.data.module import Evaluation
 from unmask.randomness import Key
-from unmask.tasks.features import Extract, LabelledFeatures
+from unmask.tasks.features import Extract, joint
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def accuracy(trainer: L.Trainer, model: nn.Module, data: Evaluation, classes: tu
     """
     predicted = trainer.predict(Extract(model), datamodule=data)
     assert predicted is not None
-    logits_NK, labels_N = LabelledFeatures(*map(torch.cat, zip(*predicted, strict=True)))
+    logits_NK, labels_N = joint(predicted)
     return 100 * right(logits_NK, labels_N, classes).double().mean().item()
 
 
