@@ -129,7 +129,7 @@ def test_scratch_repeats_the_fine_tuning_recipe_whatever_is_overridden() -> None
         ("finetune.augment.policy=autoaug", ["augment.policy=autoaug", "rand-m9-mstd0.5-inc1"]),
         ("finetune.ema=1.5", ["finetune.ema = 1.5"]),
         ("augment.policy=rand-m9 data.channels=12 data=image_folder data.root=/x", ["RandAugment knows 1 or 3 channels, not 12"]),
-        ("finetune.mixup=1 trainer.micro_batch=1 stages=[finetune]", ["trainer.micro_batch = 1", "mixes pairs"]),
+        ("finetune.mixup=1 trainer.micro_batch=1 stages=[finetune]", ["trainer.micro_batch = 1", "mixes 10 images with each other; take a multiple of 10"]),
         ("masking=block masking.min_patches=40", ["masking.min_patches = 40", "only 37 patches are hidden"]),
         ("stages=[scratch] labels=7 data.num_workers=-1", ["data.num_workers = -1"]),
     ],

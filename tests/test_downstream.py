@@ -234,10 +234,10 @@ def test_the_ports_linear_probe_learns_on_crops_of_one_try(probes: tuple[str, ..
     assert traces["port"] != traces["table10"]
 
 
-def test_micro_batches_of_a_mixing_recipe_are_even(probes: tuple[str, ...]) -> None:
-    """26 images in micro-batches of at most 20 would be two of 13, and pairs are mixed."""
-    arguments = (*probes, "stages=[scratch]", "labels=26", "finetune.batch_size=40", "finetune.mixup=0.8",
-                 "trainer.micro_batch=20", "finetune.epochs=1")  # fmt: skip
+def test_micro_batches_of_a_mixing_recipe_keep_together_what_is_mixed(probes: tuple[str, ...]) -> None:
+    """26 images in micro-batches of at most 20 would be two of 13, and parts of 2 are mixed."""
+    arguments = (*probes, "stages=[scratch]", "labels=26", "finetune.batch_size=48", "finetune.mixup=0.8",
+                 "trainer.micro_batch=16", "finetune.epochs=1")  # fmt: skip
     assert run(*arguments)[-1]["metrics"]["batch_size"] == 26
     newest = checkpoints.newest(folder(*arguments) / "checkpoints")
     assert newest is not None

@@ -114,10 +114,9 @@ def test_every_key_of_the_config_is_in_or_out() -> None:
     assert leaves == sorted_out
 
 
-def test_the_micro_batch_counts_only_where_images_are_mixed_within_it() -> None:
-    mixed, whole = (fingerprints("finetune.mixup=0.8", *more) for more in ((), ("trainer.micro_batch=2",)))
-    changed = {stage[0] for stage in mixed if whole[stage] != mixed[stage]}
-    assert changed - {R} == {F, T, S}, "scratch and partial fine-tuning follow fine-tuning's recipe"
+def test_what_shares_a_batch_counts_not_even_where_images_are_mixed() -> None:
+    mixing = ("finetune.mixup=0.8", "finetune.batch_size=32")
+    assert fingerprints(*mixing) == fingerprints(*mixing, "trainer.micro_batch=16", "trainer.devices=2")
 
 
 def test_a_stage_of_the_datas_size_is_the_stage_without_a_size_of_its_own() -> None:

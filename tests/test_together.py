@@ -127,7 +127,8 @@ def test_every_stage_gives_what_it_gives_alone(tmp_path: Path) -> None:
     """Probes share one BatchNorm, validation counts each image once though 1,000 do not split evenly by batches of 256."""
     overrides = (EVERYTHING, "finetune.epochs=1", "partial_finetune.blocks=1", "controls=[random,pixels]", "target=pca",
                  "robustness.images=101", "robustness.corruptions=[fog]", "robustness.severities=[3]", "linear_probe.base_lr=0.01",
-                 "linear_probe.augment.flip=true", "data.flip=true", "labels=100", "finetune.batch_size=20")  # fmt: skip
+                 "linear_probe.augment.flip=true", "data.flip=true", "labels=128", "finetune.batch_size=64", "finetune.mixup=0.8",
+                 "finetune.cutmix=1", "finetune.ema=0.9", "finetune.drop_path=0.2")  # fmt: skip
     found = {}
     for count in (1, 2):
         together(tmp_path / "seen", count, *overrides, f"runs_dir={tmp_path / str(count)}")

@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from unmask.runs.recipes import mixed_together
 from unmask.runs.schema import LABELLED, Config
 from unmask.runs.variants import PCATarget
 
@@ -182,8 +183,13 @@ def _stages(config: Config) -> Iterator[str]:
     micro = config.trainer.micro_batch
     for name in config.worked_stages:
         recipe = getattr(config, name, None)
-        if micro and micro % 2 and (getattr(recipe, "mixup", 0) or getattr(recipe, "cutmix", 0)):
-            yield f"trainer.micro_batch = {micro}: {name} mixes pairs of images; take an even one"
+        if not micro or not (getattr(recipe, "mixup", 0) or getattr(recipe, "cutmix", 0)):
+            continue
+        unit = mixed_together(recipe.batch_size)
+        if micro % unit:
+            yield (
+                f"trainer.micro_batch = {micro}: {name} mixes {unit} images with each other; take a multiple of {unit}"
+            )
 
 
 def known_keys() -> list[str]:

@@ -132,7 +132,7 @@ def advise(error: BaseException, micro_batch: int | None, folder: StageFolder, n
     if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
         now = "the whole batch" if micro_batch is None else micro_batch
         error.add_note(
-            f"the device's memory is full: set a smaller trainer.micro_batch (now {now}); "
-            f"results stay equal unless images are mixed"
+            f"the device's memory is full: set a smaller trainer.micro_batch (now {now}); the same command then goes "
+            f"on from the last checkpoint"
         )
     error.add_note(f"traceback: {folder.path}/{name}")

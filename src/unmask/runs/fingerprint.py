@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from unmask.runs.recipes import mixed_together
 from unmask.runs.schema import Config
 from unmask.runs.variants import TokensTarget
 
@@ -81,10 +82,7 @@ def measure_science(kind: str, start: str, config: Config, identity: str, weight
     recipe = {key: value for key, value in plain[kind].items() if key != "image_size"}
     science = _common(kind, config, identity) | {"start": start, "recipe": recipe}
     if recipe.get("mixup") or recipe.get("cutmix"):
-        batch = recipe["batch_size"]
-        science["micro_batch"] = min(
-            plain["trainer"]["micro_batch"] or batch, batch
-        )  # images are mixed with others of their micro-batch
+        science["mixed_together"] = mixed_together(recipe["batch_size"])
     if kind != "knn" or start == "random" or plain[kind]["labels"]:
         science["seed"] = plain["seed"]
     if start in ("random", "given"):

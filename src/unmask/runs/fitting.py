@@ -20,6 +20,7 @@ from unmask.runs.fingerprint import StageSpec
 from unmask.runs.ledger import StageFolder
 from unmask.runs.loggers import build_loggers
 from unmask.runs.plan import Plan
+from unmask.runs.recipes import mixed_together
 from unmask.tasks.classify import Classify
 from unmask.tasks.pretrain import Pretrain
 from unmask.tasks.tokenizer import TrainTokenizer
@@ -79,11 +80,12 @@ class Fitting:
 
         A probe has one: its BatchNorm must see the whole batch, and only its frozen encoder is costly. So has the small
         dVAE: how evenly codes are used is counted over the batch.
-        Where pairs of images are mixed, each has an even number of them. Several processes share each micro-batch.
+        Images that are mixed with each other stay together. Several processes share each micro-batch.
         """
         if self.spec.kind in (*FROZEN, "tokenizer"):
             return 1
-        unit = 2 if getattr(self.recipe, "mixup", 0) or getattr(self.recipe, "cutmix", 0) else 1
+        mixes = getattr(self.recipe, "mixup", 0) or getattr(self.recipe, "cutmix", 0)
+        unit = mixed_together(batch_size) if mixes else 1
         at_once = min((self.config.trainer.micro_batch or batch_size) * collectives.count(), batch_size)
         unit *= collectives.count()
         fewest = -(-batch_size // at_once)
@@ -92,7 +94,7 @@ class Fitting:
         except StopIteration:
             raise ValueError(
                 f"{self.spec.kind}: a batch of {batch_size} does not split evenly on {collectives.count()} processes"
-                + (", each with pairs of images to mix" if unit > collectives.count() else "")
+                + (f", in parts of {mixed_together(batch_size)} images that are mixed with each other" if mixes else "")
             ) from None
 
     def trainer(self, callbacks: list[L.Callback], plan: Recipe) -> L.Trainer:

@@ -243,7 +243,10 @@ def assumptions(cells: list[Cell], hardware: Hardware) -> list[str]:
     if any(not cell.config.target.target_.endswith("Pixel") for cell in cells):
         told.append("What a target computes of the images (a dVAE's tokens, gradients, coefficients) is not counted.")
     if hardware.devices > 1:
-        told.append(f"Training runs on one device so far; these are the hours of {hardware.devices}.")
+        told.append(
+            f"Hours are of {hardware.devices} devices that share each batch (trainer.devices={hardware.devices}); what "
+            f"they tell each other is not counted."
+        )
     if precisions == ["32-true"] and hardware.tflops and hardware.tflops["bf16-mixed"] > hardware.tflops["32-true"]:
         told.append("trainer=gpu would train in bf16-mixed, which these devices are made for.")
     return told

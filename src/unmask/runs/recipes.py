@@ -24,6 +24,7 @@ ImageSize = Annotated[
 ]
 POLICY_WORD = re.compile(r"(m|n|inc|mmax)\d+|(p|mstd)\d+(\.\d+)?")
 WARMUP = 0.05  # of the epochs: Table 8 warms up for 40 of 800
+MOST_MIXED = 16  # images
 
 
 class Part(BaseModel):
@@ -37,6 +38,14 @@ def pair(value: Any) -> Any:
     if isinstance(value, list | tuple) and len(value) == 1:
         value = value[0]
     return (value, value) if isinstance(value, int) else value
+
+
+def mixed_together(batch_size: int) -> int:
+    """Images that mixup and cutmix mix with each other: even, at most 16, and a divisor of an even batch.
+
+    The same whatever the micro-batches and processes are that share the batch: the port mixes within a GPU's part.
+    """
+    return next(size for size in range(MOST_MIXED, 0, -2) if batch_size % size == 0)
 
 
 class Augment(Part):

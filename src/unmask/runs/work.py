@@ -45,7 +45,7 @@ from unmask.runs.plan import Plan
 from unmask.runs.quantities import fitting
 from unmask.runs.rates import part_rates, rates_table, rows
 from unmask.runs.recipes import Augment as AugmentConfig
-from unmask.runs.recipes import FineTune, PartialFineTune, TokenizerRecipe
+from unmask.runs.recipes import FineTune, PartialFineTune, TokenizerRecipe, mixed_together
 from unmask.runs.robustness import Robustness
 from unmask.targets import AnyTarget, NormalisedPixel, PatchPCA, Pixel, Tokens
 from unmask.tasks.classify import Classify, Regularisation
@@ -258,7 +258,9 @@ class StageWork:
         model = Classifier(features, self.run.plan.num_classes, self.spec.kind in FROZEN, config.seed)
         tuned = isinstance(recipe, FineTune)
         regular = (
-            Regularisation(config.seed, recipe.smoothing, recipe.mixup, recipe.cutmix, recipe.ema)
+            Regularisation(
+                config.seed, recipe.smoothing, recipe.mixup, recipe.cutmix, recipe.ema, mixed_together(data.batch_size)
+            )
             if tuned
             else Regularisation(config.seed)
         )

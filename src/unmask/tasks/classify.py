@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -33,7 +34,7 @@ CONFUSABLE = 1000  # classes
 class Regularisation:
     """Label smoothing, mixup and cutmix by their alphas (0: none), the decay of averaged weights (None: no average).
 
-    seed: of the mixing and of drop path.
+    seed: of the mixing and of drop path. together: images that are mixed with each other (None: the batch).
     """
 
     seed: int = 0
@@ -41,6 +42,7 @@ class Regularisation:
     mixup: float = 0.0
     cutmix: float = 0.0
     ema: float | None = None
+    together: int | None = None
 
 
 class Classify(L.LightningModule):
@@ -69,11 +71,21 @@ class Classify(L.LightningModule):
         return SoftTargetCrossEntropy()(self.model(images_BCHW), targets_BK)
 
     def mix(self, batch: Batch) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B K"]]:
-        """timm's mixup or cutmix of the batch with itself reversed; the ratio is named by epoch and first sample."""
+        """timm's mixup or cutmix of each part with itself reversed; its ratio is named by epoch and first sample.
+
+        A part is the same whoever holds it, so that a batch is mixed as one process alone would.
+        """
         assert self.mixing is not None
-        (state,) = words(self.mixing_key, batch.epoch, batch.ids_B[:1], 2).tolist()
-        with borrowed_generators(state):
-            return self.mixing(batch.images_BCHW.clone(), batch.labels_B)  # timm mixes in place
+        size = self.regular.together or len(batch.ids_B)
+        images, targets = batch.images_BCHW.clone(), []  # timm mixes in place
+        parts = zip(images.split(size), batch.labels_B.split(size), batch.ids_B.split(size), strict=True)
+        for images_PCHW, labels_P, ids_P in parts:
+            (state,) = words(self.mixing_key, batch.epoch, ids_P[:1], 2).tolist()
+            with borrowed_generators(state):
+                mixed, targets_PK = self.mixing(images_PCHW, labels_P)
+            images_PCHW.copy_(mixed)
+            targets.append(targets_PK)
+        return images, torch.cat(targets)
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)

@@ -1,0 +1,176 @@
+"""trainer.devices=2: processes started, watched and ended together; one ledger entry, one page, one exit code."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from small_runs import ROOT, TINY, call, command, environment
+from test_together import apart, weights
+
+pytestmark = pytest.mark.process
+LONG = ("stages=[pretrain]", "pretrain.epochs=16", "pretrain.batch_size=400", "trainer.devices=2")
+ENDS = 60  # seconds
+
+
+def members(parent: int) -> list[int]:
+    """The processes that this one started and that still run."""
+    return [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+
+
+@contextmanager
+def training(runs: Path, *more: str) -> Iterator[subprocess.Popen]:
+    """A run on two processes, some steps into its training."""
+    process = subprocess.Popen(
+        command(f"runs_dir={runs}", *LONG, *more),
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        while not any(path.read_text().count("\n") > 2 for path in runs.glob("pretrain/*/metrics.jsonl")):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
+        yield process
+    finally:
+        process.kill()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    runs = tmp_path_factory.mktemp("undisturbed")
+    done = call(f"runs_dir={runs}", *LONG)
+    assert done.returncode == 0, done.stderr
+    return runs
+
+
+def gone(pids: list[int]) -> bool:
+    deadline = time.monotonic() + 20
+    while any(
+        Path(f"/proc/{pid}").exists() and "Z (zombie)" not in Path(f"/proc/{pid}/status").read_text() for pid in pids
+    ):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+@pytest.mark.parametrize("asked", ["conductor", "first", "second"])
+def test_whoever_is_asked_to_leave_all_save_and_leave_with_75(asked: str, undisturbed: Path, tmp_path: Path) -> None:
+    with training(tmp_path) as process:
+        pids = members(process.pid)
+        assert len(pids) == 2
+        os.kill({"conductor": process.pid, "first": pids[0], "second": pids[1]}[asked], signal.SIGTERM)
+        process.communicate(timeout=ENDS)
+        assert process.returncode == 75
+        assert gone(pids)
+    (index,) = tmp_path.glob("pretrain/*/checkpoints/last.json")
+    assert json.loads(index.read_text())[-1]["step"] > 0
+    assert call(f"runs_dir={tmp_path}", *LONG).returncode == 0
+    assert apart(weights(tmp_path), weights(undisturbed)) == 0
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_killed_process_ends_the_others_and_the_run_goes_on(killed: int, undisturbed: Path, tmp_path: Path) -> None:
+    with training(tmp_path, "checkpoint.every_steps=7") as process:
+        pids = members(process.pid)
+        os.kill(pids[killed], signal.SIGKILL)
+        _, said = process.communicate(timeout=ENDS)
+        assert process.returncode == 1
+        assert f"process {killed} was killed by SIGKILL" in said
+        assert "the same command goes on from the last checkpoint" in said
+        assert gone(pids)
+    assert call(f"runs_dir={tmp_path}", *LONG).returncode == 0
+    assert apart(weights(tmp_path), weights(undisturbed)) == 0
+
+
+def test_a_killed_conductor_leaves_no_process(tmp_path: Path) -> None:
+    with training(tmp_path) as process:
+        pids = members(process.pid)
+        process.kill()
+        assert gone(pids)
+
+
+def test_a_run_has_one_table_one_page_and_one_folder_a_stage(tmp_path: Path) -> None:
+    wanted = (f"runs_dir={tmp_path}", "trainer.devices=2", "stages=[pretrain,knn]", "logger=wandb")
+    done = call(*wanted)
+    assert done.returncode == 0, done.stderr
+    assert not [line for line in done.stderr.splitlines() if not line.startswith("wandb:")]
+    assert done.stdout.count("The page with curves and pictures") == 1
+    assert done.stdout.count("pretrain: step 1/12") == 1
+    assert len(list(tmp_path.glob("pretrain/*/wandb/offline-run-*"))) == 1
+    (result,) = tmp_path.glob("pretrain/*/result.json")
+    assert json.loads(result.read_text())["processes"] == 2
+    again = call(*wanted, "trainer=cpu")
+    assert "ledger" in again.stdout or again.returncode == 0
+    assert len(list(tmp_path.glob("pretrain/*"))) == 1, "devices change no fingerprint"
+
+
+def test_a_sweep_of_such_runs_has_one_group_of_processes_a_cell(tmp_path: Path) -> None:
+    done = call(
+        "-m",
+        f"runs_dir={tmp_path}",
+        "trainer.devices=1,2",
+        "decoder.depth=1,2",
+        "stages=[pretrain]",
+        "pretrain.epochs=1",
+    )
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(path.read_text())["processes"] for path in tmp_path.glob("pretrain/*/result.json")]
+    assert found == [1, 1], "trainer.devices=2 finds what one device made"
+    assert done.stdout.count("from the ledger") == 2
+
+
+def test_the_first_error_is_told_and_files_say_the_rest(tmp_path: Path) -> None:
+    done = call(f"runs_dir={tmp_path}", *LONG, "pretrain.base_lr=1e30")
+    assert done.returncode == 1
+    assert "loss is nan" in done.stderr or "not finite" in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.glob("pretrain/*/error*.txt"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (("trainer.devices=3",), "pretrain.batch_size = 1000: does not split evenly on 3 processes; near: [999, 1002]"),
+        (("trainer=ddp", "trainer.accelerator=cpu"), "trainer.devices = null: all GPUs, and there is none here; say how many"),
+        (("trainer.devices=0",), "trainer.devices = 0: Input should be greater than or equal to 1"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_shared_out_is_refused_before_anything_starts(
+    overrides: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
+    done = call(f"runs_dir={tmp_path}", *overrides)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+    assert not list(tmp_path.glob("*/*/checkpoints"))
+
+
+def test_torchrun_starts_it_as_well(tmp_path: Path) -> None:
+    typed = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        str(ROOT / "src" / "train.py"),
+    ]
+    typed += [*TINY, f"runs_dir={tmp_path}", "stages=[pretrain]"]
+    refused = subprocess.run(typed, capture_output=True, text=True, env=environment(), timeout=120)
+    assert refused.returncode != 0
+    assert "2 processes were started for trainer.devices=1 on trainer.nodes=1" in refused.stderr
+    done = subprocess.run(
+        [*typed, "trainer.devices=null"], capture_output=True, text=True, env=environment(), timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("The page with curves and pictures") == 1
+    (result,) = tmp_path.glob("pretrain/*/result.json")
+    assert json.loads(result.read_text())["processes"] == 2
