@@ -1,6 +1,8 @@
 """A step that is not finite stops the run before its update, and its record says what it was made of."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 import torch
 
 from planting import infinite_gradient, infinite_weight, stopped
-from small_runs import run
+from small_runs import ROOT, environment, run
 from unmask import checkpoints
 from unmask.callbacks import recorder
 from unmask.callbacks.maxima import of_activations
@@ -56,7 +58,7 @@ def test_the_record_names_the_samples_and_holds_the_state_before_the_step(tmp_pa
         2, "nan", {"loss": False, "gradients": False, "weights": True}
     )  # fmt: skip
     assert record["samples"] == sampled(2)
-    assert said.startswith("the training loss is nan, not finite, at step 2; this step was not made, and it is kept in")
+    assert said.startswith("the training loss is nan (not finite) at step 2; this step was not made, and it is kept in")
     assert f"python src/replay.py {folder.parent}" in said
     before, ours = state(folder.parent / "checkpoints"), state(folder)
     assert ours["global_step"] == before["global_step"] == 1
@@ -105,7 +107,7 @@ def test_a_gradient_alone_stops_the_run_before_it_spoils_the_weights(
     assert record["finite"] == {"loss": True, "gradients": False, "weights": True}
     assert isinstance(record["loss"], float)
     assert all(bool(value.isfinite().all()) for value in state(folder)["state_dict"].values())
-    assert "and the largest gradient" in said
+    assert "and the gradient's norm" in said
     assert not list(tmp_path.glob("*/*/result.json"))
     assert not list(tmp_path.glob("*/*/checkpoints/step=00000012.ckpt"))
 
@@ -137,6 +139,34 @@ def test_a_healthy_run_leaves_no_record_and_its_weights_do_not_know_of_the_look(
     for other in finals[1:]:
         assert all(torch.equal(value, other["state_dict"][name]) for name, value in finals[0]["state_dict"].items())
         assert str(finals[0]["optimizer_states"]) == str(other["optimizer_states"])
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("lagging", [False, True])
+def test_two_processes_stop_at_the_same_step_and_each_records_its_own_samples(lagging: bool, tmp_path: Path) -> None:
+    """A fault in the samples of one: both leave with the weights before the step, none waits for the other for ever."""
+    typed = [sys.executable, str(ROOT / "tests" / "two_processes.py"), str(tmp_path), "20", str(lagging)]
+    done = subprocess.run(
+        typed, capture_output=True, text=True, timeout=120, env=environment(PYTHONPATH=str(ROOT / "src"))
+    )  # fmt: skip
+    assert done.stdout.count("the training loss is") == 2, done.stderr
+    folder = tmp_path / "nonfinite"
+    first, second = (json.loads((folder / name).read_text()) for name in ("record.json", "record.rank1.json"))
+    assert first["step"] == second["step"]
+    batches = [
+        EpochBatches(list(range(32)), 8, 2, make_key(0, "order"), lambda: 2 * (first["step"] - 1), rank, 2)
+        for rank in (0, 1)
+    ]
+    assert [first["samples"], second["samples"]] == [
+        [[i for _, i in tickets] for tickets, _ in zip(given, range(2), strict=False)] for given in batches
+    ]
+    assert [any(20 in ids for ids in record["samples"]) for record in (first, second)] == [
+        not record["finite"]["loss"] for record in (first, second)
+    ]
+    assert not first["finite"]["gradients"]
+    assert not second["finite"]["gradients"]
+    assert all(bool(value.isfinite().all()) for value in state(folder)["state_dict"].values())
+    assert "state" not in second
 
 
 def test_a_full_disk_does_not_hide_the_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """A recorded step is made again to the bit, and what is said to help does."""
 
 import io
+import json
 import math
 import shutil
 from pathlib import Path
@@ -171,6 +172,26 @@ def test_clipping_leaves_the_loss_and_cuts_the_gradient(tmp_path: Path, monkeypa
     whole, cut = found["as recorded"], found[f"gradient clipping at {CLIP}"]
     assert cut.losses == whole.losses
     assert cut.clipped == pytest.approx(min(CLIP, whole.gradient), rel=1e-4)
+
+
+def test_the_records_of_two_processes_make_up_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two with two micro-batches each are one with four: loss, gradient and the weights after it."""
+    with monkeypatch.context() as patch:
+        infinite_gradient(patch, step=2)
+        folder, _ = stopped(tmp_path, *PRETRAIN, "trainer.micro_batch=250")
+    whole = attempt(rebuild(read_record(str(folder))), Cure("as recorded"))
+    record = json.loads((folder / "record.json").read_text())
+    for name, part in (("record.json", slice(0, 2)), ("record.rank1.json", slice(2, 4))):
+        losses = [2 * loss for loss in record["losses"][part]]
+        mine = {**record, "processes": 2, "samples": record["samples"][part], "losses": losses}
+        (folder / name).write_text(json.dumps(mine))
+    shared = read_record(str(folder))
+    both = attempt(rebuild(shared), Cure("as recorded"))
+    assert both.losses == shared.losses
+    assert (both.loss, both.gradient, both.after) == pytest.approx((whole.loss, whole.gradient, whole.after), rel=1e-6)
+    (folder / "record.rank1.json").unlink()
+    with pytest.raises(ConfigError, match="of 1 processes, not of 2"):
+        read_record(str(folder))
 
 
 def test_what_only_bfloat16_spoils_is_cured_by_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ FOLDER, RECORD = "nonfinite", "record.json"
 class Step(NamedTuple):
     """What is known of an optimiser step; `seen` can be read when `ready` has come.
 
-    seen: the loss of each micro-batch over their number, the largest gradient, how many processes saw a fault.
+    seen: the loss of each micro-batch over their number, the norm of the gradient, how many processes saw a fault.
     """
 
     number: int  # the first is 1
@@ -33,7 +33,7 @@ class Step(NamedTuple):
         return self.seen[:-2]
 
     @property
-    def largest_gradient(self) -> float:
+    def gradient_norm(self) -> float:
         return float(self.seen[-2])
 
 
@@ -65,11 +65,11 @@ def _facts(trainer: L.Trainer, module: Any, step: Step) -> dict[str, Any]:
     return {
         "step": step.number, "epoch": step.parts[0][0], "samples": [ids_B.tolist() for _, ids_B in step.parts],
         "loss": plain(float(step.losses.sum())), "losses": [plain(float(loss)) for loss in step.losses],
-        "largest_gradient": plain(step.largest_gradient), "learning_rate": max(step.rates),
+        "gradient_norm": plain(step.gradient_norm), "learning_rate": max(step.rates),
         "precision": trainer.precision, "device": module.device.type, "threads": torch.get_num_threads(),
         "processes": trainer.world_size,
         "finite": {
-            "loss": bool(step.losses.isfinite().all()), "gradients": math.isfinite(step.largest_gradient),
+            "loss": bool(step.losses.isfinite().all()), "gradients": math.isfinite(step.gradient_norm),
             "weights": all(bool(parameter.isfinite().all()) for parameter in module.parameters()),
         },
     }  # fmt: skip

@@ -6,7 +6,6 @@ step, so the verdict stays on the device: there it tells the fused AdamW to leav
 (`found_inf`, made for gradient scalers), and the host reads it one step later, when it has long arrived.
 """
 
-import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -46,7 +45,8 @@ class Recorder(L.Callback):
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        seen = torch.stack([*self.losses, get_total_norm(gradients, math.inf).float()])
+        # a norm beyond float32 counts as infinite: Adam's squares of such a gradient are
+        seen = torch.stack([*self.losses, get_total_norm(gradients).float()])
         # gradients are shared, losses are not: each process must know of the others' faults
         faults = trainer.strategy.reduce((~seen.isfinite().all()).float(), reduce_op="sum")
         assert isinstance(faults, Tensor)
@@ -94,9 +94,9 @@ class Recorder(L.Callback):
         except (OSError, RuntimeError, ValueError) as error:  # the first fault must not be hidden by another
             where = f"no record of it could be written ({error})"
         trainer.strategy.barrier()
-        gradient = f" and the largest gradient {step.largest_gradient}" if step.losses.isfinite().all() else ""
+        gradient = f" and the gradient's norm {step.gradient_norm}" if step.losses.isfinite().all() else ""
         return (
-            f"the training loss is {float(step.losses.sum())}{gradient}, not finite, at step {step.number}; this step "
+            f"the training loss is {float(step.losses.sum())}{gradient} (not finite) at step {step.number}; this step "
             f"was not made, and {where}; lower base_lr, lengthen warmup_epochs, or see what would have helped: "
             f"python src/replay.py {self.folder.parent}"
         )

@@ -148,7 +148,7 @@ class ImageData(L.LightningDataModule):
         return loader(views, EvalBatches(ids, self.loading.eval_batch, rank, world), self.loading)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        return self._prepared(batch, bool(self.trainer and self.trainer.training))
+        return self._prepared(batch, bool(self.erasing and self.trainer and self.trainer.training))
 
     def training_batch(self, epoch: int, ids: list[int], device: torch.device) -> Batch:
         """These samples once more, as training is given them in that epoch."""

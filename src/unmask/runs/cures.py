@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from unmask.runs.arithmetic import computed
 from unmask.runs.recorded import Scene
@@ -100,8 +100,8 @@ def attempt(scene: Scene, cure: Cure) -> Outcome:
 
 
 def _norm(module: nn.Module) -> float:
-    """Of the gradient, in float64: float32 could overflow where each value is finite."""
-    return math.sqrt(sum(float(p.grad.double().square().sum()) for p in module.parameters() if p.grad is not None))
+    """Of the gradient, as the recorder computes it."""
+    return float(get_total_norm([p.grad for p in module.parameters() if p.grad is not None]))
 
 
 def _forward(scene: Scene, cure: Cure) -> Iterator[Tensor]:

@@ -24,7 +24,7 @@ from unmask.runs.work import Run, StageWork
 from unmask.tasks.again import Trained
 
 NEEDED = {
-    "step", "epoch", "samples", "losses", "largest_gradient", "precision", "device", "threads", "processes", "stage",
+    "step", "epoch", "samples", "losses", "gradient_norm", "precision", "device", "threads", "processes", "stage",
     "fingerprint", "config", "activations",
 }  # fmt: skip
 CLOSE = 1e-3  # relative: other devices and other numbers of threads sum in another order
@@ -59,7 +59,7 @@ class Record:
     def agrees(self, losses: list[float], gradient: float) -> str | None:
         """How a step with these losses and this norm of the gradient is the recorded one; None: it is not."""
         pairs = list(zip(self.losses, losses, strict=True))
-        if math.isfinite(gradient) != math.isfinite(float(self.first["largest_gradient"])):
+        if math.isfinite(gradient) != math.isfinite(float(self.first["gradient_norm"])):
             return None
         if all(a == b or (math.isnan(a) and math.isnan(b)) for a, b in pairs):
             return "the same, bit for bit"

@@ -44,7 +44,7 @@ def recorded(record: Record) -> str:
     count = sum(len(ids) for rank in record.ranks for ids in rank["samples"])
     lines = (
         f"{first['stage']} {first['fingerprint']}, step {record.step}, epoch {first['epoch']}: {count} samples, loss "
-        f"{first['loss']}, largest gradient {first['largest_gradient']}, learning rate {first['learning_rate']:.3g}, "
+        f"{first['loss']}, gradient norm {first['gradient_norm']}, learning rate {first['learning_rate']:.3g}, "
         f"{first['precision']} on {first['device']}"
     )
     return lines + (f"\nfirst not finite in {broken}" if broken else "")
