@@ -51,9 +51,9 @@ def broken_image(patch: pytest.MonkeyPatch, sample: int) -> None:
     """A training image with a pixel that is not a number, as no uint8 can be."""
     original = data_module.ImageData._prepared
 
-    def planted(self: data_module.ImageData, batch: data_module.Batch, training: bool) -> data_module.Batch:
-        batch = original(self, batch, training)
-        if training:
+    def planted(self: data_module.ImageData, batch: data_module.Batch, again: bool) -> data_module.Batch:
+        batch = original(self, batch, again)
+        if again or (self.trainer and self.trainer.training):
             batch.images_BCHW[batch.ids_B == sample, 0, 0, 0] = torch.nan
         return batch
 

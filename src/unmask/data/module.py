@@ -156,9 +156,9 @@ class ImageData(L.LightningDataModule):
             move_data_to_device(self.train_views.__getitems__([(epoch, i) for i in ids]), device), True
         )
 
-    def _prepared(self, batch: Batch, training: bool) -> Batch:
+    def _prepared(self, batch: Batch, erased: bool) -> Batch:
         batch = normalised(batch, self.form)
-        if self.erasing and training:
+        if self.erasing and erased:
             erase(batch.images_BCHW, self.erasing, self.erasing_key, batch.epoch, batch.ids_B)
         return batch
 
