@@ -8,7 +8,7 @@ The map, lowest level first; imports go downwards only (a test says so):
     level 1   encoder decoder mae tokenizers heads optim checkpoints reconstructions ratio_sheet   the model
     level 1   data/       sources of images, keyed crops, the sampler, corruptions
     level 2   tasks/      LightningModules: pretrain, classify, features; kNN
-    level 3   callbacks/  progress, journal, checkpoints while training, pictures
+    level 3   callbacks/  progress, journal, checkpoints while training, pictures, records of failed steps
     level 3   runs/       schema, fingerprint, ledger, plan, the execution of stages; experiments of the paper, prices
     level 4   reports/    tables, figures, pages; claims and verdicts
 

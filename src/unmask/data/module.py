@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import lightning as L
 import torch
 from jaxtyping import Int
+from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -147,8 +148,17 @@ class ImageData(L.LightningDataModule):
         return loader(views, EvalBatches(ids, self.loading.eval_batch, rank, world), self.loading)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        return self._prepared(batch, bool(self.erasing and self.trainer and self.trainer.training))
+
+    def training_batch(self, epoch: int, ids: list[int], device: torch.device) -> Batch:
+        """These samples once more, as training is given them in that epoch."""
+        return self._prepared(
+            move_data_to_device(self.train_views.__getitems__([(epoch, i) for i in ids]), device), True
+        )
+
+    def _prepared(self, batch: Batch, erased: bool) -> Batch:
         batch = normalised(batch, self.form)
-        if self.erasing and self.trainer and self.trainer.training:
+        if self.erasing and erased:
             erase(batch.images_BCHW, self.erasing, self.erasing_key, batch.epoch, batch.ids_B)
         return batch
 
@@ -185,6 +195,10 @@ class FeatureData(L.LightningDataModule):
             lambda: progress.total.ready, trainer.global_rank, trainer.world_size,
         )  # fmt: skip
         return DataLoader(Rows(*self.splits[0]), batch_sampler=batches, collate_fn=unwrapped)
+
+    def training_batch(self, epoch: int, ids: list[int], device: torch.device) -> Batch:
+        """These samples once more."""
+        return move_data_to_device(Rows(*self.splits[0]).__getitems__([(epoch, i) for i in ids]), device)
 
     def val_dataloader(self) -> DataLoader:
         assert self.trainer is not None

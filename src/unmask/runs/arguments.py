@@ -43,6 +43,10 @@ class Convert(Part):
     overwrite: bool = Field(description="whether something that stands at `to` may be replaced")
 
 
+class Replay(Part):
+    folder: str = Field(description="a stage's folder that holds nonfinite/record.json, or that nonfinite/")
+
+
 class Report(Part):
     experiment: str = Field(description="a name, names with commas between, ablations or all")
     scale: str | None = Field(description="embedded, cifar, paper; null: those that have results")

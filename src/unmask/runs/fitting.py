@@ -13,6 +13,7 @@ from unmask import checkpoints, collectives
 from unmask.callbacks.journal import Journal
 from unmask.callbacks.keeper import Keeper, SafeIO
 from unmask.callbacks.progress import StageProgress
+from unmask.callbacks.recorder import Recorder
 from unmask.data.module import FeatureData, ImageData
 from unmask.mae import num_parameters
 from unmask.optim import Recipe
@@ -57,6 +58,7 @@ class Fitting:
         cadence = self.config.checkpoint
         journal = Journal(self.folder.path, plan.batch_size, per_epoch)
         callbacks = [
+            Recorder(self.folder.path, about),
             journal,
             Keeper(self.folder.checkpoints, cadence.every_minutes, cadence.every_steps, about),
             StageProgress(self.spec.title, plan.batch_size, per_epoch, self.console),

@@ -39,11 +39,14 @@ class Pretrain(L.LightningModule):
         self.log("val/loss", loss, batch_size=len(batch.ids_B), sync_dist=True, logger=False)
 
     def reconstruction_loss(self, batch: Batch, key: Key, epoch: int) -> Float[Tensor, ""]:
+        return self.target.loss(*self.predicted(batch, key, epoch))
+
+    def predicted(self, batch: Batch, key: Key, epoch: int) -> tuple[Tensor, Tensor]:
+        """What the decoder says of the patches whose error counts, and what it should say."""
         masking = self.masking(key, batch.ids_B, epoch)
         pred_BMP = self.model(batch.images_BCHW, masking, self.everywhere)
         index_BM = torch.cat([masking.visible_BV, masking.masked_BM], 1) if self.everywhere else masking.masked_BM
-        wanted = wanted_at(self.target, batch.images_BCHW, index_BM, self.model.encoder.patch_size)
-        return self.target.loss(pred_BMP, wanted)
+        return pred_BMP, wanted_at(self.target, batch.images_BCHW, index_BM, self.model.encoder.patch_size)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer, schedule = self.make_optimizer(self.model)

@@ -1,0 +1,41 @@
+"""A training step that was not finite, made again, and what would have helped: src/replay.py <folder>. See --help."""
+
+import sys
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from unmask.runs.arguments import Replay, arguments
+from unmask.runs.checks import ConfigError
+from unmask.runs.commands import enter, fail, guarded, told
+
+CONF = Path(__file__).parent.parent / "conf"
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="replay")
+def run(cfg: DictConfig) -> None:
+    """Exits with 0 the same step, 1 not the same or error, 2 bad arguments: no record, a damaged one, images gone."""
+    enter()
+    try:
+        given = arguments(Replay, OmegaConf.to_container(cfg, resolve=True))
+        from unmask.runs.replay import replay
+
+        same = replay(given.folder, Console())
+    except ConfigError as error:
+        fail(str(error), 2)
+    except (ValueError, OSError) as error:
+        fail(told(error), 1)
+    if not same:
+        raise SystemExit(1)
+
+
+def named(argument: str) -> str:
+    """A plain path is the folder."""
+    return argument if argument.startswith("-") or "=" in argument else f"folder='{argument}'"
+
+
+if __name__ == "__main__":
+    sys.argv[1:] = map(named, sys.argv[1:])
+    guarded(run, Replay.model_fields)

@@ -1,0 +1,87 @@
+"""The record of a step that was not finite: what it was made of, so that it can be made again."""
+
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from unmask import checkpoints
+from unmask.callbacks.maxima import of_activations, of_parameters, plain
+from unmask.durable import sha256, write_json
+from unmask.tasks.again import loss_again
+
+FOLDER, RECORD = "nonfinite", "record.json"
+
+
+class Step(NamedTuple):
+    """What is known of an optimiser step; `seen` can be read when `ready` has come.
+
+    seen: the loss of each micro-batch over their number, the norm of the gradient, how many processes saw a fault.
+    """
+
+    number: int  # the first is 1
+    parts: list[tuple[int, Tensor]]  # epoch and sample ids of each micro-batch
+    rates: list[float]  # of each group of parameters
+    seen: Tensor
+    ready: torch.cuda.Event | None
+
+    @property
+    def losses(self) -> Tensor:
+        return self.seen[:-2]
+
+    @property
+    def gradient_norm(self) -> float:
+        return float(self.seen[-2])
+
+
+def write_record(folder: Path, trainer: L.Trainer, module: Any, step: Step, about: dict[str, Any]) -> None:
+    """record.json and the weights and moments before the step; of other processes than the first, their samples alone.
+
+    The state comes first and the record last: where a record stands, it is whole. Raises OSError, RuntimeError or
+    ValueError where that cannot be done.
+    """
+    rank = trainer.global_rank
+    record = _facts(trainer, module, step)
+    if rank == 0:
+        path = _write_state(folder, trainer, module, step, about)
+        record |= {"state": path.name, "sha256": sha256(path), "parameters": of_parameters(module)}
+
+    def forward() -> None:
+        data: Any = trainer.datamodule
+        for epoch, ids_B in step.parts:
+            batch = data.training_batch(epoch, ids_B.tolist(), module.device)
+            with trainer.precision_plugin.train_step_context():
+                loss_again(module, batch, step.number - 1)
+
+    record |= {"activations": of_activations(module.model, forward), **about}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / (RECORD if rank == 0 else f"record.rank{rank}.json"), record)
+
+
+def _facts(trainer: L.Trainer, module: Any, step: Step) -> dict[str, Any]:
+    return {
+        "step": step.number, "epoch": step.parts[0][0], "samples": [ids_B.tolist() for _, ids_B in step.parts],
+        "loss": plain(float(step.losses.sum())), "losses": [plain(float(loss)) for loss in step.losses],
+        "gradient_norm": plain(step.gradient_norm), "learning_rate": max(step.rates),
+        "precision": trainer.precision, "device": module.device.type, "threads": torch.get_num_threads(),
+        "processes": trainer.world_size,
+        "finite": {
+            "loss": bool(step.losses.isfinite().all()), "gradients": math.isfinite(step.gradient_norm),
+            "weights": all(bool(parameter.isfinite().all()) for parameter in module.parameters()),
+        },
+    }  # fmt: skip
+
+
+def _write_state(folder: Path, trainer: L.Trainer, module: Any, step: Step, about: dict[str, Any]) -> Path:
+    """A checkpoint as any other, of the step before, but without Lightning's loops: nobody goes on from it."""
+    optimizer = trainer.optimizers[0].state_dict()
+    for group, rate in zip(optimizer["param_groups"], step.rates, strict=True):
+        group["lr"] = rate  # the schedule may have moved on
+    content = {
+        "state_dict": module.state_dict(), "optimizer_states": [optimizer], "global_step": step.number - 1,
+        "unmask": about,
+    }  # fmt: skip
+    return checkpoints.save(content, folder, step.number - 1, keep=1)

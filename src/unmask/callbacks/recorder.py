@@ -1,0 +1,107 @@
+"""A training step that is not finite stops the run and is kept, so that src/replay.py can make it again.
+
+The look comes when all gradients of a step are there and its update is not: the recorded weights and moments are
+those before the step. On a CPU, and with LARS, the look is direct. On a GPU that would make the host wait in every
+step, so the verdict stays on the device: there it tells the fused AdamW to leave weights and moments alone
+(`found_inf`, made for gradient scalers), and the host reads it one step later, when it has long arrived.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.nn.utils import get_total_norm
+from torch.optim import Optimizer
+
+from unmask.callbacks.record import FOLDER, Step, write_record
+from unmask.data.module import Batch
+
+
+class Recorder(L.Callback):
+    """Raises FloatingPointError at the first loss or gradient that is NaN or infinite, after writing nonfinite/.
+
+    about: what checkpoints say of the stage, the plain config included. Each of several processes records its own
+    samples (record.rank<k>.json), the first one the weights: all stop at the same step. To stand before all callbacks
+    that write.
+    """
+
+    def __init__(self, folder: Path, about: dict[str, Any]) -> None:
+        self.folder, self.about = folder / FOLDER, about
+        self.parts: list[tuple[int, Tensor]] = []
+        self.losses: list[Tensor] = []
+        self.step: Step | None = None  # not yet looked at
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        self.parts.append((batch.epoch, batch.ids_B))
+
+    def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
+        self.look(trainer, pl_module)
+        self.losses.append(loss.detach().float())
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        # a norm beyond float32 counts as infinite: Adam's squares of such a gradient are
+        seen = torch.stack([*self.losses, get_total_norm(gradients).float()])
+        # gradients are shared, losses are not: each process must know of the others' faults
+        faults = trainer.strategy.reduce((~seen.isfinite().all()).float(), reduce_op="sum")
+        assert isinstance(faults, Tensor)
+        lags = lagging(seen.device) and bool(optimizer.defaults.get("fused"))
+        if lags:
+            optimizer.found_inf = faults.clamp(max=1)  # type: ignore[attr-defined]
+        seen = torch.cat([seen, faults[None]]).to("cpu", non_blocking=lags)
+        ready = torch.cuda.Event() if lags and torch.cuda.is_available() else None
+        if ready:
+            ready.record()
+        rates = [float(group["lr"]) for group in optimizer.param_groups]
+        self.step = Step(trainer.global_step + 1, self.parts, rates, seen, ready)
+        self.parts, self.losses = [], []
+        if not lags:
+            self.look(trainer, pl_module)
+
+    def look(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        """At the newest step, once."""
+        step, self.step = self.step, None
+        if step is None:
+            return
+        if step.ready:
+            step.ready.synchronize()
+        if step.seen[-1]:
+            raise FloatingPointError(self._kept(trainer, pl_module, step))
+
+    on_validation_start = on_save_checkpoint = on_train_end = look  # a step may not have been looked at there
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Where journal or keeper find the step before the look that lags behind, theirs gets this text."""
+        if isinstance(exception, FloatingPointError):
+            try:
+                self.look(trainer, pl_module)
+            except FloatingPointError as fuller:
+                exception.args = fuller.args
+
+    def _kept(self, trainer: L.Trainer, module: Any, step: Step) -> str:
+        """Write the record; what happened, in words, and where it lies."""
+        if trainer.is_global_zero:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        trainer.strategy.barrier()
+        try:
+            write_record(self.folder, trainer, module, step, self.about)
+            where = f"it is kept in {self.folder}"
+        except (OSError, RuntimeError, ValueError) as error:  # the first fault must not be hidden by another
+            where = f"no record of it could be written ({error})"
+        trainer.strategy.barrier()
+        gradient = f" and the gradient's norm {step.gradient_norm}" if step.losses.isfinite().all() else ""
+        return (
+            f"the training loss is {float(step.losses.sum())}{gradient} (not finite) at step {step.number}; this step "
+            f"was not made, and {where}; lower base_lr, lengthen warmup_epochs, or see what would have helped: "
+            f"python src/replay.py {self.folder.parent}"
+        )
+
+
+def lagging(device: torch.device) -> bool:
+    """Whether to ask the device for a number makes the host wait for it."""
+    return device.type == "cuda"
