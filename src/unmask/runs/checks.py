@@ -183,7 +183,7 @@ def _stages(config: Config) -> Iterator[str]:
     micro = config.trainer.micro_batch
     for name in config.worked_stages:
         recipe = getattr(config, name, None)
-        if not micro or not (getattr(recipe, "mixup", 0) or getattr(recipe, "cutmix", 0)):
+        if recipe is None or not micro or not (getattr(recipe, "mixup", 0) or getattr(recipe, "cutmix", 0)):
             continue
         unit = mixed_together(recipe.batch_size)
         if micro % unit:
