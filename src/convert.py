@@ -7,8 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from unmask.runs.arguments import Convert, arguments, keyed
-from unmask.runs.checks import ConfigError
-from unmask.runs.commands import enter, fail, guarded, told
+from unmask.runs.commands import enter, explained, guarded
 
 CONF = Path(__file__).parent.parent / "conf"
 
@@ -17,15 +16,11 @@ CONF = Path(__file__).parent.parent / "conf"
 def run(cfg: DictConfig) -> None:
     """Exits with 0 done, 1 error, 2 bad arguments."""
     enter()
-    try:
+    with explained():
         given = arguments(Convert, OmegaConf.to_container(cfg, resolve=True))
         from unmask.runs.conversion import convert
 
         table = convert(given)
-    except ConfigError as error:
-        fail(str(error), 2)
-    except (ValueError, OSError) as error:
-        fail(told(error), 1)
     Console().print(table)
     Console().print(f"{given.layout}: {given.to}", soft_wrap=True)
 

@@ -16,7 +16,7 @@ from unmask.runs.commands import MULTIRUN, enter, fail, guarded
 from unmask.runs.experiments import CONF
 from unmask.runs.hardware import Planned, planned
 from unmask.runs.quantities import Size, size_of
-from unmask.runs.schema import Config
+from unmask.runs.schema import TRAINED, Config
 
 GROUPS = [str(path.relative_to(CONF)) for path in CONF.rglob("*") if path.is_dir()]
 OWN = ("hardware", "images", "val_images", "classes")  # keys of plan.yaml
@@ -89,7 +89,7 @@ def run() -> None:
 
 def report(wanted: list[tuple[str, Config, Size, str]], asked: Planned) -> None:
     """Count, measure where that is asked for, and print."""
-    from unmask.runs.price import TRAINED, Cell, Estimator, has_step
+    from unmask.runs.price import Cell, Estimator, has_step
     from unmask.runs.price_tables import WIDE, assumptions, measured_table, price_table, step_tables
 
     console, estimator, hardware = Console(), Estimator(), asked.hardware

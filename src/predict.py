@@ -7,8 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from unmask.runs.arguments import Predict, arguments
-from unmask.runs.checks import ConfigError
-from unmask.runs.commands import EXPLAINED, enter, fail, guarded, told
+from unmask.runs.commands import enter, explained, guarded
 
 CONF = Path(__file__).parent.parent / "conf"
 
@@ -17,17 +16,13 @@ CONF = Path(__file__).parent.parent / "conf"
 def run(cfg: DictConfig) -> None:
     """Exits with 0 done, 1 error (no image could be read, say), 2 bad arguments."""
     enter()
-    try:
+    with explained():
         given = arguments(Predict, OmegaConf.to_container(cfg, resolve=True))
         from unmask.runs.predictions import SHOWN, predict, table, write_csv
 
         found = predict(given)
         if given.out:
             write_csv(found, Path(given.out))
-    except ConfigError as error:
-        fail(str(error), 2)
-    except EXPLAINED as error:
-        fail(told(error), 1)
     Console().print(table(found, SHOWN if given.out else None))
     if given.out:
         more = f", the first {SHOWN} of them above" if len(found.names) > SHOWN else ""

@@ -7,8 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from unmask.runs.arguments import Reconstruct, arguments
-from unmask.runs.checks import ConfigError
-from unmask.runs.commands import enter, fail, guarded, told
+from unmask.runs.commands import enter, explained, guarded
 
 CONF = Path(__file__).parent.parent / "conf"
 
@@ -17,7 +16,7 @@ CONF = Path(__file__).parent.parent / "conf"
 def run(cfg: DictConfig) -> None:
     """Exits with 0 done, 1 error, 2 bad arguments."""
     enter()
-    try:
+    with explained():
         given = arguments(Reconstruct, OmegaConf.to_container(cfg, resolve=True))
         from unmask.reconstructions import save_sheet
         from unmask.runs.gallery import checkpoint_file, reconstruct_images
@@ -27,10 +26,6 @@ def run(cfg: DictConfig) -> None:
             checkpoint_file(given.checkpoint), images, given.count, given.mask_ratio, given.seed
         )
         save_sheet(result, Path(given.out))
-    except ConfigError as error:
-        fail(str(error), 2)
-    except (ValueError, OSError) as error:
-        fail(told(error), 1)
     Console().print(f"{len(result.original_BCHW)} images: {given.out}", soft_wrap=True)
 
 

@@ -8,8 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from unmask.runs.arguments import Replay, arguments
-from unmask.runs.checks import ConfigError
-from unmask.runs.commands import enter, fail, guarded, told
+from unmask.runs.commands import enter, explained, guarded
 
 CONF = Path(__file__).parent.parent / "conf"
 
@@ -18,15 +17,11 @@ CONF = Path(__file__).parent.parent / "conf"
 def run(cfg: DictConfig) -> None:
     """Exits with 0 the same step, 1 not the same or error, 2 bad arguments: no record, a damaged one, images gone."""
     enter()
-    try:
+    with explained():
         given = arguments(Replay, OmegaConf.to_container(cfg, resolve=True))
         from unmask.runs.replay import replay
 
         same = replay(given.folder, Console())
-    except ConfigError as error:
-        fail(str(error), 2)
-    except (ValueError, OSError) as error:
-        fail(told(error), 1)
     if not same:
         raise SystemExit(1)
 

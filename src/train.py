@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
+from unmask.processes import PREEMPTED
 from unmask.runs.checks import ConfigError, check
 from unmask.runs.commands import EXPLAINED, CellError, enter, fail, guarded, told
 from unmask.runs.conductor import STARTED, Conductor
@@ -51,7 +52,7 @@ def run(cfg: DictConfig) -> None:
             raise  # outside of any stage: nothing has kept its traceback
         leave(told(error), 1)
     except KeyboardInterrupt:
-        fail("interrupted; the same command goes on from the last checkpoint", 75)
+        fail("interrupted; the same command goes on from the last checkpoint", PREEMPTED)
 
 
 def work(plan: Plan, console: Console) -> list[dict[str, Any]]:
@@ -61,8 +62,9 @@ def work(plan: Plan, console: Console) -> list[dict[str, Any]]:
     """
     started, total = world(), processes(plan)
     if total > 1 and (started is None or started.size < total):
-        overrides = [*HydraConfig.get().overrides.task, f"trainer.devices={total // plan.config.trainer.nodes}"]
-        if code := Conductor(overrides, total // plan.config.trainer.nodes, total, started)():
+        each = total // plan.config.trainer.nodes
+        overrides = [*HydraConfig.get().overrides.task, f"trainer.devices={each}"]
+        if code := Conductor(overrides, each, total, started)():
             raise SystemExit(code)
         done = [StageFolder(plan.config.runs_dir, spec).result() for spec in plan.stages]
         return [result for result in done if result] if started is None or started.rank == 0 else []

@@ -79,3 +79,16 @@ def image_folder(root: Path, per_class: int = 10, classes: tuple[str, ...] = ("c
             pixels = generator.integers(0, 100, (size, size, 3), dtype=np.uint8) + np.uint8(100 * i)
             Image.fromarray(pixels).save(root / name / f"{j:03d}.png")
     return root
+
+
+def trained_so_far(runs: Path, lines: int) -> bool:
+    """Whether a pretraining's journal has more lines than that."""
+    return any(path.read_text().count("\n") > lines for path in runs.glob("pretrain/*/metrics.jsonl"))
+
+
+def running(pid: int) -> bool:
+    """A zombie, whose parent has yet to hear of its end, does not."""
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False

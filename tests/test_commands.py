@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from small_runs import call, command, environment, image_folder
+from small_runs import call, command, environment, image_folder, trained_so_far
 from unmask.runs.commands import quoted
 from warm_commands import Started
 
@@ -59,7 +59,7 @@ def test_two_processes_on_one_run_both_end_well_with_one_training(tmp_path: Path
 def test_who_is_asked_to_leave_saves_and_says_how_to_go_on(signals: tuple[signal.Signals, ...], tmp_path: Path) -> None:
     arguments = (f"runs_dir={tmp_path}", "stages=[pretrain]", "pretrain.epochs=60")
     process = Started(command(*arguments), tmp_path, environment())
-    while not any(path.read_text().count("\n") > 3 for path in tmp_path.glob("pretrain/*/metrics.jsonl")):
+    while not trained_so_far(tmp_path, 3):
         assert process.poll() is None
         time.sleep(0.05)
     for number in signals:

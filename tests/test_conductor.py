@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from small_runs import ROOT, TINY, call, command, environment
+from small_runs import ROOT, TINY, call, command, environment, running, trained_so_far
 from test_together import apart, weights
 
 pytestmark = pytest.mark.process
@@ -36,7 +36,7 @@ def training(runs: Path, *more: str) -> Iterator[subprocess.Popen]:
         text=True,
     )
     try:
-        while not any(path.read_text().count("\n") > 2 for path in runs.glob("pretrain/*/metrics.jsonl")):
+        while not trained_so_far(runs, 2):
             assert process.poll() is None, process.communicate()
             time.sleep(0.05)
         yield process
@@ -54,9 +54,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def gone(pids: list[int]) -> bool:
     deadline = time.monotonic() + 20
-    while any(
-        Path(f"/proc/{pid}").exists() and "Z (zombie)" not in Path(f"/proc/{pid}/status").read_text() for pid in pids
-    ):
+    while any(map(running, pids)):
         if time.monotonic() > deadline:
             return False
         time.sleep(0.1)
@@ -142,6 +140,8 @@ def test_the_first_error_is_told_and_files_say_the_rest(tmp_path: Path) -> None:
     [
         (("trainer.devices=3",), "pretrain.batch_size = 1000: does not split evenly on 3 processes; near: [999, 1002]"),
         (("trainer=ddp", "trainer.accelerator=cpu"), "trainer.devices = null: all GPUs, and there is none here; say how many"),
+        (("trainer.devices=4", "stages=[scratch]", "labels=320", "finetune.mixup=0.8", "finetune.batch_size=32"),
+         "scratch.batch_size = 32: does not split evenly on 4 processes in parts of 16 images that are mixed with each other; near: [64]"),
         (("trainer.devices=0",), "trainer.devices = 0: Input should be greater than or equal to 1"),
     ],
 )  # fmt: skip

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from small_runs import call, command, environment
+from small_runs import call, command, environment, running, trained_so_far
 
 pytestmark = pytest.mark.process
 QUICK = ("pretrain.epochs=1", "stages=[pretrain,knn]")
@@ -73,7 +73,7 @@ def test_a_failed_cell_does_not_stop_the_rest_and_is_redone(tmp_path: Path) -> N
 def test_a_stopped_sweep_saves_and_goes_on(tmp_path: Path) -> None:
     arguments = ("-m", f"runs_dir={tmp_path}", "stages=[pretrain]", "pretrain.epochs=40", "seed=1,2")
     process = subprocess.Popen(command(*arguments), env=environment(), stdout=subprocess.PIPE, text=True)
-    while not any(path.read_text().count("\n") > 3 for path in tmp_path.glob("pretrain/*/metrics.jsonl")):
+    while not trained_so_far(tmp_path, 3):
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
@@ -92,14 +92,14 @@ def test_a_killed_sweep_leaves_no_process_behind(tmp_path: Path) -> None:
     """Nobody would own the machine's memory or the stage's lock by mistake."""
     arguments = ("-m", f"runs_dir={tmp_path}", "stages=[pretrain]", "pretrain.epochs=4000", "seed=1,2")
     process = subprocess.Popen(command(*arguments), env=environment(), stdout=subprocess.PIPE)
-    while not any(path.read_text().count("\n") > 1 for path in tmp_path.glob("pretrain/*/metrics.jsonl")):
+    while not trained_so_far(tmp_path, 1):
         assert process.poll() is None
         time.sleep(0.05)
     process.kill()
     (owner,) = tmp_path.glob("pretrain/*/owner.json")
-    cell = Path("/proc") / str(json.loads(owner.read_text())["pid"])
+    cell = json.loads(owner.read_text())["pid"]
     deadline = time.monotonic() + 60
-    while cell.exists() and "State:\tZ" not in (cell / "status").read_text():
+    while running(cell):
         assert time.monotonic() < deadline
         time.sleep(0.1)
     assert list(tmp_path.glob("pretrain/*/checkpoints/*.ckpt")), "it saved before it left"

@@ -5,7 +5,6 @@ does not stop the rest; a table of the cells ends the sweep.
 """
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -14,7 +13,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -24,8 +22,8 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, read_write
 
 from hydra_plugins.reporting import Reporter
+from unmask.processes import PREEMPTED, Forwarding, start
 from unmask.runs.marked import MARK
-from unmask.runs.processes import LEAKING, PREEMPTED, end_with_parent
 
 POLL = 0.05  # seconds
 
@@ -72,7 +70,6 @@ class ProcLauncher(Launcher):
 
     def __init__(self, n_jobs: int = 1, report: bool = False) -> None:
         self.n_jobs, self.report = n_jobs, report
-        self.stopped = 0
         self.running: list[Cell] = []
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -91,14 +88,12 @@ class ProcLauncher(Launcher):
         self.reporter = Reporter(sys.argv[1:])
         with self.folder as folder:
             cells = [Cell(list(o), Path(folder) / f"{i}.json") for i, o in enumerate(job_overrides)]
-            handlers = {s: signal.signal(s, self._forward) for s in (signal.SIGTERM, signal.SIGINT)}
-            try:
-                self._run(cells)
-            finally:
-                for number, handler in handlers.items():
-                    signal.signal(number, handler)
+            with Forwarding(
+                (signal.SIGTERM, signal.SIGINT), lambda: [c.process for c in self.running if c.process]
+            ) as signals:
+                self._run(cells, signals)
         Console().print(cells_table([(cell.overrides, cell.state, cell.stages) for cell in cells]))
-        self.reporter.finish(show=not self.stopped)
+        self.reporter.finish(show=not signals.asked)
         failed = [
             cell for cell in cells if cell.code not in (0, None, PREEMPTED) or (cell.code == 0 and not cell.stages)
         ]
@@ -106,40 +101,31 @@ class ProcLauncher(Launcher):
             raise SystemExit(1 if failed else PREEMPTED)
         return [JobReturn(overrides=c.overrides, status=JobStatus.COMPLETED, _return_value=None) for c in cells]
 
-    def _run(self, cells: list[Cell]) -> None:
+    def _run(self, cells: list[Cell], signals: Forwarding) -> None:
         waiting = list(cells)
         while waiting or self.running:
-            while waiting and len(self.running) < self.n_jobs and not self.stopped:
+            while waiting and len(self.running) < self.n_jobs and not signals.asked:
                 cell = waiting.pop(0)
                 place = f"[{cells.index(cell) + 1}/{len(cells)}] "
                 print(f"{place}{' '.join(cell.overrides)}", flush=True)
                 cell.process = self._start(cell, place if self.n_jobs > 1 else "")
                 self.running.append(cell)
-            if self.stopped and not self.running:
+            if signals.asked and not self.running:
                 return
             time.sleep(POLL)
             for cell in [c for c in self.running if c.process and c.process.poll() is not None]:
                 self.running.remove(cell)
                 assert cell.process is not None
                 cell.code = cell.process.returncode
-                if self.stopped and cell.code in (-signal.SIGTERM, -signal.SIGINT):
+                if signals.asked and cell.code in (-signal.SIGTERM, -signal.SIGINT):
                     cell.code = PREEMPTED  # asked to leave before it could do better: nothing was begun
                 if cell.summary.exists():
                     cell.stages = json.loads(cell.summary.read_text())
-                    if self.report and not self.stopped:
+                    if self.report and not signals.asked:
                         self.reporter.refresh()
 
     def _start(self, cell: Cell, mark: str) -> subprocess.Popen:
         """`mark` begins every line that the cell prints."""
-        environment = {key: value for key, value in os.environ.items() if key not in LEAKING}
         flags = [argument for argument in sys.argv[1:] if argument.startswith("--config")]
         command = [sys.executable, sys.argv[0], *flags, *cell.overrides]
-        environment |= {"UNMASK_SUMMARY": str(cell.summary), MARK: mark}
-        return subprocess.Popen(command, env=environment, start_new_session=True, preexec_fn=end_with_parent)
-
-    def _forward(self, number: int, frame: FrameType | None) -> None:
-        """Pass the signal on: cells save and leave; the third one ends them at once (people press Ctrl-C twice)."""
-        self.stopped += 1
-        for cell in self.running:
-            if cell.process and cell.process.poll() is None:
-                cell.process.send_signal(number if self.stopped < 3 else signal.SIGKILL)
+        return start(command, {"UNMASK_SUMMARY": str(cell.summary), MARK: mark})

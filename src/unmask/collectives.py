@@ -3,15 +3,17 @@
 Tensors on the CPU travel by gloo, those on a GPU by NCCL; `joined` opens both.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
+
+Found = TypeVar("Found")
 
 
 def count() -> int:
@@ -86,6 +88,11 @@ def told(content: Any = None) -> Any:
     box = [content]
     dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
     return box[0]
+
+
+def led(find: Callable[[], Found]) -> Found:
+    """What the one that leads finds; the others do not look for themselves."""
+    return told(find() if leads() else None)
 
 
 def taking_turns(rows_N: Tensor) -> Tensor:

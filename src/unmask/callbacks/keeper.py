@@ -15,9 +15,7 @@ from lightning.fabric.plugins import CheckpointIO
 
 from unmask import checkpoints, collectives
 from unmask.data.module import Batch
-
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-PREEMPTED = 75  # exit code: run me again
+from unmask.processes import PREEMPTED, SIGNALS
 
 
 class Preempted(SystemExit):
@@ -127,14 +125,13 @@ class Keeper(L.Callback):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not all(bool(parameter.isfinite().all()) for parameter in pl_module.parameters()):
             raise FloatingPointError(f"weights are not finite after step {self.step}; no final checkpoint was written")
-        newest = collectives.told(checkpoints.newest(self.folder) if collectives.leads() else None)
+        newest = collectives.led(lambda: checkpoints.newest(self.folder))
         if newest is None or newest.name != f"step={trainer.global_step:08d}.ckpt":
             trainer.save_checkpoint(self.folder / "checkpoint")
         if collectives.leads():
             checkpoints.prune(self.folder)
-        if any(
-            collectives.anywhere(self.asked > 0)
-        ):  # at the very last step: the stage is as good as done, but the run was asked to leave
+        (asked,) = collectives.anywhere(self.asked > 0)
+        if asked:  # at the very last step: the stage is as good as done, but the run was asked to leave
             raise Preempted
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
+from unmask import collectives
 from unmask.callbacks.record import FOLDER, Step, write_record
 from unmask.data.module import Batch
 
@@ -48,8 +49,7 @@ class Recorder(L.Callback):
         # a norm beyond float32 counts as infinite: Adam's squares of such a gradient are
         seen = torch.stack([*self.losses, get_total_norm(gradients).float()])
         # gradients are shared, losses are not: each process must know of the others' faults
-        faults = trainer.strategy.reduce((~seen.isfinite().all()).float(), reduce_op="sum")
-        assert isinstance(faults, Tensor)
+        faults = collectives.summed((~seen.isfinite().all()).float())
         lags = lagging(seen.device) and bool(optimizer.defaults.get("fused"))
         if lags:
             optimizer.found_inf = faults.clamp(max=1)  # type: ignore[attr-defined]

@@ -19,6 +19,7 @@ from unmask.data.jitter import colour_jitter
 from unmask.data.policies import erase, rand_augment
 from unmask.data.sampler import EpochBatches, EvalBatches, Ticket
 from unmask.data.sources import InMemory
+from unmask.processes import SIGNALS
 from unmask.randomness import make_key
 
 EVAL_BATCH = 256  # images; fewer where the device takes fewer at once
@@ -99,7 +100,7 @@ class Views(Dataset):
 
 def quiet_worker(_: int) -> None:
     """Workers outlive signals to the group, so that the main process can still save; one thread each."""
-    for sig in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    for sig in SIGNALS:
         signal.signal(sig, signal.SIG_IGN)
 
 

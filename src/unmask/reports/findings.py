@@ -16,7 +16,7 @@ from unmask.reports.result_rows import ResultRow, read_rows
 from unmask.runs.arguments import Report
 from unmask.runs.checks import ConfigError
 from unmask.runs.experiments import CONF, EXPERIMENTS, Cell, Paper, cells, read_paper, read_scale, tables_of
-from unmask.runs.fingerprint import TITLES
+from unmask.runs.fingerprint import kind_title
 from unmask.runs.flops import count
 from unmask.runs.outlines import pretraining
 from unmask.runs.schema import Config, Scale
@@ -96,8 +96,9 @@ def _finding(paper: Paper, slug: str, scale: Scale, given: Report, compose: Comp
 
 def _stages(gathered: Gathered) -> str:
     """How many of each kind the table takes, shared ones once; nothing where the images, so the stages, are unknown."""
-    counts = Counter(TITLES.get(kind, kind).partition(",")[0] for kind in gathered.stages.values())
-    return "".join(f"{count} x {name}, " for name, count in counts.items())[:-2] + "; " * bool(counts)
+    counts = Counter(map(kind_title, gathered.stages.values()))
+    named = ", ".join(f"{count} x {name}" for name, count in counts.items())
+    return f"{named}; " if named else ""
 
 
 def relative_flops(paper: Paper, configs: dict[str, Config]) -> dict[str, float]:

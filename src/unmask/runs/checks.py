@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from unmask.runs.recipes import mixed_together
+from unmask.runs.recipes import kept_together
 from unmask.runs.schema import LABELLED, Config
 from unmask.runs.variants import PCATarget
 
@@ -183,10 +183,8 @@ def _stages(config: Config) -> Iterator[str]:
     micro = config.trainer.micro_batch
     for name in config.worked_stages:
         recipe = getattr(config, name, None)
-        if recipe is None or not micro or not (getattr(recipe, "mixup", 0) or getattr(recipe, "cutmix", 0)):
-            continue
-        unit = mixed_together(recipe.batch_size)
-        if micro % unit:
+        unit = kept_together(recipe, getattr(recipe, "batch_size", 1))
+        if micro and micro % unit:
             yield (
                 f"trainer.micro_batch = {micro}: {name} mixes {unit} images with each other; take a multiple of {unit}"
             )

@@ -1,10 +1,11 @@
 """What the commands share: exit codes, and a word on mistyped keys before anything starts."""
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
-from unmask.runs.checks import unknown_overrides
+from unmask.runs.checks import ConfigError, unknown_overrides
 from unmask.runs.experiments import unknown_names
 from unmask.runs.ledger import LedgerError
 
@@ -41,6 +42,17 @@ def told(error: BaseException) -> str:
         return text
     first = next(iter(text.strip().splitlines()), "")
     return "; ".join([f"{type(error).__name__}: {first}", *getattr(error, "__notes__", [])])
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Within, what has a text for the user is told in a line and ends the command: 2 bad arguments, else 1."""
+    try:
+        yield
+    except ConfigError as error:
+        fail(str(error), 2)
+    except EXPLAINED as error:
+        fail(told(error), 1)
 
 
 def enter() -> None:

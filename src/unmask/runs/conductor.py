@@ -12,10 +12,9 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import IO, NamedTuple
 
-from unmask.runs.processes import LEAKING, PREEMPTED, end_with_parent
+from unmask.processes import PREEMPTED, SIGNALS, Forwarding, send, start
 from unmask.runs.world import World
 
 TRAIN = Path(__file__).parents[2] / "train.py"
@@ -37,65 +36,53 @@ class Conductor:
 
     def __init__(self, overrides: Sequence[str], each: int, total: int, started: World | None) -> None:
         self.overrides, self.each, self.total, self.started = list(overrides), each, total, started
-        self.asked = 0
         self.members: list[Member] = []
 
     def __call__(self) -> int:
         """Wait for the end; the exit code of the first that did not end well, else 0."""
-        handlers = {s: signal.signal(s, self._forward) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
-        try:
-            with tempfile.TemporaryDirectory(prefix="unmask-ranks-") as folder:
-                port = os.environ.get("MASTER_PORT") if self.started else str(_free_port())
-                self.members = [self._start(local, str(port), Path(folder)) for local in range(self.each)]
+        if self.started:
+            address = {name: os.environ[name] for name in ("MASTER_ADDR", "MASTER_PORT")}
+        else:
+            address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+        with tempfile.TemporaryDirectory(prefix="unmask-ranks-") as folder, Forwarding(SIGNALS, self._processes):
+            try:
+                self.members = [self._start(local, address, Path(folder)) for local in range(self.each)]
                 return self._watch()
-        finally:
-            for member in self.members:
-                member.process.kill()
-                member.process.wait()
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
+            finally:
+                for process in self._processes():
+                    process.kill()
+                    process.wait()
 
-    def _start(self, local: int, port: str, folder: Path) -> Member:
+    def _processes(self) -> list[subprocess.Popen]:
+        return [member.process for member in self.members]
+
+    def _start(self, local: int, address: dict[str, str], folder: Path) -> Member:
         """All but the first are silent: what they say is kept, for when one of them fails first."""
         rank = (self.started.machine if self.started else 0) * self.each + local
-        environment = {key: value for key, value in os.environ.items() if key not in LEAKING} | {
+        threads = max(1, (os.cpu_count() or 1) // self.each)  # each process would take all cores
+        told = address | {
             "RANK": str(rank), "WORLD_SIZE": str(self.total), "LOCAL_RANK": str(local),
-            "LOCAL_WORLD_SIZE": str(self.each), "NODE_RANK": str(rank // self.each), "MASTER_PORT": port,
-            "MASTER_ADDR": os.environ["MASTER_ADDR"] if self.started else "127.0.0.1", STARTED: "1",
+            "LOCAL_WORLD_SIZE": str(self.each), "NODE_RANK": str(rank // self.each), STARTED: "1",
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
         }  # fmt: skip
-        # each would take all cores
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // self.each)))
         said = (folder / f"{rank}.txt").open("w+b") if rank else None
-        process = subprocess.Popen(
-            [sys.executable, str(TRAIN), *self.overrides], env=environment, start_new_session=True,
-            preexec_fn=end_with_parent, stdout=subprocess.DEVNULL if rank else None, stderr=said,
-        )  # fmt: skip
-        return Member(rank, process, said)
+        silent = {"stdout": subprocess.DEVNULL, "stderr": said} if said else {}
+        return Member(rank, start([sys.executable, str(TRAIN), *self.overrides], told, **silent), said)
 
     def _watch(self) -> int:
         first: Member | None = None
         deadline = float("inf")
-        while any(member.process.poll() is None for member in self.members):
+        while any(process.poll() is None for process in self._processes()):
             time.sleep(POLL)
             gone = [member for member in self.members if member.process.poll()]
             if gone and first is None:
                 first, deadline = gone[0], time.monotonic() + GRACE
                 if first.process.returncode != PREEMPTED:
-                    self._send(signal.SIGTERM)
+                    send(signal.SIGTERM, self._processes())
             if time.monotonic() > deadline:
-                self._send(signal.SIGKILL)
+                send(signal.SIGKILL, self._processes())
         first = first or next((member for member in self.members if member.process.returncode), None)
         return _told(first) if first else 0
-
-    def _forward(self, number: int, frame: FrameType | None) -> None:
-        """Pass the signal on: they save and leave; the third one ends them at once."""
-        self.asked += 1
-        self._send(number if self.asked < 3 else signal.SIGKILL)
-
-    def _send(self, number: int) -> None:
-        for member in self.members:
-            if member.process.poll() is None:
-                member.process.send_signal(number)
 
 
 def _told(first: Member) -> int:

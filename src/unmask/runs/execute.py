@@ -47,7 +47,7 @@ def execute(plan: Plan, console: Console) -> list[dict[str, Any]]:
 
 @contextmanager
 def _together(plan: Plan) -> Iterator[None]:
-    """One of several joins the others and speaks only where it leads."""
+    """One of several joins the others."""
     place = world()
     if place is None:
         yield

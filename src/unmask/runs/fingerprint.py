@@ -24,6 +24,11 @@ OF_ENCODERS = ("pool", "layer_decay", "drop_path")  # values of a recipe that me
 DATA_KEYS = ("image_size", "patch_size", "channels", "mean", "std", "eval_crop")
 
 
+def kind_title(kind: str) -> str:
+    """What tables call all stages of a kind."""
+    return TITLES.get(kind, kind).partition(",")[0]
+
+
 @dataclass(frozen=True)
 class StageSpec:
     """One fit or evaluation. start: which weights the features come from; parent: the stage that made them."""

@@ -21,13 +21,10 @@ from unmask.runs.fingerprint import StageSpec
 from unmask.runs.ledger import StageFolder
 from unmask.runs.loggers import build_loggers
 from unmask.runs.plan import Plan
-from unmask.runs.recipes import mixed_together
-from unmask.tasks.classify import Classify
-from unmask.tasks.pretrain import Pretrain
-from unmask.tasks.tokenizer import TrainTokenizer
+from unmask.runs.recipes import kept_together
+from unmask.tasks.again import Trained
 
 Metrics = dict[str, float]
-Trained = Pretrain | Classify | TrainTokenizer
 FROZEN = ("linear_probe", "attentive_probe")
 QUIET: dict[str, Any] = {
     "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False,
@@ -65,7 +62,7 @@ class Fitting:
             *callbacks,
         ]
         trainer = self.trainer(callbacks, plan)
-        newest = collectives.told(checkpoints.newest(self.folder.checkpoints) if collectives.leads() else None)
+        newest = collectives.led(lambda: checkpoints.newest(self.folder.checkpoints))
         trainer.fit(module, datamodule=data, ckpt_path=newest, weights_only=True)
         self.seconds_before = journal.earlier
         trainer.validate(module, datamodule=data, verbose=False)
@@ -86,17 +83,16 @@ class Fitting:
         """
         if self.spec.kind in (*FROZEN, "tokenizer"):
             return 1
-        mixes = getattr(self.recipe, "mixup", 0) or getattr(self.recipe, "cutmix", 0)
-        unit = mixed_together(batch_size) if mixes else 1
+        unit = kept_together(self.recipe, batch_size)
         at_once = min((self.config.trainer.micro_batch or batch_size) * collectives.count(), batch_size)
-        unit *= collectives.count()
+        shared = unit * collectives.count()
         fewest = -(-batch_size // at_once)
         try:
-            return next(parts for parts in range(fewest, batch_size + 1) if batch_size % (parts * unit) == 0)
+            return next(parts for parts in range(fewest, batch_size + 1) if batch_size % (parts * shared) == 0)
         except StopIteration:
             raise ValueError(
                 f"{self.spec.kind}: a batch of {batch_size} does not split evenly on {collectives.count()} processes"
-                + (f", in parts of {mixed_together(batch_size)} images that are mixed with each other" if mixes else "")
+                + (f", in parts of {unit} images that are mixed with each other" if unit > 1 else "")
             ) from None
 
     def trainer(self, callbacks: list[L.Callback], plan: Recipe) -> L.Trainer:

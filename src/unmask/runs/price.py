@@ -11,10 +11,9 @@ from unmask.runs.hardware import GIB, Hardware, Precision
 from unmask.runs.memory import FLOAT, STATE, Memory, micro_batch, tally
 from unmask.runs.outlines import computed_once, encoding, outline
 from unmask.runs.plan import stages_without_data
-from unmask.runs.quantities import Seen, Size, fitting, seen
-from unmask.runs.schema import Config
+from unmask.runs.quantities import Seen, Size, batch_of, drawn, seen
+from unmask.runs.schema import TRAINED, Config
 
-TRAINED = ("pretrain", "linear_probe", "attentive_probe", "partial_finetune", "finetune", "scratch")
 PRICED = (*TRAINED, "knn", "robustness")
 # what FLOPs depend on
 SHAPES = ("model", "encoder", "decoder", "masking", "target", "tokenizer", "mask_ratio", "loss_on", "data")
@@ -97,7 +96,7 @@ class Estimator:
                 lambda: outline(config, kind, "pretrained", size.classes), precision, recipe.optimizer,
                 average=bool(getattr(recipe, "ema", None)),
             )  # fmt: skip
-        batch = fitting(recipe.batch_size, min(getattr(recipe, "labels", None) or size.train, size.train))
+        batch = batch_of(recipe, size.train)
         tokens = ", [M]" if config.encoder.mask_tokens else ""  # as Table 2 marks them
         decoder = f"{config.decoder.depth} x {config.decoder.width}{tokens}" if kind == "pretrain" else None
         return Step(
@@ -117,7 +116,7 @@ class Estimator:
         if once:
             recipe = getattr(config, kind)
             wanted = (spec.start, recipe.pool, recipe.labels, config.stage_image_size(kind))
-            features = min(recipe.labels or size.train, size.train) + size.val
+            features = drawn(recipe, size.train) + size.val
             one_pass = 0.0 if spec.start == "pixels" else self.flops(config, "knn", "", 0).forward
             flops = (0.0 if kind == "knn" else flops) + (0.0 if wanted in extracted else one_pass * features)
             extracted.add(wanted)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from unmask.runs.fingerprint import TITLES
+from unmask.runs.fingerprint import kind_title
 from unmask.runs.hardware import GIB, PRECISIONS, Hardware, Precision
 from unmask.runs.memory import FREE
 from unmask.runs.plan import CONTROLS
@@ -108,7 +108,7 @@ def _by_title(stages: list[StagePrice]) -> dict[str, list[StagePrice]]:
     for stage in stages:
         kind, start = stage.spec.kind, stage.spec.start
         control = kind in CONTROLS and start in ("random", "pixels")
-        title = "robustness" if kind == "robustness" else TITLES.get(kind, kind).partition(",")[0]
+        title = kind_title(kind)
         title += ", last blocks" if kind == "partial_finetune" else ""
         found.setdefault(title + (", controls" if control else ""), []).append(stage)
     return found
@@ -155,7 +155,7 @@ def _step_table(steps: list[Step], hardware: Hardware, first: bool) -> Table:
     )  # fmt: skip
     table.add_column("", no_wrap=True)
     for step in steps:
-        head = [TITLES.get(step.kind, step.kind).partition(",")[0], step.model]
+        head = [kind_title(step.kind), step.model]
         named = "\n".join([*head, *([f"decoder {step.decoder}"] if step.decoder else [])])
         table.add_column(named, justify="right", overflow="fold")
     for name, row in _facts(steps).items():

@@ -64,12 +64,22 @@ def seen(config: Config, kind: str, size: Size) -> Seen:
     recipe: Any = getattr(config, kind)
     if kind == "robustness":
         return Seen(0, _corrupted(config, size))
-    count = min(getattr(recipe, "labels", None) or size.train, size.train)
+    count = drawn(recipe, size.train)
     if not hasattr(recipe, "epochs"):
         return Seen(0, count + size.val)
-    batch = fitting(recipe.batch_size, count)
+    batch = batch_of(recipe, size.train)
     rounds = recipe.epochs // -(-recipe.epochs // config.watch.times) + 1  # and once more at the end
     return Seen(recipe.epochs * (count // batch) * batch, rounds * size.val)
+
+
+def drawn(recipe: Any, images: int) -> int:
+    """How many of the training images a stage takes: so many labels, where it asks for few."""
+    return min(getattr(recipe, "labels", None) or images, images)
+
+
+def batch_of(recipe: Any, images: int) -> int:
+    """The batch of a stage that has so many training images to take from."""
+    return fitting(recipe.batch_size, drawn(recipe, images))
 
 
 def fitting(batch: int, count: int) -> int:

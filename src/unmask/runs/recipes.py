@@ -48,6 +48,11 @@ def mixed_together(batch_size: int) -> int:
     return next(size for size in range(MOST_MIXED, 0, -2) if batch_size % size == 0)
 
 
+def kept_together(recipe: Any, batch_size: int) -> int:
+    """Images of that batch that no micro-batch and no process may part: those that are mixed, else single ones."""
+    return mixed_together(batch_size) if getattr(recipe, "mixup", 0) or getattr(recipe, "cutmix", 0) else 1
+
+
 class Augment(Part):
     crop: Literal["none", "fixed", "random", "random_once"] = Field(
         description="none; one size anywhere; a random size, ten tries (Table 1e) or one, as the official probe has it"

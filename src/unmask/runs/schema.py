@@ -38,6 +38,7 @@ Source = Literal[
     "mnist5k", "cifar10", "cifar100", "image_folder", "inat2017", "inat2018", "inat2019", "places205", "places365",
     "listed",
 ]  # fmt: skip
+TRAINED = ("pretrain", "linear_probe", "attentive_probe", "partial_finetune", "finetune", "scratch")
 UNLABELLED = ("patch_pca", "tokenizer", "pretrain")
 LABELLED: tuple[str, ...] = tuple(stage for stage in get_args(Stage) if stage not in UNLABELLED)
 CHANNELS = {"mnist5k": 1, "cifar10": 3, "cifar100": 3}

@@ -221,7 +221,7 @@ class StageWork:
         """Place and content of the final one of the stage that this one starts from."""
         assert self.spec.parent is not None
         folder = StageFolder(self.config.runs_dir, self.spec.parent)
-        path = collectives.told(checkpoints.newest(folder.checkpoints) if collectives.leads() else None)
+        path = collectives.led(lambda: checkpoints.newest(folder.checkpoints))
         if path is None:
             raise LedgerError(f"{folder.path} is finished but has no whole checkpoint; remove that folder to redo it")
         result, content = folder.result(), checkpoints.load(path)

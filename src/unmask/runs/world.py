@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 from unmask.runs.checks import ConfigError
 from unmask.runs.plan import SIZES, Plan
-from unmask.runs.quantities import fitting
-from unmask.runs.schema import Trainer
+from unmask.runs.quantities import batch_of
+from unmask.runs.recipes import kept_together
+from unmask.runs.schema import TRAINED, Trainer
 
 PORTS = 20_000, 60_000
-TOGETHER = ("pretrain", "linear_probe", "attentive_probe", "partial_finetune", "finetune", "scratch")  # stages
 
 
 class World(NamedTuple):
@@ -89,7 +89,7 @@ def processes(plan: Plan) -> int:
             f"{started.size} processes were started for trainer.devices={each} on trainer.nodes={trainer.nodes}; start "
             f"{total}, one a device, or {trainer.nodes}, one a machine, or set both to what there is"
         )
-    faults = [fault for kind in plan.config.worked_stages if kind in TOGETHER for fault in _uneven(plan, kind, total)]
+    faults = [fault for kind in plan.config.worked_stages if kind in TRAINED for fault in _uneven(plan, kind, total)]
     if faults:
         raise ConfigError("\n".join(faults))
     return total
@@ -98,8 +98,11 @@ def processes(plan: Plan) -> int:
 def _uneven(plan: Plan, kind: str, total: int) -> list[str]:
     recipe: Any = getattr(plan.config, kind)
     images = len(plan.listing.train) if plan.listing else sum(SIZES[plan.config.data.source])
-    batch = fitting(recipe.batch_size, min(getattr(recipe, "labels", None) or images, images))
-    if batch % total == 0:
+    batch = batch_of(recipe, images)
+    unit = kept_together(recipe, batch)
+    shared = total * unit
+    if total == 1 or batch % shared == 0:
         return []
-    near = [size for size in (batch // total * total, -(-batch // total) * total) if 0 < size <= images]
-    return [f"{kind}.batch_size = {batch}: does not split evenly on {total} processes; near: {near}"]
+    near = [size for size in (batch // shared * shared, -(-batch // shared) * shared) if 0 < size <= images]
+    parts = f" in parts of {unit} images that are mixed with each other" if unit > 1 else ""
+    return [f"{kind}.batch_size = {batch}: does not split evenly on {total} processes{parts}; near: {near}"]

@@ -1,0 +1,59 @@
+"""Processes that this project starts: how they begin, what they are told, how they are asked to leave."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from types import FrameType
+from typing import Any
+
+PREEMPTED = 75  # exit code: run me again
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # that ask a training to save and leave
+LEAKING = (
+    "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
+    "PL_GLOBAL_SEED",
+)  # fmt: skip
+PR_SET_PDEATHSIG = 1
+
+
+def start(command: list[str], told: dict[str, str], **streams: Any) -> subprocess.Popen:
+    """In a session of its own, with our environment and what it is `told`, but without our place in a group."""
+    environment = {key: value for key, value in os.environ.items() if key not in LEAKING} | told
+    return subprocess.Popen(command, env=environment, start_new_session=True, preexec_fn=_end_with_parent, **streams)
+
+
+def _end_with_parent() -> None:
+    """Linux sends a process SIGTERM when its parent dies, so that none is left behind."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def send(number: int, processes: Iterable[subprocess.Popen]) -> None:
+    """To those that still run."""
+    for process in processes:
+        if process.poll() is None:
+            process.send_signal(number)
+
+
+class Forwarding:
+    """Within, signals to this process go on to those that it started: they save and leave.
+
+    The third one ends them at once (people press Ctrl-C twice). asked: how many came.
+    """
+
+    def __init__(self, numbers: Iterable[int], started: Callable[[], Iterable[subprocess.Popen]]) -> None:
+        self.numbers, self.started, self.asked = numbers, started, 0
+
+    def __enter__(self) -> "Forwarding":
+        self.before = {number: signal.signal(number, self._forward) for number in self.numbers}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _forward(self, number: int, frame: FrameType | None) -> None:
+        self.asked += 1
+        send(number if self.asked < 3 else signal.SIGKILL, self.started())
