@@ -1,8 +1,9 @@
-"""A pretraining step beside Hugging Face's ViTMAE, interleaved in one run. See --help."""
+"""A pretraining step beside Hugging Face's ViTMAE, or what guarding a run costs. See --help."""
 
 import platform
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
@@ -13,12 +14,15 @@ from unmask.runs.arguments import Bench, arguments
 from unmask.runs.checks import ConfigError
 from unmask.runs.commands import enter, fail, guarded
 
+if TYPE_CHECKING:
+    from unmask.runs.overhead import Overhead
+
 CONF = Path(__file__).parent.parent / "conf"
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="bench")
 def run(cfg: DictConfig) -> None:
-    """Prints seconds a step and the ratio to ours, round by round."""
+    """Prints seconds a step and the ratio to ours, round by round; of guards, their share of a step and of a minute."""
     enter()
     try:
         spec = arguments(Bench, OmegaConf.to_container(cfg, resolve=True)).model_dump()
@@ -27,15 +31,33 @@ def run(cfg: DictConfig) -> None:
     import torch
 
     from unmask.runs.benchmark import compare_steps
+    from unmask.runs.overhead import measured_overhead
 
     if spec["device"] == "cuda" and not torch.cuda.is_available():
         fail("device = cuda: torch finds no GPU here; use device=cpu or device=auto", 2)
     try:
-        measured = compare_steps(spec)
+        if spec["subject"] == "guards":
+            table = guards(spec, measured_overhead(spec))
+        else:
+            table = results(spec, compare_steps(spec))
     except ImportError as error:
         fail(f"{error}; the peer comes with the development packages: pip install 'transformers>=5'", 1)
-    Console().print(results(spec, measured))
+    Console().print(table)
     print(f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, float32")
+
+
+def guards(spec: Any, found: "Overhead") -> Table:
+    title = f"{spec['model']['name']}, batch {spec['batch']}: a step takes {found.step:.3f} s (median)"
+    table = Table(title=title)
+    for column in ("what", "seconds", "share"):
+        table.add_column(column, justify="left" if column == "what" else "right")
+    for name, seconds in found.guards.items():
+        table.add_row(name, f"{seconds:.6f}", f"{100 * seconds / found.step:.3f} % of a step")
+    total = sum(found.guards.values())
+    table.add_row("all guards", f"{total:.6f}", f"{100 * total / found.step:.3f} % of a step", end_section=True)
+    for name, seconds in found.checkpoint.items():
+        table.add_row(name, f"{seconds:.3f}", f"{100 * seconds / 60:.2f} % of a minute")
+    return table
 
 
 def results(spec: Any, measured: dict[str, dict[str, float]]) -> Table:
@@ -47,5 +69,11 @@ def results(spec: Any, measured: dict[str, dict[str, float]]) -> Table:
     return table
 
 
+def named(argument: str) -> str:
+    """A plain word is the subject."""
+    return argument if argument.startswith("-") or "=" in argument else f"subject={argument}"
+
+
 if __name__ == "__main__":
+    sys.argv[1:] = map(named, sys.argv[1:])
     guarded(run, Bench.model_fields)

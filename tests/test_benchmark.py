@@ -1,5 +1,9 @@
 """The benchmark takes turns, drops its warm-up, and times the same work on both sides."""
 
+import time
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
@@ -9,7 +13,7 @@ from unmask.runs.benchmark import compare_steps, interleaved, our_step, vitmae_s
 from unmask.runs.checks import ConfigError
 
 SPEC: dict = {
-    "patch_size": 4, "image_size": 16, "channels": 3, "mask_ratio": 0.75, "norm_pix": True, "batch": 4, "rounds": 2,
+    "subject": "step", "patch_size": 4, "image_size": 16, "channels": 3, "mask_ratio": 0.75, "norm_pix": True, "batch": 4, "rounds": 2,
     "threads": None, "device": "cpu", "model": {"width": 32, "depth": 1, "heads": 2},
     "decoder": {"width": 16, "depth": 1, "heads": 2},
 }  # fmt: skip
@@ -70,3 +74,23 @@ def test_arguments_out_of_range_are_told_together(change: dict, said: str) -> No
     spec = {**SPEC, "image_size": 32, "model": {**SPEC["model"], **whole}, **change}
     with pytest.raises(ConfigError, match=said):
         arguments(Bench, spec)
+
+
+def test_what_guards_cost_is_told_by_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A writer that is slow disturbs the steps beside it; what is copied and each callback's part are told apart."""
+    from unmask import checkpoints
+    from unmask.runs.overhead import measured_overhead
+
+    original = checkpoints.save
+
+    def slow(*args: Any, **kwargs: Any) -> Path:
+        time.sleep(0.05)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(checkpoints, "save", slow)
+    found = measured_overhead(SPEC)
+    assert set(found.guards) == {"watchdog", "recorder", "journal", "keeper", "stageprogress"}
+    assert all(0 < seconds < found.step for seconds in found.guards.values())
+    copy, slower, both = found.checkpoint.values()
+    assert 0 < copy < 0.05, "training does not wait for the disk"
+    assert both == pytest.approx(copy + slower)

@@ -66,8 +66,11 @@ class Report(Part):
 
 
 class Bench(Part):
+    subject: Literal["step", "guards"] = Field(
+        description="step: a training step beside a peer's; guards: what looking after a run costs"
+    )
     batch: Count = Field(description="images a step")
-    rounds: Count = Field(description="timed steps of each contestant, in turn")
+    rounds: Count = Field(description="timed steps of each contestant, in turn; of guards: checkpoints")
     threads: Count | None = Field(description="null: torch's choice")
     image_size: Count
     patch_size: Count

@@ -1,0 +1,151 @@
+"""What looking after a run costs: a pretraining with a clock in every callback and around every checkpoint."""
+
+import io
+import statistics
+import time
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import lightning as L
+import torch
+from lightning.pytorch.plugins.environments import LightningEnvironment
+from rich.console import Console
+
+from unmask.callbacks.background import BackgroundIO
+from unmask.callbacks.journal import Journal
+from unmask.callbacks.keeper import Cadence, Keeper
+from unmask.callbacks.progress import StageProgress
+from unmask.callbacks.recorder import Recorder
+from unmask.callbacks.watchdog import Watchdog
+from unmask.data.crops import Augment
+from unmask.data.module import Format, ImageData, Loading
+from unmask.data.sources import InMemory
+from unmask.decoder import Decoder
+from unmask.encoder import Encoder
+from unmask.mae import MAE
+from unmask.masking import RandomMasking
+from unmask.optim import Recipe
+from unmask.runs.fitting import QUIET
+from unmask.targets import NormalisedPixel, Pixel
+from unmask.tasks.pretrain import Pretrain
+
+WARM_UP = 3  # steps
+BETWEEN = 6  # steps from one checkpoint to the next
+EACH_STEP = (
+    "on_train_batch_start", "on_before_backward", "on_before_optimizer_step", "on_train_batch_end",
+)  # fmt: skip
+
+
+class Overhead(NamedTuple):
+    """Seconds. guards: of a step, by callback; checkpoint: of one, by part."""
+
+    step: float
+    guards: dict[str, float]
+    checkpoint: dict[str, float]
+
+
+class Clock(L.Callback):
+    """How long each step took, and whether a checkpoint was being written meanwhile."""
+
+    def __init__(self, io: BackgroundIO, synchronise: Callable[[], None]) -> None:
+        self.io, self.synchronise = io, synchronise
+        self.quiet: list[float] = []
+        self.disturbed: list[float] = []
+
+    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        self.synchronise()
+        self.busy, self.began = self.io.busy, time.perf_counter()
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        self.synchronise()
+        if trainer.global_step > WARM_UP:
+            taken = time.perf_counter() - self.began
+            (self.disturbed if self.busy else self.quiet).append(taken)
+
+
+def timed(target: Any, name: str, seconds: list[float]) -> None:
+    """Note what every call of that method takes."""
+    method = getattr(target, name)
+
+    @wraps(method)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        start = time.perf_counter()
+        try:
+            return method(*args, **kwargs)
+        finally:
+            seconds.append(time.perf_counter() - start)
+
+    setattr(target, name, call)
+
+
+def measured_overhead(spec: dict[str, Any]) -> Overhead:
+    """A pretraining with `rounds` checkpoints; medians of its steps, of the callbacks' parts, of the checkpoints'."""
+    cuda = spec["device"] == "cuda" or (spec["device"] == "auto" and torch.cuda.is_available())
+    if spec["threads"]:
+        torch.set_num_threads(spec["threads"])
+    steps = WARM_UP + BETWEEN * spec["rounds"] + BETWEEN // 2
+    with TemporaryDirectory() as place:
+        folder, saver = Path(place), BackgroundIO(keep=2)
+        guards: list[L.Callback] = [
+            Watchdog(folder, 30), Recorder(folder, {}), Journal(folder, spec["batch"], steps),
+            Keeper(folder, saver, Cadence(None, BETWEEN, best=False), {"accumulate": 1}),
+            StageProgress("bench", spec["batch"], steps, Console(file=io.StringIO())),
+        ]  # fmt: skip
+        clock = Clock(saver, torch.cuda.synchronize if cuda else lambda: None)
+        held, spent = _clocks(saver, guards)
+        trainer = L.Trainer(
+            accelerator="gpu" if cuda else "cpu", devices=1, max_steps=steps, limit_val_batches=0,
+            callbacks=[*guards, clock], logger=False, plugins=[saver, LightningEnvironment()], **QUIET,
+        )  # fmt: skip
+        trainer.fit(_module(spec, steps), datamodule=_data(spec, steps))
+    step = statistics.median(clock.quiet)
+    slowed = sum(clock.disturbed) - step * len(clock.disturbed)
+    saved = len(held) - 1  # the last one is of the end
+    return Overhead(
+        step,
+        {name: sum(map(statistics.median, parts)) for name, parts in spent.items()},
+        {
+            "training waits for the copy": statistics.median(held[:saved]),
+            "steps are slower while it is written": max(0.0, slowed) / saved,
+            "both, a checkpoint a minute": statistics.median(held[:saved]) + max(0.0, slowed) / saved,
+        },
+    )
+
+
+def _clocks(saver: BackgroundIO, guards: list[L.Callback]) -> tuple[list[float], dict[str, list[list[float]]]]:
+    """Lists that fill: seconds that saving holds training up, and those of each callback's methods in every step."""
+    held: list[float] = []
+    timed(saver, "save_checkpoint", held)
+    spent: dict[str, list[list[float]]] = {}
+    for guard in guards:
+        for name in EACH_STEP:
+            if getattr(type(guard), name) is not getattr(L.Callback, name):
+                seconds: list[float] = []
+                timed(guard, name, seconds)
+                spent.setdefault(type(guard).__name__.lower(), []).append(seconds)
+    return held, spent
+
+
+def _module(spec: dict[str, Any], steps: int) -> Pretrain:
+    model, decoder, patch = spec["model"], spec["decoder"], spec["patch_size"]
+    side = spec["image_size"] // patch
+    encoder = Encoder((side, side), patch, spec["channels"], model["width"], model["depth"], model["heads"])
+    pixels = patch**2 * spec["channels"]
+    mae = MAE(
+        encoder, Decoder((side, side), model["width"], pixels, decoder["width"], decoder["depth"], decoder["heads"])
+    )
+    recipe = Recipe("adamw", 1e-4, spec["batch"], 0.05, (0.9, 0.95), 1, steps)
+    target = NormalisedPixel() if spec["norm_pix"] else Pixel()
+    return Pretrain(mae, RandomMasking((side, side), spec["mask_ratio"]), target, 0, recipe)
+
+
+def _data(spec: dict[str, Any], steps: int) -> ImageData:
+    shape = (spec["image_size"], spec["image_size"])
+    count = spec["batch"] * steps  # one epoch: its ends are not part of a step
+    images = torch.randint(0, 256, (count, spec["channels"], *shape), dtype=torch.uint8)
+    split = InMemory(images, torch.zeros(count, dtype=torch.long))
+    form = Format(shape, (0.5,) * spec["channels"], (0.5,) * spec["channels"])
+    return ImageData(split, split, form, Augment(), list(range(count)), spec["batch"], 0, Loading())
