@@ -174,13 +174,14 @@ class Soak:
             self.deck = self.draw.sample(self.kinds, len(self.kinds))
         for kind in list(self.deck):
             loop.disturbed_at = float("inf")
-            self.say(f"{time.strftime('%H:%M:%S')} {kind}")
+            at = time.strftime("%H:%M:%S")
             try:
                 done = FAULTS[kind](target)
             except AssertionError as error:
                 done = True
                 self.outcome.complaints.append(str(error))
             loop.disturbed_at = time.monotonic()
+            self.say(f"{at} {kind}" + ("" if done else ": there is nothing to do it to now"))
             if done:
                 self.deck.remove(kind)
                 self.outcome.met[kind] += 1
