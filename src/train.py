@@ -14,15 +14,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from unmask.processes import PREEMPTED
+from unmask.processes import MEMORY_FULL, PREEMPTED
 from unmask.runs.checks import ConfigError, check
 from unmask.runs.commands import EXPLAINED, CellError, config_flags, enter, fail, guarded, told
 from unmask.runs.conductor import STARTED, Conductor
 from unmask.runs.experiments import ABLATIONS, ALL
 from unmask.runs.ledger import StageFolder
-from unmask.runs.marked import mark_lines
+from unmask.runs.marked import MARK, Marked, mark_lines
 from unmask.runs.plan import Plan, make_plan
-from unmask.runs.world import processes, world
+from unmask.runs.world import World, processes, world
 
 CONF = Path(__file__).parent.parent / "conf"
 GROUPS = [str(path.relative_to(CONF)) for path in CONF.rglob("*") if path.is_dir()]
@@ -65,15 +65,47 @@ def work(plan: Plan, console: Console) -> list[dict[str, Any]]:
     if total > 1 and (started is None or started.size < total):
         each = total // plan.config.trainer.nodes
         overrides = [*config_flags(sys.argv[1:]), *HydraConfig.get().overrides.task, f"trainer.devices={each}"]
-        if code := Conductor(overrides, each, total, started)():
+        code = Conductor(overrides, each, total, started)()
+        if code == MEMORY_FULL:
+            start_with_smaller_parts()
+        if code:
             raise SystemExit(code)
         done = [StageFolder(plan.config.runs_dir, spec).result() for spec in plan.stages]
         return [result for result in done if result] if started is None or started.rank == 0 else []
-    from unmask.runs.execute import execute
+    from unmask.runs.execute import execute, memory_full
 
     follows = started is not None and started.rank > 0
-    results = execute(plan, Console(quiet=True) if follows else console)
+    try:
+        results = execute(plan, Console(quiet=True) if follows else console)
+    except Exception as error:
+        if not memory_full(error) or not can_start_again(plan, started):
+            raise
+        if started:  # who started us starts all of us again
+            raise SystemExit(MEMORY_FULL) from None
+        start_with_smaller_parts()
     return [] if follows or STARTED in os.environ else results
+
+
+def can_start_again(plan: Plan, started: World | None) -> bool:
+    """Once, where this process is a command of its own, or was started with its likes by one on this machine."""
+    alone = HydraConfig.get().mode == RunMode.RUN if started is None else STARTED in os.environ
+    return alone and plan.config.trainer.split == 1 and plan.config.trainer.nodes == 1
+
+
+def start_with_smaller_parts() -> NoReturn:
+    """Become the same command with every batch in twice as many parts; nothing else frees a device's memory so well."""
+    print(
+        "the memory was full: going on with every batch in twice as many parts (trainer.split=2); sums then come in "
+        "another order, and the last digits may differ",
+        file=sys.stderr,
+    )
+    if isinstance(sys.stdout, Marked):
+        os.environ[MARK] = sys.stdout.mark
+    if "wandb" in sys.modules:
+        sys.modules["wandb"].teardown()  # its service would wait for this process to end
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, *sys.argv, "trainer.split=2"])
 
 
 def raise_from_cell(message: str, code: int) -> NoReturn:

@@ -27,6 +27,7 @@ SCIENCE = {
     "robustness.of": "robustness.of=scratch", "robustness.corruptions": "robustness.corruptions=[fog]",
     "robustness.severities": "robustness.severities=[1]", "robustness.images": "robustness.images=null",
     "robustness.source": "robustness.source=folder robustness.root={others}",
+    "spikes.factor": "spikes.factor=3", "spikes.window": "spikes.factor=3 spikes.window=7",
 }  # fmt: skip
 MACHINE = {
     "stages": "stages=[scratch,pretrain,knn,linear_probe,finetune]", "controls": "controls=[]", "runs_dir": "runs_dir=/else",
@@ -36,7 +37,8 @@ MACHINE = {
     "trainer.accelerator": "trainer.accelerator=cpu",
     "trainer.micro_batch": "trainer.micro_batch=2", "trainer.devices": "trainer.devices=2", "trainer.nodes": "trainer.nodes=2",
     "trainer.timeout_minutes": "trainer.timeout_minutes=2", "init_from": "init_from=null", "checkpoint.every_minutes": "checkpoint.every_minutes=9",
-    "checkpoint.every_steps": "checkpoint.every_steps=9", "checkpoint.keep": "checkpoint.keep=9",
+    "checkpoint.every_steps": "checkpoint.every_steps=9", "checkpoint.keep": "checkpoint.keep=9", "checkpoint.best": "checkpoint.best=false",
+    "trainer.split": "trainer.split=2", "trainer.max_minutes": "trainer.max_minutes=9", "spikes.stop_after": "spikes.stop_after=3",
     "robustness.root": "robustness.root=/else", "watch.times": "watch.times=2", "watch.pictures": "watch.pictures=2", "logger": "logger=tensorboard",
 }  # fmt: skip
 OPTIMISED = {
@@ -77,6 +79,7 @@ AFFECTED = {
     "robustness": {(R, "pretrained")}, "labels": {(R, "pretrained"), (F, "pretrained"), (F, "pixels"), (S, "random"), (T, "pretrained"), (T, "random")},
     "model.heads": ENCODERS, "data.patch_size": ENCODERS | IMAGES, "knn.k": KNN, "knn.temperature": KNN, "knn.labels": KNN, "knn.pool": KNN - PIXELS,
     **dict.fromkeys(("mask_ratio", "masking", "target", "tokenizer", "encoder", "decoder", "augment", "loss_on"), AFTER_PRETRAINING),
+    "spikes": (EVERYTHING - KNN) | AFTER_PRETRAINING | {("tokenizer", "images")},
     "model": ENCODERS, "data": EVERYTHING | IMAGES, "trainer": EVERYTHING | IMAGES,
 }  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -245,3 +246,32 @@ def test_the_seconds_of_a_resumed_stage_are_those_of_all_its_parts(
     checkpoints.save(content, path.parent, 6)
     (result,) = run(*overrides)
     assert 1000 < result["seconds"] < 1200
+
+
+def test_a_time_limit_saves_and_leaves_as_when_asked_to(
+    undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rings: list[Callable[[], None]] = []
+
+    class Clock(threading.Timer):
+        def __init__(self, seconds: float, function: Callable[..., None], args: tuple[object, ...]) -> None:
+            assert seconds == 120
+            super().__init__(seconds, function, args)
+            rings.append(lambda: function(*args))
+
+    original = Journal.on_train_batch_end
+
+    def at_step_5(self: Journal, trainer: object, *args: object) -> None:
+        original(self, trainer, *args)  # type: ignore[arg-type]
+        if trainer.global_step == 5:  # type: ignore[attr-defined]
+            rings[0]()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading, "Timer", Clock)
+        patch.setattr(Journal, "on_train_batch_end", at_step_5)
+        with pytest.raises(SystemExit) as leaving:
+            run(f"runs_dir={tmp_path}", "stages=[pretrain]", "trainer.max_minutes=2")
+    assert leaving.value.code == PREEMPTED
+    assert final_state(tmp_path)["global_step"] == 5
+    run(f"runs_dir={tmp_path}", "stages=[pretrain]")
+    assert_same(tmp_path, undisturbed)

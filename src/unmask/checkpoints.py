@@ -15,7 +15,7 @@ import torch
 
 from unmask.durable import replacing, sha256, write_json
 
-INDEX = "last.json"
+INDEX, BEST = "last.json", "best.json"
 
 
 def save(checkpoint: dict[str, Any], folder: Path, step: int, keep: int = 2) -> Path:
@@ -49,6 +49,35 @@ def save(checkpoint: dict[str, Any], folder: Path, step: int, keep: int = 2) -> 
     write_json(folder / INDEX, [*kept, entry])
     sweep(folder, {old["file"] for old in [*kept, entry]})
     return path
+
+
+def save_best(content: dict[str, Any], folder: Path, score: dict[str, float]) -> Path:
+    """Write best=N.ckpt and point best.json to it, with its score; the one before goes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"best={content['global_step']:08d}.ckpt"
+    with replacing(path) as file:
+        torch.save(content, file)
+    write_json(folder / BEST, {"file": path.name, "sha256": sha256(path), "step": content["global_step"], **score})
+    for older in folder.glob("best=*.ckpt"):
+        if older != path:
+            older.unlink(missing_ok=True)
+    return path
+
+
+def best(folder: Path) -> dict[str, Any] | None:
+    """What best.json says: file, sha256, step, and the score by its name; None where there is none, or no such file."""
+    try:
+        kept = json.loads((folder / BEST).read_text())
+        return kept if (folder / kept["file"]).exists() else None
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def is_best(folder: Path, score: dict[str, float]) -> bool:
+    """Whether no better one is kept: accuracies are better when larger, losses when smaller."""
+    ((name, value),) = score.items()
+    before = (best(folder) or {}).get(name)
+    return before is None or (value > before if "accuracy" in name else value < before)
 
 
 def entries(folder: Path) -> list[dict[str, Any]]:

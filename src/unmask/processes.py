@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Any
 
 PREEMPTED = 75  # exit code: run me again
+MEMORY_FULL = 76  # exit code of one of several processes: start all of us again, with smaller micro-batches
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # that ask a training to save and leave
 LEAKING = (
     "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",

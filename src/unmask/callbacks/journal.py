@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,11 @@ class Journal(L.Callback):
     (but for images_per_second).
     """
 
-    def __init__(self, folder: Path, batch_size: int, steps_per_epoch: int) -> None:
+    def __init__(
+        self, folder: Path, batch_size: int, steps_per_epoch: int, counts: Callable[[], dict[str, float]] = dict
+    ) -> None:
+        """counts: what else to write down at the end of each window."""
+        self.counts = counts
         self.path, self.batch_size, self.steps_per_epoch = folder / "metrics.jsonl", batch_size, steps_per_epoch
         self.every = min(EVERY, steps_per_epoch)
         self.total: torch.Tensor | float = 0.0
@@ -67,7 +72,7 @@ class Journal(L.Callback):
         speed = (self.step - self.clock_step) * self.batch_size / max(now - self.clock, 1e-9)
         self.total, self.count, self.clock, self.clock_step = 0.0, 0, now, self.step
         rate = trainer.optimizers[0].param_groups[0]["lr"]
-        self._write(trainer, {"train/loss": loss, "lr": rate, "images_per_second": round(speed, 1)})
+        self._write(trainer, {"train/loss": loss, "lr": rate, "images_per_second": round(speed, 1), **self.counts()})
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.step = trainer.global_step  # a stage that was killed after its last step validates without training

@@ -1,19 +1,21 @@
 """Checkpoints while training, and leaving in good order when asked to."""
 
 import math
+import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
-from lightning.fabric.plugins import CheckpointIO
+from lightning.pytorch.trainer.states import TrainerFn
 
 from unmask import checkpoints, collectives
+from unmask.callbacks.background import BackgroundIO
 from unmask.data.module import Batch
 from unmask.processes import PREEMPTED, SIGNALS
 
@@ -26,10 +28,11 @@ class Preempted(SystemExit):
 
 
 @contextmanager
-def leaving_when_asked() -> Iterator[None]:
+def leaving_when_asked(minutes: float | None = None) -> Iterator[None]:
     """Outside of fits a signal raises Preempted at once; within one the Keeper saves first.
 
-    Who was asked once is leaving: further signals are ignored then, so that the exit code stays.
+    Who was asked once is leaving: further signals are ignored then, so that the exit code stays. After `minutes` this
+    process asks itself, as a scheduler would.
     """
 
     def leave(number: int, frame: FrameType | None) -> None:
@@ -37,30 +40,28 @@ def leaving_when_asked() -> Iterator[None]:
 
     main = threading.current_thread() is threading.main_thread()
     before = {number: signal.signal(number, leave) for number in SIGNALS} if main else {}
+    limit = threading.Timer(60 * minutes, os.kill, (os.getpid(), signal.SIGUSR1)) if minutes else None
     try:
+        if limit:
+            limit.daemon = True
+            limit.start()
         yield
     except Preempted:
         before = dict.fromkeys(before, signal.SIG_IGN)
         raise
     finally:
+        if limit:
+            limit.cancel()
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-class SafeIO(CheckpointIO):
-    """Lightning's checkpoints through unmask.checkpoints: atomic, hashed, read with weights_only."""
+class Cadence(NamedTuple):
+    """When to save, and whether to keep the best weights too."""
 
-    def __init__(self, keep: int) -> None:
-        self.keep = keep
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        checkpoints.save(checkpoint, Path(path).parent, int(checkpoint["global_step"]), self.keep)
-
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        return checkpoints.load(Path(path))
-
-    def remove_checkpoint(self, path: Any) -> None:
-        Path(path).unlink(missing_ok=True)
+    every_minutes: float | None
+    every_steps: int | None
+    best: bool
 
 
 class Keeper(L.Callback):
@@ -70,10 +71,8 @@ class Keeper(L.Callback):
     whether it validates after a resume would depend on when it was killed.
     """
 
-    def __init__(
-        self, folder: Path, every_minutes: float | None, every_steps: int | None, about: dict[str, Any]
-    ) -> None:
-        self.folder, self.every_minutes, self.every_steps, self.about = folder, every_minutes, every_steps, about
+    def __init__(self, folder: Path, io: BackgroundIO, cadence: Cadence, about: dict[str, Any]) -> None:
+        self.folder, self.io, self.cadence, self.about = folder, io, cadence, about
         self.step, self.saved_at, self.due, self.asked = 0, time.monotonic(), False, 0
         self.previous: dict[int, Any] = {}
 
@@ -93,15 +92,34 @@ class Keeper(L.Callback):
         if trainer.global_step == self.step:
             return  # gradients are being accumulated, and no checkpoint holds them
         self.step = trainer.global_step
-        minutes = (time.monotonic() - self.saved_at) / 60
-        self.due |= bool(self.every_minutes and minutes >= self.every_minutes)
-        self.due |= bool(self.every_steps and self.step % self.every_steps == 0)
+        self.io.tell()
+        minutes, steps = self.cadence.every_minutes, self.cadence.every_steps
+        self.due |= bool(minutes and time.monotonic() - self.saved_at >= 60 * minutes)
+        self.due |= bool(steps and self.step % steps == 0)
         self.due, asked = collectives.anywhere(self.due, self.asked > 0)  # clocks differ, and one may be asked alone
         between_epochs = batch_idx + 1 == trainer.num_training_batches > trainer.accumulate_grad_batches
         if (self.due or asked) and not between_epochs:
             self._save(trainer, float(collectives.mean(outputs["loss"].detach())))
             if asked:
+                self.io.wait()
                 raise Preempted
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Keep the weights that are the best so far; those of the end are the result, as in the paper."""
+        score = score_of(trainer.callback_metrics)
+        if score is None or not self.cadence.best or trainer.state.fn != TrainerFn.FITTING:
+            return
+        if collectives.led(lambda: self._improved(score)):
+            content = {
+                "state_dict": trainer.strategy.lightning_module_state_dict(), "global_step": trainer.global_step,
+                "unmask": self.about,
+            }  # fmt: skip
+            if collectives.leads():
+                self.io.save_best(content, self.folder, score)
+
+    def _improved(self, score: dict[str, float]) -> bool:
+        self.io.wait()  # the best one before may not be written yet
+        return checkpoints.is_best(self.folder, score)
 
     def _save(self, trainer: L.Trainer, loss: float) -> None:
         if not math.isfinite(loss):
@@ -125,9 +143,11 @@ class Keeper(L.Callback):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not all(bool(parameter.isfinite().all()) for parameter in pl_module.parameters()):
             raise FloatingPointError(f"weights are not finite after step {self.step}; no final checkpoint was written")
+        self.io.wait()
         newest = collectives.led(lambda: checkpoints.newest(self.folder))
         if newest is None or newest.name != f"step={trainer.global_step:08d}.ckpt":
             trainer.save_checkpoint(self.folder / "checkpoint")
+            self.io.wait()
         if collectives.leads():
             checkpoints.prune(self.folder)
         (asked,) = collectives.anywhere(self.asked > 0)
@@ -138,9 +158,19 @@ class Keeper(L.Callback):
         checkpoint["unmask"] = self.about
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        with suppress(OSError):  # the first fault must not be hidden by another
+            self.io.wait()
         self.teardown(trainer, pl_module, "fit")  # Lightning does not tear down after an exception
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         for number, handler in self.previous.items():
             signal.signal(number, handler)
         self.previous = {}
+
+
+def score_of(metrics: Mapping[str, Any]) -> dict[str, float] | None:
+    """What tells better weights from worse: accuracy where there is one, else the loss; None if it is not finite."""
+    for name in ("val/accuracy", "val/loss"):
+        if name in metrics and math.isfinite(float(metrics[name])):
+            return {name: float(metrics[name])}
+    return None

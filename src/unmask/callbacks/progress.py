@@ -41,6 +41,8 @@ class StageProgress(L.Callback):
     ) -> None:
         self.step = trainer.global_step
         now = time.monotonic()
+        if self.step == self.start_step:
+            return  # gradients are being accumulated for the first step: nobody knows yet how long the rest takes
         if now - self.shown < (REFRESH if self.bar else LINE_EVERY):
             return
         self.shown = now

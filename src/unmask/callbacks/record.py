@@ -19,7 +19,8 @@ FOLDER, RECORD = "nonfinite", "record.json"
 class Step(NamedTuple):
     """What is known of an optimiser step; `seen` can be read when `ready` has come.
 
-    seen: the loss of each micro-batch over their number, the norm of the gradient, how many processes saw a fault.
+    seen: the loss of each micro-batch over their number, the norm of the gradient, the loss over all processes, how
+    many of them saw a fault, whether the loss is a spike.
     """
 
     number: int  # the first is 1
@@ -30,11 +31,23 @@ class Step(NamedTuple):
 
     @property
     def losses(self) -> Tensor:
-        return self.seen[:-2]
+        return self.seen[:-4]
 
     @property
     def gradient_norm(self) -> float:
-        return float(self.seen[-2])
+        return float(self.seen[-4])
+
+    @property
+    def loss(self) -> float:
+        return float(self.seen[-3])
+
+    @property
+    def faults(self) -> int:
+        return int(self.seen[-2])
+
+    @property
+    def spike(self) -> bool:
+        return bool(self.seen[-1])
 
 
 def write_record(folder: Path, trainer: L.Trainer, module: Any, step: Step, about: dict[str, Any]) -> None:

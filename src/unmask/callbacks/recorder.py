@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from unmask import collectives
 from unmask.callbacks.record import FOLDER, Step, write_record
+from unmask.callbacks.spikes import Spikes
 from unmask.data.module import Batch
 
 
@@ -26,11 +27,11 @@ class Recorder(L.Callback):
 
     about: what checkpoints say of the stage, the plain config included. Each of several processes records its own
     samples (record.rank<k>.json), the first one the weights: all stop at the same step. To stand before all callbacks
-    that write.
+    that write. spikes: finite steps that are not made either; one too many of them raises and is recorded, too.
     """
 
-    def __init__(self, folder: Path, about: dict[str, Any]) -> None:
-        self.folder, self.about = folder / FOLDER, about
+    def __init__(self, folder: Path, about: dict[str, Any], spikes: Spikes | None = None) -> None:
+        self.folder, self.about, self.spikes = folder / FOLDER, about, spikes
         self.parts: list[tuple[int, Tensor]] = []
         self.losses: list[Tensor] = []
         self.step: Step | None = None  # not yet looked at
@@ -49,19 +50,24 @@ class Recorder(L.Callback):
         # a norm beyond float32 counts as infinite: Adam's squares of such a gradient are
         seen = torch.stack([*self.losses, get_total_norm(gradients).float()])
         # gradients are shared, losses are not: each process must know of the others' faults
-        faults = collectives.summed((~seen.isfinite().all()).float())
+        fault, loss = (~seen.isfinite().all()).float(), torch.stack(self.losses).sum()
+        faults, total = collectives.summed(torch.stack([fault, loss]))
+        loss = total / collectives.count()
+        spike = self.spikes.judge(loss) if self.spikes else torch.zeros_like(loss)
         lags = lagging(seen.device) and bool(optimizer.defaults.get("fused"))
-        if lags:
-            optimizer.found_inf = faults.clamp(max=1)  # type: ignore[attr-defined]
-        seen = torch.cat([seen, faults[None]]).to("cpu", non_blocking=lags)
+        if lags or self.spikes:
+            optimizer.found_inf = (faults + spike).clamp(max=1)  # type: ignore[attr-defined]
+        seen = torch.cat([seen, torch.stack([loss, faults, spike])]).to("cpu", non_blocking=lags)
         ready = torch.cuda.Event() if lags and torch.cuda.is_available() else None
         if ready:
             ready.record()
         rates = [float(group["lr"]) for group in optimizer.param_groups]
-        self.step = Step(trainer.global_step + 1, self.parts, rates, seen, ready)
+        self.step = step = Step(trainer.global_step + 1, self.parts, rates, seen, ready)
         self.parts, self.losses = [], []
         if not lags:
             self.look(trainer, pl_module)
+            if step.spike and not optimizer.defaults.get("fused"):
+                optimizer.zero_grad(set_to_none=True)  # LARS knows no found_inf; what has no gradient stays
 
     def look(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """At the newest step, once."""
@@ -70,8 +76,21 @@ class Recorder(L.Callback):
             return
         if step.ready:
             step.ready.synchronize()
-        if step.seen[-1]:
-            raise FloatingPointError(self._kept(trainer, pl_module, step))
+        if step.faults:
+            gradient = f" and the gradient's norm {step.gradient_norm}" if step.losses.isfinite().all() else ""
+            raise FloatingPointError(
+                f"the training loss is {float(step.losses.sum())}{gradient} (not finite) at step {step.number}"
+                + self._kept(trainer, pl_module, step)
+            )
+        if self.spikes and step.spike and (too_many := self.spikes.count(step.number, step.loss)):
+            raise FloatingPointError(too_many + self._kept(trainer, pl_module, step))
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.spikes.state() if self.spikes else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if self.spikes and state_dict:
+            self.spikes.load(state_dict)
 
     on_validation_start = on_save_checkpoint = on_train_end = look  # a step may not have been looked at there
 
@@ -84,7 +103,7 @@ class Recorder(L.Callback):
                 exception.args = fuller.args
 
     def _kept(self, trainer: L.Trainer, module: Any, step: Step) -> str:
-        """Write the record; what happened, in words, and where it lies."""
+        """Write the record; where it lies and what to do, in words."""
         if trainer.is_global_zero:
             shutil.rmtree(self.folder, ignore_errors=True)
         trainer.strategy.barrier()
@@ -94,11 +113,9 @@ class Recorder(L.Callback):
         except (OSError, RuntimeError, ValueError) as error:  # the first fault must not be hidden by another
             where = f"no record of it could be written ({error})"
         trainer.strategy.barrier()
-        gradient = f" and the gradient's norm {step.gradient_norm}" if step.losses.isfinite().all() else ""
         return (
-            f"the training loss is {float(step.losses.sum())}{gradient} (not finite) at step {step.number}; this step "
-            f"was not made, and {where}; lower base_lr, lengthen warmup_epochs, or see what would have helped: "
-            f"python src/replay.py {self.folder.parent}"
+            f"; this step was not made, and {where}; lower base_lr, lengthen warmup_epochs, or see what would have "
+            f"helped: python src/replay.py {self.folder.parent}"
         )
 
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from unmask.processes import PREEMPTED, SIGNALS, Forwarding, send, start
+from unmask.processes import MEMORY_FULL, PREEMPTED, SIGNALS, Forwarding, send, start
 from unmask.runs.world import World
 
 TRAIN = Path(__file__).parents[2] / "train.py"
@@ -88,7 +88,7 @@ class Conductor:
 def _told(first: Member) -> int:
     """Say what the first one that failed said, unless it was heard; its exit code, 1 where a signal killed it."""
     code = first.process.returncode
-    if code == PREEMPTED:
+    if code in (PREEMPTED, MEMORY_FULL):
         return code
     if first.said:
         first.said.seek(0)

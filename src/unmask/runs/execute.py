@@ -18,12 +18,14 @@ from unmask.runs.fingerprint import FITTED, StageSpec
 from unmask.runs.ledger import StageFolder
 from unmask.runs.loggers import close_loggers
 from unmask.runs.plan import Plan
+from unmask.runs.schema import Trainer
 from unmask.runs.work import Run, StageWork
 from unmask.runs.world import world
 
 VERSIONS = ("torch", "lightning", "timm")
 WAITING = "waiting"  # what the leader says again and again while another run owns the stage
 POLL = 0.5  # seconds
+PATIENCE = 1.5  # of a process that waits for the others, in the time after which one that does not move is ended
 
 
 def execute(plan: Plan, console: Console) -> list[dict[str, Any]]:
@@ -37,7 +39,7 @@ def execute(plan: Plan, console: Console) -> list[dict[str, Any]]:
     if plan.config.trainer.accelerator == "gpu" and not torch.cuda.is_available():
         raise ConfigError("trainer.accelerator = gpu: torch finds no GPU here; use trainer=auto or trainer=cpu")
     run, place = Run(plan, console), world()
-    with leaving_when_asked():
+    with leaving_when_asked(plan.config.trainer.max_minutes):
         alone = [spec for spec in plan.stages if spec.kind in FITTED]
         follows = place is not None and place.rank > 0
         results = [_awaited(run, spec) if follows else _stage(run, spec) for spec in alone]
@@ -54,7 +56,9 @@ def _together(plan: Plan) -> Iterator[None]:
         return
     if torch.cuda.is_available() and plan.config.trainer.accelerator != "cpu":
         torch.cuda.set_device(place.local_rank)
-    with collectives.joined(place.rank, place.size, plan.config.trainer.timeout_minutes):
+    # the watchdog comes first: it knows where each process stands
+    minutes = PATIENCE * plan.config.trainer.timeout_minutes
+    with collectives.joined(place.rank, place.size, minutes):
         yield
 
 
@@ -113,7 +117,7 @@ def _worked(run: Run, spec: StageSpec, folder: StageFolder) -> dict[str, Any]:
     except (Exception, KeyboardInterrupt) as error:
         name = "error.txt" if collectives.leads() else f"error-{collectives.rank()}.txt"
         folder.fail(error, name)
-        advise(error, run.config.trainer.micro_batch, folder, name)
+        advise(error, run.config.trainer, folder, name)
         raise
     finally:
         close_loggers(run.config)
@@ -126,11 +130,17 @@ def _worked(run: Run, spec: StageSpec, folder: StageFolder) -> dict[str, Any]:
     return collectives.told(folder.finish(metrics, facts))
 
 
-def advise(error: BaseException, micro_batch: int | None, folder: StageFolder, name: str = "error.txt") -> None:
-    """Notes on the error for whoever reads it: the remedy where it is known, and where the whole of it stands."""
+def memory_full(error: BaseException) -> bool:
+    """Of the device, or of this process."""
     # the CPU's allocator raises a plain RuntimeError: only its text says what happened
-    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-        now = "the whole batch" if micro_batch is None else micro_batch
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def advise(error: BaseException, trainer: Trainer, folder: StageFolder, name: str = "error.txt") -> None:
+    """Notes on the error for whoever reads it: the remedy where it is known, and where the whole of it stands."""
+    if memory_full(error):
+        now = "the whole batch" if trainer.micro_batch is None else trainer.micro_batch
+        now = now if trainer.split == 1 else f"{now}, in {trainer.split} parts"
         error.add_note(
             f"the device's memory is full: set a smaller trainer.micro_batch (now {now}); the same command then goes "
             f"on from the last checkpoint"

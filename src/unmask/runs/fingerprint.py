@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from unmask.runs.recipes import mixed_together
-from unmask.runs.schema import Config
+from unmask.runs.schema import TRAINED, Config
 from unmask.runs.variants import TokensTarget
 
 RESULT_VERSION = 1  # raise it when a change of the code changes results
@@ -109,7 +109,9 @@ def robustness_science(config: Config, identity: str, other: str | None) -> dict
 
 def _common(kind: str, config: Config, identity: str) -> dict[str, Any]:
     data = config.plain()["data"] | {"image_size": list(config.stage_image_size(kind))}
-    return {
+    leaves_out = config.spikes.factor and kind in (*TRAINED, "tokenizer")
+    spikes = {"spikes": [config.spikes.factor, config.spikes.window]} if leaves_out else {}
+    return spikes | {
         "version": RESULT_VERSION,
         "stage": kind,
         "precision": config.trainer.precision,

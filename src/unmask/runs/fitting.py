@@ -1,6 +1,7 @@
 """One stage's training, from wherever its folder stands to the end, and the metrics of the final weights."""
 
 import math
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -10,10 +11,13 @@ from lightning.pytorch.strategies import DDPStrategy
 from rich.console import Console
 
 from unmask import checkpoints, collectives
+from unmask.callbacks.background import BackgroundIO
 from unmask.callbacks.journal import Journal
-from unmask.callbacks.keeper import Keeper, SafeIO
+from unmask.callbacks.keeper import Cadence, Keeper
 from unmask.callbacks.progress import StageProgress
 from unmask.callbacks.recorder import Recorder
+from unmask.callbacks.spikes import SpikeRule, Spikes
+from unmask.callbacks.watchdog import Watchdog
 from unmask.data.module import FeatureData, ImageData
 from unmask.mae import num_parameters
 from unmask.optim import Recipe
@@ -52,16 +56,20 @@ class Fitting:
         }  # fmt: skip
         if self.spec.kind != "pretrain":
             about["classes"] = list(self.class_names)  # for whoever has the checkpoint and not the images
-        cadence = self.config.checkpoint
-        journal = Journal(self.folder.path, plan.batch_size, per_epoch)
+        io, spikes, cadence = BackgroundIO(self.config.checkpoint.keep), self.spikes(), self.config.checkpoint
+        skipped: Callable[[], Metrics] = (lambda: {"skipped_steps": spikes.skipped}) if spikes else dict
+        journal = Journal(self.folder.path, plan.batch_size, per_epoch, skipped)
         callbacks = [
-            Recorder(self.folder.path, about),
+            Watchdog(self.folder.path, self.config.trainer.timeout_minutes),
+            Recorder(self.folder.path, about, spikes),
             journal,
-            Keeper(self.folder.checkpoints, cadence.every_minutes, cadence.every_steps, about),
+            Keeper(
+                self.folder.checkpoints, io, Cadence(cadence.every_minutes, cadence.every_steps, cadence.best), about
+            ),
             StageProgress(self.spec.title, plan.batch_size, per_epoch, self.console),
             *callbacks,
         ]
-        trainer = self.trainer(callbacks, plan)
+        trainer = self.trainer(callbacks, plan, io)
         newest = collectives.led(lambda: checkpoints.newest(self.folder.checkpoints))
         trainer.fit(module, datamodule=data, ckpt_path=newest, weights_only=True)
         self.seconds_before = journal.earlier
@@ -72,7 +80,11 @@ class Fitting:
                 f"{self.spec.title} ended with {measured}; lower base_lr or lengthen warmup_epochs"
             )
         facts = {"parameters": num_parameters(module.model), "steps": plan.total_steps, "batch_size": plan.batch_size}
-        return {**measured, **facts}
+        return {**measured, **facts, **skipped()}
+
+    def spikes(self) -> Spikes | None:
+        rule = self.config.spikes
+        return Spikes(SpikeRule(rule.factor, rule.window, rule.stop_after)) if rule.factor else None
 
     def accumulate(self, batch_size: int) -> int:
         """Micro-batches a step: as few as fit trainer.micro_batch and divide the batch.
@@ -87,15 +99,15 @@ class Fitting:
         at_once = min((self.config.trainer.micro_batch or batch_size) * collectives.count(), batch_size)
         shared = unit * collectives.count()
         fewest = -(-batch_size // at_once)
-        try:
-            return next(parts for parts in range(fewest, batch_size + 1) if batch_size % (parts * shared) == 0)
-        except StopIteration:
+        possible = [parts for parts in range(fewest, batch_size + 1) if batch_size % (parts * shared) == 0]
+        if not possible:
             raise ValueError(
                 f"{self.spec.kind}: a batch of {batch_size} does not split evenly on {collectives.count()} processes"
                 + (f", in parts of {unit} images that are mixed with each other" if unit > 1 else "")
-            ) from None
+            )
+        return next((parts for parts in possible if parts >= fewest * self.config.trainer.split), possible[-1])
 
-    def trainer(self, callbacks: list[L.Callback], plan: Recipe) -> L.Trainer:
+    def trainer(self, callbacks: list[L.Callback], plan: Recipe, io: BackgroundIO) -> L.Trainer:
         config = self.config.trainer
         return L.Trainer(
             **self.where(), precision=config.precision,
@@ -103,7 +115,7 @@ class Fitting:
             accumulate_grad_batches=self.accumulate(plan.batch_size),
             check_val_every_n_epoch=-(-self.recipe.epochs // self.config.watch.times),
             callbacks=callbacks, logger=build_loggers(self.config, self.spec, self.folder.path),
-            plugins=[SafeIO(self.config.checkpoint.keep), LightningEnvironment()],
+            plugins=[io, LightningEnvironment()],
             default_root_dir=self.folder.path, log_every_n_steps=1, **QUIET,
         )  # fmt: skip
 

@@ -100,7 +100,7 @@ class StageFolder:
             "stage": spec.kind, "title": spec.title, "start": spec.start, "fingerprint": spec.fingerprint,
             "parent": spec.parent.fingerprint if spec.parent else None, "metrics": metrics, **facts, "finished": now(),
         }  # fmt: skip
-        for left in self.path.glob("error*.txt"):
+        for left in [*self.path.glob("error*.txt"), *self.path.glob("stacks*.txt")]:
             left.unlink(missing_ok=True)
         write_json(self.path / "result.json", result)
         return result

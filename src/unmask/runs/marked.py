@@ -25,12 +25,12 @@ class Marked(io.TextIOBase):
     """A text stream that begins every line with a mark and writes no line in parts, so that two never mix."""
 
     def __init__(self, stream: Stream, mark: str) -> None:
-        self._stream, self._mark, self._open = stream, mark, ""
+        self._stream, self.mark, self._open = stream, mark, ""
 
     def write(self, text: str) -> int:
         whole, newline, self._open = (self._open + text).rpartition("\n")
         if newline:
-            self._stream.write("".join(f"{self._mark}{line}\n" for line in whole.split("\n")))
+            self._stream.write("".join(f"{self.mark}{line}\n" for line in whole.split("\n")))
             self._stream.flush()
         return len(text)
 

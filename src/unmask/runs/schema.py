@@ -135,13 +135,30 @@ class Trainer(Part):
         description="processes on each machine, one a device, that train one model; null: all GPUs"
     )
     nodes: Count = Field(description="machines, each started by srun, submitit or torchrun")
-    timeout_minutes: Positive = Field(description="a process that gets no answer from the others for so long ends")
+    split: Count = Field(
+        description="cut each batch in so many times as many micro-batches; set to 2 by a run whose memory was full"
+    )
+    timeout_minutes: Positive = Field(
+        description="training in which nothing moves for so long is ended, with the stacks of all processes on file"
+    )
+    max_minutes: Positive | None = Field(
+        description="save and leave with exit code 75 after so long, as when asked to; null: train to the end"
+    )
 
 
 class Checkpoint(Part):
     every_minutes: Positive | None = Field(description="save when this long has passed since the last one")
     every_steps: Count | None = Field(description="save after this many optimiser steps")
     keep: Annotated[int, Field(ge=1)] = Field(description="how many to keep while training")
+    best: bool = Field(description="also keep the weights that validated best; results are those of the last ones")
+
+
+class Spikes(Part):
+    factor: Annotated[float, Field(gt=1)] | None = Field(
+        description="do not make a step whose loss is more than so many times the mean before it; null: make all"
+    )
+    window: Count = Field(description="steps that the mean is taken over; the first so many are made in any case")
+    stop_after: Annotated[int, Field(ge=0)] = Field(description="how many such steps a stage may leave out")
 
 
 class Watch(Part):
@@ -200,6 +217,7 @@ class Config(Part):
     robustness: Robustness
     trainer: Trainer
     checkpoint: Checkpoint
+    spikes: Spikes
     watch: Watch
     logger: Loggers
 

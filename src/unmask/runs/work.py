@@ -161,13 +161,13 @@ class StageWork:
             fixed = FeatureData(bank, queries, data.batch_size, self.config.seed)
             return self.classify(Given(bank.features_ND.shape[1]), fixed, data)
         features = self.features(recipe.pool).eval().requires_grad_(False)
-        features.at_once = self.config.trainer.micro_batch
+        features.at_once = self.at_once(data)
         return self.classify(features, data, data)
 
     def attentive_probe(self) -> Metrics:
         features = AttentiveFeatures(self.encoder(), self.recipe.heads, self.config.seed)
-        features.at_once = self.config.trainer.micro_batch
         data = self.data()
+        features.at_once = self.at_once(data)
         return self.classify(features, data, data)
 
     def finetune(self) -> Metrics:
@@ -193,6 +193,13 @@ class StageWork:
         ready = of_stage(*self.parent_checkpoint())
         own = self.run.splits[1] if self.recipe.source == "corrupted" else NOTHING
         return Robustness(self.run.plan, self.folder, self.fit)(ready.model, own)
+
+    def at_once(self, data: ImageData) -> int | None:
+        """Images that a frozen encoder takes; None: all of a process's share."""
+        trainer = self.config.trainer
+        if trainer.split == 1:
+            return trainer.micro_batch
+        return max(1, (trainer.micro_batch or data.batch_size // collectives.count()) // trainer.split)
 
     def data(self) -> ImageData:
         return self.run.data(self.recipe.batch_size, self.recipe.labels, self.recipe.augment, self.shape)

@@ -1,0 +1,151 @@
+"""Checkpoints are written while training goes on, and nobody can tell from what is on the disk."""
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from small_runs import run
+from test_resume import Crash, assert_same, crash_at, undisturbed
+from unmask import checkpoints
+from unmask.callbacks.background import BackgroundIO
+from unmask.callbacks.keeper import Keeper
+
+__all__ = ["undisturbed"]
+
+
+def content(step: int) -> dict[str, Any]:
+    return {"global_step": step, "state_dict": {"w": torch.full((3,), float(step))}}
+
+
+class Slow:
+    """checkpoints.save that waits until it may."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.may, self.begun, original = threading.Event(), threading.Event(), checkpoints.save
+
+        def save(*args: Any, **kwargs: Any) -> Path:
+            self.begun.set()
+            assert self.may.wait(20)
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(checkpoints, "save", save)
+
+
+def test_what_is_written_is_the_state_when_it_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow, io, state = Slow(monkeypatch), BackgroundIO(keep=2), content(7)
+    io.save_checkpoint(state, tmp_path / "checkpoint")
+    assert slow.begun.wait(20)
+    assert io.busy
+    io.tell()  # does not wait
+    state["state_dict"]["w"].zero_()
+    slow.may.set()
+    io.wait()
+    path = checkpoints.newest(tmp_path)
+    assert path is not None
+    assert checkpoints.load(path)["state_dict"]["w"].tolist() == [7, 7, 7]
+
+
+def test_a_second_one_waits_for_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow, io = Slow(monkeypatch), BackgroundIO(keep=2)
+    io.save_checkpoint(content(1), tmp_path / "checkpoint")
+    assert slow.begun.wait(20)
+    threading.Timer(0.2, slow.may.set).start()
+    io.save_checkpoint(content(2), tmp_path / "checkpoint")
+    assert slow.may.is_set()
+    io.wait()
+    assert [entry["step"] for entry in checkpoints.entries(tmp_path)] == [1, 2]
+
+
+def test_a_disk_that_fails_is_told_at_the_next_step(
+    undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overrides = (f"runs_dir={tmp_path}", "stages=[pretrain]", "checkpoint.every_steps=1")
+    original = checkpoints.save
+
+    def full(state: dict[str, Any], *args: Any, **kwargs: Any) -> Path:
+        if state["global_step"] == 5:
+            raise OSError("cannot write: the disk is full")
+        return original(state, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "save", full)
+        with pytest.raises(OSError, match="the disk is full"):
+            run(*overrides)
+    (index,) = tmp_path.glob("pretrain/*/checkpoints/last.json")
+    assert json.loads(index.read_text())[-1]["step"] < 5
+    run(*overrides)
+    assert_same(tmp_path, undisturbed)
+
+
+def test_a_run_that_is_asked_to_leave_waits_for_the_disk(
+    undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, overrides = Keeper.on_train_batch_end, (f"runs_dir={tmp_path}", "stages=[pretrain]")
+
+    def asked(self: Keeper, trainer: Any, *args: Any) -> None:
+        self.asked = trainer.global_step == 5
+        original(self, trainer, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Keeper, "on_train_batch_end", asked)
+        slow = Slow(patch)
+        threading.Timer(1.0, slow.may.set).start()
+        with pytest.raises(SystemExit) as leaving:
+            run(*overrides)
+        assert leaving.value.code == 75
+        assert slow.may.is_set()
+    (index,) = tmp_path.glob("pretrain/*/checkpoints/last.json")
+    assert [entry["step"] for entry in json.loads(index.read_text())] == [5]
+    run(*overrides)
+    assert_same(tmp_path, undisturbed)
+
+
+def test_the_best_weights_are_kept_beside_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Validation losses 3, 1, 2 after steps 4, 8, 12; a crash after the best one changes nothing."""
+    from unmask.callbacks import keeper
+
+    found = {4: 3.0, 8: 1.0, 12: 2.0}
+    asked: list[int] = []
+    monkeypatch.setattr(keeper, "score_of", lambda metrics: {"val/loss": found[asked[-1]]})
+    original = Keeper.on_validation_end
+
+    def validated(self: Keeper, trainer: Any, module: Any) -> None:
+        asked.append(trainer.global_step)
+        original(self, trainer, module)
+
+    monkeypatch.setattr(Keeper, "on_validation_end", validated)
+    overrides = (f"runs_dir={tmp_path}", "stages=[pretrain]", "checkpoint.every_steps=1")
+    with monkeypatch.context() as patch:
+        crash_at(patch, 9)
+        with pytest.raises(Crash):
+            run(*overrides)
+    (folder,) = tmp_path.glob("pretrain/*/checkpoints")
+    best = checkpoints.best(folder)
+    assert best is not None
+    assert (best["file"], best["step"], best["val/loss"]) == ("best=00000008.ckpt", 8, 1.0)
+    run(*overrides)
+    assert sorted(path.name for path in folder.glob("*.ckpt")) == ["best=00000008.ckpt", "step=00000012.ckpt"]
+    assert checkpoints.best(folder) == best
+    kept = checkpoints.load(folder / best["file"])
+    assert kept["global_step"] == 8
+    assert "optimizer_states" not in kept
+    assert kept["unmask"]["stage"] == "pretrain"
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "best"), [("val/accuracy", [50.0, 70.0, 70.0, 60.0], 1), ("val/loss", [2.0, 1.0, 1.0, 3.0], 1)]
+)
+def test_accuracies_are_better_when_larger_and_losses_when_smaller(
+    name: str, values: list[float], best: int, tmp_path: Path
+) -> None:
+    for step, value in enumerate(values):
+        if checkpoints.is_best(tmp_path, {name: value}):
+            checkpoints.save_best(content(step), tmp_path, {name: value})
+    kept = checkpoints.best(tmp_path)
+    assert kept is not None
+    assert kept["step"] == best, "the first of equals"
+    assert [path.name for path in tmp_path.glob("*.ckpt")] == [kept["file"]]
