@@ -14,6 +14,7 @@ import pytest
 
 from small_runs import ROOT, TINY, call, command, environment, running, trained_so_far
 from test_together import apart, weights
+from unmask.runs import conductor
 
 pytestmark = pytest.mark.process
 LONG = ("stages=[pretrain]", "pretrain.epochs=16", "pretrain.batch_size=400", "trainer.devices=2")
@@ -88,6 +89,15 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on(killed: int, undis
         assert gone(pids)
     assert call(f"runs_dir={tmp_path}", *LONG).returncode == 0
     assert apart(weights(tmp_path), weights(undisturbed)) == 0
+
+
+def test_one_that_is_asked_before_it_can_answer_leaves_with_75_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starting = tmp_path / "starting.py"
+    starting.write_text("import os, signal; os.kill(os.getpid(), signal.SIGTERM)")
+    monkeypatch.setattr(conductor, "TRAIN", starting)
+    assert conductor.Conductor([], 2, 2, None)() == 75
 
 
 def test_a_killed_conductor_leaves_no_process(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import argparse
 import random
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -27,6 +28,7 @@ def main() -> int:
     seed = random.SystemRandom().randrange(10_000) if given.seed is None else given.seed
     folder = Path(tempfile.mkdtemp(prefix="unmask-soak-"))
     print(f"seed {seed}, {given.minutes:g} minutes of faults, in {folder}", flush=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("asked to leave"))  # what it started leaves with it
     outcome = Soak(folder, given.cells, given.faults, Pace(seconds=60 * given.minutes), seed)()
     missed = [kind for kind in given.faults if not outcome.met[kind]]
     if missed and given.minutes >= LONG:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from soak.sweep import Sweep
 from unmask import checkpoints
+from unmask.checkpoints import BEST, INDEX
 from unmask.durable import sha256
 
 TIMED = ("seconds", "finished")  # of a result: how long and when
@@ -51,8 +52,19 @@ def _differences(ours: Path, theirs: Path) -> Iterator[str]:
     if paths[0] is None or paths[1] is None:
         yield f"no whole final checkpoint: {paths}"
         return
-    first, second = (checkpoints.load(path) for path in paths if path)
-    yield from (f"final checkpoints differ in {key}" for key in SAME if not identical(first.get(key), second.get(key)))
+    yield from (f"final checkpoints differ in {key}" for key in _differing(paths[0], paths[1]))
+    best = [sorted((folder / "checkpoints").glob("best=*.ckpt")) for folder in (ours, theirs)]
+    if [path.name for path in best[0]] != [path.name for path in best[1]]:
+        yield f"best checkpoints differ: {best}"
+    else:
+        yield from (
+            f"{one.name} differs in {key}" for one, two in zip(*best, strict=True) for key in _differing(one, two)
+        )
+
+
+def _differing(one: Path, two: Path) -> list[str]:
+    first, second = checkpoints.load(one), checkpoints.load(two)
+    return [key for key in SAME if not identical(first.get(key), second.get(key))]
 
 
 def _result(folder: Path) -> dict[str, Any]:
@@ -105,18 +117,20 @@ def left_in(ledger: Path) -> Iterator[str]:
                 pass
         except Timeout:
             yield f"{path} is held"
-    for index in ledger.rglob("last.json"):
-        yield from _hashes(index)
+    for folder in sorted({path.parent for path in ledger.rglob("*.ckpt")}):
+        yield from _hashes(folder)
 
 
-def _hashes(index: Path) -> Iterator[str]:
-    entries = json.loads(index.read_text())
+def _hashes(folder: Path) -> Iterator[str]:
+    """What last.json lists, and best.json names, is there as they say, and no other checkpoint is."""
+    indices = [json.loads(path.read_text()) for path in (folder / INDEX, folder / BEST) if path.exists()]
+    entries = [entry for index in indices for entry in (index if isinstance(index, list) else [index])]
     for entry in entries:
-        path = index.parent / entry["file"]
+        path = folder / entry["file"]
         if not path.exists() or sha256(path) != entry["sha256"]:
-            yield f"{path} is not what {index} says"
+            yield f"{path} is not what its index says"
     listed = {entry["file"] for entry in entries}
-    yield from (f"{path} is in no index" for path in index.parent.glob("*.ckpt") if path.name not in listed)
+    yield from (f"{path} is in no index" for path in folder.glob("*.ckpt") if path.name not in listed)
 
 
 def _image(path: Path) -> None:
