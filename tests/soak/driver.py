@@ -181,8 +181,8 @@ class Soak:
                 done = True
                 self.outcome.complaints.append(str(error))
             loop.disturbed_at = time.monotonic()
-            self.say(f"{at} {kind}" + ("" if done else ": there is nothing to do it to now"))
             if done:
+                self.say(f"{at} {kind}")
                 self.deck.remove(kind)
                 self.outcome.met[kind] += 1
                 return
