@@ -7,9 +7,10 @@ BIN := $(VENV)/bin
 PIP := env -u PIP_NO_INDEX PIP_FIND_LINKS= $(BIN)/python -m pip
 TESTS ?= tests
 JOBS ?= 2
+MINUTES ?= 20
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo paper test check format reference lock clean
+.PHONY: help setup demo paper test soak check format reference lock clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -34,6 +35,9 @@ paper: $(READY) ## Table 1 and Figures 5, 7, 9 at the embedded scale: hours, res
 
 test: check ## every check and every test
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
+
+soak: $(READY) ## a sweep under random faults must end as an undisturbed one, bit for bit (MINUTES=20 SEED=...)
+	@OMP_NUM_THREADS=1 PYTHONPATH=src:tests $(BIN)/python -m soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 check: $(READY) ## lint, format, types, import contracts
 	@$(BIN)/ruff check src tests

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from unmask.processes import MEMORY_FULL, PREEMPTED
 from unmask.runs.checks import ConfigError, check
-from unmask.runs.commands import EXPLAINED, CellError, enter, fail, guarded, told
+from unmask.runs.commands import EXPLAINED, CellError, config_flags, enter, fail, guarded, told
 from unmask.runs.conductor import STARTED, Conductor
 from unmask.runs.experiments import ABLATIONS, ALL
 from unmask.runs.ledger import StageFolder
@@ -64,7 +64,7 @@ def work(plan: Plan, console: Console) -> list[dict[str, Any]]:
     started, total = world(), processes(plan)
     if total > 1 and (started is None or started.size < total):
         each = total // plan.config.trainer.nodes
-        overrides = [*HydraConfig.get().overrides.task, f"trainer.devices={each}"]
+        overrides = [*config_flags(sys.argv[1:]), *HydraConfig.get().overrides.task, f"trainer.devices={each}"]
         code = Conductor(overrides, each, total, started)()
         if code == MEMORY_FULL:
             start_with_smaller_parts()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from small_runs import call, command, environment, image_folder, trained_so_far
-from unmask.runs.commands import quoted
+from unmask.runs.commands import config_flags, quoted
 from warm_commands import Started
 
 pytestmark = pytest.mark.process
@@ -82,3 +82,8 @@ def test_who_is_asked_to_leave_saves_and_says_how_to_go_on(signals: tuple[signal
 def test_a_value_may_hold_an_equals_sign(typed: str, given: str) -> None:
     """Every checkpoint has one in its name; Hydra's grammar wants quotes, which shells eat."""
     assert quoted(typed) == given
+
+
+def test_where_configs_lie_is_told_to_the_commands_that_a_command_starts() -> None:
+    typed = ["-m", "--config-dir", "mine", "seed=1", "--config-name=big", "-cd=more"]
+    assert config_flags(typed) == ["--config-dir", "mine", "--config-name=big", "-cd=more"]

@@ -14,6 +14,8 @@ import pytest
 
 from small_runs import ROOT, TINY, call, command, environment, running, trained_so_far
 from test_together import apart, weights
+from unmask import collectives
+from unmask.runs import conductor
 
 pytestmark = pytest.mark.process
 LONG = ("stages=[pretrain]", "pretrain.epochs=16", "pretrain.batch_size=400", "trainer.devices=2")
@@ -88,6 +90,23 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on(killed: int, undis
         assert gone(pids)
     assert call(f"runs_dir={tmp_path}", *LONG).returncode == 0
     assert apart(weights(tmp_path), weights(undisturbed)) == 0
+
+
+def test_one_that_is_asked_before_it_can_answer_leaves_with_75_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starting = tmp_path / "starting.py"
+    starting.write_text("import os, signal; os.kill(os.getpid(), signal.SIGTERM)")
+    monkeypatch.setattr(conductor, "TRAIN", starting)
+    assert conductor.Conductor([], 2, 2, None)() == 75
+
+
+def test_one_whose_others_never_come_says_so_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(conductor._free_port()))
+    said = r"process 0 of 2 could not meet the others within 0.01 minutes: one hangs, .* raise trainer.timeout_minutes"
+    with pytest.raises(TimeoutError, match=said), collectives.joined(0, 2, 0.01):
+        pass
 
 
 def test_a_killed_conductor_leaves_no_process(tmp_path: Path) -> None:

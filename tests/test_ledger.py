@@ -120,3 +120,11 @@ def test_the_resolved_config_is_kept(folder: StageFolder) -> None:
     folder.keep_config({"mask_ratio": 0.75})
     assert "mask_ratio: 0.75" in (folder.path / "config.yaml").read_text()
     assert json.loads(json.dumps(folder.spec.science)) == folder.spec.science
+
+
+def test_the_next_owner_sweeps_what_a_kill_left_half_written(folder: StageFolder) -> None:
+    folder.open()
+    for name in (".result.json.123.tmp", ".probe.123"):
+        (folder.path / name).write_text("{")
+    with folder.owned(wait=False):
+        assert not list(folder.path.glob(".*"))

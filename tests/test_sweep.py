@@ -42,11 +42,18 @@ def test_cells_that_differ_in_a_measurement_share_the_pretraining_even_side_by_s
     assert {line[:6] for line in spoken} == {"[1/2] ", "[2/2] "}, "every line says whose it is"
 
 
-def test_a_bad_cell_is_refused_before_the_first_starts(tmp_path: Path) -> None:
-    done = call("-m", f"runs_dir={tmp_path}", *QUICK, "decoder.heads=2,3")
+@pytest.mark.parametrize(
+    ("swept", "said"),
+    [
+        (("decoder.heads=2,3",), "decoder.heads = 3"),
+        (("trainer.devices=1,3",), "pretrain.batch_size = 1000: does not split evenly on 3 processes"),
+    ],
+)
+def test_a_bad_cell_is_refused_before_the_first_starts(swept: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    done = call("-m", f"runs_dir={tmp_path}", *QUICK, *swept)
     assert done.returncode == 2
     assert "no cell was started" in done.stderr
-    assert "decoder.heads = 3" in done.stderr
+    assert said in done.stderr
     assert not list(tmp_path.iterdir())
 
 

@@ -22,6 +22,7 @@ from unmask.runs.commands import fail
 from unmask.runs.experiments import SMALLEST_SCALE, cells, is_sweep, one_run, read_paper, read_scale, tables_of
 from unmask.runs.plan import Plan, make_plan
 from unmask.runs.schema import LABELLED
+from unmask.runs.world import processes
 
 
 @dataclass
@@ -86,7 +87,9 @@ def checked(listed: list[TableCell]) -> dict[tuple[str, ...], Plan]:
     faults, composer = [], Composer()
     for overrides in dict.fromkeys(tuple(cell.overrides) for cell in listed):
         try:
-            plans[overrides] = make_plan(check(composer(overrides)))
+            plans[overrides] = plan = make_plan(check(composer(overrides)))
+            if plan.config.trainer.devices:  # else the machine that works on the cell says how many
+                processes(plan)
         except ConfigError as error:
             faults.append(cell_fault(overrides, error))
     row_of: dict[tuple[str, ...], str] = {}

@@ -23,6 +23,7 @@ from omegaconf import DictConfig, read_write
 
 from hydra_plugins.reporting import Reporter
 from unmask.processes import PREEMPTED, Forwarding, start
+from unmask.runs.commands import config_flags
 from unmask.runs.marked import MARK
 
 POLL = 0.05  # seconds
@@ -126,6 +127,5 @@ class ProcLauncher(Launcher):
 
     def _start(self, cell: Cell, mark: str) -> subprocess.Popen:
         """`mark` begins every line that the cell prints."""
-        flags = [argument for argument in sys.argv[1:] if argument.startswith("--config")]
-        command = [sys.executable, sys.argv[0], *flags, *cell.overrides]
+        command = [sys.executable, sys.argv[0], *config_flags(sys.argv[1:]), *cell.overrides]
         return start(command, {"UNMASK_SUMMARY": str(cell.summary), MARK: mark})

@@ -34,10 +34,17 @@ def leads() -> bool:
 def joined(rank: int, size: int, minutes: float) -> Iterator[None]:
     """Within, `size` processes can talk, at MASTER_ADDR and MASTER_PORT.
 
-    minutes: after which one that gets no answer raises RuntimeError.
+    minutes: after which one that gets no answer raises RuntimeError, TimeoutError where they never met.
     """
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, rank=rank, world_size=size, timeout=timedelta(minutes=minutes))
+    try:
+        dist.init_process_group(backend, rank=rank, world_size=size, timeout=timedelta(minutes=minutes))
+    except dist.DistError as error:
+        raise TimeoutError(
+            f"process {rank} of {size} could not meet the others within {minutes:g} minutes: one hangs, or was not "
+            f"started, or cannot be reached ({next(iter(str(error).splitlines()), '')}); the same command goes on from "
+            f"the last checkpoint; if starting takes longer, raise trainer.timeout_minutes"
+        ) from error
     yield
     dist.destroy_process_group()  # not after an error: the others may be gone, and NCCL would wait for them
 

@@ -1,7 +1,7 @@
 """What the commands share: exit codes, and a word on mistyped keys before anything starts."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
@@ -59,6 +59,17 @@ def enter() -> None:
     """To be called first by a command: from here on faults are no longer Hydra's about the command line."""
     global entered
     entered = True
+
+
+def config_flags(arguments: Sequence[str]) -> list[str]:
+    """--config-dir and its like as typed, with their values: a command that this one starts composes from there too."""
+    found, pending = [], False
+    for argument in arguments:
+        flag = argument.startswith(("--config-", "-cd", "-cn", "-cp"))
+        if flag or pending:
+            found.append(argument)
+        pending = flag and "=" not in argument
+    return found
 
 
 def quoted(argument: str) -> str:

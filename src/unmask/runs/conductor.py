@@ -90,6 +90,8 @@ def _told(first: Member) -> int:
     code = first.process.returncode
     if code in (PREEMPTED, MEMORY_FULL):
         return code
+    if -code in SIGNALS:  # asked before it could answer: Python was still starting
+        return PREEMPTED
     if first.said:
         first.said.seek(0)
         print(first.said.read().decode(errors="replace").strip(), file=sys.stderr)

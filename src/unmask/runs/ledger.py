@@ -49,7 +49,7 @@ class StageFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             probe = self.path / f".probe.{os.getpid()}"
             probe.write_text("")
-            probe.unlink()
+            probe.unlink(missing_ok=True)  # an owner may have swept it
         except OSError as error:
             raise LedgerError(
                 f"cannot write in {self.path}: {error.strerror or error}; free or unlock it, or choose another "
@@ -81,11 +81,17 @@ class StageFolder:
                 with suppress(Timeout):
                     lock.acquire(timeout=POLL)
         try:
+            self._sweep()
             owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": now()}
             write_json(self.path / "owner.json", owner)
             yield
         finally:
             lock.release()
+
+    def _sweep(self) -> None:
+        """Remove what kills left half-written here; checkpoints see to their own folder."""
+        for left in [*self.path.glob(".*.tmp"), *self.path.glob(".probe.*")]:
+            left.unlink(missing_ok=True)
 
     def finish(self, metrics: dict[str, float], facts: dict[str, Any]) -> dict[str, Any]:
         """Write result.json: from here on the stage is done."""

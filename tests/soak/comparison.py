@@ -1,0 +1,155 @@
+"""What must be true when a disturbed sweep has ended: the same ledger as the undisturbed one's, and nothing else in it."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from filelock import FileLock, Timeout
+from PIL import Image
+
+from soak.sweep import Sweep
+from unmask import checkpoints
+from unmask.checkpoints import BEST, INDEX
+from unmask.durable import sha256
+
+TIMED = ("seconds", "finished")  # of a result: how long and when
+SAME = ("state_dict", "optimizer_states", "lr_schedulers", "global_step")  # of a checkpoint
+
+
+class Noted(Protocol):
+    notes: Any
+
+
+def compared(quiet: Sweep, shaken: Sweep, outcome: Noted) -> list[str]:
+    """What is wrong, a line each."""
+    stages = sorted(path.parent.relative_to(quiet.ledger) for path in quiet.ledger.glob("*/*/result.json"))
+    others = sorted(path.parent.relative_to(shaken.ledger) for path in shaken.ledger.glob("*/*/result.json"))
+    if stages != others or not stages:
+        return [f"finished stages differ: {stages} undisturbed, {others} in {shaken.ledger}"]
+    wrong = [
+        f"{stage}: {fault}" for stage in stages for fault in _differences(quiet.ledger / stage, shaken.ledger / stage)
+    ]
+    outcome.notes["stages compared"] += len(stages)
+    outcome.notes["checkpoints set aside as damaged"] += len(list(shaken.ledger.rglob("*.damaged")))
+    return wrong + list(left_in(shaken.ledger))
+
+
+def _differences(ours: Path, theirs: Path) -> Iterator[str]:
+    one, two = (_result(folder) for folder in (ours, theirs))
+    if one != two:
+        yield f"results differ: {one} undisturbed, {two}"
+    journals = [_rows(folder / "metrics.jsonl") for folder in (ours, theirs)]
+    if journals[0] != journals[1]:
+        yield f"journals differ: {theirs / 'metrics.jsonl'}"
+    for name in ("classes.csv", "confusion.csv", "rates.json", "basis.safetensors"):
+        if _bytes(ours / name) != _bytes(theirs / name):
+            yield f"{name} differs"
+    if not (ours / "checkpoints").exists():
+        return
+    paths = [checkpoints.newest(folder / "checkpoints") for folder in (ours, theirs)]
+    if paths[0] is None or paths[1] is None:
+        yield f"no whole final checkpoint: {paths}"
+        return
+    yield from (f"final checkpoints differ in {key}" for key in _differing(paths[0], paths[1]))
+    best = [sorted((folder / "checkpoints").glob("best=*.ckpt")) for folder in (ours, theirs)]
+    if [path.name for path in best[0]] != [path.name for path in best[1]]:
+        yield f"best checkpoints differ: {best}"
+    else:
+        yield from (
+            f"{one.name} differs in {key}" for one, two in zip(*best, strict=True) for key in _differing(one, two)
+        )
+
+
+def _differing(one: Path, two: Path) -> list[str]:
+    first, second = checkpoints.load(one), checkpoints.load(two)
+    return [key for key in SAME if not identical(first.get(key), second.get(key))]
+
+
+def _result(folder: Path) -> dict[str, Any]:
+    result = json.loads((folder / "result.json").read_text())
+    return {key: value for key, value in result.items() if key not in TIMED}
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    """Every line must be whole. How fast it went is the machine's."""
+    if not path.exists():
+        return []
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key != "images_per_second"} for row in rows]
+
+
+def _bytes(path: Path) -> bytes | None:
+    return path.read_bytes() if path.exists() else None
+
+
+def identical(one: Any, two: Any) -> bool:
+    """Bit for bit: NaN is NaN, and 0.0 is not -0.0."""
+    if isinstance(one, torch.Tensor):
+        alike = isinstance(two, torch.Tensor) and one.dtype == two.dtype and one.shape == two.shape
+        return alike and one.contiguous().numpy().tobytes() == two.contiguous().numpy().tobytes()
+    if isinstance(one, dict):
+        return isinstance(two, dict) and one.keys() == two.keys() and all(identical(one[k], two[k]) for k in one)
+    if isinstance(one, list | tuple):
+        return type(one) is type(two) and len(one) == len(two) and all(map(identical, one, two))
+    return type(one) is type(two) and one == two
+
+
+def left_in(ledger: Path) -> Iterator[str]:
+    """Torn and temporary files, locks that are held, W&B runs that are doubled."""
+    for path in sorted(ledger.rglob("*")):
+        if "wandb" in path.relative_to(ledger).parts or path.is_dir():
+            continue
+        if path.name.startswith(".") or path.name.endswith((".tmp", "~")):
+            yield f"a temporary file is left: {path}"
+        elif fault := _opens(path):
+            yield f"{path} does not open: {fault}"
+    for result in sorted(ledger.glob("*/*/result.json")):
+        folder = result.parent
+        yield from (f"{path} is left though the stage is done" for path in folder.glob("error*.txt"))
+        runs = len(list(folder.glob("wandb/offline-run-*")))
+        if runs > 1:
+            yield f"{folder}/wandb has {runs} runs of one stage"
+    for path in ledger.glob("*/*/lock"):
+        try:
+            with FileLock(path, timeout=0):
+                pass
+        except Timeout:
+            yield f"{path} is held"
+    for folder in sorted({path.parent for path in ledger.rglob("*.ckpt")}):
+        yield from _hashes(folder)
+
+
+def _hashes(folder: Path) -> Iterator[str]:
+    """What last.json lists, and best.json names, is there as they say, and no other checkpoint is."""
+    indices = [json.loads(path.read_text()) for path in (folder / INDEX, folder / BEST) if path.exists()]
+    entries = [entry for index in indices for entry in (index if isinstance(index, list) else [index])]
+    for entry in entries:
+        path = folder / entry["file"]
+        if not path.exists() or sha256(path) != entry["sha256"]:
+            yield f"{path} is not what its index says"
+    listed = {entry["file"] for entry in entries}
+    yield from (f"{path} is in no index" for path in folder.glob("*.ckpt") if path.name not in listed)
+
+
+def _image(path: Path) -> None:
+    with Image.open(path) as image:
+        image.load()
+
+
+OPENING: dict[str, Callable[[Path], object]] = {
+    ".json": lambda path: json.loads(path.read_text()),
+    ".jsonl": _rows,
+    ".ckpt": checkpoints.load,
+    ".png": _image,
+}
+
+
+def _opens(path: Path) -> str | None:
+    """What went wrong, if something did."""
+    try:
+        OPENING.get(path.suffix, lambda _: None)(path)
+    except (OSError, ValueError, SyntaxError) as error:
+        return str(error)
+    return None
