@@ -19,7 +19,7 @@ from unmask.mae import num_parameters
 from unmask.optim import Recipe
 from unmask.runs.fingerprint import StageSpec
 from unmask.runs.ledger import StageFolder
-from unmask.runs.loggers import build_loggers
+from unmask.runs.loggers import mirrors
 from unmask.runs.plan import Plan
 from unmask.runs.recipes import kept_together
 from unmask.tasks.again import Trained
@@ -53,7 +53,8 @@ class Fitting:
         if self.spec.kind != "pretrain":
             about["classes"] = list(self.class_names)  # for whoever has the checkpoint and not the images
         cadence = self.config.checkpoint
-        journal = Journal(self.folder.path, plan.batch_size, per_epoch)
+        shown = mirrors(self.config, self.spec, self.folder.path)
+        journal = Journal(self.folder.path, plan.batch_size, per_epoch, shown)
         callbacks = [
             Recorder(self.folder.path, about),
             journal,
@@ -63,9 +64,10 @@ class Fitting:
         ]
         trainer = self.trainer(callbacks, plan)
         newest = collectives.led(lambda: checkpoints.newest(self.folder.checkpoints))
-        trainer.fit(module, datamodule=data, ckpt_path=newest, weights_only=True)
-        self.seconds_before = journal.earlier
-        trainer.validate(module, datamodule=data, verbose=False)
+        with shown:
+            trainer.fit(module, datamodule=data, ckpt_path=newest, weights_only=True)
+            self.seconds_before = journal.earlier
+            trainer.validate(module, datamodule=data, verbose=False)
         measured = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("val/")}
         if not all(math.isfinite(value) for value in measured.values()):
             raise FloatingPointError(
@@ -102,7 +104,7 @@ class Fitting:
             max_steps=plan.total_steps, max_epochs=-1,
             accumulate_grad_batches=self.accumulate(plan.batch_size),
             check_val_every_n_epoch=-(-self.recipe.epochs // self.config.watch.times),
-            callbacks=callbacks, logger=build_loggers(self.config, self.spec, self.folder.path),
+            callbacks=callbacks, logger=False,
             plugins=[SafeIO(self.config.checkpoint.keep), LightningEnvironment()],
             default_root_dir=self.folder.path, log_every_n_steps=1, **QUIET,
         )  # fmt: skip
