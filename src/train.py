@@ -101,8 +101,6 @@ def start_with_smaller_parts() -> NoReturn:
     )
     if isinstance(sys.stdout, Marked):
         os.environ[MARK] = sys.stdout.mark
-    if "wandb" in sys.modules:
-        sys.modules["wandb"].teardown()  # its service would wait for this process to end
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(sys.executable, [sys.executable, *sys.argv, "trainer.split=2"])

@@ -1,16 +1,14 @@
 """Stages end to end on real digits, small: what they measure, share, mirror and refuse."""
 
 import json
-import os
 import re
-import warnings
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 
-from small_runs import call, image_folder, run
+from small_runs import image_folder, run
 from unmask import checkpoints
 from unmask.callbacks.journal import Journal
 from unmask.data.module import Batch
@@ -163,16 +161,6 @@ def test_every_masking_and_target_learns(masking: str, target: str, tmp_path: Pa
     assert losses[-1] < losses[0]
 
 
-def test_loggers_mirror_the_journal_a_run_for_each_stage(tmp_path: Path) -> None:
-    """W&B offline needs no account; TensorBoard writes its event file; both beside their stage."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        run(f"runs_dir={tmp_path}", "stages=[pretrain,linear_probe]", "logger=[wandb,tensorboard]")
-    for stage in ("pretrain", "linear_probe"):
-        assert list(tmp_path.glob(f"{stage}/*/wandb/offline-run-*/run-*.wandb"))
-        assert list(tmp_path.glob(f"{stage}/*/tensorboard/events.out.tfevents.*"))
-
-
 def test_a_missing_final_checkpoint_is_not_replaced_by_an_earlier_one(tmp_path: Path) -> None:
     run(f"runs_dir={tmp_path}", "stages=[pretrain]")
     (index,) = tmp_path.glob("pretrain/*/checkpoints/last.json")
@@ -233,20 +221,6 @@ def test_what_nobody_foresaw_is_told_in_a_line_with_the_place_of_its_traceback(
     assert re.search(said, line)
     (kept,) = tmp_path.glob("pretrain/*/error.txt")
     assert "Traceback" in kept.read_text()
-
-
-@pytest.mark.process
-def test_a_dashboard_that_refuses_does_not_stop_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Online without an account (or a network): the run is logged offline, to be sent later."""
-    for name in [name for name in os.environ if name.startswith("WANDB_")]:  # a service of this process, say
-        monkeypatch.delenv(name)
-    nowhere = {"WANDB_BASE_URL": "http://127.0.0.1:9", "HOME": str(tmp_path)}
-    overrides = (f"runs_dir={tmp_path}", "stages=[pretrain]", "logger=wandb", "logger.wandb.mode=online")
-    done = call(*overrides, env=nowhere)
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"W&B cannot be reached .* logged offline in .*wandb sync", done.stderr)
-    assert list(tmp_path.glob("pretrain/*/wandb/offline-run-*"))
-    assert list(tmp_path.glob("pretrain/*/result.json"))
 
 
 def test_owner_and_config_stand_beside_the_result(finished) -> None:

@@ -1,4 +1,4 @@
-"""metrics.jsonl: one line a log, append-only, cut back to the checkpoint on resume; loggers mirror it."""
+"""metrics.jsonl: one line a log, append-only, cut back to the checkpoint on resume; mirrors show it."""
 
 import math
 import time
@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 
 from unmask import collectives
+from unmask.callbacks.mirrors import Mirrors
 from unmask.data.module import Batch
 from unmask.journals import append, cut_back, read
 
@@ -25,10 +26,11 @@ class Journal(L.Callback):
     """
 
     def __init__(
-        self, folder: Path, batch_size: int, steps_per_epoch: int, counts: Callable[[], dict[str, float]] = dict
-    ) -> None:
+        self, folder: Path, batch_size: int, steps_per_epoch: int, mirrors: Mirrors | None = None,
+        counts: Callable[[], dict[str, float]] = dict,
+    ) -> None:  # fmt: skip
         """counts: what else to write down at the end of each window."""
-        self.counts = counts
+        self.mirrors, self.counts = mirrors or Mirrors(), counts
         self.path, self.batch_size, self.steps_per_epoch = folder / "metrics.jsonl", batch_size, steps_per_epoch
         self.every = min(EVERY, steps_per_epoch)
         self.total: torch.Tensor | float = 0.0
@@ -49,6 +51,7 @@ class Journal(L.Callback):
         self.clock = time.perf_counter()
         if trainer.is_global_zero:
             cut_back(self.path, trainer.global_step)
+            self.mirrors.begin(read(self.path))
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
@@ -77,18 +80,18 @@ class Journal(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.step = trainer.global_step  # a stage that was killed after its last step validates without training
         measured = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("val/")}
-        if trainer.is_global_zero and not any(
-            row["step"] == self.step and "val/loss" in row for row in read(self.path)
-        ):
-            self._write(trainer, measured)
+        if trainer.is_global_zero:
+            rows = read(self.path)
+            self.mirrors.begin(rows)
+            if not any(row["step"] == self.step and "val/loss" in row for row in rows):
+                self._write(trainer, measured)
         self.clock, self.clock_step = time.perf_counter(), self.step  # speed is that of training alone
 
     def _write(self, trainer: L.Trainer, values: dict[str, float]) -> None:
         row = {"step": self.step, "epoch": round(self.step / self.steps_per_epoch, 4), **values}
         if trainer.is_global_zero:
             append(self.path, row)
-            for logger in trainer.loggers:
-                logger.log_metrics({**values, "epoch": row["epoch"]}, step=self.step)
+            self.mirrors.log(row)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         self.teardown(trainer, pl_module, "fit")

@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
-from unmask.runs.checks import ConfigError, described
-from unmask.runs.schema import Count, Decoder, Model, Part, Proportion, Share
+from unmask.runs.checks import ConfigError, described, refuse_secrets
+from unmask.runs.schema import Count, Decoder, Model, Part, Positive, Proportion, Share
 
 Arguments = TypeVar("Arguments", bound=Part)
 
@@ -65,6 +65,13 @@ class Report(Part):
         return self
 
 
+class Send(Part):
+    folders: Annotated[list[str], Field(min_length=1)] = Field(description="of finished stages")
+    project: str | None = Field(description="null: the stage's own, else unmask")
+    entity: str | None = Field(description="null: the stage's own, else the account's")
+    finish_seconds: Positive = Field(description="how long W&B has to take the last rows")
+
+
 class Bench(Part):
     subject: Literal["step", "guards"] = Field(
         description="step: a training step beside a peer's; guards: what looking after a run costs"
@@ -102,6 +109,7 @@ def arguments(kind: type[Arguments], raw: Any) -> Arguments:
     missing = [f"{key}: missing; give {description}" for key, description in texts.items() if raw[key] is None]
     if missing:
         raise ConfigError("\n".join(missing))
+    refuse_secrets(raw)
     try:
         return kind.model_validate(raw)
     except ValidationError as error:

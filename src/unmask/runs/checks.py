@@ -8,6 +8,7 @@ from pydantic import BaseModel, ValidationError
 
 from unmask.runs.recipes import kept_together
 from unmask.runs.schema import LABELLED, Config
+from unmask.runs.secrets import covered, refused
 from unmask.runs.variants import PCATarget
 
 ELSEWHERE = "/not/here"
@@ -29,6 +30,7 @@ def elsewhere(raw: dict[str, Any]) -> dict[str, Any]:
 
 def check(raw: dict[str, Any]) -> Config:
     """The typed config. Raises ConfigError with every fault that was found."""
+    refuse_secrets(raw)
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:
@@ -37,6 +39,12 @@ def check(raw: dict[str, Any]) -> Config:
     if faults:
         raise ConfigError("\n".join(faults))
     return config
+
+
+def refuse_secrets(raw: Any) -> None:
+    """Raises ConfigError where a value holds a password or a token."""
+    if faults := list(refused(raw)):
+        raise ConfigError("\n".join(faults))
 
 
 def check_stored(raw: dict[str, Any]) -> Config:
@@ -52,7 +60,7 @@ def check_stored(raw: dict[str, Any]) -> Config:
 
 def described(error: ValidationError) -> str:
     """A line for each fault."""
-    return "\n".join(dict.fromkeys(_line(fault) for fault in error.errors()))
+    return covered("\n".join(dict.fromkeys(_line(fault) for fault in error.errors())))
 
 
 def _line(fault: Any) -> str:

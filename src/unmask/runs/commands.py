@@ -1,5 +1,6 @@
 """What the commands share: exit codes, and a word on mistyped keys before anything starts."""
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from typing import NoReturn
 from unmask.runs.checks import ConfigError, unknown_overrides
 from unmask.runs.experiments import unknown_names
 from unmask.runs.ledger import LedgerError
+from unmask.runs.secrets import covered
 
 EXPLAINED = (LedgerError, ValueError, OSError, FloatingPointError)  # raised with a text for the user
 MULTIRUN = ("-m", "--multirun")
@@ -18,6 +20,11 @@ class CellError(RuntimeError):
     """A cell of a sweep that shares its process with the sweep (Hydra's own launchers): the others go on."""
 
 
+QUIET = {
+    "WANDB_ERROR_REPORTING": "false",  # W&B's own reports of its faults, to its makers
+    "HF_HUB_DISABLE_TELEMETRY": "1",  # huggingface_hub, and with it timm and transformers
+    "DO_NOT_TRACK": "1",  # whoever else heeds it
+}
 entered = False  # whether Hydra composed a config and called the command
 
 
@@ -33,7 +40,7 @@ def told(error: BaseException) -> str:
     Of one that a loader's worker passed on, its last line, without the worker's traceback. Of one that nobody foresaw,
     its kind, its first line and the notes it got on its way: the remedy, and where the traceback stands.
     """
-    text = str(error)
+    text = covered(str(error))
     if "Original Traceback" in text:
         return text.strip().splitlines()[-1].split(": ", 1)[-1]
     if isinstance(error, OSError) and error.strerror:
@@ -53,6 +60,11 @@ def explained() -> Iterator[None]:
         fail(str(error), 2)
     except EXPLAINED as error:
         fail(told(error), 1)
+
+
+def privately() -> None:
+    """Nothing that this project uses reports to its makers, in this process and those it starts."""
+    os.environ.update(QUIET)
 
 
 def enter() -> None:
@@ -81,6 +93,7 @@ def quoted(argument: str) -> str:
 
 def guarded(command: Callable[[], None], keys: Iterable[str]) -> None:
     """Run a Hydra command; mistyped keys and Hydra's own complaints about overrides end with exit code 2."""
+    privately()
     if faults := unknown_overrides(sys.argv[1:], keys) + unknown_names(sys.argv[1:]):
         fail("\n".join(faults), 2)
     shown = next((argument for argument in sys.argv[1:] if argument.partition("=")[0] in SHOWING), None)

@@ -16,7 +16,6 @@ from unmask.callbacks.keeper import Preempted, leaving_when_asked
 from unmask.runs.checks import ConfigError
 from unmask.runs.fingerprint import FITTED, StageSpec
 from unmask.runs.ledger import StageFolder
-from unmask.runs.loggers import close_loggers
 from unmask.runs.plan import Plan
 from unmask.runs.schema import Trainer
 from unmask.runs.work import Run, StageWork
@@ -119,8 +118,6 @@ def _worked(run: Run, spec: StageSpec, folder: StageFolder) -> dict[str, Any]:
         folder.fail(error, name)
         advise(error, run.config.trainer, folder, name)
         raise
-    finally:
-        close_loggers(run.config)
     if not collectives.leads():
         return collectives.told()
     seconds = round(work.fit.seconds_before + time.monotonic() - start, 1)

@@ -23,7 +23,7 @@ from unmask.mae import num_parameters
 from unmask.optim import Recipe
 from unmask.runs.fingerprint import StageSpec
 from unmask.runs.ledger import StageFolder
-from unmask.runs.loggers import build_loggers
+from unmask.runs.loggers import mirrors
 from unmask.runs.plan import Plan
 from unmask.runs.recipes import kept_together
 from unmask.tasks.again import Trained
@@ -58,7 +58,8 @@ class Fitting:
             about["classes"] = list(self.class_names)  # for whoever has the checkpoint and not the images
         io, spikes, cadence = BackgroundIO(self.config.checkpoint.keep), self.spikes(), self.config.checkpoint
         skipped: Callable[[], Metrics] = (lambda: {"skipped_steps": spikes.skipped}) if spikes else dict
-        journal = Journal(self.folder.path, plan.batch_size, per_epoch, skipped)
+        shown = mirrors(self.config, self.spec, self.folder.path)
+        journal = Journal(self.folder.path, plan.batch_size, per_epoch, shown, skipped)
         callbacks = [
             Watchdog(self.folder.path, self.config.trainer.timeout_minutes),
             Recorder(self.folder.path, about, spikes),
@@ -71,9 +72,10 @@ class Fitting:
         ]
         trainer = self.trainer(callbacks, plan, io)
         newest = collectives.led(lambda: checkpoints.newest(self.folder.checkpoints))
-        trainer.fit(module, datamodule=data, ckpt_path=newest, weights_only=True)
-        self.seconds_before = journal.earlier
-        trainer.validate(module, datamodule=data, verbose=False)
+        with shown:
+            trainer.fit(module, datamodule=data, ckpt_path=newest, weights_only=True)
+            self.seconds_before = journal.earlier
+            trainer.validate(module, datamodule=data, verbose=False)
         measured = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("val/")}
         if not all(math.isfinite(value) for value in measured.values()):
             raise FloatingPointError(
@@ -114,8 +116,7 @@ class Fitting:
             max_steps=plan.total_steps, max_epochs=-1,
             accumulate_grad_batches=self.accumulate(plan.batch_size),
             check_val_every_n_epoch=-(-self.recipe.epochs // self.config.watch.times),
-            callbacks=callbacks, logger=build_loggers(self.config, self.spec, self.folder.path),
-            plugins=[io, LightningEnvironment()],
+            callbacks=callbacks, logger=False, plugins=[io, LightningEnvironment()],
             default_root_dir=self.folder.path, log_every_n_steps=1, **QUIET,
         )  # fmt: skip
 

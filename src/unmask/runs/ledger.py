@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from unmask.durable import write_json, write_text
 from unmask.runs.fingerprint import StageSpec
+from unmask.runs.secrets import covered
 
 POLL = 0.2  # seconds between looks at a lock
 
@@ -107,7 +108,7 @@ class StageFolder:
 
     def fail(self, error: BaseException, name: str = "error.txt") -> None:
         """Leave the error where the next reader looks."""
-        text = "".join(traceback.format_exception(error))
+        text = covered("".join(traceback.format_exception(error)))
         try:
             write_text(self.path / name, f"{now()}\n{text}")
         except OSError:

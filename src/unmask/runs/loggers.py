@@ -1,55 +1,23 @@
-"""Mirrors of the journal: W&B (offline unless asked) and TensorBoard. metrics.csv is always written."""
+"""Which mirrors a stage's journal has: W&B (offline unless asked), TensorBoard. metrics.csv is always written."""
 
-import warnings
 from pathlib import Path
 
-from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
-
+from unmask.callbacks.mirrors import Mirror, Mirrors, TensorBoard
+from unmask.callbacks.weights_and_biases import GRACE, START, RunCard, WeightsAndBiases
 from unmask.runs.fingerprint import StageSpec
-from unmask.runs.schema import Config, Wandb
+from unmask.runs.schema import Config
+
+FLUSH = 30.0  # seconds that a disk may take for TensorBoard's last events
 
 
-def build_loggers(config: Config, spec: StageSpec, folder: Path) -> list[Logger] | bool:
-    """The chosen loggers; W&B runs are named and grouped by fingerprint, one for each time a stage is worked on."""
-    chosen: list[Logger] = []
-    if config.logger.wandb:
-        chosen.append(_wandb(config, config.logger.wandb, spec, folder))
+def mirrors(config: Config, spec: StageSpec, folder: Path) -> Mirrors:
+    """Those that are chosen. Of several processes the one that writes the journal opens them."""
+    chosen: list[tuple[Mirror, float]] = []
+    if wandb := config.logger.wandb:
+        group = spec.parent.fingerprint if spec.parent else spec.fingerprint
+        card = RunCard(spec.kind, spec.fingerprint, group, config.plain())
+        run = WeightsAndBiases(card, folder, wandb.project, wandb.entity, wandb.mode == "online", wandb.finish_seconds)
+        chosen.append((run, START + wandb.finish_seconds + GRACE))
     if config.logger.tensorboard:
-        chosen.append(TensorBoardLogger(folder, name=config.logger.tensorboard.name, version=""))
-    return chosen or False
-
-
-def _wandb(config: Config, chosen: Wandb, spec: StageSpec, folder: Path) -> WandbLogger:
-    """An online run, or an offline one where W&B cannot be reached: a dashboard is no reason to lose a training."""
-    import wandb
-
-    def logger(offline: bool) -> WandbLogger:
-        return WandbLogger(
-            name=f"{spec.kind}-{spec.fingerprint}", project=chosen.project, entity=chosen.entity, offline=offline,
-            save_dir=str(folder), group=spec.parent.fingerprint if spec.parent else spec.fingerprint,
-            config=config.plain(), settings=wandb.Settings(init_timeout=30, finish_timeout=60, console="off"),
-        )  # fmt: skip
-
-    online = logger(offline=chosen.mode == "offline")
-    try:
-        _ = online.experiment  # connects now, not in the middle of the first step
-    except Exception as error:  # wandb raises its own, requests' and its service's errors
-        if chosen.mode == "offline":
-            raise
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        warnings.warn(
-            f"W&B cannot be reached ({reason}); the run is logged offline in {folder}/wandb: send it later with "
-            f"`wandb sync {folder}/wandb/offline-run-*`",
-            stacklevel=2,
-        )
-        wandb.teardown()
-        return logger(offline=True)
-    return online
-
-
-def close_loggers(config: Config) -> None:
-    """End the stage's W&B run: the next stage would log into it."""
-    if config.logger.wandb:
-        import wandb
-
-        wandb.finish()
+        chosen.append((TensorBoard(folder / config.logger.tensorboard.name), FLUSH))
+    return Mirrors(chosen)

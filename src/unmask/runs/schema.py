@@ -170,6 +170,7 @@ class Wandb(Part):
     project: str = Field(description="W&B project")
     entity: str | None = Field(description="W&B user or team; null: the account's own")
     mode: Literal["offline", "online"] = Field(description="offline needs no account and no network")
+    finish_seconds: Positive = Field(description="how long the end of a stage waits for W&B to take the last rows")
 
 
 class Tensorboard(Part):

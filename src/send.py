@@ -1,0 +1,32 @@
+"""Finished stages to W&B, as far as it lacks their rows: src/send.py <folder> [<folder> ...]. See --help."""
+
+import sys
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from unmask.runs.arguments import Send, arguments
+from unmask.runs.commands import explained, privately
+
+DEFAULTS = Path(__file__).parent.parent / "conf" / "send.yaml"
+
+
+def main() -> None:
+    """Exits with 0 sent, 1 W&B did not take it, 2 bad arguments."""
+    typed = sys.argv[1:]
+    if not typed or {"--help", "-h"} & set(typed):
+        print(DEFAULTS.read_text(), end="")
+        raise SystemExit(0 if typed else 2)
+    privately()
+    with explained():
+        values = OmegaConf.from_dotlist([argument for argument in typed if "=" in argument])
+        folders = {"folders": [argument for argument in typed if "=" not in argument]}
+        given = arguments(Send, OmegaConf.to_container(OmegaConf.merge(OmegaConf.load(DEFAULTS), folders, values)))
+        from unmask.runs.sending import send
+
+        for folder in given.folders:
+            print(f"{folder}: {send(Path(folder), given)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""Finished stages to W&B: what was offline, or what it did not take while they were trained."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from unmask.callbacks.weights_and_biases import RunCard, WeightsAndBiases
+from unmask.journals import read
+from unmask.runs.arguments import Send
+from unmask.runs.checks import ConfigError
+from unmask.runs.ledger import read_result
+
+
+def send(folder: Path, given: Send) -> str:
+    """Give W&B the journal of a finished stage, in words. Rows that the run has are not sent again.
+
+    Raises ConfigError where no finished stage lies in the folder, OSError where W&B does not take it.
+    """
+    result = read_result(folder)
+    if result is None:
+        raise ConfigError(
+            f"{folder}: no finished stage (it has no result.json); the command that trains it goes on, and with "
+            f"logger=wandb sends it"
+        )
+    rows = read(folder / "metrics.jsonl")
+    if not rows:
+        return "no metrics over time, nothing to send"
+    run = _run(folder, result, given)
+    run.open(rows)
+    if not run.online:
+        run.close(1)
+        raise OSError(run.notes[0])
+    had = run.run.starting_step
+    try:
+        run.close(0)
+    except Exception as error:
+        raise OSError(f"{folder}: W&B did not take all rows ({error}); {run.later}") from None
+    return f"all {len(rows)} rows are in W&B" + (", some were before" if had else "")
+
+
+def _run(folder: Path, result: dict[str, Any], given: Send) -> WeightsAndBiases:
+    config = yaml.safe_load((folder / "config.yaml").read_text())["config"]
+    chosen = (config.get("logger") or {}).get("wandb") or {}
+    fingerprint = result["fingerprint"]
+    return WeightsAndBiases(
+        RunCard(result["stage"], fingerprint, result.get("parent") or fingerprint, config), folder,
+        given.project or chosen.get("project") or "unmask", given.entity or chosen.get("entity"), True,
+        given.finish_seconds,
+    )  # fmt: skip

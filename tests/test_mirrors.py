@@ -1,0 +1,251 @@
+"""Mirrors show what the journal has, once, and what happens to them never happens to the training."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import pytest
+import wandb
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from fake_wandb import FakeWandb, offline_rows
+from small_runs import run
+from test_resume import Crash, assert_same, crash_at
+from unmask.callbacks import weights_and_biases
+from unmask.callbacks.journal import Journal
+from unmask.callbacks.mirrors import Mirrors
+from unmask.callbacks.weights_and_biases import AXIS, RunCard, WeightsAndBiases
+from unmask.journals import read
+from unmask.runs.arguments import Send
+from unmask.runs.checks import ConfigError
+from unmask.runs.sending import send
+
+CARD = RunCard("pretrain", "0123456789ab", "0123456789ab", {"seed": 0})
+ROWS = [
+    {"step": 2, "epoch": 0.5, "train/loss": 1.0},
+    {"step": 4, "epoch": 1.0, "train/loss": 0.9},
+    {"step": 4, "epoch": 1.0, "val/loss": 0.8},
+    {"step": 6, "epoch": 1.5, "train/loss": 0.7},
+]
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWandb]:
+    """W&B on loopback, for a service process of this test's own."""
+    fake = FakeWandb()
+    wandb.teardown()
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    for name, value in fake.environment().items():
+        monkeypatch.setenv(name, value)
+    yield fake
+    fake.status, fake.delay = 200, 0.0
+    wandb.teardown()
+    fake.close()
+
+
+def mirror(folder: Path, online: bool = False, finish_seconds: float = 2) -> WeightsAndBiases:
+    return WeightsAndBiases(CARD, folder, "unmask", None, online, finish_seconds)
+
+
+def shown(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """W&B's rows as the journal has them."""
+    plain = [{key: value for key, value in row.items() if not key.startswith("_")} for row in rows]
+    return [{"step": row.pop(AXIS), **row} for row in plain]
+
+
+def offline(folder: Path) -> list[dict[str, Any]]:
+    """The rows of the one run that lies in a stage's folder."""
+    (file,) = folder.glob("wandb/*run-*/*.wandb")
+    assert file.parent.name.startswith("offline-run-")
+    rows = offline_rows(file)
+    assert [row["_step"] for row in rows] == sorted({row["_step"] for row in rows})
+    return shown(rows)
+
+
+def test_an_interrupted_stage_is_one_run_in_every_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With rows that the checkpoint has not, which are made again; TensorBoard's too."""
+    overrides = (f"runs_dir={tmp_path}", "stages=[pretrain]", "checkpoint.every_steps=3", "logger=[wandb,tensorboard]")
+    with monkeypatch.context() as patch:
+        patch.setattr("unmask.callbacks.journal.EVERY", 1)
+        for step in (5, 8):
+            with monkeypatch.context() as crash:
+                crash_at(crash, step)
+                with pytest.raises(Crash):
+                    run(*overrides)
+        run(*overrides)
+    (folder,) = tmp_path.glob("pretrain/*")
+    journal = read(folder / "metrics.jsonl")
+    assert len(journal) == 12 + 3
+    assert offline(folder) == journal
+    (events,) = folder.glob("tensorboard/events.*")
+    found = EventAccumulator(str(events.parent))
+    found.Reload()
+    for key in ("train/loss", "val/loss"):
+        expected = [(row["step"], row[key]) for row in journal if key in row]
+        assert [(event.step, event.value) for event in found.Scalars(key)] == [
+            (s, pytest.approx(v)) for s, v in expected
+        ]
+
+
+def test_a_kill_while_an_offline_run_is_replaced_loses_nothing(
+    server: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The earlier one lies beside until the new one has all rows; `wandb sync` sees one of them at any time."""
+    first = mirror(tmp_path)
+    first.open(ROWS[:2])
+    first.close(75)
+    killed = mirror(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(killed, "log", lambda row: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            killed.open(ROWS[:2])
+    killed.run.finish()
+    (kept,) = tmp_path.glob("wandb/earlier-*-offline-run-*/*.wandb")
+    assert shown(offline_rows(kept)) == ROWS[:2]
+    assert len(list(tmp_path.glob("wandb/offline-run-*"))) == 1
+    last = mirror(tmp_path)
+    last.open(ROWS[:2])
+    for row in ROWS[2:]:
+        last.log(row)
+    last.close(0)
+    assert offline(tmp_path) == ROWS
+    synced = subprocess.run(
+        [sys.executable, "-m", "wandb", "sync", *tmp_path.glob("wandb/offline-run-*")], capture_output=True, text=True
+    )
+    assert shown(server.runs[CARD.fingerprint]) == ROWS, synced.stderr
+
+
+def test_online_rows_that_the_run_has_are_not_sent_again_and_those_it_lacks_are(
+    server: FakeWandb, tmp_path: Path
+) -> None:
+    """Also those of an attempt that was offline, or whose server went away."""
+    sent = server.runs
+    first = mirror(tmp_path, online=True)
+    first.open([])
+    for row in ROWS[:3]:
+        first.log(row)
+    first.close(75)
+    assert shown(sent[CARD.fingerprint]) == ROWS[:3]
+    resumed = mirror(tmp_path, online=True, finish_seconds=1)
+    resumed.open(ROWS[:1])
+    resumed.log(ROWS[1])
+    server.status = 500
+    for row in ROWS[2:]:
+        resumed.log(row)
+    begun = time.monotonic()
+    with pytest.raises(TimeoutError):
+        resumed.close(0)
+    assert time.monotonic() - begun < 5
+    assert shown(sent[CARD.fingerprint]) == ROWS[:3]
+    without = mirror(tmp_path)
+    without.open(ROWS)
+    without.close(0)
+    assert list(tmp_path.glob("wandb/offline-run-*/*.synced")), "`wandb sync` would append what W&B has"
+    server.status = 200
+    again = mirror(tmp_path, online=True)
+    again.open(ROWS)
+    again.close(0)
+    assert shown(sent[CARD.fingerprint]) == ROWS
+    assert not list(tmp_path.glob("wandb/*offline-run-*"))
+    assert not server.strangers
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    runs = tmp_path_factory.mktemp("undisturbed")
+    run(f"runs_dir={runs}", "stages=[pretrain]")
+    return runs
+
+
+def test_a_training_outlives_the_death_of_its_dashboards(
+    server: FakeWandb, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """W&B's service is killed in mid-run, and TensorBoard's disk is full."""
+
+    def kill(*_: object) -> None:
+        (service,) = subprocess.run(["pgrep", "-P", str(os.getpid()), "wandb-core"], capture_output=True).stdout.split()
+        os.kill(int(service), signal.SIGKILL)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    before = Journal._log_window
+
+    def killing(self: Journal, trainer: Any) -> None:
+        before(self, trainer)
+        if self.step == 8:
+            time.sleep(1)
+            kill()
+
+    monkeypatch.setattr(Journal, "_log_window", killing)
+    monkeypatch.setattr("tensorboard.summary.writer.record_writer.RecordWriter.write", full)
+    overrides = (f"runs_dir={tmp_path}", "stages=[pretrain]", "logger=[wandb,tensorboard]", "logger.wandb.mode=online")
+    with pytest.warns(UserWarning, match="failed") as told:
+        run(*overrides)
+    texts = sorted(str(warning.message) for warning in told)
+    assert [text.split(" (")[0] for text in texts] == ["TensorBoard failed", "W&B failed"], texts
+    assert "No space left" in texts[0]
+    assert f"python src/send.py {tmp_path}/pretrain/" in texts[1]
+    assert_same(tmp_path, undisturbed)
+
+
+class Hanging:
+    """A mirror that takes no row."""
+
+    name, later, notes = "a dashboard", "look elsewhere", ["it is slow today"]
+
+    def __init__(self) -> None:
+        self.wanted = Event()
+
+    def open(self, rows: list[dict[str, Any]]) -> None:
+        self.wanted.wait()
+
+    log = close = open
+
+    def abandon(self) -> None:
+        self.wanted.set()
+
+
+def test_a_mirror_that_hangs_costs_the_end_a_stated_time_and_is_told_once() -> None:
+    mirrors, begun = Mirrors([(Hanging(), 0.5)]), time.monotonic()
+    with warnings.catch_warnings(record=True) as told, mirrors:
+        warnings.simplefilter("always")
+        mirrors.begin([])
+        mirrors.log(ROWS[0])
+        assert time.monotonic() - begun < 0.4, "training does not wait"
+    assert 0.5 <= time.monotonic() - begun < 3
+    assert [str(warning.message) for warning in told] == [
+        "it is slow today",
+        "a dashboard failed (it gave no answer for 0.5 seconds); training and journal go on without it; look elsewhere",
+    ]
+
+
+def test_a_server_that_is_not_there_makes_the_run_an_offline_one(
+    server: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And src/send.py gives it all rows when it is there again, a second call none."""
+    monkeypatch.setattr(weights_and_biases, "START", 1)
+    server.delay = 60.0
+    overrides = (f"runs_dir={tmp_path}", "stages=[pretrain]", "logger=wandb", "logger.wandb.mode=online")
+    with pytest.warns(UserWarning, match=r"W&B cannot be reached .* logged offline in .*wandb: send it later"):
+        run(*overrides)
+    (folder,) = tmp_path.glob("pretrain/*")
+    journal = read(folder / "metrics.jsonl")
+    assert offline(folder) == journal
+    server.delay = 0.0
+    given = Send(folders=[str(folder)], project=None, entity=None, finish_seconds=5)
+    monkeypatch.setattr(weights_and_biases, "START", 30)
+    for said in (f"all {len(journal)} rows are in W&B", f"all {len(journal)} rows are in W&B, some were before"):
+        assert send(folder, given) == said
+        assert shown(server.runs[folder.name]) == journal
+    with pytest.raises(ConfigError, match="no finished stage"):
+        send(tmp_path, given)
