@@ -136,6 +136,9 @@ class Trainer(Part):
     )
     nodes: Count = Field(description="machines, each started by srun, submitit or torchrun")
     timeout_minutes: Positive = Field(description="a process that gets no answer from the others for so long ends")
+    requeue: bool = Field(
+        description="after saving on SIGUSR1 or SIGUSR2, put the SLURM job into the queue again (not on SIGTERM)"
+    )
 
 
 class Checkpoint(Part):
