@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from unmask.processes import MEMORY_FULL, PREEMPTED
+from unmask.processes import MEMORY_FULL, PREEMPTED, SUMMARY
 from unmask.runs.checks import ConfigError, check
 from unmask.runs.commands import EXPLAINED, CellError, config_flags, enter, fail, guarded, told
 from unmask.runs.conductor import STARTED, Conductor
@@ -22,6 +22,7 @@ from unmask.runs.experiments import ABLATIONS, ALL
 from unmask.runs.ledger import StageFolder
 from unmask.runs.marked import MARK, Marked, mark_lines
 from unmask.runs.plan import Plan, make_plan
+from unmask.runs.slurm import requeue
 from unmask.runs.world import World, processes, world
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -52,6 +53,10 @@ def run(cfg: DictConfig) -> None:
         if not isinstance(error, EXPLAINED) and not hasattr(error, "__notes__"):
             raise  # outside of any stage: nothing has kept its traceback
         leave(told(error), 1)
+    except SystemExit as leaving:
+        if leaving.code == PREEMPTED:
+            requeue(cfg.trainer.requeue)
+        raise
     except KeyboardInterrupt:
         fail("interrupted; the same command goes on from the last checkpoint", PREEMPTED)
 
@@ -140,7 +145,7 @@ def report(plan: Plan, results: list[dict[str, Any]], from_ledger: list[bool], c
     overrides = " ".join(shlex.quote(override) for override in HydraConfig.get().overrides.task)
     page = write_page(plan, results, f"python src/train.py {overrides}".strip(), refresh=not all(from_ledger))
     console.print(f"The page with curves and pictures: {page.resolve()}", soft_wrap=True)
-    if summary := os.environ.get("UNMASK_SUMMARY"):
+    if summary := os.environ.get(SUMMARY):
         rows = [{**r, "from_ledger": f} for r, f in zip(results, from_ledger, strict=True)]
         Path(summary).write_text(json.dumps(rows))
 

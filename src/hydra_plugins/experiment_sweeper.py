@@ -22,7 +22,7 @@ from unmask.runs.commands import fail
 from unmask.runs.experiments import SMALLEST_SCALE, cells, is_sweep, one_run, read_paper, read_scale, tables_of
 from unmask.runs.plan import Plan, make_plan
 from unmask.runs.schema import LABELLED
-from unmask.runs.world import processes
+from unmask.runs.world import refuse_uneven, world
 
 
 @dataclass
@@ -48,6 +48,8 @@ class ExperimentSweeper(BasicSweeper):
         """All cells are checked, then launched together; what a cell raised is raised when the others are done."""
         assert self.launcher is not None
         try:
+            if started := world():
+                raise ConfigError(f"-m was started {started.size} times at once; start it once: it starts the cells")
             listed = cells_by_table([*(f"{key}={value}" for key, value in self.params.items()), *arguments])
             plans = checked(listed)
             wanted = missing(listed, plans) if self.skip_kept else [list(overrides) for overrides in plans]
@@ -87,9 +89,9 @@ def checked(listed: list[TableCell]) -> dict[tuple[str, ...], Plan]:
     faults, composer = [], Composer()
     for overrides in dict.fromkeys(tuple(cell.overrides) for cell in listed):
         try:
-            plans[overrides] = plan = make_plan(check(composer(overrides)))
-            if plan.config.trainer.devices:  # else the machine that works on the cell says how many
-                processes(plan)
+            plan = plans[overrides] = make_plan(check(composer(overrides)))
+            if plan.config.trainer.devices is not None:  # else the machine that works on the cell says how many
+                refuse_uneven(plan, plan.config.trainer.devices * plan.config.trainer.nodes)
         except ConfigError as error:
             faults.append(cell_fault(overrides, error))
     row_of: dict[tuple[str, ...], str] = {}

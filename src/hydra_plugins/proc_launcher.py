@@ -5,26 +5,26 @@ does not stop the rest; a table of the cells ends the sweep.
 """
 
 import json
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from hydra.core.config_store import ConfigStore
-from hydra.core.utils import JobReturn, JobStatus
+from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, read_write
 
+from hydra_plugins.cells import Cell, command, ended, told
 from hydra_plugins.reporting import Reporter
-from unmask.processes import PREEMPTED, Forwarding, start
-from unmask.runs.commands import config_flags
+from unmask.processes import PREEMPTED, SIGNALS, SUMMARY, Forwarding, start
 from unmask.runs.marked import MARK
+from unmask.runs.slurm import requeue
 
 POLL = 0.05  # seconds
 
@@ -43,27 +43,12 @@ ConfigStore.instance().store(
 )  # fmt: skip
 
 
-@dataclass
-class Cell:
-    """One cell of the sweep and what became of it."""
+class Running(NamedTuple):
+    """A cell's process and the file in which it tells its results."""
 
-    overrides: list[str]
+    cell: Cell
+    process: subprocess.Popen
     summary: Path
-    process: subprocess.Popen | None = None
-    code: int | None = None
-    stages: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def state(self) -> str:
-        if self.code is None:
-            return "not started"
-        if self.code < 0:
-            return f"killed by {signal.Signals(-self.code).name}"
-        if self.code == PREEMPTED:
-            return "preempted: run me again"
-        if self.code or not self.stages:
-            return f"failed (exit {self.code})"
-        return "from the ledger" if all(stage["from_ledger"] for stage in self.stages) else "done"
 
 
 class ProcLauncher(Launcher):
@@ -71,61 +56,50 @@ class ProcLauncher(Launcher):
 
     def __init__(self, n_jobs: int = 1, report: bool = False) -> None:
         self.n_jobs, self.report = n_jobs, report
-        self.running: list[Cell] = []
+        self.running: list[Running] = []
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.folder = tempfile.TemporaryDirectory(prefix="unmask-sweep-")
+        self.requeue = bool(config.trainer.requeue)
         with read_write(config):  # Hydra's sweeper leaves a multirun.yaml there; the ledger keeps every cell's config
             config.hydra.sweep.dir = self.folder.name
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from rich.console import Console
-
-        from unmask.reports.tables import cells_table
-
         if self.n_jobs < 1:
             print(f"hydra.launcher.n_jobs = {self.n_jobs}: at least 1", file=sys.stderr)
             raise SystemExit(2)
         self.reporter = Reporter(sys.argv[1:])
-        with self.folder as folder:
-            cells = [Cell(list(o), Path(folder) / f"{i}.json") for i, o in enumerate(job_overrides)]
-            with Forwarding(
-                (signal.SIGTERM, signal.SIGINT), lambda: [c.process for c in self.running if c.process]
-            ) as signals:
-                self._run(cells, signals)
-        Console().print(cells_table([(cell.overrides, cell.state, cell.stages) for cell in cells]))
-        self.reporter.finish(show=not signals.asked)
-        failed = [
-            cell for cell in cells if cell.code not in (0, None, PREEMPTED) or (cell.code == 0 and not cell.stages)
-        ]
-        if failed or any(cell.code != 0 for cell in cells):
-            raise SystemExit(1 if failed else PREEMPTED)
-        return [JobReturn(overrides=c.overrides, status=JobStatus.COMPLETED, _return_value=None) for c in cells]
+        cells = [Cell(list(overrides)) for overrides in job_overrides]
+        with self.folder as folder, Forwarding(SIGNALS, lambda: [r.process for r in self.running]) as signals:
+            self._run(cells, signals, Path(folder))
+        told(cells, self.reporter, show=not signals.asked)
+        if any(cell.unfinished for cell in cells):
+            requeue(self.requeue)
+        return ended(cells)
 
-    def _run(self, cells: list[Cell], signals: Forwarding) -> None:
+    def _run(self, cells: list[Cell], signals: Forwarding, folder: Path) -> None:
         waiting = list(cells)
         while waiting or self.running:
             while waiting and len(self.running) < self.n_jobs and not signals.asked:
                 cell = waiting.pop(0)
                 place = f"[{cells.index(cell) + 1}/{len(cells)}] "
                 print(f"{place}{' '.join(cell.overrides)}", flush=True)
-                cell.process = self._start(cell, place if self.n_jobs > 1 else "")
-                self.running.append(cell)
+                summary = folder / f"{len(waiting)}.json"
+                given = {SUMMARY: str(summary), MARK: place if self.n_jobs > 1 else ""}
+                self.running.append(Running(cell, start(command(cell.overrides), given), summary))
             if signals.asked and not self.running:
                 return
             time.sleep(POLL)
-            for cell in [c for c in self.running if c.process and c.process.poll() is not None]:
-                self.running.remove(cell)
-                assert cell.process is not None
-                cell.code = cell.process.returncode
-                if signals.asked and cell.code in (-signal.SIGTERM, -signal.SIGINT):
-                    cell.code = PREEMPTED  # asked to leave before it could do better: nothing was begun
-                if cell.summary.exists():
-                    cell.stages = json.loads(cell.summary.read_text())
-                    if self.report and not signals.asked:
-                        self.reporter.refresh()
+            for done in [running for running in self.running if running.process.poll() is not None]:
+                self.running.remove(done)
+                self._note(done, signals)
 
-    def _start(self, cell: Cell, mark: str) -> subprocess.Popen:
-        """`mark` begins every line that the cell prints."""
-        command = [sys.executable, sys.argv[0], *config_flags(sys.argv[1:]), *cell.overrides]
-        return start(command, {"UNMASK_SUMMARY": str(cell.summary), MARK: mark})
+    def _note(self, done: Running, signals: Forwarding) -> None:
+        """What became of the cell."""
+        cell, cell.code = done.cell, done.process.returncode
+        if signals.asked and -cell.code in SIGNALS:
+            cell.code = PREEMPTED  # asked to leave before it could do better: nothing was begun
+        if done.summary.exists():
+            cell.stages = json.loads(done.summary.read_text())
+            if self.report and not signals.asked:
+                self.reporter.refresh()

@@ -11,17 +11,21 @@ from typing import Any
 
 PREEMPTED = 75  # exit code: run me again
 MEMORY_FULL = 76  # exit code of one of several processes: start all of us again, with smaller micro-batches
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # that ask a training to save and leave
+PREEMPTING = (signal.SIGUSR1, signal.SIGUSR2)  # what SLURM and submitit send ahead of a limit; people send the others
+SIGNALS = (signal.SIGTERM, signal.SIGINT, *PREEMPTING)  # that ask a training to save and leave
+CHILD = "UNMASK_CHILD"  # set in every process that is started here: who started it answers for it
 LEAKING = (
     "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
     "PL_GLOBAL_SEED",
 )  # fmt: skip
+SUMMARY = "UNMASK_SUMMARY"  # names the file in which a cell of a sweep tells its results to who started it
 PR_SET_PDEATHSIG = 1
+heard: list[int] = []  # those of SIGNALS that have come to this process, in order
 
 
 def start(command: list[str], told: dict[str, str], **streams: Any) -> subprocess.Popen:
     """In a session of its own, with our environment and what it is `told`, but without our place in a group."""
-    environment = {key: value for key, value in os.environ.items() if key not in LEAKING} | told
+    environment = {key: value for key, value in os.environ.items() if key not in LEAKING} | {CHILD: "1"} | told
     return subprocess.Popen(command, env=environment, start_new_session=True, preexec_fn=_end_with_parent, **streams)
 
 
@@ -29,6 +33,11 @@ def _end_with_parent() -> None:
     """Linux sends a process SIGTERM when its parent dies, so that none is left behind."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def cores() -> int:
+    """Those that this process may use: schedulers give a job fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def send(number: int, processes: Iterable[subprocess.Popen]) -> None:
@@ -56,5 +65,6 @@ class Forwarding:
             signal.signal(number, handler)
 
     def _forward(self, number: int, frame: FrameType | None) -> None:
+        heard.append(number)
         self.asked += 1
         send(number if self.asked < 3 else signal.SIGKILL, self.started())

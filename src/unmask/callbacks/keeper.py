@@ -17,7 +17,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from unmask import checkpoints, collectives
 from unmask.callbacks.background import BackgroundIO
 from unmask.data.module import Batch
-from unmask.processes import PREEMPTED, SIGNALS
+from unmask.processes import PREEMPTED, SIGNALS, heard
 
 
 class Preempted(SystemExit):
@@ -36,6 +36,7 @@ def leaving_when_asked(minutes: float | None = None) -> Iterator[None]:
     """
 
     def leave(number: int, frame: FrameType | None) -> None:
+        heard.append(number)
         raise Preempted
 
     main = threading.current_thread() is threading.main_thread()
@@ -65,7 +66,7 @@ class Cadence(NamedTuple):
 
 
 class Keeper(L.Callback):
-    """Saves at optimiser steps, by minutes or by steps; on SIGTERM, SIGINT or SIGUSR1 saves and exits with 75.
+    """Saves at optimiser steps, by minutes or by steps; when asked to (SIGNALS) saves and exits with 75.
 
     An epoch's last batch is not saved at (its successor is): there Lightning's loop is between two epochs, and
     whether it validates after a resume would depend on when it was killed.
@@ -82,6 +83,7 @@ class Keeper(L.Callback):
             self.previous = {number: signal.signal(number, self._ask) for number in SIGNALS}
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
+        heard.append(number)
         self.asked += 1
         if self.asked > 1 and number == signal.SIGINT:
             raise KeyboardInterrupt

@@ -1,6 +1,5 @@
 """The DataModule: batches of uint8 images with their sample ids, cropped and normalised on the device."""
 
-import os
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from unmask.data.jitter import colour_jitter
 from unmask.data.policies import erase, rand_augment
 from unmask.data.sampler import EpochBatches, EvalBatches, Ticket
 from unmask.data.sources import InMemory
-from unmask.processes import SIGNALS
+from unmask.processes import SIGNALS, cores
 from unmask.randomness import make_key
 
 EVAL_BATCH = 256  # images; fewer where the device takes fewer at once
@@ -231,7 +230,7 @@ class Loading:
 
     @property
     def workers(self) -> int:
-        return min(8, max(1, (os.cpu_count() or 1) - 1)) if self.num_workers is None else self.num_workers
+        return min(8, max(1, cores() - 1)) if self.num_workers is None else self.num_workers
 
 
 def loader(views: Views, batches: EpochBatches | EvalBatches, loading: Loading) -> DataLoader:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from unmask.processes import MEMORY_FULL, PREEMPTED, SIGNALS, Forwarding, send, start
+from unmask.processes import MEMORY_FULL, PREEMPTED, SIGNALS, Forwarding, cores, send, start
 from unmask.runs.world import World
 
 TRAIN = Path(__file__).parents[2] / "train.py"
@@ -59,7 +59,7 @@ class Conductor:
     def _start(self, local: int, address: dict[str, str], folder: Path) -> Member:
         """All but the first are silent: what they say is kept, for when one of them fails first."""
         rank = (self.started.machine if self.started else 0) * self.each + local
-        threads = max(1, (os.cpu_count() or 1) // self.each)  # each process would take all cores
+        threads = max(1, cores() // self.each)  # each process would take all cores
         told = address | {
             "RANK": str(rank), "WORLD_SIZE": str(self.total), "LOCAL_RANK": str(local),
             "LOCAL_WORLD_SIZE": str(self.each), "NODE_RANK": str(rank // self.each), STARTED: "1",

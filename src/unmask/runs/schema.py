@@ -144,6 +144,9 @@ class Trainer(Part):
     max_minutes: Positive | None = Field(
         description="save and leave with exit code 75 after so long, as when asked to; null: train to the end"
     )
+    requeue: bool = Field(
+        description="after saving on SIGUSR1 or SIGUSR2, put the SLURM job into the queue again (not on SIGTERM)"
+    )
 
 
 class Checkpoint(Part):

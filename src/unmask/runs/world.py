@@ -11,7 +11,7 @@ from unmask.runs.quantities import batch_of
 from unmask.runs.recipes import kept_together
 from unmask.runs.schema import TRAINED, Trainer
 
-PORTS = 20_000, 60_000
+PORTS = 20_000, 32_767  # below those that systems give to outgoing connections
 
 
 class World(NamedTuple):
@@ -40,26 +40,45 @@ def world() -> World | None:
 
 
 def _of_job() -> dict[str, str]:
-    """What srun or submitit say of this process, in torchrun's words; nothing outside of a step of several tasks."""
-    job: Any
-    if "SUBMITIT_EXECUTOR" in os.environ:
+    """What srun or submitit say of this process, in torchrun's words; nothing outside of a step of several tasks.
+
+    Ranks are counted machine by machine, whatever order --distribution gave the tasks.
+    """
+    job = _job()
+    if job is None or job.num_tasks == 1:
+        return {}
+    each, left = divmod(job.num_tasks, job.num_nodes)
+    if left or "," in os.environ.get("SLURM_STEP_TASKS_PER_NODE", ""):  # 8(x2) where they are as many everywhere
+        raise ConfigError(
+            f"{job.num_tasks} tasks on {job.num_nodes} machines are not equally many on each; start one a machine, or "
+            f"one a device: srun --ntasks-per-node=..."
+        )
+    step = f"{job.job_id}.{os.environ.get('SLURM_STEP_ID', '')}"  # two steps of a job may share a machine
+    return {
+        "RANK": str(job.node * each + job.local_rank), "WORLD_SIZE": str(job.num_tasks),
+        "LOCAL_RANK": str(job.local_rank), "LOCAL_WORLD_SIZE": str(each), "NODE_RANK": str(job.node),
+        "MASTER_ADDR": job.hostnames[0], "MASTER_PORT": str(random.Random(step).randint(*PORTS)),
+    }  # fmt: skip
+
+
+def _job() -> Any:
+    """submitit's words on its local job, or on a step of SLURM's, in which its jobs run as well as those of srun."""
+    if os.environ.get("SUBMITIT_EXECUTOR") == "local":
         from submitit import JobEnvironment
 
-        job = JobEnvironment()
-    elif int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:  # srun's; a batch script's own process has none
-        from submitit.slurm.slurm import SlurmJobEnvironment
+        return JobEnvironment()
+    if "SLURM_STEP_NUM_TASKS" not in os.environ:  # a batch script's own process is in no step
+        return None
+    from submitit.slurm.slurm import SlurmJobEnvironment
 
-        job = SlurmJobEnvironment()
-    else:
-        return {}
-    if job.num_tasks == 1:
-        return {}
-    port = random.Random(job.job_id).randint(*PORTS)  # all tasks of the job draw the same
-    return {
-        "RANK": str(job.global_rank), "WORLD_SIZE": str(job.num_tasks), "LOCAL_RANK": str(job.local_rank),
-        "LOCAL_WORLD_SIZE": str(job.num_tasks // job.num_nodes), "MASTER_ADDR": job.hostnames[0],
-        "MASTER_PORT": str(port),
-    }  # fmt: skip
+    class Step(SlurmJobEnvironment):
+        """A step may have fewer machines and tasks than its job."""
+
+        _env = SlurmJobEnvironment._env | {
+            "num_tasks": "SLURM_STEP_NUM_TASKS", "num_nodes": "SLURM_STEP_NUM_NODES", "nodes": "SLURM_STEP_NODELIST",
+        }  # fmt: skip
+
+    return Step() if int(os.environ["SLURM_STEP_NUM_TASKS"]) > 1 else None
 
 
 def devices(trainer: Trainer) -> int:
@@ -89,10 +108,20 @@ def processes(plan: Plan) -> int:
             f"{started.size} processes were started for trainer.devices={each} on trainer.nodes={trainer.nodes}; start "
             f"{total}, one a device, or {trainer.nodes}, one a machine, or set both to what there is"
         )
+    if started is None and trainer.nodes > 1:
+        raise ConfigError(
+            f"trainer.nodes = {trainer.nodes}: start this command on each machine, once a machine or once a device "
+            f"(srun, torchrun), or sweep with hydra/launcher=submitit_slurm"
+        )
+    refuse_uneven(plan, total)
+    return total
+
+
+def refuse_uneven(plan: Plan, total: int) -> None:
+    """Raises ConfigError where a batch does not split evenly among so many processes."""
     faults = [fault for kind in plan.config.worked_stages if kind in TRAINED for fault in _uneven(plan, kind, total)]
     if faults:
         raise ConfigError("\n".join(faults))
-    return total
 
 
 def _uneven(plan: Plan, kind: str, total: int) -> list[str]:

@@ -1,0 +1,109 @@
+"""Preemption in a SLURM job: after saving, one task asks once for the job to be run again, and only for SLURM's signals."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+
+from small_runs import command, environment, trained_so_far
+from unmask import processes
+from unmask.runs import slurm
+from unmask.runs.world import World
+from warm_commands import Started
+
+ARRAY = {"SLURM_JOB_ID": "812", "SLURM_ARRAY_JOB_ID": "812", "SLURM_ARRAY_TASK_ID": "3"}
+USR1, USR2, TERM, INT = signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT
+
+
+def scontrol(folder: Path, refusal: str = "") -> Path:
+    """A program of that name that notes what it was told."""
+    folder.mkdir(exist_ok=True)
+    end = f'echo "{refusal}" >&2; exit 1' if refusal else "exit 0"
+    (folder / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {folder}/said\n{end}\n')
+    (folder / "scontrol").chmod(0o755)
+    return folder
+
+
+def said(folder: Path) -> list[str]:
+    return (folder / "said").read_text().splitlines() if (folder / "said").exists() else []
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+    """The seconds that are slept."""
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    yield slept
+    processes.heard.clear()
+
+
+@pytest.mark.parametrize(
+    ("heard", "wanted", "more", "asks"),
+    [
+        ([USR1], True, {}, ["requeue 812_3"]),
+        ([USR2, TERM], True, {}, ["requeue 812_3"]),
+        ([USR1], True, {"SLURM_ARRAY_TASK_ID": "", "SLURM_ARRAY_JOB_ID": ""}, ["requeue 812"]),
+        ([TERM], True, {}, []), ([INT], True, {}, []), ([TERM, USR1], True, {}, []), ([], True, {}, []),
+        ([USR1], False, {}, []),
+        ([USR1], True, {"UNMASK_CHILD": "1"}, []), ([USR1], True, {"SUBMITIT_EXECUTOR": "slurm"}, []),
+    ],
+)  # fmt: skip
+def test_only_the_first_task_asks_and_only_after_slurms_signals(
+    heard: list[int], wanted: bool, more: dict[str, str], asks: list[str], tmp_path: Path, slow: list[float],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    processes.heard[:] = heard
+    path = f"{scontrol(tmp_path)}:{os.environ['PATH']}"
+    with patch.dict(os.environ, {**ARRAY, "PATH": path, **more}):
+        for place in (World(0, 2, 0, 1), World(1, 2, 0, 1)):
+            monkeypatch.setattr(slurm, "world", lambda place=place: place)
+            slurm.requeue(wanted)
+    assert said(tmp_path) == asks
+    assert slow == ([slurm.HEAD_START] if asks else []), "others leave later: where that ends all tasks, not before"
+
+
+def test_outside_of_slurm_nobody_is_asked(tmp_path: Path, slow: list[float]) -> None:
+    processes.heard[:] = [USR1]
+    with patch.dict(os.environ, {"PATH": str(scontrol(tmp_path))}, clear=True):
+        slurm.requeue(True)
+    assert not said(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("refusal", "words"),
+    [(None, "there is no scontrol here"), ("Requested operation is presently disabled for job 812", "presently disabled")],
+)  # fmt: skip
+def test_a_refusal_is_told_in_a_line(
+    refusal: str | None, words: str, tmp_path: Path, slow: list[float], capsys: pytest.CaptureFixture
+) -> None:
+    processes.heard[:] = [USR1]
+    path = f"{scontrol(tmp_path, refusal)}:{os.environ['PATH']}" if refusal else str(tmp_path)
+    with patch.dict(os.environ, {**ARRAY, "PATH": path}):
+        slurm.requeue(True)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("job 812_3 was not put into the queue again (")
+    assert words in line
+    assert "run the same command again" in line
+
+
+@pytest.mark.process
+def test_a_sweep_in_a_job_saves_asks_once_for_all_and_leaves_with_75(tmp_path: Path) -> None:
+    """The sweep answers for its cells: each of them hears the signal, too."""
+    runs, fake = tmp_path / "runs", scontrol(tmp_path / "fake")
+    wanted = command("-m", f"runs_dir={runs}", "stages=[pretrain]", "pretrain.epochs=60", "seed=1,2")
+    path = f"{fake}:{os.environ['PATH']}"
+    sweep = Started(wanted, tmp_path, environment(PATH=path, SLURM_JOB_ID="812"))
+    while not trained_so_far(runs, 1):
+        assert sweep.poll() is None, sweep.stderr.read_text()
+        time.sleep(0.05)
+    sweep.send_signal(USR1)
+    assert sweep.wait(timeout=100) == 75
+    printed = sweep.stdout.read_text()
+    assert said(fake) == ["requeue 812"]
+    assert "preempted: run me again" in printed
+    assert "job 812 is in the queue again and goes on from here" in printed
+    assert list(runs.glob("pretrain/*/checkpoints/*.ckpt"))
