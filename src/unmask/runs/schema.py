@@ -135,6 +135,9 @@ class Trainer(Part):
         description="processes on each machine, one a device, that train one model; null: all GPUs"
     )
     nodes: Count = Field(description="machines, each started by srun, submitit or torchrun")
+    sharded: bool = Field(
+        description="each device holds a share of weights, gradients and moments (FSDP2); probes keep whole copies"
+    )
     timeout_minutes: Positive = Field(description="a process that gets no answer from the others for so long ends")
 
 
