@@ -1,20 +1,26 @@
 """A process of several that train together, which writes down what it sees: python tests/member.py RECORD overrides...
 
-Environment: RANK, WORLD_SIZE and so on, as torchrun has them; CRASH_AT=step to die right after that step.
+Environment: RANK, WORLD_SIZE and so on, as torchrun has them; CRASH_AT=step to die right after that step;
+INFINITE_AT=step to spoil its gradient, and look at steps one later, as on a GPU.
 """
 
 import io
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parents[1] / "src"), str(Path(__file__).parent)]
 
+import pytest
 import torch
 from rich.console import Console
+from torch.distributed.tensor import DTensor
 
+from planting import infinite_gradient
 from small_runs import plan_for
+from unmask.callbacks import recorder
 from unmask.callbacks.keeper import Keeper
 from unmask.runs.execute import execute
 from unmask.tasks.pretrain import Pretrain
@@ -24,13 +30,20 @@ steps: list[dict[str, Any]] = []
 lossy, saving = Pretrain.reconstruction_loss, Keeper.on_train_batch_end
 
 
+def held(tensors: Iterable[Any]) -> int:
+    """Elements that lie in this process."""
+    return sum((tensor.to_local() if isinstance(tensor, DTensor) else tensor).numel() for tensor in tensors)
+
+
 def recorded(self: Pretrain, batch: Any, key: Any, epoch: int) -> torch.Tensor:
     loss = lossy(self, batch, key, epoch)
     if self.trainer.training:
         hidden = self.masking(key, batch.ids_B, epoch).hidden_BL
+        moments = [moment for state in self.trainer.optimizers[0].state.values() for moment in state.values()]
         steps.append(
-            {"epoch": epoch, "ids": batch.ids_B, "images": batch.images_BCHW, "hidden": hidden, "loss": loss.detach()}
-        )
+            {"epoch": epoch, "ids": batch.ids_B, "images": batch.images_BCHW, "hidden": hidden, "loss": loss.detach(),
+             "weights_held": held(self.model.parameters()), "moments_held": held(moments)}
+        )  # fmt: skip
     return loss
 
 
@@ -42,5 +55,8 @@ def dying(self: Keeper, trainer: Any, *args: Any) -> None:
 
 Pretrain.reconstruction_loss = recorded  # type: ignore[method-assign]
 Keeper.on_train_batch_end = dying  # type: ignore[method-assign]
+if "INFINITE_AT" in os.environ:
+    infinite_gradient(pytest.MonkeyPatch(), int(os.environ["INFINITE_AT"]))
+    recorder.lagging = lambda device: True
 execute(plan_for(*OVERRIDES), Console(file=io.StringIO()))
 torch.save(steps, RECORD / f"{os.environ.get('RANK', 0)}.pt")

@@ -87,7 +87,8 @@ class PatchPCA(nn.Module):
     def to_pixels(
         self, pred_BMK: Float[Tensor, "B M K"], visible_BVP: Float[Tensor, "B V P"]
     ) -> Float[Tensor, "B M P"]:
-        return pred_BMK.float() @ self.basis_PK.T + self.mean_P
+        with torch.autocast(pred_BMK.device.type, enabled=False):
+            return pred_BMK.float() @ self.basis_PK.T + self.mean_P
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from unmask.shards import whole
+
 Plain = float | str  # JSON knows no NaN and no infinity: they are the texts "nan", "inf" and "-inf"
 
 
@@ -15,8 +17,8 @@ def plain(value: float) -> Plain:
 
 
 def of_parameters(module: nn.Module) -> dict[str, Plain]:
-    """The largest absolute value of each parameter."""
-    return {name: plain(float(value.detach().abs().max())) for name, value in module.named_parameters()}
+    """The largest absolute value of each parameter; where processes hold shares, all of them must ask."""
+    return {name: plain(float(whole(value.detach()).abs().max())) for name, value in module.named_parameters()}
 
 
 @torch.no_grad()

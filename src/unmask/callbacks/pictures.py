@@ -12,7 +12,9 @@ from unmask.tasks.pretrain import FIXED, Pretrain
 
 
 class Pictures(L.Callback):
-    """pictures/epoch=N.png after each validation; on the main process alone, and without any collective call."""
+    """pictures/epoch=N.png after each validation; all processes draw, since each may hold but a share of the weights,
+    and the main one writes.
+    """
 
     def __init__(self, folder: Path, views: Views, form: Format, count: int) -> None:
         self.folder, self.form = folder, form
@@ -28,8 +30,6 @@ class Pictures(L.Callback):
         self._draw(trainer, pl_module, round(trainer.global_step / per_epoch))
 
     def _draw(self, trainer: L.Trainer, pl_module: L.LightningModule, epoch: int) -> None:
-        if not trainer.is_global_zero:
-            return
         assert isinstance(pl_module, Pretrain)
         device = pl_module.device
         batch = self.batch._replace(
@@ -41,6 +41,8 @@ class Pictures(L.Callback):
         was_training = pl_module.training
         pl_module.eval()
         assert isinstance(pl_module.target, Pixel | NormalisedPixel | PatchPCA), "others predict no pixels"
-        result = reconstruct(pl_module.model, pl_module.target, images, masking, self.form.mean, self.form.std)
+        with trainer.precision_plugin.val_step_context():  # as validation computes: shares in bfloat16 ask for it
+            result = reconstruct(pl_module.model, pl_module.target, images, masking, self.form.mean, self.form.std)
         pl_module.train(was_training)
-        save_sheet(result, self.folder / f"epoch={epoch:04d}.png")
+        if trainer.is_global_zero:
+            save_sheet(result, self.folder / f"epoch={epoch:04d}.png")

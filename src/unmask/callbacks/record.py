@@ -53,14 +53,10 @@ class Step(NamedTuple):
 def write_record(folder: Path, trainer: L.Trainer, module: Any, step: Step, about: dict[str, Any]) -> None:
     """record.json and the weights and moments before the step; of other processes than the first, their samples alone.
 
-    The state comes first and the record last: where a record stands, it is whole. Raises OSError, RuntimeError or
-    ValueError where that cannot be done.
+    The state comes first and the record last: where a record stands, it is whole. Where each process holds a share of
+    the model, all of them take part. Raises OSError, RuntimeError or ValueError where that cannot be done.
     """
     rank = trainer.global_rank
-    record = _facts(trainer, module, step)
-    if rank == 0:
-        path = _write_state(folder, trainer, module, step, about)
-        record |= {"state": path.name, "sha256": sha256(path), "parameters": of_parameters(module)}
 
     def forward() -> None:
         data: Any = trainer.datamodule
@@ -69,7 +65,14 @@ def write_record(folder: Path, trainer: L.Trainer, module: Any, step: Step, abou
             with trainer.precision_plugin.train_step_context():
                 loss_again(module, batch, step.number - 1)
 
-    record |= {"activations": of_activations(module.model, forward), **about}
+    record, state, largest = _facts(trainer, module, step), _state(trainer, step, about), of_parameters(module)
+    try:
+        if rank == 0:
+            path = checkpoints.save(state, folder, step.number - 1, keep=1)
+            record |= {"state": path.name, "sha256": sha256(path), "parameters": largest}
+    finally:  # a disk that is full, too: the others are in this pass and may need this one's share
+        activations = of_activations(module.model, forward)
+    record |= {"activations": activations, **about}
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / (RECORD if rank == 0 else f"record.rank{rank}.json"), record)
 
@@ -88,13 +91,11 @@ def _facts(trainer: L.Trainer, module: Any, step: Step) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _write_state(folder: Path, trainer: L.Trainer, module: Any, step: Step, about: dict[str, Any]) -> Path:
+def _state(trainer: L.Trainer, step: Step, about: dict[str, Any]) -> dict[str, Any]:
     """A checkpoint as any other, of the step before, but without Lightning's loops: nobody goes on from it."""
-    optimizer = trainer.optimizers[0].state_dict()
-    for group, rate in zip(optimizer["param_groups"], step.rates, strict=True):
-        group["lr"] = rate  # the schedule may have moved on
-    content = {
-        "state_dict": module.state_dict(), "optimizer_states": [optimizer], "global_step": step.number - 1,
-        "unmask": about,
-    }  # fmt: skip
-    return checkpoints.save(content, folder, step.number - 1, keep=1)
+    weights = trainer.strategy.lightning_module_state_dict()
+    optimizer = trainer.strategy.optimizer_state(trainer.optimizers[0])
+    if trainer.is_global_zero:  # of shares the others get nothing
+        for group, rate in zip(optimizer["param_groups"], step.rates, strict=True):
+            group["lr"] = rate  # the schedule may have moved on
+    return {"state_dict": weights, "optimizer_states": [optimizer], "global_step": step.number - 1, "unmask": about}

@@ -20,6 +20,7 @@ from unmask import collectives
 from unmask.callbacks.record import FOLDER, Step, write_record
 from unmask.callbacks.spikes import Spikes
 from unmask.data.module import Batch
+from unmask.shards import whole
 
 
 class Recorder(L.Callback):
@@ -48,7 +49,7 @@ class Recorder(L.Callback):
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         # a norm beyond float32 counts as infinite: Adam's squares of such a gradient are
-        seen = torch.stack([*self.losses, get_total_norm(gradients).float()])
+        seen = torch.stack([*self.losses, whole(get_total_norm(gradients)).float()])
         # gradients are shared, losses are not: each process must know of the others' faults
         fault, loss = (~seen.isfinite().all()).float(), torch.stack(self.losses).sum()
         faults, total = collectives.summed(torch.stack([fault, loss]))

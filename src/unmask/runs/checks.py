@@ -13,6 +13,11 @@ from unmask.runs.variants import PCATarget
 
 ELSEWHERE = "/not/here"
 SMALLEST = 8  # pixels of a side that the corruptions can be made on
+SHARED = ("pretrain", "partial_finetune", "finetune", "scratch")  # stages that train encoders
+ALONE = (
+    "trainer.sharded = true: one device holds the whole model, there is nobody to share it with; set "
+    "trainer.devices=2 or more, or trainer.sharded=false"
+)
 BARE = ("patch_pca", "tokenizer", "pretrain", "knn", "robustness")  # stages without an augmentation of their own
 
 
@@ -135,6 +140,13 @@ def _ignored(config: Config) -> Iterator[str]:
         yield (
             f"labels = {config.labels}: none of the stages {config.stages} uses it; add finetune or scratch, or set "
             f"knn.labels, linear_probe.labels or attentive_probe.labels"
+        )
+    if config.trainer.sharded and config.trainer.devices == config.trainer.nodes == 1:
+        yield ALONE
+    if config.trainer.sharded and not set(SHARED) & set(config.worked_stages):
+        yield (
+            f"trainer.sharded = true: none of the stages {config.stages} trains an encoder, and frozen ones "
+            f"are not cut; set trainer.sharded=false"
         )
     smallest, hidden = (
         getattr(config.masking, "min_patches", None),

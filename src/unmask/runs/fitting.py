@@ -2,12 +2,10 @@
 
 import math
 from collections.abc import Callable
-from datetime import timedelta
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.plugins.environments import LightningEnvironment
-from lightning.pytorch.strategies import DDPStrategy
 from rich.console import Console
 
 from unmask import checkpoints, collectives
@@ -21,11 +19,13 @@ from unmask.callbacks.watchdog import Watchdog
 from unmask.data.module import FeatureData, ImageData
 from unmask.mae import num_parameters
 from unmask.optim import Recipe
+from unmask.runs.checks import SHARED
 from unmask.runs.fingerprint import StageSpec
 from unmask.runs.ledger import StageFolder
 from unmask.runs.loggers import mirrors
 from unmask.runs.plan import Plan
 from unmask.runs.recipes import kept_together
+from unmask.runs.strategies import strategy
 from unmask.tasks.again import Trained
 
 Metrics = dict[str, float]
@@ -109,32 +109,36 @@ class Fitting:
             )
         return next((parts for parts in possible if parts >= fewest * self.config.trainer.split), possible[-1])
 
+    @property
+    def sharded(self) -> bool:
+        """Whether each process holds a share of the model: of a frozen encoder there are no gradients and moments."""
+        trained = self.spec.kind in SHARED
+        return self.config.trainer.sharded and trained and collectives.count() > 1
+
     def trainer(self, callbacks: list[L.Callback], plan: Recipe, io: BackgroundIO) -> L.Trainer:
         config = self.config.trainer
         return L.Trainer(
-            **self.where(), precision=config.precision,
+            **self.where(self.sharded), precision=config.precision,
             max_steps=plan.total_steps, max_epochs=-1,
             accumulate_grad_batches=self.accumulate(plan.batch_size),
             check_val_every_n_epoch=-(-self.recipe.epochs // self.config.watch.times),
             callbacks=callbacks, logger=False, plugins=[io, LightningEnvironment()],
-            default_root_dir=self.folder.path, log_every_n_steps=1, **QUIET,
+            default_root_dir=self.folder.path, log_every_n_steps=1, inference_mode=not self.sharded, **QUIET,
         )  # fmt: skip
 
     def quiet_trainer(self) -> L.Trainer:
         plugins: list[Any] = [LightningEnvironment()]
         return L.Trainer(
-            **self.where(), precision=self.config.trainer.precision, logger=False, plugins=plugins, **QUIET
+            **self.where(sharded=False), precision=self.config.trainer.precision, logger=False, plugins=plugins, **QUIET
         )
 
-    def where(self) -> dict[str, Any]:
+    def where(self, sharded: bool) -> dict[str, Any]:
         """One device, or those of all processes that have joined; the loaders share the samples out themselves."""
         config = self.config.trainer
         found = {"accelerator": config.accelerator, "use_distributed_sampler": False}
         if collectives.count() == 1:
             return found | {"devices": 1}
-        # buffers: the same everywhere by construction; sending them would wait where validation batches are uneven
-        strategy = DDPStrategy(
-            broadcast_buffers=False, gradient_as_bucket_view=True, timeout=timedelta(minutes=config.timeout_minutes)
-        )
         each = collectives.count() // config.nodes
-        return found | {"devices": each, "num_nodes": config.nodes, "strategy": strategy}
+        return found | {
+            "devices": each, "num_nodes": config.nodes, "strategy": strategy(sharded, config.timeout_minutes)
+        }  # fmt: skip

@@ -238,6 +238,11 @@ def assumptions(cells: list[Cell], hardware: Hardware) -> list[str]:
         f"Memory is for {named} with fused attention, and {100 * FREE:.0f} % of a device is left free. Disk is what "
         f"finished stages leave; while one trains, checkpoint.keep + 1 of its checkpoints may be there."
     )
+    if any(cell.config.trainer.sharded for cell in cells):
+        told.append(
+            "Memory is that of a whole copy on each device; a share of the model (trainer.sharded=true) takes less: "
+            "docs/several.md."
+        )
     if missing := sorted({p.spec.title for cell in cells for p in cell.prices if p.spec.kind not in PRICED}):
         told.append(f"Not counted: {', '.join(missing)}.")
     if any(not cell.config.target.target_.endswith("Pixel") for cell in cells):

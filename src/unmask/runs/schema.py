@@ -135,6 +135,9 @@ class Trainer(Part):
         description="processes on each machine, one a device, that train one model; null: all GPUs"
     )
     nodes: Count = Field(description="machines, each started by srun, submitit or torchrun")
+    sharded: bool = Field(
+        description="each device holds a share of weights, gradients and moments (FSDP2); probes keep whole copies"
+    )
     split: Count = Field(
         description="cut each batch in so many times as many micro-batches; set to 2 by a run whose memory was full"
     )

@@ -5,7 +5,7 @@ import random
 from functools import cache
 from typing import Any, NamedTuple
 
-from unmask.runs.checks import ConfigError
+from unmask.runs.checks import ALONE, ConfigError
 from unmask.runs.plan import SIZES, Plan
 from unmask.runs.quantities import batch_of
 from unmask.runs.recipes import kept_together
@@ -98,7 +98,8 @@ def devices(trainer: Trainer) -> int:
 def processes(plan: Plan) -> int:
     """How many work on the run, on all machines.
 
-    Raises ConfigError where a batch does not split evenly among them, or other numbers of them were started.
+    Raises ConfigError where a batch does not split evenly among them, other numbers of them were started, or one is to
+    share with itself.
     """
     trainer, started = plan.config.trainer, world()
     each = devices(trainer)
@@ -119,6 +120,8 @@ def processes(plan: Plan) -> int:
 
 def refuse_uneven(plan: Plan, total: int) -> None:
     """Raises ConfigError where a batch does not split evenly among so many processes."""
+    if trainer.sharded and total == 1:
+        raise ConfigError(ALONE)
     faults = [fault for kind in plan.config.worked_stages if kind in TRAINED for fault in _uneven(plan, kind, total)]
     if faults:
         raise ConfigError("\n".join(faults))
