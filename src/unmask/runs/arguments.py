@@ -6,7 +6,7 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from unmask.runs.checks import ConfigError, described
-from unmask.runs.schema import Count, Decoder, Model, Part, Proportion, Share
+from unmask.runs.schema import Count, Decoder, Model, Part, Positive, Proportion, Share
 
 Arguments = TypeVar("Arguments", bound=Part)
 
@@ -45,6 +45,22 @@ class Convert(Part):
 
 class Replay(Part):
     folder: str = Field(description="a stage's folder that holds nonfinite/record.json, or that nonfinite/")
+
+
+class Verify(Part):
+    """The part of src/verify.py's arguments that is not the run's."""
+
+    steps: Annotated[int, Field(ge=2)] = Field(description="of each stage, with the learning rates of the whole")
+    kills: Count = Field(description="interruptions of each stage")
+    processes: list[Count] = Field(description="numbers of processes that are compared")
+    minutes: Positive = Field(description="a run that makes no step for so long is ended")
+    folder: str | None = Field(description="where its scratch space lies; null: among temporary files")
+    loss_bound: Positive = Field(description="relative, between numbers of processes")
+    weights_bound: Positive = Field(description="relative norm, between numbers of processes")
+
+
+class VerifyArguments(Part):
+    verify: Verify
 
 
 class Report(Part):

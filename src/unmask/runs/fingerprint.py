@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from unmask.runs.recipes import mixed_together
-from unmask.runs.schema import Config
+from unmask.runs.schema import TRAINED, Config
 from unmask.runs.variants import TokensTarget
 
 RESULT_VERSION = 1  # raise it when a change of the code changes results
@@ -19,6 +19,7 @@ TITLES = {
     "knn": "kNN", "linear_probe": "linear probe", "attentive_probe": "attentive probe", "finetune": "fine-tune",
     "partial_finetune": "fine-tune, {blocks:g} last blocks", "patch_pca": "PCA of patches", "tokenizer": "own dVAE",
 }  # fmt: skip
+STEPPED = (*TRAINED, "tokenizer")  # the stages that train by steps
 FITTED = ("patch_pca", "tokenizer")  # what a target needs to know of the training images before pretraining starts
 OF_ENCODERS = ("pool", "layer_decay", "drop_path")  # values of a recipe that mean nothing to raw pixels
 DATA_KEYS = ("image_size", "patch_size", "channels", "mean", "std", "eval_crop")
@@ -109,7 +110,8 @@ def robustness_science(config: Config, identity: str, other: str | None) -> dict
 
 def _common(kind: str, config: Config, identity: str) -> dict[str, Any]:
     data = config.plain()["data"] | {"image_size": list(config.stage_image_size(kind))}
-    return {
+    cut = {"stop_after": config.stop_after} if config.stop_after and kind in STEPPED else {}
+    return cut | {
         "version": RESULT_VERSION,
         "stage": kind,
         "precision": config.trainer.precision,

@@ -10,10 +10,12 @@ from lightning.pytorch.strategies import DDPStrategy
 from rich.console import Console
 
 from unmask import checkpoints, collectives
+from unmask.callbacks.hold import asked_to_hold
 from unmask.callbacks.journal import Journal
 from unmask.callbacks.keeper import Keeper, SafeIO
 from unmask.callbacks.progress import StageProgress
 from unmask.callbacks.recorder import Recorder
+from unmask.callbacks.tracer import Tracer
 from unmask.data.module import FeatureData, ImageData
 from unmask.mae import num_parameters
 from unmask.optim import Recipe
@@ -57,6 +59,8 @@ class Fitting:
         callbacks = [
             Recorder(self.folder.path, about),
             journal,
+            *([Tracer(self.folder.path)] if self.config.watch.trace else []),
+            *asked_to_hold(self.folder.path),
             Keeper(self.folder.checkpoints, cadence.every_minutes, cadence.every_steps, about),
             StageProgress(self.spec.title, plan.batch_size, per_epoch, self.console),
             *callbacks,
@@ -71,8 +75,12 @@ class Fitting:
             raise FloatingPointError(
                 f"{self.spec.title} ended with {measured}; lower base_lr or lengthen warmup_epochs"
             )
-        facts = {"parameters": num_parameters(module.model), "steps": plan.total_steps, "batch_size": plan.batch_size}
+        facts = {"parameters": num_parameters(module.model), "steps": self.steps(plan), "batch_size": plan.batch_size}
         return {**measured, **facts}
+
+    def steps(self, plan: Recipe) -> int:
+        """How many are made; the schedule is that of all of them."""
+        return min(plan.total_steps, self.config.stop_after or plan.total_steps)
 
     def accumulate(self, batch_size: int) -> int:
         """Micro-batches a step: as few as fit trainer.micro_batch and divide the batch.
@@ -99,7 +107,7 @@ class Fitting:
         config = self.config.trainer
         return L.Trainer(
             **self.where(), precision=config.precision,
-            max_steps=plan.total_steps, max_epochs=-1,
+            max_steps=self.steps(plan), max_epochs=-1,
             accumulate_grad_batches=self.accumulate(plan.batch_size),
             check_val_every_n_epoch=-(-self.recipe.epochs // self.config.watch.times),
             callbacks=callbacks, logger=build_loggers(self.config, self.spec, self.folder.path),
