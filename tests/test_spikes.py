@@ -16,7 +16,7 @@ from unmask.callbacks.spikes import SpikeRule, Spikes
 from unmask.journals import read
 from unmask.tasks.pretrain import Pretrain
 
-RULE = ("stages=[pretrain]", "spikes.factor=3", "spikes.window=2", "spikes.stop_after=2", "checkpoint.every_steps=1")
+RULE = ("stages=[pretrain]", "spikes.factor=3", "spikes.window=2", "spikes.limit=2", "checkpoint.every_steps=1")
 
 
 def jump(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
@@ -30,7 +30,7 @@ def jump(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
 
 
 def test_a_loss_is_compared_with_the_mean_of_those_made_before() -> None:
-    spikes = Spikes(SpikeRule(factor=2.0, window=3, stop_after=1))
+    spikes = Spikes(SpikeRule(factor=2.0, window=3, limit=1))
     losses = [9.0, 1.0, 2.0, 8.1, 7.9, 8.0, 20.0, 3.0, 40.0]
     verdicts = [bool(spikes.judge(torch.tensor(loss))) for loss in losses]
     # none in the first three; 8.1 > 2 x mean(9, 1, 2); 7.9 is not; 8.0 > 2 x mean(1, 2, 7.9)

@@ -14,12 +14,12 @@ from torch import Tensor
 class SpikeRule(NamedTuple):
     """A step is a spike if its loss is more than `factor` times the mean of the last `window` steps that were made.
 
-    stop_after: how many may be skipped in a stage.
+    limit: how many may be skipped in a stage.
     """
 
     factor: float
     window: int
-    stop_after: int
+    limit: int
 
 
 class Spikes:
@@ -42,12 +42,12 @@ class Spikes:
     def count(self, step: int, loss: float) -> str | None:
         """One more was skipped; what to say when these are too many."""
         self.skipped += 1
-        if self.skipped <= self.rule.stop_after:
+        if self.skipped <= self.rule.limit:
             return None
         return (
             f"the training loss jumped to {loss:.4g} at step {step}, more than {self.rule.factor:g} times the mean of "
-            f"{self.rule.window} steps before, and so it did {self.skipped} times: spikes.stop_after="
-            f"{self.rule.stop_after} are allowed"
+            f"{self.rule.window} steps before, and so it did {self.skipped} times: spikes.limit="
+            f"{self.rule.limit} are allowed"
         )
 
     def state(self) -> dict[str, Any]:

@@ -47,6 +47,22 @@ class Replay(Part):
     folder: str = Field(description="a stage's folder that holds nonfinite/record.json, or that nonfinite/")
 
 
+class Verify(Part):
+    """The part of src/verify.py's arguments that is not the run's."""
+
+    steps: Annotated[int, Field(ge=2)] = Field(description="of each stage, with the learning rates of the whole")
+    kills: Count = Field(description="interruptions of each stage")
+    processes: list[Count] = Field(description="numbers of processes that are compared")
+    minutes: Positive = Field(description="a run that makes no step for so long is ended")
+    folder: str | None = Field(description="where its scratch space lies; null: among temporary files")
+    loss_bound: Positive = Field(description="relative, between numbers of processes")
+    weights_bound: Positive = Field(description="relative norm, between numbers of processes")
+
+
+class VerifyArguments(Part):
+    verify: Verify
+
+
 class Report(Part):
     experiment: str = Field(description="a name, names with commas between, ablations or all")
     scale: str | None = Field(description="embedded, cifar, paper; null: those that have results")

@@ -19,6 +19,7 @@ TITLES = {
     "knn": "kNN", "linear_probe": "linear probe", "attentive_probe": "attentive probe", "finetune": "fine-tune",
     "partial_finetune": "fine-tune, {blocks:g} last blocks", "patch_pca": "PCA of patches", "tokenizer": "own dVAE",
 }  # fmt: skip
+STEPPED = (*TRAINED, "tokenizer")  # the stages that train by steps
 FITTED = ("patch_pca", "tokenizer")  # what a target needs to know of the training images before pretraining starts
 OF_ENCODERS = ("pool", "layer_decay", "drop_path")  # values of a recipe that mean nothing to raw pixels
 DATA_KEYS = ("image_size", "patch_size", "channels", "mean", "std", "eval_crop")
@@ -109,14 +110,19 @@ def robustness_science(config: Config, identity: str, other: str | None) -> dict
 
 def _common(kind: str, config: Config, identity: str) -> dict[str, Any]:
     data = config.plain()["data"] | {"image_size": list(config.stage_image_size(kind))}
-    leaves_out = config.spikes.factor and kind in (*TRAINED, "tokenizer")
+    leaves_out = config.spikes.factor and kind in STEPPED
     spikes = {"spikes": [config.spikes.factor, config.spikes.window]} if leaves_out else {}
-    return spikes | {
-        "version": RESULT_VERSION,
-        "stage": kind,
-        "precision": config.trainer.precision,
-        "data": {"identity": identity} | {key: data[key] for key in DATA_KEYS},
-    }
+    cut = {"stop_after": config.stop_after} if config.stop_after and kind in STEPPED else {}
+    return (
+        spikes
+        | cut
+        | {
+            "version": RESULT_VERSION,
+            "stage": kind,
+            "precision": config.trainer.precision,
+            "data": {"identity": identity} | {key: data[key] for key in DATA_KEYS},
+        }
+    )
 
 
 def _shape(plain: dict[str, Any]) -> dict[str, Any]:

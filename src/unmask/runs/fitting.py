@@ -10,11 +10,13 @@ from rich.console import Console
 
 from unmask import checkpoints, collectives
 from unmask.callbacks.background import BackgroundIO
+from unmask.callbacks.hold import asked_to_hold
 from unmask.callbacks.journal import Journal
 from unmask.callbacks.keeper import Cadence, Keeper
 from unmask.callbacks.progress import StageProgress
 from unmask.callbacks.recorder import Recorder
 from unmask.callbacks.spikes import SpikeRule, Spikes
+from unmask.callbacks.tracer import Tracer
 from unmask.callbacks.watchdog import Watchdog
 from unmask.data.module import FeatureData, ImageData
 from unmask.mae import num_parameters
@@ -64,6 +66,8 @@ class Fitting:
             Watchdog(self.folder.path, self.config.trainer.timeout_minutes),
             Recorder(self.folder.path, about, spikes),
             journal,
+            *([Tracer(self.folder.path)] if self.config.watch.trace else []),
+            *asked_to_hold(self.folder.path),
             Keeper(
                 self.folder.checkpoints, io, Cadence(cadence.every_minutes, cadence.every_steps, cadence.best), about
             ),
@@ -81,12 +85,16 @@ class Fitting:
             raise FloatingPointError(
                 f"{self.spec.title} ended with {measured}; lower base_lr or lengthen warmup_epochs"
             )
-        facts = {"parameters": num_parameters(module.model), "steps": plan.total_steps, "batch_size": plan.batch_size}
+        facts = {"parameters": num_parameters(module.model), "steps": self.steps(plan), "batch_size": plan.batch_size}
         return {**measured, **facts, **skipped()}
 
     def spikes(self) -> Spikes | None:
         rule = self.config.spikes
-        return Spikes(SpikeRule(rule.factor, rule.window, rule.stop_after)) if rule.factor else None
+        return Spikes(SpikeRule(rule.factor, rule.window, rule.limit)) if rule.factor else None
+
+    def steps(self, plan: Recipe) -> int:
+        """How many are made; the schedule is that of all of them."""
+        return min(plan.total_steps, self.config.stop_after or plan.total_steps)
 
     def accumulate(self, batch_size: int) -> int:
         """Micro-batches a step: as few as fit trainer.micro_batch and divide the batch.
@@ -119,7 +127,7 @@ class Fitting:
         config = self.config.trainer
         return L.Trainer(
             **self.where(self.sharded), precision=config.precision,
-            max_steps=plan.total_steps, max_epochs=-1,
+            max_steps=self.steps(plan), max_epochs=-1,
             accumulate_grad_batches=self.accumulate(plan.batch_size),
             check_val_every_n_epoch=-(-self.recipe.epochs // self.config.watch.times),
             callbacks=callbacks, logger=False, plugins=[io, LightningEnvironment()],

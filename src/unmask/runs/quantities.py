@@ -68,8 +68,10 @@ def seen(config: Config, kind: str, size: Size) -> Seen:
     if not hasattr(recipe, "epochs"):
         return Seen(0, count + size.val)
     batch = batch_of(recipe, size.train)
-    rounds = recipe.epochs // -(-recipe.epochs // config.watch.times) + 1  # and once more at the end
-    return Seen(recipe.epochs * (count // batch) * batch, rounds * size.val)
+    per_epoch = count // batch
+    steps = min(recipe.epochs * per_epoch, config.stop_after or recipe.epochs * per_epoch)
+    rounds = steps // per_epoch // -(-recipe.epochs // config.watch.times) + 1  # and once more at the end
+    return Seen(steps * batch, rounds * size.val)
 
 
 def drawn(recipe: Any, images: int) -> int:

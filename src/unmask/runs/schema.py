@@ -164,12 +164,15 @@ class Spikes(Part):
         description="do not make a step whose loss is more than so many times the mean before it; null: make all"
     )
     window: Count = Field(description="steps that the mean is taken over; the first so many are made in any case")
-    stop_after: Annotated[int, Field(ge=0)] = Field(description="how many such steps a stage may leave out")
+    limit: Annotated[int, Field(ge=0)] = Field(description="how many such steps a stage may leave out")
 
 
 class Watch(Part):
     times: Count = Field(description="how often a stage validates (and pretraining draws) on its way")
     pictures: Count = Field(description="how many validation images are reconstructed")
+    trace: bool = Field(
+        description="write trace.jsonl: of each step the loss and hashes of samples, pixels and masks: docs/exact.md"
+    )
 
 
 class Wandb(Part):
@@ -201,6 +204,9 @@ class Config(Part):
     controls: list[Control] = Field(description="repeat each measurement on a random encoder and on raw pixels")
     init_from: str | None = Field(
         description="weights of others to start from: official MAE, Hugging Face, timm or ours; null: none"
+    )
+    stop_after: Count | None = Field(
+        description="make only the first so many steps of each stage, with the learning rates of the whole; null: all"
     )
     runs_dir: Annotated[str, Field(min_length=1)] = Field(description="where the ledger is")
     wait: bool = Field(description="when another process owns a stage: wait for its result, or fail at once")

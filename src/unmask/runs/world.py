@@ -120,7 +120,7 @@ def processes(plan: Plan) -> int:
 
 def refuse_uneven(plan: Plan, total: int) -> None:
     """Raises ConfigError where a batch does not split evenly among so many processes."""
-    if trainer.sharded and total == 1:
+    if plan.config.trainer.sharded and total == 1:
         raise ConfigError(ALONE)
     faults = [fault for kind in plan.config.worked_stages if kind in TRAINED for fault in _uneven(plan, kind, total)]
     if faults:

@@ -1,0 +1,89 @@
+"""trace.jsonl: a line an optimiser step, with hashes of what the model was given; runs and machines compare by diff."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from jaxtyping import Int, Shaped
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle
+
+from unmask import collectives
+from unmask.data.module import Batch
+from unmask.journals import append, cut_back
+
+TRACE = "trace.jsonl"
+PARTS = ("samples", "pixels", "masks")
+
+
+class Tracer(L.Callback):
+    """Each step's samples (ids and labels), pixels and masks as hashes, and its loss as exact as it is.
+
+    Pixels and masks are those that the model got: crops, changes and mixtures are in them. A hash is a sum over
+    samples, each with its id, so that it is the same however micro-batches and processes share a step out. To stand
+    before the Keeper: the checkpoint of a step must not come before its line.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path, self.step = folder / TRACE, 0
+        self.sums: dict[str, Tensor] = {}
+        self.loss = 0.0
+        self.given: dict[str, Tensor] | None = None  # to the model, by the micro-batch at hand
+        self.hook: RemovableHandle | None = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        self.step = trainer.global_step
+        self.hook = pl_module.model.register_forward_pre_hook(self._look)
+        if collectives.leads():
+            cut_back(self.path, self.step)
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        self.given = {"pixels": batch.images_BCHW}
+
+    def _look(self, model: torch.nn.Module, given: tuple[Any, ...]) -> None:
+        if self.given is not None:  # validation looks at other images
+            masks = {"masks": given[1].hidden_BL} if len(given) > 1 else {}
+            self.given = {"pixels": given[0], **masks}
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        seen, self.given = {"samples": batch.labels_B, **(self.given or {})}, None
+        for name, content in seen.items():
+            self.sums[name] = self.sums.get(name, 0) + summed_hashes(batch.ids_B, content)
+        self.loss += float(outputs["loss"])  # Lightning has divided it by the number of micro-batches
+        if trainer.global_step > self.step:
+            self.step = trainer.global_step
+            self._write(batch.epoch)
+
+    def _write(self, epoch: int) -> None:
+        sums, loss = collectives.summed(torch.stack(list(self.sums.values()))), torch.tensor(self.loss).double()
+        hashes = {name: limbs.numpy().tobytes().hex() for name, limbs in zip(self.sums, sums, strict=True)}
+        row = {"step": self.step, "epoch": epoch, **hashes, "loss": float(collectives.mean(loss)).hex()}
+        self.sums, self.loss = {}, 0.0
+        if collectives.leads():
+            append(self.path, row)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self.teardown(trainer, pl_module, "fit")
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if self.hook:
+            self.hook.remove()
+            self.hook = None
+
+
+def summed_hashes(ids_B: Int[Tensor, "B"], content_B: Shaped[Tensor, "B *any"]) -> Int[Tensor, "2"]:
+    """The sum of 128 bits a sample (its id and its content), in two words that wrap: the order does not count."""
+    rows = content_B.detach().cpu().contiguous().reshape(len(ids_B), -1).view(torch.uint8).numpy()
+    digests = []
+    for i, row in zip(ids_B.tolist(), rows, strict=True):
+        digest = hashlib.sha256(i.to_bytes(8, "little"))
+        digest.update(row)
+        digests.append(digest.digest()[:16])
+    words = torch.frombuffer(bytearray(b"".join(digests)), dtype=torch.int64)
+    return words.view(-1, 2).sum(0)

@@ -1,0 +1,63 @@
+"""Where src/verify.py interrupts a stage, and how: in mid-epoch, at an epoch's last batch, right after it, later."""
+
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from unmask.runs.fingerprint import STEPPED, StageSpec
+from unmask.runs.plan import SIZES, Plan
+from unmask.runs.quantities import batch_of, drawn
+
+
+def trained(plan: Plan) -> list[StageSpec]:
+    return [spec for spec in plan.stages if spec.kind in STEPPED]
+
+
+def steps_of(plan: Plan, kind: str) -> tuple[int, int]:
+    """How many steps are made of a stage, and how many an epoch has."""
+    recipe: Any = getattr(plan.config, kind)
+    images = len(plan.listing.train) if plan.listing else sum(SIZES[plan.config.data.source])
+    per_epoch = drawn(recipe, images) // batch_of(recipe, images)
+    total = recipe.epochs * per_epoch
+    return min(plan.config.stop_after or total, total), per_epoch
+
+
+class How(StrEnum):
+    COMMAND = "kill -9 of the command"
+    PROCESS = "kill -9 of one process"
+    ASKED = "SIGTERM"
+
+
+class Interruption(NamedTuple):
+    """held: right after this step, before it is saved; else as soon as it is seen to be made, in whatever follows."""
+
+    step: int
+    how: How
+    held: bool
+
+
+def interruptions(steps: int, per_epoch: int, kills: int) -> list[Interruption]:
+    """At most `kills`, in order; the last of them finds the run wherever it is then.
+
+    Where no epoch ends within these steps, they are in its middle.
+    """
+    reached = per_epoch + 1 < steps
+    first = [per_epoch // 2, per_epoch, per_epoch + 1] if reached else [steps // 4, steps // 2, steps * 3 // 4]
+    more = max(0, kills - len(first))
+    later = [first[-1] + (steps - first[-1]) * i // (more + 1) for i in range(1, more + 1)]
+    found = [Interruption(step, how, True) for step, how in zip(first, How, strict=True)][:kills]
+    found += [Interruption(step, _later(i, step, per_epoch), i < more - 1) for i, step in enumerate(later)]
+    return list(_rising(found, steps))
+
+
+def _later(i: int, step: int, per_epoch: int) -> How:
+    """Who is asked at an epoch's last batch makes one more step: that one may be the next place."""
+    return How.ASKED if i % 2 and step % per_epoch else How.COMMAND
+
+
+def _rising(found: list[Interruption], steps: int) -> Iterator[Interruption]:
+    last = 0
+    for one in found:
+        if last < one.step < steps:
+            yield one
+            last = one.step
