@@ -64,8 +64,10 @@ def test_the_package_imports_nothing_by_itself() -> None:
     assert not re.findall(r"^(?:import|from) ", (ROOT / "src/unmask/__init__.py").read_text(), re.MULTILINE)
 
 
-def test_the_lock_has_hashes_and_names_no_registry() -> None:
+def test_the_lock_pins_and_hashes_every_package_and_names_no_registry() -> None:
     lock = (ROOT / "requirements.lock").read_text()
     assert "://" not in lock
-    packages = re.findall(r"^[a-z0-9_.\-\[\]]+==", lock, re.MULTILINE | re.IGNORECASE)
-    assert lock.count("--hash=sha256:") >= len(packages) > 50
+    entries = re.split(r"^(?=\S)", re.sub(r"^\s*#.*\n", "", lock, flags=re.MULTILINE), flags=re.MULTILINE)[1:]
+    assert len(entries) > 50
+    whole = re.compile(r"[\w.\-\[\],]+==[\w.!+]+( ; [^\\\n]+)?( \\\n    --hash=sha256:[0-9a-f]{64})+\s*")
+    assert [entry for entry in entries if not whole.fullmatch(entry)] == []

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -99,10 +100,25 @@ def test_an_interrupted_stage_is_one_run_in_every_mirror(tmp_path: Path, monkeyp
 def test_a_kill_while_an_offline_run_is_replaced_loses_nothing(
     server: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The earlier one lies beside until the new one has all rows; `wandb sync` sees one of them at any time."""
+    """The earlier one lies beside until the new one is whole; `wandb sync` sees one of them at any time. On a full disk
+    W&B cuts its file, and says nothing."""
+
+    def cut() -> None:
+        wandb.teardown()
+        (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+        os.truncate(file, file.stat().st_size - 100)
+
     first = mirror(tmp_path)
     first.open(ROWS[:2])
     first.close(75)
+    full = mirror(tmp_path)
+    full.open(ROWS[:2])
+    with monkeypatch.context() as patch:
+        patch.setattr(weights_and_biases, "_end_service", cut)
+        with pytest.raises(OSError, match="is cut; is the disk full"):
+            full.close(75)
+    assert list(tmp_path.glob("wandb/earlier-*-offline-run-*/*.wandb")), "kept, as the new one is not whole"
+    shutil.rmtree(next(tmp_path.glob("wandb/offline-run-*")))
     killed = mirror(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(killed, "log", lambda row: (_ for _ in ()).throw(KeyboardInterrupt))

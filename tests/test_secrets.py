@@ -50,8 +50,12 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
             raise OSError("no network in this test")
         connect(self, address)
 
+    def named(host: Any, *_: object, **__: object) -> Any:
+        found.append(host)
+        raise socket.gaierror("no names in this test")
+
     monkeypatch.setattr(socket.socket, "connect", watched)
-    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *_, **__: found.append(host))
+    monkeypatch.setattr(socket, "getaddrinfo", named)
     return found
 
 
@@ -74,7 +78,7 @@ def test_no_secret_is_in_any_byte_that_a_run_writes_or_says(
             monkeypatch.setenv(name, value)
     monkeypatch.setattr(Classify, "training_step", failing)
     runs = tmp_path / "runs"
-    overrides = (f"runs_dir={runs}", "logger=[wandb,tensorboard]", "stages=[pretrain,linear_probe]")
+    overrides = (f"runs_dir={runs}", "logger=[wandb,tensorboard]", "stages=[pretrain,knn,linear_probe]")
     with pytest.raises(RuntimeError) as error:
         run(*overrides, "logger.wandb.mode=online")
     print(told(error.value))

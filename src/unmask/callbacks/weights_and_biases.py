@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import struct
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +14,7 @@ from unmask.callbacks.mirrors import Row
 START, GRACE = 30, 20  # seconds: until W&B counts as unreachable, and beyond finish_seconds until it counts as dead
 EARLIER = "earlier-"  # what an earlier attempt left, until this one has its rows
 AXIS = "trainer/global_step"
+BLOCK, HEADER, FULL, LAST = 32768, 7, 1, 4  # bytes, and kinds of pieces, of W&B's file
 
 
 class RunCard(NamedTuple):
@@ -68,6 +70,9 @@ class WeightsAndBiases:
                 _end_service()
             raise
         _end_service()
+        file = Path(self.run.settings.sync_file)
+        if not self.online and not _whole(file):
+            raise OSError(f"{file} is cut; is the disk full?")
         for path in self.earlier:
             shutil.rmtree(path, ignore_errors=True)
 
@@ -100,8 +105,8 @@ class WeightsAndBiases:
         import wandb
 
         settings = wandb.Settings(
-            init_timeout=START, finish_timeout=self.finish_seconds, finish_timeout_raises=True, console="off",
-            disable_git=True, disable_code=True, disable_job_creation=True, x_disable_meta=True,
+            init_timeout=START, login_timeout=START, finish_timeout=self.finish_seconds, finish_timeout_raises=True,
+            console="off", disable_git=True, disable_code=True, disable_job_creation=True, x_disable_meta=True,
             x_save_requirements=False,
         )  # fmt: skip
         card = self.card
@@ -134,3 +139,18 @@ def _end_service() -> None:
 def _known_to_server(path: Path) -> bool:
     """Whether W&B may have a part of the run: `wandb sync` would append all rows to it, and skips what is marked."""
     return "offline-run-" not in path.name or any(path.glob("*.synced"))
+
+
+def _whole(file: Path) -> bool:
+    """Whether it ends where a record does: on a full disk it does not, and W&B says nothing of it.
+
+    It is LevelDB's log: blocks of 32 KiB with pieces of records, each with its length and kind before it.
+    """
+    content, place, kind = file.read_bytes(), HEADER, 0
+    while place + HEADER <= len(content):
+        if (left := BLOCK - place % BLOCK) < HEADER:
+            place += left
+            continue
+        length, kind = struct.unpack("<HB", content[place + 4 : place + HEADER])
+        place += HEADER + length
+    return place == len(content) and kind in (FULL, LAST)

@@ -8,7 +8,7 @@ import yaml
 from unmask.callbacks.weights_and_biases import RunCard, WeightsAndBiases
 from unmask.journals import read
 from unmask.runs.arguments import Send
-from unmask.runs.checks import ConfigError
+from unmask.runs.checks import ConfigError, refuse_secrets
 from unmask.runs.ledger import read_result
 
 
@@ -41,6 +41,7 @@ def send(folder: Path, given: Send) -> str:
 
 def _run(folder: Path, result: dict[str, Any], given: Send) -> WeightsAndBiases:
     config = yaml.safe_load((folder / "config.yaml").read_text())["config"]
+    refuse_secrets(config)  # of a version that did not refuse them itself
     chosen = (config.get("logger") or {}).get("wandb") or {}
     fingerprint = result["fingerprint"]
     return WeightsAndBiases(
