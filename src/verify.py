@@ -89,7 +89,7 @@ def prepared(given: Verify, typed: list[str]) -> tuple[list[str], Plan]:
     overrides = [*kept, *own]
     plan = make_plan(check(composer(overrides)), whole.listing)
     if plan.config.trainer.nodes > 1:
-        raise ConfigError("trainer.nodes: verify works on one machine; leave it out")
+        raise ConfigError(f"trainer.nodes = {plan.config.trainer.nodes}: verify works on one machine; leave it out")
     for more in ([], *([f"trainer.devices={count}"] for count in given.processes)):
         processes(make_plan(check(composer([*overrides, *more])), whole.listing))
     if given.folder and not Path(given.folder).is_dir():
@@ -129,15 +129,13 @@ def single(composer: Composer, typed: list[str]) -> dict:
 
 def verified(given: Verify, plan: Plan, overrides: list[str]) -> bool:
     """Leaves nothing behind, unless a difference was found."""
-    from unmask.callbacks.keeper import Preempted, leaving_when_asked
     from unmask.runs.verification import Verification
 
     scratch = Path(tempfile.mkdtemp(prefix="unmask-verify-", dir=given.folder)).resolve()
     kept = False
     try:
-        with leaving_when_asked():
-            kept = not Verification(given, plan, overrides, scratch, Console())()
-    except Preempted:
+        kept = not Verification(given, plan, overrides, scratch, Console())()
+    except SystemExit:
         print("asked to leave: what was started is ended, nothing is kept", file=sys.stderr)
         raise
     finally:

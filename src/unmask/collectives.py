@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Float
+from jaxtyping import Float, Num
 from torch import Tensor
 
 Found = TypeVar("Found")
@@ -58,7 +58,7 @@ def mean(value: Float[Tensor, ""]) -> Float[Tensor, ""]:
     return total / count()
 
 
-def summed(value: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+def summed(value: Num[Tensor, "*shape"]) -> Num[Tensor, "*shape"]:
     """Over the processes; gradients flow back to all of them."""
     return value if count() == 1 else cast(Tensor, _Summed.apply(value))
 

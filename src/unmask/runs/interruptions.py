@@ -23,8 +23,8 @@ def steps_of(plan: Plan, kind: str) -> tuple[int, int]:
 
 
 class How(StrEnum):
+    PROCESS = "kill -9 of one process"  # where there are several; else of the command
     COMMAND = "kill -9 of the command"
-    PROCESS = "kill -9 of one process"
     ASKED = "SIGTERM"
 
 

@@ -47,11 +47,17 @@ class Verification:
     ) -> None:  # fmt: skip
         self.given, self.plan, self.overrides, self.scratch = given, plan, list(overrides), scratch
         self.console, self.start = console, start
-        self.stages = trained(plan)
+        self.stages, self.signals = trained(plan), processes.Forwarding(processes.SIGNALS, tuple)
         self.resumed: dict[StageSpec, int] = {}  # the first step that a killed run went on from
 
     def __call__(self) -> bool:
-        """Prints the verdict; whether all is exact."""
+        """Prints the verdict; whether all is exact. Asked to leave it raises SystemExit with 75."""
+        with self.signals:
+            rows = self._trained()
+        self.console.print(verdict_table(rows))
+        return self.told(rows)
+
+    def _trained(self) -> list[Row]:
         self._undisturbed("whole")
         self._disturbed("killed")
         rows = [
@@ -63,8 +69,7 @@ class Verification:
             if count != alone:
                 self._undisturbed(name := f"on{count}", f"trainer.devices={count}")
                 rows += [Row(spec, name, self._closely(name, spec)) for spec in self.stages]
-        self.console.print(verdict_table(rows))
-        return self._told(rows)
+        return rows
 
     def _closely(self, name: str, spec: StageSpec) -> Compared:
         folders = self._folder(name, spec), self._folder("whole", spec)
@@ -78,7 +83,7 @@ class Verification:
         """A start of the command in the ledger `name`; nothing of it is left running."""
         command = [sys.executable, str(TRAIN), *self.overrides, *more, f"runs_dir='{self.scratch / name}'"]
         (place := self.scratch / f"{name}.said").mkdir(exist_ok=True)
-        watched = Watched(self.start, command, place, self._folder(name, spec), step)
+        watched = Watched(self.start, command, place, self._folder(name, spec), step, lambda: self.signals.asked > 0)
         try:
             yield watched
         finally:
@@ -98,7 +103,10 @@ class Verification:
         for spec in self.stages:
             steps, per_epoch = steps_of(self.plan, spec.kind)
             if per_epoch + 1 >= steps:
-                self._say(f"{spec.title}: an epoch has {per_epoch} steps, its end is not within these {steps}")
+                self._say(
+                    f"{spec.title}: an epoch has {per_epoch} steps, and these {steps} do not go beyond its end; "
+                    f"verify.steps={per_epoch + 2} would"
+                )
             for where in interruptions(steps, per_epoch, self.given.kills):
                 self._interrupted(name, spec, where, per_epoch)
         with self._watched(name, self.stages[0], None) as watched:
@@ -117,7 +125,7 @@ class Verification:
             self.resumed.setdefault(spec, at)
         self._say(f"{spec.title}: {how} after step {made}{_place(made, per_epoch)}, goes on at {at}")
 
-    def _told(self, rows: list[Row]) -> bool:
+    def told(self, rows: list[Row]) -> bool:
         """The verdict in words."""
         for row in rows:
             for fault in row.compared.faults:

@@ -32,10 +32,15 @@ class VerifyError(ValueError):
 
 
 class Watched:
-    """One start of a command; `place` takes what it says. stage: its folder, where it may be held."""
+    """One start of a command; `place` takes what it says. stage: its folder, where it may be held after `step`.
 
-    def __init__(self, start: Start, command: list[str], place: Path, stage: Path, step: int | None) -> None:
-        self.stage, self.place, self.folder = stage, place, place / "hold"
+    leaving: whether to stop watching; a flag, since what a signal's handler raises may be lost (within a fork it is).
+    """
+
+    def __init__(
+        self, start: Start, command: list[str], place: Path, stage: Path, step: int | None, leaving: Callable[[], bool]
+    ) -> None:  # fmt: skip
+        self.stage, self.place, self.folder, self.leaving = stage, place, place / "hold", leaving
         self.folder.mkdir(parents=True, exist_ok=True)
         for left in self.folder.iterdir():
             left.unlink()
@@ -86,11 +91,9 @@ class Watched:
         if self.process.poll() is not None:
             return
         for path in self.folder.glob("pid*"):
-            with suppress(ProcessLookupError, ValueError):
-                os.killpg(int(path.read_text()), signal.SIGKILL)
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.send_signal(signal.SIGKILL)
+            with suppress(ValueError):  # not yet written
+                _kill(int(path.read_text()))
+        _kill(self.process.pid)
         self.process.wait(timeout=ENDS)
 
     def fault(self, code: int) -> ValueError:
@@ -110,11 +113,13 @@ class Watched:
         return max((row["step"] for row in read(self.stage / TRACE)), default=0)
 
     def _progress(self, minutes: float) -> Iterator[None]:
-        """Beats; raises VerifyError when for so long no step was made and no stage begun or finished."""
+        """Beats. Raises VerifyError when for so long no step was made and no stage begun or finished."""
         before, deadline = self._state(), time.monotonic() + 60 * minutes
         while True:
             yield
             time.sleep(POLL)
+            if self.leaving():
+                raise SystemExit(PREEMPTED)
             if time.monotonic() > deadline:
                 if (now := self._state()) == before:
                     self.kill()
@@ -125,3 +130,10 @@ class Watched:
         ledger = self.stage.parents[1]
         files = [*ledger.glob(f"*/*/{TRACE}"), *ledger.glob("*/*/result.json"), *ledger.glob("*/*/config.yaml")]
         return sorted((str(path), path.stat().st_size) for path in files)
+
+
+def _kill(pid: int) -> None:
+    """It and its group."""
+    for kill in (os.killpg, os.kill):
+        with suppress(ProcessLookupError):
+            kill(pid, signal.SIGKILL)
