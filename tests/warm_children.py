@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 SOURCE = Path(__file__).parent.parent / "src"
+OURS = SOURCE, Path(__file__).parent
 NAME = "nursery"  # of the process, in /proc
 PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 15, 36
 Become = Callable[[list[str], dict[str, str], str], int]  # argv, environment, working directory to the exit code
 
 
 class WarmPopen(subprocess.Popen):
-    """A Popen to which scripts of src/ come from the nursery; all else starts as ever."""
+    """A Popen to which scripts of src/ and tests/ come from the nursery; all else starts as ever."""
 
     nursery: socket.socket
 
@@ -31,7 +32,7 @@ class WarmPopen(subprocess.Popen):
                        env: Any, startupinfo: Any, creationflags: Any, shell: Any, p2cread: int, p2cwrite: int,
                        c2pread: int, c2pwrite: int, errread: int, errwrite: int, *rest: Any) -> None:  # fmt: skip
         given = list(args) if isinstance(args, list | tuple) else []
-        if given[:1] != [sys.executable] or SOURCE not in Path(given[1]).parents:
+        if given[:1] != [sys.executable] or Path(given[1]).parent not in OURS:
             before = (executable, preexec_fn, close_fds, pass_fds, cwd, env, startupinfo, creationflags, shell)
             super()._execute_child(args, *before, p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite, *rest)  # type: ignore[misc]
             return

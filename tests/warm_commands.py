@@ -19,6 +19,8 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from unittest.mock import patch
 
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+
 from warm_children import SOURCE, open_nursery
 
 IMPORTED = [
@@ -86,6 +88,7 @@ def _become(argv: list[str], env: dict[str, str], cwd: str) -> int:
     os.chdir(cwd)
     sys.argv, sys.path[0] = argv, str(SOURCE)
     multiprocessing.set_start_method("fork", force=True)  # Linux's default, which a loader's workers are started by
+    rank_zero_only.rank = int(env.get("RANK", 0))  # Lightning looks when it is imported
     code = 0
     try:
         runpy.run_path(argv[0], run_name="__main__")
