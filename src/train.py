@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from unmask.processes import PREEMPTED
+from unmask.runs.agreed import refuse_change
 from unmask.runs.checks import ConfigError, check
 from unmask.runs.commands import EXPLAINED, CellError, enter, fail, guarded, told
 from unmask.runs.conductor import STARTED, Conductor
@@ -36,6 +37,7 @@ def run(cfg: DictConfig) -> None:
         leave = raise_from_cell
     try:
         plan = make_plan(check(plain(cfg)))
+        refuse_change(plan)
         folders = [StageFolder(plan.config.runs_dir, spec) for spec in plan.stages]
         finished = [folder.result() for folder in folders]
         results = [result for result in finished if result]

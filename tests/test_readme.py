@@ -101,3 +101,10 @@ def test_every_picture_and_file_exists() -> None:
         assert all((ROOT / "docs" / path).exists() for path in re.findall(r"\]\(([^):]+)\)", guide))
     for path in re.findall(r"`(src/\w+\.py)`", DOCS):
         assert (ROOT / path).exists()
+
+
+def test_every_test_that_the_page_on_failures_names_exists() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "failures.md").read_text()))
+    written = "".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
+    assert len(named) > 40
+    assert not [name for name in named if f"def {name}(" not in written]

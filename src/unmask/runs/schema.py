@@ -135,7 +135,9 @@ class Trainer(Part):
         description="processes on each machine, one a device, that train one model; null: all GPUs"
     )
     nodes: Count = Field(description="machines, each started by srun, submitit or torchrun")
-    timeout_minutes: Positive = Field(description="a process that gets no answer from the others for so long ends")
+    timeout_minutes: Positive = Field(
+        description="what gives no answer for so long, another process or a loader's worker, ends the run"
+    )
 
 
 class Checkpoint(Part):
