@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from unmask.processes import MEMORY_FULL, PREEMPTED, SUMMARY
+from unmask.runs.agreed import refuse_change
 from unmask.runs.checks import ConfigError, check
 from unmask.runs.commands import EXPLAINED, CellError, config_flags, enter, fail, guarded, told
 from unmask.runs.conductor import STARTED, Conductor
@@ -38,6 +39,7 @@ def run(cfg: DictConfig) -> None:
         leave = raise_from_cell
     try:
         plan = make_plan(check(plain(cfg)))
+        refuse_change(plan)
         folders = [StageFolder(plan.config.runs_dir, spec) for spec in plan.stages]
         finished = [folder.result() for folder in folders]
         results = [result for result in finished if result]

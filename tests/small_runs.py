@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 import tempfile
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,11 @@ TINY = (
 
 def raw_config(*overrides: str, tiny: bool = True) -> dict[str, Any]:
     """What Hydra composes, as plain containers."""
+    return deepcopy(_composed(overrides, tiny))
+
+
+@cache  # a run that is made again is composed once
+def _composed(overrides: tuple[str, ...], tiny: bool) -> dict[str, Any]:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("config", overrides=[*(TINY if tiny else ()), *overrides])
     raw = OmegaConf.to_container(cfg, resolve=True)

@@ -16,30 +16,21 @@ from small_runs import ROOT, TINY, call, command, environment, running, trained_
 from test_together import apart, weights
 from unmask import collectives
 from unmask.runs import conductor
+from warm_children import children
+from warm_commands import Started
 
 pytestmark = pytest.mark.process
 LONG = ("stages=[pretrain]", "pretrain.epochs=16", "pretrain.batch_size=400", "trainer.devices=2")
 ENDS = 60  # seconds
 
 
-def members(parent: int) -> list[int]:
-    """The processes that this one started and that still run."""
-    return [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
-
-
 @contextmanager
-def training(runs: Path, *more: str) -> Iterator[subprocess.Popen]:
+def training(runs: Path, *more: str) -> Iterator[Started]:
     """A run on two processes, some steps into its training."""
-    process = subprocess.Popen(
-        command(f"runs_dir={runs}", *LONG, *more),
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = Started(command(f"runs_dir={runs}", *LONG, *more), runs, environment())
     try:
         while not trained_so_far(runs, 2):
-            assert process.poll() is None, process.communicate()
+            assert process.poll() is None, process.said
             time.sleep(0.05)
         yield process
     finally:
@@ -66,11 +57,10 @@ def gone(pids: list[int]) -> bool:
 @pytest.mark.parametrize("asked", ["conductor", "first", "second"])
 def test_whoever_is_asked_to_leave_all_save_and_leave_with_75(asked: str, undisturbed: Path, tmp_path: Path) -> None:
     with training(tmp_path) as process:
-        pids = members(process.pid)
+        pids = children(process.pid)
         assert len(pids) == 2
         os.kill({"conductor": process.pid, "first": pids[0], "second": pids[1]}[asked], signal.SIGTERM)
-        process.communicate(timeout=ENDS)
-        assert process.returncode == 75
+        assert process.wait(timeout=ENDS) == 75
         assert gone(pids)
     (index,) = tmp_path.glob("pretrain/*/checkpoints/last.json")
     assert json.loads(index.read_text())[-1]["step"] > 0
@@ -81,12 +71,11 @@ def test_whoever_is_asked_to_leave_all_save_and_leave_with_75(asked: str, undist
 @pytest.mark.parametrize("killed", [0, 1])
 def test_a_killed_process_ends_the_others_and_the_run_goes_on(killed: int, undisturbed: Path, tmp_path: Path) -> None:
     with training(tmp_path, "checkpoint.every_steps=7") as process:
-        pids = members(process.pid)
+        pids = children(process.pid)
         os.kill(pids[killed], signal.SIGKILL)
-        _, said = process.communicate(timeout=ENDS)
-        assert process.returncode == 1
-        assert f"process {killed} was killed by SIGKILL" in said
-        assert "the same command goes on from the last checkpoint" in said
+        assert process.wait(timeout=ENDS) == 1
+        assert f"process {killed} was killed by SIGKILL" in process.said
+        assert "the same command goes on from the last checkpoint" in process.said
         assert gone(pids)
     assert call(f"runs_dir={tmp_path}", *LONG).returncode == 0
     assert apart(weights(tmp_path), weights(undisturbed)) == 0
@@ -110,10 +99,16 @@ def test_one_whose_others_never_come_says_so_in_a_line(monkeypatch: pytest.Monke
 
 
 def test_a_killed_conductor_leaves_no_process(tmp_path: Path) -> None:
-    with training(tmp_path) as process:
-        pids = members(process.pid)
-        process.kill()
-        assert gone(pids)
+    """Started as users do it, all of them cold."""
+    process = subprocess.Popen(command(f"runs_dir={tmp_path}", *LONG), env=environment(), stdout=subprocess.DEVNULL)
+    while not trained_so_far(tmp_path, 0):
+        assert process.poll() is None
+        time.sleep(0.05)
+    pids = children(process.pid)
+    assert len(pids) == 2
+    process.kill()
+    assert gone(pids)
+    process.wait()
 
 
 def test_a_run_has_one_table_one_page_and_one_folder_a_stage(tmp_path: Path) -> None:
@@ -182,14 +177,16 @@ def test_torchrun_starts_it_as_well(tmp_path: Path) -> None:
         "--nproc-per-node=2",
         str(ROOT / "src" / "train.py"),
     ]
-    typed += [*TINY, f"runs_dir={tmp_path}", "stages=[pretrain]"]
-    refused = subprocess.run(typed, capture_output=True, text=True, env=environment(), timeout=120)
-    assert refused.returncode != 0
-    assert "2 processes were started for trainer.devices=1 on trainer.nodes=1" in refused.stderr
-    done = subprocess.run(
-        [*typed, "trainer.devices=null"], capture_output=True, text=True, env=environment(), timeout=120
-    )
+    typed += [*TINY, f"runs_dir={tmp_path}", "stages=[pretrain]", "trainer.devices=null"]
+    done = subprocess.run(typed, capture_output=True, text=True, env=environment(), timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("The page with curves and pictures") == 1
     (result,) = tmp_path.glob("pretrain/*/result.json")
     assert json.loads(result.read_text())["processes"] == 2
+
+
+def test_other_numbers_than_were_started_are_refused(tmp_path: Path) -> None:
+    place = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}  # as torchrun says it
+    refused = call(f"runs_dir={tmp_path}", "stages=[pretrain]", env=place)
+    assert refused.returncode == 2
+    assert "2 processes were started for trainer.devices=1 on trainer.nodes=1" in refused.stderr

@@ -33,6 +33,7 @@ from unmask.runs.schema import Config
 CORE = ["decoder_depth", "decoder_width", "mask_token", "reconstruction_target", "data_augmentation", "mask_sampling",
         "loss_on_all", "mask_ratio", "schedule", "partial_finetuning"]  # fmt: skip
 SCALES = ["embedded", "cifar", "paper"]
+COMPOSER = Composer()
 
 
 def cells_of(arguments: list[str]) -> list[list[str]]:
@@ -41,7 +42,9 @@ def cells_of(arguments: list[str]) -> list[list[str]]:
 
 
 def configured(cell: Cell) -> Config:
-    return check(raw_config(*cell.overrides, *(["data.root=/x"] if "paper" in cell.overrides[0] else []), tiny=False))
+    """Composed as sweeps do it, each choice of groups once."""
+    with initialize_config_dir(str(experiments.CONF), version_base="1.3"):
+        return check(COMPOSER([*cell.overrides, *(["data.root=/x"] if "paper" in cell.overrides[0] else [])]))
 
 
 def identities(slug: str, scale: str) -> dict[str, tuple[str, ...]]:
@@ -99,7 +102,8 @@ def test_the_cells_of_every_table_fit_the_schema_at_every_scale(scale: str) -> N
     wanted = cells_of(["experiment=mask_token,mask_sampling,schedule,decoder_width", f"scale={scale}", "seed=0"])
     assert len({tuple(cell) for cell in wanted}) == len(wanted)
     for overrides in wanted:
-        check(raw_config(*overrides, *(["data.root=/x"] if scale == "paper" else []), tiny=False))
+        by_hydra = check(raw_config(*overrides, *(["data.root=/x"] if scale == "paper" else []), tiny=False))
+        assert configured(Cell("", "", 0, tuple(overrides))) == by_hydra
 
 
 def test_cells_that_tables_share_are_run_once_and_the_users_overrides_come_last() -> None:

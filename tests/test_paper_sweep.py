@@ -3,7 +3,6 @@
 import os
 import random
 import signal
-import subprocess
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +15,8 @@ from small_runs import ROOT, TINY, call, command, environment, raw_config
 from unmask.journals import read
 from unmask.reports.differences import differences
 from unmask.runs.checks import check
+from warm_children import children
+from warm_commands import Started
 
 SMALL = [*TINY, "data.image_size=28", "labels=100", "finetune.labels=100", "seed=0"]
 KILLS = int(os.environ.get("UNMASK_KILLS", "2"))  # UNMASK_KILLS=10 pytest tests/test_paper_sweep.py -k killed
@@ -38,19 +39,17 @@ def kill_after_progress(runs: Path, delay: float) -> None:
         return {*runs.glob("*/*/checkpoints/*.ckpt"), *runs.glob("*/*/result.json")}
 
     before = progress()
-    started = subprocess.Popen(
-        command(*sweep(runs, "checkpoint.every_steps=1"), tiny=False), env=environment(), stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL, start_new_session=True,
+    started = Started(
+        command(*sweep(runs, "checkpoint.every_steps=1"), tiny=False), runs.parent, environment()
     )  # fmt: skip
     while started.poll() is None and progress() <= before:
         time.sleep(0.05)
     time.sleep(delay)
     assert started.poll() is None, "ended before it could be killed"
-    cells = Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split()
-    for pid in [started.pid, *map(int, cells)]:
+    for pid in [started.pid, *children(started.pid)]:
         with suppress(ProcessLookupError):  # a cell that has just ended
             os.kill(pid, signal.SIGKILL)
-    started.wait()
+    started.wait(timeout=60)
 
 
 @pytest.mark.process

@@ -67,7 +67,7 @@ def test_every_command_runs_as_typed_but_smaller(typed: str, place: tuple[Path, 
         if "scale=embedded" in overrides:
             overrides += ["data.image_size=28", "data.patch_size=7", "finetune.labels=100"]
     if name == "report.py":
-        overrides += [f"runs_dir={runs}", f"out={tmp_path}"]
+        overrides += [f"runs_dir={runs}", f"out={tmp_path}", "experiment=mask_token,schedule"]
     if name == "plan.py":
         overrides = [override for override in overrides if not override.startswith("seed=")]
     if name == "bench.py":
@@ -101,3 +101,10 @@ def test_every_picture_and_file_exists() -> None:
         assert all((ROOT / "docs" / path).exists() for path in re.findall(r"\]\(([^):]+)\)", guide))
     for path in re.findall(r"`(src/\w+\.py)`", DOCS):
         assert (ROOT / path).exists()
+
+
+def test_every_test_that_the_page_on_failures_names_exists() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "failures.md").read_text()))
+    written = "".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
+    assert len(named) > 40
+    assert not [name for name in named if f"def {name}(" not in written]

@@ -1,7 +1,6 @@
 """A step that is not finite stops the run before its update, and its record says what it was made of."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from unmask.callbacks.maxima import of_activations
 from unmask.data.sampler import EpochBatches
 from unmask.randomness import make_key
 from unmask.runs import fitting
+from warm_commands import Started
 
 ABSURD = ("stages=[pretrain]", "pretrain.base_lr=1e30", "pretrain.warmup_epochs=0")
 IMAGES = list(range(4000))
@@ -146,10 +146,9 @@ def test_a_healthy_run_leaves_no_record_and_its_weights_do_not_know_of_the_look(
 def test_two_processes_stop_at_the_same_step_and_each_records_its_own_samples(lagging: bool, tmp_path: Path) -> None:
     """A fault in the samples of one: both leave with the weights before the step, none waits for the other for ever."""
     typed = [sys.executable, str(ROOT / "tests" / "two_processes.py"), str(tmp_path), "20", str(lagging)]
-    done = subprocess.run(
-        typed, capture_output=True, text=True, timeout=120, env=environment(PYTHONPATH=str(ROOT / "src"))
-    )  # fmt: skip
-    assert done.stdout.count("the training loss is") == 2, done.stderr
+    both = Started(typed, tmp_path, environment())
+    both.wait(timeout=120)
+    assert both.stdout.read_text().count("the training loss is") == 2, both.said
     folder = tmp_path / "nonfinite"
     first, second = (json.loads((folder / name).read_text()) for name in ("record.json", "record.rank1.json"))
     assert first["step"] == second["step"]

@@ -1,6 +1,7 @@
 """The same command always continues: interrupted anywhere, the final weights are those of an undisturbed run."""
 
 import json
+import os
 import signal
 import threading
 import time
@@ -212,7 +213,10 @@ def test_a_process_killed_twice_ends_as_if_it_never_was(kind: signal.Signals, wo
     for lines in (2, 8):  # of the journal: at several places between checkpoints
         process = Started(command(f"runs_dir={killed}", *overrides), tmp_path, environment())
         wait_for(lambda: len(read(journal)) > lines, process)  # noqa: B023
-        process.send_signal(kind)
+        if kind == signal.SIGTERM:
+            os.killpg(process.pid, kind)  # the loader's workers hear of it too
+        else:
+            process.send_signal(kind)
         assert process.wait(timeout=60) == (PREEMPTED if kind == signal.SIGTERM else -signal.SIGKILL)
     assert not list(killed.glob("pretrain/*/result.json"))
     again = call(f"runs_dir={killed}", *overrides)

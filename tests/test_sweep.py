@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from small_runs import call, command, environment, running, trained_so_far
+from warm_commands import Started
 
 pytestmark = pytest.mark.process
 QUICK = ("pretrain.epochs=1", "stages=[pretrain,knn]")
@@ -78,14 +79,14 @@ def test_a_failed_cell_does_not_stop_the_rest_and_is_redone(tmp_path: Path) -> N
 
 
 def test_a_stopped_sweep_saves_and_goes_on(tmp_path: Path) -> None:
-    arguments = ("-m", f"runs_dir={tmp_path}", "stages=[pretrain]", "pretrain.epochs=40", "seed=1,2")
-    process = subprocess.Popen(command(*arguments), env=environment(), stdout=subprocess.PIPE, text=True)
+    arguments = ("-m", f"runs_dir={tmp_path}", "stages=[pretrain]", "pretrain.epochs=16", "seed=1,2")
+    process = Started(command(*arguments), tmp_path, environment())
     while not trained_so_far(tmp_path, 3):
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    printed, _ = process.communicate(timeout=60)
-    assert process.returncode == 75
+    assert process.wait(timeout=60) == 75
+    printed = process.stdout.read_text()
     assert "preempted" in printed
     assert "not started" in printed
     (index,) = tmp_path.glob("pretrain/*/checkpoints/last.json")

@@ -126,7 +126,7 @@ def results(runs: Path) -> dict[str, Any]:
 def test_every_stage_gives_what_it_gives_alone(tmp_path: Path) -> None:
     """Probes share one BatchNorm, validation counts each image once though 1,000 do not split evenly by batches of 256."""
     overrides = (EVERYTHING, "finetune.epochs=1", "partial_finetune.blocks=1", "controls=[random,pixels]", "target=pca",
-                 "robustness.images=101", "robustness.corruptions=[fog]", "robustness.severities=[3]", "linear_probe.base_lr=0.01",
+                 "robustness.images=101", "robustness.corruptions=[fog]", "robustness.severities=[3]", "linear_probe.base_lr=0.01", "attentive_probe.epochs=6",
                  "linear_probe.augment.flip=true", "data.flip=true", "labels=128", "finetune.batch_size=64", "finetune.mixup=0.8",
                  "finetune.cutmix=1", "finetune.ema=0.9", "finetune.drop_path=0.2")  # fmt: skip
     found = {}

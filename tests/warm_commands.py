@@ -1,7 +1,7 @@
 """The commands in processes forked from one that has already imported what they import.
 
-Starting is most of the time of a small command: seconds for torch, Lightning and timm, a hundred times over. The commands
-of a sweep's cells, and those whose environment Python itself reads, start cold (small_runs.command).
+Starting is most of the time of a small command: seconds for torch, Lightning and timm, a hundred times over. What such a
+command starts is warm as well. Those whose environment Python itself reads start cold (small_runs.command).
 """
 
 import atexit
@@ -11,6 +11,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import traceback
 from contextlib import suppress
 from functools import cache
 from multiprocessing import forkserver
@@ -18,7 +19,10 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from unittest.mock import patch
 
-SOURCE = Path(__file__).parent.parent / "src"
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+
+from warm_children import SOURCE, open_nursery
+
 IMPORTED = [
     "unmask.runs.execute",
     "unmask.reports.paper_page",
@@ -30,7 +34,7 @@ IMPORTED = [
 
 
 class Started:
-    """A running command with what a Popen has: pid, poll, wait, send_signal; what it prints goes to files."""
+    """A running command with what a Popen has: pid, poll, wait, send_signal, kill; what it prints goes to files."""
 
     def __init__(self, command: list[str], folder: Path, env: dict[str, str], cwd: Path | None = None) -> None:
         """`command` is that of small_runs.command: Python, a script of src/, its arguments; `folder` takes its output."""
@@ -41,6 +45,11 @@ class Started:
         self._process.start()
         assert self._process.pid is not None
         self.pid, self.args = self._process.pid, command
+
+    @property
+    def said(self) -> str:
+        """On stderr, so far."""
+        return self.stderr.read_text()
 
     def poll(self) -> int | None:
         return self._process.exitcode
@@ -58,22 +67,40 @@ class Started:
         with suppress(ProcessLookupError):  # it has ended
             os.kill(self.pid, number)
 
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
 
 def _run(argv: list[str], env: dict[str, str], cwd: str, stdout: str, stderr: str) -> None:
     """In the forked process: become the command."""
     for path, stream in ((stdout, sys.stdout), (stderr, sys.stderr)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream.fileno())
     os.setsid()
+    open_nursery(_become)
+    raise SystemExit(_become(argv, env, cwd))
+
+
+def _become(argv: list[str], env: dict[str, str], cwd: str) -> int:
+    """Run a script as Python does; the exit code."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the server ignores it
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
     sys.argv, sys.path[0] = argv, str(SOURCE)
     multiprocessing.set_start_method("fork", force=True)  # Linux's default, which a loader's workers are started by
+    rank_zero_only.rank = int(env.get("RANK", 0))  # Lightning looks when it is imported
+    code = 0
     try:
         runpy.run_path(argv[0], run_name="__main__")
-    finally:
-        atexit._run_exitfuncs()  # a forked process leaves without them
+    except SystemExit as leaving:
+        code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    atexit._run_exitfuncs()  # a forked process leaves without them
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return code
 
 
 @cache

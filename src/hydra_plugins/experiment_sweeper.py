@@ -17,6 +17,7 @@ from hydra.core.utils import JobReturn, JobStatus
 
 from hydra_plugins.composition import Composer
 from unmask.reports.kept import all_kept, asked, is_kept
+from unmask.runs.agreed import agree
 from unmask.runs.checks import ConfigError, check
 from unmask.runs.commands import fail
 from unmask.runs.experiments import SMALLEST_SCALE, cells, is_sweep, one_run, read_paper, read_scale, tables_of
@@ -62,6 +63,7 @@ class ExperimentSweeper(BasicSweeper):
             )
         if not wanted:
             return [[]]
+        agree(plans.values())
         # submitit's jobs unpickle what they run before they know where this project lies
         places = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
         os.environ["PYTHONPATH"] = os.pathsep.join(places)

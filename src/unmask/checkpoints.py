@@ -112,7 +112,7 @@ def set_aside(path: Path, why: str) -> None:
 
 def prune(folder: Path) -> None:
     """Keep the newest alone: of a finished stage nobody needs more."""
-    newest_entries = entries(folder)[-1:]
+    newest_entries = [entry for entry in entries(folder) if (folder / entry["file"]).exists()][-1:]
     write_json(folder / INDEX, newest_entries)
     sweep(folder, {entry["file"] for entry in newest_entries})
 

@@ -20,12 +20,19 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def append(path: Path, row: dict[str, Any]) -> None:
-    with path.open("ab+") as file:
-        if file.tell():
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":  # a line that a kill cut: the next one must not be lost with it
-                file.write(b"\n")
-        file.write((json.dumps(row) + "\n").encode())
+    """Raises OSError with the place and the remedy where the line cannot be written."""
+    try:
+        with path.open("ab+") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":  # a line that a kill cut: the next one must not be lost with it
+                    file.write(b"\n")
+            file.write((json.dumps(row) + "\n").encode())
+    except OSError as error:
+        raise OSError(
+            f"cannot write {path}: {error.strerror}; free or unlock it and type the same command again: it goes on "
+            f"from the last checkpoint"
+        ) from error
 
 
 def cut_back(path: Path, step: int) -> None:

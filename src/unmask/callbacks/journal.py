@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -98,4 +99,5 @@ class Journal(L.Callback):
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if trainer.is_global_zero and self.path.exists():
-            pd.DataFrame(read(self.path)).to_csv(self.path.with_suffix(".csv"), index=False)
+            with suppress(OSError):  # a mirror: on a full disk the journal's own error is the one to tell
+                pd.DataFrame(read(self.path)).to_csv(self.path.with_suffix(".csv"), index=False)

@@ -135,6 +135,9 @@ class Keeper(L.Callback):
         All checkpoints are of optimiser steps, so that their counts can be told in the new number; of the last
         micro-batch Lightning has yet to count that it is completed.
         """
+        of, ours = checkpoint["unmask"]["fingerprint"], self.about["fingerprint"]
+        if of != ours:
+            raise ValueError(f"{self.folder} holds a checkpoint of the run {of}, and this is {ours}; remove it")
         before, now = checkpoint["unmask"]["accumulate"], self.about["accumulate"]
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         for counts in (progress["current"], progress["total"]):

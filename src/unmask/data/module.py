@@ -1,6 +1,5 @@
 """The DataModule: batches of uint8 images with their sample ids, cropped and normalised on the device."""
 
-import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -18,7 +17,8 @@ from unmask.data.jitter import colour_jitter
 from unmask.data.policies import erase, rand_augment
 from unmask.data.sampler import EpochBatches, EvalBatches, Ticket
 from unmask.data.sources import InMemory
-from unmask.processes import SIGNALS, cores
+from unmask.data.workers import quiet_worker
+from unmask.processes import cores
 from unmask.randomness import make_key
 
 EVAL_BATCH = 256  # images; fewer where the device takes fewer at once
@@ -95,12 +95,6 @@ class Views(Dataset):
         top, left, height, width, mirrored = box_5.tolist()
         cut = image_CHW[None, :, top : top + height, left : left + width]
         return crop_resize(cut, torch.tensor([[0, 0, height, width, mirrored]]), self.form.shape)[0].byte()
-
-
-def quiet_worker(_: int) -> None:
-    """Workers outlive signals to the group, so that the main process can still save; one thread each."""
-    for sig in SIGNALS:
-        signal.signal(sig, signal.SIG_IGN)
 
 
 def unwrapped(batch: Any) -> Any:
@@ -223,10 +217,14 @@ class Rows(Dataset):
 
 @dataclass(frozen=True)
 class Loading:
-    """How batches are read, which never changes what they are. workers=None: all cores but one, at most 8."""
+    """How batches are read, which never changes what they are. workers=None: all cores but one, at most 8.
+
+    patience: seconds after which a worker that gives no batch is given up.
+    """
 
     num_workers: int | None = None
     eval_batch: int = EVAL_BATCH
+    patience: float = 1800.0
 
     @property
     def workers(self) -> int:
@@ -239,6 +237,7 @@ def loader(views: Views, batches: EpochBatches | EvalBatches, loading: Loading) 
     return DataLoader(
         views, batch_sampler=batches, collate_fn=unwrapped, num_workers=workers, worker_init_fn=quiet_worker,
         pin_memory=torch.cuda.is_available(), persistent_workers=workers > 0,
+        timeout=loading.patience if workers else 0,
     )  # fmt: skip
 
 

@@ -127,7 +127,9 @@ def build_format(config: Config, shape: tuple[int, int] | None = None) -> Format
 
 
 def build_loading(config: Config) -> Loading:
-    return Loading(config.data.num_workers, min(EVAL_BATCH, config.trainer.micro_batch or EVAL_BATCH))
+    trainer = config.trainer
+    at_once = min(EVAL_BATCH, trainer.micro_batch or EVAL_BATCH)
+    return Loading(config.data.num_workers, at_once, 60 * trainer.timeout_minutes)
 
 
 def load_splits(plan: Plan) -> tuple[InMemory | Files, InMemory | Files]:

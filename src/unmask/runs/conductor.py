@@ -76,7 +76,9 @@ class Conductor:
             time.sleep(POLL)
             gone = [member for member in self.members if member.process.poll()]
             if gone and first is None:
-                first, deadline = gone[0], time.monotonic() + GRACE
+                # of several at one look, the killed one (its code is negative) is why the others failed
+                first = min(gone, key=lambda member: member.process.returncode)
+                deadline = time.monotonic() + GRACE
                 if first.process.returncode != PREEMPTED:
                     send(signal.SIGTERM, self._processes())
             if time.monotonic() > deadline:

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from unmask import collectives
 from unmask.callbacks.keeper import Preempted, leaving_when_asked
+from unmask.data.workers import end_workers, lost_worker
 from unmask.runs.checks import ConfigError
 from unmask.runs.fingerprint import FITTED, StageSpec
 from unmask.runs.ledger import StageFolder
@@ -116,6 +117,13 @@ def _worked(run: Run, spec: StageSpec, folder: StageFolder) -> dict[str, Any]:
     except (Exception, KeyboardInterrupt) as error:
         name = "error.txt" if collectives.leads() else f"error-{collectives.rank()}.txt"
         folder.fail(error, name)
+        if lost_worker(error):
+            end_workers()
+            raise ChildProcessError(
+                f"{spec.title}: a loader's worker was killed (so do systems whose memory is full) or gave no image for "
+                f"trainer.timeout_minutes={run.config.trainer.timeout_minutes:g}; look at the disk, or set a smaller "
+                f"data.num_workers; the same command goes on from the last checkpoint"
+            ) from error
         advise(error, run.config.trainer, folder, name)
         raise
     if not collectives.leads():

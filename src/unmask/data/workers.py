@@ -1,0 +1,30 @@
+"""The processes that read images for a loader: deaf to signals, known when they are lost, ended by force."""
+
+import multiprocessing
+import signal
+import traceback
+
+from unmask.processes import SIGNALS
+
+
+def quiet_worker(_: int) -> None:
+    """Workers outlive signals to the group, so that the main process can still save; one thread each."""
+    for sig in SIGNALS:
+        signal.signal(sig, signal.SIG_IGN)
+
+
+def lost_worker(error: BaseException) -> bool:
+    """Whether the error is of a worker that died or hangs; torch has a word for it only where it looks in time."""
+    text = str(error)
+    if isinstance(error, EOFError | ConnectionError):  # it died while it handed a batch over
+        return any("torch/utils/data" in frame.filename for frame in traceback.extract_tb(error.__traceback__))
+    said = text.startswith(("DataLoader worker", "DataLoader timed out"))
+    return isinstance(error, RuntimeError) and said and "Original Traceback" not in text
+
+
+def end_workers() -> None:
+    """Of all loaders of this process: one that hangs ignores being asked, and this process would wait for it."""
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
+            child.join(timeout=5)

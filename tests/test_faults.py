@@ -1,0 +1,330 @@
+"""Faults made on purpose, in this process: disks, clocks, file systems, loaders, signals. Nothing is lost or guessed."""
+
+import errno
+import itertools
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from small_runs import image_folder, plan_for, run
+from test_resume import Crash, assert_same, crash_at
+from unmask import checkpoints
+from unmask.callbacks.keeper import PREEMPTED, Keeper
+from unmask.data import module
+from unmask.durable import replacing, write_text
+from unmask.reports.page import write_page
+from unmask.runs.commands import told
+from unmask.runs.ledger import LedgerError
+from unmask.tasks.pretrain import Pretrain
+
+PRETRAIN = ("stages=[pretrain]", "checkpoint.every_steps=1")
+NOBODY, RENAME = 65534, Path.replace
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three epochs of four steps."""
+    runs = tmp_path_factory.mktemp("undisturbed")
+    run(f"runs_dir={runs}", *PRETRAIN)
+    return runs
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[str, ...]]:
+    """A ledger with a run that a worker reads the images of from a disk, and its overrides."""
+    root = tmp_path_factory.mktemp("disk")
+    overrides = (
+        *PRETRAIN, "data=image_folder", f"data.root={image_folder(root / 'images')}", "data.image_size=16",
+        "data.patch_size=4", "data.in_memory=false", "data.num_workers=1", "pretrain.batch_size=4",
+    )  # fmt: skip
+    run(f"runs_dir={root / 'runs'}", *overrides)
+    return root / "runs", overrides
+
+
+class Full:
+    """A file on a disk that takes half of what is written and no more."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def __enter__(self) -> "Full":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def write(self, content: bytes) -> int:
+        self._file.write(content[: len(content) // 2])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_disk_that_is_full_while_logging_ends_the_run_in_a_line_and_tears_nothing(
+    undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mirrors cannot be written either, and their errors do not hide the first one."""
+    lines, original = itertools.count(), Path.open
+
+    def filling(self: Path, mode: str = "r", *more: Any, **named: Any) -> Any:
+        file = original(self, mode, *more, **named)
+        return Full(file) if (self.name, mode) == ("metrics.jsonl", "ab+") and next(lines) == 3 else file
+
+    def no_space(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", filling)
+        patch.setattr(pd.DataFrame, "to_csv", no_space)
+        with pytest.raises(OSError, match="No space left") as raised:
+            run(f"runs_dir={tmp_path}", *PRETRAIN)
+    (line,) = told(raised.value).splitlines()
+    assert "metrics.jsonl: No space left on device; free or unlock it and type the same command again" in line
+    run(f"runs_dir={tmp_path}", *PRETRAIN)
+    assert_same(tmp_path, undisturbed)
+
+
+@contextmanager
+def somebody_else() -> Iterator[None]:
+    """Root may write anywhere."""
+    before = os.geteuid()
+    if before == 0:
+        os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(before)
+
+
+@pytest.fixture
+def read_only() -> Iterator[Path]:
+    """A ledger of somebody else's, with one finished run and its page."""
+    runs = Path(tempfile.mkdtemp())
+    plan = plan_for(f"runs_dir={runs}", "stages=[scratch]", "labels=20", "finetune.epochs=1")
+    results = run(f"runs_dir={runs}", "stages=[scratch]", "labels=20", "finetune.epochs=1")
+    write_page(plan, results, "", refresh=True)
+    runs.chmod(0o555)
+    yield runs
+    runs.chmod(0o755)
+    shutil.rmtree(runs)
+
+
+def test_a_ledger_that_may_not_be_written_is_read_and_nothing_new_begins(read_only: Path) -> None:
+    finished = (f"runs_dir={read_only}", "stages=[scratch]", "labels=20", "finetune.epochs=1")
+    with somebody_else():
+        results = run(*finished)
+        assert write_page(plan_for(*finished), results, "", refresh=False).exists()
+        with pytest.raises(LedgerError, match=r"cannot write in .*Permission denied; .* runs_dir=/path"):
+            run(f"runs_dir={read_only}", *PRETRAIN)
+
+
+def losing_answers(self: Path, target: Path) -> Path:
+    """A rename over a network that is made, lost, asked for again, and then refused."""
+    RENAME(self, target)
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self))
+
+
+def test_a_network_file_system_that_loses_its_answers_costs_nothing(
+    undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", losing_answers)
+        run(f"runs_dir={tmp_path}", *PRETRAIN)
+    assert_same(tmp_path, undisturbed)
+
+
+def test_a_rename_that_was_not_made_is_an_error_and_the_old_file_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stale(self: Path, target: Path) -> Path:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    write_text(tmp_path / "file", "old")
+    checkpoints.save({"step": 1}, tmp_path, 1)
+    monkeypatch.setattr(Path, "replace", stale)
+    with pytest.raises(OSError, match=r"cannot write .*file: Stale file handle"):
+        write_text(tmp_path / "file", "new")
+    with pytest.raises(OSError, match=r"Stale file handle .* it goes on at step=00000001.ckpt"):
+        checkpoints.save({"step": 2}, tmp_path, 2)
+    assert (tmp_path / "file").read_text() == "old"
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
+def test_two_machines_whose_processes_have_one_number_write_one_file_whole(tmp_path: Path) -> None:
+    """Containers count from 1, each for itself."""
+    with replacing(tmp_path / "page") as first:
+        first.write(b"first, ")
+        with replacing(tmp_path / "page") as second:
+            second.write(b"second")
+        assert (tmp_path / "page").read_text() == "second"
+        first.write(b"and last")
+    assert (tmp_path / "page").read_text() == "first, and last"
+
+
+def test_no_clock_that_can_be_set_decides_anything(
+    undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It jumps by decades at each look: same weights, journal, cadence of checkpoints, and seconds that can be."""
+    jumps = random.Random(0)
+    monkeypatch.setattr(time, "time", lambda: jumps.uniform(0, 4e9))
+    overrides = (f"runs_dir={tmp_path}", "stages=[pretrain]", "checkpoint.every_minutes=1e-6")
+    with monkeypatch.context() as patch:
+        crash_at(patch, 6)
+        with pytest.raises(Crash):
+            run(*overrides)
+    newest = checkpoints.newest(next(tmp_path.glob("pretrain/*/checkpoints")))
+    assert newest is not None
+    assert newest.name == "step=00000006.ckpt"
+    (result,) = run(*overrides)
+    assert_same(tmp_path, undisturbed)
+    assert 0 < result["seconds"] < 200
+
+
+def fault_of_worker(disk: tuple[Path, tuple[str, ...]], runs: Path, *more: str) -> str:
+    """The line that the run ends with."""
+    with pytest.raises(ChildProcessError) as raised:
+        run(f"runs_dir={runs}", *disk[1], *more)
+    (line,) = told(raised.value).splitlines()
+    return line
+
+
+def test_a_killed_loader_worker_ends_the_run_in_a_line_and_the_same_command_goes_on(
+    disk: tuple[Path, tuple[str, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Keeper.on_train_batch_end
+
+    def killing(self: Keeper, trainer: Any, *args: Any) -> None:
+        original(self, trainer, *args)
+        if trainer.global_step == 5:
+            for worker in multiprocessing.active_children():
+                if worker.daemon:
+                    worker.kill()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Keeper, "on_train_batch_end", killing)
+        line = fault_of_worker(disk, tmp_path)
+    assert "a loader's worker was killed (so do systems whose memory is full) or gave no image for" in line
+    assert "the same command goes on from the last checkpoint" in line
+    run(f"runs_dir={tmp_path}", *disk[1])
+    assert_same(tmp_path, disk[0])
+
+
+def test_a_loader_worker_that_hangs_is_given_up(
+    disk: tuple[Path, tuple[str, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ignores being asked to leave, as all workers do, and would keep this process from ending."""
+    original, opened = module.open_image, itertools.count()
+
+    def hanging(*args: Any) -> torch.Tensor:
+        if next(opened) > 30:  # each worker counts for itself
+            time.sleep(600)
+        return original(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "open_image", hanging)
+        line = fault_of_worker(disk, tmp_path, "trainer.timeout_minutes=0.02")
+    assert "gave no image for trainer.timeout_minutes=0.02; look at the disk" in line
+    assert not [worker for worker in multiprocessing.active_children() if worker.daemon]
+    run(f"runs_dir={tmp_path}", *disk[1])
+    assert_same(tmp_path, disk[0])
+
+
+def asking(times: int, function: Callable[..., Any], at: int) -> Callable[..., Any]:
+    """The function, but at its call number `at` SIGTERM comes to this process."""
+    calls = itertools.count(1)
+
+    def asked(*args: Any, **named: Any) -> Any:
+        if next(calls) == at:
+            for _ in range(times):
+                os.kill(os.getpid(), signal.SIGTERM)
+        return function(*args, **named)
+
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "at", "times"),
+    [
+        (Pretrain, "__init__", 1, 1), (Pretrain, "configure_optimizers", 1, 1), (Pretrain, "validation_step", 2, 1),
+        (checkpoints, "save", 3, 1), (checkpoints, "save", 3, 2), (Keeper, "on_train_end", 1, 1),
+    ],
+    ids=["before training", "before the first step", "in validation", "while saving", "twice while saving", "at the end"],
+)  # fmt: skip
+def test_who_is_asked_to_leave_at_any_moment_leaves_with_75_and_goes_on(
+    owner: Any, name: str, at: int, times: int, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, asking(times, getattr(owner, name), at))
+        with pytest.raises(SystemExit) as raised:
+            run(f"runs_dir={tmp_path}", *PRETRAIN)
+    assert raised.value.code == PREEMPTED
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN, "who is leaving is not asked again"
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    run(f"runs_dir={tmp_path}", *PRETRAIN)
+    assert_same(tmp_path, undisturbed)
+    assert {number: signal.getsignal(number) for number in handlers} == handlers, "a run leaves no handler behind"
+
+
+def test_a_kill_at_any_moment_of_saving_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
+    moments, content = random.Random(0), {"weights": torch.randn(300_000)}
+    checkpoints.save(content | {"step": 0}, tmp_path, 0)
+    for kill in range(12):
+        if (child := os.fork()) == 0:
+            for step in itertools.count(1000 * kill + 1):
+                checkpoints.save(content | {"step": step}, tmp_path, step)
+        time.sleep(moments.uniform(0.005, 0.05))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # none was even damaged
+            newest = checkpoints.newest(tmp_path)
+        assert newest is not None
+        assert newest.name == f"step={checkpoints.load(newest)['step']:08d}.ckpt"
+
+
+def test_pruning_keeps_the_only_whole_checkpoint(tmp_path: Path) -> None:
+    for step in (1, 2):
+        checkpoints.save({"step": step}, tmp_path, step)
+    (tmp_path / "step=00000002.ckpt").write_bytes(b"damaged")
+    with pytest.warns(UserWarning, match=r"step=00000002.ckpt is damaged"):
+        checkpoints.newest(tmp_path)
+    checkpoints.prune(tmp_path)
+    assert checkpoints.newest(tmp_path) == tmp_path / "step=00000001.ckpt"
+
+
+def test_a_run_whose_config_was_changed_is_another_and_takes_no_checkpoint_of_the_first(
+    undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        crash_at(patch, 5)
+        with pytest.raises(Crash):
+            run(f"runs_dir={tmp_path}", *PRETRAIN)
+    (first,) = tmp_path.glob("pretrain/*")
+    with monkeypatch.context() as patch:
+        crash_at(patch, 1)
+        with pytest.raises(Crash):
+            run(f"runs_dir={tmp_path}", *PRETRAIN, "pretrain.base_lr=1e-3")
+    (other,) = {*tmp_path.glob("pretrain/*")} - {first}
+    shutil.rmtree(other / "checkpoints")
+    shutil.copytree(first / "checkpoints", other / "checkpoints")
+    with pytest.raises(ValueError, match=rf"holds a checkpoint of the run {first.name}, and this is {other.name}"):
+        run(f"runs_dir={tmp_path}", *PRETRAIN, "pretrain.base_lr=1e-3")
+    run(f"runs_dir={tmp_path}", *PRETRAIN)
+    shutil.rmtree(other)
+    assert_same(tmp_path, undisturbed)

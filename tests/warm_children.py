@@ -1,0 +1,104 @@
+"""What a warm command starts (a sweep's cells, a run's processes, a report), forked too from one that has imported all.
+
+A nursery is forked off before the command begins, so that what it forks later knows nothing of the command. Each child
+is the command's own, by the kernel too: it is asked, killed and waited for as any other, and hears of its parent's end.
+"""
+
+import ctypes
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+SOURCE = Path(__file__).parent.parent / "src"
+OURS = SOURCE, Path(__file__).parent
+NAME = "nursery"  # of the process, in /proc
+PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 15, 36
+Become = Callable[[list[str], dict[str, str], str], int]  # argv, environment, working directory to the exit code
+
+
+class WarmPopen(subprocess.Popen):
+    """A Popen to which scripts of src/ and tests/ come from the nursery; all else starts as ever."""
+
+    nursery: socket.socket
+
+    def _execute_child(self, args: Any, executable: Any, preexec_fn: Any, close_fds: Any, pass_fds: Any, cwd: Any,
+                       env: Any, startupinfo: Any, creationflags: Any, shell: Any, p2cread: int, p2cwrite: int,
+                       c2pread: int, c2pwrite: int, errread: int, errwrite: int, *rest: Any) -> None:  # fmt: skip
+        given = list(args) if isinstance(args, list | tuple) else []
+        if given[:1] != [sys.executable] or Path(given[1]).parent not in OURS:
+            before = (executable, preexec_fn, close_fds, pass_fds, cwd, env, startupinfo, creationflags, shell)
+            super()._execute_child(args, *before, p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite, *rest)  # type: ignore[misc]
+            return
+        wanted = given[1:], dict(os.environ if env is None else env), str(cwd or Path.cwd()), preexec_fn
+        streams = [fd if fd != -1 else inherited for inherited, fd in ((1, c2pwrite), (2, errwrite))]
+        sys.stdout.flush()
+        socket.send_fds(self.nursery, [pickle.dumps(wanted)], streams)
+        self.pid, self._child_created = int(self.nursery.recv(32)), True
+        self._close_pipe_fds(p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)  # type: ignore[attr-defined]
+
+
+def open_nursery(become: Become) -> None:
+    """From here on this process's children are warm."""
+    _control(PR_SET_CHILD_SUBREAPER, 1)
+    command = os.getpid()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    if os.fork() == 0:
+        ours.close()
+        _control(PR_SET_NAME, NAME.encode())
+        _serve(theirs, command, become)
+    theirs.close()
+    WarmPopen.nursery = ours
+    subprocess.Popen = WarmPopen  # type: ignore[misc]
+
+
+def _serve(asked: socket.socket, command: int, become: Become) -> NoReturn:
+    """Fork whatever is asked for, until the command is gone."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    while True:
+        content, streams, *_ = socket.recv_fds(asked, 1 << 20, 2)
+        if not content:
+            os._exit(0)
+        if (between := os.fork()) == 0:  # its end makes the child an orphan, which Linux gives to the command
+            if os.fork() == 0:
+                while os.getppid() != command:
+                    time.sleep(0.0005)
+                asked.send(str(os.getpid()).encode())
+                asked.close()
+                _begin(pickle.loads(content), streams, become)
+            os._exit(0)
+        os.waitpid(between, 0)
+        for stream in streams:
+            os.close(stream)
+
+
+def _begin(wanted: tuple[Any, ...], streams: list[int], become: Become) -> NoReturn:
+    argv, env, cwd, before = wanted
+    os.setsid()
+    _control(PR_SET_NAME, b"python")
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+    if before:
+        before()
+    for stream, place in zip(streams, (1, 2), strict=True):
+        os.dup2(stream, place)
+        os.close(stream)
+    open_nursery(become)  # a cell may start several
+    os._exit(become(argv, env, cwd))
+
+
+def children(pid: int) -> list[int]:
+    """The processes that this one started and that still run."""
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in found if Path(f"/proc/{child}/comm").read_text().strip() != NAME]
+
+
+def _control(option: int, value: Any) -> None:
+    ctypes.CDLL(None).prctl(option, value)
