@@ -23,6 +23,7 @@ from small_runs import image_folder, plan_for, run
 from test_resume import Crash, assert_same, crash_at
 from unmask import checkpoints
 from unmask.callbacks.keeper import PREEMPTED, Keeper
+from unmask.callbacks.watchdog import Watchdog
 from unmask.data import module
 from unmask.durable import replacing, write_text
 from unmask.reports.page import write_page
@@ -236,6 +237,7 @@ def test_a_loader_worker_that_hangs_is_given_up(
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "open_image", hanging)
+        patch.setattr(Watchdog, "_end", lambda self: None)  # it would end this process, were the first step slow
         line = fault_of_worker(disk, tmp_path, "trainer.timeout_minutes=0.02")
     assert "gave no image for trainer.timeout_minutes=0.02; look at the disk" in line
     assert not [worker for worker in multiprocessing.active_children() if worker.daemon]

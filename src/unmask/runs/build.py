@@ -97,6 +97,7 @@ def small_tokenizer(config: Config) -> SmallTokenizer:
 
 
 STANDARD = 224  # pixels
+LOADERS_SHARE = 0.8  # of trainer.timeout_minutes: a worker that hangs is told as such, before the watchdog ends all
 PLAIN = AugmentConfig(crop="none", scale=(1.0, 1.0), flip=False, policy=None, erasing=0.0, jitter=0.0)
 
 
@@ -129,7 +130,7 @@ def build_format(config: Config, shape: tuple[int, int] | None = None) -> Format
 def build_loading(config: Config) -> Loading:
     trainer = config.trainer
     at_once = min(EVAL_BATCH, trainer.micro_batch or EVAL_BATCH)
-    return Loading(config.data.num_workers, at_once, 60 * trainer.timeout_minutes)
+    return Loading(config.data.num_workers, at_once, LOADERS_SHARE * 60 * trainer.timeout_minutes)
 
 
 def load_splits(plan: Plan) -> tuple[InMemory | Files, InMemory | Files]:
