@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from small_runs import ROOT, TINY, call, command, environment, running, trained_so_far
+from test_slurm import said, scontrol
 from test_together import apart, weights
 from unmask import collectives
 from unmask.runs import conductor
@@ -54,14 +55,23 @@ def gone(pids: list[int]) -> bool:
     return True
 
 
-@pytest.mark.parametrize("asked", ["conductor", "first", "second"])
-def test_whoever_is_asked_to_leave_all_save_and_leave_with_75(asked: str, undisturbed: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("asked", "by"), [("conductor", signal.SIGUSR1), ("first", signal.SIGTERM), ("second", signal.SIGTERM)]
+)
+def test_whoever_is_asked_to_leave_all_save_and_leave_with_75(
+    asked: str, by: signal.Signals, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a SLURM job the conductor alone asks for it to be run again, and only after SLURM's own signal."""
+    fake = scontrol(tmp_path / "fake")
+    monkeypatch.setenv("PATH", f"{fake}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "812")
     with training(tmp_path) as process:
         pids = children(process.pid)
         assert len(pids) == 2
-        os.kill({"conductor": process.pid, "first": pids[0], "second": pids[1]}[asked], signal.SIGTERM)
+        os.kill({"conductor": process.pid, "first": pids[0], "second": pids[1]}[asked], by)
         assert process.wait(timeout=ENDS) == 75
         assert gone(pids)
+    assert said(fake) == (["requeue 812"] if by == signal.SIGUSR1 else [])
     (index,) = tmp_path.glob("pretrain/*/checkpoints/last.json")
     assert json.loads(index.read_text())[-1]["step"] > 0
     assert call(f"runs_dir={tmp_path}", *LONG).returncode == 0

@@ -12,7 +12,6 @@ import pytest
 
 from hydra_plugins.reporting import report_command
 from small_runs import ROOT, TINY, call, command, environment, raw_config
-from unmask.journals import read
 from unmask.reports.differences import differences
 from unmask.runs.checks import check
 from warm_children import children
@@ -66,18 +65,6 @@ def test_a_table_that_is_killed_and_begun_again_ends_with_the_same_csv(tmp_path:
     rows = written(tmp_path / "whole")["csv/mask_token/embedded.csv"].decode().splitlines()
     assert rows[0] == "row,column,seed,value,images,fingerprint,pretrain"
     assert len(rows) == 1 + 2 * 2
-
-
-@pytest.mark.process
-def test_two_workers_that_race_for_one_pretraining_train_it_once(tmp_path: Path) -> None:
-    done = call(
-        "-m", "hydra/launcher=submitit_local", "knn.k=1,5", "stages=[knn]", "pretrain.epochs=8", f"runs_dir={tmp_path}"
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    (folder,) = (tmp_path / "pretrain").iterdir()
-    steps = [row["step"] for row in read(folder / "metrics.jsonl") if "train/loss" in row]
-    assert len(steps) == len(set(steps)), "no step was made twice"
-    assert len(list((tmp_path / "knn").glob("*/result.json"))) == 2
 
 
 @pytest.mark.process

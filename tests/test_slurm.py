@@ -1,17 +1,24 @@
 """Preemption in a SLURM job: after saving, one task asks once for the job to be run again, and only for SLURM's signals."""
 
+import json
 import os
+import re
+import shlex
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import pytest
 
-from small_runs import command, environment, trained_so_far
+from small_runs import ROOT, command, environment, raw_config, trained_so_far
+from test_world import step
 from unmask import processes
 from unmask.runs import slurm
+from unmask.runs.checks import check
 from unmask.runs.world import World
 from warm_commands import Started
 
@@ -36,7 +43,7 @@ def said(folder: Path) -> list[str]:
 def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
     """The seconds that are slept."""
     slept: list[float] = []
-    monkeypatch.setattr(time, "sleep", slept.append)
+    monkeypatch.setattr(slurm, "time", SimpleNamespace(sleep=slept.append))
     yield slept
     processes.heard.clear()
 
@@ -88,6 +95,38 @@ def test_a_refusal_is_told_in_a_line(
     assert line.startswith("job 812_3 was not put into the queue again (")
     assert words in line
     assert "run the same command again" in line
+
+
+def test_the_guides_script_starts_a_run_that_the_config_knows(tmp_path: Path) -> None:
+    (script,) = re.findall(r"```bash\n(#!/bin/bash\n.*?)```", (ROOT / "docs" / "slurm.md").read_text(), re.DOTALL)
+    (tmp_path / "srun").write_text('#!/bin/sh\necho "$@"\n')
+    (tmp_path / "srun").chmod(0o755)
+    told = {**step(2, 1, 0), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "-eu", "-c", script], capture_output=True, text=True, env=told | {"SLURM_CPUS_PER_TASK": "64"}
+    )
+    python, train, *overrides = shlex.split(done.stdout)
+    assert (python, train) == ("python", "src/train.py")
+    with patch.dict(os.environ, told):
+        config = check(raw_config(*overrides, tiny=False))
+    assert (config.trainer.nodes, config.trainer.devices, config.trainer.requeue) == (2, None, True)
+
+
+@pytest.mark.process
+def test_tasks_of_two_machines_train_one_model_and_the_first_tells_it(tmp_path: Path) -> None:
+    """Machines by srun's words alone: both are this one, which all call localhost."""
+    wanted = command(f"runs_dir={tmp_path}", "stages=[pretrain]", "pretrain.epochs=1", "trainer.nodes=2")
+    tasks = []
+    for rank in range(2):
+        (place := tmp_path / f"said{rank}").mkdir()
+        told = step(2, 1, rank) | {"SLURM_STEP_NODELIST": "localhost"}
+        tasks.append(Started(wanted, place, environment(**told)))
+    assert [task.wait(timeout=200) for task in tasks] == [0, 0], [task.stderr.read_text() for task in tasks]
+    printed = [task.stdout.read_text() for task in tasks]
+    assert "The page with curves and pictures" in printed[0]
+    assert not printed[1]
+    (result,) = tmp_path.glob("pretrain/*/result.json")
+    assert json.loads(result.read_text())["processes"] == 2
 
 
 @pytest.mark.process

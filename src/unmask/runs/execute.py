@@ -31,7 +31,7 @@ PATIENCE = 1.5  # of a process that waits for the others, in the time after whic
 def execute(plan: Plan, console: Console) -> list[dict[str, Any]]:
     """Results of all stages in order. Raises what a stage raised, after noting it there.
 
-    Asked to leave (SIGTERM, SIGINT, SIGUSR1) it raises Preempted, within a fit after saving. Where this process is one
+    Asked to leave (by one of SIGNALS) it raises Preempted, within a fit after saving. Where this process is one
     of several, all of them work on each stage together; but what a target needs to know of the images (FITTED) is
     found by the first one alone.
     """
@@ -55,6 +55,11 @@ def _together(plan: Plan) -> Iterator[None]:
         yield
         return
     if torch.cuda.is_available() and plan.config.trainer.accelerator != "cpu":
+        if place.local_rank >= (seen := torch.cuda.device_count()):
+            raise ConfigError(
+                f"process {place.local_rank} of this machine sees {seen} GPU(s): start one process a GPU, and let "
+                f"each see all of them; srun: --gpus-per-node, not --gpus-per-task, which hides the others"
+            )
         torch.cuda.set_device(place.local_rank)
     # the watchdog comes first: it knows where each process stands
     minutes = PATIENCE * plan.config.trainer.timeout_minutes
