@@ -7,19 +7,11 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parents[1] / "src")]
 
-import torch
-
 from unmask.callbacks.keeper import Keeper
-from unmask.data import module, sampler
+from unmask.data import sampler
 
 DEFECT = sys.argv.pop(1)
-normalised, order, loading = module.normalised, sampler.EpochBatches.order, Keeper.on_load_checkpoint
-
-
-def noisy(batch: Any, form: Any) -> Any:
-    """Draws from the generator that a resumed process starts anew."""
-    made = normalised(batch, form)
-    return made._replace(images_BCHW=made.images_BCHW + 1e-3 * torch.rand(made.images_BCHW.shape))
+order, loading = sampler.EpochBatches.order, Keeper.on_load_checkpoint
 
 
 def forgetful(self: Keeper, trainer: Any, module: Any, checkpoint: dict[str, Any]) -> None:
@@ -28,10 +20,7 @@ def forgetful(self: Keeper, trainer: Any, module: Any, checkpoint: dict[str, Any
     checkpoint["optimizer_states"][0]["state"][0]["exp_avg"].zero_()
 
 
-if DEFECT == "noise":
-    torch.manual_seed(0)
-    module.normalised = noisy
-elif DEFECT == "order":  # the position in the epoch is forgotten: each start begins with its first samples
+if DEFECT == "order":  # the position in the epoch is forgotten: each start begins with its first samples
     sampler.EpochBatches.order = lambda self, epoch: (
         (found := order(self, epoch))[(k := self.position() % len(self) * self.batch_size) :] + found[:k]
     )  # type: ignore[method-assign]

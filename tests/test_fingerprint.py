@@ -18,7 +18,7 @@ SCIENCE = {
     "masking.min_patches": "masking=block masking.min_patches=9", "target._target_": "target=pixel_norm",
     "target.bins": "target=hog target.bins=7", "target.components": "target=pca target.components=3",
     "tokenizer.file": "target=dvae tokenizer.file={others}/3/000.png", "encoder.mask_tokens": "encoder.mask_tokens=true", "loss_on": "loss_on=all",
-    "augment.jitter": "augment.jitter=0.4",
+    "augment.jitter": "augment.jitter=0.4", "stop_after": "stop_after=3",
     "augment.crop": "augment.crop=fixed", "augment.scale": "augment.scale=[0.5,1]", "augment.flip": "augment.flip=true",
     "augment.policy": "augment.policy=rand-m5-n1", "augment.erasing": "augment.erasing=0.3",
     "data.source": "data=cifar10", "data.image_size": "data.image_size=56", "data.patch_size": "data.patch_size=2", "data.mean": "data.mean=[0.2]",
@@ -39,7 +39,7 @@ MACHINE = {
     "trainer.timeout_minutes": "trainer.timeout_minutes=2", "trainer.sharded": "trainer.sharded=true trainer.devices=2", "trainer.requeue": "trainer.requeue=false", "init_from": "init_from=null", "checkpoint.every_minutes": "checkpoint.every_minutes=9",
     "checkpoint.every_steps": "checkpoint.every_steps=9", "checkpoint.keep": "checkpoint.keep=9", "checkpoint.best": "checkpoint.best=false",
     "trainer.split": "trainer.split=2", "trainer.max_minutes": "trainer.max_minutes=9", "spikes.limit": "spikes.limit=3",
-    "robustness.root": "robustness.root=/else", "watch.times": "watch.times=2", "watch.pictures": "watch.pictures=2", "logger": "logger=tensorboard",
+    "robustness.root": "robustness.root=/else", "watch.times": "watch.times=2", "watch.pictures": "watch.pictures=2", "watch.trace": "watch.trace=true", "logger": "logger=tensorboard",
 }  # fmt: skip
 OPTIMISED = {
     "optimizer": "lars", "epochs": "33", "batch_size": "30", "base_lr": "0.011", "min_lr": "1e-5", "warmup_epochs": "0.5",
@@ -77,6 +77,7 @@ KNN = {(K, "pretrained"), (K, "random"), (K, "pixels")}
 AFFECTED = {
     "seed": EVERYTHING - {(K, "pixels")},  # neighbours among all pixels: nothing is drawn
     "robustness": {(R, "pretrained")}, "labels": {(R, "pretrained"), (F, "pretrained"), (F, "pixels"), (S, "random"), (T, "pretrained"), (T, "random")},
+    "stop_after": EVERYTHING - {(K, "random"), (K, "pixels")} | {("tokenizer", "images")},  # neighbours take no steps
     "model.heads": ENCODERS, "data.patch_size": ENCODERS | IMAGES, "knn.k": KNN, "knn.temperature": KNN, "knn.labels": KNN, "knn.pool": KNN - PIXELS,
     **dict.fromkeys(("mask_ratio", "masking", "target", "tokenizer", "encoder", "decoder", "augment", "loss_on"), AFTER_PRETRAINING),
     "spikes": (EVERYTHING - KNN) | AFTER_PRETRAINING | {("tokenizer", "images")},

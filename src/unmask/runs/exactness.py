@@ -41,14 +41,16 @@ def exactly(ours: Path, whole: Path) -> Compared:
             more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
             found.faults.append(f"final {name} differ: {', '.join(names[:SHOWN])}{more}")
     journals = [_untimed(read(folder / "metrics.jsonl")) for folder in (ours, whole)]
-    results = [(read_result(folder) or {}).get("metrics") for folder in (ours, whole)]
+    results = [(read_result(folder) or {}).get("metrics", {}) for folder in (ours, whole)]
     found.cells["journal"] = "same" if journals[0] == journals[1] and results[0] == results[1] else "differs"
     if journals[0] != journals[1]:
         pairs = zip(journals[0], journals[1], strict=False)
         i = next((i for i, (x, y) in enumerate(pairs) if x != y), min(map(len, journals)))
         found.faults.append(f"metrics.jsonl differs from line {i + 1} on")
     if results[0] != results[1]:
-        found.faults.append(f"results differ: {results[0]} and {results[1]}")
+        keys = [key for key in results[1] if results[0].get(key) != results[1][key]]
+        values = (f"{key} is {results[0].get(key)}, undisturbed {results[1][key]}" for key in keys)
+        found.faults.append(f"results differ: {', '.join(values)}")
     return found
 
 
