@@ -12,6 +12,7 @@ from typing import NamedTuple
 from soak.living import Living, Role, end_all, living, send
 from soak.sweep import HANG_MINUTES, Sweep
 from unmask import checkpoints
+from unmask.processes import start
 
 CLAIM = 60.0  # seconds that a request waits for a process that can do it
 ENDED = HANG_MINUTES * 60 + 15 + 60  # seconds in which a stopped process is gone: the time-out, the grace, and some
@@ -149,9 +150,7 @@ def _comes(true: Callable[[], bool]) -> bool:
 def second_sweep(target: Target) -> bool:
     """The same command in the same ledger at the same time, for a while; then it is asked to leave."""
     with (target.sweep.folder / "second.txt").open("ab") as said:
-        other = subprocess.Popen(
-            target.sweep.command(), env=target.sweep.environment(), stdout=said, stderr=said, start_new_session=True
-        )
+        other = start(target.sweep.command(), target.sweep.environment(), stdout=said, stderr=said)
     try:
         other.wait(target.draw.uniform(8, 20))
     except subprocess.TimeoutExpired:
