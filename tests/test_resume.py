@@ -279,3 +279,32 @@ def test_a_time_limit_saves_and_leaves_as_when_asked_to(
     assert final_state(tmp_path)["global_step"] == 5
     run(f"runs_dir={tmp_path}", "stages=[pretrain]")
     assert_same(tmp_path, undisturbed)
+
+
+@pytest.mark.parametrize("when", ["before the fit", "between two stages"])
+def test_a_signal_whose_exception_is_lost_is_not_lost(
+    when: str, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python prints and drops what a handler raises in a destructor."""
+
+    class Dropped:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    overrides = (f"runs_dir={tmp_path}", "stages=[pretrain,knn]")
+    owner, name = (StageFolder, "keep_config") if when == "before the fit" else (StageFolder, "finish")
+    original = getattr(owner, name)
+
+    def dropping(*args: object) -> object:
+        Dropped()
+        return original(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, dropping)
+        patch.setattr("sys.unraisablehook", lambda raised: None)
+        with pytest.raises(SystemExit) as leaving:
+            run(*overrides)
+    assert leaving.value.code == PREEMPTED
+    assert not list(tmp_path.glob("knn/*/result.json"))
+    run(*overrides)
+    assert_same(tmp_path, undisturbed)

@@ -39,6 +39,7 @@ def leaving_when_asked(minutes: float | None = None) -> Iterator[None]:
         heard.append(number)
         raise Preempted
 
+    heard.clear()
     main = threading.current_thread() is threading.main_thread()
     before = {number: signal.signal(number, leave) for number in SIGNALS} if main else {}
     limit = threading.Timer(60 * minutes, os.kill, (os.getpid(), signal.SIGUSR1)) if minutes else None
@@ -79,6 +80,8 @@ class Keeper(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.step, self.saved_at = trainer.global_step, time.monotonic()
+        # Python drops what a handler raises within a destructor or another library's hook: not asked in vain
+        self.asked = len(heard)
         if threading.current_thread() is threading.main_thread():
             self.previous = {number: signal.signal(number, self._ask) for number in SIGNALS}
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from unmask import collectives
 from unmask.callbacks.keeper import Preempted, leaving_when_asked
 from unmask.data.workers import end_workers, lost_worker
+from unmask.processes import heard
 from unmask.runs.checks import ConfigError
 from unmask.runs.fingerprint import FITTED, StageSpec
 from unmask.runs.ledger import StageFolder
@@ -92,6 +93,8 @@ def _awaited(run: Run, spec: StageSpec) -> dict[str, Any]:
 
 def _stage(run: Run, spec: StageSpec) -> dict[str, Any]:
     """The leader, or the only one, decides whether there is work, owns the folder and writes; the others follow."""
+    if heard:  # and what was raised then was lost
+        raise Preempted
     folder = StageFolder(run.config.runs_dir, spec)
     if not collectives.leads():
         while (told := collectives.told()) == WAITING:
