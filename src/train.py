@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from unmask.processes import MEMORY_FULL, PREEMPTED, SUMMARY
+from unmask.processes import MEMORY_FULL, PREEMPTED, SUMMARY, time_limit
 from unmask.runs.agreed import refuse_change
 from unmask.runs.checks import ConfigError, check
 from unmask.runs.commands import EXPLAINED, CellError, config_flags, enter, fail, guarded, told
@@ -72,7 +72,8 @@ def work(plan: Plan, console: Console) -> list[dict[str, Any]]:
     if total > 1 and (started is None or started.size < total):
         each = total // plan.config.trainer.nodes
         overrides = [*config_flags(sys.argv[1:]), *HydraConfig.get().overrides.task, f"trainer.devices={each}"]
-        code = Conductor(overrides, each, total, started)()
+        with time_limit(plan.config.trainer.max_minutes):  # of those started, too: who is asked here puts a job back
+            code = Conductor(overrides, each, total, started)()
         if code == MEMORY_FULL:
             start_with_smaller_parts()
         if code:

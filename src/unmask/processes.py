@@ -5,7 +5,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -45,6 +47,21 @@ def send(number: int, processes: Iterable[subprocess.Popen]) -> None:
     for process in processes:
         if process.poll() is None:
             process.send_signal(number)
+
+
+@contextmanager
+def time_limit(minutes: float | None) -> Iterator[None]:
+    """After so long this process asks itself to leave, as a scheduler would ahead of its own limit."""
+    if minutes is None:
+        yield
+        return
+    clock = threading.Timer(60 * minutes, os.kill, (os.getpid(), signal.SIGUSR1))
+    clock.daemon = True
+    clock.start()
+    try:
+        yield
+    finally:
+        clock.cancel()
 
 
 class Forwarding:

@@ -1,7 +1,6 @@
 """Checkpoints while training, and leaving in good order when asked to."""
 
 import math
-import os
 import signal
 import threading
 import time
@@ -17,7 +16,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from unmask import checkpoints, collectives
 from unmask.callbacks.background import BackgroundIO
 from unmask.data.module import Batch
-from unmask.processes import PREEMPTED, SIGNALS, heard
+from unmask.processes import PREEMPTED, SIGNALS, heard, time_limit
 
 
 class Preempted(SystemExit):
@@ -32,7 +31,7 @@ def leaving_when_asked(minutes: float | None = None) -> Iterator[None]:
     """Outside of fits a signal raises Preempted at once; within one the Keeper saves first.
 
     Who was asked once is leaving: further signals are ignored then, so that the exit code stays. After `minutes` this
-    process asks itself, as a scheduler would.
+    process asks itself.
     """
 
     def leave(number: int, frame: FrameType | None) -> None:
@@ -42,18 +41,13 @@ def leaving_when_asked(minutes: float | None = None) -> Iterator[None]:
     heard.clear()
     main = threading.current_thread() is threading.main_thread()
     before = {number: signal.signal(number, leave) for number in SIGNALS} if main else {}
-    limit = threading.Timer(60 * minutes, os.kill, (os.getpid(), signal.SIGUSR1)) if minutes else None
     try:
-        if limit:
-            limit.daemon = True
-            limit.start()
-        yield
+        with time_limit(minutes):
+            yield
     except Preempted:
         before = dict.fromkeys(before, signal.SIG_IGN)
         raise
     finally:
-        if limit:
-            limit.cancel()
         for number, handler in before.items():
             signal.signal(number, handler)
 
