@@ -61,7 +61,8 @@ def test_the_journal_is_mirrored_as_csv(finished) -> None:
 def test_a_finished_stage_keeps_one_whole_checkpoint_that_opens_with_weights_only(finished) -> None:
     runs, _ = finished
     (folder,) = runs.glob("pretrain/*/checkpoints")
-    assert sorted(path.name for path in folder.iterdir()) == ["last.json", "step=00000012.ckpt"], "saved at every step"
+    kept = ["best.json", "best=00000012.ckpt", "last.json", "step=00000012.ckpt"]
+    assert sorted(path.name for path in folder.iterdir()) == kept, "saved at every step"
     path = checkpoints.newest(folder)
     assert path is not None
     content = torch.load(path, weights_only=True)
@@ -76,13 +77,14 @@ def test_pictures_are_drawn_at_the_start_and_at_every_validation(finished) -> No
 
 def test_the_fine_tuned_encoder_is_the_pretrained_one_and_moves(finished) -> None:
     def encoder(stage: str) -> dict[str, torch.Tensor]:
-        (path,) = finished[0].glob(f"{stage}/*/checkpoints/*.ckpt")
+        (path,) = finished[0].glob(f"{stage}/*/checkpoints/step=*.ckpt")
         prefix = "model.encoder." if stage == "pretrain" else "model.features.encoder."
         return checkpoints.weights(path, prefix)
 
     pretrained, random = encoder("pretrain"), encoder("scratch")
     tuned = [
-        checkpoints.weights(p, "model.features.encoder.") for p in finished[0].glob("finetune/*/checkpoints/*.ckpt")
+        checkpoints.weights(p, "model.features.encoder.")
+        for p in finished[0].glob("finetune/*/checkpoints/step=*.ckpt")
     ]
     (tuned_encoder,) = [state for state in tuned if state]
     name = "blocks.0.attn.qkv.weight"
@@ -123,7 +125,7 @@ def test_a_loss_that_is_not_finite_stops_the_stage_and_says_where(
     (error,) = tmp_path.glob("pretrain/*/error.txt")
     assert "FloatingPointError" in error.read_text()
     assert not list(tmp_path.glob("pretrain/*/result.json"))
-    assert not list(tmp_path.glob("pretrain/*/checkpoints/*.ckpt"))
+    assert not list(tmp_path.glob("pretrain/*/checkpoints/step=*.ckpt"))
 
 
 def test_an_unlabelled_heap_of_any_size_pretrains(tmp_path: Path) -> None:

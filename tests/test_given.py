@@ -50,7 +50,7 @@ def test_fine_tuning_starts_from_them_and_controls_do_not(pretrained: tuple[Path
         "labels=100", "finetune.base_lr=1e-9",
     )  # fmt: skip
     assert [result["start"] for result in results] == ["given", "pixels", "random"]
-    (tuned,) = tmp_path.glob(f"finetune/{results[0]['fingerprint']}/checkpoints/*.ckpt")
+    (tuned,) = tmp_path.glob(f"finetune/{results[0]['fingerprint']}/checkpoints/step=*.ckpt")
     ours, theirs = checkpoints.weights(tuned, "model.features.encoder."), read(pretrained[0])[0].encoder
     torch.testing.assert_close(ours["blocks.0.attn.qkv.weight"], theirs["blocks.0.attn.qkv.weight"])
 
@@ -73,7 +73,7 @@ def test_an_encoder_alone_pretrains_with_a_new_decoder(pretrained: tuple[Path, f
 
 
 def test_weights_are_known_by_content_not_by_place(pretrained: tuple[Path, float], tmp_path: Path) -> None:
-    file = next((pretrained[0] / "checkpoints").glob("*.ckpt"))
+    file = next((pretrained[0] / "checkpoints").glob("step=*.ckpt"))
     (tmp_path / "elsewhere.ckpt").write_bytes(file.read_bytes())
     assert weights_identity(str(tmp_path / "elsewhere.ckpt")) == weights_identity(str(pretrained[0]))
     (tmp_path / "elsewhere.ckpt").write_bytes(file.read_bytes() + b"x")
@@ -104,7 +104,7 @@ def test_of_averaged_weights_the_average_is_given(tmp_path: Path) -> None:
     """It is what the stage measured."""
     run(f"runs_dir={tmp_path}", "stages=[scratch]", "labels=20", "scratch.ema=0.5")
     (folder,) = tmp_path.glob("scratch/*")
-    state = checkpoints.load(next(folder.glob("checkpoints/*.ckpt")))["state_dict"]
+    state = checkpoints.load(next(folder.glob("checkpoints/step=*.ckpt")))["state_dict"]
     weights, report = read(folder)
     average = state["ema.module.features.encoder.blocks.0.attn.qkv.weight"]
     assert torch.equal(weights.encoder["blocks.0.attn.qkv.weight"], average)

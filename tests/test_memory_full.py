@@ -133,7 +133,7 @@ def test_two_processes_are_started_again_together(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     done = call(
         f"runs_dir={runs}", "stages=[pretrain]", "pretrain.epochs=1", "trainer.devices=2", "pretrain.batch_size=400",
-        env={"PYTHONPATH": str(tmp_path / "planted")},
+        cold=True, env={"PYTHONPATH": str(tmp_path / "planted")},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("the memory was full") == 1

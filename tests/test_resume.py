@@ -187,7 +187,7 @@ def test_a_damaged_newest_checkpoint_costs_only_the_steps_since_the_one_before(
         crash_at(patch, 7)
         with pytest.raises(Crash):
             run(*overrides)
-    newest = max(tmp_path.glob("pretrain/*/checkpoints/*.ckpt"))
+    newest = max(tmp_path.glob("pretrain/*/checkpoints/step=*.ckpt"))
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 1
     newest.write_bytes(content)

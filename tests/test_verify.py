@@ -2,7 +2,9 @@
 
 import io
 import re
+import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 

@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 
 from unmask import collectives
+from unmask.callbacks.background import BackgroundIO
 from unmask.data.module import Batch
 
 HOLD = "UNMASK_HOLD"  # stage (kind/fingerprint), step (null: none) and folder, told by the environment
@@ -22,8 +23,8 @@ class Hold(L.Callback):
     Who is let go sees its file held<rank> gone.
     """
 
-    def __init__(self, folder: Path, step: int | None) -> None:
-        self.folder, self.step = folder, step
+    def __init__(self, folder: Path, step: int | None, io: BackgroundIO) -> None:
+        self.folder, self.step, self.io = folder, step, io
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         (self.folder / f"pid{collectives.rank()}").write_text(str(os.getpid()))
@@ -34,14 +35,15 @@ class Hold(L.Callback):
         if trainer.global_step != self.step:
             return
         self.step, deadline = None, time.monotonic() + LONGEST
+        self.io.wait()  # what was saved before is on the disk: who kills knows where the run goes on
         (held := self.folder / f"held{collectives.rank()}").touch()
         while held.exists() and time.monotonic() < deadline:
             time.sleep(POLL)
 
 
-def asked_to_hold(stage: Path) -> list[L.Callback]:
+def asked_to_hold(stage: Path, io: BackgroundIO) -> list[L.Callback]:
     """One that holds in this stage, where the environment asks for it."""
     asked = json.loads(os.environ.get(HOLD, "{}"))
     if not asked or Path(asked["stage"]).parts != stage.parts[-2:]:
         return []
-    return [Hold(Path(asked["folder"]), asked["step"])]
+    return [Hold(Path(asked["folder"]), asked["step"], io)]

@@ -17,7 +17,7 @@ from unmask.data.jitter import colour_jitter
 from unmask.data.policies import erase, rand_augment
 from unmask.data.sampler import EpochBatches, EvalBatches, Ticket
 from unmask.data.sources import InMemory
-from unmask.data.workers import quiet_worker
+from unmask.data.workers import QuietLoader, quiet_worker
 from unmask.processes import cores
 from unmask.randomness import make_key
 
@@ -234,7 +234,7 @@ class Loading:
 def loader(views: Views, batches: EpochBatches | EvalBatches, loading: Loading) -> DataLoader:
     # cutting out of memory is quicker than handing over to a process; what changes single images is not
     workers = 0 if isinstance(views.split, InMemory) and views.change is None else loading.workers
-    return DataLoader(
+    return QuietLoader(
         views, batch_sampler=batches, collate_fn=unwrapped, num_workers=workers, worker_init_fn=quiet_worker,
         pin_memory=torch.cuda.is_available(), persistent_workers=workers > 0,
         timeout=loading.patience if workers else 0,

@@ -3,8 +3,22 @@
 import multiprocessing
 import signal
 import traceback
+from typing import Any
+
+from torch.utils.data import DataLoader
 
 from unmask.processes import SIGNALS
+
+
+class QuietLoader(DataLoader):
+    """Its workers are deaf from their first moment: until `quiet_worker` runs a signal to the group would end one."""
+
+    def __iter__(self) -> Any:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # which those that are started here inherit
+        try:
+            return super().__iter__()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def quiet_worker(_: int) -> None:

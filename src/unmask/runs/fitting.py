@@ -67,7 +67,7 @@ class Fitting:
             Recorder(self.folder.path, about, spikes),
             journal,
             *([Tracer(self.folder.path)] if self.config.watch.trace else []),
-            *asked_to_hold(self.folder.path),
+            *asked_to_hold(self.folder.path, io),
             Keeper(
                 self.folder.checkpoints, io, Cadence(cadence.every_minutes, cadence.every_steps, cadence.best), about
             ),

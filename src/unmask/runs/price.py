@@ -22,7 +22,7 @@ HEADS = ("pool", "blocks", "heads", "image_size", "augment", "ema", "optimizer")
 
 @dataclass(frozen=True)
 class StagePrice:
-    """One stage: FLOPs of one image and of all of it; disk: bytes of the one checkpoint that stays.
+    """One stage: FLOPs of one image and of all of it; disk: bytes of the checkpoints that stay.
 
     per_image is None where a stage is not priced.
     """
@@ -124,12 +124,13 @@ class Estimator:
 
     @staticmethod
     def _disk(config: Config, kind: str, per_image: Flops) -> float:
-        """Weights, the optimiser's state and the average, in float32: what the last checkpoint holds."""
+        """Weights, the optimiser's state and the average, in float32, of the last checkpoint; and the best weights."""
         if kind not in TRAINED:
             return 0.0
         recipe = getattr(config, kind)
         copies = 2 if getattr(recipe, "ema", None) else 1
-        return copies * FLOAT * per_image.parameters + STATE[recipe.optimizer] * per_image.trained
+        weights = copies * FLOAT * per_image.parameters
+        return weights * (2 if config.checkpoint.best else 1) + STATE[recipe.optimizer] * per_image.trained
 
 
 def _key(config: Config, kind: str, start: str, classes: int) -> str:
