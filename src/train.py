@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import sys
+import time
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from unmask.processes import MEMORY_FULL, PREEMPTED, SUMMARY, time_limit
+from unmask.processes import MEMORY_FULL, PREEMPTED, SUMMARY, heard, time_limit
 from unmask.runs.agreed import refuse_change
 from unmask.runs.checks import ConfigError, check
 from unmask.runs.commands import EXPLAINED, CellError, config_flags, enter, fail, guarded, told
@@ -27,6 +28,7 @@ from unmask.runs.slurm import requeue
 from unmask.runs.world import World, processes, world
 
 CONF = Path(__file__).parent.parent / "conf"
+BEGUN, MOMENT = time.monotonic(), 0.01  # minutes
 GROUPS = [str(path.relative_to(CONF)) for path in CONF.rglob("*") if path.is_dir()]
 
 
@@ -74,8 +76,11 @@ def work(plan: Plan, console: Console) -> list[dict[str, Any]]:
         overrides = [*config_flags(sys.argv[1:]), *HydraConfig.get().overrides.task, f"trainer.devices={each}"]
         with time_limit(plan.config.trainer.max_minutes):  # of those started, too: who is asked here puts a job back
             code = Conductor(overrides, each, total, started)()
+        if HydraConfig.get().mode == RunMode.MULTIRUN and code not in (0, PREEMPTED):  # the other cells go on
+            full = "; their device's memory is full: set a smaller trainer.micro_batch" if code == MEMORY_FULL else ""
+            raise CellError(f"the processes of this run ended with {code}{full}")
         if code == MEMORY_FULL:
-            start_with_smaller_parts()
+            start_with_smaller_parts(plan)
         if code:
             raise SystemExit(code)
         done = [StageFolder(plan.config.runs_dir, spec).result() for spec in plan.stages]
@@ -90,7 +95,7 @@ def work(plan: Plan, console: Console) -> list[dict[str, Any]]:
             raise
         if started:  # who started us starts all of us again
             raise SystemExit(MEMORY_FULL) from None
-        start_with_smaller_parts()
+        start_with_smaller_parts(plan)
     return [] if follows or STARTED in os.environ else results
 
 
@@ -100,8 +105,12 @@ def can_start_again(plan: Plan, started: World | None) -> bool:
     return alone and plan.config.trainer.split == 1 and plan.config.trainer.nodes == 1
 
 
-def start_with_smaller_parts() -> NoReturn:
+def start_with_smaller_parts(plan: Plan) -> NoReturn:
     """Become the same command with every batch in twice as many parts; nothing else frees a device's memory so well."""
+    if heard:
+        raise SystemExit(PREEMPTED)
+    limit = plan.config.trainer.max_minutes
+    left = [f"trainer.max_minutes={max(MOMENT, limit - (time.monotonic() - BEGUN) / 60)}"] if limit else []
     print(
         "the memory was full: going on with every batch in twice as many parts (trainer.split=2); sums then come in "
         "another order, and the last digits may differ",
@@ -111,7 +120,7 @@ def start_with_smaller_parts() -> NoReturn:
         os.environ[MARK] = sys.stdout.mark
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execv(sys.executable, [sys.executable, *sys.argv, "trainer.split=2"])
+    os.execv(sys.executable, [sys.executable, *sys.argv, "trainer.split=2", *left])
 
 
 def raise_from_cell(message: str, code: int) -> NoReturn:

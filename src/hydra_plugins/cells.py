@@ -50,14 +50,14 @@ def command(overrides: Sequence[str]) -> list[str]:
     return [sys.executable, str(Path(sys.argv[0]).resolve()), *config_flags(sys.argv[1:]), *overrides]
 
 
-def told(cells: Sequence[Cell], reporter: Reporter, show: bool) -> None:
+def show(cells: Sequence[Cell], reporter: Reporter, whole: bool) -> None:
     """The table of all cells, and the report where they are the paper's tables."""
     from rich.console import Console
 
     from unmask.reports.tables import cells_table
 
     Console().print(cells_table([(cell.overrides, cell.state, cell.stages) for cell in cells]))
-    reporter.finish(show)
+    reporter.finish(whole)
 
 
 def ended(cells: Sequence[Cell]) -> list[JobReturn]:

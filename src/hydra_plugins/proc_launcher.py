@@ -20,7 +20,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, read_write
 
-from hydra_plugins.cells import Cell, command, ended, told
+from hydra_plugins.cells import Cell, command, ended, show
 from hydra_plugins.reporting import Reporter
 from unmask.processes import PREEMPTED, SIGNALS, SUMMARY, Forwarding, start
 from unmask.runs.marked import MARK
@@ -72,7 +72,7 @@ class ProcLauncher(Launcher):
         cells = [Cell(list(overrides)) for overrides in job_overrides]
         with self.folder as folder, Forwarding(SIGNALS, lambda: [r.process for r in self.running]) as signals:
             self._run(cells, signals, Path(folder))
-        told(cells, self.reporter, show=not signals.asked)
+        show(cells, self.reporter, whole=not signals.asked)
         if any(cell.unfinished for cell in cells):
             requeue(self.requeue)
         return ended(cells)
@@ -87,6 +87,7 @@ class ProcLauncher(Launcher):
                 summary = folder / f"{len(waiting)}.json"
                 given = {SUMMARY: str(summary), MARK: place if self.n_jobs > 1 else ""}
                 self.running.append(Running(cell, start(command(cell.overrides), given), summary))
+                signals.catch_up(self.running[-1].process)
             if signals.asked and not self.running:
                 return
             time.sleep(POLL)

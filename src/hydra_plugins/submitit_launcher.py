@@ -24,7 +24,7 @@ from hydra_plugins.hydra_submitit_launcher.config import (  # type: ignore[impor
 )
 from omegaconf import DictConfig, OmegaConf
 
-from hydra_plugins.cells import Cell, command, ended, told
+from hydra_plugins.cells import Cell, command, ended, show
 from hydra_plugins.composition import Composer
 from hydra_plugins.reporting import Reporter
 from unmask.processes import PREEMPTED, SIGNALS, Forwarding
@@ -108,7 +108,7 @@ class SubmititLauncher(Launcher):
             if self.cluster == "local":
                 cells[i].code = PREEMPTED
                 jobs[i].cancel()
-        told(cells, reporter, show=not left)
+        show(cells, reporter, whole=not left)
         return ended(cells)
 
     def _submit(self, cells: Sequence[Cell], wanted: Sequence[dict[str, Any]]) -> list[Any]:

@@ -9,9 +9,10 @@ import os
 import shutil
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
+from torch.serialization import get_crc32_options, set_crc32_options
 
 from unmask.durable import replacing, sha256, write_json
 
@@ -23,25 +24,8 @@ def save(checkpoint: dict[str, Any], folder: Path, step: int, keep: int = 2) -> 
 
     Raises OSError with the free and needed bytes where the file cannot be written; older checkpoints stay.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step={step:08d}.ckpt"
-    written = free = 0
-    try:
-        with replacing(path) as file:
-            try:
-                torch.save(checkpoint, file)
-            finally:
-                written, free = file.tell(), shutil.disk_usage(folder).free
-    except (OSError, RuntimeError) as error:
-        # torch's own zip writer turns a full disk into a RuntimeError about positions in an archive
-        reason = (
-            os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "the disk is full or failing"
-        )
-        whole = entries(folder)
-        raise OSError(
-            f"cannot write {path}: {reason} (after {written:,} bytes, {free:,} free); free some space and type the "
-            f"same command again: " + (f"it goes on at {whole[-1]['file']}" if whole else "it begins anew")
-        ) from error
+    _write(checkpoint, path)
     # a kill before the index is written leaves a file that the index does not list: it is swept with the next save
     entry = {"file": path.name, "sha256": sha256(path), "step": step}
     older = [old for old in entries(folder) if old["file"] != path.name and (folder / old["file"]).exists()]
@@ -51,17 +35,52 @@ def save(checkpoint: dict[str, Any], folder: Path, step: int, keep: int = 2) -> 
     return path
 
 
-def save_best(content: dict[str, Any], folder: Path, score: dict[str, float]) -> Path:
-    """Write best=N.ckpt and point best.json to it, with its score; the one before goes."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"best={content['global_step']:08d}.ckpt"
-    with replacing(path) as file:
+def _write(content: dict[str, Any], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    written = free = 0
+    try:
+        with replacing(path) as file:
+            try:
+                _dump(content, file)
+            finally:
+                written, free = file.tell(), shutil.disk_usage(path.parent).free
+    except (OSError, RuntimeError) as error:
+        # torch's own zip writer turns a full disk into a RuntimeError about positions in an archive
+        reason = (
+            os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "the disk is full or failing"
+        )
+        whole = entries(path.parent)
+        raise OSError(
+            f"cannot write {path}: {reason} (after {written:,} bytes, {free:,} free); free some space and type the "
+            f"same command again: " + (f"it goes on at {whole[-1]['file']}" if whole else "it begins anew")
+        ) from error
+
+
+def _dump(content: dict[str, Any], file: BinaryIO) -> None:
+    """Without the checksums of torch's own, which nothing reads: sha256 is taken of the whole file."""
+    before = get_crc32_options()
+    set_crc32_options(False)
+    try:
         torch.save(content, file)
+    finally:
+        set_crc32_options(before)
+
+
+def save_best(content: dict[str, Any], folder: Path, score: dict[str, float]) -> Path:
+    """Write best=N.ckpt and point best.json to it, with its score; the one before goes. Raises as `save`."""
+    path = folder / f"best={content['global_step']:08d}.ckpt"
+    _write(content, path)
     write_json(folder / BEST, {"file": path.name, "sha256": sha256(path), "step": content["global_step"], **score})
-    for older in folder.glob("best=*.ckpt"):
-        if older != path:
-            older.unlink(missing_ok=True)
+    _sweep_best(folder)
     return path
+
+
+def _sweep_best(folder: Path) -> None:
+    """Remove those that best.json does not name."""
+    kept = best(folder)
+    for path in folder.glob("best=*.ckpt") if kept else ():
+        if kept and path.name != kept["file"]:
+            path.unlink(missing_ok=True)
 
 
 def best(folder: Path) -> dict[str, Any] | None:
@@ -115,6 +134,7 @@ def prune(folder: Path) -> None:
     newest_entries = [entry for entry in entries(folder) if (folder / entry["file"]).exists()][-1:]
     write_json(folder / INDEX, newest_entries)
     sweep(folder, {entry["file"] for entry in newest_entries})
+    _sweep_best(folder)  # one that a kill left
 
 
 def sweep(folder: Path, kept: set[str]) -> None:

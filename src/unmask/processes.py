@@ -67,11 +67,11 @@ def time_limit(minutes: float | None) -> Iterator[None]:
 class Forwarding:
     """Within, signals to this process go on to those that it started: they save and leave.
 
-    The third one ends them at once (people press Ctrl-C twice). asked: how many came.
+    The third SIGINT ends them at once (people press Ctrl-C twice). asked: how many signals came.
     """
 
     def __init__(self, numbers: Iterable[int], started: Callable[[], Iterable[subprocess.Popen]]) -> None:
-        self.numbers, self.started, self.asked = numbers, started, 0
+        self.numbers, self.started, self.asked, self.interrupted = numbers, started, 0, 0
 
     def __enter__(self) -> "Forwarding":
         self.before = {number: signal.signal(number, self._forward) for number in self.numbers}
@@ -84,4 +84,10 @@ class Forwarding:
     def _forward(self, number: int, frame: FrameType | None) -> None:
         heard.append(number)
         self.asked += 1
-        send(number if self.asked < 3 else signal.SIGKILL, self.started())
+        self.interrupted += number == signal.SIGINT
+        send(number if self.interrupted < 3 else signal.SIGKILL, self.started())
+
+    def catch_up(self, process: subprocess.Popen) -> None:
+        """To be called when one has been started and is known: what came before goes to it as well."""
+        if self.asked:
+            send(heard[-1], [process])

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from filelock import FileLock, Timeout
 from PIL import Image
 
@@ -13,6 +12,7 @@ from soak.sweep import Sweep
 from unmask import checkpoints
 from unmask.checkpoints import BEST, INDEX
 from unmask.durable import sha256
+from unmask.runs.exactness import differing
 
 TIMED = ("seconds", "finished")  # of a result: how long and when
 SAME = ("state_dict", "optimizer_states", "lr_schedulers", "global_step")  # of a checkpoint
@@ -64,7 +64,7 @@ def _differences(ours: Path, theirs: Path) -> Iterator[str]:
 
 def _differing(one: Path, two: Path) -> list[str]:
     first, second = checkpoints.load(one), checkpoints.load(two)
-    return [key for key in SAME if not identical(first.get(key), second.get(key))]
+    return list(differing({key: first.get(key) for key in SAME}, {key: second.get(key) for key in SAME}))
 
 
 def _result(folder: Path) -> dict[str, Any]:
@@ -82,18 +82,6 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 def _bytes(path: Path) -> bytes | None:
     return path.read_bytes() if path.exists() else None
-
-
-def identical(one: Any, two: Any) -> bool:
-    """Bit for bit: NaN is NaN, and 0.0 is not -0.0."""
-    if isinstance(one, torch.Tensor):
-        alike = isinstance(two, torch.Tensor) and one.dtype == two.dtype and one.shape == two.shape
-        return alike and one.contiguous().numpy().tobytes() == two.contiguous().numpy().tobytes()
-    if isinstance(one, dict):
-        return isinstance(two, dict) and one.keys() == two.keys() and all(identical(one[k], two[k]) for k in one)
-    if isinstance(one, list | tuple):
-        return type(one) is type(two) and len(one) == len(two) and all(map(identical, one, two))
-    return type(one) is type(two) and one == two
 
 
 def left_in(ledger: Path) -> Iterator[str]:

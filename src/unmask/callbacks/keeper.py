@@ -100,7 +100,7 @@ class Keeper(L.Callback):
         if (self.due or asked) and not between_epochs:
             self._save(trainer, float(collectives.mean(outputs["loss"].detach())))
             if asked:
-                self.io.wait()
+                collectives.led(self.io.wait)  # who leaves before the one that writes would have it ended
                 raise Preempted
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -11,6 +11,9 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch.utils.tensorboard import SummaryWriter
 
+from unmask.processes import PREEMPTED
+
+LEAVING = 5.0  # seconds
 Row = dict[str, Any]  # a line of the journal: step, epoch and what was measured there
 
 
@@ -85,11 +88,12 @@ class Beside:
         self._tell()
 
     def close(self, code: int) -> None:
-        self.code = code
+        """Of who is asked to leave the time is short, and the next attempt gives all rows again."""
+        self.code, seconds = code, min(self.seconds, LEAVING) if code == PREEMPTED else self.seconds
         self.rows.put(None)
-        self.thread.join(self.seconds)
+        self.thread.join(seconds)
         if self.thread.is_alive() and not self.fault:
-            self.fault = f"it gave no answer for {self.seconds:g} seconds"
+            self.fault = f"it gave no answer for {seconds:g} seconds"
             with suppress(OSError):
                 self.mirror.abandon()
         self._tell()

@@ -28,6 +28,7 @@ class Spikes:
     def __init__(self, rule: SpikeRule) -> None:
         self.rule = rule
         self.recent_W = torch.full((rule.window,), torch.nan)  # not a number: no such step yet
+        self.spiked = torch.zeros(())  # how many on the device; the host may be a step behind
         self.skipped = 0  # as far as the host has looked
 
     def judge(self, loss: Float[Tensor, ""]) -> Float[Tensor, ""]:
@@ -37,6 +38,7 @@ class Spikes:
         spike = loss > self.rule.factor * self.recent_W.mean()
         made = torch.cat([self.recent_W[1:], loss[None]])
         self.recent_W = torch.where(spike, self.recent_W, made)
+        self.spiked = self.spiked.to(loss.device) + spike
         return spike.float()
 
     def count(self, step: int, loss: float) -> str | None:
@@ -51,7 +53,8 @@ class Spikes:
         )
 
     def state(self) -> dict[str, Any]:
-        return {"recent": self.recent_W.tolist(), "skipped": self.skipped}
+        return {"recent": self.recent_W.tolist(), "skipped": int(self.spiked)}
 
     def load(self, state: dict[str, Any]) -> None:
         self.recent_W, self.skipped = torch.tensor(state["recent"]), int(state["skipped"])
+        self.spiked = torch.tensor(float(self.skipped))

@@ -80,8 +80,9 @@ class WeightsAndBiases:
         """W&B's own process hangs, and Python would wait for it at its exit."""
         for children in Path("/proc/self/task").glob("*/children"):
             for number in children.read_text().split():
-                if Path(f"/proc/{number}/comm").read_text() == "wandb-core\n":
-                    os.kill(int(number), signal.SIGKILL)
+                with suppress(OSError):  # it has ended meanwhile
+                    if Path(f"/proc/{number}/comm").read_text() == "wandb-core\n":
+                        os.kill(int(number), signal.SIGKILL)
 
     def _connect(self) -> Any:
         """An online run, or an offline one where W&B cannot be reached: a dashboard is no reason to lose a training."""

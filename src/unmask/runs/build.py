@@ -129,7 +129,7 @@ def build_format(config: Config, shape: tuple[int, int] | None = None) -> Format
 
 def build_loading(config: Config) -> Loading:
     trainer = config.trainer
-    at_once = min(EVAL_BATCH, trainer.micro_batch or EVAL_BATCH)
+    at_once = max(1, min(EVAL_BATCH, trainer.micro_batch or EVAL_BATCH) // trainer.split)
     return Loading(config.data.num_workers, at_once, LOADERS_SHARE * 60 * trainer.timeout_minutes)
 
 

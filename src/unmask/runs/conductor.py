@@ -44,9 +44,14 @@ class Conductor:
             address = {name: os.environ[name] for name in ("MASTER_ADDR", "MASTER_PORT")}
         else:
             address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
-        with tempfile.TemporaryDirectory(prefix="unmask-ranks-") as folder, Forwarding(SIGNALS, self._processes):
+        with (
+            tempfile.TemporaryDirectory(prefix="unmask-ranks-") as folder,
+            Forwarding(SIGNALS, self._processes) as signals,
+        ):
             try:
-                self.members = [self._start(local, address, Path(folder)) for local in range(self.each)]
+                for local in range(self.each):
+                    self.members.append(self._start(local, address, Path(folder)))
+                    signals.catch_up(self.members[-1].process)
                 return self._watch()
             finally:
                 for process in self._processes():
@@ -76,8 +81,7 @@ class Conductor:
             time.sleep(POLL)
             gone = [member for member in self.members if member.process.poll()]
             if gone and first is None:
-                # of several at one look, the killed one (its code is negative) is why the others failed
-                first = min(gone, key=lambda member: member.process.returncode)
+                first = min(gone, key=_blame)
                 deadline = time.monotonic() + GRACE
                 if first.process.returncode != PREEMPTED:
                     send(signal.SIGTERM, self._processes())
@@ -85,6 +89,12 @@ class Conductor:
                 send(signal.SIGKILL, self._processes())
         first = first or next((member for member in self.members if member.process.returncode), None)
         return _told(first) if first else 0
+
+
+def _blame(member: Member) -> tuple[bool, bool]:
+    """Of several gone at one look, the killed one (its code is negative) is why others failed; so is one that left."""
+    code = member.process.returncode
+    return code > 0, code not in (PREEMPTED, MEMORY_FULL)
 
 
 def _told(first: Member) -> int:

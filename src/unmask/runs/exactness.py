@@ -118,10 +118,17 @@ def differing(a: Any, b: Any, name: str = "") -> Iterator[str]:
         for i, (x, y) in enumerate(zip(a, b, strict=True)):
             yield from differing(x, y, f"{name}.{i}")
     elif isinstance(a, Tensor) and isinstance(b, Tensor):
-        if a.dtype != b.dtype or not torch.equal(a, b):
+        if not identical(a, b):
             yield name
     elif a != b:
         yield name
+
+
+def identical(a: Tensor, b: Tensor) -> bool:
+    """Bit for bit: NaN is NaN, and 0.0 is not -0.0."""
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return False
+    return torch.equal(*(tensor.contiguous().reshape(-1).view(torch.uint8) for tensor in (a, b)))
 
 
 def norm_apart(ours: dict[str, Tensor], whole: dict[str, Tensor]) -> float:

@@ -148,5 +148,5 @@ class Fitting:
             return found | {"devices": 1}
         each = collectives.count() // config.nodes
         return found | {
-            "devices": each, "num_nodes": config.nodes, "strategy": strategy(sharded, config.timeout_minutes)
+            "devices": each, "num_nodes": config.nodes, "strategy": strategy(sharded)
         }  # fmt: skip

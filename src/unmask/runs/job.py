@@ -9,7 +9,7 @@ from typing import Any
 
 from submitit.core.utils import DelayedSubmission, UncompletedJobError
 
-from unmask.processes import PREEMPTED, SIGNALS, SUMMARY, Forwarding, heard, send, start
+from unmask.processes import PREEMPTED, SIGNALS, SUMMARY, Forwarding, heard, start
 
 
 class CellJob:
@@ -45,10 +45,9 @@ def _run(command: Sequence[str]) -> tuple[int, list[dict[str, Any]]]:
     with tempfile.TemporaryDirectory(prefix="unmask-cell-") as folder:
         summary = Path(folder) / "summary.json"
         children: list[Any] = []
-        with Forwarding(SIGNALS, lambda: children):
+        with Forwarding(SIGNALS, lambda: children) as signals:
             children.append(start(list(command), {SUMMARY: str(summary)}))
-            if heard:  # it came while the command was being started
-                send(heard[0], children)
+            signals.catch_up(children[0])
             code = children[0].wait()
         if heard and -code in SIGNALS:
             code = PREEMPTED  # asked before it could do better: nothing was begun

@@ -1,7 +1,6 @@
 """How several processes share one model: a copy each (DDP), or a share each (FSDP2)."""
 
 from collections.abc import Mapping
-from datetime import timedelta
 from typing import Any
 
 import lightning as L
@@ -63,10 +62,9 @@ def _models(module: Any) -> list[nn.Module]:
     return [module.model, *averaged]
 
 
-def strategy(sharded: bool, timeout_minutes: float) -> DDPStrategy:
+def strategy(sharded: bool) -> DDPStrategy:
     """Of processes that have joined."""
-    timeout = timedelta(minutes=timeout_minutes)
     if sharded:
-        return Sharded(timeout=timeout)
+        return Sharded()
     # buffers: the same everywhere by construction; sending them would wait where validation batches are uneven
-    return DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True, timeout=timeout)
+    return DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)

@@ -29,7 +29,7 @@ class World(NamedTuple):
 
 @cache
 def world() -> World | None:
-    """None where this process was started by itself; else its place, as torchrun, srun, submitit or `conduct` say."""
+    """None where this process was started by itself; else its place, as Conductor, torchrun, srun or submitit say."""
     if not {"RANK", "WORLD_SIZE", "LOCAL_RANK"} <= os.environ.keys():
         os.environ.update(_of_job())
     size = int(os.environ.get("WORLD_SIZE", 1))
