@@ -149,3 +149,21 @@ def test_accuracies_are_better_when_larger_and_losses_when_smaller(
     assert kept is not None
     assert kept["step"] == best, "the first of equals"
     assert [path.name for path in tmp_path.glob("*.ckpt")] == [kept["file"]]
+
+
+def test_a_best_one_that_a_kill_left_is_swept_at_the_end(tmp_path: Path) -> None:
+    checkpoints.save(content(1), tmp_path, 1)
+    checkpoints.save_best(content(3), tmp_path, {"val/loss": 1.0})
+    (tmp_path / "best=00000002.ckpt").write_bytes(b"its best.json was written, and then came the kill")
+    checkpoints.prune(tmp_path)
+    assert [path.name for path in tmp_path.glob("best=*.ckpt")] == ["best=00000003.ckpt"]
+
+
+def test_a_full_disk_is_told_for_the_best_one_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise RuntimeError("unexpected pos 64 vs 0")  # torch's own word for it
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match=r"cannot write .*best=00000003.ckpt: the disk is full or failing"):
+        checkpoints.save_best(content(3), tmp_path, {"val/loss": 1.0})
+    assert not list(tmp_path.iterdir())

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,8 @@ from torch import Tensor
 import train
 from small_runs import ROOT, call, plan_for
 from test_together import apart, weights
+from unmask.processes import MEMORY_FULL, PREEMPTED
+from unmask.runs.commands import CellError
 from unmask.runs.world import World
 from unmask.tasks.pretrain import Pretrain
 
@@ -79,6 +82,43 @@ def test_a_batch_that_does_not_fit_is_cut_and_the_result_is_the_same(
     monkeypatch.undo()
     train.work(plan_for(f"runs_dir={tmp_path / 'whole'}", "stages=[pretrain]"), Console(file=io.StringIO()))
     assert apart(weights(tmp_path / "cut"), weights(tmp_path / "whole")) < 1e-4
+
+
+def test_who_was_asked_to_leave_meanwhile_leaves(
+    small_device: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Pretrain.training_step
+
+    def asked(self: Pretrain, *args: Any) -> Tensor:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, *args)
+
+    monkeypatch.setattr(Pretrain, "training_step", asked)
+    monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("the request was forgotten"))
+    with pytest.raises(SystemExit) as leaving:
+        train.work(plan_for(f"runs_dir={tmp_path}", "stages=[pretrain]"), Console(file=io.StringIO()))
+    assert leaving.value.code == PREEMPTED
+
+
+def test_a_time_limit_goes_on_with_what_is_left_of_it(
+    small_device: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "BEGUN", train.time.monotonic() - 60)
+    (*_, limit) = begun(monkeypatch, f"runs_dir={tmp_path}", "stages=[pretrain]", "trainer.max_minutes=10")
+    assert 8.5 < float(limit.removeprefix("trainer.max_minutes=")) < 9
+
+
+def test_a_cell_of_several_processes_within_a_sweeps_process_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        train.HydraConfig, "get",
+        lambda: SimpleNamespace(mode=RunMode.MULTIRUN, overrides=SimpleNamespace(task=[])),
+    )  # fmt: skip
+    monkeypatch.setattr(train, "Conductor", lambda *_: lambda: MEMORY_FULL)
+    monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("the sweep was begun again"))
+    with pytest.raises(
+        CellError, match=r"ended with 76; their device's memory is full: set a smaller trainer.micro_batch"
+    ):
+        train.work(plan_for("stages=[pretrain]", "trainer.devices=2"), Console(file=io.StringIO()))
 
 
 def test_what_does_not_fit_then_fails_alone(small_device: list[int], tmp_path: Path) -> None:

@@ -113,3 +113,13 @@ def test_the_probes_lars_leaves_them_out_as_well(tmp_path: Path, monkeypatch: py
     assert torch.equal(seen[5], seen[6])
     assert not torch.equal(seen[4], seen[5])
     assert not torch.equal(seen[6], seen[7])
+
+
+def test_what_is_saved_counts_the_spike_of_that_very_step_though_the_host_is_behind() -> None:
+    spikes = Spikes(SpikeRule(2.0, 1, 5))
+    for loss in (1.0, 9.0, 1.0, 9.0):
+        spikes.judge(torch.tensor(loss))
+    spikes.count(2, 9.0)  # the host has looked at the first alone
+    resumed = Spikes(spikes.rule)
+    resumed.load(spikes.state())
+    assert (spikes.skipped, resumed.skipped, resumed.state()["skipped"]) == (1, 2, 2)

@@ -18,6 +18,7 @@ ALONE = (
     "trainer.sharded = true: one device holds the whole model, there is nobody to share it with; set "
     "trainer.devices=2 or more, or trainer.sharded=false"
 )
+LONGEST_END = 30.0  # seconds of each trainer.timeout_minutes that the end of a dashboard may take
 BARE = ("patch_pca", "tokenizer", "pretrain", "knn", "robustness")  # stages without an augmentation of their own
 
 
@@ -147,6 +148,13 @@ def _ignored(config: Config) -> Iterator[str]:
         yield (
             f"trainer.sharded = true: none of the stages {config.stages} trains an encoder, and frozen ones "
             f"are not cut; set trainer.sharded=false"
+        )
+    wandb, trainer = config.logger.wandb, config.trainer
+    alone = trainer.devices == 1 and trainer.nodes == 1
+    if wandb and wandb.mode == "online" and not alone and wandb.finish_seconds > LONGEST_END * trainer.timeout_minutes:
+        yield (
+            f"logger.wandb.finish_seconds = {wandb.finish_seconds:g}: the other processes would not wait so long; at "
+            f"most {LONGEST_END * trainer.timeout_minutes:g}, or raise trainer.timeout_minutes"
         )
     smallest, hidden = (
         getattr(config.masking, "min_patches", None),
