@@ -1,7 +1,22 @@
 """One run (its stages in order), or with -m a sweep of runs. See --help."""
 
-import json
 import os
+import signal
+
+LEFT = b"interrupted; the same command goes on from the last checkpoint\n"
+
+
+def leave(*_: object) -> None:
+    """Until there is something to save: in the middle of an import an exception is lost, or ends in a traceback."""
+    os.write(2, LEFT)
+    os._exit(75)
+
+
+if __name__ == "__main__":
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, leave)
+
+import json
 import shlex
 import sys
 import time
@@ -81,6 +96,8 @@ def work(plan: Plan, console: Console) -> list[dict[str, Any]]:
             raise CellError(f"the processes of this run ended with {code}{full}")
         if code == MEMORY_FULL:
             start_with_smaller_parts(plan)
+        if code == PREEMPTED and started is None:
+            os.write(2, LEFT)
         if code:
             raise SystemExit(code)
         done = [StageFolder(plan.config.runs_dir, spec).result() for spec in plan.stages]

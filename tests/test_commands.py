@@ -1,6 +1,7 @@
 """What users meet when something goes wrong: one line, and an exit code that says what to do."""
 
 import signal
+import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -87,3 +88,15 @@ def test_a_value_may_hold_an_equals_sign(typed: str, given: str) -> None:
 def test_where_configs_lie_is_told_to_the_commands_that_a_command_starts() -> None:
     typed = ["-m", "--config-dir", "mine", "seed=1", "--config-name=big", "-cd=more"]
     assert config_flags(typed) == ["--config-dir", "mine", "--config-name=big", "-cd=more"]
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_who_is_asked_to_leave_while_python_imports_leaves_with_75_and_a_line(number: int, tmp_path: Path) -> None:
+    process = subprocess.Popen(command(f"runs_dir={tmp_path}"), env=environment(), stderr=subprocess.PIPE, text=True)
+    while "_yaml" not in Path(f"/proc/{process.pid}/maps").read_text():  # one of the first things that are imported
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (75, "interrupted; the same command goes on from the last checkpoint\n")

@@ -78,6 +78,8 @@ def _line(fault: Any) -> str:
         return f"{path}: {message}" if path and not message.startswith(("data", path)) else message
     if fault["type"] == "missing":
         return f"{path}: missing; give it a value"
+    if fault["type"].startswith("bool"):
+        message = "give true or false"
     if path == "mask_ratio":
         message += " (a share of the patches between 0 and 1, both excluded; the paper's is 0.75)"
     return f"{path} = {fault['input']!r}: {message}"
@@ -184,6 +186,8 @@ def _sizes(config: Config) -> Iterator[str]:
                 f"trainer.micro_batch = {micro}: {name}.batch_size={batch} is not a multiple of it; "
                 f"pick one that divides the batch"
             )
+        if batch and config.trainer.split > batch:
+            yield f"trainer.split = {config.trainer.split}: {name}.batch_size={batch} has no more images than that"
 
 
 def _stages(config: Config) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
@@ -71,6 +72,7 @@ def enter() -> None:
     """To be called first by a command: from here on faults are no longer Hydra's about the command line."""
     global entered
     entered = True
+    warnings.formatwarning = lambda message, *_, **__: f"{message}\n"  # without the line of Python that said it
 
 
 def config_flags(arguments: Sequence[str]) -> list[str]:

@@ -33,7 +33,7 @@ from unmask.targets import NormalisedPixel, Pixel
 from unmask.tasks.pretrain import Pretrain
 
 WARM_UP = 3  # steps
-BETWEEN = 6  # steps from one checkpoint to the next
+BETWEEN = 12  # steps from one checkpoint to the next: the one before is written by then
 EACH_STEP = (
     "on_train_batch_start", "on_before_backward", "on_before_optimizer_step", "on_train_batch_end",
 )  # fmt: skip
