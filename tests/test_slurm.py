@@ -105,8 +105,8 @@ def test_the_guides_script_starts_a_run_that_the_config_knows(tmp_path: Path) ->
     done = subprocess.run(
         ["bash", "-eu", "-c", script], capture_output=True, text=True, env=told | {"SLURM_CPUS_PER_TASK": "64"}
     )
-    python, train, *overrides = shlex.split(done.stdout)
-    assert (python, train) == ("python", "src/train.py")
+    flag, python, train, *overrides = shlex.split(done.stdout)
+    assert (flag, python, train) == ("--kill-on-bad-exit=1", "python", "src/train.py")
     with patch.dict(os.environ, told):
         config = check(raw_config(*overrides, tiny=False))
     assert (config.trainer.nodes, config.trainer.devices, config.trainer.requeue) == (2, None, True)
