@@ -3,12 +3,12 @@
 import os
 import signal
 
-LEFT = b"interrupted; the same command goes on from the last checkpoint\n"
+LEFT = "interrupted; the same command goes on from the last checkpoint"
 
 
 def leave(*_: object) -> None:
     """Until there is something to save: in the middle of an import an exception is lost, or ends in a traceback."""
-    os.write(2, LEFT)
+    os.write(2, f"{LEFT}\n".encode())
     os._exit(75)
 
 
@@ -77,7 +77,7 @@ def run(cfg: DictConfig) -> None:
             requeue(cfg.trainer.requeue)
         raise
     except KeyboardInterrupt:
-        fail("interrupted; the same command goes on from the last checkpoint", PREEMPTED)
+        fail(LEFT, PREEMPTED)
 
 
 def work(plan: Plan, console: Console) -> list[dict[str, Any]]:
@@ -97,7 +97,7 @@ def work(plan: Plan, console: Console) -> list[dict[str, Any]]:
         if code == MEMORY_FULL:
             start_with_smaller_parts(plan)
         if code == PREEMPTED and started is None:
-            os.write(2, LEFT)
+            print(LEFT, file=sys.stderr)
         if code:
             raise SystemExit(code)
         done = [StageFolder(plan.config.runs_dir, spec).result() for spec in plan.stages]

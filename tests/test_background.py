@@ -1,6 +1,7 @@
 """Checkpoints are written while training goes on, and nobody can tell from what is on the disk."""
 
 import json
+import signal
 import threading
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from test_resume import Crash, assert_same, crash_at, undisturbed
 from unmask import checkpoints
 from unmask.callbacks.background import BackgroundIO
 from unmask.callbacks.keeper import Keeper
+from unmask.processes import heard
 
 __all__ = ["undisturbed"]
 
@@ -87,7 +89,8 @@ def test_a_run_that_is_asked_to_leave_waits_for_the_disk(
     original, overrides = Keeper.on_train_batch_end, (f"runs_dir={tmp_path}", "stages=[pretrain]")
 
     def asked(self: Keeper, trainer: Any, *args: Any) -> None:
-        self.asked = trainer.global_step == 5
+        if trainer.global_step == 5:
+            heard.append(signal.SIGTERM)
         original(self, trainer, *args)
 
     with monkeypatch.context() as patch:

@@ -69,20 +69,17 @@ class Keeper(L.Callback):
 
     def __init__(self, folder: Path, io: BackgroundIO, cadence: Cadence, about: dict[str, Any]) -> None:
         self.folder, self.io, self.cadence, self.about = folder, io, cadence, about
-        self.step, self.saved_at, self.due, self.asked = 0, time.monotonic(), False, 0
+        self.step, self.saved_at, self.due = 0, time.monotonic(), False
         self.previous: dict[int, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.step, self.saved_at = trainer.global_step, time.monotonic()
-        # Python drops what a handler raises within a destructor or another library's hook: not asked in vain
-        self.asked = len(heard)
         if threading.current_thread() is threading.main_thread():
             self.previous = {number: signal.signal(number, self._ask) for number in SIGNALS}
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         heard.append(number)
-        self.asked += 1
-        if self.asked > 1 and number == signal.SIGINT:
+        if len(heard) > 1 and number == signal.SIGINT:
             raise KeyboardInterrupt
 
     def on_train_batch_end(
@@ -95,7 +92,9 @@ class Keeper(L.Callback):
         minutes, steps = self.cadence.every_minutes, self.cadence.every_steps
         self.due |= bool(minutes and time.monotonic() - self.saved_at >= 60 * minutes)
         self.due |= bool(steps and self.step % steps == 0)
-        self.due, asked = collectives.anywhere(self.due, self.asked > 0)  # clocks differ, and one may be asked alone
+        # clocks differ, and one may be asked alone; also before the fit: Python drops what a handler raises within a
+        # destructor or another library's hook
+        self.due, asked = collectives.anywhere(self.due, bool(heard))
         between_epochs = batch_idx + 1 == trainer.num_training_batches > trainer.accumulate_grad_batches
         if (self.due or asked) and not between_epochs:
             self._save(trainer, float(collectives.mean(outputs["loss"].detach())))
@@ -152,7 +151,7 @@ class Keeper(L.Callback):
             self.io.wait()
         if collectives.leads():
             checkpoints.prune(self.folder)
-        (asked,) = collectives.anywhere(self.asked > 0)
+        (asked,) = collectives.anywhere(bool(heard))
         if asked:  # at the very last step: the stage is as good as done, but the run was asked to leave
             raise Preempted
 

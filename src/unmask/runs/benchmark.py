@@ -17,22 +17,37 @@ from unmask.targets import NormalisedPixel, Pixel, wanted_at
 Step = Callable[[], float]
 
 
-def our_step(spec: dict[str, Any], images_BCHW: Tensor, noise_BL: Tensor) -> Step:
-    """Forward, backward and AdamW of this project's MAE."""
-    patch, side = spec["patch_size"], spec["image_size"] // spec["patch_size"]
-    model, decoder = spec["model"], spec["decoder"]
+def our_mae(spec: dict[str, Any]) -> tuple[MAE, Pixel | NormalisedPixel]:
+    """This project's model of the given sizes, and what it predicts."""
+    model, decoder, patch = spec["model"], spec["decoder"], spec["patch_size"]
+    side = spec["image_size"] // patch
     encoder = Encoder((side, side), patch, spec["channels"], model["width"], model["depth"], model["heads"])
     pixels = patch**2 * spec["channels"]
     mae = MAE(
         encoder, Decoder((side, side), model["width"], pixels, decoder["width"], decoder["depth"], decoder["heads"])
     )
+    return mae, NormalisedPixel() if spec["norm_pix"] else Pixel()
+
+
+def device_of(spec: dict[str, Any]) -> torch.device:
+    """Where to measure; with as many threads as are wanted."""
+    if spec["threads"]:
+        torch.set_num_threads(spec["threads"])
+    wanted = spec["device"]
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted)
+
+
+def our_step(spec: dict[str, Any], images_BCHW: Tensor, noise_BL: Tensor) -> Step:
+    """Forward, backward and AdamW of this project's MAE."""
+    mae, target = our_mae(spec)
     mae.to(images_BCHW.device)
     optimizer = torch.optim.AdamW(mae.parameters(), lr=1e-4, betas=(0.9, 0.95), fused=True)
-    target = NormalisedPixel() if spec["norm_pix"] else Pixel()
 
     def step() -> float:
         masking = random_masking(noise_BL, spec["mask_ratio"])
-        loss = target.loss(mae(images_BCHW, masking), wanted_at(target, images_BCHW, masking.masked_BM, patch))
+        loss = target.loss(
+            mae(images_BCHW, masking), wanted_at(target, images_BCHW, masking.masked_BM, spec["patch_size"])
+        )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -84,10 +99,7 @@ def interleaved(steps: dict[str, Step], rounds: int, synchronise: Callable[[], N
 
 def compare_steps(spec: dict[str, Any]) -> dict[str, dict[str, float]]:
     """Median, least and most seconds a step, and the median of the per-round ratios to the peer."""
-    wanted = spec["device"]
-    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted)
-    if spec["threads"]:
-        torch.set_num_threads(spec["threads"])
+    device = device_of(spec)
     side = spec["image_size"] // spec["patch_size"]
     generator = torch.Generator().manual_seed(0)
     shape = (spec["batch"], spec["channels"], spec["image_size"], spec["image_size"])

@@ -7,13 +7,12 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from unmask.runs.recipes import kept_together
-from unmask.runs.schema import LABELLED, Config
+from unmask.runs.schema import ENCODING, FROZEN, LABELLED, Config
 from unmask.runs.secrets import covered, refused
 from unmask.runs.variants import PCATarget
 
 ELSEWHERE = "/not/here"
 SMALLEST = 8  # pixels of a side that the corruptions can be made on
-SHARED = ("pretrain", "partial_finetune", "finetune", "scratch")  # stages that train encoders
 ALONE = (
     "trainer.sharded = true: one device holds the whole model, there is nobody to share it with; set "
     "trainer.devices=2 or more, or trainer.sharded=false"
@@ -144,15 +143,15 @@ def _ignored(config: Config) -> Iterator[str]:
             f"labels = {config.labels}: none of the stages {config.stages} uses it; add finetune or scratch, or set "
             f"knn.labels, linear_probe.labels or attentive_probe.labels"
         )
-    if config.trainer.sharded and config.trainer.devices == config.trainer.nodes == 1:
+    alone = config.trainer.devices == config.trainer.nodes == 1
+    if config.trainer.sharded and alone:
         yield ALONE
-    if config.trainer.sharded and not set(SHARED) & set(config.worked_stages):
+    if config.trainer.sharded and not set(ENCODING) & set(config.worked_stages):
         yield (
             f"trainer.sharded = true: none of the stages {config.stages} trains an encoder, and frozen ones "
             f"are not cut; set trainer.sharded=false"
         )
     wandb, trainer = config.logger.wandb, config.trainer
-    alone = trainer.devices == 1 and trainer.nodes == 1
     if wandb and wandb.mode == "online" and not alone and wandb.finish_seconds > LONGEST_END * trainer.timeout_minutes:
         yield (
             f"logger.wandb.finish_seconds = {wandb.finish_seconds:g}: the other processes would not wait so long; at "
@@ -178,7 +177,7 @@ def _sizes(config: Config) -> Iterator[str]:
         if part.width % 4:
             nearest = max(4, round(part.width / 4) * 4)
             yield f"{name}.width = {part.width}: sine-cosine positions need a multiple of 4; nearest: {nearest}"
-    for name in set(config.worked_stages) - {"linear_probe", "attentive_probe"}:  # of these the frozen encoder is cut
+    for name in set(config.worked_stages) - set(FROZEN):  # of these the frozen encoder is cut
         recipe = getattr(config, name, None)
         batch, micro = getattr(recipe, "batch_size", None), config.trainer.micro_batch
         if batch and micro and micro < batch and batch % micro:

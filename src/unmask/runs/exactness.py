@@ -114,13 +114,13 @@ def differing(a: Any, b: Any, name: str = "") -> Iterator[str]:
                 yield from differing(a[key], b[key], inner)
             else:
                 yield inner
-    elif isinstance(a, list | tuple) and isinstance(b, list | tuple) and len(a) == len(b):
+    elif isinstance(a, list | tuple) and type(a) is type(b) and len(a) == len(b):
         for i, (x, y) in enumerate(zip(a, b, strict=True)):
             yield from differing(x, y, f"{name}.{i}")
     elif isinstance(a, Tensor) and isinstance(b, Tensor):
         if not identical(a, b):
             yield name
-    elif a != b:
+    elif type(a) is not type(b) or repr(a) != repr(b):  # a float's repr tells all its bits
         yield name
 
 

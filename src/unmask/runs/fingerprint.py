@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from unmask.runs.recipes import mixed_together
-from unmask.runs.schema import TRAINED, Config
+from unmask.runs.schema import STEPPED, Config
 from unmask.runs.variants import TokensTarget
 
 RESULT_VERSION = 1  # raise it when a change of the code changes results
@@ -19,7 +19,6 @@ TITLES = {
     "knn": "kNN", "linear_probe": "linear probe", "attentive_probe": "attentive probe", "finetune": "fine-tune",
     "partial_finetune": "fine-tune, {blocks:g} last blocks", "patch_pca": "PCA of patches", "tokenizer": "own dVAE",
 }  # fmt: skip
-STEPPED = (*TRAINED, "tokenizer")  # the stages that train by steps
 FITTED = ("patch_pca", "tokenizer")  # what a target needs to know of the training images before pretraining starts
 OF_ENCODERS = ("pool", "layer_decay", "drop_path")  # values of a recipe that mean nothing to raw pixels
 DATA_KEYS = ("image_size", "patch_size", "channels", "mean", "std", "eval_crop")

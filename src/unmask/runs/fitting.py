@@ -21,17 +21,16 @@ from unmask.callbacks.watchdog import Watchdog
 from unmask.data.module import FeatureData, ImageData
 from unmask.mae import num_parameters
 from unmask.optim import Recipe
-from unmask.runs.checks import SHARED
 from unmask.runs.fingerprint import StageSpec
 from unmask.runs.ledger import StageFolder
 from unmask.runs.loggers import mirrors
 from unmask.runs.plan import Plan
 from unmask.runs.recipes import kept_together
+from unmask.runs.schema import ENCODING, FROZEN
 from unmask.runs.strategies import strategy
 from unmask.tasks.again import Trained
 
 Metrics = dict[str, float]
-FROZEN = ("linear_probe", "attentive_probe")
 QUIET: dict[str, Any] = {
     "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False,
     "num_sanity_val_steps": 0,
@@ -120,8 +119,7 @@ class Fitting:
     @property
     def sharded(self) -> bool:
         """Whether each process holds a share of the model: of a frozen encoder there are no gradients and moments."""
-        trained = self.spec.kind in SHARED
-        return self.config.trainer.sharded and trained and collectives.count() > 1
+        return self.config.trainer.sharded and self.spec.kind in ENCODING and collectives.count() > 1
 
     def trainer(self, callbacks: list[L.Callback], plan: Recipe, io: BackgroundIO) -> L.Trainer:
         config = self.config.trainer
@@ -147,6 +145,4 @@ class Fitting:
         if collectives.count() == 1:
             return found | {"devices": 1}
         each = collectives.count() // config.nodes
-        return found | {
-            "devices": each, "num_nodes": config.nodes, "strategy": strategy(sharded)
-        }  # fmt: skip
+        return found | {"devices": each, "num_nodes": config.nodes, "strategy": strategy(sharded)}

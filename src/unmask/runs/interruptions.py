@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from unmask.runs.fingerprint import STEPPED, StageSpec
-from unmask.runs.plan import SIZES, Plan
-from unmask.runs.quantities import batch_of, drawn
+from unmask.runs.fingerprint import StageSpec
+from unmask.runs.plan import Plan
+from unmask.runs.quantities import steps
+from unmask.runs.schema import STEPPED
 
 
 def trained(plan: Plan) -> list[StageSpec]:
@@ -15,11 +16,7 @@ def trained(plan: Plan) -> list[StageSpec]:
 
 def steps_of(plan: Plan, kind: str) -> tuple[int, int]:
     """How many steps are made of a stage, and how many an epoch has."""
-    recipe: Any = getattr(plan.config, kind)
-    images = len(plan.listing.train) if plan.listing else sum(SIZES[plan.config.data.source])
-    per_epoch = drawn(recipe, images) // batch_of(recipe, images)
-    total = recipe.epochs * per_epoch
-    return min(plan.config.stop_after or total, total), per_epoch
+    return steps(plan.config, kind, plan.training_images)
 
 
 class How(StrEnum):

@@ -21,8 +21,7 @@ from unmask.heads import (
 from unmask.mae import MAE
 from unmask.masking import Masking
 from unmask.runs.build import build_encoder, build_mae, changes_images
-from unmask.runs.fitting import FROZEN
-from unmask.runs.schema import Config
+from unmask.runs.schema import FROZEN, Config
 
 Inputs = tuple[Tensor, ...]
 

@@ -16,20 +16,17 @@ from rich.console import Console
 
 from unmask.callbacks.background import BackgroundIO
 from unmask.callbacks.journal import Journal
-from unmask.callbacks.keeper import Cadence, Keeper
+from unmask.callbacks.keeper import Cadence, Keeper, leaving_when_asked
 from unmask.callbacks.progress import StageProgress
 from unmask.callbacks.recorder import Recorder
 from unmask.callbacks.watchdog import Watchdog
 from unmask.data.crops import Augment
 from unmask.data.module import Format, ImageData, Loading
 from unmask.data.sources import InMemory
-from unmask.decoder import Decoder
-from unmask.encoder import Encoder
-from unmask.mae import MAE
 from unmask.masking import RandomMasking
 from unmask.optim import Recipe
+from unmask.runs.benchmark import device_of, our_mae
 from unmask.runs.fitting import QUIET
-from unmask.targets import NormalisedPixel, Pixel
 from unmask.tasks.pretrain import Pretrain
 
 WARM_UP = 3  # steps
@@ -83,11 +80,9 @@ def timed(target: Any, name: str, seconds: list[float]) -> None:
 
 def measured_overhead(spec: dict[str, Any]) -> Overhead:
     """A pretraining with `rounds` checkpoints; medians of its steps, of the callbacks' parts, of the checkpoints'."""
-    cuda = spec["device"] == "cuda" or (spec["device"] == "auto" and torch.cuda.is_available())
-    if spec["threads"]:
-        torch.set_num_threads(spec["threads"])
+    cuda = device_of(spec).type == "cuda"
     steps = WARM_UP + BETWEEN * spec["rounds"] + BETWEEN // 2
-    with TemporaryDirectory() as place:
+    with TemporaryDirectory() as place, leaving_when_asked():
         folder, saver = Path(place), BackgroundIO(keep=2)
         guards: list[L.Callback] = [
             Watchdog(folder, 30), Recorder(folder, {}), Journal(folder, spec["batch"], steps),
@@ -133,16 +128,9 @@ def _clocks(saver: BackgroundIO, guards: list[L.Callback]) -> tuple[list[float],
 
 
 def _module(spec: dict[str, Any], steps: int) -> Pretrain:
-    model, decoder, patch = spec["model"], spec["decoder"], spec["patch_size"]
-    side = spec["image_size"] // patch
-    encoder = Encoder((side, side), patch, spec["channels"], model["width"], model["depth"], model["heads"])
-    pixels = patch**2 * spec["channels"]
-    mae = MAE(
-        encoder, Decoder((side, side), model["width"], pixels, decoder["width"], decoder["depth"], decoder["heads"])
-    )
+    mae, target = our_mae(spec)
     recipe = Recipe("adamw", 1e-4, spec["batch"], 0.05, (0.9, 0.95), 1, steps)
-    target = NormalisedPixel() if spec["norm_pix"] else Pixel()
-    return Pretrain(mae, RandomMasking((side, side), spec["mask_ratio"]), target, 0, recipe)
+    return Pretrain(mae, RandomMasking(mae.encoder.grid, spec["mask_ratio"]), target, 0, recipe)
 
 
 def _data(spec: dict[str, Any], steps: int) -> ImageData:

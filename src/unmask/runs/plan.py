@@ -45,6 +45,10 @@ class Plan:
     def num_classes(self) -> int:
         return len(self.class_names)
 
+    @property
+    def training_images(self) -> int:
+        return len(self.listing.train) if self.listing else sum(SIZES[self.config.data.source])
+
 
 def listed(config: Config) -> Listing | None:
     """The images in a folder, None where the data set is a known one. Raises ConfigError where there are none."""

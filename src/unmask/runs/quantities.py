@@ -67,11 +67,17 @@ def seen(config: Config, kind: str, size: Size) -> Seen:
     count = drawn(recipe, size.train)
     if not hasattr(recipe, "epochs"):
         return Seen(0, count + size.val)
-    batch = batch_of(recipe, size.train)
-    per_epoch = count // batch
-    steps = min(recipe.epochs * per_epoch, config.stop_after or recipe.epochs * per_epoch)
-    rounds = steps // per_epoch // -(-recipe.epochs // config.watch.times) + 1  # and once more at the end
-    return Seen(steps * batch, rounds * size.val)
+    made, per_epoch = steps(config, kind, size.train)
+    rounds = made // per_epoch // -(-recipe.epochs // config.watch.times) + 1  # and once more at the end
+    return Seen(made * batch_of(recipe, size.train), rounds * size.val)
+
+
+def steps(config: Config, kind: str, images: int) -> tuple[int, int]:
+    """How many a stage makes that has so many training images to take from, and how many an epoch has."""
+    recipe: Any = getattr(config, kind)
+    per_epoch = drawn(recipe, images) // batch_of(recipe, images)
+    total = recipe.epochs * per_epoch
+    return min(config.stop_after or total, total), per_epoch
 
 
 def drawn(recipe: Any, images: int) -> int:

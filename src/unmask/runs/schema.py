@@ -39,6 +39,9 @@ Source = Literal[
     "listed",
 ]  # fmt: skip
 TRAINED = ("pretrain", "linear_probe", "attentive_probe", "partial_finetune", "finetune", "scratch")
+FROZEN = ("linear_probe", "attentive_probe")  # of these a head alone is trained
+ENCODING = tuple(stage for stage in TRAINED if stage not in FROZEN)  # these train encoders
+STEPPED = (*TRAINED, "tokenizer")  # all that train by steps
 UNLABELLED = ("patch_pca", "tokenizer", "pretrain")
 LABELLED: tuple[str, ...] = tuple(stage for stage in get_args(Stage) if stage not in UNLABELLED)
 CHANNELS = {"mnist5k": 1, "cifar10": 3, "cifar100": 3}

@@ -39,7 +39,7 @@ from unmask.runs.classifiers import of_stage
 from unmask.runs.conversion import described
 from unmask.runs.fingerprint import StageSpec
 from unmask.runs.fitted import fit_patch_pca, give_basis, give_weights
-from unmask.runs.fitting import FROZEN, Fitting, Metrics
+from unmask.runs.fitting import Fitting, Metrics
 from unmask.runs.ledger import LedgerError, StageFolder
 from unmask.runs.plan import Plan
 from unmask.runs.quantities import fitting
@@ -47,6 +47,7 @@ from unmask.runs.rates import part_rates, rates_table, rows
 from unmask.runs.recipes import Augment as AugmentConfig
 from unmask.runs.recipes import FineTune, PartialFineTune, TokenizerRecipe, mixed_together
 from unmask.runs.robustness import Robustness
+from unmask.runs.schema import FROZEN
 from unmask.targets import AnyTarget, NormalisedPixel, PatchPCA, Pixel, Tokens
 from unmask.tasks.classify import Classify, Regularisation
 from unmask.tasks.features import LabelledFeatures, extract
@@ -55,8 +56,6 @@ from unmask.tasks.pretrain import Pretrain
 from unmask.tasks.tokenizer import Annealing, TrainTokenizer
 
 Shape = tuple[int, int]
-
-
 NOTHING = Files((), torch.empty(0, dtype=torch.long), 1)
 
 

@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from unmask.runs.checks import ALONE, ConfigError
-from unmask.runs.plan import SIZES, Plan
+from unmask.runs.plan import Plan
 from unmask.runs.quantities import batch_of
 from unmask.runs.recipes import kept_together
 from unmask.runs.schema import TRAINED, Trainer
@@ -129,7 +129,7 @@ def refuse_uneven(plan: Plan, total: int) -> None:
 
 def _uneven(plan: Plan, kind: str, total: int) -> list[str]:
     recipe: Any = getattr(plan.config, kind)
-    images = len(plan.listing.train) if plan.listing else sum(SIZES[plan.config.data.source])
+    images = plan.training_images
     batch = batch_of(recipe, images)
     unit = kept_together(recipe, batch)
     shared = total * unit
