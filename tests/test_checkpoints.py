@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from unmask import checkpoints
+from unmask.durable import replacing
 
 
 def content(step: int) -> dict[str, Any]:
@@ -138,3 +139,13 @@ def test_weights_are_those_below_the_prefix_without_it(tmp_path: Path) -> None:
     save(tmp_path, 7)
     found = checkpoints.weights(tmp_path / "step=00000007.ckpt", "model.encoder.")
     assert {name: value.tolist() for name, value in found.items()} == {"a": [7.0, 7.0, 7.0]}
+
+
+def test_what_another_process_is_writing_beside_them_is_left_alone(tmp_path: Path) -> None:
+    """As the record of its samples, while the first one writes the weights; halves of checkpoints go."""
+    with replacing(tmp_path / "record.rank1.json") as other:
+        other.write(b"{}")
+        (tmp_path / ".step=00000001.ckpt.abcd.tmp").write_bytes(b"half")
+        (tmp_path / ".last.json.abcd.tmp").write_bytes(b"half")
+        checkpoints.save({"global_step": 2}, tmp_path, 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last.json", "record.rank1.json", "step=00000002.ckpt"]

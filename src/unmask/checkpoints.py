@@ -138,8 +138,12 @@ def prune(folder: Path) -> None:
 
 
 def sweep(folder: Path, kept: set[str]) -> None:
-    """Remove checkpoints that are not kept and what a kill left half-written."""
-    for path in [*folder.glob("step=*.ckpt"), *folder.glob(".*.tmp")]:
+    """Remove checkpoints that are not kept and what a kill left half-written of them.
+
+    Nothing else: into a record's folder the other processes write at the same time.
+    """
+    half = [path for name in ("step=*.ckpt", "best=*.ckpt", INDEX, BEST) for path in folder.glob(f".{name}.*.tmp")]
+    for path in [*folder.glob("step=*.ckpt"), *half]:
         if path.name not in kept:
             path.unlink(missing_ok=True)
 
