@@ -13,7 +13,7 @@ from small_runs import image_folder, run
 from test_resume import assert_same
 from unmask.callbacks.keeper import Keeper
 from unmask.callbacks.watchdog import Watchdog
-from unmask.data import module
+from unmask.data import views
 from unmask.runs.commands import told
 
 
@@ -62,7 +62,7 @@ def test_a_loader_worker_that_hangs_is_given_up(
     disk: tuple[Path, tuple[str, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It ignores being asked to leave, as all workers do, and would keep this process from ending."""
-    original, opened = module.open_image, itertools.count()
+    original, opened = views.view, itertools.count()
 
     def hanging(*args: Any) -> torch.Tensor:
         if next(opened) > 30:  # each worker counts for itself
@@ -70,7 +70,7 @@ def test_a_loader_worker_that_hangs_is_given_up(
         return original(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "open_image", hanging)
+        patch.setattr(views, "view", hanging)
         patch.setattr(Watchdog, "_end", lambda self: None)  # it would end this process, were the first step slow
         line = fault_of_worker(disk, tmp_path, "trainer.timeout_minutes=0.02")
     assert "gave no image for trainer.timeout_minutes=0.02; look at the disk" in line

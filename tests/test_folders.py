@@ -7,9 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from unmask.data.folders import Files, folder_splits, open_image
+from unmask.data.folders import folder_splits, open_image, stored
 from unmask.data.listing import list_images
 from unmask.data.sources import InMemory
+from unmask.data.stores import Files
 
 RAMP = np.linspace(0, 255, 48).astype(np.uint8).reshape(6, 8)
 
@@ -55,7 +56,9 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
 
 def test_an_array_of_another_kind_is_named_with_what_is_needed(tmp_path: Path) -> None:
     np.save(tmp_path / "floats.npy", np.zeros((6, 8, 3)))
-    with pytest.raises(ValueError, match=r"floats.npy holds float64 of shape \(6, 8, 3\); data.channels=3 needs uint8"):
+    with pytest.raises(
+        ValueError, match=r"floats.npy .*it holds float64 of shape \(6, 8, 3\); data.channels=3 needs uint8"
+    ):
         open_image(tmp_path / "floats.npy", 3)
     Image.fromarray(RAMP).save(tmp_path / "grey.png")
     with pytest.raises(ValueError, match=r"image files have 1, 3 or 4 channels, not 5; use .npy arrays"):
@@ -77,7 +80,7 @@ def test_memory_holds_what_the_files_hold(tmp_path: Path) -> None:
     for memory, files in zip(held, read, strict=True):
         assert isinstance(memory, InMemory)
         assert isinstance(files, Files)
-        assert memory.images_NCHW.equal(torch.stack([open_image(path, 3) for path in files.paths]))
+        assert memory.images_NCHW.equal(torch.stack([stored(files, i) for i in range(len(files))]))
         assert memory.labels_N.equal(files.labels_N)
 
 

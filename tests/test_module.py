@@ -10,10 +10,12 @@ from PIL import Image
 from torch import Tensor
 
 from unmask.data.crops import Augment
-from unmask.data.folders import Files, folder_splits
+from unmask.data.folders import folder_splits
 from unmask.data.listing import list_images
-from unmask.data.module import Batch, FeatureData, Format, ImageData, Loading, normalised
+from unmask.data.module import FeatureData, ImageData, Loading
 from unmask.data.sources import InMemory
+from unmask.data.stores import Files
+from unmask.data.views import Batch, Format, normalised
 
 FORM = Format((8, 8), (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
 AUGMENT = Augment("random", flip=True)

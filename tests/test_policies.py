@@ -20,8 +20,9 @@ from torchvision.transforms.functional import to_pil_image
 from scenes import scenes
 from test_module import FORM, assert_same, batches, channels, data, splits
 from unmask.data.crops import Augment, once_boxes
-from unmask.data.module import ImageData, Views
+from unmask.data.module import ImageData
 from unmask.data.policies import RandAugment, erase, posterized, rand_augment
+from unmask.data.views import Views
 from unmask.randomness import Key, borrowed_generators, make_key, uniform, words
 
 POLICIES = ["rand-m9-mstd0.5", "rand-m9-mstd0.5-inc1"]  # Table 9's and the port's

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unmask.callbacks import recorder
-from unmask.data.module import Batch, FeatureData
+from unmask.data.module import FeatureData
+from unmask.data.views import Batch
 
 
 class Toy(L.LightningModule):

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from unmask.data.listing import Listing, identity_of, list_images
+from unmask.data.samples import Samples
 
 Key = int | str  # what a list calls a class: iNaturalist's and Places' number, a CSV's word
 Rows = list[tuple[str, Key]]
@@ -63,7 +64,7 @@ def _annotated(source: str, root: Path) -> Annotated:
 def _listing(root: Path, found: Annotated) -> Listing:
     """Sorted by name: ids of samples, and what is drawn by them, must not depend on the order of lines."""
     index = {key: i for i, key in enumerate(sorted(found.names, key=lambda key: (isinstance(key, str), key)))}
-    train, val = (tuple(sorted(_indexed(rows, index))) for rows in (found.train, found.val))
+    train, val = (Samples(sorted(_indexed(rows, index))) for rows in (found.train, found.val))
     if not train or not val:
         raise ValueError(
             f"the lists in data.root={root} name {len(train)} training and {len(val)} validation images; both need one"

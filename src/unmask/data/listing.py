@@ -11,6 +11,7 @@ from fractions import Fraction
 from math import floor
 from pathlib import Path
 
+from unmask.data.samples import Samples
 from unmask.durable import sha256
 
 SUFFIXES = frozenset([".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".npy"])
@@ -24,8 +25,8 @@ class Listing:
     """Files of both splits relative to the root; labels are indices into classes, or -1 without classes."""
 
     root: Path
-    train: tuple[tuple[str, int], ...]
-    val: tuple[tuple[str, int], ...]
+    train: Samples
+    val: Samples
     classes: tuple[str, ...]
     identity: str
 
@@ -59,7 +60,7 @@ def list_images(root: str | Path, holdout: float = 0.1) -> Listing:
             f"data.root={root} has {len(train)} training and {len(val)} validation images; "
             f"both need at least one ({allowed})"
         )
-    return Listing(root, train, val, classes, identity_of(root, [*train, *val], classes))
+    return Listing(root, Samples(train), Samples(val), classes, identity_of(root, [*train, *val], classes))
 
 
 def list_other(root: Path, classes: tuple[str, ...]) -> Listing:
@@ -72,7 +73,7 @@ def list_other(root: Path, classes: tuple[str, ...]) -> Listing:
     files = _label(image_files(root, root), classes, 0)
     if not files:
         raise ValueError(f"{root} has no images ({' '.join(sorted(SUFFIXES))})")
-    return Listing(root, (), files, classes, identity_of(root, list(files), classes))
+    return Listing(root, Samples(()), Samples(files), classes, identity_of(root, list(files), classes))
 
 
 def _split_folder(root: Path, names: tuple[str, ...]) -> Path | None:

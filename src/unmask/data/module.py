@@ -1,100 +1,26 @@
 """The DataModule: batches of uint8 images with their sample ids, cropped and normalised on the device."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import lightning as L
 import torch
-from jaxtyping import Int
 from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from unmask.data.crops import Augment, centre_boxes, crop_resize
-from unmask.data.folders import Files, open_image
-from unmask.data.jitter import colour_jitter
-from unmask.data.policies import erase, rand_augment
+from unmask.data.crops import Augment
+from unmask.data.policies import erase
 from unmask.data.sampler import EpochBatches, EvalBatches, Ticket
 from unmask.data.sources import InMemory
+from unmask.data.stores import Files
+from unmask.data.views import Batch, Format, Views, normalised
 from unmask.data.workers import QuietLoader, quiet_worker
 from unmask.processes import cores
 from unmask.randomness import make_key
 
 EVAL_BATCH = 256  # images; fewer where the device takes fewer at once
-
-
-class Batch(NamedTuple):
-    """images: uint8 from the loader; normalised float once on the device. Labels are -1 where there are none."""
-
-    images_BCHW: Tensor
-    labels_B: Int[Tensor, "B"]
-    ids_B: Int[Tensor, "B"]
-    epoch: int
-    boxes_B5: Int[Tensor, "B 5"] | None  # crops still to be made, on the device
-
-
-@dataclass(frozen=True)
-class Format:
-    """What the model sees: (height, width), the mean and std per channel of pixels in [0, 1], the evaluation crop."""
-
-    shape: tuple[int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    eval_crop: float = 1.0
-
-
-Change = Callable[[Tensor, int, Tensor], Tensor]  # (uint8 images, epoch, sample ids) to uint8 images
-
-
-class Views(Dataset):
-    """A split seen through an augmentation: whole batches by (epoch, id), the same for any number of workers.
-
-    change: what is done to the cropped images; unless given it is the augmentation's RandAugment or colour jitter.
-    """
-
-    def __init__(
-        self, split: InMemory | Files, form: Format, augment: Augment | None, seed: int, change: Change | None = None
-    ) -> None:
-        self.split, self.form, self.augment, self.key = split, form, augment, make_key(seed, "crop")
-        self.change = change
-        if augment and augment.policy:
-            self.change = rand_augment(augment.policy, form.mean, form.shape, make_key(seed, "policy"))
-        elif augment and augment.jitter:
-            self.change = colour_jitter(augment.jitter, make_key(seed, "jitter"))
-
-    def __len__(self) -> int:
-        return len(self.split)
-
-    def __getitems__(self, tickets: list[Ticket]) -> Batch:
-        epoch, ids = tickets[0][0], torch.tensor([i for _, i in tickets])
-        labels = self.split.labels_N[ids]
-        if isinstance(self.split, InMemory):
-            images = self.split.images_NCHW[ids]
-            boxes = self._boxes(ids, epoch, [images.shape[2:]] * len(ids))
-            whole = torch.tensor([0, 0, *images.shape[2:], 0])
-            as_is = tuple(images.shape[2:]) == self.form.shape and bool((boxes == whole).all())
-            if self.change is None:
-                return Batch(images, labels, ids, epoch, None if as_is else boxes)
-            images = images if as_is else crop_resize(images, boxes, self.form.shape).byte()
-            return Batch(self.change(images, epoch, ids), labels, ids, epoch, None)
-        decoded = [open_image(self.split.paths[i], self.split.channels) for i in ids.tolist()]
-        boxes = self._boxes(ids, epoch, [image.shape[1:] for image in decoded])
-        views = [self._view(image, box) for image, box in zip(decoded, boxes, strict=True)]
-        images = torch.stack(views)
-        images = images if self.change is None else self.change(images, epoch, ids)
-        return Batch(images, labels, ids, epoch, None)
-
-    def _boxes(self, ids_B: Tensor, epoch: int, sizes: Sequence[torch.Size]) -> Int[Tensor, "B 5"]:
-        sizes_B2 = torch.tensor([list(size) for size in sizes])
-        if self.augment is None:
-            return centre_boxes(sizes_B2, self.form.shape, self.form.eval_crop)
-        return self.augment.boxes(self.key, ids_B, epoch, sizes_B2, self.form.shape)
-
-    def _view(self, image_CHW: Tensor, box_5: Tensor) -> Tensor:
-        top, left, height, width, mirrored = box_5.tolist()
-        cut = image_CHW[None, :, top : top + height, left : left + width]
-        return crop_resize(cut, torch.tensor([[0, 0, height, width, mirrored]]), self.form.shape)[0].byte()
 
 
 def unwrapped(batch: Any) -> Any:
@@ -116,7 +42,7 @@ class ImageData(L.LightningDataModule):
         super().__init__()
         self.form, self.loading, self.ids, self.batch_size, self.seed = form, loading, ids, batch_size, seed
         self.erasing, self.erasing_key = augment.erasing, make_key(seed, "erasing")
-        self.train_views = Views(train, form, augment, seed)
+        self.train_views = Views(train, form, augment, seed, ids=ids)
         self.val_views = Views(val, form, None, seed)
 
     def train_dataloader(self) -> DataLoader:
@@ -239,12 +165,3 @@ def loader(views: Views, batches: EpochBatches | EvalBatches, loading: Loading) 
         pin_memory=torch.cuda.is_available(), persistent_workers=workers > 0,
         timeout=loading.patience if workers else 0,
     )  # fmt: skip
-
-
-def normalised(batch: Batch, form: Format) -> Batch:
-    """Crop what is still to be cropped and bring pixels to zero mean and unit variance, on the batch's device."""
-    images, boxes = batch.images_BCHW, batch.boxes_B5
-    if boxes is not None:
-        images = crop_resize(images, boxes, form.shape)
-    mean, std = (torch.tensor(v, device=images.device).view(1, -1, 1, 1) for v in (form.mean, form.std))
-    return batch._replace(images_BCHW=(images.float() / 255 - mean) / std, boxes_B5=None)

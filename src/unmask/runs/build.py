@@ -7,9 +7,11 @@ from typing import Any
 from torch import nn
 
 from unmask.data.crops import Augment
-from unmask.data.folders import Files, folder_splits
-from unmask.data.module import EVAL_BATCH, Format, Loading
+from unmask.data.folders import folder_splits
+from unmask.data.module import EVAL_BATCH, Loading
 from unmask.data.sources import InMemory, cifar, mnist5k
+from unmask.data.stores import Files
+from unmask.data.views import Format
 from unmask.decoder import Decoder, LinearHead
 from unmask.encoder import Encoder
 from unmask.exchange.dalle import read_dalle

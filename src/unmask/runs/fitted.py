@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import load, save
 
 from unmask.checkpoints import below
-from unmask.data.module import ImageData, normalised
+from unmask.data.module import ImageData
+from unmask.data.views import normalised
 from unmask.durable import replacing
 from unmask.patch_pca import PatchSums
 from unmask.runs.ledger import LedgerError, StageFolder

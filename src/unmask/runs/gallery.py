@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from unmask import checkpoints
 from unmask.data.crops import centre_boxes, crop_resize
-from unmask.data.folders import open_image
+from unmask.data.folders import open_image, stored
 from unmask.data.listing import SUFFIXES
 from unmask.data.sources import InMemory
 from unmask.mae import MAE
@@ -98,7 +98,7 @@ def _own_images(count: int, config: Config) -> torch.Tensor:
     chosen = torch.linspace(0, len(val) - 1, min(count, len(val))).long().unique().tolist()
     if isinstance(val, InMemory):
         return torch.cat([_fit(val.images_NCHW[i], config) for i in chosen])
-    return torch.cat([_fit(open_image(val.paths[i], val.channels), config) for i in chosen])
+    return torch.cat([_fit(stored(val, i), config) for i in chosen])
 
 
 def _fit(image_CHW: torch.Tensor, config: Config) -> torch.Tensor:

@@ -12,9 +12,10 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
-from unmask.data.folders import Files
 from unmask.data.listing import SUFFIXES, image_files
-from unmask.data.module import Batch, Views, normalised
+from unmask.data.samples import Names
+from unmask.data.stores import Files, Folder
+from unmask.data.views import Batch, Views, normalised
 from unmask.durable import write_text
 from unmask.exchange.geometry import Hints
 from unmask.runs.arguments import Predict
@@ -89,8 +90,8 @@ def _files(place: Path, count: int | None) -> tuple[Path, list[str]]:
 
 def _read(root: Path, names: list[str], ready: Ready) -> tuple[list[str], list[UInt8[Tensor, "1 C H W"]], list[str]]:
     """Names and evaluation's crops of the files that can be read, and what is said of the others."""
-    files = Files(tuple(root / name for name in names), torch.full((len(names),), -1), ready.channels)
-    views = Views(files, ready.form, None, seed=0)
+    files = Files(Folder(root, Names(names)), torch.full((len(names),), -1), ready.channels)
+    views = Views(files, ready.form, None, seed=0, ids=())  # nothing stands in for what cannot be read
 
     def crop(i: int) -> Tensor | ValueError:
         try:

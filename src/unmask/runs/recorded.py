@@ -13,8 +13,9 @@ from rich.console import Console
 
 from unmask import checkpoints
 from unmask.callbacks.record import FOLDER, RECORD
-from unmask.data.folders import Files
-from unmask.data.module import Batch, FeatureData, ImageData
+from unmask.data.module import FeatureData, ImageData
+from unmask.data.stores import Files
+from unmask.data.views import Batch
 from unmask.durable import sha256
 from unmask.runs.checks import ConfigError, check_stored
 from unmask.runs.execute import hush
@@ -122,7 +123,7 @@ class Scene:
     def image(self, sample: int) -> str:
         """A sample's id, and its file where it has one."""
         split = self.data.train_views.split if isinstance(self.data, ImageData) else None
-        return f"sample {sample}" + (f", {split.paths[sample]}" if isinstance(split, Files) else "")
+        return f"sample {sample}" + (f", {split.store.name(sample)}" if isinstance(split, Files) else "")
 
 
 def rebuild(record: Record) -> Scene:

@@ -13,10 +13,11 @@ from torch import nn
 from unmask import collectives
 from unmask.corruption_error import ALEXNET_ERRORS, mean_corruption_error
 from unmask.data.corruptions import CORRUPTIONS, SEVERITIES
-from unmask.data.folders import Files
 from unmask.data.listing import list_other
-from unmask.data.module import Change, Evaluation, Views
+from unmask.data.module import Evaluation
 from unmask.data.sources import InMemory
+from unmask.data.stores import Files, Folder
+from unmask.data.views import Change, Views
 from unmask.journals import append, read
 from unmask.randomness import make_key
 from unmask.runs import build
@@ -103,8 +104,8 @@ class Robustness:
 
     def other(self, root: Path, name: str, severity: int) -> Cell:
         listing = list_other(root, self.plan.class_names)
-        labels = torch.tensor([label for _, label in listing.val])
-        files = Files(tuple(root / file for file, _ in listing.val), labels, self.plan.config.data.channels)
+        labels = torch.from_numpy(listing.val.labels).long()
+        files = Files(Folder(root, listing.val.names), labels, self.plan.config.data.channels)
         return Cell(name, severity, files, None, tuple(labels.unique().tolist()))
 
     def mce(self, changed: pd.DataFrame) -> Metrics:

@@ -11,10 +11,11 @@ from torch import nn
 
 from unmask import checkpoints, collectives
 from unmask.callbacks.pictures import Pictures
-from unmask.data.folders import Files
 from unmask.data.module import FeatureData, ImageData
 from unmask.data.sampler import balanced_subset
+from unmask.data.samples import Names
 from unmask.data.sources import InMemory
+from unmask.data.stores import Files, Folder
 from unmask.drop_path import DropPath, install, rates
 from unmask.durable import write_json
 from unmask.encoder import Encoder
@@ -56,7 +57,7 @@ from unmask.tasks.pretrain import Pretrain
 from unmask.tasks.tokenizer import Annealing, TrainTokenizer
 
 Shape = tuple[int, int]
-NOTHING = Files((), torch.empty(0, dtype=torch.long), 1)
+NOTHING = Files(Folder(Path(), Names(())), torch.empty(0, dtype=torch.long), 1)
 
 
 class Run:

@@ -21,7 +21,7 @@ from torchmetrics.classification import (
     MulticlassStatScores,
 )
 
-from unmask.data.module import Batch
+from unmask.data.views import Batch
 from unmask.drop_path import toss
 from unmask.heads import Classifier
 from unmask.optim import MakeOptimizer

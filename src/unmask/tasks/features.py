@@ -8,7 +8,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from unmask import collectives
-from unmask.data.module import Batch, ImageData
+from unmask.data.module import ImageData
+from unmask.data.views import Batch
 
 
 class LabelledFeatures(NamedTuple):

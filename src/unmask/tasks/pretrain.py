@@ -6,7 +6,7 @@ from jaxtyping import Float
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from unmask.data.module import Batch
+from unmask.data.views import Batch
 from unmask.mae import MAE
 from unmask.masking import BlockMasking, GridMasking, RandomMasking
 from unmask.optim import MakeOptimizer

@@ -10,7 +10,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torchmetrics import Metric
 
-from unmask.data.module import Batch
+from unmask.data.views import Batch
 from unmask.optim import MakeOptimizer
 from unmask.randomness import make_key, uniform
 from unmask.tokenizers import SmallTokenizer
