@@ -11,12 +11,16 @@ from unmask.durable import write_text
 def read(path: Path) -> list[dict[str, Any]]:
     """The journal's lines; a half-written one (a kill, a full disk) does not count."""
     rows = []
-    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
+    for text in path.read_text(errors="replace").splitlines() if path.exists() else []:
         try:
-            rows.append(json.loads(line))
+            rows.append(json.loads(text))
         except json.JSONDecodeError:
             continue
     return rows
+
+
+def line(row: dict[str, Any]) -> str:
+    return json.dumps(row) + "\n"
 
 
 def append(path: Path, row: dict[str, Any]) -> None:
@@ -27,7 +31,7 @@ def append(path: Path, row: dict[str, Any]) -> None:
                 file.seek(-1, os.SEEK_END)
                 if file.read(1) != b"\n":  # a line that a kill cut: the next one must not be lost with it
                     file.write(b"\n")
-            file.write((json.dumps(row) + "\n").encode())
+            file.write(line(row).encode())
     except OSError as error:
         raise OSError(
             f"cannot write {path}: {error.strerror}; free or unlock it and type the same command again: it goes on "
@@ -38,4 +42,4 @@ def append(path: Path, row: dict[str, Any]) -> None:
 def cut_back(path: Path, step: int) -> None:
     """Drop what was logged after `step`: those steps are about to be made again."""
     kept = [row for row in read(path) if row["step"] <= step and step > 0]
-    write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
+    write_text(path, "".join(map(line, kept)))
