@@ -3,18 +3,18 @@
 Decoding is upright (EXIF), of the wanted number of channels, with 16-bit grey scaled, not clipped.
 """
 
-import errno
 import io
 import warnings
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 from torch.nn.functional import interpolate
+
+from unmask.data.stand_ins import BadImageError
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 MAX_PIXELS = 178_956_970  # of any image, by its header: Pillow's own bound on decompression bombs
@@ -23,29 +23,17 @@ UPRIGHT = dict(enumerate((
     Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM,
     Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_90,
 ), start=2))  # fmt: skip
-# what Pillow thinks of odd files, again and again and from each worker; between its two bounds a bomb is none to us
-warnings.filterwarnings("ignore", module=r"PIL\.")
 Box = tuple[int, int, int, int]  # top, left, height, width
 
 
-OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # faults of this process, which other images would meet too
-NEAR, MOST = 16, 256  # neighbours that are tried one by one, and images in all, for one that has to stand in
+def hush() -> None:
+    """What Pillow thinks of odd files it would say in each worker again: of damaged EXIF, or of an image of half the
+    size that it refuses.
+    """
+    warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
-class Bad(NamedTuple):
-    """An image that could not be read, in whose place another stands."""
-
-    id: int
-    name: str
-    reason: str
-
-
-class BadImageError(ValueError):
-    """It cannot be read as an image of the wanted kind: its name and why."""
-
-    def __init__(self, name: str, reason: object) -> None:
-        super().__init__(f"{shown(name)} cannot be read as an image ({reason}); mend or remove the file")
-        self.name, self.reason = name, str(reason)
+hush()
 
 
 @dataclass(frozen=True)
@@ -88,7 +76,8 @@ def decoded(image: Encoded) -> UInt8[np.ndarray, "H W C"]:
     try:
         array = _array(image.content, image.channels) if image.name.endswith(".npy") else _pixels(image)
         if array.shape[:2] != image.size:
-            raise ValueError(f"its header says {image.size[0]} x {image.size[1]} pixels, it has {array.shape[:2]}")
+            wanted, got = (" x ".join(map(str, size)) for size in (image.size, array.shape[:2]))
+            raise ValueError(f"its header says {wanted} pixels, it has {got}")
     except MemoryError:
         raise
     except Exception as error:
@@ -120,6 +109,18 @@ def _array(content: bytes, channels: int) -> Any:
     return array
 
 
+def _pixels(encoded: Encoded) -> np.ndarray:
+    with Image.open(io.BytesIO(encoded.content)) as image:
+        turn = UPRIGHT.get(orientation(image))
+        upright = image if turn is None else image.transpose(turn)
+        if upright.mode == "F":  # Pillow would clip 0..1 to black
+            raise ValueError("its pixels are floating point; save it as 8 or 16 bits, or as a uint8 .npy array")
+        if upright.mode.startswith("I"):  # Pillow would clip 16 bits at 255: nearly all white
+            upright = Image.fromarray((np.asarray(upright) // 257).clip(0, 255).astype(np.uint8))
+        # a copy: torch warns of arrays that cannot be written
+        return np.array(upright.convert(MODES[encoded.channels]))
+
+
 def _array_size(content: bytes, channels: int) -> tuple[int, int]:
     """By the header: NumPy would make room for whatever it claims."""
     file = io.BytesIO(content)
@@ -140,28 +141,6 @@ def orientation(image: Image.Image) -> int:
         return 1
 
 
-def unreadable(name: str, error: OSError) -> BadImageError:
-    """What is said of a file; raises the error itself where no file is to blame."""
-    if error.errno in OURS:
-        raise error
-    return BadImageError(name, error.strerror or error)
-
-
-def candidates(i: int, count: int) -> Iterator[int]:
-    """The sample, then those that may stand in for it, in order: its neighbours, mostly of its class; then farther
-    and farther ones, since a class may be bad as a whole.
-    """
-    yield i
-    far = [NEAR << k for k in range(1, count.bit_length())]
-    steps = dict.fromkeys([*range(1, NEAR + 1), *far, *range(NEAR + 1, MOST)])
-    yield from ((i + k) % count for k in steps if k < count)
-
-
-def none_of(bad: Sequence[Bad]) -> ValueError:
-    first = f"{shown(bad[0].name)} ({bad[0].reason})"
-    return ValueError(f"none of {len(bad)} images in a row can be read, the first is {first}; is the disk there?")
-
-
 def _reason(error: Exception) -> str:
     """In a line; Pillow's word for an unknown format is the address of a buffer."""
     if isinstance(error, UnidentifiedImageError):
@@ -169,20 +148,3 @@ def _reason(error: Exception) -> str:
     if isinstance(error, Image.DecompressionBombError):
         return f"its header tells of more than the {MAX_PIXELS:,} pixels that are allowed"
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def shown(name: str) -> str:
-    """A name that fits a line of any terminal: what cannot be printed is escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in name)
-
-
-def _pixels(encoded: Encoded) -> np.ndarray:
-    with Image.open(io.BytesIO(encoded.content)) as image:
-        turn = UPRIGHT.get(orientation(image))
-        upright = image if turn is None else image.transpose(turn)
-        if upright.mode == "F":  # Pillow would clip 0..1 to black
-            raise ValueError("its pixels are floating point; save it as 8 or 16 bits, or as a uint8 .npy array")
-        if upright.mode.startswith("I"):  # Pillow would clip 16 bits at 255: nearly all white
-            upright = Image.fromarray((np.asarray(upright) // 257).clip(0, 255).astype(np.uint8))
-        # a copy: torch warns of arrays that cannot be written
-        return np.array(upright.convert(MODES[encoded.channels]))

@@ -7,10 +7,11 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from unmask.data.decoding import Bad, BadImageError, candidates, decoded, none_of, opened, unreadable
+from unmask.data.decoding import decoded, opened
 from unmask.data.listing import Listing
 from unmask.data.samples import Samples
 from unmask.data.sources import InMemory
+from unmask.data.stand_ins import Bad, BadImageError, candidates, none_of, unreadable
 from unmask.data.stores import Files, Folder
 
 MEMORY_LIMIT = 2**30  # bytes of pixels a split may take to be held in memory

@@ -12,11 +12,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from unmask.data.crops import Augment, centre_boxes, crop_resize
-from unmask.data.decoding import Bad, BadImageError, Encoded, candidates, none_of, opened, unreadable, view
+from unmask.data.decoding import Encoded, opened, view
 from unmask.data.jitter import colour_jitter
 from unmask.data.policies import rand_augment
 from unmask.data.sampler import Ticket
 from unmask.data.sources import InMemory
+from unmask.data.stand_ins import Bad, BadImageError, candidates, none_of, unreadable
 from unmask.data.stores import Files
 from unmask.randomness import make_key
 
