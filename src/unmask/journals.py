@@ -2,6 +2,7 @@
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,23 @@ from unmask.durable import write_text
 
 def read(path: Path) -> list[dict[str, Any]]:
     """The journal's lines; a half-written one (a kill, a full disk) does not count."""
+    return _rows(path.read_text(errors="replace")) if path.exists() else []
+
+
+def read_on(path: Path, start: int) -> tuple[list[dict[str, Any]], int]:
+    """The whole lines from that byte on, and where they end."""
+    with path.open("rb") as file:
+        file.seek(start)
+        text = file.read()
+    end = text.rfind(b"\n") + 1
+    return _rows(text[:end].decode(errors="replace")), start + end
+
+
+def _rows(text: str) -> list[dict[str, Any]]:
     rows = []
-    for text in path.read_text(errors="replace").splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(text))
-        except json.JSONDecodeError:
-            continue
+    for row in text.splitlines():
+        with suppress(json.JSONDecodeError):
+            rows.append(json.loads(row))
     return rows
 
 

@@ -4,6 +4,7 @@ Every process that trains writes a list of its own into the stage's folder, and 
 file that none has: so they need not talk, and none waits for one that has stopped.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from math import ceil
 from pathlib import Path
@@ -17,7 +18,7 @@ from unmask import collectives
 from unmask.data.stand_ins import Bad, shown
 from unmask.data.views import Batch
 from unmask.durable import write_text
-from unmask.journals import append, line, read
+from unmask.journals import append, line, read_on
 
 LIST = "bad_images.jsonl"
 Row = dict[str, Any]
@@ -45,6 +46,8 @@ class BadImages:
     def __init__(self, folder: Path, limit: float, say: Callable[[str], None]) -> None:
         self.folder, self.limit, self.say = folder, limit, say
         self.rows: dict[str, Row] = {}  # by name, of all processes as far as this one has looked
+        self.counts: Counter[str] = Counter()  # of them by split
+        self.looked: Counter[Path] = Counter()  # bytes of each list
         self.fault: TooManyBadError | None = None
         self.warned = False
 
@@ -63,7 +66,13 @@ class BadImages:
     def add(self, row: Row) -> None:
         rank = collectives.rank()
         append(self.folder / (f"bad_images.rank{rank}.jsonl" if rank else LIST), row)
-        self.rows[row["name"]] = row
+        self.know(row)
+
+    def know(self, row: Row) -> None:
+        known = self.rows.get(row["name"])
+        if known is None or row["step"] < known["step"]:
+            self.rows[row["name"]] = row
+        self.counts[row["split"]] += known is None
 
     def adopt(self, others: "BadImages") -> None:
         """What another stage met on its way to features that this one uses too."""
@@ -71,12 +80,11 @@ class BadImages:
             self.add(others.rows[name])
 
     def look(self) -> None:
-        """At the lists of all processes and of calls before; where two have a file the earlier step counts."""
+        """At what is new in the lists of all processes; where two have a file the earlier step counts."""
         for path in self.lists():
-            for row in read(path):
-                known = self.rows.setdefault(row["name"], row)
-                if row["step"] < known["step"]:
-                    self.rows[row["name"]] = row
+            rows, self.looked[path] = read_on(path, self.looked[path])
+            for row in rows:
+                self.know(row)
 
     def reasons(self) -> dict[str, str]:
         """Of all that are listed, by name."""
@@ -98,12 +106,12 @@ class BadImages:
         )
 
     def judge(self, seen: Seen) -> None:
-        rows = [row for row in self.rows.values() if row["split"] == seen.split]
-        if self.fault or len(rows) <= ceil(self.limit * seen.images):
+        count = self.counts[seen.split]
+        if self.fault or count <= ceil(self.limit * seen.images):
             return
-        last = rows[-1]
+        last = next(row for row in reversed(self.rows.values()) if row["split"] == seen.split)
         self.fault = TooManyBadError(
-            f"{len(rows)} of {seen.images} {seen.split} images ({len(rows) / seen.images:.2%}) cannot be read so far; "
+            f"{count} of {seen.images} {seen.split} images ({count / seen.images:.2%}) cannot be read so far; "
             f"data.bad_limit={self.limit:g} allows {ceil(self.limit * seen.images)}; {shown(last['name'])} cannot be "
             f"read as an image ({last['reason']}), and all are listed in {self.folder / LIST}"
             f"{' and beside it' if len(self.lists()) > 1 else ''}; mend or remove the files, or raise data.bad_limit "

@@ -51,7 +51,8 @@ def refuse_file(path: Path) -> None:
 def suffixes_below(root: Path) -> str:
     """Of all files, the most frequent ones, in words."""
     found = Counter(Path(name).suffix.lower() or name for _, _, names in os.walk(root) for name in names)
-    return ", ".join(f"{count} x {suffix}" for suffix, count in found.most_common(SHOWN)) or "no files"
+    frequent = sorted(found.items(), key=lambda item: (-item[1], item[0]))[:SHOWN]
+    return ", ".join(f"{count} x {suffix}" for suffix, count in frequent) or "no files"
 
 
 def notes(
