@@ -263,6 +263,23 @@ def test_features_that_two_stages_share_name_their_bad_images_in_both(
     assert {row["name"] for row in listed(tmp_path, "knn")} == folders[0.01][1]
 
 
+@pytest.mark.parametrize("stage", ["patch_pca", "tokenizer"])
+def test_what_is_fitted_before_pretraining_lists_its_bad_images_too(
+    stage: str, folders: dict[float, tuple[Path, set[str]]], tmp_path: Path
+) -> None:
+    small = (
+        "tokenizer.epochs=1",
+        "tokenizer.batch_size=60",
+        "tokenizer.width=8",
+        "tokenizer.codes=16",
+        "tokenizer.warmup_epochs=0",
+    )
+    (result,) = run(f"data.root={folders[0.01][0]}", f"runs_dir={tmp_path}", *ON_DISK, *small, f"stages=[{stage}]")
+    met = {row["name"] for row in listed(tmp_path, stage)}
+    assert met <= folders[0.01][1]
+    assert len(met) == result["bad_images"] > 0
+
+
 def bad_images(folder: Path, limit: float = 0.05, say: Callable[[str], None] = print) -> BadImages:
     return BadImages(folder, limit, say)
 

@@ -1,5 +1,6 @@
 """What becomes of each kind of image file, whole and as a view: read as people mean it, or bad for a stated reason."""
 
+import errno
 import io
 import os
 import re
@@ -106,7 +107,9 @@ def test_inverted_cmyk_of_adobe_is_not_shown_as_a_negative(adobe: int) -> None:
             [luma + 1.402 * (red - 128), luma - 0.344 * (blue - 128) - 0.714 * (red - 128), luma + 1.772 * (blue - 128)]
         )
     expected = (255 - inks.clip(0, 255)) * (255 - black) / 255
-    assert np.abs(decoded(opened(content, "x.jpg", 3)).astype(float) - expected).max() < 4
+    image = opened(content, "x.jpg", 3)
+    for pixels in (decoded(image), view(image, (2, 3, 8, 8), (8, 8))):
+        assert np.abs(pixels.astype(float) - expected).max() < 4
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
@@ -121,6 +124,7 @@ def test_all_eight_orientations_are_turned_upright_and_others_are_none(turn: int
     image = opened(content, "x", 3)
     assert image.size == expected.shape[:2]
     assert (decoded(image) == expected).all()
+    assert (view(image, (1, 4, 9, 7), (9, 7)) == expected[1:10, 4:11]).all()
 
 
 @pytest.mark.parametrize("shape", [(1, 5000), (5000, 1), (1, 1)])
@@ -258,6 +262,20 @@ def test_a_file_that_may_not_be_read_is_replaced(tmp_path: Path, monkeypatch: py
     batch = seen.__getitems__([(0, 5)])
     assert batch.images_BCHW[0, 0, 0, 0] == 0, "after the last comes the first"
     assert batch.bad[0].reason == "Permission denied"
+
+
+def test_a_disk_that_was_busy_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original, asked = Folder.read, []
+
+    def hesitating(self: Folder, i: int) -> bytes:
+        asked.append(i)
+        if asked.count(i) == 1:
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return original(self, i)
+
+    monkeypatch.setattr(Folder, "read", hesitating)
+    batch = views(numbered(tmp_path)).__getitems__([(0, 3)])
+    assert (batch.labels_B.item(), batch.bad, asked) == (3, (), [3, 3])
 
 
 def test_too_many_open_files_are_no_fault_of_any(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

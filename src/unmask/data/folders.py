@@ -11,7 +11,7 @@ from unmask.data.decoding import decoded, opened
 from unmask.data.listing import Listing
 from unmask.data.samples import Samples
 from unmask.data.sources import InMemory
-from unmask.data.stand_ins import Bad, BadImageError, candidates, none_of, unreadable
+from unmask.data.stand_ins import Bad, BadImageError, candidates, none_of, patiently, unreadable
 from unmask.data.stores import Files, Folder
 
 MEMORY_LIMIT = 2**30  # bytes of pixels a split may take to be held in memory
@@ -42,7 +42,7 @@ def whole(content: bytes, name: str, channels: int) -> UInt8[Tensor, "C H W"]:
 def stored(files: Files, i: int) -> UInt8[Tensor, "C H W"]:
     """All of one of a split's images."""
     try:
-        content = files.store.read(i)
+        content = patiently(files.store.read, i)
     except OSError as error:
         raise unreadable(files.store.name(i), error) from error
     return whole(content, files.store.name(i), files.channels)

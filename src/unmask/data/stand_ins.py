@@ -3,10 +3,15 @@ of workers or of where the images are held.
 """
 
 import errno
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
+
+Read = TypeVar("Read")
 
 OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # faults of this process, which other images would meet too
+PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET)  # what a disk over a network may get over
+PAUSES = (0.1, 1.0)  # seconds before it is asked again
 NEAR, MOST = 16, 256  # neighbours that are tried one by one, and images in all, for one that has to stand in
 
 
@@ -24,6 +29,18 @@ class BadImageError(ValueError):
     def __init__(self, name: str, reason: object) -> None:
         super().__init__(f"{shown(name)} cannot be read as an image ({reason}); mend or remove the file")
         self.name, self.reason = name, str(reason)
+
+
+def patiently(read: Callable[[int], Read], i: int) -> Read:
+    """What is read for a sample; a file is not bad because its disk was busy."""
+    for pause in PAUSES:
+        try:
+            return read(i)
+        except OSError as error:
+            if error.errno not in PASSING:
+                raise
+            time.sleep(pause)
+    return read(i)
 
 
 def unreadable(name: str, error: OSError) -> BadImageError:

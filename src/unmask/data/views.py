@@ -17,7 +17,7 @@ from unmask.data.jitter import colour_jitter
 from unmask.data.policies import rand_augment
 from unmask.data.sampler import Ticket
 from unmask.data.sources import InMemory
-from unmask.data.stand_ins import Bad, BadImageError, candidates, none_of, unreadable
+from unmask.data.stand_ins import Bad, BadImageError, candidates, none_of, patiently, unreadable
 from unmask.data.stores import Files
 from unmask.randomness import make_key
 
@@ -121,7 +121,7 @@ class Views(Dataset):
                 continue
             name = self.split.store.name(other)
             try:
-                return Found(other, opened(self.split.store.read(other), name, self.split.channels), bad)
+                return Found(other, opened(patiently(self.split.store.read, other), name, self.split.channels), bad)
             except BadImageError as error:
                 fault = error
             except OSError as error:

@@ -107,7 +107,14 @@ class Robustness:
         listing = list_other(root, self.plan.class_names)
         labels = torch.from_numpy(listing.val.labels).long()
         files = Files(Folder(root, listing.val.names), labels, self.plan.config.data.channels)
-        return Cell(name, severity, files, None, tuple(labels.unique().tolist()), f"{name} {severity}")
+        return Cell(
+            name,
+            severity,
+            files,
+            None,
+            tuple(labels.unique().tolist()),
+            f"{name} {severity}" if severity else "validation",
+        )
 
     def mce(self, changed: pd.DataFrame) -> Metrics:
         """Mean corruption error against AlexNet, where it is ImageNet-C, whole (Hendrycks & Dietterich 2019)."""
