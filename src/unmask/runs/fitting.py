@@ -62,29 +62,21 @@ class Fitting:
         }  # fmt: skip
         if self.spec.kind != "pretrain":
             about["classes"] = list(self.class_names)  # for whoever has the checkpoint and not the images
-        io, spikes, cadence = BackgroundIO(self.config.checkpoint.keep), self.spikes(), self.config.checkpoint
+        io, spikes, rule = BackgroundIO(self.config.checkpoint.keep), self.spikes(), self.config.checkpoint
+        cadence = Cadence(rule.every_minutes, rule.every_steps, rule.best)
         skipped: Callable[[], Metrics] = (lambda: {"skipped_steps": spikes.skipped}) if spikes else dict
-
-        def counts(step: int) -> Metrics:
-            bad = self.bad.count("training", step)
-            return skipped() | ({"bad_images": bad} if bad else {})
-
         shown = mirrors(self.config, self.spec, self.folder.path)
-        journal = Journal(self.folder.path, plan.batch_size, per_epoch, shown, counts)
+        journal = Journal(
+            self.folder.path, plan.batch_size, per_epoch, shown, lambda step: skipped() | self.listed(step)
+        )
         callbacks = [
             Watchdog(self.folder.path, self.config.trainer.timeout_minutes),
-            BadList(self.bad),
             Recorder(self.folder.path, about, spikes),
+            BadList(self.bad),
             journal,
             *([Tracer(self.folder.path)] if self.config.watch.trace else []),
             *asked_to_hold(self.folder.path, io),
-            Keeper(
-                self.folder.checkpoints,
-                io,
-                Cadence(cadence.every_minutes, cadence.every_steps, cadence.best),
-                about,
-                lambda: self.bad.fault,
-            ),
+            Keeper(self.folder.checkpoints, io, cadence, about, lambda: self.bad.fault),
             StageProgress(self.spec.title, plan.batch_size, per_epoch, self.console),
             *callbacks,
         ]
@@ -101,6 +93,11 @@ class Fitting:
             )
         facts = {"parameters": num_parameters(module.model), "steps": self.steps(plan), "batch_size": plan.batch_size}
         return {**measured, **facts, **skipped()}
+
+    def listed(self, step: int) -> Metrics:
+        """How many images could not be read by that step, where there are any."""
+        bad = self.bad.count("training", step)
+        return {"bad_images": bad} if bad else {}
 
     def spikes(self) -> Spikes | None:
         rule = self.config.spikes
