@@ -108,6 +108,9 @@ class Data(Part):
         description="share of images held out where a folder has no val/ or test/"
     )
     in_memory: bool | None = Field(description="decode once into memory; null decides by size (image_folder)")
+    bad_limit: Annotated[float, Field(ge=0, le=1)] = Field(
+        description="more unreadable files than this share of a split's images end the run (image_folder); 0: one does"
+    )
     num_workers: Annotated[int, Field(ge=0)] | None = Field(description="loader processes; null: cores - 1, at most 8")
 
     @field_validator("image_size", mode="before")
