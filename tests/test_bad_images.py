@@ -155,11 +155,6 @@ def test_ten_percent_of_bad_files_stop_the_run_saved_and_it_goes_on_when_allowed
     assert rows[: len(met)] == sorted(met, key=lambda row: (row["step"], row["name"]))
 
 
-def test_a_limit_of_nothing_allows_no_bad_file(folders: dict[float, tuple[Path, set[str]]], tmp_path: Path) -> None:
-    with pytest.raises(TooManyBadError, match=r"1 of 180 training images \(0.56%\).*data.bad_limit=0 allows 0"):
-        run(f"data.root={folders[0.01][0]}", f"runs_dir={tmp_path}", *ON_DISK, "data.bad_limit=0")
-
-
 def test_a_file_that_vanishes_in_mid_epoch_is_replaced(
     folders: dict[float, tuple[Path, set[str]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
