@@ -155,11 +155,6 @@ def test_ten_percent_of_bad_files_stop_the_run_saved_and_it_goes_on_when_allowed
     assert rows[: len(met)] == sorted(met, key=lambda row: (row["step"], row["name"]))
 
 
-def test_a_limit_of_nothing_allows_no_bad_file(folders: dict[float, tuple[Path, set[str]]], tmp_path: Path) -> None:
-    with pytest.raises(TooManyBadError, match=r"1 of 180 training images \(0.56%\).*data.bad_limit=0 allows 0"):
-        run(f"data.root={folders[0.01][0]}", f"runs_dir={tmp_path}", *ON_DISK, "data.bad_limit=0")
-
-
 def test_a_file_that_vanishes_in_mid_epoch_is_replaced(
     folders: dict[float, tuple[Path, set[str]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -316,7 +311,9 @@ def test_two_processes_end_together_saved_and_go_on_with_one_list(
     overrides = (f"data.root={root}", f"runs_dir={tmp_path / 'runs'}", *ON_DISK)
     together(tmp_path / "seen", 2, *overrides, code=1)
     words = [(tmp_path / "seen" / f"said{rank}" / "stderr").read_text() for rank in (0, 1)]
-    assert all("of 180 training images" in text and "data.bad_limit=0.05 allows 9" in text for text in words), words
+    (line,) = {line for text in words for line in text.splitlines() if "TooManyBadError: " in line}
+    assert "of 180 training images" in line
+    assert all(line in text for text in words), "whoever did not meet the last one says it too"
     (folder,) = (tmp_path / "runs" / "pretrain").iterdir()
     assert checkpoints.newest(folder / "checkpoints") is not None
     assert (folder / "bad_images.rank1.jsonl").exists()

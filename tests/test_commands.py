@@ -25,6 +25,7 @@ def test_a_broken_image_is_named_in_one_line(workers: int, tmp_path: Path) -> No
     )  # fmt: skip
     assert done.returncode == 1
     (line,) = [line for line in done.stderr.splitlines() if line.strip()]
+    assert line.startswith("1 of 18 training images (5.56%) cannot be read so far; data.bad_limit=0 allows 0; ")
     assert "003.png cannot be read as an image" in line
     assert "mend or remove the files" in line
 

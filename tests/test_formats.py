@@ -112,12 +112,15 @@ def test_inverted_cmyk_of_adobe_is_not_shown_as_a_negative(adobe: int) -> None:
         assert np.abs(pixels.astype(float) - expected).max() < 4
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
 @pytest.mark.parametrize("turn", range(10))
 def test_all_eight_orientations_are_turned_upright_and_others_are_none(turn: int, kind: str) -> None:
-    exif = Image.Exif()
+    exif, how = Image.Exif(), {"lossless": True} if kind == "WEBP" else {}
     exif[0x0112] = turn
-    content, plain = encoded(PHOTO, kind, exif=exif), np.asarray(Image.open(io.BytesIO(encoded(PHOTO, kind))))
+    content, plain = (
+        encoded(PHOTO, kind, exif=exif, **how),
+        np.asarray(Image.open(io.BytesIO(encoded(PHOTO, kind, **how)))),
+    )
     turns = [None, None, np.fliplr, lambda a: np.rot90(a, 2), np.flipud, lambda a: a.transpose(1, 0, 2),
              lambda a: np.rot90(a, -1), lambda a: np.rot90(a.transpose(1, 0, 2), 2), np.rot90, None]  # fmt: skip
     expected = turns[turn](plain) if turns[turn] else plain

@@ -88,6 +88,15 @@ def anywhere(*flags: bool) -> list[bool]:
     return [bool(flag) for flag in raised]
 
 
+def first(content: Any) -> Any:
+    """What the first process has that has something; None where none has."""
+    if count() == 1:
+        return content
+    box: list[Any] = [None] * count()
+    dist.all_gather_object(box, content)
+    return next((each for each in box if each is not None), None)
+
+
 def told(content: Any = None) -> Any:
     """What the one that leads says; others give nothing."""
     if count() == 1:

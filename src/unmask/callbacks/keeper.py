@@ -108,9 +108,9 @@ class Keeper(L.Callback):
                 self._leave(faulty)
 
     def _leave(self, faulty: bool) -> None:
-        if faulty:
-            raise self.fault() or RuntimeError("another process of this run ended it; its own words say why")
-        raise Preempted
+        """All processes together; with an error in the words of the first that has some."""
+        fault = collectives.first(self.fault()) if faulty else None
+        raise fault or Preempted()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keep the weights that are the best so far; those of the end are the result, as in the paper."""

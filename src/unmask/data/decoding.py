@@ -133,7 +133,9 @@ def _array_size(content: bytes, channels: int) -> tuple[int, int]:
 
 
 def orientation(image: Image.Image) -> int:
-    """EXIF's, 1 (upright) where it is none of 1 to 8 or damaged; of what stands before the pixels."""
+    """EXIF's, 1 (upright) where there is none or it is damaged; of what stands before the pixels."""
+    if image.format == "TIFF":  # which Pillow turns as it loads them, and its size is the upright one before
+        return 1
     try:
         # of a PNG without EXIF its own getexif would decode all pixels to look behind them
         return int(Image.Image.getexif(image).get(ORIENTATION, 1))

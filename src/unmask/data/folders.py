@@ -9,7 +9,7 @@ from torch import Tensor
 
 from unmask.data.decoding import decoded, opened
 from unmask.data.listing import Listing
-from unmask.data.samples import Samples
+from unmask.data.samples import Names, Samples
 from unmask.data.sources import InMemory
 from unmask.data.stand_ins import Bad, BadImageError, candidates, none_of, patiently, unreadable
 from unmask.data.stores import Files, Folder
@@ -29,7 +29,7 @@ def open_image(path: Path, channels: int) -> UInt8[Tensor, "C H W"]:
     Raises ValueError with the path where the file cannot be read as that.
     """
     try:
-        content = path.read_bytes()
+        content = Folder(path.parent, Names((path.name,))).read(0)
     except OSError as error:
         raise unreadable(str(path), error) from error
     return whole(content, str(path), channels)

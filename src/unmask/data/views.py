@@ -75,7 +75,8 @@ class Views(Dataset):
     def _held(self, epoch: int, ids: Tensor) -> Batch:
         assert isinstance(self.split, InMemory)
         images, labels = self.split.images_NCHW[ids], self.split.labels_N[ids]
-        bad = tuple(dict.fromkeys(bad for i in ids.tolist() for bad in self.split.bad.get(i, ())))
+        lost = self.split.bad
+        bad = tuple(dict.fromkeys(bad for i in ids.tolist() for bad in lost.get(i, ()))) if lost else ()
         boxes = self._boxes(ids, epoch, [images.shape[2:]] * len(ids))
         whole = torch.tensor([0, 0, *images.shape[2:], 0])
         as_is = tuple(images.shape[2:]) == self.form.shape and bool((boxes == whole).all())
