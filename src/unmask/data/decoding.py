@@ -16,6 +16,7 @@ from torch.nn.functional import interpolate
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)  # EXIF: these values swap height and width
 Box = tuple[int, int, int, int]  # top, left, height, width
+Content = bytes | np.ndarray  # of a file, or pixels that a store keeps as such
 
 
 class BadImageError(ValueError):
@@ -30,16 +31,16 @@ class BadImageError(ValueError):
 class Encoded:
     """An image whose header has been read. size: upright (height, width)."""
 
-    content: bytes
+    content: Content
     name: str
     channels: int
     size: tuple[int, int]
 
 
-def opened(content: bytes, name: str, channels: int) -> Encoded:
+def opened(content: Content, name: str, channels: int) -> Encoded:
     """Read the header alone. Raises BadImageError."""
     try:
-        if name.endswith(".npy"):
+        if not isinstance(content, bytes) or name.endswith(".npy"):
             return Encoded(content, name, channels, _array(content, channels).shape[:2])
         if channels not in MODES:
             raise ValueError(f"image files have 1, 3 or 4 channels, not {channels}; use .npy arrays")
@@ -53,7 +54,8 @@ def opened(content: bytes, name: str, channels: int) -> Encoded:
 def decoded(image: Encoded) -> UInt8[np.ndarray, "H W C"]:
     """All of it. Raises BadImageError."""
     try:
-        array = _array(image.content, image.channels) if image.name.endswith(".npy") else _pixels(image)
+        is_array = not isinstance(image.content, bytes) or image.name.endswith(".npy")
+        array = _array(image.content, image.channels) if is_array else _pixels(image)
     except Exception as error:
         raise BadImageError(image.name, error) from error
     return array[:, :, None] if array.ndim == 2 else array
@@ -76,15 +78,18 @@ def resized(
     return out[0].permute(1, 2, 0).numpy()
 
 
-def _array(content: bytes, channels: int) -> Any:
-    array = np.load(io.BytesIO(content))
+def _array(content: Content, channels: int) -> Any:
+    array = np.load(io.BytesIO(content)) if isinstance(content, bytes) else content
     array = array[:, :, None] if array.ndim == 2 else array
+    if not array.size:
+        raise ValueError("it holds no pixels")
     if array.ndim != 3 or array.shape[2] != channels or array.dtype != np.uint8:
         raise ValueError(f"it holds {array.dtype} of shape {array.shape}; data.channels={channels} needs uint8 HWC")
     return array
 
 
 def _pixels(encoded: Encoded) -> np.ndarray:
+    assert isinstance(encoded.content, bytes)
     with Image.open(io.BytesIO(encoded.content)) as image:
         upright = ImageOps.exif_transpose(image)
         if upright.mode == "F":  # Pillow would clip 0..1 to black

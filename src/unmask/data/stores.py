@@ -1,43 +1,13 @@
-"""Where encoded images lie: each store hands out the bytes of one by its number, from any thread or process."""
+"""A split that stays where it lies: a store of its images, and their labels."""
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 from jaxtyping import Int
 from torch import Tensor
 
-from unmask.data.samples import Names
+from unmask.data.places import Folder, Store, Taken
 
-
-@runtime_checkable
-class Store(Protocol):
-    def __len__(self) -> int: ...
-
-    def name(self, i: int) -> str:
-        """As messages name it: a path, or a shard and a name in it."""
-        ...
-
-    def read(self, i: int) -> bytes:
-        """Raises OSError where it cannot be read."""
-        ...
-
-
-@dataclass(frozen=True)
-class Folder:
-    """Files below a root."""
-
-    root: Path
-    names: Names
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def name(self, i: int) -> str:
-        return str(self.root / self.names[i])
-
-    def read(self, i: int) -> bytes:
-        return (self.root / self.names[i]).read_bytes()
+__all__ = ["Files", "Folder", "Store", "Taken"]
 
 
 @dataclass(frozen=True)
