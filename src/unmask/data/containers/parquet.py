@@ -6,7 +6,7 @@ row group is decoded for it.
 
 import json
 from collections import OrderedDict
-from typing import Any, BinaryIO
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,7 +29,7 @@ def row_at(place: int) -> tuple[int, int]:
     return divmod(-1 - place, 1 << ROW_BITS)
 
 
-def scan_parquet(file: BinaryIO, shard: str) -> Found:
+def scan_parquet(file: Any, shard: str) -> Found:
     """All of it is read once, for the sizes of the images. Raises ValueError where it is damaged or holds no images."""
     try:
         reader = pq.ParquetFile(file, pre_buffer=False)
@@ -63,7 +63,7 @@ def _holds_bytes(schema: pa.Schema, name: str) -> bool:
 
 
 def _scan_group(
-    reader: pq.ParquetFile, file: BinaryIO, group: int, names: tuple[str, str | None], shard: str
+    reader: pq.ParquetFile, file: Any, group: int, names: tuple[str, str | None], shard: str
 ) -> list[Row]:  # fmt: skip
     image, label = names
     table = reader.read_row_group(group, columns=[name for name in names if name], **QUIETLY)
@@ -81,7 +81,7 @@ def _scan_group(
     ]
 
 
-def _offsets(reader: pq.ParquetFile, file: BinaryIO, group: int, image: str, contents: list[Any]) -> list[int]:
+def _offsets(reader: pq.ParquetFile, file: Any, group: int, image: str, contents: list[Any]) -> list[int]:
     """Where each content stands in the file, found by looking for it after the one before; else its row."""
     chunk = _chunk(reader, group, f"{image}.bytes")
     if chunk.compression != "UNCOMPRESSED" or not set(chunk.encodings) <= PLAIN:

@@ -145,8 +145,9 @@ def numbered_gaps(shards: list[Shard]) -> Iterator[str]:
             key = (match[1], match[3] or "", match[4] if not match[3] else "." + match[4].rpartition(".")[2])
             groups.setdefault(key, set()).add(int(match[2]))
             widths[key] = len(match[2])
+    first = min((min(numbers) for (_, of, _), numbers in groups.items() if not of), default=0)
     for (before, of, after), numbers in groups.items():
-        expected = range(int(of[4:])) if of else range(min(numbers), max(numbers) + 1)
+        expected = range(int(of[4:])) if of else range(first, max(numbers) + 1)
         for number in expected:
             if number not in numbers:
                 yield f"{before}{number:0{widths[before, of, after]}d}{of}{after}"

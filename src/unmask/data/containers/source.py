@@ -175,7 +175,7 @@ def _check_counts(contents: Contents, root: Root) -> None:
     for name, count in told.items():
         if (have := ours.get(split_name(name))) is not None and have != count:
             raise ValueError(
-                f"{root}/_info.json says {count} images in {name}, the shards hold {have}: copy all shards"
+                f"{root}/_info.json says {count} images in {name}, the shards hold {have}: copy them all"
             )
 
 

@@ -63,7 +63,7 @@ class Streamed:
 
     def read(self, i: int) -> bytes:
         try:
-            return self._reader(self.folders[self.owners[i]])[int(self.positions[i])][0]
+            return bytes(self._reader(self.folders[self.owners[i]])[int(self.positions[i])][0])
         except OSError:
             raise
         except Exception as error:

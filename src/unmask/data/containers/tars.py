@@ -2,7 +2,7 @@
 
 import json
 import tarfile
-from typing import BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 from unmask.data.scan import is_image
 
@@ -23,7 +23,7 @@ class Found(NamedTuple):
     classes: tuple[str, ...] = ()
 
 
-def scan_tar(file: BinaryIO, shard: str) -> Found:
+def scan_tar(file: Any, shard: str) -> Found:
     """The headers alone. Raises ValueError where the shard is damaged or ends too early."""
     rows: list[Row] = []
     labels: dict[str, int] = {}
@@ -40,6 +40,9 @@ def scan_tar(file: BinaryIO, shard: str) -> Found:
                     assert content is not None
                     if (label := _label(suffix, content.read())) is not None:
                         labels[stem] = label
+            file.seek(tar.offset)
+            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError("it ends without the mark of an end")
     except (tarfile.TarError, EOFError) as error:
         raise ValueError(f"{shard} is no whole tar file ({error}); copy or make it again") from None
     return Found([row._replace(label=_beside(row.name, labels)) for row in rows])
