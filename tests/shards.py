@@ -41,10 +41,10 @@ def imagenet(root: Path, per_class: int = 8) -> Path:
     return root
 
 
-def prepared(source: Path, target: Path, kind: str, **more: object) -> str:
+def prepared(before: Path, target: Path, kind: str, **more: object) -> str:
     """What src/prepare.py does; what it says."""
     said = io.StringIO()
-    given = {"from": str(source), "to": str(target), "format": kind, **ARGUMENTS, "workers": 2, **more}
+    given = {"from": str(before), "to": str(target), "format": kind, **ARGUMENTS, "workers": 2, **more}
     prepare(Prepare.model_validate(given), Console(file=said, width=300))
     return said.getvalue()
 

@@ -7,7 +7,6 @@ import re
 import shutil
 import tarfile
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,7 +37,7 @@ KINDS = {**{kind: kind for kind in MADE}, "hub_tars": "webdataset", "hub_json": 
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """folder/, and the same images in each container."""
     place = tmp_path_factory.mktemp("sources")
     folder = shards.imagenet(place / "folder")
@@ -47,7 +46,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     shards.hub_tars(folder, place / "hub_tars")
     shards.hub_tars(folder, place / "hub_json", beside="json")
     shards.hub_parquet(folder, place / "hub_parquet")
-    yield place
+    return place
 
 
 @pytest.fixture(autouse=True)
@@ -323,6 +322,11 @@ def test_an_index_is_kept_elsewhere_where_the_shards_cannot_be_written_to(
     assert len(list((tmp_path / "cache" / "unmask").glob("*.index"))) == 1
     monkeypatch.setattr("unmask.data.containers.source.scanned", lambda *_: pytest.fail("it is scanned again"))
     assert list_container("webdataset", str(root), 0.1).identity == first.identity
+
+
+def test_compressed_parquet_is_said_to_be_slow_in_a_line(place: Path) -> None:
+    with pytest.warns(UserWarning, match=r"compressed.* row group; .* python src/prepare.py from=.* format=parquet$"):
+        catalogue_of("parquet", str(place / "hub_parquet"))
 
 
 def test_two_images_of_one_name_are_refused(place: Path, tmp_path: Path) -> None:

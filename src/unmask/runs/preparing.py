@@ -58,8 +58,8 @@ def prepare(given: Prepare, console: Console) -> None:
     told = json.loads((target / PREPARED).read_bytes())
     console.print(f"{target}: {len(contents.names)} images in {len(tasks)} shards, each read back and compared")
     if told["bad_images"]:
-        became = "empty pixels stand in their place" if given.format == "raw" else "copied as they are"
-        console.print(f"{told['bad_images']} could not be decoded and were {became}: {target / BAD}", soft_wrap=True)
+        became = "; empty pixels stand in their place" if given.format == "raw" else " and were copied as they are"
+        console.print(f"{told['bad_images']} could not be decoded{became}: {target / BAD}", soft_wrap=True)
     _say_identity(found, given, change, console)
 
 

@@ -76,9 +76,18 @@ def _scan_group(
     stem = shard.rpartition("/")[2].rpartition(".")[0]
     before = len(contents) and sum(reader.metadata.row_group(g).num_rows for g in range(group))
     return [
-        Row(path or f"{stem}-{before + k:08d}", -1 if each is None else each, len(content or b""), place)
+        Row(
+            path or f"{stem}-{before + k:08d}{_suffix(content)}",
+            -1 if each is None else each,
+            len(content or b""),
+            place,
+        )
         for k, (path, each, content, place) in enumerate(zip(paths, labels, contents, places, strict=True))
     ]
+
+
+def _suffix(content: bytes | None) -> str:
+    return ".png" if (content or b"").startswith(b"\x89PNG") else ".jpg"
 
 
 def _offsets(reader: pq.ParquetFile, file: Any, group: int, image: str, contents: list[Any]) -> list[int]:

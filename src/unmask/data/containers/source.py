@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -60,6 +61,12 @@ def catalogue_of(kind: str, place: str) -> Catalogue:
     if kind == "raw":
         assert isinstance(root, LocalRoot)
         return replace(_catalogue(contents, RawPixels(root, contents)), marked=True)
+    if int(contents.offsets.min(initial=0)) < 0:
+        warnings.warn(
+            f"{place}: these Parquet files are compressed, so that each image costs a whole row group; made once, "
+            f"shards that are not are read as fast as files: python src/prepare.py from={place} to=... format=parquet",
+            stacklevel=1,
+        )
     return _catalogue(contents, Shards(root, contents))
 
 
@@ -174,9 +181,7 @@ def _check_counts(contents: Contents, root: Root) -> None:
         ours[split_name(name)] += part.stop - part.start
     for name, count in told.items():
         if (have := ours.get(split_name(name))) is not None and have != count:
-            raise ValueError(
-                f"{root}/_info.json says {count} images in {name}, the shards hold {have}: copy them all"
-            )
+            raise ValueError(f"{root}/_info.json says {count} images in {name}, the shards hold {have}: copy them all")
 
 
 def split_name(name: str) -> str:
