@@ -24,13 +24,17 @@ def fetched_index(url: str) -> Contents:
             get_downloader(url, folder, []).download_file(f"{url.rstrip('/')}/{INDEX}", str(local))
         except Exception as error:  # each service has its own
             raise ValueError(
-                f"{url}/{INDEX} cannot be read ({type(error).__name__}: {str(error).strip()}); it lies there where "
+                f"{url}/{INDEX} cannot be read ({_first_line(error)}); it lies there where "
                 f"src/prepare.py format=litdata wrote what was uploaded"
             ) from None
         contents = read_index(local, "litdata") if local.exists() else None
     if contents is None:
         raise ValueError(f"{url}/{INDEX} is missing, damaged or another version's; copy it again")
     return contents
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"
 
 
 class Streamed:
@@ -67,7 +71,7 @@ class Streamed:
         except OSError:
             raise
         except Exception as error:
-            raise OSError(errno.EIO, f"{type(error).__name__}: {error}", self.name(i)) from error
+            raise OSError(errno.EIO, _first_line(error), self.name(i)) from error
 
     def _reader(self, folder: str) -> Any:
         if getattr(self._own, "process", None) != os.getpid():
