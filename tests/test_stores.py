@@ -10,11 +10,13 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import fsspec
 import numpy as np
 import pytest
 import torch
+from litdata.streaming.downloader import Downloader, register_downloader
 from scipy.io import savemat
 
 import shards
@@ -22,7 +24,6 @@ from small_runs import plan_for, raw_config
 from unmask.data.containers import roots
 from unmask.data.containers.contents import INDEX
 from unmask.data.containers.source import catalogue_of, list_container
-from unmask.data.containers.streamed import Streamed, fetched_index
 from unmask.data.crops import Augment
 from unmask.data.folders import folder_splits, stored
 from unmask.data.listing import Listing, list_images
@@ -223,15 +224,35 @@ def test_shards_in_object_storage_are_read_by_ranges(kind: str, place: Path) -> 
     assert pixel_hashes(ours) == pixel_hashes(theirs)
 
 
-def test_litdata_is_read_through_its_own_reader_where_it_is_remote(place: Path) -> None:
-    """Of each thread its own; a folder stands for the storage here."""
-    contents = fetched_index(f"local:{place / 'litdata'}")
-    store, folder = Streamed(str(place / "litdata"), contents), catalogue_of("litdata", str(place / "litdata")).store
-    with ThreadPoolExecutor(4) as pool:
-        read = list(pool.map(store.read, range(len(store))))
-    assert read == [folder.read(i) for i in range(len(folder))]
-    with pytest.raises(ValueError, match=r"local:/nowhere/unmask.index cannot be read .*src/prepare.py format=litdata"):
-        fetched_index("local:/nowhere")
+class Bucket(Downloader):
+    """Object storage that is a folder; what LitData calls of any other."""
+
+    def path(self, url: str) -> Path:
+        return Path(url.removeprefix("bucket://"))
+
+    def download_fileobj(self, remote_filepath: str, fileobj: Any) -> None:
+        fileobj.write(self.path(remote_filepath).read_bytes())
+
+    def download_file(self, remote_chunkpath: str, local_chunkpath: str) -> None:
+        shutil.copy(self.path(remote_chunkpath), local_chunkpath)
+
+    def download_bytes(self, remote_filepath: str, offset: int, length: int, local_chunkpath: str) -> bytes:
+        return self.path(remote_filepath).read_bytes()[offset : offset + length]
+
+
+@pytest.mark.parametrize("free", [0, 2**40])
+def test_litdata_in_object_storage_is_kept_where_it_fits_and_else_read_by_ranges(
+    free: int, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(place)._replace(free=free)
+    monkeypatch.setattr("unmask.data.containers.streamed.shutil.disk_usage", lambda _: usage)
+    register_downloader("bucket://", Bucket, overwrite=True)
+    ours, theirs = list_container("litdata", f"bucket://{place}/litdata", 0.1), list_images(place / "folder")
+    assert ours.identity == theirs.identity
+    assert pixel_hashes(ours) == pixel_hashes(theirs)
+    assert len(list((tmp_path / "cache").rglob("*.bin"))) == (2 if free else 0)
+    with pytest.raises(ValueError, match=r"bucket:///nowhere/unmask.index cannot be read .*src/prepare.py format=lit"):
+        list_container("litdata", "bucket:///nowhere", 0.1)
 
 
 @pytest.mark.parametrize(

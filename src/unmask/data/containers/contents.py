@@ -124,9 +124,14 @@ def index_places(root: Root) -> Iterable[Path]:
     """Beside the shards, else in the user's cache: shards may lie where nobody can write, or far away."""
     if isinstance(root, LocalRoot):
         yield root.root / INDEX
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "unmask"
     place = str(root.root.resolve()) if isinstance(root, LocalRoot) else str(root)
-    yield cache / f"{hashlib.sha256(place.encode()).hexdigest()[:16]}.index"
+    yield cache_folder(place).with_suffix(".index")
+
+
+def cache_folder(place: str) -> Path:
+    """The user's own, of what lies at a place."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "unmask"
+    return cache / hashlib.sha256(place.encode()).hexdigest()[:16]
 
 
 def keep_index(contents: Contents, root: Root, kind: str) -> None:
