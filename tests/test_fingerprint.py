@@ -36,7 +36,7 @@ MACHINE = {
     "data.holdout": "data.holdout=0.3", "data.in_memory": "data.in_memory=false", "data.bad_limit": "data.bad_limit=0.5", "data.num_workers": "data.num_workers=3",
     "trainer.accelerator": "trainer.accelerator=cpu",
     "trainer.micro_batch": "trainer.micro_batch=2", "trainer.devices": "trainer.devices=2", "trainer.nodes": "trainer.nodes=2",
-    "trainer.timeout_minutes": "trainer.timeout_minutes=2", "trainer.sharded": "trainer.sharded=true trainer.devices=2", "trainer.requeue": "trainer.requeue=false", "init_from": "init_from=null", "checkpoint.every_minutes": "checkpoint.every_minutes=9",
+    "trainer.timeout_minutes": "trainer.timeout_minutes=2", "trainer.sharded": "trainer.sharded=true trainer.devices=2", "trainer.requeue": "trainer.requeue=false", "source": "source=folder", "init_from": "init_from=null", "checkpoint.every_minutes": "checkpoint.every_minutes=9",
     "checkpoint.every_steps": "checkpoint.every_steps=9", "checkpoint.keep": "checkpoint.keep=9", "checkpoint.best": "checkpoint.best=false",
     "trainer.split": "trainer.split=2", "trainer.max_minutes": "trainer.max_minutes=9", "spikes.limit": "spikes.limit=3",
     "robustness.root": "robustness.root=/else", "watch.times": "watch.times=2", "watch.pictures": "watch.pictures=2", "watch.trace": "watch.trace=true", "logger": "logger=tensorboard",

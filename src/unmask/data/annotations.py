@@ -4,6 +4,7 @@ Imports no torch, for the same reason as `unmask.data.listing`.
 """
 
 import csv
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterable
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from unmask.data.listing import Listing, identity_of, list_images
+from unmask.data.listing import Listing, identity_of, list_images, stat_marks
 from unmask.data.samples import Samples
 
 Key = int | str  # what a list calls a class: iNaturalist's and Places' number, a CSV's word
@@ -38,11 +39,15 @@ class Annotated:
     names: dict[Key, str]
 
 
-def list_source(source: str, root: str | Path, holdout: float = 0.1) -> Listing:
-    """The files of a data set on disk; the share `holdout` is for folders alone.
+def list_source(source: str, root: str | Path, holdout: float = 0.1, container: str = "folder") -> Listing:
+    """The images of a data set; the share `holdout` is for folders alone, as other containers than folders are.
 
     Raises ValueError with the expected layout where something is missing, and with the place where a list is odd.
     """
+    if container != "folder":
+        from unmask.data.containers.source import list_container
+
+        return list_container(container, str(root), holdout)
     if source == "image_folder":
         return list_images(root, holdout)
     root = Path(root).expanduser()
@@ -74,7 +79,8 @@ def _listing(root: Path, found: Annotated) -> Listing:
     named = Counter(found.names.values())
     classes = tuple(f"{found.names[key]} ({key})" if named[found.names[key]] > 1 else found.names[key] for key in index)
     # the keys, not the names: iNaturalist published its species' names later, for the same images and labels
-    return Listing(root, train, val, classes, identity_of(root, [*train, *val], tuple(map(str, index))))
+    marks = stat_marks(root, itertools.chain(train.names, val.names))
+    return Listing(root, train, val, classes, identity_of((train, val), marks, tuple(map(str, index))))
 
 
 def _indexed(rows: Rows, index: dict[Key, int]) -> Iterable[tuple[str, int]]:

@@ -24,6 +24,7 @@ UPRIGHT = dict(enumerate((
     Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_90,
 ), start=2))  # fmt: skip
 Box = tuple[int, int, int, int]  # top, left, height, width
+Content = bytes | np.ndarray  # of a file, or pixels that a store keeps as such
 
 
 def hush() -> None:
@@ -40,18 +41,18 @@ hush()
 class Encoded:
     """An image whose header has been read. size: upright (height, width)."""
 
-    content: bytes
+    content: Content
     name: str
     channels: int
     size: tuple[int, int]
 
 
-def opened(content: bytes, name: str, channels: int) -> Encoded:
+def opened(content: Content, name: str, channels: int) -> Encoded:
     """Read the header alone. Raises BadImageError."""
     try:
-        if not content:
+        if not len(content):
             raise ValueError("it is empty")
-        if name.endswith(".npy"):
+        if not isinstance(content, bytes) or name.endswith(".npy"):
             return Encoded(content, name, channels, _array_size(content, channels))
         if channels not in MODES:
             raise ValueError(f"image files have 1, 3 or 4 channels, not {channels}; use .npy arrays")
@@ -74,7 +75,8 @@ def within_bounds(height: int, width: int) -> tuple[int, int]:
 def decoded(image: Encoded) -> UInt8[np.ndarray, "H W C"]:
     """All of it. Raises BadImageError."""
     try:
-        array = _array(image.content, image.channels) if image.name.endswith(".npy") else _pixels(image)
+        is_array = not isinstance(image.content, bytes) or image.name.endswith(".npy")
+        array = _array(image.content, image.channels) if is_array else _pixels(image)
         if array.shape[:2] != image.size:
             wanted, got = (" x ".join(map(str, size)) for size in (image.size, array.shape[:2]))
             raise ValueError(f"its header says {wanted} pixels, it has {got}")
@@ -102,14 +104,15 @@ def resized(
     return out[0].permute(1, 2, 0).numpy()
 
 
-def _array(content: bytes, channels: int) -> Any:
+def _array(content: Content, channels: int) -> Any:
     _array_size(content, channels)
-    array = np.load(io.BytesIO(content))
+    array = np.load(io.BytesIO(content)) if isinstance(content, bytes) else content
     array = array[:, :, None] if array.ndim == 2 else array
     return array
 
 
 def _pixels(encoded: Encoded) -> np.ndarray:
+    assert isinstance(encoded.content, bytes)
     with Image.open(io.BytesIO(encoded.content)) as image:
         turn = UPRIGHT.get(orientation(image))
         upright = image if turn is None else image.transpose(turn)
@@ -121,12 +124,15 @@ def _pixels(encoded: Encoded) -> np.ndarray:
         return np.array(upright.convert(MODES[encoded.channels]))
 
 
-def _array_size(content: bytes, channels: int) -> tuple[int, int]:
+def _array_size(content: Content, channels: int) -> tuple[int, int]:
     """By the header: NumPy would make room for whatever it claims."""
-    file = io.BytesIO(content)
-    version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(file)
+    if isinstance(content, bytes):
+        file = io.BytesIO(content)
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+    else:
+        shape, dtype = content.shape, content.dtype
     if len(shape) not in (2, 3) or (*shape, 1)[2] != channels or dtype != np.uint8:
         raise ValueError(f"it holds {dtype} of shape {shape}; data.channels={channels} needs uint8 HWC")
     return within_bounds(shape[0], shape[1])

@@ -7,9 +7,9 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from unmask.data.decoding import decoded, opened
+from unmask.data.decoding import Content, decoded, opened
 from unmask.data.listing import Listing
-from unmask.data.samples import Names, Samples
+from unmask.data.samples import Names
 from unmask.data.sources import InMemory
 from unmask.data.stand_ins import Bad, BadImageError, candidates, none_of, patiently, unreadable
 from unmask.data.stores import Files, Folder
@@ -35,7 +35,7 @@ def open_image(path: Path, channels: int) -> UInt8[Tensor, "C H W"]:
     return whole(content, str(path), channels)
 
 
-def whole(content: bytes, name: str, channels: int) -> UInt8[Tensor, "C H W"]:
+def whole(content: Content, name: str, channels: int) -> UInt8[Tensor, "C H W"]:
     return torch.from_numpy(decoded(opened(content, name, channels)).transpose(2, 0, 1).copy())
 
 
@@ -52,7 +52,7 @@ def folder_splits(
     listing: Listing, channels: int, shape: tuple[int, int], in_memory: bool | None
 ) -> tuple[InMemory | Files, InMemory | Files]:
     """(train, val); in_memory=None decides by the first files' sizes and the memory that all would take."""
-    splits = [_files(listing, split, channels) for split in (listing.train, listing.val)]
+    splits = [_files(listing, number, channels) for number in range(2)]
     if in_memory or (in_memory is None and all(_fits(split, shape) for split in splits)):
         try:
             return _load(splits[0], shape), _load(splits[1], shape)
@@ -62,8 +62,10 @@ def folder_splits(
     return splits[0], splits[1]
 
 
-def _files(listing: Listing, split: Samples, channels: int) -> Files:
-    return Files(Folder(listing.root, split.names), torch.from_numpy(split.labels).long(), channels)
+def _files(listing: Listing, number: int, channels: int) -> Files:
+    split = (listing.train, listing.val)[number]
+    store = listing.stores[number] if listing.stores else Folder(Path(listing.root), split.names)
+    return Files(store, torch.from_numpy(split.labels).long(), channels)
 
 
 def _fits(files: Files, shape: tuple[int, int]) -> bool:

@@ -4,35 +4,44 @@ Of large folders the sizes stand for the content. Imports no torch: a finished r
 """
 
 import hashlib
+import itertools
 import os
-from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
-from math import floor
-from pathlib import Path
+from pathlib import Path, PurePath
+
+import numpy as np
+from jaxtyping import Int, Int32
 
 from unmask.data import odd_folders
+from unmask.data.catalogue import LOOSE, TRAIN_NAMES, UNKNOWN, VAL_NAMES, Catalogue, ClassFolders, held_out, within
+from unmask.data.imagenet import DEVKIT, with_devkit
 from unmask.data.odd_folders import UNREADABLE
-from unmask.data.samples import Samples
+from unmask.data.places import Folder, Store, Taken
+from unmask.data.samples import Names, Samples
+from unmask.data.scan import NO_FILE, SUFFIXES, scan
+from unmask.durable import sha256
 
-SUFFIXES = frozenset([".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".npy"])
 UNCOMPRESSED = frozenset([".npy", ".bmp", ".ppm", ".pgm", ".tif", ".tiff"])
+Places = Int[np.ndarray, "_"]
+Labelled = tuple[Int32[np.ndarray, "_"], tuple[str, ...], ClassFolders | None]
 READ_FILES, READ_BYTES = 20_000, 2**28  # up to here all of a folder is read to know it: about a second
-TRAIN_NAMES, VAL_NAMES = ("train",), ("val", "valid", "validation", "test")
 
 
 @dataclass(frozen=True)
 class Listing:
     """Files of both splits relative to the root; labels are indices into classes, or -1 without classes.
 
-    notes: what is odd about them, but no fault.
+    stores: of both splits, where an image is not the file of its name below the root. notes: what is odd about them,
+    but no fault.
     """
 
-    root: Path
+    root: PurePath
     train: Samples
     val: Samples
     classes: tuple[str, ...]
     identity: str
+    stores: tuple[Store, Store] | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -43,36 +52,99 @@ def list_images(root: str | Path, holdout: float = 0.1) -> Listing:
     Raises ValueError where the folder is missing, holds too few images, or has a validation split alone.
     """
     root = Path(root).expanduser()
+    found = catalogued(root)
+    listing = arranged(found, root, holdout)
+    for folder in found.splits or ("",):
+        part = within(found.names, folder) if folder else slice(0, len(found.names))
+        held = ClassFolders.at(1 if folder else 0, found.names[part]).folders if listing.classes else ()
+        odd_folders.refuse_empty(root / folder, part.stop - part.start, set(held))
+    return listing
+
+
+def catalogued(root: Path) -> Catalogue:
+    """The images of a folder; ImageNet's flat validation images get the class folders that its devkit tells."""
     if not root.is_dir():
         raise ValueError(f"data.root={root} is not a folder; give an existing folder of images: data.root=/path/to/it")
-    train_dir, val_dir = _split_folder(root, TRAIN_NAMES), _split_folder(root, VAL_NAMES)
-    if train_dir and val_dir:
-        train_files, val_files = image_files(root, train_dir), image_files(root, val_dir)
-        classes = _classes(train_files, depth=1)
-        for folder, names in ((train_dir, train_files), (val_dir, val_files)):
-            _refuse_empty(folder, names, classes, 1)
-        train, val = _label(train_files, classes, 1), _label(val_files, classes, 1)
-    elif val_dir:
+    found = (_split_folder(root, TRAIN_NAMES), _split_folder(root, VAL_NAMES))
+    folders = [folder for folder in found if folder]
+    names, sizes = scan(root, folders or [root])
+    if len(sizes) and (sizes == NO_FILE).all():
         raise ValueError(
-            f"data.root={root} has {val_dir.name}/ but no train/; add it, or point data.root to the images"
+            f"none of {len(names)} images below data.root={root} can be read, the first is {names[0]}; "
+            f"is the disk there?"
         )
+    catalogue = Catalogue(
+        names, sizes, Folder(root, names), tuple(folder.name for folder in folders),
+        lambda i: sha256(root / names[i]),
+    )  # fmt: skip
+    return with_devkit(catalogue, root)
+
+
+def arranged(found: Catalogue, root: PurePath, holdout: float) -> Listing:
+    """Splits, labels and the identity of what a source holds. Raises ValueError as `list_images` does."""
+    training = next((name for name in found.splits if name in TRAIN_NAMES), None)
+    validation = next((name for name in VAL_NAMES if name in found.splits), None)
+    if validation and not training:
+        raise ValueError(f"data.root={root} has {validation}/ but no train/; add it, or point data.root to the images")
+    train = within(found.names, training) if training else slice(0, len(found.names))
+    classes, labels, folders = found.classes, found.labels, None
+    if labels is None:
+        folders = ClassFolders.at(1 if training else 0, found.names)  # a lone train/ is no class
+        classes = folders.classes(train)
+        labels = folders.labels(classes)
+    places = np.arange(len(found.names), dtype=np.int32)
+    if validation:
+        pair = places[train], places[within(found.names, validation)]
     else:
-        depth = 1 if train_dir else 0  # a lone train/ is no class
-        files = image_files(root, train_dir or root)
-        classes = _classes(files, depth)
-        _refuse_empty(train_dir or root, files, classes, depth)
-        train, val = _hold_out(_label(files, classes, depth), holdout)
-    if not train or not val:
+        held = held_out(labels[train], holdout)
+        pair = places[train][~held], places[train][held]
+    _check(found.names, pair, (labels, classes, folders), root)
+    splits = [Samples.packed(_taken(found.names, part), labels[part]) for part in pair]
+    as_named = isinstance(found.store, Folder) and found.store.names is found.names
+    stores = None if as_named else (Taken(found.store, pair[0]), Taken(found.store, pair[1]))
+    marks: Iterable[str] = marks_of(found, pair)
+    known: tuple[list[str], list[str]] = [], []
+    if len(places) <= READ_FILES:
+        marks = list(marks)
+        known = marks[: len(pair[0])], marks[len(pair[0]) :]
+    met = [np.unique(split.labels).tolist() for split in splits]
+    odd = odd_folders.notes((met[0], met[1]), known, classes)
+    identity = identity_of(splits, marks, classes)
+    return Listing(root, splits[0], splits[1], classes, identity, stores, tuple(odd))
+
+
+def _taken(names: Names, places: Places) -> Names:
+    """The same memory, where they follow each other."""
+    whole = len(places) and places[-1] - places[0] == len(places) - 1
+    return names[places[0] : places[-1] + 1] if whole else names.take(places)
+
+
+def _check(names: Names, pair: tuple[Places, Places], labelled: Labelled, root: PurePath) -> None:
+    (train, val), (labels, classes, folders) = pair, labelled
+    if not len(train) or not len(val):
         allowed = " ".join(sorted(SUFFIXES))
         raise ValueError(
             f"data.root={root} has {len(train)} training and {len(val)} validation images; "
-            f"both need at least one ({allowed}); what is there: {odd_folders.suffixes_below(root)}"
+            f"both need at least one ({allowed}){_there(root)}"
         )
-    both = [*train, *val]
-    marks = _marks(root, [name for name, _ in both], strict=False)
-    labels, cut = [label for _, label in both], len(train)
-    odd = odd_folders.notes((labels[:cut], labels[cut:]), (marks[:cut], marks[cut:]), classes)
-    return Listing(root, Samples(train), Samples(val), classes, _digest(both, marks, classes), tuple(odd))
+    loose = val[labels[val] == LOOSE] if classes else val[:0]
+    if len(loose):
+        raise ValueError(
+            f"{names[int(loose[0])]} and {len(loose) - 1} more validation images lie in no class folder, but training "
+            f"has {len(classes)} classes; sort them into folders of those names (ImageNet's val/ comes flat: its "
+            f"devkit's ground truth says which image goes where, if {DEVKIT}/ lies in data.root)"
+        )
+    unknown = val[labels[val] == UNKNOWN]
+    if len(unknown):
+        lacking = folders.among(unknown) if folders else []
+        raise ValueError(
+            f"validation has {len(lacking)} classes that training lacks: {', '.join(lacking[:5])}; training has "
+            f"{', '.join(classes[:5])}{' ...' if len(classes) > 5 else ''}: give both the same class folders"
+        )
+
+
+def _there(root: PurePath) -> str:
+    return f"; what is there: {odd_folders.suffixes_below(root)}" if isinstance(root, Path) and root.is_dir() else ""
 
 
 def list_other(root: Path, classes: tuple[str, ...]) -> Listing:
@@ -82,10 +154,15 @@ def list_other(root: Path, classes: tuple[str, ...]) -> Listing:
     """
     if not root.is_dir():
         raise ValueError(f"{root} is not a folder; it should hold a folder of images for each class")
-    files = _label(image_files(root, root), classes, 0)
-    if not files:
+    names, sizes = scan(root, [root])
+    if not names:
         raise ValueError(f"{root} has no images ({' '.join(sorted(SUFFIXES))})")
-    return Listing(root, Samples(()), Samples(files), classes, identity_of(root, list(files), classes))
+    found = Catalogue(names, sizes, Folder(root, names), (), lambda i: sha256(root / names[i]))
+    folders, places = ClassFolders.at(0, names), np.arange(len(names))
+    labels = folders.labels(classes)
+    _check(names, (places, places), (labels, classes, folders), root)
+    val = Samples.packed(names, labels)
+    return Listing(root, Samples(), val, classes, identity_of([val], marks_of(found, (places,)), classes))
 
 
 def _split_folder(root: Path, names: tuple[str, ...]) -> Path | None:
@@ -94,102 +171,47 @@ def _split_folder(root: Path, names: tuple[str, ...]) -> Path | None:
     return next((root / name for name in names if (root / name).is_dir()), None)
 
 
-def _refuse_empty(folder: Path, files: list[str], classes: tuple[str, ...], depth: int) -> None:
-    held = {Path(name).parts[depth] for name in files if classes and len(Path(name).parts) > depth + 1}
-    odd_folders.refuse_empty(folder, len(files), held)
-
-
 def image_files(root: Path, folder: Path) -> list[str]:
     """Names, relative to the root, of all images below the folder, in order; hidden files are none."""
-
-    def fail(error: OSError) -> None:
-        raise ValueError(f"{error.filename} cannot be read ({error.strerror}); unlock it, or move it away") from None
-
-    found = []
-    for parent, folders, names in os.walk(folder, onerror=fail):
-        folders.sort()
-        base = Path(parent).relative_to(root)
-        found += [str(base / name) for name in names if Path(name).suffix.lower() in SUFFIXES and name[0] != "."]
-    return sorted(found)
+    return list(scan(root, [folder])[0])
 
 
-def _classes(files: list[str], depth: int) -> tuple[str, ...]:
-    """Names of the class folders; none if any image lies outside a class folder."""
-    parts = [Path(name).parts for name in files]
-    if not parts or any(len(part) < depth + 2 for part in parts):
-        return ()
-    return tuple(sorted({part[depth] for part in parts}))
-
-
-def _label(files: list[str], classes: tuple[str, ...], depth: int) -> tuple[tuple[str, int], ...]:
-    if not classes:
-        return tuple((name, -1) for name in files)
-    loose = [name for name in files if len(Path(name).parts) < depth + 2]
-    if loose:
-        raise ValueError(
-            f"{loose[0]} and {len(loose) - 1} more validation images lie in no class folder, but training has "
-            f"{len(classes)} classes; sort them into folders of those names (ImageNet's val/ comes flat: its "
-            f"devkit's ground truth says which image goes where)"
-        )
-    index = {name: i for i, name in enumerate(classes)}
-    labels = [index.get(Path(name).parts[depth]) for name in files]
-    unknown = sorted({Path(name).parts[depth] for name, label in zip(files, labels, strict=True) if label is None})
-    if unknown:
-        raise ValueError(
-            f"validation has {len(unknown)} classes that training lacks: {', '.join(unknown[:5])}; training has "
-            f"{', '.join(classes[:5])}{' ...' if len(classes) > 5 else ''}: give both the same class folders"
-        )
-    return tuple((name, label) for name, label in zip(files, labels, strict=True) if label is not None)
-
-
-def _hold_out(files: tuple[tuple[str, int], ...], holdout: float) -> tuple[tuple, tuple]:
-    """The share of each class, to within one image; of all together where no class is large enough."""
-    share = Fraction(str(holdout))  # as it was written: 0.29 * 100 is less than 29 in binary
-    sizes = Counter(label for _, label in files)
-    seen: Counter[int] = Counter()
-    held = []
-    for _, label in files:
-        seen[label] += 1
-        held.append(floor(seen[label] * share) > floor((seen[label] - 1) * share))
-    if not any(held):
-        # the second image in every few, but never one that is alone in its class: training would not know it
-        every = min(max(2, round(1 / holdout)), max(2, len(files)))
-        spare = [i for i, (_, label) in enumerate(files) if sizes[label] > 1]
-        chosen = set(spare[1::every])
-        held = [i in chosen for i in range(len(files))]
-    train = tuple(file for file, out in zip(files, held, strict=True) if not out)
-    return train, tuple(file for file, out in zip(files, held, strict=True) if out)
-
-
-def _marks(root: Path, names: list[str], strict: bool) -> list[str]:
-    """Of each file its content where that is quickly read, else its size; always the content of uncompressed ones,
-    whose size stays when pixels change.
-
-    strict: a file that is not there is an error (a list names it), else it is known as unreadable.
+def marks_of(found: Catalogue, parts: Sequence[Places]) -> Iterator[str]:
+    """Of each image its content where that is quickly read, else its size; always the content of uncompressed ones,
+    whose size stays when pixels change; of what is no file, that.
     """
-    sizes = [odd_folders.size_of(root / name) for name in names]
-    gone = next((root / name for name, size in zip(names, sizes, strict=True) if size is None), None)
-    if gone and (strict or all(size is None for size in sizes)):
-        try:
-            gone.stat()
-        except OSError as error:
-            raise ValueError(f"{error.filename} cannot be read ({error.strerror}); mend or remove it") from None
-    small = len(names) <= READ_FILES and sum(size or 0 for size in sizes) <= READ_BYTES
-    return [
-        UNREADABLE
-        if size is None
-        else odd_folders.content_of(root / name)
-        if small or Path(name).suffix.lower() in UNCOMPRESSED
-        else str(size)
-        for name, size in zip(names, sizes, strict=True)
-    ]
+    places = np.concatenate(parts)
+    sizes = found.sizes[places]
+    all_read = found.marked or (len(places) <= READ_FILES and int(sizes.clip(0).sum()) <= READ_BYTES)
+    names = itertools.chain.from_iterable(_taken(found.names, part) for part in parts)
+    for place, size, name in zip(places.tolist(), sizes.tolist(), names, strict=True):
+        read = all_read or os.path.splitext(name)[1].lower() in UNCOMPRESSED  # noqa: PTH122
+        yield UNREADABLE if size == NO_FILE else _content(found, place) if read else str(size)
 
 
-def identity_of(root: Path, files: list[tuple[str, int]], classes: tuple[str, ...]) -> str:
+def _content(found: Catalogue, place: int) -> str:
+    try:
+        return found.digest(place)
+    except OSError:  # the run lists and replaces it
+        return UNREADABLE
+
+
+def stat_marks(root: Path, names: Iterable[str]) -> Iterator[str]:
+    """The same of files that a list names."""
+    names = Names(names)
+    try:
+        sizes = np.array([(root / name).stat().st_size for name in names], dtype=np.int64)
+        found = Catalogue(names, sizes, Folder(root, names), (), lambda i: sha256(root / names[i]))
+        yield from marks_of(found, (np.arange(len(names)),))
+    except OSError as error:
+        raise ValueError(f"{error.filename} cannot be read ({error.strerror}); mend or remove it") from None
+
+
+def identity_of(splits: Sequence[Samples], marks: Iterable[str], classes: tuple[str, ...]) -> str:
     """A hash of the classes and of each file's name, label and content (or size)."""
-    return _digest(files, _marks(root, [name for name, _ in files], strict=True), classes)
-
-
-def _digest(files: list[tuple[str, int]], marks: list[str], classes: tuple[str, ...]) -> str:
-    lines = [*classes, *(f"{name}\0{mark}\0{label}" for (name, label), mark in zip(files, marks, strict=True))]
-    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    lines = (f"{name}\0{mark}\0{label}" for (name, label), mark in zip(itertools.chain(*splits), marks, strict=True))
+    whole, first = hashlib.sha256(), True
+    for line in itertools.chain(classes, lines):
+        whole.update(("" if first else "\n").encode() + line.encode("utf-8", "surrogateescape"))
+        first = False
+    return whole.hexdigest()[:16]

@@ -9,21 +9,11 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from stat import S_ISREG
 
 from unmask.durable import sha256
 
 UNREADABLE = "unreadable"  # stands for the content of a file that cannot be read; the run lists and replaces it
 SHOWN = 5
-
-
-def size_of(path: Path) -> int | None:
-    """Bytes; None for what is no file: a link may lead nowhere, and a pipe would never end."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_size if S_ISREG(status.st_mode) else None
 
 
 def content_of(path: Path) -> str:

@@ -6,7 +6,7 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from unmask.runs.checks import ConfigError, described, refuse_secrets
-from unmask.runs.schema import Count, Decoder, Model, Part, Positive, Proportion, Share
+from unmask.runs.schema import Container, Count, Decoder, Model, Part, Positive, Proportion, Share
 
 Arguments = TypeVar("Arguments", bound=Part)
 
@@ -41,6 +41,28 @@ class Convert(Part):
     decoder_heads: Count | None = Field(description="of the decoder; null: as recorded, or 16 as in the paper")
     grid: tuple[Count, Count] | None = Field(description="[rows, columns] of patches; null: as recorded, or square")
     overwrite: bool = Field(description="whether something that stands at `to` may be replaced")
+
+
+class Prepare(Part):
+    given: str = Field(alias="from", description="a folder of images or of shards")
+    to: str = Field(description="a folder; one in which the same command was killed is gone on with")
+    format: Container = Field(description="what is written; raw: uint8 pixels, which are read in microseconds")
+    source: Container | None = Field(description="what from= holds; null: found out")
+    short_side: Count | None = Field(description="pixels that the shorter side is brought to, never up; null: as it is")
+    quality: Annotated[int, Field(ge=1, le=95)] | None = Field(
+        description="of JPEG; null: 90 with short_side, else bytes stay as they are"
+    )
+    channels: Literal[1, 3, 4] | None = Field(description="of raw pixels; null: 3")
+    shard_mb: Count | None = Field(description="null: 256; litdata 64, raw 1024")
+    workers: Count | None = Field(description="threads; null: one for each core")
+
+    @model_validator(mode="after")
+    def raw_alone(self) -> "Prepare":
+        if self.quality and self.format == "raw":
+            raise ValueError(f"quality = {self.quality}: raw pixels have none; set quality=null")
+        if self.channels and self.format != "raw":
+            raise ValueError(f"channels = {self.channels}: only raw pixels are brought to a number of them; set null")
+        return self
 
 
 class Replay(Part):
@@ -122,6 +144,7 @@ def keyed(kind: type[Part]) -> dict[str, FieldInfo]:
 def arguments(kind: type[Arguments], raw: Any) -> Arguments:
     """The typed arguments. Raises ConfigError with a line for each fault."""
     texts = {key: field.description for key, field in keyed(kind).items() if field.annotation is str}
+    texts |= {"format": "folder, webdataset, parquet, litdata or raw"} if kind is Prepare else {}
     missing = [f"{key}: missing; give {description}" for key, description in texts.items() if raw[key] is None]
     if missing:
         raise ConfigError("\n".join(missing))

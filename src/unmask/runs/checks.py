@@ -143,6 +143,13 @@ def _ignored(config: Config) -> Iterator[str]:
             f"labels = {config.labels}: none of the stages {config.stages} uses it; add finetune or scratch, or set "
             f"knn.labels, linear_probe.labels or attentive_probe.labels"
         )
+    if config.source != "folder" and config.data.source != "image_folder":
+        yield f"source = {config.source}: data={config.data.source} comes in no such container; set source=folder"
+    if config.source in ("folder", "raw") and "://" in str(config.data.root):
+        yield (
+            f"source = {config.source}: it must lie in a local folder, not in data.root={config.data.root}; set "
+            f"source=litdata, webdataset or parquet"
+        )
     alone = config.trainer.devices == config.trainer.nodes == 1
     if config.trainer.sharded and alone:
         yield ALONE

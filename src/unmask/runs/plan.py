@@ -1,9 +1,10 @@
 """From a config to its stages: what runs, from which weights, under which fingerprint."""
 
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
+
+import numpy as np
 
 from unmask.data.annotations import list_source
 from unmask.data.classes import CLASSES
@@ -55,7 +56,7 @@ def listed(config: Config) -> Listing | None:
     if config.data.source in IDENTITIES:
         return None
     try:
-        return list_source(config.data.source, str(config.data.root), config.data.holdout)
+        return list_source(config.data.source, str(config.data.root), config.data.holdout, config.source)
     except ValueError as error:
         raise ConfigError(str(error)) from None
 
@@ -101,7 +102,7 @@ def _other_images(config: Config, classes: tuple[str, ...]) -> str | None:
 
 def _label_counts(config: Config, listing: Listing | None) -> list[str]:
     """A class must have its share of the labels that a stage asks for."""
-    sizes = Counter(label for _, label in listing.train).values() if listing else SIZES[config.data.source]
+    sizes = np.unique(listing.train.labels, return_counts=True)[1].tolist() if listing else SIZES[config.data.source]
     classes, smallest = len(sizes), min(sizes)
     measured = [name for name in config.worked_stages if name in LABELLED and name != "robustness"]
     asked = {name: getattr(config, name).labels for name in measured}

@@ -39,13 +39,13 @@ def size_of(config: Config, chosen: str, given: Size | None = None) -> Size:
     if chosen in KNOWN:
         return KNOWN[chosen]
     root = Path(str(config.data.root)).expanduser()
-    if not root.is_dir():
+    if not root.is_dir() and "://" not in str(config.data.root):
         raise ConfigError(
             f"data={chosen}: data.root={config.data.root} is not here, and nobody knows how many images it holds; "
             f"add images=100000 classes=10, or a data.root that is here"
         )
     try:
-        listing = list_source(config.data.source, str(root), config.data.holdout)
+        listing = list_source(config.data.source, str(config.data.root), config.data.holdout, config.source)
     except ValueError as error:
         raise ConfigError(str(error)) from None
     return Size(len(listing.train), len(listing.val), len(listing.classes))

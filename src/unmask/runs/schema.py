@@ -38,6 +38,7 @@ Source = Literal[
     "mnist5k", "cifar10", "cifar100", "image_folder", "inat2017", "inat2018", "inat2019", "places205", "places365",
     "listed",
 ]  # fmt: skip
+Container = Literal["folder", "webdataset", "parquet", "litdata", "raw"]
 TRAINED = ("pretrain", "linear_probe", "attentive_probe", "partial_finetune", "finetune", "scratch")
 FROZEN = ("linear_probe", "attentive_probe")  # of these a head alone is trained
 ENCODING = tuple(stage for stage in TRAINED if stage not in FROZEN)  # these train encoders
@@ -208,6 +209,9 @@ class Config(Part):
         description="what to run, in order"
     )
     controls: list[Control] = Field(description="repeat each measurement on a random encoder and on raw pixels")
+    source: Container = Field(
+        description="what the images of image_folder and imagenet lie in: docs/sources.md; results are the same"
+    )
     init_from: str | None = Field(
         description="weights of others to start from: official MAE, Hugging Face, timm or ours; null: none"
     )

@@ -1,0 +1,57 @@
+"""Images made smaller when they are stored: JPEG of a given short side and quality, or raw pixels."""
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
+
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+
+
+@dataclass(frozen=True)
+class Change:
+    """short_side: never made larger; None: as they are. channels: of raw pixels; None: JPEG of that quality."""
+
+    short_side: int | None
+    quality: int | None
+    channels: int | None = None
+
+    @property
+    def copies(self) -> bool:
+        return self.short_side is None and self.quality is None and self.channels is None
+
+    def __call__(self, content: bytes | UInt8[np.ndarray, "H W C"]) -> bytes | UInt8[np.ndarray, "h w C"]:
+        """Raises whatever reading a bad image raises."""
+        if self.copies:
+            return content
+        image = self._smaller(upright(content))
+        if self.channels is not None:
+            return np.array(image.convert(MODES[self.channels])).reshape(image.height, image.width, self.channels)
+        with io.BytesIO() as file:
+            image.convert("L" if image.mode in ("L", "1") else "RGB").save(file, "JPEG", quality=self.quality)
+            return file.getvalue()
+
+    def _smaller(self, image: Image.Image) -> Image.Image:
+        if self.short_side is None or min(image.size) <= self.short_side:
+            return image
+        if image.mode in ("P", "1", "CMYK", "LA", "PA"):  # palettes are no colours that have a mean
+            image = image.convert("RGBA" if image.mode in ("LA", "PA") else "RGB")
+        scale = self.short_side / min(image.size)
+        width, height = (max(self.short_side, round(side * scale)) for side in image.size)
+        return image.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def upright(content: bytes | UInt8[np.ndarray, "H W C"]) -> Image.Image:
+    """Turned as EXIF says, 16 bits scaled to 8."""
+    if not isinstance(content, bytes):
+        return Image.fromarray(content[:, :, 0] if content.shape[2] == 1 else content)
+    with Image.open(io.BytesIO(content)) as opened:
+        image = ImageOps.exif_transpose(opened)
+        if image.mode == "F":
+            raise ValueError("its pixels are floating point")
+        if image.mode.startswith("I"):
+            return Image.fromarray((np.asarray(image) // 257).clip(0, 255).astype(np.uint8))
+        image.load()
+        return image

@@ -1,0 +1,151 @@
+"""Where each image lies in its shards: found by one scan, kept in a file beside them, made anew when they change."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from jaxtyping import Int, Int32, Int64, UInt8
+
+from unmask.data.containers.roots import LocalRoot, Root, Shard
+from unmask.data.samples import Names
+from unmask.durable import replacing
+
+INDEX, VERSION = "unmask.index", 1  # a Parquet file; the suffix keeps it apart from shards
+
+
+@dataclass(frozen=True)
+class Contents:
+    """In the order of names, which are relative to the root as in a folder of the same images: train/cat/1.jpg.
+
+    labels are -1 where none stands beside the image. An offset below zero is a row of a Parquet file (`parquet.py`).
+    digests: sha256, where whoever wrote the shards knew them. prepared: by src/prepare.py, which wrote nothing else.
+    """
+
+    names: Names
+    labels: Int32[np.ndarray, "N"]
+    sizes: Int64[np.ndarray, "N"]
+    shards: Int32[np.ndarray, "N"]
+    offsets: Int64[np.ndarray, "N"]
+    files: tuple[Shard, ...]
+    classes: tuple[str, ...] = ()
+    digests: UInt8[np.ndarray, "N 32"] | None = None
+    shapes: Int32[np.ndarray, "N 3"] | None = None  # of raw pixels: height, width, channels
+    prepared: bool = False
+
+    def taken(self, places: Int[np.ndarray, "M"]) -> "Contents":
+        return replace(
+            self, names=self.names.take(places), labels=self.labels[places], sizes=self.sizes[places],
+            shards=self.shards[places], offsets=self.offsets[places],
+            digests=None if self.digests is None else self.digests[places],
+            shapes=None if self.shapes is None else self.shapes[places],
+        )  # fmt: skip
+
+    def in_order(self) -> "Contents":
+        """By name. Raises ValueError where two images have one name."""
+        found = self.taken(name_order(self.names))
+        column = as_arrow(found.names)
+        same = np.flatnonzero(pc.equal(column[1:], column[:-1]).to_numpy(zero_copy_only=False))
+        if len(same):
+            k = int(same[0])
+            one, other = (self.files[found.shards[place]].name for place in (k, k + 1))
+            raise ValueError(f"{found.names[k]} stands in {one} and again in {other}; names must differ")
+        return found
+
+
+def as_arrow(names: Names) -> pa.Array:
+    """The same memory."""
+    buffers = [None, pa.py_buffer(np.ascontiguousarray(names.ends)), pa.py_buffer(names.text)]
+    return pa.Array.from_buffers(pa.large_binary(), len(names), buffers)
+
+
+def from_arrow(column: pa.ChunkedArray) -> Names:
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    array = pa.concat_arrays(array.chunks) if isinstance(array, pa.ChunkedArray) else array
+    _, ends, text = array.buffers()
+    numbers = np.frombuffer(ends, dtype=np.int64)[array.offset : array.offset + len(array) + 1]
+    return Names.packed(np.frombuffer(text or b"", dtype=np.uint8), numbers)
+
+
+def name_order(names: Names) -> Int64[np.ndarray, "N"]:
+    """UTF-8 sorts as its characters do."""
+    return pc.array_sort_indices(as_arrow(names)).to_numpy().astype(np.int64)
+
+
+def write_index(contents: Contents, path: Path, kind: str) -> None:
+    columns: dict[str, Any] = {
+        "name": as_arrow(contents.names), "label": contents.labels, "size": contents.sizes,
+        "shard": contents.shards, "offset": contents.offsets,
+    }  # fmt: skip
+    if contents.digests is not None:
+        columns["sha256"] = pa.FixedSizeBinaryArray.from_buffers(
+            pa.binary(32), len(contents.names), [None, pa.py_buffer(np.ascontiguousarray(contents.digests))]
+        )
+    if contents.shapes is not None:
+        columns |= {name: contents.shapes[:, k] for k, name in enumerate(("height", "width", "channels"))}
+    about = {
+        "version": VERSION, "kind": kind, "files": contents.files, "classes": contents.classes,
+        "prepared": contents.prepared,
+    }  # fmt: skip
+    table = pa.table(columns).replace_schema_metadata({"unmask": json.dumps(about)})
+    with replacing(path) as file:
+        pq.write_table(table, file, compression="zstd")
+
+
+def read_index(source: Any, kind: str) -> Contents | None:
+    """None where it is of another version or kind, or damaged."""
+    try:
+        table = pq.read_table(source)
+        about = json.loads((table.schema.metadata or {})[b"unmask"])
+    except (OSError, KeyError, ValueError, pa.ArrowException):
+        return None
+    if (about["version"], about["kind"]) != (VERSION, kind):
+        return None
+    plain = {name: table[name].to_numpy() for name in ("label", "size", "shard", "offset")}
+    shapes = [table[name].to_numpy() for name in ("height", "width", "channels") if name in table.column_names]
+    digests = None
+    if "sha256" in table.column_names:
+        digests = np.frombuffer(b"".join(table["sha256"].to_pylist()), dtype=np.uint8).reshape(-1, 32)
+    return Contents(
+        from_arrow(table["name"]), plain["label"], plain["size"], plain["shard"], plain["offset"],
+        tuple(Shard(*each) for each in about["files"]), tuple(about["classes"]), digests,
+        np.stack(shapes, axis=1) if shapes else None, about["prepared"],
+    )  # fmt: skip
+
+
+def index_places(root: Root) -> Iterable[Path]:
+    """Beside the shards, else in the user's cache: shards may lie where nobody can write, or far away."""
+    if isinstance(root, LocalRoot):
+        yield root.root / INDEX
+    place = str(root.root.resolve()) if isinstance(root, LocalRoot) else str(root)
+    yield cache_folder(place).with_suffix(".index")
+
+
+def cache_folder(place: str) -> Path:
+    """The user's own, of what lies at a place."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "unmask"
+    return cache / hashlib.sha256(place.encode()).hexdigest()[:16]
+
+
+def keep_index(contents: Contents, root: Root, kind: str) -> None:
+    """Where it can be kept; another scan is the price where it cannot."""
+    for path in index_places(root):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_index(contents, path, kind)
+            return
+        except OSError:
+            continue
+
+
+def kept_index(root: Root, kind: str) -> Iterable[Contents]:
+    for path in index_places(root):
+        if path.exists() and (contents := read_index(path, kind)) is not None:
+            yield contents

@@ -1,0 +1,265 @@
+"""src/prepare.py: nothing is lost on the way, a killed conversion goes on, and faults are told before time is spent."""
+
+import csv
+import io
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from filelock import FileLock
+from PIL import Image
+
+import shards
+from shards import prepared
+from small_runs import call
+from unmask.data.containers.change import Change
+from unmask.data.containers.source import list_container
+from unmask.data.containers.tasks import SHARD_MB
+from unmask.data.containers.writers import WRITE
+from unmask.data.folders import folder_splits, stored
+from unmask.data.listing import list_images
+from unmask.data.stores import Files
+from unmask.data.views import Format, Views
+from unmask.runs.arguments import Prepare, arguments
+from unmask.runs.checks import ConfigError
+
+RAW = {"from": "a", "to": "b", "format": "raw", **shards.ARGUMENTS}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return shards.imagenet(tmp_path_factory.mktemp("prepare") / "folder", per_class=5)
+
+
+@pytest.fixture
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several of each split: one mebibyte is as many bytes as an image."""
+    monkeypatch.setattr("unmask.runs.preparing.MEBIBYTE", 1500)
+    monkeypatch.setattr("unmask.data.containers.tasks.SHARD_MB", dict.fromkeys(SHARD_MB, 3))
+    monkeypatch.setattr("unmask.runs.preparing.SHARD_MB", dict.fromkeys(SHARD_MB, 3))
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    found = (path for split in ("train", "val") for path in (root / split).rglob("*") if path.is_file())
+    return {str(path.relative_to(root)): path.read_bytes() for path in found}
+
+
+def stamps(root: Path) -> dict[str, int]:
+    found = (path for path in root.rglob("*") if path.suffix in (".tar", ".parquet", ".bin", ".pixels", ".JPEG"))
+    return {str(path.relative_to(root)): path.stat().st_mtime_ns for path in found}
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_through_all_containers_and_back_every_byte_is_the_same(folder: Path, tmp_path: Path) -> None:
+    last, identity = folder, list_images(folder).identity
+    for kind in ("webdataset", "parquet", "litdata", "folder"):
+        said = prepared(last, tmp_path / kind, kind)
+        assert f"identity {identity}, the source's: runs share their fingerprints" in said
+        last = tmp_path / kind
+    assert contents(last) == contents(folder)
+    assert len(list((tmp_path / "webdataset").glob("train-*.tar"))) > 2
+    assert len(json.loads((tmp_path / "litdata" / "train" / "index.json").read_bytes())["chunks"]) > 2
+
+
+def test_shards_of_the_hub_become_class_folders(folder: Path, tmp_path: Path) -> None:
+    prepared(shards.hub_parquet(folder, tmp_path / "hub"), tmp_path / "known", "folder")
+    assert contents(tmp_path / "known") == contents(folder)
+    other = shards.hub_parquet(folder, tmp_path / "other", named=False, names=("a/b", "c", "d"))
+    prepared(other, tmp_path / "named", "folder")
+    assert sorted(path.name for path in (tmp_path / "named" / "train").iterdir()) == ["a_b", "c", "d"]
+    prepared(other, tmp_path / "tars", "webdataset")
+    found, theirs = (list_container(k, str(r), 0.1) for k, r in (("webdataset", tmp_path / "tars"), ("parquet", other)))
+    assert (found.train, found.classes, found.identity) == (theirs.train, ("a/b", "c", "d"), theirs.identity)
+
+
+@pytest.mark.usefixtures("small_shards")
+@pytest.mark.parametrize("kind", ["webdataset", "parquet", "litdata", "raw", "folder"])
+def test_a_killed_conversion_goes_on_and_ends_as_an_undisturbed_one(
+    kind: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, more = tmp_path / "target", {"short_side": 16} if kind == "raw" else {}
+    write, written = WRITE.get(kind), 0
+
+    def dying(path: Path, samples: object, classes: tuple[str, ...]) -> None:
+        nonlocal written
+        written += 1
+        if written == 3:
+            (path.parent / f".{path.name}.0abc.tmp").write_bytes(b"what a kill leaves")
+            raise KeyboardInterrupt
+        assert write is not None
+        write(path, samples, classes)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setitem(WRITE, kind, dying)
+        patch.setattr("unmask.data.containers.convert._write_files", dying_files if kind == "folder" else None)
+        with pytest.raises(KeyboardInterrupt):
+            prepared(folder, target, kind, workers=1, **more)
+    before = stamps(target)
+    said = prepared(folder, target, kind, workers=1, **more)
+    assert kind == "folder" or (len(before) >= 2 and f"{len(before)} shards stand already" in said)
+    assert kind == "folder" or all(stamps(target)[name] == stamp for name, stamp in before.items())
+    assert not list(target.rglob("*.tmp"))
+    assert not (target / ".preparing").exists()
+    prepared(folder, tmp_path / "undisturbed", kind, workers=1, **more)
+    assert {p: (target / p).read_bytes() for p in stamps(target)} == {
+        p: (tmp_path / "undisturbed" / p).read_bytes() for p in stamps(tmp_path / "undisturbed")
+    }
+
+
+def dying_files(target: Path, samples: object) -> int:
+    for number, sample in enumerate(samples):  # type: ignore[var-annotated, arg-type]
+        (target / sample.name).parent.mkdir(parents=True, exist_ok=True)
+        (target / sample.name).write_bytes(sample.content[: -(number == 1) or None])
+        if number == 1:
+            raise KeyboardInterrupt
+    return 0
+
+
+@pytest.mark.usefixtures("small_shards")
+@pytest.mark.parametrize("kind", ["webdataset", "raw", "folder"])
+def test_run_again_it_verifies_all_and_mends_what_was_damaged(kind: str, folder: Path, tmp_path: Path) -> None:
+    target, more = tmp_path / "target", {"short_side": 16} if kind == "raw" else {}
+    prepared(folder, target, kind, **more)
+    before = stamps(target)
+    prepared(folder, target, kind, **more)
+    assert stamps(target) == before
+    victim = target / sorted(before)[1]
+    whole = victim.read_bytes()
+    victim.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    said = prepared(folder, target, kind, **more)
+    assert victim.read_bytes() == whole
+    assert "15 images" in said or "21 images" in said
+
+
+def test_too_small_a_disk_is_told_before_anything_is_written(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = shutil.disk_usage(tmp_path)._replace(free=9000)
+    monkeypatch.setattr("unmask.runs.preparing.shutil.disk_usage", lambda _: free)
+    with pytest.raises(OSError, match=r"to=.*: 0.00 GiB are needed and 0.00 GiB are free; make room, or choose"):
+        prepared(folder, tmp_path / "target", "webdataset")
+    assert not stamps(tmp_path / "target")
+    with pytest.raises(OSError, match=r"about 0.00 GiB are needed"):
+        prepared(folder, tmp_path / "target2", "raw")
+    prepared(folder, tmp_path / "target3", "raw", short_side=5)
+
+
+def test_a_folder_that_holds_something_else_is_refused(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").touch()
+    with pytest.raises(ConfigError, match=r"to=.*full: it holds thesis.tex already; choose an empty folder"):
+        prepared(folder, tmp_path / "full", "webdataset")
+    prepared(folder, tmp_path / "made", "webdataset")
+    with pytest.raises(ConfigError, match=r"what stands there was made from other images or in another way"):
+        prepared(folder, tmp_path / "made", "webdataset", short_side=16)
+    with pytest.raises(ConfigError, match=r"it must not lie in from="):
+        prepared(folder, folder / "shards", "webdataset")
+    with FileLock(tmp_path / "made" / ".preparing.lock"), pytest.raises(ConfigError, match=r"another src/prepare.py"):
+        prepared(folder, tmp_path / "made", "webdataset")
+
+
+def test_images_are_made_smaller_never_larger_and_keep_their_names(folder: Path, tmp_path: Path) -> None:
+    said = prepared(folder, tmp_path / "small", "webdataset", short_side=33, quality=80)
+    ours, theirs = list_container("webdataset", str(tmp_path / "small"), 0.1), list_images(folder)
+    assert ours.train == theirs.train
+    assert f"identity {ours.identity}, another than the source's {theirs.identity}" in said
+    small, whole = (folder_splits(listing, 3, (8, 8), False)[0] for listing in (ours, theirs))
+    assert isinstance(small, Files)
+    assert isinstance(whole, Files)
+    sizes = [(stored(small, i).shape[1:], stored(whole, i).shape[1:]) for i in range(len(small))]
+    assert {min(after) for after, _ in sizes} == {32, 33}
+    assert all(after == before for after, before in sizes if min(before) <= 33)
+    assert all(abs(a[1] / a[0] - b[1] / b[0]) < 0.03 for a, b in sizes)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "CMYK", "1", "I;16"])
+def test_every_kind_of_image_is_stored_as_it_looks(mode: str, tmp_path: Path) -> None:
+    ramp = np.linspace(0, 255, 48 * 64).astype(np.uint8).reshape(48, 64)
+    image = Image.fromarray(ramp.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(ramp).convert(mode)
+    image.save(path := tmp_path / ("image.tif" if mode == "CMYK" else "image.png"))
+    pixels = Change(24, None, 3)(path.read_bytes())
+    assert isinstance(pixels, np.ndarray)
+    assert pixels.shape == (24, 32, 3)
+    if mode != "1":
+        expected = ramp.reshape(24, 2, 32, 2).mean(axis=(1, 3))
+        assert np.abs(pixels[:, :, 1].astype(float) - expected)[2:-2, 2:-2].max() < 4
+    assert isinstance(Change(24, 90)(path.read_bytes()), bytes)
+
+
+def test_photos_are_stored_upright() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with io.BytesIO() as file:
+        Image.new("RGB", (40, 20)).save(file, "JPEG", exif=exif)
+        assert Image.open(io.BytesIO(Change(20, 90)(file.getvalue()))).size == (20, 40)  # type: ignore[arg-type]
+
+
+def bad_folder(folder: Path, tmp_path: Path) -> Path:
+    root = tmp_path / "bad"
+    shutil.copytree(folder, root)
+    (root / "train" / shards.WNIDS[0] / f"{shards.WNIDS[0]}_7.JPEG").write_bytes(b"\xff\xd8\xff half a photo")
+    (root / "train" / shards.WNIDS[1] / f"{shards.WNIDS[1]}_0.JPEG").write_bytes(b"")
+    return root
+
+
+def test_bad_images_are_copied_and_listed_and_counts_stay(folder: Path, tmp_path: Path) -> None:
+    root = bad_folder(folder, tmp_path)
+    prepared(root, tmp_path / "same", "parquet")
+    assert not (tmp_path / "same" / "bad_images.csv").exists()
+    said = prepared(root, tmp_path / "small", "webdataset", short_side=20)
+    assert "2 could not be decoded and were copied as they are: " in said
+    rows = list(csv.reader((tmp_path / "small" / "bad_images.csv").read_text().splitlines()))
+    assert [row[0] for row in rows[1:]] == ["train/n01440764/n01440764_7.JPEG", "train/n01443537/n01443537_0.JPEG"]
+    prepared(tmp_path / "small", tmp_path / "back", "folder")
+    assert contents(tmp_path / "back").keys() == contents(root).keys()
+    assert contents(tmp_path / "back")[rows[1][0]] == b"\xff\xd8\xff half a photo"
+
+
+def test_a_bad_image_among_raw_pixels_is_known_as_one_when_it_is_read(folder: Path, tmp_path: Path) -> None:
+    said = prepared(bad_folder(folder, tmp_path), tmp_path / "raw", "raw")
+    assert "2 could not be decoded; empty pixels stand in their place: " in said
+    train, _ = folder_splits(list_container("raw", str(tmp_path / "raw"), 0.1), 3, (8, 8), in_memory=False)
+    views = Views(train, Format((8, 8), (0.5,) * 3, (0.5,) * 3), None, 0)
+    bad = views.__getitems__([(0, 4), (0, 2)]).bad[0]
+    assert bad.name.endswith("train-000000.pixels: train/n01440764/n01440764_7.JPEG")
+    assert "it is empty" in bad.reason
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"quality": 90}, r"quality = 90: raw pixels have none; set quality=null"),
+        ({"format": "parquet", "channels": 3}, r"channels = 3: only raw pixels are brought to a number of them"),
+        ({"format": None}, r"format: missing; give folder, webdataset, parquet, litdata or raw"),
+        ({"format": "zip"}, r"format = 'zip': Input should be 'folder', 'webdataset'"),
+        ({"short_side": 0}, r"short_side = 0"),
+    ],
+)
+def test_arguments_that_change_nothing_or_cannot_be_are_refused(given: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        arguments(Prepare, {**RAW, **given})
+
+
+def test_what_a_folder_of_several_kinds_holds_must_be_said(folder: Path, tmp_path: Path) -> None:
+    root = shards.hub_tars(folder, tmp_path / "both")
+    shards.hub_parquet(folder, root / "more")
+    with pytest.raises(ConfigError, match=r"it holds webdataset and parquet; say which: source=webdataset"):
+        prepared(root, tmp_path / "target", "folder")
+    with pytest.raises(ConfigError, match=r"from=.*nowhere: no such folder"):
+        prepared(tmp_path / "nowhere", tmp_path / "target", "folder")
+    prepared(root, tmp_path / "target", "folder", source="webdataset")
+    assert contents(tmp_path / "target") == contents(folder)
+
+
+@pytest.mark.process
+def test_the_command(folder: Path, tmp_path: Path) -> None:
+    typed = (f"from={folder}", f"to={tmp_path / 'shards'}", "format=parquet")
+    done = call(*typed, script="prepare.py", tiny=False)
+    assert done.returncode == 0, done.stderr
+    assert "21 images" in done.stdout
+    assert "GiB free" in done.stdout
+    assert "identity" in done.stdout
+    wrong = call(f"from={tmp_path / 'none'}", f"to={tmp_path / 'x'}", "format=parquet", script="prepare.py", tiny=False)
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
