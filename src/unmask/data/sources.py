@@ -23,9 +23,27 @@ class InMemory:
 
     images_NCHW: UInt8[Tensor, "N C H W"]
     labels_N: Int[Tensor, "N"]
+    resident: "Resident | None" = None  # where batches are to be cut on the training device
 
     def __len__(self) -> int:
         return len(self.images_NCHW)
+
+
+class Resident:
+    """All images of a split on the device that asks for some of them: copied when it asks first, and kept.
+
+    No dataclass, and nothing with a method `to`: Lightning would move all of it with each batch.
+    """
+
+    def __init__(self, images_NCHW: UInt8[Tensor, "N C H W"]) -> None:
+        self.images_NCHW = images_NCHW
+        self.copies: dict[torch.device, Tensor] = {}
+
+    def taken(self, ids_B: Int[Tensor, "B"]) -> UInt8[Tensor, "B C H W"]:
+        """The images of these samples, on their device."""
+        if ids_B.device not in self.copies:
+            self.copies[ids_B.device] = self.images_NCHW.to(ids_B.device)
+        return self.copies[ids_B.device].index_select(0, ids_B % len(self.images_NCHW))
 
 
 def mnist5k() -> tuple[InMemory, InMemory]:

@@ -100,24 +100,14 @@ def small_tokenizer(config: Config) -> SmallTokenizer:
 
 STANDARD = 224  # pixels
 LOADERS_SHARE = 0.8  # of trainer.timeout_minutes: a worker that hangs is told as such, before the watchdog ends all
-PLAIN = AugmentConfig(crop="none", scale=(1.0, 1.0), flip=False, policy=None, erasing=0.0, jitter=0.0)
-
-
-def changes_images(augment: AugmentConfig) -> bool:
-    """Whether an image looks different in each epoch."""
-    return (
-        augment.crop != "none"
-        or augment.flip
-        or augment.policy is not None
-        or augment.erasing > 0
-        or augment.jitter > 0
-    )
+PLAIN = AugmentConfig(crop="none", scale=(1.0, 1.0), flip=False, policy=None, erasing=0.0, jitter=0.0, repeats=1)
 
 
 def build_augment(augment: AugmentConfig, eval_crop: float) -> Augment:
     return Augment(
-        augment.crop, augment.scale, augment.flip, eval_crop, augment.policy, augment.erasing, augment.jitter
-    )
+        augment.crop, augment.scale, augment.flip, eval_crop, augment.policy, augment.erasing, augment.jitter,
+        augment.repeats,
+    )  # fmt: skip
 
 
 def build_format(config: Config, shape: tuple[int, int] | None = None) -> Format:

@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from unmask.runs.recipes import kept_together
+from unmask.runs.recipes import augment_of, kept_together, mixed_together, repeats_of
 from unmask.runs.schema import ENCODING, FROZEN, LABELLED, Config
 from unmask.runs.secrets import covered, refused
 from unmask.runs.variants import PCATarget
@@ -40,7 +40,14 @@ def check(raw: dict[str, Any]) -> Config:
         config = Config.model_validate(raw)
     except ValidationError as error:
         raise ConfigError(described(error)) from None
-    faults = [*_geometry(config), *_targets(config), *_sizes(config), *_stages(config), *_ignored(config)]
+    faults = [
+        *_geometry(config),
+        *_targets(config),
+        *_sizes(config),
+        *_stages(config),
+        *_repeats(config),
+        *_ignored(config),
+    ]
     if faults:
         raise ConfigError("\n".join(faults))
     return config
@@ -214,11 +221,29 @@ def _stages(config: Config) -> Iterator[str]:
     micro = config.trainer.micro_batch
     for name in config.worked_stages:
         recipe = getattr(config, name, None)
-        unit = kept_together(recipe, getattr(recipe, "batch_size", 1))
+        repeats = repeats_of(config, name)
+        unit = kept_together(recipe, getattr(recipe, "batch_size", 1), repeats)
+        does = f"keeps {unit} views together" if repeats > 1 else f"mixes {unit} images with each other"
         if micro and micro % unit:
-            yield (
-                f"trainer.micro_batch = {micro}: {name} mixes {unit} images with each other; take a multiple of {unit}"
-            )
+            yield f"trainer.micro_batch = {micro}: {name} {does}; take a multiple of {unit}"
+
+
+def _repeats(config: Config) -> Iterator[str]:
+    """Views of an image come in one batch, in one process, and are not the same."""
+    for name in dict.fromkeys(["pretrain", *config.worked_stages]):
+        augment, recipe = augment_of(config, name), getattr(config, name, None)
+        if augment is None or augment.repeats == 1 or recipe is None:
+            continue
+        key, batch = "augment" if name == "pretrain" else f"{name}.augment", recipe.batch_size
+        fault = f"{key}.repeats = {augment.repeats}"
+        if batch % augment.repeats:
+            yield f"{fault}: {name}.batch_size={batch} is not a multiple of it; pick one that divides the batch"
+        elif name != "pretrain" and not augment.changes:
+            yield f"{fault}: {key} changes nothing, and all views of an image would be the same; set it to 1"
+        elif getattr(recipe, "mixup", 0) or getattr(recipe, "cutmix", 0):
+            half = mixed_together(batch) // 2
+            if half % augment.repeats:
+                yield f"{fault}: images would be mixed with views of their own; pick a divisor of {half}"
 
 
 def known_keys() -> list[str]:
