@@ -2,7 +2,7 @@
 
 import gzip
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +12,8 @@ import torch
 from filelock import FileLock
 from jaxtyping import Int, UInt8
 from torch import Tensor
+
+from unmask.data.resident import Resident, goes_there
 
 DIGITS_SHA256 = "846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d"
 HELD_OUT = 5  # every fifth digit is a test image: 4,000 to train, 1,000 to test, 100 of each class
@@ -23,27 +25,20 @@ class InMemory:
 
     images_NCHW: UInt8[Tensor, "N C H W"]
     labels_N: Int[Tensor, "N"]
-    resident: "Resident | None" = None  # where batches are to be cut on the training device
+    resident: Resident | None = None  # where batches are to be cut on the training device
 
     def __len__(self) -> int:
         return len(self.images_NCHW)
 
 
-class Resident:
-    """All images of a split on the device that asks for some of them: copied when it asks first, and kept.
-
-    No dataclass, and nothing with a method `to`: Lightning would move all of it with each batch.
-    """
-
-    def __init__(self, images_NCHW: UInt8[Tensor, "N C H W"]) -> None:
-        self.images_NCHW = images_NCHW
-        self.copies: dict[torch.device, Tensor] = {}
-
-    def taken(self, ids_B: Int[Tensor, "B"]) -> UInt8[Tensor, "B C H W"]:
-        """The images of these samples, on their device."""
-        if ids_B.device not in self.copies:
-            self.copies[ids_B.device] = self.images_NCHW.to(ids_B.device)
-        return self.copies[ids_B.device].index_select(0, ids_B % len(self.images_NCHW))
+def placed(
+    train: InMemory, val: InMemory, wanted: bool | str | None, device: torch.device
+) -> tuple[InMemory, InMemory]:  # fmt: skip
+    """Both as they are, or to be cut on the device (`unmask.data.resident`)."""
+    if not goes_there(train.images_NCHW.nbytes + val.images_NCHW.nbytes, wanted, device):
+        return train, val
+    there = [replace(split, resident=Resident(split.images_NCHW)) for split in (train, val)]
+    return there[0], there[1]
 
 
 def mnist5k() -> tuple[InMemory, InMemory]:

@@ -16,8 +16,9 @@ from unmask.data.crops import Augment, centre_boxes, crop_resize, moved
 from unmask.data.decoding import BadImageError, Encoded, decoded, opened, resized, view
 from unmask.data.jitter import colour_jitter
 from unmask.data.policies import rand_augment
+from unmask.data.resident import Resident
 from unmask.data.sampler import Ticket
-from unmask.data.sources import InMemory, Resident
+from unmask.data.sources import InMemory
 from unmask.data.stores import Files
 from unmask.randomness import make_key
 

@@ -4,12 +4,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from unmask.data.crops import Augment
 from unmask.data.folders import folder_splits
 from unmask.data.module import EVAL_BATCH, Loading
-from unmask.data.sources import InMemory, cifar, mnist5k
+from unmask.data.sources import InMemory, cifar, mnist5k, placed
 from unmask.data.stores import Files
 from unmask.data.views import Format
 from unmask.decoder import Decoder, LinearHead
@@ -128,9 +129,22 @@ def build_loading(config: Config) -> Loading:
 def load_splits(plan: Plan) -> tuple[InMemory | Files, InMemory | Files]:
     """(train, validation) images and labels."""
     data = plan.config.data
+    train: InMemory | Files
+    val: InMemory | Files
     if data.source == "mnist5k":
-        return mnist5k()
-    if plan.listing:
-        return folder_splits(plan.listing, data.channels, data.image_size, data.in_memory)
-    assert data.source == "cifar10" or data.source == "cifar100"
-    return cifar(data.source, Path(data.root or "data"), data.download)
+        train, val = mnist5k()
+    elif plan.listing:
+        held = None if data.in_memory is None else bool(data.in_memory)
+        train, val = folder_splits(plan.listing, data.channels, data.image_size, held)
+    else:
+        assert data.source == "cifar10" or data.source == "cifar100"
+        train, val = cifar(data.source, Path(data.root or "data"), data.download)
+    if isinstance(train, InMemory) and isinstance(val, InMemory):
+        return placed(train, val, data.in_memory, training_device(plan.config))
+    return train, val
+
+
+def training_device(config: Config) -> torch.device:
+    """Of this process."""
+    gpu = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
+    return torch.device("cuda", torch.cuda.current_device()) if gpu else torch.device("cpu")

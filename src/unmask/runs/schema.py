@@ -107,7 +107,9 @@ class Data(Part):
     holdout: Annotated[float, Field(gt=0, le=0.5)] = Field(
         description="share of images held out where a folder has no val/ or test/"
     )
-    in_memory: bool | None = Field(description="decode once into memory; null decides by size (image_folder)")
+    in_memory: bool | Literal["device"] | None = Field(
+        description="decode once into memory, or onto each training device; null decides by size and device"
+    )
     num_workers: Annotated[int, Field(ge=0)] | None = Field(description="loader processes; null: cores - 1, at most 8")
 
     @field_validator("image_size", mode="before")
@@ -125,6 +127,8 @@ class Data(Part):
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != self.channels:
                 raise ValueError(f"data.{name} has {len(values)} values for data.channels={self.channels}")
+        if self.source in CHANNELS and self.in_memory is False:
+            raise ValueError(f"data.in_memory=false: {self.source} is held in memory; take null, true or device")
         if self.source not in CHANNELS and not self.root:
             raise ValueError(f"data={self.source} needs a folder of images: add data.root=/path/to/images")
         return self
