@@ -5,13 +5,14 @@ Decoding is upright (EXIF), of the wanted number of channels, with 16-bit grey s
 
 import io
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 from torch.nn.functional import interpolate
+
+from unmask.data.arrays import array_pixels, array_size, is_array
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)  # EXIF: these values swap height and width
@@ -39,8 +40,8 @@ class Encoded:
 def opened(content: bytes, name: str, channels: int) -> Encoded:
     """Read the header alone. Raises BadImageError."""
     try:
-        if name.endswith(".npy"):
-            return Encoded(content, name, channels, _array(content, channels).shape[:2])
+        if is_array(content, name):
+            return Encoded(content, name, channels, array_size(content, name, channels))
         if channels not in MODES:
             raise ValueError(f"image files have 1, 3 or 4 channels, not {channels}; use .npy arrays")
         with Image.open(io.BytesIO(content)) as image:
@@ -53,7 +54,8 @@ def opened(content: bytes, name: str, channels: int) -> Encoded:
 def decoded(image: Encoded) -> UInt8[np.ndarray, "H W C"]:
     """All of it. Raises BadImageError."""
     try:
-        array = _array(image.content, image.channels) if image.name.endswith(".npy") else _pixels(image)
+        read = image.content, image.name
+        array = array_pixels(*read, image.channels) if is_array(*read) else _pixels(image)
     except Exception as error:
         raise BadImageError(image.name, error) from error
     return array[:, :, None] if array.ndim == 2 else array
@@ -76,19 +78,11 @@ def resized(
     return out[0].permute(1, 2, 0).numpy()
 
 
-def _array(content: bytes, channels: int) -> Any:
-    array = np.load(io.BytesIO(content))
-    array = array[:, :, None] if array.ndim == 2 else array
-    if array.ndim != 3 or array.shape[2] != channels or array.dtype != np.uint8:
-        raise ValueError(f"it holds {array.dtype} of shape {array.shape}; data.channels={channels} needs uint8 HWC")
-    return array
-
-
 def _pixels(encoded: Encoded) -> np.ndarray:
     with Image.open(io.BytesIO(encoded.content)) as image:
         upright = ImageOps.exif_transpose(image)
         if upright.mode == "F":  # Pillow would clip 0..1 to black
-            raise ValueError("its pixels are floating point; save it as 8 or 16 bits, or as a uint8 .npy array")
+            raise ValueError("its pixels are floating point; save it as 8 or 16 bits, or as a .npy array in [0, 1]")
         if upright.mode.startswith("I"):  # Pillow would clip 16 bits at 255: nearly all white
             upright = Image.fromarray((np.asarray(upright) // 257).clip(0, 255).astype(np.uint8))
         # a copy: torch warns of arrays that cannot be written

@@ -99,7 +99,7 @@ class Data(Part):
     download: bool = Field(description="let torchvision download what is missing")
     image_size: tuple[Count, Count] = Field(description="pixels the model sees: one number, or [height, width]")
     patch_size: Count | None = Field(description="pixels of a patch's side; null chooses by image_size and model")
-    channels: Count = Field(description="1 grey, 3 RGB, 4 RGBA; others from .npy files")
+    channels: Count = Field(description="1 grey, 3 RGB, 4 RGBA; others from .npy and TIFF files")
     mean: list[float] | None = Field(description="per channel, of pixels in [0, 1]; null: see docs/images.md")
     std: list[Positive] | None = Field(description="per channel")
     flip: bool = Field(description="whether a mirrored image is still one of the same class (not so for digits)")
