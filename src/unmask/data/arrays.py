@@ -21,7 +21,8 @@ def is_array(content: bytes, name: str) -> bool:
     import tifffile
 
     with tifffile.TiffFile(io.BytesIO(content)) as file:
-        page, depth = file.pages.first, str(file.pages.first.dtype)
+        page: Any = file.pages.first
+        depth = str(page.dtype)
         if len(file.series[0].pages) > 1:
             return True
         grey = page.samplesperpixel == 1 and depth in ("bool", "uint8", "uint16")
