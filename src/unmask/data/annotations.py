@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from unmask.data.listing import Listing, identity_of, list_images
+from unmask.data.listing import Listing, hold_out, identity_of, list_images
 from unmask.data.samples import Samples
 
 Key = int | str  # what a list calls a class: iNaturalist's and Places' number, a CSV's word
@@ -24,7 +24,7 @@ LAYOUTS = {
     "data/vision/torralba/deeplearning/images256/",
     "places365": "categories_places365.txt, places365_train_standard.txt, places365_val.txt, and data_256/ with "
     "val_256/ or data_large/ with val_large/",
-    "listed": "train.csv and val.csv with lines of path,label, and the images at those paths",
+    "listed": "train.csv with lines of path,label, the images at those paths, and val.csv where no share is held out",
 }
 IMAGES205 = "data/vision/torralba/deeplearning/images256"
 
@@ -39,7 +39,7 @@ class Annotated:
 
 
 def list_source(source: str, root: str | Path, holdout: float = 0.1) -> Listing:
-    """The files of a data set on disk; the share `holdout` is for folders alone.
+    """The files of a data set on disk; the share `holdout` is for folders, and lists without a val.csv.
 
     Raises ValueError with the expected layout where something is missing, and with the place where a list is odd.
     """
@@ -47,7 +47,7 @@ def list_source(source: str, root: str | Path, holdout: float = 0.1) -> Listing:
         return list_images(root, holdout)
     root = Path(root).expanduser()
     try:
-        return _listing(root, _annotated(source, root))
+        return _listing(root, _listed(root, holdout) if source == "listed" else _annotated(source, root))
     except OSError as error:
         reason = "is not there" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
         raise ValueError(
@@ -58,13 +58,13 @@ def list_source(source: str, root: str | Path, holdout: float = 0.1) -> Listing:
 def _annotated(source: str, root: Path) -> Annotated:
     if source.startswith("inat"):
         return _inaturalist(root, source.removeprefix("inat"))
-    return {"places205": _places205, "places365": _places365, "listed": _listed}[source](root)
+    return {"places205": _places205, "places365": _places365}[source](root)
 
 
 def _listing(root: Path, found: Annotated) -> Listing:
     """Sorted by name: ids of samples, and what is drawn by them, must not depend on the order of lines."""
     index = {key: i for i, key in enumerate(sorted(found.names, key=lambda key: (isinstance(key, str), key)))}
-    train, val = (Samples(sorted(_indexed(rows, index))) for rows in (found.train, found.val))
+    train, val = (Samples(sorted(_indexed(rows, index, root))) for rows in (found.train, found.val))
     if not train or not val:
         raise ValueError(
             f"the lists in data.root={root} name {len(train)} training and {len(val)} validation images; both need one"
@@ -77,9 +77,12 @@ def _listing(root: Path, found: Annotated) -> Listing:
     return Listing(root, train, val, classes, identity_of(root, [*train, *val], tuple(map(str, index))))
 
 
-def _indexed(rows: Rows, index: dict[Key, int]) -> Iterable[tuple[str, int]]:
+def _indexed(rows: Rows, index: dict[Key, int], root: Path) -> Iterable[tuple[str, int]]:
     for name, key in rows:
         path = PurePosixPath(name)
+        if path.is_absolute() and path.is_relative_to(root.absolute()):  # known by their place below the root
+            path = path.relative_to(root.absolute())
+            name = str(path)
         if path.is_absolute() or ".." in path.parts:
             raise ValueError(f"{name} is listed with a path that leaves data.root; give paths relative to it")
         if key not in index:
@@ -162,9 +165,14 @@ def _lines(path: Path) -> Rows:
     return rows
 
 
-def _listed(root: Path) -> Annotated:
-    """Labels are numbers where all are, in the order of numbers, else words."""
-    train, val = _csv(root / "train.csv"), _csv(root / "val.csv")
+def _listed(root: Path, holdout: float) -> Annotated:
+    """Labels are numbers where all are, in the order of numbers, else words. One list alone is split as a folder is."""
+    train = _csv(root / "train.csv")
+    if (root / "val.csv").exists():
+        val = _csv(root / "val.csv")
+    else:
+        held = hold_out(tuple(sorted(train)), holdout)
+        train, val = list(held[0]), list(held[1])
     if all(str(label).isdecimal() for _, label in (*train, *val)):
         train, val = _numbered(train), _numbered(val)
     return Annotated(train, val, {label: str(label) for _, label in train})

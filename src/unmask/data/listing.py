@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from math import floor
 from pathlib import Path
+from typing import Any
 
 from unmask.data.samples import Samples
 from unmask.durable import sha256
@@ -53,7 +54,7 @@ def list_images(root: str | Path, holdout: float = 0.1) -> Listing:
         depth = 1 if train_dir else 0  # a lone train/ is no class
         files = image_files(root, train_dir or root)
         classes = _classes(files, depth)
-        train, val = _hold_out(_label(files, classes, depth), holdout)
+        train, val = hold_out(_label(files, classes, depth), holdout)
     if not train or not val:
         allowed = " ".join(sorted(SUFFIXES))
         raise ValueError(
@@ -119,11 +120,11 @@ def _label(files: list[str], classes: tuple[str, ...], depth: int) -> tuple[tupl
     return tuple((name, label) for name, label in zip(files, labels, strict=True) if label is not None)
 
 
-def _hold_out(files: tuple[tuple[str, int], ...], holdout: float) -> tuple[tuple, tuple]:
+def hold_out(files: tuple[tuple[str, Any], ...], holdout: float) -> tuple[tuple, tuple]:
     """The share of each class, to within one image; of all together where no class is large enough."""
     share = Fraction(str(holdout))  # as it was written: 0.29 * 100 is less than 29 in binary
     sizes = Counter(label for _, label in files)
-    seen: Counter[int] = Counter()
+    seen: Counter[Any] = Counter()
     held = []
     for _, label in files:
         seen[label] += 1
