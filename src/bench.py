@@ -12,7 +12,7 @@ from rich.table import Table
 
 from unmask.runs.arguments import Bench, arguments
 from unmask.runs.checks import ConfigError
-from unmask.runs.commands import enter, fail, guarded
+from unmask.runs.commands import enter, fail, guarded, one_word
 
 if TYPE_CHECKING:
     from unmask.runs.overhead import Overhead
@@ -69,11 +69,6 @@ def results(spec: Any, measured: dict[str, dict[str, float]]) -> Table:
     return table
 
 
-def named(argument: str) -> str:
-    """A plain word is the subject."""
-    return argument if argument.startswith("-") or "=" in argument else f"subject={argument}"
-
-
 if __name__ == "__main__":
-    sys.argv[1:] = map(named, sys.argv[1:])
+    sys.argv[1:] = one_word(sys.argv[1:], "subject")
     guarded(run, Bench.model_fields)

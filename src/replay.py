@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from unmask.runs.arguments import Replay, arguments
-from unmask.runs.commands import enter, explained, guarded
+from unmask.runs.commands import enter, explained, guarded, one_word
 
 CONF = Path(__file__).parent.parent / "conf"
 
@@ -26,11 +26,6 @@ def run(cfg: DictConfig) -> None:
         raise SystemExit(1)
 
 
-def named(argument: str) -> str:
-    """A plain path is the folder."""
-    return argument if argument.startswith("-") or "=" in argument else f"folder='{argument}'"
-
-
 if __name__ == "__main__":
-    sys.argv[1:] = map(named, sys.argv[1:])
+    sys.argv[1:] = one_word(sys.argv[1:], "folder")
     guarded(run, Replay.model_fields)

@@ -6,7 +6,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from unmask.runs.arguments import Send, arguments
-from unmask.runs.commands import explained, privately
+from unmask.runs.commands import explained, fail, privately
 
 DEFAULTS = Path(__file__).parent.parent / "conf" / "send.yaml"
 
@@ -16,7 +16,7 @@ def main() -> None:
     typed = sys.argv[1:]
     if not typed or {"--help", "-h"} & set(typed):
         print(DEFAULTS.read_text(), end="")
-        raise SystemExit(0 if typed else 2)
+        raise SystemExit(0 if typed else fail("give the folders of finished stages: src/send.py runs/pretrain/...", 2))
     privately()
     with explained():
         values = OmegaConf.from_dotlist([argument for argument in typed if "=" in argument])

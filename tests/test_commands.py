@@ -21,12 +21,12 @@ def test_a_broken_image_is_named_in_one_line(workers: int, tmp_path: Path) -> No
     (images / "cat" / "003.png").write_text("not an image")
     done = call(
         "data=image_folder", f"data.root={images}", "data.image_size=16", "data.patch_size=4", "data.in_memory=false",
-        f"data.num_workers={workers}", "stages=[pretrain]", f"runs_dir={tmp_path / 'runs'}",
+        f"data.num_workers={workers}", "data.bad_limit=0", "stages=[pretrain]", f"runs_dir={tmp_path / 'runs'}",
     )  # fmt: skip
     assert done.returncode == 1
     (line,) = [line for line in done.stderr.splitlines() if line.strip()]
     assert "003.png cannot be read as an image" in line
-    assert "mend or remove the file" in line
+    assert "mend or remove the files" in line
 
 
 def test_a_runs_dir_that_cannot_be_is_refused_in_one_line(tmp_path: Path) -> None:

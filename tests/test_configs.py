@@ -8,7 +8,7 @@ import pytest
 
 from small_runs import ROOT, call, raw_config
 from unmask.runs.checks import ConfigError, check, known_keys, unknown_overrides
-from unmask.runs.experiments import is_sweep
+from unmask.runs.experiments import is_sweep, unknown_choices
 from unmask.runs.plan import make_plan
 from unmask.runs.reference import reference
 
@@ -167,6 +167,26 @@ def test_a_mistyped_key_is_guessed(typed: str, meant: str) -> None:
     assert line.startswith(f"{typed}: there is no such key")
     assert "did you mean" in line
     assert meant.rsplit(".", 1)[-1] in line
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["trainer=slrm"], "trainer=slrm: there is no such trainer; did you mean slurm?; one of auto, cpu"),
+        (["-m", "masking=random,'blck'"], "masking=blck: there is no such masking; did you mean block?"),
+        (["logger=[wandb,tensorbord]"], "logger=tensorbord: there is no such logger; did you mean tensorboard?"),
+        (["logger.wandb.project=x"], "logger.wandb.project: the logger wandb is not chosen; add logger=wandb"),
+    ],
+)
+def test_a_choice_that_there_is_not_is_told_in_a_line(typed: list[str], said: str) -> None:
+    (line,) = unknown_choices(typed)
+    assert line.startswith(said)
+
+
+def test_choices_that_there_are_pass() -> None:
+    known = ["logger=[wandb,csv]", "logger.wandb.project=x", "model=glob(mae*)", "model=mae_vit_b,mae_vit_l", "~logger"]
+    assert unknown_choices([*known, "seed=1", "hydra/launcher=proc", "experiment=all"]) == []
+    assert unknown_choices(["--config-dir=mine", "model=mine"]) == []
 
 
 def test_known_keys_and_hydras_own_syntax_pass() -> None:

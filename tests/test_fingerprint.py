@@ -33,7 +33,7 @@ MACHINE = {
     "stages": "stages=[scratch,pretrain,knn,linear_probe,finetune]", "controls": "controls=[]", "runs_dir": "runs_dir=/else",
     "wait": "wait=false", **dict.fromkeys(("scale.name", "scale.seeds", "scale.cells"), "++scale.name=a ++scale.seeds=[1] ++scale.cells={}"), "model.name": "model.name=other", "model.patch_size_at_224": "model.patch_size_at_224=8",
     "data.root": "data.root=/else", "data.download": "data.download=true", "data.flip": "data.flip=true",
-    "data.holdout": "data.holdout=0.3", "data.statistics": "data.statistics=null", "data.in_memory": "data.in_memory=device", "data.num_workers": "data.num_workers=3",
+    "data.holdout": "data.holdout=0.3", "data.statistics": "data.statistics=null", "data.in_memory": "data.in_memory=device", "data.bad_limit": "data.bad_limit=0.5", "data.num_workers": "data.num_workers=3",
     "trainer.accelerator": "trainer.accelerator=cpu",
     "trainer.micro_batch": "trainer.micro_batch=2", "trainer.devices": "trainer.devices=2", "trainer.nodes": "trainer.nodes=2",
     "trainer.timeout_minutes": "trainer.timeout_minutes=2", "trainer.sharded": "trainer.sharded=true trainer.devices=2", "trainer.requeue": "trainer.requeue=false", "init_from": "init_from=null", "checkpoint.every_minutes": "checkpoint.every_minutes=9",

@@ -1,9 +1,12 @@
 """A folder of images is understood as people lay it out, and known by its content wherever it lies."""
 
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from test_faults import somebody_else
 from unmask.data.listing import list_images
 
 
@@ -126,8 +129,103 @@ def test_other_content_of_the_same_size_is_another_data_set(tmp_path: Path) -> N
     assert list_images(root).identity != before
 
 
-def test_a_link_that_leads_nowhere_is_named(tmp_path: Path) -> None:
-    root = make(tmp_path, *numbered("a/", 4))
+def test_a_link_that_leads_nowhere_and_a_pipe_are_listed_as_what_cannot_be_read(tmp_path: Path) -> None:
+    """They are the run's to replace; what they are counts in the identity, and nobody waits for the pipe."""
+    root = make(tmp_path / "images", *numbered("a/", 4))
     (root / "a" / "zz.png").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match=r"zz.png cannot be read .*mend or remove it"):
+    os.mkfifo(root / "a" / "pipe.png")
+    found = list_images(root, holdout=0.5)
+    assert {"a/zz.png", "a/pipe.png"} <= {name for name, _ in (*found.train, *found.val)}
+    (root / "a" / "zz.png").unlink()
+    make(root, "a/zz.png")
+    assert list_images(root, holdout=0.5).identity != found.identity
+
+
+def test_a_folder_of_links_that_lead_nowhere_is_refused(tmp_path: Path) -> None:
+    """A disk that is not there costs a line at the start."""
+    for name in numbered("", 4):
+        (tmp_path / name).symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"000.png cannot be read \(No such file or directory\); mend or remove it"):
+        list_images(tmp_path)
+
+
+@pytest.mark.parametrize("below", ["", "train/"])
+def test_a_class_folder_without_an_image_is_named(below: str, tmp_path: Path) -> None:
+    root = make(
+        tmp_path,
+        f"{below}cat/1.png",
+        f"{below}cat/2.png",
+        f"{below}dog/1.png",
+        f"{below}emu/readme.txt",
+        f"{below}.cache/x.txt",
+    )
+    with pytest.raises(
+        ValueError, match=r"has 1 class folders without an image beside 3 images of 2 classes: emu; put images"
+    ):
         list_images(root)
+
+
+def test_an_empty_class_folder_of_validation_is_named(tmp_path: Path) -> None:
+    root = make(tmp_path, "train/cat/1.png", "train/dog/1.png", "val/cat/1.png")
+    (root / "val" / "dog").mkdir()
+    with pytest.raises(ValueError, match=r"val has 1 class folders without an image .*: dog;"):
+        list_images(root)
+
+
+def test_folders_beside_a_flat_heap_are_no_classes(tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    assert list_images(make(tmp_path, *numbered("", 4))).classes == ()
+
+
+def test_a_class_without_validation_images_is_allowed_and_told(tmp_path: Path) -> None:
+    found = list_images(make(tmp_path, "train/cat/1.png", "train/dog/1.jpg", "train/emu/1.png", "val/dog/1.webp"))
+    assert "2 of 3 classes have no validation image: cat, emu" in found.notes
+
+
+def test_classes_whose_names_differ_in_case_alone_are_told(tmp_path: Path) -> None:
+    """They may be meant: letters by hand are sorted so."""
+    found = list_images(make(tmp_path, *(f"{name}/{i}.png" for name in ("a", "A", "b") for i in range(3))))
+    assert found.classes == ("A", "a", "b")
+    assert any(note.startswith("A and a are two classes, whose names differ in case") for note in found.notes)
+
+
+def test_validation_images_that_are_trained_on_too_are_counted(tmp_path: Path) -> None:
+    for k, name in enumerate(("train/a/1.png", "train/b/2.png", "val/a/3.png", "val/b/4.png")):
+        make(tmp_path, name, size=5 + k)
+    assert list_images(tmp_path).notes == ()
+    (tmp_path / "val/b/9.jpg").write_bytes((tmp_path / "train/a/1.png").read_bytes())
+    assert list_images(tmp_path).notes == ("1 of 3 validation images are training images too, by their content",)
+
+
+def test_a_split_that_is_a_file_is_named(tmp_path: Path) -> None:
+    make(tmp_path, "train", *numbered("val/", 3))
+    with pytest.raises(
+        ValueError, match=r"train is a file, where a folder of images is looked for; rename or remove it"
+    ):
+        list_images(tmp_path)
+
+
+def test_suffixes_that_are_no_images_are_told_where_there_is_nothing_else(tmp_path: Path) -> None:
+    make(tmp_path, *(f"cat/{i}.jpge" for i in range(3)), "cat/1.heic", "Makefile")
+    with pytest.raises(ValueError, match=r"what is there: 3 x \.jpge, 1 x \.heic, 1 x Makefile"):
+        list_images(tmp_path)
+
+
+def test_a_folder_that_may_not_be_read_is_named() -> None:
+    """Its images would vanish without a word."""
+    with tempfile.TemporaryDirectory() as place:
+        root = make(Path(place), *numbered("a/", 3), *numbered("b/", 3))
+        root.chmod(0o755)
+        (root / "b").chmod(0)
+        with somebody_else(), pytest.raises(ValueError, match=r"/b cannot be read \(Permission denied\)"):
+            list_images(root)
+        (root / "b").chmod(0o755)
+
+
+def test_a_class_folder_in_a_class_folder_is_a_part_of_it(tmp_path: Path) -> None:
+    found = list_images(
+        make(tmp_path, "train/cat/1.png", "train/cat/old/2.png", "train/dog/1.png", "val/cat/new/9.png")
+    )
+    assert found.classes == ("cat", "dog")
+    assert found.train[1] == ("train/cat/old/2.png", 0)
+    assert found.val[0] == ("val/cat/new/9.png", 0)

@@ -15,6 +15,7 @@ from rich.console import Console
 from planting import broken_image, infinite_gradient, infinite_weight, stopped
 from small_runs import call, image_folder, run
 from unmask.callbacks.progress import StageProgress
+from unmask.data.stores import Folder
 from unmask.decoder import Decoder
 from unmask.runs.checks import ConfigError
 from unmask.runs.cures import CLIP, Cure, Outcome, attempt, cures
@@ -230,6 +231,28 @@ def test_a_fault_that_does_not_come_again_is_not_the_same(tmp_path: Path, monkey
     assert "not the same" in said
     assert "a fault of the device may be the cause" in said
     assert call(f"folder={folder}", script="replay.py", tiny=False).returncode == 1
+
+
+def test_images_that_went_bad_since_are_refused_and_those_that_were_bad_then_are_replaced_as_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = image_folder(tmp_path / "images")
+    (images / "cat" / "003.png").write_bytes(b"")
+    folder, _ = stopped(
+        tmp_path / "runs", "data=image_folder", f"data.root={images}", "data.image_size=16", "data.patch_size=4",
+        "data.in_memory=false", "data.num_workers=0", "pretrain.batch_size=18", *ABSURD,
+    )  # fmt: skip
+    assert replayed(folder)[0], "the same image stands in"
+    original = Folder.read
+
+    def failing(self: Folder, i: int) -> bytes:
+        if self.name(i).endswith("dog/005.png"):
+            raise OSError(5, "Input/output error")
+        return original(self, i)
+
+    monkeypatch.setattr(Folder, "read", failing)
+    with pytest.raises(ConfigError, match=r"images of the recorded step cannot be read: .*dog/005.png \(Input/output"):
+        replay(str(folder), Console(quiet=True))
 
 
 def test_what_is_no_record_is_refused_in_a_line(tmp_path: Path) -> None:

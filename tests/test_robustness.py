@@ -1,6 +1,7 @@
 """A finished classifier on corrupted images and on other sets of its classes."""
 
 import io
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,14 @@ def test_a_folder_of_some_of_the_classes_is_measured_among_these(shades) -> None
     assert result["images"] == 8
     assert result["metrics"]["val/accuracy"] == 100
     assert "val/mce" not in result["metrics"]
+
+
+def test_an_image_that_cannot_be_read_counts_neither_as_right_nor_as_wrong(shades, tmp_path: Path) -> None:
+    root, overrides = shades
+    other = shutil.copytree(root / "other", tmp_path / "other")
+    (other / "a" / "1.png").write_bytes(b"")
+    result = run(*overrides, "robustness=imagenet_a", f"robustness.root={other}")[-1]
+    assert (result["images"], result["bad_images"], result["metrics"]["val/accuracy"]) == (7, 1, 100)
 
 
 def test_folders_of_corrupted_images_are_read_in_imagenet_cs_layout(shades) -> None:

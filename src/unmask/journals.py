@@ -2,6 +2,7 @@
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,28 @@ from unmask.durable import write_text
 
 def read(path: Path) -> list[dict[str, Any]]:
     """The journal's lines; a half-written one (a kill, a full disk) does not count."""
+    return _rows(path.read_text(errors="replace")) if path.exists() else []
+
+
+def read_on(path: Path, start: int) -> tuple[list[dict[str, Any]], int]:
+    """The whole lines from that byte on, and where they end."""
+    with path.open("rb") as file:
+        file.seek(start)
+        text = file.read()
+    end = text.rfind(b"\n") + 1
+    return _rows(text[:end].decode(errors="replace")), start + end
+
+
+def _rows(text: str) -> list[dict[str, Any]]:
     rows = []
-    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
+    for row in text.splitlines():
+        with suppress(json.JSONDecodeError):
+            rows.append(json.loads(row))
     return rows
+
+
+def line(row: dict[str, Any]) -> str:
+    return json.dumps(row) + "\n"
 
 
 def append(path: Path, row: dict[str, Any]) -> None:
@@ -27,7 +43,7 @@ def append(path: Path, row: dict[str, Any]) -> None:
                 file.seek(-1, os.SEEK_END)
                 if file.read(1) != b"\n":  # a line that a kill cut: the next one must not be lost with it
                     file.write(b"\n")
-            file.write((json.dumps(row) + "\n").encode())
+            file.write(line(row).encode())
     except OSError as error:
         raise OSError(
             f"cannot write {path}: {error.strerror}; free or unlock it and type the same command again: it goes on "
@@ -38,4 +54,4 @@ def append(path: Path, row: dict[str, Any]) -> None:
 def cut_back(path: Path, step: int) -> None:
     """Drop what was logged after `step`: those steps are about to be made again."""
     kept = [row for row in read(path) if row["step"] <= step and step > 0]
-    write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
+    write_text(path, "".join(map(line, kept)))

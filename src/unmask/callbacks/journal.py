@@ -28,9 +28,9 @@ class Journal(L.Callback):
 
     def __init__(
         self, folder: Path, batch_size: int, steps_per_epoch: int, mirrors: Mirrors | None = None,
-        counts: Callable[[], dict[str, float]] = dict,
+        counts: Callable[[int], dict[str, float]] = lambda step: {},
     ) -> None:  # fmt: skip
-        """counts: what else to write down at the end of each window."""
+        """counts: what else to write down at the end of each window, by its step."""
         self.mirrors, self.counts = mirrors or Mirrors(), counts
         self.path, self.batch_size, self.steps_per_epoch = folder / "metrics.jsonl", batch_size, steps_per_epoch
         self.every = min(EVERY, steps_per_epoch)
@@ -76,7 +76,9 @@ class Journal(L.Callback):
         speed = (self.step - self.clock_step) * self.batch_size / max(now - self.clock, 1e-9)
         self.total, self.count, self.clock, self.clock_step = 0.0, 0, now, self.step
         rate = trainer.optimizers[0].param_groups[0]["lr"]
-        self._write(trainer, {"train/loss": loss, "lr": rate, "images_per_second": round(speed, 1), **self.counts()})
+        self._write(
+            trainer, {"train/loss": loss, "lr": rate, "images_per_second": round(speed, 1), **self.counts(self.step)}
+        )
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.step = trainer.global_step  # a stage that was killed after its last step validates without training

@@ -4,7 +4,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -63,12 +63,17 @@ class Cadence(NamedTuple):
 class Keeper(L.Callback):
     """Saves at optimiser steps, by minutes or by steps; when asked to (SIGNALS) saves and exits with 75.
 
+    fault: tells, in any of the processes, what is to end the training with an error once it is saved.
+
     An epoch's last batch is not saved at (its successor is): there Lightning's loop is between two epochs, and
     whether it validates after a resume would depend on when it was killed.
     """
 
-    def __init__(self, folder: Path, io: BackgroundIO, cadence: Cadence, about: dict[str, Any]) -> None:
-        self.folder, self.io, self.cadence, self.about = folder, io, cadence, about
+    def __init__(
+        self, folder: Path, io: BackgroundIO, cadence: Cadence, about: dict[str, Any],
+        fault: Callable[[], Exception | None] = lambda: None,
+    ) -> None:  # fmt: skip
+        self.folder, self.io, self.cadence, self.about, self.fault = folder, io, cadence, about, fault
         self.step, self.saved_at, self.due = 0, time.monotonic(), False
         self.previous: dict[int, Any] = {}
 
@@ -94,13 +99,18 @@ class Keeper(L.Callback):
         self.due |= bool(steps and self.step % steps == 0)
         # clocks differ, and one may be asked alone; also before the fit: Python drops what a handler raises within a
         # destructor or another library's hook
-        self.due, asked = collectives.anywhere(self.due, bool(heard))
+        self.due, asked, faulty = collectives.anywhere(self.due, bool(heard), bool(self.fault()))
         between_epochs = batch_idx + 1 == trainer.num_training_batches > trainer.accumulate_grad_batches
-        if (self.due or asked) and not between_epochs:
+        if (self.due or asked or faulty) and not between_epochs:
             self._save(trainer, float(collectives.mean(outputs["loss"].detach())))
-            if asked:
+            if asked or faulty:
                 collectives.led(self.io.wait)  # who leaves before the one that writes would have it ended
-                raise Preempted
+                self._leave(faulty)
+
+    def _leave(self, faulty: bool) -> None:
+        if faulty:
+            raise self.fault() or RuntimeError("another process of this run ended it; its own words say why")
+        raise Preempted
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keep the weights that are the best so far; those of the end are the result, as in the paper."""
@@ -151,9 +161,9 @@ class Keeper(L.Callback):
             self.io.wait()
         if collectives.leads():
             checkpoints.prune(self.folder)
-        (asked,) = collectives.anywhere(bool(heard))
-        if asked:  # at the very last step: the stage is as good as done, but the run was asked to leave
-            raise Preempted
+        asked, faulty = collectives.anywhere(bool(heard), bool(self.fault()))
+        if asked or faulty:  # at the very last step: the stage is as good as done, but the run was asked to leave
+            self._leave(faulty)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["unmask"] = self.about

@@ -33,22 +33,21 @@ def is_array(content: bytes, name: str) -> bool:
 def array_size(content: bytes, name: str, channels: int) -> tuple[int, int]:
     """(height, width). Raises ValueError where it is no image of so many channels."""
     if name.lower().endswith(".npy"):
-        height, width, _ = _ordered(_npy(content), channels).shape
-        return height, width
-    import tifffile
+        shape, dtype, axes = *_header(content), ""
+    else:
+        import tifffile
 
-    with tifffile.TiffFile(io.BytesIO(content)) as file:
-        series = file.series[0]
-        # as if the pixels were there: an array of one number, seen in that shape
-        stand_in = np.broadcast_to(np.zeros((), series.dtype), series.shape)
-        height, width, _ = _ordered(stand_in, channels, series.axes).shape
-        return height, width
+        with tifffile.TiffFile(io.BytesIO(content)) as file:
+            shape, dtype, axes = file.series[0].shape, file.series[0].dtype, file.series[0].axes
+    # as if the pixels were there: an array of one number, seen in that shape; a header may claim any size
+    height, width, _ = _ordered(np.broadcast_to(np.zeros((), dtype), shape), channels, axes).shape
+    return height, width
 
 
 def array_pixels(content: bytes, name: str, channels: int) -> UInt8[np.ndarray, "H W C"]:
     """Raises ValueError where it is no image of so many channels, or of numbers without a scale."""
     if name.lower().endswith(".npy"):
-        return _eight_bits(_ordered(_npy(content), channels))
+        return _eight_bits(_ordered(np.load(io.BytesIO(content), allow_pickle=False), channels))
     import tifffile
 
     with tifffile.TiffFile(io.BytesIO(content)) as file:
@@ -56,11 +55,13 @@ def array_pixels(content: bytes, name: str, channels: int) -> UInt8[np.ndarray, 
         return _eight_bits(_ordered(series.asarray(), channels, series.axes))
 
 
-def _npy(content: bytes) -> np.ndarray:
-    array: Any = np.load(io.BytesIO(content), allow_pickle=False)
-    if not isinstance(array, np.ndarray):
-        raise ValueError("it is an archive of arrays; save one array an image")
-    return array
+def _header(content: bytes) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and kind of a .npy array."""
+    file = io.BytesIO(content)
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
+    return shape, dtype
 
 
 def _ordered(array: Shaped[np.ndarray, "..."], channels: int, axes: str = "") -> Shaped[np.ndarray, "H W C"]:

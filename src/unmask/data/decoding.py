@@ -4,27 +4,36 @@ Decoding is upright (EXIF), of the wanted number of channels, with 16-bit grey s
 """
 
 import io
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image, UnidentifiedImageError
 from torch.nn.functional import interpolate
 
 from unmask.data.arrays import array_pixels, array_size, is_array
+from unmask.data.stand_ins import BadImageError
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+MAX_PIXELS = 178_956_970  # of any image, by its header: Pillow's own bound on decompression bombs
 ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)  # EXIF: these values swap height and width
+UPRIGHT = dict(enumerate((
+    Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM,
+    Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_90,
+), start=2))  # fmt: skip
 Box = tuple[int, int, int, int]  # top, left, height, width
 
 
-class BadImageError(ValueError):
-    """It cannot be read as an image of the wanted kind: its name and why."""
+def hush() -> None:
+    """What Pillow thinks of odd files it would say in each worker again: of damaged EXIF, or of an image of half the
+    size that it refuses.
+    """
+    warnings.filterwarnings("ignore", module=r"PIL\.")
 
-    def __init__(self, name: str, reason: object) -> None:
-        super().__init__(f"{name} cannot be read as an image ({reason}); mend or remove the file")
-        self.name, self.reason = name, str(reason)
+
+hush()
 
 
 @dataclass(frozen=True)
@@ -40,15 +49,26 @@ class Encoded:
 def opened(content: bytes, name: str, channels: int) -> Encoded:
     """Read the header alone. Raises BadImageError."""
     try:
+        if not content:
+            raise ValueError("it is empty")
         if is_array(content, name):
-            return Encoded(content, name, channels, array_size(content, name, channels))
+            return Encoded(content, name, channels, within_bounds(*array_size(content, name, channels)))
         if channels not in MODES:
             raise ValueError(f"image files have 1, 3 or 4 channels, not {channels}; use .npy arrays")
         with Image.open(io.BytesIO(content)) as image:
-            turned = image.getexif().get(ORIENTATION) in TURNED
-            return Encoded(content, name, channels, (image.width, image.height) if turned else image.size[::-1])
+            width, height = image.size[::-1] if orientation(image) in TURNED else image.size
+            return Encoded(content, name, channels, within_bounds(height, width))
+    except MemoryError:  # no fault of the file's
+        raise
     except Exception as error:
-        raise BadImageError(name, error) from error
+        raise BadImageError(name, _reason(error)) from error
+
+
+def within_bounds(height: int, width: int) -> tuple[int, int]:
+    """The size. Raises ValueError where a header tells of more pixels than any decoder here is to make."""
+    if height * width > MAX_PIXELS:
+        raise ValueError(f"its {height} x {width} pixels are more than the {MAX_PIXELS:,} that are allowed")
+    return height, width
 
 
 def decoded(image: Encoded) -> UInt8[np.ndarray, "H W C"]:
@@ -56,8 +76,13 @@ def decoded(image: Encoded) -> UInt8[np.ndarray, "H W C"]:
     try:
         read = image.content, image.name
         array = array_pixels(*read, image.channels) if is_array(*read) else _pixels(image)
+        if array.shape[:2] != image.size:
+            wanted, got = (" x ".join(map(str, size)) for size in (image.size, array.shape[:2]))
+            raise ValueError(f"its header says {wanted} pixels, it has {got}")
+    except MemoryError:
+        raise
     except Exception as error:
-        raise BadImageError(image.name, error) from error
+        raise BadImageError(image.name, _reason(error)) from error
     return array[:, :, None] if array.ndim == 2 else array
 
 
@@ -80,10 +105,29 @@ def resized(
 
 def _pixels(encoded: Encoded) -> np.ndarray:
     with Image.open(io.BytesIO(encoded.content)) as image:
-        upright = ImageOps.exif_transpose(image)
+        turn = UPRIGHT.get(orientation(image))
+        upright = image if turn is None else image.transpose(turn)
         if upright.mode == "F":  # Pillow would clip 0..1 to black
             raise ValueError("its pixels are floating point; save it as 8 or 16 bits, or as a .npy array in [0, 1]")
         if upright.mode.startswith("I"):  # Pillow would clip 16 bits at 255: nearly all white
             upright = Image.fromarray((np.asarray(upright) // 257).clip(0, 255).astype(np.uint8))
         # a copy: torch warns of arrays that cannot be written
         return np.array(upright.convert(MODES[encoded.channels]))
+
+
+def orientation(image: Image.Image) -> int:
+    """EXIF's, 1 (upright) where it is none of 1 to 8 or damaged; of what stands before the pixels."""
+    try:
+        # of a PNG without EXIF its own getexif would decode all pixels to look behind them
+        return int(Image.Image.getexif(image).get(ORIENTATION, 1))
+    except Exception:
+        return 1
+
+
+def _reason(error: Exception) -> str:
+    """In a line; Pillow's word for an unknown format is the address of a buffer."""
+    if isinstance(error, UnidentifiedImageError):
+        return "it is no image of a known format"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"its header tells of more than the {MAX_PIXELS:,} pixels that are allowed"
+    return " ".join(str(error).split()) or type(error).__name__

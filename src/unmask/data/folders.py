@@ -7,10 +7,11 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from unmask.data.decoding import BadImageError, decoded, opened
+from unmask.data.decoding import decoded, opened
 from unmask.data.listing import Listing
 from unmask.data.samples import Samples
 from unmask.data.sources import InMemory
+from unmask.data.stand_ins import Bad, BadImageError, candidates, none_of, patiently, unreadable
 from unmask.data.stores import Files, Folder
 
 MEMORY_LIMIT = 2**30  # bytes of pixels a split may take to be held in memory
@@ -30,7 +31,7 @@ def open_image(path: Path, channels: int) -> UInt8[Tensor, "C H W"]:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise BadImageError(str(path), error.strerror) from error
+        raise unreadable(str(path), error) from error
     return whole(content, str(path), channels)
 
 
@@ -41,9 +42,9 @@ def whole(content: bytes, name: str, channels: int) -> UInt8[Tensor, "C H W"]:
 def stored(files: Files, i: int) -> UInt8[Tensor, "C H W"]:
     """All of one of a split's images."""
     try:
-        content = files.store.read(i)
+        content = patiently(files.store.read, i)
     except OSError as error:
-        raise BadImageError(files.store.name(i), error.strerror or error) from error
+        raise unreadable(files.store.name(i), error) from error
     return whole(content, files.store.name(i), files.channels)
 
 
@@ -70,18 +71,30 @@ def _fits(files: Files, shape: tuple[int, int]) -> bool:
     if len(files) * files.channels * shape[0] * shape[1] > MEMORY_LIMIT:
         return False
     every = max(1, len(files) // PEEK)
-    return all(stored(files, i).shape[1:] == shape for i in range(0, len(files), every))
+    return {_shape(files, i) for i in range(0, len(files), every)} - {None} == {shape}
+
+
+def _shape(files: Files, i: int) -> tuple[int, int] | None:
+    try:
+        return (image := stored(files, i)).shape[1], image.shape[2]
+    except BadImageError:
+        return None
 
 
 def _load(files: Files, shape: tuple[int, int]) -> InMemory:
     images = torch.empty((len(files), files.channels, *shape), dtype=torch.uint8)
+    faults: dict[int, Bad] = {}
 
     def decode(start: int) -> None:
         for i in range(start, min(start + SLICE, len(files))):
             decode_one(i)
 
     def decode_one(i: int) -> None:
-        image = stored(files, i)
+        try:
+            image = stored(files, i)
+        except BadImageError as error:
+            faults[i] = Bad(i, error.name, error.reason)
+            return
         if image.shape[1:] != shape:
             raise OddSizeError(
                 f"{files.store.name(i)} is {image.shape[1]} x {image.shape[2]}, others are {shape[0]} x {shape[1]}; "
@@ -91,4 +104,19 @@ def _load(files: Files, shape: tuple[int, int]) -> InMemory:
 
     with ThreadPoolExecutor() as pool:
         list(pool.map(decode, range(0, len(files), SLICE)))
-    return InMemory(images, files.labels_N)
+    return _filled(InMemory(images, files.labels_N.clone()), faults)
+
+
+def _filled(held: InMemory, faults: dict[int, Bad]) -> InMemory:
+    """With the very images that would stand in were all read from disk."""
+    for i in sorted(faults):
+        tried: list[Bad] = []
+        for other in candidates(i, len(held)):
+            if other not in faults:
+                held.images_NCHW[i], held.labels_N[i] = held.images_NCHW[other], held.labels_N[other]
+                break
+            tried.append(faults[other])
+        else:
+            raise none_of(tried)
+        held.bad[i] = tuple(tried)
+    return held

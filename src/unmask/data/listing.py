@@ -12,8 +12,9 @@ from math import floor
 from pathlib import Path
 from typing import Any
 
+from unmask.data import odd_folders
+from unmask.data.odd_folders import UNREADABLE
 from unmask.data.samples import Samples
-from unmask.durable import sha256
 
 SUFFIXES = frozenset([".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".npy"])
 UNCOMPRESSED = frozenset([".npy", ".bmp", ".ppm", ".pgm", ".tif", ".tiff"])
@@ -23,13 +24,17 @@ TRAIN_NAMES, VAL_NAMES = ("train",), ("val", "valid", "validation", "test")
 
 @dataclass(frozen=True)
 class Listing:
-    """Files of both splits relative to the root; labels are indices into classes, or -1 without classes."""
+    """Files of both splits relative to the root; labels are indices into classes, or -1 without classes.
+
+    notes: what is odd about them, but no fault.
+    """
 
     root: Path
     train: Samples
     val: Samples
     classes: tuple[str, ...]
     identity: str
+    notes: tuple[str, ...] = ()
 
 
 def list_images(root: str | Path, holdout: float = 0.1) -> Listing:
@@ -45,6 +50,8 @@ def list_images(root: str | Path, holdout: float = 0.1) -> Listing:
     if train_dir and val_dir:
         train_files, val_files = image_files(root, train_dir), image_files(root, val_dir)
         classes = _classes(train_files, depth=1)
+        for folder, names in ((train_dir, train_files), (val_dir, val_files)):
+            _refuse_empty(folder, names, classes, 1)
         train, val = _label(train_files, classes, 1), _label(val_files, classes, 1)
     elif val_dir:
         raise ValueError(
@@ -54,14 +61,19 @@ def list_images(root: str | Path, holdout: float = 0.1) -> Listing:
         depth = 1 if train_dir else 0  # a lone train/ is no class
         files = image_files(root, train_dir or root)
         classes = _classes(files, depth)
+        _refuse_empty(train_dir or root, files, classes, depth)
         train, val = hold_out(_label(files, classes, depth), holdout)
     if not train or not val:
         allowed = " ".join(sorted(SUFFIXES))
         raise ValueError(
             f"data.root={root} has {len(train)} training and {len(val)} validation images; "
-            f"both need at least one ({allowed})"
+            f"both need at least one ({allowed}); what is there: {odd_folders.suffixes_below(root)}"
         )
-    return Listing(root, Samples(train), Samples(val), classes, identity_of(root, [*train, *val], classes))
+    both = [*train, *val]
+    marks = _marks(root, [name for name, _ in both], strict=False)
+    labels, cut = [label for _, label in both], len(train)
+    odd = odd_folders.notes((labels[:cut], labels[cut:]), (marks[:cut], marks[cut:]), classes)
+    return Listing(root, Samples(train), Samples(val), classes, _digest(both, marks, classes), tuple(odd))
 
 
 def list_other(root: Path, classes: tuple[str, ...]) -> Listing:
@@ -78,13 +90,24 @@ def list_other(root: Path, classes: tuple[str, ...]) -> Listing:
 
 
 def _split_folder(root: Path, names: tuple[str, ...]) -> Path | None:
+    for name in names:
+        odd_folders.refuse_file(root / name)
     return next((root / name for name in names if (root / name).is_dir()), None)
+
+
+def _refuse_empty(folder: Path, files: list[str], classes: tuple[str, ...], depth: int) -> None:
+    held = {Path(name).parts[depth] for name in files if classes and len(Path(name).parts) > depth + 1}
+    odd_folders.refuse_empty(folder, len(files), held)
 
 
 def image_files(root: Path, folder: Path) -> list[str]:
     """Names, relative to the root, of all images below the folder, in order; hidden files are none."""
+
+    def fail(error: OSError) -> None:
+        raise ValueError(f"{error.filename} cannot be read ({error.strerror}); unlock it, or move it away") from None
+
     found = []
-    for parent, folders, names in os.walk(folder):
+    for parent, folders, names in os.walk(folder, onerror=fail):
         folders.sort()
         base = Path(parent).relative_to(root)
         found += [str(base / name) for name in names if Path(name).suffix.lower() in SUFFIXES and name[0] != "."]
@@ -139,23 +162,35 @@ def hold_out(files: tuple[tuple[str, Any], ...], holdout: float) -> tuple[tuple,
     return train, tuple(file for file, out in zip(files, held, strict=True) if out)
 
 
-def _marks(root: Path, names: list[str]) -> list[str]:
+def _marks(root: Path, names: list[str], strict: bool) -> list[str]:
     """Of each file its content where that is quickly read, else its size; always the content of uncompressed ones,
     whose size stays when pixels change.
+
+    strict: a file that is not there is an error (a list names it), else it is known as unreadable.
     """
-    try:
-        sizes = [(root / name).stat().st_size for name in names]
-        small = len(names) <= READ_FILES and sum(sizes) <= READ_BYTES
-        return [
-            sha256(root / name) if small or Path(name).suffix.lower() in UNCOMPRESSED else str(size)
-            for name, size in zip(names, sizes, strict=True)
-        ]
-    except OSError as error:
-        raise ValueError(f"{error.filename} cannot be read ({error.strerror}); mend or remove it") from None
+    sizes = [odd_folders.size_of(root / name) for name in names]
+    gone = next((root / name for name, size in zip(names, sizes, strict=True) if size is None), None)
+    if gone and (strict or all(size is None for size in sizes)):
+        try:
+            gone.stat()
+        except OSError as error:
+            raise ValueError(f"{error.filename} cannot be read ({error.strerror}); mend or remove it") from None
+    small = len(names) <= READ_FILES and sum(size or 0 for size in sizes) <= READ_BYTES
+    return [
+        UNREADABLE
+        if size is None
+        else odd_folders.content_of(root / name)
+        if small or Path(name).suffix.lower() in UNCOMPRESSED
+        else str(size)
+        for name, size in zip(names, sizes, strict=True)
+    ]
 
 
 def identity_of(root: Path, files: list[tuple[str, int]], classes: tuple[str, ...]) -> str:
     """A hash of the classes and of each file's name, label and content (or size)."""
-    marks = _marks(root, [name for name, _ in files])
+    return _digest(files, _marks(root, [name for name, _ in files], strict=True), classes)
+
+
+def _digest(files: list[tuple[str, int]], marks: list[str], classes: tuple[str, ...]) -> str:
     lines = [*classes, *(f"{name}\0{mark}\0{label}" for (name, label), mark in zip(files, marks, strict=True))]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()[:16]

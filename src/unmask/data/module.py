@@ -10,6 +10,7 @@ from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from unmask.data.bad_images import Seen
 from unmask.data.crops import Augment
 from unmask.data.policies import erase
 from unmask.data.sampler import EpochBatches, EvalBatches, Repeats, Ticket
@@ -43,7 +44,7 @@ class ImageData(L.LightningDataModule):
         self.form, self.loading, self.ids, self.batch_size, self.seed = form, loading, ids, batch_size, seed
         self.repeats = Repeats(augment.repeats, len(train))
         self.erasing, self.erasing_key = augment.erasing, make_key(seed, "erasing")
-        self.train_views = Views(train, form, augment, seed, ids=ids)
+        self.train_views = Views(train, form, augment, seed)
         self.val_views = Views(val, form, None, seed)
 
     def train_dataloader(self) -> DataLoader:
@@ -63,6 +64,10 @@ class ImageData(L.LightningDataModule):
         """The training images as evaluation sees them, then the validation images: what features are made of."""
         bank = Views(self.train_views.split, self.form, None, self.seed)
         return [self._eval_loader(bank, self.ids), self.val_dataloader()]
+
+    def seen(self, loader: int) -> Seen:
+        """Which images those of `predict_dataloader` are, and how many."""
+        return Seen("validation", len(self.val_views)) if loader else Seen("training", len(self.ids))
 
     def _eval_loader(self, views: Views, ids: list[int]) -> DataLoader:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
@@ -85,11 +90,17 @@ class ImageData(L.LightningDataModule):
 
 
 class Evaluation(L.LightningDataModule):
-    """Some images of a split, to be predicted: cropped, changed and normalised as they were made to be."""
+    """Some images of a split, to be predicted: cropped, changed and normalised as they were made to be.
 
-    def __init__(self, views: Views, ids: list[int], loading: "Loading") -> None:
+    name: of the images, where those that cannot be read are listed.
+    """
+
+    def __init__(self, views: Views, ids: list[int], loading: "Loading", name: str = "validation") -> None:
         super().__init__()
-        self.views, self.ids, self.loading = views, ids, loading
+        self.views, self.ids, self.loading, self.name = views, ids, loading, name
+
+    def seen(self, loader: int) -> Seen:
+        return Seen(self.name, len(self.ids))
 
     def predict_dataloader(self) -> DataLoader:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -2,7 +2,7 @@
 
 import gzip
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +14,7 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from unmask.data.resident import Resident, goes_there
+from unmask.data.stand_ins import Bad
 
 DIGITS_SHA256 = "846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d"
 HELD_OUT = 5  # every fifth digit is a test image: 4,000 to train, 1,000 to test, 100 of each class
@@ -21,10 +22,14 @@ HELD_OUT = 5  # every fifth digit is a test image: 4,000 to train, 1,000 to test
 
 @dataclass(frozen=True)
 class InMemory:
-    """One split: images of one size, and a label each (-1: unlabelled)."""
+    """One split: images of one size, and a label each (-1: unlabelled).
+
+    bad: of a sample for which another image and its label stand here, those that could not be read.
+    """
 
     images_NCHW: UInt8[Tensor, "N C H W"]
     labels_N: Int[Tensor, "N"]
+    bad: dict[int, tuple[Bad, ...]] = field(default_factory=dict)
     resident: Resident | None = None  # where batches are to be cut on the training device
 
     def __len__(self) -> int:

@@ -13,22 +13,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from unmask.data.crops import Augment, centre_boxes, crop_resize, moved
-from unmask.data.decoding import BadImageError, Encoded, decoded, opened, resized, view
+from unmask.data.decoding import Encoded, decoded, opened, resized, view
 from unmask.data.jitter import colour_jitter
 from unmask.data.policies import rand_augment
 from unmask.data.resident import Resident
 from unmask.data.sampler import Ticket
 from unmask.data.sources import InMemory
+from unmask.data.stand_ins import Bad, BadImageError, candidates, none_of, patiently, unreadable
 from unmask.data.stores import Files
 from unmask.randomness import make_key
-
-
-class Bad(NamedTuple):
-    """An image that could not be read, in whose place another stands."""
-
-    id: int
-    name: str
-    reason: str
 
 
 class Batch(NamedTuple):
@@ -65,17 +58,16 @@ Change = Callable[[Tensor, int, Tensor], Tensor]  # (uint8 images, epoch, sample
 class Views(Dataset):
     """change: what is done to the cropped images; unless given it is the augmentation's RandAugment or colour jitter.
 
-    threads: that decode the images of a batch. ids: the samples that may stand in for one that cannot be read;
-    where there are none, that is an error.
+    threads: that decode the images of a batch. stand_ins: another image of the split stands in for one that cannot be
+    read, else that is an error. It is the split's next, not the stage's: in memory the same one stands in for all.
     """
 
     def __init__(
         self, split: InMemory | Files, form: Format, augment: Augment | None, seed: int, change: Change | None = None,
-        ids: Sequence[int] | None = None, threads: int = 1,
+        stand_ins: bool = True, threads: int = 1,
     ) -> None:  # fmt: skip
         self.split, self.form, self.augment, self.key = split, form, augment, make_key(seed, "crop")
-        self.ids = range(len(split)) if ids is None else ids
-        self.threads, self.change = threads, change
+        self.stand_ins, self.threads, self.change = stand_ins, threads, change
         self._drawn: Draws | None = None
         if augment and augment.policy:
             self.change = rand_augment(augment.policy, form.mean, form.shape, make_key(seed, "policy"))
@@ -101,7 +93,9 @@ class Views(Dataset):
         mirrored = None if draws.mirrored_N is None else draws.mirrored_N[ids]
         resident = split.resident if self.change is None else None
         images = split.images_NCHW[:0] if resident else split.images_NCHW.index_select(0, which)
-        return self._changed(Batch(images, split.labels_N[which], ids, epoch, boxes, mirrored, (), shifts, resident))
+        faults = (bad for i in which.tolist() for bad in split.bad.get(i, ())) if split.bad else ()
+        bad = tuple(dict.fromkeys(faults))
+        return self._changed(Batch(images, split.labels_N[which], ids, epoch, boxes, mirrored, bad, shifts, resident))
 
     def _draws(self, split: InMemory, epoch: int) -> "Draws":
         """All of an epoch at once: for a batch of small images its draws alone would take longer than its pixels."""
@@ -137,7 +131,7 @@ class Views(Dataset):
                     images[k] = torch.from_numpy(view(used.image, tuple(box), self.form.shape))
                     return used
                 except BadImageError as error:
-                    if not self.ids:
+                    if not self.stand_ins:
                         raise
                     bad = Bad(used.id, error.name, error.reason)
                     used = self._header(int(ids[k]), (*used.bad, bad))
@@ -182,37 +176,28 @@ class Views(Dataset):
             try:
                 return found, decoded(found.image)
             except BadImageError as error:
-                if not self.ids:
+                if not self.stand_ins:
                     raise
                 found = self._header(i, (*found.bad, Bad(found.id, error.name, error.reason)))
 
     def _header(self, i: int, bad: tuple[Bad, ...] = ()) -> "Found":
-        """Of the sample, or of the next of the stage's samples that can be read: never by chance, never by workers."""
+        """Of the sample, or of the next that can be read: never by chance, never by workers."""
         assert isinstance(self.split, Files)
         tried = {each.id for each in bad}
-        for other in self._from(i):
+        for other in candidates(i, len(self.split)):
             if other in tried:
                 continue
             name = self.split.store.name(other)
             try:
-                return Found(other, opened(self.split.store.read(other), name, self.split.channels), bad)
+                return Found(other, opened(patiently(self.split.store.read, other), name, self.split.channels), bad)
             except BadImageError as error:
                 fault = error
             except OSError as error:
-                fault = BadImageError(name, error.strerror or error)
-            if not self.ids:
+                fault = unreadable(name, error)
+            if not self.stand_ins:
                 raise fault
             bad = (*bad, Bad(other, name, fault.reason))
-        raise ValueError(f"none of {len(self.ids)} images can be read; the first: {bad[0].name} ({bad[0].reason})")
-
-    def _from(self, i: int) -> Any:
-        yield i
-        start = self._place.get(i, 0) if len(self.ids) < len(self.split) else i
-        yield from (self.ids[(start + k) % len(self.ids)] for k in range(1, len(self.ids)))
-
-    @cached_property
-    def _place(self) -> dict[int, int]:
-        return {i: k for k, i in enumerate(self.ids)}
+        raise none_of(bad)
 
     def _map(self, function: Callable[[int], Any], items: Sequence[int]) -> Any:
         return map(function, items) if self.threads == 1 or len(items) == 1 else self._pool.map(function, items)

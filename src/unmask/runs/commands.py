@@ -5,10 +5,11 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NoReturn
 
 from unmask.runs.checks import ConfigError, unknown_overrides
-from unmask.runs.experiments import unknown_names
+from unmask.runs.experiments import CONF, unknown_choices, unknown_names
 from unmask.runs.ledger import LedgerError
 from unmask.runs.secrets import covered
 
@@ -93,10 +94,34 @@ def quoted(argument: str) -> str:
     return f"{key}{equals}'{value}'" if plain else argument
 
 
+def explanation(file: str) -> str:
+    """A command's own file of defaults, with its comments and the choices of its groups, without what Hydra reads."""
+    lines = file.partition("\nhydra:")[0].splitlines()
+    chosen = [line[4:].partition(":") for line in lines if line.startswith("  - ") and "override" not in line]
+    groups = [
+        f"{group}:{value}    # one of {', '.join(sorted(path.stem for path in (CONF / group).glob('*.yaml')))}"
+        for group, colon, value in chosen
+        if colon
+    ]
+    return "\n".join([*(line for line in lines if not line.startswith(("defaults:", "  - "))), *groups]) + "\n"
+
+
+def one_word(arguments: Sequence[str], key: str) -> list[str]:
+    """A plain word stands for `key`; two of them end the command with exit code 2."""
+    words = [argument for argument in arguments if not argument.startswith("-") and "=" not in argument]
+    if len(words) > 1:
+        fail(f"{' '.join(words)}: give one {key}, not {len(words)}", 2)
+    return [f"{key}='{argument}'" if argument in words else argument for argument in arguments]
+
+
 def guarded(command: Callable[[], None], keys: Iterable[str]) -> None:
     """Run a Hydra command; mistyped keys and Hydra's own complaints about overrides end with exit code 2."""
     privately()
-    if faults := unknown_overrides(sys.argv[1:], keys) + unknown_names(sys.argv[1:]):
+    own = CONF / f"{Path(sys.argv[0]).stem}.yaml"
+    if {"-h", "--help"} & {*sys.argv} and own.exists():  # src/train.py has Hydra's page
+        print(explanation(own.read_text()), end="")
+        raise SystemExit(0)
+    if faults := unknown_overrides(sys.argv[1:], keys) + unknown_names(sys.argv[1:]) + unknown_choices(sys.argv[1:]):
         fail("\n".join(faults), 2)
     shown = next((argument for argument in sys.argv[1:] if argument.partition("=")[0] in SHOWING), None)
     if shown and any(flag in sys.argv for flag in MULTIRUN):

@@ -40,6 +40,8 @@ def execute(plan: Plan, console: Console) -> list[dict[str, Any]]:
     if plan.config.trainer.accelerator == "gpu" and not torch.cuda.is_available():
         raise ConfigError("trainer.accelerator = gpu: torch finds no GPU here; use trainer=auto or trainer=cpu")
     run, place = Run(plan, console), world()
+    for note in plan.listing.notes if plan.listing else ():
+        console.print(f"warning: {note}", soft_wrap=True, markup=False)
     with leaving_when_asked(plan.config.trainer.max_minutes):
         alone = [spec for spec in plan.stages if spec.kind in FITTED]
         follows = place is not None and place.rank > 0
@@ -138,8 +140,11 @@ def _worked(run: Run, spec: StageSpec, folder: StageFolder) -> dict[str, Any]:
         return collectives.told()
     seconds = round(work.fit.seconds_before + time.monotonic() - start, 1)
     facts = {"seconds": seconds, "versions": {name: version(name) for name in VERSIONS}}
+    bad = work.fit.bad.merge()
     images = int(metrics.pop("images")) if "images" in metrics else len(run.splits[1])
+    images -= sum(row["split"] == "validation" for row in bad)
     facts |= {"threads": torch.get_num_threads(), "processes": collectives.count(), "images": images}
+    facts |= {"bad_images": len(bad)} if bad else {}
     return collectives.told(folder.finish(metrics, facts))
 
 

@@ -202,6 +202,28 @@ def unknown_names(arguments: list[str]) -> list[str]:
     return faults
 
 
+def unknown_choices(arguments: list[str]) -> list[str]:
+    """A line for each group=choice that conf/ lacks, and for each value of a logger that is not chosen.
+
+    Hydra says the first in many lines. Where --config-dir adds choices, they are Hydra's to know.
+    """
+    pairs = [(key.lstrip("+"), value) for key, _, value in (argument.partition("=") for argument in arguments)]
+    if any(argument.startswith(("--config-", "-cd", "-cp")) for argument in arguments):
+        return []
+    faults = []
+    for key, value in pairs:
+        known = sorted(path.stem for path in (CONF / key).glob("*.yaml")) if key.isidentifier() else []
+        for name in [each.strip(" '\"") for each in value.strip("'\"[]").split(",")]:
+            sought = known and key not in ("experiment", "scale") and "(" not in value  # choice(...), glob(...)
+            if sought and name not in (*known, "null", ""):
+                faults.append(_no_such(key, name, known))
+        part, _, rest = key.partition(".")
+        logger = rest.partition(".")[0]
+        if part == "logger" and logger and not any(key == "logger" and logger in value for key, value in pairs):
+            faults.append(f"{key}: the logger {logger} is not chosen; add logger={logger}")
+    return faults
+
+
 def _no_such(key: str, name: str, known: list[str]) -> str:
     return f"{key}={name}: there is no such {key}{suggestion(name, known)}; one of {', '.join(known)}"
 

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load, save
 
 from unmask.checkpoints import below
+from unmask.data.bad_images import BadImages
 from unmask.data.module import ImageData
 from unmask.data.views import normalised
 from unmask.durable import replacing
@@ -18,10 +19,13 @@ BASIS = "basis.safetensors"
 MOST = 0.9  # of the variance
 
 
-def fit_patch_pca(folder: StageFolder, data: ImageData, patch_size: int) -> dict[str, float]:
+def fit_patch_pca(folder: StageFolder, data: ImageData, patch_size: int, bad: BadImages) -> dict[str, float]:
     """The basis of all training images' patches, as evaluation sees them, into the folder; how few hold most."""
     sums = PatchSums(patch_size**2 * len(data.form.mean))
     for batch in data.predict_dataloader()[0]:
+        bad.met(batch.bad, data.seen(0))
+        if bad.fault:
+            raise bad.fault
         sums.add(normalised(batch, data.form).images_BCHW, patch_size)
     basis = sums.basis()
     with replacing(folder.path / BASIS) as file:

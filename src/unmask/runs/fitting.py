@@ -10,6 +10,7 @@ from rich.console import Console
 
 from unmask import checkpoints, collectives
 from unmask.callbacks.background import BackgroundIO
+from unmask.callbacks.bad_list import BadList
 from unmask.callbacks.hold import asked_to_hold
 from unmask.callbacks.journal import Journal
 from unmask.callbacks.keeper import Cadence, Keeper
@@ -18,6 +19,7 @@ from unmask.callbacks.recorder import Recorder
 from unmask.callbacks.spikes import SpikeRule, Spikes
 from unmask.callbacks.tracer import Tracer
 from unmask.callbacks.watchdog import Watchdog
+from unmask.data.bad_images import BadImages
 from unmask.data.module import FeatureData, ImageData
 from unmask.mae import num_parameters
 from unmask.optim import Recipe
@@ -44,6 +46,9 @@ class Fitting:
         self.config, self.class_names = plan.config, plan.class_names
         self.spec, self.folder, self.console = spec, folder, console
         self.recipe: Any = getattr(plan.config, spec.kind, None)
+        self.bad = BadImages(
+            folder.path, plan.config.data.bad_limit, lambda line: console.print(line, soft_wrap=True, markup=False)
+        )
         self.seconds_before = 0.0  # of work that an interrupted call did and this one goes on from
 
     def __call__(self, module: Trained, data: ImageData | FeatureData, callbacks: list[L.Callback]) -> Metrics:
@@ -57,19 +62,21 @@ class Fitting:
         }  # fmt: skip
         if self.spec.kind != "pretrain":
             about["classes"] = list(self.class_names)  # for whoever has the checkpoint and not the images
-        io, spikes, cadence = BackgroundIO(self.config.checkpoint.keep), self.spikes(), self.config.checkpoint
+        io, spikes, rule = BackgroundIO(self.config.checkpoint.keep), self.spikes(), self.config.checkpoint
+        cadence = Cadence(rule.every_minutes, rule.every_steps, rule.best)
         skipped: Callable[[], Metrics] = (lambda: {"skipped_steps": spikes.skipped}) if spikes else dict
         shown = mirrors(self.config, self.spec, self.folder.path)
-        journal = Journal(self.folder.path, plan.batch_size, per_epoch, shown, skipped)
+        journal = Journal(
+            self.folder.path, plan.batch_size, per_epoch, shown, lambda step: skipped() | self.listed(step)
+        )
         callbacks = [
             Watchdog(self.folder.path, self.config.trainer.timeout_minutes),
             Recorder(self.folder.path, about, spikes),
+            BadList(self.bad),
             journal,
             *([Tracer(self.folder.path)] if self.config.watch.trace else []),
             *asked_to_hold(self.folder.path, io),
-            Keeper(
-                self.folder.checkpoints, io, Cadence(cadence.every_minutes, cadence.every_steps, cadence.best), about
-            ),
+            Keeper(self.folder.checkpoints, io, cadence, about, lambda: self.bad.fault),
             StageProgress(self.spec.title, plan.batch_size, per_epoch, self.console),
             *callbacks,
         ]
@@ -86,6 +93,11 @@ class Fitting:
             )
         facts = {"parameters": num_parameters(module.model), "steps": self.steps(plan), "batch_size": plan.batch_size}
         return {**measured, **facts, **skipped()}
+
+    def listed(self, step: int) -> Metrics:
+        """How many images could not be read by that step, where there are any."""
+        bad = self.bad.count("training", step)
+        return {"bad_images": bad} if bad else {}
 
     def spikes(self) -> Spikes | None:
         rule = self.config.spikes
@@ -135,8 +147,9 @@ class Fitting:
     def quiet_trainer(self) -> L.Trainer:
         plugins: list[Any] = [LightningEnvironment()]
         return L.Trainer(
-            **self.where(sharded=False), precision=self.config.trainer.precision, logger=False, plugins=plugins, **QUIET
-        )
+            **self.where(sharded=False), precision=self.config.trainer.precision, logger=False, plugins=plugins,
+            callbacks=[BadList(self.bad)], **QUIET,
+        )  # fmt: skip
 
     def where(self, sharded: bool) -> dict[str, Any]:
         """One device, or those of all processes that have joined; the loaders share the samples out themselves."""

@@ -11,6 +11,8 @@ from unmask.data.crops import centre_boxes, crop_resize
 from unmask.data.folders import open_image, stored
 from unmask.data.listing import SUFFIXES
 from unmask.data.sources import InMemory
+from unmask.data.stand_ins import Bad, BadImageError, candidates, none_of
+from unmask.data.stores import Files
 from unmask.mae import MAE
 from unmask.randomness import make_key
 from unmask.reconstructions import Reconstruction, reconstruct
@@ -98,7 +100,18 @@ def _own_images(count: int, config: Config) -> torch.Tensor:
     chosen = torch.linspace(0, len(val) - 1, min(count, len(val))).long().unique().tolist()
     if isinstance(val, InMemory):
         return torch.cat([_fit(val.images_NCHW[i], config) for i in chosen])
-    return torch.cat([_fit(stored(val, i), config) for i in chosen])
+    return torch.cat([_fit(_standing(val, i), config) for i in chosen])
+
+
+def _standing(files: Files, i: int) -> torch.Tensor:
+    """The image, or the one that stands in for it in training."""
+    bad = []
+    for other in candidates(i, len(files)):
+        try:
+            return stored(files, other)
+        except BadImageError as error:
+            bad.append(Bad(other, error.name, error.reason))
+    raise none_of(bad)
 
 
 def _fit(image_CHW: torch.Tensor, config: Config) -> torch.Tensor:

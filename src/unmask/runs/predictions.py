@@ -91,7 +91,7 @@ def _files(place: Path, count: int | None) -> tuple[Path, list[str]]:
 def _read(root: Path, names: list[str], ready: Ready) -> tuple[list[str], list[UInt8[Tensor, "1 C H W"]], list[str]]:
     """Names and evaluation's crops of the files that can be read, and what is said of the others."""
     files = Files(Folder(root, Names(names)), torch.full((len(names),), -1), ready.channels)
-    views = Views(files, ready.form, None, seed=0, ids=())  # nothing stands in for what cannot be read
+    views = Views(files, ready.form, None, seed=0, stand_ins=False)  # nothing stands in for what cannot be read
 
     def crop(i: int) -> Tensor | ValueError:
         try:

@@ -13,7 +13,9 @@ from rich.console import Console
 
 from unmask import checkpoints
 from unmask.callbacks.record import FOLDER, RECORD
+from unmask.data.bad_images import BadImages
 from unmask.data.module import FeatureData, ImageData
+from unmask.data.stand_ins import shown
 from unmask.data.stores import Files
 from unmask.data.views import Batch
 from unmask.durable import sha256
@@ -106,6 +108,7 @@ class Halting:
     """Stands in a stage's work where its fit stands."""
 
     quiet_trainer: Callable[[], Any]
+    bad: BadImages
 
     def __call__(self, module: Trained, data: ImageData | FeatureData, callbacks: list[Any]) -> Any:
         raise BuiltError(module, data)
@@ -136,7 +139,7 @@ def rebuild(record: Record) -> Scene:
     """
     hush()
     first = record.first
-    module, data = _stage(record)
+    module, data, met = _stage(record)
     module.load_state_dict(record.state["state_dict"])
     device = torch.device("cuda" if first["device"] == "cuda" and torch.cuda.is_available() else "cpu")
     torch.set_num_threads(int(first["threads"]))  # with another number sums come in another order
@@ -146,11 +149,19 @@ def rebuild(record: Record) -> Scene:
         parts = [data.training_batch(int(first["epoch"]), ids, device) for ids in samples]
     except (OSError, ValueError, IndexError) as error:
         raise ConfigError(f"images of the recorded step cannot be read: {error}") from None
+    # those that are listed could not be read then either, and the same ones stood in for them
+    lost = {bad.name: bad.reason for part in parts for bad in part.bad} | met.reasons()
+    known = BadImages(record.folder.resolve().parent, 1.0, print).reasons()
+    if gone := [name for name in lost if name not in known]:
+        raise ConfigError(f"images of the recorded step cannot be read: {shown(gone[0])} ({lost[gone[0]]})")
     return Scene(record, module, data, parts)
 
 
-def _stage(record: Record) -> tuple[Trained, ImageData | FeatureData]:
-    """What the stage's work would train, and on what; nothing is written but to a folder that goes away."""
+def _stage(record: Record) -> tuple[Trained, ImageData | FeatureData, BadImages]:
+    """What the stage's work would train, on what, and which images it could not read before.
+
+    Nothing is written but to a folder that goes away.
+    """
     first, place = record.first, record.folder.resolve().parent
     raw = dict(first["config"])
     if place.name == first["fingerprint"]:  # else somebody took the record out of its ledger
@@ -167,11 +178,12 @@ def _stage(record: Record) -> tuple[Trained, ImageData | FeatureData]:
         folder = StageFolder(aside, spec)
         folder.open()
         work = StageWork(Run(plan, Console(quiet=True)), spec, folder)
-        work.fit = Halting(work.fit.quiet_trainer)  # type: ignore[assignment]
+        met = work.fit.bad
+        work.fit = Halting(work.fit.quiet_trainer, met)  # type: ignore[assignment]
         try:
             getattr(work, spec.kind)()
         except BuiltError as built:
-            return built.module, built.data
+            return built.module, built.data, met
         except (LedgerError, OSError, ValueError) as error:
             raise ConfigError(f"what the step was made of cannot be read: {error}") from None
     raise AssertionError(f"{spec.kind} trains nothing")

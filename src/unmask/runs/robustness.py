@@ -38,6 +38,7 @@ class Cell:
     split: InMemory | Files
     change: Change | None
     classes: tuple[int, ...]  # the possible answers
+    images: str = "validation"  # what the list of those that cannot be read calls them
 
 
 class Robustness:
@@ -83,7 +84,7 @@ class Robustness:
         views = Views(cell.split, form, None, config.seed, cell.change)
         spread = torch.linspace(0, len(views) - 1, min(self.recipe.images or len(views), len(views))).long()
         ids = spread.unique().tolist()
-        data = Evaluation(views, ids, build.build_loading(config))
+        data = Evaluation(views, ids, build.build_loading(config), cell.images)
         found = accuracy(self.fit.quiet_trainer(), model, data, cell.classes)
         return {"name": cell.name, "severity": cell.severity, "accuracy": found, "images": len(ids)}
 
@@ -106,7 +107,14 @@ class Robustness:
         listing = list_other(root, self.plan.class_names)
         labels = torch.from_numpy(listing.val.labels).long()
         files = Files(Folder(root, listing.val.names), labels, self.plan.config.data.channels)
-        return Cell(name, severity, files, None, tuple(labels.unique().tolist()))
+        return Cell(
+            name,
+            severity,
+            files,
+            None,
+            tuple(labels.unique().tolist()),
+            f"{name} {severity}" if severity else "validation",
+        )
 
     def mce(self, changed: pd.DataFrame) -> Metrics:
         """Mean corruption error against AlexNet, where it is ImageNet-C, whole (Hendrycks & Dietterich 2019)."""

@@ -106,6 +106,9 @@ class Data(Part):
     in_memory: bool | Literal["device"] | None = Field(
         description="decode once into memory, or onto each training device; null decides by size and device"
     )
+    bad_limit: Annotated[float, Field(ge=0, le=1)] = Field(
+        description="more unreadable files than this share of a split's images end the run (image_folder); 0: one does"
+    )
     num_workers: Annotated[int, Field(ge=0)] | None = Field(description="loader processes; null: cores - 1, at most 8")
 
     _measured: str | None = PrivateAttr(default=None)  # the identity of the images that mean and std were measured on

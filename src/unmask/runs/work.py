@@ -11,6 +11,7 @@ from torch import nn
 
 from unmask import checkpoints, collectives
 from unmask.callbacks.pictures import Pictures
+from unmask.data.bad_images import BadImages
 from unmask.data.module import FeatureData, ImageData
 from unmask.data.sampler import balanced_subset
 from unmask.data.samples import Names
@@ -65,7 +66,7 @@ class Run:
 
     def __init__(self, plan: Plan, console: Console) -> None:
         self.plan, self.config, self.console = plan, plan.config, console
-        self.extracted: dict[tuple[Any, ...], tuple[LabelledFeatures, LabelledFeatures]] = {}
+        self.extracted: dict[tuple[Any, ...], tuple[LabelledFeatures, LabelledFeatures, BadImages]] = {}
 
     @cached_property
     def splits(self) -> tuple[InMemory | Files, InMemory | Files]:
@@ -124,7 +125,7 @@ class StageWork:
     def patch_pca(self) -> Metrics:
         assert self.config.data.patch_size is not None
         data = self.run.data(None, None, build.PLAIN, self.shape)
-        return fit_patch_pca(self.folder, data, self.config.data.patch_size)
+        return fit_patch_pca(self.folder, data, self.config.data.patch_size, self.fit.bad)
 
     def tokenizer(self) -> Metrics:
         """A dVAE is made once for all seeds, from images as evaluation sees them."""
@@ -208,8 +209,11 @@ class StageWork:
         """Features of both splits, computed once for all stages of a run that use them."""
         wanted = (self.spec.start, pool, labels, self.shape)
         if wanted not in self.run.extracted:
-            self.run.extracted[wanted] = extract(self.fit.quiet_trainer(), self.features(pool), data)
-        return self.run.extracted[wanted]
+            found = extract(self.fit.quiet_trainer(), self.features(pool), data)
+            self.run.extracted[wanted] = (*found, self.fit.bad)
+        bank, queries, bad = self.run.extracted[wanted]
+        self.fit.bad.adopt(bad)
+        return bank, queries
 
     def encoder(self) -> Encoder:
         """The parent's encoder, the given one, or the random one of this seed."""
@@ -263,14 +267,10 @@ class StageWork:
         """Train a classifier on the features and file what it confuses."""
         config, recipe = self.config, self.recipe
         model = Classifier(features, self.run.plan.num_classes, self.spec.kind in FROZEN, config.seed)
-        tuned = isinstance(recipe, FineTune)
-        regular = (
-            Regularisation(
-                config.seed, recipe.smoothing, recipe.mixup, recipe.cutmix, recipe.ema, mixed_together(data.batch_size)
-            )
-            if tuned
-            else Regularisation(config.seed)
-        )
+        regular = Regularisation(config.seed)
+        if isinstance(recipe, FineTune):
+            together = mixed_together(data.batch_size)
+            regular = Regularisation(config.seed, recipe.smoothing, recipe.mixup, recipe.cutmix, recipe.ema, together)
         make_optimizer = self.optimizer(data)
         self.say_rates(model, make_optimizer)
         module = Classify(model, make_optimizer, regular)

@@ -21,6 +21,7 @@ from torchmetrics.classification import (
     MulticlassStatScores,
 )
 
+from unmask.data.bad_images import counted
 from unmask.data.views import Batch
 from unmask.drop_path import toss
 from unmask.heads import Classifier
@@ -93,16 +94,19 @@ class Classify(L.LightningModule):
             self.ema.update(self.model)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        measured = self.measured_model()
-        logits_BK = measured(batch.images_BCHW)
+        batch, count = counted(batch)
+        logits_BK = self.measured_model()(batch.images_BCHW)
+        unaveraged_BK = logits_BK if self.unaveraged is None else self.model(batch.images_BCHW)
+        loss = F.cross_entropy(logits_BK, batch.labels_B)
+        self.log("val/loss", loss, batch_size=count, sync_dist=True, logger=False)
+        if not count:
+            return
         self.metrics.update(logits_BK.softmax(dim=1), batch.labels_B)
         self.per_class.update(logits_BK, batch.labels_B)
         if self.confusion is not None:
             self.confusion.update(logits_BK, batch.labels_B)
         if self.unaveraged is not None:
-            self.unaveraged.update(self.model(batch.images_BCHW), batch.labels_B)
-        loss = F.cross_entropy(logits_BK, batch.labels_B)
-        self.log("val/loss", loss, batch_size=len(batch.ids_B), sync_dist=True, logger=False)
+            self.unaveraged.update(unaveraged_BK, batch.labels_B)
 
     def on_validation_epoch_start(self) -> None:
         self.per_class.reset()  # its counts are read after the epoch

@@ -6,6 +6,7 @@ from jaxtyping import Float
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
+from unmask.data.bad_images import counted
 from unmask.data.views import Batch
 from unmask.mae import MAE
 from unmask.masking import BlockMasking, GridMasking, RandomMasking
@@ -35,8 +36,9 @@ class Pretrain(L.LightningModule):
         return self.reconstruction_loss(batch, self.key, batch.epoch)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        batch, count = counted(batch)
         loss = self.reconstruction_loss(batch, FIXED, epoch=0)
-        self.log("val/loss", loss, batch_size=len(batch.ids_B), sync_dist=True, logger=False)
+        self.log("val/loss", loss, batch_size=count, sync_dist=True, logger=False)
 
     def reconstruction_loss(self, batch: Batch, key: Key, epoch: int) -> Float[Tensor, ""]:
         return self.target.loss(*self.predicted(batch, key, epoch))

@@ -34,7 +34,7 @@ def accuracy(trainer: L.Trainer, model: nn.Module, data: Evaluation, classes: tu
     """
     predicted = trainer.predict(Extract(model), datamodule=data)
     assert predicted is not None
-    logits_NK, labels_N = joint(predicted)
+    logits_NK, labels_N = joint(predicted).measured()
     return 100 * right(logits_NK, labels_N, classes).double().mean().item()
 
 

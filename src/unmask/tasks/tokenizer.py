@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torchmetrics import Metric
 
+from unmask.data.bad_images import counted
 from unmask.data.views import Batch
 from unmask.optim import MakeOptimizer
 from unmask.randomness import make_key, uniform
@@ -68,12 +69,14 @@ class TrainTokenizer(L.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The loss is the squared error of what the chosen codes alone give back, without noise."""
+        batch, count = counted(batch)
         tokens_BL = self.model.tokens(batch.images_BCHW)
-        self.usage.update(tokens_BL)
+        if count:
+            self.usage.update(tokens_BL)
         height, width = (side // self.model.patch_size for side in batch.images_BCHW.shape[2:])
         error = self.model.reconstruct(tokens_BL, (height, width)).float() - batch.images_BCHW.float()
         loss = error.square().mean()
-        self.log("val/loss", loss, batch_size=len(batch.ids_B), sync_dist=True, logger=False)
+        self.log("val/loss", loss, batch_size=count, sync_dist=True, logger=False)
 
     def on_validation_epoch_end(self) -> None:
         self.log("val/perplexity", self.usage.compute(), logger=False)

@@ -1,0 +1,325 @@
+"""Bad image files cost one warning, not a night: listed once, replaced exactly, left out of measures, limited."""
+
+import io
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+
+from small_runs import plan_for, run
+from test_resume import Crash, assert_same, crash_at
+from test_together import together
+from unmask import checkpoints
+from unmask.callbacks.keeper import Keeper
+from unmask.data.bad_images import LIST, BadImages, Seen, TooManyBadError
+from unmask.data.crops import Augment
+from unmask.data.folders import folder_splits
+from unmask.data.listing import list_images
+from unmask.data.sources import InMemory
+from unmask.data.stand_ins import Bad
+from unmask.data.views import Format, Views
+from unmask.journals import read
+from unmask.runs.execute import execute
+
+SIZE, KINDS = 32, 5
+ON_DISK = (
+    "data=image_folder", f"data.image_size={SIZE}", "data.patch_size=8", "data.in_memory=false", "data.num_workers=0",
+    "stages=[pretrain]", "pretrain.batch_size=60", "pretrain.epochs=2", "checkpoint.every_steps=1", "augment=crop_random",
+)  # fmt: skip
+
+
+def photos(root: Path, per_class: int = 100, classes: str = "ab") -> Path:
+    generator = np.random.default_rng(0)
+    for name in classes:
+        (root / name).mkdir(parents=True)
+        for i in range(per_class):
+            pixels = generator.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+            Image.fromarray(pixels).resize((SIZE, SIZE)).save(root / name / f"{i:03d}.jpg")
+    return root
+
+
+def damage(path: Path, kind: int) -> None:
+    content = path.read_bytes()
+    flipped = content[:300] + bytes(byte ^ 0x55 for byte in content[300:400]) + content[400:]
+    path.write_bytes([content[: len(content) * 2 // 3], b"", b"<html>", flipped[:350], b"\0" * 500][kind % KINDS])
+
+
+def damaged(root: Path, whole: Path, share: float) -> tuple[Path, set[str]]:
+    """A copy with that share of its files spoilt, in ways that take turns."""
+    shutil.copytree(whole, root)
+    files = sorted(root.rglob("*.jpg"))
+    chosen = np.random.default_rng(1).permutation(len(files))[: round(share * len(files))]
+    for kind, k in enumerate(chosen):
+        damage(files[k], kind)
+    return root, {str(files[k]) for k in chosen}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[float, tuple[Path, set[str]]]:
+    root = tmp_path_factory.mktemp("photos")
+    whole = photos(root / "whole")
+    return {share: damaged(root / str(share), whole, share) for share in (0.01, 0.1)}
+
+
+def listed(runs: Path, stage: str = "pretrain") -> list[dict[str, Any]]:
+    (path,) = runs.glob(f"{stage}/*/{LIST}")
+    return read(path)
+
+
+def said(*overrides: str) -> tuple[list[dict[str, Any]], list[str]]:
+    console = Console(file=io.StringIO(), width=300)
+    results = execute(plan_for(*overrides), console)
+    return results, [line for line in console.file.getvalue().splitlines() if "read" in line]  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="module")
+def one_percent(
+    folders: dict[float, tuple[Path, set[str]]], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, set[str]]:
+    """The ledger of a run to its end, and the files that are bad."""
+    root, names = folders[0.01]
+    runs = tmp_path_factory.mktemp("undisturbed")
+    results, lines = said(f"data.root={root}", f"runs_dir={runs}", *ON_DISK)
+    assert results[-1]["bad_images"] == len(names) == 2
+    assert len(lines) == 2, "a warning and a summary"
+    assert f"another image stands in for it, and all such files are listed in {runs}" in lines[0]
+    assert lines[1].startswith("  2 images could not be read: ")
+    return runs, names
+
+
+def test_one_percent_of_bad_files_is_trained_past_and_each_is_named_once(one_percent: tuple[Path, set[str]]) -> None:
+    runs, names = one_percent
+    rows = listed(runs)
+    assert sorted(row["name"] for row in rows) == sorted(names)
+    assert all(
+        row["reason"] and 1 <= row["step"] <= 3 and row["epoch"] == 0 for row in rows if row["split"] == "training"
+    )
+    (path,) = runs.glob("pretrain/*/metrics.jsonl")
+    counts = [row["bad_images"] for row in read(path) if "bad_images" in row]
+    assert counts[-1] == sum(row["split"] == "training" for row in rows)
+
+
+def test_workers_change_neither_the_weights_nor_the_list(
+    one_percent: tuple[Path, set[str]], folders: dict[float, tuple[Path, set[str]]], tmp_path: Path
+) -> None:
+    run(f"data.root={folders[0.01][0]}", f"runs_dir={tmp_path}", *ON_DISK, "data.num_workers=2")
+    assert_same(tmp_path, one_percent[0])
+    assert listed(tmp_path) == listed(one_percent[0])
+
+
+def test_a_killed_run_goes_on_with_the_same_weights_and_lists_no_file_twice(
+    one_percent: tuple[Path, set[str]], folders: dict[float, tuple[Path, set[str]]], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The step that was begun last is made again: what it met is on the list already."""
+    overrides = (f"data.root={folders[0.01][0]}", f"runs_dir={tmp_path}", *ON_DISK, "checkpoint.every_steps=2")
+    with monkeypatch.context() as patch:
+        crash_at(patch, 3)
+        with pytest.raises(Crash):
+            run(*overrides)
+    run(*overrides)
+    assert_same(tmp_path, one_percent[0])
+    assert listed(tmp_path) == listed(one_percent[0])
+
+
+def test_ten_percent_of_bad_files_stop_the_run_saved_and_it_goes_on_when_allowed(
+    folders: dict[float, tuple[Path, set[str]]], tmp_path: Path
+) -> None:
+    root, names = folders[0.1]
+    overrides = (f"data.root={root}", f"runs_dir={tmp_path}", *ON_DISK)
+    with pytest.raises(TooManyBadError) as error:
+        run(*overrides)
+    (line,) = str(error.value).splitlines()
+    assert "of 180 training images" in line
+    assert "data.bad_limit=0.05 allows 9" in line
+    assert str(next(tmp_path.glob(f"pretrain/*/{LIST}"))) in line
+    assert "raise data.bad_limit and the same command goes on" in line
+    met = listed(tmp_path)
+    assert len(met) > 9
+    assert {row["name"] for row in met} <= names
+    saved = checkpoints.newest(next(tmp_path.glob("pretrain/*/checkpoints")))
+    assert saved is not None
+    assert saved.name == f"step={met[-1]['step']:08d}.ckpt", "the step that met the last one is not lost"
+    result = run(*overrides, "data.bad_limit=0.2")[-1]
+    rows = listed(tmp_path)
+    assert {row["name"] for row in rows} == names
+    assert len(rows) == len(names) == result["bad_images"]
+    assert rows[: len(met)] == sorted(met, key=lambda row: (row["step"], row["name"]))
+
+
+def test_a_limit_of_nothing_allows_no_bad_file(folders: dict[float, tuple[Path, set[str]]], tmp_path: Path) -> None:
+    with pytest.raises(TooManyBadError, match=r"1 of 180 training images \(0.56%\).*data.bad_limit=0 allows 0"):
+        run(f"data.root={folders[0.01][0]}", f"runs_dir={tmp_path}", *ON_DISK, "data.bad_limit=0")
+
+
+def test_a_file_that_vanishes_in_mid_epoch_is_replaced(
+    folders: dict[float, tuple[Path, set[str]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, names = shutil.copytree(folders[0.01][0], tmp_path / "images"), folders[0.01][1]
+    original, gone = Keeper.on_train_batch_end, set[str]()
+
+    def vanishing(self: Keeper, trainer: Any, *args: Any) -> None:
+        original(self, trainer, *args)
+        if trainer.global_step == 4:
+            for path in [*sorted(root.glob("a/*.jpg"))[3:5], root / "b" / "050.jpg"]:
+                path.unlink()
+                gone.add(str(path))
+
+    monkeypatch.setattr(Keeper, "on_train_batch_end", vanishing)
+    run(f"data.root={root}", f"runs_dir={tmp_path / 'runs'}", *ON_DISK)
+    rows = {row["name"]: row for row in listed(tmp_path / "runs")}
+    assert {Path(name).relative_to(root) for name in rows.keys() - gone} <= {
+        Path(name).relative_to(folders[0.01][0]) for name in names
+    }
+    late = [row for name, row in rows.items() if name in gone]
+    assert late
+    assert {row["reason"] for row in late} == {"No such file or directory"}
+    assert all(row["step"] in (5, 6) for row in late)
+
+
+@pytest.fixture(scope="module")
+def split_folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """train/ and val/ with a bad last validation image, and the same without that file."""
+    root = tmp_path_factory.mktemp("split")
+    photos(root / "bad" / "train", 10)
+    photos(root / "bad" / "val", 4)
+    (root / "bad" / "val" / "b" / "003.jpg").write_bytes(b"")
+    shutil.copytree(root / "bad", root / "without")
+    (root / "without" / "val" / "b" / "003.jpg").unlink()
+    return root / "bad", root / "without"
+
+
+@pytest.mark.parametrize(("in_memory", "at_once"), [(True, 4), (False, 1)])
+def test_a_bad_validation_image_is_left_out_of_every_measure(
+    at_once: int, in_memory: bool, split_folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """As if it were not there; a batch that consists of it alone measures nothing."""
+    found = []
+    for root in split_folders:
+        runs = tmp_path / root.name
+        found.append(run(
+            f"data.root={root}", f"runs_dir={runs}", *ON_DISK, f"data.in_memory={in_memory}", "stages=[pretrain,knn,linear_probe,scratch]",
+            "augment=none", "pretrain.epochs=1", "pretrain.batch_size=20", "finetune.epochs=1", "finetune.batch_size=20", f"trainer.micro_batch={at_once}",
+            "linear_probe.batch_size=20", "linear_probe.epochs=1",
+        ))  # fmt: skip
+        counted = pd.concat([pd.read_csv(path) for path in runs.glob("*/*/classes.csv")])
+        assert counted["images"].sum() == 2 * 7
+    bad, without = found
+    for ours, theirs in zip(bad, without, strict=True):
+        assert ours["metrics"] == pytest.approx(theirs["metrics"], rel=1e-6)
+        assert ours["images"] == theirs["images"] == 7
+        assert (ours["bad_images"], theirs.get("bad_images")) == (1, None)
+
+
+@pytest.mark.parametrize("augment", [Augment(), None], ids=["training", "evaluation"])
+def test_the_same_images_stand_in_from_memory_and_from_disk(
+    augment: Augment | None, folders: dict[float, tuple[Path, set[str]]]
+) -> None:
+    listing = list_images(folders[0.1][0], holdout=0.1)
+    form = Format((SIZE, SIZE), (0.5,) * 3, (0.25,) * 3)
+    batches = []
+    for in_memory in (True, False):
+        train, _ = folder_splits(listing, 3, (SIZE, SIZE), in_memory)
+        assert isinstance(train, InMemory) == in_memory
+        batches.append(Views(train, form, augment, 0).__getitems__([(0, i) for i in range(len(train))]))
+    held, read_from_disk = batches
+    assert held.images_BCHW.equal(read_from_disk.images_BCHW)
+    assert held.labels_B.equal(read_from_disk.labels_B)
+    assert held.bad == read_from_disk.bad
+    assert len(held.bad) > 10
+
+
+def test_what_stands_in_changes_no_other_image_and_keeps_the_crop_of_its_place(tmp_path: Path) -> None:
+    """Crops are the slot's: a smaller neighbour is cut by the very draws that the lost image would have been."""
+    listing = list_images(photos(tmp_path, 10), holdout=0.1)
+    train, _ = folder_splits(listing, 3, (SIZE, SIZE), in_memory=False)
+    seen = Views(train, Format((8, 8), (0.5,) * 3, (0.25,) * 3), Augment("random", flip=True), 0)
+    tickets = [(3, i) for i in (5, 2, 11, 4)]
+    whole, again = seen.__getitems__(tickets), seen.__getitems__([(3, 2), (3, 3)])
+    damage(tmp_path / listing.train[2][0], 0)
+    batch = seen.__getitems__(tickets)
+    others = torch.tensor([0, 2, 3])
+    assert batch.images_BCHW[others].equal(whole.images_BCHW[others])
+    assert batch.ids_B.equal(whole.ids_B)
+    assert batch.labels_B.equal(whole.labels_B)
+    assert not batch.images_BCHW[1].equal(whole.images_BCHW[1])
+    assert not batch.images_BCHW[1].equal(again.images_BCHW[1]), "the neighbour's image, but not its crop"
+    assert (batch.mirrored_B is None) == (whole.mirrored_B is None)
+
+
+def test_features_that_two_stages_share_name_their_bad_images_in_both(
+    folders: dict[float, tuple[Path, set[str]]], tmp_path: Path
+) -> None:
+    run(f"data.root={folders[0.01][0]}", f"runs_dir={tmp_path}", *ON_DISK, "stages=[knn,linear_probe]", "pretrain.epochs=1", "linear_probe.batch_size=60")  # fmt: skip
+    assert listed(tmp_path, "knn") == listed(tmp_path, "linear_probe")
+    assert {row["name"] for row in listed(tmp_path, "knn")} == folders[0.01][1]
+
+
+@pytest.mark.parametrize("stage", ["patch_pca", "tokenizer"])
+def test_what_is_fitted_before_pretraining_lists_its_bad_images_too(
+    stage: str, folders: dict[float, tuple[Path, set[str]]], tmp_path: Path
+) -> None:
+    small = (
+        "tokenizer.epochs=1",
+        "tokenizer.batch_size=60",
+        "tokenizer.width=8",
+        "tokenizer.codes=16",
+        "tokenizer.warmup_epochs=0",
+    )
+    (result,) = run(f"data.root={folders[0.01][0]}", f"runs_dir={tmp_path}", *ON_DISK, *small, f"stages=[{stage}]")
+    met = {row["name"] for row in listed(tmp_path, stage)}
+    assert met <= folders[0.01][1]
+    assert len(met) == result["bad_images"] > 0
+
+
+def bad_images(folder: Path, limit: float = 0.05, say: Callable[[str], None] = print) -> BadImages:
+    return BadImages(folder, limit, say)
+
+
+def test_lists_of_several_processes_count_together_and_become_one(tmp_path: Path) -> None:
+    ours, warned = bad_images(tmp_path), []
+    theirs = {"name": "y.jpg", "reason": "it is empty", "split": "training", "epoch": 0, "step": 2}
+    (tmp_path / "bad_images.rank1.jsonl").write_text(json.dumps(theirs) + "\n" + json.dumps(theirs)[:20])
+    ours.say = warned.append
+    ours.met([Bad(3, "x.jpg", "it is empty")], Seen("training", 20, 0, 3))
+    ours.met([Bad(3, "x.jpg", "it is empty"), Bad(4, "y.jpg", "it is empty")], Seen("training", 20, 1, 9))
+    assert isinstance(ours.fault, TooManyBadError), "one of 20 is allowed, and two processes met one each"
+    assert [ours.count("training", step) for step in (1, 2, 3, 9)] == [0, 1, 2, 2]
+    assert [(row["name"], row["step"]) for row in ours.merge()] == [("y.jpg", 2), ("x.jpg", 3)]
+    assert ours.lists() == [tmp_path / LIST]
+    assert len(warned) == 2
+
+
+def test_the_limit_is_a_share_of_each_split_rounded_up(tmp_path: Path) -> None:
+    ours = bad_images(tmp_path, limit=0.01)
+    ours.met([Bad(0, "a", "r")], Seen("validation", 10))
+    ours.met([Bad(0, "b", "r"), Bad(1, "c", "r")], Seen("training", 101))
+    assert ours.fault is None
+    ours.met([Bad(5, "d", "r")], Seen("validation", 10))
+    assert str(ours.fault).startswith(
+        "2 of 10 validation images (20.00%) cannot be read so far; data.bad_limit=0.01 allows 1; d cannot"
+    )
+
+
+def test_two_processes_end_together_saved_and_go_on_with_one_list(
+    folders: dict[float, tuple[Path, set[str]]], tmp_path: Path
+) -> None:
+    root, names = folders[0.1]
+    overrides = (f"data.root={root}", f"runs_dir={tmp_path / 'runs'}", *ON_DISK)
+    together(tmp_path / "seen", 2, *overrides, code=1)
+    words = [(tmp_path / "seen" / f"said{rank}" / "stderr").read_text() for rank in (0, 1)]
+    assert all("of 180 training images" in text and "data.bad_limit=0.05 allows 9" in text for text in words), words
+    (folder,) = (tmp_path / "runs" / "pretrain").iterdir()
+    assert checkpoints.newest(folder / "checkpoints") is not None
+    assert (folder / "bad_images.rank1.jsonl").exists()
+    together(tmp_path / "seen", 2, *overrides, "data.bad_limit=0.5")
+    assert [path.name for path in folder.glob("bad_images*")] == [LIST]
+    assert {row["name"] for row in listed(tmp_path / "runs")} == names
