@@ -120,6 +120,7 @@ def test_repeated_views_count_and_a_single_one_leaves_older_fingerprints(recipe:
 def test_every_key_of_the_config_is_in_or_out() -> None:
     sorted_out = {
         "data.channels",
+        "data.decode",
         *SCIENCE,
         *MACHINE,
         *(f"{recipe}.{key}" for recipe, key in OTHER_VALUES),
@@ -173,6 +174,12 @@ def test_the_number_of_channels_counts(tmp_path: Path) -> None:
     common = ("data=image_folder", f"data.root={image_folder(tmp_path / 'images')}", "data.image_size=16")
     grey, rgb = (plan_for(*common, f"data.channels={c}", "data.mean=null", tiny=False) for c in (1, 3))
     assert grey.stages[0].fingerprint != rgb.stages[0].fingerprint
+
+
+def test_nvjpegs_pixels_are_others(tmp_path: Path) -> None:
+    common = ("data=image_folder", f"data.root={image_folder(tmp_path / 'images')}", "data.image_size=16")
+    ours, theirs = (plan_for(*common, f"data.decode={by}", tiny=False).stages[0] for by in ("auto", "nvjpeg"))
+    assert ours.fingerprint != theirs.fingerprint
 
 
 def test_a_folder_is_known_by_its_content_not_its_place(tmp_path: Path) -> None:

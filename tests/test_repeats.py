@@ -51,6 +51,8 @@ def test_the_device_changes_no_bit_of_a_run(tmp_path: Path) -> None:
             "finetune.augment.flip=true finetune.augment.repeats=16 finetune.mixup=0.8 finetune.batch_size=64",
             "finetune.augment.repeats = 16: images would be mixed with views of their own; pick a divisor of 8",
         ),
+        ("data.decode=nvjpeg", "data.decode = nvjpeg: trainer.accelerator=cpu has no GPU to decode on"),
+        ("data.decode=nvjpeg trainer=auto", "data.decode = nvjpeg: data=mnist5k is decoded once into memory"),
         ("augment.repeats=4 trainer.micro_batch=2", "trainer.micro_batch = 2: pretrain keeps 4 views together"),
         ("data.in_memory=false", "data.in_memory=false: mnist5k is held in memory"),
         (

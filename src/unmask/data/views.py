@@ -14,7 +14,9 @@ from torch.utils.data import Dataset
 
 from unmask.data.crops import Augment, centre_boxes, crop_resize, moved
 from unmask.data.decoding import Encoded, decoded, opened, resized, view
+from unmask.data.draws import Draws, all_draws, side_by_side
 from unmask.data.jitter import colour_jitter
+from unmask.data.nvjpeg import Packed, is_for_device, unpacked
 from unmask.data.policies import rand_augment
 from unmask.data.resident import Resident
 from unmask.data.sampler import Ticket
@@ -39,6 +41,7 @@ class Batch(NamedTuple):
     bad: tuple[Bad, ...] = ()
     shifts_B2: Int[Tensor, "B 2"] | None = None  # before that: how far images are still to be moved
     resident: Resident | None = None  # the device has all images already, and those of the batch are taken there
+    packed: Packed | None = None  # JPEGs still to be decoded there; images are the others
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,6 @@ class Format:
     eval_crop: float = 1.0
 
 
-DRAWN_AT_ONCE = 2**15  # samples
 Change = Callable[[Tensor, int, Tensor], Tensor]  # (uint8 images, epoch, sample ids) to uint8 images
 
 
@@ -81,12 +83,21 @@ class Views(Dataset):
         epoch, ids = tickets[0][0], torch.tensor([i for _, i in tickets])
         if isinstance(self.split, InMemory):
             return self._held(self.split, epoch, ids)
+        if self.split.decode == "nvjpeg" and self.change is None:
+            return self._packed(self.split, epoch, ids)
         repeated = self.augment is not None and self.augment.repeats > 1
         return (self._read_repeated if repeated else self._read)(self.split, epoch, ids)
 
     def _held(self, split: InMemory, epoch: int, ids: Tensor) -> Batch:
         if self._drawn is None or self._drawn.epoch != epoch:
-            self._drawn = self._draws(split, epoch)
+            _, _, *size = split.images_NCHW.shape
+            whole = self.form.shape if tuple(size) == self.form.shape else None
+            samples = len(split) * (self.augment.repeats if self.augment else 1)
+
+            def draw(some: Tensor) -> tuple[Tensor, Tensor | None]:
+                return self._boxes(some, epoch, [size] * len(some)), self._shifts(some, epoch)
+
+            self._drawn = all_draws(epoch, samples, whole, draw)
         which, draws = ids % len(split), self._drawn
         boxes = None if draws.boxes_N5 is None else draws.boxes_N5[ids].long()
         shifts = None if draws.shifts_N2 is None else draws.shifts_N2[ids].long()
@@ -96,20 +107,6 @@ class Views(Dataset):
         faults = (bad for i in which.tolist() for bad in split.bad.get(i, ())) if split.bad else ()
         bad = tuple(dict.fromkeys(faults))
         return self._changed(Batch(images, split.labels_N[which], ids, epoch, boxes, mirrored, bad, shifts, resident))
-
-    def _draws(self, split: InMemory, epoch: int) -> "Draws":
-        """All of an epoch at once: for a batch of small images its draws alone would take longer than its pixels."""
-        size, found = list(split.images_NCHW.shape[2:]), []
-        for ids in torch.arange(len(split) * (self.augment.repeats if self.augment else 1)).split(DRAWN_AT_ONCE):
-            boxes, shifts = self._boxes(ids, epoch, [size] * len(ids)), self._shifts(ids, epoch)
-            found.append((boxes.int(), ids[:, None] if shifts is None else shifts.int()))
-        boxes, shifts = (torch.cat(parts) for parts in zip(*found, strict=True))
-        as_is = tuple(size) == self.form.shape and bool((boxes[:, :4] == torch.tensor([0, 0, *size])).all())
-        moves, mirrored = bool(self.augment and self.augment.crop == "padded"), None
-        if (as_is or moves) and boxes[:, 4].any():  # else the product that resizes mirrors, too
-            mirrored = boxes[:, 4].bool()
-            boxes[:, 4] = 0
-        return Draws(epoch, None if as_is else boxes, shifts if moves else None, mirrored)
 
     def _changed(self, batch: Batch) -> Batch:
         """Cut, and changed as the augmentation asks, where it works on single images; else left for the device."""
@@ -147,9 +144,7 @@ class Views(Dataset):
     def _read_repeated(self, files: Files, epoch: int, ids: Tensor) -> Batch:
         """Each image of the batch is read and decoded once, however many views of it there are."""
         which = (ids % len(files)).tolist()
-        views: dict[int, list[int]] = {}
-        for k, i in enumerate(which):
-            views.setdefault(i, []).append(k)
+        views = side_by_side(which)
         found = dict(zip(views, self._map(self._header, list(views)), strict=True))
         boxes = self._boxes(ids, epoch, [found[i].image.size for i in which])
         images = torch.empty((len(ids), *self.form.shape, files.channels), dtype=torch.uint8)
@@ -169,6 +164,30 @@ class Views(Dataset):
         mirrored = boxes[:, 4].bool() if boxes[:, 4].any() else None
         shifts = self._shifts(ids, epoch)
         return self._changed(Batch(images.permute(0, 3, 1, 2), labels, ids, epoch, None, mirrored, bad, shifts))
+
+    def _packed(self, files: Files, epoch: int, ids: Tensor) -> Batch:
+        """Headers and crops here; JPEGs are decoded on the device, and the loader decodes what is none."""
+        which, shape = (ids % len(files)).tolist(), self.form.shape
+        views = side_by_side(which)
+        found: dict[int, Found] = dict(zip(views, self._map(self._header, list(views)), strict=True))
+        jpegs = [i for i in views if is_for_device(found[i].image)]
+        rest = [i for i in views if i not in set(jpegs)]
+        found |= {i: self._whole(i, found[i])[0] for i in rest}  # that they can be read is known from here on
+        boxes = self._boxes(ids, epoch, [found[i].image.size for i in which])
+        others = [k for i in rest for k in views[i]]
+        images = torch.empty((len(others), *shape, files.channels), dtype=torch.uint8)
+
+        def fill(row: int) -> None:
+            top, left, height, width = boxes[others[row], :4].tolist()
+            images[row] = torch.from_numpy(view(found[which[others[row]]].image, (top, left, height, width), shape))
+
+        list(self._map(fill, range(len(others))))
+        mirrored = boxes[:, 4].bool() if boxes[:, 4].any() else None
+        return Batch(
+            images.permute(0, 3, 1, 2), files.labels_N[torch.tensor([found[i].id for i in which])], ids, epoch, boxes,
+            mirrored, tuple(dict.fromkeys(bad for each in found.values() for bad in each.bad)),
+            self._shifts(ids, epoch), packed=Packed([found[i].image for i in jpegs], [views[i] for i in jpegs], others),
+        )  # fmt: skip
 
     def _whole(self, i: int, found: "Found") -> tuple["Found", UInt8[np.ndarray, "H W C"]]:
         """All of the image, or of the one that stands in for it."""
@@ -220,15 +239,6 @@ class Views(Dataset):
         return self.augment.boxes(self.key, ids_B, epoch, sizes_B2, self.form.shape)
 
 
-class Draws(NamedTuple):
-    """Of all samples of images in memory in an epoch; None: nothing to be done."""
-
-    epoch: int
-    boxes_N5: Int[Tensor, "N 5"] | None
-    shifts_N2: Int[Tensor, "N 2"] | None
-    mirrored_N: Bool[Tensor, "N"] | None
-
-
 class Found(NamedTuple):
     """An image with its header read, the sample it is, and those that could not be read before it."""
 
@@ -254,13 +264,17 @@ def normalised(batch: Batch, form: Format) -> Batch:
         images = (images if images.stride(3) == 1 else images.contiguous()).float().div_(255)
     mean, std = (torch.tensor(v, device=images.device).view(1, -1, 1, 1) for v in (form.mean, form.std))
     pixels = images.sub_(mean).div_(std)  # in place: a batch is larger than the processor's caches
-    return batch._replace(images_BCHW=pixels, boxes_B5=None, shifts_B2=None, mirrored_B=None, resident=None)
+    done = batch._replace(boxes_B5=None, shifts_B2=None, mirrored_B=None, resident=None, packed=None)
+    return done._replace(images_BCHW=pixels)
 
 
 def drawn(batch: Batch, shape: tuple[int, int]) -> Tensor:
     """The images, 0..255, with all that is still to be done to them before they are normalised."""
     images = batch.images_BCHW if batch.resident is None else batch.resident.taken(batch.ids_B)
-    if batch.boxes_B5 is not None:
+    if batch.packed is not None:
+        assert batch.boxes_B5 is not None
+        images = unpacked(batch.packed, images, batch.boxes_B5, shape)
+    elif batch.boxes_B5 is not None:
         images = crop_resize(images, batch.boxes_B5, shape)
     mirrored = batch.mirrored_B
     if batch.shifts_B2 is not None:

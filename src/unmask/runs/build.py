@@ -1,5 +1,6 @@
 """From a checked config to the objects it names."""
 
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -135,7 +136,10 @@ def load_splits(plan: Plan) -> tuple[InMemory | Files, InMemory | Files]:
         train, val = mnist5k()
     elif plan.listing:
         held = None if data.in_memory is None else bool(data.in_memory)
+        held = False if data.decode == "nvjpeg" else held  # who asks for it wants files to be decoded
         train, val = folder_splits(plan.listing, data.channels, data.image_size, held)
+        if isinstance(train, Files) and isinstance(val, Files):
+            train, val = (replace(split, decode=data.decode) for split in (train, val))
     else:
         assert data.source == "cifar10" or data.source == "cifar100"
         train, val = cifar(data.source, Path(data.root or "data"), data.download)

@@ -111,6 +111,7 @@ def robustness_science(config: Config, identity: str, other: str | None) -> dict
 
 def _common(kind: str, config: Config, identity: str) -> dict[str, Any]:
     data = config.plain()["data"] | {"image_size": list(config.stage_image_size(kind))}
+    decoder = {"pixels": "nvjpeg"} if data["decode"] == "nvjpeg" else {}
     leaves_out = config.spikes.factor and kind in STEPPED
     spikes = {"spikes": [config.spikes.factor, config.spikes.window]} if leaves_out else {}
     cut = {"stop_after": config.stop_after} if config.stop_after and kind in STEPPED else {}
@@ -121,7 +122,7 @@ def _common(kind: str, config: Config, identity: str) -> dict[str, Any]:
             "version": RESULT_VERSION,
             "stage": kind,
             "precision": config.trainer.precision,
-            "data": {"identity": identity} | {key: data[key] for key in DATA_KEYS},
+            "data": {"identity": identity} | {key: data[key] for key in DATA_KEYS} | decoder,
         }
     )
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from unmask.runs.recipes import Augment, augment_of, mixed_together
-from unmask.runs.schema import Config
+from unmask.runs.schema import CHANNELS, Config
 
 
 def of_images(config: Config) -> Iterator[str]:
@@ -14,11 +14,28 @@ def of_images(config: Config) -> Iterator[str]:
         if augment.repeats > 1:
             yield from _repeats(config, name, augment)
     used = [augment for name, augment in augments.items() if name in config.worked_stages]
+    yield from _nvjpeg(config, used)
     if config.data.in_memory == "device" and used and all(augment.by_image for augment in used):
         yield (
             "data.in_memory = device: each stage changes single images (augment.policy, augment.jitter), which is done "
             "on the CPU; set data.in_memory=true"
         )
+
+
+def _nvjpeg(config: Config, used: list[Augment]) -> Iterator[str]:
+    """It decodes files, on a GPU, of grey or three colours, and what changes single images does so on the CPU."""
+    data, fault = config.data, "data.decode = nvjpeg"
+    if data.decode != "nvjpeg":
+        return
+    if config.trainer.accelerator == "cpu":
+        yield f"{fault}: trainer.accelerator=cpu has no GPU to decode on; use data.decode=auto"
+    if data.source in CHANNELS or data.in_memory:
+        held = f"data={data.source} is" if data.source in CHANNELS else f"data.in_memory={data.in_memory}: images are"
+        yield f"{fault}: {held} decoded once into memory; use data.decode=auto"
+    if data.channels not in (1, 3):
+        yield f"{fault}: JPEGs have 1 or 3 channels, not {data.channels}; use data.decode=auto"
+    if used and all(augment.by_image for augment in used):
+        yield f"{fault}: each stage changes single images on the CPU (policy, jitter); use data.decode=auto"
 
 
 def _augment(config: Config, name: str, augment: Augment) -> Iterator[str]:

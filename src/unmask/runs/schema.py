@@ -106,6 +106,7 @@ class Data(Part):
     in_memory: bool | Literal["device"] | None = Field(
         description="decode once into memory, or onto each training device; null decides by size and device"
     )
+    decode: Literal["auto", "nvjpeg"] = Field(description="of files: nvjpeg decodes JPEGs on the GPU that trains")
     bad_limit: Annotated[float, Field(ge=0, le=1)] = Field(
         description="more unreadable files than this share of a split's images end the run (image_folder); 0: one does"
     )
