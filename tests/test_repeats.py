@@ -3,9 +3,13 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from small_runs import image_folder, raw_config, run
+from unmask.data.sources import InMemory
+from unmask.data.views import Format
 from unmask.runs.checks import ConfigError, check
+from unmask.runs.held_bench import held_contestants
 from unmask.runs.quantities import Size, seen, steps
 
 SMALL = (
@@ -66,3 +70,13 @@ def test_what_cannot_be_is_refused(overrides: str, said: str) -> None:
     with pytest.raises(ConfigError) as refusal:
         check(raw_config(*measured, *overrides.split()))
     assert said in str(refusal.value)
+
+
+def test_each_contestant_of_the_loaders_bench_makes_its_batches() -> None:
+    images = torch.randint(0, 256, (40, 3, 16, 16), dtype=torch.uint8)
+    form = Format((16, 16), (0.5,) * 3, (0.25,) * 3)
+    contestants = held_contestants(InMemory(images, torch.zeros(40, dtype=torch.long)), form)
+    assert len(contestants) == 6
+    for make, count in contestants.values():
+        make(1)
+        assert count == 40
