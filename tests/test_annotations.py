@@ -136,6 +136,21 @@ def test_places205_takes_its_names_from_the_folders(tmp_path: Path) -> None:
     assert all((tmp_path / name).is_file() for name, _ in (*found.train, *found.val))
 
 
+def test_one_list_alone_is_split_as_a_folder_is_whatever_the_order_of_its_lines(tmp_path: Path) -> None:
+    lines = [f"x/{i}.png,dog" for i in range(10)] + [f"{tmp_path}/y/{i}.png,cat" for i in range(10)]
+    for i in range(10):
+        picture(tmp_path / "x" / f"{i}.png")
+        picture(tmp_path / "y" / f"{i}.png")
+    (tmp_path / "train.csv").write_text("\n".join(lines))
+    found = list_source("listed", tmp_path, holdout=0.2)
+    assert (len(found.train), len(found.val)) == (16, 4)
+    assert sorted(label for _, label in found.val) == [0, 0, 1, 1]
+    assert all((found.root / name).is_file() and not Path(name).is_absolute() for name, _ in (*found.train, *found.val))
+    (tmp_path / "train.csv").write_text("\n".join(reversed(lines)))
+    again = list_source("listed", tmp_path, holdout=0.2)
+    assert (again.identity, again.val) == (found.identity, found.val)
+
+
 def test_lists_of_paths_and_words(tmp_path: Path) -> None:
     root = listed(tmp_path, 'path,label\nx/1.png, dog\ny/3.png,cat\n\n"y/4, or so.png",cat\n', "x/2.png,dog")
     found = plan("listed", root).listing

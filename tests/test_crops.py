@@ -7,8 +7,9 @@ from PIL import Image
 from scipy import stats
 from torch import Tensor
 from torchvision.transforms import RandomResizedCrop
+from torchvision.transforms.functional import crop, hflip, pad
 
-from unmask.data.crops import Augment, centre_boxes, crop_resize, random_boxes
+from unmask.data.crops import Augment, centre_boxes, crop_resize, moved, random_boxes
 from unmask.randomness import Key
 
 AUGMENTS = [Augment("none", flip=True), Augment("fixed", flip=True), Augment("random", flip=True)]
@@ -135,3 +136,41 @@ def test_evaluation_sees_the_largest_centre_of_the_wanted_aspect(
     size: tuple[int, int], shape: tuple[int, int], share: float, box: list[int]
 ) -> None:
     assert centre_boxes(torch.tensor([size]), shape, share)[0].tolist() == box
+
+
+def test_an_image_moved_over_black_is_torchvisions_crop_of_the_padded_one() -> None:
+    """Every place that RandomCrop(32, padding=4) can take, mirrored or not."""
+    places = torch.cartesian_prod(torch.arange(-4, 5), torch.arange(-4, 5), torch.arange(2))
+    images = torch.randint(0, 256, (len(places), 3, 32, 32), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    theirs = [
+        crop(pad(image, [4]), 4 - down, 4 - right, 32, 32)
+        for image, (down, right, _) in zip(images, places.tolist(), strict=True)
+    ]
+    theirs = [hflip(image) if turned else image for image, turned in zip(theirs, places[:, 2].tolist(), strict=True)]
+    assert moved(images, places[:, :2], places[:, 2].bool()).equal(torch.stack(theirs))
+
+
+def test_padded_crops_take_every_place_as_often_whatever_the_batch(key: Key) -> None:
+    ids, augment = torch.arange(8_100), Augment("padded", flip=True)
+    shifts = augment.shifts(key, ids, 0, (32, 32))
+    assert shifts is not None
+    places = torch.bincount((shifts[:, 0] + 4) * 9 + shifts[:, 1] + 4, minlength=81)
+    assert len(places) == 81
+    assert stats.chisquare(places).pvalue > 1e-3
+    part = augment.shifts(key, ids[100:104], 0, (32, 32))
+    assert part is not None
+    assert part.equal(shifts[100:104])
+    boxes = augment.boxes(key, ids[:9], 0, sizes_of(32, 32, 9), (32, 32))
+    assert boxes[:, :4].unique(dim=0).tolist() == [[0, 0, 32, 32]]
+    assert Augment("random").shifts(key, ids, 0, (32, 32)) is None
+
+
+@pytest.mark.parametrize("size_in", [20, 80])  # weights that are kept, and weights that are found anew
+def test_weights_are_the_same_kept_or_not(size_in: int) -> None:
+    from unmask.data.crops import _weights, resampling_matrix
+
+    start, length = torch.tensor([0, 3, 7, 19]), torch.tensor([20, 9, 1, 1])
+    for mirrored in (torch.zeros(4).long(), torch.ones(4).long()):
+        found = resampling_matrix(start, length, size_in, 12, mirrored)
+        expected = _weights(start, length, size_in, 12)
+        assert found.equal(expected.flip(1) if mirrored[0] else expected)

@@ -18,7 +18,7 @@ SCIENCE = {
     "masking.min_patches": "masking=block masking.min_patches=9", "target._target_": "target=pixel_norm",
     "target.bins": "target=hog target.bins=7", "target.components": "target=pca target.components=3",
     "tokenizer.file": "target=dvae tokenizer.file={others}/3/000.png", "encoder.mask_tokens": "encoder.mask_tokens=true", "loss_on": "loss_on=all",
-    "augment.jitter": "augment.jitter=0.4", "stop_after": "stop_after=3",
+    "augment.jitter": "augment.jitter=0.4", "augment.repeats": "augment.repeats=4", "stop_after": "stop_after=3",
     "augment.crop": "augment.crop=fixed", "augment.scale": "augment.scale=[0.5,1]", "augment.flip": "augment.flip=true",
     "augment.policy": "augment.policy=rand-m5-n1", "augment.erasing": "augment.erasing=0.3",
     "data.source": "data=cifar10", "data.image_size": "data.image_size=56", "data.patch_size": "data.patch_size=2", "data.mean": "data.mean=[0.2]",
@@ -33,7 +33,7 @@ MACHINE = {
     "stages": "stages=[scratch,pretrain,knn,linear_probe,finetune]", "controls": "controls=[]", "runs_dir": "runs_dir=/else",
     "wait": "wait=false", **dict.fromkeys(("scale.name", "scale.seeds", "scale.cells"), "++scale.name=a ++scale.seeds=[1] ++scale.cells={}"), "model.name": "model.name=other", "model.patch_size_at_224": "model.patch_size_at_224=8",
     "data.root": "data.root=/else", "data.download": "data.download=true", "data.flip": "data.flip=true",
-    "data.holdout": "data.holdout=0.3", "data.in_memory": "data.in_memory=false", "data.bad_limit": "data.bad_limit=0.5", "data.num_workers": "data.num_workers=3",
+    "data.holdout": "data.holdout=0.3", "data.statistics": "data.statistics=null", "data.in_memory": "data.in_memory=device", "data.bad_limit": "data.bad_limit=0.5", "data.num_workers": "data.num_workers=3",
     "trainer.accelerator": "trainer.accelerator=cpu",
     "trainer.micro_batch": "trainer.micro_batch=2", "trainer.devices": "trainer.devices=2", "trainer.nodes": "trainer.nodes=2",
     "trainer.timeout_minutes": "trainer.timeout_minutes=2", "trainer.sharded": "trainer.sharded=true trainer.devices=2", "trainer.requeue": "trainer.requeue=false", "source": "source=folder", "init_from": "init_from=null", "checkpoint.every_minutes": "checkpoint.every_minutes=9",
@@ -59,6 +59,7 @@ OTHER_VALUE = {
     "attentive_probe": OPTIMISED | MEASURED | {"heads": "8"}, "finetune": OPTIMISED | MEASURED | TUNED,
     "scratch": OPTIMISED | MEASURED | TUNED, "partial_finetune": OPTIMISED | MEASURED | TUNED | {"blocks": "2"},
 }  # fmt: skip
+REPEATING = ("linear_probe", "attentive_probe", "partial_finetune", "finetune", "scratch")
 OTHER_VALUES = [(recipe, key) for recipe, values in OTHER_VALUE.items() for key in values]
 ALL = "stages=[patch_pca,tokenizer,pretrain,knn,linear_probe,attentive_probe,partial_finetune,finetune,scratch,robustness]"
 
@@ -106,12 +107,24 @@ def test_every_value_of_a_recipe_counts(recipe: str, key: str) -> None:
     assert changed[recipe, start] != fingerprints()[recipe, start]
 
 
+@pytest.mark.parametrize("recipe", REPEATING)
+def test_repeated_views_count_and_a_single_one_leaves_older_fingerprints(recipe: str) -> None:
+    flip = f"{recipe}.augment.flip=true"
+    once, twice = fingerprints(flip), fingerprints(flip, f"{recipe}.augment.repeats=2")
+    start = "random" if recipe == "scratch" else "pretrained"
+    assert once[recipe, start] != twice[recipe, start]
+    (spec,) = (s for s in plan_for(ALL, flip, tiny=False).stages if (s.kind, s.start) == (recipe, start))
+    assert "repeats" not in spec.science["recipe"]["augment"]
+
+
 def test_every_key_of_the_config_is_in_or_out() -> None:
     sorted_out = {
         "data.channels",
+        "data.decode",
         *SCIENCE,
         *MACHINE,
         *(f"{recipe}.{key}" for recipe, key in OTHER_VALUES),
+        *(f"{recipe}.augment.repeats" for recipe in REPEATING),
     }
     leaves = {key for key in known_keys() if not any(other.startswith(f"{key}.") for other in known_keys())}
     leaves = {key for key in leaves if not key.startswith("logger.")} | {"logger"}
@@ -161,6 +174,12 @@ def test_the_number_of_channels_counts(tmp_path: Path) -> None:
     common = ("data=image_folder", f"data.root={image_folder(tmp_path / 'images')}", "data.image_size=16")
     grey, rgb = (plan_for(*common, f"data.channels={c}", "data.mean=null", tiny=False) for c in (1, 3))
     assert grey.stages[0].fingerprint != rgb.stages[0].fingerprint
+
+
+def test_nvjpegs_pixels_are_others(tmp_path: Path) -> None:
+    common = ("data=image_folder", f"data.root={image_folder(tmp_path / 'images')}", "data.image_size=16")
+    ours, theirs = (plan_for(*common, f"data.decode={by}", tiny=False).stages[0] for by in ("auto", "nvjpeg"))
+    assert ours.fingerprint != theirs.fingerprint
 
 
 def test_a_folder_is_known_by_its_content_not_its_place(tmp_path: Path) -> None:

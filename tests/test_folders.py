@@ -55,11 +55,10 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
 
 
 def test_an_array_of_another_kind_is_named_with_what_is_needed(tmp_path: Path) -> None:
-    np.save(tmp_path / "floats.npy", np.zeros((6, 8, 3)))
-    with pytest.raises(
-        ValueError, match=r"floats.npy .*it holds float64 of shape \(6, 8, 3\); data.channels=3 needs uint8"
-    ):
-        open_image(tmp_path / "floats.npy", 3)
+    np.save(tmp_path / "bands.npy", np.zeros((6, 8, 5)))
+    said = r"bands.npy .*it holds float64 of shape \(6, 8, 5\); data.channels=3 needs \(H, W, 3\) or \(3, H, W\)"
+    with pytest.raises(ValueError, match=said):
+        open_image(tmp_path / "bands.npy", 3)
     Image.fromarray(RAMP).save(tmp_path / "grey.png")
     with pytest.raises(ValueError, match=r"image files have 1, 3 or 4 channels, not 5; use .npy arrays"):
         open_image(tmp_path / "grey.png", 5)
@@ -98,7 +97,9 @@ def test_an_odd_size_in_memory_is_named_with_the_remedy(tmp_path: Path) -> None:
         folder_splits(listing, 3, (8, 8), in_memory=True)
 
 
-def test_floating_point_pixels_are_refused_not_turned_black(tmp_path: Path) -> None:
-    Image.fromarray(RAMP.astype(np.float32) / 255).save(tmp_path / "float.tif")
-    with pytest.raises(ValueError, match=r"float.tif cannot be read .*floating point; save it as 8 or 16 bits"):
+def test_floating_point_pixels_are_shares_of_white_and_refused_where_they_are_none(tmp_path: Path) -> None:
+    Image.fromarray(RAMP.astype(np.float32) / 255).save(tmp_path / "share.tif")
+    assert (open_image(tmp_path / "share.tif", 1)[0].numpy() == RAMP).all()
+    Image.fromarray(RAMP.astype(np.float32)).save(tmp_path / "float.tif")
+    with pytest.raises(ValueError, match=r"float.tif cannot be read .*floats reach from 0 to 255; bring them to"):
         open_image(tmp_path / "float.tif", 1)

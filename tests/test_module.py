@@ -1,5 +1,7 @@
 """Batches are the same from memory or disk and with any number of workers; evaluation sees no augmentation."""
 
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,9 +15,10 @@ from unmask.data.crops import Augment
 from unmask.data.folders import folder_splits
 from unmask.data.listing import list_images
 from unmask.data.module import FeatureData, ImageData, Loading
-from unmask.data.sources import InMemory
+from unmask.data.resident import Resident, goes_there
+from unmask.data.sources import InMemory, placed
 from unmask.data.stores import Files
-from unmask.data.views import Batch, Format, normalised
+from unmask.data.views import Batch, Format, Views, normalised
 
 FORM = Format((8, 8), (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
 AUGMENT = Augment("random", flip=True)
@@ -151,3 +154,101 @@ def test_evaluation_takes_no_more_at_once_than_the_device_may() -> None:
     split = InMemory(torch.zeros(10, 3, 8, 8, dtype=torch.uint8), torch.zeros(10, dtype=torch.long))
     module = ImageData(split, split, FORM, AUGMENT, [0], 1, 0, Loading(0, eval_batch=4))
     assert [len(batch.ids_B) for batch in batches(module, "val")] == [4, 4, 2]
+
+
+AUGMENTS = [Augment("padded", flip=True), Augment("random", flip=True), Augment("none", flip=True), Augment("padded")]
+
+
+@pytest.mark.parametrize("repeats", [1, 2])
+@pytest.mark.parametrize("augment", AUGMENTS, ids=lambda augment: f"{augment.crop}-{augment.flip}")
+def test_images_on_the_device_give_the_bits_of_images_in_memory(augment: Augment, repeats: int, root: Path) -> None:
+    train, val = splits(root, in_memory=True)
+    assert isinstance(train, InMemory)
+    assert isinstance(val, InMemory)
+    there = placed(train, val, "device", torch.device("cpu"))
+    augment = replace(augment, repeats=repeats)
+    for loader in ("train", "val"):
+        assert_same(batches(data((train, val), augment), loader), batches(data(there, augment), loader))
+    (first, *_) = data(there, augment).train_dataloader()
+    assert first.images_BCHW.numel() == 0  # ids and boxes alone are handed over
+
+
+@pytest.mark.parametrize("augment", AUGMENTS[::2], ids=lambda augment: augment.crop)
+def test_files_give_the_pixels_of_memory_where_nothing_is_resized(augment: Augment, root: Path) -> None:
+    held, read = (data(splits(root, in_memory), augment) for in_memory in (True, False))
+    assert_same(batches(held), batches(read))
+
+
+def test_what_changes_single_images_is_cut_in_memory_though_the_device_has_them(root: Path) -> None:
+    train, val = splits(root, in_memory=True)
+    assert isinstance(train, InMemory)
+    assert isinstance(val, InMemory)
+    jitter, there = Augment("padded", flip=True, jitter=0.4), placed(train, val, "device", torch.device("cpu"))
+    assert_same(batches(data((train, val), jitter)), batches(data(there, jitter)))
+
+
+def test_a_cpu_decides_for_memory_and_only_device_asks_for_the_device() -> None:
+    cpu = torch.device("cpu")
+    assert [goes_there(10, wanted, cpu) for wanted in (None, True, "device")] == [False, False, True]
+    images = torch.arange(48, dtype=torch.uint8).view(4, 3, 2, 2)
+    assert Resident(images).taken(torch.tensor([5, 2])).equal(images[[1, 2]])  # sample 5 is a view of image 1
+
+
+class Counted:
+    """A store that knows what was asked of it."""
+
+    def __init__(self, store: object) -> None:
+        self.store, self.reads = store, Counter()
+
+    def __len__(self) -> int:
+        return len(self.store)  # type: ignore[arg-type]
+
+    def name(self, i: int) -> str:
+        return self.store.name(i)  # type: ignore[attr-defined]
+
+    def read(self, i: int) -> bytes:
+        self.reads[i] += 1
+        return self.store.read(i)  # type: ignore[attr-defined]
+
+
+def test_each_image_is_read_once_for_all_its_views_and_they_differ(root: Path) -> None:
+    (train, val), augment = splits(root, in_memory=False), Augment("random", flip=True, repeats=2)
+    assert isinstance(train, Files)
+    counted = Counted(train.store)
+    module = data((replace(train, store=counted), val), augment)
+    seen = batches(module)
+    assert len(seen) == 5  # 10 images, batches of 4 views: 2 images a step
+    assert set(counted.reads.values()) == {1}
+    for batch in seen:
+        assert (batch.ids_B % 10).tolist() == [batch.ids_B[0], batch.ids_B[0], batch.ids_B[2], batch.ids_B[2]]
+        assert batch.labels_B.equal(train.labels_N[batch.ids_B % 10])
+        assert not batch.images_BCHW[0].equal(batch.images_BCHW[1])
+        alone = module.training_batch(batch.epoch, batch.ids_B[1:2].tolist(), torch.device("cpu"))
+        assert alone.images_BCHW.equal(batch.images_BCHW[1:2])  # a view is a function of its sample
+    assert_same(seen, batches(data((train, val), augment, workers=2)))
+    held = data(splits(root, in_memory=True), augment)
+    assert_same(seen, batches(held), tolerance=1.01 / 255 / 0.2)
+
+
+def test_an_image_that_cannot_be_read_is_replaced_in_all_its_views(root: Path) -> None:
+    (train, val), augment = splits(root, in_memory=False), Augment("random", repeats=2)
+    assert isinstance(train, Files)
+    whole = Path(train.store.name(3)).read_bytes()
+    Path(train.store.name(3)).write_bytes(whole[: len(whole) // 2])
+    views = data((train, val), augment).train_views
+    batch = views.__getitems__([(0, 3), (0, 13), (0, 5), (0, 15)])
+    assert [bad.id for bad in batch.bad] == [3]
+    assert batch.labels_B.equal(train.labels_N[[4, 4, 5, 5]])
+    stand_in = Views(train, FORM, Augment("random", repeats=2), 0)
+    assert not batch.images_BCHW[0].equal(batch.images_BCHW[1])
+    assert stand_in.__getitems__([(0, 3)]).images_BCHW.equal(batch.images_BCHW[:1])
+
+
+def test_a_run_that_goes_on_reads_nothing_of_what_came_before(root: Path) -> None:
+    (train, val) = splits(root, in_memory=False)
+    assert isinstance(train, Files)
+    counted = Counted(train.store)
+    late = data((replace(train, store=counted), val), taken=1)
+    (rest,) = batches(late)
+    assert rest.ids_B.equal(batches(data((train, val)))[1].ids_B)
+    assert set(counted.reads) == set(rest.ids_B.tolist())

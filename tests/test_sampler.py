@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unmask.data.sampler import EpochBatches, EvalBatches, balanced_subset
+from unmask.data.sampler import EpochBatches, EvalBatches, Repeats, balanced_subset
 from unmask.randomness import Key, make_key
 
 ORDER = make_key(0, "order")
@@ -105,3 +105,36 @@ def test_too_small_a_class_is_named_with_what_is_possible(key: Key) -> None:
     said = r"labels=40 asks for 20 images of class 1, which has 7; at most labels=14 can be balanced"
     with pytest.raises(ValueError, match=said):
         balanced_subset(labels, 40, key)
+
+
+@settings(derandomize=True, deadline=None, max_examples=30)
+@given(
+    size=st.integers(12, 60), views=st.sampled_from([1, 2, 3]), split=st.sampled_from([(1, 1), (2, 1), (1, 2), (2, 2)])
+)
+def test_repeats_draw_each_image_once_an_epoch_in_views_side_by_side(
+    size: int, views: int, split: tuple[int, int]
+) -> None:
+    """A batch has batch / views images; no two processes share one, and any number of them has the same steps."""
+    accumulate, world = split
+    ids, repeats, batch = list(range(5, 5 + size)), Repeats(views, 100), 12 * views
+    if batch // accumulate // world % views or batch > size * views:
+        return
+    ranks = [
+        list(EpochBatches(ids, batch, accumulate, ORDER, lambda: 0, rank, world, repeats)) for rank in range(world)
+    ]
+    alone = list(EpochBatches(ids, batch, 1, ORDER, lambda: 0, repeats=repeats))
+    assert len(alone) == size // 12  # an epoch has as many steps as there are batches of images
+    parts = [[sample for _, sample in part] for micro in zip(*ranks, strict=True) for part in micro]
+    assert list(chain(*parts)) == [sample for step in alone for _, sample in step]
+    for part in parts:
+        images = [[sample % 100 for sample in part[k : k + views]] for k in range(0, len(part), views)]
+        assert all(len(set(of_one)) == 1 for of_one in images)
+    samples = list(chain(*parts))
+    assert len(set(samples)) == len(samples) == size // 12 * batch
+    assert len({sample % 100 for sample in samples}) == len(samples) // views
+
+
+def test_repeats_that_a_share_cannot_hold_are_refused() -> None:
+    said = r"6 images at once on each of 2 processes are not a multiple of augment.repeats=4: views of an image stay"
+    with pytest.raises(ValueError, match=said):
+        EpochBatches(list(range(20)), 12, 1, ORDER, lambda: 0, world=2, repeats=Repeats(4, 20))

@@ -47,9 +47,9 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: Key) -> tuple[Te
     return a, b, c, d
 
 
-def words(key: Key, step: int, ids_B: Int[Tensor, "B"], count: int) -> Int[Tensor, "B n"]:
-    """`count` 32-bit words for each sample id at `step` (0 <= step < 2**32, 0 <= id < 2**63)."""
-    blocks = torch.arange(-(-count // 4), device=ids_B.device)[None, :]
+def words(key: Key, step: int, ids_B: Int[Tensor, "B"], count: int, first: int = 0) -> Int[Tensor, "B n"]:
+    """`count` 32-bit words for each sample id at `step` (0 <= step < 2**32, 0 <= id < 2**63), from word `first` on."""
+    blocks = torch.arange(first // 4, -(-(first + count) // 4), device=ids_B.device)[None, :]
     ids = ids_B.long()[:, None]
     shape = torch.broadcast_shapes(blocks.shape, ids.shape)
     counter = (
@@ -58,12 +58,12 @@ def words(key: Key, step: int, ids_B: Int[Tensor, "B"], count: int) -> Int[Tenso
         (ids >> 32).expand(shape),
         blocks.new_full(shape, step),
     )
-    return torch.stack(philox(counter, key), dim=-1).flatten(1)[:, :count]
+    return torch.stack(philox(counter, key), dim=-1).flatten(1)[:, first % 4 : first % 4 + count]
 
 
-def uniform(key: Key, step: int, ids_B: Int[Tensor, "B"], count: int) -> Float[Tensor, "B n"]:
+def uniform(key: Key, step: int, ids_B: Int[Tensor, "B"], count: int, first: int = 0) -> Float[Tensor, "B n"]:
     """`count` float32 numbers in [0, 1) for each sample: the upper 24 bits of a word, so every value is exact."""
-    return (words(key, step, ids_B, count) >> 8).float() * 2.0**-24
+    return (words(key, step, ids_B, count, first) >> 8).float() * 2.0**-24
 
 
 def permutation(key: Key, step: int, size: int) -> Int[Tensor, "N"]:

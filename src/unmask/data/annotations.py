@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
+
+from unmask.data.catalogue import held_out
 from unmask.data.listing import Listing, identity_of, list_images, stat_marks
 from unmask.data.samples import Samples
 
@@ -25,7 +28,7 @@ LAYOUTS = {
     "data/vision/torralba/deeplearning/images256/",
     "places365": "categories_places365.txt, places365_train_standard.txt, places365_val.txt, and data_256/ with "
     "val_256/ or data_large/ with val_large/",
-    "listed": "train.csv and val.csv with lines of path,label, and the images at those paths",
+    "listed": "train.csv with lines of path,label, the images at those paths, and val.csv where no share is held out",
 }
 IMAGES205 = "data/vision/torralba/deeplearning/images256"
 
@@ -40,7 +43,7 @@ class Annotated:
 
 
 def list_source(source: str, root: str | Path, holdout: float = 0.1, container: str = "folder") -> Listing:
-    """The images of a data set; the share `holdout` is for folders alone, as other containers than folders are.
+    """The images of a data set; the share `holdout` is for folders, and lists without a val.csv.
 
     Raises ValueError with the expected layout where something is missing, and with the place where a list is odd.
     """
@@ -52,7 +55,7 @@ def list_source(source: str, root: str | Path, holdout: float = 0.1, container: 
         return list_images(root, holdout)
     root = Path(root).expanduser()
     try:
-        return _listing(root, _annotated(source, root))
+        return _listing(root, _listed(root, holdout) if source == "listed" else _annotated(source, root))
     except OSError as error:
         reason = "is not there" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
         raise ValueError(
@@ -63,13 +66,13 @@ def list_source(source: str, root: str | Path, holdout: float = 0.1, container: 
 def _annotated(source: str, root: Path) -> Annotated:
     if source.startswith("inat"):
         return _inaturalist(root, source.removeprefix("inat"))
-    return {"places205": _places205, "places365": _places365, "listed": _listed}[source](root)
+    return {"places205": _places205, "places365": _places365}[source](root)
 
 
 def _listing(root: Path, found: Annotated) -> Listing:
     """Sorted by name: ids of samples, and what is drawn by them, must not depend on the order of lines."""
     index = {key: i for i, key in enumerate(sorted(found.names, key=lambda key: (isinstance(key, str), key)))}
-    train, val = (Samples(sorted(_indexed(rows, index))) for rows in (found.train, found.val))
+    train, val = (Samples(sorted(_indexed(rows, index, root))) for rows in (found.train, found.val))
     if not train or not val:
         raise ValueError(
             f"the lists in data.root={root} name {len(train)} training and {len(val)} validation images; both need one"
@@ -83,9 +86,12 @@ def _listing(root: Path, found: Annotated) -> Listing:
     return Listing(root, train, val, classes, identity_of((train, val), marks, tuple(map(str, index))))
 
 
-def _indexed(rows: Rows, index: dict[Key, int]) -> Iterable[tuple[str, int]]:
+def _indexed(rows: Rows, index: dict[Key, int], root: Path) -> Iterable[tuple[str, int]]:
     for name, key in rows:
         path = PurePosixPath(name)
+        if path.is_absolute() and path.is_relative_to(root.absolute()):  # known by their place below the root
+            path = path.relative_to(root.absolute())
+            name = str(path)
         if path.is_absolute() or ".." in path.parts:
             raise ValueError(f"{name} is listed with a path that leaves data.root; give paths relative to it")
         if key not in index:
@@ -168,9 +174,16 @@ def _lines(path: Path) -> Rows:
     return rows
 
 
-def _listed(root: Path) -> Annotated:
-    """Labels are numbers where all are, in the order of numbers, else words."""
-    train, val = _csv(root / "train.csv"), _csv(root / "val.csv")
+def _listed(root: Path, holdout: float) -> Annotated:
+    """Labels are numbers where all are, in the order of numbers, else words. One list alone is split as a folder is."""
+    train = _csv(root / "train.csv")
+    if (root / "val.csv").exists():
+        val = _csv(root / "val.csv")
+    else:
+        rows = sorted(train)
+        held = held_out(np.unique([str(label) for _, label in rows], return_inverse=True)[1], holdout).tolist()
+        train = [row for row, out in zip(rows, held, strict=True) if not out]
+        val = [row for row, out in zip(rows, held, strict=True) if out]
     if all(str(label).isdecimal() for _, label in (*train, *val)):
         train, val = _numbered(train), _numbered(val)
     return Annotated(train, val, {label: str(label) for _, label in train})

@@ -6,7 +6,6 @@ Decoding is upright (EXIF), of the wanted number of channels, with 16-bit grey s
 import io
 import warnings
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 from torch.nn.functional import interpolate
 
+from unmask.data.arrays import Content, array_pixels, array_size, is_array
 from unmask.data.stand_ins import BadImageError
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -24,7 +24,6 @@ UPRIGHT = dict(enumerate((
     Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_90,
 ), start=2))  # fmt: skip
 Box = tuple[int, int, int, int]  # top, left, height, width
-Content = bytes | np.ndarray  # of a file, or pixels that a store keeps as such
 
 
 def hush() -> None:
@@ -52,8 +51,8 @@ def opened(content: Content, name: str, channels: int) -> Encoded:
     try:
         if not len(content):
             raise ValueError("it is empty")
-        if not isinstance(content, bytes) or name.endswith(".npy"):
-            return Encoded(content, name, channels, _array_size(content, channels))
+        if not isinstance(content, bytes) or is_array(content, name):
+            return Encoded(content, name, channels, within_bounds(*array_size(content, name, channels)))
         if channels not in MODES:
             raise ValueError(f"image files have 1, 3 or 4 channels, not {channels}; use .npy arrays")
         with Image.open(io.BytesIO(content)) as image:
@@ -75,8 +74,8 @@ def within_bounds(height: int, width: int) -> tuple[int, int]:
 def decoded(image: Encoded) -> UInt8[np.ndarray, "H W C"]:
     """All of it. Raises BadImageError."""
     try:
-        is_array = not isinstance(image.content, bytes) or image.name.endswith(".npy")
-        array = _array(image.content, image.channels) if is_array else _pixels(image)
+        read = image.content, image.name
+        array = array_pixels(*read, image.channels) if is_array(*read) else _pixels(image)
         if array.shape[:2] != image.size:
             wanted, got = (" x ".join(map(str, size)) for size in (image.size, array.shape[:2]))
             raise ValueError(f"its header says {wanted} pixels, it has {got}")
@@ -104,38 +103,17 @@ def resized(
     return out[0].permute(1, 2, 0).numpy()
 
 
-def _array(content: Content, channels: int) -> Any:
-    _array_size(content, channels)
-    array = np.load(io.BytesIO(content)) if isinstance(content, bytes) else content
-    array = array[:, :, None] if array.ndim == 2 else array
-    return array
-
-
 def _pixels(encoded: Encoded) -> np.ndarray:
     assert isinstance(encoded.content, bytes)
     with Image.open(io.BytesIO(encoded.content)) as image:
         turn = UPRIGHT.get(orientation(image))
         upright = image if turn is None else image.transpose(turn)
         if upright.mode == "F":  # Pillow would clip 0..1 to black
-            raise ValueError("its pixels are floating point; save it as 8 or 16 bits, or as a uint8 .npy array")
+            raise ValueError("its pixels are floating point; save it as 8 or 16 bits, or as a .npy array in [0, 1]")
         if upright.mode.startswith("I"):  # Pillow would clip 16 bits at 255: nearly all white
             upright = Image.fromarray((np.asarray(upright) // 257).clip(0, 255).astype(np.uint8))
         # a copy: torch warns of arrays that cannot be written
         return np.array(upright.convert(MODES[encoded.channels]))
-
-
-def _array_size(content: Content, channels: int) -> tuple[int, int]:
-    """By the header: NumPy would make room for whatever it claims."""
-    if isinstance(content, bytes):
-        file = io.BytesIO(content)
-        version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(file)
-    else:
-        shape, dtype = content.shape, content.dtype
-    if len(shape) not in (2, 3) or (*shape, 1)[2] != channels or dtype != np.uint8:
-        raise ValueError(f"it holds {dtype} of shape {shape}; data.channels={channels} needs uint8 HWC")
-    return within_bounds(shape[0], shape[1])
 
 
 def orientation(image: Image.Image) -> int:

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from unmask.data.bad_images import Seen
 from unmask.data.crops import Augment
 from unmask.data.policies import erase
-from unmask.data.sampler import EpochBatches, EvalBatches, Ticket
+from unmask.data.sampler import EpochBatches, EvalBatches, Repeats, Ticket
 from unmask.data.sources import InMemory
 from unmask.data.stores import Files
 from unmask.data.views import Batch, Format, Views, normalised
@@ -42,6 +42,7 @@ class ImageData(L.LightningDataModule):
     ) -> None:  # fmt: skip
         super().__init__()
         self.form, self.loading, self.ids, self.batch_size, self.seed = form, loading, ids, batch_size, seed
+        self.repeats = Repeats(augment.repeats, len(train))
         self.erasing, self.erasing_key = augment.erasing, make_key(seed, "erasing")
         self.train_views = Views(train, form, augment, seed)
         self.val_views = Views(val, form, None, seed)
@@ -52,7 +53,7 @@ class ImageData(L.LightningDataModule):
         progress = trainer.fit_loop.epoch_loop.batch_progress
         batches = EpochBatches(
             self.ids, self.batch_size, trainer.accumulate_grad_batches, make_key(self.seed, "order"),
-            lambda: progress.total.ready, trainer.global_rank, trainer.world_size,
+            lambda: progress.total.ready, trainer.global_rank, trainer.world_size, self.repeats,
         )  # fmt: skip
         return loader(self.train_views, batches, self.loading)
 

@@ -1,6 +1,7 @@
 """The order of the samples: a function of (seed, epoch), so a resumed run needs no saved state."""
 
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch.utils.data import Sampler
@@ -10,12 +11,25 @@ from unmask.randomness import Key, permutation
 Ticket = tuple[int, int]  # (epoch, sample id)
 
 
+class Repeats(NamedTuple):
+    """How often a batch has each of its images. View k of image i is sample i + k * images: it has its own crop and
+    mask, and `images` is the size of the split, whichever of its images are drawn.
+    """
+
+    views: int = 1
+    images: int = 0
+
+
+ONCE = Repeats()
+
+
 class EpochBatches(Sampler[list[Ticket]]):
     """Batches of (epoch, sample id) for one process, from where training stands.
 
     Global batch k is slice k of the epoch's permutation; each of `accumulate` micro-batches is cut from it and each
     of `world` processes takes its part, so the samples of an optimiser step do not depend on the machine.
     Images that do not fill a whole optimiser step wait for the next epoch's order.
+    With repeats a batch has batch_size / views images, and all views of an image stand side by side in one process.
 
     position: tells how many micro-batches this process has been given before (Lightning's progress).
     """
@@ -23,22 +37,31 @@ class EpochBatches(Sampler[list[Ticket]]):
     def __init__(
         self, ids: list[int], batch_size: int, accumulate: int, key: Key | None,
         position: Callable[[], int], rank: int = 0, world: int = 1,
+        repeats: Repeats = ONCE,
     ) -> None:  # fmt: skip
-        if batch_size > len(ids):
-            raise ValueError(f"a batch of {batch_size} cannot be drawn from {len(ids)} images; lower batch_size")
+        views = f" in {repeats.views} views each" if repeats.views > 1 else ""
+        if batch_size > len(ids) * repeats.views:
+            raise ValueError(f"a batch of {batch_size} cannot be drawn from {len(ids)} images{views}; lower batch_size")
         if batch_size % (accumulate * world):
             raise ValueError(
                 f"a batch of {batch_size} does not split into {accumulate} micro-batches on {world} processes; "
                 f"pick trainer.micro_batch so that micro_batch x processes divides {batch_size}"
             )
+        if batch_size // (accumulate * world) % repeats.views:
+            raise ValueError(
+                f"{batch_size // (accumulate * world)} images at once on each of {world} processes are not a multiple "
+                f"of augment.repeats={repeats.views}: views of an image stay together"
+            )
+        self.repeats = repeats
         self.ids, self.batch_size, self.accumulate = ids, batch_size, accumulate
         self.key, self.position, self.rank, self.world = key, position, rank, world
         self.sampler = self  # Lightning looks for set_epoch one level down
 
     def __len__(self) -> int:
-        return len(self.ids) // self.batch_size * self.accumulate
+        return len(self.ids) * self.repeats.views // self.batch_size * self.accumulate
 
     def order(self, epoch: int) -> list[int]:
+        """Of the images."""
         if self.key is None:
             return self.ids
         return [self.ids[i] for i in permutation(self.key, epoch, len(self.ids)).tolist()]
@@ -48,9 +71,11 @@ class EpochBatches(Sampler[list[Ticket]]):
         order = self.order(epoch)
         micro = self.batch_size // self.accumulate
         share = micro // self.world
+        views, images = self.repeats
         for k in range(first, len(self)):
             start = k * micro + self.rank * share
-            yield [(epoch, i) for i in order[start : start + share]]
+            drawn = order[start // views : (start + share) // views]
+            yield [(epoch, i + view * images) for i in drawn for view in range(views)]
 
 
 class EvalBatches(Sampler[list[Ticket]]):

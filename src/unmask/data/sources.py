@@ -2,7 +2,7 @@
 
 import gzip
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +13,7 @@ from filelock import FileLock
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
+from unmask.data.resident import Resident, goes_there
 from unmask.data.stand_ins import Bad
 
 DIGITS_SHA256 = "846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d"
@@ -29,9 +30,20 @@ class InMemory:
     images_NCHW: UInt8[Tensor, "N C H W"]
     labels_N: Int[Tensor, "N"]
     bad: dict[int, tuple[Bad, ...]] = field(default_factory=dict)
+    resident: Resident | None = None  # where batches are to be cut on the training device
 
     def __len__(self) -> int:
         return len(self.images_NCHW)
+
+
+def placed(
+    train: InMemory, val: InMemory, wanted: bool | str | None, device: torch.device
+) -> tuple[InMemory, InMemory]:  # fmt: skip
+    """Both as they are, or to be cut on the device (`unmask.data.resident`)."""
+    if not goes_there(train.images_NCHW.nbytes + val.images_NCHW.nbytes, wanted, device):
+        return train, val
+    there = [replace(split, resident=Resident(split.images_NCHW)) for split in (train, val)]
+    return there[0], there[1]
 
 
 def mnist5k() -> tuple[InMemory, InMemory]:

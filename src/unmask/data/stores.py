@@ -17,6 +17,7 @@ class Files:
     store: Store
     labels_N: Int[Tensor, "N"]
     channels: int
+    decode: str = "auto"  # "nvjpeg": on the training device
 
     def __len__(self) -> int:
         return len(self.store)

@@ -6,15 +6,19 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from unmask.data.crops import Augment, centre_boxes, crop_resize
-from unmask.data.decoding import Encoded, opened, view
+from unmask.data.crops import Augment, centre_boxes, crop_resize, moved
+from unmask.data.decoding import Encoded, decoded, opened, resized, view
+from unmask.data.draws import Draws, all_draws, side_by_side
 from unmask.data.jitter import colour_jitter
+from unmask.data.nvjpeg import Packed, is_for_device, unpacked
 from unmask.data.policies import rand_augment
+from unmask.data.resident import Resident
 from unmask.data.sampler import Ticket
 from unmask.data.sources import InMemory
 from unmask.data.stand_ins import Bad, BadImageError, candidates, none_of, patiently, unreadable
@@ -23,7 +27,10 @@ from unmask.randomness import make_key
 
 
 class Batch(NamedTuple):
-    """images: uint8 from the loader; normalised float once on the device. Labels are -1 where there are none."""
+    """images: uint8 from the loader; normalised float once on the device. Labels are -1 where there are none.
+
+    ids: of the samples; view k of image i is sample i + k * (images of the split), in [0, images) the image's own.
+    """
 
     images_BCHW: Tensor
     labels_B: Int[Tensor, "B"]
@@ -32,6 +39,9 @@ class Batch(NamedTuple):
     boxes_B5: Int[Tensor, "B 5"] | None  # crops still to be made, on the device
     mirrored_B: Bool[Tensor, "B"] | None = None  # images still to be mirrored, on the device
     bad: tuple[Bad, ...] = ()
+    shifts_B2: Int[Tensor, "B 2"] | None = None  # before that: how far images are still to be moved
+    resident: Resident | None = None  # the device has all images already, and those of the batch are taken there
+    packed: Packed | None = None  # JPEGs still to be decoded there; images are the others
 
 
 @dataclass(frozen=True)
@@ -60,6 +70,7 @@ class Views(Dataset):
     ) -> None:  # fmt: skip
         self.split, self.form, self.augment, self.key = split, form, augment, make_key(seed, "crop")
         self.stand_ins, self.threads, self.change = stand_ins, threads, change
+        self._drawn: Draws | None = None
         if augment and augment.policy:
             self.change = rand_augment(augment.policy, form.mean, form.shape, make_key(seed, "policy"))
         elif augment and augment.jitter:
@@ -70,20 +81,39 @@ class Views(Dataset):
 
     def __getitems__(self, tickets: list[Ticket]) -> Batch:
         epoch, ids = tickets[0][0], torch.tensor([i for _, i in tickets])
-        return self._held(epoch, ids) if isinstance(self.split, InMemory) else self._read(self.split, epoch, ids)
+        if isinstance(self.split, InMemory):
+            return self._held(self.split, epoch, ids)
+        if self.split.decode == "nvjpeg" and self.change is None:
+            return self._packed(self.split, epoch, ids)
+        repeated = self.augment is not None and self.augment.repeats > 1
+        return (self._read_repeated if repeated else self._read)(self.split, epoch, ids)
 
-    def _held(self, epoch: int, ids: Tensor) -> Batch:
-        assert isinstance(self.split, InMemory)
-        images, labels = self.split.images_NCHW[ids], self.split.labels_N[ids]
-        lost = self.split.bad
-        bad = tuple(dict.fromkeys(bad for i in ids.tolist() for bad in lost.get(i, ()))) if lost else ()
-        boxes = self._boxes(ids, epoch, [images.shape[2:]] * len(ids))
-        whole = torch.tensor([0, 0, *images.shape[2:], 0])
-        as_is = tuple(images.shape[2:]) == self.form.shape and bool((boxes == whole).all())
+    def _held(self, split: InMemory, epoch: int, ids: Tensor) -> Batch:
+        if self._drawn is None or self._drawn.epoch != epoch:
+            _, _, *size = split.images_NCHW.shape
+            whole = self.form.shape if tuple(size) == self.form.shape else None
+            samples = len(split) * (self.augment.repeats if self.augment else 1)
+
+            def draw(some: Tensor) -> tuple[Tensor, Tensor | None]:
+                return self._boxes(some, epoch, [size] * len(some)), self._shifts(some, epoch)
+
+            self._drawn = all_draws(epoch, samples, whole, draw)
+        which, draws = ids % len(split), self._drawn
+        boxes = None if draws.boxes_N5 is None else draws.boxes_N5[ids].long()
+        shifts = None if draws.shifts_N2 is None else draws.shifts_N2[ids].long()
+        mirrored = None if draws.mirrored_N is None else draws.mirrored_N[ids]
+        resident = split.resident if self.change is None else None
+        images = split.images_NCHW[:0] if resident else split.images_NCHW.index_select(0, which)
+        faults = (bad for i in which.tolist() for bad in split.bad.get(i, ())) if split.bad else ()
+        bad = tuple(dict.fromkeys(faults))
+        return self._changed(Batch(images, split.labels_N[which], ids, epoch, boxes, mirrored, bad, shifts, resident))
+
+    def _changed(self, batch: Batch) -> Batch:
+        """Cut, and changed as the augmentation asks, where it works on single images; else left for the device."""
         if self.change is None:
-            return Batch(images, labels, ids, epoch, None if as_is else boxes, bad=bad)
-        images = images if as_is else crop_resize(images, boxes, self.form.shape).byte()
-        return Batch(self.change(images, epoch, ids), labels, ids, epoch, None, bad=bad)
+            return batch
+        images = self.change(drawn(batch, self.form.shape).byte(), batch.epoch, batch.ids_B)
+        return batch._replace(images_BCHW=images, boxes_B5=None, mirrored_B=None, shifts_B2=None)
 
     def _read(self, files: Files, epoch: int, ids: Tensor) -> Batch:
         """All headers, then all crops, then all pixels: crops of a batch are drawn at once."""
@@ -107,11 +137,67 @@ class Views(Dataset):
         found = list(self._map(fill, range(len(ids))))
         labels = files.labels_N[torch.tensor([each.id for each in found])]
         bad = tuple(dict.fromkeys(bad for each in found for bad in each.bad))
-        images_BCHW, mirrored = images.permute(0, 3, 1, 2), boxes[:, 4].bool()
-        if self.change is None:
-            return Batch(images_BCHW, labels, ids, epoch, None, mirrored if mirrored.any() else None, bad)
-        images_BCHW = flipped(images_BCHW, mirrored).contiguous()
-        return Batch(self.change(images_BCHW, epoch, ids), labels, ids, epoch, None, None, bad)
+        mirrored = boxes[:, 4].bool() if boxes[:, 4].any() else None
+        shifts = self._shifts(ids, epoch)
+        return self._changed(Batch(images.permute(0, 3, 1, 2), labels, ids, epoch, None, mirrored, bad, shifts))
+
+    def _read_repeated(self, files: Files, epoch: int, ids: Tensor) -> Batch:
+        """Each image of the batch is read and decoded once, however many views of it there are."""
+        which = (ids % len(files)).tolist()
+        views = side_by_side(which)
+        found = dict(zip(views, self._map(self._header, list(views)), strict=True))
+        boxes = self._boxes(ids, epoch, [found[i].image.size for i in which])
+        images = torch.empty((len(ids), *self.form.shape, files.channels), dtype=torch.uint8)
+
+        def fill(i: int) -> Found:
+            used, whole = self._whole(i, found[i])
+            own = boxes[views[i]]
+            if used is not found[i]:
+                own = self._boxes(ids[views[i]], epoch, [used.image.size] * len(own))
+            for k, (top, left, height, width, _) in zip(views[i], own.tolist(), strict=True):
+                images[k] = torch.from_numpy(resized(whole, (top, left, height, width), self.form.shape))
+            return used
+
+        used = dict(zip(views, self._map(fill, list(views)), strict=True))
+        labels = files.labels_N[torch.tensor([used[i].id for i in which])]
+        bad = tuple(dict.fromkeys(bad for each in used.values() for bad in each.bad))
+        mirrored = boxes[:, 4].bool() if boxes[:, 4].any() else None
+        shifts = self._shifts(ids, epoch)
+        return self._changed(Batch(images.permute(0, 3, 1, 2), labels, ids, epoch, None, mirrored, bad, shifts))
+
+    def _packed(self, files: Files, epoch: int, ids: Tensor) -> Batch:
+        """Headers and crops here; JPEGs are decoded on the device, and the loader decodes what is none."""
+        which, shape = (ids % len(files)).tolist(), self.form.shape
+        views = side_by_side(which)
+        found: dict[int, Found] = dict(zip(views, self._map(self._header, list(views)), strict=True))
+        jpegs = [i for i in views if is_for_device(found[i].image)]
+        rest = [i for i in views if i not in set(jpegs)]
+        found |= {i: self._whole(i, found[i])[0] for i in rest}  # that they can be read is known from here on
+        boxes = self._boxes(ids, epoch, [found[i].image.size for i in which])
+        others = [k for i in rest for k in views[i]]
+        images = torch.empty((len(others), *shape, files.channels), dtype=torch.uint8)
+
+        def fill(row: int) -> None:
+            top, left, height, width = boxes[others[row], :4].tolist()
+            images[row] = torch.from_numpy(view(found[which[others[row]]].image, (top, left, height, width), shape))
+
+        list(self._map(fill, range(len(others))))
+        mirrored = boxes[:, 4].bool() if boxes[:, 4].any() else None
+        return Batch(
+            images.permute(0, 3, 1, 2), files.labels_N[torch.tensor([found[i].id for i in which])], ids, epoch, boxes,
+            mirrored, tuple(dict.fromkeys(bad for each in found.values() for bad in each.bad)),
+            self._shifts(ids, epoch), packed=Packed([found[i].image for i in jpegs], [views[i] for i in jpegs], others),
+        )  # fmt: skip
+
+    def _whole(self, i: int, found: "Found") -> tuple["Found", UInt8[np.ndarray, "H W C"]]:
+        """All of the image, or of the one that stands in for it."""
+        while True:
+            try:
+                return found, decoded(found.image)
+            except BadImageError as error:
+                if not self.stand_ins:
+                    raise
+                found = self._header(i, (*found.bad, Bad(found.id, error.name, error.reason)))
 
     def _header(self, i: int, bad: tuple[Bad, ...] = ()) -> "Found":
         """Of the sample, or of the next that can be read: never by chance, never by workers."""
@@ -143,8 +229,11 @@ class Views(Dataset):
         """Threads stay where they are."""
         return {key: value for key, value in self.__dict__.items() if key != "_pool"}
 
+    def _shifts(self, ids_B: Tensor, epoch: int) -> Int[Tensor, "B 2"] | None:
+        return self.augment.shifts(self.key, ids_B, epoch, self.form.shape) if self.augment else None
+
     def _boxes(self, ids_B: Tensor, epoch: int, sizes: Sequence[Sequence[int]]) -> Int[Tensor, "B 5"]:
-        sizes_B2 = torch.tensor([list(size) for size in sizes])
+        sizes_B2 = torch.from_numpy(np.array(sizes))  # of many sizes much quicker than torch.tensor
         if self.augment is None:
             return centre_boxes(sizes_B2, self.form.shape, self.form.eval_crop)
         return self.augment.boxes(self.key, ids_B, epoch, sizes_B2, self.form.shape)
@@ -159,16 +248,36 @@ class Found(NamedTuple):
 
 
 def flipped(images_BCHW: Tensor, mirrored_B: Bool[Tensor, "B"]) -> Tensor:
-    return torch.where(mirrored_B[:, None, None, None], images_BCHW.flip(3), images_BCHW)
+    # a choice among rows: of bytes five times as fast as a choice at each pixel
+    either = torch.cat([images_BCHW, images_BCHW.flip(3)])
+    return either.index_select(
+        0, torch.arange(len(images_BCHW), device=images_BCHW.device) + len(images_BCHW) * mirrored_B
+    )
 
 
 def normalised(batch: Batch, form: Format) -> Batch:
-    """Crop and mirror what is still to be, and bring pixels to zero mean and unit variance, on the batch's device."""
-    images, boxes = batch.images_BCHW, batch.boxes_B5
-    if boxes is not None:
-        images = crop_resize(images, boxes, form.shape)
-    if batch.mirrored_B is not None:
-        images = flipped(images, batch.mirrored_B)
+    """Crop, move and mirror what is still to be, and bring pixels to zero mean and unit variance, on their device."""
+    images = drawn(batch, form.shape)
+    if images.is_floating_point():
+        images = images.contiguous() / 255
+    else:  # bytes whose channels come last are put in order as bytes: a quarter of the floats
+        images = (images if images.stride(3) == 1 else images.contiguous()).float().div_(255)
     mean, std = (torch.tensor(v, device=images.device).view(1, -1, 1, 1) for v in (form.mean, form.std))
-    pixels = ((images.float() / 255 - mean) / std).contiguous()
-    return batch._replace(images_BCHW=pixels, boxes_B5=None, mirrored_B=None)
+    pixels = images.sub_(mean).div_(std)  # in place: a batch is larger than the processor's caches
+    done = batch._replace(boxes_B5=None, shifts_B2=None, mirrored_B=None, resident=None, packed=None)
+    return done._replace(images_BCHW=pixels)
+
+
+def drawn(batch: Batch, shape: tuple[int, int]) -> Tensor:
+    """The images, 0..255, with all that is still to be done to them before they are normalised."""
+    images = batch.images_BCHW if batch.resident is None else batch.resident.taken(batch.ids_B)
+    if batch.packed is not None:
+        assert batch.boxes_B5 is not None
+        images = unpacked(batch.packed, images, batch.boxes_B5, shape)
+    elif batch.boxes_B5 is not None:
+        images = crop_resize(images, batch.boxes_B5, shape)
+    mirrored = batch.mirrored_B
+    if batch.shifts_B2 is not None:
+        none = torch.zeros_like(batch.ids_B, dtype=torch.bool)
+        return moved(images, batch.shifts_B2, none if mirrored is None else mirrored)
+    return images if mirrored is None else flipped(images.contiguous(), mirrored)

@@ -110,6 +110,14 @@ class Send(Part):
     finish_seconds: Positive = Field(description="how long W&B has to take the last rows")
 
 
+class Measure(Part):
+    """The part of src/measure.py's arguments that is not the run's."""
+
+    images: Count | None = Field(description="so many of the training images, drawn; null: all")
+    out: str | None = Field(description="where mean, std and the rest are kept; null: in runs_dir/statistics/")
+    threads: Count | None = Field(description="that decode; null: one a core")
+
+
 class Bench(Part):
     subject: Literal["step", "guards"] = Field(
         description="step: a training step beside a peer's; guards: what looking after a run costs"

@@ -1,15 +1,17 @@
 """From a checked config to the objects it names."""
 
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from unmask.data.crops import Augment
 from unmask.data.folders import folder_splits
 from unmask.data.module import EVAL_BATCH, Loading
-from unmask.data.sources import InMemory, cifar, mnist5k
+from unmask.data.sources import InMemory, cifar, mnist5k, placed
 from unmask.data.stores import Files
 from unmask.data.views import Format
 from unmask.decoder import Decoder, LinearHead
@@ -100,24 +102,14 @@ def small_tokenizer(config: Config) -> SmallTokenizer:
 
 STANDARD = 224  # pixels
 LOADERS_SHARE = 0.8  # of trainer.timeout_minutes: a worker that hangs is told as such, before the watchdog ends all
-PLAIN = AugmentConfig(crop="none", scale=(1.0, 1.0), flip=False, policy=None, erasing=0.0, jitter=0.0)
-
-
-def changes_images(augment: AugmentConfig) -> bool:
-    """Whether an image looks different in each epoch."""
-    return (
-        augment.crop != "none"
-        or augment.flip
-        or augment.policy is not None
-        or augment.erasing > 0
-        or augment.jitter > 0
-    )
+PLAIN = AugmentConfig(crop="none", scale=(1.0, 1.0), flip=False, policy=None, erasing=0.0, jitter=0.0, repeats=1)
 
 
 def build_augment(augment: AugmentConfig, eval_crop: float) -> Augment:
     return Augment(
-        augment.crop, augment.scale, augment.flip, eval_crop, augment.policy, augment.erasing, augment.jitter
-    )
+        augment.crop, augment.scale, augment.flip, eval_crop, augment.policy, augment.erasing, augment.jitter,
+        augment.repeats,
+    )  # fmt: skip
 
 
 def build_format(config: Config, shape: tuple[int, int] | None = None) -> Format:
@@ -138,9 +130,25 @@ def build_loading(config: Config) -> Loading:
 def load_splits(plan: Plan) -> tuple[InMemory | Files, InMemory | Files]:
     """(train, validation) images and labels."""
     data = plan.config.data
+    train: InMemory | Files
+    val: InMemory | Files
     if data.source == "mnist5k":
-        return mnist5k()
-    if plan.listing:
-        return folder_splits(plan.listing, data.channels, data.image_size, data.in_memory)
-    assert data.source == "cifar10" or data.source == "cifar100"
-    return cifar(data.source, Path(data.root or "data"), data.download)
+        train, val = mnist5k()
+    elif plan.listing:
+        held = None if data.in_memory is None else bool(data.in_memory)
+        held = False if data.decode == "nvjpeg" else held  # who asks for it wants files to be decoded
+        train, val = folder_splits(plan.listing, data.channels, data.image_size, held)
+        if isinstance(train, Files) and isinstance(val, Files):
+            train, val = (replace(split, decode=data.decode) for split in (train, val))
+    else:
+        assert data.source == "cifar10" or data.source == "cifar100"
+        train, val = cifar(data.source, Path(data.root or "data"), data.download)
+    if isinstance(train, InMemory) and isinstance(val, InMemory):
+        return placed(train, val, data.in_memory, training_device(plan.config))
+    return train, val
+
+
+def training_device(config: Config) -> torch.device:
+    """Of this process."""
+    gpu = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
+    return torch.device("cuda", torch.cuda.current_device()) if gpu else torch.device("cpu")

@@ -6,7 +6,8 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from unmask.runs.recipes import kept_together
+from unmask.runs.image_checks import of_images
+from unmask.runs.recipes import kept_together, repeats_of
 from unmask.runs.schema import ENCODING, FROZEN, LABELLED, Config
 from unmask.runs.secrets import covered, refused
 from unmask.runs.variants import PCATarget
@@ -18,7 +19,6 @@ ALONE = (
     "trainer.devices=2 or more, or trainer.sharded=false"
 )
 LONGEST_END = 30.0  # seconds of each trainer.timeout_minutes that the end of a dashboard may take
-BARE = ("patch_pca", "tokenizer", "pretrain", "knn", "robustness")  # stages without an augmentation of their own
 
 
 class ConfigError(ValueError):
@@ -40,7 +40,8 @@ def check(raw: dict[str, Any]) -> Config:
         config = Config.model_validate(raw)
     except ValidationError as error:
         raise ConfigError(described(error)) from None
-    faults = [*_geometry(config), *_targets(config), *_sizes(config), *_stages(config), *_ignored(config)]
+    faults = [*_geometry(config), *_targets(config), *_sizes(config), *_stages(config), *of_images(config)]
+    faults += _ignored(config)
     if faults:
         raise ConfigError("\n".join(faults))
     return config
@@ -197,19 +198,7 @@ def _sizes(config: Config) -> Iterator[str]:
 
 
 def _stages(config: Config) -> Iterator[str]:
-    """What each stage asks of the images and of the model."""
-    augments = {"augment": config.augment}
-    augments |= {f"{name}.augment": getattr(config, name).augment for name in config.worked_stages if name not in BARE}
-    for name, augment in augments.items():
-        low, high = augment.scale
-        if low > high:
-            yield f"{name}.scale = {list(augment.scale)}: the smaller share comes first; try [{high}, {low}]"
-        if augment.policy and config.data.channels not in (1, 3):
-            yield f"{name}.policy = {augment.policy}: RandAugment knows 1 or 3 channels, not {config.data.channels}"
-        if augment.jitter and config.data.channels not in (1, 3):
-            yield f"{name}.jitter = {augment.jitter:g}: colours are of 1 or 3 channels, not {config.data.channels}"
-        if augment.jitter and augment.policy:
-            yield f"{name}.jitter = {augment.jitter:g}: RandAugment changes colours already; set {name}.policy=null"
+    """What each stage asks of the model and of the device."""
     blocks, depth = config.partial_finetune.blocks, config.model.depth
     if "partial_finetune" in config.worked_stages and blocks not in (0.5, *range(depth + 1)):
         yield f"partial_finetune.blocks = {blocks:g}: give 0, 0.5 (the last MLP) or a whole number up to {depth}"
@@ -221,11 +210,11 @@ def _stages(config: Config) -> Iterator[str]:
     micro = config.trainer.micro_batch
     for name in config.worked_stages:
         recipe = getattr(config, name, None)
-        unit = kept_together(recipe, getattr(recipe, "batch_size", 1))
+        repeats = repeats_of(config, name)
+        unit = kept_together(recipe, getattr(recipe, "batch_size", 1), repeats)
+        does = f"keeps {unit} views together" if repeats > 1 else f"mixes {unit} images with each other"
         if micro and micro % unit:
-            yield (
-                f"trainer.micro_batch = {micro}: {name} mixes {unit} images with each other; take a multiple of {unit}"
-            )
+            yield f"trainer.micro_batch = {micro}: {name} {does}; take a multiple of {unit}"
 
 
 def known_keys() -> list[str]:

@@ -19,8 +19,9 @@ from unmask.exchange.read import read
 from unmask.heads import AnyFeatures, AttentiveFeatures, Classifier, Features, FineTuneFeatures, RawPixels
 from unmask.runs import build
 from unmask.runs.checks import ConfigError, check_stored
+from unmask.runs.kept_statistics import standard_statistics
 from unmask.runs.ledger import read_result
-from unmask.runs.schema import LABELLED, Config, standard_statistics
+from unmask.runs.schema import LABELLED, Config
 
 CROP_OF_OTHERS = 0.875  # 224 of 256: how ImageNet's fine-tuned weights are measured
 ENCODER, HEAD = "features.encoder.", "head.weight"

@@ -39,6 +39,8 @@ def execute(plan: Plan, console: Console) -> list[dict[str, Any]]:
     hush()
     if plan.config.trainer.accelerator == "gpu" and not torch.cuda.is_available():
         raise ConfigError("trainer.accelerator = gpu: torch finds no GPU here; use trainer=auto or trainer=cpu")
+    if plan.config.data.decode == "nvjpeg" and not torch.cuda.is_available():
+        raise ConfigError("data.decode = nvjpeg: torch finds no GPU here; use data.decode=auto")
     run, place = Run(plan, console), world()
     for note in plan.listing.notes if plan.listing else ():
         console.print(f"warning: {note}", soft_wrap=True, markup=False)

@@ -69,6 +69,7 @@ def pretrain_science(
     plain = config.plain()
     keys = ("seed", "mask_ratio", "encoder", "decoder", "masking", "target", "loss_on", "augment", "pretrain")
     science = _common("pretrain", config, identity) | {key: plain[key] for key in keys} | {"model": _shape(plain)}
+    science["augment"] = _told(plain["augment"])
     if isinstance(config.target, TokensTarget):
         science["target"] = plain["target"] | {"file": tokenizer}
     return science | ({"weights": weights} if weights else {})
@@ -85,6 +86,7 @@ def measure_science(kind: str, start: str, config: Config, identity: str, weight
     plain = config.plain()
     # the size counts as the data's, whoever set it
     recipe = {key: value for key, value in plain[kind].items() if key != "image_size"}
+    recipe |= {"augment": _told(recipe["augment"])} if "augment" in recipe else {}
     science = _common(kind, config, identity) | {"start": start, "recipe": recipe}
     if recipe.get("mixup") or recipe.get("cutmix"):
         science["mixed_together"] = mixed_together(recipe["batch_size"])
@@ -109,6 +111,7 @@ def robustness_science(config: Config, identity: str, other: str | None) -> dict
 
 def _common(kind: str, config: Config, identity: str) -> dict[str, Any]:
     data = config.plain()["data"] | {"image_size": list(config.stage_image_size(kind))}
+    decoder = {"pixels": "nvjpeg"} if data["decode"] == "nvjpeg" else {}
     leaves_out = config.spikes.factor and kind in STEPPED
     spikes = {"spikes": [config.spikes.factor, config.spikes.window]} if leaves_out else {}
     cut = {"stop_after": config.stop_after} if config.stop_after and kind in STEPPED else {}
@@ -119,9 +122,14 @@ def _common(kind: str, config: Config, identity: str) -> dict[str, Any]:
             "version": RESULT_VERSION,
             "stage": kind,
             "precision": config.trainer.precision,
-            "data": {"identity": identity} | {key: data[key] for key in DATA_KEYS},
+            "data": {"identity": identity} | {key: data[key] for key in DATA_KEYS} | decoder,
         }
     )
+
+
+def _told(augment: dict[str, Any]) -> dict[str, Any]:
+    """Without what results had before there was a choice: their fingerprints stay."""
+    return {key: value for key, value in augment.items() if (key, value) != ("repeats", 1)}
 
 
 def _shape(plain: dict[str, Any]) -> dict[str, Any]:

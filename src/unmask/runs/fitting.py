@@ -27,7 +27,7 @@ from unmask.runs.fingerprint import StageSpec
 from unmask.runs.ledger import StageFolder
 from unmask.runs.loggers import mirrors
 from unmask.runs.plan import Plan
-from unmask.runs.recipes import kept_together
+from unmask.runs.recipes import kept_together, repeats_of
 from unmask.runs.schema import ENCODING, FROZEN
 from unmask.runs.strategies import strategy
 from unmask.tasks.again import Trained
@@ -116,7 +116,7 @@ class Fitting:
         """
         if self.spec.kind in (*FROZEN, "tokenizer"):
             return 1
-        unit = kept_together(self.recipe, batch_size)
+        unit = kept_together(self.recipe, batch_size, repeats_of(self.config, self.spec.kind))
         at_once = min((self.config.trainer.micro_batch or batch_size) * collectives.count(), batch_size)
         shared = unit * collectives.count()
         fewest = -(-batch_size // at_once)
@@ -124,7 +124,7 @@ class Fitting:
         if not possible:
             raise ValueError(
                 f"{self.spec.kind}: a batch of {batch_size} does not split evenly on {collectives.count()} processes"
-                + (f", in parts of {unit} images that are mixed with each other" if unit > 1 else "")
+                + (f", in parts of {unit} images that are mixed with each other or views of one" if unit > 1 else "")
             )
         return next((parts for parts in possible if parts >= fewest * self.config.trainer.split), possible[-1])
 

@@ -20,7 +20,7 @@ from unmask.heads import (
 )
 from unmask.mae import MAE
 from unmask.masking import Masking
-from unmask.runs.build import build_encoder, build_mae, changes_images
+from unmask.runs.build import build_encoder, build_mae
 from unmask.runs.schema import FROZEN, Config
 
 Inputs = tuple[Tensor, ...]
@@ -88,7 +88,7 @@ def stage_encoder(config: Config, kind: str) -> Encoder:
 
 def computed_once(config: Config, kind: str) -> bool:
     """Frozen features of images that no augmentation changes."""
-    return kind == "linear_probe" and not changes_images(config.linear_probe.augment)
+    return kind == "linear_probe" and not config.linear_probe.augment.changes
 
 
 def _shape(config: Config, kind: str, start: str) -> tuple[int, ...]:

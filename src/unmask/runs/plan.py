@@ -47,6 +47,11 @@ class Plan:
         return len(self.class_names)
 
     @property
+    def identity(self) -> str:
+        """Of the data set: its content, not its place."""
+        return self.listing.identity if self.listing else IDENTITIES[self.config.data.source]
+
+    @property
     def training_images(self) -> int:
         return len(self.listing.train) if self.listing else sum(SIZES[self.config.data.source])
 
@@ -69,6 +74,11 @@ def make_plan(config: Config, listing: Listing | None = None) -> Plan:
     listing = listing or listed(config)
     identity = listing.identity if listing else IDENTITIES[config.data.source]
     classes = listing.classes if listing else CLASSES[config.data.source]
+    if config.data.measured not in (None, identity):
+        raise ConfigError(
+            f"data.statistics is of other images ({config.data.measured}, these are {identity}); measure these: "
+            f"python src/measure.py with the same data"
+        )
     if faults := needs_labels(config, len(classes)) + _label_counts(config, listing):
         raise ConfigError("\n".join(faults))
     other = _other_images(config, classes) if "robustness" in config.stages else None

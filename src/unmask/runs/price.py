@@ -96,7 +96,7 @@ class Estimator:
                 lambda: outline(config, kind, "pretrained", size.classes), precision, recipe.optimizer,
                 average=bool(getattr(recipe, "ema", None)),
             )  # fmt: skip
-        batch = batch_of(recipe, size.train)
+        batch = batch_of(config, kind, size.train)
         tokens = ", [M]" if config.encoder.mask_tokens else ""  # as Table 2 marks them
         decoder = f"{config.decoder.depth} x {config.decoder.width}{tokens}" if kind == "pretrain" else None
         return Step(

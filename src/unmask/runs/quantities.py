@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from unmask.data.annotations import list_source
 from unmask.runs.checks import ConfigError
-from unmask.runs.recipes import Corruption
+from unmask.runs.recipes import Corruption, repeats_of
 from unmask.runs.schema import Config
 
 
@@ -69,13 +69,13 @@ def seen(config: Config, kind: str, size: Size) -> Seen:
         return Seen(0, count + size.val)
     made, per_epoch = steps(config, kind, size.train)
     rounds = made // per_epoch // -(-recipe.epochs // config.watch.times) + 1  # and once more at the end
-    return Seen(made * batch_of(recipe, size.train), rounds * size.val)
+    return Seen(made * batch_of(config, kind, size.train), rounds * size.val)
 
 
 def steps(config: Config, kind: str, images: int) -> tuple[int, int]:
     """How many a stage makes that has so many training images to take from, and how many an epoch has."""
     recipe: Any = getattr(config, kind)
-    per_epoch = drawn(recipe, images) // batch_of(recipe, images)
+    per_epoch = drawn(recipe, images) * repeats_of(config, kind) // batch_of(config, kind, images)
     total = recipe.epochs * per_epoch
     return min(config.stop_after or total, total), per_epoch
 
@@ -85,16 +85,19 @@ def drawn(recipe: Any, images: int) -> int:
     return min(getattr(recipe, "labels", None) or images, images)
 
 
-def batch_of(recipe: Any, images: int) -> int:
+def batch_of(config: Config, kind: str, images: int) -> int:
     """The batch of a stage that has so many training images to take from."""
-    return fitting(recipe.batch_size, drawn(recipe, images))
+    recipe = getattr(config, kind)
+    return fitting(recipe.batch_size, drawn(recipe, images), repeats_of(config, kind))
 
 
-def fitting(batch: int, count: int) -> int:
-    """The batch that is taken of `count` images; an even one where there are fewer than asked: mixup pairs images."""
-    if batch <= count:
+def fitting(batch: int, count: int, repeats: int = 1) -> int:
+    """The batch that is taken of so many views of `count` images; an even one where there are fewer than asked: mixup
+    pairs images.
+    """
+    if batch <= count * repeats:
         return batch
-    return count - count % 2 if count > 1 else 1
+    return (count - count % 2 if count > 1 else 1) * repeats
 
 
 def _corrupted(config: Config, size: Size) -> int:

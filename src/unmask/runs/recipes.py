@@ -1,6 +1,7 @@
 """What the config says of each stage: optimiser and schedule, the images as training sees them, the measurement."""
 
 import re
+from math import lcm
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
@@ -48,20 +49,33 @@ def mixed_together(batch_size: int) -> int:
     return next(size for size in range(MOST_MIXED, 0, -2) if batch_size % size == 0)
 
 
-def kept_together(recipe: Any, batch_size: int) -> int:
-    """Images of that batch that no micro-batch and no process may part: those that are mixed, else single ones."""
-    return mixed_together(batch_size) if getattr(recipe, "mixup", 0) or getattr(recipe, "cutmix", 0) else 1
+def kept_together(recipe: Any, batch_size: int, repeats: int) -> int:
+    """Images of that batch that no micro-batch and no process may part: those that are mixed, and views of one."""
+    mixed = mixed_together(batch_size) if getattr(recipe, "mixup", 0) or getattr(recipe, "cutmix", 0) else 1
+    return lcm(mixed, repeats)
 
 
 class Augment(Part):
-    crop: Literal["none", "fixed", "random", "random_once"] = Field(
-        description="none; one size anywhere; a random size, ten tries (Table 1e) or one, as the official probe has it"
+    crop: Literal["none", "fixed", "random", "random_once", "padded"] = Field(
+        description="none; one size anywhere; a random size, ten tries (Table 1e) or one, as the official probe has "
+        "it; the image moved by up to an eighth of a side over black (CIFAR's)"
     )
     scale: tuple[Proportion, Proportion] = Field(description="area of a random crop, shares")
     flip: bool = Field(description="mirror half of the training images")
     policy: str | None = Field(description="RandAugment in timm's words (rand-m9-mstd0.5-inc1), 1 or 3 channels")
     erasing: Rate = Field(description="share of images in which a random box is erased (timm's, pixel noise)")
     jitter: Rate = Field(description="strength of brightness, contrast and saturation jitter (Table 1e); 0: none")
+    repeats: Count = Field(description="views of each image in a batch, for one decoding (repeated augmentation)")
+
+    @property
+    def changes(self) -> bool:
+        """Whether an image looks different in each epoch."""
+        return self.crop != "none" or self.flip or self.erasing > 0 or self.by_image
+
+    @property
+    def by_image(self) -> bool:
+        """Whether images are changed one at a time, on the CPU."""
+        return self.policy is not None or self.jitter > 0
 
     @field_validator("policy")
     @classmethod
@@ -186,3 +200,14 @@ class Knn(Part):
     temperature: Positive = Field(description="votes weigh exp(cosine / temperature)")
     pool: Pool = Field(description="the feature: class token, or mean of the patch tokens")
     labels: Count | None = Field(description="size of the labelled bank; null: all training images")
+
+
+def augment_of(config: Any, stage: str) -> Augment | None:
+    """How a stage's training images are changed; None: not at all."""
+    return config.augment if stage == "pretrain" else getattr(getattr(config, stage, None), "augment", None)
+
+
+def repeats_of(config: Any, stage: str) -> int:
+    """Views of each image in a batch of that stage."""
+    augment = augment_of(config, stage)
+    return augment.repeats if augment else 1

@@ -126,7 +126,10 @@ class Scene:
     def image(self, sample: int) -> str:
         """A sample's id, and its file where it has one."""
         split = self.data.train_views.split if isinstance(self.data, ImageData) else None
-        return f"sample {sample}" + (f", {split.store.name(sample)}" if isinstance(split, Files) else "")
+        if not isinstance(split, Files):
+            return f"sample {sample}"
+        image = sample % len(split)  # of repeated views each is a sample
+        return f"sample {sample}, {split.store.name(image)}"
 
 
 def rebuild(record: Record) -> Scene:

@@ -52,7 +52,8 @@ def _values(annotation: Any, metadata: list[Any]) -> str:
     bounds = _bounds([*metadata, *_nested_metadata(annotation)])
     literals = [value for value in _leaves(annotation) if isinstance(value, str)]
     if literals:
-        return ", ".join(f"`{value.rsplit('.', 1)[-1]}`" for value in dict.fromkeys(literals))
+        switch = "true, false, null, " if bool in _leaves(annotation) else ""
+        return switch + ", ".join(f"`{value.rsplit('.', 1)[-1]}`" for value in dict.fromkeys(literals))
     kinds = [leaf.__name__ for leaf in _leaves(annotation) if isinstance(leaf, type) and leaf is not type(None)]
     words = {"int": "integer", "float": "number", "str": "text", "bool": "true or false", "Any": "anything"}
     found = list(dict.fromkeys(words.get(kind, kind) for kind in kinds)) or ["anything"]

@@ -5,8 +5,10 @@ The YAML files in conf/ hold the values; defaults live there alone.
 
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model_validator
 
+from unmask.runs.dashboards import Loggers
+from unmask.runs.kept_statistics import taken_statistics
 from unmask.runs.recipes import (
     AttentiveProbe,
     Augment,
@@ -47,13 +49,6 @@ UNLABELLED = ("patch_pca", "tokenizer", "pretrain")
 LABELLED: tuple[str, ...] = tuple(stage for stage in get_args(Stage) if stage not in UNLABELLED)
 CHANNELS = {"mnist5k": 1, "cifar10": 3, "cifar100": 3}
 MAX_PATCH, MIN_GRID = 16, 8  # what an automatic patch size respects
-
-
-def standard_statistics(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and std per channel where nobody gives them: ImageNet's for three channels, else 0.5 and 0.25."""
-    if channels == 3:
-        return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    return (0.5,) * channels, (0.25,) * channels
 
 
 def listed(value: Any) -> Any:
@@ -100,19 +95,25 @@ class Data(Part):
     download: bool = Field(description="let torchvision download what is missing")
     image_size: tuple[Count, Count] = Field(description="pixels the model sees: one number, or [height, width]")
     patch_size: Count | None = Field(description="pixels of a patch's side; null chooses by image_size and model")
-    channels: Count = Field(description="1 grey, 3 RGB, 4 RGBA; others from .npy files")
+    channels: Count = Field(description="1 grey, 3 RGB, 4 RGBA; others from .npy and TIFF files")
     mean: list[float] | None = Field(description="per channel, of pixels in [0, 1]; null: see docs/images.md")
     std: list[Positive] | None = Field(description="per channel")
+    statistics: str | None = Field(description="a file of src/measure.py that has mean and std of these images")
     flip: bool = Field(description="whether a mirrored image is still one of the same class (not so for digits)")
     eval_crop: Proportion = Field(description="side of the centre crop (0.875: 224 of 256)")
     holdout: Annotated[float, Field(gt=0, le=0.5)] = Field(
         description="share of images held out where a folder has no val/ or test/"
     )
-    in_memory: bool | None = Field(description="decode once into memory; null decides by size (image_folder)")
+    in_memory: bool | Literal["device"] | None = Field(
+        description="decode once into memory, or onto each training device; null decides by size and device"
+    )
+    decode: Literal["auto", "nvjpeg"] = Field(description="of files: nvjpeg decodes JPEGs on the GPU that trains")
     bad_limit: Annotated[float, Field(ge=0, le=1)] = Field(
         description="more unreadable files than this share of a split's images end the run (image_folder); 0: one does"
     )
     num_workers: Annotated[int, Field(ge=0)] | None = Field(description="loader processes; null: cores - 1, at most 8")
+
+    _measured: str | None = PrivateAttr(default=None)  # the identity of the images that mean and std were measured on
 
     @field_validator("image_size", mode="before")
     @classmethod
@@ -124,14 +125,21 @@ class Data(Part):
         """Fill in statistics: ImageNet's for three channels, else 0.5 and 0.25."""
         if self.channels != CHANNELS.get(self.source, self.channels):
             raise ValueError(f"data.channels={self.channels}: {self.source} has {CHANNELS[self.source]}")
-        mean, std = standard_statistics(self.channels)
-        self.mean, self.std = self.mean or list(mean), self.std or list(std)
+        taken = taken_statistics(self.statistics, self.mean, self.std, self.channels)
+        self.mean, self.std, self._measured = list(taken.mean), list(taken.std), taken.identity
+        self.statistics = None  # which file they came from does not matter
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != self.channels:
                 raise ValueError(f"data.{name} has {len(values)} values for data.channels={self.channels}")
+        if self.source in CHANNELS and self.in_memory is False:
+            raise ValueError(f"data.in_memory=false: {self.source} is held in memory; take null, true or device")
         if self.source not in CHANNELS and not self.root:
             raise ValueError(f"data={self.source} needs a folder of images: add data.root=/path/to/images")
         return self
+
+    @property
+    def measured(self) -> str | None:
+        return self._measured
 
 
 class Trainer(Part):
@@ -180,23 +188,6 @@ class Watch(Part):
     trace: bool = Field(
         description="write trace.jsonl: of each step the loss and hashes of samples, pixels and masks: docs/exact.md"
     )
-
-
-class Wandb(Part):
-    project: str = Field(description="W&B project")
-    entity: str | None = Field(description="W&B user or team; null: the account's own")
-    mode: Literal["offline", "online"] = Field(description="offline needs no account and no network")
-    finish_seconds: Positive = Field(description="how long the end of a stage waits for W&B to take the last rows")
-
-
-class Tensorboard(Part):
-    name: str = Field(description="sub-folder of the stage's folder")
-
-
-class Loggers(Part):
-    csv: dict[str, Any] | None = Field(default=None, description="metrics.csv is always written")
-    wandb: Wandb | None = None
-    tensorboard: Tensorboard | None = None
 
 
 class Config(Part):

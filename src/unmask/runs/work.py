@@ -83,7 +83,7 @@ class Run:
         ids = list(range(len(train)))
         if labels is not None and labels < len(train):
             ids = balanced_subset(train.labels_N, labels, make_key(self.config.seed, "labels"))
-        batch = fitting(batch_size or len(ids), len(ids))
+        batch = fitting(batch_size or len(ids), len(ids), augment.repeats)
         if batch_size and batch < batch_size:
             self.console.print(f"  batch of {batch}, not {batch_size}: there are no more training images")
         return ImageData(
@@ -157,7 +157,7 @@ class StageWork:
     def linear_probe(self) -> Metrics:
         """Without augmentation the frozen features never change: they are computed once."""
         recipe, data = self.recipe, self.data()
-        if not build.changes_images(recipe.augment):
+        if not recipe.augment.changes:
             bank, queries = self.extract(recipe.pool, recipe.labels, data)
             fixed = FeatureData(bank, queries, data.batch_size, self.config.seed)
             return self.classify(Given(bank.features_ND.shape[1]), fixed, data)
@@ -255,7 +255,7 @@ class StageWork:
         return Features(self.encoder(), pool)
 
     def optimizer(self, data: ImageData) -> Recipe:
-        recipe, per_epoch = self.recipe, len(data.ids) // data.batch_size
+        recipe, per_epoch = self.recipe, len(data.ids) * data.repeats.views // data.batch_size
         return Recipe(
             recipe.optimizer, recipe.base_lr, data.batch_size, recipe.weight_decay, recipe.betas,
             round(recipe.warmup_epochs * per_epoch), recipe.epochs * per_epoch,

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from unmask.runs.checks import ALONE, ConfigError
 from unmask.runs.plan import Plan
 from unmask.runs.quantities import batch_of
-from unmask.runs.recipes import kept_together
+from unmask.runs.recipes import kept_together, repeats_of
 from unmask.runs.schema import TRAINED, Trainer
 
 PORTS = 20_000, 32_767  # below those that systems give to outgoing connections
@@ -130,11 +130,13 @@ def refuse_uneven(plan: Plan, total: int) -> None:
 def _uneven(plan: Plan, kind: str, total: int) -> list[str]:
     recipe: Any = getattr(plan.config, kind)
     images = plan.training_images
-    batch = batch_of(recipe, images)
-    unit = kept_together(recipe, batch)
+    batch = batch_of(plan.config, kind, images)
+    repeats = repeats_of(plan.config, kind)
+    unit = kept_together(recipe, batch, repeats)
     shared = total * unit
     if total == 1 or batch % shared == 0:
         return []
     near = [size for size in (batch // shared * shared, -(-batch // shared) * shared) if 0 < size <= images]
-    parts = f" in parts of {unit} images that are mixed with each other" if unit > 1 else ""
+    why = "stay together" if repeats > 1 else "are mixed with each other"
+    parts = f" in parts of {unit} images that {why}" if unit > 1 else ""
     return [f"{kind}.batch_size = {batch}: does not split evenly on {total} processes{parts}; near: {near}"]

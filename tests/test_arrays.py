@@ -1,0 +1,116 @@
+"""Arrays and TIFFs of any number of channels, depth and order come as 8 bits, channels last, or are refused."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from unmask.data.decoding import BadImageError, opened
+from unmask.data.folders import open_image
+
+GENERATOR = np.random.default_rng(0)
+BANDS = GENERATOR.integers(0, 256, (6, 8, 5), dtype=np.uint8)
+CHW = np.moveaxis(BANDS, 2, 0)
+MINISBLACK: dict[str, Any] = {"photometric": "minisblack"}
+LAYOUTS = {
+    "interleaved": (BANDS, MINISBLACK | {"planarconfig": "contig"}),
+    "planar": (CHW, MINISBLACK | {"planarconfig": "separate"}),
+    "a page a channel": (CHW, MINISBLACK),
+    "a page a row": (BANDS, MINISBLACK),  # what tifffile makes of (H, W, 5) when it is told no more
+    "deflated": (CHW, MINISBLACK | {"compression": "zlib"}),
+    "ImageJ": (CHW, MINISBLACK | {"imagej": True}),
+    "OME": (CHW, MINISBLACK | {"ome": True, "metadata": {"axes": "CYX"}}),
+}
+
+
+def opened_pixels(path: Path, channels: int) -> np.ndarray:
+    image = open_image(path, channels).permute(1, 2, 0).numpy()
+    assert opened(path.read_bytes(), str(path), channels).size == image.shape[:2]  # the header says the same
+    return image
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_channels_of_a_tiff_are_found_however_they_lie(layout: str, tmp_path: Path) -> None:
+    array, how = LAYOUTS[layout]
+    tifffile.imwrite(tmp_path / "bands.tif", array, **how)
+    assert (opened_pixels(tmp_path / "bands.tif", 5) == BANDS).all()
+
+
+@pytest.mark.parametrize("suffix", ["tif", "npy"])
+@pytest.mark.parametrize(
+    ("array", "expected"),
+    [
+        (
+            np.minimum(BANDS.astype(int) * 257 + 3, 65535).astype(np.uint16),
+            BANDS,
+        ),  # 65535 is white, and what is between two levels goes down
+        (BANDS.astype(np.float32) / 255, BANDS),
+        (BANDS.astype(np.float64) / 255, BANDS),
+    ],
+    ids=["16 bits", "float32", "float64"],
+)
+def test_other_depths_are_scaled_to_eight_bits(array: Any, expected: Any, suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"deep.{suffix}"
+    if suffix == "npy":
+        np.save(path, array)
+    else:
+        tifffile.imwrite(path, array, photometric="minisblack", planarconfig="contig")
+    assert (opened_pixels(path, 5) == expected).all()
+
+
+def test_sixteen_bit_colour_is_scaled_and_eight_bit_colour_is_pillows(tmp_path: Path) -> None:
+    rgb = BANDS[:, :, :3]
+    tifffile.imwrite(tmp_path / "deep.tif", rgb.astype(np.uint16) * 257, photometric="rgb")
+    tifffile.imwrite(tmp_path / "plain.tif", rgb, photometric="rgb")
+    assert (opened_pixels(tmp_path / "deep.tif", 3) == rgb).all()
+    assert (opened_pixels(tmp_path / "plain.tif", 3) == rgb).all()
+    grey = np.asarray(Image.fromarray(rgb).convert("L"))
+    assert (opened_pixels(tmp_path / "plain.tif", 1)[:, :, 0] == grey).all()
+
+
+@pytest.mark.parametrize("channels_first", [False, True])
+def test_npy_arrays_have_their_channels_first_or_last(channels_first: bool, tmp_path: Path) -> None:
+    np.save(tmp_path / "bands.NPY.npy", CHW if channels_first else BANDS)
+    assert (opened_pixels(tmp_path / "bands.NPY.npy", 5) == BANDS).all()
+    np.save(tmp_path / "bool.npy", BANDS > 99)
+    assert (opened_pixels(tmp_path / "bool.npy", 5) == (BANDS > 99) * 255).all()
+    both = GENERATOR.integers(0, 256, (5, 8, 5), dtype=np.uint8)
+    np.save(tmp_path / "both.npy", both)
+    assert (opened_pixels(tmp_path / "both.npy", 5) == both).all()  # the last axis, where two are as long
+
+
+@pytest.mark.parametrize(
+    ("array", "said"),
+    [
+        (BANDS.astype(np.float32), r"floats reach from 0 to 255; bring them to \[0, 1\]"),
+        (np.full((6, 8, 5), np.nan, np.float32), r"floats reach from nan to nan"),
+        (BANDS.astype(np.int32), r"it holds int32; save uint8, uint16, or floats in \[0, 1\]"),
+        (BANDS[:, :, :4], r"it holds uint8 of shape \(6, 8, 4\).*; data.channels=5 needs \(H, W, 5\) or \(5, H, W\)"),
+        (np.zeros((2, 6, 8, 5), np.uint8), r"it holds uint8 of shape \(2, 6, 8, 5\)"),
+    ],
+    ids=["floats", "nan", "int32", "channels", "axes"],
+)
+@pytest.mark.parametrize("suffix", ["tif", "npy"])
+def test_what_has_no_scale_or_too_many_axes_is_refused(
+    array: np.ndarray, said: str, suffix: str, tmp_path: Path
+) -> None:
+    path = tmp_path / f"odd.{suffix}"
+    if suffix == "npy":
+        np.save(path, array)
+    else:
+        tifffile.imwrite(path, array, photometric="minisblack")
+    with pytest.raises(BadImageError, match=rf"odd.{suffix} cannot be read as an image .*{said}"):
+        open_image(path, 5)
+
+
+def test_a_damaged_tiff_and_a_png_with_a_tiffs_name(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "cut.tif", BANDS, photometric="minisblack", planarconfig="contig")
+    (tmp_path / "cut.tif").write_bytes((tmp_path / "cut.tif").read_bytes()[:200])
+    with pytest.raises(BadImageError, match=r"cut.tif cannot be read"):
+        open_image(tmp_path / "cut.tif", 5)
+    Image.fromarray(BANDS[:, :, 0]).save(tmp_path / "named.png")
+    (tmp_path / "named.png").rename(tmp_path / "named.tif")
+    assert (opened_pixels(tmp_path / "named.tif", 1)[:, :, 0] == BANDS[:, :, 0]).all()

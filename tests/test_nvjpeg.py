@@ -1,0 +1,101 @@
+"""Batches that carry JPEGs to the device are those of the loader, here with the CPU as the device."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+
+from small_runs import plan_for
+from test_module import batches, data
+from unmask.data.crops import Augment
+from unmask.data.decoding import BadImageError, opened
+from unmask.data.folders import folder_splits
+from unmask.data.listing import list_images
+from unmask.data.nvjpeg import Packed
+from unmask.data.stores import Files
+from unmask.runs.checks import ConfigError
+from unmask.runs.execute import execute
+
+LEVELS = 6  # of 255: both decode to the same pixels, and the reference resizes in whole numbers
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Photos and a grey one as JPEG, and what nvJPEG does not take: a PNG, a turned one, CMYK."""
+    generator = np.random.default_rng(0)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for i in range(12):
+        path = tmp_path / f"class{i % 2}" / f"{i:02d}.{'png' if i == 3 else 'jpg'}"
+        path.parent.mkdir(exist_ok=True)
+        small = generator.integers(0, 256, (6, 5, 3), dtype=np.uint8)
+        image = Image.fromarray(small).resize((40 + i, 60 - i), Image.Resampling.BICUBIC)
+        image = image.convert({4: "L", 5: "CMYK"}.get(i, "RGB"))
+        image.save(path, **({"exif": exif} if i == 6 else {}))
+    return tmp_path
+
+
+def splits(root: Path, decode: str) -> tuple[Files, Files]:
+    found = folder_splits(list_images(root, holdout=0.5), 3, (8, 8), in_memory=False)
+    train, val = (replace(split, decode=decode) for split in found if isinstance(split, Files))
+    return train, val
+
+
+@pytest.mark.parametrize(("repeats", "workers"), [(1, 0), (2, 0), (1, 2)])
+@pytest.mark.parametrize("crop", ["random", "padded"])
+def test_what_the_device_decodes_is_what_the_loader_does_within_a_bound(
+    crop: str, repeats: int, workers: int, root: Path
+) -> None:
+    augment = Augment(crop, flip=True, repeats=repeats)  # type: ignore[arg-type]
+    for loader in ("train", "val"):
+        reference = batches(data(splits(root, "auto"), augment), loader)
+        ours = batches(data(splits(root, "nvjpeg"), augment, workers=workers), loader)
+        assert len(ours) == len(reference) > 0
+        for a, b in zip(ours, reference, strict=True):
+            assert a.ids_B.equal(b.ids_B)
+            assert a.labels_B.equal(b.labels_B)
+            assert (a.images_BCHW - b.images_BCHW).abs().max() <= LEVELS / 255 / 0.2
+            assert (a.images_BCHW - b.images_BCHW).abs().mean() <= 0.6 / 255 / 0.2
+
+
+def test_the_loader_decodes_what_nvjpeg_does_not_take(root: Path) -> None:
+    train, _ = splits(root, "nvjpeg")
+    views = data((train, train), Augment("random")).train_views
+    names = [Path(train.store.name(i)).name for i in range(len(train))]
+    packed = views.__getitems__([(0, i) for i in range(len(train))]).packed
+    assert packed is not None
+    assert {names[i] for i in packed.others} == {"03.png", "05.jpg", "06.jpg"} & set(names)
+    assert packed.bytes_N.numel() == sum(Path(name).stat().st_size for name in packed.names)
+
+
+def test_a_file_that_was_cut_off_is_replaced_by_the_loader(root: Path) -> None:
+    train, _ = splits(root, "nvjpeg")
+    path = Path(train.store.name(0))
+    path.write_bytes(path.read_bytes()[:-200])
+    batch = data((train, train), Augment("random")).train_views.__getitems__([(0, 0), (0, 1)])
+    assert [bad.id for bad in batch.bad] == [0]
+
+
+def test_what_neither_decoder_reads_is_named(root: Path) -> None:
+    train, _ = splits(root, "nvjpeg")
+    name = train.store.name(1)
+    whole = train.store.read(1)
+    broken = whole[:30] + bytes(len(whole) - 32) + whole[-2:]
+    image = replace(opened(whole, name, 3), content=broken)
+    packed = Packed([image], [[0]], [])
+    with pytest.raises(BadImageError, match=r"jpg cannot be read as an image"):
+        packed.decoded(torch.device("cpu"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_without_a_gpu_it_is_refused_at_the_start(root: Path, tmp_path: Path) -> None:
+    plan = plan_for(
+        "data=image_folder", f"data.root={root}", "data.image_size=16", "data.patch_size=4", "data.decode=nvjpeg",
+        "stages=[pretrain]", "trainer=auto", f"runs_dir={tmp_path / 'runs'}",
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match=r"data.decode = nvjpeg: torch finds no GPU here; use data.decode=auto"):
+        execute(plan, Console(quiet=True))
