@@ -138,16 +138,18 @@ def moved(images_BCHW: Tensor, shifts_B2: Int[Tensor, "B 2"], mirrored_B: Bool[T
     """Each image moved (down, right) by no more than the margins, over black, then mirrored."""
     batch, channels, height, width = images_BCHW.shape
     up, left = margins((height, width))
-    tall, wide = height + 2 * up, width + 2 * left
-    both = images_BCHW.new_zeros(2, batch, channels, tall, wide)  # as they are, and mirrored
-    both[0, :, :, up : up + height, left : left + width] = images_BCHW
-    both[1, :, :, up : up + height, left : left + width] = images_BCHW.flip(3)
-    # a moved image is one run of memory, of rows that are `wide` apart: many times as fast as an index of each pixel
+    # one margin between two rows, channels or images serves both, and one more goes before the first
+    tall, wide = height + up, width + left
+    first, image = up * wide + left, channels * tall * wide
+    black = images_BCHW.new_zeros(2 * batch * image + first)
+    both = black.as_strided((2, batch, channels, height, width), (batch * image, image, tall * wide, wide, 1), first)
+    both[0], both[1] = images_BCHW, images_BCHW.flip(3)
+    # a moved image is one run of memory: to copy that is many times as fast as to find each of its pixels
     run = (channels - 1) * tall * wide + (height - 1) * wide + width
-    runs = both.view(-1).as_strided((both.numel() - run + 1, run), (1, 1))
     right = torch.where(mirrored_B, -shifts_B2[:, 1], shifts_B2[:, 1])
-    image = torch.arange(batch, device=images_BCHW.device) + batch * mirrored_B
-    found = runs.index_select(0, image * channels * tall * wide + (up - shifts_B2[:, 0]) * wide + left - right)
+    which = torch.arange(batch, device=images_BCHW.device) + batch * mirrored_B
+    start_B = first + which * image - shifts_B2[:, 0] * wide - right
+    found = black.as_strided((len(black) - run + 1, run), (1, 1)).index_select(0, start_B)
     return found.as_strided((batch, channels, height, width), (run, tall * wide, wide, 1))
 
 

@@ -75,7 +75,9 @@ class EpochBatches(Sampler[list[Ticket]]):
         for k in range(first, len(self)):
             start = k * micro + self.rank * share
             drawn = order[start // views : (start + share) // views]
-            yield [(epoch, i + view * images) for i in drawn for view in range(views)]
+            if views > 1:
+                drawn = [i + view * images for i in drawn for view in range(views)]
+            yield [(epoch, i) for i in drawn]
 
 
 class EvalBatches(Sampler[list[Ticket]]):
