@@ -249,6 +249,11 @@ def test_what_a_folder_of_several_kinds_holds_must_be_said(folder: Path, tmp_pat
         prepared(root, tmp_path / "target", "folder")
     with pytest.raises(ConfigError, match=r"from=.*nowhere: no such folder"):
         prepared(tmp_path / "nowhere", tmp_path / "target", "folder")
+    prepared(folder, tmp_path / "raw", "raw")
+    with pytest.raises(ConfigError, match=r"format = folder: raw pixels have to be compressed for it; add quality=90"):
+        prepared(tmp_path / "raw", tmp_path / "target", "folder")
+    prepared(tmp_path / "raw", tmp_path / "photos", "folder", quality=95)
+    assert contents(tmp_path / "photos").keys() == contents(folder).keys()
     prepared(root, tmp_path / "target", "folder", source="webdataset")
     assert contents(tmp_path / "target") == contents(folder)
 

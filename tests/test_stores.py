@@ -14,6 +14,8 @@ from typing import Any
 
 import fsspec
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from litdata.streaming.downloader import Downloader, register_downloader
@@ -158,6 +160,14 @@ def test_shards_of_the_hub_without_known_names_have_labels_and_classes(name: str
     by_hash = dict(zip(pixel_hashes(folder), [*folder.train.labels, *folder.val.labels], strict=True))
     labels = [*found.train.labels, *found.val.labels]
     assert [by_hash[each] for each in pixel_hashes(found)] == labels
+
+
+def test_the_hubs_unlabelled_test_images_are_left_alone(place: Path, tmp_path: Path) -> None:
+    root = copied(place, "hub_parquet", tmp_path)
+    table = pq.read_table(root / "data" / "validation-00000-of-00002.parquet")
+    table = table.set_column(1, "label", pa.array([-1] * len(table)))
+    pq.write_table(table, root / "data" / "test-00000-of-00001.parquet")
+    assert list_container("parquet", str(root), 0.1).identity == list_images(place / "folder").identity
 
 
 def _renamed(source: Path, target: Path, old: str, new: str) -> None:

@@ -80,10 +80,8 @@ def _refuse(given: Prepare, target: Path, kind: str) -> None:
     source = Path(given.given).expanduser()
     if target.resolve().is_relative_to(source.resolve()) or source.resolve().is_relative_to(target.resolve()):
         raise ConfigError(f"to={given.to}: it must not lie in from={given.given}, nor that in it")
-    if kind == "raw" and given.format not in ("raw", "folder") and not given.short_side and not given.quality:
+    if kind == "raw" and given.format != "raw" and not (given.short_side or given.quality):
         raise ConfigError(f"format = {given.format}: raw pixels have to be compressed for it; add quality=90")
-    if kind == "raw" and given.format == "folder" and not given.quality and not given.short_side:
-        raise ConfigError("format = folder: raw pixels have to be compressed for it; add quality=90")
 
 
 def _change(given: Prepare) -> Change:
