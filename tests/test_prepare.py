@@ -3,17 +3,20 @@
 import csv
 import io
 import json
+import re
+import shlex
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from filelock import FileLock
+from omegaconf import OmegaConf
 from PIL import Image
 
 import shards
 from shards import prepared
-from small_runs import call
+from small_runs import ROOT, call, raw_config
 from unmask.data.containers.change import Change
 from unmask.data.containers.source import list_container
 from unmask.data.containers.tasks import SHARD_MB
@@ -23,7 +26,7 @@ from unmask.data.listing import list_images
 from unmask.data.stores import Files
 from unmask.data.views import Format, Views
 from unmask.runs.arguments import Prepare, arguments
-from unmask.runs.checks import ConfigError
+from unmask.runs.checks import ConfigError, check
 
 RAW = {"from": "a", "to": "b", "format": "raw", **shards.ARGUMENTS}
 
@@ -256,6 +259,21 @@ def test_what_a_folder_of_several_kinds_holds_must_be_said(folder: Path, tmp_pat
     assert contents(tmp_path / "photos").keys() == contents(folder).keys()
     prepared(root, tmp_path / "target", "folder", source="webdataset")
     assert contents(tmp_path / "target") == contents(folder)
+
+
+PAGE = (ROOT / "docs" / "sources.md").read_text()
+TYPED = [line for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
+
+
+@pytest.mark.parametrize("typed", TYPED)
+def test_the_commands_of_the_page_are_accepted(typed: str) -> None:
+    _, script, *given = shlex.split(typed)
+    if script == "src/train.py":
+        assert check(raw_config(*given, tiny=False)).data.source == "image_folder"
+    else:
+        assert script == "src/prepare.py"
+        words = OmegaConf.to_container(OmegaConf.from_dotlist(given))
+        assert arguments(Prepare, {**shards.ARGUMENTS, **words}).given.startswith("/path/to/")  # type: ignore[dict-item]
 
 
 @pytest.mark.process

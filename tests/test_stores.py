@@ -22,7 +22,7 @@ from litdata.streaming.downloader import Downloader, register_downloader
 from scipy.io import savemat
 
 import shards
-from small_runs import plan_for, raw_config
+from small_runs import plan_for, raw_config, run
 from unmask.data.containers import roots
 from unmask.data.containers.contents import INDEX
 from unmask.data.containers.source import catalogue_of, list_container
@@ -110,6 +110,19 @@ def test_stopped_at_a_step_and_gone_on_with_from_shards_the_rest_is_equal(name: 
         assert ours.ids_B.equal(theirs.ids_B)
         assert ours.labels_B.equal(theirs.labels_B)
         assert ours.images_BCHW.equal(theirs.images_BCHW)
+
+
+def test_a_run_on_shards_ends_as_the_run_on_files_and_is_the_same_run(place: Path, tmp_path: Path) -> None:
+    common = ("data=imagenet", "data.image_size=16", "data.patch_size=4", "stages=[pretrain]", "augment=crop_random")
+    small = (*common, "pretrain.batch_size=8", "pretrain.epochs=2", "data.num_workers=0", "watch.times=1")
+    roots = {
+        name: (f"data.root={place / name}", f"source={KINDS.get(name, 'folder')}") for name in ("folder", "hub_tars")
+    }
+    ours, theirs = (run(*small, *roots[name], f"runs_dir={tmp_path / name}")[0] for name in roots)
+    assert ours["fingerprint"] == theirs["fingerprint"]
+    assert ours["metrics"]["val/loss"] == theirs["metrics"]["val/loss"]
+    (again,) = run(*small, *roots["folder"], f"runs_dir={tmp_path / 'hub_tars'}")
+    assert again == theirs
 
 
 def test_loader_processes_read_shards_that_their_parent_has_read(place: Path) -> None:
