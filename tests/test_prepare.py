@@ -27,6 +27,7 @@ from unmask.data.stores import Files
 from unmask.data.views import Format, Views
 from unmask.runs.arguments import Prepare, arguments
 from unmask.runs.checks import ConfigError, check
+from unmask.runs.preparing import found_kind
 
 RAW = {"from": "a", "to": "b", "format": "raw", **shards.ARGUMENTS}
 
@@ -247,12 +248,17 @@ def test_arguments_that_change_nothing_or_cannot_be_are_refused(given: dict[str,
 
 def test_what_a_folder_of_several_kinds_holds_must_be_said(folder: Path, tmp_path: Path) -> None:
     root = shards.hub_tars(folder, tmp_path / "both")
-    shards.hub_parquet(folder, root / "more")
+    shards.hub_parquet(folder, root)
     with pytest.raises(ConfigError, match=r"it holds webdataset and parquet; say which: source=webdataset"):
         prepared(root, tmp_path / "target", "folder")
     with pytest.raises(ConfigError, match=r"from=.*nowhere: no such folder"):
         prepared(tmp_path / "nowhere", tmp_path / "target", "folder")
+    (tmp_path / "heap").mkdir()
+    (tmp_path / "heap" / "weights.bin").touch()
+    (tmp_path / "heap" / "1.jpg").write_bytes(shards.jpeg(1))
+    assert found_kind(str(tmp_path / "heap")) == found_kind(str(folder)) == "folder"
     prepared(folder, tmp_path / "raw", "raw")
+    assert found_kind(str(tmp_path / "raw")) == "raw"
     with pytest.raises(ConfigError, match=r"format = folder: raw pixels have to be compressed for it; add quality=90"):
         prepared(tmp_path / "raw", tmp_path / "target", "folder")
     prepared(tmp_path / "raw", tmp_path / "photos", "folder", quality=95)

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from unmask.data.catalogue import Catalogue
 from unmask.data.containers.change import Change
-from unmask.data.containers.contents import INDEX, name_order, read_index
+from unmask.data.containers.contents import INDEX, indexed_kind, name_order, read_index
 from unmask.data.containers.convert import BAD, PREPARED, Conversion
 from unmask.data.containers.source import CONTAINERS, catalogue_of
 from unmask.data.containers.tasks import (
@@ -68,9 +68,14 @@ def found_kind(place: str) -> str:
     folder = Path(place).expanduser()
     if "://" in place or not folder.is_dir():
         raise ConfigError(f"from={place}: no such folder; of object storage say what it holds: source=webdataset")
-    if (folder / "train").is_dir() and not (folder / INDEX).exists():
-        return "folder"
-    kinds = [kind for kind, each in CONTAINERS.items() if next(folder.rglob(f"*{each.suffix}"), None)]
+    if known := indexed_kind(folder / INDEX):
+        return known
+    # not below that: a folder of images has a million files
+    lying = folder / "train" if (folder / "train").is_dir() else folder
+    suffixes = {each.suffix: kind for kind, each in CONTAINERS.items() if each.scan}
+    kinds = [
+        kind for suffix, kind in suffixes.items() if any(lying.glob(f"*{suffix}")) or any(lying.glob(f"*/*{suffix}"))
+    ]
     if len(kinds) > 1:
         raise ConfigError(f"from={place}: it holds {' and '.join(kinds)}; say which: source={kinds[0]}")
     return kinds[0] if kinds else "folder"

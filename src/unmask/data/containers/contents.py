@@ -123,6 +123,14 @@ def read_index(source: Any, kind: str) -> Contents | None:
     )  # fmt: skip
 
 
+def indexed_kind(path: Path) -> str | None:
+    """What an index is of; None where there is none."""
+    try:
+        return json.loads((pq.read_schema(path).metadata or {})[b"unmask"])["kind"]
+    except (OSError, KeyError, ValueError, pa.ArrowException):
+        return None
+
+
 def _column(file: pq.ParquetFile, name: str) -> pa.Array:
     column = file.read(columns=[name], use_threads=False)[name].combine_chunks()
     return pa.concat_arrays(column.chunks) if isinstance(column, pa.ChunkedArray) else column
