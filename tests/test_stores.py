@@ -23,7 +23,7 @@ from scipy.io import savemat
 
 import shards
 from small_runs import plan_for, raw_config, run
-from unmask.data.containers import roots
+from unmask.data.containers import roots, source
 from unmask.data.containers.contents import INDEX
 from unmask.data.containers.source import catalogue_of, list_container
 from unmask.data.crops import Augment
@@ -311,6 +311,11 @@ def test_a_shard_that_was_cut_or_lost_is_named_at_the_start(name: str, place: Pa
     victim.write_bytes(content[: len(content) // 2])
     said = r"no whole (tar|Parquet) file .*copy or make it again" if name.startswith("hub") else "was written with"
     assert_said(fault(name, root), victim, said)
+    if name in MADE:
+        victim.write_bytes(content)
+        shutil.copy(victim, victim.with_name("more" + victim.suffix))
+        assert_said(fault(name, root), victim.with_name("more" + victim.suffix), r"among shards .*: move it away")
+        victim.with_name("more" + victim.suffix).unlink()
     victim.unlink()
     if name in MADE and not list(root.rglob("*train*1*")):
         return  # its only shard
@@ -371,6 +376,17 @@ def test_an_index_is_kept_elsewhere_where_the_shards_cannot_be_written_to(
 def test_compressed_parquet_is_said_to_be_slow_in_a_line(place: Path) -> None:
     with pytest.warns(UserWarning, match=r"compressed.* row group; .* python src/prepare.py from=.* format=parquet$"):
         catalogue_of("parquet", str(place / "hub_parquet"))
+
+
+def test_processes_that_start_together_scan_once(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, scans = copied(place, "hub_tars", tmp_path), []
+    (root / INDEX).unlink(missing_ok=True)
+    scanned = source.scanned
+    monkeypatch.setattr(source, "scanned", lambda *given: scans.append(1) or scanned(*given))
+    with ThreadPoolExecutor(4) as pool:  # a lock on a file holds threads apart as it does processes
+        found = list(pool.map(lambda _: list_container("webdataset", str(root), 0.1).identity, range(4)))
+    assert len(scans) == 1
+    assert len(set(found)) == 1
 
 
 def test_two_images_of_one_name_are_refused(place: Path, tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
 """Where each image lies in its shards: found by one scan, kept in a file beside them, made anew when they change."""
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from filelock import FileLock
 from jaxtyping import Int, Int32, Int64, UInt8
 
 from unmask.data.containers.roots import LocalRoot, Root, Shard
@@ -153,6 +155,19 @@ def cache_folder(place: str) -> Path:
     """The user's own, of what lies at a place."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "unmask"
     return cache / hashlib.sha256(place.encode()).hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def one_scan(root: Root) -> Iterator[None]:
+    """Within, this process alone scans those shards, of those that share a cache."""
+    lock = FileLock(cache_folder(str(root)).with_suffix(".lock"))
+    with contextlib.suppress(OSError):  # there is no cache: each scans for itself
+        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def keep_index(contents: Contents, root: Root, kind: str) -> None:
