@@ -134,6 +134,15 @@ def test_a_link_that_leads_nowhere_is_named(tmp_path: Path) -> None:
         list_images(root)
 
 
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(path: Path) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("unmask.data.listing.sha256", denied)  # root may read everything
+    with pytest.raises(ValueError, match=r"000.png cannot be read \(Permission denied\); mend or remove it"):
+        list_images(make(tmp_path, *numbered("a/", 4)))
+
+
 def test_linked_class_folders_are_followed_and_circles_are_not(tmp_path: Path) -> None:
     """A hundred classes of ImageNet are often a folder of links."""
     whole = make(tmp_path / "whole", *numbered("train/cat/", 3), *numbered("train/dog/", 3), *numbered("val/dog/", 2))

@@ -4,8 +4,11 @@ import csv
 import io
 import json
 import re
+import runpy
 import shlex
 import shutil
+import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +19,7 @@ from PIL import Image
 
 import shards
 from shards import prepared
-from small_runs import ROOT, call, raw_config
+from small_runs import ROOT, raw_config
 from unmask.data.containers.change import Change
 from unmask.data.containers.source import list_container
 from unmask.data.containers.tasks import SHARD_MB
@@ -25,6 +28,7 @@ from unmask.data.folders import folder_splits, stored
 from unmask.data.listing import list_images
 from unmask.data.stores import Files
 from unmask.data.views import Format, Views
+from unmask.runs import commands
 from unmask.runs.arguments import Prepare, arguments
 from unmask.runs.checks import ConfigError, check
 from unmask.runs.preparing import found_kind
@@ -216,6 +220,8 @@ def test_bad_images_are_copied_and_listed_and_counts_stay(folder: Path, tmp_path
     assert "2 could not be decoded and were copied as they are: " in said
     rows = list(csv.reader((tmp_path / "small" / "bad_images.csv").read_text().splitlines()))
     assert [row[0] for row in rows[1:]] == ["train/n01440764/n01440764_7.JPEG", "train/n01443537/n01443537_0.JPEG"]
+    assert "2 could not be decoded" in prepared(root, tmp_path / "small", "webdataset", short_side=20)
+    assert list(csv.reader((tmp_path / "small" / "bad_images.csv").read_text().splitlines())) == rows
     prepared(tmp_path / "small", tmp_path / "back", "folder")
     assert contents(tmp_path / "back").keys() == contents(root).keys()
     assert contents(tmp_path / "back")[rows[1][0]] == b"\xff\xd8\xff half a photo"
@@ -282,13 +288,24 @@ def test_the_commands_of_the_page_are_accepted(typed: str) -> None:
         assert arguments(Prepare, {**shards.ARGUMENTS, **words}).given.startswith("/path/to/")  # type: ignore[dict-item]
 
 
-@pytest.mark.process
-def test_the_command(folder: Path, tmp_path: Path) -> None:
-    typed = (f"from={folder}", f"to={tmp_path / 'shards'}", "format=parquet")
-    done = call(*typed, script="prepare.py", tiny=False)
-    assert done.returncode == 0, done.stderr
-    assert "21 images" in done.stdout
-    assert "GiB free" in done.stdout
-    assert "identity" in done.stdout
-    wrong = call(f"from={tmp_path / 'none'}", f"to={tmp_path / 'x'}", "format=parquet", script="prepare.py", tiny=False)
-    assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
+def test_the_command(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this process, whose state a command may change, and does."""
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    monkeypatch.setattr(commands, "entered", False)
+    monkeypatch.setattr(commands, "QUIET", {})
+
+    def call(*typed: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["prepare.py", *typed])
+        runpy.run_path(str(ROOT / "src" / "prepare.py"), run_name="__main__")
+
+    call(f"from={folder}", f"to={tmp_path / 'shards'}", "format=parquet")
+    said = capsys.readouterr().out
+    assert all(words in said for words in ("21 images", "GiB free", "identity"))
+    with pytest.raises(SystemExit, match="2"):
+        call(f"from={tmp_path / 'none'}", f"to={tmp_path / 'x'}", "format=parquet")
+    assert re.fullmatch(r"from=.*none: no such folder.*\n", capsys.readouterr().err)
+    with pytest.raises(SystemExit, match="2"):
+        call("fromm=a", "to=b")
+    assert "fromm: there is no such key; did you mean from?" in capsys.readouterr().err

@@ -157,7 +157,12 @@ def marks_of(found: Catalogue, parts: Sequence[Places]) -> Iterator[str]:
     names = itertools.chain.from_iterable(_taken(found.names, part) for part in parts)
     for place, size, name in zip(places.tolist(), sizes.tolist(), names, strict=True):
         read = all_read or os.path.splitext(name)[1].lower() in UNCOMPRESSED  # noqa: PTH122
-        yield found.digest(place) if read else str(size)
+        try:
+            yield found.digest(place) if read else str(size)
+        except OSError as error:
+            raise ValueError(
+                f"{found.store.name(place)} cannot be read ({error.strerror}); mend or remove it"
+            ) from None
 
 
 def stat_marks(root: Path, names: Iterable[str]) -> Iterator[str]:

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from unmask.data.catalogue import Catalogue
 from unmask.data.containers.change import Change
 from unmask.data.containers.contents import INDEX, indexed_kind, name_order, read_index
-from unmask.data.containers.convert import BAD, PREPARED, Conversion
+from unmask.data.containers.convert import BAD, PREPARED, Conversion, read_bad
 from unmask.data.containers.source import CONTAINERS, catalogue_of
 from unmask.data.containers.tasks import (
     FOLDER,
@@ -161,6 +161,7 @@ def _restore(target: Path, tasks: list[Task], kind: str, sums: dict[str, str]) -
     contents = read_index(target / INDEX, kind)
     if contents is None or contents.digests is None:
         return
+    known = read_bad(target)
     for number, task in enumerate(tasks):
         own = np.flatnonzero(contents.shards == number)
         rows = [
@@ -171,7 +172,8 @@ def _restore(target: Path, tasks: list[Task], kind: str, sums: dict[str, str]) -
             for place in own.tolist()
         ]  # fmt: skip
         digests = [contents.digests[place].tobytes().hex() for place in own.tolist()]
-        Record(contents.files[number].size, sums[task.name], rows, digests).write(record_path(target, task))
+        bad = [[row[0], known[row[0]]] for row in rows if row[0] in known]
+        Record(contents.files[number].size, sums[task.name], rows, digests, bad).write(record_path(target, task))
 
 
 def _say_price(
