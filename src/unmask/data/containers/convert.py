@@ -181,4 +181,4 @@ def read_bad(target: Path) -> dict[str, str]:
     if not (target / BAD).exists():
         return {}
     with (target / BAD).open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        return {name: reason for name, reason in list(csv.reader(file))[1:]}
+        return dict(list(csv.reader(file))[1:])
