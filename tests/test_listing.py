@@ -8,6 +8,7 @@ import pytest
 
 from test_faults import somebody_else
 from unmask.data.listing import list_images
+from unmask.data.scan import scan
 
 
 def make(root: Path, *names: str, size: int = 3) -> Path:
@@ -231,3 +232,22 @@ def test_a_class_folder_in_a_class_folder_is_a_part_of_it(tmp_path: Path) -> Non
     assert found.classes == ("cat", "dog")
     assert found.train[1] == ("train/cat/old/2.png", 0)
     assert found.val[0] == ("val/cat/new/9.png", 0)
+
+
+def test_linked_class_folders_are_followed_and_circles_are_not(tmp_path: Path) -> None:
+    """A hundred classes of ImageNet are often a folder of links."""
+    whole = make(tmp_path / "whole", *numbered("train/cat/", 3), *numbered("train/dog/", 3), *numbered("val/dog/", 2))
+    part = tmp_path / "part"
+    (part / "train").mkdir(parents=True)
+    for name in ("train/dog", "val"):
+        (part / name).symlink_to(whole / name)
+    (whole / "train" / "dog" / "again").symlink_to(whole / "train" / "dog")
+    found = list_images(part)
+    assert found.train == tuple((name, 0) for name in numbered("train/dog/", 3))
+    assert len(found.val) == 2
+
+
+def test_files_and_folders_are_in_the_order_of_whole_names(tmp_path: Path) -> None:
+    """A slash sorts after a hyphen and a point, and before letters."""
+    names = ["a/1.png", "a-b/1.png", "a.png", "a.b/1.png", "ab/1.png", "a/é.png", "a/z.png", "a/b/1.png"]
+    assert list(scan(make(tmp_path, *names), [tmp_path])[0]) == sorted(names)

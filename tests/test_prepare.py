@@ -3,17 +3,23 @@
 import csv
 import io
 import json
+import re
+import runpy
+import shlex
 import shutil
+import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 from filelock import FileLock
+from omegaconf import OmegaConf
 from PIL import Image
 
 import shards
 from shards import prepared
-from small_runs import call
+from small_runs import ROOT, raw_config
 from unmask.data.containers.change import Change
 from unmask.data.containers.source import list_container
 from unmask.data.containers.tasks import SHARD_MB
@@ -22,8 +28,10 @@ from unmask.data.folders import folder_splits, stored
 from unmask.data.listing import list_images
 from unmask.data.stores import Files
 from unmask.data.views import Format, Views
+from unmask.runs import commands
 from unmask.runs.arguments import Prepare, arguments
-from unmask.runs.checks import ConfigError
+from unmask.runs.checks import ConfigError, check
+from unmask.runs.preparing import found_kind
 
 RAW = {"from": "a", "to": "b", "format": "raw", **shards.ARGUMENTS}
 
@@ -212,6 +220,8 @@ def test_bad_images_are_copied_and_listed_and_counts_stay(folder: Path, tmp_path
     assert "2 could not be decoded and were copied as they are: " in said
     rows = list(csv.reader((tmp_path / "small" / "bad_images.csv").read_text().splitlines()))
     assert [row[0] for row in rows[1:]] == ["train/n01440764/n01440764_7.JPEG", "train/n01443537/n01443537_0.JPEG"]
+    assert "2 could not be decoded" in prepared(root, tmp_path / "small", "webdataset", short_side=20)
+    assert list(csv.reader((tmp_path / "small" / "bad_images.csv").read_text().splitlines())) == rows
     prepared(tmp_path / "small", tmp_path / "back", "folder")
     assert contents(tmp_path / "back").keys() == contents(root).keys()
     assert contents(tmp_path / "back")[rows[1][0]] == b"\xff\xd8\xff half a photo"
@@ -244,22 +254,58 @@ def test_arguments_that_change_nothing_or_cannot_be_are_refused(given: dict[str,
 
 def test_what_a_folder_of_several_kinds_holds_must_be_said(folder: Path, tmp_path: Path) -> None:
     root = shards.hub_tars(folder, tmp_path / "both")
-    shards.hub_parquet(folder, root / "more")
+    shards.hub_parquet(folder, root)
     with pytest.raises(ConfigError, match=r"it holds webdataset and parquet; say which: source=webdataset"):
         prepared(root, tmp_path / "target", "folder")
     with pytest.raises(ConfigError, match=r"from=.*nowhere: no such folder"):
         prepared(tmp_path / "nowhere", tmp_path / "target", "folder")
+    (tmp_path / "heap").mkdir()
+    (tmp_path / "heap" / "weights.bin").touch()
+    (tmp_path / "heap" / "1.jpg").write_bytes(shards.jpeg(1))
+    assert found_kind(str(tmp_path / "heap")) == found_kind(str(folder)) == "folder"
+    prepared(folder, tmp_path / "raw", "raw")
+    assert found_kind(str(tmp_path / "raw")) == "raw"
+    with pytest.raises(ConfigError, match=r"format = folder: raw pixels have to be compressed for it; add quality=90"):
+        prepared(tmp_path / "raw", tmp_path / "target", "folder")
+    prepared(tmp_path / "raw", tmp_path / "photos", "folder", quality=95)
+    assert contents(tmp_path / "photos").keys() == contents(folder).keys()
     prepared(root, tmp_path / "target", "folder", source="webdataset")
     assert contents(tmp_path / "target") == contents(folder)
 
 
-@pytest.mark.process
-def test_the_command(folder: Path, tmp_path: Path) -> None:
-    typed = (f"from={folder}", f"to={tmp_path / 'shards'}", "format=parquet")
-    done = call(*typed, script="prepare.py", tiny=False)
-    assert done.returncode == 0, done.stderr
-    assert "21 images" in done.stdout
-    assert "GiB free" in done.stdout
-    assert "identity" in done.stdout
-    wrong = call(f"from={tmp_path / 'none'}", f"to={tmp_path / 'x'}", "format=parquet", script="prepare.py", tiny=False)
-    assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
+PAGE = (ROOT / "docs" / "sources.md").read_text()
+TYPED = [line for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
+
+
+@pytest.mark.parametrize("typed", TYPED)
+def test_the_commands_of_the_page_are_accepted(typed: str) -> None:
+    _, script, *given = shlex.split(typed)
+    if script == "src/train.py":
+        assert check(raw_config(*given, tiny=False)).data.source == "image_folder"
+    else:
+        assert script == "src/prepare.py"
+        words = OmegaConf.to_container(OmegaConf.from_dotlist(given))
+        assert arguments(Prepare, {**shards.ARGUMENTS, **words}).given.startswith("/path/to/")  # type: ignore[dict-item]
+
+
+def test_the_command(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this process, whose state a command may change, and does."""
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    monkeypatch.setattr(commands, "entered", False)
+    monkeypatch.setattr(commands, "QUIET", {})
+
+    def call(*typed: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["prepare.py", *typed])
+        runpy.run_path(str(ROOT / "src" / "prepare.py"), run_name="__main__")
+
+    call(f"from={folder}", f"to={tmp_path / 'shards'}", "format=parquet")
+    said = capsys.readouterr().out
+    assert all(words in said for words in ("21 images", "GiB free", "identity"))
+    with pytest.raises(SystemExit, match="2"):
+        call(f"from={tmp_path / 'none'}", f"to={tmp_path / 'x'}", "format=parquet")
+    assert re.fullmatch(r"from=.*none: no such folder.*\n", capsys.readouterr().err)
+    with pytest.raises(SystemExit, match="2"):
+        call("fromm=a", "to=b")
+    assert "fromm: there is no such key; did you mean from?" in capsys.readouterr().err

@@ -14,14 +14,16 @@ from typing import Any
 
 import fsspec
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from litdata.streaming.downloader import Downloader, register_downloader
 from scipy.io import savemat
 
 import shards
-from small_runs import plan_for, raw_config
-from unmask.data.containers import roots
+from small_runs import plan_for, raw_config, run
+from unmask.data.containers import roots, source
 from unmask.data.containers.contents import INDEX
 from unmask.data.containers.source import catalogue_of, list_container
 from unmask.data.crops import Augment
@@ -110,6 +112,19 @@ def test_stopped_at_a_step_and_gone_on_with_from_shards_the_rest_is_equal(name: 
         assert ours.images_BCHW.equal(theirs.images_BCHW)
 
 
+def test_a_run_on_shards_ends_as_the_run_on_files_and_is_the_same_run(place: Path, tmp_path: Path) -> None:
+    common = ("data=imagenet", "data.image_size=16", "data.patch_size=4", "stages=[pretrain]", "augment=crop_random")
+    small = (*common, "pretrain.batch_size=8", "pretrain.epochs=2", "data.num_workers=0", "watch.times=1")
+    roots = {
+        name: (f"data.root={place / name}", f"source={KINDS.get(name, 'folder')}") for name in ("folder", "hub_tars")
+    }
+    ours, theirs = (run(*small, *roots[name], f"runs_dir={tmp_path / name}")[0] for name in roots)
+    assert ours["fingerprint"] == theirs["fingerprint"]
+    assert ours["metrics"]["val/loss"] == theirs["metrics"]["val/loss"]
+    (again,) = run(*small, *roots["folder"], f"runs_dir={tmp_path / 'hub_tars'}")
+    assert again == theirs
+
+
 def test_loader_processes_read_shards_that_their_parent_has_read(place: Path) -> None:
     """Descriptors, locks and caches of a process that forks are not a trap for its children."""
     listing = list_container("parquet", str(place / "hub_parquet"), 0.1)
@@ -158,6 +173,14 @@ def test_shards_of_the_hub_without_known_names_have_labels_and_classes(name: str
     by_hash = dict(zip(pixel_hashes(folder), [*folder.train.labels, *folder.val.labels], strict=True))
     labels = [*found.train.labels, *found.val.labels]
     assert [by_hash[each] for each in pixel_hashes(found)] == labels
+
+
+def test_the_hubs_unlabelled_test_images_are_left_alone(place: Path, tmp_path: Path) -> None:
+    root = copied(place, "hub_parquet", tmp_path)
+    table = pq.read_table(root / "data" / "validation-00000-of-00002.parquet")
+    table = table.set_column(1, "label", pa.array([-1] * len(table)))
+    pq.write_table(table, root / "data" / "test-00000-of-00001.parquet")
+    assert list_container("parquet", str(root), 0.1).identity == list_images(place / "folder").identity
 
 
 def _renamed(source: Path, target: Path, old: str, new: str) -> None:
@@ -288,6 +311,11 @@ def test_a_shard_that_was_cut_or_lost_is_named_at_the_start(name: str, place: Pa
     victim.write_bytes(content[: len(content) // 2])
     said = r"no whole (tar|Parquet) file .*copy or make it again" if name.startswith("hub") else "was written with"
     assert_said(fault(name, root), victim, said)
+    if name in MADE:
+        victim.write_bytes(content)
+        shutil.copy(victim, victim.with_name("more" + victim.suffix))
+        assert_said(fault(name, root), victim.with_name("more" + victim.suffix), r"among shards .*: move it away")
+        victim.with_name("more" + victim.suffix).unlink()
     victim.unlink()
     if name in MADE and not list(root.rglob("*train*1*")):
         return  # its only shard
@@ -348,6 +376,17 @@ def test_an_index_is_kept_elsewhere_where_the_shards_cannot_be_written_to(
 def test_compressed_parquet_is_said_to_be_slow_in_a_line(place: Path) -> None:
     with pytest.warns(UserWarning, match=r"compressed.* row group; .* python src/prepare.py from=.* format=parquet$"):
         catalogue_of("parquet", str(place / "hub_parquet"))
+
+
+def test_processes_that_start_together_scan_once(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, scans = copied(place, "hub_tars", tmp_path), []
+    (root / INDEX).unlink(missing_ok=True)
+    scanned = source.scanned
+    monkeypatch.setattr(source, "scanned", lambda *given: scans.append(1) or scanned(*given))
+    with ThreadPoolExecutor(4) as pool:  # a lock on a file holds threads apart as it does processes
+        found = list(pool.map(lambda _: list_container("webdataset", str(root), 0.1).identity, range(4)))
+    assert len(scans) == 1
+    assert len(set(found)) == 1
 
 
 def test_two_images_of_one_name_are_refused(place: Path, tmp_path: Path) -> None:

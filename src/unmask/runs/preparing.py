@@ -14,8 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from unmask.data.catalogue import Catalogue
 from unmask.data.containers.change import Change
-from unmask.data.containers.contents import INDEX, name_order, read_index
-from unmask.data.containers.convert import BAD, PREPARED, Conversion
+from unmask.data.containers.contents import INDEX, indexed_kind, name_order, read_index
+from unmask.data.containers.convert import BAD, PREPARED, Conversion, read_bad
 from unmask.data.containers.source import CONTAINERS, catalogue_of
 from unmask.data.containers.tasks import (
     FOLDER,
@@ -68,9 +68,14 @@ def found_kind(place: str) -> str:
     folder = Path(place).expanduser()
     if "://" in place or not folder.is_dir():
         raise ConfigError(f"from={place}: no such folder; of object storage say what it holds: source=webdataset")
-    if (folder / "train").is_dir() and not (folder / INDEX).exists():
-        return "folder"
-    kinds = [kind for kind, each in CONTAINERS.items() if next(folder.rglob(f"*{each.suffix}"), None)]
+    if known := indexed_kind(folder / INDEX):
+        return known
+    # not below that: a folder of images has a million files
+    lying = folder / "train" if (folder / "train").is_dir() else folder
+    suffixes = {each.suffix: kind for kind, each in CONTAINERS.items() if each.scan}
+    kinds = [
+        kind for suffix, kind in suffixes.items() if any(lying.glob(f"*{suffix}")) or any(lying.glob(f"*/*{suffix}"))
+    ]
     if len(kinds) > 1:
         raise ConfigError(f"from={place}: it holds {' and '.join(kinds)}; say which: source={kinds[0]}")
     return kinds[0] if kinds else "folder"
@@ -80,10 +85,8 @@ def _refuse(given: Prepare, target: Path, kind: str) -> None:
     source = Path(given.given).expanduser()
     if target.resolve().is_relative_to(source.resolve()) or source.resolve().is_relative_to(target.resolve()):
         raise ConfigError(f"to={given.to}: it must not lie in from={given.given}, nor that in it")
-    if kind == "raw" and given.format not in ("raw", "folder") and not given.short_side and not given.quality:
+    if kind == "raw" and given.format != "raw" and not (given.short_side or given.quality):
         raise ConfigError(f"format = {given.format}: raw pixels have to be compressed for it; add quality=90")
-    if kind == "raw" and given.format == "folder" and not given.quality and not given.short_side:
-        raise ConfigError("format = folder: raw pixels have to be compressed for it; add quality=90")
 
 
 def _change(given: Prepare) -> Change:
@@ -158,6 +161,7 @@ def _restore(target: Path, tasks: list[Task], kind: str, sums: dict[str, str]) -
     contents = read_index(target / INDEX, kind)
     if contents is None or contents.digests is None:
         return
+    known = read_bad(target)
     for number, task in enumerate(tasks):
         own = np.flatnonzero(contents.shards == number)
         rows = [
@@ -168,7 +172,8 @@ def _restore(target: Path, tasks: list[Task], kind: str, sums: dict[str, str]) -
             for place in own.tolist()
         ]  # fmt: skip
         digests = [contents.digests[place].tobytes().hex() for place in own.tolist()]
-        Record(contents.files[number].size, sums[task.name], rows, digests).write(record_path(target, task))
+        bad = [[row[0], known[row[0]]] for row in rows if row[0] in known]
+        Record(contents.files[number].size, sums[task.name], rows, digests, bad).write(record_path(target, task))
 
 
 def _say_price(

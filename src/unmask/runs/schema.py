@@ -200,9 +200,7 @@ class Config(Part):
         description="what to run, in order"
     )
     controls: list[Control] = Field(description="repeat each measurement on a random encoder and on raw pixels")
-    source: Container = Field(
-        description="what the images of image_folder and imagenet lie in: docs/sources.md; results are the same"
-    )
+    source: Container = Field(description="what the images of image_folder and imagenet lie in: docs/sources.md")
     init_from: str | None = Field(
         description="weights of others to start from: official MAE, Hugging Face, timm or ours; null: none"
     )

@@ -1,9 +1,10 @@
 """Where each image lies in its shards: found by one scan, kept in a file beside them, made anew when they change."""
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from filelock import FileLock
 from jaxtyping import Int, Int32, Int64, UInt8
 
 from unmask.data.containers.roots import LocalRoot, Root, Shard
@@ -19,6 +21,9 @@ from unmask.data.samples import Names
 from unmask.durable import replacing
 
 INDEX, VERSION = "unmask.index", 1  # a Parquet file; the suffix keeps it apart from shards
+
+SHAPE = ("height", "width", "channels")
+NUMBERS = ("label", "size", "shard", "offset", *SHAPE)
 
 
 @dataclass(frozen=True)
@@ -66,9 +71,7 @@ def as_arrow(names: Names) -> pa.Array:
     return pa.Array.from_buffers(pa.large_binary(), len(names), buffers)
 
 
-def from_arrow(column: pa.ChunkedArray) -> Names:
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    array = pa.concat_arrays(array.chunks) if isinstance(array, pa.ChunkedArray) else array
+def from_arrow(array: pa.Array) -> Names:
     _, ends, text = array.buffers()
     numbers = np.frombuffer(ends, dtype=np.int64)[array.offset : array.offset + len(array) + 1]
     return Names.packed(np.frombuffer(text or b"", dtype=np.uint8), numbers)
@@ -89,35 +92,55 @@ def write_index(contents: Contents, path: Path, kind: str) -> None:
             pa.binary(32), len(contents.names), [None, pa.py_buffer(np.ascontiguousarray(contents.digests))]
         )
     if contents.shapes is not None:
-        columns |= {name: contents.shapes[:, k] for k, name in enumerate(("height", "width", "channels"))}
+        columns |= {name: contents.shapes[:, k] for k, name in enumerate(SHAPE)}
     about = {
         "version": VERSION, "kind": kind, "files": contents.files, "classes": contents.classes,
         "prepared": contents.prepared,
     }  # fmt: skip
     table = pa.table(columns).replace_schema_metadata({"unmask": json.dumps(about)})
     with replacing(path) as file:
-        pq.write_table(table, file, compression="zstd")
+        pq.write_table(table, file, compression="zstd", row_group_size=max(1, len(table)))
 
 
 def read_index(source: Any, kind: str) -> Contents | None:
     """None where it is of another version or kind, or damaged."""
     try:
-        table = pq.read_table(source)
-        about = json.loads((table.schema.metadata or {})[b"unmask"])
+        file = pq.ParquetFile(source, pre_buffer=False)
+        about = json.loads((file.schema_arrow.metadata or {})[b"unmask"])
+        if (about["version"], about["kind"]) != (VERSION, kind):
+            return None
+        # column by column, copied out of Arrow's memory, which keeps what was freed
+        numbers = {name: _column(file, name).to_numpy().copy() for name in NUMBERS if name in file.schema_arrow.names}
+        names = from_arrow(_column(file, "name"))
+        names = Names.packed(names.text.copy(), names.ends.copy())
+        digests = _digests(_column(file, "sha256")) if "sha256" in file.schema_arrow.names else None
     except (OSError, KeyError, ValueError, pa.ArrowException):
         return None
-    if (about["version"], about["kind"]) != (VERSION, kind):
-        return None
-    plain = {name: table[name].to_numpy() for name in ("label", "size", "shard", "offset")}
-    shapes = [table[name].to_numpy() for name in ("height", "width", "channels") if name in table.column_names]
-    digests = None
-    if "sha256" in table.column_names:
-        digests = np.frombuffer(b"".join(table["sha256"].to_pylist()), dtype=np.uint8).reshape(-1, 32)
+    finally:
+        pa.default_memory_pool().release_unused()
+    shapes = np.stack([numbers[name] for name in SHAPE], axis=1) if SHAPE[0] in numbers else None
     return Contents(
-        from_arrow(table["name"]), plain["label"], plain["size"], plain["shard"], plain["offset"],
-        tuple(Shard(*each) for each in about["files"]), tuple(about["classes"]), digests,
-        np.stack(shapes, axis=1) if shapes else None, about["prepared"],
+        names, numbers["label"], numbers["size"], numbers["shard"], numbers["offset"],
+        tuple(Shard(*each) for each in about["files"]), tuple(about["classes"]), digests, shapes, about["prepared"],
     )  # fmt: skip
+
+
+def indexed_kind(path: Path) -> str | None:
+    """What an index is of; None where there is none."""
+    try:
+        return json.loads((pq.read_schema(path).metadata or {})[b"unmask"])["kind"]
+    except (OSError, KeyError, ValueError, pa.ArrowException):
+        return None
+
+
+def _column(file: pq.ParquetFile, name: str) -> pa.Array:
+    column = file.read(columns=[name], use_threads=False)[name].combine_chunks()
+    return pa.concat_arrays(column.chunks) if isinstance(column, pa.ChunkedArray) else column
+
+
+def _digests(column: pa.Array) -> UInt8[np.ndarray, "N 32"]:
+    flat = np.frombuffer(column.buffers()[1], dtype=np.uint8).reshape(-1, 32)
+    return flat[column.offset : column.offset + len(column)].copy()
 
 
 def index_places(root: Root) -> Iterable[Path]:
@@ -132,6 +155,19 @@ def cache_folder(place: str) -> Path:
     """The user's own, of what lies at a place."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "unmask"
     return cache / hashlib.sha256(place.encode()).hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def one_scan(root: Root) -> Iterator[None]:
+    """Within, this process alone scans those shards, of those that share a cache."""
+    lock = FileLock(cache_folder(str(root)).with_suffix(".lock"))
+    with contextlib.suppress(OSError):  # there is no cache: each scans for itself
+        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def keep_index(contents: Contents, root: Root, kind: str) -> None:

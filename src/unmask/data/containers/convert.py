@@ -17,7 +17,7 @@ from unmask.data.catalogue import Catalogue, ClassFolders, within
 from unmask.data.containers.change import Change
 from unmask.data.containers.contents import INDEX, Contents, write_index
 from unmask.data.containers.roots import Shard
-from unmask.data.containers.tasks import FOLDER, Record, Samples, Task, finished, record_path
+from unmask.data.containers.tasks import FOLDER, Images, Record, Task, finished, record_path
 from unmask.data.containers.writers import WRITE, digest_of, read_back
 from unmask.data.samples import Names
 from unmask.durable import replacing, sha256, write_json, write_text
@@ -28,7 +28,7 @@ Told = Callable[[int], None]  # of so many images more
 
 @dataclass(frozen=True)
 class Conversion:
-    """found: the source. kind: of the target, a folder's path. classes: that the labels are indices of."""
+    """found: the source. kind: of the target. tasks: its shards, which `planned` made of the same source."""
 
     found: Catalogue
     kind: str
@@ -65,7 +65,7 @@ class Conversion:
         return [future.result() for future in futures]
 
     def _made(self, task: Task, labels: Int[np.ndarray, "N"], classes: tuple[str, ...]) -> Record:
-        samples, path = Samples(self.found, task, self.change, labels), self.target / task.name
+        samples, path = Images(self.found, task, self.change, labels), self.target / task.name
         path.parent.mkdir(parents=True, exist_ok=True)
         if self.kind == "folder":
             size, whole = _write_files(self.target, samples), ""
@@ -77,7 +77,7 @@ class Conversion:
         record.write(record_path(self.target, task))
         return record
 
-    def _compare(self, path: Path, samples: Samples) -> None:
+    def _compare(self, path: Path, samples: Images) -> None:
         """Raises OSError where an image is not read back as it was written; fills in where it stands."""
         rows = read_back(self.kind, path)
         if self.kind == "raw":
@@ -151,7 +151,7 @@ def _shard(target: Path, name: str) -> Shard:
     return Shard(name, status.st_size if status else 0, str(status.st_mtime_ns) if status else "")
 
 
-def _write_files(target: Path, samples: Samples) -> int:
+def _write_files(target: Path, samples: Images) -> int:
     total = 0
     for sample in samples:
         path = target / sample.name
@@ -174,3 +174,11 @@ def write_bad(target: Path, bad: list[list[str]]) -> None:
         csv.writer(text, lineterminator="\n").writerows([["image", "reason"], *bad])
         with replacing(target / BAD) as file:
             file.write(text.getvalue().encode("utf-8", "surrogateescape"))
+
+
+def read_bad(target: Path) -> dict[str, str]:
+    """Reasons by names."""
+    if not (target / BAD).exists():
+        return {}
+    with (target / BAD).open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return dict(list(csv.reader(file))[1:])

@@ -34,9 +34,9 @@ def splits_in(names: Names) -> tuple[str, ...]:
 def as_in_folders(found: Contents) -> Contents:
     """ImageNet's images under the names that they have in class folders; others stay as they are."""
     splits = splits_in(found.names)
-    if splits[:1] != ("train",) or not (found.labels >= 0).all() or labels_are_folders(found):
-        return found
     train = within(found.names, "train")
+    if splits[:1] != ("train",) or not (found.labels[train] >= 0).all() or labels_are_folders(found):
+        return found
     matched = [OF_TRAIN.fullmatch(name) for name in found.names[train]]
     pairs = {(int(label), match[2]) for match, label in zip(matched, found.labels[train], strict=True) if match}
     folders = dict(pairs)

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from unmask.data.catalogue import Catalogue, within
-from unmask.data.containers.contents import Contents, keep_index, kept_index
+from unmask.data.containers.contents import Contents, keep_index, kept_index, one_scan
 from unmask.data.containers.naming import as_in_folders, below_split, labels_are_folders, splits_in
 from unmask.data.containers.parquet import scan_parquet
 from unmask.data.containers.roots import LocalRoot, Root, Shard, numbered_gaps, root_of
@@ -95,12 +95,8 @@ def contents_of(kind: str, root: Root) -> Contents:
         packed = _packed(kind, root)
         more = f"; {packed[0].name} is compressed as a whole: unpack it" if packed else ""
         raise ValueError(f"data.root={root} has no {container.what} (*{container.suffix}){more}")
-    for kept in kept_index(root, kind):
-        if list(kept.files) == shards:
-            return kept
-        if kept.prepared:  # copied perhaps, then at other times; but never with other sizes
-            _refuse_others(kept.files, shards, root)
-            return kept
+    if (kept := _kept(kind, root, shards)) is not None:
+        return kept
     if container.scan is None:
         raise ValueError(
             f"data.root={root} has {container.what} but no whole unmask.index; copy it too, or make both: "
@@ -108,7 +104,22 @@ def contents_of(kind: str, root: Root) -> Contents:
         )
     if missing := list(numbered_gaps(shards)):
         raise ValueError(f"{root}/{missing[0]} is missing ({len(missing)} of the numbered shards are); copy it too")
-    contents = as_in_folders(scanned(container.scan, root, shards))
+    with one_scan(root):  # of the processes of a run, or of a sweep, the others wait for what it finds
+        return _kept(kind, root, shards) or _found(container.scan, kind, root, shards)
+
+
+def _kept(kind: str, root: Root, shards: list[Shard]) -> Contents | None:
+    for kept in kept_index(root, kind):
+        if list(kept.files) == shards:
+            return kept
+        if kept.prepared:  # copied perhaps, then at other times; but never with other sizes
+            _refuse_others(kept.files, shards, root)
+            return kept
+    return None
+
+
+def _found(scan: Callable[..., Found], kind: str, root: Root, shards: list[Shard]) -> Contents:
+    contents = as_in_folders(scanned(scan, root, shards))
     _check_counts(contents, root)
     keep_index(contents, root, kind)
     return contents
@@ -121,6 +132,8 @@ def _packed(kind: str, root: Root) -> list[Shard]:
 def _refuse_others(wanted: tuple[Shard, ...], shards: list[Shard], root: Root) -> None:
     """Shards that src/prepare.py wrote are never others, only missing or cut."""
     sizes = {shard.name: shard.size for shard in shards}
+    if added := sorted(sizes.keys() - {shard.name for shard in wanted}):
+        raise ValueError(f"{root}/{added[0]} lies among shards that src/prepare.py wrote, and is none: move it away")
     for shard in wanted:
         if shard.name not in sizes:
             raise ValueError(f"{root}/{shard.name} is missing: copy it again, or run the same src/prepare.py again")

@@ -126,8 +126,8 @@ def plan_id(found: Catalogue, change: Change, kind: str, tasks: list[Task]) -> s
     return whole.hexdigest()[:16]
 
 
-class Samples:
-    """The images of a task one after the other, changed; what was read is known by its checksum."""
+class Images:
+    """Of a task, one after the other, changed; each is known by the checksum of what is stored of it."""
 
     def __init__(self, found: Catalogue, task: Task, change: Change, labels: Int[np.ndarray, "N"]) -> None:
         self.found, self.task, self.change, self.labels = found, task, change, labels
