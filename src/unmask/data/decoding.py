@@ -1,11 +1,13 @@
 """From the bytes of an image to a view of it: the header first, then the crop is chosen, then it is decoded, resized.
 
-Decoding is upright (EXIF), of the wanted number of channels, with 16-bit grey scaled, not clipped.
+Decoding is upright (EXIF), of the wanted number of channels, with 16-bit grey scaled, not clipped. `fast` decodes of a
+JPEG what the crop needs, to Pillow's very pixels; `scaled` decodes large crops at a half, a quarter or an eighth;
+`reference` is Pillow alone.
 """
 
 import io
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,9 +15,14 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 from torch.nn.functional import interpolate
 
+from unmask.data import jpeg
+
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)  # EXIF: these values swap height and width
+UPRIGHT = (None, 0, 1)
 Box = tuple[int, int, int, int]  # top, left, height, width
+Content = bytes | np.ndarray  # of a file, or pixels that a store keeps as such
+Decode = Literal["fast", "scaled", "reference"]
 
 
 class BadImageError(ValueError):
@@ -28,40 +35,55 @@ class BadImageError(ValueError):
 
 @dataclass(frozen=True)
 class Encoded:
-    """An image whose header has been read. size: upright (height, width)."""
+    """An image whose header has been read. size: upright (height, width).
 
-    content: bytes
+    header: of a JPEG that others than Pillow may decode.
+    """
+
+    content: Content
     name: str
     channels: int
     size: tuple[int, int]
+    header: jpeg.Header | None = None
 
 
-def opened(content: bytes, name: str, channels: int) -> Encoded:
+def opened(content: Content, name: str, channels: int) -> Encoded:
     """Read the header alone. Raises BadImageError."""
     try:
-        if name.endswith(".npy"):
+        if not isinstance(content, bytes) or name.endswith(".npy"):
             return Encoded(content, name, channels, _array(content, channels).shape[:2])
         if channels not in MODES:
             raise ValueError(f"image files have 1, 3 or 4 channels, not {channels}; use .npy arrays")
+        found = jpeg.header(content) if channels in (1, 3) else None
+        if found and not found.perhaps_turned:
+            return Encoded(content, name, channels, found.size, found)
         with Image.open(io.BytesIO(content)) as image:
-            turned = image.getexif().get(ORIENTATION) in TURNED
-            return Encoded(content, name, channels, (image.width, image.height) if turned else image.size[::-1])
+            orientation = image.getexif().get(ORIENTATION)
+            size = (image.width, image.height) if orientation in TURNED else image.size[::-1]
+            return Encoded(content, name, channels, size, found if orientation in UPRIGHT else None)
     except Exception as error:
         raise BadImageError(name, error) from error
 
 
 def decoded(image: Encoded) -> UInt8[np.ndarray, "H W C"]:
     """All of it. Raises BadImageError."""
-    try:
-        array = _array(image.content, image.channels) if image.name.endswith(".npy") else _pixels(image)
-    except Exception as error:
-        raise BadImageError(image.name, error) from error
-    return array[:, :, None] if array.ndim == 2 else array
+    whole = _part(image, (0, 0, *image.size)) if image.header else None
+    return _by_pillow(image) if whole is None else whole
 
 
-def view(image: Encoded, box: Box, shape: tuple[int, int]) -> UInt8[np.ndarray, "h w C"]:
+def view(
+    image: Encoded, box: Box, shape: tuple[int, int], decode: Decode = "fast"
+) -> UInt8[np.ndarray, "h w C"]:  # fmt: skip
     """The box, resized to `shape`. Raises BadImageError."""
-    return resized(decoded(image), box, shape)
+    if decode == "reference":
+        return resized_by_pillow(_by_pillow(image), box, shape)
+    if image.header:
+        # of progressive files all is read anyway, and not every decoder scales them
+        scale = jpeg.scale_for(box, shape) if decode == "scaled" and not image.header.progressive else 1
+        part = _part(image, jpeg.scaled_box(box, image.size, scale) if scale > 1 else box, scale)
+        if part is not None:
+            return resized(part, (0, 0, *part.shape[:2]), shape)
+    return resized(_by_pillow(image), box, shape)
 
 
 def resized(
@@ -72,12 +94,47 @@ def resized(
     cut = torch.from_numpy(array_HWC[top : top + height, left : left + width])
     if (height, width) == shape:
         return cut.numpy()
-    out = interpolate(cut.permute(2, 0, 1)[None], size=shape, mode="bicubic", antialias=True)
-    return out[0].permute(1, 2, 0).numpy()
+    # as a batch of one first: so torch knows that channels come last, and leaves them there
+    out = interpolate(cut[None].permute(0, 3, 1, 2), size=shape, mode="bicubic", antialias=True)
+    return out.permute(0, 2, 3, 1)[0].numpy()
 
 
-def _array(content: bytes, channels: int) -> Any:
-    array = np.load(io.BytesIO(content))
+def resized_by_pillow(
+    array_HWC: UInt8[np.ndarray, "H W C"], box: Box, shape: tuple[int, int]
+) -> UInt8[np.ndarray, "h w C"]:  # fmt: skip
+    """Channel by channel where Pillow has no such kind of image, and of RGBA, whose colours it weights by opacity."""
+    top, left, height, width = box
+    cut = np.ascontiguousarray(array_HWC[top : top + height, left : left + width])
+    parts = [cut] if cut.shape[2] == 3 else list(np.moveaxis(cut, 2, 0))
+    out = [np.asarray(Image.fromarray(part).resize(shape[::-1], Image.Resampling.BICUBIC)) for part in parts]
+    return out[0] if cut.shape[2] == 3 else np.stack(out, axis=2)
+
+
+def _part(image: Encoded, box: Box, scale: int = 1) -> UInt8[np.ndarray, "h w C"] | None:
+    """By the fast decoders, to Pillow's pixels; None where one complains: then Pillow decides."""
+    assert image.header is not None
+    assert isinstance(image.content, bytes)
+    part = jpeg.region(image.content, image.header, box, scale)
+    if part is None or part.shape[2] == image.channels:
+        return part
+    if image.channels == 3:
+        return np.repeat(part, 3, axis=2)
+    return np.array(Image.fromarray(part).convert("L"))[:, :, None]  # Pillow's grey is not the JPEG's luma
+
+
+def _by_pillow(image: Encoded) -> UInt8[np.ndarray, "H W C"]:
+    try:
+        is_array = not isinstance(image.content, bytes) or image.name.endswith(".npy")
+        array = _array(image.content, image.channels) if is_array else _pixels(image)
+        if array.shape[:2] != image.size:
+            raise ValueError(f"its header promises {image.size} pixels, it holds {array.shape[:2]}")
+    except Exception as error:
+        raise BadImageError(image.name, error) from error
+    return array[:, :, None] if array.ndim == 2 else array
+
+
+def _array(content: Content, channels: int) -> Any:
+    array = np.load(io.BytesIO(content)) if isinstance(content, bytes) else content
     array = array[:, :, None] if array.ndim == 2 else array
     if array.ndim != 3 or array.shape[2] != channels or array.dtype != np.uint8:
         raise ValueError(f"it holds {array.dtype} of shape {array.shape}; data.channels={channels} needs uint8 HWC")
@@ -85,6 +142,7 @@ def _array(content: bytes, channels: int) -> Any:
 
 
 def _pixels(encoded: Encoded) -> np.ndarray:
+    assert isinstance(encoded.content, bytes)
     with Image.open(io.BytesIO(encoded.content)) as image:
         upright = ImageOps.exif_transpose(image)
         if upright.mode == "F":  # Pillow would clip 0..1 to black

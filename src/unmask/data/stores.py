@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Int
 from torch import Tensor
 
+from unmask.data.decoding import Decode
 from unmask.data.samples import Names
 
 
@@ -47,6 +48,7 @@ class Files:
     store: Store
     labels_N: Int[Tensor, "N"]
     channels: int
+    decode: Decode = "fast"
 
     def __len__(self) -> int:
         return len(self.store)

@@ -1,5 +1,7 @@
 """A split seen through an augmentation: whole batches by (epoch, sample id), the same for any number of workers."""
 
+import math
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -9,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from unmask.data.crops import Augment, centre_boxes, crop_resize
 from unmask.data.decoding import BadImageError, Encoded, opened, view
@@ -68,6 +70,7 @@ class Views(Dataset):
         self.split, self.form, self.augment, self.key = split, form, augment, make_key(seed, "crop")
         self.ids = range(len(split)) if ids is None else ids
         self.threads, self.change = threads, change
+        self._pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
         if augment and augment.policy:
             self.change = rand_augment(augment.policy, form.mean, form.shape, make_key(seed, "policy"))
         elif augment and augment.jitter:
@@ -95,13 +98,14 @@ class Views(Dataset):
         """All headers, then all crops, then all pixels: crops of a batch are drawn at once."""
         found = list(self._map(self._header, ids.tolist()))
         boxes = self._boxes(ids, epoch, [each.image.size for each in found])
-        images = torch.empty((len(ids), *self.form.shape, files.channels), dtype=torch.uint8)
+        images, places = new_batch(len(ids), *self.form.shape, files.channels), boxes[:, :4].tolist()
+        pixels = images.numpy()
 
         def fill(k: int) -> Found:
-            used, box = found[k], boxes[k, :4].tolist()
+            used, box = found[k], places[k]
             while True:
                 try:
-                    images[k] = torch.from_numpy(view(used.image, tuple(box), self.form.shape))
+                    pixels[k] = view(used.image, tuple(box), self.form.shape, files.decode)
                     return used
                 except BadImageError as error:
                     if not self.ids:
@@ -147,16 +151,32 @@ class Views(Dataset):
     def _place(self) -> dict[int, int]:
         return {i: k for k, i in enumerate(self.ids)}
 
-    def _map(self, function: Callable[[int], Any], items: Sequence[int]) -> Any:
-        return map(function, items) if self.threads == 1 or len(items) == 1 else self._pool.map(function, items)
+    def _map(self, function: Callable[[int], Any], items: Sequence[int]) -> list[Any]:
+        """Of each item in order; threads take the next one as they are free."""
+        if self.threads == 1 or len(items) == 1:
+            return list(map(function, items))
+        found: list[Any] = [None] * len(items)
+        turns = iter(enumerate(items))
 
-    @cached_property
+        def work() -> None:
+            for k, item in turns:
+                found[k] = function(item)
+
+        for done in [self._pool.submit(work) for _ in range(self.threads)]:
+            done.result()
+        return found
+
+    @property
     def _pool(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(self.threads)
+        """Of this process: one that is forked inherits what stands here, but no threads."""
+        key = os.getpid(), self.threads
+        if key not in self._pools:
+            self._pools[key] = ThreadPoolExecutor(self.threads)
+        return self._pools[key]
 
     def __getstate__(self) -> dict[str, Any]:
         """Threads stay where they are."""
-        return {key: value for key, value in self.__dict__.items() if key != "_pool"}
+        return self.__dict__ | {"_pools": {}}
 
     def _boxes(self, ids_B: Tensor, epoch: int, sizes: Sequence[Sequence[int]]) -> Int[Tensor, "B 5"]:
         sizes_B2 = torch.tensor([list(size) for size in sizes])
@@ -171,6 +191,14 @@ class Found(NamedTuple):
     id: int
     image: Encoded
     bad: tuple[Bad, ...]
+
+
+def new_batch(*shape: int) -> Tensor:
+    """In a loader's process in memory that is shared with the one that trains: it need not be copied there."""
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=torch.uint8)
+    storage = torch.UntypedStorage._new_shared(math.prod(shape))
+    return torch.empty(0, dtype=torch.uint8).set_(storage, 0, shape)  # type: ignore[call-overload]
 
 
 def flipped(images_BCHW: Tensor, mirrored_B: Bool[Tensor, "B"]) -> Tensor:

@@ -132,7 +132,8 @@ def build_format(config: Config, shape: tuple[int, int] | None = None) -> Format
 def build_loading(config: Config) -> Loading:
     trainer = config.trainer
     at_once = max(1, min(EVAL_BATCH, trainer.micro_batch or EVAL_BATCH) // trainer.split)
-    return Loading(config.data.num_workers, at_once, LOADERS_SHARE * 60 * trainer.timeout_minutes)
+    patience = LOADERS_SHARE * 60 * trainer.timeout_minutes
+    return Loading(config.data.num_workers, at_once, patience, config.data.threads)
 
 
 def load_splits(plan: Plan) -> tuple[InMemory | Files, InMemory | Files]:
@@ -141,6 +142,8 @@ def load_splits(plan: Plan) -> tuple[InMemory | Files, InMemory | Files]:
     if data.source == "mnist5k":
         return mnist5k()
     if plan.listing:
-        return folder_splits(plan.listing, data.channels, data.image_size, data.in_memory)
+        # who asks how files are decoded wants them to be, whatever their size
+        in_memory = data.in_memory if data.decode == "auto" else False
+        return folder_splits(plan.listing, data.channels, data.image_size, in_memory, plan.config.pixels)
     assert data.source == "cifar10" or data.source == "cifar100"
     return cifar(data.source, Path(data.root or "data"), data.download)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from unmask.runs.recipes import mixed_together
-from unmask.runs.schema import STEPPED, Config
+from unmask.runs.schema import CHANNELS, STEPPED, Config
 from unmask.runs.variants import TokensTarget
 
 RESULT_VERSION = 1  # raise it when a change of the code changes results
@@ -109,6 +109,7 @@ def robustness_science(config: Config, identity: str, other: str | None) -> dict
 
 def _common(kind: str, config: Config, identity: str) -> dict[str, Any]:
     data = config.plain()["data"] | {"image_size": list(config.stage_image_size(kind))}
+    of_files = {} if data["source"] in CHANNELS else {"pixels": config.pixels}  # which decoder is here counts not
     leaves_out = config.spikes.factor and kind in STEPPED
     spikes = {"spikes": [config.spikes.factor, config.spikes.window]} if leaves_out else {}
     cut = {"stop_after": config.stop_after} if config.stop_after and kind in STEPPED else {}
@@ -119,7 +120,7 @@ def _common(kind: str, config: Config, identity: str) -> dict[str, Any]:
             "version": RESULT_VERSION,
             "stage": kind,
             "precision": config.trainer.precision,
-            "data": {"identity": identity} | {key: data[key] for key in DATA_KEYS},
+            "data": {"identity": identity} | {key: data[key] for key in DATA_KEYS} | of_files,
         }
     )
 

@@ -108,7 +108,11 @@ class Data(Part):
         description="share of images held out where a folder has no val/ or test/"
     )
     in_memory: bool | None = Field(description="decode once into memory; null decides by size (image_folder)")
-    num_workers: Annotated[int, Field(ge=0)] | None = Field(description="loader processes; null: cores - 1, at most 8")
+    decode: Literal["auto", "fast", "scaled", "reference"] = Field(
+        description="of files: fast (auto), scaled (large crops at 1/2, 1/4, 1/8), or Pillow alone: docs/loading.md"
+    )
+    num_workers: Annotated[int, Field(ge=0)] | None = Field(description="loader processes; null: by cores and threads")
+    threads: Count | None = Field(description="that decode in each loader process; null: up to 4, by cores")
 
     @field_validator("image_size", mode="before")
     @classmethod
@@ -255,6 +259,11 @@ class Config(Part):
             assert self.data.patch_size is not None
             self.target.components = max(1, self.data.patch_size**2 * self.data.channels // 8)
         return self
+
+    @property
+    def pixels(self) -> Literal["fast", "scaled", "reference"]:
+        """How files are decoded."""
+        return "fast" if self.data.decode == "auto" else self.data.decode
 
     @property
     def grid(self) -> tuple[int, int]:

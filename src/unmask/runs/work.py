@@ -1,5 +1,6 @@
 """The work of each stage: what is trained on which images from which weights, and what is measured."""
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,7 @@ class Run:
         seed: of the order and the crops, where it is not the run's.
         """
         train, val = self.splits
-        ids = list(range(len(train)))
+        ids: Sequence[int] = range(len(train))  # not a list: each loader process would come to own a copy
         if labels is not None and labels < len(train):
             ids = balanced_subset(train.labels_N, labels, make_key(self.config.seed, "labels"))
         batch = fitting(batch_size or len(ids), len(ids))
