@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-SOURCE = Path(__file__).parent / "region.c"
+SOURCES = (Path(__file__).parent / "region.c", Path(__file__).parent / "entropy.h")
 FOLDER = Path(sys.prefix) / "lib" / "unmask-native"  # of this virtual environment
 LOCAL = getattr(os, "RTLD_LOCAL", 0) | getattr(os, "RTLD_DEEPBIND", 0)  # never the libjpeg that Pillow carries
 Size, Place = ctypes.c_int * 2, ctypes.c_int * 4
@@ -32,7 +32,7 @@ def region() -> Region | None:
 
 
 def source_hash() -> str:
-    return hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:12]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in SOURCES)).hexdigest()[:12]
 
 
 def load(path: Path) -> Region | None:

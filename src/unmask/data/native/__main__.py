@@ -23,12 +23,12 @@ def build(folder: Path) -> tuple[Path | None, str]:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as place:
         made = Path(place) / "region.so"
-        done = run(compiler, *FLAGS, str(native.SOURCE), "-o", str(made), "-ljpeg")
+        done = run(compiler, *FLAGS, str(native.SOURCES[0]), "-o", str(made), "-ljpeg")
         if done.returncode:
             complaint = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip())
             return None, f"libjpeg-turbo's jpeglib.h is not there or does not fit ({complaint[-120:]})"
         # in a process of its own: a library that does not fit its header may crash
-        if run(sys.executable, "-c", CHECK, str(made), PYTHONPATH=str(native.SOURCE.parents[3])).returncode:
+        if run(sys.executable, "-c", CHECK, str(made), PYTHONPATH=str(native.SOURCES[0].parents[3])).returncode:
             return None, "this machine's libjpeg decodes other pixels than Pillow"
         target = folder / f"region-{native.source_hash()}-{turbo(compiler)}.so"
         made.replace(target)

@@ -15,6 +15,8 @@
 #error "libjpeg-turbo is needed: jpeg_crop_scanline and jpeg_skip_scanlines"
 #endif
 
+#include "entropy.h"
+
 enum { OK = 0, DOUBTFUL = 1, MARGIN = 8 };
 
 struct trap {
@@ -53,10 +55,8 @@ static int whole(struct jpeg_decompress_struct *jpeg) {
 }
 
 /* The rest of the only scan: anything but data, restarts and the end would be another decoder's to judge. */
-static int ends_well(struct jpeg_decompress_struct *jpeg) {
-    const unsigned char *at = jpeg->src->next_input_byte;
-    size_t left = jpeg->src->bytes_in_buffer;
-    if (jpeg->unread_marker) return jpeg->unread_marker == JPEG_EOI;
+static int ends_well(const unsigned char *at, const unsigned char *end) {
+    size_t left = (size_t)(end - at);
     while (left >= 2) {
         const unsigned char *mark = memchr(at, 0xFF, left - 1);
         if (!mark) return 0;
@@ -76,6 +76,7 @@ int unmask_region(const unsigned char *content, size_t size, const int *image_si
     struct jpeg_decompress_struct jpeg;
     struct trap trap;
     unsigned char *volatile row = NULL; /* volatile: it is looked at after the jump */
+    struct reader *volatile reader = NULL;
     volatile int outcome = DOUBTFUL;
 
     memset(&jpeg, 0, sizeof jpeg);
@@ -105,6 +106,11 @@ int unmask_region(const unsigned char *content, size_t size, const int *image_si
     if (last > jpeg.output_width) last = jpeg.output_width;
     JDIMENSION across = last - first;
     if (across < jpeg.output_width) jpeg_crop_scanline(&jpeg, &first, &across);
+    if (!several) {
+        JDIMENSION mcu = (JDIMENSION)(jpeg.max_h_samp_factor * jpeg.min_DCT_scaled_size);
+        reader = malloc(sizeof *reader);
+        if (!reader || !take_over(&jpeg, reader, first / mcu, (first + across - 1) / mcu)) goto done;
+    }
     row = malloc((size_t)jpeg.output_width * (size_t)channels);
     if (!row) goto done;
     if (top > MARGIN) jpeg_skip_scanlines(&jpeg, (JDIMENSION)(top - MARGIN));
@@ -115,10 +121,11 @@ int unmask_region(const unsigned char *content, size_t size, const int *image_si
         if (jpeg_read_scanlines(&jpeg, rows, 1) != 1) goto done;
         if (y >= top) memcpy(out + (size_t)(y - top) * wanted, row + before, wanted);
     }
-    if (several || ends_well(&jpeg)) outcome = OK;
+    if (several || ends_well(reader->at, reader->end)) outcome = OK;
 done:
     jpeg_destroy_decompress(&jpeg);
     free(row);
+    free(reader);
     return outcome;
 }
 
