@@ -43,10 +43,13 @@ static const unsigned char zigzag[DCTSIZE2] = {
 
 static int extended(int value, int size) { return size && value < 1 << (size - 1) ? value - (1 << size) + 1 : value; }
 
+/* The library, too, lets every run without a value end a block, but that of sixteen zeros. */
+static int ends(int symbol) { return !(symbol & 15) && symbol != 0xF0; }
+
 /* Of a short code: what its entries hold, for each of the bits that may follow it. */
 static int32_t entry_of(int symbol, int length, int bits, int is_dc) {
     int run = is_dc ? 0 : symbol >> 4, size = is_dc ? symbol : symbol & 15;
-    if (!is_dc && symbol == 0) return ENDED << 8 | COMPLETE | length;
+    if (!is_dc && ends(symbol)) return ENDED << 8 | COMPLETE | length;
     if (length + size > LOOK || size > 15) return (int32_t)(symbol << 8 | length);
     int value = bits >> (LOOK - length - size) & ((1 << size) - 1);
     return (int32_t)((uint32_t)extended(value, size) << 16 | (uint32_t)(run << 8 | COMPLETE | (length + size)));
@@ -137,32 +140,33 @@ static inline int read_block(struct reader *from, const struct codes *dc_codes, 
     while (k < DCTSIZE2) {
         fill(from); /* enough for FEW short codes: to ask before each would cost more, by the branches guessed wrong */
         uint64_t bits = from->bits;
-        int used = 0, turn = 0;
+        int used = 0, turn = 0, led = 0;
         for (; turn < FEW; turn++) {
             entry = ac_codes->entry[bits >> (64 - LOOK)];
             if (!(entry & COMPLETE)) break;
             bits <<= entry & 31;
             used += entry & 31;
             k += entry >> 8 & 127;
-            if (k >= DCTSIZE2) break;
+            if ((led = k >= DCTSIZE2)) break;
             if (block) block[zigzag[k]] = (JCOEF)(entry >> 16);
             if (++k == DCTSIZE2) break;
         }
         from->bits = bits;
         from->have -= used;
-        if (k >= DCTSIZE2) break;
+        if (led) return k >= ENDED; /* else the last run led past the block */
+        if (k == DCTSIZE2) break;
         if (turn == FEW) continue;
         fill(from);
         int symbol = long_code(from, ac_codes, entry);
         if (symbol < 0) return 0;
-        if (!symbol) return 1;
+        if (ends(symbol)) return 1;
         k += symbol >> 4;
         if (k >= DCTSIZE2) return 0;
         int value = extended(take(from, symbol & 15), symbol & 15);
         if (block) block[zigzag[k]] = (JCOEF)value;
         k++;
     }
-    return k == DCTSIZE2 || k >= ENDED; /* else the last run led past the block */
+    return 1;
 }
 
 static int restart(struct reader *from, j_decompress_ptr jpeg) {
