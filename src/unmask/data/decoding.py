@@ -80,9 +80,11 @@ def view(
     if image.header:
         # of progressive files all is read anyway, and not every decoder scales them
         scale = jpeg.scale_for(box, shape) if decode == "scaled" and not image.header.progressive else 1
-        part = _part(image, jpeg.scaled_box(box, image.size, scale) if scale > 1 else box, scale)
+        whole, inside = jpeg.scaled_box(box, image.size, scale)
+        part = _part(image, whole, scale)
         if part is not None:
-            return resized(part, (0, 0, *part.shape[:2]), shape)
+            # a box between pixels is Pillow's to cut: to round it would move the picture
+            return resized(part, (0, 0, *part.shape[:2]), shape) if scale == 1 else _pillow_resized(part, shape, inside)
     return resized(_by_pillow(image), box, shape)
 
 
@@ -104,10 +106,17 @@ def resized_by_pillow(
 ) -> UInt8[np.ndarray, "h w C"]:  # fmt: skip
     """Channel by channel where Pillow has no such kind of image, and of RGBA, whose colours it weights by opacity."""
     top, left, height, width = box
-    cut = np.ascontiguousarray(array_HWC[top : top + height, left : left + width])
-    parts = [cut] if cut.shape[2] == 3 else list(np.moveaxis(cut, 2, 0))
-    out = [np.asarray(Image.fromarray(part).resize(shape[::-1], Image.Resampling.BICUBIC)) for part in parts]
-    return out[0] if cut.shape[2] == 3 else np.stack(out, axis=2)
+    return _pillow_resized(array_HWC[top : top + height, left : left + width], shape)
+
+
+def _pillow_resized(
+    cut_HWC: UInt8[np.ndarray, "H W C"], shape: tuple[int, int], inside: tuple[float, ...] | None = None
+) -> UInt8[np.ndarray, "h w C"]:  # fmt: skip
+    colours = cut_HWC.shape[2] == 3
+    parts = [cut_HWC] if colours else list(np.moveaxis(cut_HWC, 2, 0))
+    images = [Image.fromarray(np.ascontiguousarray(part)) for part in parts]
+    out = [np.asarray(image.resize(shape[::-1], Image.Resampling.BICUBIC, inside)) for image in images]
+    return out[0] if colours else np.stack(out, axis=2)
 
 
 def _part(image: Encoded, box: Box, scale: int = 1) -> UInt8[np.ndarray, "h w C"] | None:

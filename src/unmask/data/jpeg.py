@@ -66,23 +66,22 @@ def region(content: bytes, of: Header, box: Box, scale: int = 1) -> UInt8[np.nda
     decode = native.region()
     if decode:
         return decode(content, of.size, box, of.components, scale)
+    top, left, height, width = box
     try:
         whole = _whole(content, of, scale)
     except ValueError:  # it complains: of damage, or of what it does not know
         return None
-    top, left, height, width = box
     return None if whole is None else whole[top : top + height, left : left + width]
 
 
 def _whole(content: bytes, of: Header, scale: int) -> UInt8[np.ndarray, "H W C"] | None:
-    height, width, space, sampling = simplejpeg.decode_jpeg_header(content)
-    grey = of.components == 1
-    if of.progressive or (height, width) != of.size or space != ("Gray" if grey else "YCbCr"):
+    (height, width), grey = of.size, of.components == 1
+    found = simplejpeg.decode_jpeg_header(content)
+    if of.progressive or found[:2] != of.size or found[2] != ("Gray" if grey else "YCbCr"):
         return None
-    if not grey and sampling not in SUBSAMPLINGS:
+    if not grey and found[3] not in SUBSAMPLINGS:
         return None
-    # at 1 the least size of the result is the image's own
-    least = (-(-height // scale), -(-width // scale)) if scale > 1 else (height, width)
+    least = -(-height // scale), -(-width // scale)
     whole = simplejpeg.decode_jpeg(content, "Gray" if grey else "RGB", False, False, *least, 1)
     return whole if whole.shape[:2] == least else None
 
@@ -92,9 +91,14 @@ def scale_for(box: Box, shape: tuple[int, int]) -> int:
     return next((scale for scale in SCALES if box[2] >= scale * shape[0] and box[3] >= scale * shape[1]), 1)
 
 
-def scaled_box(box: Box, size: tuple[int, int], scale: int) -> Box:
-    """The same box in the image at 1/scale, to the nearest of its pixels."""
-    top, left = round(box[0] / scale), round(box[1] / scale)
-    height, width = (min(-(-side // scale) - start, max(1, round(length / scale)))
-                     for side, start, length in zip(size, (top, left), box[2:], strict=True))  # fmt: skip
-    return top, left, height, width
+def scaled_box(box: Box, size: tuple[int, int], scale: int) -> tuple[Box, tuple[float, float, float, float]]:
+    """The whole pixels at 1/scale that the box touches, and where in them it lies: left, top, right, bottom."""
+    ends = [min(-(-side // scale), -(-(start + length) // scale))
+            for side, start, length in zip(size, box[:2], box[2:], strict=True)]  # fmt: skip
+    top, left = box[0] // scale, box[1] // scale
+    height, width = ends[0] - top, ends[1] - left
+    inside = (
+        box[1] / scale - left, box[0] / scale - top,
+        min(width, (box[1] + box[3]) / scale - left), min(height, (box[0] + box[2]) / scale - top),
+    )  # fmt: skip
+    return (top, left, height, width), inside

@@ -17,7 +17,7 @@
 
 #include "entropy.h"
 
-enum { OK = 0, DOUBTFUL = 1, MARGIN = 8 };
+enum { OK = 0, DOUBTFUL = 1, MARGIN = 2, ROWS = 8 };
 
 struct trap {
     struct jpeg_error_mgr manager; /* first: libjpeg sees no more than this */
@@ -101,25 +101,32 @@ int unmask_region(const unsigned char *content, size_t size, const int *image_si
     if (top < 0 || left < 0 || height < 1 || width < 1 || height > (int)jpeg.output_height - top ||
         width > (int)jpeg.output_width - left)
         goto done;
-    JDIMENSION first = left > MARGIN ? (JDIMENSION)(left - MARGIN) : 0;
-    JDIMENSION last = (JDIMENSION)(left + width + MARGIN);
+    int margin = jpeg.max_h_samp_factor * jpeg.max_v_samp_factor > 1 ? MARGIN : 0; /* of what chroma is made from */
+    JDIMENSION first = left > margin ? (JDIMENSION)(left - margin) : 0;
+    JDIMENSION last = (JDIMENSION)(left + width + margin);
     if (last > jpeg.output_width) last = jpeg.output_width;
     JDIMENSION across = last - first;
     if (across < jpeg.output_width) jpeg_crop_scanline(&jpeg, &first, &across);
     if (!several) {
-        JDIMENSION mcu = (JDIMENSION)(jpeg.max_h_samp_factor * jpeg.min_DCT_scaled_size);
+        /* of one component alone each block is a unit, whatever its sampling says */
+        int blocks = jpeg.comps_in_scan == 1 ? 1 : jpeg.max_h_samp_factor;
+        JDIMENSION mcu = (JDIMENSION)(blocks * jpeg.min_DCT_scaled_size);
         reader = malloc(sizeof *reader);
         if (!reader || !take_over(&jpeg, reader, first / mcu, (first + across - 1) / mcu)) goto done;
     }
-    row = malloc((size_t)jpeg.output_width * (size_t)channels);
-    if (!row) goto done;
-    if (top > MARGIN) jpeg_skip_scanlines(&jpeg, (JDIMENSION)(top - MARGIN));
+    size_t stride = (size_t)jpeg.output_width * (size_t)channels;
     size_t wanted = (size_t)width * (size_t)channels, before = ((size_t)left - first) * (size_t)channels;
+    JSAMPROW rows[ROWS];
+    row = malloc(stride * ROWS);
+    if (!row) goto done;
+    for (int i = 0; i < ROWS; i++) rows[i] = row + (size_t)i * stride;
+    if (top > margin) jpeg_skip_scanlines(&jpeg, (JDIMENSION)(top - margin));
     while ((int)jpeg.output_scanline < top + height) {
-        JSAMPROW rows[1] = {row};
-        int y = (int)jpeg.output_scanline;
-        if (jpeg_read_scanlines(&jpeg, rows, 1) != 1) goto done;
-        if (y >= top) memcpy(out + (size_t)(y - top) * wanted, row + before, wanted);
+        int y = (int)jpeg.output_scanline, left_over = top + height - y;
+        int read = (int)jpeg_read_scanlines(&jpeg, rows, (JDIMENSION)(left_over < ROWS ? left_over : ROWS));
+        if (read < 1) goto done;
+        for (int i = 0; i < read; i++)
+            if (y + i >= top) memcpy(out + (size_t)(y + i - top) * wanted, rows[i] + before, wanted);
     }
     if (several || ends_well(reader->at, reader->end)) outcome = OK;
 done:
