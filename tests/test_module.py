@@ -151,3 +151,34 @@ def test_evaluation_takes_no_more_at_once_than_the_device_may() -> None:
     split = InMemory(torch.zeros(10, 3, 8, 8, dtype=torch.uint8), torch.zeros(10, dtype=torch.long))
     module = ImageData(split, split, FORM, AUGMENT, [0], 1, 0, Loading(0, eval_batch=4))
     assert [len(batch.ids_B) for batch in batches(module, "val")] == [4, 4, 2]
+
+
+@pytest.mark.parametrize("split", [(1, 3), (2, 2), (0, 4)])
+def test_threads_do_not_change_batches(split: tuple[int, int], root: Path) -> None:
+    read = splits(root, in_memory=False)
+    threaded = data(read)
+    threaded.loading = Loading(split[0], threads=split[1])
+    assert_same(batches(threaded), batches(data(read, workers=0)))
+    assert_same(batches(threaded), batches(data(read, workers=0)))  # in processes that are forked beside threads
+
+
+def test_processes_and_threads_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    from unmask.data import module
+
+    def spread(cores: int, changing: bool = False, **given: int) -> tuple[int, int]:
+        monkeypatch.setattr(module, "cores", lambda: cores)
+        return Loading(**given).spread(changing)  # type: ignore[arg-type]
+
+    assert spread(1) == spread(2) == (1, 1)
+    assert spread(9) == (2, 4)
+    assert spread(64) == (4, 4)
+    assert spread(9, changing=True) == (8, 1)
+    assert spread(9, num_workers=4) == (4, 2)
+    assert spread(9, num_workers=4, changing=True) == (4, 1)
+    assert spread(9, threads=3) == (3, 3)
+    assert spread(9, num_workers=0) == (0, 4)
+
+
+def test_a_batch_from_a_loaders_process_lies_in_shared_memory(root: Path) -> None:
+    read = splits(root, in_memory=False)
+    assert next(iter(data(read, workers=1).train_dataloader())).images_BCHW.is_shared()

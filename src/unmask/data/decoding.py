@@ -67,7 +67,7 @@ def opened(content: Content, name: str, channels: int) -> Encoded:
 
 def decoded(image: Encoded) -> UInt8[np.ndarray, "H W C"]:
     """All of it. Raises BadImageError."""
-    whole = _part(image, (0, 0, *image.size)) if image.header else None
+    whole = region(image, (0, 0, *image.size)) if image.header else None
     return _by_pillow(image) if whole is None else whole
 
 
@@ -81,7 +81,7 @@ def view(
         # of progressive files all is read anyway, and not every decoder scales them
         scale = jpeg.scale_for(box, shape) if decode == "scaled" and not image.header.progressive else 1
         whole, inside = jpeg.scaled_box(box, image.size, scale)
-        part = _part(image, whole, scale)
+        part = region(image, whole, scale)
         if part is not None:
             # a box between pixels is Pillow's to cut: to round it would move the picture
             return resized(part, (0, 0, *part.shape[:2]), shape) if scale == 1 else _pillow_resized(part, shape, inside)
@@ -110,7 +110,7 @@ def resized_by_pillow(
 
 
 def _pillow_resized(
-    cut_HWC: UInt8[np.ndarray, "H W C"], shape: tuple[int, int], inside: tuple[float, ...] | None = None
+    cut_HWC: UInt8[np.ndarray, "H W C"], shape: tuple[int, int], inside: tuple[float, float, float, float] | None = None
 ) -> UInt8[np.ndarray, "h w C"]:  # fmt: skip
     colours = cut_HWC.shape[2] == 3
     parts = [cut_HWC] if colours else list(np.moveaxis(cut_HWC, 2, 0))
@@ -119,7 +119,7 @@ def _pillow_resized(
     return out[0] if colours else np.stack(out, axis=2)
 
 
-def _part(image: Encoded, box: Box, scale: int = 1) -> UInt8[np.ndarray, "h w C"] | None:
+def region(image: Encoded, box: Box, scale: int = 1) -> UInt8[np.ndarray, "h w C"] | None:
     """By the fast decoders, to Pillow's pixels; None where one complains: then Pillow decides."""
     assert image.header is not None
     assert isinstance(image.content, bytes)
