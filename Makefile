@@ -10,7 +10,7 @@ JOBS ?= 2
 MINUTES ?= 20
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo paper test soak check format reference lock clean
+.PHONY: help setup native demo paper test soak check format reference lock clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -23,7 +23,12 @@ $(READY): pyproject.toml requirements.lock
 	@echo "Setting up $(VENV): once, a few minutes (PyTorch is large)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) install -qq --disable-pip-version-check --require-hashes -r requirements.lock
+	@PYTHONPATH=src $(BIN)/python -m unmask.data.native || true
 	@touch $(READY)
+
+# where a C compiler and libjpeg-turbo's header are; setup has tried it
+native: $(READY) ## build the decoder that reads only a JPEG's crop, and say whether it could be
+	@PYTHONPATH=src $(BIN)/python -m unmask.data.native
 
 demo: $(READY) ## pretrain on real images, probe, and print the page to look at
 	@$(BIN)/python src/train.py experiment=demo

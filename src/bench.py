@@ -1,4 +1,4 @@
-"""A pretraining step beside Hugging Face's ViTMAE, or what guarding a run costs. See --help."""
+"""A pretraining step beside Hugging Face's ViTMAE, what guarding a run costs, or what reading images does: --help."""
 
 import platform
 import sys
@@ -10,9 +10,11 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
+from unmask.processes import cores
 from unmask.runs.arguments import Bench, arguments
 from unmask.runs.checks import ConfigError
-from unmask.runs.commands import enter, fail, guarded, one_word
+from unmask.runs.commands import enter, explained, fail, guarded, one_word
+from unmask.runs.schema import Data
 
 if TYPE_CHECKING:
     from unmask.runs.overhead import Overhead
@@ -25,7 +27,8 @@ def run(cfg: DictConfig) -> None:
     """Prints seconds a step and the ratio to ours, round by round; of guards, their share of a step and of a minute."""
     enter()
     try:
-        spec = arguments(Bench, OmegaConf.to_container(cfg, resolve=True)).model_dump()
+        given = arguments(Bench, OmegaConf.to_container(cfg, resolve=True))
+        spec = given.model_dump()
     except ConfigError as error:
         fail(str(error), 2)
     import torch
@@ -35,6 +38,10 @@ def run(cfg: DictConfig) -> None:
 
     if spec["device"] == "cuda" and not torch.cuda.is_available():
         fail("device = cuda: torch finds no GPU here; use device=cpu or device=auto", 2)
+    if given.data:
+        with explained():
+            loading(spec, given.data)
+        return
     try:
         if spec["subject"] == "guards":
             table = guards(spec, measured_overhead(spec))
@@ -44,6 +51,28 @@ def run(cfg: DictConfig) -> None:
         fail(f"{error}; the peer comes with the development packages: pip install 'transformers>=5'", 1)
     Console().print(table)
     print(f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, float32")
+
+
+def loading(spec: Any, data: Data) -> None:
+    """Prints what reading these images takes, and what to set."""
+    import torch
+
+    from unmask.data.batch import Format
+    from unmask.data.module import Loading
+    from unmask.runs.loader_bench import measured, step_pace, training_images
+    from unmask.runs.loader_tables import advice, tables
+
+    assert data.mean is not None
+    assert data.std is not None
+    form = Format(data.image_size, tuple(data.mean), tuple(data.std))
+    found = measured(training_images(data), form, Loading(data.num_workers, threads=data.threads), spec)
+    for table in tables(found):
+        Console().print(table)
+    device = "the GPU" if torch.cuda.is_available() and spec["device"] != "cpu" else "this CPU"
+    print(advice(found, data.decode, step_pace(spec, data), device))
+    print(
+        f"{platform.machine()}, {cores()} cores, torch {torch.__version__}; a core: CPU time, medians of rounds in turn"
+    )
 
 
 def guards(spec: Any, found: "Overhead") -> Table:

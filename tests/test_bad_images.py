@@ -20,12 +20,13 @@ from test_together import together
 from unmask import checkpoints
 from unmask.callbacks.keeper import Keeper
 from unmask.data.bad_images import LIST, BadImages, Seen, TooManyBadError
+from unmask.data.batch import Format
 from unmask.data.crops import Augment
 from unmask.data.folders import folder_splits
 from unmask.data.listing import list_images
 from unmask.data.sources import InMemory
 from unmask.data.stand_ins import Bad
-from unmask.data.views import Format, Views
+from unmask.data.views import Views
 from unmask.journals import read
 from unmask.runs.execute import execute
 

@@ -14,7 +14,7 @@ from unmask.runs.checks import ConfigError
 
 SPEC: dict = {
     "subject": "step", "patch_size": 4, "image_size": 16, "channels": 3, "mask_ratio": 0.75, "norm_pix": True, "batch": 4, "rounds": 2,
-    "threads": None, "device": "cpu", "model": {"width": 32, "depth": 1, "heads": 2},
+    "threads": None, "seconds": 1, "device": "cpu", "model": {"width": 32, "depth": 1, "heads": 2},
     "decoder": {"width": 16, "depth": 1, "heads": 2},
 }  # fmt: skip
 

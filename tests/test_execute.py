@@ -11,7 +11,7 @@ import torch
 from small_runs import image_folder, run
 from unmask import checkpoints
 from unmask.callbacks.journal import Journal
-from unmask.data.views import Batch
+from unmask.data.batch import Batch
 from unmask.journals import read
 from unmask.runs.commands import told
 from unmask.runs.ledger import LedgerError

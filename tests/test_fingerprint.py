@@ -33,7 +33,7 @@ MACHINE = {
     "stages": "stages=[scratch,pretrain,knn,linear_probe,finetune]", "controls": "controls=[]", "runs_dir": "runs_dir=/else",
     "wait": "wait=false", **dict.fromkeys(("scale.name", "scale.seeds", "scale.cells"), "++scale.name=a ++scale.seeds=[1] ++scale.cells={}"), "model.name": "model.name=other", "model.patch_size_at_224": "model.patch_size_at_224=8",
     "data.root": "data.root=/else", "data.download": "data.download=true", "data.flip": "data.flip=true",
-    "data.holdout": "data.holdout=0.3", "data.statistics": "data.statistics=null", "data.in_memory": "data.in_memory=device", "data.bad_limit": "data.bad_limit=0.5", "data.num_workers": "data.num_workers=3",
+    "data.holdout": "data.holdout=0.3", "data.statistics": "data.statistics=null", "data.in_memory": "data.in_memory=device", "data.bad_limit": "data.bad_limit=0.5", "data.num_workers": "data.num_workers=3", "data.threads": "data.threads=null",
     "trainer.accelerator": "trainer.accelerator=cpu",
     "trainer.micro_batch": "trainer.micro_batch=2", "trainer.devices": "trainer.devices=2", "trainer.nodes": "trainer.nodes=2",
     "trainer.timeout_minutes": "trainer.timeout_minutes=2", "trainer.sharded": "trainer.sharded=true trainer.devices=2", "trainer.requeue": "trainer.requeue=false", "source": "source=folder", "init_from": "init_from=null", "checkpoint.every_minutes": "checkpoint.every_minutes=9",
@@ -176,10 +176,21 @@ def test_the_number_of_channels_counts(tmp_path: Path) -> None:
     assert grey.stages[0].fingerprint != rgb.stages[0].fingerprint
 
 
-def test_nvjpegs_pixels_are_others(tmp_path: Path) -> None:
+def test_the_pixels_of_files_count_not_who_decodes_them(tmp_path: Path) -> None:
     common = ("data=image_folder", f"data.root={image_folder(tmp_path / 'images')}", "data.image_size=16")
-    ours, theirs = (plan_for(*common, f"data.decode={by}", tiny=False).stages[0] for by in ("auto", "nvjpeg"))
-    assert ours.fingerprint != theirs.fingerprint
+    auto, fast, scaled, reference, nvjpeg, threaded = (
+        plan_for(*common, *more, tiny=False).stages[0].fingerprint
+        for more in (
+            (),
+            ("data.decode=fast",),
+            ("data.decode=scaled",),
+            ("data.decode=reference",),
+            ("data.decode=nvjpeg",),
+            ("data.threads=3",),
+        )
+    )
+    assert auto == fast == threaded
+    assert len({fast, scaled, reference, nvjpeg}) == 4
 
 
 def test_a_folder_is_known_by_its_content_not_its_place(tmp_path: Path) -> None:

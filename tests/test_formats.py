@@ -14,13 +14,14 @@ import pytest
 import torch
 from PIL import Image
 
+from unmask.data.batch import Format
 from unmask.data.decoding import decoded, hush, opened, view
 from unmask.data.folders import folder_splits
 from unmask.data.listing import list_images
 from unmask.data.samples import Names
 from unmask.data.stand_ins import BadImageError
 from unmask.data.stores import Files, Folder
-from unmask.data.views import Format, Views
+from unmask.data.views import Views
 
 COLOURS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 BLOCKS = np.arange(6, dtype=np.uint8).reshape(2, 3) * 40

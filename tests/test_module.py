@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from unmask.data.batch import Batch, Format, normalised
 from unmask.data.crops import Augment
 from unmask.data.folders import folder_splits
 from unmask.data.listing import list_images
@@ -18,7 +19,7 @@ from unmask.data.module import FeatureData, ImageData, Loading
 from unmask.data.resident import Resident, goes_there
 from unmask.data.sources import InMemory, placed
 from unmask.data.stores import Files
-from unmask.data.views import Batch, Format, Views, normalised
+from unmask.data.views import Views
 
 FORM = Format((8, 8), (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
 AUGMENT = Augment("random", flip=True)
@@ -252,3 +253,34 @@ def test_a_run_that_goes_on_reads_nothing_of_what_came_before(root: Path) -> Non
     (rest,) = batches(late)
     assert rest.ids_B.equal(batches(data((train, val)))[1].ids_B)
     assert set(counted.reads) == set(rest.ids_B.tolist())
+
+
+@pytest.mark.parametrize("split", [(1, 3), (2, 2), (0, 4)])
+def test_threads_do_not_change_batches(split: tuple[int, int], root: Path) -> None:
+    read = splits(root, in_memory=False)
+    threaded = data(read)
+    threaded.loading = Loading(split[0], threads=split[1])
+    assert_same(batches(threaded), batches(data(read, workers=0)))
+    assert_same(batches(threaded), batches(data(read, workers=0)))  # in processes that are forked beside threads
+
+
+def test_processes_and_threads_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    from unmask.data import module
+
+    def spread(cores: int, changing: bool = False, **given: int) -> tuple[int, int]:
+        monkeypatch.setattr(module, "cores", lambda: cores)
+        return Loading(**given).spread(changing)  # type: ignore[arg-type]
+
+    assert spread(1) == spread(2) == (1, 1)
+    assert spread(9) == (2, 4)
+    assert spread(64) == (4, 4)
+    assert spread(9, changing=True) == (8, 1)
+    assert spread(9, num_workers=4) == (4, 2)
+    assert spread(9, num_workers=4, changing=True) == (4, 1)
+    assert spread(9, threads=3) == (3, 3)
+    assert spread(9, num_workers=0) == (0, 4)
+
+
+def test_a_batch_from_a_loaders_process_lies_in_shared_memory(root: Path) -> None:
+    read = splits(root, in_memory=False)
+    assert next(iter(data(read, workers=1).train_dataloader())).images_BCHW.is_shared()

@@ -20,6 +20,7 @@ from PIL import Image
 import shards
 from shards import prepared
 from small_runs import ROOT, raw_config
+from unmask.data.batch import Format
 from unmask.data.containers.change import Change
 from unmask.data.containers.source import list_container
 from unmask.data.containers.tasks import SHARD_MB
@@ -27,7 +28,7 @@ from unmask.data.containers.writers import WRITE
 from unmask.data.folders import folder_splits, stored
 from unmask.data.listing import list_images
 from unmask.data.stores import Files
-from unmask.data.views import Format, Views
+from unmask.data.views import Views
 from unmask.runs import commands
 from unmask.runs.arguments import Prepare, arguments
 from unmask.runs.checks import ConfigError, check

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 import unmask.mae
-from unmask.data.views import Batch
+from unmask.data.batch import Batch
 from unmask.decoder import Decoder
 from unmask.encoder import Encoder
 from unmask.mae import MAE

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from small_runs import image_folder, raw_config, run
+from unmask.data.batch import Format
 from unmask.data.sources import InMemory
-from unmask.data.views import Format
 from unmask.runs.checks import ConfigError, check
 from unmask.runs.held_bench import held_contestants
 from unmask.runs.quantities import Size, seen, steps

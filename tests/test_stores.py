@@ -23,6 +23,7 @@ from scipy.io import savemat
 
 import shards
 from small_runs import plan_for, raw_config, run
+from unmask.data.batch import Batch, Format
 from unmask.data.containers import roots, source
 from unmask.data.containers.contents import INDEX
 from unmask.data.containers.source import catalogue_of, list_container
@@ -31,7 +32,6 @@ from unmask.data.folders import folder_splits, stored
 from unmask.data.listing import Listing, list_images
 from unmask.data.module import ImageData, Loading
 from unmask.data.stores import Files
-from unmask.data.views import Batch, Format
 from unmask.runs.checks import ConfigError, check
 
 FORM = Format((16, 16), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))

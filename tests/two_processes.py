@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unmask.callbacks import recorder
+from unmask.data.batch import Batch
 from unmask.data.module import FeatureData
-from unmask.data.views import Batch
 
 
 class Toy(L.LightningModule):

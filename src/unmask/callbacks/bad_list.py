@@ -6,8 +6,8 @@ import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
 
 from unmask.data.bad_images import BadImages, Seen
+from unmask.data.batch import Batch
 from unmask.data.module import Evaluation, ImageData
-from unmask.data.views import Batch
 
 
 class BadList(L.Callback):

@@ -10,7 +10,7 @@ import lightning as L
 
 from unmask import collectives
 from unmask.callbacks.background import BackgroundIO
-from unmask.data.views import Batch
+from unmask.data.batch import Batch
 
 HOLD = "UNMASK_HOLD"  # stage (kind/fingerprint), step (null: none) and folder, told by the environment
 LONGEST = 120.0  # seconds: whoever asked may be gone

@@ -13,7 +13,7 @@ import torch
 
 from unmask import collectives
 from unmask.callbacks.mirrors import Mirrors
-from unmask.data.views import Batch
+from unmask.data.batch import Batch
 from unmask.journals import append, cut_back, read
 
 EVERY = 50  # optimiser steps between two lines, fewer where an epoch is shorter

@@ -15,7 +15,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from unmask import checkpoints, collectives
 from unmask.callbacks.background import BackgroundIO
-from unmask.data.views import Batch
+from unmask.data.batch import Batch
 from unmask.processes import PREEMPTED, SIGNALS, heard, time_limit
 
 

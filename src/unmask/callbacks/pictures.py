@@ -5,7 +5,8 @@ from pathlib import Path
 import lightning as L
 import torch
 
-from unmask.data.views import Batch, Format, Views, normalised
+from unmask.data.batch import Batch, Format, normalised
+from unmask.data.views import Views
 from unmask.reconstructions import reconstruct, save_sheet
 from unmask.targets import NormalisedPixel, PatchPCA, Pixel
 from unmask.tasks.pretrain import FIXED, Pretrain

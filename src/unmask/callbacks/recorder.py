@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from unmask import collectives
 from unmask.callbacks.record import FOLDER, Step, write_record
 from unmask.callbacks.spikes import Spikes
-from unmask.data.views import Batch
+from unmask.data.batch import Batch
 from unmask.shards import whole
 
 

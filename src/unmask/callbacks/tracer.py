@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from unmask import collectives
-from unmask.data.views import Batch
+from unmask.data.batch import Batch
 from unmask.journals import append, cut_back
 
 TRACE = "trace.jsonl"

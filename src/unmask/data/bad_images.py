@@ -15,8 +15,8 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from unmask import collectives
+from unmask.data.batch import Batch
 from unmask.data.stand_ins import Bad, shown
-from unmask.data.views import Batch
 from unmask.durable import write_text
 from unmask.journals import append, line, read_on
 

@@ -1,13 +1,14 @@
 """Folders of images of any size: decoded once into memory where all are small and of one size, else read as needed."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from unmask.data.decoding import Content, decoded, opened
+from unmask.data.decoding import Content, Decode, decoded, opened
 from unmask.data.listing import Listing
 from unmask.data.samples import Names
 from unmask.data.sources import InMemory
@@ -49,7 +50,7 @@ def stored(files: Files, i: int) -> UInt8[Tensor, "C H W"]:
 
 
 def folder_splits(
-    listing: Listing, channels: int, shape: tuple[int, int], in_memory: bool | None
+    listing: Listing, channels: int, shape: tuple[int, int], in_memory: bool | None, decode: Decode = "fast"
 ) -> tuple[InMemory | Files, InMemory | Files]:
     """(train, val); in_memory=None decides by the first files' sizes and the memory that all would take."""
     splits = [_files(listing, number, channels) for number in range(2)]
@@ -59,7 +60,7 @@ def folder_splits(
         except OddSizeError:
             if in_memory:
                 raise
-    return splits[0], splits[1]
+    return replace(splits[0], decode=decode), replace(splits[1], decode=decode)
 
 
 def _files(listing: Listing, number: int, channels: int) -> Files:

@@ -11,17 +11,19 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from unmask.data.bad_images import Seen
+from unmask.data.batch import Batch, Format, normalised
 from unmask.data.crops import Augment
 from unmask.data.policies import erase
 from unmask.data.sampler import EpochBatches, EvalBatches, Repeats, Ticket
 from unmask.data.sources import InMemory
 from unmask.data.stores import Files
-from unmask.data.views import Batch, Format, Views, normalised
+from unmask.data.views import Views
 from unmask.data.workers import QuietLoader, quiet_worker
 from unmask.processes import cores
 from unmask.randomness import make_key
 
 EVAL_BATCH = 256  # images; fewer where the device takes fewer at once
+MOST, TOGETHER = 16, 4  # cores that read images, and threads that share an interpreter
 
 
 def unwrapped(batch: Any) -> Any:
@@ -38,7 +40,7 @@ class ImageData(L.LightningDataModule):
 
     def __init__(
         self, train: InMemory | Files, val: InMemory | Files, form: Format, augment: Augment,
-        ids: list[int], batch_size: int, seed: int, loading: "Loading",
+        ids: Sequence[int], batch_size: int, seed: int, loading: "Loading",
     ) -> None:  # fmt: skip
         super().__init__()
         self.form, self.loading, self.ids, self.batch_size, self.seed = form, loading, ids, batch_size, seed
@@ -58,7 +60,7 @@ class ImageData(L.LightningDataModule):
         return loader(self.train_views, batches, self.loading)
 
     def val_dataloader(self) -> DataLoader:
-        return self._eval_loader(self.val_views, list(range(len(self.val_views))))
+        return self._eval_loader(self.val_views, range(len(self.val_views)))
 
     def predict_dataloader(self) -> list[DataLoader]:
         """The training images as evaluation sees them, then the validation images: what features are made of."""
@@ -69,7 +71,7 @@ class ImageData(L.LightningDataModule):
         """Which images those of `predict_dataloader` are, and how many."""
         return Seen("validation", len(self.val_views)) if loader else Seen("training", len(self.ids))
 
-    def _eval_loader(self, views: Views, ids: list[int]) -> DataLoader:
+    def _eval_loader(self, views: Views, ids: Sequence[int]) -> DataLoader:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         return loader(views, EvalBatches(ids, self.loading.eval_batch, rank, world), self.loading)
 
@@ -155,23 +157,34 @@ class Rows(Dataset):
 
 @dataclass(frozen=True)
 class Loading:
-    """How batches are read, which never changes what they are. workers=None: all cores but one, at most 8.
+    """How batches are read, which never changes what they are.
 
-    patience: seconds after which a worker that gives no batch is given up.
+    patience: seconds after which a worker that gives no batch is given up. threads: that decode in each process.
     """
 
     num_workers: int | None = None
     eval_batch: int = EVAL_BATCH
     patience: float = 1800.0
+    threads: int | None = None
 
-    @property
-    def workers(self) -> int:
-        return min(8, max(1, cores() - 1)) if self.num_workers is None else self.num_workers
+    def spread(self, changing: bool) -> tuple[int, int]:
+        """(loader processes, threads in each); where nobody says, all cores but one, at most 16.
+
+        Decoders work without the interpreter's lock, so that threads are enough, and share a process in fours; what
+        changes images holds it (RandAugment, jitter), and gets a process for each core.
+        """
+        wanted = min(MOST, max(1, cores() - 1))
+        if self.threads is None and self.num_workers is None:
+            threads = 1 if changing else min(TOGETHER, wanted)
+        else:
+            threads = self.threads or (1 if changing else min(TOGETHER, max(1, wanted // (self.num_workers or 1))))
+        return -(-wanted // threads) if self.num_workers is None else self.num_workers, threads
 
 
 def loader(views: Views, batches: EpochBatches | EvalBatches, loading: Loading) -> DataLoader:
+    workers, views.threads = loading.spread(views.change is not None)
     # cutting out of memory is quicker than handing over to a process; what changes single images is not
-    workers = 0 if isinstance(views.split, InMemory) and views.change is None else loading.workers
+    workers = 0 if isinstance(views.split, InMemory) and views.change is None else workers
     return QuietLoader(
         views, batch_sampler=batches, collate_fn=unwrapped, num_workers=workers, worker_init_fn=quiet_worker,
         pin_memory=torch.cuda.is_available(), persistent_workers=workers > 0,

@@ -1,6 +1,6 @@
 """The order of the samples: a function of (seed, epoch), so a resumed run needs no saved state."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -35,7 +35,7 @@ class EpochBatches(Sampler[list[Ticket]]):
     """
 
     def __init__(
-        self, ids: list[int], batch_size: int, accumulate: int, key: Key | None,
+        self, ids: Sequence[int], batch_size: int, accumulate: int, key: Key | None,
         position: Callable[[], int], rank: int = 0, world: int = 1,
         repeats: Repeats = ONCE,
     ) -> None:  # fmt: skip
@@ -60,7 +60,7 @@ class EpochBatches(Sampler[list[Ticket]]):
     def __len__(self) -> int:
         return len(self.ids) * self.repeats.views // self.batch_size * self.accumulate
 
-    def order(self, epoch: int) -> list[int]:
+    def order(self, epoch: int) -> Sequence[int]:
         """Of the images."""
         if self.key is None:
             return self.ids
@@ -83,7 +83,7 @@ class EpochBatches(Sampler[list[Ticket]]):
 class EvalBatches(Sampler[list[Ticket]]):
     """All samples once, in order, the last batch short; processes take turns, none sees a sample twice."""
 
-    def __init__(self, ids: list[int], batch_size: int, rank: int = 0, world: int = 1) -> None:
+    def __init__(self, ids: Sequence[int], batch_size: int, rank: int = 0, world: int = 1) -> None:
         self.ids, self.batch_size = ids[rank::world], batch_size
 
     def __len__(self) -> int:

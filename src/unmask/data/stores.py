@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from jaxtyping import Int
 from torch import Tensor
 
+from unmask.data.decoding import Decode
 from unmask.data.places import Folder, Store, Taken
 
 __all__ = ["Files", "Folder", "Store", "Taken"]
@@ -17,7 +18,7 @@ class Files:
     store: Store
     labels_N: Int[Tensor, "N"]
     channels: int
-    decode: str = "auto"  # "nvjpeg": on the training device
+    decode: Decode = "fast"
 
     def __len__(self) -> int:
         return len(self.store)

@@ -1,60 +1,28 @@
 """A split seen through an augmentation: whole batches by (epoch, sample id), the same for any number of workers."""
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Int, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from unmask.data.crops import Augment, centre_boxes, crop_resize, moved
-from unmask.data.decoding import Encoded, decoded, opened, resized, view
+from unmask.data.batch import Batch, Format, drawn
+from unmask.data.crops import Augment, centre_boxes
+from unmask.data.decoding import Encoded, decoded, opened, resized, resized_by_pillow, view
 from unmask.data.draws import Draws, all_draws, side_by_side
 from unmask.data.jitter import colour_jitter
-from unmask.data.nvjpeg import Packed, is_for_device, unpacked
+from unmask.data.nvjpeg import Packed, is_for_device
 from unmask.data.policies import rand_augment
-from unmask.data.resident import Resident
 from unmask.data.sampler import Ticket
 from unmask.data.sources import InMemory
 from unmask.data.stand_ins import Bad, BadImageError, candidates, none_of, patiently, unreadable
 from unmask.data.stores import Files
+from unmask.data.threads import Threads, new_batch
 from unmask.randomness import make_key
 
-
-class Batch(NamedTuple):
-    """images: uint8 from the loader; normalised float once on the device. Labels are -1 where there are none.
-
-    ids: of the samples; view k of image i is sample i + k * (images of the split), in [0, images) the image's own.
-    """
-
-    images_BCHW: Tensor
-    labels_B: Int[Tensor, "B"]
-    ids_B: Int[Tensor, "B"]
-    epoch: int
-    boxes_B5: Int[Tensor, "B 5"] | None  # crops still to be made, on the device
-    mirrored_B: Bool[Tensor, "B"] | None = None  # images still to be mirrored, on the device
-    bad: tuple[Bad, ...] = ()
-    shifts_B2: Int[Tensor, "B 2"] | None = None  # before that: how far images are still to be moved
-    resident: Resident | None = None  # the device has all images already, and those of the batch are taken there
-    packed: Packed | None = None  # JPEGs still to be decoded there; images are the others
-
-
-@dataclass(frozen=True)
-class Format:
-    """What the model sees: (height, width), the mean and std per channel of pixels in [0, 1], the evaluation crop."""
-
-    shape: tuple[int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    eval_crop: float = 1.0
-
-
-FLOATS_AT_ONCE = 2**19  # two megabytes
 Change = Callable[[Tensor, int, Tensor], Tensor]  # (uint8 images, epoch, sample ids) to uint8 images
 
 
@@ -72,6 +40,7 @@ class Views(Dataset):
         self.split, self.form, self.augment, self.key = split, form, augment, make_key(seed, "crop")
         self.stand_ins, self.threads, self.change = stand_ins, threads, change
         self._drawn: Draws | None = None
+        self.pool = Threads()
         if augment and augment.policy:
             self.change = rand_augment(augment.policy, form.mean, form.shape, make_key(seed, "policy"))
         elif augment and augment.jitter:
@@ -119,15 +88,16 @@ class Views(Dataset):
 
     def _read(self, files: Files, epoch: int, ids: Tensor) -> Batch:
         """All headers, then all crops, then all pixels: crops of a batch are drawn at once."""
-        found = list(self._map(self._header, ids.tolist()))
+        found = self._map(self._header, ids.tolist())
         boxes = self._boxes(ids, epoch, [each.image.size for each in found])
-        images = torch.empty((len(ids), *self.form.shape, files.channels), dtype=torch.uint8)
+        images, places = new_batch(len(ids), *self.form.shape, files.channels), boxes[:, :4].tolist()
+        pixels = images.numpy()
 
         def fill(k: int) -> Found:
-            used, box = found[k], boxes[k, :4].tolist()
+            used, box = found[k], places[k]
             while True:
                 try:
-                    images[k] = torch.from_numpy(view(used.image, tuple(box), self.form.shape))
+                    pixels[k] = view(used.image, tuple(box), self.form.shape, files.decode)
                     return used
                 except BadImageError as error:
                     if not self.stand_ins:
@@ -136,7 +106,7 @@ class Views(Dataset):
                     used = self._header(int(ids[k]), (*used.bad, bad))
                     box = self._boxes(ids[k : k + 1], epoch, [used.image.size])[0, :4].tolist()
 
-        found = list(self._map(fill, range(len(ids))))
+        found = self._map(fill, range(len(ids)))
         labels = files.labels_N[torch.tensor([each.id for each in found])]
         bad = tuple(dict.fromkeys(bad for each in found for bad in each.bad))
         mirrored = boxes[:, 4].bool() if boxes[:, 4].any() else None
@@ -149,7 +119,9 @@ class Views(Dataset):
         views = side_by_side(which)
         found = dict(zip(views, self._map(self._header, list(views)), strict=True))
         boxes = self._boxes(ids, epoch, [found[i].image.size for i in which])
-        images = torch.empty((len(ids), *self.form.shape, files.channels), dtype=torch.uint8)
+        images = new_batch(len(ids), *self.form.shape, files.channels)
+        pixels = images.numpy()
+        cut = resized_by_pillow if files.decode == "reference" else resized
 
         def fill(i: int) -> Found:
             used, whole = self._whole(i, found[i])
@@ -157,7 +129,7 @@ class Views(Dataset):
             if used is not found[i]:
                 own = self._boxes(ids[views[i]], epoch, [used.image.size] * len(own))
             for k, (top, left, height, width, _) in zip(views[i], own.tolist(), strict=True):
-                images[k] = torch.from_numpy(resized(whole, (top, left, height, width), self.form.shape))
+                pixels[k] = cut(whole, (top, left, height, width), self.form.shape)
             return used
 
         used = dict(zip(views, self._map(fill, list(views)), strict=True))
@@ -177,13 +149,13 @@ class Views(Dataset):
         found |= {i: self._whole(i, found[i])[0] for i in rest}  # that they can be read is known from here on
         boxes = self._boxes(ids, epoch, [found[i].image.size for i in which])
         others = [k for i in rest for k in views[i]]
-        images = torch.empty((len(others), *shape, files.channels), dtype=torch.uint8)
+        images = new_batch(len(others), *shape, files.channels)
 
         def fill(row: int) -> None:
             top, left, height, width = boxes[others[row], :4].tolist()
             images[row] = torch.from_numpy(view(found[which[others[row]]].image, (top, left, height, width), shape))
 
-        list(self._map(fill, range(len(others))))
+        self._map(fill, range(len(others)))
         mirrored = boxes[:, 4].bool() if boxes[:, 4].any() else None
         return Batch(
             images.permute(0, 3, 1, 2), files.labels_N[torch.tensor([found[i].id for i in which])], ids, epoch, boxes,
@@ -220,16 +192,8 @@ class Views(Dataset):
             bad = (*bad, Bad(other, name, fault.reason))
         raise none_of(bad)
 
-    def _map(self, function: Callable[[int], Any], items: Sequence[int]) -> Any:
-        return map(function, items) if self.threads == 1 or len(items) == 1 else self._pool.map(function, items)
-
-    @cached_property
-    def _pool(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(self.threads)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Threads stay where they are."""
-        return {key: value for key, value in self.__dict__.items() if key != "_pool"}
+    def _map(self, function: Callable[[int], Any], items: Sequence[int]) -> list[Any]:
+        return self.pool.map(function, items, self.threads)
 
     def _shifts(self, ids_B: Tensor, epoch: int) -> Int[Tensor, "B 2"] | None:
         return self.augment.shifts(self.key, ids_B, epoch, self.form.shape) if self.augment else None
@@ -247,53 +211,3 @@ class Found(NamedTuple):
     id: int
     image: Encoded
     bad: tuple[Bad, ...]
-
-
-def flipped(images_BCHW: Tensor, mirrored_B: Bool[Tensor, "B"]) -> Tensor:
-    # a choice among rows: of bytes five times as fast as a choice at each pixel
-    either = torch.cat([images_BCHW, images_BCHW.flip(3)])
-    return either.index_select(
-        0, torch.arange(len(images_BCHW), device=images_BCHW.device) + len(images_BCHW) * mirrored_B
-    )
-
-
-def normalised(batch: Batch, form: Format) -> Batch:
-    """Crop, move and mirror what is still to be, and bring pixels to zero mean and unit variance, on their device."""
-    device, count = batch.images_BCHW.device, len(batch.ids_B)
-    mean, std = (torch.tensor(v, device=device).view(1, -1, 1, 1) for v in (form.mean, form.std))
-    pixels = torch.empty((count, len(form.mean), *form.shape), device=device)
-    # a CPU's caches hold so many: of large batches each step would fetch all of it from memory again
-    few = max(1, FLOATS_AT_ONCE // pixels[0].numel()) if device.type == "cpu" and batch.packed is None else count
-    for start in range(0, count, few):
-        images = drawn(_rows(batch, start, start + few) if few < count else batch, form.shape)
-        # bytes whose channels come last are put in order as bytes: a quarter of the floats
-        images = images if images.stride(3) == 1 else images.contiguous()
-        pixels[start : start + few].copy_(images).div_(255).sub_(mean).div_(std)
-    done = batch._replace(boxes_B5=None, shifts_B2=None, mirrored_B=None, resident=None, packed=None)
-    return done._replace(images_BCHW=pixels)
-
-
-def _rows(batch: Batch, start: int, end: int) -> Batch:
-    """These rows of what is still to be drawn."""
-    boxes, mirrored, shifts = (
-        None if each is None else each[start:end] for each in (batch.boxes_B5, batch.mirrored_B, batch.shifts_B2)
-    )
-    images = batch.images_BCHW[start:end] if batch.resident is None else batch.images_BCHW
-    return Batch(
-        images, batch.labels_B, batch.ids_B[start:end], batch.epoch, boxes, mirrored, (), shifts, batch.resident
-    )  # fmt: skip
-
-
-def drawn(batch: Batch, shape: tuple[int, int]) -> Tensor:
-    """The images, 0..255, with all that is still to be done to them before they are normalised."""
-    images = batch.images_BCHW if batch.resident is None else batch.resident.taken(batch.ids_B)
-    if batch.packed is not None:
-        assert batch.boxes_B5 is not None
-        images = unpacked(batch.packed, images, batch.boxes_B5, shape)
-    elif batch.boxes_B5 is not None:
-        images = crop_resize(images, batch.boxes_B5, shape)
-    mirrored = batch.mirrored_B
-    if batch.shifts_B2 is not None:
-        none = torch.zeros_like(batch.ids_B, dtype=torch.bool)
-        return moved(images, batch.shifts_B2, none if mirrored is None else mirrored)
-    return images if mirrored is None else flipped(images.contiguous(), mirrored)

@@ -1,5 +1,6 @@
 """The processes that read images for a loader: deaf to signals, known when they are lost, ended by force."""
 
+import gc
 import multiprocessing
 import signal
 import traceback
@@ -25,6 +26,7 @@ def quiet_worker(_: int) -> None:
     """Workers outlive signals to the group, so that the main process can still save; one thread each."""
     for sig in SIGNALS:
         signal.signal(sig, signal.SIG_IGN)
+    gc.freeze()  # what is inherited: a collector that looks through it would make its pages this process's own
 
 
 def lost_worker(error: BaseException) -> bool:

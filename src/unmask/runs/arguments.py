@@ -6,7 +6,7 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from unmask.runs.checks import ConfigError, described, refuse_secrets
-from unmask.runs.schema import Container, Count, Decoder, Model, Part, Positive, Proportion, Share
+from unmask.runs.schema import Container, Count, Data, Decoder, Model, Part, Positive, Proportion, Share
 
 Arguments = TypeVar("Arguments", bound=Part)
 
@@ -119,9 +119,11 @@ class Measure(Part):
 
 
 class Bench(Part):
-    subject: Literal["step", "guards"] = Field(
-        description="step: a training step beside a peer's; guards: what looking after a run costs"
+    subject: Literal["step", "guards", "loader"] = Field(
+        description="step: a training step beside a peer's; guards: what looking after a run costs; loader: reading"
     )
+    data: Data | None = Field(default=None, description="the images that loader reads")
+    seconds: Positive = Field(description="how long loader compares the ways of reading")
     batch: Count = Field(description="images a step")
     rounds: Count = Field(description="timed steps of each contestant, in turn; of guards: checkpoints")
     threads: Count | None = Field(description="null: torch's choice")
@@ -133,6 +135,16 @@ class Bench(Part):
     device: Literal["auto", "cpu", "cuda"]
     model: Model
     decoder: Decoder
+
+    @model_validator(mode="after")
+    def images_fit(self) -> "Bench":
+        if (self.data is None) == (self.subject == "loader"):
+            raise ValueError(
+                "data: loader needs images: add data=image_folder data.root=/path/to/images"
+                if self.data is None
+                else f"data={self.data.source}: {self.subject} reads no images; leave data out, or ask for loader"
+            )
+        return self
 
     @model_validator(mode="after")
     def patches_fit(self) -> "Bench":

@@ -1,6 +1,5 @@
 """From a checked config to the objects it names."""
 
-from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -8,17 +7,18 @@ from typing import Any
 import torch
 from torch import nn
 
+from unmask.data.batch import Format
 from unmask.data.crops import Augment
 from unmask.data.folders import folder_splits
 from unmask.data.module import EVAL_BATCH, Loading
 from unmask.data.sources import InMemory, cifar, mnist5k, placed
 from unmask.data.stores import Files
-from unmask.data.views import Format
 from unmask.decoder import Decoder, LinearHead
 from unmask.encoder import Encoder
 from unmask.exchange.dalle import read_dalle
 from unmask.initialisation import initialise
 from unmask.mae import MAE
+from unmask.runs.fingerprint import pixels
 from unmask.runs.plan import Plan
 from unmask.runs.recipes import Augment as AugmentConfig
 from unmask.runs.schema import Config
@@ -124,7 +124,8 @@ def build_format(config: Config, shape: tuple[int, int] | None = None) -> Format
 def build_loading(config: Config) -> Loading:
     trainer = config.trainer
     at_once = max(1, min(EVAL_BATCH, trainer.micro_batch or EVAL_BATCH) // trainer.split)
-    return Loading(config.data.num_workers, at_once, LOADERS_SHARE * 60 * trainer.timeout_minutes)
+    patience = LOADERS_SHARE * 60 * trainer.timeout_minutes
+    return Loading(config.data.num_workers, at_once, patience, config.data.threads)
 
 
 def load_splits(plan: Plan) -> tuple[InMemory | Files, InMemory | Files]:
@@ -136,10 +137,8 @@ def load_splits(plan: Plan) -> tuple[InMemory | Files, InMemory | Files]:
         train, val = mnist5k()
     elif plan.listing:
         held = None if data.in_memory is None else bool(data.in_memory)
-        held = False if data.decode == "nvjpeg" else held  # who asks for it wants files to be decoded
-        train, val = folder_splits(plan.listing, data.channels, data.image_size, held)
-        if isinstance(train, Files) and isinstance(val, Files):
-            train, val = (replace(split, decode=data.decode) for split in (train, val))
+        held = held if data.decode == "auto" else False  # who asks how files are decoded wants them to be
+        train, val = folder_splits(plan.listing, data.channels, data.image_size, held, pixels(plan.config))
     else:
         assert data.source == "cifar10" or data.source == "cifar100"
         train, val = cifar(data.source, Path(data.root or "data"), data.download)

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ValidationError
 
 from unmask.runs.image_checks import of_images
 from unmask.runs.recipes import kept_together, repeats_of
-from unmask.runs.schema import ENCODING, FROZEN, LABELLED, Config
+from unmask.runs.schema import CHANNELS, ENCODING, FROZEN, LABELLED, Config
 from unmask.runs.secrets import covered, refused
 from unmask.runs.variants import PCATarget
 
@@ -137,6 +137,12 @@ def _targets(config: Config) -> Iterator[str]:
 
 def _ignored(config: Config) -> Iterator[str]:
     """Values that would change nothing."""
+    data = config.data
+    if data.decode != "auto" and (data.source in CHANNELS or data.in_memory):
+        held = f"data={data.source} is" if data.source in CHANNELS else "data.in_memory=true: images are"
+        yield f"data.decode = {data.decode}: {held} decoded once into memory; set data.decode=auto"
+    if data.threads and data.source in CHANNELS:
+        yield f"data.threads = {data.threads}: data={data.source} is held in memory; set data.threads=null"
     if config.init_from and set(config.worked_stages) <= {"scratch", "robustness"}:
         yield f"init_from = {config.init_from}: scratch starts from random weights; add a stage that uses it"
     if config.labels and not {"partial_finetune", "finetune", "scratch"} & set(config.worked_stages):

@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from unmask import checkpoints
+from unmask.data.batch import Format
 from unmask.data.classes import CLASSES
 from unmask.data.module import EVAL_BATCH
-from unmask.data.views import Format
 from unmask.encoder import Encoder
 from unmask.exchange.files import Opened, open_weights
 from unmask.exchange.geometry import Hints

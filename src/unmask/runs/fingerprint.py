@@ -8,10 +8,10 @@ cadence, pictures, which other stages run. A test lists every key of the config 
 import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from unmask.runs.recipes import mixed_together
-from unmask.runs.schema import STEPPED, Config
+from unmask.runs.schema import CHANNELS, STEPPED, Config
 from unmask.runs.variants import TokensTarget
 
 RESULT_VERSION = 1  # raise it when a change of the code changes results
@@ -22,6 +22,11 @@ TITLES = {
 FITTED = ("patch_pca", "tokenizer")  # what a target needs to know of the training images before pretraining starts
 OF_ENCODERS = ("pool", "layer_decay", "drop_path")  # values of a recipe that mean nothing to raw pixels
 DATA_KEYS = ("image_size", "patch_size", "channels", "mean", "std", "eval_crop")
+
+
+def pixels(config: Config) -> Literal["fast", "scaled", "reference", "nvjpeg"]:
+    """How files are decoded."""
+    return "fast" if config.data.decode == "auto" else config.data.decode
 
 
 def kind_title(kind: str) -> str:
@@ -111,7 +116,7 @@ def robustness_science(config: Config, identity: str, other: str | None) -> dict
 
 def _common(kind: str, config: Config, identity: str) -> dict[str, Any]:
     data = config.plain()["data"] | {"image_size": list(config.stage_image_size(kind))}
-    decoder = {"pixels": "nvjpeg"} if data["decode"] == "nvjpeg" else {}
+    of_files = {} if data["source"] in CHANNELS else {"pixels": pixels(config)}  # which decoder is here counts not
     leaves_out = config.spikes.factor and kind in STEPPED
     spikes = {"spikes": [config.spikes.factor, config.spikes.window]} if leaves_out else {}
     cut = {"stop_after": config.stop_after} if config.stop_after and kind in STEPPED else {}
@@ -122,7 +127,7 @@ def _common(kind: str, config: Config, identity: str) -> dict[str, Any]:
             "version": RESULT_VERSION,
             "stage": kind,
             "precision": config.trainer.precision,
-            "data": {"identity": identity} | {key: data[key] for key in DATA_KEYS} | decoder,
+            "data": {"identity": identity} | {key: data[key] for key in DATA_KEYS} | of_files,
         }
     )
 

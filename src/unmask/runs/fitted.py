@@ -8,8 +8,8 @@ from safetensors.torch import load, save
 
 from unmask.checkpoints import below
 from unmask.data.bad_images import BadImages
+from unmask.data.batch import normalised
 from unmask.data.module import ImageData
-from unmask.data.views import normalised
 from unmask.durable import replacing
 from unmask.patch_pca import PatchSums
 from unmask.runs.ledger import LedgerError, StageFolder

@@ -13,12 +13,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from unmask.data.batch import Format, drawn, normalised
 from unmask.data.crops import Augment, margins
 from unmask.data.module import Loading, loader
 from unmask.data.resident import Resident
 from unmask.data.sampler import EpochBatches
 from unmask.data.sources import InMemory
-from unmask.data.views import Format, Views, drawn, normalised
+from unmask.data.views import Views
 from unmask.randomness import make_key
 
 BATCH, OURS, THEIRS = 256, 5120, 1024  # images: of a batch, and of a round of either

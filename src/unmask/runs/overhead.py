@@ -20,10 +20,10 @@ from unmask.callbacks.keeper import Cadence, Keeper, leaving_when_asked
 from unmask.callbacks.progress import StageProgress
 from unmask.callbacks.recorder import Recorder
 from unmask.callbacks.watchdog import Watchdog
+from unmask.data.batch import Format
 from unmask.data.crops import Augment
 from unmask.data.module import ImageData, Loading
 from unmask.data.sources import InMemory
-from unmask.data.views import Format
 from unmask.masking import RandomMasking
 from unmask.optim import Recipe
 from unmask.runs.benchmark import device_of, our_mae

@@ -12,10 +12,11 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
+from unmask.data.batch import Batch, normalised
 from unmask.data.listing import SUFFIXES, image_files
 from unmask.data.samples import Names
 from unmask.data.stores import Files, Folder
-from unmask.data.views import Batch, Views, normalised
+from unmask.data.views import Views
 from unmask.durable import write_text
 from unmask.exchange.geometry import Hints
 from unmask.runs.arguments import Predict

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from unmask.data.views import Batch
+from unmask.data.batch import Batch
 from unmask.runs.build import build_mae, build_masking, build_target
 from unmask.runs.hardware import GIB, PRECISIONS, TERA, Hardware, Precision
 from unmask.runs.price import Step

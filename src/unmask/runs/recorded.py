@@ -14,10 +14,10 @@ from rich.console import Console
 from unmask import checkpoints
 from unmask.callbacks.record import FOLDER, RECORD
 from unmask.data.bad_images import BadImages
+from unmask.data.batch import Batch
 from unmask.data.module import FeatureData, ImageData
 from unmask.data.stand_ins import shown
 from unmask.data.stores import Files
-from unmask.data.views import Batch
 from unmask.durable import sha256
 from unmask.runs.checks import ConfigError, check_stored
 from unmask.runs.execute import hush

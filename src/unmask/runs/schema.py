@@ -36,6 +36,7 @@ Stage = Literal[
     "scratch", "robustness",
 ]  # fmt: skip
 Control = Literal["random", "pixels"]
+Decode = Literal["auto", "fast", "scaled", "reference", "nvjpeg"]
 Source = Literal[
     "mnist5k", "cifar10", "cifar100", "image_folder", "inat2017", "inat2018", "inat2019", "places205", "places365",
     "listed",
@@ -107,11 +108,14 @@ class Data(Part):
     in_memory: bool | Literal["device"] | None = Field(
         description="decode once into memory, or onto each training device; null decides by size and device"
     )
-    decode: Literal["auto", "nvjpeg"] = Field(description="of files: nvjpeg decodes JPEGs on the GPU that trains")
+    decode: Decode = Field(
+        description="of files: fast (auto), scaled (large crops at 1/2 to 1/8), Pillow's alone, or on the training GPU"
+    )
     bad_limit: Annotated[float, Field(ge=0, le=1)] = Field(
         description="more unreadable files than this share of a split's images end the run (image_folder); 0: one does"
     )
-    num_workers: Annotated[int, Field(ge=0)] | None = Field(description="loader processes; null: cores - 1, at most 8")
+    num_workers: Annotated[int, Field(ge=0)] | None = Field(description="loader processes; null: by cores and threads")
+    threads: Count | None = Field(description="that decode in each loader process; null: up to 4, by cores")
 
     _measured: str | None = PrivateAttr(default=None)  # the identity of the images that mean and std were measured on
 

@@ -15,10 +15,11 @@ from rich.console import Console
 from rich.table import Table
 
 from unmask.data.annotations import list_source
+from unmask.data.batch import Format
 from unmask.data.crops import Augment
 from unmask.data.folders import folder_splits, stored
 from unmask.data.stores import Files
-from unmask.data.views import Format, Views
+from unmask.data.views import Views
 
 ROUNDS, BATCH = 5, 50
 FORM = Format((224, 224), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))

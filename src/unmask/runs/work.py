@@ -80,9 +80,9 @@ class Run:
         seed: of the order and the crops, where it is not the run's.
         """
         train, val = self.splits
-        ids = list(range(len(train)))
-        if labels is not None and labels < len(train):
-            ids = balanced_subset(train.labels_N, labels, make_key(self.config.seed, "labels"))
+        key = make_key(self.config.seed, "labels")
+        # all are no list: each loader process would come to own a copy
+        ids = balanced_subset(train.labels_N, labels, key) if labels and labels < len(train) else range(len(train))
         batch = fitting(batch_size or len(ids), len(ids), augment.repeats)
         if batch_size and batch < batch_size:
             self.console.print(f"  batch of {batch}, not {batch_size}: there are no more training images")

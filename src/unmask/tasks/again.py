@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from unmask.data.views import Batch
+from unmask.data.batch import Batch
 from unmask.tasks.classify import Classify
 from unmask.tasks.pretrain import Pretrain
 from unmask.tasks.tokenizer import TrainTokenizer

@@ -22,7 +22,7 @@ from torchmetrics.classification import (
 )
 
 from unmask.data.bad_images import counted
-from unmask.data.views import Batch
+from unmask.data.batch import Batch
 from unmask.drop_path import toss
 from unmask.heads import Classifier
 from unmask.optim import MakeOptimizer

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from unmask import collectives
 from unmask.data.bad_images import own
+from unmask.data.batch import Batch
 from unmask.data.module import ImageData
-from unmask.data.views import Batch
 
 
 class LabelledFeatures(NamedTuple):

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from unmask.data.bad_images import counted
-from unmask.data.views import Batch
+from unmask.data.batch import Batch
 from unmask.optim import MakeOptimizer
 from unmask.randomness import make_key, uniform
 from unmask.tokenizers import SmallTokenizer

@@ -1,0 +1,52 @@
+"""Threads that read the images of a batch, and the memory they write into."""
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+from torch.utils.data import get_worker_info
+
+
+class Threads:
+    """Of each process its own: one that is forked inherits what stands here, but no threads."""
+
+    def __init__(self) -> None:
+        self.pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
+
+    def map(self, function: Callable[[int], Any], items: Sequence[int], count: int) -> list[Any]:
+        """Of each item in order; threads take the next one as they are free."""
+        if count == 1 or len(items) == 1:
+            return list(map(function, items))
+        found: list[Any] = [None] * len(items)
+        turns = iter(enumerate(items))
+
+        def work() -> None:
+            for k, item in turns:
+                found[k] = function(item)
+
+        for done in [self._pool(count).submit(work) for _ in range(count)]:
+            done.result()
+        return found
+
+    def _pool(self, count: int) -> ThreadPoolExecutor:
+        key = os.getpid(), count
+        if key not in self.pools:
+            self.pools[key] = ThreadPoolExecutor(count)
+        return self.pools[key]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Threads stay where they are."""
+        return {"pools": {}}
+
+
+def new_batch(*shape: int) -> UInt8[Tensor, "B h w C"]:
+    """In a loader's process in memory that is shared with the one that trains: it need not be copied there."""
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=torch.uint8)
+    storage = torch.UntypedStorage._new_shared(math.prod(shape))
+    return torch.empty(0, dtype=torch.uint8).set_(storage, 0, shape)  # type: ignore[call-overload]

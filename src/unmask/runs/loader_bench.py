@@ -1,0 +1,261 @@
+"""What reading images costs, by part and by path, beside the official recipe; and what the model would take."""
+
+import io
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from unmask.data import native
+from unmask.data.annotations import list_source
+from unmask.data.batch import Batch, Format, normalised
+from unmask.data.crops import Augment
+from unmask.data.decoding import Box, Decode, Encoded, opened, region, resized, view
+from unmask.data.folders import folder_splits
+from unmask.data.module import Loading, loader
+from unmask.data.sampler import EvalBatches
+from unmask.data.sources import InMemory, cifar, mnist5k
+from unmask.data.stores import Files
+from unmask.data.views import Views
+from unmask.randomness import make_key
+from unmask.runs.benchmark import device_of, our_step
+from unmask.runs.benchmark import interleaved as interleaved_steps
+from unmask.runs.checks import ConfigError
+from unmask.runs.held_bench import Contestant, held_contestants
+from unmask.runs.official import official_loader, official_view
+from unmask.runs.schema import MAX_PATCH, MIN_GRID, Data
+from unmask.runs.smaller_copies import smaller_copies
+
+SAMPLE, LEAST, SMALLER = 256, 16, 96  # images that are measured, at least; those that are made smaller for it
+AUGMENT = Augment("random", (0.2, 1.0), flip=True)
+ON_CPU = 8  # images of a step
+OFFICIAL = "official recipe"
+
+
+class Found(NamedTuple):
+    """paths: CPU seconds an image of each round; parts: of the fastest path. loaders: images a second on the wall."""
+
+    images: str
+    paths: dict[str, list[float]]
+    parts: dict[str, float]
+    loaders: dict[str, float]
+    spread: tuple[int, int]
+
+
+def measured(split: InMemory | Files, form: Format, loading: Loading, spec: dict[str, Any]) -> Found:
+    """Raises ValueError where there are too few images."""
+    if len(split) < LEAST:
+        raise ValueError(f"data.root holds {len(split)} training images; at least {LEAST} are needed to measure")
+    ids = torch.linspace(0, len(split) - 1, min(SAMPLE, len(split))).long().tolist()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # by process: what a core does
+    try:
+        with TemporaryDirectory() as place:
+            if isinstance(split, InMemory):
+                contestants, parts = _of_memory(split, form), {}
+            else:
+                contestants, parts = _of_files(split, form, ids, Path(place)), _parts(split, form, ids)
+            paths = interleaved(contestants, spec["seconds"])
+        loaders = _loaders(split, form, loading, spec["batch"])
+    finally:
+        torch.set_num_threads(threads)
+    spread = (0, 1) if isinstance(split, InMemory) else loading.spread(False)
+    return Found(_described(split, ids), paths, parts, loaders, spread)
+
+
+def interleaved(contestants: dict[str, Contestant], seconds: float) -> dict[str, list[float]]:
+    """CPU seconds an image, in turn, until the time is over: three rounds at least, after one that warms up."""
+    taken: dict[str, list[float]] = {name: [] for name in contestants}
+    began, turn = time.perf_counter(), 0
+    while turn < 4 or time.perf_counter() - began < seconds:
+        for name, (make, count) in contestants.items():
+            start = time.process_time()
+            make(turn)
+            if turn:
+                taken[name].append((time.process_time() - start) / count)
+        turn += 1
+    return taken
+
+
+def _described(split: InMemory | Files, ids: list[int]) -> str:
+    if isinstance(split, InMemory):
+        return f"{len(ids)} of {len(split)} images of {' x '.join(map(str, split.images_NCHW.shape[2:]))} in memory"
+    contents = [split.store.read(i) for i in ids[:SMALLER]]
+    sizes = [opened(c, split.store.name(i), split.channels).size for c, i in zip(contents, ids, strict=False)]
+    kilobytes = statistics.mean(map(len, contents)) / 1000
+    pixels = statistics.mean(height * width for height, width in sizes) / 1e6
+    return f"{len(ids)} of {len(split)} files, {kilobytes:.0f} kB and {pixels:.2f} megapixels on average"
+
+
+def _of_memory(split: InMemory, form: Format) -> dict[str, Contestant]:
+    found = held_contestants(split, form)
+    return {OFFICIAL: found.pop("torchvision, random resized crop"), **found}
+
+
+def _of_files(split: Files, form: Format, ids: list[int], place: Path) -> dict[str, Contestant]:
+    """Each way of making the same crops of the same files, to uint8; and of smaller copies of some of them."""
+    official, decoder = official_view(form), native.region()
+    small = ids[:SMALLER]
+    files, raw = smaller_copies(split, min(form.shape), small, place)
+
+    def whole(turn: int) -> Tensor:
+        return torch.stack([official(_opened(split, i)) for i in ids])
+
+    contestants: dict[str, Contestant] = {OFFICIAL: (whole, len(ids))}
+    ways: list[tuple[Decode, str, native.Region | None]] = [("reference", "reference", None)]
+    if decoder:
+        ways += [("fast", "fast, native decoder", decoder), ("scaled", "scaled, native decoder", decoder)]
+    ways += [("fast", "fast, simplejpeg", None), ("scaled", "scaled, simplejpeg", None)]
+    for decode, name, by in ways:
+        contestants[name] = (_reading(replace(split, decode=decode), form, ids, by), len(ids))
+    everywhere = list(range(len(small)))
+    contestants["fast, JPEGs stored at 8/7 of the size"] = (_reading(files, form, everywhere, decoder), len(small))
+    contestants["pixels stored at 8/7 of the size"] = (_reading(raw, form, everywhere, decoder), len(small))
+    return contestants
+
+
+def _reading(split: Files, form: Format, ids: list[int], decoder: native.Region | None) -> Callable[[int], Any]:
+    views = Views(split, form, AUGMENT, 0)
+
+    def read(turn: int) -> None:
+        found, native.region = native.region, lambda: decoder  # type: ignore[assignment]
+        try:
+            for start in range(0, len(ids), 64):
+                views.__getitems__([(turn, i) for i in ids[start : start + 64]])
+        finally:
+            native.region = found
+
+    return read
+
+
+def _opened(split: Files, i: int) -> Image.Image:
+    content = split.store.read(i)
+    if not isinstance(content, bytes):
+        return Image.fromarray(content)
+    mode = {1: "L", 3: "RGB", 4: "RGBA"}[split.channels]
+    return Image.open(io.BytesIO(content)).convert(mode)
+
+
+@dataclass
+class Stopwatch:
+    """CPU seconds, by the name of what was done."""
+
+    count: int
+    taken: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        start = time.process_time()
+        yield
+        self.taken[name] = (time.process_time() - start) / self.count
+
+
+def _parts(split: Files, form: Format, ids: list[int]) -> dict[str, float]:
+    """Of an image in each step of the way, on the fastest path; each step of all images at once."""
+    ids = ids[:SMALLER]
+    for _ in range(3):  # the last one counts
+        watch = Stopwatch(len(ids))
+        with watch("read"):
+            contents = [split.store.read(i) for i in ids]
+        with watch("header"):
+            images = [opened(c, split.store.name(i), split.channels) for i, c in zip(ids, contents, strict=True)]
+        with watch("crops"):
+            sizes = torch.tensor([image.size for image in images])
+            boxes = AUGMENT.boxes(make_key(0, "crop"), torch.tensor(ids), 0, sizes, form.shape).tolist()
+        with watch("decode"):
+            parts = [_cut(image, (a, b, h, w)) for image, (a, b, h, w, _) in zip(images, boxes, strict=True)]
+        with watch("resize"):
+            seen = [resized(part, (0, 0, *part.shape[:2]), form.shape) for part in parts]
+        with watch("collate"):
+            batch = np.stack(seen)
+        with watch("mirror, normalise"):
+            ready = Batch(torch.from_numpy(batch).permute(0, 3, 1, 2), sizes[:, 0], sizes[:, 0], 0, None)
+            normalised(ready._replace(mirrored_B=torch.tensor([bool(box[4]) for box in boxes])), form)
+    if torch.cuda.is_available():
+        del watch.taken["mirror, normalise"]  # the GPU does it
+        watch.taken["copy to the GPU"] = _copy_seconds(torch.from_numpy(batch)) / len(ids)
+    return watch.taken
+
+
+def _copy_seconds(batch: Tensor) -> float:
+    pinned = batch.pin_memory()
+    for _ in range(3):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        pinned.to("cuda", non_blocking=True)
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def _cut(image: Encoded, box: Box) -> np.ndarray:
+    """Nothing but decoding."""
+    part = region(image, box) if image.header else None
+    return view(image, box, box[2:]) if part is None else part
+
+
+def _loaders(split: InMemory | Files, form: Format, loading: Loading, batch: int) -> dict[str, float]:
+    """Images a second, by the clock, of whole loaders: ours as it is set, the official one on as many processes."""
+    batch = min(batch, len(split))
+    epochs = max(1, -(-8 * batch // len(split)))
+    ids = list(range(min(len(split), 2048))) * epochs
+    ours = loader(Views(split, form, AUGMENT, 0), EvalBatches(ids, batch), loading)
+    found = {"unmask": _pace(ours)}
+    if isinstance(split, Files):
+        processes, threads = loading.spread(False)
+        theirs = official_loader(lambda i: _opened(split, i), ids, form, batch, max(processes * threads, processes))
+        found[OFFICIAL] = _pace(theirs)
+    return found
+
+
+def _pace(batches: Any) -> float:
+    """Without the first batch, for which processes have to start."""
+    taken, count, start = iter(batches), 0, 0.0
+    for k, made in enumerate(taken):
+        if k == 0:
+            start = time.perf_counter()
+        else:
+            count += len(made[1])
+    return count / max(1e-9, time.perf_counter() - start) if count else float("nan")
+
+
+def step_pace(spec: dict[str, Any], data: Data) -> float | None:
+    """Images a second that the model takes: the median of three steps, after one. None of images that are no squares.
+
+    On a CPU of few images at once: there a batch takes so many times as long as one.
+    """
+    side = data.image_size[0]
+    if data.image_size != (side, side):
+        return None
+    device = device_of(spec)
+    patches = [p for p in range(1, MAX_PATCH + 1) if side % p == 0 and side // p >= MIN_GRID]
+    patch = data.patch_size or (spec["model"]["patch_size_at_224"] if side == 224 else max(patches, default=1))
+    batch = spec["batch"] if device.type == "cuda" else min(spec["batch"], ON_CPU)
+    spec = spec | {"image_size": side, "patch_size": patch, "channels": data.channels}
+    images = torch.randn(batch, data.channels, side, side, device=device)
+    step = our_step(spec, images, torch.rand(batch, (side // patch) ** 2, device=device))
+    synchronise = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    taken = interleaved_steps({"unmask": step}, 3, synchronise)["unmask"]
+    return batch / statistics.median(taken)
+
+
+def training_images(data: Data) -> InMemory | Files:
+    """As a run would hold them, or read them. Raises ConfigError where there are none."""
+    if data.source == "mnist5k":
+        return mnist5k()[0]
+    if data.source == "cifar10" or data.source == "cifar100":
+        return cifar(data.source, Path(data.root or "data"), data.download)[0]
+    try:
+        listing = list_source(data.source, str(data.root), data.holdout)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    in_memory = (data.in_memory and True) if data.decode == "auto" else False
+    return folder_splits(listing, data.channels, data.image_size, in_memory)[0]

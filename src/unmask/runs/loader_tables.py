@@ -1,0 +1,81 @@
+"""What `src/bench.py loader` says: tables of what was measured, and what to do in a sentence."""
+
+import statistics
+from collections.abc import Iterator
+
+from rich.table import Table
+
+from unmask.processes import cores
+from unmask.runs.loader_bench import OFFICIAL, Found
+
+TOGETHER = 4  # threads of a loader process
+SPARE = 1.2  # of cores, over what the model takes: not every image is of the average size
+
+
+def tables(found: Found) -> Iterator[Table]:
+    yield _paths(found)
+    if found.parts:
+        yield _parts(found)
+    yield _loaders(found)
+
+
+def _paths(found: Found) -> Table:
+    table = Table("way", "ms an image", "images/s a core", "x official", title=found.images)
+    official = found.paths[OFFICIAL]
+    for name, taken in found.paths.items():
+        # round by round: what else the machine does changes more slowly than that
+        ratio = statistics.median(o / t for o, t in zip(official, taken, strict=True))
+        middle = statistics.median(taken)
+        table.add_row(name, f"{1000 * middle:.3f}", f"{1 / middle:,.0f}", f"{ratio:.2f}")
+    return table
+
+
+def _parts(found: Found) -> Table:
+    table = Table("step of the fast path", "ms an image", "share", "images/s a core")
+    total = sum(found.parts.values())
+    for name, taken in found.parts.items():
+        pace = f"{1 / taken:,.0f}" if taken else ""
+        table.add_row(name, f"{1000 * taken:.3f}", f"{100 * taken / total:.0f} %", pace)
+    return table
+
+
+def _loaders(found: Found) -> Table:
+    processes, threads = found.spread
+    where = f"data.num_workers={processes} data.threads={threads}" if processes else "in this process"
+    table = Table("whole loader", "images/s", title=where)
+    for name, pace in found.loaders.items():
+        table.add_row(name, f"{pace:,.0f}")
+    return table
+
+
+def used_path(found: Found, decode: str) -> str:
+    """The way that a training with this data.decode goes here."""
+    kind = "fast" if decode == "auto" else decode
+    return next((name for name in found.paths if name.startswith(kind)), list(found.paths)[-1])
+
+
+def advice(found: Found, decode: str, need: float | None, device: str) -> str:
+    """What limits, and what to set. need: images a second that the model takes."""
+    path = used_path(found, decode)
+    a_core = 1 / statistics.median(found.paths[path])
+    step = f", mostly to {max(found.parts, key=lambda name: found.parts[name])}" if found.parts else ""
+    said = f"A core reads {a_core:,.0f} images/s here ({path}){step}."
+    if need is None:
+        return said
+    wanted = max(1, round(SPARE * need / a_core + 0.5))
+    said += f" The model takes {need:,.0f} on {device}: {wanted} {'core' if wanted == 1 else 'cores'} to read them."
+    if not found.parts:
+        return f"{said} The images are in memory, there is nothing to set."
+    here = max(1, cores() - 1)
+    if wanted <= here:
+        return f"{said} The model is the limit: {_settings(wanted)}."
+    stored = [name for name in found.paths if "stored" in name]
+    enough = next((name for name in stored if SPARE * need * statistics.median(found.paths[name]) <= here), None)
+    presize = f"src/prepare.py with short_side=256{' format=raw' if enough != stored[0] else ''}"
+    ends = "is enough" if enough else "helps most, and is not enough"
+    return f"{said} Reading is the limit, {here} are free: {_settings(here)}; {presize} {ends}."
+
+
+def _settings(wanted: int) -> str:
+    threads = min(TOGETHER, wanted)
+    return f"data.num_workers={-(-wanted // threads)} data.threads={threads} data.decode=auto"

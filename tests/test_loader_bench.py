@@ -1,0 +1,109 @@
+"""The bench of reading measures each way on the same images, and says what limits."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from unmask.data.annotations import list_source
+from unmask.data.batch import Format
+from unmask.data.folders import folder_splits
+from unmask.data.module import Loading
+from unmask.data.sources import InMemory
+from unmask.data.stores import Files
+from unmask.runs import loader_tables
+from unmask.runs.arguments import Bench, arguments
+from unmask.runs.checks import ConfigError
+from unmask.runs.loader_bench import OFFICIAL, Found, interleaved, measured
+from unmask.runs.loader_tables import advice, tables
+
+FORM = Format((32, 32), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+SPEC: dict[str, Any] = {"seconds": 0.01, "batch": 4}
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    for i in range(20):
+        size = (60 + i, 50 + 2 * i, 3) if i else (60, 50)
+        pixels = np.random.default_rng(i).integers(0, 256, size, dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{i:02d}.jpg")
+    split = folder_splits(list_source("image_folder", tmp_path), 3, FORM.shape, False)[0]
+    assert isinstance(split, Files)
+    return split
+
+
+def test_every_way_and_step_of_reading_files_is_measured(files: Files) -> None:
+    found = measured(files, FORM, Loading(0, threads=2), SPEC)
+    assert next(iter(found.paths)) == OFFICIAL
+    ways = " ".join(found.paths)
+    assert all(way in ways for way in ("reference", "fast, simplejpeg", "scaled", "JPEGs stored", "pixels stored"))
+    assert all(len(taken) >= 3 for taken in found.paths.values())
+    assert list(found.parts)[:6] == ["read", "header", "crops", "decode", "resize", "collate"]
+    assert min(found.loaders.values()) > 0
+    assert found.spread == (0, 2)
+    assert "of 18 files" in found.images
+    titles = [column.header for table in tables(found) for column in table.columns]
+    assert "x official" in titles
+
+
+def test_images_in_memory_are_measured_beside_torchvision() -> None:
+    held = InMemory(torch.randint(0, 256, (64, 3, 32, 32), dtype=torch.uint8), torch.zeros(64, dtype=torch.long))
+    found = measured(held, FORM, Loading(), SPEC)
+    assert {OFFICIAL, "random resized crop", "torchvision, padded crop", "padded crop"} <= set(found.paths)
+    assert found.spread == (0, 1)
+    assert "there is nothing to set" in advice(found, "auto", 10.0, "this CPU")
+
+
+def test_contestants_take_turns_after_a_round_that_warms_up() -> None:
+    turns: list[str] = []
+    taken = interleaved({name: (lambda turn, name=name: turns.append(name), 2) for name in "ab"}, 0.0)
+    assert turns == ["a", "b"] * 4
+    assert [len(each) for each in taken.values()] == [3, 3]
+
+
+def found_with(seconds: float, stored: float = 0.0001) -> Found:
+    paths = {OFFICIAL: [0.003], "fast, simplejpeg": [seconds], "fast, JPEGs stored": [2 * stored], "pixels stored": [stored]}  # fmt: skip
+    return Found("10 of 10 files", paths, {"read": 0.1 * seconds, "decode": 0.9 * seconds}, {}, (1, 1))
+
+
+def test_what_limits_is_said_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader_tables, "cores", lambda: 9)
+    slow_model = advice(found_with(0.001), "auto", 2000.0, "the GPU")
+    assert slow_model == (
+        "A core reads 1,000 images/s here (fast, simplejpeg), mostly to decode. The model takes 2,000 on the GPU: 3 cores "
+        "to read them. The model is the limit: data.num_workers=1 data.threads=3 data.decode=auto."
+    )
+    quick_model = advice(found_with(0.001), "fast", 20_000.0, "the GPU")
+    assert "Reading is the limit, 8 are free: data.num_workers=2 data.threads=4 data.decode=auto" in quick_model
+    assert quick_model.endswith("src/prepare.py with short_side=256 is enough.")
+    assert advice(found_with(0.001, 0.0003), "fast", 20_000.0, "it").endswith("short_side=256 format=raw is enough.")
+    assert advice(found_with(0.001, 0.001), "fast", 20_000.0, "it").endswith("helps most, and is not enough.")
+
+
+def test_too_few_images_are_told(files: Files) -> None:
+    few = InMemory(torch.zeros(3, 3, 8, 8, dtype=torch.uint8), torch.zeros(3, dtype=torch.long))
+    with pytest.raises(ValueError, match=r"data.root holds 3 training images; at least 16 are needed to measure"):
+        measured(few, FORM, Loading(), SPEC)
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ({"subject": "loader", "data": None}, "data: loader needs images: add data=image_folder data.root=/path/to/images"),
+        ({"subject": "step"}, "data=mnist5k: step reads no images; leave data out, or ask for loader"),
+    ],
+)  # fmt: skip
+def test_images_belong_to_loader_alone(typed: dict[str, Any], said: str) -> None:
+    from small_runs import raw_config
+
+    raw = raw_config(tiny=False)
+    bench = {
+        "subject": "loader", "data": raw["data"], "model": raw["model"], "decoder": raw["decoder"], "batch": 1, "rounds": 1, "seconds": 1,
+        "threads": None, "image_size": 32, "patch_size": 4, "channels": 3, "mask_ratio": 0.75, "norm_pix": True, "device": "cpu",
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match=said):
+        arguments(Bench, bench | typed)
+    assert arguments(Bench, bench).data
