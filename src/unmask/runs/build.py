@@ -17,6 +17,7 @@ from unmask.encoder import Encoder
 from unmask.exchange.dalle import read_dalle
 from unmask.initialisation import initialise
 from unmask.mae import MAE
+from unmask.runs.fingerprint import pixels
 from unmask.runs.plan import Plan
 from unmask.runs.recipes import Augment as AugmentConfig
 from unmask.runs.schema import Config
@@ -144,6 +145,6 @@ def load_splits(plan: Plan) -> tuple[InMemory | Files, InMemory | Files]:
     if plan.listing:
         # who asks how files are decoded wants them to be, whatever their size
         in_memory = data.in_memory if data.decode == "auto" else False
-        return folder_splits(plan.listing, data.channels, data.image_size, in_memory, plan.config.pixels)
+        return folder_splits(plan.listing, data.channels, data.image_size, in_memory, pixels(plan.config))
     assert data.source == "cifar10" or data.source == "cifar100"
     return cifar(data.source, Path(data.root or "data"), data.download)

@@ -8,7 +8,7 @@ cadence, pictures, which other stages run. A test lists every key of the config 
 import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from unmask.runs.recipes import mixed_together
 from unmask.runs.schema import CHANNELS, STEPPED, Config
@@ -22,6 +22,11 @@ TITLES = {
 FITTED = ("patch_pca", "tokenizer")  # what a target needs to know of the training images before pretraining starts
 OF_ENCODERS = ("pool", "layer_decay", "drop_path")  # values of a recipe that mean nothing to raw pixels
 DATA_KEYS = ("image_size", "patch_size", "channels", "mean", "std", "eval_crop")
+
+
+def pixels(config: Config) -> Literal["fast", "scaled", "reference"]:
+    """How files are decoded."""
+    return "fast" if config.data.decode == "auto" else config.data.decode
 
 
 def kind_title(kind: str) -> str:
@@ -109,7 +114,7 @@ def robustness_science(config: Config, identity: str, other: str | None) -> dict
 
 def _common(kind: str, config: Config, identity: str) -> dict[str, Any]:
     data = config.plain()["data"] | {"image_size": list(config.stage_image_size(kind))}
-    of_files = {} if data["source"] in CHANNELS else {"pixels": config.pixels}  # which decoder is here counts not
+    of_files = {} if data["source"] in CHANNELS else {"pixels": pixels(config)}  # which decoder is here counts not
     leaves_out = config.spikes.factor and kind in STEPPED
     spikes = {"spikes": [config.spikes.factor, config.spikes.window]} if leaves_out else {}
     cut = {"stop_after": config.stop_after} if config.stop_after and kind in STEPPED else {}

@@ -34,6 +34,7 @@ Stage = Literal[
     "scratch", "robustness",
 ]  # fmt: skip
 Control = Literal["random", "pixels"]
+Decode = Literal["auto", "fast", "scaled", "reference"]
 Source = Literal[
     "mnist5k", "cifar10", "cifar100", "image_folder", "inat2017", "inat2018", "inat2019", "places205", "places365",
     "listed",
@@ -108,9 +109,7 @@ class Data(Part):
         description="share of images held out where a folder has no val/ or test/"
     )
     in_memory: bool | None = Field(description="decode once into memory; null decides by size (image_folder)")
-    decode: Literal["auto", "fast", "scaled", "reference"] = Field(
-        description="of files: fast (auto), scaled (large crops at 1/2, 1/4, 1/8), or Pillow alone: docs/loading.md"
-    )
+    decode: Decode = Field(description="of files: fast (auto), scaled (large crops at 1/2 to 1/8), or Pillow's alone")
     num_workers: Annotated[int, Field(ge=0)] | None = Field(description="loader processes; null: by cores and threads")
     threads: Count | None = Field(description="that decode in each loader process; null: up to 4, by cores")
 
@@ -259,11 +258,6 @@ class Config(Part):
             assert self.data.patch_size is not None
             self.target.components = max(1, self.data.patch_size**2 * self.data.channels // 8)
         return self
-
-    @property
-    def pixels(self) -> Literal["fast", "scaled", "reference"]:
-        """How files are decoded."""
-        return "fast" if self.data.decode == "auto" else self.data.decode
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -1,6 +1,5 @@
 """The work of each stage: what is trained on which images from which weights, and what is measured."""
 
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -80,9 +79,9 @@ class Run:
         seed: of the order and the crops, where it is not the run's.
         """
         train, val = self.splits
-        ids: Sequence[int] = range(len(train))  # not a list: each loader process would come to own a copy
-        if labels is not None and labels < len(train):
-            ids = balanced_subset(train.labels_N, labels, make_key(self.config.seed, "labels"))
+        key = make_key(self.config.seed, "labels")
+        # all are no list: each loader process would come to own a copy
+        ids = balanced_subset(train.labels_N, labels, key) if labels and labels < len(train) else range(len(train))
         batch = fitting(batch_size or len(ids), len(ids))
         if batch_size and batch < batch_size:
             self.console.print(f"  batch of {batch}, not {batch_size}: there are no more training images")
