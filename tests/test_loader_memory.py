@@ -1,5 +1,6 @@
 """A loader's process does not grow, however many epochs it reads."""
 
+import gc
 import io
 import multiprocessing
 import sys
@@ -57,6 +58,8 @@ def test_a_process_stays_as_large_as_it_is_over_ten_epochs_and_owns_no_copy_of_t
         seen += sum(len(batch.ids_B) for batch in batches)
         workers = [child.pid for child in multiprocessing.active_children() if child.daemon]
         sizes.append(sum(private_megabytes(pid) for pid in workers if pid))
+    del batches
+    gc.collect()  # ends its processes
     assert seen >= 10 * 128
     assert sizes[-1] < sizes[4] + 6  # pages that were shared are touched for the first time, fewer in each epoch
     assert sizes[-1] < 100

@@ -1,5 +1,6 @@
 """Batches are the same from memory or disk and with any number of workers; evaluation sees no augmentation."""
 
+import gc
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -284,3 +285,4 @@ def test_processes_and_threads_share_the_cores(monkeypatch: pytest.MonkeyPatch) 
 def test_a_batch_from_a_loaders_process_lies_in_shared_memory(root: Path) -> None:
     read = splits(root, in_memory=False)
     assert next(iter(data(read, workers=1).train_dataloader())).images_BCHW.is_shared()
+    gc.collect()  # ends its process

@@ -9,6 +9,7 @@ from unmask.processes import cores
 from unmask.runs.loader_bench import OFFICIAL, Found
 
 TOGETHER = 4  # threads of a loader process
+ON_DEVICE = ("mirror, normalise", "copy to the GPU")  # after the loader
 SPARE = 1.2  # of cores, over what the model takes: not every image is of the average size
 
 
@@ -58,7 +59,8 @@ def advice(found: Found, decode: str, need: float | None, device: str) -> str:
     """What limits, and what to set. need: images a second that the model takes."""
     path = used_path(found, decode)
     a_core = 1 / statistics.median(found.paths[path])
-    step = f", mostly to {max(found.parts, key=lambda name: found.parts[name])}" if found.parts else ""
+    ways = {name: taken for name, taken in found.parts.items() if name not in ON_DEVICE}
+    step = f", mostly to {max(ways, key=lambda name: ways[name])}" if ways else ""
     said = f"A core reads {a_core:,.0f} images/s here ({path}){step}."
     if need is None:
         return said
