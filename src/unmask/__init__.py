@@ -6,7 +6,7 @@ The map, lowest level first; imports go downwards only (a test says so):
     level 0   hog patch_pca targets                                             what is predicted
     level 0   corruption_error                                                  plain numbers
     level 1   encoder decoder mae tokenizers heads optim checkpoints reconstructions ratio_sheet   the model
-    level 1   data/       sources of images, keyed crops, the sampler, corruptions
+    level 1   data/       listings and containers of images, decoding, keyed crops, bad images, the sampler, corruptions
     level 2   tasks/      LightningModules: pretrain, classify, features; kNN
     level 3   callbacks/  progress, journal, checkpoints while training, pictures, records of failed steps
     level 3   runs/       schema, fingerprint, ledger, plan, the execution of stages; experiments of the paper, prices
