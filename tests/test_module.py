@@ -286,3 +286,31 @@ def test_a_batch_from_a_loaders_process_lies_in_shared_memory(root: Path) -> Non
     read = splits(root, in_memory=False)
     assert next(iter(data(read, workers=1).train_dataloader())).images_BCHW.is_shared()
     gc.collect()  # ends its process
+
+
+def test_who_asks_how_files_are_decoded_has_them_read_from_the_disk(tmp_path: Path) -> None:
+    from small_runs import image_folder, plan_for
+    from unmask.runs.build import load_splits
+
+    common = ("data=image_folder", f"data.root={image_folder(tmp_path)}", "data.image_size=16", "data.patch_size=4")
+    assert isinstance(load_splits(plan_for(*common))[0], InMemory)
+    for decode in ("fast", "scaled", "reference"):
+        train, val = load_splits(plan_for(*common, f"data.decode={decode}"))
+        assert isinstance(train, Files)
+        assert isinstance(val, Files)
+        assert train.decode == val.decode == decode
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("data.decode=scaled", "data.decode = scaled: data=mnist5k is decoded once into memory; set data.decode=auto"),
+        ("data.threads=2", "data.threads = 2: data=mnist5k is held in memory; set data.threads=null"),
+    ],
+)
+def test_what_images_in_memory_would_ignore_is_refused(override: str, said: str) -> None:
+    from small_runs import plan_for
+    from unmask.runs.checks import ConfigError
+
+    with pytest.raises(ConfigError, match=said):
+        plan_for(override)
