@@ -9,11 +9,11 @@ import pytest
 from small_runs import ROOT, TINY, call, image_folder, run
 from unmask.exchange.read import read
 from unmask.exchange.write import write
-from unmask.runs.arguments import Bench, Convert, Reconstruct, Report, keyed
+from unmask.runs.arguments import Bench, Convert, Measure, Prepare, Reconstruct, Report, keyed
 from unmask.runs.checks import known_keys
 
 README = (ROOT / "README.md").read_text()
-GUIDES = [(ROOT / "docs" / f"{name}.md").read_text() for name in ("images", "downstream", "weights")]
+GUIDES = [(ROOT / "docs" / f"{name}.md").read_text() for name in ("images", "loading", "downstream", "weights")]
 DOCS = "\n".join([README, *GUIDES])
 BLOCKS = "\n".join(re.findall(r"```bash\n(.*?)```", DOCS, re.DOTALL))
 COMMANDS = list(dict.fromkeys(line.split("#")[0].strip() for line in BLOCKS.splitlines() if line.startswith("python ")))
@@ -34,6 +34,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
     run(f"runs_dir={runs}", "stages=[pretrain,finetune]", "pretrain.epochs=1", "labels=20")
     (folder,) = runs.glob("pretrain/*")
     run(f"runs_dir={root / 'others'}", *PHOTOS, f"data.root={images}", "stages=[pretrain]", "pretrain.epochs=1")
+    done = call(f"from={images}", f"to={root / 'tars'}", "format=webdataset", script="prepare.py", tiny=False)
+    assert done.returncode == 0, done.stderr
     write(read(next((root / "others").glob("pretrain/*")))[0], root / "mae_pretrain_vit_base.pth", "official")
     return images, runs, folder.name
 
@@ -42,7 +44,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
 @pytest.mark.parametrize("typed", COMMANDS)
 def test_every_command_runs_as_typed_but_smaller(typed: str, place: tuple[Path, Path, str], tmp_path: Path) -> None:
     images, runs, fingerprint = place
-    text = typed.replace("/path/to/images", str(images)).replace(
+    text = typed.replace("to=/path/to/tars", f"to={tmp_path / 'tars'}").replace(
+        "/path/to/tars", f"{images.parent}/tars"
+    )
+    text = text.replace("/path/to/images", str(images)).replace(
         "runs/pretrain/<fingerprint>", f"{runs}/pretrain/{fingerprint}"
     )
     text = text.replace("/path/to/imagenet", str(images)).replace("blocks=0,0.5,1,2,4", "blocks=0.5,1")
@@ -71,7 +76,9 @@ def test_every_command_runs_as_typed_but_smaller(typed: str, place: tuple[Path, 
     if name == "plan.py":
         overrides = [override for override in overrides if not override.startswith("seed=")]
     if name == "bench.py":
-        overrides += ["batch=1", "rounds=1", "model.depth=1", "decoder.depth=1"]
+        overrides += ["batch=1", "rounds=1", "model.depth=1", "decoder.depth=1", "seconds=0.1"]
+    if name == "measure.py":
+        overrides += [f"out={tmp_path / 'statistics.yaml'}"]
     if name == "reconstruct.py":
         overrides += [f"out={tmp_path / 'out.png'}"]
     if name == "convert.py":
@@ -84,7 +91,7 @@ def test_every_dial_exists() -> None:
     keys = {key.split("[")[0] for key in re.findall(r"`([a-z_]+(?:\.[a-z_]+)*)=", DOCS)}
     groups = {path.name for path in (ROOT / "conf").iterdir() if path.is_dir()}
     assert {"mask_ratio", "masking", "labels"} <= keys
-    arguments = {key for kind in (Bench, Convert, Reconstruct, Report) for key in keyed(kind)}
+    arguments = {key for kind in (Bench, Convert, Measure, Prepare, Reconstruct, Report) for key in keyed(kind)}
     assert not keys - set(known_keys()) - groups - arguments - {"hydra.launcher.n_jobs", "hydra.sweeper.skip_kept"}
 
 
