@@ -43,9 +43,10 @@ def _parts(found: Found) -> Table:
 def _loaders(found: Found) -> Table:
     processes, threads = found.spread
     where = f"data.num_workers={processes} data.threads={threads}" if processes else "in this process"
-    table = Table("whole loader", "images/s", title=where)
+    table = Table("whole loader", "images/s", "x official", title=where)
+    official = found.loaders.get(OFFICIAL)
     for name, pace in found.loaders.items():
-        table.add_row(name, f"{pace:,.0f}")
+        table.add_row(name, f"{pace:,.0f}", f"{pace / official:.2f}" if official else "")
     return table
 
 
