@@ -18,7 +18,7 @@ from unmask.runs import loader_tables
 from unmask.runs.arguments import Bench, arguments
 from unmask.runs.checks import ConfigError
 from unmask.runs.loader_bench import OFFICIAL, Found, interleaved, measured
-from unmask.runs.loader_tables import advice, tables
+from unmask.runs.loader_tables import advice, tables, used_path
 
 FORM = Format((32, 32), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 SPEC: dict[str, Any] = {"seconds": 0.01, "batch": 4}
@@ -81,6 +81,7 @@ def test_what_limits_is_said_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> N
     assert quick_model.endswith("src/prepare.py with short_side=256 is enough.")
     assert advice(found_with(0.001, 0.0003), "fast", 20_000.0, "it").endswith("short_side=256 format=raw is enough.")
     assert advice(found_with(0.001, 0.001), "fast", 20_000.0, "it").endswith("helps most, and is not enough.")
+    assert used_path(found_with(0.001, 0.0003), "nvjpeg") == used_path(found_with(0.001, 0.0003), "fast")
 
 
 def test_too_few_images_are_told(files: Files) -> None:

@@ -19,8 +19,9 @@ from unmask.data import native
 from unmask.data.annotations import list_source
 from unmask.data.batch import Batch, Format, normalised
 from unmask.data.crops import Augment
-from unmask.data.decoding import Box, Decode, Encoded, opened, region, resized, view
+from unmask.data.decoding import Decode, Encoded, opened, region, resized, view
 from unmask.data.folders import folder_splits
+from unmask.data.jpeg import Box
 from unmask.data.module import Loading, loader
 from unmask.data.sampler import EvalBatches
 from unmask.data.sources import InMemory, cifar, mnist5k
@@ -211,7 +212,7 @@ def _loaders(split: InMemory | Files, form: Format, loading: Loading, batch: int
     found = {"unmask": _pace(ours)}
     if isinstance(split, Files):
         processes, threads = loading.spread(False)
-        theirs = official_loader(lambda i: _opened(split, i), ids, form, batch, max(processes * threads, processes))
+        theirs = official_loader(lambda i: _opened(split, i), ids, form, batch, max(processes, 1) * threads)
         found[OFFICIAL] = _pace(theirs)
     return found
 
@@ -257,5 +258,6 @@ def training_images(data: Data) -> InMemory | Files:
         listing = list_source(data.source, str(data.root), data.holdout)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    in_memory = (data.in_memory and True) if data.decode == "auto" else False
-    return folder_splits(listing, data.channels, data.image_size, in_memory)[0]
+    if data.decode == "auto":
+        return folder_splits(listing, data.channels, data.image_size, data.in_memory and True)[0]
+    return folder_splits(listing, data.channels, data.image_size, False, data.decode)[0]
