@@ -246,6 +246,7 @@ def test_a_bad_image_among_raw_pixels_is_known_as_one_when_it_is_read(folder: Pa
         ({"format": None}, r"format: missing; give folder, webdataset, parquet, litdata or raw"),
         ({"format": "zip"}, r"format = 'zip': Input should be 'folder', 'webdataset'"),
         ({"short_side": 0}, r"short_side = 0"),
+        ({"format": "litdata", "shard_mb": 2048}, r"shard_mb = 2048: LitData's chunks have 1024 at most"),
     ],
 )
 def test_arguments_that_change_nothing_or_cannot_be_are_refused(given: dict[str, object], said: str) -> None:
