@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from unmask.runs.recipes import Augment, augment_of, mixed_together
-from unmask.runs.schema import CHANNELS, Config
+from unmask.runs.schema import Config
 
 
 def of_images(config: Config) -> Iterator[str]:
@@ -29,9 +29,6 @@ def _nvjpeg(config: Config, used: list[Augment]) -> Iterator[str]:
         return
     if config.trainer.accelerator == "cpu":
         yield f"{fault}: trainer.accelerator=cpu has no GPU to decode on; use data.decode=auto"
-    if data.source in CHANNELS or data.in_memory:
-        held = f"data={data.source} is" if data.source in CHANNELS else f"data.in_memory={data.in_memory}: images are"
-        yield f"{fault}: {held} decoded once into memory; use data.decode=auto"
     if data.channels not in (1, 3):
         yield f"{fault}: JPEGs have 1 or 3 channels, not {data.channels}; use data.decode=auto"
     if used and all(augment.by_image for augment in used):
