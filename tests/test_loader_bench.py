@@ -1,5 +1,6 @@
 """The bench of reading measures each way on the same images, and says what limits."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,11 @@ def test_what_limits_is_said_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> N
     assert advice(found_with(0.001, 0.0003), "fast", 20_000.0, "it").endswith("short_side=256 format=raw is enough.")
     assert advice(found_with(0.001, 0.001), "fast", 20_000.0, "it").endswith("helps most, and is not enough.")
     assert used_path(found_with(0.001, 0.0003), "nvjpeg") == used_path(found_with(0.001, 0.0003), "fast")
+
+
+def test_images_that_the_official_recipe_does_not_know_are_told(files: Files) -> None:
+    with pytest.raises(ValueError, match=r"data.channels=5: the official recipe reads images of 1, 3 or 4 channels"):
+        measured(replace(files, channels=5), FORM, Loading(), SPEC)
 
 
 def test_too_few_images_are_told(files: Files) -> None:

@@ -15,6 +15,8 @@ def of_images(config: Config) -> Iterator[str]:
             yield from _repeats(config, name, augment)
     used = [augment for name, augment in augments.items() if name in config.worked_stages]
     yield from _nvjpeg(config, used)
+    if config.data.decode == "scaled" and used and all(augment.repeats > 1 for augment in used):
+        yield "data.decode = scaled: images that are seen in several views are decoded whole; use data.decode=fast"
     if config.data.in_memory == "device" and used and all(augment.by_image for augment in used):
         yield (
             "data.in_memory = device: each stage changes single images (augment.policy, augment.jitter), which is done "
