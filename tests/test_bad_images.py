@@ -305,6 +305,14 @@ def test_the_limit_is_a_share_of_each_split_rounded_up(tmp_path: Path) -> None:
     )
 
 
+def test_the_limit_is_the_share_as_it_was_written(tmp_path: Path) -> None:
+    bad = bad_images(tmp_path, limit=0.07)  # times 100 it is more than 7 in binary
+    bad.met([Bad(i, str(i), "it is empty") for i in range(7)], Seen("training", 100))
+    assert bad.fault is None
+    bad.met([Bad(7, "7", "it is empty")], Seen("training", 100))
+    assert "data.bad_limit=0.07 allows 7" in str(bad.fault)
+
+
 def test_two_processes_end_together_saved_and_go_on_with_one_list(
     folders: dict[float, tuple[Path, set[str]]], tmp_path: Path
 ) -> None:

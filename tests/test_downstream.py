@@ -24,7 +24,15 @@ from unmask.runs.checks import check
 from unmask.runs.ledger import StageFolder
 from unmask.runs.work import Run, StageWork
 
-CROPS = {"crop": "random", "scale": (0.08, 1.0), "flip": True, "policy": None, "erasing": 0.0, "jitter": 0.0}
+CROPS = {
+    "crop": "random",
+    "scale": (0.08, 1.0),
+    "flip": True,
+    "policy": None,
+    "erasing": 0.0,
+    "jitter": 0.0,
+    "repeats": 1,
+}
 RANDAUGMENT = CROPS | {"policy": "rand-m9-mstd0.5"}
 PORTS = CROPS | {"policy": "rand-m9-mstd0.5-inc1", "erasing": 0.25}
 PLAIN = CROPS | {"crop": "none", "flip": False}

@@ -60,7 +60,7 @@ def test_an_error_of_one_process_of_two_is_told_in_its_words_and_ends_the_other(
     (images / "cat" / "003.png").write_text("not an image")
     typed = command(
         "data=image_folder", f"data.root={images}", "data.image_size=16", "data.patch_size=4", "data.in_memory=false",
-        "data.num_workers=0", "pretrain.batch_size=4", *QUICK, f"runs_dir={tmp_path / 'runs'}", "trainer.devices=2",
+        "data.num_workers=0", "data.bad_limit=0", "pretrain.batch_size=4", *QUICK, f"runs_dir={tmp_path / 'runs'}", "trainer.devices=2",
     )  # fmt: skip
     failing = Started(typed, tmp_path, environment())
     assert failing.wait(timeout=120) == 1

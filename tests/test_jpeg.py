@@ -216,3 +216,17 @@ def test_a_library_that_decodes_other_pixels_is_not_used(tmp_path: Path) -> None
     wrong.write_bytes(b"no library")
     assert native.load(wrong) is None
     assert not native.agrees(lambda content, size, box, channels, scale: np.zeros((box[2], box[3], channels), np.uint8))
+
+
+def test_a_photograph_is_turned_by_exif_that_follows_the_frame() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    whole = encoded(picture((30, 40)), exif=exif.tobytes())
+    at = whole.find(b"\xff\xe1")
+    end = at + 2 + int.from_bytes(whole[at + 2 : at + 4])
+    segment, rest = whole[at:end], whole[:at] + whole[end:]
+    frame = rest.find(b"\xff\xc0")
+    after = frame + 2 + int.from_bytes(rest[frame + 2 : frame + 4])
+    late = opened(rest[:after] + segment + rest[after:], "late.jpg", 3)
+    assert late.size == (40, 30)
+    assert np.array_equal(decoded(late), decoded(opened(whole, "early.jpg", 3)))

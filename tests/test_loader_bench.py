@@ -1,5 +1,6 @@
 """The bench of reading measures each way on the same images, and says what limits."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from unmask.runs import loader_tables
 from unmask.runs.arguments import Bench, arguments
 from unmask.runs.checks import ConfigError
 from unmask.runs.loader_bench import OFFICIAL, Found, interleaved, measured
-from unmask.runs.loader_tables import advice, tables
+from unmask.runs.loader_tables import advice, tables, used_path
 
 FORM = Format((32, 32), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 SPEC: dict[str, Any] = {"seconds": 0.01, "batch": 4}
@@ -81,6 +82,12 @@ def test_what_limits_is_said_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> N
     assert quick_model.endswith("src/prepare.py with short_side=256 is enough.")
     assert advice(found_with(0.001, 0.0003), "fast", 20_000.0, "it").endswith("short_side=256 format=raw is enough.")
     assert advice(found_with(0.001, 0.001), "fast", 20_000.0, "it").endswith("helps most, and is not enough.")
+    assert used_path(found_with(0.001, 0.0003), "nvjpeg") == used_path(found_with(0.001, 0.0003), "fast")
+
+
+def test_images_that_the_official_recipe_does_not_know_are_told(files: Files) -> None:
+    with pytest.raises(ValueError, match=r"data.channels=5: the official recipe reads images of 1, 3 or 4 channels"):
+        measured(replace(files, channels=5), FORM, Loading(), SPEC)
 
 
 def test_too_few_images_are_told(files: Files) -> None:

@@ -80,6 +80,17 @@ def test_a_file_that_was_cut_off_is_replaced_by_the_loader(root: Path) -> None:
     assert [bad.id for bad in batch.bad] == [0]
 
 
+def test_a_header_that_pillow_alone_refuses_is_replaced_by_the_loader(root: Path) -> None:
+    train, _ = splits(root, "nvjpeg")
+    path = Path(train.store.name(0))
+    content = bytearray(path.read_bytes())
+    content[content.find(b"\xff\xdb") + 4] = 0x10  # a table of 16 bits, which is too short for one
+    path.write_bytes(content)
+    assert opened(bytes(content), path.name, 3).header
+    batch = data((train, train), Augment("random")).train_views.__getitems__([(0, 0), (0, 1)])
+    assert [bad.id for bad in batch.bad] == [0]
+
+
 def test_what_neither_decoder_reads_is_named(root: Path) -> None:
     train, _ = splits(root, "nvjpeg")
     name = train.store.name(1)

@@ -96,6 +96,8 @@ def test_a_killed_conversion_goes_on_and_ends_as_an_undisturbed_one(
         written += 1
         if written == 3:
             (path.parent / f".{path.name}.0abc.tmp").write_bytes(b"what a kill leaves")
+            (path.parent / ".chunk0abc").mkdir()
+            (path.parent / ".chunk0abc" / "part").write_bytes(b"what LitData leaves")
             raise KeyboardInterrupt
         assert write is not None
         write(path, samples, classes)  # type: ignore[arg-type]
@@ -109,7 +111,7 @@ def test_a_killed_conversion_goes_on_and_ends_as_an_undisturbed_one(
     said = prepared(folder, target, kind, workers=1, **more)
     assert kind == "folder" or (len(before) >= 2 and f"{len(before)} shards stand already" in said)
     assert kind == "folder" or all(stamps(target)[name] == stamp for name, stamp in before.items())
-    assert not list(target.rglob("*.tmp"))
+    assert not [*target.rglob("*.tmp"), *target.rglob(".chunk*")]
     assert not (target / ".preparing").exists()
     prepared(folder, tmp_path / "undisturbed", kind, workers=1, **more)
     assert {p: (target / p).read_bytes() for p in stamps(target)} == {
@@ -228,6 +230,16 @@ def test_bad_images_are_copied_and_listed_and_counts_stay(folder: Path, tmp_path
     assert contents(tmp_path / "back")[rows[1][0]] == b"\xff\xd8\xff half a photo"
 
 
+@pytest.mark.parametrize("short_side", [None, 16])
+def test_a_file_that_is_gone_is_named_not_the_shard(short_side: int | None, folder: Path, tmp_path: Path) -> None:
+    broken = shutil.copytree(folder, tmp_path / "broken")
+    gone = sorted((broken / "train").rglob("*.JPEG"))[0]
+    gone.unlink()
+    gone.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=rf"{gone.name} cannot be read as an image \(No such file or directory\)"):
+        prepared(broken, tmp_path / "tars", "webdataset", short_side=short_side)
+
+
 def test_a_bad_image_among_raw_pixels_is_known_as_one_when_it_is_read(folder: Path, tmp_path: Path) -> None:
     said = prepared(bad_folder(folder, tmp_path), tmp_path / "raw", "raw")
     assert "2 could not be decoded; empty pixels stand in their place: " in said
@@ -246,6 +258,7 @@ def test_a_bad_image_among_raw_pixels_is_known_as_one_when_it_is_read(folder: Pa
         ({"format": None}, r"format: missing; give folder, webdataset, parquet, litdata or raw"),
         ({"format": "zip"}, r"format = 'zip': Input should be 'folder', 'webdataset'"),
         ({"short_side": 0}, r"short_side = 0"),
+        ({"format": "litdata", "shard_mb": 2048}, r"shard_mb = 2048: LitData's chunks have 1024 at most"),
     ],
 )
 def test_arguments_that_change_nothing_or_cannot_be_are_refused(given: dict[str, object], said: str) -> None:

@@ -60,6 +60,10 @@ def test_the_device_changes_no_bit_of_a_run(tmp_path: Path) -> None:
         ("augment.repeats=4 trainer.micro_batch=2", "trainer.micro_batch = 2: pretrain keeps 4 views together"),
         ("data.in_memory=false", "data.in_memory=false: mnist5k is held in memory"),
         (
+            "data=image_folder data.root=images data.image_size=32 data.decode=scaled augment.repeats=2 stages=[pretrain]",
+            "data.decode = scaled: images that are seen in several views are decoded whole; use data.decode=fast",
+        ),
+        (
             "data.in_memory=device augment.policy=rand-m5-n1 stages=[pretrain]",
             "data.in_memory = device: each stage changes single images",
         ),

@@ -6,6 +6,7 @@ file that none has: so they need not talk, and none waits for one that has stopp
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -106,13 +107,13 @@ class BadImages:
         )
 
     def judge(self, seen: Seen) -> None:
-        count = self.counts[seen.split]
-        if self.fault or count <= ceil(self.limit * seen.images):
+        count, allowed = self.counts[seen.split], ceil(Fraction(str(self.limit)) * seen.images)  # as it was written
+        if self.fault or count <= allowed:
             return
         last = next(row for row in reversed(self.rows.values()) if row["split"] == seen.split)
         self.fault = TooManyBadError(
             f"{count} of {seen.images} {seen.split} images ({count / seen.images:.2%}) cannot be read so far; "
-            f"data.bad_limit={self.limit:g} allows {ceil(self.limit * seen.images)}; {shown(last['name'])} cannot be "
+            f"data.bad_limit={self.limit:g} allows {allowed}; {shown(last['name'])} cannot be "
             f"read as an image ({last['reason']}), and all are listed in {self.folder / LIST}"
             f"{' and beside it' if len(self.lists()) > 1 else ''}; mend or remove the files, or raise data.bad_limit "
             f"and the same command goes on from the last checkpoint"

@@ -33,10 +33,13 @@ class Header:
 
 
 def header(content: bytes) -> Header | None:
-    """Of a whole JPEG of grey or colour, 8 bits; None of anything else, and where its end is missing."""
+    """Of a whole JPEG of grey or colour, 8 bits; None of anything else, and where its end is missing.
+
+    All up to the scan is looked at: EXIF may follow the frame.
+    """
     if content[:2] != b"\xff\xd8" or content[-2:] != END:
         return None
-    at, turned = 2, False
+    at, turned, frame = 2, False, b""
     while at + 9 < len(content) and content[at] == 0xFF:
         marker = content[at + 1]
         if marker == FILL:
@@ -46,8 +49,10 @@ def header(content: bytes) -> Header | None:
         if marker == EXIF and ORIENTATION.search(content[at + 4 : at + 2 + length]):
             turned = True
         if marker in FRAMES:
-            return _frame(marker, content[at + 4 : at + 10], turned)
-        if marker == SCAN or length < 2:
+            frame = content[at + 1 : at + 2] + content[at + 4 : at + 10]
+        if marker == SCAN:
+            return _frame(frame[0], frame[1:], turned) if len(frame) == 7 else None
+        if length < 2:
             return None
         at += 2 + length
     return None

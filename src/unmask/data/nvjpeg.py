@@ -15,13 +15,12 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from unmask.data.decoding import Encoded, decoded
+from unmask.data.decoding import Encoded, decoded, orientation
 
 START, END = b"\xff\xd8", b"\xff\xd9"
 TAIL = 1024  # bytes in which the end has to be: some programs write after it
 MODES = {1: "GRAY", 3: "RGB"}
 KINDS = {1: ("L",), 3: ("L", "RGB")}  # of files: Pillow's grey of colours is not the JPEG's luma
-ORIENTATION = 0x0112
 
 
 def is_for_device(image: Encoded) -> bool:
@@ -30,9 +29,11 @@ def is_for_device(image: Encoded) -> bool:
         return False
     if image.content[:2] != START or END not in image.content[-TAIL:]:
         return False
-    with Image.open(io.BytesIO(image.content)) as file:
-        upright = file.getexif().get(ORIENTATION, 1) == 1
-        return upright and file.format == "JPEG" and file.mode in KINDS[image.channels]
+    try:
+        with Image.open(io.BytesIO(image.content)) as file:
+            return orientation(file) == 1 and file.format == "JPEG" and file.mode in KINDS[image.channels]
+    except Exception:  # Pillow looks at more of a header than has been looked at before
+        return False
 
 
 class Packed:

@@ -10,17 +10,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from unmask.durable import sha256
-
 UNREADABLE = "unreadable"  # stands for the content of a file that cannot be read; the run lists and replaces it
 SHOWN = 5
-
-
-def content_of(path: Path) -> str:
-    try:
-        return sha256(path)
-    except OSError:
-        return UNREADABLE
 
 
 def refuse_empty(folder: Path, images: int, held: set[str]) -> None:

@@ -23,7 +23,7 @@ class QuietLoader(DataLoader):
 
 
 def quiet_worker(_: int) -> None:
-    """Workers outlive signals to the group, so that the main process can still save; one thread each."""
+    """Workers outlive signals to the group, so that the main process can still save."""
     for sig in SIGNALS:
         signal.signal(sig, signal.SIG_IGN)
     gc.freeze()  # what is inherited: a collector that looks through it would make its pages this process's own

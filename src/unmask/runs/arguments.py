@@ -9,6 +9,7 @@ from unmask.runs.checks import ConfigError, described, refuse_secrets
 from unmask.runs.schema import Container, Count, Data, Decoder, Model, Part, Positive, Proportion, Share
 
 Arguments = TypeVar("Arguments", bound=Part)
+LARGEST_CHUNK = 1024  # MiB
 
 
 class Reconstruct(Part):
@@ -62,6 +63,13 @@ class Prepare(Part):
             raise ValueError(f"quality = {self.quality}: raw pixels have none; set quality=null")
         if self.channels and self.format != "raw":
             raise ValueError(f"channels = {self.channels}: only raw pixels are brought to a number of them; set null")
+        return self
+
+    @model_validator(mode="after")
+    def chunks_are_small(self) -> "Prepare":
+        """LitData counts the bytes of a chunk in 32 bits."""
+        if self.format == "litdata" and (self.shard_mb or 0) > LARGEST_CHUNK:
+            raise ValueError(f"shard_mb = {self.shard_mb}: LitData's chunks have {LARGEST_CHUNK} at most")
         return self
 
 

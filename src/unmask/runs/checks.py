@@ -139,7 +139,8 @@ def _ignored(config: Config) -> Iterator[str]:
     """Values that would change nothing."""
     data = config.data
     if data.decode != "auto" and (data.source in CHANNELS or data.in_memory):
-        held = f"data={data.source} is" if data.source in CHANNELS else "data.in_memory=true: images are"
+        where = str(data.in_memory).lower()
+        held = f"data={data.source} is" if data.source in CHANNELS else f"data.in_memory={where}: images are"
         yield f"data.decode = {data.decode}: {held} decoded once into memory; set data.decode=auto"
     if data.threads and data.source in CHANNELS:
         yield f"data.threads = {data.threads}: data={data.source} is held in memory; set data.threads=null"

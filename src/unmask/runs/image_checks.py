@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from unmask.runs.recipes import Augment, augment_of, mixed_together
-from unmask.runs.schema import CHANNELS, Config
+from unmask.runs.schema import Config
 
 
 def of_images(config: Config) -> Iterator[str]:
@@ -15,6 +15,8 @@ def of_images(config: Config) -> Iterator[str]:
             yield from _repeats(config, name, augment)
     used = [augment for name, augment in augments.items() if name in config.worked_stages]
     yield from _nvjpeg(config, used)
+    if config.data.decode == "scaled" and used and all(augment.repeats > 1 for augment in used):
+        yield "data.decode = scaled: images that are seen in several views are decoded whole; use data.decode=fast"
     if config.data.in_memory == "device" and used and all(augment.by_image for augment in used):
         yield (
             "data.in_memory = device: each stage changes single images (augment.policy, augment.jitter), which is done "
@@ -29,9 +31,6 @@ def _nvjpeg(config: Config, used: list[Augment]) -> Iterator[str]:
         return
     if config.trainer.accelerator == "cpu":
         yield f"{fault}: trainer.accelerator=cpu has no GPU to decode on; use data.decode=auto"
-    if data.source in CHANNELS or data.in_memory:
-        held = f"data={data.source} is" if data.source in CHANNELS else f"data.in_memory={data.in_memory}: images are"
-        yield f"{fault}: {held} decoded once into memory; use data.decode=auto"
     if data.channels not in (1, 3):
         yield f"{fault}: JPEGs have 1 or 3 channels, not {data.channels}; use data.decode=auto"
     if used and all(augment.by_image for augment in used):

@@ -19,8 +19,9 @@ from unmask.data import native
 from unmask.data.annotations import list_source
 from unmask.data.batch import Batch, Format, normalised
 from unmask.data.crops import Augment
-from unmask.data.decoding import Box, Decode, Encoded, opened, region, resized, view
+from unmask.data.decoding import MODES, Decode, Encoded, opened, region, resized, view
 from unmask.data.folders import folder_splits
+from unmask.data.jpeg import Box
 from unmask.data.module import Loading, loader
 from unmask.data.sampler import EvalBatches
 from unmask.data.sources import InMemory, cifar, mnist5k
@@ -53,9 +54,13 @@ class Found(NamedTuple):
 
 
 def measured(split: InMemory | Files, form: Format, loading: Loading, spec: dict[str, Any]) -> Found:
-    """Raises ValueError where there are too few images."""
+    """Raises ValueError where there are too few images, or the official recipe knows none of so many channels."""
     if len(split) < LEAST:
         raise ValueError(f"data.root holds {len(split)} training images; at least {LEAST} are needed to measure")
+    if isinstance(split, Files) and split.channels not in MODES:
+        raise ValueError(
+            f"data.channels={split.channels}: the official recipe reads images of 1, 3 or 4 channels alone"
+        )
     ids = torch.linspace(0, len(split) - 1, min(SAMPLE, len(split))).long().tolist()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # by process: what a core does
@@ -142,8 +147,7 @@ def _opened(split: Files, i: int) -> Image.Image:
     content = split.store.read(i)
     if not isinstance(content, bytes):
         return Image.fromarray(content)
-    mode = {1: "L", 3: "RGB", 4: "RGBA"}[split.channels]
-    return Image.open(io.BytesIO(content)).convert(mode)
+    return Image.open(io.BytesIO(content)).convert(MODES[split.channels])
 
 
 @dataclass
@@ -263,5 +267,6 @@ def training_images(data: Data) -> InMemory | Files:
         listing = list_source(data.source, str(data.root), data.holdout)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    in_memory = (data.in_memory and True) if data.decode == "auto" else False
-    return folder_splits(listing, data.channels, data.image_size, in_memory)[0]
+    if data.decode == "auto":
+        return folder_splits(listing, data.channels, data.image_size, data.in_memory and True)[0]
+    return folder_splits(listing, data.channels, data.image_size, False, data.decode)[0]

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 
 from rich.table import Table
 
+from unmask.data.module import TOGETHER
 from unmask.processes import cores
 from unmask.runs.loader_bench import OFFICIAL, Found
 
-TOGETHER = 4  # threads of a loader process
 ON_DEVICE = ("mirror, normalise", "copy to the GPU")  # after the loader
 SPARE = 1.2  # of cores, over what the model takes: not every image is of the average size
 
@@ -51,8 +51,8 @@ def _loaders(found: Found) -> Table:
 
 
 def used_path(found: Found, decode: str) -> str:
-    """The way that a training with this data.decode goes here."""
-    kind = "fast" if decode == "auto" else decode
+    """The way that a training with this data.decode goes here; of what a GPU decodes the loader's own way."""
+    kind = "fast" if decode in ("auto", "nvjpeg") else decode
     return next((name for name in found.paths if name.startswith(kind)), list(found.paths)[-1])
 
 

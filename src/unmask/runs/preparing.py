@@ -27,6 +27,7 @@ from unmask.data.containers.tasks import (
     record_path,
     stored_sizes,
 )
+from unmask.data.containers.writers import MAKING
 from unmask.data.listing import arranged, catalogued
 from unmask.data.places import Taken
 from unmask.data.samples import Names
@@ -150,6 +151,8 @@ def _begin(target: Path, plan: str, tasks: list[Task], kind: str) -> None:
         )
     for leftover in target.rglob(".*.tmp"):
         leftover.unlink()
+    for leftover in list(target.rglob(f"{MAKING}*")):
+        shutil.rmtree(leftover)
     (target / FOLDER).mkdir(exist_ok=True)
     if standing is whole:
         _restore(target, tasks, kind, json.loads(whole.read_bytes())["sha256"])

@@ -21,6 +21,7 @@ from unmask.data.views import Change, Views
 from unmask.journals import append, read
 from unmask.randomness import make_key
 from unmask.runs import build
+from unmask.runs.fingerprint import pixels
 from unmask.runs.fitting import Fitting, Metrics
 from unmask.runs.ledger import StageFolder
 from unmask.runs.plan import Plan, corruption_folders
@@ -104,9 +105,9 @@ class Robustness:
                     yield Cell(name, severity, own, Corruption(name, severity, key), everything)
 
     def other(self, root: Path, name: str, severity: int) -> Cell:
-        listing = list_other(root, self.plan.class_names)
+        listing, config = list_other(root, self.plan.class_names), self.plan.config
         labels = torch.from_numpy(listing.val.labels).long()
-        files = Files(Folder(root, listing.val.names), labels, self.plan.config.data.channels)
+        files = Files(Folder(root, listing.val.names), labels, config.data.channels, pixels(config))
         return Cell(
             name,
             severity,

@@ -136,7 +136,7 @@ def _uneven(plan: Plan, kind: str, total: int) -> list[str]:
     shared = total * unit
     if total == 1 or batch % shared == 0:
         return []
-    near = [size for size in (batch // shared * shared, -(-batch // shared) * shared) if 0 < size <= images]
+    near = [size for size in (batch // shared * shared, -(-batch // shared) * shared) if 0 < size <= images * repeats]
     why = "stay together" if repeats > 1 else "are mixed with each other"
     parts = f" in parts of {unit} images that {why}" if unit > 1 else ""
     return [f"{kind}.batch_size = {batch}: does not split evenly on {total} processes{parts}; near: {near}"]

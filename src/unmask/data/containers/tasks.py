@@ -12,6 +12,7 @@ from jaxtyping import Int, Int64
 from unmask.data.catalogue import Catalogue, within
 from unmask.data.containers.change import Change
 from unmask.data.containers.writers import Sample, digest_of
+from unmask.data.stand_ins import unreadable
 from unmask.durable import sha256, write_json
 
 FOLDER = ".preparing"  # below the target while it is made
@@ -104,7 +105,7 @@ def stored_sizes(found: Catalogue, change: Change) -> Int64[np.ndarray, "N"]:
     some = np.unique(np.linspace(0, len(found.names) - 1, PEEKED).astype(int))
     before, after = 0, 0
     for place in some.tolist():
-        content = found.store.read(place)
+        content = stored(found, place)
         before += max(1, int(found.sizes[place]))
         try:
             changed = change(content)
@@ -114,6 +115,14 @@ def stored_sizes(found: Catalogue, change: Change) -> Int64[np.ndarray, "N"]:
     if change.channels is not None:  # pixels do not follow the size of a file
         return np.full(len(found.names), max(1, after // len(some)), dtype=np.int64)
     return np.maximum(1, (found.sizes * (after / before)).astype(np.int64))
+
+
+def stored(found: Catalogue, place: int) -> bytes | np.ndarray:
+    """Raises BadImageError with the source's name: in the midst of writing an OSError would be told of the target."""
+    try:
+        return found.store.read(place)
+    except OSError as error:
+        raise unreadable(found.store.name(place), error) from error
 
 
 def plan_id(found: Catalogue, change: Change, kind: str, tasks: list[Task]) -> str:
@@ -145,7 +154,7 @@ class Images:
             yield Sample(name, label, content)
 
     def _content(self, place: int, name: str) -> bytes | np.ndarray:
-        content = self.found.store.read(place)
+        content = stored(self.found, place)
         try:
             return self.change(content)
         except Exception as error:  # of a bad image: whatever Pillow raises

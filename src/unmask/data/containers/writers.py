@@ -20,6 +20,7 @@ from unmask.data.containers.tars import Row, scan_tar
 from unmask.durable import replacing
 
 ROWS = 100  # of a row group, as on the Hub
+MAKING = ".chunk"  # how folders begin in which LitData makes one
 
 
 class Sample(NamedTuple):
@@ -69,7 +70,7 @@ def write_chunk(path: Path, samples: Samples, classes: tuple[str, ...]) -> None:
     """A sample is (image, name, label): a dict would be read a window of 256 at a time."""
     from litdata.streaming.writer import BinaryWriter
 
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".chunk") as folder:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=MAKING) as folder:
         writer = BinaryWriter(folder, chunk_bytes=2**31)
         for k, sample in enumerate(samples):
             writer[k] = (sample.content, sample.name, sample.label)
