@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
+NATIVE := $(VENV)/.native
 BIN := $(VENV)/bin
 # the lock's hashes decide what is installed: a wheel lying about on the machine must not answer first
 PIP := env -u PIP_NO_INDEX PIP_FIND_LINKS= $(BIN)/python -m pip
@@ -15,7 +16,7 @@ MINUTES ?= 20
 help: ## list the verbs
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
 
-setup: $(READY) ## make .venv and install what requirements.lock pins
+setup: $(NATIVE) ## make .venv and install what requirements.lock pins
 
 $(READY): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { \
@@ -23,28 +24,31 @@ $(READY): pyproject.toml requirements.lock
 	@echo "Setting up $(VENV): once, a few minutes (PyTorch is large)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) install -qq --disable-pip-version-check --require-hashes -r requirements.lock
-	@PYTHONPATH=src $(BIN)/python -m unmask.data.native || true
 	@touch $(READY)
+
+$(NATIVE): $(READY) $(wildcard src/unmask/data/native/*.c src/unmask/data/native/*.h)
+	@PYTHONPATH=src $(BIN)/python -m unmask.data.native || true
+	@touch $(NATIVE)
 
 # where a C compiler and libjpeg-turbo's header are; setup has tried it
 native: $(READY) ## build the decoder that reads only a JPEG's crop, and say whether it could be
 	@PYTHONPATH=src $(BIN)/python -m unmask.data.native
 
-demo: $(READY) ## pretrain on real images, probe, and print the page to look at
+demo: $(NATIVE) ## pretrain on real images, probe, and print the page to look at
 	@$(BIN)/python src/train.py experiment=demo
 
 # one thread a cell: with another number of threads sums come in another order, and the last digits change
-paper: $(READY) ## Table 1 and Figures 5, 7, 9 at the embedded scale: hours, resumable, reports after every cell
+paper: $(NATIVE) ## Table 1 and Figures 5, 7, 9 at the embedded scale: hours, resumable, reports after every cell
 	@OMP_NUM_THREADS=1 $(BIN)/python src/train.py -m experiment=ablations scale=embedded \
 	  hydra.launcher.n_jobs=$(JOBS) hydra.launcher.report=true
 
 test: check ## every check and every test
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
 
-soak: $(READY) ## a sweep under random faults must end as an undisturbed one, bit for bit (MINUTES=20 SEED=...)
+soak: $(NATIVE) ## a sweep under random faults must end as an undisturbed one, bit for bit (MINUTES=20 SEED=...)
 	@OMP_NUM_THREADS=1 PYTHONPATH=src:tests $(BIN)/python -m soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
-check: $(READY) ## lint, format, types, import contracts
+check: $(NATIVE) ## lint, format, types, import contracts
 	@$(BIN)/ruff check src tests
 	@$(BIN)/ruff format --check --quiet src tests
 	@$(BIN)/mypy

@@ -190,13 +190,13 @@ def test_every_kind_of_image_is_stored_as_it_looks(mode: str, tmp_path: Path) ->
     ramp = np.linspace(0, 255, 48 * 64).astype(np.uint8).reshape(48, 64)
     image = Image.fromarray(ramp.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(ramp).convert(mode)
     image.save(path := tmp_path / ("image.tif" if mode == "CMYK" else "image.png"))
-    pixels = Change(24, None, 3)(path.read_bytes())
+    pixels = Change(24, None, 3)(path.read_bytes(), path.name)
     assert isinstance(pixels, np.ndarray)
     assert pixels.shape == (24, 32, 3)
     if mode != "1":
         expected = ramp.reshape(24, 2, 32, 2).mean(axis=(1, 3))
         assert np.abs(pixels[:, :, 1].astype(float) - expected)[2:-2, 2:-2].max() < 4
-    assert isinstance(Change(24, 90)(path.read_bytes()), bytes)
+    assert isinstance(Change(24, 90)(path.read_bytes(), path.name), bytes)
 
 
 def test_photos_are_stored_upright() -> None:
@@ -204,7 +204,7 @@ def test_photos_are_stored_upright() -> None:
     exif[0x0112] = 6
     with io.BytesIO() as file:
         Image.new("RGB", (40, 20)).save(file, "JPEG", exif=exif)
-        assert Image.open(io.BytesIO(Change(20, 90)(file.getvalue()))).size == (20, 40)  # type: ignore[arg-type]
+        assert Image.open(io.BytesIO(Change(20, 90)(file.getvalue(), "x.png"))).size == (20, 40)  # type: ignore[arg-type]
 
 
 def bad_folder(folder: Path, tmp_path: Path) -> Path:
@@ -323,3 +323,15 @@ def test_the_command(
     with pytest.raises(SystemExit, match="2"):
         call("fromm=a", "to=b")
     assert "fromm: there is no such key; did you mean from?" in capsys.readouterr().err
+
+
+def test_arrays_become_raw_pixels_as_training_reads_them_and_no_jpegs() -> None:
+    array = np.random.default_rng(0).integers(0, 256, (5, 40, 30), dtype=np.uint8)  # channels first
+    with io.BytesIO() as file:
+        np.save(file, array)
+        content = file.getvalue()
+    assert np.array_equal(Change(None, None, 5)(content, "x.npy"), np.moveaxis(array, 0, 2))
+    smaller = Change(15, None, 5)(content, "x.npy")
+    assert isinstance(smaller, np.ndarray)
+    assert smaller.shape == (20, 15, 5)
+    assert Change(15, 90)(content, "x.npy") == content

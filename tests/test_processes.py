@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 
+from unmask import processes
 from unmask.processes import SIGNALS, Forwarding, heard
 
 
@@ -49,3 +50,12 @@ def test_people_end_at_once_by_a_third_ctrl_c_and_schedulers_never_do(number: in
         for _ in range(3):
             os.kill(os.getpid(), number)
     assert started[0].sent == [number, number, third]
+
+
+def test_processes_on_one_machine_share_its_cores_and_a_bound_task_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "cores", lambda: 32)
+    assert processes.own_cores() == 32
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    assert processes.own_cores() == 4
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "32")
+    assert processes.own_cores() == 32

@@ -42,6 +42,14 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
+def own_cores() -> int:
+    """The share of this one of the processes that train on this machine; a task that SLURM bound has its own."""
+    here = cores()
+    if os.environ.get("SLURM_CPUS_PER_TASK") == str(here):
+        return here
+    return max(1, here // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
 def send(number: int, processes: Iterable[subprocess.Popen]) -> None:
     """To those that still run."""
     for process in processes:

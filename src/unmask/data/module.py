@@ -19,7 +19,7 @@ from unmask.data.sources import InMemory
 from unmask.data.stores import Files
 from unmask.data.views import Views
 from unmask.data.workers import QuietLoader, quiet_worker
-from unmask.processes import cores
+from unmask.processes import own_cores
 from unmask.randomness import make_key
 
 EVAL_BATCH = 256  # images; fewer where the device takes fewer at once
@@ -168,12 +168,14 @@ class Loading:
     threads: int | None = None
 
     def spread(self, changing: bool) -> tuple[int, int]:
-        """(loader processes, threads in each); where nobody says, all cores but one, at most 16.
+        """(loader processes, threads in each); where nobody says, all of its cores but one, at most 16.
+
+        Processes that train on one machine share its cores out.
 
         Decoders work without the interpreter's lock, so that threads are enough, and share a process in fours; what
         changes images holds it (RandAugment, jitter), and gets a process for each core.
         """
-        wanted = min(MOST, max(1, cores() - 1))
+        wanted = min(MOST, max(1, own_cores() - 1))
         if self.threads is None and self.num_workers is None:
             threads = 1 if changing else min(TOGETHER, wanted)
         else:

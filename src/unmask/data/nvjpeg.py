@@ -6,7 +6,7 @@ a CPU as the device torchvision decodes there, which is how this is tested.
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -59,21 +59,30 @@ class Packed:
 
         if not self.rows:
             return []
-        mode = ImageReadMode[MODES[self.channels]]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torchvision is to give its decoders up
-            try:
-                found = decode_jpeg(self.contents(), mode=mode, device=device)
-                if [tuple(image.shape[1:]) for image in found] == self.sizes:
-                    return found
-            except RuntimeError:  # one bad image loses the batch
-                pass
-        return [self._by_pillow(k).to(device) for k in range(len(self.rows))]
+        mode, contents = ImageReadMode[MODES[self.channels]], self.contents()
 
-    def _by_pillow(self, k: int) -> UInt8[Tensor, "C H W"]:
+        def decode(some: list[Tensor]) -> list[Tensor]:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torchvision is to give its decoders up
+                return decode_jpeg(some, mode=mode, device=device)
+
+        try:
+            found = decode(contents)
+        except RuntimeError:  # one that is bad loses the batch: each alone, so that its neighbours' pixels stay
+            found = [self._alone(k, decode, device) for k in range(len(contents))]
+        fits = [tuple(image.shape[1:]) == size for image, size in zip(found, self.sizes, strict=True)]
+        return [image if fits[k] else self._by_pillow(k, device) for k, image in enumerate(found)]
+
+    def _alone(self, k: int, decode: Callable[[list[Tensor]], list[Tensor]], device: torch.device) -> Tensor:
+        try:
+            return decode([self.contents()[k]])[0]
+        except RuntimeError:
+            return self._by_pillow(k, device)
+
+    def _by_pillow(self, k: int, device: torch.device) -> UInt8[Tensor, "C H W"]:
         content = self.contents()[k].numpy().tobytes()
         image = decoded(Encoded(content, self.names[k], self.channels, self.sizes[k]))
-        return torch.from_numpy(image).permute(2, 0, 1)
+        return torch.from_numpy(image).permute(2, 0, 1).to(device)
 
 
 def unpacked(

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
-MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+from unmask.data.arrays import Content, is_array
 
 
 @dataclass(frozen=True)
@@ -22,16 +22,30 @@ class Change:
     def copies(self) -> bool:
         return self.short_side is None and self.quality is None and self.channels is None
 
-    def __call__(self, content: bytes | UInt8[np.ndarray, "H W C"]) -> bytes | UInt8[np.ndarray, "h w C"]:
-        """Raises whatever reading a bad image raises."""
+    def __call__(self, content: Content, name: str) -> Content:
+        """Raises whatever reading a bad image raises. Arrays cannot be JPEG: they are left as they are."""
         if self.copies:
             return content
-        image = self._smaller(upright(content))
         if self.channels is not None:
-            return np.array(image.convert(MODES[self.channels])).reshape(image.height, image.width, self.channels)
+            return self._pixels(content, name, self.channels)
+        if isinstance(content, bytes) and is_array(content, name):
+            return content
+        image = self._smaller(upright(content))
         with io.BytesIO() as file:
             image.convert("L" if image.mode in ("L", "1") else "RGB").save(file, "JPEG", quality=self.quality)
             return file.getvalue()
+
+    def _pixels(self, content: Content, name: str, channels: int) -> UInt8[np.ndarray, "h w C"]:
+        """As training reads them."""
+        from unmask.data.decoding import decoded, opened, resized_by_pillow  # not before torch is needed
+
+        pixels = decoded(opened(content, name, channels))
+        height, width = pixels.shape[:2]
+        if self.short_side is None or min(height, width) <= self.short_side:
+            return pixels
+        scale = self.short_side / min(height, width)
+        shape = max(self.short_side, round(height * scale)), max(self.short_side, round(width * scale))
+        return resized_by_pillow(pixels, (0, 0, height, width), shape)
 
     def _smaller(self, image: Image.Image) -> Image.Image:
         if self.short_side is None or min(image.size) <= self.short_side:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int, Int64
+from PIL import UnidentifiedImageError
 
 from unmask.data.catalogue import Catalogue, within
 from unmask.data.containers.change import Change
 from unmask.data.containers.writers import Sample, digest_of
-from unmask.data.stand_ins import unreadable
+from unmask.data.stand_ins import BadImageError, unreadable
 from unmask.durable import sha256, write_json
 
 FOLDER = ".preparing"  # below the target while it is made
@@ -108,7 +109,7 @@ def stored_sizes(found: Catalogue, change: Change) -> Int64[np.ndarray, "N"]:
         content = stored(found, place)
         before += max(1, int(found.sizes[place]))
         try:
-            changed = change(content)
+            changed = change(content, found.names[place])
             after += len(changed) if isinstance(changed, bytes) else changed.size
         except Exception:  # told when it is converted
             after += int(found.sizes[place])
@@ -123,6 +124,13 @@ def stored(found: Catalogue, place: int) -> bytes | np.ndarray:
         return found.store.read(place)
     except OSError as error:
         raise unreadable(found.store.name(place), error) from error
+
+
+def reason(error: Exception) -> str:
+    """The same in each run: Pillow's word for an unknown format is the address of a buffer."""
+    if isinstance(error, UnidentifiedImageError):
+        return "it is no image of a known format"
+    return error.reason if isinstance(error, BadImageError) else f"{type(error).__name__}: {error}"
 
 
 def plan_id(found: Catalogue, change: Change, kind: str, tasks: list[Task]) -> str:
@@ -156,8 +164,8 @@ class Images:
     def _content(self, place: int, name: str) -> bytes | np.ndarray:
         content = stored(self.found, place)
         try:
-            return self.change(content)
+            return self.change(content, name)
         except Exception as error:  # of a bad image: whatever Pillow raises
-            self.bad.append([name, f"{type(error).__name__}: {error}"])
+            self.bad.append([name, reason(error)])
             # no pixels can be stored of it; who trains on it is told as of any bad image
             return content if self.change.channels is None else np.zeros((0, 0, self.change.channels), np.uint8)

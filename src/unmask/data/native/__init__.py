@@ -19,6 +19,10 @@ from PIL import Image
 SOURCES = (Path(__file__).parent / "region.c", Path(__file__).parent / "entropy.h")
 FOLDER = Path(sys.prefix) / "lib" / "unmask-native"  # of this virtual environment
 LOCAL = getattr(os, "RTLD_LOCAL", 0) | getattr(os, "RTLD_DEEPBIND", 0)  # never the libjpeg that Pillow carries
+KINDS = (
+    (3, {"subsampling": 2}), (3, {"subsampling": 1}), (3, {"subsampling": 0, "restart_marker_blocks": 3}),
+    (3, {"subsampling": 2, "progressive": 1}), (1, {}),
+)  # fmt: skip
 Size, Place = ctypes.c_int * 2, ctypes.c_int * 4
 # (content, (height, width), (top, left, height, width), channels, denominator) to pixels, or None: ask another decoder
 Region = Callable[[bytes, tuple[int, int], tuple[int, int, int, int], int, int], UInt8[np.ndarray, "h w C"] | None]
@@ -58,11 +62,15 @@ def load(path: Path) -> Region | None:
 
 
 def agrees(decode: Region) -> bool:
-    """Whether it decodes as Pillow does, on a small picture whose chroma is subsampled."""
+    """Whether it decodes as Pillow does: each kind of JPEG that it is asked for, on a small picture."""
     across, down = np.meshgrid(np.arange(75), np.arange(53))
     picture = np.stack([across * 3, down * 4, (across * down) % 251], axis=2).astype(np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, "JPEG", quality=90, subsampling=2)
-    whole = np.asarray(Image.open(file))
-    ours = decode(file.getvalue(), (53, 75), (21, 18, 20, 40), 3, 1)
+    return all(_agrees(decode, picture[:, :, :depth], settings) for depth, settings in KINDS)
+
+
+def _agrees(decode: Region, picture: UInt8[np.ndarray, "H W C"], settings: dict[str, int]) -> bool:
+    file, depth = io.BytesIO(), picture.shape[2]
+    Image.fromarray(picture if depth == 3 else picture[:, :, 0]).save(file, "JPEG", quality=90, **settings)
+    whole = np.asarray(Image.open(file)).reshape(picture.shape)
+    ours = decode(file.getvalue(), (53, 75), (21, 18, 20, 40), depth, 1)
     return ours is not None and np.array_equal(ours, whole[21:41, 18:58])

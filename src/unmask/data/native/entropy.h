@@ -129,11 +129,11 @@ static inline int read_block(struct reader *from, const struct codes *dc_codes, 
     int32_t entry = dc_codes->entry[from->bits >> (64 - LOOK)];
     if (entry & COMPLETE) {
         take(from, entry & 31);
-        *dc += entry >> 16;
+        *dc = (int)((unsigned)*dc + (unsigned)(entry >> 16)); /* wraps in hostile files */
     } else {
         int size = long_code(from, dc_codes, entry);
         if (size < 0 || size > 15) return 0;
-        *dc += extended(take(from, size), size);
+        *dc = (int)((unsigned)*dc + (unsigned)extended(take(from, size), size));
     }
     if (block) block[0] = (JCOEF)*dc;
     int k = 1;
