@@ -19,7 +19,7 @@ from PIL import Image
 SOURCES = (Path(__file__).parent / "region.c", Path(__file__).parent / "entropy.h")
 FOLDER = Path(sys.prefix) / "lib" / "unmask-native"  # of this virtual environment
 LOCAL = getattr(os, "RTLD_LOCAL", 0) | getattr(os, "RTLD_DEEPBIND", 0)  # never the libjpeg that Pillow carries
-KINDS = (
+KINDS: tuple[tuple[int, dict[str, int]], ...] = (
     (3, {"subsampling": 2}), (3, {"subsampling": 1}), (3, {"subsampling": 0, "restart_marker_blocks": 3}),
     (3, {"subsampling": 2, "progressive": 1}), (1, {}),
 )  # fmt: skip
