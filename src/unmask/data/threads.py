@@ -4,12 +4,15 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import get_worker_info
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 
 class Threads:
@@ -18,9 +21,9 @@ class Threads:
     def __init__(self) -> None:
         self.pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
 
-    def map(self, function: Callable[[int], Any], items: Sequence[int], count: int) -> list[Any]:
+    def map(self, function: Callable[[Item], Made], items: Sequence[Item], count: int) -> list[Made]:
         """Of each item in order; threads take the next one as they are free."""
-        if count == 1 or len(items) == 1:
+        if count == 1 or len(items) <= 1:
             return list(map(function, items))
         found: list[Any] = [None] * len(items)
         turns = iter(enumerate(items))

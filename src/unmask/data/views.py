@@ -1,7 +1,9 @@
 """A split seen through an augmentation: whole batches by (epoch, sample id), the same for any number of workers."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from itertools import compress
+from operator import not_
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,7 +13,7 @@ from torch.utils.data import Dataset
 
 from unmask.data.batch import Batch, Format, drawn
 from unmask.data.crops import Augment, centre_boxes
-from unmask.data.decoding import Encoded, decoded, opened, resized, resized_by_pillow, view
+from unmask.data.decoding import Decode, Encoded, decoded, opened, resized, resized_by_pillow, view
 from unmask.data.draws import Draws, all_draws, side_by_side
 from unmask.data.jitter import colour_jitter
 from unmask.data.nvjpeg import Packed, is_for_device
@@ -53,10 +55,8 @@ class Views(Dataset):
         epoch, ids = tickets[0][0], torch.tensor([i for _, i in tickets])
         if isinstance(self.split, InMemory):
             return self._held(self.split, epoch, ids)
-        if self.split.decode == "nvjpeg" and self.change is None:
-            return self._packed(self.split, epoch, ids)
-        repeated = self.augment is not None and self.augment.repeats > 1
-        return (self._read_repeated if repeated else self._read)(self.split, epoch, ids)
+        packed = self.split.decode == "nvjpeg" and self.change is None
+        return (self._packed if packed else self._read)(self.split, epoch, ids)
 
     def _held(self, split: InMemory, epoch: int, ids: Tensor) -> Batch:
         if self._drawn is None or self._drawn.epoch != epoch:
@@ -88,92 +88,91 @@ class Views(Dataset):
 
     def _read(self, files: Files, epoch: int, ids: Tensor) -> Batch:
         """All headers, then all crops, then all pixels: crops of a batch are drawn at once."""
-        found = self._map(self._header, ids.tolist())
-        boxes = self._boxes(ids, epoch, [each.image.size for each in found])
-        images, places = new_batch(len(ids), *self.form.shape, files.channels), boxes[:, :4].tolist()
-        pixels = images.numpy()
-
-        def fill(k: int) -> Found:
-            used, box = found[k], places[k]
-            while True:
-                try:
-                    pixels[k] = view(used.image, tuple(box), self.form.shape, files.decode)
-                    return used
-                except BadImageError as error:
-                    if not self.stand_ins:
-                        raise
-                    bad = Bad(used.id, error.name, error.reason)
-                    used = self._header(int(ids[k]), (*used.bad, bad))
-                    box = self._boxes(ids[k : k + 1], epoch, [used.image.size])[0, :4].tolist()
-
-        found = self._map(fill, range(len(ids)))
-        labels = files.labels_N[torch.tensor([each.id for each in found])]
-        bad = tuple(dict.fromkeys(bad for each in found for bad in each.bad))
-        mirrored = boxes[:, 4].bool() if boxes[:, 4].any() else None
-        shifts = self._shifts(ids, epoch)
-        return self._changed(Batch(images.permute(0, 3, 1, 2), labels, ids, epoch, None, mirrored, bad, shifts))
-
-    def _read_repeated(self, files: Files, epoch: int, ids: Tensor) -> Batch:
-        """Each image of the batch is read and decoded once, however many views of it there are."""
-        which = (ids % len(files)).tolist()
-        views = side_by_side(which)
-        found = dict(zip(views, self._map(self._header, list(views)), strict=True))
-        boxes = self._boxes(ids, epoch, [found[i].image.size for i in which])
+        found = self._headers(files, ids, together=self._repeated)
+        boxes = self._boxes(ids, epoch, _sizes(found))
         images = new_batch(len(ids), *self.form.shape, files.channels)
         pixels = images.numpy()
-        cut = resized_by_pillow if files.decode == "reference" else resized
 
-        def fill(i: int) -> Found:
-            used, whole = self._whole(i, found[i])
-            own = boxes[views[i]]
-            if used is not found[i]:
-                own = self._boxes(ids[views[i]], epoch, [used.image.size] * len(own))
-            for k, (top, left, height, width, _) in zip(views[i], own.tolist(), strict=True):
-                pixels[k] = cut(whole, (top, left, height, width), self.form.shape)
-            return used
+        def fill(used: Found) -> Found:
+            own = boxes[used.rows]
+            while True:
+                try:
+                    for row, seen in zip(used.rows, self._seen(used.image, own, files.decode), strict=True):
+                        pixels[row] = seen
+                    return used
+                except BadImageError as error:
+                    used = self._next(used, error)
+                    own = self._boxes(ids[used.rows], epoch, [used.image.size] * len(own))
 
-        used = dict(zip(views, self._map(fill, list(views)), strict=True))
-        labels = files.labels_N[torch.tensor([used[i].id for i in which])]
-        bad = tuple(dict.fromkeys(bad for each in used.values() for bad in each.bad))
-        mirrored = boxes[:, 4].bool() if boxes[:, 4].any() else None
-        shifts = self._shifts(ids, epoch)
-        return self._changed(Batch(images.permute(0, 3, 1, 2), labels, ids, epoch, None, mirrored, bad, shifts))
+        found = self.pool.map(fill, found, self.threads)
+        return self._changed(self._batch(files, images, found, ids, epoch, boxes)._replace(boxes_B5=None))
 
     def _packed(self, files: Files, epoch: int, ids: Tensor) -> Batch:
         """Headers and crops here; JPEGs are decoded on the device, and the loader decodes what is none."""
-        which, shape = (ids % len(files)).tolist(), self.form.shape
-        views = side_by_side(which)
-        found: dict[int, Found] = dict(zip(views, self._map(self._header, list(views)), strict=True))
-        jpegs = [i for i in views if is_for_device(found[i].image)]
-        rest = [i for i in views if i not in set(jpegs)]
-        found |= {i: self._whole(i, found[i])[0] for i in rest}  # that they can be read is known from here on
-        boxes = self._boxes(ids, epoch, [found[i].image.size for i in which])
-        others = [k for i in rest for k in views[i]]
-        images = new_batch(len(others), *shape, files.channels)
+        found = self._headers(files, ids, together=True)
+        there = [is_for_device(each.image) for each in found]
+        jpegs = list(compress(found, there))
+        # before crops are drawn: from here on it is known that they can be read
+        wholes = self.pool.map(self._whole, list(compress(found, map(not_, there))), self.threads)
+        found = jpegs + [used for used, _ in wholes]
+        boxes = self._boxes(ids, epoch, _sizes(found))
+        others = [(row, whole) for used, whole in wholes for row in used.rows]
+        images = new_batch(len(others), *self.form.shape, files.channels)
+        for k, (row, whole) in enumerate(others):
+            top, left, height, width = boxes[row, :4].tolist()
+            images[k] = torch.from_numpy(resized(whole, (top, left, height, width), self.form.shape))
+        packed = Packed([each.image for each in jpegs], [each.rows for each in jpegs], [row for row, _ in others])
+        return self._batch(files, images, found, ids, epoch, boxes)._replace(packed=packed)
 
-        def fill(row: int) -> None:
-            top, left, height, width = boxes[others[row], :4].tolist()
-            images[row] = torch.from_numpy(view(found[which[others[row]]].image, (top, left, height, width), shape))
+    def _batch(
+        self, files: Files, images: UInt8[Tensor, "K h w C"], found: list["Found"], ids: Tensor, epoch: int,
+        boxes: Int[Tensor, "B 5"],
+    ) -> Batch:  # fmt: skip
+        """What is known of it besides pixels."""
+        used = torch.empty(len(ids), dtype=torch.long)
+        for each in found:
+            used[each.rows] = each.id
+        bad = tuple(dict.fromkeys(bad for each in found for bad in each.bad))
+        mirrored, shifts = boxes[:, 4].bool() if boxes[:, 4].any() else None, self._shifts(ids, epoch)
+        return Batch(images.permute(0, 3, 1, 2), files.labels_N[used], ids, epoch, boxes, mirrored, bad, shifts)
 
-        self._map(fill, range(len(others)))
-        mirrored = boxes[:, 4].bool() if boxes[:, 4].any() else None
-        return Batch(
-            images.permute(0, 3, 1, 2), files.labels_N[torch.tensor([found[i].id for i in which])], ids, epoch, boxes,
-            mirrored, tuple(dict.fromkeys(bad for each in found.values() for bad in each.bad)),
-            self._shifts(ids, epoch), packed=Packed([found[i].image for i in jpegs], [views[i] for i in jpegs], others),
-        )  # fmt: skip
+    @property
+    def _repeated(self) -> bool:
+        return self.augment is not None and self.augment.repeats > 1
 
-    def _whole(self, i: int, found: "Found") -> tuple["Found", UInt8[np.ndarray, "H W C"]]:
+    def _seen(
+        self, image: Encoded, boxes_K5: Int[Tensor, "K 5"], decode: Decode
+    ) -> Iterator[UInt8[np.ndarray, "h w C"]]:
+        """Each view of it; several of one decoding."""
+        places = [(top, left, height, width) for top, left, height, width, _ in boxes_K5.tolist()]
+        shape = self.form.shape
+        if not self._repeated:
+            yield from (view(image, place, shape, decode) for place in places)
+            return
+        whole, cut = decoded(image), resized_by_pillow if decode == "reference" else resized
+        yield from (cut(whole, place, shape) for place in places)
+
+    def _headers(self, files: Files, ids: Tensor, together: bool) -> list["Found"]:
+        """Of each row of the batch, or of each image with all rows that are views of it."""
+        which = (ids % len(files)).tolist()
+        groups = list(side_by_side(which).items()) if together else [(i, [row]) for row, i in enumerate(which)]
+        return self.pool.map(lambda group: self._header(*group), groups, self.threads)
+
+    def _whole(self, used: "Found") -> tuple["Found", UInt8[np.ndarray, "H W C"]]:
         """All of the image, or of the one that stands in for it."""
         while True:
             try:
-                return found, decoded(found.image)
+                return used, decoded(used.image)
             except BadImageError as error:
-                if not self.stand_ins:
-                    raise
-                found = self._header(i, (*found.bad, Bad(found.id, error.name, error.reason)))
+                used = self._next(used, error)
 
-    def _header(self, i: int, bad: tuple[Bad, ...] = ()) -> "Found":
+    def _next(self, used: "Found", error: BadImageError) -> "Found":
+        """That stands in for one whose pixels cannot be read. Raises the error where none may."""
+        if not self.stand_ins:
+            raise error
+        return self._header(used.wanted, used.rows, (*used.bad, Bad(used.id, error.name, error.reason)))
+
+    def _header(self, i: int, rows: list[int], bad: tuple[Bad, ...] = ()) -> "Found":
         """Of the sample, or of the next that can be read: never by chance, never by workers."""
         assert isinstance(self.split, Files)
         tried = {each.id for each in bad}
@@ -182,7 +181,8 @@ class Views(Dataset):
                 continue
             name = self.split.store.name(other)
             try:
-                return Found(other, opened(patiently(self.split.store.read, other), name, self.split.channels), bad)
+                image = opened(patiently(self.split.store.read, other), name, self.split.channels)
+                return Found(i, rows, other, image, bad)
             except BadImageError as error:
                 fault = error
             except OSError as error:
@@ -191,9 +191,6 @@ class Views(Dataset):
                 raise fault
             bad = (*bad, Bad(other, name, fault.reason))
         raise none_of(bad)
-
-    def _map(self, function: Callable[[int], Any], items: Sequence[int]) -> list[Any]:
-        return self.pool.map(function, items, self.threads)
 
     def _shifts(self, ids_B: Tensor, epoch: int) -> Int[Tensor, "B 2"] | None:
         return self.augment.shifts(self.key, ids_B, epoch, self.form.shape) if self.augment else None
@@ -206,8 +203,19 @@ class Views(Dataset):
 
 
 class Found(NamedTuple):
-    """An image with its header read, the sample it is, and those that could not be read before it."""
+    """An image with its header read. wanted: the sample that it is or stands in for, which the batch has in `rows`.
 
+    id: the sample that it is; bad: those that could not be read before it.
+    """
+
+    wanted: int
+    rows: list[int]
     id: int
     image: Encoded
     bad: tuple[Bad, ...]
+
+
+def _sizes(found: Sequence[Found]) -> list[tuple[int, int]]:
+    """In the order of the batch's rows."""
+    by_row = {row: each.image.size for each in found for row in each.rows}
+    return [by_row[row] for row in range(len(by_row))]
