@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
 from unmask.processes import cores
-from unmask.runs.arguments import Bench, arguments
+from unmask.runs.arguments import Bench, arguments, unused
 from unmask.runs.checks import ConfigError
-from unmask.runs.commands import enter, explained, fail, guarded, one_word
-from unmask.runs.schema import Data
+from unmask.runs.commands import enter, explained, fail, guarded, key_of, one_word
+from unmask.runs.schema import Container, Data
 
 if TYPE_CHECKING:
     from unmask.runs.overhead import Overhead
@@ -29,6 +30,8 @@ def run(cfg: DictConfig) -> None:
     try:
         given = arguments(Bench, OmegaConf.to_container(cfg, resolve=True))
         spec = given.model_dump()
+        if faults := unused(given.subject, map(key_of, HydraConfig.get().overrides.task)):
+            raise ConfigError(faults)
     except ConfigError as error:
         fail(str(error), 2)
     import torch
@@ -40,7 +43,7 @@ def run(cfg: DictConfig) -> None:
         fail("device = cuda: torch finds no GPU here; use device=cpu or device=auto", 2)
     if given.data:
         with explained():
-            loading(spec, given.data)
+            loading(spec, given.data, given.source)
         return
     try:
         if spec["subject"] == "guards":
@@ -53,22 +56,24 @@ def run(cfg: DictConfig) -> None:
     print(f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, float32")
 
 
-def loading(spec: Any, data: Data) -> None:
+def loading(spec: Any, data: Data, container: Container) -> None:
     """Prints what reading these images takes, and what to set."""
     import torch
 
     from unmask.data.batch import Format
     from unmask.data.module import Loading
     from unmask.runs.loader_bench import measured, step_pace, training_images
-    from unmask.runs.loader_tables import advice, tables
+    from unmask.runs.loader_tables import advice, tables, unread
 
     assert data.mean is not None
     assert data.std is not None
     form = Format(data.image_size, tuple(data.mean), tuple(data.std))
-    found = measured(training_images(data), form, Loading(data.num_workers, threads=data.threads), spec)
+    found = measured(training_images(data, container), form, Loading(data.num_workers, threads=data.threads), spec)
     for table in tables(found):
         Console().print(table)
     device = "the GPU" if torch.cuda.is_available() and spec["device"] != "cpu" else "this CPU"
+    for line in unread(found):
+        print(line)
     print(advice(found, data.decode, step_pace(spec, data), device))
     print(
         f"{platform.machine()}, {cores()} cores, torch {torch.__version__}; a core: CPU time, medians of rounds in turn"

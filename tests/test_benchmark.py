@@ -71,7 +71,7 @@ def test_the_command_prints_both_rows() -> None:
 )  # fmt: skip
 def test_arguments_out_of_range_are_told_together(change: dict, said: str) -> None:
     whole = {"name": "x", "mlp_ratio": 4.0, "patch_size_at_224": 16}
-    spec = {**SPEC, "image_size": 32, "model": {**SPEC["model"], **whole}, **change}
+    spec = {**SPEC, "source": "folder", "image_size": 32, "model": {**SPEC["model"], **whole}, **change}
     with pytest.raises(ConfigError, match=said):
         arguments(Bench, spec)
 

@@ -113,7 +113,7 @@ def test_the_share_held_out_is_the_one_asked_for(holdout: float, tmp_path: Path)
 def test_a_class_of_one_image_is_trained_on(tmp_path: Path) -> None:
     found = list_images(make(tmp_path, "a/1.png", "b/1.png", "c/1.png", "c/2.png"))
     assert {label for _, label in found.train} == {0, 1, 2}
-    with pytest.raises(ValueError, match=r"has 3 training and 0 validation images"):
+    with pytest.raises(ValueError, match=r"none of its 3 images can be held out for validation: each is alone in its"):
         list_images(make(tmp_path.with_name("lone"), "a/1.png", "b/1.png", "c/1.png"))
 
 

@@ -9,6 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
+from shards import prepared
+from small_runs import raw_config
 from unmask.data.annotations import list_source
 from unmask.data.batch import Format
 from unmask.data.folders import folder_splits
@@ -16,10 +18,12 @@ from unmask.data.module import Loading
 from unmask.data.sources import InMemory
 from unmask.data.stores import Files
 from unmask.runs import loader_tables
-from unmask.runs.arguments import Bench, arguments
+from unmask.runs.arguments import Bench, arguments, unused
 from unmask.runs.checks import ConfigError
-from unmask.runs.loader_bench import OFFICIAL, Found, interleaved, measured
-from unmask.runs.loader_tables import advice, tables, used_path
+from unmask.runs.loader_bench import OFFICIAL, Found, interleaved, measured, training_images
+from unmask.runs.loader_parts import Sample
+from unmask.runs.loader_tables import advice, tables, unread, used_path
+from unmask.runs.schema import Data
 
 FORM = Format((32, 32), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 SPEC: dict[str, Any] = {"seconds": 0.01, "batch": 4}
@@ -90,6 +94,52 @@ def test_images_that_the_official_recipe_does_not_know_are_told(files: Files) ->
         measured(replace(files, channels=5), FORM, Loading(), SPEC)
 
 
+def test_files_that_cannot_be_read_are_left_out_and_named(files: Files, tmp_path: Path) -> None:
+    (tmp_path / "03.jpg").write_bytes(b"no image")
+    (tmp_path / "07.jpg").unlink()
+    found = measured(files, FORM, Loading(0, threads=2), SPEC)
+    assert found.first
+    assert len(found.first.ids) == 16
+    said = list(unread(found))
+    assert len(said) == 2
+    assert "left out: " in said[0]
+    assert "03.jpg cannot be read as an image (it is no image of a known format)" in said[0]
+    assert "07.jpg cannot be read as an image (No such file or directory)" in said[1]
+    assert "16 of 18 files" in found.images
+    (tmp_path / "08.jpg").unlink()
+    with pytest.raises(ValueError, match=r"3 of 18 images cannot be read; .*03.jpg"):
+        measured(files, FORM, Loading(), SPEC)
+
+
+def test_a_slow_disk_is_what_limits() -> None:
+    found = found_with(0.001)._replace(first=Sample(list(range(20)), [], 50.0, 110_000.0))
+    said = advice(found, "auto", 300.0, "the GPU")
+    assert "The disk is the limit: it gave 50 files/s; put them on a quicker one" in said
+    assert "The disk" not in advice(found, "auto", 40.0, "the GPU")
+
+
+@pytest.mark.parametrize(
+    ("subject", "key", "remedy"),
+    [("loader", "image_size", "set data.image_size"), ("loader", "rounds", "set seconds"), ("step", "seconds", "rounds counts"), ("guards", "source", "only loader")],
+)  # fmt: skip
+def test_what_would_change_nothing_is_told(subject: str, key: str, remedy: str) -> None:
+    assert unused(subject, ["batch", key]).startswith(f"{key}: {subject} takes none; {remedy}")
+    assert not unused(subject, ["batch", "model", "device"])
+
+
+def test_shards_are_measured_like_folders(
+    files: Files, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Prepared tars hold the same files, and are listed by the same key as for training."""
+    target = tmp_path_factory.mktemp("tars")
+    prepared(tmp_path, target, "webdataset")
+    raw = raw_config("data=image_folder", f"data.root={target}", "data.image_size=32", tiny=False)["data"]
+    data = Data.model_validate(raw)
+    split = training_images(data, "webdataset")
+    assert isinstance(split, Files)
+    assert [split.store.read(i) for i in range(18)] == [files.store.read(i) for i in range(18)]
+
+
 def test_too_few_images_are_told(files: Files) -> None:
     few = InMemory(torch.zeros(3, 3, 8, 8, dtype=torch.uint8), torch.zeros(3, dtype=torch.long))
     with pytest.raises(ValueError, match=r"data.root holds 3 training images; at least 16 are needed to measure"):
@@ -101,15 +151,14 @@ def test_too_few_images_are_told(files: Files) -> None:
     [
         ({"subject": "loader", "data": None}, "data: loader needs images: add data=image_folder data.root=/path/to/images"),
         ({"subject": "step"}, "data=mnist5k: step reads no images; leave data out, or ask for loader"),
+        ({"source": "webdataset"}, "source = webdataset: data=mnist5k comes in no such container; set source=folder"),
     ],
 )  # fmt: skip
 def test_images_belong_to_loader_alone(typed: dict[str, Any], said: str) -> None:
-    from small_runs import raw_config
-
     raw = raw_config(tiny=False)
     bench = {
         "subject": "loader", "data": raw["data"], "model": raw["model"], "decoder": raw["decoder"], "batch": 1, "rounds": 1, "seconds": 1,
-        "threads": None, "image_size": 32, "patch_size": 4, "channels": 3, "mask_ratio": 0.75, "norm_pix": True, "device": "cpu",
+        "source": "folder", "threads": None, "image_size": 32, "patch_size": 4, "channels": 3, "mask_ratio": 0.75, "norm_pix": True, "device": "cpu",
     }  # fmt: skip
     with pytest.raises(ConfigError, match=said):
         arguments(Bench, bench | typed)

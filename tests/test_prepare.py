@@ -1,6 +1,7 @@
 """src/prepare.py: nothing is lost on the way, a killed conversion goes on, and faults are told before time is spent."""
 
 import csv
+import errno
 import io
 import json
 import re
@@ -27,6 +28,7 @@ from unmask.data.containers.tasks import SHARD_MB
 from unmask.data.containers.writers import WRITE
 from unmask.data.folders import folder_splits, stored
 from unmask.data.listing import list_images
+from unmask.data.places import Folder
 from unmask.data.stores import Files
 from unmask.data.views import Views
 from unmask.runs import commands
@@ -230,14 +232,56 @@ def test_bad_images_are_copied_and_listed_and_counts_stay(folder: Path, tmp_path
     assert contents(tmp_path / "back")[rows[1][0]] == b"\xff\xd8\xff half a photo"
 
 
-@pytest.mark.parametrize("short_side", [None, 16])
-def test_a_file_that_is_gone_is_named_not_the_shard(short_side: int | None, folder: Path, tmp_path: Path) -> None:
-    broken = shutil.copytree(folder, tmp_path / "broken")
-    gone = sorted((broken / "train").rglob("*.JPEG"))[0]
-    gone.unlink()
-    gone.symlink_to(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match=rf"{gone.name} cannot be read as an image \(No such file or directory\)"):
-        prepared(broken, tmp_path / "tars", "webdataset", short_side=short_side)
+def closed(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """As if these files could not be read: tests run by root can read all."""
+    read = Folder.read
+
+    def refused(self: Folder, i: int) -> bytes:
+        if self.name(i).endswith(names):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return read(self, i)
+
+    monkeypatch.setattr(Folder, "read", refused)
+
+
+@pytest.mark.parametrize(
+    ("kind", "short_side"), [("webdataset", None), ("webdataset", 16), ("parquet", None), ("litdata", None), ("folder", None), ("raw", 16)]
+)  # fmt: skip
+def test_a_file_that_cannot_be_read_costs_its_place_until_it_can(
+    kind: str, short_side: int | None, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, name = tmp_path / "made", "n01440764_0.JPEG"
+    with monkeypatch.context() as patch:
+        closed(patch, name)
+        said = prepared(folder, target, kind, short_side=short_side)
+    assert "1 could not be read, and nothing stands in their place" in said
+    assert (target / "bad_images.csv").read_text().splitlines()[1:] == [
+        f"train/n01440764/{name},not read: Permission denied"
+    ]
+    if kind != "folder":
+        train, _ = folder_splits(list_container(kind, str(target), 0.1), 3, (8, 8), in_memory=False)
+        views = Views(train, Format((8, 8), (0.5,) * 3, (0.5,) * 3), None, 0)
+        assert [bad.id for bad in views.__getitems__([(0, 0), (0, 2)]).bad] == [0]
+    assert "could not be read" not in prepared(folder, target, kind, short_side=short_side)
+    assert not (target / "bad_images.csv").exists()
+    prepared(folder, tmp_path / "whole", kind, short_side=short_side)
+    made, whole = (
+        {k: v for k, v in contents(root).items() if "index.json" not in k} for root in (target, tmp_path / "whole")
+    )
+    assert made == whole
+
+
+def test_many_files_that_cannot_be_read_are_the_disks_fault(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        closed(patch, ".JPEG")
+        with pytest.raises(
+            ValueError, match=r".JPEG \(Permission denied\) and \d+ more of \d+ images cannot be"
+        ):
+            prepared(folder, tmp_path / "tars", "webdataset")
+    assert "could not be read" not in prepared(folder, tmp_path / "tars", "webdataset")
+    assert list_container("webdataset", str(tmp_path / "tars"), 0.1).identity == list_images(folder).identity
 
 
 def test_a_bad_image_among_raw_pixels_is_known_as_one_when_it_is_read(folder: Path, tmp_path: Path) -> None:

@@ -97,6 +97,12 @@ def arranged(found: Catalogue, root: PurePath, holdout: float) -> Listing:
         pair = places[train], places[within(found.names, validation)]
     else:
         held = held_out(labels[train], holdout)
+        if len(held) > 1 and not held.any():
+            raise ValueError(
+                f"data.root={root} has no val/, and none of its {len(held)} images can be held out for validation: "
+                f"each is alone in its class, which training would not know without it; add val/ or images, or put all "
+                f"into one folder, without classes"
+            )
         pair = places[train][~held], places[train][held]
     _check(found.names, pair, (labels, classes, folders), root)
     splits = [Samples.packed(_taken(found.names, part), labels[part]) for part in pair]

@@ -37,14 +37,21 @@ class Folder:
         return len(self.names)
 
     def name(self, i: int) -> str:
-        return str(self.root / self.names[i])
+        return f"{self.root}/{self.names[i]}"
 
     def read(self, i: int) -> bytes:
         # not to wait for whoever would write into a pipe
-        with os.fdopen(os.open(self.root / self.names[i], os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-            if not S_ISREG(os.fstat(file.fileno()).st_mode):
+        file = os.open(self.name(i), os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            status = os.fstat(file)
+            if not S_ISREG(status.st_mode):
                 raise OSError(errno.EINVAL, "it is no file")
-            return file.read()
+            content = os.read(file, status.st_size + 1)
+            while len(content) < status.st_size and (more := os.read(file, status.st_size - len(content))):
+                content += more  # 2 GB are read at once at most, and by some file systems less
+            return content
+        finally:
+            os.close(file)
 
 
 @dataclass(frozen=True)

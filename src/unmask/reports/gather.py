@@ -59,7 +59,7 @@ def gather(
         config = found.configs[cell.row].model_copy(update={"seed": cell.seed, "runs_dir": runs_dir})
         place = f"{config.data.source} {config.data.root} {config.data.holdout}"
         try:
-            listings[place] = listing = listings[place] if place in listings else listed(config)
+            listings[place] = listing = listings[place] if place in listings else listed(config.data, config.source)
         except ConfigError as error:  # the images are not on this machine
             standing = [r for r in unseen if (r.row, r.seed) == (cell.row, cell.seed)]
             found.rows += standing

@@ -1,11 +1,12 @@
 """What the smaller commands may be told: types and ranges, checked before torch is imported."""
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
-from unmask.runs.checks import ConfigError, described, refuse_secrets
+from unmask.runs.checks import ConfigError, described, of_reading, refuse_secrets
 from unmask.runs.schema import Container, Count, Data, Decoder, Model, Part, Positive, Proportion, Share
 
 Arguments = TypeVar("Arguments", bound=Part)
@@ -131,6 +132,7 @@ class Bench(Part):
         description="step: a training step beside a peer's; guards: what looking after a run costs; loader: reading"
     )
     data: Data | None = Field(default=None, description="the images that loader reads")
+    source: Container = Field(description="what loader's images lie in: folder, webdataset, parquet, litdata or raw")
     seconds: Positive = Field(description="how long loader compares the ways of reading")
     batch: Count = Field(description="images a step")
     rounds: Count = Field(description="timed steps of each contestant, in turn; of guards: checkpoints")
@@ -152,6 +154,8 @@ class Bench(Part):
                 if self.data is None
                 else f"data={self.data.source}: {self.subject} reads no images; leave data out, or ask for loader"
             )
+        if faults := "\n".join(of_reading(self.data, self.source) if self.data else ()):
+            raise ValueError(faults)
         return self
 
     @model_validator(mode="after")
@@ -162,6 +166,21 @@ class Bench(Part):
                 f"nearest: {max(1, round(self.image_size / self.patch_size)) * self.patch_size}"
             )
         return self
+
+
+UNUSED = {
+    "step": {"seconds": "rounds counts its steps", "source": "only loader reads images"},
+    "guards": {"seconds": "rounds counts its steps", "source": "only loader reads images"},
+    "loader": {
+        "image_size": "set data.image_size", "patch_size": "set data.patch_size", "channels": "set data.channels",
+        "threads": "set data.threads", "rounds": "set seconds, for which it measures",
+    },
+}  # fmt: skip
+
+
+def unused(subject: str, typed: Iterable[str]) -> str:
+    """A line for each key of bench that was typed and would change nothing."""
+    return "\n".join(f"{key}: {subject} takes none; {UNUSED[subject][key]}" for key in typed if key in UNUSED[subject])
 
 
 def keyed(kind: type[Part]) -> dict[str, FieldInfo]:

@@ -9,7 +9,9 @@ from torch import nn
 
 from unmask.data.batch import Format
 from unmask.data.crops import Augment
+from unmask.data.decoding import Decode
 from unmask.data.folders import folder_splits
+from unmask.data.listing import Listing
 from unmask.data.module import EVAL_BATCH, Loading
 from unmask.data.sources import InMemory, cifar, mnist5k, placed
 from unmask.data.stores import Files
@@ -18,10 +20,10 @@ from unmask.encoder import Encoder
 from unmask.exchange.dalle import read_dalle
 from unmask.initialisation import initialise
 from unmask.mae import MAE
-from unmask.runs.fingerprint import pixels
+from unmask.runs.fingerprint import chosen_decode
 from unmask.runs.plan import Plan
 from unmask.runs.recipes import Augment as AugmentConfig
-from unmask.runs.schema import Config
+from unmask.runs.schema import Config, Data
 from unmask.runs.variants import PCATarget, TokensTarget
 from unmask.targets import AnyTarget, Tokens
 from unmask.tasks.pretrain import AnyMasking
@@ -131,20 +133,22 @@ def build_loading(config: Config) -> Loading:
 def load_splits(plan: Plan) -> tuple[InMemory | Files, InMemory | Files]:
     """(train, validation) images and labels."""
     data = plan.config.data
-    train: InMemory | Files
-    val: InMemory | Files
-    if data.source == "mnist5k":
-        train, val = mnist5k()
-    elif plan.listing:
-        held = None if data.in_memory is None else bool(data.in_memory)
-        held = held if data.decode == "auto" else False  # who asks how files are decoded wants them to be
-        train, val = folder_splits(plan.listing, data.channels, data.image_size, held, pixels(plan.config))
-    else:
-        assert data.source == "cifar10" or data.source == "cifar100"
-        train, val = cifar(data.source, Path(data.root or "data"), data.download)
+    train, val = splits_of(data, plan.listing, chosen_decode(data))
     if isinstance(train, InMemory) and isinstance(val, InMemory):
         return placed(train, val, data.in_memory, training_device(plan.config))
     return train, val
+
+
+def splits_of(data: Data, listing: Listing | None, decode: Decode) -> tuple[InMemory | Files, InMemory | Files]:
+    """(train, validation), in this process's memory or still to be read. listing: of data that is no known set."""
+    if listing:
+        held = None if data.in_memory is None else bool(data.in_memory)
+        held = held if data.decode == "auto" else False  # who asks how files are decoded wants them to be
+        return folder_splits(listing, data.channels, data.image_size, held, decode)
+    if data.source == "mnist5k":
+        return mnist5k()
+    assert data.source == "cifar10" or data.source == "cifar100"
+    return cifar(data.source, Path(data.root or "data"), data.download)
 
 
 def training_device(config: Config) -> torch.device:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ValidationError
 
 from unmask.runs.image_checks import of_images
 from unmask.runs.recipes import kept_together, repeats_of
-from unmask.runs.schema import CHANNELS, ENCODING, FROZEN, LABELLED, Config
+from unmask.runs.schema import CHANNELS, ENCODING, FROZEN, LABELLED, Config, Container, Data
 from unmask.runs.secrets import covered, refused
 from unmask.runs.variants import PCATarget
 
@@ -135,28 +135,32 @@ def _targets(config: Config) -> Iterator[str]:
         yield f"tokenizer.file = {config.tokenizer_file}: DALL-E's encoder takes 1 or 3 channels, not {channels}"
 
 
-def _ignored(config: Config) -> Iterator[str]:
-    """Values that would change nothing."""
-    data = config.data
+def of_reading(data: Data, container: Container) -> Iterator[str]:
+    """How images are read that do not lie so, or are held in memory anyway."""
     if data.decode != "auto" and (data.source in CHANNELS or data.in_memory):
         where = str(data.in_memory).lower()
         held = f"data={data.source} is" if data.source in CHANNELS else f"data.in_memory={where}: images are"
         yield f"data.decode = {data.decode}: {held} decoded once into memory; set data.decode=auto"
     if data.threads and data.source in CHANNELS:
         yield f"data.threads = {data.threads}: data={data.source} is held in memory; set data.threads=null"
+    if container != "folder" and data.source != "image_folder":
+        yield f"source = {container}: data={data.source} comes in no such container; set source=folder"
+    if container in ("folder", "raw") and "://" in str(data.root):
+        yield (
+            f"source = {container}: it must lie in a local folder, not in data.root={data.root}; set "
+            f"source=litdata, webdataset or parquet"
+        )
+
+
+def _ignored(config: Config) -> Iterator[str]:
+    """Values that would change nothing."""
+    yield from of_reading(config.data, config.source)
     if config.init_from and set(config.worked_stages) <= {"scratch", "robustness"}:
         yield f"init_from = {config.init_from}: scratch starts from random weights; add a stage that uses it"
     if config.labels and not {"partial_finetune", "finetune", "scratch"} & set(config.worked_stages):
         yield (
             f"labels = {config.labels}: none of the stages {config.stages} uses it; add finetune or scratch, or set "
             f"knn.labels, linear_probe.labels or attentive_probe.labels"
-        )
-    if config.source != "folder" and config.data.source != "image_folder":
-        yield f"source = {config.source}: data={config.data.source} comes in no such container; set source=folder"
-    if config.source in ("folder", "raw") and "://" in str(config.data.root):
-        yield (
-            f"source = {config.source}: it must lie in a local folder, not in data.root={config.data.root}; set "
-            f"source=litdata, webdataset or parquet"
         )
     alone = config.trainer.devices == config.trainer.nodes == 1
     if config.trainer.sharded and alone:

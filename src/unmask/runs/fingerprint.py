@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from unmask.runs.recipes import mixed_together
-from unmask.runs.schema import CHANNELS, STEPPED, Config
+from unmask.runs.schema import CHANNELS, STEPPED, Config, Data
 from unmask.runs.variants import TokensTarget
 
 RESULT_VERSION = 1  # raise it when a change of the code changes results
@@ -24,9 +24,9 @@ OF_ENCODERS = ("pool", "layer_decay", "drop_path")  # values of a recipe that me
 DATA_KEYS = ("image_size", "patch_size", "channels", "mean", "std", "eval_crop")
 
 
-def pixels(config: Config) -> Literal["fast", "scaled", "reference", "nvjpeg"]:
+def chosen_decode(data: Data) -> Literal["fast", "scaled", "reference", "nvjpeg"]:
     """How files are decoded."""
-    return "fast" if config.data.decode == "auto" else config.data.decode
+    return "fast" if data.decode == "auto" else data.decode
 
 
 def kind_title(kind: str) -> str:
@@ -116,7 +116,8 @@ def robustness_science(config: Config, identity: str, other: str | None) -> dict
 
 def _common(kind: str, config: Config, identity: str) -> dict[str, Any]:
     data = config.plain()["data"] | {"image_size": list(config.stage_image_size(kind))}
-    of_files = {} if data["source"] in CHANNELS else {"pixels": pixels(config)}  # which decoder is here counts not
+    # which decoder is here counts not: all give the same pixels
+    of_files = {} if data["source"] in CHANNELS else {"pixels": chosen_decode(config.data)}
     leaves_out = config.spikes.factor and kind in STEPPED
     spikes = {"spikes": [config.spikes.factor, config.spikes.window]} if leaves_out else {}
     cut = {"stop_after": config.stop_after} if config.stop_after and kind in STEPPED else {}

@@ -3,41 +3,42 @@
 import io
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from unmask.data import native
-from unmask.data.annotations import list_source
-from unmask.data.batch import Batch, Format, normalised
+from unmask.data.batch import Format
 from unmask.data.crops import Augment
-from unmask.data.decoding import MODES, Decode, Encoded, opened, region, resized, view
-from unmask.data.folders import folder_splits
-from unmask.data.jpeg import Box
+from unmask.data.decoding import MODES, Decode, opened
 from unmask.data.module import Loading, loader
 from unmask.data.sampler import EvalBatches
-from unmask.data.sources import InMemory, cifar, mnist5k
+from unmask.data.sources import InMemory
 from unmask.data.stores import Files
 from unmask.data.views import Views
-from unmask.randomness import make_key
 from unmask.runs.benchmark import device_of, our_step
 from unmask.runs.benchmark import interleaved as interleaved_steps
-from unmask.runs.checks import ConfigError
+from unmask.runs.build import splits_of
+from unmask.runs.fingerprint import chosen_decode
 from unmask.runs.held_bench import Contestant, held_contestants
+from unmask.runs.loader_parts import Sample, first_read, parts_of
 from unmask.runs.official import official_loader, official_view
-from unmask.runs.schema import MAX_PATCH, MIN_GRID, Data
+from unmask.runs.plan import listed
+from unmask.runs.schema import Container, Data, chosen_patch_size
 from unmask.runs.smaller_copies import smaller_copies
 
 SAMPLE, LEAST, SMALLER = 256, 16, 96  # images that are measured, at least; those that are made smaller for it
 AUGMENT = Augment("random", (0.2, 1.0), flip=True)
+BY_IMAGE = {
+    "RandAugment (fine-tuning)": Augment("random", (0.08, 1.0), flip=True, policy="rand-m9-mstd0.5"),
+    "colour jitter": Augment("random", (0.2, 1.0), flip=True, jitter=0.4),
+}  # of what changes single images, which the lock of Python lets one thread do
 ON_CPU = 8  # images of a step
 LONG = 5.0  # seconds from which on whole loaders are timed in three turns, too
 OFFICIAL = "official recipe"
@@ -51,6 +52,7 @@ class Found(NamedTuple):
     parts: dict[str, float]
     loaders: dict[str, float]
     spread: tuple[int, int]
+    first: Sample | None = None
 
 
 def measured(split: InMemory | Files, form: Format, loading: Loading, spec: dict[str, Any]) -> Found:
@@ -62,6 +64,13 @@ def measured(split: InMemory | Files, form: Format, loading: Loading, spec: dict
             f"data.channels={split.channels}: the official recipe reads images of 1, 3 or 4 channels alone"
         )
     ids = torch.linspace(0, len(split) - 1, min(SAMPLE, len(split))).long().tolist()
+    spread, first = (0, 1), None
+    if isinstance(split, Files):
+        spread = loading.spread(False)
+        first = first_read(split, ids, max(spread[0], 1) * spread[1])
+        ids = first.ids
+        if len(ids) < LEAST:
+            raise ValueError(f"{len(first.bad)} of {len(ids) + len(first.bad)} images cannot be read; {first.bad[0]}")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # by process: what a core does
     try:
@@ -69,13 +78,13 @@ def measured(split: InMemory | Files, form: Format, loading: Loading, spec: dict
             if isinstance(split, InMemory):
                 contestants, parts = _of_memory(split, form), {}
             else:
-                contestants, parts = _of_files(split, form, ids, Path(place)), _parts(split, form, ids)
+                contestants = _of_files(split, form, ids, Path(place))
+                parts = parts_of(split, form, AUGMENT, ids[:SMALLER])
             paths = interleaved(contestants, spec["seconds"])
-        loaders = _loaders(split, form, loading, spec)
+        loaders = _loaders(split, form, loading, spec, ids)
     finally:
         torch.set_num_threads(threads)
-    spread = (0, 1) if isinstance(split, InMemory) else loading.spread(False)
-    return Found(_described(split, ids), paths, parts, loaders, spread)
+    return Found(_described(split, ids, first), paths, parts, loaders, spread, first)
 
 
 def interleaved(contestants: dict[str, Contestant], seconds: float) -> dict[str, list[float]]:
@@ -92,14 +101,13 @@ def interleaved(contestants: dict[str, Contestant], seconds: float) -> dict[str,
     return taken
 
 
-def _described(split: InMemory | Files, ids: list[int]) -> str:
-    if isinstance(split, InMemory):
+def _described(split: InMemory | Files, ids: list[int], first: Sample | None) -> str:
+    if isinstance(split, InMemory) or first is None:
+        assert isinstance(split, InMemory)
         return f"{len(ids)} of {len(split)} images of {' x '.join(map(str, split.images_NCHW.shape[2:]))} in memory"
-    contents = [split.store.read(i) for i in ids[:SMALLER]]
-    sizes = [opened(c, split.store.name(i), split.channels).size for c, i in zip(contents, ids, strict=False)]
-    kilobytes = statistics.mean(map(len, contents)) / 1000
+    sizes = [opened(split.store.read(i), split.store.name(i), split.channels).size for i in ids[:SMALLER]]
     pixels = statistics.mean(height * width for height, width in sizes) / 1e6
-    return f"{len(ids)} of {len(split)} files, {kilobytes:.0f} kB and {pixels:.2f} megapixels on average"
+    return f"{len(ids)} of {len(split)} files, {first.size / 1000:.0f} kB and {pixels:.2f} megapixels on average"
 
 
 def _of_memory(split: InMemory, form: Format) -> dict[str, Contestant]:
@@ -123,14 +131,19 @@ def _of_files(split: Files, form: Format, ids: list[int], place: Path) -> dict[s
     ways += [("fast", "fast, simplejpeg", None), ("scaled", "scaled, simplejpeg", None)]
     for decode, name, by in ways:
         contestants[name] = (_reading(replace(split, decode=decode), form, ids, by), len(ids))
+    if split.channels in (1, 3):
+        for name, augment in BY_IMAGE.items():
+            contestants[f"fast, and {name}"] = (_reading(split, form, small, decoder, augment), len(small))
     everywhere = list(range(len(small)))
     contestants["fast, JPEGs stored at 8/7 of the size"] = (_reading(files, form, everywhere, decoder), len(small))
     contestants["pixels stored at 8/7 of the size"] = (_reading(raw, form, everywhere, decoder), len(small))
     return contestants
 
 
-def _reading(split: Files, form: Format, ids: list[int], decoder: native.Region | None) -> Callable[[int], Any]:
-    views = Views(split, form, AUGMENT, 0)
+def _reading(
+    split: Files, form: Format, ids: list[int], decoder: native.Region | None, augment: Augment = AUGMENT
+) -> Callable[[int], Any]:
+    views = Views(split, form, augment, 0)
 
     def read(turn: int) -> None:
         found, native.region = native.region, lambda: decoder  # type: ignore[assignment]
@@ -150,64 +163,9 @@ def _opened(split: Files, i: int) -> Image.Image:
     return Image.open(io.BytesIO(content)).convert(MODES[split.channels])
 
 
-@dataclass
-class Stopwatch:
-    """CPU seconds, by the name of what was done."""
-
-    count: int
-    taken: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        start = time.process_time()
-        yield
-        self.taken[name] = (time.process_time() - start) / self.count
-
-
-def _parts(split: Files, form: Format, ids: list[int]) -> dict[str, float]:
-    """Of an image in each step of the way, on the fastest path; each step of all images at once."""
-    ids = ids[:SMALLER]
-    for _ in range(3):  # the last one counts
-        watch = Stopwatch(len(ids))
-        with watch("read"):
-            contents = [split.store.read(i) for i in ids]
-        with watch("header"):
-            images = [opened(c, split.store.name(i), split.channels) for i, c in zip(ids, contents, strict=True)]
-        with watch("crops"):
-            sizes = torch.tensor([image.size for image in images])
-            boxes = AUGMENT.boxes(make_key(0, "crop"), torch.tensor(ids), 0, sizes, form.shape).tolist()
-        with watch("decode"):
-            parts = [_cut(image, (a, b, h, w)) for image, (a, b, h, w, _) in zip(images, boxes, strict=True)]
-        with watch("resize"):
-            seen = [resized(part, (0, 0, *part.shape[:2]), form.shape) for part in parts]
-        with watch("collate"):
-            batch = np.stack(seen)
-        with watch("mirror, normalise"):
-            ready = Batch(torch.from_numpy(batch).permute(0, 3, 1, 2), sizes[:, 0], sizes[:, 0], 0, None)
-            normalised(ready._replace(mirrored_B=torch.tensor([bool(box[4]) for box in boxes])), form)
-    if torch.cuda.is_available():
-        del watch.taken["mirror, normalise"]  # the GPU does it
-        watch.taken["copy to the GPU"] = _copy_seconds(torch.from_numpy(batch)) / len(ids)
-    return watch.taken
-
-
-def _copy_seconds(batch: Tensor) -> float:
-    pinned = batch.pin_memory()
-    for _ in range(3):
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        pinned.to("cuda", non_blocking=True)
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def _cut(image: Encoded, box: Box) -> np.ndarray:
-    """Nothing but decoding."""
-    part = region(image, box) if image.header else None
-    return view(image, box, box[2:]) if part is None else part
-
-
-def _loaders(split: InMemory | Files, form: Format, loading: Loading, spec: dict[str, Any]) -> dict[str, float]:
+def _loaders(
+    split: InMemory | Files, form: Format, loading: Loading, spec: dict[str, Any], readable: list[int]
+) -> dict[str, float]:
     """Images a second, by the clock, of whole loaders: ours as it is set, the official one on as many processes.
 
     Medians of turns: as many batches as hide that some are read ahead while the first is waited for.
@@ -221,7 +179,15 @@ def _loaders(split: InMemory | Files, form: Format, loading: Loading, spec: dict
     if isinstance(split, Files):
         processes, threads = loading.spread(False)
         workers = max(processes, 1) * threads
-        contestants[OFFICIAL] = lambda: official_loader(lambda i: _opened(split, i), ids, form, batch, workers)
+
+        def opened_or_other(i: int) -> Image.Image:
+            """The official recipe would end at the first bad file."""
+            try:
+                return _opened(split, i)
+            except (OSError, ValueError):
+                return _opened(split, readable[i % len(readable)])
+
+        contestants[OFFICIAL] = lambda: official_loader(opened_or_other, ids, form, batch, workers)
     taken = [{name: _pace(make()) for name, make in contestants.items()} for _ in range(turns)]
     return {name: statistics.median(turn[name] for turn in taken) for name in contestants}
 
@@ -246,8 +212,7 @@ def step_pace(spec: dict[str, Any], data: Data) -> float | None:
     if data.image_size != (side, side):
         return None
     device = device_of(spec)
-    patches = [p for p in range(1, MAX_PATCH + 1) if side % p == 0 and side // p >= MIN_GRID]
-    patch = data.patch_size or (spec["model"]["patch_size_at_224"] if side == 224 else max(patches, default=1))
+    patch = data.patch_size or chosen_patch_size(data.image_size, spec["model"]["patch_size_at_224"])
     batch = spec["batch"] if device.type == "cuda" else min(spec["batch"], ON_CPU)
     spec = spec | {"image_size": side, "patch_size": patch, "channels": data.channels}
     images = torch.randn(batch, data.channels, side, side, device=device)
@@ -257,16 +222,6 @@ def step_pace(spec: dict[str, Any], data: Data) -> float | None:
     return batch / statistics.median(taken)
 
 
-def training_images(data: Data) -> InMemory | Files:
+def training_images(data: Data, container: Container) -> InMemory | Files:
     """As a run would hold them, or read them. Raises ConfigError where there are none."""
-    if data.source == "mnist5k":
-        return mnist5k()[0]
-    if data.source == "cifar10" or data.source == "cifar100":
-        return cifar(data.source, Path(data.root or "data"), data.download)[0]
-    try:
-        listing = list_source(data.source, str(data.root), data.holdout)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-    if data.decode == "auto":
-        return folder_splits(listing, data.channels, data.image_size, data.in_memory and True)[0]
-    return folder_splits(listing, data.channels, data.image_size, False, data.decode)[0]
+    return splits_of(data, listed(data, container), chosen_decode(data))[0]

@@ -10,6 +10,7 @@ from unmask.processes import cores
 from unmask.runs.loader_bench import OFFICIAL, Found
 
 ON_DEVICE = ("mirror, normalise", "copy to the GPU")  # after the loader
+NAMED = 5  # bad files that are printed
 SPARE = 1.2  # of cores, over what the model takes: not every image is of the average size
 
 
@@ -47,7 +48,18 @@ def _loaders(found: Found) -> Table:
     official = found.loaders.get(OFFICIAL)
     for name, pace in found.loaders.items():
         table.add_row(name, f"{pace:,.0f}", f"{pace / official:.2f}" if official else "")
+    if found.first:
+        megabytes = found.first.pace * found.first.size / 1e6
+        table.add_row("files alone, read for the first time", f"{found.first.pace:,.0f}", f"{megabytes:,.0f} MB/s")
     return table
+
+
+def unread(found: Found) -> Iterator[str]:
+    """Files of the sample that are no images, in whose place others were measured."""
+    bad = found.first.bad if found.first else []
+    yield from (f"left out: {error}" for error in bad[:NAMED])
+    if len(bad) > NAMED:
+        yield f"left out: {len(bad) - NAMED} more that cannot be read"
 
 
 def used_path(found: Found, decode: str) -> str:
@@ -65,6 +77,11 @@ def advice(found: Found, decode: str, need: float | None, device: str) -> str:
     said = f"A core reads {a_core:,.0f} images/s here ({path}){step}."
     if need is None:
         return said
+    if found.first and found.first.pace < SPARE * need:
+        return (
+            f"{said} The model takes {need:,.0f} on {device}. The disk is the limit: it gave {found.first.pace:,.0f} "
+            f"files/s; put them on a quicker one, or make them fewer and smaller: src/prepare.py with short_side=256"
+        )
     wanted = max(1, round(SPARE * need / a_core + 0.5))
     said += f" The model takes {need:,.0f} on {device}: {wanted} {'core' if wanted == 1 else 'cores'} to read them."
     if not found.parts:

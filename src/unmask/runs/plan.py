@@ -20,7 +20,7 @@ from unmask.runs.fingerprint import (
 )
 from unmask.runs.given import weights_identity
 from unmask.runs.recipes import Corruption, Robustness
-from unmask.runs.schema import LABELLED, Config
+from unmask.runs.schema import LABELLED, Config, Container, Data
 
 # The numbers are the content's: a changed package or archive is another data set
 IDENTITIES = {"mnist5k": "mnist5k-1", "cifar10": "cifar10-c58f3010", "cifar100": "cifar100-eb9058c3"}
@@ -56,12 +56,12 @@ class Plan:
         return len(self.listing.train) if self.listing else sum(SIZES[self.config.data.source])
 
 
-def listed(config: Config) -> Listing | None:
+def listed(data: Data, container: Container) -> Listing | None:
     """The images in a folder, None where the data set is a known one. Raises ConfigError where there are none."""
-    if config.data.source in IDENTITIES:
+    if data.source in IDENTITIES:
         return None
     try:
-        return list_source(config.data.source, str(config.data.root), config.data.holdout, config.source)
+        return list_source(data.source, str(data.root), data.holdout, container)
     except ValueError as error:
         raise ConfigError(str(error)) from None
 
@@ -71,7 +71,7 @@ def make_plan(config: Config, listing: Listing | None = None) -> Plan:
 
     listing: of the images, where somebody has listed them a moment ago.
     """
-    listing = listing or listed(config)
+    listing = listing or listed(config.data, config.source)
     identity = listing.identity if listing else IDENTITIES[config.data.source]
     classes = listing.classes if listing else CLASSES[config.data.source]
     if config.data.measured not in (None, identity):

@@ -20,6 +20,7 @@ from unmask.data.containers.source import CONTAINERS, catalogue_of
 from unmask.data.containers.tasks import (
     FOLDER,
     SHARD_MB,
+    UNREAD,
     Record,
     Task,
     plan_id,
@@ -58,10 +59,19 @@ def prepare(given: Prepare, console: Console) -> None:
         contents = conversion.finish(_run(conversion, given.workers or cores(), console), plan)
     told = json.loads((target / PREPARED).read_bytes())
     console.print(f"{target}: {len(contents.names)} images in {len(tasks)} shards, each read back and compared")
+    unread = sum(why.startswith(UNREAD) for why in read_bad(target).values())
     if told["bad_images"]:
         became = "; empty pixels stand in their place" if given.format == "raw" else " and were copied as they are"
-        console.print(f"{told['bad_images']} could not be decoded{became}: {target / BAD}", soft_wrap=True)
-    _say_identity(found, given, change, console)
+        decoded = told["bad_images"] - unread
+        if decoded:
+            console.print(f"{decoded} could not be decoded{became}: {target / BAD}", soft_wrap=True)
+        if unread:
+            console.print(
+                f"{unread} could not be read, and nothing stands in their place: {target / BAD}; once they can be read "
+                f"the same command fills it",
+                soft_wrap=True,
+            )
+    _say_identity(found, given, change.copies and not unread, console)
 
 
 def found_kind(place: str) -> str:
@@ -211,8 +221,11 @@ def _run(conversion: Conversion, workers: int, console: Console) -> list[Record]
         return conversion.run(workers, lambda images: bar.advance(task, images))
 
 
-def _say_identity(found: Catalogue, given: Prepare, change: Change, console: Console) -> None:
-    """Whether runs on the new shards are those on the old: their fingerprints hold the same identity."""
+def _say_identity(found: Catalogue, given: Prepare, copied: bool, console: Console) -> None:
+    """Whether runs on the new shards are those on the old: their fingerprints hold the same identity.
+
+    copied: all of it, as it was. Raises OSError where it cannot have been.
+    """
     target = Path(given.to).expanduser()
     try:
         made = catalogued(target) if given.format == "folder" else catalogue_of(given.format, str(target))
@@ -220,7 +233,7 @@ def _say_identity(found: Catalogue, given: Prepare, change: Change, console: Con
     except ValueError as error:  # a train/ alone without enough images, say
         console.print(f"not yet a data set to train on: {error}", soft_wrap=True)
         return
-    if change.copies and ours != theirs and given.format != "folder":
+    if copied and ours != theirs and given.format != "folder":
         raise OSError(f"{target}: identity {ours}, the source's is {theirs}; what was written is not what was read")
     same = "the source's: runs share their fingerprints" if ours == theirs else f"another than the source's {theirs}"
     console.print(f"identity {ours}, {same}")

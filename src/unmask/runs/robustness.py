@@ -21,7 +21,7 @@ from unmask.data.views import Change, Views
 from unmask.journals import append, read
 from unmask.randomness import make_key
 from unmask.runs import build
-from unmask.runs.fingerprint import pixels
+from unmask.runs.fingerprint import chosen_decode
 from unmask.runs.fitting import Fitting, Metrics
 from unmask.runs.ledger import StageFolder
 from unmask.runs.plan import Plan, corruption_folders
@@ -107,7 +107,7 @@ class Robustness:
     def other(self, root: Path, name: str, severity: int) -> Cell:
         listing, config = list_other(root, self.plan.class_names), self.plan.config
         labels = torch.from_numpy(listing.val.labels).long()
-        files = Files(Folder(root, listing.val.names), labels, config.data.channels, pixels(config))
+        files = Files(Folder(root, listing.val.names), labels, config.data.channels, chosen_decode(config.data))
         return Cell(
             name,
             severity,

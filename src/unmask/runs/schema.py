@@ -194,6 +194,14 @@ class Watch(Part):
     )
 
 
+def chosen_patch_size(image_size: tuple[int, int], at_224: int) -> int:
+    """At 224 px the model's own; else the largest divisor up to 16 px that leaves 8 x 8 patches or more."""
+    if image_size == (224, 224):
+        return at_224
+    small = [p for p in range(1, MAX_PATCH + 1) if all(s % p == 0 and s // p >= MIN_GRID for s in image_size)]
+    return max(small, default=1)
+
+
 class Config(Part):
     """The whole of it; `unmask.runs.checks` adds what must fit together."""
 
@@ -239,14 +247,8 @@ class Config(Part):
 
     @model_validator(mode="after")
     def choose_patch_size(self) -> "Config":
-        """At 224 px the model's own; else the largest divisor up to 16 px that leaves 8 x 8 patches or more."""
-        data = self.data
-        if data.patch_size is None:
-            small = [
-                p for p in range(1, MAX_PATCH + 1) if all(s % p == 0 and s // p >= MIN_GRID for s in data.image_size)
-            ]
-            at_224 = data.image_size == (224, 224)
-            data.patch_size = self.model.patch_size_at_224 if at_224 else max(small, default=1)
+        if self.data.patch_size is None:
+            self.data.patch_size = chosen_patch_size(self.data.image_size, self.model.patch_size_at_224)
         return self
 
     @model_validator(mode="after")

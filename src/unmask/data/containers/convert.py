@@ -6,8 +6,10 @@ import json
 import shutil
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +19,14 @@ from unmask.data.catalogue import Catalogue, ClassFolders, within
 from unmask.data.containers.change import Change
 from unmask.data.containers.contents import INDEX, Contents, write_index
 from unmask.data.containers.roots import Shard
-from unmask.data.containers.tasks import FOLDER, Images, Record, Task, finished, record_path
+from unmask.data.containers.tasks import FOLDER, Images, Record, Task, finished, record_path, stored
 from unmask.data.containers.writers import WRITE, digest_of, read_back
 from unmask.data.samples import Names
+from unmask.data.stand_ins import BadImageError, shown
 from unmask.durable import replacing, sha256, write_json, write_text
 
 BAD, PREPARED = "bad_images.csv", "prepared.json"
+UNREAD_LIMIT = 0.05  # of the images, as data.bad_limit in training
 Told = Callable[[int], None]  # of so many images more
 
 
@@ -47,11 +51,24 @@ class Conversion:
         return np.maximum(folders.labels(classes), -1), classes
 
     def run(self, workers: int, told: Told) -> list[Record]:
-        """Records of all shards. What an earlier run finished is taken over; the first fault ends it."""
+        """Records of all shards. What an earlier run finished is taken over; the first fault ends it.
+
+        A file that cannot be read is none, until there are too many: then it is the disk that cannot.
+        """
         labels, classes = self.labels()
+        unread: list[tuple[str, str]] = []
 
         def one(task: Task) -> Record:
-            record = finished(self.target, task) or self._made(task, labels, classes)
+            record = finished(self.target, task)
+            if record is None or self._mended(task, record):
+                record = self._made(task, labels, classes)
+            unread.extend(record.unread().items())
+            if len(unread) > ceil(UNREAD_LIMIT * len(self.found.names)):
+                (name, why), others = unread[0], len(unread) - 1
+                raise ValueError(
+                    f"{shown(name)} ({why}) and {others} more of {len(self.found.names)} images cannot be read; is the "
+                    f"disk there? The same command goes on once they can be read"
+                )
             told(len(task.places))
             return record
 
@@ -63,6 +80,16 @@ class Conversion:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
         return [future.result() for future in futures]
+
+    def _mended(self, task: Task, record: Record) -> bool:
+        """Whether an image that could not be read now can."""
+        unread = record.unread()
+        for place in task.places.tolist() if unread else ():
+            if self.found.names[place] in unread:
+                with suppress(BadImageError):
+                    stored(self.found, place)
+                    return True
+        return False
 
     def _made(self, task: Task, labels: Int[np.ndarray, "N"], classes: tuple[str, ...]) -> Record:
         samples, path = Images(self.found, task, self.change, labels), self.target / task.name

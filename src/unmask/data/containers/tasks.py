@@ -13,7 +13,7 @@ from PIL import UnidentifiedImageError
 from unmask.data.catalogue import Catalogue, within
 from unmask.data.containers.change import Change
 from unmask.data.containers.writers import Sample, digest_of
-from unmask.data.stand_ins import BadImageError, unreadable
+from unmask.data.stand_ins import BadImageError, patiently, unreadable
 from unmask.durable import sha256, write_json
 
 FOLDER = ".preparing"  # below the target while it is made
@@ -22,6 +22,7 @@ PATTERNS = {
     "litdata": "{folder}chunk-0-{number}.bin", "raw": "{split}-{number:06d}.pixels", "folder": "{split}-{number:06d}",
 }  # fmt: skip
 SHARD_MB = {"webdataset": 256, "parquet": 256, "litdata": 64, "raw": 1024, "folder": 256}
+UNREAD = "not read: "  # begins the reason where an image is empty because its file gave none
 PEEKED = 48  # images that tell how much smaller the rest becomes
 
 
@@ -46,6 +47,10 @@ class Record:
     def write(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, self.__dict__)
+
+    def unread(self) -> dict[str, str]:
+        """Of images whose files could not be read, for which nothing is stored: why not, by name."""
+        return {name: why.removeprefix(UNREAD) for name, why in self.bad if why.startswith(UNREAD)}
 
     @classmethod
     def read(cls, path: Path) -> "Record | None":
@@ -106,10 +111,9 @@ def stored_sizes(found: Catalogue, change: Change) -> Int64[np.ndarray, "N"]:
     some = np.unique(np.linspace(0, len(found.names) - 1, PEEKED).astype(int))
     before, after = 0, 0
     for place in some.tolist():
-        content = stored(found, place)
         before += max(1, int(found.sizes[place]))
         try:
-            changed = change(content, found.names[place])
+            changed = change(stored(found, place), found.names[place])
             after += len(changed) if isinstance(changed, bytes) else changed.size
         except Exception:  # told when it is converted
             after += int(found.sizes[place])
@@ -119,11 +123,12 @@ def stored_sizes(found: Catalogue, change: Change) -> Int64[np.ndarray, "N"]:
 
 
 def stored(found: Catalogue, place: int) -> bytes | np.ndarray:
-    """Raises BadImageError with the source's name: in the midst of writing an OSError would be told of the target."""
+    """Raises BadImageError: in the midst of writing an OSError would be told of the target."""
     try:
-        return found.store.read(place)
+        return patiently(found.store.read, place)
     except OSError as error:
-        raise unreadable(found.store.name(place), error) from error
+        bad = unreadable(found.store.name(place), error)
+        raise BadImageError(bad.name, f"{UNREAD}{bad.reason}") from error
 
 
 def reason(error: Exception) -> str:
@@ -162,8 +167,9 @@ class Images:
             yield Sample(name, label, content)
 
     def _content(self, place: int, name: str) -> bytes | np.ndarray:
-        content = stored(self.found, place)
+        content: bytes | np.ndarray = b""
         try:
+            content = stored(self.found, place)
             return self.change(content, name)
         except Exception as error:  # of a bad image: whatever Pillow raises
             self.bad.append([name, reason(error)])

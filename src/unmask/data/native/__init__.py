@@ -45,16 +45,15 @@ def load(path: Path) -> Region | None:
         function = ctypes.CDLL(str(path), mode=LOCAL).unmask_region
     except (OSError, AttributeError):
         return None
-    function.argtypes = [ctypes.c_void_p, ctypes.c_size_t, Size, Place, ctypes.c_int, ctypes.c_int, ctypes.c_void_p]
+    function.argtypes = [ctypes.c_char_p, ctypes.c_size_t, Size, Place, ctypes.c_int, ctypes.c_int, ctypes.c_void_p]
     function.restype = ctypes.c_int
 
     def decode(
         content: bytes, size: tuple[int, int], box: tuple[int, int, int, int], channels: int, denominator: int
     ) -> UInt8[np.ndarray, "h w C"] | None:
-        encoded = np.frombuffer(content, dtype=np.uint8)
         out = np.empty((box[2], box[3], channels), dtype=np.uint8)
         failed = function(
-            encoded.ctypes.data, encoded.size, Size(*size), Place(*box), channels, denominator, out.ctypes.data
+            content, len(content), Size(*size), Place(*box), channels, denominator, out.ctypes.data
         )  # without the interpreter's lock: ctypes lets go of it
         return None if failed else out
 

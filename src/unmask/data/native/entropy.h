@@ -6,7 +6,7 @@
  */
 #include <stdint.h>
 
-enum { LOOK = 11, TABLE = 1 << LOOK, FEW = 5, COMPLETE = 1 << 5, ENDED = 100 };
+enum { LOOK = 11, TABLE = 1 << LOOK, FEW = 5, COMPLETE = 1 << 7, ENDED = 100 };
 
 /* Start of libjpeg's struct jpeg_entropy_decoder, the same since 1998; what is loaded is tried before it is used. */
 struct entropy_methods {
@@ -111,7 +111,7 @@ static inline int take(struct reader *from, int count) {
 /* A code that the table does not hold whole; its symbol, or -1. */
 static int long_code(struct reader *from, const struct codes *codes, int32_t entry) {
     if (entry) {
-        take(from, entry & 31);
+        take(from, entry & 63);
         return entry >> 8 & 255;
     }
     uint32_t next = (uint32_t)(from->bits >> 48);
@@ -128,7 +128,7 @@ static inline int read_block(struct reader *from, const struct codes *dc_codes, 
     if (from->have < 32) fill(from);
     int32_t entry = dc_codes->entry[from->bits >> (64 - LOOK)];
     if (entry & COMPLETE) {
-        take(from, entry & 31);
+        take(from, entry & 63);
         *dc = (int)((unsigned)*dc + (unsigned)(entry >> 16)); /* wraps in hostile files */
     } else {
         int size = long_code(from, dc_codes, entry);
@@ -144,8 +144,8 @@ static inline int read_block(struct reader *from, const struct codes *dc_codes, 
         for (; turn < FEW; turn++) {
             entry = ac_codes->entry[bits >> (64 - LOOK)];
             if (!(entry & COMPLETE)) break;
-            bits <<= entry & 31;
-            used += entry & 31;
+            bits <<= entry & 63;
+            used += entry & 63;
             k += entry >> 8 & 127;
             if ((led = k >= DCTSIZE2)) break;
             if (block) block[zigzag[k]] = (JCOEF)(entry >> 16);
