@@ -1,7 +1,9 @@
 """Bad image files cost one warning, not a night: listed once, replaced exactly, left out of measures, limited."""
 
+import errno
 import io
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +27,7 @@ from unmask.data.crops import Augment
 from unmask.data.folders import folder_splits
 from unmask.data.listing import list_images
 from unmask.data.sources import InMemory
-from unmask.data.stand_ins import Bad
+from unmask.data.stand_ins import Bad, none_of
 from unmask.data.views import Views
 from unmask.journals import read
 from unmask.runs.execute import execute
@@ -231,6 +233,14 @@ def test_the_same_images_stand_in_from_memory_and_from_disk(
     assert held.labels_B.equal(read_from_disk.labels_B)
     assert held.bad == read_from_disk.bad
     assert len(held.bad) > 10
+
+
+def test_faults_of_all_files_are_the_disks_only_where_a_disk_gives_them() -> None:
+    gone, odd = (
+        none_of([Bad(0, "a.npy", why), Bad(1, "b.npy", why)]) for why in (os.strerror(errno.ENOENT), "5 channels")
+    )
+    assert str(gone).endswith("the first is a.npy (No such file or directory); is the disk there?")
+    assert str(odd) == "none of 2 images in a row can be read, the first is a.npy (5 channels)"
 
 
 def test_what_stands_in_changes_no_other_image_and_keeps_the_crop_of_its_place(tmp_path: Path) -> None:

@@ -132,6 +132,9 @@ def test_scratch_repeats_the_fine_tuning_recipe_whatever_is_overridden() -> None
         ("finetune.mixup=1 trainer.micro_batch=1 stages=[finetune]", ["trainer.micro_batch = 1", "mixes 10 images with each other; take a multiple of 10"]),
         ("masking=block masking.min_patches=40", ["masking.min_patches = 40", "only 37 patches are hidden"]),
         ("stages=[scratch] labels=7 data.num_workers=-1", ["data.num_workers = -1"]),
+        ("data.source=webdataset", ["data.source = 'webdataset': it names a set of images", "source=webdataset"]),
+        ("data.in_memory=maybe", ["data.in_memory = 'maybe': give true, false, device or null"]),
+        ("data=imagenet", ["data.root: missing", "add data.root=/path/to/images"]),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_named_with_its_remedy(override: str, said: list[str]) -> None:

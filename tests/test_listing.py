@@ -208,6 +208,12 @@ def test_a_split_that_is_a_file_is_named(tmp_path: Path) -> None:
         list_images(tmp_path)
 
 
+def test_shards_in_place_of_images_are_known(tmp_path: Path) -> None:
+    make(tmp_path, "train-000000.tar", "unmask.index")
+    with pytest.raises(ValueError, match=r"what is there: 1 x \.index, 1 x \.tar: set source=webdataset"):
+        list_images(tmp_path)
+
+
 def test_suffixes_that_are_no_images_are_told_where_there_is_nothing_else(tmp_path: Path) -> None:
     make(tmp_path, *(f"cat/{i}.jpge" for i in range(3)), "cat/1.heic", "Makefile")
     with pytest.raises(ValueError, match=r"what is there: 3 x \.jpge, 1 x \.heic, 1 x Makefile"):

@@ -54,6 +54,17 @@ def test_a_kept_page_is_rewritten_only_when_asked(tmp_path: Path) -> None:
     assert "the command" in write_page(plan, results, "the command", refresh=True).read_text()
 
 
+def test_images_in_whose_place_others_stood_are_told_on_the_page(tmp_path: Path) -> None:
+    overrides = (f"runs_dir={tmp_path}", "stages=[knn]", "controls=[]", "pretrain.epochs=1")
+    results, plan = run(*overrides), plan_for(*overrides)
+    results[0] |= {"bad_images": 8}
+    page = write_page(plan, results, "", refresh=True).read_text()
+    listed = StageFolder(tmp_path, plan.stages[0]).path / "bad_images.jsonl"
+    assert f"8 images could not be read, and others stood in: {listed}." in page
+    del results[0]["bad_images"]
+    assert "could not be read" not in write_page(plan, results, "", refresh=True).read_text()
+
+
 def test_scratch_is_fine_tunings_random_start() -> None:
     groups = group_measurements([measured("finetune", "pretrained", 80), measured("scratch", "random", 50)], labels=100)
     assert groups == [

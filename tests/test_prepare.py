@@ -276,9 +276,7 @@ def test_many_files_that_cannot_be_read_are_the_disks_fault(
 ) -> None:
     with monkeypatch.context() as patch:
         closed(patch, ".JPEG")
-        with pytest.raises(
-            ValueError, match=r".JPEG \(Permission denied\) and \d+ more of \d+ images cannot be"
-        ):
+        with pytest.raises(ValueError, match=r".JPEG \(Permission denied\) and \d+ more of \d+ images cannot be"):
             prepared(folder, tmp_path / "tars", "webdataset")
     assert "could not be read" not in prepared(folder, tmp_path / "tars", "webdataset")
     assert list_container("webdataset", str(tmp_path / "tars"), 0.1).identity == list_images(folder).identity

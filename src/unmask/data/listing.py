@@ -150,7 +150,10 @@ def _check(names: Names, pair: tuple[Places, Places], labelled: Labelled, root: 
 
 
 def _there(root: PurePath) -> str:
-    return f"; what is there: {odd_folders.suffixes_below(root)}" if isinstance(root, Path) and root.is_dir() else ""
+    if not isinstance(root, Path) or not root.is_dir():
+        return ""
+    kind = odd_folders.container_below(root)
+    return f"; what is there: {odd_folders.suffixes_below(root)}" + (f": set source={kind}" if kind else "")
 
 
 def list_other(root: Path, classes: tuple[str, ...]) -> Listing:

@@ -37,6 +37,15 @@ def suffixes_below(root: Path) -> str:
     return ", ".join(f"{count} x {suffix}" for suffix, count in frequent) or "no files"
 
 
+SHARDS = {".tar": "webdataset", ".parquet": "parquet", ".pixels": "raw", ".bin": "litdata"}
+
+
+def container_below(root: Path) -> str | None:
+    """What is in a folder that has no images: the `source` that its shards would be read by."""
+    found = {Path(name).suffix.lower() for _, _, names in os.walk(root) for name in names}
+    return next((kind for suffix, kind in SHARDS.items() if suffix in found), None)
+
+
 def notes(
     labels: tuple[Sequence[int], Sequence[int]], marks: tuple[Sequence[str], Sequence[str]], classes: tuple[str, ...]
 ) -> Iterator[str]:

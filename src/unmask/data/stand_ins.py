@@ -3,6 +3,7 @@ of workers or of where the images are held.
 """
 
 import errno
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
@@ -61,8 +62,10 @@ def candidates(i: int, count: int) -> Iterator[int]:
 
 
 def none_of(bad: Sequence[Bad]) -> ValueError:
+    disks = {os.strerror(number) for number in errno.errorcode}
+    ask = "; is the disk there?" if bad[0].reason in disks else ""
     first = f"{shown(bad[0].name)} ({bad[0].reason})"
-    return ValueError(f"none of {len(bad)} images in a row can be read, the first is {first}; is the disk there?")
+    return ValueError(f"none of {len(bad)} images in a row can be read, the first is {first}{ask}")
 
 
 def shown(name: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from unmask.data.bad_images import LIST
 from unmask.journals import read
 from unmask.reports.figures import loss_curve, measurement_bars, severity_curves
 from unmask.reports.tables import Result, headline
@@ -51,8 +52,18 @@ def page_content(plan: Plan, results: list[Result], command: str) -> dict[str, A
         "robustness": _robustness(plan), "curve": Markup(loss_curve(journal)) if journal else None,
         "target": TARGETS[config.target.target_.rsplit(".", 1)[1]],
         "rows": [_row(spec, result, plan) for spec, result in zip(plan.stages, results, strict=True)],
-        "command": command, "versions": _versions(results),
+        "bad": _bad(plan, results), "command": command, "versions": _versions(results),
     }  # fmt: skip
+
+
+def _bad(plan: Plan, results: list[Result]) -> str:
+    """In how many images others stood in, and where they are named: of the stage that met most."""
+    met = [(result.get("bad_images", 0), spec) for spec, result in zip(plan.stages, results, strict=True)]
+    count, spec = max(met, key=lambda each: each[0], default=(0, None))
+    if not count or spec is None:
+        return ""
+    many = "1 image" if count == 1 else f"{count} images"
+    return f"{many} could not be read, and others stood in: {StageFolder(plan.config.runs_dir, spec).path / LIST}."
 
 
 def _robustness(plan: Plan) -> Markup | None:

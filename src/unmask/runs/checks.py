@@ -80,6 +80,8 @@ def _line(fault: Any) -> str:
         return f"{path}: missing; give it a value"
     if fault["type"].startswith("bool"):
         message = "give true or false"
+    if path == "data.source" and fault["input"] in get_args(Container):
+        message = f"it names a set of images; what they lie in is another key: source={fault['input']}"
     if path == "mask_ratio":
         message += " (a share of the patches between 0 and 1, both excluded; the paper's is 0.75)"
     return f"{path} = {fault['input']!r}: {message}"

@@ -119,6 +119,13 @@ class Data(Part):
 
     _measured: str | None = PrivateAttr(default=None)  # the identity of the images that mean and std were measured on
 
+    @field_validator("in_memory", mode="before")
+    @classmethod
+    def known_place(cls, value: Any) -> Any:
+        if value not in (None, True, False, "device"):
+            raise ValueError(f"data.in_memory = {value!r}: give true, false, device or null")
+        return value
+
     @field_validator("image_size", mode="before")
     @classmethod
     def square(cls, value: Any) -> Any:
@@ -138,7 +145,7 @@ class Data(Part):
         if self.source in CHANNELS and self.in_memory is False:
             raise ValueError(f"data.in_memory=false: {self.source} is held in memory; take null, true or device")
         if self.source not in CHANNELS and not self.root:
-            raise ValueError(f"data={self.source} needs a folder of images: add data.root=/path/to/images")
+            raise ValueError("data.root: missing; these images lie in a folder of yours: add data.root=/path/to/images")
         return self
 
     @property

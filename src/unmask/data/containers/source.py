@@ -93,7 +93,13 @@ def contents_of(kind: str, root: Root) -> Contents:
     shards = root.shards(container.suffix)
     if not shards:
         packed = _packed(kind, root)
-        more = f"; {packed[0].name} is compressed as a whole: unpack it" if packed else ""
+        others = [other for other, each in CONTAINERS.items() if other != kind and root.shards(each.suffix)]
+        more = (
+            f", but {CONTAINERS[others[0]].what}: set source={others[0]}"
+            if others
+            else "; for folders of images leave source out"
+        )
+        more += f"; {packed[0].name} is compressed as a whole: unpack it" if packed else ""
         raise ValueError(f"data.root={root} has no {container.what} (*{container.suffix}){more}")
     if (kept := _kept(kind, root, shards)) is not None:
         return kept
