@@ -40,13 +40,15 @@ def faults(*overrides: str) -> str:
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_choice_of_every_group_passes_the_schema(choice: str, tmp_path: Path) -> None:
-    extra = [f"data.root={tmp_path}"] if choice.startswith("data=") or choice == "scale=paper" else []
+    folders = choice.startswith("data=") and choice != "data=mnist5k"
+    extra = [f"data.root={tmp_path}"] if folders or choice == "scale=paper" else []
     check(raw_config(choice, *extra, tiny=False))
 
 
 def test_every_experiment_passes_the_schema() -> None:
     for path in (ROOT / "conf" / "experiment").glob("*.yaml"):
-        raw = raw_config(f"experiment={path.stem}", "data.root=/path", tiny=False)
+        raw = raw_config(f"experiment={path.stem}", tiny=False)
+        raw["data"]["root"] = None if raw["data"]["source"] == "mnist5k" else "/path"
         assert ("sweep" in raw) == is_sweep(path.stem)
         if "sweep" not in raw:
             check(raw)
@@ -55,7 +57,8 @@ def test_every_experiment_passes_the_schema() -> None:
 @pytest.mark.parametrize("model", ["ti", "s", "b", "l", "h"])
 def test_any_model_runs_on_any_data_without_further_overrides(model: str, tmp_path: Path) -> None:
     for data in ("mnist5k", "cifar10", "image_folder", "imagenet", "inat2018", "places365"):
-        config = check(raw_config(f"model=mae_vit_{model}", f"data={data}", f"data.root={tmp_path}", tiny=False))
+        root = [] if data == "mnist5k" else [f"data.root={tmp_path}"]
+        config = check(raw_config(f"model=mae_vit_{model}", f"data={data}", *root, tiny=False))
         at_224 = config.data.image_size == (224, 224)
         assert config.data.patch_size == ((14 if model == "h" else 16) if at_224 else 4)
 
@@ -134,6 +137,7 @@ def test_scratch_repeats_the_fine_tuning_recipe_whatever_is_overridden() -> None
         ("stages=[scratch] labels=7 data.num_workers=-1", ["data.num_workers = -1"]),
         ("data.source=webdataset", ["data.source = 'webdataset': it names a set of images", "source=webdataset"]),
         ("data.in_memory=maybe", ["data.in_memory = 'maybe': give true, false, device or null"]),
+        ("data.root=/x", ["data.root = /x: data=mnist5k comes with the install; add data=image_folder"]),
         ("data=imagenet", ["data.root: missing", "add data.root=/path/to/images"]),
     ],
 )  # fmt: skip

@@ -32,7 +32,7 @@ SCIENCE = {
 MACHINE = {
     "stages": "stages=[scratch,pretrain,knn,linear_probe,finetune]", "controls": "controls=[]", "runs_dir": "runs_dir=/else",
     "wait": "wait=false", **dict.fromkeys(("scale.name", "scale.seeds", "scale.cells"), "++scale.name=a ++scale.seeds=[1] ++scale.cells={}"), "model.name": "model.name=other", "model.patch_size_at_224": "model.patch_size_at_224=8",
-    "data.root": "data.root=/else", "data.download": "data.download=true", "data.flip": "data.flip=true",
+    "data.download": "data.download=true", "data.flip": "data.flip=true",
     "data.holdout": "data.holdout=0.3", "data.statistics": "data.statistics=null", "data.in_memory": "data.in_memory=device", "data.bad_limit": "data.bad_limit=0.5", "data.num_workers": "data.num_workers=3", "data.threads": "data.threads=null",
     "trainer.accelerator": "trainer.accelerator=cpu",
     "trainer.micro_batch": "trainer.micro_batch=2", "trainer.devices": "trainer.devices=2", "trainer.nodes": "trainer.nodes=2",
@@ -121,6 +121,7 @@ def test_every_key_of_the_config_is_in_or_out() -> None:
     sorted_out = {
         "data.channels",
         "data.decode",
+        "data.root",
         *SCIENCE,
         *MACHINE,
         *(f"{recipe}.{key}" for recipe, key in OTHER_VALUES),

@@ -4,6 +4,7 @@ import csv
 import errno
 import io
 import json
+import os
 import re
 import runpy
 import shlex
@@ -21,8 +22,10 @@ from PIL import Image
 import shards
 from shards import prepared
 from small_runs import ROOT, raw_config
+from unmask.data.annotations import list_source
 from unmask.data.batch import Format
 from unmask.data.containers.change import Change
+from unmask.data.containers.convert import Conversion
 from unmask.data.containers.source import list_container
 from unmask.data.containers.tasks import SHARD_MB
 from unmask.data.containers.writers import WRITE
@@ -144,6 +147,7 @@ def test_run_again_it_verifies_all_and_mends_what_was_damaged(kind: str, folder:
     said = prepared(folder, target, kind, **more)
     assert victim.read_bytes() == whole
     assert "15 images" in said or "21 images" in said
+    assert ("damaged or missing, and made again: " + ("train" if kind == "folder" else victim.name)) in said
 
 
 def test_too_small_a_disk_is_told_before_anything_is_written(
@@ -152,6 +156,10 @@ def test_too_small_a_disk_is_told_before_anything_is_written(
     free = shutil.disk_usage(tmp_path)._replace(free=9000)
     monkeypatch.setattr("unmask.runs.preparing.shutil.disk_usage", lambda _: free)
     with pytest.raises(OSError, match=r"to=.*: 0.00 GiB are needed and 0.00 GiB are free; make room, or choose"):
+        prepared(folder, tmp_path / "target", "webdataset")
+    with pytest.raises(OSError, match=r"choose another disk, a smaller short_side or a lower quality"):
+        prepared(folder, tmp_path / "target", "webdataset", short_side=24, quality=95)
+    with pytest.raises(OSError, match=r"GiB are needed"):
         prepared(folder, tmp_path / "target", "webdataset")
     assert not stamps(tmp_path / "target")
     with pytest.raises(OSError, match=r"about 0.00 GiB are needed"):
@@ -269,6 +277,35 @@ def test_a_file_that_cannot_be_read_costs_its_place_until_it_can(
         {k: v for k, v in contents(root).items() if "index.json" not in k} for root in (target, tmp_path / "whole")
     )
     assert made == whole
+
+
+@pytest.mark.parametrize("kind", ["parquet", "litdata"])
+def test_names_that_are_no_text_are_told_before_anything_is_written(kind: str, folder: Path, tmp_path: Path) -> None:
+    source = shutil.copytree(folder, tmp_path / "odd")
+    image = next((source / "train" / "n01440764").iterdir())
+    image.rename(image.with_name(os.fsdecode(b"a\xff.JPEG")))
+    with pytest.raises(
+        ConfigError, match=rf"format = {kind}: .* train/n01440764/a\\udcff.JPEG is none .UTF-8.; rename it"
+    ):
+        prepared(source, tmp_path / "made", kind)
+    assert not (tmp_path / "made").exists()
+    prepared(source, tmp_path / "tars", "webdataset")
+    prepared(tmp_path / "tars", tmp_path / "back", "folder")
+    assert contents(tmp_path / "back") == contents(source)
+
+
+@pytest.mark.parametrize("kind", ["webdataset", "folder"])
+def test_what_is_half_made_is_no_data_set_yet(
+    kind: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Conversion, "finish", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            prepared(folder, tmp_path / "made", kind)
+    with pytest.raises(ValueError, match=r"made is not finished: run the same src/prepare.py again, which goes on"):
+        list_container(kind, str(tmp_path / "made"), 0.1) if kind == "webdataset" else list_images(tmp_path / "made")
+    prepared(folder, tmp_path / "made", kind)
+    assert list_source("image_folder", tmp_path / "made", 0.1, kind).identity == list_images(folder).identity
 
 
 def test_many_files_that_cannot_be_read_are_the_disks_fault(

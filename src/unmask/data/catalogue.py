@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from math import floor
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Int, Int32, Int64
@@ -12,6 +13,7 @@ from unmask.data.places import Store
 from unmask.data.samples import Names
 
 TRAIN_NAMES, VAL_NAMES = ("train",), ("val", "valid", "validation", "test")
+PREPARING, PREPARED = ".preparing", "prepared.json"  # in a folder that src/prepare.py writes, and has written
 LOOSE, UNKNOWN = -1, -2  # labels of images in no class folder, and in one that training lacks
 
 
@@ -99,3 +101,9 @@ def _within_class(labels_N: Int[np.ndarray, "N"]) -> tuple[Int[np.ndarray, "N"],
     numbers[order] = np.arange(len(labels_N)) - starts[inverse]
     sizes[order] = counts[inverse]
     return numbers, sizes
+
+
+def refuse_unfinished(root: Path) -> None:
+    """Raises ValueError where a conversion was begun and never was whole."""
+    if (root / PREPARING).is_dir() and not (root / PREPARED).is_file():
+        raise ValueError(f"data.root={root} is not finished: run the same src/prepare.py again, which goes on")

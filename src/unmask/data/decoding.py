@@ -13,16 +13,15 @@ from typing import Literal
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch.nn.functional import interpolate
 
 from unmask.data import jpeg
 from unmask.data.arrays import Content, array_pixels, array_size, is_array
 from unmask.data.jpeg import Box
-from unmask.data.stand_ins import BadImageError
+from unmask.data.stand_ins import MAX_PIXELS, BadImageError, reason_of
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-MAX_PIXELS = 178_956_970  # of any image, by its header: Pillow's own bound on decompression bombs
 ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)  # EXIF: these values swap height and width
 UPRIGHT = dict(enumerate((
     Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM,
@@ -74,7 +73,7 @@ def opened(content: Content, name: str, channels: int) -> Encoded:
     except MemoryError:  # no fault of the file's
         raise
     except Exception as error:
-        raise BadImageError(name, _reason(error)) from error
+        raise BadImageError(name, reason_of(error)) from error
 
 
 def within_bounds(height: int, width: int) -> tuple[int, int]:
@@ -161,7 +160,7 @@ def _by_pillow(image: Encoded) -> UInt8[np.ndarray, "H W C"]:
     except MemoryError:
         raise
     except Exception as error:
-        raise BadImageError(image.name, _reason(error)) from error
+        raise BadImageError(image.name, reason_of(error)) from error
     return array[:, :, None] if array.ndim == 2 else array
 
 
@@ -187,12 +186,3 @@ def orientation(image: Image.Image) -> int:
         return int(Image.Image.getexif(image).get(ORIENTATION, 1))
     except Exception:
         return 1
-
-
-def _reason(error: Exception) -> str:
-    """In a line; Pillow's word for an unknown format is the address of a buffer."""
-    if isinstance(error, UnidentifiedImageError):
-        return "it is no image of a known format"
-    if isinstance(error, Image.DecompressionBombError):
-        return f"its header tells of more than the {MAX_PIXELS:,} pixels that are allowed"
-    return " ".join(str(error).split()) or type(error).__name__

@@ -14,7 +14,17 @@ import numpy as np
 from jaxtyping import Int, Int32
 
 from unmask.data import odd_folders
-from unmask.data.catalogue import LOOSE, TRAIN_NAMES, UNKNOWN, VAL_NAMES, Catalogue, ClassFolders, held_out, within
+from unmask.data.catalogue import (
+    LOOSE,
+    TRAIN_NAMES,
+    UNKNOWN,
+    VAL_NAMES,
+    Catalogue,
+    ClassFolders,
+    held_out,
+    refuse_unfinished,
+    within,
+)
 from unmask.data.imagenet import DEVKIT, with_devkit
 from unmask.data.odd_folders import UNREADABLE
 from unmask.data.places import Folder, Store, Taken
@@ -65,6 +75,7 @@ def catalogued(root: Path) -> Catalogue:
     """The images of a folder; ImageNet's flat validation images get the class folders that its devkit tells."""
     if not root.is_dir():
         raise ValueError(f"data.root={root} is not a folder; give an existing folder of images: data.root=/path/to/it")
+    refuse_unfinished(root)
     found = (_split_folder(root, TRAIN_NAMES), _split_folder(root, VAL_NAMES))
     folders = [folder for folder in found if folder]
     names, sizes = scan(root, folders or [root])

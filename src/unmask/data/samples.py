@@ -31,6 +31,15 @@ class Names(Sequence[str]):
         names.text, names.ends = text, ends
         return names
 
+    def not_text(self) -> str | None:
+        """The first name that is no UTF-8: file systems allow any bytes."""
+        start = int(self.ends[0])
+        try:
+            self.text[start : int(self.ends[-1])].tobytes().decode()
+        except UnicodeDecodeError as error:
+            return self[int(np.searchsorted(self.ends, start + error.start, side="right")) - 1]
+        return None
+
     def __len__(self) -> int:
         return len(self.ends) - 1
 

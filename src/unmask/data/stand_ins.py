@@ -8,11 +8,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
+from PIL import Image, UnidentifiedImageError
+
 Read = TypeVar("Read")
 
 OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # faults of this process, which other images would meet too
 PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET)  # what a disk over a network may get over
 PAUSES = (0.1, 1.0)  # seconds before it is asked again
+MAX_PIXELS = 178_956_970  # of any image, by its header: Pillow's own bound on decompression bombs
 NEAR, MOST = 16, 256  # neighbours that are tried one by one, and images in all, for one that has to stand in
 
 
@@ -71,3 +74,12 @@ def none_of(bad: Sequence[Bad]) -> ValueError:
 def shown(name: str) -> str:
     """A name that fits a line of any terminal: what cannot be printed is escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in name)
+
+
+def reason_of(error: Exception) -> str:
+    """In a line; Pillow's word for an unknown format is the address of a buffer."""
+    if isinstance(error, UnidentifiedImageError):
+        return "it is no image of a known format"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"its header tells of more than the {MAX_PIXELS:,} pixels that are allowed"
+    return " ".join(str(error).split()) or type(error).__name__

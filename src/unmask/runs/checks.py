@@ -28,7 +28,7 @@ class ConfigError(ValueError):
 def elsewhere(raw: dict[str, Any]) -> dict[str, Any]:
     """Folders that are not given stand for ones elsewhere: prices and comparisons do not look into them."""
     for part in ("data", "robustness"):
-        if raw[part]["root"] is None:
+        if raw[part]["root"] is None and raw[part]["source"] != "mnist5k":
             raw[part]["root"] = ELSEWHERE
     return raw
 
@@ -80,6 +80,8 @@ def _line(fault: Any) -> str:
         return f"{path}: missing; give it a value"
     if fault["type"].startswith("bool"):
         message = "give true or false"
+    if path.startswith("data.in_memory."):  # a line for each of its types
+        path, message = "data.in_memory", "give true, false, device or null"
     if path == "data.source" and fault["input"] in get_args(Container):
         message = f"it names a set of images; what they lie in is another key: source={fault['input']}"
     if path == "mask_ratio":
@@ -145,6 +147,8 @@ def of_reading(data: Data, container: Container) -> Iterator[str]:
         yield f"data.decode = {data.decode}: {held} decoded once into memory; set data.decode=auto"
     if data.threads and data.source in CHANNELS:
         yield f"data.threads = {data.threads}: data={data.source} is held in memory; set data.threads=null"
+    if data.root and data.source == "mnist5k":
+        yield f"data.root = {data.root}: data=mnist5k comes with the install; add data=image_folder or imagenet"
     if container != "folder" and data.source != "image_folder":
         yield f"source = {container}: data={data.source} comes in no such container; set source=folder"
     if container in ("folder", "raw") and "://" in str(data.root):

@@ -16,8 +16,9 @@ from rich.console import Console
 from rich.progress import track
 
 from unmask.data.arrays import Content, is_array
-from unmask.data.decoding import BadImageError, decoded, opened
+from unmask.data.decoding import decoded, opened
 from unmask.data.sources import InMemory
+from unmask.data.stand_ins import BadImageError, patiently, unreadable
 from unmask.data.stores import Files
 from unmask.durable import write_text
 from unmask.processes import cores
@@ -87,10 +88,10 @@ def one(split: InMemory | Files, i: int) -> Sums | BadImageError:
         return sums(split.images_NCHW[i].permute(1, 2, 0).numpy(), "in memory")
     name = split.store.name(i)
     try:
-        content = split.store.read(i)
+        content = patiently(split.store.read, i)
         return sums(decoded(opened(content, name, split.channels)), kind_of(content, name, split.channels))
     except OSError as error:
-        return BadImageError(name, error.strerror or error)
+        return unreadable(name, error)
     except BadImageError as error:
         return error
 
@@ -133,7 +134,9 @@ def quartiles(measured: Measured) -> dict[str, list[int]]:
 
 def keep(measured: Measured, out: Path | None, plan: Plan) -> Path:
     """Write the file that data.statistics takes."""
-    out = out or Path(plan.config.runs_dir).expanduser() / "statistics" / f"{measured.identity}.yaml"
+    seen = len(measured.sizes) + len(measured.bad)
+    some = f"-{seen}" if seen < measured.of else ""  # which must not take the place of all
+    out = out or Path(plan.config.runs_dir).expanduser() / "statistics" / f"{measured.identity}{some}.yaml"
     content = {
         "identity": measured.identity, "source": measured.source, "channels": measured.channels,
         "mean": measured.mean, "std": measured.std, "images": len(measured.sizes), "of": measured.of,

@@ -12,13 +12,12 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from unmask.data.catalogue import Catalogue
+from unmask.data.catalogue import PREPARED, PREPARING, Catalogue
 from unmask.data.containers.change import Change
 from unmask.data.containers.contents import INDEX, indexed_kind, name_order, read_index
-from unmask.data.containers.convert import BAD, PREPARED, Conversion, read_bad
+from unmask.data.containers.convert import BAD, Conversion, read_bad
 from unmask.data.containers.source import CONTAINERS, catalogue_of
 from unmask.data.containers.tasks import (
-    FOLDER,
     SHARD_MB,
     UNREAD,
     Record,
@@ -32,6 +31,7 @@ from unmask.data.containers.writers import MAKING
 from unmask.data.listing import arranged, catalogued
 from unmask.data.places import Taken
 from unmask.data.samples import Names
+from unmask.data.stand_ins import shown
 from unmask.durable import write_json
 from unmask.processes import cores
 from unmask.runs.arguments import Prepare
@@ -58,6 +58,8 @@ def prepare(given: Prepare, console: Console) -> None:
         conversion = Conversion(found, given.format, target, change, tasks)
         contents = conversion.finish(_run(conversion, given.workers or cores(), console), plan)
     told = json.loads((target / PREPARED).read_bytes())
+    if conversion.damaged:
+        console.print(f"damaged or missing, and made again: {', '.join(sorted(conversion.damaged))}", soft_wrap=True)
     console.print(f"{target}: {len(contents.names)} images in {len(tasks)} shards, each read back and compared")
     unread = sum(why.startswith(UNREAD) for why in read_bad(target).values())
     if told["bad_images"]:
@@ -113,6 +115,11 @@ def _catalogue(kind: str, given: Prepare) -> Catalogue:
         raise ConfigError(str(error).replace("data.root=", "from=")) from None
     if not len(found.names):
         raise ConfigError(f"from={given.given}: there are no images in it")
+    if given.format in ("parquet", "litdata") and (odd := found.names.not_text()) is not None:
+        raise ConfigError(
+            f"format = {given.format}: it stores names as text, and {shown(odd)} is none (UTF-8); rename it, or choose "
+            f"webdataset, raw or folder"
+        )
     if given.format == "folder" and found.labels is not None:
         found = in_class_folders(found)
     return found
@@ -148,13 +155,13 @@ def _alone(target: Path) -> Iterator[None]:
 
 def _begin(target: Path, plan: str, tasks: list[Task], kind: str) -> None:
     """Take over what an earlier run left; refuse a folder that holds something else."""
-    kept, whole = target / FOLDER / "plan.json", target / PREPARED
+    kept, whole = target / PREPARING / "plan.json", target / PREPARED
     standing = next((path for path in (kept, whole) if path.exists()), None)
     if standing is None:
         others = [path.name for path in target.iterdir() if path.name != ".preparing.lock"]
         if others:
             raise ConfigError(f"to={target}: it holds {others[0]} already; choose an empty folder")
-    elif json.loads(standing.read_bytes())["plan"] != plan:
+    elif json.loads(standing.read_bytes())["plan"] != plan and not _is_empty(target):
         raise ConfigError(
             f"to={target}: what stands there was made from other images or in another way; choose another folder, or "
             f"remove it"
@@ -163,10 +170,17 @@ def _begin(target: Path, plan: str, tasks: list[Task], kind: str) -> None:
         leftover.unlink()
     for leftover in list(target.rglob(f"{MAKING}*")):
         shutil.rmtree(leftover)
-    (target / FOLDER).mkdir(exist_ok=True)
+    (target / PREPARING).mkdir(exist_ok=True)
     if standing is whole:
         _restore(target, tasks, kind, json.loads(whole.read_bytes())["sha256"])
     write_json(kept, {"plan": plan})
+
+
+def _is_empty(target: Path) -> bool:
+    """Whether a conversion was begun there and made nothing yet."""
+    return not [p for p in target.iterdir() if p.name not in (PREPARING, ".preparing.lock")] and not [
+        p for p in (target / PREPARING).iterdir() if p.name != "plan.json"
+    ]
 
 
 def _restore(target: Path, tasks: list[Task], kind: str, sums: dict[str, str]) -> None:

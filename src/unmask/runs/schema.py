@@ -119,13 +119,6 @@ class Data(Part):
 
     _measured: str | None = PrivateAttr(default=None)  # the identity of the images that mean and std were measured on
 
-    @field_validator("in_memory", mode="before")
-    @classmethod
-    def known_place(cls, value: Any) -> Any:
-        if value not in (None, True, False, "device"):
-            raise ValueError(f"data.in_memory = {value!r}: give true, false, device or null")
-        return value
-
     @field_validator("image_size", mode="before")
     @classmethod
     def square(cls, value: Any) -> Any:

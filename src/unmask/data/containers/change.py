@@ -61,6 +61,8 @@ def upright(content: bytes | UInt8[np.ndarray, "H W C"]) -> Image.Image:
     """Turned as EXIF says, 16 bits scaled to 8."""
     if not isinstance(content, bytes):
         return Image.fromarray(content[:, :, 0] if content.shape[2] == 1 else content)
+    if not content:
+        raise ValueError("it is empty")
     with Image.open(io.BytesIO(content)) as opened:
         image = ImageOps.exif_transpose(opened)
         if image.mode == "F":

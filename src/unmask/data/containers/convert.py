@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from math import ceil
 from pathlib import Path
@@ -15,30 +15,34 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
-from unmask.data.catalogue import Catalogue, ClassFolders, within
+from unmask.data.catalogue import PREPARED, PREPARING, Catalogue, ClassFolders, within
 from unmask.data.containers.change import Change
 from unmask.data.containers.contents import INDEX, Contents, write_index
 from unmask.data.containers.roots import Shard
-from unmask.data.containers.tasks import FOLDER, Images, Record, Task, finished, record_path, stored
+from unmask.data.containers.tasks import Images, Record, Task, finished, record_path, stored
 from unmask.data.containers.writers import WRITE, digest_of, read_back
 from unmask.data.samples import Names
 from unmask.data.stand_ins import BadImageError, shown
 from unmask.durable import replacing, sha256, write_json, write_text
 
-BAD, PREPARED = "bad_images.csv", "prepared.json"
+BAD = "bad_images.csv"
 UNREAD_LIMIT = 0.05  # of the images, as data.bad_limit in training
 Told = Callable[[int], None]  # of so many images more
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """found: the source. kind: of the target. tasks: its shards, which `planned` made of the same source."""
+    """found: the source. kind: of the target. tasks: its shards, which `planned` made of the same source.
+
+    damaged: shards that stood there once, and no longer as they were made.
+    """
 
     found: Catalogue
     kind: str
     target: Path
     change: Change
     tasks: list[Task]
+    damaged: list[str] = field(default_factory=list)
 
     def labels(self) -> tuple[Int[np.ndarray, "N"], tuple[str, ...]]:
         """Those beside the images, else those of class folders, for those who read labels from shards."""
@@ -60,6 +64,8 @@ class Conversion:
 
         def one(task: Task) -> Record:
             record = finished(self.target, task)
+            if record is None and record_path(self.target, task).exists():
+                self.damaged.append(task.name)
             if record is None or self._mended(task, record):
                 record = self._made(task, labels, classes)
             unread.extend(record.unread().items())
@@ -135,7 +141,7 @@ class Conversion:
         shards = {task.name: record.sha256 for task, record in zip(self.tasks, records, strict=True)}
         about = {"plan": plan, "format": self.kind, "images": len(contents.names), "bad_images": len(bad)}
         write_json(self.target / PREPARED, about | {"stored": str(self.change), "sha256": shards})
-        shutil.rmtree(self.target / FOLDER)
+        shutil.rmtree(self.target / PREPARING)
         return contents
 
     def contents(self, records: list[Record]) -> Contents:

@@ -15,7 +15,7 @@ from jaxtyping import Int64
 from rich.console import Console
 from rich.progress import Progress
 
-from unmask.data.catalogue import Catalogue, within
+from unmask.data.catalogue import Catalogue, refuse_unfinished, within
 from unmask.data.containers.contents import Contents, keep_index, kept_index, one_scan
 from unmask.data.containers.naming import as_in_folders, below_split, labels_are_folders, splits_in
 from unmask.data.containers.parquet import scan_parquet
@@ -90,6 +90,8 @@ def _catalogue(contents: Contents, store: Shards | Streamed | RawPixels) -> Cata
 def contents_of(kind: str, root: Root) -> Contents:
     """By the index that was kept, if the shards are still those; else by a scan."""
     container = CONTAINERS[kind]
+    if isinstance(root, LocalRoot):
+        refuse_unfinished(root.root)
     shards = root.shards(container.suffix)
     if not shards:
         packed = _packed(kind, root)

@@ -8,15 +8,13 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int, Int64
-from PIL import UnidentifiedImageError
 
-from unmask.data.catalogue import Catalogue, within
+from unmask.data.catalogue import PREPARING, Catalogue, within
 from unmask.data.containers.change import Change
 from unmask.data.containers.writers import Sample, digest_of
-from unmask.data.stand_ins import BadImageError, patiently, unreadable
+from unmask.data.stand_ins import BadImageError, patiently, reason_of, unreadable
 from unmask.durable import sha256, write_json
 
-FOLDER = ".preparing"  # below the target while it is made
 PATTERNS = {
     "webdataset": "{split}-{number:06d}.tar", "parquet": "data/{split}-{number:05d}-of-{count:05d}.parquet",
     "litdata": "{folder}chunk-0-{number}.bin", "raw": "{split}-{number:06d}.pixels", "folder": "{split}-{number:06d}",
@@ -61,7 +59,7 @@ class Record:
 
 
 def record_path(target: Path, task: Task) -> Path:
-    return target / FOLDER / f"{task.name.replace('/', '+')}.json"
+    return target / PREPARING / f"{task.name.replace('/', '+')}.json"
 
 
 def finished(target: Path, task: Task) -> Record | None:
@@ -131,13 +129,6 @@ def stored(found: Catalogue, place: int) -> bytes | np.ndarray:
         raise BadImageError(bad.name, f"{UNREAD}{bad.reason}") from error
 
 
-def reason(error: Exception) -> str:
-    """The same in each run: Pillow's word for an unknown format is the address of a buffer."""
-    if isinstance(error, UnidentifiedImageError):
-        return "it is no image of a known format"
-    return error.reason if isinstance(error, BadImageError) else f"{type(error).__name__}: {error}"
-
-
 def plan_id(found: Catalogue, change: Change, kind: str, tasks: list[Task]) -> str:
     """What a conversion that goes on must agree on: the images with their labels, and what is made of them."""
     whole = hashlib.sha256(f"{kind} {change} {[(task.name, len(task.places)) for task in tasks]}\n".encode())
@@ -172,6 +163,6 @@ class Images:
             content = stored(self.found, place)
             return self.change(content, name)
         except Exception as error:  # of a bad image: whatever Pillow raises
-            self.bad.append([name, reason(error)])
+            self.bad.append([name, error.reason if isinstance(error, BadImageError) else reason_of(error)])
             # no pixels can be stored of it; who trains on it is told as of any bad image
             return content if self.change.channels is None else np.zeros((0, 0, self.change.channels), np.uint8)
