@@ -13,8 +13,8 @@ from rich.table import Table
 
 from unmask.processes import cores
 from unmask.runs.arguments import Bench, arguments, unused
-from unmask.runs.checks import ConfigError
-from unmask.runs.commands import enter, explained, fail, guarded, key_of, one_word
+from unmask.runs.checks import ConfigError, key_of
+from unmask.runs.commands import enter, explained, fail, guarded, one_word
 from unmask.runs.schema import Container, Data
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from unmask.runs.checks import ConfigError
+from unmask.runs.checks import ConfigError, key_of
 from unmask.runs.experiments import CONF
 
 
@@ -54,5 +54,5 @@ class Composer:
 
 
 def _of_group(override: str) -> bool:
-    key = override.partition("=")[0].lstrip("+~")
+    key = key_of(override)
     return "@" in key or "~" in override[:1] or (CONF / key).is_dir()

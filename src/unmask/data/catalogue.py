@@ -13,6 +13,7 @@ from unmask.data.places import Store
 from unmask.data.samples import Names
 
 TRAIN_NAMES, VAL_NAMES = ("train",), ("val", "valid", "validation", "test")
+SUFFIX_OF = {"webdataset": ".tar", "parquet": ".parquet", "litdata": ".bin", "raw": ".pixels"}  # of shards, by `source`
 PREPARING, PREPARED = ".preparing", "prepared.json"  # in a folder that src/prepare.py writes, and has written
 LOOSE, UNKNOWN = -1, -2  # labels of images in no class folder, and in one that training lacks
 

@@ -12,7 +12,7 @@ from unmask.data.decoding import Content, Decode, decoded, opened
 from unmask.data.listing import Listing
 from unmask.data.samples import Names
 from unmask.data.sources import InMemory
-from unmask.data.stand_ins import Bad, BadImageError, candidates, none_of, patiently, unreadable
+from unmask.data.stand_ins import Bad, BadImageError, candidates, content_of, none_of, unreadable
 from unmask.data.stores import Files, Folder
 
 MEMORY_LIMIT = 2**30  # bytes of pixels a split may take to be held in memory
@@ -42,11 +42,7 @@ def whole(content: Content, name: str, channels: int) -> UInt8[Tensor, "C H W"]:
 
 def stored(files: Files, i: int) -> UInt8[Tensor, "C H W"]:
     """All of one of a split's images."""
-    try:
-        content = patiently(files.store.read, i)
-    except OSError as error:
-        raise unreadable(files.store.name(i), error) from error
-    return whole(content, files.store.name(i), files.channels)
+    return whole(content_of(files.store, i), files.store.name(i), files.channels)
 
 
 def folder_splits(

@@ -161,10 +161,7 @@ def _check(names: Names, pair: tuple[Places, Places], labelled: Labelled, root: 
 
 
 def _there(root: PurePath) -> str:
-    if not isinstance(root, Path) or not root.is_dir():
-        return ""
-    kind = odd_folders.container_below(root)
-    return f"; what is there: {odd_folders.suffixes_below(root)}" + (f": set source={kind}" if kind else "")
+    return f"; what is there: {odd_folders.lying_below(root)}" if isinstance(root, Path) and root.is_dir() else ""
 
 
 def list_other(root: Path, classes: tuple[str, ...]) -> Listing:

@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from unmask.data.catalogue import SUFFIX_OF
+
 UNREADABLE = "unreadable"  # stands for the content of a file that cannot be read; the run lists and replaces it
 SHOWN = 5
 
@@ -30,20 +32,12 @@ def refuse_file(path: Path) -> None:
         raise ValueError(f"{path} is a file, where a folder of images is looked for; rename or remove it")
 
 
-def suffixes_below(root: Path) -> str:
-    """Of all files, the most frequent ones, in words."""
+def lying_below(root: Path) -> str:
+    """Of all files the most frequent suffixes, in words; of shards by which `source` they would be read."""
     found = Counter(Path(name).suffix.lower() or name for _, _, names in os.walk(root) for name in names)
     frequent = sorted(found.items(), key=lambda item: (-item[1], item[0]))[:SHOWN]
-    return ", ".join(f"{count} x {suffix}" for suffix, count in frequent) or "no files"
-
-
-SHARDS = {".tar": "webdataset", ".parquet": "parquet", ".pixels": "raw", ".bin": "litdata"}
-
-
-def container_below(root: Path) -> str | None:
-    """What is in a folder that has no images: the `source` that its shards would be read by."""
-    found = {Path(name).suffix.lower() for _, _, names in os.walk(root) for name in names}
-    return next((kind for suffix, kind in SHARDS.items() if suffix in found), None)
+    kind = next((f": set source={kind}" for kind, suffix in SUFFIX_OF.items() if suffix in found), "")
+    return (", ".join(f"{count} x {suffix}" for suffix, count in frequent) or "no files") + kind
 
 
 def notes(

@@ -8,7 +8,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
+import numpy as np
+from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
+
+from unmask.data.places import Store
 
 Read = TypeVar("Read")
 
@@ -47,6 +51,14 @@ def patiently(read: Callable[[int], Read], i: int) -> Read:
     return read(i)
 
 
+def content_of(store: Store, i: int) -> bytes | UInt8[np.ndarray, "H W C"]:
+    """What a store has of a sample. Raises BadImageError where its file gives nothing."""
+    try:
+        return patiently(store.read, i)
+    except OSError as error:
+        raise unreadable(store.name(i), error) from error
+
+
 def unreadable(name: str, error: OSError) -> BadImageError:
     """What is said of a file; raises the error itself where no file is to blame."""
     if error.errno in OURS:
@@ -78,6 +90,8 @@ def shown(name: str) -> str:
 
 def reason_of(error: Exception) -> str:
     """In a line; Pillow's word for an unknown format is the address of a buffer."""
+    if isinstance(error, BadImageError):
+        return error.reason
     if isinstance(error, UnidentifiedImageError):
         return "it is no image of a known format"
     if isinstance(error, Image.DecompressionBombError):

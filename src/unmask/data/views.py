@@ -20,7 +20,7 @@ from unmask.data.nvjpeg import Packed, is_for_device
 from unmask.data.policies import rand_augment
 from unmask.data.sampler import Ticket
 from unmask.data.sources import InMemory
-from unmask.data.stand_ins import Bad, BadImageError, candidates, none_of, patiently, unreadable
+from unmask.data.stand_ins import Bad, BadImageError, candidates, content_of, none_of
 from unmask.data.stores import Files
 from unmask.data.threads import Threads, new_batch
 from unmask.randomness import make_key
@@ -181,15 +181,12 @@ class Views(Dataset):
                 continue
             name = self.split.store.name(other)
             try:
-                image = opened(patiently(self.split.store.read, other), name, self.split.channels)
+                image = opened(content_of(self.split.store, other), name, self.split.channels)
                 return Found(i, rows, other, image, bad)
             except BadImageError as error:
-                fault = error
-            except OSError as error:
-                fault = unreadable(name, error)
-            if not self.stand_ins:
-                raise fault
-            bad = (*bad, Bad(other, name, fault.reason))
+                if not self.stand_ins:
+                    raise
+                bad = (*bad, Bad(other, name, error.reason))
         raise none_of(bad)
 
     def _shifts(self, ids_B: Tensor, epoch: int) -> Int[Tensor, "B 2"] | None:

@@ -265,12 +265,17 @@ def suggestion(key: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
+def key_of(override: str) -> str:
+    """What an override sets: `image_size` of `+image_size=32`."""
+    return override.partition("=")[0].lstrip("+~")
+
+
 def unknown_overrides(arguments: list[str], extra: Iterable[str] = ()) -> list[str]:
     """A line for each plain key=value argument whose key no config has; Hydra's own syntax is left to Hydra."""
     known = [*known_keys(), *extra]
     faults = []
     for argument in arguments:
-        key = argument.split("=", 1)[0].lstrip("+~")
+        key = key_of(argument)
         if argument.startswith("-") or "=" not in argument or key.startswith("hydra") or "@" in key:
             continue
         if key not in known and not any(key.startswith(f"{whole}.") for whole in ("logger.csv",)):

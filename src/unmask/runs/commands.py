@@ -87,11 +87,6 @@ def config_flags(arguments: Sequence[str]) -> list[str]:
     return found
 
 
-def key_of(override: str) -> str:
-    """What an override sets: `image_size` of `+image_size=32`."""
-    return override.lstrip("+~").partition("=")[0].partition("@")[0]
-
-
 def quoted(argument: str) -> str:
     """key=value with the value in quotes where it has an '=' of its own, as step=N.ckpt has: Hydra would choke."""
     key, equals, value = argument.partition("=")

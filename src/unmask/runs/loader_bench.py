@@ -54,6 +54,16 @@ class Found(NamedTuple):
     spread: tuple[int, int]
     first: Sample | None = None
 
+    @property
+    def at_once(self) -> int:
+        return readers(self.spread)
+
+
+def readers(spread: tuple[int, int]) -> int:
+    """How many images are read at a time by so many processes, of so many threads each."""
+    processes, threads = spread
+    return max(processes, 1) * threads
+
 
 def measured(split: InMemory | Files, form: Format, loading: Loading, spec: dict[str, Any]) -> Found:
     """Raises ValueError where there are too few images, or the official recipe knows none of so many channels."""
@@ -67,7 +77,7 @@ def measured(split: InMemory | Files, form: Format, loading: Loading, spec: dict
     spread, first = (0, 1), None
     if isinstance(split, Files):
         spread = loading.spread(False)
-        first = first_read(split, ids, max(spread[0], 1) * spread[1])
+        first = first_read(split, ids, readers(spread))
         ids = first.ids
         if len(ids) < LEAST:
             raise ValueError(f"{len(first.bad)} of {len(ids) + len(first.bad)} images cannot be read; {first.bad[0]}")
@@ -81,7 +91,7 @@ def measured(split: InMemory | Files, form: Format, loading: Loading, spec: dict
                 contestants = _of_files(split, form, ids, Path(place))
                 parts = parts_of(split, form, AUGMENT, ids[:SMALLER])
             paths = interleaved(contestants, spec["seconds"])
-        loaders = _loaders(split, form, loading, spec, ids)
+        loaders = _loaders(split, form, loading, spec, ids, readers(spread))
     finally:
         torch.set_num_threads(threads)
     return Found(_described(split, ids, first), paths, parts, loaders, spread, first)
@@ -102,9 +112,9 @@ def interleaved(contestants: dict[str, Contestant], seconds: float) -> dict[str,
 
 
 def _described(split: InMemory | Files, ids: list[int], first: Sample | None) -> str:
-    if isinstance(split, InMemory) or first is None:
-        assert isinstance(split, InMemory)
+    if isinstance(split, InMemory):
         return f"{len(ids)} of {len(split)} images of {' x '.join(map(str, split.images_NCHW.shape[2:]))} in memory"
+    assert first is not None
     sizes = [opened(split.store.read(i), split.store.name(i), split.channels).size for i in ids[:SMALLER]]
     pixels = statistics.mean(height * width for height, width in sizes) / 1e6
     return f"{len(ids)} of {len(split)} files, {first.size / 1000:.0f} kB and {pixels:.2f} megapixels on average"
@@ -164,7 +174,7 @@ def _opened(split: Files, i: int) -> Image.Image:
 
 
 def _loaders(
-    split: InMemory | Files, form: Format, loading: Loading, spec: dict[str, Any], readable: list[int]
+    split: InMemory | Files, form: Format, loading: Loading, spec: dict[str, Any], readable: list[int], workers: int
 ) -> dict[str, float]:
     """Images a second, by the clock, of whole loaders: ours as it is set, the official one on as many processes.
 
@@ -177,8 +187,6 @@ def _loaders(
         "unmask": lambda: loader(Views(split, form, AUGMENT, 0), EvalBatches(ids, batch), loading)
     }
     if isinstance(split, Files):
-        processes, threads = loading.spread(False)
-        workers = max(processes, 1) * threads
 
         def opened_or_other(i: int) -> Image.Image:
             """The official recipe would end at the first bad file."""

@@ -15,7 +15,7 @@ from unmask.data.batch import Batch, Format, normalised
 from unmask.data.crops import Augment
 from unmask.data.decoding import Encoded, decoded, opened, region, resized, view
 from unmask.data.jpeg import Box
-from unmask.data.stand_ins import BadImageError, patiently, unreadable
+from unmask.data.stand_ins import BadImageError, content_of
 from unmask.data.stores import Files
 from unmask.randomness import make_key
 
@@ -34,9 +34,9 @@ def first_read(split: Files, ids: list[int], at_once: int) -> Sample:
 
     def read(i: int) -> bytes | np.ndarray | BadImageError:
         try:
-            return patiently(split.store.read, i)
-        except OSError as error:
-            return unreadable(split.store.name(i), error)
+            return content_of(split.store, i)
+        except BadImageError as error:
+            return error
 
     with ThreadPoolExecutor(at_once) as pool:
         start = time.perf_counter()

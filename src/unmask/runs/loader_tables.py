@@ -47,8 +47,7 @@ def _loaders(found: Found) -> Table:
     table = Table("whole loader", "images/s", "x official", title=where)
     official = found.loaders.get(OFFICIAL)
     for name, pace in found.loaders.items():
-        many = max(processes, 1) * threads
-        name += f", {many} process{'es' if many > 1 else ''}" if name == OFFICIAL else ""
+        name += f", {found.at_once} process{'es' if found.at_once > 1 else ''}" if name == OFFICIAL else ""
         table.add_row(name, f"{pace:,.0f}", f"{pace / official:.2f}" if official else "")
     if found.first:
         megabytes = found.first.pace * found.first.size / 1e6

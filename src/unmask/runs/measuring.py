@@ -18,7 +18,7 @@ from rich.progress import track
 from unmask.data.arrays import Content, is_array
 from unmask.data.decoding import decoded, opened
 from unmask.data.sources import InMemory
-from unmask.data.stand_ins import BadImageError, patiently, unreadable
+from unmask.data.stand_ins import BadImageError, content_of
 from unmask.data.stores import Files
 from unmask.durable import write_text
 from unmask.processes import cores
@@ -88,10 +88,8 @@ def one(split: InMemory | Files, i: int) -> Sums | BadImageError:
         return sums(split.images_NCHW[i].permute(1, 2, 0).numpy(), "in memory")
     name = split.store.name(i)
     try:
-        content = patiently(split.store.read, i)
+        content = content_of(split.store, i)
         return sums(decoded(opened(content, name, split.channels)), kind_of(content, name, split.channels))
-    except OSError as error:
-        return unreadable(name, error)
     except BadImageError as error:
         return error
 

@@ -19,13 +19,13 @@ from unmask.data.containers.convert import BAD, Conversion, read_bad
 from unmask.data.containers.source import CONTAINERS, catalogue_of
 from unmask.data.containers.tasks import (
     SHARD_MB,
-    UNREAD,
     Record,
     Task,
     plan_id,
     planned,
     record_path,
     stored_sizes,
+    unread_among,
 )
 from unmask.data.containers.writers import MAKING
 from unmask.data.listing import arranged, catalogued
@@ -61,7 +61,7 @@ def prepare(given: Prepare, console: Console) -> None:
     if conversion.damaged:
         console.print(f"damaged or missing, and made again: {', '.join(sorted(conversion.damaged))}", soft_wrap=True)
     console.print(f"{target}: {len(contents.names)} images in {len(tasks)} shards, each read back and compared")
-    unread = sum(why.startswith(UNREAD) for why in read_bad(target).values())
+    unread = len(unread_among(read_bad(target)))
     if told["bad_images"]:
         became = "; empty pixels stand in their place" if given.format == "raw" else " and were copied as they are"
         decoded = told["bad_images"] - unread

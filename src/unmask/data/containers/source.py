@@ -15,7 +15,7 @@ from jaxtyping import Int64
 from rich.console import Console
 from rich.progress import Progress
 
-from unmask.data.catalogue import Catalogue, refuse_unfinished, within
+from unmask.data.catalogue import SUFFIX_OF, Catalogue, refuse_unfinished, within
 from unmask.data.containers.contents import Contents, keep_index, kept_index, one_scan
 from unmask.data.containers.naming import as_in_folders, below_split, labels_are_folders, splits_in
 from unmask.data.containers.parquet import scan_parquet
@@ -37,10 +37,10 @@ class Container(NamedTuple):
 
 
 CONTAINERS: dict[str, Container] = {
-    "webdataset": Container(".tar", "tar shards", scan_tar),
-    "parquet": Container(".parquet", "Parquet files", scan_parquet),
-    "litdata": Container(".bin", "LitData chunks", None),
-    "raw": Container(".pixels", "files of raw pixels", None),
+    "webdataset": Container(SUFFIX_OF["webdataset"], "tar shards", scan_tar),
+    "parquet": Container(SUFFIX_OF["parquet"], "Parquet files", scan_parquet),
+    "litdata": Container(SUFFIX_OF["litdata"], "LitData chunks", None),
+    "raw": Container(SUFFIX_OF["raw"], "files of raw pixels", None),
 }
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Int, Int64
 from unmask.data.catalogue import PREPARING, Catalogue, within
 from unmask.data.containers.change import Change
 from unmask.data.containers.writers import Sample, digest_of
-from unmask.data.stand_ins import BadImageError, patiently, reason_of, unreadable
+from unmask.data.stand_ins import BadImageError, content_of, reason_of
 from unmask.durable import sha256, write_json
 
 PATTERNS = {
@@ -48,7 +48,7 @@ class Record:
 
     def unread(self) -> dict[str, str]:
         """Of images whose files could not be read, for which nothing is stored: why not, by name."""
-        return {name: why.removeprefix(UNREAD) for name, why in self.bad if why.startswith(UNREAD)}
+        return unread_among(dict(self.bad))
 
     @classmethod
     def read(cls, path: Path) -> "Record | None":
@@ -56,6 +56,11 @@ class Record:
             return cls(**json.loads(path.read_bytes()))
         except (OSError, ValueError, TypeError):
             return None
+
+
+def unread_among(bad: dict[str, str]) -> dict[str, str]:
+    """Of reasons by name those of files that gave nothing."""
+    return {name: why.removeprefix(UNREAD) for name, why in bad.items() if why.startswith(UNREAD)}
 
 
 def record_path(target: Path, task: Task) -> Path:
@@ -123,10 +128,9 @@ def stored_sizes(found: Catalogue, change: Change) -> Int64[np.ndarray, "N"]:
 def stored(found: Catalogue, place: int) -> bytes | np.ndarray:
     """Raises BadImageError: in the midst of writing an OSError would be told of the target."""
     try:
-        return patiently(found.store.read, place)
-    except OSError as error:
-        bad = unreadable(found.store.name(place), error)
-        raise BadImageError(bad.name, f"{UNREAD}{bad.reason}") from error
+        return content_of(found.store, place)
+    except BadImageError as error:
+        raise BadImageError(error.name, f"{UNREAD}{error.reason}") from error
 
 
 def plan_id(found: Catalogue, change: Change, kind: str, tasks: list[Task]) -> str:
@@ -163,6 +167,6 @@ class Images:
             content = stored(self.found, place)
             return self.change(content, name)
         except Exception as error:  # of a bad image: whatever Pillow raises
-            self.bad.append([name, error.reason if isinstance(error, BadImageError) else reason_of(error)])
+            self.bad.append([name, reason_of(error)])
             # no pixels can be stored of it; who trains on it is told as of any bad image
             return content if self.change.channels is None else np.zeros((0, 0, self.change.channels), np.uint8)
