@@ -111,6 +111,14 @@ def test_files_that_cannot_be_read_are_left_out_and_named(files: Files, tmp_path
         measured(files, FORM, Loading(), SPEC)
 
 
+def test_a_decompression_bomb_ends_neither_recipe(files: Files, tmp_path: Path) -> None:
+    """Pillow's word for it is no OSError, and comes out of the official recipe alone."""
+    Image.new("1", (20_000, 20_000)).save(tmp_path / "05.jpg", "PNG")
+    found = measured(files, FORM, Loading(0, threads=1), SPEC)
+    assert ["178,956,970" in line for line in unread(found)] == [True]
+    assert min(found.loaders.values()) > 0
+
+
 def test_a_slow_disk_is_what_limits() -> None:
     found = found_with(0.001)._replace(first=Sample(list(range(20)), [], 50.0, 110_000.0))
     said = advice(found, "auto", 300.0, "the GPU")

@@ -192,7 +192,7 @@ def _loaders(
             """The official recipe would end at the first bad file."""
             try:
                 return _opened(split, i)
-            except (OSError, ValueError):
+            except Exception:  # of a bad image: whatever Pillow raises, its DecompressionBombError is no OSError
                 return _opened(split, readable[i % len(readable)])
 
         contestants[OFFICIAL] = lambda: official_loader(opened_or_other, ids, form, batch, workers)
