@@ -41,6 +41,8 @@ def run(cfg: DictConfig) -> None:
 
     if spec["device"] == "cuda" and not torch.cuda.is_available():
         fail("device = cuda: torch finds no GPU here; use device=cpu or device=auto", 2)
+    if given.data and given.data.decode == "nvjpeg" and (spec["device"] == "cpu" or not torch.cuda.is_available()):
+        fail("data.decode = nvjpeg: there is no GPU to decode on; use data.decode=auto", 2)
     if given.data:
         with explained():
             loading(spec, given.data, given.source)

@@ -12,21 +12,21 @@ from PIL import Image
 from shards import prepared
 from small_runs import raw_config
 from unmask.data.annotations import list_source
-from unmask.data.batch import Format
+from unmask.data.batch import Batch, Format, normalised
 from unmask.data.folders import folder_splits
 from unmask.data.module import Loading
 from unmask.data.sources import InMemory
 from unmask.data.stores import Files
-from unmask.runs import loader_tables
+from unmask.runs import loader_bench, loader_tables
 from unmask.runs.arguments import Bench, arguments, unused
 from unmask.runs.checks import ConfigError
-from unmask.runs.loader_bench import OFFICIAL, Found, interleaved, measured, training_images
+from unmask.runs.loader_bench import OFFICIAL, Found, interleaved, measured, training_images, whole_loaders
 from unmask.runs.loader_parts import Sample
 from unmask.runs.loader_tables import advice, tables, unread, used_path
 from unmask.runs.schema import Data
 
 FORM = Format((32, 32), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-SPEC: dict[str, Any] = {"seconds": 0.01, "batch": 4}
+SPEC: dict[str, Any] = {"seconds": 0.01, "batch": 4, "device": "cpu", "threads": None}
 
 
 @pytest.fixture
@@ -52,6 +52,16 @@ def test_every_way_and_step_of_reading_files_is_measured(files: Files) -> None:
     assert "of 18 files" in found.images
     titles = [column.header for table in tables(found) for column in table.columns]
     assert "x official" in titles
+
+
+def test_what_a_gpu_decodes_is_decoded_before_it_counts(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the CPU as the device: a batch of bytes alone would be an enormous pace."""
+    seen: list[Batch] = []
+    monkeypatch.setattr(loader_bench, "normalised", lambda *given: seen.append(normalised(*given)) or seen[-1])
+    found = whole_loaders(files, FORM, Loading(0), SPEC, list(range(18)), 1, torch.device("cpu"))
+    assert list(found) == ["unmask, fast", "unmask, nvjpeg", OFFICIAL]
+    assert len(seen) == 2 * 8
+    assert {(tuple(batch.images_BCHW.shape), batch.packed) for batch in seen} == {((4, 3, 32, 32), None)}
 
 
 def test_images_in_memory_are_measured_beside_torchvision() -> None:

@@ -3,18 +3,20 @@
 import io
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from PIL import Image
 from torch import Tensor
 
-from unmask.data import native
-from unmask.data.batch import Format
+from unmask.data import native, nvjpeg
+from unmask.data.batch import Batch, Format, normalised
 from unmask.data.crops import Augment
 from unmask.data.decoding import MODES, Decode, opened
 from unmask.data.module import Loading, loader
@@ -41,7 +43,7 @@ BY_IMAGE = {
 }  # of what changes single images, which the lock of Python lets one thread do
 ON_CPU = 8  # images of a step
 LONG = 5.0  # seconds from which on whole loaders are timed in three turns, too
-OFFICIAL = "official recipe"
+OURS, OFFICIAL = "unmask", "official recipe"
 
 
 class Found(NamedTuple):
@@ -91,7 +93,9 @@ def measured(split: InMemory | Files, form: Format, loading: Loading, spec: dict
                 contestants = _of_files(split, form, ids, Path(place))
                 parts = parts_of(split, form, AUGMENT, ids[:SMALLER])
             paths = interleaved(contestants, spec["seconds"])
-        loaders = _loaders(split, form, loading, spec, ids, readers(spread))
+        device = device_of(spec)
+        there = device if device.type == "cuda" else None
+        loaders = whole_loaders(split, form, loading, spec, ids, readers(spread), there)
     finally:
         torch.set_num_threads(threads)
     return Found(_described(split, ids, first), paths, parts, loaders, spread, first)
@@ -173,20 +177,31 @@ def _opened(split: Files, i: int) -> Image.Image:
     return Image.open(io.BytesIO(content)).convert(MODES[split.channels])
 
 
-def _loaders(
-    split: InMemory | Files, form: Format, loading: Loading, spec: dict[str, Any], readable: list[int], workers: int
-) -> dict[str, float]:
+def whole_loaders(
+    split: InMemory | Files, form: Format, loading: Loading, spec: dict[str, Any], readable: list[int], workers: int,
+    there: torch.device | None,
+) -> dict[str, float]:  # fmt: skip
     """Images a second, by the clock, of whole loaders: ours as it is set, the official one on as many processes.
 
     Medians of turns: as many batches as hide that some are read ahead while the first is waited for.
+    there: the GPU that pixels have to reach, decoded and normalised. None, on a CPU: that is left out, for the table
+    of steps tells of it.
     """
     batch = min(spec["batch"], len(split))
     turns, batches = (3, 24) if spec["seconds"] >= LONG else (1, 8)
     ids = (list(range(len(split))) * -(-batches * batch // len(split)))[: batches * batch]
-    contestants: dict[str, Callable[[], Any]] = {
-        "unmask": lambda: loader(Views(split, form, AUGMENT, 0), EvalBatches(ids, batch), loading)
-    }
+
+    def ours(split: InMemory | Files) -> Iterator[Batch]:
+        batches = loader(Views(split, form, AUGMENT, 0), EvalBatches(ids, batch), loading)
+        yield from (
+            batches if there is None else (normalised(move_data_to_device(made, there), form) for made in batches)
+        )
+
+    contestants: dict[str, Callable[[], Iterator[Any]]] = {OURS: lambda: ours(split)}
     if isinstance(split, Files):
+        if there and split.channels in nvjpeg.MODES:
+            ways = dict.fromkeys((split.decode, "nvjpeg"))
+            contestants = {f"{OURS}, {way}": partial(ours, replace(split, decode=way)) for way in ways}
 
         def opened_or_other(i: int) -> Image.Image:
             """The official recipe would end at the first bad file."""
@@ -195,19 +210,26 @@ def _loaders(
             except Exception:  # of a bad image: whatever Pillow raises, its DecompressionBombError is no OSError
                 return _opened(split, readable[i % len(readable)])
 
-        contestants[OFFICIAL] = lambda: official_loader(opened_or_other, ids, form, batch, workers)
-    taken = [{name: _pace(make()) for name, make in contestants.items()} for _ in range(turns)]
+        def official() -> Iterator[Any]:
+            batches = official_loader(opened_or_other, ids, form, batch, workers)
+            yield from batches if there is None else (move_data_to_device(made, there) for made in batches)
+
+        contestants[OFFICIAL] = official
+    wait = torch.get_device_module(there).synchronize if there else lambda: None
+    taken = [{name: _pace(make(), wait) for name, make in contestants.items()} for _ in range(turns)]
     return {name: statistics.median(turn[name] for turn in taken) for name in contestants}
 
 
-def _pace(batches: Any) -> float:
-    """Without the first batch, for which processes have to start."""
-    taken, count, start = iter(batches), 0, 0.0
-    for k, made in enumerate(taken):
+def _pace(batches: Iterator[Any], wait: Callable[[], None]) -> float:
+    """Without the first batch, for which processes have to start. wait: until what was asked of a GPU is done."""
+    count, start = 0, 0.0
+    for k, made in enumerate(batches):
         if k == 0:
+            wait()
             start = time.perf_counter()
         else:
             count += len(made[1])
+    wait()
     return count / max(1e-9, time.perf_counter() - start) if count else float("nan")
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -32,4 +33,5 @@ class Official(Dataset):
 def official_loader(
     opened: Callable[[int], Image.Image], ids: Sequence[int], form: Format, batch: int, workers: int
 ) -> DataLoader:  # fmt: skip
-    return DataLoader(Official(opened, ids, form), batch_size=batch, num_workers=workers)
+    data = Official(opened, ids, form)
+    return DataLoader(data, batch_size=batch, num_workers=workers, pin_memory=torch.cuda.is_available())
