@@ -18,6 +18,7 @@ from unmask.data.folders import folder_splits
 from unmask.data.listing import list_images
 from unmask.data.module import FeatureData, ImageData, Loading
 from unmask.data.resident import Resident, goes_there
+from unmask.data.slots import EACH
 from unmask.data.sources import InMemory, placed
 from unmask.data.stores import Files
 from unmask.data.views import Views
@@ -282,10 +283,21 @@ def test_processes_and_threads_share_the_cores(monkeypatch: pytest.MonkeyPatch) 
     assert spread(9, num_workers=0) == (0, 4)
 
 
-def test_a_batch_from_a_loaders_process_lies_in_shared_memory(root: Path) -> None:
-    read = splits(root, in_memory=False)
-    assert next(iter(data(read, workers=1).train_dataloader())).images_BCHW.is_shared()
+def test_memory_of_batches_is_used_again_when_nothing_refers_to_it_and_not_before(root: Path) -> None:
+    module = data(splits(root, in_memory=False), workers=1)
+    module.ids = module.ids * 8  # 20 batches
+    loader, held, places = module.train_dataloader(), [], []
+    for batch in loader:
+        places.append(batch.images_BCHW.data_ptr())
+        held = [*held, (batch.images_BCHW[1:], batch.images_BCHW[1:].clone())] if len(held) < 2 else held
+    assert len(places) == 20
+    assert len(set(places)) <= EACH + 2  # those that are held lie in slots or, where none is free, elsewhere
+    assert all(view.equal(copy) for view, copy in held)
+    lost = held.pop()[0].data_ptr()
+    del batch, loader
     gc.collect()  # ends its process
+    assert lost
+    assert held[0][0].equal(held[0][1])  # which outlives the loader
 
 
 def test_who_asks_how_files_are_decoded_has_them_read_from_the_disk(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """The DataModule: batches of uint8 images with their sample ids, cropped and normalised on the device."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -15,6 +17,7 @@ from unmask.data.batch import Batch, Format, normalised
 from unmask.data.crops import Augment
 from unmask.data.policies import erase
 from unmask.data.sampler import EpochBatches, EvalBatches, Repeats, Ticket
+from unmask.data.slots import Parcel, slots_for
 from unmask.data.sources import InMemory
 from unmask.data.stores import Files
 from unmask.data.views import Views
@@ -187,8 +190,10 @@ def loader(views: Views, batches: EpochBatches | EvalBatches, loading: Loading) 
     workers, views.threads = loading.spread(views.change is not None)
     # cutting out of memory is quicker than handing over to a process; what changes single images is not
     workers = 0 if isinstance(views.split, InMemory) and views.change is None else workers
+    slots = slots_for(workers, batches.largest * math.prod(views.form.shape) * len(views.form.mean))
     return QuietLoader(
-        views, batch_sampler=batches, collate_fn=unwrapped, num_workers=workers, worker_init_fn=quiet_worker,
-        pin_memory=torch.cuda.is_available(), persistent_workers=workers > 0,
+        views, batch_sampler=batches, collate_fn=Parcel if workers else unwrapped, num_workers=workers,
+        worker_init_fn=partial(quiet_worker, slots), pin_memory=torch.cuda.is_available(),
+        persistent_workers=workers > 0,
         timeout=loading.patience if workers else 0,
     )  # fmt: skip

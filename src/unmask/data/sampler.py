@@ -60,6 +60,11 @@ class EpochBatches(Sampler[list[Ticket]]):
     def __len__(self) -> int:
         return len(self.ids) * self.repeats.views // self.batch_size * self.accumulate
 
+    @property
+    def largest(self) -> int:
+        """Samples of a batch, at most."""
+        return self.batch_size // (self.accumulate * self.world)
+
     def order(self, epoch: int) -> Sequence[int]:
         """Of the images."""
         if self.key is None:
@@ -85,6 +90,10 @@ class EvalBatches(Sampler[list[Ticket]]):
 
     def __init__(self, ids: Sequence[int], batch_size: int, rank: int = 0, world: int = 1) -> None:
         self.ids, self.batch_size = ids[rank::world], batch_size
+
+    @property
+    def largest(self) -> int:
+        return min(self.batch_size, len(self.ids))
 
     def __len__(self) -> int:
         return -(-len(self.ids) // self.batch_size)

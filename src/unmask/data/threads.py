@@ -1,15 +1,9 @@
-"""Threads that read the images of a batch, and the memory they write into."""
+"""Threads that read the images of a batch."""
 
-import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
-
-import torch
-from jaxtyping import UInt8
-from torch import Tensor
-from torch.utils.data import get_worker_info
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -45,11 +39,3 @@ class Threads:
     def __getstate__(self) -> dict[str, Any]:
         """Threads stay where they are."""
         return {"pools": {}}
-
-
-def new_batch(*shape: int) -> UInt8[Tensor, "B h w C"]:
-    """In a loader's process in memory that is shared with the one that trains: it need not be copied there."""
-    if get_worker_info() is None:
-        return torch.empty(shape, dtype=torch.uint8)
-    storage = torch.UntypedStorage._new_shared(math.prod(shape))
-    return torch.empty(0, dtype=torch.uint8).set_(storage, 0, shape)  # type: ignore[call-overload]

@@ -19,10 +19,11 @@ from unmask.data.jitter import colour_jitter
 from unmask.data.nvjpeg import Packed, is_for_device
 from unmask.data.policies import rand_augment
 from unmask.data.sampler import Ticket
+from unmask.data.slots import new_batch
 from unmask.data.sources import InMemory
 from unmask.data.stand_ins import Bad, BadImageError, candidates, content_of, none_of
 from unmask.data.stores import Files
-from unmask.data.threads import Threads, new_batch
+from unmask.data.threads import Threads
 from unmask.randomness import make_key
 
 Change = Callable[[Tensor, int, Tensor], Tensor]  # (uint8 images, epoch, sample ids) to uint8 images

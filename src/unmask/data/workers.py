@@ -1,13 +1,16 @@
 """The processes that read images for a loader: deaf to signals, known when they are lost, ended by force."""
 
+import atexit
 import gc
 import multiprocessing
+import multiprocessing.util  # before `atexit` below: what is registered later is called earlier
 import signal
 import traceback
 from typing import Any
 
 from torch.utils.data import DataLoader
 
+from unmask.data.slots import Slots, use
 from unmask.processes import SIGNALS
 
 
@@ -22,8 +25,9 @@ class QuietLoader(DataLoader):
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def quiet_worker(_: int) -> None:
+def quiet_worker(slots: Slots | None, process: int) -> None:
     """Workers outlive signals to the group, so that the main process can still save."""
+    use(slots, process)
     for sig in SIGNALS:
         signal.signal(sig, signal.SIG_IGN)
     gc.freeze()  # what is inherited: a collector that looks through it would make its pages this process's own
@@ -44,3 +48,7 @@ def end_workers() -> None:
         if child.daemon:
             child.kill()
             child.join(timeout=5)
+
+
+# those that something still holds when Python ends, a traceback say, would be asked in vain, and waited for
+atexit.register(end_workers)
