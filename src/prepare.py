@@ -7,20 +7,24 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from unmask.runs.arguments import Prepare, arguments, keyed
-from unmask.runs.commands import enter, explained, guarded
+from unmask.runs.commands import enter, explained, fail, guarded
 
+LEFT = "interrupted; the same command goes on after what is done"
 CONF = Path(__file__).parent.parent / "conf"
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="prepare")
 def run(cfg: DictConfig) -> None:
-    """Exits with 0 done, 1 error, 2 bad arguments. Run again after a kill it goes on."""
+    """Exits with 0 done, 1 error, 2 bad arguments, 130 interrupted. Run again after a kill it goes on."""
     enter()
     with explained():
         given = arguments(Prepare, OmegaConf.to_container(cfg, resolve=True))
         from unmask.runs.preparing import prepare
 
-        prepare(given, Console())
+        try:
+            prepare(given, Console())
+        except KeyboardInterrupt:
+            fail(LEFT, 130)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
 import csv
 import io
+import os
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +205,12 @@ def test_the_table_is_cut_and_the_csv_is_whole(place: tuple[Path, Path], tmp_pat
     shown = io.StringIO()
     Console(width=160, file=shown).print(table(found, 20))
     assert sum(".png" in line for line in shown.getvalue().splitlines()) == 20
+    odd = os.fsdecode(b"\xff.png")  # no UTF-8
+    other = replace(found, names=(odd, *found.names[1:]))
+    write_csv(other, tmp_path / "all.csv")
+    assert b"\n\xff.png," in (tmp_path / "all.csv").read_bytes()
+    Console(width=160, file=shown).print(table(other, 1))
+    assert shown.getvalue().encode().count(b"udcff.png") == 1
     write_csv(found, tmp_path / "all.csv")
     rows = list(csv.reader((tmp_path / "all.csv").open()))
     assert rows[0] == ["image", "class_1", "probability_1", "class_2", "probability_2"]

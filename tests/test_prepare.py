@@ -337,6 +337,7 @@ def test_a_bad_image_among_raw_pixels_is_known_as_one_when_it_is_read(folder: Pa
         ({"format": None}, r"format: missing; give folder, webdataset, parquet, litdata or raw"),
         ({"format": "zip"}, r"format = 'zip': Input should be 'folder', 'webdataset'"),
         ({"short_side": 0}, r"short_side = 0"),
+        ({"channels": 0}, r"channels = 0"),
         ({"format": "litdata", "shard_mb": 2048}, r"shard_mb = 2048: LitData's chunks have 1024 at most"),
     ],
 )
@@ -402,6 +403,14 @@ def test_the_command(
     with pytest.raises(SystemExit, match="2"):
         call("fromm=a", "to=b")
     assert "fromm: there is no such key; did you mean from?" in capsys.readouterr().err
+    monkeypatch.setattr(Conversion, "finish", interrupted)
+    with pytest.raises(SystemExit, match="130"):
+        call(f"from={folder}", f"to={tmp_path / 'later'}", "format=parquet")
+    assert capsys.readouterr().err.endswith("interrupted; the same command goes on after what is done\n")
+
+
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_arrays_become_raw_pixels_as_training_reads_them_and_no_jpegs() -> None:

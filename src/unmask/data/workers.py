@@ -44,10 +44,12 @@ def lost_worker(error: BaseException) -> bool:
 
 def end_workers() -> None:
     """Of all loaders of this process: one that hangs ignores being asked, and this process would wait for it."""
+    heard = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would take these for lost ones, and raise
     for child in multiprocessing.active_children():
         if child.daemon:
             child.kill()
             child.join(timeout=5)
+    signal.signal(signal.SIGCHLD, heard)
 
 
 # those that something still holds when Python ends, a traceback say, would be asked in vain, and waited for

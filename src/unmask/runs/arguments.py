@@ -54,7 +54,7 @@ class Prepare(Part):
     quality: Annotated[int, Field(ge=1, le=95)] | None = Field(
         description="of JPEG; null: 90 with short_side, else bytes stay as they are"
     )
-    channels: Literal[1, 3, 4] | None = Field(description="of raw pixels; null: 3")
+    channels: Count | None = Field(description="of raw pixels; null: 3")
     shard_mb: Count | None = Field(description="null: 256; litdata 64, raw 1024")
     workers: Count | None = Field(description="threads; null: one for each core")
 

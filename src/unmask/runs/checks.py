@@ -145,6 +145,8 @@ def of_reading(data: Data, container: Container) -> Iterator[str]:
         where = str(data.in_memory).lower()
         held = f"data={data.source} is" if data.source in CHANNELS else f"data.in_memory={where}: images are"
         yield f"data.decode = {data.decode}: {held} decoded once into memory; set data.decode=auto"
+    if container == "raw" and data.decode in ("scaled", "nvjpeg"):
+        yield f"data.decode = {data.decode}: raw pixels are not decoded; set data.decode=auto or reference"
     if data.threads and data.source in CHANNELS:
         yield f"data.threads = {data.threads}: data={data.source} is held in memory; set data.threads=null"
     if data.root and data.source == "mnist5k":

@@ -15,9 +15,10 @@ from torch import Tensor
 from unmask.data.batch import Batch, normalised
 from unmask.data.listing import SUFFIXES, image_files
 from unmask.data.samples import Names
+from unmask.data.stand_ins import shown as printable
 from unmask.data.stores import Files, Folder
 from unmask.data.views import Views
-from unmask.durable import write_text
+from unmask.durable import replacing
 from unmask.exchange.geometry import Hints
 from unmask.runs.arguments import Predict
 from unmask.runs.checks import ConfigError
@@ -120,7 +121,7 @@ def table(found: Predictions, shown: int | None) -> Table:
     best = found.rows()[:shown]
     columns = Table("image", *(str(place) for place in range(1, len(best[0]) + 1)))
     for name, row in zip(found.names, best, strict=False):
-        columns.add_row(escape(name), *(f"{escape(label)} {100 * p:.1f} %" for label, p in row))
+        columns.add_row(escape(printable(name)), *(f"{escape(label)} {100 * p:.1f} %" for label, p in row))
     return columns
 
 
@@ -133,7 +134,8 @@ def write_csv(found: Predictions, path: Path) -> None:
     writer.writerow(["image", *(cell for place in places for cell in (f"class_{place}", f"probability_{place}"))])
     for name, row in zip(found.names, rows, strict=True):
         writer.writerow([name, *(cell for label, p in row for cell in (label, f"{p:.6f}"))])
-    write_text(path, text.getvalue())
+    with replacing(path) as file:
+        file.write(text.getvalue().encode("utf-8", "surrogateescape"))  # names that are not UTF-8 as the disk has them
 
 
 def _assumed(ready: Ready) -> str:
