@@ -205,6 +205,13 @@ def test_odd_lists_are_refused_with_the_line(train: str, val: str, said: str, tm
         plan("listed", listed(tmp_path, train, val))
 
 
+def test_a_list_of_another_encoding_is_named(tmp_path: Path) -> None:
+    root = listed(tmp_path, "x/1.png,dog", "y/3.png,dog")
+    (root / "train.csv").write_bytes("x/1.png,fuchs\nx/2.png,dächs".encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"train.csv is not UTF-8 \(byte 23\); save it as CSV UTF-8"):
+        plan("listed", root)
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

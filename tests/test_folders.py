@@ -93,7 +93,7 @@ def test_only_images_of_the_wanted_size_are_held_in_memory(
 
 def test_an_odd_size_in_memory_is_named_with_the_remedy(tmp_path: Path) -> None:
     listing = list_images(folder(tmp_path, (8, 8), (8, 8), (9, 8), (8, 8)), holdout=0.5)
-    with pytest.raises(ValueError, match=r"\.png is 9 x 8, others are 8 x 8; .* set data.in_memory=false"):
+    with pytest.raises(ValueError, match=r"\.png is 9 x 8, data.image_size is 8 x 8; .* set data.in_memory=false"):
         folder_splits(listing, 3, (8, 8), in_memory=True)
 
 

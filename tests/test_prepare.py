@@ -403,10 +403,14 @@ def test_the_command(
     with pytest.raises(SystemExit, match="2"):
         call("fromm=a", "to=b")
     assert "fromm: there is no such key; did you mean from?" in capsys.readouterr().err
+    (folder / "train.csv").write_text("a.png,cat\n")
     monkeypatch.setattr(Conversion, "finish", interrupted)
     with pytest.raises(SystemExit, match="130"):
         call(f"from={folder}", f"to={tmp_path / 'later'}", "format=parquet")
-    assert capsys.readouterr().err.endswith("interrupted; the same command goes on after what is done\n")
+    (folder / "train.csv").unlink()
+    told = capsys.readouterr()
+    assert "train.csv: labels of a list are not carried over" in told.out
+    assert told.err.endswith("interrupted; the same command goes on after what is done\n")
 
 
 def interrupted(*_: object) -> None:

@@ -4,6 +4,7 @@ Imports no torch, for the same reason as `unmask.data.listing`.
 """
 
 import csv
+import io
 import itertools
 import json
 from collections import Counter
@@ -195,11 +196,14 @@ def _numbered(rows: Rows) -> Rows:
 
 def _csv(path: Path) -> Rows:
     rows: Rows = []
-    with path.open(newline="", encoding="utf-8-sig") as file:  # -sig: spreadsheets put a mark first
-        for number, row in enumerate(csv.reader(file), start=1):
-            cells = [cell.strip() for cell in row]
-            if len(cells) == 2 and all(cells):
-                rows.append((cells[0], cells[1]))
-            elif any(cells):
-                raise ValueError(f"line {number} of {path} is {','.join(row)[:80]!r}; expected path,label")
+    try:
+        text = path.read_bytes().decode("utf-8-sig")  # -sig: spreadsheets put a mark first
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 (byte {error.start}); save it as CSV UTF-8") from None
+    for number, row in enumerate(csv.reader(io.StringIO(text, newline="")), start=1):
+        cells = [cell.strip() for cell in row]
+        if len(cells) == 2 and all(cells):
+            rows.append((cells[0], cells[1]))
+        elif any(cells):
+            raise ValueError(f"line {number} of {path} is {','.join(row)[:80]!r}; expected path,label")
     return rows[1:] if rows[:1] == [("path", "label")] else rows

@@ -96,8 +96,8 @@ def _load(files: Files, shape: tuple[int, int]) -> InMemory:
             return
         if image.shape[1:] != shape:
             raise OddSizeError(
-                f"{files.store.name(i)} is {image.shape[1]} x {image.shape[2]}, others are {shape[0]} x {shape[1]}; "
-                f"images of several sizes are read from disk: set data.in_memory=false"
+                f"{files.store.name(i)} is {image.shape[1]} x {image.shape[2]}, data.image_size "
+                f"is {shape[0]} x {shape[1]}; other sizes are read from disk and resized: set data.in_memory=false"
             )
         images[i] = image
 

@@ -86,7 +86,10 @@ def _files(place: Path, count: int | None) -> tuple[Path, list[str]]:
         raise ConfigError(f"images={place}: no such file or folder")
     root, names = (place, image_files(place, place)) if place.is_dir() else (place.parent, [place.name])
     if not names:
-        raise ConfigError(f"images={place}: no images in it ({' '.join(sorted(SUFFIXES))})")
+        raise ConfigError(
+            f"images={place}: no images in it ({' '.join(sorted(SUFFIXES))}); shards are made a folder of images by "
+            f"src/prepare.py with format=folder"
+        )
     return root, names[:count]
 
 

@@ -48,6 +48,12 @@ def prepare(given: Prepare, console: Console) -> None:
     kind = given.source or found_kind(given.given)
     _refuse(given, target, kind)
     found = _catalogue(kind, given)
+    if kind == "folder" and (lists := sorted(Path(given.given).expanduser().glob("train.csv"))):
+        console.print(
+            f"{lists[0]}: labels of a list are not carried over, only class folders and shards' own; sort the images "
+            f"into class folders first, or train on data=listed data.root={given.given} as it is",
+            soft_wrap=True,
+        )
     change = _change(given)
     sizes = stored_sizes(found, change)
     tasks = planned(found, sizes, given.format, (given.shard_mb or SHARD_MB[given.format]) * MEBIBYTE)
