@@ -15,7 +15,7 @@ from rich.console import Console
 from torch import Tensor
 
 import train
-from small_runs import ROOT, call, plan_for
+from small_runs import call, plan_for
 from test_together import apart, weights
 from unmask.processes import MEMORY_FULL, PREEMPTED
 from unmask.runs.commands import CellError
@@ -23,9 +23,7 @@ from unmask.runs.world import World
 from unmask.tasks.pretrain import Pretrain
 
 HELD = 600  # images that the planted device's memory holds
-PLANTED = f"""
-import sys
-sys.path.insert(0, {str(ROOT / "src")!r})
+PLANTED = """
 import torch
 from unmask.tasks.pretrain import Pretrain
 original = Pretrain.training_step
@@ -173,7 +171,7 @@ def test_two_processes_are_started_again_together(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     done = call(
         f"runs_dir={runs}", "stages=[pretrain]", "pretrain.epochs=1", "trainer.devices=2", "pretrain.batch_size=400",
-        cold=True, env={"PYTHONPATH": str(tmp_path / "planted")},
+        env={"PYTHONPATH": str(tmp_path / "planted")},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("the memory was full") == 1

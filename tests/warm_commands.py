@@ -91,6 +91,9 @@ def _become(argv: list[str], env: dict[str, str], cwd: str) -> int:
     rank_zero_only.rank = int(env.get("RANK", 0))  # Lightning looks when it is imported
     code = 0
     try:
+        for folder in env.get("PYTHONPATH", "").split(os.pathsep):
+            if (own := Path(folder, "sitecustomize.py")).is_file():  # Python imports it as it starts
+                runpy.run_path(str(own))
         runpy.run_path(argv[0], run_name="__main__")
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
