@@ -21,7 +21,7 @@ from warm_children import children
 from warm_commands import Started
 
 pytestmark = pytest.mark.process
-LONG = ("stages=[pretrain]", "pretrain.epochs=16", "pretrain.batch_size=400", "trainer.devices=2")
+LONG = ("stages=[pretrain]", "pretrain.epochs=6", "pretrain.batch_size=400", "trainer.devices=2")
 ENDS = 60  # seconds
 
 
@@ -30,7 +30,7 @@ def training(runs: Path, *more: str) -> Iterator[Started]:
     """A run on two processes, some steps into its training."""
     process = Started(command(f"runs_dir={runs}", *LONG, *more), runs, environment())
     try:
-        while not trained_so_far(runs, 2):
+        while not trained_so_far(runs, 1):
             assert process.poll() is None, process.said
             time.sleep(0.05)
         yield process
@@ -109,16 +109,11 @@ def test_one_whose_others_never_come_says_so_in_a_line(monkeypatch: pytest.Monke
 
 
 def test_a_killed_conductor_leaves_no_process(tmp_path: Path) -> None:
-    """Started as users do it, all of them cold."""
-    process = subprocess.Popen(command(f"runs_dir={tmp_path}", *LONG), env=environment(), stdout=subprocess.DEVNULL)
-    while not trained_so_far(tmp_path, 0):
-        assert process.poll() is None
-        time.sleep(0.05)
-    pids = children(process.pid)
-    assert len(pids) == 2
-    process.kill()
-    assert gone(pids)
-    process.wait()
+    with training(tmp_path) as process:
+        pids = children(process.pid)
+        assert len(pids) == 2
+        process.kill()
+        assert gone(pids)
 
 
 def test_a_run_has_one_table_one_page_and_one_folder_a_stage(tmp_path: Path) -> None:
@@ -179,19 +174,12 @@ def test_what_cannot_be_shared_out_is_refused_before_anything_starts(
 
 
 def test_torchrun_starts_it_as_well(tmp_path: Path) -> None:
-    typed = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node=2",
-        str(ROOT / "src" / "train.py"),
-    ]
-    typed += [*TINY, f"runs_dir={tmp_path}", "stages=[pretrain]", "trainer.devices=null"]
-    done = subprocess.run(typed, capture_output=True, text=True, env=environment(), timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("The page with curves and pictures") == 1
-    (result,) = tmp_path.glob("pretrain/*/result.json")
+    typed = [sys.executable, str(ROOT / "tests" / "torchrun.py"), "--standalone", "--nproc-per-node=2"]
+    typed += command(f"runs_dir={tmp_path / 'runs'}", "stages=[pretrain]", "trainer.devices=null")[1:]
+    done = Started(typed, tmp_path, environment())
+    assert done.wait(timeout=120) == 0, done.said
+    assert done.stdout.read_text().count("The page with curves and pictures") == 1
+    (result,) = tmp_path.glob("runs/pretrain/*/result.json")
     assert json.loads(result.read_text())["processes"] == 2
 
 

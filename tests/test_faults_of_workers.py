@@ -2,6 +2,7 @@
 
 import itertools
 import multiprocessing
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from test_resume import assert_same
 from unmask.callbacks.keeper import Keeper
 from unmask.callbacks.watchdog import Watchdog
 from unmask.data import views
+from unmask.data.workers import QuietLoader
 from unmask.runs.commands import told
 
 
@@ -56,6 +58,20 @@ def test_a_killed_loader_worker_ends_the_run_in_a_line_and_the_same_command_goes
     assert "the same command goes on from the last checkpoint" in line
     run(f"runs_dir={tmp_path}", *disk[1])
     assert_same(tmp_path, disk[0])
+
+
+def test_the_end_of_a_worker_is_heard_in_a_second_stage_too() -> None:
+    """Lightning ends a fit with the signal handlers that it found: torch's is gone then, which it sets once a process."""
+    before = signal.getsignal(signal.SIGCHLD)
+    loader = QuietLoader([1, 2, 3], num_workers=1)  # type: ignore[arg-type]
+    list(loader)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    with pytest.raises(RuntimeError, match=r"DataLoader worker .* is killed by signal"):
+        for _ in loader:
+            for worker in multiprocessing.active_children():
+                worker.kill()
+            time.sleep(10)
+    signal.signal(signal.SIGCHLD, before)
 
 
 def test_a_loader_worker_that_hangs_is_given_up(

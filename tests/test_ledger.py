@@ -10,6 +10,7 @@ import pytest
 
 from small_runs import plan_for
 from unmask.runs.ledger import LedgerError, StageFolder
+from warm_commands import server
 
 
 @pytest.fixture
@@ -28,9 +29,8 @@ def hold(runs_dir: Path, held: "multiprocessing.synchronize.Event") -> None:  # 
 @pytest.fixture
 def owner(tmp_path: Path):
     """Another process that owns the folder until it is killed."""
-    context = multiprocessing.get_context("spawn")
-    held = context.Event()
-    process = context.Process(target=hold, args=(tmp_path, held))
+    held = server().Event()
+    process = server().Process(target=hold, args=(tmp_path, held))
     process.start()
     assert held.wait(60)
     yield process

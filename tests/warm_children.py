@@ -31,7 +31,7 @@ class WarmPopen(subprocess.Popen):
     def _execute_child(self, args: Any, executable: Any, preexec_fn: Any, close_fds: Any, pass_fds: Any, cwd: Any,
                        env: Any, startupinfo: Any, creationflags: Any, shell: Any, p2cread: int, p2cwrite: int,
                        c2pread: int, c2pwrite: int, errread: int, errwrite: int, *rest: Any) -> None:  # fmt: skip
-        given = list(args) if isinstance(args, list | tuple) else []
+        given = [arg for arg in args if arg != "-u"] if isinstance(args, list | tuple) else []
         if given[:1] != [sys.executable] or Path(given[1]).parent not in OURS:
             before = (executable, preexec_fn, close_fds, pass_fds, cwd, env, startupinfo, creationflags, shell)
             super()._execute_child(args, *before, p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite, *rest)  # type: ignore[misc]

@@ -44,7 +44,8 @@ class Started:
     def __init__(self, command: list[str], folder: Path, env: dict[str, str], cwd: Path | None = None) -> None:
         """`command` is that of small_runs.command: Python, a script of src/, its arguments; `folder` takes its output."""
         self.stdout, self.stderr = folder / "stdout", folder / "stderr"
-        self._process = _server().Process(
+        self.stdout.touch()
+        self._process = server().Process(
             target=_run, args=(command[1:], env, str(cwd or Path.cwd()), str(self.stdout), str(self.stderr))
         )
         self._process.start()
@@ -116,7 +117,8 @@ def _become(argv: list[str], env: dict[str, str], cwd: str) -> int:
 
 
 @cache
-def _server() -> ForkServerContext:
+def server() -> ForkServerContext:
+    """Starts processes that have imported everything."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(IMPORTED)
     paths = os.pathsep.join([str(SOURCE), str(Path(__file__).parent)])

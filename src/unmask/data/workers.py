@@ -5,13 +5,17 @@ import gc
 import multiprocessing
 import multiprocessing.util  # before `atexit` below: what is registered later is called earlier
 import signal
+import threading
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 from torch.utils.data import DataLoader
 
 from unmask.data.slots import Slots, use
 from unmask.processes import SIGNALS
+
+hears_ends: Callable[..., Any] | None = None  # torch's handler of SIGCHLD, once there is one
 
 
 class QuietLoader(DataLoader):
@@ -23,6 +27,22 @@ class QuietLoader(DataLoader):
             return super().__iter__()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            _watch_for_ends()
+
+
+def _watch_for_ends() -> None:
+    """Let torch hear of the end of a worker: it asks for that once a process, and Lightning's fits end as they found it.
+
+    Without, a worker that was killed in a second stage would be waited for until the loader's time-out.
+    """
+    global hears_ends
+    if threading.current_thread() is not threading.main_thread():
+        return
+    heard = signal.getsignal(signal.SIGCHLD)
+    if callable(heard):
+        hears_ends = heard
+    elif hears_ends:
+        signal.signal(signal.SIGCHLD, hears_ends)
 
 
 def quiet_worker(slots: Slots | None, process: int) -> None:

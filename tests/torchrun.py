@@ -1,0 +1,6 @@
+"""What the command torchrun is."""
+
+from torch.distributed.run import main
+
+if __name__ == "__main__":
+    main()
