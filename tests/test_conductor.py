@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from small_runs import ROOT, TINY, call, command, environment, running, trained_so_far
+from small_runs import ROOT, call, command, environment, running, trained_so_far
 from test_slurm import said, scontrol
 from test_together import apart, weights
 from unmask import collectives

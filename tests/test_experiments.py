@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -42,9 +43,14 @@ def cells_of(arguments: list[str]) -> list[list[str]]:
 
 
 def configured(cell: Cell) -> Config:
-    """Composed as sweeps do it, each choice of groups once."""
+    return composed(tuple(cell.overrides))
+
+
+@cache
+def composed(overrides: tuple[str, ...]) -> Config:
+    """As sweeps do it, each choice of groups once."""
     with initialize_config_dir(str(experiments.CONF), version_base="1.3"):
-        return check(COMPOSER([*cell.overrides, *(["data.root=/x"] if "paper" in cell.overrides[0] else [])]))
+        return check(COMPOSER([*overrides, *(["data.root=/x"] if "paper" in overrides[0] else [])]))
 
 
 def identities(slug: str, scale: str) -> dict[str, tuple[str, ...]]:

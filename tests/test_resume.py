@@ -203,10 +203,9 @@ def test_a_damaged_newest_checkpoint_costs_only_the_steps_since_the_one_before(
 def test_a_process_killed_twice_ends_as_if_it_never_was(kind: signal.Signals, workers: int, tmp_path: Path) -> None:
     """SIGKILL leaves whatever was being done; SIGTERM saves and exits with 75, run me again."""
     overrides = ["stages=[pretrain]", "pretrain.epochs=16", "checkpoint.every_steps=2", "watch.times=2"]
-    if workers:
-        root = image_folder(tmp_path / "images")
-        overrides += ["data=image_folder", f"data.root={root}", "data.image_size=16", "data.patch_size=4", "data.in_memory=false",
-                      f"data.num_workers={workers}", "augment=crop_random", "pretrain.batch_size=4"]  # fmt: skip
+    root = image_folder(tmp_path / "images")
+    overrides += ["data=image_folder", f"data.root={root}", "data.image_size=16", "data.patch_size=4", "data.in_memory=false",
+                  f"data.num_workers={workers}", "augment=crop_random", "pretrain.batch_size=4"]  # fmt: skip
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     run(f"runs_dir={whole}", *overrides)
     journal = StageFolder(killed, plan_for(*overrides).stages[0]).path / "metrics.jsonl"

@@ -31,7 +31,7 @@ class QuietLoader(DataLoader):
 
 
 def _watch_for_ends() -> None:
-    """Let torch hear of the end of a worker: it asks for that once a process, and Lightning's fits end as they found it.
+    """Let torch hear of the end of a worker: it asks for that once a process, and Lightning takes it away after a fit.
 
     Without, a worker that was killed in a second stage would be waited for until the loader's time-out.
     """
