@@ -39,6 +39,13 @@ def fault_of_worker(disk: tuple[Path, tuple[str, ...]], runs: Path, *more: str) 
     return line
 
 
+def kill_workers() -> None:
+    for worker in multiprocessing.active_children():
+        if worker.daemon:
+            worker.kill()
+    time.sleep(2)  # which the end of one interrupts
+
+
 def test_a_killed_loader_worker_ends_the_run_in_a_line_and_the_same_command_goes_on(
     disk: tuple[Path, tuple[str, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -66,11 +73,10 @@ def test_the_end_of_a_worker_is_heard_in_a_second_stage_too() -> None:
     loader = QuietLoader([1, 2, 3], num_workers=1)  # type: ignore[arg-type]
     list(loader)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    batches = iter(loader)
     with pytest.raises(RuntimeError, match=r"DataLoader worker .* is killed by signal"):
-        for _ in loader:
-            for worker in multiprocessing.active_children():
-                worker.kill()
-            time.sleep(10)
+        kill_workers()
+    del batches
     signal.signal(signal.SIGCHLD, before)
 
 

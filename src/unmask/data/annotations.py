@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from unmask.data.catalogue import held_out
-from unmask.data.listing import Listing, identity_of, list_images, stat_marks
-from unmask.data.samples import Samples
+from unmask.data.listing import Listing, identity_of, list_images, listed_marks
+from unmask.data.samples import Names, Samples
+from unmask.data.scan import NO_FILE, size_of
 
 Key = int | str  # what a list calls a class: iNaturalist's and Places' number, a CSV's word
 Rows = list[tuple[str, Key]]
@@ -78,13 +79,21 @@ def _listing(root: Path, found: Annotated) -> Listing:
         raise ValueError(
             f"the lists in data.root={root} name {len(train)} training and {len(val)} validation images; both need one"
         )
-    for name, _ in (train[0], val[0]):
-        (root / name).stat()  # images that were never unpacked are told with the layout
+    names = Names(itertools.chain(train.names, val.names))
+    sizes = np.array([size_of(str(root / name)) for name in names], dtype=np.int64)
+    gone = sizes == NO_FILE
+    for split, part in ((train, gone[: len(train)]), (val, gone[len(train) :])):
+        if part.all():  # images that were never unpacked are told with the layout
+            (root / split[0][0]).stat()
+    notes = (
+        [f"{gone.sum()} of {len(gone)} listed images are not there: {names[int(gone.argmax())]}"] if gone.any() else []
+    )
     named = Counter(found.names.values())
     classes = tuple(f"{found.names[key]} ({key})" if named[found.names[key]] > 1 else found.names[key] for key in index)
     # the keys, not the names: iNaturalist published its species' names later, for the same images and labels
-    marks = stat_marks(root, itertools.chain(train.names, val.names))
-    return Listing(root, train, val, classes, identity_of((train, val), marks, tuple(map(str, index))))
+    marks = listed_marks(root, names, sizes)
+    identity = identity_of((train, val), marks, tuple(map(str, index)))
+    return Listing(root, train, val, classes, identity, notes=tuple(notes))
 
 
 def _indexed(rows: Rows, index: dict[Key, int], root: Path) -> Iterable[tuple[str, int]]:

@@ -86,7 +86,9 @@ def _ordered(array: Shaped[np.ndarray, "..."], channels: int, axes: str = "") ->
     if array.ndim == 3 and array.shape[0] == channels:
         return np.moveaxis(array, 0, 2)
     what = f"{array.dtype} of shape {array.shape}" + (f" (axes {axes})" if axes else "")
-    raise ValueError(f"it holds {what}; data.channels={channels} needs (H, W, {channels}) or ({channels}, H, W)")
+    fewest = min(array.shape[0], array.shape[-1])
+    cure = f"; set data.channels={fewest} where that is their number" if array.ndim == 3 and fewest < 256 else ""
+    raise ValueError(f"it holds {what}; data.channels={channels} needs (H, W, {channels}) or ({channels}, H, W){cure}")
 
 
 def _eight_bits(array_HWC: Shaped[np.ndarray, "H W C"]) -> UInt8[np.ndarray, "H W C"]:

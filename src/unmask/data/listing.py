@@ -213,15 +213,10 @@ def _content(found: Catalogue, place: int) -> str:
         return UNREADABLE
 
 
-def stat_marks(root: Path, names: Iterable[str]) -> Iterator[str]:
-    """The same of files that a list names."""
-    names = Names(names)
-    try:
-        sizes = np.array([(root / name).stat().st_size for name in names], dtype=np.int64)
-        found = Catalogue(names, sizes, Folder(root, names), (), lambda i: sha256(root / names[i]))
-        yield from marks_of(found, (np.arange(len(names)),))
-    except OSError as error:
-        raise ValueError(f"{error.filename} cannot be read ({error.strerror}); mend or remove it") from None
+def listed_marks(root: Path, names: Names, sizes: np.ndarray) -> Iterator[str]:
+    """The same of files that a list names, with their sizes (NO_FILE)."""
+    found = Catalogue(names, sizes, Folder(root, names), (), lambda i: sha256(root / names[i]))
+    return marks_of(found, (np.arange(len(names)),))
 
 
 def identity_of(splits: Sequence[Samples], marks: Iterable[str], classes: tuple[str, ...]) -> str:
