@@ -173,7 +173,7 @@ def test_a_folder_that_holds_something_else_is_refused(folder: Path, tmp_path: P
     with pytest.raises(ConfigError, match=r"to=.*full: it holds thesis.tex already; choose an empty folder"):
         prepared(folder, tmp_path / "full", "webdataset")
     prepared(folder, tmp_path / "made", "webdataset")
-    with pytest.raises(ConfigError, match=r"what stands there was made from other images or in another way"):
+    with pytest.raises(ConfigError, match=r"in another way \(short_side None, now 16"):
         prepared(folder, tmp_path / "made", "webdataset", short_side=16)
     with pytest.raises(ConfigError, match=r"it must not lie in from="):
         prepared(folder, folder / "shards", "webdataset")

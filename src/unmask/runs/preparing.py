@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path, PurePath
+from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -59,10 +60,12 @@ def prepare(given: Prepare, console: Console) -> None:
     tasks = planned(found, sizes, given.format, (given.shard_mb or SHARD_MB[given.format]) * MEBIBYTE)
     plan = plan_id(found, change, given.format, tasks)
     with _alone(target):
-        _begin(target, plan, tasks, given.format)
+        facts: dict[str, Any] = {"plan": plan, "format": given.format, "images": len(found.names)}
+        facts |= {"short_side": change.short_side, "quality": change.quality}
+        _begin(target, facts, tasks, given.format)
         _say_price(given, found, sizes, tasks, target, console)
         conversion = Conversion(found, given.format, target, change, tasks)
-        contents = conversion.finish(_run(conversion, given.workers or cores(), console), plan)
+        contents = conversion.finish(_run(conversion, given.workers or cores(), console), facts)
     told = json.loads((target / PREPARED).read_bytes())
     if conversion.damaged:
         console.print(f"damaged or missing, and made again: {', '.join(sorted(conversion.damaged))}", soft_wrap=True)
@@ -156,21 +159,25 @@ def _alone(target: Path) -> Iterator[None]:
             yield
     except Timeout:
         raise ConfigError(f"to={target}: another src/prepare.py writes there") from None
+    except PermissionError as error:
+        raise ConfigError(f"to={target}: {error.filename} may not be written; whose is it?") from None
     (target / ".preparing.lock").unlink(missing_ok=True)
 
 
-def _begin(target: Path, plan: str, tasks: list[Task], kind: str) -> None:
-    """Take over what an earlier run left; refuse a folder that holds something else."""
+def _begin(target: Path, facts: dict[str, Any], tasks: list[Task], kind: str) -> None:
+    """Take over what an earlier run left; refuse a folder that holds something else. facts: of what is to be made."""
     kept, whole = target / PREPARING / "plan.json", target / PREPARED
     standing = next((path for path in (kept, whole) if path.exists()), None)
     if standing is None:
         others = [path.name for path in target.iterdir() if path.name != ".preparing.lock"]
         if others:
             raise ConfigError(f"to={target}: it holds {others[0]} already; choose an empty folder")
-    elif json.loads(standing.read_bytes())["plan"] != plan and not _is_empty(target):
+    elif (stands := json.loads(standing.read_bytes()))["plan"] != facts["plan"] and not _is_empty(target):
+        differ = [f"{key} {stands[key]}, now {new}" for key, new in facts.items() if stands.get(key, new) != new]
+        told = ", ".join(differ[1:]) or "as many, with other names, sizes, classes or shards"
         raise ConfigError(
-            f"to={target}: what stands there was made from other images or in another way; choose another folder, or "
-            f"remove it"
+            f"to={target}: what stands there was made from other images or in another way ({told}); choose another "
+            f"folder, or remove it"
         )
     for leftover in target.rglob(".*.tmp"):
         leftover.unlink()
@@ -179,7 +186,7 @@ def _begin(target: Path, plan: str, tasks: list[Task], kind: str) -> None:
     (target / PREPARING).mkdir(exist_ok=True)
     if standing is whole:
         _restore(target, tasks, kind, json.loads(whole.read_bytes())["sha256"])
-    write_json(kept, {"plan": plan})
+    write_json(kept, facts)
 
 
 def _is_empty(target: Path) -> bool:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from math import ceil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -128,8 +129,8 @@ class Conversion:
                 if offset < 0 or digest_of(file.read(size)) != digest:
                     raise OSError(f"{path}: {name} is not read back as it was written; check the disk, run me again")
 
-    def finish(self, records: list[Record], plan: str) -> Contents:
-        """Write the index, after which the target is whole. Raises OSError where images are missing."""
+    def finish(self, records: list[Record], facts: dict[str, Any]) -> Contents:
+        """Write the index and what is told of it: then the target is whole. Raises OSError where images are missing."""
         contents = self.contents(records)
         if contents.names != self.found.names:
             raise OSError(f"{self.target} has {len(contents.names)} of {len(self.found.names)} images; run me again")
@@ -139,8 +140,8 @@ class Conversion:
             self._list_chunks(records)
         write_index(contents, self.target / INDEX, self.kind)
         shards = {task.name: record.sha256 for task, record in zip(self.tasks, records, strict=True)}
-        about = {"plan": plan, "format": self.kind, "images": len(contents.names), "bad_images": len(bad)}
-        write_json(self.target / PREPARED, about | {"stored": str(self.change), "sha256": shards})
+        about = facts | {"bad_images": len(bad), "stored": str(self.change), "sha256": shards}
+        write_json(self.target / PREPARED, about)
         shutil.rmtree(self.target / PREPARING)
         return contents
 
