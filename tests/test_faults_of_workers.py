@@ -93,6 +93,7 @@ def test_a_loader_worker_that_hangs_is_given_up(
 
     with monkeypatch.context() as patch:
         patch.setattr(views, "view", hanging)
+        patch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.5)  # so long torch asks a worker to leave
         patch.setattr(Watchdog, "_end", lambda self: None)  # it would end this process, were the first step slow
         line = fault_of_worker(disk, tmp_path, "trainer.timeout_minutes=0.02")
     assert "gave no image for trainer.timeout_minutes=0.02; look at the disk" in line

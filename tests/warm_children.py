@@ -24,7 +24,7 @@ Become = Callable[[list[str], dict[str, str], str], int]  # argv, environment, w
 
 
 class WarmPopen(subprocess.Popen):
-    """A Popen to which scripts of src/ and tests/ come from the nursery; all else starts as ever."""
+    """A Popen to which what is `_warm` comes from the nursery; all else starts as ever."""
 
     nursery: socket.socket
 
@@ -32,7 +32,7 @@ class WarmPopen(subprocess.Popen):
                        env: Any, startupinfo: Any, creationflags: Any, shell: Any, p2cread: int, p2cwrite: int,
                        c2pread: int, c2pwrite: int, errread: int, errwrite: int, *rest: Any) -> None:  # fmt: skip
         given = [arg for arg in args if arg != "-u"] if isinstance(args, list | tuple) else []
-        if given[:1] != [sys.executable] or Path(given[1]).parent not in OURS:
+        if given[:1] != [sys.executable] or not _warm(given[1:]):
             before = (executable, preexec_fn, close_fds, pass_fds, cwd, env, startupinfo, creationflags, shell)
             super()._execute_child(args, *before, p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite, *rest)  # type: ignore[misc]
             return
@@ -42,6 +42,11 @@ class WarmPopen(subprocess.Popen):
         socket.send_fds(self.nursery, [pickle.dumps(wanted)], streams)
         self.pid, self._child_created = int(self.nursery.recv(32)), True
         self._close_pipe_fds(p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)  # type: ignore[attr-defined]
+
+
+def _warm(argv: list[str]) -> bool:
+    """Our scripts, and what submitit starts for a job."""
+    return Path(argv[0]).parent in OURS or (argv[0] == "-m" and argv[1].startswith("submitit."))
 
 
 def open_nursery(become: Become) -> None:

@@ -98,13 +98,18 @@ def _become(argv: list[str], env: dict[str, str], cwd: str) -> int:
     os.chdir(cwd)
     sys.argv, sys.path[0] = argv, str(SOURCE)
     multiprocessing.set_start_method("fork", force=True)  # Linux's default, which a loader's workers are started by
+    os.execv = _become_another  # type: ignore[assignment]
     rank_zero_only.rank = int(env.get("RANK", 0))  # Lightning looks when it is imported
     code = 0
     try:
         if spec := PathFinder.find_spec("sitecustomize", env.get("PYTHONPATH", "").split(os.pathsep)):
             assert spec.loader is not None
             spec.loader.exec_module(module_from_spec(spec))  # Python imports it as it starts
-        runpy.run_path(argv[0], run_name="__main__")
+        if argv[0] == "-m":
+            sys.argv = argv[1:]
+            runpy.run_module(argv[1], run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(argv[0], run_name="__main__")
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     except BaseException:
@@ -114,6 +119,10 @@ def _become(argv: list[str], env: dict[str, str], cwd: str) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     return code
+
+
+def _become_another(path: str, typed: list[str]) -> None:
+    os._exit(subprocess.Popen(typed).wait() & 0xFF)  # a child that is warm too
 
 
 @cache
