@@ -27,6 +27,7 @@ TINY = (
     "linear_probe.epochs=2", "linear_probe.batch_size=1000", "controls=[]", "watch.pictures=2", "watch.times=3",
     "trainer=cpu",
 )  # fmt: skip
+COARSE = "data.patch_size=14"  # a quarter of the patches, where what they are does not matter
 
 
 def raw_config(*overrides: str, tiny: bool = True) -> dict[str, Any]:

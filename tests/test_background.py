@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from small_runs import run
+from small_runs import COARSE, run
 from test_resume import Crash, assert_same, crash_at, undisturbed
 from unmask import checkpoints
 from unmask.callbacks.background import BackgroundIO
@@ -65,7 +65,7 @@ def test_a_second_one_waits_for_the_first(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_disk_that_fails_is_told_at_the_next_step(
     undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    overrides = (f"runs_dir={tmp_path}", "stages=[pretrain]", "checkpoint.every_steps=1")
+    overrides = (f"runs_dir={tmp_path}", "stages=[pretrain]", COARSE, "checkpoint.every_steps=1")
     original = checkpoints.save
 
     def full(state: dict[str, Any], *args: Any, **kwargs: Any) -> Path:
@@ -86,7 +86,7 @@ def test_a_disk_that_fails_is_told_at_the_next_step(
 def test_a_run_that_is_asked_to_leave_waits_for_the_disk(
     undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, overrides = Keeper.on_train_batch_end, (f"runs_dir={tmp_path}", "stages=[pretrain]")
+    original, overrides = Keeper.on_train_batch_end, (f"runs_dir={tmp_path}", "stages=[pretrain]", COARSE)
 
     def asked(self: Keeper, trainer: Any, *args: Any) -> None:
         if trainer.global_step == 5:
@@ -121,7 +121,7 @@ def test_the_best_weights_are_kept_beside_the_last(tmp_path: Path, monkeypatch: 
         original(self, trainer, module)
 
     monkeypatch.setattr(Keeper, "on_validation_end", validated)
-    overrides = (f"runs_dir={tmp_path}", "stages=[pretrain]", "checkpoint.every_steps=1")
+    overrides = (f"runs_dir={tmp_path}", "stages=[pretrain]", COARSE, "checkpoint.every_steps=1")
     with monkeypatch.context() as patch:
         crash_at(patch, 9)
         with pytest.raises(Crash):

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from small_runs import plan_for, run
+from small_runs import COARSE, plan_for, run
 from unmask.journals import read
 from unmask.runs.ledger import StageFolder
 
 BASE = (
     "model.depth=3", "pretrain.epochs=1", "finetune.epochs=2", "finetune.labels=40", "finetune.batch_size=20",
     "linear_probe.labels=40", "linear_probe.batch_size=20", "attentive_probe.labels=40", "attentive_probe.batch_size=20",
-    "attentive_probe.epochs=2",
+    "attentive_probe.epochs=2", COARSE,
 )  # fmt: skip
 COMMON = {
     "optimizer": "lars", "epochs": "3", "batch_size": "10", "base_lr": "0.011", "min_lr": "1e-5", "warmup_epochs": "1",

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from small_runs import call, command, environment, image_folder, plan_for, run
+from small_runs import COARSE, call, command, environment, image_folder, plan_for, run
 from unmask import checkpoints
 from unmask.callbacks.journal import Journal
 from unmask.callbacks.keeper import PREEMPTED, Keeper
@@ -62,7 +62,7 @@ def crash_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three epochs of four steps."""
     runs = tmp_path_factory.mktemp("undisturbed")
-    run(f"runs_dir={runs}", "stages=[pretrain]")
+    run(f"runs_dir={runs}", "stages=[pretrain]", COARSE)
     return runs
 
 
@@ -71,7 +71,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_crash_at_any_step_changes_nothing(
     step: int, every: int, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    overrides = (f"runs_dir={tmp_path}", "stages=[pretrain]", f"checkpoint.every_steps={every}")
+    overrides = (f"runs_dir={tmp_path}", "stages=[pretrain]", COARSE, f"checkpoint.every_steps={every}")
     with monkeypatch.context() as patch:
         crash_at(patch, step)
         with pytest.raises(Crash):
@@ -86,7 +86,7 @@ def test_a_crash_during_validation_changes_nothing(
     def dying(self: Journal, *args: object) -> None:
         raise Crash
 
-    overrides = (f"runs_dir={tmp_path}", "stages=[pretrain]", "checkpoint.every_steps=1")
+    overrides = (f"runs_dir={tmp_path}", "stages=[pretrain]", COARSE, "checkpoint.every_steps=1")
     with monkeypatch.context() as patch:
         patch.setattr(Journal, "on_validation_end", dying)
         with pytest.raises(Crash):
@@ -101,7 +101,7 @@ def test_a_crash_after_the_last_step_trains_nothing_again(
     def dying(self: StageFolder, *args: object) -> None:
         raise Crash
 
-    overrides = (f"runs_dir={tmp_path}", "stages=[pretrain]")
+    overrides = (f"runs_dir={tmp_path}", "stages=[pretrain]", COARSE)
     with monkeypatch.context() as patch:
         patch.setattr(StageFolder, "finish", dying)
         with pytest.raises(Crash):
@@ -113,7 +113,13 @@ def test_a_crash_after_the_last_step_trains_nothing_again(
 
 
 def test_epochs_of_a_single_step_resume_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    overrides = ("stages=[pretrain]", "pretrain.batch_size=4000", "pretrain.epochs=5", "checkpoint.every_steps=1")
+    overrides = (
+        "stages=[pretrain]",
+        COARSE,
+        "pretrain.batch_size=4000",
+        "pretrain.epochs=5",
+        "checkpoint.every_steps=1",
+    )
     run(f"runs_dir={tmp_path / 'whole'}", *overrides)
     with monkeypatch.context() as patch:
         crash_at(patch, 3)
@@ -124,7 +130,13 @@ def test_epochs_of_a_single_step_resume_exactly(tmp_path: Path, monkeypatch: pyt
 
 
 def test_accumulated_gradients_resume_at_the_step_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    overrides = ("stages=[pretrain]", "trainer.micro_batch=250", "checkpoint.every_steps=1", "pretrain.epochs=2")
+    overrides = (
+        "stages=[pretrain]",
+        COARSE,
+        "trainer.micro_batch=250",
+        "checkpoint.every_steps=1",
+        "pretrain.epochs=2",
+    )
     run(f"runs_dir={tmp_path / 'whole'}", *overrides)
     with monkeypatch.context() as patch:
         crash_at(patch, 3)
@@ -165,7 +177,7 @@ def test_few_label_fine_tuning_resumes_exactly(tmp_path: Path, monkeypatch: pyte
 
 def test_a_small_dvae_resumes_exactly_and_so_do_its_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     overrides = (
-        "target=dvae", "stages=[pretrain]", "pretrain.epochs=1", "checkpoint.every_steps=1", "tokenizer.epochs=2",
+        "target=dvae", "stages=[pretrain]", COARSE, "pretrain.epochs=1", "checkpoint.every_steps=1", "tokenizer.epochs=2",
         "tokenizer.warmup_epochs=0", "tokenizer.codes=16", "tokenizer.width=8", "tokenizer.batch_size=1000",
     )  # fmt: skip
     run(f"runs_dir={tmp_path / 'whole'}", *overrides)
@@ -182,7 +194,7 @@ def test_a_small_dvae_resumes_exactly_and_so_do_its_tokens(tmp_path: Path, monke
 def test_a_damaged_newest_checkpoint_costs_only_the_steps_since_the_one_before(
     undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    overrides = (f"runs_dir={tmp_path}", "stages=[pretrain]", "checkpoint.every_steps=1")
+    overrides = (f"runs_dir={tmp_path}", "stages=[pretrain]", COARSE, "checkpoint.every_steps=1")
     with monkeypatch.context() as patch:
         crash_at(patch, 7)
         with pytest.raises(Crash):
@@ -235,7 +247,7 @@ def wait_for(condition: Callable[[], bool], process: Started, seconds: float = 1
 def test_the_seconds_of_a_resumed_stage_are_those_of_all_its_parts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    overrides = (f"runs_dir={tmp_path}", "stages=[pretrain]", "checkpoint.every_steps=1")
+    overrides = (f"runs_dir={tmp_path}", "stages=[pretrain]", COARSE, "checkpoint.every_steps=1")
     with monkeypatch.context() as patch:
         crash_at(patch, 6)
         with pytest.raises(Crash):
@@ -273,10 +285,10 @@ def test_a_time_limit_saves_and_leaves_as_when_asked_to(
         patch.setattr(threading, "Timer", Clock)
         patch.setattr(Journal, "on_train_batch_end", at_step_5)
         with pytest.raises(SystemExit) as leaving:
-            run(f"runs_dir={tmp_path}", "stages=[pretrain]", "trainer.max_minutes=2")
+            run(f"runs_dir={tmp_path}", "stages=[pretrain]", COARSE, "trainer.max_minutes=2")
     assert leaving.value.code == PREEMPTED
     assert final_state(tmp_path)["global_step"] == 5
-    run(f"runs_dir={tmp_path}", "stages=[pretrain]")
+    run(f"runs_dir={tmp_path}", "stages=[pretrain]", COARSE)
     assert_same(tmp_path, undisturbed)
 
 
@@ -290,7 +302,7 @@ def test_a_signal_whose_exception_is_lost_is_not_lost(
         def __del__(self) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    overrides = (f"runs_dir={tmp_path}", "stages=[pretrain,knn]")
+    overrides = (f"runs_dir={tmp_path}", "stages=[pretrain,knn]", COARSE)
     owner, name = (StageFolder, "keep_config") if when == "before the fit" else (StageFolder, "finish")
     original = getattr(owner, name)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from small_runs import ROOT, environment, run
+from small_runs import COARSE, ROOT, environment, run
 from test_resume import assert_same, undisturbed
 from warm_commands import Started
 
@@ -27,7 +27,7 @@ def test_a_run_that_hangs_ends_with_its_stacks_and_goes_on_but_not_one_that_was_
 ) -> None:
     """Stopped as by Ctrl-Z for longer than a step may take, then let go on, then hanging."""
     runs = tmp_path / "runs"
-    overrides = f"runs_dir={runs}", "stages=[pretrain]"
+    overrides = f"runs_dir={runs}", "stages=[pretrain]", COARSE
     typed = [sys.executable, str(ROOT / "tests" / "hanging.py"), *overrides, "checkpoint.every_steps=2"]
     process = Started([*typed, "trainer.timeout_minutes=0.05"], tmp_path, environment())
     wait_for("between two batches", process)
