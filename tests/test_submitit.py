@@ -27,7 +27,7 @@ SBATCH = """#!/bin/bash
 cp "$1" {here}/script
 last=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\).*/\\1/p' "$1")
 for i in $(seq 0 $last); do
-  SLURM_JOB_ID=$((42 + i)) SLURM_ARRAY_JOB_ID=42 SLURM_ARRAY_TASK_ID=$i SLURM_JOB_NUM_NODES=1 setsid bash "$1" &
+  SLURM_JOB_ID=$((42 + i)) SLURM_ARRAY_JOB_ID=42 SLURM_ARRAY_TASK_ID=$i SLURM_JOB_NUM_NODES=1 setsid bash {here}/script &
 done >/dev/null 2>&1
 echo Submitted batch job 42
 """
