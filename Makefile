@@ -23,7 +23,8 @@ $(READY): pyproject.toml requirements.lock
 	  echo "unmask needs Python 3.11, 3.12 or 3.13; found $$($(PYTHON) --version). Choose one: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
 	@echo "Setting up $(VENV): once, a few minutes (PyTorch is large)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(PIP) install -qq --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(PIP) install -qq --disable-pip-version-check --no-compile --require-hashes -r requirements.lock
+	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib > /dev/null 2>&1 || true  # pip would compile on one core
 	@touch $(READY)
 
 $(NATIVE): $(READY) $(wildcard src/unmask/data/native/*.c src/unmask/data/native/*.h)
