@@ -7,8 +7,8 @@ from jaxtyping import install_import_hook
 
 SOURCE = Path(__file__).parent.parent / "src"
 SHAPED = [path for path in SOURCE.glob("unmask/**/*.py") if "from jaxtyping import" in path.read_text()]
-# before anything of the package is imported
-install_import_hook([".".join(path.relative_to(SOURCE).with_suffix("").parts) for path in SHAPED], "typechecking.check")
+NAMES = [".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__") for path in SHAPED]
+install_import_hook(NAMES, "typechecking.check")  # before anything of the package is imported
 
 import pytest
 import torch

@@ -68,7 +68,9 @@ def call(
     *overrides: str, script: str = "train.py", tiny: bool = True, cold: bool = False, env: dict[str, str] | None = None,
     cwd: Path | None = None,
 ) -> subprocess.CompletedProcess:  # fmt: skip
-    """The command as a user types it. `cold`: by a Python that starts anew, where `env` has what Python itself reads."""
+    """The command as a user types it. `cold`: by a Python that starts anew, where `env` has what Python itself reads
+    (but for a sitecustomize.py on PYTHONPATH), or where that is what is tested.
+    """
     typed, given = command(*overrides, script=script, tiny=tiny), environment(**(env or {}))
     if cold:
         return subprocess.run(typed, capture_output=True, text=True, env=given, cwd=cwd, timeout=240)

@@ -181,18 +181,33 @@ def test_what_is_missing_is_named_with_the_layout(source: str, make: Any, gone: 
         plan(source, tmp_path)
 
 
-def test_images_that_were_never_unpacked_are_told_with_the_layout(tmp_path: Path) -> None:
-    shutil.rmtree(inaturalist(tmp_path) / "train_val2018")
-    with pytest.raises(
-        ConfigError, match=r"train_val2018/.*jpg is not there; data=inat2018 expects in data.root=.*val"
-    ):
-        plan("inat2018", tmp_path)
+@pytest.mark.parametrize(
+    ("source", "make", "gone"),
+    [
+        ("inat2018", inaturalist, "train_val2018"),
+        ("places365", places365, "val_256"),
+        ("places365", places365, "data_256"),
+    ],
+)
+def test_images_that_were_never_unpacked_are_told_with_the_layout(
+    source: str, make: Any, gone: str, tmp_path: Path
+) -> None:
+    shutil.rmtree(make(tmp_path) / gone)
+    (tmp_path / gone).mkdir()
+    with pytest.raises(ConfigError, match=rf"{gone}/.*jpg is not there; data={source} expects in data.root=.*val"):
+        plan(source, tmp_path)
+
+
+def test_a_list_of_folders_is_refused(tmp_path: Path) -> None:
+    root = listed(tmp_path, "x/1.png,dog\ny/3.png,cat", "x,dog\ny,cat")
+    with pytest.raises(ConfigError, match=r"none of 2 listed images is a file; the first is .*x"):
+        plan("listed", root)
 
 
 def test_a_listed_image_that_is_not_there_is_a_bad_file_and_told_at_the_start(tmp_path: Path) -> None:
     root = listed(tmp_path / "images", "x/1.png,dog\nx/0.png,cat\ny/3.png,cat", 'x/2.png,dog\n"y/4, or so.png",cat')
     found = list_source("listed", root)
-    assert found.notes == ("1 of 5 listed images are not there: x/0.png",)
+    assert found.notes == ("1 of 5 listed images are not there or cannot be read: x/0.png",)
     overrides = (
         "data=listed", f"data.root={root}", "data.image_size=16", "data.patch_size=4", "stages=[pretrain]", "data.bad_limit=0.5",
         "data.num_workers=0", "pretrain.batch_size=3", "pretrain.epochs=1", f"runs_dir={tmp_path / 'runs'}",

@@ -88,7 +88,10 @@ def test_npy_arrays_have_their_channels_first_or_last(channels_first: bool, tmp_
         (BANDS.astype(np.float32), r"floats reach from 0 to 255; bring them to \[0, 1\]"),
         (np.full((6, 8, 5), np.nan, np.float32), r"floats reach from nan to nan"),
         (BANDS.astype(np.int32), r"it holds int32; save uint8, uint16, or floats in \[0, 1\]"),
-        (BANDS[:, :, :4], r"it holds uint8 of shape \(6, 8, 4\).*; data.channels=5 needs \(H, W, 5\) or \(5, H, W\)"),
+        (
+            BANDS[:, :, :4],
+            r"it holds uint8 of shape \(6, 8, 4\).*; data.channels=5 needs \(H, W, 5\) or \(5, H, W\); set data.channels=4 where",
+        ),
         (np.zeros((2, 6, 8, 5), np.uint8), r"it holds uint8 of shape \(2, 6, 8, 5\)"),
     ],
     ids=["floats", "nan", "int32", "channels", "axes"],
@@ -114,3 +117,9 @@ def test_a_damaged_tiff_and_a_png_with_a_tiffs_name(tmp_path: Path) -> None:
     Image.fromarray(BANDS[:, :, 0]).save(tmp_path / "named.png")
     (tmp_path / "named.png").rename(tmp_path / "named.tif")
     assert (opened_pixels(tmp_path / "named.tif", 1)[:, :, 0] == BANDS[:, :, 0]).all()
+
+
+def test_an_array_of_one_number_is_told_by_its_shape(tmp_path: Path) -> None:
+    np.save(tmp_path / "one.npy", np.uint8(3))
+    with pytest.raises(BadImageError, match=r"it holds uint8 of shape \(\); data.channels=5 needs .*\(5, H, W\)\);"):
+        open_image(tmp_path / "one.npy", 5)

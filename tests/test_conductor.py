@@ -20,7 +20,7 @@ from warm_children import children
 from warm_commands import Started
 
 pytestmark = pytest.mark.process
-LONG = ("stages=[pretrain]", "pretrain.epochs=6", "pretrain.batch_size=400", "trainer.devices=2")
+LONG = ("stages=[pretrain]", "pretrain.epochs=8", "pretrain.batch_size=400", "trainer.devices=2")
 ENDS = 60  # seconds
 
 
@@ -108,11 +108,12 @@ def test_one_whose_others_never_come_says_so_in_a_line(monkeypatch: pytest.Monke
 
 
 def test_a_killed_conductor_leaves_no_process(tmp_path: Path) -> None:
-    with training(tmp_path) as process:
+    with training(tmp_path, "pretrain.epochs=4000") as process:
         pids = children(process.pid)
         assert len(pids) == 2
         process.kill()
         assert gone(pids)
+    assert not list(tmp_path.glob("pretrain/*/result.json")), "they left, they did not finish"
 
 
 def test_a_run_has_one_table_one_page_and_one_folder_a_stage(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from jaxtyping import TypeCheckError
 
 from scenes import scenes
 from unmask.corruption_error import ALEXNET_ERRORS
@@ -113,3 +114,9 @@ def test_an_empty_batch_stays_empty(key: Key) -> None:
 def test_errors_say_what_came_and_what_is_allowed(name: str, severity: int, side: int, message: str, key: Key) -> None:
     with pytest.raises(ValueError, match=message):
         corrupt(scenes(1, 3, side, side), name, severity, key, torch.arange(1))
+
+
+def test_shapes_that_a_packages_own_file_annotates_are_checked_in_tests(key: Key) -> None:
+    """See conftest: the hook is given each module by name."""
+    with pytest.raises(TypeCheckError):
+        corrupt(torch.zeros(3, 8, 8, dtype=torch.uint8), "fog", 1, key, torch.arange(1))

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from lightning import Trainer
+from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 
 from small_runs import image_folder, run
 from test_resume import assert_same
@@ -69,15 +71,20 @@ def test_a_killed_loader_worker_ends_the_run_in_a_line_and_the_same_command_goes
 
 def test_the_end_of_a_worker_is_heard_in_a_second_stage_too() -> None:
     """Lightning ends a fit with the signal handlers that it found: torch's is gone then, which it sets once a process."""
-    before = signal.getsignal(signal.SIGCHLD)
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    fit = _SignalConnector(Trainer(logger=False, enable_checkpointing=False))
     loader = QuietLoader([1, 2, 3], num_workers=1)  # type: ignore[arg-type]
-    list(loader)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    batches = iter(loader)
-    with pytest.raises(RuntimeError, match=r"DataLoader worker .* is killed by signal"):
-        kill_workers()
-    del batches
-    signal.signal(signal.SIGCHLD, before)
+    try:
+        fit.register_signal_handlers()
+        list(loader)
+        fit.teardown()
+        assert signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL
+        batches = iter(loader)
+        with pytest.raises(RuntimeError, match=r"DataLoader worker .* is killed by signal"):
+            kill_workers()
+        del batches
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 def test_a_loader_worker_that_hangs_is_given_up(

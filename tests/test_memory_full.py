@@ -15,7 +15,7 @@ from rich.console import Console
 from torch import Tensor
 
 import train
-from small_runs import call, plan_for
+from small_runs import ROOT, call, plan_for
 from test_together import apart, weights
 from unmask.processes import MEMORY_FULL, PREEMPTED
 from unmask.runs.commands import CellError
@@ -23,7 +23,9 @@ from unmask.runs.world import World
 from unmask.tasks.pretrain import Pretrain
 
 HELD = 600  # images that the planted device's memory holds
-PLANTED = """
+PLANTED = f"""
+import sys
+sys.path.insert(0, {str(ROOT / "src")!r})
 import torch
 from unmask.tasks.pretrain import Pretrain
 original = Pretrain.training_step
@@ -161,6 +163,19 @@ def test_a_batch_is_cut_where_it_may_be(split: int, mixed: float, parts: int, tm
     )
     work = StageWork(Run(plan, Console(file=io.StringIO())), plan.stages[0], StageFolder(tmp_path, plan.stages[0]))
     assert work.fit.accumulate(64) == parts
+
+
+@pytest.mark.process
+def test_a_process_becomes_the_same_command_with_smaller_parts(tmp_path: Path) -> None:
+    """By a Python that starts anew: what is warm only pretends to become another."""
+    (tmp_path / "planted").mkdir()
+    (tmp_path / "planted" / "sitecustomize.py").write_text(PLANTED)
+    done = call(
+        f"runs_dir={tmp_path / 'runs'}", "stages=[pretrain]", "pretrain.epochs=1", "pretrain.batch_size=250",
+        env={"PYTHONPATH": str(tmp_path / "planted")}, cold=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("the memory was full") == 1
 
 
 @pytest.mark.process

@@ -173,8 +173,15 @@ def test_a_folder_that_holds_something_else_is_refused(folder: Path, tmp_path: P
     with pytest.raises(ConfigError, match=r"to=.*full: it holds thesis.tex already; choose an empty folder"):
         prepared(folder, tmp_path / "full", "webdataset")
     prepared(folder, tmp_path / "made", "webdataset")
-    with pytest.raises(ConfigError, match=r"in another way \(short_side None, now 16"):
+    with pytest.raises(
+        ConfigError, match=r"in another way \(short_side was null, is 16; quality was null, is 90\); choose"
+    ):
         prepared(folder, tmp_path / "made", "webdataset", short_side=16)
+    (other := shutil.copytree(folder, tmp_path / "other"))
+    first = min(path for path in other.rglob("*") if path.is_file())
+    first.rename(first.with_name("renamed" + first.suffix))
+    with pytest.raises(ConfigError, match=r"\(as many, but their names, sizes, classes or shards differ\); choose"):
+        prepared(other, tmp_path / "made", "webdataset")
     with pytest.raises(ConfigError, match=r"it must not lie in from="):
         prepared(folder, folder / "shards", "webdataset")
     with FileLock(tmp_path / "made" / ".preparing.lock"), pytest.raises(ConfigError, match=r"another src/prepare.py"):

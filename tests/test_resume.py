@@ -214,14 +214,14 @@ def test_a_damaged_newest_checkpoint_costs_only_the_steps_since_the_one_before(
 )  # fmt: skip
 def test_a_process_killed_twice_ends_as_if_it_never_was(kind: signal.Signals, workers: int, tmp_path: Path) -> None:
     """SIGKILL leaves whatever was being done; SIGTERM saves and exits with 75, run me again."""
-    overrides = ["stages=[pretrain]", "pretrain.epochs=8", "checkpoint.every_steps=2", "watch.times=2"]
+    overrides = ["stages=[pretrain]", "pretrain.epochs=16", "checkpoint.every_steps=2", "watch.times=2"]
     root = image_folder(tmp_path / "images")
-    overrides += ["data=image_folder", f"data.root={root}", "data.image_size=16", "data.patch_size=4", "data.in_memory=false",
+    overrides += ["data=image_folder", f"data.root={root}", "data.image_size=16", "data.patch_size=4", f"data.in_memory={str(not workers).lower()}",
                   f"data.num_workers={workers}", "augment=crop_random", "pretrain.batch_size=4"]  # fmt: skip
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     run(f"runs_dir={whole}", *overrides)
     journal = StageFolder(killed, plan_for(*overrides).stages[0]).path / "metrics.jsonl"
-    for lines in (2, 5):  # of the journal: at several places between checkpoints
+    for lines in (2, 8):  # of the journal: at several places between checkpoints
         process = Started(command(f"runs_dir={killed}", *overrides), tmp_path, environment())
         wait_for(lambda: len(read(journal)) > lines, process)  # noqa: B023
         if kind == signal.SIGTERM:

@@ -21,6 +21,7 @@ def warm(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def started(sweep: Sweep, said: BinaryIO) -> Started:
         (folder := Path(said.name).with_suffix("")).mkdir()
+        said.write(f"see {folder}/stdout and {folder}/stderr\n".encode())
         return Started(sweep.command(), folder, sweep.environment())
 
     monkeypatch.setattr(driver, "started", started)

@@ -79,7 +79,7 @@ def test_a_failed_cell_does_not_stop_the_rest_and_is_redone(tmp_path: Path) -> N
 
 
 def test_a_stopped_sweep_saves_and_goes_on(tmp_path: Path) -> None:
-    arguments = ("-m", f"runs_dir={tmp_path}", "stages=[pretrain]", "pretrain.epochs=8", "seed=1,2")
+    arguments = ("-m", f"runs_dir={tmp_path}", "stages=[pretrain]", "pretrain.epochs=12", "seed=1,2")
     process = Started(command(*arguments), tmp_path, environment())
     while not trained_so_far(tmp_path, 2):
         assert process.poll() is None

@@ -31,7 +31,9 @@ class WarmPopen(subprocess.Popen):
     def _execute_child(self, args: Any, executable: Any, preexec_fn: Any, close_fds: Any, pass_fds: Any, cwd: Any,
                        env: Any, startupinfo: Any, creationflags: Any, shell: Any, p2cread: int, p2cwrite: int,
                        c2pread: int, c2pwrite: int, errread: int, errwrite: int, *rest: Any) -> None:  # fmt: skip
-        given = [arg for arg in args if arg != "-u"] if isinstance(args, list | tuple) else []
+        given = list(args) if isinstance(args, list | tuple) else []
+        if given[1:2] == ["-u"]:
+            del given[1]
         if given[:1] != [sys.executable] or not _warm(given[1:]):
             before = (executable, preexec_fn, close_fds, pass_fds, cwd, env, startupinfo, creationflags, shell)
             super()._execute_child(args, *before, p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite, *rest)  # type: ignore[misc]
@@ -107,8 +109,9 @@ def show(argv: list[str], env: dict[str, str]) -> None:
         (*places[2:], [f"{k}={v}" for k, v in env.items()]),
     ):
         room = int(end) - int(start)
-        content = "\0".join(parts).encode(errors="surrogateescape")[: room - 1]
-        ctypes.memmove(int(start), content.ljust(room, b"\0"), room)
+        content = "\0".join(parts).encode(errors="surrogateescape")
+        assert parts[0] == sys.executable or len(content) < room, "an environment that is cut hides whose process it is"
+        ctypes.memmove(int(start), content[: room - 1].ljust(room, b"\0"), room)
 
 
 def children(pid: int) -> list[int]:

@@ -1,7 +1,7 @@
 """The commands in processes forked from one that has already imported what they import.
 
 Starting is most of the time of a small command: seconds for torch, Lightning and timm, a hundred times over. What such a
-command starts is warm as well. Those whose environment Python itself reads start cold (small_runs.command).
+command starts is warm as well. Those of which Python itself reads the environment start cold (small_runs.call).
 """
 
 import atexit
@@ -42,7 +42,7 @@ class Started:
     """A running command with what a Popen has: pid, poll, wait, send_signal, kill; what it prints goes to files."""
 
     def __init__(self, command: list[str], folder: Path, env: dict[str, str], cwd: Path | None = None) -> None:
-        """`command` is that of small_runs.command: Python, a script of src/, its arguments; `folder` takes its output."""
+        """`command` is Python, a script of src/ or tests/, its arguments; `folder` takes its output."""
         self.stdout, self.stderr = folder / "stdout", folder / "stderr"
         self.stdout.touch()
         self._process = server().Process(
@@ -90,7 +90,7 @@ def _run(argv: list[str], env: dict[str, str], cwd: str, stdout: str, stderr: st
 
 
 def _become(argv: list[str], env: dict[str, str], cwd: str) -> int:
-    """Run a script as Python does; the exit code."""
+    """Run a script, or a module by -m, as Python does, but with src/ alone before its own path; the exit code."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the server ignores it
     os.environ.clear()
     os.environ.update(env)
@@ -102,7 +102,8 @@ def _become(argv: list[str], env: dict[str, str], cwd: str) -> int:
     rank_zero_only.rank = int(env.get("RANK", 0))  # Lightning looks when it is imported
     code = 0
     try:
-        if spec := PathFinder.find_spec("sitecustomize", env.get("PYTHONPATH", "").split(os.pathsep)):
+        paths = [path for path in env.get("PYTHONPATH", "").split(os.pathsep) if path]
+        if spec := PathFinder.find_spec("sitecustomize", paths):
             assert spec.loader is not None
             spec.loader.exec_module(module_from_spec(spec))  # Python imports it as it starts
         if argv[0] == "-m":
@@ -122,7 +123,8 @@ def _become(argv: list[str], env: dict[str, str], cwd: str) -> int:
 
 
 def _become_another(path: str, typed: list[str]) -> None:
-    os._exit(subprocess.Popen(typed).wait() & 0xFF)  # a child that is warm too
+    """Start it and wait: what is warm cannot become another. Signals are not passed on; test_memory_full has a real one."""
+    os._exit(subprocess.Popen(typed).wait() & 0xFF)
 
 
 @cache

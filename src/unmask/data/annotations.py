@@ -85,8 +85,11 @@ def _listing(root: Path, found: Annotated) -> Listing:
     for split, part in ((train, gone[: len(train)]), (val, gone[len(train) :])):
         if part.all():  # images that were never unpacked are told with the layout
             (root / split[0][0]).stat()
+            raise ValueError(f"none of {len(part)} listed images is a file; the first is {root / split[0][0]}")
     notes = (
-        [f"{gone.sum()} of {len(gone)} listed images are not there: {names[int(gone.argmax())]}"] if gone.any() else []
+        [f"{gone.sum()} of {len(gone)} listed images are not there or cannot be read: {names[int(gone.argmax())]}"]
+        if gone.any()
+        else []
     )
     named = Counter(found.names.values())
     classes = tuple(f"{found.names[key]} ({key})" if named[found.names[key]] > 1 else found.names[key] for key in index)

@@ -86,8 +86,8 @@ def _ordered(array: Shaped[np.ndarray, "..."], channels: int, axes: str = "") ->
     if array.ndim == 3 and array.shape[0] == channels:
         return np.moveaxis(array, 0, 2)
     what = f"{array.dtype} of shape {array.shape}" + (f" (axes {axes})" if axes else "")
-    fewest = min(array.shape[0], array.shape[-1])
-    cure = f"; set data.channels={fewest} where that is their number" if array.ndim == 3 and fewest < 256 else ""
+    fewest = min(array.shape[0], array.shape[2]) if array.ndim == 3 else 0
+    cure = f"; set data.channels={fewest} where that is their number" if 0 < fewest < 256 else ""
     raise ValueError(f"it holds {what}; data.channels={channels} needs (H, W, {channels}) or ({channels}, H, W){cure}")
 
 

@@ -5,44 +5,36 @@ import gc
 import multiprocessing
 import multiprocessing.util  # before `atexit` below: what is registered later is called earlier
 import signal
-import threading
 import traceback
-from collections.abc import Callable
 from typing import Any
 
 from torch.utils.data import DataLoader
+from torch.utils.data._utils import signal_handling
 
 from unmask.data.slots import Slots, use
 from unmask.processes import SIGNALS
-
-hears_ends: Callable[..., Any] | None = None  # torch's handler of SIGCHLD, once there is one
 
 
 class QuietLoader(DataLoader):
     """Its workers are deaf from their first moment: until `quiet_worker` runs a signal to the group would end one."""
 
     def __iter__(self) -> Any:
+        _hear_of_ends()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # which those that are started here inherit
         try:
             return super().__iter__()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            _watch_for_ends()
 
 
-def _watch_for_ends() -> None:
+def _hear_of_ends() -> None:
     """Let torch hear of the end of a worker: it asks for that once a process, and Lightning takes it away after a fit.
 
     Without, a worker that was killed in a second stage would be waited for until the loader's time-out.
     """
-    global hears_ends
-    if threading.current_thread() is not threading.main_thread():
-        return
     heard = signal.getsignal(signal.SIGCHLD)
-    if callable(heard):
-        hears_ends = heard
-    elif hears_ends:
-        signal.signal(signal.SIGCHLD, hears_ends)
+    if getattr(heard, "__module__", None) != signal_handling.__name__:
+        signal_handling._SIGCHLD_handler_set = False  # torch asks again when the next workers start
 
 
 def quiet_worker(slots: Slots | None, process: int) -> None:

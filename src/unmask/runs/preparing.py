@@ -61,7 +61,7 @@ def prepare(given: Prepare, console: Console) -> None:
     plan = plan_id(found, change, given.format, tasks)
     with _alone(target):
         facts: dict[str, Any] = {"plan": plan, "format": given.format, "images": len(found.names)}
-        facts |= {"short_side": change.short_side, "quality": change.quality}
+        facts |= {"short_side": change.short_side, "quality": change.quality, "channels": change.channels}
         _begin(target, facts, tasks, given.format)
         _say_price(given, found, sizes, tasks, target, console)
         conversion = Conversion(found, given.format, target, change, tasks)
@@ -153,15 +153,25 @@ def in_class_folders(found: Catalogue) -> Catalogue:
 
 @contextlib.contextmanager
 def _alone(target: Path) -> Iterator[None]:
-    target.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(target / ".preparing.lock", timeout=0)
     try:
-        with FileLock(target / ".preparing.lock", timeout=0):
-            yield
+        target.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
     except Timeout:
         raise ConfigError(f"to={target}: another src/prepare.py writes there") from None
     except PermissionError as error:
-        raise ConfigError(f"to={target}: {error.filename} may not be written; whose is it?") from None
+        raise ConfigError(
+            f"to={target}: {error.filename} may not be written; choose another folder, or have its owner unlock it"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
     (target / ".preparing.lock").unlink(missing_ok=True)
+
+
+def _word(value: Any) -> str:
+    return "null" if value is None else str(value)
 
 
 def _begin(target: Path, facts: dict[str, Any], tasks: list[Task], kind: str) -> None:
@@ -173,8 +183,11 @@ def _begin(target: Path, facts: dict[str, Any], tasks: list[Task], kind: str) ->
         if others:
             raise ConfigError(f"to={target}: it holds {others[0]} already; choose an empty folder")
     elif (stands := json.loads(standing.read_bytes()))["plan"] != facts["plan"] and not _is_empty(target):
-        differ = [f"{key} {stands[key]}, now {new}" for key, new in facts.items() if stands.get(key, new) != new]
-        told = ", ".join(differ[1:]) or "as many, with other names, sizes, classes or shards"
+        differ = [key for key, new in facts.items() if key != "plan" and key in stands and stands[key] != new]
+        told = "; ".join(f"{key} was {_word(stands[key])}, is {_word(facts[key])}" for key in differ)
+        if not told and facts.keys() <= stands.keys():
+            told = "as many, but their names, sizes, classes or shards differ"
+        told = told or "how it was made is not on file"
         raise ConfigError(
             f"to={target}: what stands there was made from other images or in another way ({told}); choose another "
             f"folder, or remove it"
