@@ -41,11 +41,12 @@ def fault_of_worker(disk: tuple[Path, tuple[str, ...]], runs: Path, *more: str) 
     return line
 
 
-def kill_workers() -> None:
+def kill_workers(wait: float = 0) -> None:
+    """wait: seconds, which the end of one interrupts."""
     for worker in multiprocessing.active_children():
         if worker.daemon:
             worker.kill()
-    time.sleep(2)  # which the end of one interrupts
+    time.sleep(wait)
 
 
 def test_a_killed_loader_worker_ends_the_run_in_a_line_and_the_same_command_goes_on(
@@ -56,9 +57,7 @@ def test_a_killed_loader_worker_ends_the_run_in_a_line_and_the_same_command_goes
     def killing(self: Keeper, trainer: Any, *args: Any) -> None:
         original(self, trainer, *args)
         if trainer.global_step == 5:
-            for worker in multiprocessing.active_children():
-                if worker.daemon:
-                    worker.kill()
+            kill_workers()
 
     with monkeypatch.context() as patch:
         patch.setattr(Keeper, "on_train_batch_end", killing)
@@ -81,7 +80,7 @@ def test_the_end_of_a_worker_is_heard_in_a_second_stage_too() -> None:
         assert signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL
         batches = iter(loader)
         with pytest.raises(RuntimeError, match=r"DataLoader worker .* is killed by signal"):
-            kill_workers()
+            kill_workers(wait=2)
         del batches
     finally:
         signal.signal(signal.SIGCHLD, before)

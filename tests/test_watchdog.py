@@ -9,16 +9,10 @@ from pathlib import Path
 import pytest
 
 from small_runs import COARSE, ROOT, environment, run
-from test_resume import assert_same, undisturbed
+from test_resume import assert_same, undisturbed, wait_for
 from warm_commands import Started
 
 __all__ = ["undisturbed"]
-
-
-def wait_for(line: str, process: Started) -> None:
-    while line not in process.stdout.read_text().splitlines():
-        assert process.poll() is None, process.said
-        time.sleep(0.02)
 
 
 @pytest.mark.process
@@ -30,11 +24,11 @@ def test_a_run_that_hangs_ends_with_its_stacks_and_goes_on_but_not_one_that_was_
     overrides = f"runs_dir={runs}", "stages=[pretrain]", COARSE
     typed = [sys.executable, str(ROOT / "tests" / "hanging.py"), *overrides, "checkpoint.every_steps=2"]
     process = Started([*typed, "trainer.timeout_minutes=0.05"], tmp_path, environment())
-    wait_for("between two batches", process)
+    wait_for(lambda: "between two batches\n" in process.stdout.read_text(), process)
     os.kill(process.pid, signal.SIGSTOP)
     time.sleep(4)
     os.kill(process.pid, signal.SIGCONT)
-    wait_for("hanging", process)
+    wait_for(lambda: "hanging\n" in process.stdout.read_text(), process)  # it was not ended for having been stopped
     assert process.wait(timeout=120) == 1
     (stacks,) = runs.glob("pretrain/*/stacks.txt")
     assert "process 0 has not moved for 0.05 minutes after step 6, at " in process.said

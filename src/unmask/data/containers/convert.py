@@ -140,8 +140,7 @@ class Conversion:
             self._list_chunks(records)
         write_index(contents, self.target / INDEX, self.kind)
         shards = {task.name: record.sha256 for task, record in zip(self.tasks, records, strict=True)}
-        about = facts | {"bad_images": len(bad), "stored": str(self.change), "sha256": shards}
-        write_json(self.target / PREPARED, about)
+        write_json(self.target / PREPARED, facts | {"bad_images": len(bad), "sha256": shards})
         shutil.rmtree(self.target / PREPARING)
         return contents
 
