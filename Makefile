@@ -27,13 +27,13 @@ $(READY): pyproject.toml requirements.lock
 	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib > /dev/null 2>&1 || true  # pip would compile on one core
 	@touch $(READY)
 
-$(NATIVE): $(READY) $(wildcard src/unmask/data/native/*.c src/unmask/data/native/*.h)
-	@PYTHONPATH=src $(BIN)/python -m unmask.data.native || true
+$(NATIVE): $(READY) $(wildcard src/unmask/data/images/native/*.c src/unmask/data/images/native/*.h)
+	@PYTHONPATH=src $(BIN)/python -m unmask.data.images.native || true
 	@touch $(NATIVE)
 
 # where a C compiler and libjpeg-turbo's header are; setup has tried it
 native: $(READY) ## build the decoder that reads only a JPEG's crop, and say whether it could be
-	@PYTHONPATH=src $(BIN)/python -m unmask.data.native
+	@PYTHONPATH=src $(BIN)/python -m unmask.data.images.native
 
 demo: $(NATIVE) ## pretrain on real images, probe, and print the page to look at
 	@$(BIN)/python src/train.py experiment=demo
@@ -60,7 +60,7 @@ format: $(READY) ## rewrite the code in the project's format
 	@$(BIN)/ruff check --fix src tests
 
 reference: $(READY) ## write docs/config.md from the schema
-	@PYTHONPATH=src $(BIN)/python -m unmask.runs.reference > docs/config.md
+	@PYTHONPATH=src $(BIN)/python -m unmask.config.reference > docs/config.md
 
 lock: ## pin the newest versions that pyproject.toml allows (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --extra dev --no-emit-index-url --no-header \

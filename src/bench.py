@@ -11,14 +11,15 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from unmask.processes import cores
-from unmask.runs.arguments import Bench, arguments, unused
-from unmask.runs.checks import ConfigError, key_of
-from unmask.runs.commands import enter, explained, fail, guarded, one_word
-from unmask.runs.schema import Container, Data
+from unmask.commands.cli import enter, explained, fail, guarded, one_word
+from unmask.config.arguments import Bench, arguments, unused
+from unmask.config.checks import ConfigError
+from unmask.config.keys import key_of
+from unmask.config.schema import Container, Data
+from unmask.distributed.processes import cores
 
 if TYPE_CHECKING:
-    from unmask.runs.overhead import Overhead
+    from unmask.commands.bench.callbacks import Overhead
 
 CONF = Path(__file__).parent.parent / "conf"
 
@@ -36,8 +37,8 @@ def run(cfg: DictConfig) -> None:
         fail(str(error), 2)
     import torch
 
-    from unmask.runs.benchmark import compare_steps
-    from unmask.runs.overhead import measured_overhead
+    from unmask.commands.bench.callbacks import measured_overhead
+    from unmask.commands.bench.step import compare_steps
 
     if spec["device"] == "cuda" and not torch.cuda.is_available():
         fail("device = cuda: torch finds no GPU here; use device=cpu or device=auto", 2)
@@ -62,10 +63,10 @@ def loading(spec: Any, data: Data, container: Container) -> None:
     """Prints what reading these images takes, and what to set."""
     import torch
 
-    from unmask.data.batch import Format
-    from unmask.data.module import Loading
-    from unmask.runs.loader_bench import measured, step_pace, training_images
-    from unmask.runs.loader_tables import advice, tables, unread
+    from unmask.commands.bench.loader import measured, step_pace, training_images
+    from unmask.commands.bench.loader_tables import advice, tables, unread
+    from unmask.data.loading.batch import Format
+    from unmask.data.loading.module import Loading
 
     assert data.mean is not None
     assert data.std is not None

@@ -6,8 +6,8 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from unmask.runs.arguments import Convert, arguments, keyed
-from unmask.runs.commands import enter, explained, guarded
+from unmask.commands.cli import enter, explained, guarded
+from unmask.config.arguments import Convert, arguments, keyed
 
 CONF = Path(__file__).parent.parent / "conf"
 
@@ -18,7 +18,7 @@ def run(cfg: DictConfig) -> None:
     enter()
     with explained():
         given = arguments(Convert, OmegaConf.to_container(cfg, resolve=True))
-        from unmask.runs.conversion import convert
+        from unmask.commands.convert import convert
 
         table = convert(given)
     Console().print(table)

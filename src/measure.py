@@ -10,11 +10,11 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from hydra_plugins.composition import Composer
-from unmask.runs.arguments import Measure, arguments
-from unmask.runs.checks import ConfigError, check
-from unmask.runs.commands import enter, explained, guarded
-from unmask.runs.experiments import CONF
-from unmask.runs.plan import make_plan
+from unmask.commands.cli import enter, explained, guarded
+from unmask.config.arguments import Measure, arguments
+from unmask.config.checks import ConfigError, check
+from unmask.config.experiments import CONF
+from unmask.stages.plan import make_plan
 
 DEFAULTS = CONF / "measure.yaml"
 GROUPS = [str(path.relative_to(CONF)) for path in CONF.rglob("*") if path.is_dir()]
@@ -49,7 +49,7 @@ def run() -> None:
             raise ConfigError(str(error).splitlines()[0]) from None
         raw["stages"] = ["pretrain"]  # that images have no labels is no fault here
         plan = make_plan(check(raw))
-        from unmask.runs.measuring import keep, measure, said
+        from unmask.commands.measure import keep, measure, said
 
         console = Console()
         measured = measure(plan, given.images, given.threads, console)

@@ -11,12 +11,12 @@ from rich.console import Console
 
 from hydra_plugins.composition import Composer
 from hydra_plugins.experiment_sweeper import cell_fault, cells_by_table
-from unmask.runs.checks import ConfigError, check, elsewhere
-from unmask.runs.commands import MULTIRUN, enter, fail, guarded
-from unmask.runs.experiments import CONF
-from unmask.runs.hardware import Planned, planned
-from unmask.runs.quantities import Size, size_of
-from unmask.runs.schema import TRAINED, Config
+from unmask.commands.cli import MULTIRUN, enter, fail, guarded
+from unmask.commands.plan.hardware import Planned, planned
+from unmask.config.checks import ConfigError, check, elsewhere
+from unmask.config.experiments import CONF
+from unmask.config.schema import TRAINED, Config
+from unmask.stages.sizes import Size, size_of
 
 GROUPS = [str(path.relative_to(CONF)) for path in CONF.rglob("*") if path.is_dir()]
 OWN = ("hardware", "images", "val_images", "classes")  # keys of plan.yaml
@@ -65,7 +65,7 @@ def run() -> None:
     """Prints the price; exits with 0, or 2 for a bad config."""
     arguments = [argument for argument in sys.argv[1:] if argument not in MULTIRUN]
     if "--help" in arguments or "-h" in arguments:
-        from unmask.runs.probe import STEPS
+        from unmask.commands.plan.probe import STEPS
 
         names = " | ".join(sorted(path.stem for path in (CONF / "hardware").glob("*.yaml")))
         print(HELP.format(hardware=names, steps=STEPS), end="")
@@ -89,8 +89,8 @@ def run() -> None:
 
 def report(wanted: list[tuple[str, Config, Size, str]], asked: Planned) -> None:
     """Count, measure where that is asked for, and print."""
-    from unmask.runs.price import Cell, Estimator, has_step
-    from unmask.runs.price_tables import WIDE, assumptions, measured_table, price_table, step_tables
+    from unmask.commands.plan.cost import Cell, Estimator, has_step
+    from unmask.commands.plan.tables import WIDE, assumptions, measured_table, price_table, step_tables
 
     console, estimator, hardware = Console(), Estimator(), asked.hardware
     cells = [Cell(group, config, size) for group, config, size, _ in wanted]
@@ -106,7 +106,7 @@ def report(wanted: list[tuple[str, Config, Size, str]], asked: Planned) -> None:
     if not hardware.measured and any(cell.config.model.width < WIDE for cell in cells):
         console.print("These models are too small to keep such devices busy; hardware=here measures this machine.")
     if hardware.measured:
-        from unmask.runs.probe import probe
+        from unmask.commands.plan.probe import probe
 
         models = {estimator.step(c.config, "pretrain", c.size, 1): c.config for c in cells}
         with console.status("measuring this machine"):

@@ -6,8 +6,8 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from unmask.runs.arguments import Predict, arguments
-from unmask.runs.commands import enter, explained, guarded
+from unmask.commands.cli import enter, explained, guarded
+from unmask.config.arguments import Predict, arguments
 
 CONF = Path(__file__).parent.parent / "conf"
 
@@ -18,7 +18,7 @@ def run(cfg: DictConfig) -> None:
     enter()
     with explained():
         given = arguments(Predict, OmegaConf.to_container(cfg, resolve=True))
-        from unmask.runs.predictions import SHOWN, predict, table, write_csv
+        from unmask.commands.predict import SHOWN, predict, table, write_csv
 
         found = predict(given)
         if given.out:

@@ -6,8 +6,8 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from unmask.runs.arguments import Prepare, arguments, keyed
-from unmask.runs.commands import enter, explained, fail, guarded
+from unmask.commands.cli import enter, explained, fail, guarded
+from unmask.config.arguments import Prepare, arguments, keyed
 
 LEFT = "interrupted; the same command goes on after what is done"
 CONF = Path(__file__).parent.parent / "conf"
@@ -19,7 +19,7 @@ def run(cfg: DictConfig) -> None:
     enter()
     with explained():
         given = arguments(Prepare, OmegaConf.to_container(cfg, resolve=True))
-        from unmask.runs.preparing import prepare
+        from unmask.commands.prepare import prepare
 
         try:
             prepare(given, Console())

@@ -6,8 +6,8 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from unmask.runs.arguments import Reconstruct, arguments
-from unmask.runs.commands import enter, explained, guarded
+from unmask.commands.cli import enter, explained, guarded
+from unmask.config.arguments import Reconstruct, arguments
 
 CONF = Path(__file__).parent.parent / "conf"
 
@@ -18,8 +18,8 @@ def run(cfg: DictConfig) -> None:
     enter()
     with explained():
         given = arguments(Reconstruct, OmegaConf.to_container(cfg, resolve=True))
+        from unmask.commands.reconstruct import checkpoint_file, reconstruct_images
         from unmask.reconstructions import save_sheet
-        from unmask.runs.gallery import checkpoint_file, reconstruct_images
 
         images = Path(given.images) if given.images else None
         result = reconstruct_images(

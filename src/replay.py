@@ -7,8 +7,8 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from unmask.runs.arguments import Replay, arguments
-from unmask.runs.commands import enter, explained, guarded, one_word
+from unmask.commands.cli import enter, explained, guarded, one_word
+from unmask.config.arguments import Replay, arguments
 
 CONF = Path(__file__).parent.parent / "conf"
 
@@ -19,7 +19,7 @@ def run(cfg: DictConfig) -> None:
     enter()
     with explained():
         given = arguments(Replay, OmegaConf.to_container(cfg, resolve=True))
-        from unmask.runs.replay import replay
+        from unmask.commands.replay.replay import replay
 
         same = replay(given.folder, Console())
     if not same:

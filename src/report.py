@@ -11,15 +11,15 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from hydra_plugins.composition import Composer
-from unmask.runs.arguments import Report, arguments
-from unmask.runs.checks import ConfigError, check, elsewhere
-from unmask.runs.commands import enter, fail, guarded, told
-from unmask.runs.experiments import CONF
-from unmask.runs.ledger import LedgerError
-from unmask.runs.schema import Config
+from unmask.commands.cli import enter, fail, guarded, told
+from unmask.config.arguments import Report, arguments
+from unmask.config.checks import ConfigError, check, elsewhere
+from unmask.config.experiments import CONF
+from unmask.config.schema import Config
+from unmask.stages.ledger import LedgerError
 
 if TYPE_CHECKING:
-    from unmask.reports.comparison import Comparison
+    from unmask.reports.paper.comparison import Comparison
 
 DEFAULTS = CONF / "report.yaml"
 
@@ -34,8 +34,8 @@ def run() -> None:
         # not hydra.main: to Hydra `experiment` and `scale` are groups of conf/
         given = arguments(Report, OmegaConf.to_container(OmegaConf.merge(OmegaConf.load(DEFAULTS), told_by_user())))
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            from unmask.reports.findings import findings
-            from unmask.reports.findings_files import keep, write_report
+            from unmask.reports.paper.files import keep, write_report
+            from unmask.reports.paper.findings import findings
 
             composer = Composer()
 
@@ -75,7 +75,7 @@ def told_by_user() -> DictConfig:
 
 def say(found: list["Comparison"], given: Report, written: list[Path]) -> None:
     """One experiment: its table and claims; several: a line each. Then where the page lies."""
-    from unmask.reports.comparison_tables import claims_table, summary_table, terminal_table
+    from unmask.reports.paper.tables import claims_table, summary_table, terminal_table
 
     console = Console()
     if not found:

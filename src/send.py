@@ -5,8 +5,8 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from unmask.runs.arguments import Send, arguments
-from unmask.runs.commands import explained, fail, privately
+from unmask.commands.cli import explained, fail, privately
+from unmask.config.arguments import Send, arguments
 
 DEFAULTS = Path(__file__).parent.parent / "conf" / "send.yaml"
 
@@ -22,7 +22,7 @@ def main() -> None:
         values = OmegaConf.from_dotlist([argument for argument in typed if "=" in argument])
         folders = {"folders": [argument for argument in typed if "=" not in argument]}
         given = arguments(Send, OmegaConf.to_container(OmegaConf.merge(OmegaConf.load(DEFAULTS), folders, values)))
-        from unmask.runs.sending import send
+        from unmask.commands.send import send
 
         for folder in given.folders:
             print(f"{folder}: {send(Path(folder), given)}")

@@ -30,17 +30,17 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from unmask.processes import MEMORY_FULL, PREEMPTED, SUMMARY, heard, time_limit
-from unmask.runs.agreed import refuse_change
-from unmask.runs.checks import ConfigError, check
-from unmask.runs.commands import EXPLAINED, CellError, config_flags, enter, fail, guarded, told
-from unmask.runs.conductor import STARTED, Conductor
-from unmask.runs.experiments import ABLATIONS, ALL
-from unmask.runs.ledger import StageFolder
-from unmask.runs.marked import MARK, Marked, mark_lines
-from unmask.runs.plan import Plan, make_plan
-from unmask.runs.slurm import requeue
-from unmask.runs.world import World, processes, world
+from unmask.commands.cli import EXPLAINED, CellError, config_flags, enter, fail, guarded, told
+from unmask.config.checks import ConfigError, check
+from unmask.config.experiments import ABLATIONS, ALL
+from unmask.distributed.launcher import STARTED, Conductor
+from unmask.distributed.line_prefix import MARK, Marked, mark_lines
+from unmask.distributed.processes import MEMORY_FULL, PREEMPTED, SUMMARY, heard, time_limit
+from unmask.distributed.ranks import World, world
+from unmask.distributed.slurm import requeue
+from unmask.stages.devices import processes
+from unmask.stages.ledger import StageFolder
+from unmask.stages.plan import Plan, make_plan, refuse_change
 
 CONF = Path(__file__).parent.parent / "conf"
 BEGUN, MOMENT = time.monotonic(), 0.01  # minutes
@@ -102,7 +102,7 @@ def work(plan: Plan, console: Console) -> list[dict[str, Any]]:
             raise SystemExit(code)
         done = [StageFolder(plan.config.runs_dir, spec).result() for spec in plan.stages]
         return [result for result in done if result] if started is None or started.rank == 0 else []
-    from unmask.runs.execute import execute, memory_full
+    from unmask.training.execute import execute, memory_full
 
     follows = started is not None and started.rank > 0
     try:
@@ -167,8 +167,8 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 
 def report(plan: Plan, results: list[dict[str, Any]], from_ledger: list[bool], console: Console) -> None:
     """The table, the page, and a word to the sweep's launcher where there is one."""
-    from unmask.reports.page import write_page
-    from unmask.reports.tables import results_table
+    from unmask.reports.run.page import write_page
+    from unmask.reports.run.tables import results_table
 
     console.print(results_table(results))
     overrides = " ".join(shlex.quote(override) for override in HydraConfig.get().overrides.task)

@@ -14,13 +14,14 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from hydra_plugins.composition import Composer
-from unmask.runs.arguments import Verify, VerifyArguments, arguments
-from unmask.runs.checks import ConfigError, check
-from unmask.runs.commands import MULTIRUN, enter, explained, guarded
-from unmask.runs.experiments import ABLATIONS, ALL, CONF
-from unmask.runs.interruptions import trained
-from unmask.runs.plan import Plan, make_plan
-from unmask.runs.world import processes, world
+from unmask.commands.cli import MULTIRUN, enter, explained, guarded
+from unmask.commands.verify.interruptions import trained
+from unmask.config.arguments import Verify, VerifyArguments, arguments
+from unmask.config.checks import ConfigError, check
+from unmask.config.experiments import ABLATIONS, ALL, CONF
+from unmask.distributed.ranks import world
+from unmask.stages.devices import processes
+from unmask.stages.plan import Plan, make_plan
 
 MEASURING = ("knn", "robustness")
 GROUPS = [str(path.relative_to(CONF)) for path in CONF.rglob("*") if path.is_dir()]
@@ -129,7 +130,7 @@ def single(composer: Composer, typed: list[str]) -> dict:
 
 def verified(given: Verify, plan: Plan, overrides: list[str]) -> bool:
     """Leaves nothing behind, unless a difference was found."""
-    from unmask.runs.verification import Verification
+    from unmask.commands.verify.verify import Verification
 
     scratch = Path(tempfile.mkdtemp(prefix="unmask-verify-", dir=given.folder)).resolve()
     kept = False

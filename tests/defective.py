@@ -7,8 +7,8 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parents[1] / "src")]
 
-from unmask.callbacks.keeper import Keeper
-from unmask.data import sampler
+from unmask.callbacks.checkpointing import Keeper
+from unmask.data.loading import sampler
 
 DEFECT = sys.argv.pop(1)
 order, loading = sampler.EpochBatches.order, Keeper.on_load_checkpoint

@@ -8,7 +8,7 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).parents[1] / "src"), str(Path(__file__).parent)]
 
 from small_runs import run
-from unmask.callbacks.journal import Journal
+from unmask.callbacks.metrics import Journal
 
 original = Journal.on_train_batch_end
 

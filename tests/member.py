@@ -20,10 +20,10 @@ from torch.distributed.tensor import DTensor
 
 from planting import infinite_gradient
 from small_runs import plan_for
-from unmask.callbacks import recorder
-from unmask.callbacks.keeper import Keeper
-from unmask.runs.execute import execute
+from unmask.callbacks import nonfinite
+from unmask.callbacks.checkpointing import Keeper
 from unmask.tasks.pretrain import Pretrain
+from unmask.training.execute import execute
 
 RECORD, OVERRIDES = Path(sys.argv[1]), sys.argv[2:]
 steps: list[dict[str, Any]] = []
@@ -58,6 +58,6 @@ Pretrain.reconstruction_loss = recorded  # type: ignore[method-assign]
 Keeper.on_train_batch_end = dying  # type: ignore[method-assign]
 if "INFINITE_AT" in os.environ:
     infinite_gradient(pytest.MonkeyPatch(), int(os.environ["INFINITE_AT"]))
-    recorder.lagging = lambda device: True
+    nonfinite.lagging = lambda device: True
 execute(plan_for(*OVERRIDES), Console(file=io.StringIO()))
 torch.save(steps, RECORD / f"{os.environ.get('RANK', 0)}.pt")

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from unmask.reports.comparison import Comparison, Section, compare
-from unmask.reports.result_rows import ResultRow
-from unmask.runs.experiments import Paper
+from unmask.config.experiments import Paper
+from unmask.reports.paper.comparison import Comparison, Section, compare
+from unmask.reports.paper.result_rows import ResultRow
 
 FT = {"title": "fine-tuning", "stage": "finetune", "unit": "top-1 %"}
 LIN = {"title": "linear probing", "stage": "linear_probe", "unit": "top-1 %"}

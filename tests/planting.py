@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from small_runs import run
+from unmask.callbacks.nonfinite import Recorder
 from unmask.callbacks.progress import StageProgress
-from unmask.callbacks.recorder import Recorder
-from unmask.data import module as data_module
+from unmask.data.loading import module as data_module
 
 
 def stopped(runs: Path, *overrides: str) -> tuple[Path, str]:

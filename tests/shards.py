@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 from PIL import Image
 from rich.console import Console
 
-from unmask.runs.arguments import Prepare
-from unmask.runs.preparing import prepare
+from unmask.commands.prepare import prepare
+from unmask.config.arguments import Prepare
 
 WNIDS = ("n01440764", "n01443537", "n02123045")
 ARGUMENTS = dict.fromkeys(("source", "short_side", "quality", "channels", "shard_mb", "workers"))

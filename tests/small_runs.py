@@ -16,8 +16,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 from rich.console import Console
 
-from unmask.runs.checks import check
-from unmask.runs.plan import Plan, make_plan
+from unmask.config.checks import check
+from unmask.stages.plan import Plan, make_plan
 from warm_commands import Started
 
 ROOT = Path(__file__).parent.parent
@@ -50,7 +50,7 @@ def plan_for(*overrides: str, tiny: bool = True) -> Plan:
 
 def run(*overrides: str) -> list[dict[str, Any]]:
     """All stages, in this process; what they print is swallowed."""
-    from unmask.runs.execute import execute
+    from unmask.training.execute import execute
 
     return execute(plan_for(*overrides), Console(file=io.StringIO()))
 

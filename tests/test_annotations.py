@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from small_runs import plan_for, run
-from unmask.data.annotations import list_source
-from unmask.data.listing import Listing
-from unmask.runs.checks import ConfigError
+from unmask.config.checks import ConfigError
+from unmask.data.listing.listing import Listing
+from unmask.data.sources import list_source
 
 SPECIES = {0: "Aphrodita aculeata", 1: "Hediste diversicolor", 2: "Hediste diversicolor"}
 PLACES = ("/a/airfield", "/a/airplane_cabin", "/a/apartment_building/outdoor")

@@ -8,8 +8,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from unmask.data.decoding import BadImageError, opened
-from unmask.data.folders import open_image
+from unmask.data.images.decoding import BadImageError, opened
+from unmask.data.loading.folders import open_image
 
 GENERATOR = np.random.default_rng(0)
 BANDS = GENERATOR.integers(0, 256, (6, 8, 5), dtype=np.uint8)

@@ -11,10 +11,10 @@ import torch
 
 from small_runs import COARSE, run
 from test_resume import Crash, assert_same, crash_at, undisturbed
-from unmask import checkpoints
-from unmask.callbacks.background import BackgroundIO
-from unmask.callbacks.keeper import Keeper
-from unmask.processes import heard
+from unmask.callbacks.checkpoint_writer import BackgroundIO
+from unmask.callbacks.checkpointing import Keeper
+from unmask.distributed.processes import heard
+from unmask.storage import checkpoints
 
 __all__ = ["undisturbed"]
 
@@ -109,11 +109,11 @@ def test_a_run_that_is_asked_to_leave_waits_for_the_disk(
 
 def test_the_best_weights_are_kept_beside_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Validation losses 3, 1, 2 after steps 4, 8, 12; a crash after the best one changes nothing."""
-    from unmask.callbacks import keeper
+    from unmask.callbacks import checkpointing
 
     found = {4: 3.0, 8: 1.0, 12: 2.0}
     asked: list[int] = []
-    monkeypatch.setattr(keeper, "score_of", lambda metrics: {"val/loss": found[asked[-1]]})
+    monkeypatch.setattr(checkpointing, "score_of", lambda metrics: {"val/loss": found[asked[-1]]})
     original = Keeper.on_validation_end
 
     def validated(self: Keeper, trainer: Any, module: Any) -> None:

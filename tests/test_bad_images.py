@@ -19,18 +19,18 @@ from rich.console import Console
 from small_runs import plan_for, run
 from test_resume import Crash, assert_same, crash_at
 from test_together import together
-from unmask import checkpoints
-from unmask.callbacks.keeper import Keeper
-from unmask.data.bad_images import LIST, BadImages, Seen, TooManyBadError
-from unmask.data.batch import Format
-from unmask.data.crops import Augment
-from unmask.data.folders import folder_splits
-from unmask.data.listing import list_images
-from unmask.data.sources import InMemory
-from unmask.data.stand_ins import Bad, none_of
-from unmask.data.views import Views
-from unmask.journals import read
-from unmask.runs.execute import execute
+from unmask.callbacks.checkpointing import Keeper
+from unmask.data.augment.crops import Augment
+from unmask.data.images.unreadable import Bad, none_of
+from unmask.data.listing.listing import list_images
+from unmask.data.loading.bad_images import LIST, BadImages, Seen, TooManyBadError
+from unmask.data.loading.batch import Format
+from unmask.data.loading.folders import folder_splits
+from unmask.data.loading.in_memory import InMemory
+from unmask.data.loading.views import Views
+from unmask.storage import checkpoints
+from unmask.storage.metrics_log import read
+from unmask.training.execute import execute
 
 SIZE, KINDS = 32, 5
 ON_DISK = (

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from small_runs import call
-from unmask.runs.arguments import Bench, arguments
-from unmask.runs.benchmark import compare_steps, interleaved, our_step, vitmae_step
-from unmask.runs.checks import ConfigError
+from unmask.commands.bench.step import compare_steps, interleaved, our_step, vitmae_step
+from unmask.config.arguments import Bench, arguments
+from unmask.config.checks import ConfigError
 
 SPEC: dict = {
     "subject": "step", "patch_size": 4, "image_size": 16, "channels": 3, "mask_ratio": 0.75, "norm_pix": True, "batch": 4, "rounds": 2,
@@ -78,8 +78,8 @@ def test_arguments_out_of_range_are_told_together(change: dict, said: str) -> No
 
 def test_what_guards_cost_is_told_by_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a writer that is slow enough for steps beside it; test_background says that nobody waits for it."""
-    from unmask import checkpoints
-    from unmask.runs.overhead import measured_overhead
+    from unmask.commands.bench.callbacks import measured_overhead
+    from unmask.storage import checkpoints
 
     original = checkpoints.save
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from unmask import checkpoints
-from unmask.durable import replacing
+from unmask.storage import checkpoints
+from unmask.storage.atomic import replacing
 
 
 def content(step: int) -> dict[str, Any]:

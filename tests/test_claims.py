@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from unmask.reports.claims import Measured, inequalities, judge
-from unmask.reports.spread import Sample, deviations, difference, rank_correlation
-from unmask.runs.experiments import Claim
+from unmask.config.experiments import Claim
+from unmask.reports.paper.bootstrap import Sample, deviations, difference, rank_correlation
+from unmask.reports.paper.claims import Measured, inequalities, judge
 
 ROWS = ["1", "2", "4", "8"]
 HIGHER = Claim(says="8 above 1", column="lin", higher=["8", "1"])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from small_runs import run
 from test_resume import Crash, assert_same, crash_at, final_state
-from unmask.data.batch import Batch
+from unmask.data.loading.batch import Batch
 from unmask.heads import Classifier, FineTuneFeatures, Given
 from unmask.mae import MAE
 from unmask.randomness import make_key, words

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from small_runs import call, command, environment, image_folder, trained_so_far
-from unmask.runs.commands import config_flags, quoted
+from unmask.commands.cli import config_flags, quoted
 from warm_commands import Started
 
 pytestmark = pytest.mark.process

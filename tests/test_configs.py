@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from small_runs import ROOT, call, raw_config
-from unmask.runs.checks import ConfigError, check, known_keys, unknown_overrides
-from unmask.runs.experiments import is_sweep, unknown_choices
-from unmask.runs.plan import make_plan
-from unmask.runs.reference import reference
+from unmask.config.checks import ConfigError, check
+from unmask.config.experiments import is_sweep
+from unmask.config.keys import known_keys
+from unmask.config.overrides import unknown_choices, unknown_overrides
+from unmask.config.reference import reference
+from unmask.stages.plan import make_plan
 
 GROUPS = (
     "model",
@@ -211,7 +213,7 @@ def test_known_keys_and_hydras_own_syntax_pass() -> None:
 def test_the_check_needs_no_torch() -> None:
     """A finished or mistaken command answers before torch and lightning are imported."""
     code = (
-        "import sys; import unmask.runs.checks, unmask.runs.plan, unmask.runs.ledger, unmask.reports.page; "
+        "import sys; import unmask.config.checks, unmask.stages.plan, unmask.stages.ledger, unmask.reports.run.page; "
         "print([m for m in ('torch', 'lightning', 'matplotlib', 'pandas') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "src", capture_output=True, text=True, check=True)

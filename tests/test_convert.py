@@ -10,15 +10,15 @@ from rich.console import Console
 
 from foreign_weights import official, same, saved
 from small_runs import call, run
-from unmask import checkpoints
+from unmask.commands.convert import convert
+from unmask.config.arguments import Convert
+from unmask.config.checks import ConfigError, check
 from unmask.exchange.geometry import Hints
 from unmask.exchange.load import load_classifier, load_mae
 from unmask.exchange.read import read
 from unmask.heads import Classifier, FineTuneFeatures
-from unmask.runs import build
-from unmask.runs.arguments import Convert
-from unmask.runs.checks import ConfigError, check
-from unmask.runs.conversion import convert
+from unmask.storage import checkpoints
+from unmask.training import build
 
 
 @pytest.fixture(scope="module")

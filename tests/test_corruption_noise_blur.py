@@ -6,12 +6,12 @@ import torch
 from scipy import ndimage, stats
 
 from scenes import flat, scene
-from unmask.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
-from unmask.data.corruptions.blur import defocus_blur, disk, glass_blur, motion_blur, shuffled_places, zoom_blur
-from unmask.data.corruptions.draws import Draws
-from unmask.data.corruptions.filters import along_line, smooth, zoom
-from unmask.data.corruptions.noise import gaussian_noise, impulse_noise, shot_noise
-from unmask.data.corruptions.severities import CIFAR, IMAGENET
+from unmask.data.augment.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from unmask.data.augment.corruptions.blur import defocus_blur, disk, glass_blur, motion_blur, shuffled_places, zoom_blur
+from unmask.data.augment.corruptions.filters import along_line, smooth, zoom
+from unmask.data.augment.corruptions.noise import gaussian_noise, impulse_noise, shot_noise
+from unmask.data.augment.corruptions.random import Draws
+from unmask.data.augment.corruptions.severities import CIFAR, IMAGENET
 from unmask.randomness import Key
 
 LEAST_P = 1e-3  # draws are fixed, so a test that passes once passes always

@@ -11,12 +11,12 @@ from scipy import ndimage
 from torch import Tensor
 
 from scenes import flat, scene, scenes
-from unmask.data.corruptions import corrupt
-from unmask.data.corruptions.digital import contrast, elastic_transform, inverse_affine, waves
-from unmask.data.corruptions.draws import Draws
-from unmask.data.corruptions.filters import bilinear
-from unmask.data.corruptions.severities import CIFAR, IMAGENET
-from unmask.data.corruptions.weather import brightness, fog, frost, ice_texture, plasma, snow
+from unmask.data.augment.corruptions import corrupt
+from unmask.data.augment.corruptions.digital import contrast, elastic_transform, inverse_affine, waves
+from unmask.data.augment.corruptions.filters import bilinear
+from unmask.data.augment.corruptions.random import Draws
+from unmask.data.augment.corruptions.severities import CIFAR, IMAGENET
+from unmask.data.augment.corruptions.weather import brightness, fog, frost, ice_texture, plasma, snow
 from unmask.randomness import Key
 
 

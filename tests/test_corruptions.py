@@ -6,10 +6,10 @@ import torch
 from jaxtyping import TypeCheckError
 
 from scenes import scenes
-from unmask.corruption_error import ALEXNET_ERRORS
-from unmask.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
-from unmask.data.corruptions.severities import CIFAR, IMAGENET, MEANING, constants
+from unmask.data.augment.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from unmask.data.augment.corruptions.severities import CIFAR, IMAGENET, MEANING, constants
 from unmask.randomness import Key, make_key
+from unmask.training.robustness import ALEXNET_ERRORS
 
 FIXED = ("defocus_blur", "zoom_blur", "brightness", "contrast", "pixelate", "jpeg_compression")  # nothing is drawn
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.functional import crop, hflip, pad
 
-from unmask.data.crops import Augment, centre_boxes, crop_resize, moved, random_boxes
+from unmask.data.augment.crops import Augment, centre_boxes, crop_resize, moved, random_boxes
 from unmask.randomness import Key
 
 AUGMENTS = [Augment("none", flip=True), Augment("fixed", flip=True), Augment("random", flip=True)]
@@ -167,7 +167,7 @@ def test_padded_crops_take_every_place_as_often_whatever_the_batch(key: Key) -> 
 
 @pytest.mark.parametrize("size_in", [20, 80])  # weights that are kept, and weights that are found anew
 def test_weights_are_the_same_kept_or_not(size_in: int) -> None:
-    from unmask.data.crops import _weights, resampling_matrix
+    from unmask.data.augment.crops import _weights, resampling_matrix
 
     start, length = torch.tensor([0, 3, 7, 19]), torch.tensor([20, 9, 1, 1])
     for mirrored in (torch.zeros(4).long(), torch.ones(4).long()):

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.transforms import functional as F
 
 from scenes import scenes
-from unmask.data.crops import Augment, crop_resize, fixed_boxes, once_boxes, random_boxes
+from unmask.data.augment.crops import Augment, crop_resize, fixed_boxes, once_boxes, random_boxes
 from unmask.randomness import Key, uniform
 
 SIZES = [(40, 30), (28, 28), (100, 300), (7, 9), (256, 256), (500, 333), (10, 500), (1, 1)]

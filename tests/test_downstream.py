@@ -15,14 +15,14 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
 from small_runs import ROOT, plan_for, raw_config, run
-from unmask import checkpoints
+from unmask.config.checks import check
 from unmask.encoder import Encoder
 from unmask.exchange.load import resample_positions
-from unmask.journals import read
-from unmask.positions import sincos_2d
-from unmask.runs.checks import check
-from unmask.runs.ledger import StageFolder
-from unmask.runs.work import Run, StageWork
+from unmask.patches import sincos_2d
+from unmask.stages.ledger import StageFolder
+from unmask.storage import checkpoints
+from unmask.storage.metrics_log import read
+from unmask.training.stages import Run, StageWork
 
 CROPS = {
     "crop": "random",

@@ -10,7 +10,7 @@ import torch
 from timm.layers import calculate_drop_path_rates
 from torch import Tensor, nn
 
-from unmask.data.batch import Batch
+from unmask.data.loading.batch import Batch
 from unmask.drop_path import DropPath, install, rates, toss
 from unmask.encoder import transformer_blocks
 from unmask.heads import Classifier, FineTuneFeatures

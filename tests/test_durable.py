@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from unmask.durable import replacing, sha256, write_json, write_text
+from unmask.storage.atomic import replacing, sha256, write_json, write_text
 
 WHOLE = '{\n  "accuracy": 1\n}\n'
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from small_runs import image_folder, run
-from unmask import checkpoints
-from unmask.callbacks.journal import Journal
-from unmask.data.batch import Batch
-from unmask.journals import read
-from unmask.runs.commands import told
-from unmask.runs.ledger import LedgerError
+from unmask.callbacks.metrics import Journal
+from unmask.commands.cli import told
+from unmask.data.loading.batch import Batch
+from unmask.stages.ledger import LedgerError
+from unmask.storage import checkpoints
+from unmask.storage.metrics_log import read
 from unmask.tasks.classify import Classify
 from unmask.tasks.pretrain import Pretrain
 
@@ -95,7 +95,7 @@ def test_the_fine_tuned_encoder_is_the_pretrained_one_and_moves(finished) -> Non
 
 def test_the_random_control_is_the_encoder_that_pretraining_started_from(tmp_path: Path) -> None:
     from small_runs import plan_for
-    from unmask.runs import build
+    from unmask.training import build
 
     config = plan_for("seed=3").config
     started, control = build.build_mae(config).encoder, build.build_encoder(config, seed=3)

@@ -9,9 +9,13 @@ from rich.console import Console
 
 from planted_results import DEPTH, PARTIAL, SCHEDULE, TOKEN, comparison, results
 from small_runs import raw_config
-from unmask.reports.comparison import Section, compare
-from unmask.reports.comparison_figures import comparison_figure, figure_png, figure_svg, write_figures
-from unmask.reports.comparison_tables import (
+from unmask.config.checks import ConfigError, check
+from unmask.config.experiments import cells, read_paper, read_scale
+from unmask.reports.paper.comparison import Section, compare
+from unmask.reports.paper.figures import comparison_figure, figure_png, figure_svg, write_figures
+from unmask.reports.paper.findings import relative_flops
+from unmask.reports.paper.result_rows import ResultRow, read_rows, rows_text, write_rows
+from unmask.reports.paper.tables import (
     claims_table,
     correlations,
     experiment_readme,
@@ -20,10 +24,6 @@ from unmask.reports.comparison_tables import (
     summary_table,
     terminal_table,
 )
-from unmask.reports.findings import relative_flops
-from unmask.reports.result_rows import ResultRow, read_rows, rows_text, write_rows
-from unmask.runs.checks import ConfigError, check
-from unmask.runs.experiments import cells, read_paper, read_scale
 
 
 def printed(table: object, width: int = 200) -> str:

@@ -12,11 +12,9 @@ from hydra import initialize_config_dir
 from hydra_plugins.composition import Composer
 from hydra_plugins.experiment_sweeper import TableCell, cells_by_table, checked, missing
 from small_runs import call, plan_for, raw_config
-from unmask.reports import kept
-from unmask.reports.result_rows import ResultRow, read_rows, write_rows
-from unmask.runs import experiments
-from unmask.runs.checks import ConfigError, check
-from unmask.runs.experiments import (
+from unmask.config import experiments
+from unmask.config.checks import ConfigError, check
+from unmask.config.experiments import (
     ABLATIONS,
     Cell,
     cells,
@@ -26,10 +24,12 @@ from unmask.runs.experiments import (
     read_sweep,
     slugs,
     tables_of,
-    unknown_names,
 )
-from unmask.runs.fingerprint import digest, measure_science, pretrain_science
-from unmask.runs.schema import Config
+from unmask.config.overrides import unknown_names
+from unmask.config.schema import Config
+from unmask.reports.paper import result_rows
+from unmask.reports.paper.result_rows import ResultRow, read_rows, write_rows
+from unmask.stages.fingerprint import digest, measure_science, pretrain_science
 
 CORE = ["decoder_depth", "decoder_width", "mask_token", "reconstruction_target", "data_augmentation", "mask_sampling",
         "loss_on_all", "mask_ratio", "schedule", "partial_finetuning"]  # fmt: skip
@@ -221,14 +221,16 @@ def test_a_table_without_m_is_refused_in_one_line() -> None:
 def test_a_cell_is_skipped_where_all_its_results_are_kept_in_whichever_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kept, "EXPERIMENTS", tmp_path)
+    monkeypatch.setattr(result_rows, "EXPERIMENTS", tmp_path)
     listed = cells_by_table(["experiment=mask_token,loss_on_all", "scale=embedded", "seed=0"])
     plans = {tuple(cell.overrides): plan_for(*cell.overrides, tiny=False) for cell in listed}
     default = ["scale=embedded", "seed=0"]
     assert [cell.row for cell in listed if cell.overrides == default] == ["without mask tokens", "hidden patches"]
     assert len(missing(listed, plans)) == 3, "nothing is kept yet"
     path = tmp_path / "mask_token" / "results" / "embedded.csv"
-    tuned, probed = (kept.measured(plans[tuple(default)], kind).fingerprint for kind in ("finetune", "linear_probe"))  # type: ignore[union-attr]
+    tuned, probed = (
+        result_rows.measured(plans[tuple(default)], kind).fingerprint for kind in ("finetune", "linear_probe")
+    )  # type: ignore[union-attr]
     rows = [ResultRow("without mask tokens", "ft", 0, 95.0, 1000, tuned, "")]
     write_rows(path, rows, read_paper("mask_token"))
     assert default in missing(listed, plans), "half of its results"
@@ -320,7 +322,7 @@ def test_every_kept_result_is_still_the_one_of_its_row() -> None:
     fingerprints = {}
     for table, row, overrides in listed:
         paper, plan = read_paper(table), plans[tuple(overrides)]
-        for column, spec in kept.asked(plan, paper, row):
+        for column, spec in result_rows.asked(plan, paper, row):
             fingerprints[table, row, column, plan.config.seed] = spec.fingerprint
     found = {(table, r.row, r.column, r.seed): r.fingerprint for table, of_table in rows.items() for r in of_table}
     assert len(found) > 50

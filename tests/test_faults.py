@@ -20,12 +20,12 @@ import torch
 
 from small_runs import plan_for, run
 from test_resume import Crash, assert_same, crash_at
-from unmask import checkpoints
-from unmask.callbacks.keeper import PREEMPTED, Keeper
-from unmask.durable import replacing, write_text
-from unmask.reports.page import write_page
-from unmask.runs.commands import told
-from unmask.runs.ledger import LedgerError
+from unmask.callbacks.checkpointing import PREEMPTED, Keeper
+from unmask.commands.cli import told
+from unmask.reports.run.page import write_page
+from unmask.stages.ledger import LedgerError
+from unmask.storage import checkpoints
+from unmask.storage.atomic import replacing, write_text
 from unmask.tasks.pretrain import Pretrain
 
 PRETRAIN = ("stages=[pretrain]", "checkpoint.every_steps=1")

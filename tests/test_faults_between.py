@@ -8,9 +8,9 @@ import pytest
 
 from small_runs import ROOT, TINY, call, command, environment, image_folder, plan_for, run
 from test_resume import assert_same
-from unmask.journals import read
-from unmask.runs.agreed import CHECKED, agree, refuse_change
-from unmask.runs.checks import ConfigError
+from unmask.config.checks import ConfigError
+from unmask.stages.plan import CHECKED, agree, refuse_change
+from unmask.storage.metrics_log import read
 from warm_children import children
 from warm_commands import Started
 

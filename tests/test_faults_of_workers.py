@@ -14,11 +14,11 @@ from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnect
 
 from small_runs import image_folder, run
 from test_resume import assert_same
-from unmask.callbacks.keeper import Keeper
+from unmask.callbacks.checkpointing import Keeper
 from unmask.callbacks.watchdog import Watchdog
-from unmask.data import views
-from unmask.data.workers import QuietLoader
-from unmask.runs.commands import told
+from unmask.commands.cli import told
+from unmask.data.loading import views
+from unmask.data.loading.workers import QuietLoader
 
 
 @pytest.fixture(scope="module")

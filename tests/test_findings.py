@@ -8,17 +8,17 @@ from hydra import initialize_config_dir
 
 from hydra_plugins.composition import Composer
 from small_runs import plan_for
-from unmask.reports import findings, kept
-from unmask.reports.findings import Finding
-from unmask.reports.result_rows import ResultRow, write_rows
-from unmask.runs.arguments import Report
-from unmask.runs.checks import ConfigError, check, elsewhere
-from unmask.runs.experiments import CONF, read_paper
+from unmask.config.arguments import Report
+from unmask.config.checks import ConfigError, check, elsewhere
+from unmask.config.experiments import CONF, read_paper
+from unmask.reports.paper import findings, result_rows
+from unmask.reports.paper.findings import Finding
+from unmask.reports.paper.result_rows import ResultRow, write_rows
 
 
 def report_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **given: Any) -> list[Finding]:
     """What src/report.py finds of mask_token with an empty ledger, where tmp_path holds what is kept."""
-    for module in (kept, findings):
+    for module in (result_rows, findings):
         monkeypatch.setattr(module, "EXPERIMENTS", tmp_path)
     told = {"experiment": "mask_token", "scale": "embedded", "runs_dir": str(tmp_path / "runs"), "out": None, "keep": False,
             "seeds": None, "overrides": []} | given  # fmt: skip
@@ -32,7 +32,7 @@ def kept_twice(tmp_path: Path) -> list[ResultRow]:
     """Two seeds of a row, one that no scale has, kept in tmp_path."""
     rows = []
     for seed in (1, 7):
-        spec = kept.measured(plan_for("scale=embedded", f"seed={seed}", tiny=False), "finetune")
+        spec = result_rows.measured(plan_for("scale=embedded", f"seed={seed}", tiny=False), "finetune")
         assert spec is not None
         rows.append(ResultRow("without mask tokens", "ft", seed, 90.0 + seed, 1000, spec.fingerprint, ""))
     write_rows(tmp_path / "mask_token" / "results" / "embedded.csv", rows, read_paper("mask_token"))

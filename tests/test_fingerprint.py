@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from small_runs import image_folder, plan_for
-from unmask.runs.checks import known_keys
+from unmask.config.keys import known_keys
 
 # (override, stages whose fingerprint it changes); every key of the config is in one of the two lists
 P, K, L, A, T, F, S = "pretrain", "knn", "linear_probe", "attentive_probe", "partial_finetune", "finetune", "scratch"

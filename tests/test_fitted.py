@@ -7,13 +7,13 @@ import torch
 from safetensors.torch import load_file
 
 from small_runs import plan_for, run
-from unmask import checkpoints
-from unmask.data.sources import mnist5k
+from unmask.commands.reconstruct import reconstruct_images
+from unmask.config.checks import ConfigError
+from unmask.data.loading.in_memory import mnist5k
 from unmask.exchange.read import read
 from unmask.patches import patchify
-from unmask.runs.checks import ConfigError
-from unmask.runs.gallery import reconstruct_images
-from unmask.runs.ledger import LedgerError, StageFolder
+from unmask.stages.ledger import LedgerError, StageFolder
+from unmask.storage import checkpoints
 
 QUICK = ("stages=[pretrain]", "pretrain.epochs=1", "tokenizer.epochs=2", "tokenizer.warmup_epochs=0", "tokenizer.codes=16",
          "tokenizer.width=8", "tokenizer.batch_size=500")  # fmt: skip

@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from small_runs import raw_config
+from unmask.config.checks import check
+from unmask.config.schema import Config
 from unmask.initialisation import initialise, without_values
 from unmask.mae import MAE
-from unmask.runs.checks import check
-from unmask.runs.flops import Flops, count
-from unmask.runs.outlines import encoding, outline
-from unmask.runs.schema import Config
+from unmask.training.flops import Flops, count
+from unmask.training.outline import encoding, outline
 
 MODELS = ("ti", "s", "b", "l", "h")
 IMAGENET = ("data=imagenet", "data.root=/path")

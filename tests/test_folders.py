@@ -7,10 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from unmask.data.folders import folder_splits, open_image, stored
-from unmask.data.listing import list_images
-from unmask.data.sources import InMemory
-from unmask.data.stores import Files
+from unmask.data.listing.listing import list_images
+from unmask.data.loading.folders import Files, folder_splits, open_image, stored
+from unmask.data.loading.in_memory import InMemory
 
 RAMP = np.linspace(0, 255, 48).astype(np.uint8).reshape(6, 8)
 

@@ -14,14 +14,13 @@ import pytest
 import torch
 from PIL import Image
 
-from unmask.data.batch import Format
-from unmask.data.decoding import decoded, hush, opened, view
-from unmask.data.folders import folder_splits
-from unmask.data.listing import list_images
-from unmask.data.samples import Names
-from unmask.data.stand_ins import BadImageError
-from unmask.data.stores import Files, Folder
-from unmask.data.views import Views
+from unmask.data.images.decoding import decoded, hush, opened, view
+from unmask.data.images.unreadable import BadImageError
+from unmask.data.listing.listing import list_images
+from unmask.data.listing.names import Names
+from unmask.data.loading.batch import Format
+from unmask.data.loading.folders import Files, Folder, folder_splits
+from unmask.data.loading.views import Views
 
 COLOURS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 BLOCKS = np.arange(6, dtype=np.uint8).reshape(2, 3) * 40

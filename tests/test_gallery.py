@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 
 from small_runs import call, image_folder, run
-from unmask import checkpoints
-from unmask.runs.checks import ConfigError
-from unmask.runs.gallery import checkpoint_file, reconstruct_images
+from unmask.commands.reconstruct import checkpoint_file, reconstruct_images
+from unmask.config.checks import ConfigError
+from unmask.storage import checkpoints
 
 
 @pytest.fixture(scope="module")

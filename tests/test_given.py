@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from small_runs import plan_for, run
-from unmask import checkpoints
+from unmask.config.checks import ConfigError
 from unmask.exchange.read import read
 from unmask.exchange.weights import Layout
 from unmask.exchange.write import write
-from unmask.journals import read as read_journal
-from unmask.runs.checks import ConfigError
-from unmask.runs.given import weights_identity
-from unmask.runs.ledger import StageFolder
+from unmask.stages.fingerprint import weights_identity
+from unmask.stages.ledger import StageFolder
+from unmask.storage import checkpoints
+from unmask.storage.metrics_log import read as read_journal
 
 KNN = ("stages=[knn]", "knn.labels=500")
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from unmask.initialisation import initialise
 from unmask.mae import MAE
-from unmask.positions import sincos_2d
+from unmask.patches import sincos_2d
 
 MakeMAE = Callable[..., MAE]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
 from scenes import scenes
-from unmask.data.jitter import ColourJitter, colour_jitter
+from unmask.data.augment.colour_jitter import ColourJitter, colour_jitter
 from unmask.randomness import Key, make_key
 
 ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from unmask.journals import append, cut_back, read
+from unmask.storage.metrics_log import append, cut_back, read
 
 
 def test_rows_come_back_as_written(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unmask.data import jpeg, native
-from unmask.data.decoding import BadImageError, Encoded, decoded, opened, resized, resized_by_pillow, view
-from unmask.data.native.__main__ import build
+from unmask.data.images import jpeg, native
+from unmask.data.images.decoding import BadImageError, Encoded, decoded, opened, resized, resized_by_pillow, view
+from unmask.data.images.native.__main__ import build
 
 SIZES = [(1, 1), (7, 5), (64, 48), (61, 83), (130, 97)]
 KINDS: dict[str, dict[str, Any]] = {

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from small_runs import plan_for
-from unmask.runs.ledger import LedgerError, StageFolder
+from unmask.stages.ledger import LedgerError, StageFolder
 from warm_commands import server
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from test_faults import somebody_else
-from unmask.data.listing import list_images
-from unmask.data.scan import scan
+from unmask.data.listing.listing import list_images
+from unmask.data.listing.scan import scan
 
 
 def make(root: Path, *names: str, size: int = 3) -> Path:

@@ -11,19 +11,18 @@ from PIL import Image
 
 from shards import prepared
 from small_runs import raw_config
-from unmask.data.annotations import list_source
-from unmask.data.batch import Batch, Format, normalised
-from unmask.data.folders import folder_splits
-from unmask.data.module import Loading
-from unmask.data.sources import InMemory
-from unmask.data.stores import Files
-from unmask.runs import loader_bench, loader_tables
-from unmask.runs.arguments import Bench, arguments, unused
-from unmask.runs.checks import ConfigError
-from unmask.runs.loader_bench import OFFICIAL, Found, interleaved, measured, training_images, whole_loaders
-from unmask.runs.loader_parts import Sample
-from unmask.runs.loader_tables import advice, tables, unread, used_path
-from unmask.runs.schema import Data
+from unmask.commands.bench import loader, loader_tables
+from unmask.commands.bench.loader import OFFICIAL, Found, interleaved, measured, training_images, whole_loaders
+from unmask.commands.bench.loader_parts import Sample
+from unmask.commands.bench.loader_tables import advice, tables, unread, used_path
+from unmask.config.arguments import Bench, arguments, unused
+from unmask.config.checks import ConfigError
+from unmask.config.schema import Data
+from unmask.data.loading.batch import Batch, Format, normalised
+from unmask.data.loading.folders import Files, folder_splits
+from unmask.data.loading.in_memory import InMemory
+from unmask.data.loading.module import Loading
+from unmask.data.sources import list_source
 
 FORM = Format((32, 32), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 SPEC: dict[str, Any] = {"seconds": 0.01, "batch": 4, "device": "cpu", "threads": None}
@@ -57,7 +56,7 @@ def test_every_way_and_step_of_reading_files_is_measured(files: Files) -> None:
 def test_what_a_gpu_decodes_is_decoded_before_it_counts(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the CPU as the device: a batch of bytes alone would be an enormous pace."""
     seen: list[Batch] = []
-    monkeypatch.setattr(loader_bench, "normalised", lambda *given: seen.append(normalised(*given)) or seen[-1])
+    monkeypatch.setattr(loader, "normalised", lambda *given: seen.append(normalised(*given)) or seen[-1])
     found = whole_loaders(files, FORM, Loading(0), SPEC, list(range(18)), 1, torch.device("cpu"))
     assert list(found) == ["unmask, fast", "unmask, nvjpeg", OFFICIAL]
     assert len(seen) == 2 * 8

@@ -11,13 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
-from unmask.data.batch import Format
-from unmask.data.crops import Augment
-from unmask.data.module import Loading, loader
-from unmask.data.sampler import EvalBatches
-from unmask.data.samples import Names
-from unmask.data.stores import Files
-from unmask.data.views import Views
+from unmask.data.augment.crops import Augment
+from unmask.data.listing.names import Names
+from unmask.data.loading.batch import Format
+from unmask.data.loading.folders import Files
+from unmask.data.loading.module import Loading, loader
+from unmask.data.loading.sampler import EvalBatches
+from unmask.data.loading.views import Views
 
 MANY = 300_000
 

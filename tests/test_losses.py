@@ -2,7 +2,7 @@
 
 import torch
 
-from unmask.losses import mean_squared_error
+from unmask.targets import mean_squared_error
 
 
 def test_the_loss_is_the_plain_mean_of_squares() -> None:

@@ -11,11 +11,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from unmask.decoder import Decoder
 from unmask.encoder import Encoder
-from unmask.losses import mean_squared_error
 from unmask.mae import MAE, num_parameters
 from unmask.masking import Masking
 from unmask.patches import gather, patchify
-from unmask.targets import NormalisedPixel
+from unmask.targets import NormalisedPixel, mean_squared_error
 
 SIZES = {"B": (14, 16, 768, 12, 12), "L": (14, 16, 1024, 24, 16), "H": (16, 14, 1280, 32, 16)}
 

@@ -5,7 +5,7 @@ import io
 from rich.console import Console
 from rich.table import Table
 
-from unmask.runs.marked import Marked
+from unmask.distributed.line_prefix import Marked
 
 
 def test_every_line_gets_the_mark_and_none_is_written_in_parts() -> None:

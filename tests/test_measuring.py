@@ -10,8 +10,8 @@ from PIL import Image
 from rich.console import Console
 
 from small_runs import call, plan_for
-from unmask.runs.checks import ConfigError
-from unmask.runs.measuring import Measured, keep, measure, said
+from unmask.commands.measure import Measured, keep, measure, said
+from unmask.config.checks import ConfigError
 
 QUIET = Console(file=io.StringIO())
 FOLDER = ("data=image_folder", "data.image_size=16", "data.patch_size=4", "stages=[pretrain]")

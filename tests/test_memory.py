@@ -9,11 +9,11 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from small_runs import raw_config
+from unmask.commands.plan.memory import Memory, micro_batch, tally
+from unmask.config.checks import check
+from unmask.config.schema import Config
 from unmask.initialisation import without_values
-from unmask.runs.checks import check
-from unmask.runs.memory import Memory, micro_batch, tally
-from unmask.runs.outlines import outline
-from unmask.runs.schema import Config
+from unmask.training.outline import outline
 
 GIB, MIB = 2**30, 2**20
 BATCH = 48

@@ -17,9 +17,9 @@ from torch import Tensor
 import train
 from small_runs import ROOT, call, plan_for
 from test_together import apart, weights
-from unmask.processes import MEMORY_FULL, PREEMPTED
-from unmask.runs.commands import CellError
-from unmask.runs.world import World
+from unmask.commands.cli import CellError
+from unmask.distributed.processes import MEMORY_FULL, PREEMPTED
+from unmask.distributed.ranks import World
 from unmask.tasks.pretrain import Pretrain
 
 HELD = 600  # images that the planted device's memory holds
@@ -154,9 +154,9 @@ def test_a_cell_that_is_a_function_of_the_sweeps_process_cannot_become_another(
 @pytest.mark.parametrize(("split", "mixed", "parts"), [(1, 0, 1), (2, 0, 2), (3, 0, 4), (2, 0.8, 2), (16, 0.8, 4)])
 def test_a_batch_is_cut_where_it_may_be(split: int, mixed: float, parts: int, tmp_path: Path) -> None:
     """64 images, mixed in parts of 16: never into more parts than there are, never unevenly."""
-    from unmask.runs.execute import Run
-    from unmask.runs.ledger import StageFolder
-    from unmask.runs.work import StageWork
+    from unmask.stages.ledger import StageFolder
+    from unmask.training.execute import Run
+    from unmask.training.stages import StageWork
 
     plan = plan_for(
         "stages=[scratch]", "labels=200", "finetune.batch_size=64", f"finetune.mixup={mixed}", f"trainer.split={split}"

@@ -20,14 +20,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from fake_wandb import FakeWandb, offline_rows
 from small_runs import run
 from test_resume import Crash, assert_same, crash_at
-from unmask.callbacks import weights_and_biases
-from unmask.callbacks.journal import Journal
-from unmask.callbacks.mirrors import Mirrors
-from unmask.callbacks.weights_and_biases import AXIS, RunCard, WeightsAndBiases
-from unmask.journals import read
-from unmask.runs.arguments import Send
-from unmask.runs.checks import ConfigError
-from unmask.runs.sending import send
+from unmask.callbacks import wandb_run
+from unmask.callbacks.dashboards import Mirrors
+from unmask.callbacks.metrics import Journal
+from unmask.callbacks.wandb_run import AXIS, RunCard, WeightsAndBiases
+from unmask.commands.send import send
+from unmask.config.arguments import Send
+from unmask.config.checks import ConfigError
+from unmask.storage.metrics_log import read
 
 CARD = RunCard("pretrain", "0123456789ab", "0123456789ab", {"seed": 0})
 ROWS = [
@@ -76,7 +76,7 @@ def test_an_interrupted_stage_is_one_run_in_every_mirror(tmp_path: Path, monkeyp
     """With rows that the checkpoint has not, which are made again; TensorBoard's too."""
     overrides = (f"runs_dir={tmp_path}", "stages=[pretrain]", "checkpoint.every_steps=3", "logger=[wandb,tensorboard]")
     with monkeypatch.context() as patch:
-        patch.setattr("unmask.callbacks.journal.EVERY", 1)
+        patch.setattr("unmask.callbacks.metrics.EVERY", 1)
         for step in (5, 8):
             with monkeypatch.context() as crash:
                 crash_at(crash, step)
@@ -114,7 +114,7 @@ def test_a_kill_while_an_offline_run_is_replaced_loses_nothing(
     full = mirror(tmp_path)
     full.open(ROWS[:2])
     with monkeypatch.context() as patch:
-        patch.setattr(weights_and_biases, "_end_service", cut)
+        patch.setattr(wandb_run, "_end_service", cut)
         with pytest.raises(OSError, match="is cut; is the disk full"):
             full.close(75)
     assert list(tmp_path.glob("wandb/earlier-*-offline-run-*/*.wandb")), "kept, as the new one is not whole"
@@ -249,7 +249,7 @@ def test_a_server_that_is_not_there_makes_the_run_an_offline_one(
     server: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And src/send.py gives it all rows when it is there again, a second call none."""
-    monkeypatch.setattr(weights_and_biases, "START", 1)
+    monkeypatch.setattr(wandb_run, "START", 1)
     server.delay = 60.0
     overrides = (f"runs_dir={tmp_path}", "stages=[pretrain]", "logger=wandb", "logger.wandb.mode=online")
     with pytest.warns(UserWarning, match=r"W&B cannot be reached .* logged offline in .*wandb: send it later"):
@@ -259,7 +259,7 @@ def test_a_server_that_is_not_there_makes_the_run_an_offline_one(
     assert offline(folder) == journal
     server.delay = 0.0
     given = Send(folders=[str(folder)], project=None, entity=None, finish_seconds=5)
-    monkeypatch.setattr(weights_and_biases, "START", 30)
+    monkeypatch.setattr(wandb_run, "START", 30)
     for said in (f"all {len(journal)} rows are in W&B", f"all {len(journal)} rows are in W&B, some were before"):
         assert send(folder, given) == said
         assert shown(server.runs[folder.name]) == journal

@@ -13,17 +13,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from unmask.data.batch import Batch, Format, normalised
-from unmask.data.crops import Augment
-from unmask.data.folders import folder_splits
-from unmask.data.listing import list_images
-from unmask.data.module import FeatureData, ImageData, Loading
-from unmask.data.resident import Resident, goes_there
-from unmask.data.slots import EACH
-from unmask.data.sources import InMemory, placed
-from unmask.data.stores import Files
-from unmask.data.views import Views
-from unmask.data.workers import end_workers
+from unmask.data.augment.crops import Augment
+from unmask.data.listing.listing import list_images
+from unmask.data.loading.batch import Batch, Format, normalised
+from unmask.data.loading.folders import Files, folder_splits
+from unmask.data.loading.in_memory import InMemory, placed
+from unmask.data.loading.module import FeatureData, ImageData, Loading
+from unmask.data.loading.on_device import Resident, goes_there
+from unmask.data.loading.shared_memory import EACH
+from unmask.data.loading.views import Views
+from unmask.data.loading.workers import end_workers
 
 FORM = Format((8, 8), (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
 AUGMENT = Augment("random", flip=True)
@@ -152,7 +151,7 @@ def test_precomputed_features_come_in_the_batches_of_the_images(root: Path) -> N
 
 def test_evaluation_takes_no_more_at_once_than_the_device_may() -> None:
     from small_runs import plan_for
-    from unmask.runs.build import build_loading
+    from unmask.training.build import build_loading
 
     assert build_loading(plan_for("trainer.micro_batch=100").config).eval_batch == 100
     assert build_loading(plan_for().config).eval_batch == 256
@@ -269,7 +268,7 @@ def test_threads_do_not_change_batches(split: tuple[int, int], root: Path) -> No
 
 
 def test_processes_and_threads_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    from unmask.data import module
+    from unmask.data.loading import module
 
     def spread(cores: int, changing: bool = False, **given: int) -> tuple[int, int]:
         monkeypatch.setattr(module, "own_cores", lambda: cores)
@@ -304,7 +303,7 @@ def test_memory_of_batches_is_used_again_when_nothing_refers_to_it_and_not_befor
 
 def test_who_asks_how_files_are_decoded_has_them_read_from_the_disk(tmp_path: Path) -> None:
     from small_runs import image_folder, plan_for
-    from unmask.runs.build import load_splits
+    from unmask.training.build import load_splits
 
     common = ("data=image_folder", f"data.root={image_folder(tmp_path)}", "data.image_size=16", "data.patch_size=4")
     assert isinstance(load_splits(plan_for(*common))[0], InMemory)
@@ -328,7 +327,7 @@ def test_who_asks_how_files_are_decoded_has_them_read_from_the_disk(tmp_path: Pa
 )
 def test_what_reading_would_ignore_is_refused(override: str, said: str) -> None:
     from small_runs import plan_for
-    from unmask.runs.checks import ConfigError
+    from unmask.config.checks import ConfigError
 
     with pytest.raises(ConfigError, match=said):
         plan_for(*override.split())

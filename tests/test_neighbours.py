@@ -5,9 +5,8 @@ import math
 import pytest
 import torch
 
-from unmask.tasks import neighbours
-from unmask.tasks.features import LabelledFeatures
-from unmask.tasks.neighbours import knn_accuracy, knn_scores
+from unmask.tasks import features
+from unmask.tasks.features import LabelledFeatures, knn_accuracy, knn_scores
 
 
 @pytest.fixture
@@ -56,5 +55,5 @@ def test_chunks_do_not_change_the_result(
     bank: LabelledFeatures, queries: LabelledFeatures, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = knn_accuracy(bank, queries, 20, 0.07)
-    monkeypatch.setattr(neighbours, "CHUNK", 7)
+    monkeypatch.setattr(features, "CHUNK", 7)
     assert knn_accuracy(bank, queries, 20, 0.07) == whole

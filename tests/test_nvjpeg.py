@@ -11,14 +11,13 @@ from rich.console import Console
 
 from small_runs import plan_for
 from test_module import batches, data
-from unmask.data.crops import Augment
-from unmask.data.decoding import BadImageError, opened
-from unmask.data.folders import folder_splits
-from unmask.data.listing import list_images
-from unmask.data.nvjpeg import Packed
-from unmask.data.stores import Files
-from unmask.runs.checks import ConfigError
-from unmask.runs.execute import execute
+from unmask.config.checks import ConfigError
+from unmask.data.augment.crops import Augment
+from unmask.data.images.decoding import BadImageError, opened
+from unmask.data.images.nvjpeg import Packed
+from unmask.data.listing.listing import list_images
+from unmask.data.loading.folders import Files, folder_splits
+from unmask.training.execute import execute
 
 LEVELS = 6  # of 255: both decode to the same pixels, and the reference resizes in whole numbers
 

@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 
 from small_runs import plan_for, run
-from unmask.reports.content import group_measurements, sentence, worst_error
-from unmask.reports.figures import loss_curve, measurement_bars
-from unmask.reports.page import write_page
-from unmask.runs.ledger import StageFolder
+from unmask.reports.run.figures import loss_curve, measurement_bars
+from unmask.reports.run.page import group_measurements, sentence, worst_error, write_page
+from unmask.stages.ledger import StageFolder
 
 
 def measured(stage: str, start: str, accuracy: float) -> dict:

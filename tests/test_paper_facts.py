@@ -9,7 +9,7 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from small_runs import ROOT
-from unmask.runs.schema import Stage
+from unmask.config.schema import Stage
 
 SLUGS = sorted(path.parent.name for path in (ROOT / "experiments").glob("*/paper.yaml"))
 ABLATIONS = (
@@ -266,7 +266,7 @@ def test_overrides_are_hydras_and_name_groups_that_exist(slug: str) -> None:
 
 @pytest.mark.parametrize("slug", SLUGS)
 def test_the_program_reads_what_is_written(slug: str) -> None:
-    experiments = pytest.importorskip("unmask.runs.experiments")
+    experiments = pytest.importorskip("unmask.config.experiments")
     read_in, facts = experiments.read_paper(ROOT / "experiments" / slug), paper(slug)
     assert [row.row for row in read_in.rows] == list(rows(facts))
     assert len(read_in.claims) == len(facts["claims"])

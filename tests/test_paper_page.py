@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from planted_results import sections
-from unmask.reports.paper_page import paper_page, write_paper_page
+from unmask.reports.paper.page import paper_page, write_paper_page
 
 CHROMIUM = shutil.which("chromium")
 PNG = b"\x89PNG\r\n\x1a\nnot really"

@@ -12,8 +12,8 @@ import pytest
 
 from hydra_plugins.reporting import report_command
 from small_runs import ROOT, TINY, call, command, environment, raw_config
-from unmask.reports.differences import differences
-from unmask.runs.checks import check
+from unmask.config.checks import check
+from unmask.reports.paper.protocol_differences import differences
 from warm_children import children
 from warm_commands import Started
 

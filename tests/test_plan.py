@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from small_runs import image_folder, plan_for
-from unmask.runs.checks import ConfigError
+from unmask.config.checks import ConfigError
 
 
 def titles(*overrides: str) -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 
 import plan
 from small_runs import ROOT, call
-from unmask.runs.experiments import CONF
+from unmask.config.experiments import CONF
 
 WIDTH = 100
 Price = Callable[..., tuple[int, str]]  # arguments: exit code, what it said

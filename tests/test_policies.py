@@ -19,10 +19,10 @@ from torchvision.transforms.functional import to_pil_image
 
 from scenes import scenes
 from test_module import FORM, assert_same, batches, channels, data, splits
-from unmask.data.crops import Augment, once_boxes
-from unmask.data.module import ImageData
-from unmask.data.policies import RandAugment, erase, posterized, rand_augment
-from unmask.data.views import Views
+from unmask.data.augment.crops import Augment, once_boxes
+from unmask.data.augment.randaugment import RandAugment, erase, posterized, rand_augment
+from unmask.data.loading.module import ImageData
+from unmask.data.loading.views import Views
 from unmask.randomness import Key, borrowed_generators, make_key, uniform, words
 
 POLICIES = ["rand-m9-mstd0.5", "rand-m9-mstd0.5-inc1"]  # Table 9's and the port's
@@ -58,7 +58,7 @@ def states() -> tuple:
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> Callable[..., AbstractContextManager[None]]:
     """The checker of annotations draws from Python's generator to look into a sequence; a run has no checker."""
     lend = contextmanager(inspect.unwrap(borrowed_generators))
-    monkeypatch.setattr("unmask.data.policies.borrowed_generators", lend)
+    monkeypatch.setattr("unmask.data.augment.randaugment.borrowed_generators", lend)
     return lend
 
 

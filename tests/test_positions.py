@@ -6,7 +6,7 @@ import pytest
 import torch
 from timm.layers import build_sincos2d_pos_embed
 
-from unmask.positions import sincos_2d
+from unmask.patches import sincos_2d
 
 WIDTH, GRID = 16, (3, 5)
 

@@ -18,15 +18,15 @@ from rich.console import Console
 
 from foreign_weights import official, saved
 from small_runs import call, run
-from unmask import checkpoints
-from unmask.data.listing import list_images
+from unmask.commands.predict import Predictions, predict, table, write_csv
+from unmask.config.arguments import Predict
+from unmask.config.checks import ConfigError
+from unmask.data.listing.listing import list_images
 from unmask.exchange.geometry import Hints
 from unmask.exchange.read import read
 from unmask.exchange.write import write
-from unmask.runs.arguments import Predict
-from unmask.runs.checks import ConfigError
-from unmask.runs.classifiers import load_ready
-from unmask.runs.predictions import Predictions, predict, table, write_csv
+from unmask.storage import checkpoints
+from unmask.training.classifiers import load_ready
 
 CLASSES = ("cat", "cow", "dog")
 

@@ -22,22 +22,21 @@ from PIL import Image
 import shards
 from shards import prepared
 from small_runs import ROOT, raw_config
-from unmask.data.annotations import list_source
-from unmask.data.batch import Format
+from unmask.commands import cli
+from unmask.commands.prepare import found_kind
+from unmask.config.arguments import Prepare, arguments
+from unmask.config.checks import ConfigError, check
 from unmask.data.containers.change import Change
 from unmask.data.containers.convert import Conversion
 from unmask.data.containers.source import list_container
 from unmask.data.containers.tasks import SHARD_MB
 from unmask.data.containers.writers import WRITE
-from unmask.data.folders import folder_splits, stored
-from unmask.data.listing import list_images
-from unmask.data.places import Folder
-from unmask.data.stores import Files
-from unmask.data.views import Views
-from unmask.runs import commands
-from unmask.runs.arguments import Prepare, arguments
-from unmask.runs.checks import ConfigError, check
-from unmask.runs.preparing import found_kind
+from unmask.data.listing.listing import list_images
+from unmask.data.listing.stores import Folder
+from unmask.data.loading.batch import Format
+from unmask.data.loading.folders import Files, folder_splits, stored
+from unmask.data.loading.views import Views
+from unmask.data.sources import list_source
 
 RAW = {"from": "a", "to": "b", "format": "raw", **shards.ARGUMENTS}
 
@@ -50,9 +49,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several of each split: one mebibyte is as many bytes as an image."""
-    monkeypatch.setattr("unmask.runs.preparing.MEBIBYTE", 1500)
+    monkeypatch.setattr("unmask.commands.prepare.MEBIBYTE", 1500)
     monkeypatch.setattr("unmask.data.containers.tasks.SHARD_MB", dict.fromkeys(SHARD_MB, 3))
-    monkeypatch.setattr("unmask.runs.preparing.SHARD_MB", dict.fromkeys(SHARD_MB, 3))
+    monkeypatch.setattr("unmask.commands.prepare.SHARD_MB", dict.fromkeys(SHARD_MB, 3))
 
 
 def contents(root: Path) -> dict[str, bytes]:
@@ -154,7 +153,7 @@ def test_too_small_a_disk_is_told_before_anything_is_written(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free = shutil.disk_usage(tmp_path)._replace(free=9000)
-    monkeypatch.setattr("unmask.runs.preparing.shutil.disk_usage", lambda _: free)
+    monkeypatch.setattr("unmask.commands.prepare.shutil.disk_usage", lambda _: free)
     with pytest.raises(OSError, match=r"to=.*: 0.00 GiB are needed and 0.00 GiB are free; make room, or choose"):
         prepared(folder, tmp_path / "target", "webdataset")
     with pytest.raises(OSError, match=r"choose another disk, a smaller short_side or a lower quality"):
@@ -394,8 +393,8 @@ def test_the_command(
 ) -> None:
     """In this process, whose state a command may change, and does."""
     monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
-    monkeypatch.setattr(commands, "entered", False)
-    monkeypatch.setattr(commands, "QUIET", {})
+    monkeypatch.setattr(cli, "entered", False)
+    monkeypatch.setattr(cli, "QUIET", {})
 
     def call(*typed: str) -> None:
         monkeypatch.setattr(sys, "argv", ["prepare.py", *typed])

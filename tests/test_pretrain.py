@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from unmask.data.batch import Batch
+from unmask.data.loading.batch import Batch
 from unmask.mae import MAE
 from unmask.masking import BlockMasking, Masking, RandomMasking
 from unmask.patches import patchify, unpatchify

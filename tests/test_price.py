@@ -7,15 +7,15 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from small_runs import ROOT, image_folder, plan_for, raw_config, run
-from unmask.runs import probe as probing
-from unmask.runs.build import load_splits
-from unmask.runs.checks import ConfigError, check
-from unmask.runs.hardware import GIB, Hardware, planned
-from unmask.runs.ledger import StageFolder
-from unmask.runs.price import Cell, Estimator, StagePrice, total, unique
-from unmask.runs.price_tables import measured_table
-from unmask.runs.quantities import KNOWN, Seen, Size, seen, size_of
-from unmask.runs.schema import Config
+from unmask.commands.plan import probe as probing
+from unmask.commands.plan.cost import Cell, Estimator, StagePrice, total, unique
+from unmask.commands.plan.hardware import GIB, Hardware, planned
+from unmask.commands.plan.tables import measured_table
+from unmask.config.checks import ConfigError, check
+from unmask.config.schema import Config
+from unmask.stages.ledger import StageFolder
+from unmask.stages.sizes import KNOWN, Seen, Size, seen, size_of
+from unmask.training.build import load_splits
 
 HARDWARE = [path.stem for path in sorted((ROOT / "conf" / "hardware").glob("*.yaml"))]
 ESTIMATOR = Estimator()  # counts each model once for all tests

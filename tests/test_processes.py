@@ -6,8 +6,8 @@ import subprocess
 
 import pytest
 
-from unmask import processes
-from unmask.processes import SIGNALS, Forwarding, heard
+from unmask.distributed import processes
+from unmask.distributed.processes import SIGNALS, Forwarding, heard
 
 
 class Started(subprocess.Popen):

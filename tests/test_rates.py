@@ -15,16 +15,16 @@ from torch import nn
 from torch.optim import AdamW
 
 from small_runs import raw_config
-from unmask.data.sources import InMemory
+from unmask.config.checks import check
+from unmask.data.loading.in_memory import InMemory
 from unmask.heads import Classifier
 from unmask.optim import Recipe
-from unmask.runs import build
-from unmask.runs.checks import check
-from unmask.runs.fingerprint import StageSpec, measure_science
-from unmask.runs.ledger import StageFolder
-from unmask.runs.plan import Plan
-from unmask.runs.rates import PartRates, merged, part_rates, rates_table
-from unmask.runs.work import Run, StageWork
+from unmask.stages.fingerprint import StageSpec, measure_science
+from unmask.stages.ledger import StageFolder
+from unmask.stages.plan import Plan
+from unmask.training import build
+from unmask.training.learning_rates import PartRates, merged, part_rates, rates_table
+from unmask.training.stages import Run, StageWork
 
 # recipe: (model, depth, width, peak rate, decay of rates, last drop path, pooling), of Table 9 and FINETUNE.md
 RECIPES: dict[str, tuple[str, int, int, float, float, float, str]] = {

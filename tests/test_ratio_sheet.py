@@ -10,8 +10,7 @@ from torch import Tensor
 from unmask.mae import MAE
 from unmask.masking import RandomMasking
 from unmask.randomness import make_key
-from unmask.ratio_sheet import ratio_sheet
-from unmask.reconstructions import GAP, reconstruct, to_tiles
+from unmask.reconstructions import GAP, ratio_sheet, reconstruct, to_tiles
 from unmask.targets import NormalisedPixel, Pixel
 
 MEAN, STD, SIDE, ZOOM = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3), 8, 10

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from small_runs import ROOT, TINY, call, image_folder, run
+from unmask.config.arguments import Bench, Convert, Measure, Prepare, Reconstruct, Report, keyed
+from unmask.config.keys import known_keys
 from unmask.exchange.read import read
 from unmask.exchange.write import write
-from unmask.runs.arguments import Bench, Convert, Measure, Prepare, Reconstruct, Report, keyed
-from unmask.runs.checks import known_keys
 
 README = (ROOT / "README.md").read_text()
 GUIDES = [(ROOT / "docs" / f"{name}.md").read_text() for name in ("images", "loading", "downstream", "weights")]

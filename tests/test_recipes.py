@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from small_runs import COARSE, plan_for, run
-from unmask.journals import read
-from unmask.runs.ledger import StageFolder
+from unmask.stages.ledger import StageFolder
+from unmask.storage.metrics_log import read
 
 BASE = (
     "model.depth=3", "pretrain.epochs=1", "finetune.epochs=2", "finetune.labels=40", "finetune.batch_size=20",

@@ -11,12 +11,12 @@ import torch
 
 from planting import infinite_gradient, infinite_weight, stopped
 from small_runs import ROOT, environment, run
-from unmask import checkpoints
-from unmask.callbacks import recorder
-from unmask.callbacks.maxima import of_activations
-from unmask.data.sampler import EpochBatches
+from unmask.callbacks import nonfinite
+from unmask.callbacks.nonfinite_record import of_activations
+from unmask.data.loading.sampler import EpochBatches
 from unmask.randomness import make_key
-from unmask.runs import fitting
+from unmask.storage import checkpoints
+from unmask.training import fit
 from warm_commands import Started
 
 ABSURD = ("stages=[pretrain]", "pretrain.base_lr=1e30", "pretrain.warmup_epochs=0")
@@ -26,7 +26,7 @@ IMAGES = list(range(4000))
 @pytest.fixture(params=[False, True], ids=["direct", "lagging"])
 def lags(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """As on a CPU, and as on a GPU: there the host looks one step later."""
-    monkeypatch.setattr(recorder, "lagging", lambda device: request.param)
+    monkeypatch.setattr(nonfinite, "lagging", lambda device: request.param)
     return request.param
 
 
@@ -74,7 +74,7 @@ def test_a_look_that_lags_behind_sees_what_a_direct_one_sees(tmp_path: Path, mon
     """No checkpoint and no line of the journal is near: the weights must have waited for the look."""
     records, states = [], []
     for lags in (False, True):
-        monkeypatch.setattr(recorder, "lagging", lambda device, lags=lags: lags)
+        monkeypatch.setattr(nonfinite, "lagging", lambda device, lags=lags: lags)
         folder, _ = stopped(tmp_path / str(lags), *ABSURD)
         records.append(read(folder))
         states.append(state(folder))
@@ -130,8 +130,8 @@ def test_a_healthy_run_leaves_no_record_and_its_weights_do_not_know_of_the_look(
     for name in ("without", "direct", "lagging"):
         with monkeypatch.context() as patch:
             if name == "without":
-                patch.setattr(fitting, "Recorder", lambda *_: L.Callback())
-            patch.setattr(recorder, "lagging", lambda device, name=name: name == "lagging")
+                patch.setattr(fit, "Recorder", lambda *_: L.Callback())
+            patch.setattr(nonfinite, "lagging", lambda device, name=name: name == "lagging")
             run(f"runs_dir={tmp_path / name}", f"stages=[{stage}]", "labels=100" if stage == "scratch" else "seed=0")
         (folder,) = (tmp_path / name).glob("*/*/checkpoints")
         finals.append(state(folder))

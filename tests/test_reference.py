@@ -5,13 +5,12 @@ import torch
 from torch import Tensor, nn
 
 import unmask.mae
-from unmask.data.batch import Batch
+from unmask.data.loading.batch import Batch
 from unmask.decoder import Decoder
 from unmask.encoder import Encoder
 from unmask.mae import MAE
 from unmask.masking import RandomMasking
-from unmask.patches import gather
-from unmask.positions import sincos_2d
+from unmask.patches import gather, sincos_2d
 from unmask.randomness import make_key, uniform
 from unmask.targets import NormalisedPixel, Pixel
 from unmask.tasks.pretrain import Pretrain

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from small_runs import image_folder, raw_config, run
-from unmask.data.batch import Format
-from unmask.data.sources import InMemory
-from unmask.runs.checks import ConfigError, check
-from unmask.runs.held_bench import held_contestants
-from unmask.runs.quantities import Size, seen, steps
+from unmask.commands.bench.in_memory import held_contestants
+from unmask.config.checks import ConfigError, check
+from unmask.data.loading.batch import Format
+from unmask.data.loading.in_memory import InMemory
+from unmask.stages.sizes import Size, seen, steps
 
 SMALL = (
     "data=image_folder", "data.image_size=16", "data.patch_size=4", "stages=[pretrain]", "pretrain.batch_size=8",

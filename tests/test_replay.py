@@ -15,13 +15,12 @@ from rich.console import Console
 from planting import broken_image, infinite_gradient, infinite_weight, stopped
 from small_runs import call, image_folder, run
 from unmask.callbacks.progress import StageProgress
-from unmask.data.stores import Folder
+from unmask.commands.replay.record import read_record, rebuild
+from unmask.commands.replay.remedies import CLIP, Cure, Outcome, attempt, cures, worst_image
+from unmask.commands.replay.replay import replay
+from unmask.config.checks import ConfigError
+from unmask.data.loading.folders import Folder
 from unmask.decoder import Decoder
-from unmask.runs.checks import ConfigError
-from unmask.runs.cures import CLIP, Cure, Outcome, attempt, cures
-from unmask.runs.recorded import read_record, rebuild
-from unmask.runs.replay import replay
-from unmask.runs.worst import worst_image
 
 ABSURD = ("stages=[pretrain]", "pretrain.base_lr=1e30", "pretrain.warmup_epochs=0")
 PRETRAIN = ("stages=[pretrain]",)

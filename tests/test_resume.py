@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from small_runs import COARSE, call, command, environment, image_folder, plan_for, run
-from unmask import checkpoints
-from unmask.callbacks.journal import Journal
-from unmask.callbacks.keeper import PREEMPTED, Keeper
-from unmask.journals import read
-from unmask.runs.ledger import StageFolder
+from unmask.callbacks.checkpointing import PREEMPTED, Keeper
+from unmask.callbacks.metrics import Journal
+from unmask.stages.ledger import StageFolder
+from unmask.storage import checkpoints
+from unmask.storage.metrics_log import read
 from warm_commands import Started
 
 

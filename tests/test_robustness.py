@@ -13,18 +13,18 @@ from PIL import Image
 from rich.console import Console
 
 from small_runs import image_folder, plan_for, run
-from unmask import checkpoints
-from unmask.data.corruptions import CORRUPTIONS, corrupt
-from unmask.data.module import Evaluation
-from unmask.journals import append
+from unmask.config.checks import ConfigError
+from unmask.data.augment.corruptions import CORRUPTIONS, corrupt
+from unmask.data.loading.module import Evaluation
 from unmask.randomness import make_key
-from unmask.runs.checks import ConfigError
-from unmask.runs.classifiers import of_stage
-from unmask.runs.fitting import Fitting
-from unmask.runs.ledger import StageFolder
-from unmask.runs.robustness import Robustness
-from unmask.runs.work import Run
-from unmask.tasks.robustness import Corruption, right
+from unmask.stages.ledger import StageFolder
+from unmask.storage import checkpoints
+from unmask.storage.metrics_log import append
+from unmask.tasks.features import Corruption, right
+from unmask.training.classifiers import of_stage
+from unmask.training.fit import Fitting
+from unmask.training.robustness import Robustness
+from unmask.training.stages import Run
 
 DIGITS = ("stages=[robustness]", "labels=200", "finetune.epochs=3", "finetune.base_lr=0.01", "robustness.images=100")
 
@@ -168,7 +168,7 @@ def test_imagenet_c_is_not_cropped_again_and_must_be_whole(shades, monkeypatch: 
 
 def test_mce_needs_all_of_imagenet_c(tmp_path: Path) -> None:
     """With AlexNet's own errors it is 100 %."""
-    from unmask.corruption_error import ALEXNET_ERRORS
+    from unmask.training.robustness import ALEXNET_ERRORS
 
     plan = plan_for(*DIGITS)
     folder = StageFolder(tmp_path, plan.stages[-1])

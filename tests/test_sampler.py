@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unmask.data.sampler import EpochBatches, EvalBatches, Repeats, balanced_subset
+from unmask.data.loading.sampler import EpochBatches, EvalBatches, Repeats, balanced_subset
 from unmask.randomness import Key, make_key
 
 ORDER = make_key(0, "order")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from unmask.schedules import scaled_lr, warmup_cosine
+from unmask.optim import scaled_lr, warmup_cosine
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ import wandb
 
 from fake_wandb import FakeWandb
 from small_runs import call, plan_for, raw_config, run
-from unmask.runs.arguments import Predict, arguments
-from unmask.runs.checks import ConfigError, check
-from unmask.runs.commands import told
-from unmask.runs.secrets import covered
+from unmask.commands.cli import told
+from unmask.config.arguments import Predict, arguments
+from unmask.config.checks import ConfigError, check
+from unmask.config.secrets import covered
 from unmask.tasks.classify import Classify
 
 PLANTED = {

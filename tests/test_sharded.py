@@ -10,12 +10,12 @@ import torch
 
 from small_runs import plan_for, run
 from test_together import apart, losses, results, together, weights
-from unmask import checkpoints
-from unmask.callbacks.keeper import Keeper
-from unmask.runs.checks import ConfigError
-from unmask.runs.cures import Cure, attempt
-from unmask.runs.recorded import read_record, rebuild
-from unmask.runs.world import processes
+from unmask.callbacks.checkpointing import Keeper
+from unmask.commands.replay.record import read_record, rebuild
+from unmask.commands.replay.remedies import Cure, attempt
+from unmask.config.checks import ConfigError
+from unmask.stages.devices import processes
+from unmask.storage import checkpoints
 
 STEPS = (
     "stages=[pretrain]", "model.depth=2", "decoder.depth=2", "pretrain.batch_size=400", "pretrain.epochs=2",

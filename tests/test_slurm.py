@@ -16,10 +16,9 @@ import pytest
 
 from small_runs import ROOT, command, environment, raw_config, trained_so_far
 from test_world import step
-from unmask import processes
-from unmask.runs import slurm
-from unmask.runs.checks import check
-from unmask.runs.world import World
+from unmask.config.checks import check
+from unmask.distributed import processes, slurm
+from unmask.distributed.ranks import World
 from warm_commands import Started
 
 ARRAY = {"SLURM_JOB_ID": "812", "SLURM_ARRAY_JOB_ID": "812", "SLURM_ARRAY_TASK_ID": "3"}

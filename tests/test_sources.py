@@ -12,7 +12,7 @@ import pytest
 import torch
 import torchvision
 
-from unmask.data.sources import InMemory, cifar, mnist5k
+from unmask.data.loading.in_memory import InMemory, cifar, mnist5k
 
 
 @pytest.fixture(scope="module")

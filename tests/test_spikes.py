@@ -11,9 +11,9 @@ from torch import Tensor
 
 from small_runs import run
 from test_resume import Crash, assert_same, crash_at, final_state
-from unmask.callbacks import recorder
-from unmask.callbacks.spikes import SpikeRule, Spikes
-from unmask.journals import read
+from unmask.callbacks import nonfinite
+from unmask.callbacks.nonfinite import SpikeRule, Spikes
+from unmask.storage.metrics_log import read
 from unmask.tasks.pretrain import Pretrain
 
 RULE = ("stages=[pretrain]", "spikes.factor=3", "spikes.window=2", "spikes.limit=2", "checkpoint.every_steps=1")
@@ -48,7 +48,7 @@ def test_a_step_that_is_left_out_changes_neither_weights_nor_moments(
     lags: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The 6th of 12: its checkpoint is that of the 5th but for where the data stand."""
-    monkeypatch.setattr(recorder, "lagging", lambda device: lags)
+    monkeypatch.setattr(nonfinite, "lagging", lambda device: lags)
     jump(monkeypatch, 6)
     kept = []
     for step in (5, 6):

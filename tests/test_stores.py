@@ -23,16 +23,15 @@ from scipy.io import savemat
 
 import shards
 from small_runs import plan_for, raw_config, run
-from unmask.data.batch import Batch, Format
+from unmask.config.checks import ConfigError, check
+from unmask.data.augment.crops import Augment
 from unmask.data.containers import roots, source
 from unmask.data.containers.contents import INDEX
 from unmask.data.containers.source import catalogue_of, list_container
-from unmask.data.crops import Augment
-from unmask.data.folders import folder_splits, stored
-from unmask.data.listing import Listing, list_images
-from unmask.data.module import ImageData, Loading
-from unmask.data.stores import Files
-from unmask.runs.checks import ConfigError, check
+from unmask.data.listing.listing import Listing, list_images
+from unmask.data.loading.batch import Batch, Format
+from unmask.data.loading.folders import Files, folder_splits, stored
+from unmask.data.loading.module import ImageData, Loading
 
 FORM = Format((16, 16), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
 MADE = ("webdataset", "parquet", "litdata")
@@ -208,7 +207,7 @@ def test_a_flat_heap_is_held_out_from_as_the_folder_is(tmp_path: Path) -> None:
 
 def test_large_sets_are_known_by_sizes_from_either(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = list_images(place / "folder").identity
-    monkeypatch.setattr("unmask.data.listing.READ_FILES", 5)
+    monkeypatch.setattr("unmask.data.listing.listing.READ_FILES", 5)
     assert list_images(place / "folder").identity != small
     for name, kind in KINDS.items():
         assert list_container(kind, str(place / name), 0.1).identity == list_images(place / "folder").identity

@@ -18,9 +18,9 @@ from submitit.core.core import Job
 from hydra_plugins import submitit_launcher
 from hydra_plugins.submitit_launcher import SubmititLauncher, resources
 from small_runs import ROOT, TINY, command, environment, plan_for, run
-from unmask import checkpoints
-from unmask.journals import read
-from unmask.runs.checks import ConfigError
+from unmask.config.checks import ConfigError
+from unmask.storage import checkpoints
+from unmask.storage.metrics_log import read
 from warm_commands import Started
 
 SBATCH = """#!/bin/bash

@@ -5,7 +5,7 @@ import io
 from rich.console import Console
 from rich.table import Table
 
-from unmask.reports.tables import cells_table, results_table, spread
+from unmask.reports.run.tables import cells_table, results_table, spread
 
 
 def result(title: str, accuracy: float) -> dict:

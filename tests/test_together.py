@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from small_runs import ROOT, environment
-from unmask import checkpoints
-from unmask.journals import read
+from unmask.storage import checkpoints
+from unmask.storage.metrics_log import read
 from warm_commands import Started
 
 pytestmark = pytest.mark.process

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from unmask.data.batch import Batch
-from unmask.data.sources import mnist5k
+from unmask.data.loading.batch import Batch
+from unmask.data.loading.in_memory import mnist5k
 from unmask.optim import Recipe
 from unmask.tasks.tokenizer import Annealing, CodeUsage, TrainTokenizer
 from unmask.tokenizers import SmallTokenizer

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from unmask.data.sources import mnist5k
+from unmask.data.loading.in_memory import mnist5k
 from unmask.mae import num_parameters
 from unmask.patches import patchify, unpatchify
 from unmask.randomness import make_key, uniform

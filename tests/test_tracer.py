@@ -8,7 +8,7 @@ import torch
 
 from small_runs import run
 from unmask.callbacks.tracer import PARTS, TRACE, summed_hashes
-from unmask.journals import read
+from unmask.storage.metrics_log import read
 
 
 def traced(runs: Path, *overrides: str) -> list[dict[str, Any]]:

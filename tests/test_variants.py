@@ -11,12 +11,11 @@ from torch import Tensor
 from unmask.decoder import Decoder, LinearHead
 from unmask.encoder import Encoder
 from unmask.hog import hog
-from unmask.losses import cross_entropy
 from unmask.mae import MAE
 from unmask.masking import Masking, RandomMasking
 from unmask.patches import gather, patchify, unpatchify
 from unmask.randomness import Key
-from unmask.targets import Hog, PatchPCA, Pixel, Tokens, wanted_at
+from unmask.targets import Hog, PatchPCA, Pixel, Tokens, cross_entropy, wanted_at
 
 GRID, PATCH, PIXELS, WIDTH = (4, 4), 2, 12, 32
 

@@ -14,12 +14,12 @@ from hydra import initialize_config_dir
 from rich.console import Console
 
 from small_runs import ROOT, TINY, command, environment, image_folder, plan_for
-from unmask.runs.arguments import Verify
-from unmask.runs.checks import ConfigError
-from unmask.runs.exactness import Compared, differing
-from unmask.runs.interruptions import How, interruptions
-from unmask.runs.verification import Row, Verification
-from unmask.runs.watched import VerifyError, Watched
+from unmask.commands.verify.compare import Compared, differing
+from unmask.commands.verify.interruptions import How, interruptions
+from unmask.commands.verify.supervised import VerifyError, Watched
+from unmask.commands.verify.verify import Row, Verification
+from unmask.config.arguments import Verify
+from unmask.config.checks import ConfigError
 from warm_commands import Started
 
 sys.path.insert(0, str(ROOT / "src"))

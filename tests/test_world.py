@@ -7,8 +7,9 @@ from unittest.mock import patch
 import pytest
 
 from small_runs import plan_for
-from unmask.runs.checks import ConfigError
-from unmask.runs.world import PORTS, World, processes, world
+from unmask.config.checks import ConfigError
+from unmask.distributed.ranks import PORTS, World, world
+from unmask.stages.devices import processes
 
 JOB = {
     "SLURM_JOB_ID": "77", "SLURM_JOB_NUM_NODES": "4", "SLURM_JOB_NODELIST": "gpu[03-05],fat1", "SLURM_NTASKS": "9", "SLURM_STEP_ID": "0",

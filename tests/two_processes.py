@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unmask.callbacks import recorder
-from unmask.data.batch import Batch
-from unmask.data.module import FeatureData
+from unmask.callbacks import nonfinite
+from unmask.data.loading.batch import Batch
+from unmask.data.loading.module import FeatureData
 
 
 class Toy(L.LightningModule):
@@ -27,14 +27,14 @@ class Toy(L.LightningModule):
 
 
 def main(folder: Path, sample: int, lags: bool) -> None:
-    recorder.lagging = lambda device: lags
+    nonfinite.lagging = lambda device: lags
     features_ND = torch.randn(32, 4, generator=torch.Generator().manual_seed(0))
     features_ND[sample] = torch.nan
     data = FeatureData((features_ND, torch.arange(32) % 2), (features_ND, torch.arange(32) % 2), 8, 0)
     trainer = L.Trainer(
         accelerator="cpu", devices=2, strategy="ddp", max_epochs=1, accumulate_grad_batches=2, limit_val_batches=0,
         use_distributed_sampler=False, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, callbacks=[recorder.Recorder(folder, {"stage": "toy"})],
+        enable_model_summary=False, callbacks=[nonfinite.Recorder(folder, {"stage": "toy"})],
     )  # fmt: skip
     try:
         trainer.fit(Toy(), datamodule=data)

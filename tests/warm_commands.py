@@ -28,8 +28,8 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from warm_children import SOURCE, open_nursery, show
 
 IMPORTED = [
-    "unmask.runs.execute",
-    "unmask.reports.paper_page",
+    "unmask.training.execute",
+    "unmask.reports.paper.page",
     "unmask.exchange.read",
     "hydra",
     "wandb",

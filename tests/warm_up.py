@@ -7,7 +7,7 @@ import atexit
 import gc
 
 from small_runs import raw_config
-from unmask.data.sources import mnist5k
+from unmask.data.loading.in_memory import mnist5k
 
 raw_config("stages=[pretrain,knn]", "target=pixel_norm", "model.width=24", "runs_dir=/tmp/a-b_c", "finetune.mixup=0.8")
 mnist5k()

@@ -10,8 +10,8 @@ from typing import Any
 from hydra.core.utils import JobReturn, JobStatus
 
 from hydra_plugins.reporting import Reporter
-from unmask.processes import PREEMPTED
-from unmask.runs.commands import config_flags
+from unmask.commands.cli import config_flags
+from unmask.distributed.processes import PREEMPTED
 
 
 @dataclass
@@ -54,7 +54,7 @@ def show(cells: Sequence[Cell], reporter: Reporter, whole: bool) -> None:
     """The table of all cells, and the report where they are the paper's tables."""
     from rich.console import Console
 
-    from unmask.reports.tables import cells_table
+    from unmask.reports.run.tables import cells_table
 
     Console().print(cells_table([(cell.overrides, cell.state, cell.stages) for cell in cells]))
     reporter.finish(whole)

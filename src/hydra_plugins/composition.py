@@ -10,8 +10,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from unmask.runs.checks import ConfigError, key_of
-from unmask.runs.experiments import CONF
+from unmask.config.checks import ConfigError
+from unmask.config.experiments import CONF
+from unmask.config.keys import key_of
 
 
 class Composer:

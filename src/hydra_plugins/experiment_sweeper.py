@@ -16,14 +16,14 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 
 from hydra_plugins.composition import Composer
-from unmask.reports.kept import all_kept, asked, is_kept
-from unmask.runs.agreed import agree
-from unmask.runs.checks import ConfigError, check
-from unmask.runs.commands import fail
-from unmask.runs.experiments import SMALLEST_SCALE, cells, is_sweep, one_run, read_paper, read_scale, tables_of
-from unmask.runs.plan import Plan, make_plan
-from unmask.runs.schema import LABELLED
-from unmask.runs.world import refuse_uneven, world
+from unmask.commands.cli import fail
+from unmask.config.checks import ConfigError, check
+from unmask.config.experiments import SMALLEST_SCALE, cells, is_sweep, one_run, read_paper, read_scale, tables_of
+from unmask.config.schema import LABELLED
+from unmask.distributed.ranks import world
+from unmask.reports.paper.result_rows import all_kept, asked, is_kept
+from unmask.stages.devices import refuse_uneven
+from unmask.stages.plan import Plan, agree, make_plan
 
 
 @dataclass

@@ -22,9 +22,9 @@ from omegaconf import DictConfig, read_write
 
 from hydra_plugins.cells import Cell, command, ended, show
 from hydra_plugins.reporting import Reporter
-from unmask.processes import PREEMPTED, SIGNALS, SUMMARY, Forwarding, start
-from unmask.runs.marked import MARK
-from unmask.runs.slurm import requeue
+from unmask.distributed.line_prefix import MARK
+from unmask.distributed.processes import PREEMPTED, SIGNALS, SUMMARY, Forwarding, start
+from unmask.distributed.slurm import requeue
 
 POLL = 0.05  # seconds
 

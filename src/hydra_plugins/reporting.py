@@ -11,7 +11,7 @@ from pathlib import Path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from hydra_plugins.experiment_sweeper import seeds_of, told
-from unmask.runs.experiments import SMALLEST_SCALE, is_sweep
+from unmask.config.experiments import SMALLEST_SCALE, is_sweep
 
 OWN = ("experiment", "scale", "runs_dir")
 LEFT_OUT = ("seed", "hydra")  # how cells are launched changes no result

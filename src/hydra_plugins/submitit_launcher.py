@@ -27,10 +27,10 @@ from omegaconf import DictConfig, OmegaConf
 from hydra_plugins.cells import Cell, command, ended, show
 from hydra_plugins.composition import Composer
 from hydra_plugins.reporting import Reporter
-from unmask.processes import PREEMPTED, SIGNALS, Forwarding
-from unmask.runs.checks import ConfigError, check
-from unmask.runs.commands import fail
-from unmask.runs.schema import Trainer
+from unmask.commands.cli import fail
+from unmask.config.checks import ConfigError, check
+from unmask.config.schema import Trainer
+from unmask.distributed.processes import PREEMPTED, SIGNALS, Forwarding
 
 POLL = 1.0  # seconds
 GENERAL = {field.name for field in fields(BaseQueueConf)} - {"submitit_folder"}  # the rest is one executor's own
@@ -115,7 +115,7 @@ class SubmititLauncher(Launcher):
         """An array for each run of cells that want the same."""
         import submitit
 
-        from unmask.runs.job import CellJob
+        from unmask.distributed.submitit_job import CellJob
 
         jobs: list[Any] = []
         for want, group in groupby(zip(wanted, cells, strict=True), key=lambda pair: pair[0]):

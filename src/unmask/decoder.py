@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from unmask.encoder import LayerNorm, run_blocks, transformer_blocks
 from unmask.masking import Masking
-from unmask.positions import sincos_2d
+from unmask.patches import sincos_2d
 
 
 class Decoder(nn.Module):

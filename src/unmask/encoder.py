@@ -7,8 +7,7 @@ from jaxtyping import Float, Int
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from unmask.patches import gather, patchify
-from unmask.positions import sincos_2d
+from unmask.patches import gather, patchify, sincos_2d
 
 LayerNorm = partial(nn.LayerNorm, eps=1e-6)
 SHORT = 64  # tokens

@@ -8,7 +8,7 @@ from timm.layers import AttentionPoolLatent
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from unmask import collectives
+from unmask.distributed import collectives
 from unmask.encoder import Encoder, LayerNorm
 from unmask.initialisation import initialise, initialise_normal
 

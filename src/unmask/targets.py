@@ -4,12 +4,23 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from unmask.hog import hog, hog_dim
-from unmask.losses import cross_entropy, mean_squared_error
 from unmask.patches import gather, patchify
+
+
+def mean_squared_error(pred_BMP: Float[Tensor, "B M P"], target_BMP: Float[Tensor, "B M P"]) -> Float[Tensor, ""]:
+    """Mean over a patch's values, then over all patches of the batch, in float32."""
+    return (pred_BMP.float() - target_BMP.float()).square().mean(dim=-1).mean()
+
+
+def cross_entropy(logits_BMK: Float[Tensor, "B M K"], codes_BM: Int[Tensor, "B M"]) -> Float[Tensor, ""]:
+    """Of the right code among K, mean over all patches of the batch, in float32 (Table 1d, dVAE token)."""
+    return F.cross_entropy(logits_BMK.float().flatten(0, 1), codes_BM.flatten())
+
 
 EPS = 1e-6
 

@@ -9,10 +9,10 @@ from filelock import FileLock, Timeout
 from PIL import Image
 
 from soak.sweep import Sweep
-from unmask import checkpoints
-from unmask.checkpoints import BEST, INDEX
-from unmask.durable import sha256
-from unmask.runs.exactness import differing
+from unmask.commands.verify.compare import differing
+from unmask.storage import checkpoints
+from unmask.storage.atomic import sha256
+from unmask.storage.checkpoints import BEST, INDEX
 
 TIMED = ("seconds", "finished")  # of a result: how long and when
 SAME = ("state_dict", "optimizer_states", "lr_schedulers", "global_step")  # of a checkpoint

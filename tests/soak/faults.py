@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from soak.living import Living, Role, end_all, living, send
 from soak.sweep import HANG_MINUTES, Sweep
-from unmask import checkpoints
-from unmask.processes import start
+from unmask.distributed.processes import start
+from unmask.storage import checkpoints
 
 CLAIM = 60.0  # seconds that a request waits for a process that can do it
 ENDED = HANG_MINUTES * 60 + 15 + 60  # seconds in which a stopped process is gone: the time-out, the grace, and some

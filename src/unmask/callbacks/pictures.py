@@ -5,8 +5,8 @@ from pathlib import Path
 import lightning as L
 import torch
 
-from unmask.data.batch import Batch, Format, normalised
-from unmask.data.views import Views
+from unmask.data.loading.batch import Batch, Format, normalised
+from unmask.data.loading.views import Views
 from unmask.reconstructions import reconstruct, save_sheet
 from unmask.targets import NormalisedPixel, PatchPCA, Pixel
 from unmask.tasks.pretrain import FIXED, Pretrain

@@ -8,7 +8,7 @@ import lightning as L
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from unmask.data.batch import Batch
+from unmask.data.loading.batch import Batch
 
 REFRESH = 0.25  # seconds; each refresh reads the loss from the device
 LINE_EVERY = 20.0  # seconds between lines without a terminal

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
-from unmask import checkpoints
+from unmask.storage import checkpoints
 
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
 CONTAINERS = ("model", "state_dict")

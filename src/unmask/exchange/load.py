@@ -8,13 +8,13 @@ from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from unmask.checkpoints import below
 from unmask.decoder import Decoder
 from unmask.encoder import Encoder
 from unmask.exchange.account import shape
 from unmask.exchange.weights import Report, Stack, Weights
 from unmask.heads import Classifier, Features, FineTuneFeatures
 from unmask.mae import MAE
+from unmask.storage.checkpoints import below
 
 MODELS = {(192, 12): "mae_vit_ti", (384, 12): "mae_vit_s", (768, 12): "mae_vit_b", (1024, 24): "mae_vit_l",
           (1280, 32): "mae_vit_h"}  # fmt: skip

@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
-from unmask.durable import replacing, write_json
 from unmask.exchange.account import shape
 from unmask.exchange.hub import hub_config
 from unmask.exchange.names import KERNEL, apart, conv_kernel, renamed, split, table
 from unmask.exchange.weights import Report, Weights
+from unmask.storage.atomic import replacing, write_json
 
 Written = Literal["timm", "hf", "official", "safetensors"]
 BATCH_NORM_EPS = 1e-6

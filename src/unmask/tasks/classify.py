@@ -21,8 +21,8 @@ from torchmetrics.classification import (
     MulticlassStatScores,
 )
 
-from unmask.data.bad_images import counted
-from unmask.data.batch import Batch
+from unmask.data.loading.bad_images import counted
+from unmask.data.loading.batch import Batch
 from unmask.drop_path import toss
 from unmask.heads import Classifier
 from unmask.optim import MakeOptimizer

@@ -6,8 +6,8 @@ from jaxtyping import Float
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from unmask.data.bad_images import counted
-from unmask.data.batch import Batch
+from unmask.data.loading.bad_images import counted
+from unmask.data.loading.batch import Batch
 from unmask.mae import MAE
 from unmask.masking import BlockMasking, GridMasking, RandomMasking
 from unmask.optim import MakeOptimizer

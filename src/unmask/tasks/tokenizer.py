@@ -10,8 +10,8 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torchmetrics import Metric
 
-from unmask.data.bad_images import counted
-from unmask.data.batch import Batch
+from unmask.data.loading.bad_images import counted
+from unmask.data.loading.batch import Batch
 from unmask.optim import MakeOptimizer
 from unmask.randomness import make_key, uniform
 from unmask.tokenizers import SmallTokenizer

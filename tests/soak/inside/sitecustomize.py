@@ -103,8 +103,8 @@ def in_task(kind: str) -> Callable[[ModuleType], None]:
 
 
 PATCHES = {
-    "unmask.callbacks.journal": in_journal,
-    "unmask.callbacks.keeper": in_keeper,
+    "unmask.callbacks.metrics": in_journal,
+    "unmask.callbacks.checkpointing": in_keeper,
     "unmask.tasks.pretrain": in_task("Pretrain"),
     "unmask.tasks.classify": in_task("Classify"),
 }

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
-from unmask.data.arrays import Content, is_array
+from unmask.data.images.arrays import Content, is_array
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Change:
 
     def _pixels(self, content: Content, name: str, channels: int) -> UInt8[np.ndarray, "h w C"]:
         """As training reads them."""
-        from unmask.data.decoding import decoded, opened, resized_by_pillow  # not before torch is needed
+        from unmask.data.images.decoding import decoded, opened, resized_by_pillow  # not before torch is needed
 
         pixels = decoded(opened(content, name, channels))
         height, width = pixels.shape[:2]

@@ -17,8 +17,8 @@ from filelock import FileLock
 from jaxtyping import Int, Int32, Int64, UInt8
 
 from unmask.data.containers.roots import LocalRoot, Root, Shard
-from unmask.data.samples import Names
-from unmask.durable import replacing
+from unmask.data.listing.names import Names
+from unmask.storage.atomic import replacing
 
 INDEX, VERSION = "unmask.index", 1  # a Parquet file; the suffix keeps it apart from shards
 

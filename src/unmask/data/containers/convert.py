@@ -16,15 +16,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from unmask.data.catalogue import PREPARED, PREPARING, Catalogue, ClassFolders, within
 from unmask.data.containers.change import Change
 from unmask.data.containers.contents import INDEX, Contents, write_index
 from unmask.data.containers.roots import Shard
 from unmask.data.containers.tasks import Images, Record, Task, finished, record_path, stored
 from unmask.data.containers.writers import WRITE, digest_of, read_back
-from unmask.data.samples import Names
-from unmask.data.stand_ins import BadImageError, shown
-from unmask.durable import replacing, sha256, write_json, write_text
+from unmask.data.images.unreadable import BadImageError, shown
+from unmask.data.listing.catalogue import PREPARED, PREPARING, Catalogue, ClassFolders, within
+from unmask.data.listing.names import Names
+from unmask.storage.atomic import replacing, sha256, write_json, write_text
 
 BAD = "bad_images.csv"
 UNREAD_LIMIT = 0.05  # of the images, as data.bad_limit in training

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from unmask.data.catalogue import TRAIN_NAMES, VAL_NAMES, ClassFolders, within
 from unmask.data.containers.contents import Contents
-from unmask.data.samples import Names
+from unmask.data.listing.catalogue import TRAIN_NAMES, VAL_NAMES, ClassFolders, within
+from unmask.data.listing.names import Names
 
 SPLITS = (*TRAIN_NAMES, *VAL_NAMES)
 # ImageNet's images in shards of the Hub: the class is part of the name, or its number stands beside

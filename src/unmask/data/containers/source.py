@@ -15,7 +15,6 @@ from jaxtyping import Int64
 from rich.console import Console
 from rich.progress import Progress
 
-from unmask.data.catalogue import SUFFIX_OF, Catalogue, refuse_unfinished, within
 from unmask.data.containers.contents import Contents, keep_index, kept_index, one_scan
 from unmask.data.containers.naming import as_in_folders, below_split, labels_are_folders, splits_in
 from unmask.data.containers.parquet import scan_parquet
@@ -23,9 +22,10 @@ from unmask.data.containers.roots import LocalRoot, Root, Shard, numbered_gaps, 
 from unmask.data.containers.shards import RawPixels, Shards
 from unmask.data.containers.streamed import Streamed, fetched_index
 from unmask.data.containers.tars import Found, scan_tar
-from unmask.data.listing import Listing, arranged
-from unmask.data.samples import Names
-from unmask.processes import cores
+from unmask.data.listing.catalogue import SUFFIX_OF, Catalogue, refuse_unfinished, within
+from unmask.data.listing.listing import Listing, arranged
+from unmask.data.listing.names import Names
+from unmask.distributed.processes import cores
 
 Kind = Literal["webdataset", "parquet", "litdata", "raw"]
 

@@ -4,7 +4,7 @@ import json
 import tarfile
 from typing import Any, NamedTuple
 
-from unmask.data.scan import is_image
+from unmask.data.listing.scan import is_image
 
 
 class Row(NamedTuple):

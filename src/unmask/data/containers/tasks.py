@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int, Int64
 
-from unmask.data.catalogue import PREPARING, Catalogue, within
 from unmask.data.containers.change import Change
 from unmask.data.containers.writers import Sample, digest_of
-from unmask.data.stand_ins import BadImageError, content_of, reason_of
-from unmask.durable import sha256, write_json
+from unmask.data.images.unreadable import BadImageError, content_of, reason_of
+from unmask.data.listing.catalogue import PREPARING, Catalogue, within
+from unmask.storage.atomic import sha256, write_json
 
 PATTERNS = {
     "webdataset": "{split}-{number:06d}.tar", "parquet": "data/{split}-{number:05d}-of-{count:05d}.parquet",

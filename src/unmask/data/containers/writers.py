@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 
 from unmask.data.containers.parquet import scan_parquet
 from unmask.data.containers.tars import Row, scan_tar
-from unmask.durable import replacing
+from unmask.storage.atomic import replacing
 
 ROWS = 100  # of a row group, as on the Hub
 MAKING = ".chunk"  # how folders begin in which LitData makes one

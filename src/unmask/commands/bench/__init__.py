@@ -1,0 +1,1 @@
+"""src/bench.py: the step, the loader, and what stands around them."""

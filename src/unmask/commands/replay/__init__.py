@@ -1,0 +1,1 @@
+"""src/replay.py: a failed step made again."""

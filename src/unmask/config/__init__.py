@@ -1,0 +1,1 @@
+"""What may be said on the command line and in YAML; imports no torch."""

@@ -1,0 +1,1 @@
+"""Crops, colours, corruptions."""

@@ -1,0 +1,1 @@
+"""Which images there are; imports no torch."""

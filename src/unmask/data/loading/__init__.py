@@ -1,0 +1,1 @@
+"""Batches: the sampler, loader processes, the DataModule."""

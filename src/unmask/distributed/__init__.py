@@ -1,0 +1,1 @@
+"""Several processes that train one model: ranks, collectives, the launcher, SLURM."""

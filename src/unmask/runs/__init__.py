@@ -1,1 +1,0 @@
-"""Configs, fingerprints, the ledger and the execution of stages."""

@@ -1,0 +1,1 @@
+"""What a run does, under which fingerprint, filed in which ledger."""
