@@ -11,12 +11,12 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from unmask.commands.cli import enter, explained, fail, guarded, one_word
+from unmask.commands.cli import mark_started, exit_on_user_error, fail, guarded, one_word
 from unmask.config.arguments import Bench, arguments, unused
 from unmask.config.checks import ConfigError
 from unmask.config.keys import key_of
 from unmask.config.schema import Container, Data
-from unmask.distributed.processes import cores
+from unmask.distributed.processes import available_cores
 
 if TYPE_CHECKING:
     from unmask.commands.bench.callbacks import Overhead
@@ -27,7 +27,7 @@ CONF = Path(__file__).parent.parent / "conf"
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="bench")
 def run(cfg: DictConfig) -> None:
     """Prints seconds a step and the ratio to ours, round by round; of guards, their share of a step and of a minute."""
-    enter()
+    mark_started()
     try:
         given = arguments(Bench, OmegaConf.to_container(cfg, resolve=True))
         spec = given.model_dump()
@@ -45,7 +45,7 @@ def run(cfg: DictConfig) -> None:
     if given.data and given.data.decode == "nvjpeg" and (spec["device"] == "cpu" or not torch.cuda.is_available()):
         fail("data.decode = nvjpeg: there is no GPU to decode on; use data.decode=auto", 2)
     if given.data:
-        with explained():
+        with exit_on_user_error():
             loading(spec, given.data, given.source)
         return
     try:
@@ -79,7 +79,7 @@ def loading(spec: Any, data: Data, container: Container) -> None:
         print(line)
     print(advice(found, data.decode, step_pace(spec, data), device))
     print(
-        f"{platform.machine()}, {cores()} cores, torch {torch.__version__}; a core: CPU time, medians of rounds in turn"
+        f"{platform.machine()}, {available_cores()} cores, torch {torch.__version__}; a core: CPU time, medians of rounds in turn"
     )
 
 

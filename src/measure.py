@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from hydra_plugins.composition import Composer
-from unmask.commands.cli import enter, explained, guarded
+from unmask.commands.cli import mark_started, exit_on_user_error, guarded
 from unmask.config.arguments import Measure, arguments
 from unmask.config.checks import ConfigError, check
 from unmask.config.experiments import CONF
@@ -37,8 +37,8 @@ def run() -> None:
         print(HELP + DEFAULTS.read_text(), end="")
         return
     own = [argument for argument in typed if argument.partition("=")[0] in Measure.model_fields]
-    enter()
-    with explained():
+    mark_started()
+    with exit_on_user_error():
         given = arguments(
             Measure, OmegaConf.to_container(OmegaConf.merge(OmegaConf.load(DEFAULTS), OmegaConf.from_dotlist(own)))
         )

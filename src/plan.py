@@ -11,7 +11,7 @@ from rich.console import Console
 
 from hydra_plugins.composition import Composer
 from hydra_plugins.experiment_sweeper import cell_fault, cells_by_table
-from unmask.commands.cli import MULTIRUN, enter, fail, guarded
+from unmask.commands.cli import MULTIRUN, mark_started, fail, guarded
 from unmask.commands.plan.hardware import Planned, planned
 from unmask.config.checks import ConfigError, check, elsewhere
 from unmask.config.experiments import CONF
@@ -71,7 +71,7 @@ def run() -> None:
         print(HELP.format(hardware=names, steps=STEPS), end="")
         return
     own = [argument for argument in arguments if argument.lstrip("+").partition("=")[0].partition(".")[0] in OWN]
-    enter()
+    mark_started()
     try:
         if strange := [argument for argument in arguments if argument.lstrip("+").startswith("hydra.")]:
             raise ConfigError(f"{strange[0]}: a price has no launcher and no sweeper; leave it out")

@@ -6,7 +6,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from unmask.commands.cli import enter, explained, guarded
+from unmask.commands.cli import mark_started, exit_on_user_error, guarded
 from unmask.config.arguments import Predict, arguments
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -15,8 +15,8 @@ CONF = Path(__file__).parent.parent / "conf"
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="predict")
 def run(cfg: DictConfig) -> None:
     """Exits with 0 done, 1 error (no image could be read, say), 2 bad arguments."""
-    enter()
-    with explained():
+    mark_started()
+    with exit_on_user_error():
         given = arguments(Predict, OmegaConf.to_container(cfg, resolve=True))
         from unmask.commands.predict import SHOWN, predict, table, write_csv
 

@@ -6,7 +6,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from unmask.commands.cli import enter, explained, fail, guarded
+from unmask.commands.cli import mark_started, exit_on_user_error, fail, guarded
 from unmask.config.arguments import Prepare, arguments, keyed
 
 LEFT = "interrupted; the same command goes on after what is done"
@@ -16,8 +16,8 @@ CONF = Path(__file__).parent.parent / "conf"
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="prepare")
 def run(cfg: DictConfig) -> None:
     """Exits with 0 done, 1 error, 2 bad arguments, 130 interrupted. Run again after a kill it goes on."""
-    enter()
-    with explained():
+    mark_started()
+    with exit_on_user_error():
         given = arguments(Prepare, OmegaConf.to_container(cfg, resolve=True))
         from unmask.commands.prepare import prepare
 

@@ -7,7 +7,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from unmask.commands.cli import enter, explained, guarded, one_word
+from unmask.commands.cli import mark_started, exit_on_user_error, guarded, one_word
 from unmask.config.arguments import Replay, arguments
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -16,8 +16,8 @@ CONF = Path(__file__).parent.parent / "conf"
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="replay")
 def run(cfg: DictConfig) -> None:
     """Exits with 0 the same step, 1 not the same or error, 2 bad arguments: no record, a damaged one, images gone."""
-    enter()
-    with explained():
+    mark_started()
+    with exit_on_user_error():
         given = arguments(Replay, OmegaConf.to_container(cfg, resolve=True))
         from unmask.commands.replay.replay import replay
 

@@ -11,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from hydra_plugins.composition import Composer
-from unmask.commands.cli import enter, fail, guarded, told
+from unmask.commands.cli import mark_started, fail, guarded, user_message
 from unmask.config.arguments import Report, arguments
 from unmask.config.checks import ConfigError, check, elsewhere
 from unmask.config.experiments import CONF
@@ -29,7 +29,7 @@ def run() -> None:
     if {"--help", "-h"} & set(sys.argv):
         print(DEFAULTS.read_text(), end="")
         return
-    enter()
+    mark_started()
     try:
         # not hydra.main: to Hydra `experiment` and `scale` are groups of conf/
         given = arguments(Report, OmegaConf.to_container(OmegaConf.merge(OmegaConf.load(DEFAULTS), told_by_user())))
@@ -49,9 +49,9 @@ def run() -> None:
     except ConfigError as error:
         fail(str(error), 2)
     except OSError as error:
-        fail(told(error), 1)
+        fail(user_message(error), 1)
     except (ValueError, LedgerError) as error:
-        fail(told(error), 1)
+        fail(user_message(error), 1)
     for note in dict.fromkeys(note for finding in found for note in finding.notes):
         print(f"note: {note}")
     say([finding.section.content for finding in found], given, written)

@@ -30,13 +30,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from unmask.commands.cli import EXPLAINED, CellError, config_flags, enter, fail, guarded, told
+from unmask.commands.cli import EXPLAINED, CellError, config_flags, mark_started, fail, guarded, user_message
 from unmask.config.checks import ConfigError, check
 from unmask.config.experiments import ABLATIONS, ALL
-from unmask.distributed.launcher import STARTED, Conductor
-from unmask.distributed.line_prefix import MARK, Marked, mark_lines
-from unmask.distributed.processes import MEMORY_FULL, PREEMPTED, SUMMARY, heard, time_limit
-from unmask.distributed.ranks import World, world
+from unmask.distributed.launcher import STARTED, Launcher
+from unmask.distributed.line_prefix import PREFIX, PrefixedStream, prefix_lines
+from unmask.distributed.processes import MEMORY_FULL, PREEMPTED, SUMMARY, received_signals, time_limit
+from unmask.distributed.ranks import RankInfo, rank_info
 from unmask.distributed.slurm import requeue
 from unmask.stages.devices import processes
 from unmask.stages.ledger import StageFolder
@@ -50,7 +50,7 @@ GROUPS = [str(path.relative_to(CONF)) for path in CONF.rglob("*") if path.is_dir
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def run(cfg: DictConfig) -> None:
     """Check, plan, execute, report; exits with 0 done, 1 error, 2 bad config, 75 preempted."""
-    enter()
+    mark_started()
     console, leave = Console(), fail
     if HydraConfig.get().mode == RunMode.MULTIRUN:  # a launcher that runs cells as functions; ours starts commands
         leave = raise_from_cell
@@ -71,7 +71,7 @@ def run(cfg: DictConfig) -> None:
     except Exception as error:
         if not isinstance(error, EXPLAINED) and not hasattr(error, "__notes__"):
             raise  # outside of any stage: nothing has kept its traceback
-        leave(told(error), 1)
+        leave(user_message(error), 1)
     except SystemExit as leaving:
         if leaving.code == PREEMPTED:
             requeue(cfg.trainer.requeue)
@@ -85,12 +85,12 @@ def work(plan: Plan, console: Console) -> list[dict[str, Any]]:
 
     Nothing where this process is one of those; the first one of torchrun's or srun's tells the results.
     """
-    started, total = world(), processes(plan)
+    started, total = rank_info(), processes(plan)
     if total > 1 and (started is None or started.size < total):
         each = total // plan.config.trainer.nodes
         overrides = [*config_flags(sys.argv[1:]), *HydraConfig.get().overrides.task, f"trainer.devices={each}"]
         with time_limit(plan.config.trainer.max_minutes):  # of those started, too: who is asked here puts a job back
-            code = Conductor(overrides, each, total, started)()
+            code = Launcher(overrides, each, total, started)()
         if HydraConfig.get().mode == RunMode.MULTIRUN and code not in (0, PREEMPTED):  # the other cells go on
             full = "; their device's memory is full: set a smaller trainer.micro_batch" if code == MEMORY_FULL else ""
             raise CellError(f"the processes of this run ended with {code}{full}")
@@ -116,7 +116,7 @@ def work(plan: Plan, console: Console) -> list[dict[str, Any]]:
     return [] if follows or STARTED in os.environ else results
 
 
-def can_start_again(plan: Plan, started: World | None) -> bool:
+def can_start_again(plan: Plan, started: RankInfo | None) -> bool:
     """Once, where this process is a command of its own, or was started with its likes by one on this machine."""
     alone = HydraConfig.get().mode == RunMode.RUN if started is None else STARTED in os.environ
     return alone and plan.config.trainer.split == 1 and plan.config.trainer.nodes == 1
@@ -124,7 +124,7 @@ def can_start_again(plan: Plan, started: World | None) -> bool:
 
 def start_with_smaller_parts(plan: Plan) -> NoReturn:
     """Become the same command with every batch in twice as many parts; nothing else frees a device's memory so well."""
-    if heard:
+    if received_signals:
         raise SystemExit(PREEMPTED)
     limit = plan.config.trainer.max_minutes
     left = [f"trainer.max_minutes={max(MOMENT, limit - (time.monotonic() - BEGUN) / 60)}"] if limit else []
@@ -133,8 +133,8 @@ def start_with_smaller_parts(plan: Plan) -> NoReturn:
         "another order, and the last digits may differ",
         file=sys.stderr,
     )
-    if isinstance(sys.stdout, Marked):
-        os.environ[MARK] = sys.stdout.mark
+    if isinstance(sys.stdout, PrefixedStream):
+        os.environ[PREFIX] = sys.stdout.mark
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(sys.executable, [sys.executable, *sys.argv, "trainer.split=2", *left])
@@ -180,5 +180,5 @@ def report(plan: Plan, results: list[dict[str, Any]], from_ledger: list[bool], c
 
 
 if __name__ == "__main__":
-    mark_lines()
+    prefix_lines()
     guarded(run, GROUPS)

@@ -14,12 +14,12 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from hydra_plugins.composition import Composer
-from unmask.commands.cli import MULTIRUN, enter, explained, guarded
+from unmask.commands.cli import MULTIRUN, mark_started, exit_on_user_error, guarded
 from unmask.commands.verify.interruptions import trained
 from unmask.config.arguments import Verify, VerifyArguments, arguments
 from unmask.config.checks import ConfigError, check
 from unmask.config.experiments import ABLATIONS, ALL, CONF
-from unmask.distributed.ranks import world
+from unmask.distributed.ranks import rank_info
 from unmask.stages.devices import processes
 from unmask.stages.plan import Plan, make_plan
 
@@ -56,8 +56,8 @@ def run() -> None:
         print(HELP, end="")
         return
     own = [argument for argument in typed if argument.lstrip("+").startswith("verify.")]
-    enter()
-    with explained():
+    mark_started()
+    with exit_on_user_error():
         with initialize_config_dir(str(CONF), version_base="1.3"):
             given = asked(own)
             overrides, plan = prepared(given, [argument for argument in typed if argument not in own])
@@ -116,7 +116,7 @@ def refuse(typed: list[str]) -> None:
         raise ConfigError(str(error).splitlines()[0]) from None
     if many := [*sweeps, *({f"experiment={ALL}", f"experiment={ABLATIONS}"} & set(typed))]:
         raise ConfigError(f"{many[0]} is many runs; verify takes one")
-    if world() is not None:
+    if rank_info() is not None:
         raise ConfigError("verify starts the processes itself; start it without torchrun or srun")
 
 

@@ -8,12 +8,12 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).parents[1] / "src"), str(Path(__file__).parent)]
 
 from small_runs import run
-from unmask.callbacks.metrics import Journal
+from unmask.callbacks.metrics import MetricsLogger
 
-original = Journal.on_train_batch_end
+original = MetricsLogger.on_train_batch_end
 
 
-def on_train_batch_end(self: Journal, trainer: Any, *args: Any) -> None:
+def on_train_batch_end(self: MetricsLogger, trainer: Any, *args: Any) -> None:
     original(self, trainer, *args)
     if trainer.global_step == 3:
         print("between two batches", flush=True)
@@ -27,5 +27,5 @@ def waits_for_ever() -> None:
     time.sleep(1000)
 
 
-Journal.on_train_batch_end = on_train_batch_end  # type: ignore[method-assign]
+MetricsLogger.on_train_batch_end = on_train_batch_end  # type: ignore[method-assign]
 run(*sys.argv[1:])

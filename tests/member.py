@@ -21,13 +21,13 @@ from torch.distributed.tensor import DTensor
 from planting import infinite_gradient
 from small_runs import plan_for
 from unmask.callbacks import nonfinite
-from unmask.callbacks.checkpointing import Keeper
+from unmask.callbacks.checkpointing import Checkpointing
 from unmask.tasks.pretrain import Pretrain
 from unmask.training.execute import execute
 
 RECORD, OVERRIDES = Path(sys.argv[1]), sys.argv[2:]
 steps: list[dict[str, Any]] = []
-lossy, saving = Pretrain.reconstruction_loss, Keeper.on_train_batch_end
+lossy, saving = Pretrain.reconstruction_loss, Checkpointing.on_train_batch_end
 
 
 def held(tensors: Iterable[Any]) -> int:
@@ -47,7 +47,7 @@ def recorded(self: Pretrain, batch: Any, key: Any, epoch: int) -> torch.Tensor:
     return loss
 
 
-def dying(self: Keeper, trainer: Any, *args: Any) -> None:
+def dying(self: Checkpointing, trainer: Any, *args: Any) -> None:
     saving(self, trainer, *args)
     if trainer.global_step == int(os.environ.get("CRASH_AT", -1)):
         self.io.wait()  # what is on the disk then is what the test counts on
@@ -55,7 +55,7 @@ def dying(self: Keeper, trainer: Any, *args: Any) -> None:
 
 
 Pretrain.reconstruction_loss = recorded  # type: ignore[method-assign]
-Keeper.on_train_batch_end = dying  # type: ignore[method-assign]
+Checkpointing.on_train_batch_end = dying  # type: ignore[method-assign]
 if "INFINITE_AT" in os.environ:
     infinite_gradient(pytest.MonkeyPatch(), int(os.environ["INFINITE_AT"]))
     nonfinite.lagging = lambda device: True

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from small_runs import run
-from unmask.callbacks.nonfinite import Recorder
+from unmask.callbacks.nonfinite import NonfiniteGuard
 from unmask.callbacks.progress import StageProgress
 from unmask.data.loading import module as data_module
 
@@ -25,14 +25,14 @@ def stopped(runs: Path, *overrides: str) -> tuple[Path, str]:
 
 def infinite_gradient(patch: pytest.MonkeyPatch, step: int) -> None:
     """The loss of that step (the first is 1) is what it is, and its gradient infinite."""
-    original = Recorder.on_before_backward
+    original = NonfiniteGuard.on_before_backward
 
-    def planted(self: Recorder, trainer: L.Trainer, module: L.LightningModule, loss: Tensor) -> None:
+    def planted(self: NonfiniteGuard, trainer: L.Trainer, module: L.LightningModule, loss: Tensor) -> None:
         original(self, trainer, module, loss)
         if trainer.global_step == step - 1:
             loss.register_hook(lambda gradient: gradient * math.inf)
 
-    patch.setattr(Recorder, "on_before_backward", planted)
+    patch.setattr(NonfiniteGuard, "on_before_backward", planted)
 
 
 def infinite_weight(patch: pytest.MonkeyPatch, step: int) -> None:

@@ -11,9 +11,9 @@ import torch
 
 from small_runs import COARSE, run
 from test_resume import Crash, assert_same, crash_at, undisturbed
-from unmask.callbacks.checkpoint_writer import BackgroundIO
-from unmask.callbacks.checkpointing import Keeper
-from unmask.distributed.processes import heard
+from unmask.callbacks.checkpoint_writer import CheckpointWriter
+from unmask.callbacks.checkpointing import Checkpointing
+from unmask.distributed.processes import received_signals
 from unmask.storage import checkpoints
 
 __all__ = ["undisturbed"]
@@ -38,7 +38,7 @@ class Slow:
 
 
 def test_what_is_written_is_the_state_when_it_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    slow, io, state = Slow(monkeypatch), BackgroundIO(keep=2), content(7)
+    slow, io, state = Slow(monkeypatch), CheckpointWriter(keep=2), content(7)
     io.save_checkpoint(state, tmp_path / "checkpoint")
     assert slow.begun.wait(20)
     assert io.busy
@@ -52,7 +52,7 @@ def test_what_is_written_is_the_state_when_it_was_asked_for(tmp_path: Path, monk
 
 
 def test_a_second_one_waits_for_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    slow, io = Slow(monkeypatch), BackgroundIO(keep=2)
+    slow, io = Slow(monkeypatch), CheckpointWriter(keep=2)
     io.save_checkpoint(content(1), tmp_path / "checkpoint")
     assert slow.begun.wait(20)
     threading.Timer(0.2, slow.may.set).start()
@@ -86,15 +86,15 @@ def test_a_disk_that_fails_is_told_at_the_next_step(
 def test_a_run_that_is_asked_to_leave_waits_for_the_disk(
     undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, overrides = Keeper.on_train_batch_end, (f"runs_dir={tmp_path}", "stages=[pretrain]", COARSE)
+    original, overrides = Checkpointing.on_train_batch_end, (f"runs_dir={tmp_path}", "stages=[pretrain]", COARSE)
 
-    def asked(self: Keeper, trainer: Any, *args: Any) -> None:
+    def asked(self: Checkpointing, trainer: Any, *args: Any) -> None:
         if trainer.global_step == 5:
-            heard.append(signal.SIGTERM)
+            received_signals.append(signal.SIGTERM)
         original(self, trainer, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Keeper, "on_train_batch_end", asked)
+        patch.setattr(Checkpointing, "on_train_batch_end", asked)
         slow = Slow(patch)
         threading.Timer(1.0, slow.may.set).start()
         with pytest.raises(SystemExit) as leaving:
@@ -114,13 +114,13 @@ def test_the_best_weights_are_kept_beside_the_last(tmp_path: Path, monkeypatch: 
     found = {4: 3.0, 8: 1.0, 12: 2.0}
     asked: list[int] = []
     monkeypatch.setattr(checkpointing, "score_of", lambda metrics: {"val/loss": found[asked[-1]]})
-    original = Keeper.on_validation_end
+    original = Checkpointing.on_validation_end
 
-    def validated(self: Keeper, trainer: Any, module: Any) -> None:
+    def validated(self: Checkpointing, trainer: Any, module: Any) -> None:
         asked.append(trainer.global_step)
         original(self, trainer, module)
 
-    monkeypatch.setattr(Keeper, "on_validation_end", validated)
+    monkeypatch.setattr(Checkpointing, "on_validation_end", validated)
     overrides = (f"runs_dir={tmp_path}", "stages=[pretrain]", COARSE, "checkpoint.every_steps=1")
     with monkeypatch.context() as patch:
         crash_at(patch, 9)

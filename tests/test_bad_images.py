@@ -19,7 +19,7 @@ from rich.console import Console
 from small_runs import plan_for, run
 from test_resume import Crash, assert_same, crash_at
 from test_together import together
-from unmask.callbacks.checkpointing import Keeper
+from unmask.callbacks.checkpointing import Checkpointing
 from unmask.data.augment.crops import Augment
 from unmask.data.images.unreadable import Bad, none_of
 from unmask.data.listing.listing import list_images
@@ -162,16 +162,16 @@ def test_a_file_that_vanishes_in_mid_epoch_is_replaced(
     folders: dict[float, tuple[Path, set[str]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root, names = shutil.copytree(folders[0.01][0], tmp_path / "images"), folders[0.01][1]
-    original, gone = Keeper.on_train_batch_end, set[str]()
+    original, gone = Checkpointing.on_train_batch_end, set[str]()
 
-    def vanishing(self: Keeper, trainer: Any, *args: Any) -> None:
+    def vanishing(self: Checkpointing, trainer: Any, *args: Any) -> None:
         original(self, trainer, *args)
         if trainer.global_step == 4:
             for path in [*sorted(root.glob("a/*.jpg"))[3:5], root / "b" / "050.jpg"]:
                 path.unlink()
                 gone.add(str(path))
 
-    monkeypatch.setattr(Keeper, "on_train_batch_end", vanishing)
+    monkeypatch.setattr(Checkpointing, "on_train_batch_end", vanishing)
     run(f"data.root={root}", f"runs_dir={tmp_path / 'runs'}", *ON_DISK)
     rows = {row["name"]: row for row in listed(tmp_path / "runs")}
     assert {Path(name).relative_to(root) for name in rows.keys() - gone} <= {

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from unmask.config.experiments import Claim
-from unmask.reports.paper.bootstrap import Sample, deviations, difference, rank_correlation
+from unmask.reports.paper.bootstrap import Sample, bootstrap_deviations, difference, rank_correlation
 from unmask.reports.paper.claims import Measured, inequalities, judge
 
 ROWS = ["1", "2", "4", "8"]
@@ -66,7 +66,7 @@ def test_at_every_level_no_more_is_told_apart_than_the_level_allows() -> None:
     wrong = dict.fromkeys(levels, 0)
     for _ in range(count):
         a, b = (Sample(tuple(rng.normal(size=3)), 0) for _ in range(2))
-        found = difference(*((s, deviations(s, False, rng)) for s in (a, b)))  # type: ignore[arg-type]
+        found = difference(*((s, bootstrap_deviations(s, False, rng)) for s in (a, b)))  # type: ignore[arg-type]
         for level in levels:
             wrong[level] += found.bound(level, upper=False) > 0
     for level, allowed in levels.items():

@@ -95,14 +95,14 @@ def test_one_that_is_asked_before_it_can_answer_leaves_with_75_too(
     starting = tmp_path / "starting.py"
     starting.write_text("import os, signal; os.kill(os.getpid(), signal.SIGTERM)")
     monkeypatch.setattr(launcher, "TRAIN", starting)
-    assert launcher.Conductor([], 2, 2, None)() == 75
+    assert launcher.Launcher([], 2, 2, None)() == 75
 
 
 def test_one_whose_others_never_come_says_so_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", str(launcher._free_port()))
     said = r"process 0 of 2 could not meet the others within 0.01 minutes: one hangs, .* raise trainer.timeout_minutes"
-    with pytest.raises(TimeoutError, match=said), collectives.joined(0, 2, 0.01):
+    with pytest.raises(TimeoutError, match=said), collectives.process_group(0, 2, 0.01):
         pass
 
 

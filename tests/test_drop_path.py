@@ -11,7 +11,7 @@ from timm.layers import calculate_drop_path_rates
 from torch import Tensor, nn
 
 from unmask.data.loading.batch import Batch
-from unmask.drop_path import DropPath, install, rates, toss
+from unmask.drop_path import DropPath, install_drop_path, linear_rates, sample_drop_path
 from unmask.encoder import transformer_blocks
 from unmask.heads import Classifier, FineTuneFeatures
 from unmask.mae import MAE
@@ -26,7 +26,7 @@ SIGMAS = 4.5  # one of 65 comparisons is further off by chance in one of 2,000 s
 def branches() -> nn.ModuleList:
     """Six blocks: the first keeps both its branches, ten branches toss coins."""
     blocks = transformer_blocks(8, 6, 2, 1.0)
-    install(blocks, rates(6, 0.5))
+    install_drop_path(blocks, linear_rates(6, 0.5))
     return blocks
 
 
@@ -38,7 +38,7 @@ def coins(model: nn.Module) -> Tensor:
 @pytest.mark.parametrize("rate", [0.1, 0.25, 0.9])
 def test_given_its_coins_a_branch_is_timms(rate: float, monkeypatch: pytest.MonkeyPatch, key: Key) -> None:
     ours, theirs = DropPath(rate), timm.layers.DropPath(rate, scale_by_keep=True)
-    toss(ours, key, 0, torch.arange(50))
+    sample_drop_path(ours, key, 0, torch.arange(50))
     drawn_B = ours.drawn_B
     assert drawn_B is not None
 
@@ -55,20 +55,20 @@ def test_given_its_coins_a_branch_is_timms(rate: float, monkeypatch: pytest.Monk
 
 def test_coins_do_not_depend_on_the_batch_or_its_order(branches: nn.ModuleList, key: Key) -> None:
     ids = torch.arange(40)
-    toss(branches, key, 3, ids)
+    sample_drop_path(branches, key, 3, ids)
     whole = coins(branches)
     order = torch.randperm(40, generator=torch.Generator().manual_seed(0))
     parts = []
     for part in order.split(7):
-        toss(branches, key, 3, part)
+        sample_drop_path(branches, key, 3, part)
         parts.append(coins(branches))
     assert torch.cat(parts).equal(whole[order])
-    toss(branches, key, 4, ids)
+    sample_drop_path(branches, key, 4, ids)
     assert (coins(branches) == whole).float().mean() < 0.01
 
 
 def test_each_branch_drops_its_share_independently_of_all_others(branches: nn.ModuleList, key: Key) -> None:
-    toss(branches, key, 0, torch.arange(COUNT))
+    sample_drop_path(branches, key, 0, torch.arange(COUNT))
     droppers = [module for module in branches.modules() if isinstance(module, DropPath)]
     assert [dropper.rate for dropper in droppers] == pytest.approx([0.1, 0.1, 0.2, 0.2, 0.3, 0.3, 0.4, 0.4, 0.5, 0.5])
     ones = torch.ones(COUNT, 1, 1)
@@ -84,7 +84,7 @@ def test_each_branch_drops_its_share_independently_of_all_others(branches: nn.Mo
 
 def test_the_expected_branch_is_the_branch(key: Key) -> None:
     dropper = DropPath(0.3)
-    toss(dropper, key, 0, torch.arange(COUNT))
+    sample_drop_path(dropper, key, 0, torch.arange(COUNT))
     assert float(dropper(torch.ones(COUNT, 1, 1)).mean()) == pytest.approx(1, abs=SIGMAS * (0.3 / 0.7 / COUNT) ** 0.5)
 
 
@@ -100,18 +100,18 @@ def test_evaluation_drops_nothing_and_needs_no_coins(branches: nn.ModuleList) ->
 
 @pytest.mark.parametrize(("depth", "last"), [(12, 0.1), (24, 0.2), (32, 0.3), (1, 0.5), (2, 0.5)])
 def test_rates_are_timms(depth: int, last: float) -> None:
-    assert rates(depth, last) == pytest.approx(calculate_drop_path_rates(last, depth), rel=1e-6)
+    assert linear_rates(depth, last) == pytest.approx(calculate_drop_path_rates(last, depth), rel=1e-6)
 
 
 def test_both_branches_of_a_block_have_its_rate_and_the_first_block_none(branches: nn.ModuleList) -> None:
     found = [[getattr(getattr(block, name), "rate", None) for block in branches] for name in ("drop_path1", "drop_path2")]  # fmt: skip
-    assert found[0] == found[1] == [None, *rates(6, 0.5)[1:]]
+    assert found[0] == found[1] == [None, *linear_rates(6, 0.5)[1:]]
 
 
 @pytest.fixture
 def task(make_mae: Callable[..., MAE]) -> Classify:
     features = FineTuneFeatures(make_mae().encoder, "mean")
-    install(features.encoder.blocks, [0.3, 0.5])
+    install_drop_path(features.encoder.blocks, [0.3, 0.5])
     model = Classifier(features, 3, probe=False, seed=0)
     nn.init.normal_(model.head.weight, generator=torch.Generator().manual_seed(0))
     return Classify(model, lambda _: pytest.fail("no step is taken"), Regularisation(smoothing=0.1))

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from small_runs import image_folder, run
-from unmask.callbacks.metrics import Journal
-from unmask.commands.cli import told
+from unmask.callbacks.metrics import MetricsLogger
+from unmask.commands.cli import user_message
 from unmask.data.loading.batch import Batch
 from unmask.stages.ledger import LedgerError
 from unmask.storage import checkpoints
@@ -194,7 +194,7 @@ def test_weights_that_are_not_finite_at_the_end_are_no_result(tmp_path: Path, mo
         return original(self, batch, index) * (float("nan") if self.trainer.global_step == 11 else 1.0)
 
     monkeypatch.setattr(Pretrain, "training_step", spoilt)
-    monkeypatch.setattr(Journal, "_log_window", lambda *_: None)
+    monkeypatch.setattr(MetricsLogger, "_log_window", lambda *_: None)
     with pytest.raises(FloatingPointError, match="not finite"):
         run(f"runs_dir={tmp_path}", "stages=[pretrain]")
     assert not list(tmp_path.glob("pretrain/*/result.json"))
@@ -219,7 +219,7 @@ def test_what_nobody_foresaw_is_told_in_a_line_with_the_place_of_its_traceback(
     monkeypatch.setattr(Pretrain, "training_step", failing)
     with pytest.raises(type(error)) as raised:
         run(f"runs_dir={tmp_path}", "stages=[pretrain]")
-    (line,) = told(raised.value).splitlines()
+    (line,) = user_message(raised.value).splitlines()
     assert re.search(said, line)
     (kept,) = tmp_path.glob("pretrain/*/error.txt")
     assert "Traceback" in kept.read_text()

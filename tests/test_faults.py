@@ -20,8 +20,8 @@ import torch
 
 from small_runs import plan_for, run
 from test_resume import Crash, assert_same, crash_at
-from unmask.callbacks.checkpointing import PREEMPTED, Keeper
-from unmask.commands.cli import told
+from unmask.callbacks.checkpointing import PREEMPTED, Checkpointing
+from unmask.commands.cli import user_message
 from unmask.reports.run.page import write_page
 from unmask.stages.ledger import LedgerError
 from unmask.storage import checkpoints
@@ -78,7 +78,7 @@ def test_a_disk_that_is_full_while_logging_ends_the_run_in_a_line_and_tears_noth
         patch.setattr(pd.DataFrame, "to_csv", no_space)
         with pytest.raises(OSError, match="No space left") as raised:
             run(f"runs_dir={tmp_path}", *PRETRAIN)
-    (line,) = told(raised.value).splitlines()
+    (line,) = user_message(raised.value).splitlines()
     assert "metrics.jsonl: No space left on device; free or unlock it and type the same command again" in line
     run(f"runs_dir={tmp_path}", *PRETRAIN)
     assert_same(tmp_path, undisturbed)
@@ -197,7 +197,7 @@ def asking(times: int, function: Callable[..., Any], at: int) -> Callable[..., A
     ("owner", "name", "at", "times"),
     [
         (Pretrain, "__init__", 1, 1), (Pretrain, "configure_optimizers", 1, 1), (Pretrain, "validation_step", 2, 1),
-        (checkpoints, "save", 3, 1), (checkpoints, "save", 3, 2), (Keeper, "on_train_end", 1, 1),
+        (checkpoints, "save", 3, 1), (checkpoints, "save", 3, 2), (Checkpointing, "on_train_end", 1, 1),
     ],
     ids=["before training", "before the first step", "in validation", "while saving", "twice while saving", "at the end"],
 )  # fmt: skip

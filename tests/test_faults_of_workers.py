@@ -14,9 +14,9 @@ from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnect
 
 from small_runs import image_folder, run
 from test_resume import assert_same
-from unmask.callbacks.checkpointing import Keeper
+from unmask.callbacks.checkpointing import Checkpointing
 from unmask.callbacks.watchdog import Watchdog
-from unmask.commands.cli import told
+from unmask.commands.cli import user_message
 from unmask.data.loading import views
 from unmask.data.loading.workers import QuietLoader
 
@@ -37,7 +37,7 @@ def fault_of_worker(disk: tuple[Path, tuple[str, ...]], runs: Path, *more: str) 
     """The line that the run ends with."""
     with pytest.raises(ChildProcessError) as raised:
         run(f"runs_dir={runs}", *disk[1], *more)
-    (line,) = told(raised.value).splitlines()
+    (line,) = user_message(raised.value).splitlines()
     return line
 
 
@@ -52,15 +52,15 @@ def kill_workers(wait: float = 0) -> None:
 def test_a_killed_loader_worker_ends_the_run_in_a_line_and_the_same_command_goes_on(
     disk: tuple[Path, tuple[str, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = Keeper.on_train_batch_end
+    original = Checkpointing.on_train_batch_end
 
-    def killing(self: Keeper, trainer: Any, *args: Any) -> None:
+    def killing(self: Checkpointing, trainer: Any, *args: Any) -> None:
         original(self, trainer, *args)
         if trainer.global_step == 5:
             kill_workers()
 
     with monkeypatch.context() as patch:
-        patch.setattr(Keeper, "on_train_batch_end", killing)
+        patch.setattr(Checkpointing, "on_train_batch_end", killing)
         line = fault_of_worker(disk, tmp_path)
     assert "a loader's worker was killed (so do systems whose memory is full) or gave no image for" in line
     assert "the same command goes on from the last checkpoint" in line

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from unmask.storage.metrics_log import append, cut_back, read
+from unmask.storage.metrics_log import append, truncate_after, read
 
 
 def test_rows_come_back_as_written(tmp_path: Path) -> None:
@@ -22,15 +22,15 @@ def test_cutting_back_keeps_the_checkpoints_own_step(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     for step in (2, 4, 6):
         append(path, {"step": step})
-    cut_back(path, 4)
+    truncate_after(path, 4)
     assert [row["step"] for row in read(path)] == [2, 4]
-    cut_back(path, 0)
+    truncate_after(path, 0)
     assert read(path) == []
 
 
 def test_no_journal_is_an_empty_one(tmp_path: Path) -> None:
     assert read(tmp_path / "none.jsonl") == []
-    cut_back(tmp_path / "none.jsonl", 3)
+    truncate_after(tmp_path / "none.jsonl", 3)
 
 
 def test_a_line_that_a_kill_cut_takes_no_other_with_it(tmp_path: Path) -> None:

@@ -5,12 +5,12 @@ import io
 from rich.console import Console
 from rich.table import Table
 
-from unmask.distributed.line_prefix import Marked
+from unmask.distributed.line_prefix import PrefixedStream
 
 
 def test_every_line_gets_the_mark_and_none_is_written_in_parts() -> None:
     below = io.StringIO()
-    stream = Marked(below, "[1/2] ")
+    stream = PrefixedStream(below, "[1/2] ")
     print("a", 1, end="", file=stream)
     assert not below.getvalue(), "a line that has no end yet waits for it"
     print("b\n\nc", file=stream)
@@ -25,7 +25,7 @@ def test_a_table_keeps_its_shape_behind_the_mark() -> None:
     below = io.StringIO()
     table = Table("stage", "result")
     table.add_row("pretrain", "0.5")
-    Console(file=Marked(below, "[1/2] "), width=40).print(table)
+    Console(file=PrefixedStream(below, "[1/2] "), width=40).print(table)
     lines = below.getvalue().splitlines()
     assert all(line.startswith("[1/2] ") for line in lines)
     assert len({len(line) for line in lines}) == 1

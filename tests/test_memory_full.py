@@ -19,7 +19,7 @@ from small_runs import ROOT, call, plan_for
 from test_together import apart, weights
 from unmask.commands.cli import CellError
 from unmask.distributed.processes import MEMORY_FULL, PREEMPTED
-from unmask.distributed.ranks import World
+from unmask.distributed.ranks import RankInfo
 from unmask.tasks.pretrain import Pretrain
 
 HELD = 600  # images that the planted device's memory holds
@@ -133,11 +133,11 @@ def test_what_does_not_fit_then_fails_alone(small_device: list[int], tmp_path: P
 
 @pytest.mark.parametrize(
     ("started", "by_us", "again"),
-    [(None, False, True), (World(0, 2, 0, 2), True, True), (World(0, 2, 0, 2), False, False)],
+    [(None, False, True), (RankInfo(0, 2, 0, 2), True, True), (RankInfo(0, 2, 0, 2), False, False)],
     ids=["alone", "one of ours", "one of torchrun's"],
 )
 def test_only_who_started_a_process_starts_it_again(
-    started: World | None, by_us: bool, again: bool, small_device: list[int], monkeypatch: pytest.MonkeyPatch
+    started: RankInfo | None, by_us: bool, again: bool, small_device: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(train.STARTED, "1") if by_us else monkeypatch.delenv(train.STARTED, raising=False)
     assert train.can_start_again(plan_for(), started) == again

@@ -21,9 +21,9 @@ from fake_wandb import FakeWandb, offline_rows
 from small_runs import run
 from test_resume import Crash, assert_same, crash_at
 from unmask.callbacks import wandb_run
-from unmask.callbacks.dashboards import Mirrors
-from unmask.callbacks.metrics import Journal
-from unmask.callbacks.wandb_run import AXIS, RunCard, WeightsAndBiases
+from unmask.callbacks.dashboards import Dashboards
+from unmask.callbacks.metrics import MetricsLogger
+from unmask.callbacks.wandb_run import AXIS, RunCard, WandbRun
 from unmask.commands.send import send
 from unmask.config.arguments import Send
 from unmask.config.checks import ConfigError
@@ -53,8 +53,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWandb]:
     fake.close()
 
 
-def mirror(folder: Path, online: bool = False, finish_seconds: float = 2) -> WeightsAndBiases:
-    return WeightsAndBiases(CARD, folder, "unmask", None, online, finish_seconds)
+def mirror(folder: Path, online: bool = False, finish_seconds: float = 2) -> WandbRun:
+    return WandbRun(CARD, folder, "unmask", None, online, finish_seconds)
 
 
 def shown(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -194,15 +194,15 @@ def test_a_training_outlives_the_death_of_its_dashboards(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    before = Journal._log_window
+    before = MetricsLogger._log_window
 
-    def killing(self: Journal, trainer: Any) -> None:
+    def killing(self: MetricsLogger, trainer: Any) -> None:
         before(self, trainer)
         if self.step == 8:
             time.sleep(1)
             kill()
 
-    monkeypatch.setattr(Journal, "_log_window", killing)
+    monkeypatch.setattr(MetricsLogger, "_log_window", killing)
     monkeypatch.setattr("tensorboard.summary.writer.record_writer.RecordWriter.write", full)
     overrides = (f"runs_dir={tmp_path}", "stages=[pretrain]", "logger=[wandb,tensorboard]", "logger.wandb.mode=online")
     with pytest.warns(UserWarning, match="failed") as told:
@@ -232,7 +232,7 @@ class Hanging:
 
 
 def test_a_mirror_that_hangs_costs_the_end_a_stated_time_and_is_told_once() -> None:
-    mirrors, begun = Mirrors([(Hanging(), 0.5)]), time.monotonic()
+    mirrors, begun = Dashboards([(Hanging(), 0.5)]), time.monotonic()
     with warnings.catch_warnings(record=True) as told, mirrors:
         warnings.simplefilter("always")
         mirrors.begin([])

@@ -19,7 +19,7 @@ from unmask.data.loading.batch import Batch, Format, normalised
 from unmask.data.loading.folders import Files, folder_splits
 from unmask.data.loading.in_memory import InMemory, placed
 from unmask.data.loading.module import FeatureData, ImageData, Loading
-from unmask.data.loading.on_device import Resident, goes_there
+from unmask.data.loading.on_device import OnDevice, goes_there
 from unmask.data.loading.shared_memory import EACH
 from unmask.data.loading.views import Views
 from unmask.data.loading.workers import end_workers
@@ -195,7 +195,7 @@ def test_a_cpu_decides_for_memory_and_only_device_asks_for_the_device() -> None:
     cpu = torch.device("cpu")
     assert [goes_there(10, wanted, cpu) for wanted in (None, True, "device")] == [False, False, True]
     images = torch.arange(48, dtype=torch.uint8).view(4, 3, 2, 2)
-    assert Resident(images).taken(torch.tensor([5, 2])).equal(images[[1, 2]])  # sample 5 is a view of image 1
+    assert OnDevice(images).taken(torch.tensor([5, 2])).equal(images[[1, 2]])  # sample 5 is a view of image 1
 
 
 class Counted:

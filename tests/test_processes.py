@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from unmask.distributed import processes
-from unmask.distributed.processes import SIGNALS, Forwarding, heard
+from unmask.distributed.processes import SIGNALS, Forwarding, received_signals
 
 
 class Started(subprocess.Popen):
@@ -25,7 +25,7 @@ class Started(subprocess.Popen):
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen]:
-    heard.clear()
+    received_signals.clear()
     return []
 
 
@@ -54,8 +54,8 @@ def test_people_end_at_once_by_a_third_ctrl_c_and_schedulers_never_do(number: in
 
 def test_processes_on_one_machine_share_its_cores_and_a_bound_task_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "cores", lambda: 32)
-    assert processes.own_cores() == 32
+    assert processes.cores_per_rank() == 32
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
-    assert processes.own_cores() == 4
+    assert processes.cores_per_rank() == 4
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "32")
-    assert processes.own_cores() == 32
+    assert processes.cores_per_rank() == 32

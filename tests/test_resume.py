@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from small_runs import COARSE, call, command, environment, image_folder, plan_for, run
-from unmask.callbacks.checkpointing import PREEMPTED, Keeper
-from unmask.callbacks.metrics import Journal
+from unmask.callbacks.checkpointing import PREEMPTED, Checkpointing
+from unmask.callbacks.metrics import MetricsLogger
 from unmask.stages.ledger import StageFolder
 from unmask.storage import checkpoints
 from unmask.storage.metrics_log import read
@@ -48,14 +48,14 @@ def assert_same(ours: Path, undisturbed: Path, stage: str = "pretrain") -> None:
 
 def crash_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     """Die after `step` optimiser steps, once everything of that step (a checkpoint, if due) is written."""
-    original = Keeper.on_train_batch_end
+    original = Checkpointing.on_train_batch_end
 
-    def dying(self: Keeper, trainer: object, *args: object) -> None:
+    def dying(self: Checkpointing, trainer: object, *args: object) -> None:
         original(self, trainer, *args)  # type: ignore[arg-type]
         if trainer.global_step == step:  # type: ignore[attr-defined]
             raise Crash
 
-    monkeypatch.setattr(Keeper, "on_train_batch_end", dying)
+    monkeypatch.setattr(Checkpointing, "on_train_batch_end", dying)
 
 
 @pytest.fixture(scope="module")
@@ -83,12 +83,12 @@ def test_a_crash_at_any_step_changes_nothing(
 def test_a_crash_during_validation_changes_nothing(
     undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def dying(self: Journal, *args: object) -> None:
+    def dying(self: MetricsLogger, *args: object) -> None:
         raise Crash
 
     overrides = (f"runs_dir={tmp_path}", "stages=[pretrain]", COARSE, "checkpoint.every_steps=1")
     with monkeypatch.context() as patch:
-        patch.setattr(Journal, "on_validation_end", dying)
+        patch.setattr(MetricsLogger, "on_validation_end", dying)
         with pytest.raises(Crash):
             run(*overrides)
     run(*overrides)
@@ -274,16 +274,16 @@ def test_a_time_limit_saves_and_leaves_as_when_asked_to(
             super().__init__(seconds, function, args)
             rings.append(lambda: function(*args))
 
-    original = Journal.on_train_batch_end
+    original = MetricsLogger.on_train_batch_end
 
-    def at_step_5(self: Journal, trainer: object, *args: object) -> None:
+    def at_step_5(self: MetricsLogger, trainer: object, *args: object) -> None:
         original(self, trainer, *args)  # type: ignore[arg-type]
         if trainer.global_step == 5:  # type: ignore[attr-defined]
             rings[0]()
 
     with monkeypatch.context() as patch:
         patch.setattr(threading, "Timer", Clock)
-        patch.setattr(Journal, "on_train_batch_end", at_step_5)
+        patch.setattr(MetricsLogger, "on_train_batch_end", at_step_5)
         with pytest.raises(SystemExit) as leaving:
             run(f"runs_dir={tmp_path}", "stages=[pretrain]", COARSE, "trainer.max_minutes=2")
     assert leaving.value.code == PREEMPTED

@@ -10,10 +10,10 @@ import wandb
 
 from fake_wandb import FakeWandb
 from small_runs import call, plan_for, raw_config, run
-from unmask.commands.cli import told
+from unmask.commands.cli import user_message
 from unmask.config.arguments import Predict, arguments
 from unmask.config.checks import ConfigError, check
-from unmask.config.secrets import covered
+from unmask.config.secrets import masked
 from unmask.tasks.classify import Classify
 
 PLANTED = {
@@ -81,7 +81,7 @@ def test_no_secret_is_in_any_byte_that_a_run_writes_or_says(
     overrides = (f"runs_dir={runs}", "logger=[wandb,tensorboard]", "stages=[pretrain,knn,linear_probe]")
     with pytest.raises(RuntimeError) as error:
         run(*overrides, "logger.wandb.mode=online")
-    print(told(error.value))
+    print(user_message(error.value))
     (kept,) = runs.glob("linear_probe/*/error.txt")
     assert "https://***@host/data refused ***" in kept.read_text()
     done = call(f"runs_dir={runs}", "experiment=baseline", script="report.py", tiny=False)
@@ -123,5 +123,5 @@ def test_what_is_no_secret_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("SSH_KEY", "/home/me/runs/of/mine")  # a place
     monkeypatch.setenv("MODEL_OF_MINE", "mae_vit_nano_of_mine")
     text = "pretrain /home/me/runs/of/mine mae_vit_nano_of_mine a@b.c https://host/step@4"
-    assert covered(text) == text
+    assert masked(text) == text
     assert plan_for("runs_dir=/home/me/runs/of/mine").config.runs_dir == "/home/me/runs/of/mine"

@@ -10,7 +10,7 @@ import torch
 
 from small_runs import plan_for, run
 from test_together import apart, losses, results, together, weights
-from unmask.callbacks.checkpointing import Keeper
+from unmask.callbacks.checkpointing import Checkpointing
 from unmask.commands.replay.record import read_record, rebuild
 from unmask.commands.replay.remedies import Cure, attempt
 from unmask.config.checks import ConfigError
@@ -124,14 +124,14 @@ def test_one_process_goes_on_from_shares(broken_off: Path, alone: Path, tmp_path
 
 
 def test_shares_go_on_from_one_process(alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    saving = Keeper.on_train_batch_end
+    saving = Checkpointing.on_train_batch_end
 
-    def dying(self: Keeper, trainer: Any, *args: Any) -> None:
+    def dying(self: Checkpointing, trainer: Any, *args: Any) -> None:
         saving(self, trainer, *args)
         assert trainer.global_step < 11, "as it was planned"
 
     typed = (*STEPS, f"runs_dir={tmp_path / 'runs'}", "checkpoint.every_steps=1")
-    monkeypatch.setattr(Keeper, "on_train_batch_end", dying)
+    monkeypatch.setattr(Checkpointing, "on_train_batch_end", dying)
     with pytest.raises(AssertionError, match="as it was planned"):
         run(*typed)
     seen = together(tmp_path / "seen", 2, *typed, SHARED)

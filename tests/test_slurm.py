@@ -18,7 +18,7 @@ from small_runs import ROOT, command, environment, raw_config, trained_so_far
 from test_world import step
 from unmask.config.checks import check
 from unmask.distributed import processes, slurm
-from unmask.distributed.ranks import World
+from unmask.distributed.ranks import RankInfo
 from warm_commands import Started
 
 ARRAY = {"SLURM_JOB_ID": "812", "SLURM_ARRAY_JOB_ID": "812", "SLURM_ARRAY_TASK_ID": "3"}
@@ -44,7 +44,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
     slept: list[float] = []
     monkeypatch.setattr(slurm, "time", SimpleNamespace(sleep=slept.append))
     yield slept
-    processes.heard.clear()
+    processes.received_signals.clear()
 
 
 @pytest.mark.parametrize(
@@ -62,10 +62,10 @@ def test_only_the_first_task_asks_and_only_after_slurms_signals(
     heard: list[int], wanted: bool, more: dict[str, str], asks: list[str], tmp_path: Path, slow: list[float],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    processes.heard[:] = heard
+    processes.received_signals[:] = heard
     path = f"{scontrol(tmp_path)}:{os.environ['PATH']}"
     with patch.dict(os.environ, {**ARRAY, "PATH": path, **more}):
-        for place in (World(0, 2, 0, 1), World(1, 2, 0, 1)):
+        for place in (RankInfo(0, 2, 0, 1), RankInfo(1, 2, 0, 1)):
             monkeypatch.setattr(slurm, "world", lambda place=place: place)
             slurm.requeue(wanted)
     assert said(tmp_path) == asks
@@ -73,7 +73,7 @@ def test_only_the_first_task_asks_and_only_after_slurms_signals(
 
 
 def test_outside_of_slurm_nobody_is_asked(tmp_path: Path, slow: list[float]) -> None:
-    processes.heard[:] = [USR1]
+    processes.received_signals[:] = [USR1]
     with patch.dict(os.environ, {"PATH": str(scontrol(tmp_path))}, clear=True):
         slurm.requeue(True)
     assert not said(tmp_path)
@@ -86,7 +86,7 @@ def test_outside_of_slurm_nobody_is_asked(tmp_path: Path, slow: list[float]) -> 
 def test_a_refusal_is_told_in_a_line(
     refusal: str | None, words: str, tmp_path: Path, slow: list[float], capsys: pytest.CaptureFixture
 ) -> None:
-    processes.heard[:] = [USR1]
+    processes.received_signals[:] = [USR1]
     path = f"{scontrol(tmp_path, refusal)}:{os.environ['PATH']}" if refusal else str(tmp_path)
     with patch.dict(os.environ, {**ARRAY, "PATH": path}):
         slurm.requeue(True)

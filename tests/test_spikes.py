@@ -12,7 +12,7 @@ from torch import Tensor
 from small_runs import run
 from test_resume import Crash, assert_same, crash_at, final_state
 from unmask.callbacks import nonfinite
-from unmask.callbacks.nonfinite import SpikeRule, Spikes
+from unmask.callbacks.nonfinite import SpikeRule, SpikeDetector
 from unmask.storage.metrics_log import read
 from unmask.tasks.pretrain import Pretrain
 
@@ -30,7 +30,7 @@ def jump(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
 
 
 def test_a_loss_is_compared_with_the_mean_of_those_made_before() -> None:
-    spikes = Spikes(SpikeRule(factor=2.0, window=3, limit=1))
+    spikes = SpikeDetector(SpikeRule(factor=2.0, window=3, limit=1))
     losses = [9.0, 1.0, 2.0, 8.1, 7.9, 8.0, 20.0, 3.0, 40.0]
     verdicts = [bool(spikes.judge(torch.tensor(loss))) for loss in losses]
     # none in the first three; 8.1 > 2 x mean(9, 1, 2); 7.9 is not; 8.0 > 2 x mean(1, 2, 7.9)
@@ -39,7 +39,7 @@ def test_a_loss_is_compared_with_the_mean_of_those_made_before() -> None:
 
 
 def test_a_loss_that_is_not_a_number_is_no_spike() -> None:
-    spikes = Spikes(SpikeRule(2.0, 1, 0))
+    spikes = SpikeDetector(SpikeRule(2.0, 1, 0))
     assert [bool(spikes.judge(torch.tensor(loss))) for loss in (1.0, math.nan, 5.0)] == [False, False, False]
 
 
@@ -116,10 +116,10 @@ def test_the_probes_lars_leaves_them_out_as_well(tmp_path: Path, monkeypatch: py
 
 
 def test_what_is_saved_counts_the_spike_of_that_very_step_though_the_host_is_behind() -> None:
-    spikes = Spikes(SpikeRule(2.0, 1, 5))
+    spikes = SpikeDetector(SpikeRule(2.0, 1, 5))
     for loss in (1.0, 9.0, 1.0, 9.0):
         spikes.judge(torch.tensor(loss))
     spikes.count(2, 9.0)  # the host has looked at the first alone
-    resumed = Spikes(spikes.rule)
+    resumed = SpikeDetector(spikes.rule)
     resumed.load(spikes.state())
     assert (spikes.skipped, resumed.skipped, resumed.state()["skipped"]) == (1, 2, 2)

@@ -16,7 +16,7 @@ from rich.console import Console
 from small_runs import ROOT, TINY, command, environment, image_folder, plan_for
 from unmask.commands.verify.compare import Compared, differing
 from unmask.commands.verify.interruptions import How, interruptions
-from unmask.commands.verify.supervised import VerifyError, Watched
+from unmask.commands.verify.supervised import VerifyError, SupervisedRun
 from unmask.commands.verify.verify import Row, Verification
 from unmask.config.arguments import Verify
 from unmask.config.checks import ConfigError
@@ -131,7 +131,7 @@ def test_places_are_in_mid_epoch_at_its_end_after_it_and_later(
     found = interruptions(steps, per_epoch, kills)
     assert [one.step for one in found] == expected
     assert all(one.held for one in found[:-1]), "the last one finds the run wherever it is"
-    assert all(one.step % per_epoch for one in found if one.how == How.ASKED and per_epoch > 1)
+    assert all(one.step % per_epoch for one in found if one.how == How.SIGTERM and per_epoch > 1)
 
 
 def test_what_differs_is_named_down_to_the_tensor() -> None:
@@ -170,7 +170,7 @@ class Stuck:
 def test_a_run_that_never_gets_there_ends_with_a_message(
     code: int | None, words: str, said: str, tmp_path: Path
 ) -> None:
-    watched = Watched(
+    watched = SupervisedRun(
         lambda *_: Stuck(tmp_path, code, words), [], tmp_path, tmp_path / "whole" / "pretrain" / "f", 3, lambda: False
     )
     with pytest.raises(ConfigError if code == 2 else VerifyError, match=said):

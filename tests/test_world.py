@@ -8,7 +8,7 @@ import pytest
 
 from small_runs import plan_for
 from unmask.config.checks import ConfigError
-from unmask.distributed.ranks import PORTS, World, world
+from unmask.distributed.ranks import PORTS, RankInfo, rank_info
 from unmask.stages.devices import processes
 
 JOB = {
@@ -26,24 +26,24 @@ def step(nodes: int, each: int, rank: int, cyclic: bool = False, **more: str) ->
     }  # fmt: skip
 
 
-def seen(environment: dict[str, str]) -> tuple[World | None, dict[str, str]]:
+def seen(environment: dict[str, str]) -> tuple[RankInfo | None, dict[str, str]]:
     """What a process with that environment takes itself for, and what it tells torch."""
-    world.cache_clear()
+    rank_info.cache_clear()
     with patch.dict(os.environ, environment, clear=True):
-        return world(), dict(os.environ)
+        return rank_info(), dict(os.environ)
 
 
 @pytest.fixture(autouse=True)
 def _forget() -> Iterator[None]:
     yield
-    world.cache_clear()
+    rank_info.cache_clear()
 
 
 @pytest.mark.parametrize("cyclic", [False, True])
 def test_tasks_of_a_step_are_counted_machine_by_machine_and_meet_at_one_address(cyclic: bool) -> None:
     found = [seen(step(2, 3, rank, cyclic)) for rank in range(6)]
     places = [place for place, _ in found if place]
-    assert sorted(places) == [World(r, 6, r % 3, 3) for r in range(6)]
+    assert sorted(places) == [RankInfo(r, 6, r % 3, 3) for r in range(6)]
     assert all(place.rank == place.machine * 3 + place.local_rank for place in places)
     (address,) = {(told["MASTER_ADDR"], told["MASTER_PORT"]) for _, told in found}
     assert address[0] == "gpu04", "the step's first machine, not the job's"
@@ -64,7 +64,7 @@ def test_tasks_of_one_array_job_meet_at_another_port_than_its_siblings() -> None
 
 
 def test_a_job_of_submitits_is_a_step_of_slurms() -> None:
-    assert seen(step(2, 1, 1, SUBMITIT_EXECUTOR="slurm", SUBMITIT_FOLDER="/x"))[0] == World(1, 2, 0, 1)
+    assert seen(step(2, 1, 1, SUBMITIT_EXECUTOR="slurm", SUBMITIT_FOLDER="/x"))[0] == RankInfo(1, 2, 0, 1)
 
 
 def test_a_local_job_of_submitits_counts_its_tasks() -> None:
@@ -74,7 +74,7 @@ def test_a_local_job_of_submitits_counts_its_tasks() -> None:
     }  # fmt: skip
     for rank in range(2):
         own = {"SUBMITIT_LOCAL_GLOBALID": str(rank), "SUBMITIT_LOCAL_LOCALID": str(rank)}
-        assert seen(told | own)[0] == World(rank, 2, rank, 2)
+        assert seen(told | own)[0] == RankInfo(rank, 2, rank, 2)
     assert seen(told | {"SUBMITIT_LOCAL_NTASKS": "1"})[0] is None
 
 
@@ -87,7 +87,7 @@ def test_places_that_are_told_already_are_used_as_they_are() -> None:
     """torchrun's, and those that a process which starts others under srun tells them."""
     told = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4", "MASTER_PORT": "29500"}
     place, environment = seen(step(2, 1, 1) | told)
-    assert place == World(5, 8, 1, 4)
+    assert place == RankInfo(5, 8, 1, 4)
     assert environment["MASTER_PORT"] == "29500"
 
 
@@ -102,7 +102,7 @@ def test_places_that_are_told_already_are_used_as_they_are() -> None:
 )  # fmt: skip
 def test_other_numbers_of_tasks_are_refused_in_a_line(environment: dict[str, str], overrides: str, said: str) -> None:
     plan = plan_for(*overrides.split())
-    world.cache_clear()
+    rank_info.cache_clear()
     with patch.dict(os.environ, environment, clear=True), pytest.raises(ConfigError) as error:
         processes(plan)
     assert said in str(error.value)
@@ -112,7 +112,7 @@ def test_other_numbers_of_tasks_are_refused_in_a_line(environment: dict[str, str
 def test_right_numbers_are_taken_one_a_machine_or_one_a_device() -> None:
     plan = plan_for("trainer.devices=2", "trainer.nodes=2")
     for each in (1, 2):
-        world.cache_clear()
+        rank_info.cache_clear()
         with patch.dict(os.environ, step(2, each, 0), clear=True):
             assert processes(plan) == 4
 

@@ -34,7 +34,7 @@ def main(folder: Path, sample: int, lags: bool) -> None:
     trainer = L.Trainer(
         accelerator="cpu", devices=2, strategy="ddp", max_epochs=1, accumulate_grad_batches=2, limit_val_batches=0,
         use_distributed_sampler=False, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, callbacks=[nonfinite.Recorder(folder, {"stage": "toy"})],
+        enable_model_summary=False, callbacks=[nonfinite.NonfiniteGuard(folder, {"stage": "toy"})],
     )  # fmt: skip
     try:
         trainer.fit(Toy(), datamodule=data)

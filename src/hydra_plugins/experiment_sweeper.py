@@ -20,7 +20,7 @@ from unmask.commands.cli import fail
 from unmask.config.checks import ConfigError, check
 from unmask.config.experiments import SMALLEST_SCALE, cells, is_sweep, one_run, read_paper, read_scale, tables_of
 from unmask.config.schema import LABELLED
-from unmask.distributed.ranks import world
+from unmask.distributed.ranks import rank_info
 from unmask.reports.paper.result_rows import all_kept, asked, is_kept
 from unmask.stages.devices import refuse_uneven
 from unmask.stages.plan import Plan, agree, make_plan
@@ -49,7 +49,7 @@ class ExperimentSweeper(BasicSweeper):
         """All cells are checked, then launched together; what a cell raised is raised when the others are done."""
         assert self.launcher is not None
         try:
-            if started := world():
+            if started := rank_info():
                 raise ConfigError(f"-m was started {started.size} times at once; start it once: it starts the cells")
             listed = cells_by_table([*(f"{key}={value}" for key, value in self.params.items()), *arguments])
             plans = checked(listed)

@@ -22,8 +22,8 @@ from omegaconf import DictConfig, read_write
 
 from hydra_plugins.cells import Cell, command, ended, show
 from hydra_plugins.reporting import Reporter
-from unmask.distributed.line_prefix import MARK
-from unmask.distributed.processes import PREEMPTED, SIGNALS, SUMMARY, Forwarding, start
+from unmask.distributed.line_prefix import PREFIX
+from unmask.distributed.processes import PREEMPTED, SIGNALS, SUMMARY, Forwarding, start_process
 from unmask.distributed.slurm import requeue
 
 POLL = 0.05  # seconds
@@ -85,8 +85,8 @@ class ProcLauncher(Launcher):
                 place = f"[{cells.index(cell) + 1}/{len(cells)}] "
                 print(f"{place}{' '.join(cell.overrides)}", flush=True)
                 summary = folder / f"{len(waiting)}.json"
-                given = {SUMMARY: str(summary), MARK: place if self.n_jobs > 1 else ""}
-                self.running.append(Running(cell, start(command(cell.overrides), given), summary))
+                given = {SUMMARY: str(summary), PREFIX: place if self.n_jobs > 1 else ""}
+                self.running.append(Running(cell, start_process(command(cell.overrides), given), summary))
                 signals.catch_up(self.running[-1].process)
             if signals.asked and not self.running:
                 return

@@ -28,19 +28,19 @@ class DropPath(nn.Module):
         return branch_BTD * kept_B[:, None, None]
 
 
-def rates(depth: int, last: float) -> list[float]:
+def linear_rates(depth: int, last: float) -> list[float]:
     """The rate of each block: linear from 0 at the first to `last` at the last."""
     return [last * i / max(1, depth - 1) for i in range(depth)]
 
 
-def install(blocks: nn.ModuleList, per_block: list[float]) -> None:
+def install_drop_path(blocks: nn.ModuleList, per_block: list[float]) -> None:
     """Give both branches of each block its rate; a block of rate 0 keeps timm's identity."""
     for block, rate in zip(blocks, per_block, strict=True):
         if rate:
             cast(Block, block).drop_path1, cast(Block, block).drop_path2 = DropPath(rate), DropPath(rate)
 
 
-def toss(model: nn.Module, key: Key, epoch: int, ids_B: Int[Tensor, "B"]) -> None:
+def sample_drop_path(model: nn.Module, key: Key, epoch: int, ids_B: Int[Tensor, "B"]) -> None:
     """New coins for every branch of the model, for these images in this epoch."""
     branches = [module for module in model.modules() if isinstance(module, DropPath)]
     if branches:

@@ -114,13 +114,13 @@ class BatchNorm(nn.BatchNorm1d):
     """
 
     def forward(self, input: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
-        if not self.training or collectives.count() == 1:
+        if not self.training or collectives.world_size() == 1:
             return super().forward(input)
         assert self.running_mean is not None
         assert self.running_var is not None
-        size = len(input) * collectives.count()
-        mean_D = collectives.summed(input.sum(dim=0)) / size
-        variance_D = collectives.summed((input - mean_D).square().sum(dim=0)) / size
+        size = len(input) * collectives.world_size()
+        mean_D = collectives.all_reduce_sum(input.sum(dim=0)) / size
+        variance_D = collectives.all_reduce_sum((input - mean_D).square().sum(dim=0)) / size
         with torch.no_grad():
             self.running_mean.lerp_(mean_D, self.momentum or 0.1)
             self.running_var.lerp_(variance_D * size / (size - 1), self.momentum or 0.1)

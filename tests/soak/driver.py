@@ -15,7 +15,7 @@ from soak.comparison import compared
 from soak.faults import FAULTS, Target, told
 from soak.living import end_all, wait_for_none
 from soak.sweep import Sweep
-from unmask.distributed.processes import start
+from unmask.distributed.processes import start_process
 
 ALLOWED = (0, 1, 75, -9, -15)  # done, a cell failed, asked to leave, killed, asked before it could answer
 LEAVING = 60.0  # seconds in which nothing of a sweep that has ended may be left
@@ -104,7 +104,7 @@ class Restarting:
 
 def started(sweep: Sweep, said: object) -> subprocess.Popen:
     """It leaves when this process does, however that ends."""
-    return start(sweep.command(), sweep.environment(), stdout=said, stderr=said)
+    return start_process(sweep.command(), sweep.environment(), stdout=said, stderr=said)
 
 
 class Soak:

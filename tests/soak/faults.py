@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from soak.living import Living, Role, end_all, living, send
 from soak.sweep import HANG_MINUTES, Sweep
-from unmask.distributed.processes import start
+from unmask.distributed.processes import start_process
 from unmask.storage import checkpoints
 
 CLAIM = 60.0  # seconds that a request waits for a process that can do it
@@ -150,7 +150,7 @@ def _comes(true: Callable[[], bool]) -> bool:
 def second_sweep(target: Target) -> bool:
     """The same command in the same ledger at the same time, for a while; then it is asked to leave."""
     with (target.sweep.folder / "second.txt").open("ab") as said:
-        other = start(target.sweep.command(), target.sweep.environment(), stdout=said, stderr=said)
+        other = start_process(target.sweep.command(), target.sweep.environment(), stdout=said, stderr=said)
     try:
         other.wait(target.draw.uniform(8, 20))
     except subprocess.TimeoutExpired:

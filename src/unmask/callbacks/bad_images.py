@@ -10,7 +10,7 @@ from unmask.data.loading.batch import Batch
 from unmask.data.loading.module import Evaluation, ImageData
 
 
-class BadList(L.Callback):
+class BadImageReporter(L.Callback):
     """When a batch is used, not when it is read ahead: what is listed by a step is the same however it is loaded.
 
     Too many in training are the Keeper's to end, all processes together and saved; elsewhere that is an error here.

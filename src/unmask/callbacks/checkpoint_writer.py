@@ -17,7 +17,7 @@ from unmask.storage import checkpoints
 LESS_URGENT = 10  # of Linux's nice values
 
 
-class BackgroundIO(CheckpointIO):
+class CheckpointWriter(CheckpointIO):
     """Lightning's checkpoints through storage.checkpoints: atomic, hashed, read with weights_only; written by a thread.
 
     Lightning's AsyncCheckpointIO would copy on the device, whose memory is the scarcer one. At most one checkpoint is

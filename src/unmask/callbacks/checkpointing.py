@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
 
-from unmask.callbacks.checkpoint_writer import BackgroundIO
+from unmask.callbacks.checkpoint_writer import CheckpointWriter
 from unmask.data.loading.batch import Batch
 from unmask.distributed import collectives
-from unmask.distributed.processes import PREEMPTED, SIGNALS, heard, time_limit
+from unmask.distributed.processes import PREEMPTED, SIGNALS, received_signals, time_limit
 from unmask.storage import checkpoints
 
 
@@ -36,10 +36,10 @@ def leaving_when_asked(minutes: float | None = None) -> Iterator[None]:
     """
 
     def leave(number: int, frame: FrameType | None) -> None:
-        heard.append(number)
+        received_signals.append(number)
         raise Preempted
 
-    heard.clear()
+    received_signals.clear()
     main = threading.current_thread() is threading.main_thread()
     before = {number: signal.signal(number, leave) for number in SIGNALS} if main else {}
     try:
@@ -61,7 +61,7 @@ class Cadence(NamedTuple):
     best: bool
 
 
-class Keeper(L.Callback):
+class Checkpointing(L.Callback):
     """Saves at optimiser steps, by minutes or by steps; when asked to (SIGNALS) saves and exits with 75.
 
     fault: tells, in any of the processes, what is to end the training with an error once it is saved.
@@ -71,7 +71,7 @@ class Keeper(L.Callback):
     """
 
     def __init__(
-        self, folder: Path, io: BackgroundIO, cadence: Cadence, about: dict[str, Any],
+        self, folder: Path, io: CheckpointWriter, cadence: Cadence, about: dict[str, Any],
         fault: Callable[[], Exception | None] = lambda: None,
     ) -> None:  # fmt: skip
         self.folder, self.io, self.cadence, self.about, self.fault = folder, io, cadence, about, fault
@@ -84,8 +84,8 @@ class Keeper(L.Callback):
             self.previous = {number: signal.signal(number, self._ask) for number in SIGNALS}
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        heard.append(number)
-        if len(heard) > 1 and number == signal.SIGINT:
+        received_signals.append(number)
+        if len(received_signals) > 1 and number == signal.SIGINT:
             raise KeyboardInterrupt
 
     def on_train_batch_end(
@@ -100,17 +100,17 @@ class Keeper(L.Callback):
         self.due |= bool(steps and self.step % steps == 0)
         # clocks differ, and one may be asked alone; also before the fit: Python drops what a handler raises within a
         # destructor or another library's hook
-        self.due, asked, faulty = collectives.anywhere(self.due, bool(heard), bool(self.fault()))
+        self.due, asked, faulty = collectives.any_rank(self.due, bool(received_signals), bool(self.fault()))
         between_epochs = batch_idx + 1 == trainer.num_training_batches > trainer.accumulate_grad_batches
         if (self.due or asked or faulty) and not between_epochs:
-            self._save(trainer, float(collectives.mean(outputs["loss"].detach())))
+            self._save(trainer, float(collectives.all_reduce_mean(outputs["loss"].detach())))
             if asked or faulty:
-                collectives.led(self.io.wait)  # who leaves before the one that writes would have it ended
+                collectives.on_rank_zero(self.io.wait)  # who leaves before the one that writes would have it ended
                 self._leave(faulty)
 
     def _leave(self, faulty: bool) -> None:
         """All processes together; with an error in the words of the first that has some."""
-        fault = collectives.first(self.fault()) if faulty else None
+        fault = collectives.first_non_none(self.fault()) if faulty else None
         raise fault or Preempted()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -118,12 +118,12 @@ class Keeper(L.Callback):
         score = score_of(trainer.callback_metrics)
         if score is None or not self.cadence.best or trainer.state.fn != TrainerFn.FITTING:
             return
-        if collectives.led(lambda: self._improved(score)):
+        if collectives.on_rank_zero(lambda: self._improved(score)):
             content = {
                 "state_dict": trainer.strategy.lightning_module_state_dict(), "global_step": trainer.global_step,
                 "unmask": self.about,
             }  # fmt: skip
-            if collectives.leads():
+            if collectives.is_rank_zero():
                 self.io.save_best(content, self.folder, score)
 
     def _improved(self, score: dict[str, float]) -> bool:
@@ -156,13 +156,13 @@ class Keeper(L.Callback):
         if not all(bool(parameter.isfinite().all()) for parameter in pl_module.parameters()):
             raise FloatingPointError(f"weights are not finite after step {self.step}; no final checkpoint was written")
         self.io.wait()
-        newest = collectives.led(lambda: checkpoints.newest(self.folder))
+        newest = collectives.on_rank_zero(lambda: checkpoints.newest(self.folder))
         if newest is None or newest.name != f"step={trainer.global_step:08d}.ckpt":
             trainer.save_checkpoint(self.folder / "checkpoint")
             self.io.wait()
-        if collectives.leads():
+        if collectives.is_rank_zero():
             checkpoints.prune(self.folder)
-        asked, faulty = collectives.anywhere(bool(heard), bool(self.fault()))
+        asked, faulty = collectives.any_rank(bool(received_signals), bool(self.fault()))
         if asked or faulty:  # at the very last step: the stage is as good as done, but the run was asked to leave
             self._leave(faulty)
 

@@ -18,7 +18,7 @@ Row = dict[str, Any]  # a line of the journal: step, epoch and what was measured
 
 
 @runtime_checkable
-class Mirror(Protocol):
+class Dashboard(Protocol):
     """Somewhere that shows rows. later: what to do where it failed; notes: for the user, taken from there."""
 
     name: str
@@ -70,13 +70,13 @@ class TensorBoard:
         pass  # its threads do not keep Python from leaving
 
 
-class Beside:
+class DashboardThread:
     """A mirror at work in a thread of its own, so that training waits for it at its end alone, and not for ever.
 
     Its first fault is told once, and it gets no more rows; so it is with one that is not done `seconds` after the end.
     """
 
-    def __init__(self, mirror: Mirror, seconds: float, rows: list[Row]) -> None:
+    def __init__(self, mirror: Dashboard, seconds: float, rows: list[Row]) -> None:
         self.mirror, self.seconds, self.fault, self.told, self.code = mirror, seconds, "", False, 0
         self.rows: queue.SimpleQueue[Row | None] = queue.SimpleQueue()
         self.thread = threading.Thread(target=self._work, args=(rows,), name=mirror.name, daemon=True)
@@ -121,25 +121,25 @@ class Beside:
             )
 
 
-class Mirrors:
+class Dashboards:
     """All mirrors of a stage, from its first row to the end of the block."""
 
-    def __init__(self, chosen: Iterable[tuple[Mirror, float]] = ()) -> None:
+    def __init__(self, chosen: Iterable[tuple[Dashboard, float]] = ()) -> None:
         """Each with the seconds that its end may take."""
         self.chosen, self.begun = list(chosen), False
-        self.shown: list[Beside] = []
+        self.shown: list[DashboardThread] = []
 
     def begin(self, rows: list[Row]) -> None:
         """With what the journal has; a second call changes nothing."""
         if not self.begun:
             self.begun = True
-            self.shown = [Beside(mirror, seconds, list(rows)) for mirror, seconds in self.chosen]
+            self.shown = [DashboardThread(mirror, seconds, list(rows)) for mirror, seconds in self.chosen]
 
     def log(self, row: Row) -> None:
         for mirror in self.shown:
             mirror.log(row)
 
-    def __enter__(self) -> "Mirrors":
+    def __enter__(self) -> "Dashboards":
         return self
 
     def __exit__(

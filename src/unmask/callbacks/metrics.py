@@ -11,15 +11,15 @@ import lightning as L
 import pandas as pd
 import torch
 
-from unmask.callbacks.dashboards import Mirrors
+from unmask.callbacks.dashboards import Dashboards
 from unmask.data.loading.batch import Batch
 from unmask.distributed import collectives
-from unmask.storage.metrics_log import append, cut_back, read
+from unmask.storage.metrics_log import append, truncate_after, read
 
 EVERY = 50  # optimiser steps between two lines, fewer where an epoch is shorter
 
 
-class Journal(L.Callback):
+class MetricsLogger(L.Callback):
     """Mean training loss over each window, the learning rate, images per second, and what validation logs.
 
     The running window is part of the checkpoint, so a resumed run writes the lines an undisturbed one does
@@ -27,11 +27,11 @@ class Journal(L.Callback):
     """
 
     def __init__(
-        self, folder: Path, batch_size: int, steps_per_epoch: int, mirrors: Mirrors | None = None,
+        self, folder: Path, batch_size: int, steps_per_epoch: int, mirrors: Dashboards | None = None,
         counts: Callable[[int], dict[str, float]] = lambda step: {},
     ) -> None:  # fmt: skip
         """counts: what else to write down at the end of each window, by its step."""
-        self.mirrors, self.counts = mirrors or Mirrors(), counts
+        self.mirrors, self.counts = mirrors or Dashboards(), counts
         self.path, self.batch_size, self.steps_per_epoch = folder / "metrics.jsonl", batch_size, steps_per_epoch
         self.every = min(EVERY, steps_per_epoch)
         self.total: torch.Tensor | float = 0.0
@@ -51,13 +51,13 @@ class Journal(L.Callback):
         self.step = self.clock_step = trainer.global_step
         self.clock = time.perf_counter()
         if trainer.is_global_zero:
-            cut_back(self.path, trainer.global_step)
+            truncate_after(self.path, trainer.global_step)
             self.mirrors.begin(read(self.path))
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        self.total = self.total + collectives.mean(outputs["loss"].detach().float())
+        self.total = self.total + collectives.all_reduce_mean(outputs["loss"].detach().float())
         if trainer.global_step > self.step:
             self.step = trainer.global_step
             self.count += 1

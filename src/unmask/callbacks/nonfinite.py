@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from unmask.callbacks.nonfinite_record import FOLDER, Step, write_record
 from unmask.data.loading.batch import Batch
 from unmask.distributed import collectives
-from unmask.distributed.collectives import whole
+from unmask.distributed.collectives import full_tensor
 
 
 class SpikeRule(NamedTuple):
@@ -34,7 +34,7 @@ class SpikeRule(NamedTuple):
     limit: int
 
 
-class Spikes:
+class SpikeDetector:
     """Knows the losses of the steps before."""
 
     def __init__(self, rule: SpikeRule) -> None:
@@ -72,7 +72,7 @@ class Spikes:
         self.spiked = torch.tensor(float(self.skipped))
 
 
-class Recorder(L.Callback):
+class NonfiniteGuard(L.Callback):
     """Raises FloatingPointError at the first loss or gradient that is NaN or infinite, after writing nonfinite/.
 
     about: what checkpoints say of the stage, the plain config included. Each of several processes records its own
@@ -80,7 +80,7 @@ class Recorder(L.Callback):
     that write. spikes: finite steps that are not made either; one too many of them raises and is recorded, too.
     """
 
-    def __init__(self, folder: Path, about: dict[str, Any], spikes: Spikes | None = None) -> None:
+    def __init__(self, folder: Path, about: dict[str, Any], spikes: SpikeDetector | None = None) -> None:
         self.folder, self.about, self.spikes = folder / FOLDER, about, spikes
         self.parts: list[tuple[int, Tensor]] = []
         self.losses: list[Tensor] = []
@@ -98,11 +98,11 @@ class Recorder(L.Callback):
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         # a norm beyond float32 counts as infinite: Adam's squares of such a gradient are
-        seen = torch.stack([*self.losses, whole(get_total_norm(gradients)).float()])
+        seen = torch.stack([*self.losses, full_tensor(get_total_norm(gradients)).float()])
         # gradients are shared, losses are not: each process must know of the others' faults
         fault, loss = (~seen.isfinite().all()).float(), torch.stack(self.losses).sum()
-        faults, total = collectives.summed(torch.stack([fault, loss]))
-        loss = total / collectives.count()
+        faults, total = collectives.all_reduce_sum(torch.stack([fault, loss]))
+        loss = total / collectives.world_size()
         spike = self.spikes.judge(loss) if self.spikes else torch.zeros_like(loss)
         lags = lagging(seen.device) and bool(optimizer.defaults.get("fused"))
         if lags or self.spikes:

@@ -9,7 +9,7 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from unmask.distributed.collectives import whole
+from unmask.distributed.collectives import full_tensor
 from unmask.storage import checkpoints
 from unmask.storage.atomic import sha256, write_json
 from unmask.tasks.recompute import loss_again
@@ -23,7 +23,7 @@ def plain(value: float) -> Plain:
 
 def of_parameters(module: nn.Module) -> dict[str, Plain]:
     """The largest absolute value of each parameter; where processes hold shares, all of them must ask."""
-    return {name: plain(float(whole(value.detach()).abs().max())) for name, value in module.named_parameters()}
+    return {name: plain(float(full_tensor(value.detach()).abs().max())) for name, value in module.named_parameters()}
 
 
 @torch.no_grad()

@@ -13,10 +13,10 @@ from jaxtyping import Int, Shaped
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from unmask.callbacks.checkpoint_writer import BackgroundIO
+from unmask.callbacks.checkpoint_writer import CheckpointWriter
 from unmask.data.loading.batch import Batch
 from unmask.distributed import collectives
-from unmask.storage.metrics_log import append, cut_back
+from unmask.storage.metrics_log import append, truncate_after
 
 TRACE = "trace.jsonl"
 PARTS = ("samples", "pixels", "masks")
@@ -40,8 +40,8 @@ class Tracer(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         self.step = trainer.global_step
         self.hook = pl_module.model.register_forward_pre_hook(self._look)
-        if collectives.leads():
-            cut_back(self.path, self.step)
+        if collectives.is_rank_zero():
+            truncate_after(self.path, self.step)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int
@@ -65,11 +65,11 @@ class Tracer(L.Callback):
             self._write(batch.epoch)
 
     def _write(self, epoch: int) -> None:
-        sums, loss = collectives.summed(torch.stack(list(self.sums.values()))), torch.tensor(self.loss).double()
+        sums, loss = collectives.all_reduce_sum(torch.stack(list(self.sums.values()))), torch.tensor(self.loss).double()
         hashes = {name: limbs.numpy().tobytes().hex() for name, limbs in zip(self.sums, sums, strict=True)}
-        row = {"step": self.step, "epoch": epoch, **hashes, "loss": float(collectives.mean(loss)).hex()}
+        row = {"step": self.step, "epoch": epoch, **hashes, "loss": float(collectives.all_reduce_mean(loss)).hex()}
         self.sums, self.loss = {}, 0.0
-        if collectives.leads():
+        if collectives.is_rank_zero():
             append(self.path, row)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
@@ -98,13 +98,13 @@ LONGEST = 120.0  # seconds: whoever asked may be gone
 POLL = 0.01
 
 
-class Hold(L.Callback):
+class PauseAtStep(L.Callback):
     """Tells its process number, and after `step`, before anything is saved of it, waits to be killed or let go.
 
     Who is let go sees its file held<rank> gone.
     """
 
-    def __init__(self, folder: Path, step: int | None, io: BackgroundIO) -> None:
+    def __init__(self, folder: Path, step: int | None, io: CheckpointWriter) -> None:
         self.folder, self.step, self.io = folder, step, io
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -122,9 +122,9 @@ class Hold(L.Callback):
             time.sleep(POLL)
 
 
-def asked_to_hold(stage: Path, io: BackgroundIO) -> list[L.Callback]:
+def pause_requested(stage: Path, io: CheckpointWriter) -> list[L.Callback]:
     """One that holds in this stage, where the environment asks for it."""
     asked = json.loads(os.environ.get(HOLD, "{}"))
     if not asked or Path(asked["stage"]).parts != stage.parts[-2:]:
         return []
-    return [Hold(Path(asked["folder"]), asked["step"], io)]
+    return [PauseAtStep(Path(asked["folder"]), asked["step"], io)]

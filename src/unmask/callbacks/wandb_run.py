@@ -26,7 +26,7 @@ class RunCard(NamedTuple):
     config: dict[str, Any]
 
 
-class WeightsAndBiases:
+class WandbRun:
     """The run goes on where W&B has rows of it: the journal is given whole each time, and W&B takes what it lacks.
 
     Each row has a place of its own in the run (W&B's _step), the same in every attempt: two a step, as a step is

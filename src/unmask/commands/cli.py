@@ -11,7 +11,7 @@ from typing import NoReturn
 from unmask.config.checks import ConfigError
 from unmask.config.experiments import CONF
 from unmask.config.overrides import unknown_choices, unknown_names, unknown_overrides
-from unmask.config.secrets import covered
+from unmask.config.secrets import masked
 from unmask.stages.ledger import LedgerError
 
 EXPLAINED = (LedgerError, ValueError, OSError, FloatingPointError)  # raised with a text for the user
@@ -28,7 +28,7 @@ QUIET = {
     "HF_HUB_DISABLE_TELEMETRY": "1",  # huggingface_hub, and with it timm and transformers
     "DO_NOT_TRACK": "1",  # whoever else heeds it
 }
-entered = False  # whether Hydra composed a config and called the command
+started = False  # whether Hydra composed a config and called the command
 
 
 def fail(message: str, code: int) -> NoReturn:
@@ -37,13 +37,13 @@ def fail(message: str, code: int) -> NoReturn:
     raise SystemExit(code)
 
 
-def told(error: BaseException) -> str:
+def user_message(error: BaseException) -> str:
     """The error's own words.
 
     Of one that a loader's worker passed on, its last line, without the worker's traceback. Of one that nobody foresaw,
     its kind, its first line and the notes it got on its way: the remedy, and where the traceback stands.
     """
-    text = covered(str(error))
+    text = masked(str(error))
     if "Original Traceback" in text:
         return text.strip().splitlines()[-1].split(": ", 1)[-1]
     if isinstance(error, OSError) and error.strerror:
@@ -55,25 +55,25 @@ def told(error: BaseException) -> str:
 
 
 @contextmanager
-def explained() -> Iterator[None]:
+def exit_on_user_error() -> Iterator[None]:
     """Within, what has a text for the user is told in a line and ends the command: 2 bad arguments, else 1."""
     try:
         yield
     except ConfigError as error:
         fail(str(error), 2)
     except EXPLAINED as error:
-        fail(told(error), 1)
+        fail(user_message(error), 1)
 
 
-def privately() -> None:
+def disable_telemetry() -> None:
     """Nothing that this project uses reports to its makers, in this process and those it starts."""
     os.environ.update(QUIET)
 
 
-def enter() -> None:
+def mark_started() -> None:
     """To be called first by a command: from here on faults are no longer Hydra's about the command line."""
-    global entered
-    entered = True
+    global started
+    started = True
     warnings.formatwarning = lambda message, *_, **__: f"{message}\n"  # without the line of Python that said it
 
 
@@ -117,7 +117,7 @@ def one_word(arguments: Sequence[str], key: str) -> list[str]:
 
 def guarded(command: Callable[[], None], keys: Iterable[str]) -> None:
     """Run a Hydra command; mistyped keys and Hydra's own complaints about overrides end with exit code 2."""
-    privately()
+    disable_telemetry()
     own = CONF / f"{Path(sys.argv[0]).stem}.yaml"
     if {"-h", "--help"} & {*sys.argv} and own.exists():  # src/train.py has Hydra's page
         print(explanation(own.read_text()), end="")
@@ -133,6 +133,6 @@ def guarded(command: Callable[[], None], keys: Iterable[str]) -> None:
     try:
         command()
     except SystemExit as leaving:
-        if leaving.code == 1 and not entered and not any(flag in sys.argv for flag in MULTIRUN):
+        if leaving.code == 1 and not started and not any(flag in sys.argv for flag in MULTIRUN):
             raise SystemExit(2) from None
         raise

@@ -20,7 +20,7 @@ from unmask.data.images.decoding import decoded, opened
 from unmask.data.images.unreadable import BadImageError, content_of
 from unmask.data.loading.folders import Files
 from unmask.data.loading.in_memory import InMemory
-from unmask.distributed.processes import cores
+from unmask.distributed.processes import available_cores
 from unmask.randomness import make_key, permutation
 from unmask.stages.plan import Plan
 from unmask.storage.atomic import write_text
@@ -112,7 +112,7 @@ def measure(plan: Plan, images: int | None, threads: int | None, console: Consol
         ids = sorted(permutation(make_key(0, "statistics"), 0, len(split))[:images].tolist())
     measured = Measured(plan.identity, data.source, data.channels, len(split))
     parts = [ids[k : k + AT_ONCE] for k in range(0, len(ids), AT_ONCE)]
-    with ThreadPoolExecutor(threads or cores()) as pool:
+    with ThreadPoolExecutor(threads or available_cores()) as pool:
         for part in track(parts, description="measuring", console=console, transient=True):
             for found in pool.map(lambda i: one(split, i), part):
                 measured.add(found)

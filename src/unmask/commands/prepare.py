@@ -35,7 +35,7 @@ from unmask.data.listing.catalogue import PREPARED, PREPARING, Catalogue
 from unmask.data.listing.listing import arranged, catalogued
 from unmask.data.listing.names import Names
 from unmask.data.listing.stores import Taken
-from unmask.distributed.processes import cores
+from unmask.distributed.processes import available_cores
 from unmask.storage.atomic import write_json
 
 MEBIBYTE, GIB = 2**20, 2**30
@@ -65,7 +65,7 @@ def prepare(given: Prepare, console: Console) -> None:
         _begin(target, facts, tasks, given.format)
         _say_price(given, found, sizes, tasks, target, console)
         conversion = Conversion(found, given.format, target, change, tasks)
-        contents = conversion.finish(_run(conversion, given.workers or cores(), console), facts)
+        contents = conversion.finish(_run(conversion, given.workers or available_cores(), console), facts)
     told = json.loads((target / PREPARED).read_bytes())
     if conversion.damaged:
         console.print(f"damaged or missing, and made again: {', '.join(sorted(conversion.damaged))}", soft_wrap=True)

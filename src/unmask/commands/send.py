@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from unmask.callbacks.wandb_run import RunCard, WeightsAndBiases
+from unmask.callbacks.wandb_run import RunCard, WandbRun
 from unmask.config.arguments import Send
 from unmask.config.checks import ConfigError, refuse_secrets
 from unmask.stages.ledger import read_result
@@ -39,12 +39,12 @@ def send(folder: Path, given: Send) -> str:
     return f"all {len(rows)} rows are in W&B" + (", some were before" if had else "")
 
 
-def _run(folder: Path, result: dict[str, Any], given: Send) -> WeightsAndBiases:
+def _run(folder: Path, result: dict[str, Any], given: Send) -> WandbRun:
     config = yaml.safe_load((folder / "config.yaml").read_text())["config"]
     refuse_secrets(config)  # of a version that did not refuse them itself
     chosen = (config.get("logger") or {}).get("wandb") or {}
     fingerprint = result["fingerprint"]
-    return WeightsAndBiases(
+    return WandbRun(
         RunCard(result["stage"], fingerprint, result.get("parent") or fingerprint, config), folder,
         given.project or chosen.get("project") or "unmask", given.entity or chosen.get("entity"), True,
         given.finish_seconds,

@@ -10,7 +10,7 @@ from unmask.config.image_checks import of_images
 from unmask.config.keys import known_keys, suggestion
 from unmask.config.recipes import kept_together, repeats_of
 from unmask.config.schema import CHANNELS, ENCODING, FROZEN, LABELLED, Config, Container, Data
-from unmask.config.secrets import covered, refused
+from unmask.config.secrets import masked, refused
 
 ELSEWHERE = "/not/here"
 SMALLEST = 8  # pixels of a side that the corruptions can be made on
@@ -66,7 +66,7 @@ def check_stored(raw: dict[str, Any]) -> Config:
 
 def described(error: ValidationError) -> str:
     """A line for each fault."""
-    return covered("\n".join(dict.fromkeys(_line(fault) for fault in error.errors())))
+    return masked("\n".join(dict.fromkeys(_line(fault) for fault in error.errors())))
 
 
 def _line(fault: Any) -> str:

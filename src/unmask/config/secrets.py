@@ -14,7 +14,7 @@ SHORTEST = 12  # characters: TOKENIZERS_KEY=false is no secret
 COVER = "***"
 
 
-def covered(text: str) -> str:
+def masked(text: str) -> str:
     """The text without the secrets in it."""
     return _covered(text, _of_environment())
 

@@ -14,10 +14,10 @@ from jaxtyping import Float, Num
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 
-def count() -> int:
+def world_size() -> int:
     """How many processes there are."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
@@ -26,13 +26,13 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def leads() -> bool:
+def is_rank_zero() -> bool:
     """Whether this is the one that writes files and speaks."""
     return rank() == 0
 
 
 @contextmanager
-def joined(rank: int, size: int, minutes: float) -> Iterator[None]:
+def process_group(rank: int, size: int, minutes: float) -> Iterator[None]:
     """Within, `size` processes can talk, at MASTER_ADDR and MASTER_PORT.
 
     minutes: after which one that gets no answer raises RuntimeError, TimeoutError where they never met.
@@ -50,21 +50,21 @@ def joined(rank: int, size: int, minutes: float) -> Iterator[None]:
     dist.destroy_process_group()  # not after an error: the others may be gone, and NCCL would wait for them
 
 
-def mean(value: Float[Tensor, ""]) -> Float[Tensor, ""]:
+def all_reduce_mean(value: Float[Tensor, ""]) -> Float[Tensor, ""]:
     """Over the processes, the same bits in each."""
-    if count() == 1:
+    if world_size() == 1:
         return value
     total = value.detach().clone()
     dist.all_reduce(total)
-    return total / count()
+    return total / world_size()
 
 
-def summed(value: Num[Tensor, "*shape"]) -> Num[Tensor, "*shape"]:
+def all_reduce_sum(value: Num[Tensor, "*shape"]) -> Num[Tensor, "*shape"]:
     """Over the processes; gradients flow back to all of them."""
-    return value if count() == 1 else cast(Tensor, _Summed.apply(value))
+    return value if world_size() == 1 else cast(Tensor, _AllReduceSum.apply(value))
 
 
-class _Summed(torch.autograd.Function):
+class _AllReduceSum(torch.autograd.Function):
     """What each process adds reaches every loss; theirs are averaged later, as DDP does."""
 
     @staticmethod
@@ -80,58 +80,58 @@ class _Summed(torch.autograd.Function):
         return total
 
 
-def anywhere(*flags: bool) -> list[bool]:
+def any_rank(*flags: bool) -> list[bool]:
     """Each flag, raised where any process raises it."""
-    if count() == 1:
+    if world_size() == 1:
         return list(flags)
     raised = torch.tensor(flags, dtype=torch.int32)
     dist.all_reduce(raised, op=dist.ReduceOp.MAX)
     return [bool(flag) for flag in raised]
 
 
-def first(content: Any) -> Any:
+def first_non_none(content: Any) -> Any:
     """What the first process has that has something; None where none has."""
-    if count() == 1:
+    if world_size() == 1:
         return content
-    box: list[Any] = [None] * count()
+    box: list[Any] = [None] * world_size()
     dist.all_gather_object(box, content)
     return next((each for each in box if each is not None), None)
 
 
-def told(content: Any = None) -> Any:
+def broadcast(content: Any = None) -> Any:
     """What the one that leads says; others give nothing."""
-    if count() == 1:
+    if world_size() == 1:
         return content
     box = [content]
     dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
     return box[0]
 
 
-def led(find: Callable[[], Found]) -> Found:
+def on_rank_zero(find: Callable[[], Result]) -> Result:
     """What the one that leads finds; the others do not look for themselves."""
-    return told(find() if leads() else None)
+    return broadcast(find() if is_rank_zero() else None)
 
 
-def taking_turns(rows_N: Tensor) -> Tensor:
+def gather_interleaved(rows_N: Tensor) -> Tensor:
     """All rows in order, where process r of w holds rows r, r + w, r + 2 w, ... (on the CPU)."""
-    if count() == 1:
+    if world_size() == 1:
         return rows_N
-    sizes: list[Any] = [None] * count()
+    sizes: list[Any] = [None] * world_size()
     dist.all_gather_object(sizes, len(rows_N))
     padded = rows_N.new_zeros((max(sizes), *rows_N.shape[1:]))
     padded[: len(rows_N)] = rows_N
     parts = [torch.empty_like(padded) for _ in sizes]
     dist.all_gather(parts, padded.contiguous())
-    return _woven(parts, sizes)
+    return _interleave(parts, sizes)
 
 
-def _woven(parts: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
+def _interleave(parts: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
     found = parts[0].new_empty((sum(sizes), *parts[0].shape[1:]))
     for r, (part, size) in enumerate(zip(parts, sizes, strict=True)):
         found[r :: len(parts)] = part[:size]
     return found
 
 
-def whole(value: Tensor) -> Tensor:
+def full_tensor(value: Tensor) -> Tensor:
     """The tensor of all shares; all processes must ask."""
     return value.full_tensor() if isinstance(value, DTensor) else value

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from unmask.distributed.processes import MEMORY_FULL, PREEMPTED, SIGNALS, Forwarding, cores, send, start
-from unmask.distributed.ranks import World
+from unmask.distributed.processes import MEMORY_FULL, PREEMPTED, SIGNALS, Forwarding, available_cores, send_signal, start_process
+from unmask.distributed.ranks import RankInfo
 
 TRAIN = Path(__file__).parents[2] / "train.py"
 STARTED = "UNMASK_STARTED"  # set in what it starts: the results are told by who started them
@@ -23,7 +23,7 @@ POLL = 0.05  # seconds
 GRACE = 15.0  # seconds that the others have when one is gone
 
 
-class Member(NamedTuple):
+class RankProcess(NamedTuple):
     """A started process, and where what it says on stderr goes; None: to ours."""
 
     rank: int
@@ -31,12 +31,12 @@ class Member(NamedTuple):
     said: IO[bytes] | None
 
 
-class Conductor:
+class Launcher:
     """Starts `python train.py <overrides>` once a device of this machine."""
 
-    def __init__(self, overrides: Sequence[str], each: int, total: int, started: World | None) -> None:
+    def __init__(self, overrides: Sequence[str], each: int, total: int, started: RankInfo | None) -> None:
         self.overrides, self.each, self.total, self.started = list(overrides), each, total, started
-        self.members: list[Member] = []
+        self.members: list[RankProcess] = []
 
     def __call__(self) -> int:
         """Wait for the end; the exit code of the first that did not end well, else 0."""
@@ -61,10 +61,10 @@ class Conductor:
     def _processes(self) -> list[subprocess.Popen]:
         return [member.process for member in self.members]
 
-    def _start(self, local: int, address: dict[str, str], folder: Path) -> Member:
+    def _start(self, local: int, address: dict[str, str], folder: Path) -> RankProcess:
         """All but the first are silent: what they say is kept, for when one of them fails first."""
         rank = (self.started.machine if self.started else 0) * self.each + local
-        threads = max(1, cores() // self.each)  # each process would take all cores
+        threads = max(1, available_cores() // self.each)  # each process would take all cores
         told = address | {
             "RANK": str(rank), "WORLD_SIZE": str(self.total), "LOCAL_RANK": str(local),
             "LOCAL_WORLD_SIZE": str(self.each), "NODE_RANK": str(rank // self.each), STARTED: "1",
@@ -72,10 +72,10 @@ class Conductor:
         }  # fmt: skip
         said = (folder / f"{rank}.txt").open("w+b") if rank else None
         silent = {"stdout": subprocess.DEVNULL, "stderr": said} if said else {}
-        return Member(rank, start([sys.executable, str(TRAIN), *self.overrides], told, **silent), said)
+        return RankProcess(rank, start_process([sys.executable, str(TRAIN), *self.overrides], told, **silent), said)
 
     def _watch(self) -> int:
-        first: Member | None = None
+        first: RankProcess | None = None
         deadline = float("inf")
         while any(process.poll() is None for process in self._processes()):
             time.sleep(POLL)
@@ -84,20 +84,20 @@ class Conductor:
                 first = min(gone, key=_blame)
                 deadline = time.monotonic() + GRACE
                 if first.process.returncode != PREEMPTED:
-                    send(signal.SIGTERM, self._processes())
+                    send_signal(signal.SIGTERM, self._processes())
             if time.monotonic() > deadline:
-                send(signal.SIGKILL, self._processes())
+                send_signal(signal.SIGKILL, self._processes())
         first = first or next((member for member in self.members if member.process.returncode), None)
         return _told(first) if first else 0
 
 
-def _blame(member: Member) -> tuple[bool, bool]:
+def _blame(member: RankProcess) -> tuple[bool, bool]:
     """Of several gone at one look, the killed one (its code is negative) is why others failed; so is one that left."""
     code = member.process.returncode
     return code > 0, code not in (PREEMPTED, MEMORY_FULL)
 
 
-def _told(first: Member) -> int:
+def _told(first: RankProcess) -> int:
     """Say what the first one that failed said, unless it was heard; its exit code, 1 where a signal killed it."""
     code = first.process.returncode
     if code in (PREEMPTED, MEMORY_FULL):

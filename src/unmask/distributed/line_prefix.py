@@ -7,7 +7,7 @@ import shutil
 import sys
 from typing import Protocol, runtime_checkable
 
-MARK = "UNMASK_CELL"  # set by the launcher of a sweep
+PREFIX = "UNMASK_CELL"  # set by the launcher of a sweep
 
 
 @runtime_checkable
@@ -21,7 +21,7 @@ class Stream(Protocol):
     def fileno(self) -> int: ...
 
 
-class Marked(io.TextIOBase):
+class PrefixedStream(io.TextIOBase):
     """A text stream that begins every line with a mark and writes no line in parts, so that two never mix."""
 
     def __init__(self, stream: Stream, mark: str) -> None:
@@ -47,11 +47,11 @@ class Marked(io.TextIOBase):
         return self._stream.fileno()
 
 
-def mark_lines() -> None:
+def prefix_lines() -> None:
     """To be called first by a command that may be a cell of a sweep."""
-    mark = os.environ.pop(MARK, "")  # its own, not its workers'
+    mark = os.environ.pop(PREFIX, "")  # its own, not its workers'
     if mark:
         os.environ["COLUMNS"] = str(shutil.get_terminal_size().columns - len(mark))
-        sys.stdout, sys.stderr = stdout, stderr = Marked(sys.stdout, mark), Marked(sys.stderr, mark)
+        sys.stdout, sys.stderr = stdout, stderr = PrefixedStream(sys.stdout, mark), PrefixedStream(sys.stderr, mark)
         atexit.register(stdout.close_line)
         atexit.register(stderr.close_line)

@@ -22,12 +22,12 @@ LEAKING = (
 )  # fmt: skip
 SUMMARY = "UNMASK_SUMMARY"  # names the file in which a cell of a sweep tells its results to who started it
 PR_SET_PDEATHSIG = 1
-heard: list[int] = []  # those of SIGNALS that have come to this process, in order
+received_signals: list[int] = []  # those of SIGNALS that have come to this process, in order
 
 
-def start(command: list[str], told: dict[str, str], **streams: Any) -> subprocess.Popen:
+def start_process(command: list[str], extra_env: dict[str, str], **streams: Any) -> subprocess.Popen:
     """In a session of its own, with our environment and what it is `told`, but without our place in a group."""
-    environment = {key: value for key, value in os.environ.items() if key not in LEAKING} | {CHILD: "1"} | told
+    environment = {key: value for key, value in os.environ.items() if key not in LEAKING} | {CHILD: "1"} | extra_env
     return subprocess.Popen(command, env=environment, start_new_session=True, preexec_fn=_end_with_parent, **streams)
 
 
@@ -37,20 +37,20 @@ def _end_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def cores() -> int:
+def available_cores() -> int:
     """Those that this process may use: schedulers give a job fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
-def own_cores() -> int:
+def cores_per_rank() -> int:
     """The share of this one of the processes that train on this machine; a task that SLURM bound has its own."""
-    here = cores()
+    here = available_cores()
     if os.environ.get("SLURM_CPUS_PER_TASK") == str(here):
         return here
     return max(1, here // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
-def send(number: int, processes: Iterable[subprocess.Popen]) -> None:
+def send_signal(number: int, processes: Iterable[subprocess.Popen]) -> None:
     """To those that still run."""
     for process in processes:
         if process.poll() is None:
@@ -90,12 +90,12 @@ class Forwarding:
             signal.signal(number, handler)
 
     def _forward(self, number: int, frame: FrameType | None) -> None:
-        heard.append(number)
+        received_signals.append(number)
         self.asked += 1
         self.interrupted += number == signal.SIGINT
-        send(number if self.interrupted < 3 else signal.SIGKILL, self.started())
+        send_signal(number if self.interrupted < 3 else signal.SIGKILL, self.started())
 
     def catch_up(self, process: subprocess.Popen) -> None:
         """To be called when one has been started and is known: what came before goes to it as well."""
         if self.asked:
-            send(heard[-1], [process])
+            send_signal(received_signals[-1], [process])

@@ -10,7 +10,7 @@ from unmask.config.checks import ConfigError
 PORTS = 20_000, 32_767  # below those that systems give to outgoing connections
 
 
-class World(NamedTuple):
+class RankInfo(NamedTuple):
     """A process among those that work on one run: its place among all, and on its machine."""
 
     rank: int
@@ -24,7 +24,7 @@ class World(NamedTuple):
 
 
 @cache
-def world() -> World | None:
+def rank_info() -> RankInfo | None:
     """None where this process was started by itself; else its place, as Conductor, torchrun, srun or submitit say."""
     if not {"RANK", "WORLD_SIZE", "LOCAL_RANK"} <= os.environ.keys():
         os.environ.update(_of_job())
@@ -32,7 +32,7 @@ def world() -> World | None:
     if size == 1:
         return None
     local = int(os.environ["LOCAL_RANK"]), int(os.environ.get("LOCAL_WORLD_SIZE", size))
-    return World(int(os.environ["RANK"]), size, *local)
+    return RankInfo(int(os.environ["RANK"]), size, *local)
 
 
 def _of_job() -> dict[str, str]:

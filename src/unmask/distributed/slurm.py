@@ -4,8 +4,8 @@ import os
 import subprocess
 import time
 
-from unmask.distributed.processes import CHILD, PREEMPTING, heard
-from unmask.distributed.ranks import world
+from unmask.distributed.processes import CHILD, PREEMPTING, received_signals
+from unmask.distributed.ranks import rank_info
 
 PATIENCE = 60  # seconds for an answer of scontrol
 HEAD_START = 10  # seconds that the first task has, as on some clusters a task's exit code ends all (KillOnBadExit)
@@ -17,10 +17,10 @@ def requeue(wanted: bool) -> None:
     Only after SIGUSR1 or SIGUSR2: scancel sends SIGTERM, people Ctrl-C, and they want an end. A job of submitit's is
     put back by submitit, and processes of a run or cells of a sweep by what started them.
     """
-    asked = bool(heard) and heard[0] in PREEMPTING
+    asked = bool(received_signals) and received_signals[0] in PREEMPTING
     if not wanted or not asked or "SLURM_JOB_ID" not in os.environ or {CHILD, "SUBMITIT_EXECUTOR"} & os.environ.keys():
         return
-    place = world()
+    place = rank_info()
     if place is not None and place.rank > 0:
         time.sleep(HEAD_START)
         return

@@ -9,7 +9,7 @@ from typing import Any
 
 from submitit.core.utils import DelayedSubmission, UncompletedJobError
 
-from unmask.distributed.processes import PREEMPTED, SIGNALS, SUMMARY, Forwarding, heard, start
+from unmask.distributed.processes import PREEMPTED, SIGNALS, SUMMARY, Forwarding, received_signals, start_process
 
 
 class CellJob:
@@ -25,13 +25,13 @@ class CellJob:
         before = {number: signal.getsignal(number) for number in SIGNALS}
         while True:
             code, stages = _run(command)
-            if code == PREEMPTED and heard:
+            if code == PREEMPTED and received_signals:
                 try:
                     _hand_on(before)
                 except UncompletedJobError as refusal:  # it ran out of time too often
                     print(refusal, flush=True)
                 else:
-                    if set(heard) == {signal.SIGTERM}:
+                    if set(received_signals) == {signal.SIGTERM}:
                         continue
             return {"code": code, "stages": stages}
 
@@ -41,22 +41,22 @@ class CellJob:
 
 
 def _run(command: Sequence[str]) -> tuple[int, list[dict[str, Any]]]:
-    heard.clear()
+    received_signals.clear()
     with tempfile.TemporaryDirectory(prefix="unmask-cell-") as folder:
         summary = Path(folder) / "summary.json"
         children: list[Any] = []
         with Forwarding(SIGNALS, lambda: children) as signals:
-            children.append(start(list(command), {SUMMARY: str(summary)}))
+            children.append(start_process(list(command), {SUMMARY: str(summary)}))
             signals.catch_up(children[0])
             code = children[0].wait()
-        if heard and -code in SIGNALS:
+        if received_signals and -code in SIGNALS:
             code = PREEMPTED  # asked before it could do better: nothing was begun
         return code, json.loads(summary.read_text()) if summary.exists() else []
 
 
 def _hand_on(before: dict[signal.Signals, Any]) -> None:
     """What came goes to those who would have got it; submitit's own handler may end this process here."""
-    for number in map(signal.Signals, dict.fromkeys(heard)):
+    for number in map(signal.Signals, dict.fromkeys(received_signals)):
         print(f"asked to leave by {number.name}; the run has ended and goes on from its last checkpoint", flush=True)
         if callable(before[number]):
             before[number](number, None)

@@ -5,14 +5,14 @@ from typing import Any
 from unmask.config.checks import ALONE, ConfigError
 from unmask.config.recipes import kept_together, repeats_of
 from unmask.config.schema import TRAINED, Trainer
-from unmask.distributed.ranks import world
+from unmask.distributed.ranks import rank_info
 from unmask.stages.plan import Plan
 from unmask.stages.sizes import batch_of
 
 
 def devices(trainer: Trainer) -> int:
     """How many processes work on each machine. Raises ConfigError where nobody says and there is no GPU."""
-    started = world()
+    started = rank_info()
     if trainer.devices is not None:
         return trainer.devices
     if started and started.local_size > 1:
@@ -30,7 +30,7 @@ def processes(plan: Plan) -> int:
     Raises ConfigError where a batch does not split evenly among them, other numbers of them were started, or one is to
     share with itself.
     """
-    trainer, started = plan.config.trainer, world()
+    trainer, started = plan.config.trainer, rank_info()
     each = devices(trainer)
     total = each * trainer.nodes
     if started and started.size not in (total, trainer.nodes):

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from unmask.config.secrets import covered
+from unmask.config.secrets import masked
 from unmask.stages.fingerprint import StageSpec
 from unmask.storage.atomic import write_json, write_text
 
@@ -108,7 +108,7 @@ class StageFolder:
 
     def fail(self, error: BaseException, name: str = "error.txt") -> None:
         """Leave the error where the next reader looks."""
-        text = covered("".join(traceback.format_exception(error)))
+        text = masked("".join(traceback.format_exception(error)))
         try:
             write_text(self.path / name, f"{now()}\n{text}")
         except OSError:

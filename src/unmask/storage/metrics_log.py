@@ -14,7 +14,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     return _rows(path.read_text(errors="replace")) if path.exists() else []
 
 
-def read_on(path: Path, start: int) -> tuple[list[dict[str, Any]], int]:
+def read_from(path: Path, start: int) -> tuple[list[dict[str, Any]], int]:
     """The whole lines from that byte on, and where they end."""
     with path.open("rb") as file:
         file.seek(start)
@@ -51,7 +51,7 @@ def append(path: Path, row: dict[str, Any]) -> None:
         ) from error
 
 
-def cut_back(path: Path, step: int) -> None:
+def truncate_after(path: Path, step: int) -> None:
     """Drop what was logged after `step`: those steps are about to be made again."""
     kept = [row for row in read(path) if row["step"] <= step and step > 0]
     write_text(path, "".join(map(line, kept)))

@@ -21,9 +21,9 @@ from torchmetrics.classification import (
     MulticlassStatScores,
 )
 
-from unmask.data.loading.bad_images import counted
+from unmask.data.loading.bad_images import drop_substitutes
 from unmask.data.loading.batch import Batch
-from unmask.drop_path import toss
+from unmask.drop_path import sample_drop_path
 from unmask.heads import Classifier
 from unmask.optim import MakeOptimizer
 from unmask.randomness import borrowed_generators, make_key, words
@@ -63,7 +63,7 @@ class Classify(L.LightningModule):
         self.confusion = MulticlassConfusionMatrix(classes) if classes <= CONFUSABLE else None
 
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
-        toss(self.model, self.coins, batch.epoch, batch.ids_B)
+        sample_drop_path(self.model, self.coins, batch.epoch, batch.ids_B)
         if self.mixing is None:
             return F.cross_entropy(
                 self.model(batch.images_BCHW), batch.labels_B, label_smoothing=self.regular.smoothing
@@ -94,7 +94,7 @@ class Classify(L.LightningModule):
             self.ema.update(self.model)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        batch, count = counted(batch)
+        batch, count = drop_substitutes(batch)
         logits_BK = self.measured_model()(batch.images_BCHW)
         unaveraged_BK = logits_BK if self.unaveraged is None else self.model(batch.images_BCHW)
         loss = F.cross_entropy(logits_BK, batch.labels_B)

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from unmask.data.augment.corruptions import corrupt
-from unmask.data.loading.bad_images import own
+from unmask.data.loading.bad_images import is_original
 from unmask.data.loading.batch import Batch
 from unmask.data.loading.module import Evaluation, ImageData
 from unmask.distributed import collectives
@@ -48,7 +48,7 @@ class Extract(L.LightningModule):
         self.model = model
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Predicted:
-        return Predicted(self.model(batch.images_BCHW).float().cpu(), batch.labels_B.cpu(), own(batch).long().cpu())
+        return Predicted(self.model(batch.images_BCHW).float().cpu(), batch.labels_B.cpu(), is_original(batch).long().cpu())
 
 
 def extract(trainer: L.Trainer, model: nn.Module, data: ImageData) -> tuple[LabelledFeatures, LabelledFeatures]:
@@ -65,7 +65,7 @@ def extract(trainer: L.Trainer, model: nn.Module, data: ImageData) -> tuple[Labe
 
 def joint(predicted: Any) -> Predicted:
     """The batches of all processes as one split, in its order."""
-    return Predicted(*(collectives.taking_turns(torch.cat(part)) for part in zip(*predicted, strict=True)))
+    return Predicted(*(collectives.gather_interleaved(torch.cat(part)) for part in zip(*predicted, strict=True)))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from unmask.data.loading.bad_images import counted
+from unmask.data.loading.bad_images import drop_substitutes
 from unmask.data.loading.batch import Batch
 from unmask.mae import MAE
 from unmask.masking import BlockMasking, GridMasking, RandomMasking
@@ -36,7 +36,7 @@ class Pretrain(L.LightningModule):
         return self.reconstruction_loss(batch, self.key, batch.epoch)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        batch, count = counted(batch)
+        batch, count = drop_substitutes(batch)
         loss = self.reconstruction_loss(batch, FIXED, epoch=0)
         self.log("val/loss", loss, batch_size=count, sync_dist=True, logger=False)
 

@@ -10,7 +10,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torchmetrics import Metric
 
-from unmask.data.loading.bad_images import counted
+from unmask.data.loading.bad_images import drop_substitutes
 from unmask.data.loading.batch import Batch
 from unmask.optim import MakeOptimizer
 from unmask.randomness import make_key, uniform
@@ -69,7 +69,7 @@ class TrainTokenizer(L.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The loss is the squared error of what the chosen codes alone give back, without noise."""
-        batch, count = counted(batch)
+        batch, count = drop_substitutes(batch)
         tokens_BL = self.model.tokens(batch.images_BCHW)
         if count:
             self.usage.update(tokens_BL)

@@ -16,8 +16,8 @@ from unmask.config.checks import ConfigError
 from unmask.config.schema import Trainer
 from unmask.data.loading.workers import end_workers, lost_worker
 from unmask.distributed import collectives
-from unmask.distributed.processes import heard
-from unmask.distributed.ranks import world
+from unmask.distributed.processes import received_signals
+from unmask.distributed.ranks import rank_info
 from unmask.stages.fingerprint import FITTED, StageSpec
 from unmask.stages.ledger import StageFolder
 from unmask.stages.plan import Plan
@@ -41,7 +41,7 @@ def execute(plan: Plan, console: Console) -> list[dict[str, Any]]:
         raise ConfigError("trainer.accelerator = gpu: torch finds no GPU here; use trainer=auto or trainer=cpu")
     if plan.config.data.decode == "nvjpeg" and not torch.cuda.is_available():
         raise ConfigError("data.decode = nvjpeg: torch finds no GPU here; use data.decode=auto")
-    run, place = Run(plan, console), world()
+    run, place = Run(plan, console), rank_info()
     for note in plan.listing.notes if plan.listing else ():
         console.print(f"warning: {note}", soft_wrap=True, markup=False)
     with leaving_when_asked(plan.config.trainer.max_minutes):
@@ -55,7 +55,7 @@ def execute(plan: Plan, console: Console) -> list[dict[str, Any]]:
 @contextmanager
 def _together(plan: Plan) -> Iterator[None]:
     """One of several joins the others."""
-    place = world()
+    place = rank_info()
     if place is None:
         yield
         return
@@ -68,7 +68,7 @@ def _together(plan: Plan) -> Iterator[None]:
         torch.cuda.set_device(place.local_rank)
     # the watchdog comes first: it knows where each process stands
     minutes = PATIENCE * plan.config.trainer.timeout_minutes
-    with collectives.joined(place.rank, place.size, minutes):
+    with collectives.process_group(place.rank, place.size, minutes):
         yield
 
 
@@ -97,20 +97,20 @@ def _awaited(run: Run, spec: StageSpec) -> dict[str, Any]:
 
 def _stage(run: Run, spec: StageSpec) -> dict[str, Any]:
     """The leader, or the only one, decides whether there is work, owns the folder and writes; the others follow."""
-    if heard:  # and what was raised then was lost
+    if received_signals:  # and what was raised then was lost
         raise Preempted
     folder = StageFolder(run.config.runs_dir, spec)
-    if not collectives.leads():
-        while (told := collectives.told()) == WAITING:
+    if not collectives.is_rank_zero():
+        while (told := collectives.broadcast()) == WAITING:
             pass
         return told or _worked(run, spec, folder)
     if result := folder.result():
         run.console.print(f"{spec.title}: from the ledger, {folder.path}")
-        return collectives.told(result)
+        return collectives.broadcast(result)
     folder.open()
-    with folder.owned(run.config.wait, run.console.print, lambda: collectives.told(WAITING)):
+    with folder.owned(run.config.wait, run.console.print, lambda: collectives.broadcast(WAITING)):
         # another run may have finished it while we waited
-        if result := collectives.told(folder.result()):
+        if result := collectives.broadcast(folder.result()):
             return result
         folder.keep_config(run.config.plain())
         run.console.print(f"{spec.title}: {folder.path}")
@@ -127,7 +127,7 @@ def _worked(run: Run, spec: StageSpec, folder: StageFolder) -> dict[str, Any]:
         run.console.print(f"{spec.title}: stopped, {folder.path}; the same command goes on from there")
         raise Preempted from None
     except (Exception, KeyboardInterrupt) as error:
-        name = "error.txt" if collectives.leads() else f"error-{collectives.rank()}.txt"
+        name = "error.txt" if collectives.is_rank_zero() else f"error-{collectives.rank()}.txt"
         folder.fail(error, name)
         if lost_worker(error):
             end_workers()
@@ -138,16 +138,16 @@ def _worked(run: Run, spec: StageSpec, folder: StageFolder) -> dict[str, Any]:
             ) from error
         advise(error, run.config.trainer, folder, name)
         raise
-    if not collectives.leads():
-        return collectives.told()
+    if not collectives.is_rank_zero():
+        return collectives.broadcast()
     seconds = round(work.fit.seconds_before + time.monotonic() - start, 1)
     facts = {"seconds": seconds, "versions": {name: version(name) for name in VERSIONS}}
     bad = work.fit.bad.merge()
     images = int(metrics.pop("images")) if "images" in metrics else len(run.splits[1])
     images -= sum(row["split"] == "validation" for row in bad)
-    facts |= {"threads": torch.get_num_threads(), "processes": collectives.count(), "images": images}
+    facts |= {"threads": torch.get_num_threads(), "processes": collectives.world_size(), "images": images}
     facts |= {"bad_images": len(bad)} if bad else {}
-    return collectives.told(folder.finish(metrics, facts))
+    return collectives.broadcast(folder.finish(metrics, facts))
 
 
 def memory_full(error: BaseException) -> bool:

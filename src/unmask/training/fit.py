@@ -9,15 +9,15 @@ import lightning as L
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from rich.console import Console
 
-from unmask.callbacks.bad_images import BadList
-from unmask.callbacks.checkpoint_writer import BackgroundIO
-from unmask.callbacks.checkpointing import Cadence, Keeper
-from unmask.callbacks.dashboards import Mirror, Mirrors, TensorBoard
-from unmask.callbacks.metrics import Journal
-from unmask.callbacks.nonfinite import Recorder, SpikeRule, Spikes
+from unmask.callbacks.bad_images import BadImageReporter
+from unmask.callbacks.checkpoint_writer import CheckpointWriter
+from unmask.callbacks.checkpointing import Cadence, Checkpointing
+from unmask.callbacks.dashboards import Dashboard, Dashboards, TensorBoard
+from unmask.callbacks.metrics import MetricsLogger
+from unmask.callbacks.nonfinite import NonfiniteGuard, SpikeRule, SpikeDetector
 from unmask.callbacks.progress import StageProgress
-from unmask.callbacks.tracer import Tracer, asked_to_hold
-from unmask.callbacks.wandb_run import GRACE, START, RunCard, WeightsAndBiases
+from unmask.callbacks.tracer import Tracer, pause_requested
+from unmask.callbacks.wandb_run import GRACE, START, RunCard, WandbRun
 from unmask.callbacks.watchdog import Watchdog
 from unmask.config.recipes import kept_together, repeats_of
 from unmask.config.schema import ENCODING, FROZEN, Config
@@ -36,17 +36,17 @@ from unmask.training.fsdp import strategy
 FLUSH = 30.0  # seconds that a disk may take for TensorBoard's last events
 
 
-def mirrors(config: Config, spec: StageSpec, folder: Path) -> Mirrors:
+def open_dashboards(config: Config, spec: StageSpec, folder: Path) -> Dashboards:
     """Those that are chosen. Of several processes the one that writes the journal opens them."""
-    chosen: list[tuple[Mirror, float]] = []
+    chosen: list[tuple[Dashboard, float]] = []
     if wandb := config.logger.wandb:
         group = spec.parent.fingerprint if spec.parent else spec.fingerprint
         card = RunCard(spec.kind, spec.fingerprint, group, config.plain())
-        run = WeightsAndBiases(card, folder, wandb.project, wandb.entity, wandb.mode == "online", wandb.finish_seconds)
+        run = WandbRun(card, folder, wandb.project, wandb.entity, wandb.mode == "online", wandb.finish_seconds)
         chosen.append((run, START + wandb.finish_seconds + GRACE))
     if config.logger.tensorboard:
         chosen.append((TensorBoard(folder / config.logger.tensorboard.name), FLUSH))
-    return Mirrors(chosen)
+    return Dashboards(chosen)
 
 
 Metrics = dict[str, float]
@@ -79,26 +79,26 @@ class Fitting:
         }  # fmt: skip
         if self.spec.kind != "pretrain":
             about["classes"] = list(self.class_names)  # for whoever has the checkpoint and not the images
-        io, spikes, rule = BackgroundIO(self.config.checkpoint.keep), self.spikes(), self.config.checkpoint
+        io, spikes, rule = CheckpointWriter(self.config.checkpoint.keep), self.spikes(), self.config.checkpoint
         cadence = Cadence(rule.every_minutes, rule.every_steps, rule.best)
         skipped: Callable[[], Metrics] = (lambda: {"skipped_steps": spikes.skipped}) if spikes else dict
-        shown = mirrors(self.config, self.spec, self.folder.path)
-        journal = Journal(
+        shown = open_dashboards(self.config, self.spec, self.folder.path)
+        journal = MetricsLogger(
             self.folder.path, plan.batch_size, per_epoch, shown, lambda step: skipped() | self.listed(step)
         )
         callbacks = [
             Watchdog(self.folder.path, self.config.trainer.timeout_minutes),
-            Recorder(self.folder.path, about, spikes),
-            BadList(self.bad),
+            NonfiniteGuard(self.folder.path, about, spikes),
+            BadImageReporter(self.bad),
             journal,
             *([Tracer(self.folder.path)] if self.config.watch.trace else []),
-            *asked_to_hold(self.folder.path, io),
-            Keeper(self.folder.checkpoints, io, cadence, about, lambda: self.bad.fault),
+            *pause_requested(self.folder.path, io),
+            Checkpointing(self.folder.checkpoints, io, cadence, about, lambda: self.bad.fault),
             StageProgress(self.spec.title, plan.batch_size, per_epoch, self.console),
             *callbacks,
         ]
         trainer = self.trainer(callbacks, plan, io)
-        newest = collectives.led(lambda: checkpoints.newest(self.folder.checkpoints))
+        newest = collectives.on_rank_zero(lambda: checkpoints.newest(self.folder.checkpoints))
         with shown:
             trainer.fit(module, datamodule=data, ckpt_path=newest, weights_only=True)
             self.seconds_before = journal.earlier
@@ -116,9 +116,9 @@ class Fitting:
         bad = self.bad.count("training", step)
         return {"bad_images": bad} if bad else {}
 
-    def spikes(self) -> Spikes | None:
+    def spikes(self) -> SpikeDetector | None:
         rule = self.config.spikes
-        return Spikes(SpikeRule(rule.factor, rule.window, rule.limit)) if rule.factor else None
+        return SpikeDetector(SpikeRule(rule.factor, rule.window, rule.limit)) if rule.factor else None
 
     def steps(self, plan: Recipe) -> int:
         """How many are made; the schedule is that of all of them."""
@@ -134,13 +134,13 @@ class Fitting:
         if self.spec.kind in (*FROZEN, "tokenizer"):
             return 1
         unit = kept_together(self.recipe, batch_size, repeats_of(self.config, self.spec.kind))
-        at_once = min((self.config.trainer.micro_batch or batch_size) * collectives.count(), batch_size)
-        shared = unit * collectives.count()
+        at_once = min((self.config.trainer.micro_batch or batch_size) * collectives.world_size(), batch_size)
+        shared = unit * collectives.world_size()
         fewest = -(-batch_size // at_once)
         possible = [parts for parts in range(fewest, batch_size + 1) if batch_size % (parts * shared) == 0]
         if not possible:
             raise ValueError(
-                f"{self.spec.kind}: a batch of {batch_size} does not split evenly on {collectives.count()} processes"
+                f"{self.spec.kind}: a batch of {batch_size} does not split evenly on {collectives.world_size()} processes"
                 + (f", in parts of {unit} images that are mixed with each other or views of one" if unit > 1 else "")
             )
         return next((parts for parts in possible if parts >= fewest * self.config.trainer.split), possible[-1])
@@ -148,9 +148,9 @@ class Fitting:
     @property
     def sharded(self) -> bool:
         """Whether each process holds a share of the model: of a frozen encoder there are no gradients and moments."""
-        return self.config.trainer.sharded and self.spec.kind in ENCODING and collectives.count() > 1
+        return self.config.trainer.sharded and self.spec.kind in ENCODING and collectives.world_size() > 1
 
-    def trainer(self, callbacks: list[L.Callback], plan: Recipe, io: BackgroundIO) -> L.Trainer:
+    def trainer(self, callbacks: list[L.Callback], plan: Recipe, io: CheckpointWriter) -> L.Trainer:
         config = self.config.trainer
         return L.Trainer(
             **self.where(self.sharded), precision=config.precision,
@@ -165,14 +165,14 @@ class Fitting:
         plugins: list[Any] = [LightningEnvironment()]
         return L.Trainer(
             **self.where(sharded=False), precision=self.config.trainer.precision, logger=False, plugins=plugins,
-            callbacks=[BadList(self.bad)], **QUIET,
+            callbacks=[BadImageReporter(self.bad)], **QUIET,
         )  # fmt: skip
 
     def where(self, sharded: bool) -> dict[str, Any]:
         """One device, or those of all processes that have joined; the loaders share the samples out themselves."""
         config = self.config.trainer
         found = {"accelerator": config.accelerator, "use_distributed_sampler": False}
-        if collectives.count() == 1:
+        if collectives.world_size() == 1:
             return found | {"devices": 1}
-        each = collectives.count() // config.nodes
+        each = collectives.world_size() // config.nodes
         return found | {"devices": each, "num_nodes": config.nodes, "strategy": strategy(sharded)}

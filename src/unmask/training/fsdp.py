@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_map
 
 from unmask.decoder import Decoder
 from unmask.distributed import collectives
-from unmask.distributed.collectives import whole
+from unmask.distributed.collectives import full_tensor
 from unmask.tasks.classify import Classify
 
 
@@ -52,11 +52,11 @@ def gathered(state: Any) -> Any:
     def gather(value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
-        full = whole(value.detach())
-        return full.cpu() if collectives.leads() else None
+        full = full_tensor(value.detach())
+        return full.cpu() if collectives.is_rank_zero() else None
 
     found = tree_map(gather, state)
-    return found if collectives.leads() else {}
+    return found if collectives.is_rank_zero() else {}
 
 
 def shared_out(state: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
@@ -85,7 +85,7 @@ class Sharded(DDPStrategy):
         """For a fit, and for the validation of its final weights, which are cut already."""
         assert self.accelerator is not None
         self.accelerator.setup(trainer)
-        mesh = init_device_mesh(self.root_device.type, (collectives.count(),))
+        mesh = init_device_mesh(self.root_device.type, (collectives.world_size(),))
         for model in _models(self.lightning_module):
             shard(model, mesh, half=trainer.precision == "bf16-mixed")
         self.model_to_device()  # what is not cut: a target's tables, metrics

@@ -89,18 +89,18 @@ class Robustness:
         """Mean accuracy over the changed images, beside the clean ones' where they are the data's own."""
         journal = self.folder.path / "cells.jsonl"
         for name, cells in groupby(self.cells(own), key=lambda cell: cell.name):
-            rows = collectives.led(lambda: read(journal))  # the leader writes it: others might see less, or more
+            rows = collectives.on_rank_zero(lambda: read(journal))  # the leader writes it: others might see less, or more
             found = {(row["name"], row["severity"]): row["accuracy"] for row in rows}
             for cell in cells:
                 if (name, cell.severity) not in found:
                     row = self.measured(model, cell)
-                    if collectives.leads():
+                    if collectives.is_rank_zero():
                         append(journal, row)
                     found[name, cell.severity] = row["accuracy"]
             shown = " ".join(f"{value:5.1f}" for (of, _), value in found.items() if of == name)
             self.fit.console.print(f"  {name:18}{shown} %", highlight=False)
-        table = pd.DataFrame(collectives.led(lambda: read(journal))).drop_duplicates(["name", "severity"], keep="last")
-        if collectives.leads():
+        table = pd.DataFrame(collectives.on_rank_zero(lambda: read(journal))).drop_duplicates(["name", "severity"], keep="last")
+        if collectives.is_rank_zero():
             table.to_csv(self.folder.path / "robustness.csv", index=False)
         if self.recipe.source == "corrupted_folders" and table["images"].nunique() > 1:
             raise ValueError(

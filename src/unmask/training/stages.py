@@ -20,7 +20,7 @@ from unmask.data.loading.in_memory import InMemory
 from unmask.data.loading.module import FeatureData, ImageData
 from unmask.data.loading.sampler import balanced_subset
 from unmask.distributed import collectives
-from unmask.drop_path import DropPath, install, rates
+from unmask.drop_path import DropPath, install_drop_path, linear_rates
 from unmask.encoder import Encoder
 from unmask.exchange.geometry import Hints
 from unmask.exchange.load import load_encoder, load_mae, load_pretrained
@@ -178,12 +178,12 @@ class StageWork:
             return self.classify(self.features(recipe.pool), data, data)
         features = FineTuneFeatures(self.encoder(), recipe.pool)
         depth = len(features.encoder.blocks)
-        per_block = rates(depth, recipe.drop_path)
+        per_block = linear_rates(depth, recipe.drop_path)
         if isinstance(recipe, PartialFineTune):
             train_last_blocks(features, recipe.blocks)
             # a frozen block gives the same features each time: coins there would only add noise
             per_block = [rate if i >= depth - recipe.blocks else 0.0 for i, rate in enumerate(per_block)]
-        install(features.encoder.blocks, per_block)
+        install_drop_path(features.encoder.blocks, per_block)
         if isinstance(recipe, PartialFineTune) and recipe.blocks == 0.5 and recipe.drop_path:
             features.encoder.blocks[-1].drop_path2 = DropPath(recipe.drop_path)  # of the half that is trained
         return self.classify(features, data, data)
@@ -200,7 +200,7 @@ class StageWork:
         trainer = self.config.trainer
         if trainer.split == 1:
             return trainer.micro_batch
-        return max(1, (trainer.micro_batch or data.batch_size // collectives.count()) // trainer.split)
+        return max(1, (trainer.micro_batch or data.batch_size // collectives.world_size()) // trainer.split)
 
     def data(self) -> ImageData:
         return self.run.data(self.recipe.batch_size, self.recipe.labels, self.recipe.augment, self.shape)
@@ -232,7 +232,7 @@ class StageWork:
         """Place and content of the final one of the stage that this one starts from."""
         assert self.spec.parent is not None
         folder = StageFolder(self.config.runs_dir, self.spec.parent)
-        path = collectives.led(lambda: checkpoints.newest(folder.checkpoints))
+        path = collectives.on_rank_zero(lambda: checkpoints.newest(folder.checkpoints))
         if path is None:
             raise LedgerError(f"{folder.path} is finished but has no whole checkpoint; remove that folder to redo it")
         result, content = folder.result(), checkpoints.load(path)
@@ -282,7 +282,7 @@ class StageWork:
         """classes.csv, and confusion.csv where there are not too many classes for a square of them."""
         names, (images, right) = list(self.run.plan.class_names), module.class_counts()
         counts = module.confusion_counts()  # all processes add theirs
-        if not collectives.leads():
+        if not collectives.is_rank_zero():
             return
         table = pd.DataFrame({"class": names, "images": images.cpu().numpy()})
         # a class without validation images has no accuracy, and an empty cell
@@ -296,5 +296,5 @@ class StageWork:
         """Show and keep what is trained at which rate, before the first step."""
         found = part_rates(model, make_optimizer(model)[0])
         self.run.console.print(rates_table(f"{self.spec.title}: what is trained", found))
-        if collectives.leads():
+        if collectives.is_rank_zero():
             write_json(self.folder.path / "rates.json", rows(found))

@@ -14,10 +14,10 @@ import torch
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from rich.console import Console
 
-from unmask.callbacks.checkpoint_writer import BackgroundIO
-from unmask.callbacks.checkpointing import Cadence, Keeper, leaving_when_asked
-from unmask.callbacks.metrics import Journal
-from unmask.callbacks.nonfinite import Recorder
+from unmask.callbacks.checkpoint_writer import CheckpointWriter
+from unmask.callbacks.checkpointing import Cadence, Checkpointing, leaving_when_asked
+from unmask.callbacks.metrics import MetricsLogger
+from unmask.callbacks.nonfinite import NonfiniteGuard
 from unmask.callbacks.progress import StageProgress
 from unmask.callbacks.watchdog import Watchdog
 from unmask.commands.bench.step import device_of, our_mae
@@ -48,7 +48,7 @@ class Overhead(NamedTuple):
 class Clock(L.Callback):
     """How long each step took, and whether a checkpoint was being written meanwhile."""
 
-    def __init__(self, io: BackgroundIO, synchronise: Callable[[], None]) -> None:
+    def __init__(self, io: CheckpointWriter, synchronise: Callable[[], None]) -> None:
         self.io, self.synchronise = io, synchronise
         self.quiet: list[float] = []
         self.disturbed: list[float] = []
@@ -84,10 +84,10 @@ def measured_overhead(spec: dict[str, Any]) -> Overhead:
     cuda = device_of(spec).type == "cuda"
     steps = WARM_UP + BETWEEN * spec["rounds"] + BETWEEN // 2
     with TemporaryDirectory() as place, leaving_when_asked():
-        folder, saver = Path(place), BackgroundIO(keep=2)
+        folder, saver = Path(place), CheckpointWriter(keep=2)
         guards: list[L.Callback] = [
-            Watchdog(folder, 30), Recorder(folder, {}), Journal(folder, spec["batch"], steps),
-            Keeper(folder, saver, Cadence(None, BETWEEN, best=False), {"accumulate": 1}),
+            Watchdog(folder, 30), NonfiniteGuard(folder, {}), MetricsLogger(folder, spec["batch"], steps),
+            Checkpointing(folder, saver, Cadence(None, BETWEEN, best=False), {"accumulate": 1}),
             StageProgress("bench", spec["batch"], steps, Console(file=io.StringIO())),
         ]  # fmt: skip
         clock = Clock(saver, torch.cuda.synchronize if cuda else lambda: None)
@@ -114,7 +114,7 @@ def measured_overhead(spec: dict[str, Any]) -> Overhead:
     )
 
 
-def _clocks(saver: BackgroundIO, guards: list[L.Callback]) -> tuple[list[float], dict[str, list[list[float]]]]:
+def _clocks(saver: CheckpointWriter, guards: list[L.Callback]) -> tuple[list[float], dict[str, list[list[float]]]]:
     """Lists that fill: seconds that saving holds training up, and those of each callback's methods in every step."""
     held: list[float] = []
     timed(saver, "save_checkpoint", held)

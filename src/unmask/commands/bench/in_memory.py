@@ -17,7 +17,7 @@ from unmask.data.augment.crops import Augment, margins
 from unmask.data.loading.batch import Format, drawn, normalised
 from unmask.data.loading.in_memory import InMemory
 from unmask.data.loading.module import Loading, loader
-from unmask.data.loading.on_device import Resident
+from unmask.data.loading.on_device import OnDevice
 from unmask.data.loading.sampler import EpochBatches
 from unmask.data.loading.views import Views
 from unmask.randomness import make_key
@@ -43,7 +43,7 @@ class Transformed(Dataset):
 def held_contestants(split: InMemory, form: Format) -> dict[str, Contestant]:
     """Each makes normalised float batches (or uint8 ones) in this process, of images that have the wanted size."""
     few = InMemory(split.images_NCHW[:OURS], split.labels_N[:OURS])
-    there = replace(few, resident=Resident(few.images_NCHW))
+    there = replace(few, resident=OnDevice(few.images_NCHW))
     to_square = transforms.RandomResizedCrop(form.shape, (0.2, 1), interpolation=transforms.InterpolationMode.BICUBIC)
     by_torchvision = min(THEIRS, len(few))
     return {

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from unmask.commands.bench.loader import OFFICIAL, Found
 from unmask.data.loading.module import TOGETHER
-from unmask.distributed.processes import cores
+from unmask.distributed.processes import available_cores
 
 ON_DEVICE = ("mirror, normalise", "copy to the GPU")  # after the loader
 NAMED = 5  # bad files that are printed
@@ -90,7 +90,7 @@ def advice(found: Found, decode: str, need: float | None, device: str) -> str:
     said += f" The model takes {need:,.0f} on {device}: {wanted} {'core' if wanted == 1 else 'cores'} to read them."
     if not found.parts:
         return f"{said} The images are in memory, there is nothing to set."
-    here = max(1, cores() - 1)
+    here = max(1, available_cores() - 1)
     if wanted <= here:
         return f"{said} The model is the limit: {_settings(wanted)}."
     stored = [name for name in found.paths if "stored" in name]

@@ -115,7 +115,7 @@ class Halting:
 
 
 @dataclass(frozen=True)
-class Scene:
+class ReplayedStep:
     """Everything of the step: parts are its micro-batches, on the device, as the model was given them."""
 
     record: Record
@@ -132,7 +132,7 @@ class Scene:
         return f"sample {sample}, {split.store.name(image)}"
 
 
-def rebuild(record: Record) -> Scene:
+def rebuild(record: Record) -> ReplayedStep:
     """The stage's module with the recorded weights and the recorded samples.
 
     Raises ConfigError where the images or what the stage started from are gone or changed.
@@ -154,7 +154,7 @@ def rebuild(record: Record) -> Scene:
     known = BadImages(record.folder.resolve().parent, 1.0, print).reasons()
     if gone := [name for name in lost if name not in known]:
         raise ConfigError(f"images of the recorded step cannot be read: {shown(gone[0])} ({lost[gone[0]]})")
-    return Scene(record, module, data, parts)
+    return ReplayedStep(record, module, data, parts)
 
 
 def _stage(record: Record) -> tuple[Trained, ImageData | FeatureData, BadImages]:

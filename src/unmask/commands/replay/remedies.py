@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 from torch.overrides import TorchFunctionMode
 
-from unmask.commands.replay.record import Scene
+from unmask.commands.replay.record import ReplayedStep
 from unmask.tasks.classify import Classify
 from unmask.tasks.pretrain import Pretrain
 from unmask.tasks.recompute import Trained, loss_again, losses_by_sample, rows
@@ -33,7 +33,7 @@ class Worst(NamedTuple):
     images: int
 
 
-def worst_image(scene: Scene) -> Worst:
+def worst_image(scene: ReplayedStep) -> Worst:
     """The first one with pixels that are not finite, else with such a loss of its own, else that of the largest."""
     best: tuple[tuple[bool, bool, float], int, int, float] | None = None
     bad = 0
@@ -91,7 +91,7 @@ class Outcome(NamedTuple):
         return all(math.isfinite(value) for value in (self.loss, self.gradient, self.after))
 
 
-def cures(scene: Scene, worst: Worst) -> list[Cure]:
+def cures(scene: ReplayedStep, worst: Worst) -> list[Cure]:
     """As recorded, each cure that would change something, and those together that go together."""
     bfloat16, module = scene.record.bfloat16, scene.module
     attends = any(isinstance(part, Block) for part in module.modules())
@@ -109,7 +109,7 @@ def cures(scene: Scene, worst: Worst) -> list[Cure]:
     return [Cure("as recorded"), *alone, together]
 
 
-def attempt(scene: Scene, cure: Cure) -> Outcome:
+def attempt(scene: ReplayedStep, cure: Cure) -> Outcome:
     """The recorded step under a cure, from the recorded state: forward, backward, update, and the loss after it."""
     module, processes = scene.module, len(scene.record.ranks)
     module.load_state_dict(scene.record.state["state_dict"])
@@ -139,7 +139,7 @@ def _norm(module: nn.Module) -> float:
     return float(get_total_norm([p.grad for p in module.parameters() if p.grad is not None]))
 
 
-def _forward(scene: Scene, cure: Cure) -> Iterator[Tensor]:
+def _forward(scene: ReplayedStep, cure: Cure) -> Iterator[Tensor]:
     """The loss of each micro-batch in turn."""
     for index, batch in enumerate(scene.parts):
         without = cure.without if cure.without and cure.without.part == index else None

@@ -5,7 +5,7 @@ import math
 from rich.console import Console
 from rich.table import Table
 
-from unmask.commands.replay.record import Record, Scene, read_record, rebuild
+from unmask.commands.replay.record import Record, ReplayedStep, read_record, rebuild
 from unmask.commands.replay.remedies import Outcome, Worst, attempt, cures, worst_image
 
 
@@ -61,7 +61,7 @@ def table(outcomes: list[Outcome]) -> Table:
     return shown
 
 
-def about_images(scene: Scene, worst: Worst) -> str:
+def about_images(scene: ReplayedStep, worst: Worst) -> str:
     """The worst image by name, or that it is not one image's fault."""
     if worst.bad == worst.images:
         return f"Each of the {worst.images} images has a loss that is not finite: it is not one image's fault."

@@ -22,7 +22,7 @@ def steps_of(plan: Plan, kind: str) -> tuple[int, int]:
 class How(StrEnum):
     PROCESS = "kill -9 of one process"  # where there are several; else of the command
     COMMAND = "kill -9 of the command"
-    ASKED = "SIGTERM"
+    SIGTERM = "SIGTERM"
 
 
 class Interruption(NamedTuple):
@@ -49,7 +49,7 @@ def interruptions(steps: int, per_epoch: int, kills: int) -> list[Interruption]:
 
 def _later(i: int, step: int, per_epoch: int) -> How:
     """Who is asked at an epoch's last batch makes one more step: that one may be the next place."""
-    return How.ASKED if i % 2 and step % per_epoch else How.COMMAND
+    return How.SIGTERM if i % 2 and step % per_epoch else How.COMMAND
 
 
 def _rising(found: list[Interruption], steps: int) -> Iterator[Interruption]:

@@ -30,7 +30,7 @@ class VerifyError(ValueError):
     """A command that does not do what it should, in words."""
 
 
-class Watched:
+class SupervisedRun:
     """One start of a command; `place` takes what it says. stage: its folder, where it may be held after `step`.
 
     leaving: whether to stop watching; a flag, since what a signal's handler raises may be lost (within a fork it is).
@@ -68,7 +68,7 @@ class Watched:
     def interrupt(self, how: How, minutes: float) -> How:
         """Really: the kernel ends it, or it is asked to. Waits for its end; what was done."""
         members = [int(path.read_text()) for path in sorted(self.folder.glob("pid*"))]
-        if how == How.ASKED:
+        if how == How.SIGTERM:
             self.process.send_signal(signal.SIGTERM)
         elif how == How.PROCESS and len(members) > 1:
             os.kill(members[-1], signal.SIGKILL)
@@ -81,7 +81,7 @@ class Watched:
         for _ in self._progress(minutes):
             if (left := self.process.poll()) is not None:
                 break
-        if how == How.ASKED and left != PREEMPTED:
+        if how == How.SIGTERM and left != PREEMPTED:
             raise VerifyError(self.words(f"was asked to leave by SIGTERM and ended with {left}, not with {PREEMPTED}"))
         return how
 

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from unmask.commands.verify.compare import Compared, closely, exactly
 from unmask.commands.verify.interruptions import Interruption, interruptions, steps_of, trained
-from unmask.commands.verify.supervised import Start, Watched
+from unmask.commands.verify.supervised import Start, SupervisedRun
 from unmask.config.arguments import Verify
 from unmask.distributed import processes
 from unmask.distributed.launcher import TRAIN
@@ -28,7 +28,7 @@ COLUMNS = ("samples", "pixels", "masks", "loss", "weights", "journal")
 
 def start(command: list[str], told: dict[str, str], place: Path) -> Any:
     with (place / "stdout").open("w") as said, (place / "stderr").open("w") as wrong:
-        return processes.start(command, told, stdout=said, stderr=wrong)
+        return processes.start_process(command, told, stdout=said, stderr=wrong)
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,11 @@ class Verification:
         return StageFolder(self.scratch / name, spec).path
 
     @contextmanager
-    def _watched(self, name: str, spec: StageSpec, step: int | None, *more: str) -> Iterator[Watched]:
+    def _watched(self, name: str, spec: StageSpec, step: int | None, *more: str) -> Iterator[SupervisedRun]:
         """A start of the command in the ledger `name`; nothing of it is left running."""
         command = [sys.executable, str(TRAIN), *self.overrides, *more, f"runs_dir='{self.scratch / name}'"]
         (place := self.scratch / f"{name}.said").mkdir(exist_ok=True)
-        watched = Watched(self.start, command, place, self._folder(name, spec), step, lambda: self.signals.asked > 0)
+        watched = SupervisedRun(self.start, command, place, self._folder(name, spec), step, lambda: self.signals.asked > 0)
         try:
             yield watched
         finally:

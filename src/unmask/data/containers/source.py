@@ -25,7 +25,7 @@ from unmask.data.containers.tars import Found, scan_tar
 from unmask.data.listing.catalogue import SUFFIX_OF, Catalogue, refuse_unfinished, within
 from unmask.data.listing.listing import Listing, arranged
 from unmask.data.listing.names import Names
-from unmask.distributed.processes import cores
+from unmask.distributed.processes import available_cores
 
 Kind = Literal["webdataset", "parquet", "litdata", "raw"]
 
@@ -160,7 +160,7 @@ def scanned(scan: Callable[..., Found], root: Root, shards: list[Shard]) -> Cont
             return columns_of(scan(file, f"{root}/{shard.name}"), shard.name)
 
     bar = Progress(console=Console(stderr=True), transient=True, disable=len(shards) < 9)
-    with ThreadPoolExecutor(cores()) as pool, bar:
+    with ThreadPoolExecutor(available_cores()) as pool, bar:
         found = list(bar.track(pool.map(one, shards), len(shards), description=f"listing {root}"))
     return gathered(found, shards)
 

@@ -19,7 +19,7 @@ from unmask.data.images.unreadable import Bad, shown
 from unmask.data.loading.batch import Batch
 from unmask.distributed import collectives
 from unmask.storage.atomic import write_text
-from unmask.storage.metrics_log import append, line, read_on
+from unmask.storage.metrics_log import append, line, read_from
 
 LIST = "bad_images.jsonl"
 Row = dict[str, Any]
@@ -83,7 +83,7 @@ class BadImages:
     def look(self) -> None:
         """At what is new in the lists of all processes; where two have a file the earlier step counts."""
         for path in self.lists():
-            rows, self.looked[path] = read_on(path, self.looked[path])
+            rows, self.looked[path] = read_from(path, self.looked[path])
             for row in rows:
                 self.know(row)
 
@@ -139,20 +139,20 @@ class BadImages:
         return rows
 
 
-def own(batch: Batch) -> Bool[Tensor, "B"]:
+def is_original(batch: Batch) -> Bool[Tensor, "B"]:
     """Which images are the samples' own; others stand in for ones that cannot be read."""
     lost = torch.tensor([each.id for each in batch.bad], dtype=torch.long, device=batch.ids_B.device)
     return ~torch.isin(batch.ids_B, lost)
 
 
-def counted(batch: Batch) -> tuple[Batch, int]:
+def drop_substitutes(batch: Batch) -> tuple[Batch, int]:
     """For measuring, where no image may count twice: without those that stand in, and how many there are then.
 
     Where all stand in they stay, to be computed and not counted: who holds a share of the model has to take part.
     """
     if not batch.bad:
         return batch, len(batch.ids_B)
-    kept_B = own(batch)
+    kept_B = is_original(batch)
     if not kept_B.any():
         return batch, 0
     images, labels, ids = batch.images_BCHW[kept_B], batch.labels_B[kept_B], batch.ids_B[kept_B]

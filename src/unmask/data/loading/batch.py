@@ -10,7 +10,7 @@ from torch import Tensor
 from unmask.data.augment.crops import crop_resize, moved
 from unmask.data.images.nvjpeg import Packed, unpacked
 from unmask.data.images.unreadable import Bad
-from unmask.data.loading.on_device import Resident
+from unmask.data.loading.on_device import OnDevice
 
 FLOATS_AT_ONCE = 2**19  # two megabytes
 
@@ -29,7 +29,7 @@ class Batch(NamedTuple):
     mirrored_B: Bool[Tensor, "B"] | None = None  # images still to be mirrored, on the device
     bad: tuple[Bad, ...] = ()
     shifts_B2: Int[Tensor, "B 2"] | None = None  # before that: how far images are still to be moved
-    resident: Resident | None = None  # the device has all images already, and those of the batch are taken there
+    resident: OnDevice | None = None  # the device has all images already, and those of the batch are taken there
     packed: Packed | None = None  # JPEGs still to be decoded there; images are the others
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 
 from unmask.data.images.unreadable import Bad
-from unmask.data.loading.on_device import Resident, goes_there
+from unmask.data.loading.on_device import OnDevice, goes_there
 
 DIGITS_SHA256 = "846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d"
 HELD_OUT = 5  # every fifth digit is a test image: 4,000 to train, 1,000 to test, 100 of each class
@@ -32,7 +32,7 @@ class InMemory:
     images_NCHW: UInt8[Tensor, "N C H W"]
     labels_N: Int[Tensor, "N"]
     bad: dict[int, tuple[Bad, ...]] = field(default_factory=dict)
-    resident: Resident | None = None  # where batches are to be cut on the training device
+    resident: OnDevice | None = None  # where batches are to be cut on the training device
 
     def __len__(self) -> int:
         return len(self.images_NCHW)
@@ -44,7 +44,7 @@ def placed(
     """Both as they are, or to be cut on the device (`unmask.data.loading.on_device`)."""
     if not goes_there(train.images_NCHW.nbytes + val.images_NCHW.nbytes, wanted, device):
         return train, val
-    there = [replace(split, resident=Resident(split.images_NCHW)) for split in (train, val)]
+    there = [replace(split, resident=OnDevice(split.images_NCHW)) for split in (train, val)]
     return there[0], there[1]
 
 

@@ -18,11 +18,11 @@ from unmask.data.loading.bad_images import Seen
 from unmask.data.loading.batch import Batch, Format, normalised
 from unmask.data.loading.folders import Files
 from unmask.data.loading.in_memory import InMemory
-from unmask.data.loading.sampler import EpochBatches, EvalBatches, Repeats, Ticket
-from unmask.data.loading.shared_memory import Parcel, slots_for
+from unmask.data.loading.sampler import EpochBatches, EvalBatches, Repeats, SampleKey
+from unmask.data.loading.shared_memory import BatchMessage, slots_for
 from unmask.data.loading.views import Views
 from unmask.data.loading.workers import QuietLoader, quiet_worker
-from unmask.distributed.processes import own_cores
+from unmask.distributed.processes import cores_per_rank
 from unmask.randomness import make_key
 
 EVAL_BATCH = 256  # images; fewer where the device takes fewer at once
@@ -153,7 +153,7 @@ class Rows(Dataset):
     def __len__(self) -> int:
         return len(self.labels_N)
 
-    def __getitems__(self, tickets: list[Ticket]) -> Batch:
+    def __getitems__(self, tickets: list[SampleKey]) -> Batch:
         ids = torch.tensor([i for _, i in tickets])
         return Batch(self.features_ND[ids], self.labels_N[ids], ids, tickets[0][0], None)
 
@@ -178,7 +178,7 @@ class Loading:
         Decoders work without the interpreter's lock, so that threads are enough, and share a process in fours; what
         changes images holds it (RandAugment, jitter), and gets a process for each core.
         """
-        wanted = min(MOST, max(1, own_cores() - 1))
+        wanted = min(MOST, max(1, cores_per_rank() - 1))
         if self.threads is None and self.num_workers is None:
             threads = 1 if changing else min(TOGETHER, wanted)
         else:
@@ -192,7 +192,7 @@ def loader(views: Views, batches: EpochBatches | EvalBatches, loading: Loading) 
     workers = 0 if isinstance(views.split, InMemory) and views.change is None else workers
     slots = slots_for(workers, batches.largest * math.prod(views.form.shape) * len(views.form.mean))
     return QuietLoader(
-        views, batch_sampler=batches, collate_fn=Parcel if workers else unwrapped, num_workers=workers,
+        views, batch_sampler=batches, collate_fn=BatchMessage if workers else unwrapped, num_workers=workers,
         worker_init_fn=partial(quiet_worker, slots), pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
         timeout=loading.patience if workers else 0,

@@ -7,7 +7,7 @@ from torch import Tensor
 DEVICE_LIMIT = 2**30  # bytes of images that go there without being told to, and a quarter of what is free at most
 
 
-class Resident:
+class OnDevice:
     """All images of a split on the device that asks for some of them: copied when it asks first, and kept.
 
     No dataclass, and nothing with a method `to`: Lightning would move all of it with each batch.

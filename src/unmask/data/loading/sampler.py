@@ -8,7 +8,7 @@ from torch.utils.data import Sampler
 
 from unmask.randomness import Key, permutation
 
-Ticket = tuple[int, int]  # (epoch, sample id)
+SampleKey = tuple[int, int]  # (epoch, sample id)
 
 
 class Repeats(NamedTuple):
@@ -23,7 +23,7 @@ class Repeats(NamedTuple):
 ONCE = Repeats()
 
 
-class EpochBatches(Sampler[list[Ticket]]):
+class EpochBatches(Sampler[list[SampleKey]]):
     """Batches of (epoch, sample id) for one process, from where training stands.
 
     Global batch k is slice k of the epoch's permutation; each of `accumulate` micro-batches is cut from it and each
@@ -71,7 +71,7 @@ class EpochBatches(Sampler[list[Ticket]]):
             return self.ids
         return [self.ids[i] for i in permutation(self.key, epoch, len(self.ids)).tolist()]
 
-    def __iter__(self) -> Iterator[list[Ticket]]:
+    def __iter__(self) -> Iterator[list[SampleKey]]:
         epoch, first = divmod(self.position(), len(self))
         order = self.order(epoch)
         micro = self.batch_size // self.accumulate
@@ -85,7 +85,7 @@ class EpochBatches(Sampler[list[Ticket]]):
             yield [(epoch, i) for i in drawn]
 
 
-class EvalBatches(Sampler[list[Ticket]]):
+class EvalBatches(Sampler[list[SampleKey]]):
     """All samples once, in order, the last batch short; processes take turns, none sees a sample twice."""
 
     def __init__(self, ids: Sequence[int], batch_size: int, rank: int = 0, world: int = 1) -> None:
@@ -98,7 +98,7 @@ class EvalBatches(Sampler[list[Ticket]]):
     def __len__(self) -> int:
         return -(-len(self.ids) // self.batch_size)
 
-    def __iter__(self) -> Iterator[list[Ticket]]:
+    def __iter__(self) -> Iterator[list[SampleKey]]:
         for start in range(0, len(self.ids), self.batch_size):
             yield [(0, i) for i in self.ids[start : start + self.batch_size]]
 

@@ -56,7 +56,7 @@ class Slots:
         return torch.from_numpy(found)
 
 
-class Own(NamedTuple):
+class WorkerSlots(NamedTuple):
     """The slots of one process."""
 
     slots: Slots
@@ -88,7 +88,7 @@ def slots_for(processes: int, size: int) -> Slots | None:
 def use(slots: Slots | None, process: int) -> None:
     """To be called first in a loader's process of that number."""
     global own
-    own = Own(slots, process * EACH) if slots else None
+    own = WorkerSlots(slots, process * EACH) if slots else None
 
 
 def new_batch(*shape: int) -> UInt8[Tensor, "B h w C"]:
@@ -97,7 +97,7 @@ def new_batch(*shape: int) -> UInt8[Tensor, "B h w C"]:
     return torch.empty(shape, dtype=torch.uint8) if found is None else found.view(shape)
 
 
-class Parcel:
+class BatchMessage:
     """A named tuple of tensors and others, which comes out as it was where it is unpickled."""
 
     def __init__(self, batch: Any) -> None:
@@ -107,7 +107,7 @@ class Parcel:
         return unpacked, (type(self.batch), [_sent(each) if isinstance(each, Tensor) else each for each in self.batch])
 
 
-class Placed(NamedTuple):
+class BufferRef(NamedTuple):
     """Where a tensor of bytes lies in a slot, and how."""
 
     key: int
@@ -123,7 +123,7 @@ class Placed(NamedTuple):
 
 def unpacked(kind: type, values: list[Any]) -> Any:
     def received(each: Any) -> Any:
-        if isinstance(each, Placed):
+        if isinstance(each, BufferRef):
             return each.tensor()
         return torch.from_numpy(each) if isinstance(each, np.ndarray) else each
 
@@ -139,5 +139,5 @@ def _sent(tensor: Tensor) -> Any:
     place = own.place_of(tensor) if own and tensor.numel() else None
     if own and place:
         own.slots.states[place[0]] = SENT
-        return Placed(own.slots.key, *place, tuple(tensor.shape), tensor.stride())
+        return BufferRef(own.slots.key, *place, tuple(tensor.shape), tensor.stride())
     return tensor.numpy() if tensor.nbytes <= SMALL else tensor

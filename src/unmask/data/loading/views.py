@@ -20,7 +20,7 @@ from unmask.data.images.unreadable import Bad, BadImageError, candidates, conten
 from unmask.data.loading.batch import Batch, Format, drawn
 from unmask.data.loading.folders import Files
 from unmask.data.loading.in_memory import Draws, InMemory, all_draws, side_by_side
-from unmask.data.loading.sampler import Ticket
+from unmask.data.loading.sampler import SampleKey
 from unmask.data.loading.shared_memory import new_batch
 from unmask.data.loading.workers import Threads
 from unmask.randomness import make_key
@@ -51,7 +51,7 @@ class Views(Dataset):
     def __len__(self) -> int:
         return len(self.split)
 
-    def __getitems__(self, tickets: list[Ticket]) -> Batch:
+    def __getitems__(self, tickets: list[SampleKey]) -> Batch:
         epoch, ids = tickets[0][0], torch.tensor([i for _, i in tickets])
         if isinstance(self.split, InMemory):
             return self._held(self.split, epoch, ids)

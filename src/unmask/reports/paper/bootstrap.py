@@ -55,7 +55,7 @@ class Difference(NamedTuple):
         return float(self.mean + reach + (self.step if upper else -self.step))  # an image of each row decides nothing
 
 
-def deviations(sample: Sample, accuracy: bool, rng: np.random.Generator) -> Deviations | None:
+def bootstrap_deviations(sample: Sample, accuracy: bool, rng: np.random.Generator) -> Deviations | None:
     """None where nothing says how far the value would vary: a single seed of what is no accuracy in per cent."""
     n = len(sample.values)
     if sample.over_seeds:

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from unmask.config.experiments import Claim
-from unmask.reports.paper.bootstrap import Difference, Sample, deviations, difference
+from unmask.reports.paper.bootstrap import Difference, Sample, bootstrap_deviations, difference
 
 Verdict = Literal["holds", "does not hold", "cannot tell"]
 LEVEL = 0.95
@@ -76,7 +76,7 @@ def judge(claim: Claim, measured: Measured) -> Judged:
     known = {}
     for row in needed:
         sample = measured.samples[row]
-        around = deviations(sample, measured.accuracy, rng)
+        around = bootstrap_deviations(sample, measured.accuracy, rng)
         if around is None:
             return Judged(claim, "cannot tell", _one_seed(row, sample))
         known[row] = sample, around
