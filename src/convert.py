@@ -6,7 +6,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from unmask.commands.cli import mark_started, exit_on_user_error, guarded
+from unmask.commands.cli import exit_on_user_error, guarded, mark_started
 from unmask.config.arguments import Convert, arguments, keyed
 
 CONF = Path(__file__).parent.parent / "conf"

@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from hydra_plugins.composition import Composer
-from unmask.commands.cli import mark_started, exit_on_user_error, guarded
+from unmask.commands.cli import exit_on_user_error, guarded, mark_started
 from unmask.config.arguments import Measure, arguments
 from unmask.config.checks import ConfigError, check
 from unmask.config.experiments import CONF
@@ -36,15 +36,24 @@ def run() -> None:
     if {"--help", "-h"} & set(typed):
         print(HELP + DEFAULTS.read_text(), end="")
         return
-    own = [argument for argument in typed if argument.partition("=")[0] in Measure.model_fields]
+    own = [
+        argument
+        for argument in typed
+        if argument.partition("=")[0] in Measure.model_fields
+    ]
     mark_started()
     with exit_on_user_error():
         given = arguments(
-            Measure, OmegaConf.to_container(OmegaConf.merge(OmegaConf.load(DEFAULTS), OmegaConf.from_dotlist(own)))
+            Measure,
+            OmegaConf.to_container(
+                OmegaConf.merge(OmegaConf.load(DEFAULTS), OmegaConf.from_dotlist(own))
+            ),
         )
         try:
             with initialize_config_dir(str(CONF), version_base="1.3"):
-                raw = Composer()([argument for argument in typed if argument not in own])
+                raw = Composer()(
+                    [argument for argument in typed if argument not in own]
+                )
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError(str(error).splitlines()[0]) from None
         raw["stages"] = ["pretrain"]  # that images have no labels is no fault here

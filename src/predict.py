@@ -6,7 +6,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from unmask.commands.cli import mark_started, exit_on_user_error, guarded
+from unmask.commands.cli import exit_on_user_error, guarded, mark_started
 from unmask.config.arguments import Predict, arguments
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -26,7 +26,11 @@ def run(cfg: DictConfig) -> None:
     Console().print(table(found, SHOWN if given.out else None))
     if given.out:
         more = f", the first {SHOWN} of them above" if len(found.names) > SHOWN else ""
-        Console().print(f"{len(found.names)} images: {given.out}{more}", soft_wrap=True, markup=False)
+        Console().print(
+            f"{len(found.names)} images: {given.out}{more}",
+            soft_wrap=True,
+            markup=False,
+        )
     if found.assumed:
         Console(stderr=True).print(found.assumed, soft_wrap=True, markup=False)
     for fault in found.faults:

@@ -6,7 +6,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from unmask.commands.cli import mark_started, exit_on_user_error, fail, guarded
+from unmask.commands.cli import exit_on_user_error, fail, guarded, mark_started
 from unmask.config.arguments import Prepare, arguments, keyed
 
 LEFT = "interrupted; the same command goes on after what is done"

@@ -6,7 +6,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from unmask.commands.cli import mark_started, exit_on_user_error, guarded
+from unmask.commands.cli import exit_on_user_error, guarded, mark_started
 from unmask.config.arguments import Reconstruct, arguments
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -23,7 +23,11 @@ def run(cfg: DictConfig) -> None:
 
         images = Path(given.images) if given.images else None
         result = reconstruct_images(
-            checkpoint_file(given.checkpoint), images, given.count, given.mask_ratio, given.seed
+            checkpoint_file(given.checkpoint),
+            images,
+            given.count,
+            given.mask_ratio,
+            given.seed,
         )
         save_sheet(result, Path(given.out))
     Console().print(f"{len(result.original_BCHW)} images: {given.out}", soft_wrap=True)

@@ -7,7 +7,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from unmask.commands.cli import mark_started, exit_on_user_error, guarded, one_word
+from unmask.commands.cli import exit_on_user_error, guarded, mark_started, one_word
 from unmask.config.arguments import Replay, arguments
 
 CONF = Path(__file__).parent.parent / "conf"

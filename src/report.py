@@ -11,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from hydra_plugins.composition import Composer
-from unmask.commands.cli import mark_started, fail, guarded, user_message
+from unmask.commands.cli import fail, guarded, mark_started, user_message
 from unmask.config.arguments import Report, arguments
 from unmask.config.checks import ConfigError, check, elsewhere
 from unmask.config.experiments import CONF
@@ -32,7 +32,12 @@ def run() -> None:
     mark_started()
     try:
         # not hydra.main: to Hydra `experiment` and `scale` are groups of conf/
-        given = arguments(Report, OmegaConf.to_container(OmegaConf.merge(OmegaConf.load(DEFAULTS), told_by_user())))
+        given = arguments(
+            Report,
+            OmegaConf.to_container(
+                OmegaConf.merge(OmegaConf.load(DEFAULTS), told_by_user())
+            ),
+        )
         with initialize_config_dir(str(CONF), version_base="1.3"):
             from unmask.reports.paper.files import keep, write_report
             from unmask.reports.paper.findings import findings
@@ -45,7 +50,11 @@ def run() -> None:
             found = findings(given, composed)
             written = write_report(found, folder(given), given.runs_dir)
             if given.keep:  # an experiment's README tells of all its scales
-                keep(findings(given.model_copy(update={"scale": None}), composed) if given.scale else found)
+                keep(
+                    findings(given.model_copy(update={"scale": None}), composed)
+                    if given.scale
+                    else found
+                )
     except ConfigError as error:
         fail(str(error), 2)
     except OSError as error:
@@ -60,13 +69,22 @@ def run() -> None:
 def folder(given: Report) -> Path:
     """Where it goes: tables of their own do not overwrite the page of all."""
     everything = Path(given.runs_dir) / "report"
-    return Path(given.out) if given.out else everything if given.experiment == "all" else everything / given.experiment
+    return (
+        Path(given.out)
+        if given.out
+        else everything
+        if given.experiment == "all"
+        else everything / given.experiment
+    )
 
 
 def told_by_user() -> DictConfig:
     """key=value arguments. Raises ConfigError for what is none."""
     if strange := [argument for argument in sys.argv[1:] if "=" not in argument]:
-        raise ConfigError(f"{strange[0]}: write key=value, such as experiment=decoder_depth; --help lists the keys")
+        raise ConfigError(
+            f"{strange[0]}: write key=value, such as experiment=decoder_depth; --help"
+            " lists the keys"
+        )
     try:
         return OmegaConf.from_dotlist(sys.argv[1:])
     except OmegaConfBaseException as error:
@@ -79,10 +97,13 @@ def say(found: list["Comparison"], given: Report, written: list[Path]) -> None:
 
     console = Console()
     if not found:
-        wanted = f"experiment={given.experiment}" + (f" scale={given.scale}" if given.scale else "")
+        wanted = f"experiment={given.experiment}" + (
+            f" scale={given.scale}" if given.scale else ""
+        )
         console.print(
-            f"no results of {wanted} in {given.runs_dir}: python src/train.py -m {wanted} makes them; those of a sweep "
-            f"that was given more are found by 'overrides=[...]', seeds=[...]",
+            f"no results of {wanted} in {given.runs_dir}: python src/train.py -m"
+            f" {wanted} makes them; those of a sweep that was given more are found by"
+            " 'overrides=[...]', seeds=[...]",
             markup=False,
         )
         return
@@ -91,7 +112,10 @@ def say(found: list["Comparison"], given: Report, written: list[Path]) -> None:
         console.print(claims_table(found[0]))
     else:
         console.print(summary_table(found))
-    console.print(f"The page with tables, figures and verdicts: {written[0].resolve()}", soft_wrap=True)
+    console.print(
+        f"The page with tables, figures and verdicts: {written[0].resolve()}",
+        soft_wrap=True,
+    )
 
 
 if __name__ == "__main__":

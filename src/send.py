@@ -5,7 +5,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from unmask.commands.cli import exit_on_user_error, fail, disable_telemetry
+from unmask.commands.cli import disable_telemetry, exit_on_user_error, fail
 from unmask.config.arguments import Send, arguments
 
 DEFAULTS = Path(__file__).parent.parent / "conf" / "send.yaml"
@@ -16,12 +16,25 @@ def main() -> None:
     typed = sys.argv[1:]
     if not typed or {"--help", "-h"} & set(typed):
         print(DEFAULTS.read_text(), end="")
-        raise SystemExit(0 if typed else fail("give the folders of finished stages: src/send.py runs/pretrain/...", 2))
+        raise SystemExit(
+            0
+            if typed
+            else fail(
+                "give the folders of finished stages: src/send.py runs/pretrain/...", 2
+            )
+        )
     disable_telemetry()
     with exit_on_user_error():
-        values = OmegaConf.from_dotlist([argument for argument in typed if "=" in argument])
+        values = OmegaConf.from_dotlist(
+            [argument for argument in typed if "=" in argument]
+        )
         folders = {"folders": [argument for argument in typed if "=" not in argument]}
-        given = arguments(Send, OmegaConf.to_container(OmegaConf.merge(OmegaConf.load(DEFAULTS), folders, values)))
+        given = arguments(
+            Send,
+            OmegaConf.to_container(
+                OmegaConf.merge(OmegaConf.load(DEFAULTS), folders, values)
+            ),
+        )
         from unmask.commands.send import send
 
         for folder in given.folders:

@@ -30,12 +30,26 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from unmask.commands.cli import EXPLAINED, CellError, config_flags, mark_started, fail, guarded, user_message
+from unmask.commands.cli import (
+    EXPLAINED,
+    CellError,
+    config_flags,
+    fail,
+    guarded,
+    mark_started,
+    user_message,
+)
 from unmask.config.checks import ConfigError, check
 from unmask.config.experiments import ABLATIONS, ALL
 from unmask.distributed.launcher import STARTED, Launcher
 from unmask.distributed.line_prefix import PREFIX, PrefixedStream, prefix_lines
-from unmask.distributed.processes import MEMORY_FULL, PREEMPTED, SUMMARY, received_signals, time_limit
+from unmask.distributed.processes import (
+    MEMORY_FULL,
+    PREEMPTED,
+    SUMMARY,
+    received_signals,
+    time_limit,
+)
 from unmask.distributed.ranks import RankInfo, rank_info
 from unmask.distributed.slurm import requeue
 from unmask.stages.devices import processes
@@ -52,7 +66,8 @@ def run(cfg: DictConfig) -> None:
     """Check, plan, execute, report; exits with 0 done, 1 error, 2 bad config, 75 preempted."""
     mark_started()
     console, leave = Console(), fail
-    if HydraConfig.get().mode == RunMode.MULTIRUN:  # a launcher that runs cells as functions; ours starts commands
+    # a launcher that runs cells as functions; ours starts commands
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
         leave = raise_from_cell
     try:
         plan = make_plan(check(plain(cfg)))
@@ -60,9 +75,12 @@ def run(cfg: DictConfig) -> None:
         folders = [StageFolder(plan.config.runs_dir, spec) for spec in plan.stages]
         finished = [folder.result() for folder in folders]
         results = [result for result in finished if result]
-        if len(results) < len(plan.stages):  # else nothing to do, and torch need not be imported
+        # else nothing to do, and torch need not be imported
+        if len(results) < len(plan.stages):
             # a ledger that cannot be written is told now: importing torch takes seconds
-            next(f for f, result in zip(folders, finished, strict=True) if not result).open()
+            next(
+                f for f, result in zip(folders, finished, strict=True) if not result
+            ).open()
             results = work(plan, console)
         if results:
             report(plan, results, [bool(result) for result in finished], console)
@@ -88,11 +106,21 @@ def work(plan: Plan, console: Console) -> list[dict[str, Any]]:
     started, total = rank_info(), processes(plan)
     if total > 1 and (started is None or started.size < total):
         each = total // plan.config.trainer.nodes
-        overrides = [*config_flags(sys.argv[1:]), *HydraConfig.get().overrides.task, f"trainer.devices={each}"]
-        with time_limit(plan.config.trainer.max_minutes):  # of those started, too: who is asked here puts a job back
+        overrides = [
+            *config_flags(sys.argv[1:]),
+            *HydraConfig.get().overrides.task,
+            f"trainer.devices={each}",
+        ]
+        # of those started, too: who is asked here puts a job back
+        with time_limit(plan.config.trainer.max_minutes):
             code = Launcher(overrides, each, total, started)()
-        if HydraConfig.get().mode == RunMode.MULTIRUN and code not in (0, PREEMPTED):  # the other cells go on
-            full = "; their device's memory is full: set a smaller trainer.micro_batch" if code == MEMORY_FULL else ""
+        # the other cells go on
+        if HydraConfig.get().mode == RunMode.MULTIRUN and code not in (0, PREEMPTED):
+            full = (
+                "; their device's memory is full: set a smaller trainer.micro_batch"
+                if code == MEMORY_FULL
+                else ""
+            )
             raise CellError(f"the processes of this run ended with {code}{full}")
         if code == MEMORY_FULL:
             start_with_smaller_parts(plan)
@@ -100,8 +128,14 @@ def work(plan: Plan, console: Console) -> list[dict[str, Any]]:
             print(LEFT, file=sys.stderr)
         if code:
             raise SystemExit(code)
-        done = [StageFolder(plan.config.runs_dir, spec).result() for spec in plan.stages]
-        return [result for result in done if result] if started is None or started.rank == 0 else []
+        done = [
+            StageFolder(plan.config.runs_dir, spec).result() for spec in plan.stages
+        ]
+        return (
+            [result for result in done if result]
+            if started is None or started.rank == 0
+            else []
+        )
     from unmask.training.execute import execute, memory_full
 
     follows = started is not None and started.rank > 0
@@ -118,7 +152,11 @@ def work(plan: Plan, console: Console) -> list[dict[str, Any]]:
 
 def can_start_again(plan: Plan, started: RankInfo | None) -> bool:
     """Once, where this process is a command of its own, or was started with its likes by one on this machine."""
-    alone = HydraConfig.get().mode == RunMode.RUN if started is None else STARTED in os.environ
+    alone = (
+        HydraConfig.get().mode == RunMode.RUN
+        if started is None
+        else STARTED in os.environ
+    )
     return alone and plan.config.trainer.split == 1 and plan.config.trainer.nodes == 1
 
 
@@ -127,10 +165,15 @@ def start_with_smaller_parts(plan: Plan) -> NoReturn:
     if received_signals:
         raise SystemExit(PREEMPTED)
     limit = plan.config.trainer.max_minutes
-    left = [f"trainer.max_minutes={max(MOMENT, limit - (time.monotonic() - BEGUN) / 60)}"] if limit else []
+    left = (
+        [f"trainer.max_minutes={max(MOMENT, limit - (time.monotonic() - BEGUN) / 60)}"]
+        if limit
+        else []
+    )
     print(
-        "the memory was full: going on with every batch in twice as many parts (trainer.split=2); sums then come in "
-        "another order, and the last digits may differ",
+        "the memory was full: going on with every batch in twice as many parts"
+        " (trainer.split=2); sums then come in another order, and the last digits may"
+        " differ",
         file=sys.stderr,
     )
     if isinstance(sys.stdout, PrefixedStream):
@@ -155,27 +198,41 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     for override in HydraConfig.get().overrides.task:
         if override in (f"experiment={ALL}", f"experiment={ABLATIONS}"):
             raise ConfigError(
-                f"{override} is many tables, each of many cells: add -m, and scale=embedded, cifar or paper"
+                f"{override} is many tables, each of many cells: add -m, and"
+                " scale=embedded, cifar or paper"
             )
     if sweep := raw.get("sweep"):
         raise ConfigError(
-            f"experiment={sweep['slug']} is a table of {len(sweep['cells'])} cells, each a run of its own: add -m, and "
-            f"scale=embedded, cifar or paper"
+            f"experiment={sweep['slug']} is a table of {len(sweep['cells'])} cells,"
+            " each a run of its own: add -m, and scale=embedded, cifar or paper"
         )
     return {str(key): value for key, value in raw.items()}
 
 
-def report(plan: Plan, results: list[dict[str, Any]], from_ledger: list[bool], console: Console) -> None:
+def report(
+    plan: Plan, results: list[dict[str, Any]], from_ledger: list[bool], console: Console
+) -> None:
     """The table, the page, and a word to the sweep's launcher where there is one."""
     from unmask.reports.run.page import write_page
     from unmask.reports.run.tables import results_table
 
     console.print(results_table(results))
-    overrides = " ".join(shlex.quote(override) for override in HydraConfig.get().overrides.task)
-    page = write_page(plan, results, f"python src/train.py {overrides}".strip(), refresh=not all(from_ledger))
-    console.print(f"The page with curves and pictures: {page.resolve()}", soft_wrap=True)
+    overrides = " ".join(
+        shlex.quote(override) for override in HydraConfig.get().overrides.task
+    )
+    page = write_page(
+        plan,
+        results,
+        f"python src/train.py {overrides}".strip(),
+        refresh=not all(from_ledger),
+    )
+    console.print(
+        f"The page with curves and pictures: {page.resolve()}", soft_wrap=True
+    )
     if summary := os.environ.get(SUMMARY):
-        rows = [{**r, "from_ledger": f} for r, f in zip(results, from_ledger, strict=True)]
+        rows = [
+            {**r, "from_ledger": f} for r, f in zip(results, from_ledger, strict=True)
+        ]
         Path(summary).write_text(json.dumps(rows))
 
 

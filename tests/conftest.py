@@ -6,9 +6,17 @@ from pathlib import Path
 from jaxtyping import install_import_hook
 
 SOURCE = Path(__file__).parent.parent / "src"
-SHAPED = [path for path in SOURCE.glob("unmask/**/*.py") if "from jaxtyping import" in path.read_text()]
-NAMES = [".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__") for path in SHAPED]
-install_import_hook(NAMES, "typechecking.check")  # before anything of the package is imported
+SHAPED = [
+    path
+    for path in SOURCE.glob("unmask/**/*.py")
+    if "from jaxtyping import" in path.read_text()
+]
+NAMES = [
+    ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__")
+    for path in SHAPED
+]
+# before anything of the package is imported
+install_import_hook(NAMES, "typechecking.check")
 
 import pytest
 import torch
@@ -47,17 +55,25 @@ def make_mae() -> Callable[..., MAE]:
     """An autoencoder on 4 x 4 patches of 2 x 2 pixels; `rough` moves every weight, so that no bias is zero."""
 
     def make(
-        seed: int = 0, width: int = 32, decoder_width: int = 16, decoder_depth: int = 2, rough: bool = True
+        seed: int = 0,
+        width: int = 32,
+        decoder_width: int = 16,
+        decoder_depth: int = 2,
+        rough: bool = True,
     ) -> MAE:
         encoder = Encoder(GRID, PATCH, CHANNELS, width, depth=2, heads=4)
-        decoder = Decoder(GRID, width, PATCH**2 * CHANNELS, decoder_width, decoder_depth, heads=4)
+        decoder = Decoder(
+            GRID, width, PATCH**2 * CHANNELS, decoder_width, decoder_depth, heads=4
+        )
         model = MAE(encoder, decoder, seed)
         if rough:
             generator = torch.Generator().manual_seed(1)
             with torch.no_grad():
                 for parameter in model.parameters():
                     if parameter.requires_grad:
-                        parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+                        parameter += 0.1 * torch.randn(
+                            parameter.shape, generator=generator
+                        )
         return model
 
     return make

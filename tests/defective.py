@@ -14,15 +14,21 @@ DEFECT = sys.argv.pop(1)
 order, loading = sampler.EpochBatches.order, Checkpointing.on_load_checkpoint
 
 
-def forgetful(self: Checkpointing, trainer: Any, module: Any, checkpoint: dict[str, Any]) -> None:
+def forgetful(
+    self: Checkpointing, trainer: Any, module: Any, checkpoint: dict[str, Any]
+) -> None:
     """The first moments of one parameter are lost at each resume."""
     loading(self, trainer, module, checkpoint)
     checkpoint["optimizer_states"][0]["state"][0]["exp_avg"].zero_()
 
 
-if DEFECT == "order":  # the position in the epoch is forgotten: each start begins with its first samples
+# the position in the epoch is forgotten: each start begins with its first samples
+if DEFECT == "order":
     sampler.EpochBatches.order = lambda self, epoch: (
-        (found := order(self, epoch))[(k := self.position() % len(self) * self.batch_size) :] + found[:k]
+        (found := order(self, epoch))[
+            (k := self.position() % len(self) * self.batch_size) :
+        ]
+        + found[:k]
     )  # type: ignore[method-assign]
 elif DEFECT == "moments":
     Checkpointing.on_load_checkpoint = forgetful  # type: ignore[method-assign]

@@ -12,7 +12,14 @@ from typing import Any
 
 from wandb.proto import wandb_internal_pb2
 
-USER = {"id": "u", "entity": "me", "username": "me", "email": "", "flags": "{}", "teams": {"edges": []}}
+USER = {
+    "id": "u",
+    "entity": "me",
+    "username": "me",
+    "email": "",
+    "flags": "{}",
+    "teams": {"edges": []},
+}
 ENVIRONMENT = {"WANDB_API_KEY": "k" * 40, "WANDB_ERROR_REPORTING": "false"}
 BLOCK, HEADER = 32768, 7
 
@@ -23,13 +30,21 @@ class FakeWandb:
     def __init__(self) -> None:
         self.runs: dict[str, list[dict[str, Any]]] = {}
         self.status, self.delay, self.bodies = 200, 0.0, [b""]
-        self.strangers: list[str] = []  # other places that were asked for, where this server is the proxy
+        # other places that were asked for, where this server is the proxy
+        self.strangers: list[str] = []
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self.http.server_port}"
-        threading.Thread(target=self.http.serve_forever, args=(0.05,), daemon=True).start()
+        threading.Thread(
+            target=self.http.serve_forever, args=(0.05,), daemon=True
+        ).start()
 
     def environment(self) -> dict[str, str]:
-        return {**ENVIRONMENT, "WANDB_BASE_URL": self.url, "HTTPS_PROXY": self.url, "NO_PROXY": "127.0.0.1"}
+        return {
+            **ENVIRONMENT,
+            "WANDB_BASE_URL": self.url,
+            "HTTPS_PROXY": self.url,
+            "NO_PROXY": "127.0.0.1",
+        }
 
     def close(self) -> None:
         self.http.shutdown()
@@ -43,10 +58,18 @@ class FakeWandb:
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                body = gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body
+                body = (
+                    gzip.decompress(body)
+                    if self.headers.get("Content-Encoding") == "gzip"
+                    else body
+                )
                 server.bodies.append(body)
                 time.sleep(server.delay)
-                answer = json.dumps(server._answer(self.path, body) if server.status == 200 else {"error": "no"})
+                answer = json.dumps(
+                    server._answer(self.path, body)
+                    if server.status == 200
+                    else {"error": "no"}
+                )
                 self.send_response(server.status)
                 self.send_header("Content-Length", str(len(answer)))
                 self.end_headers()
@@ -66,9 +89,12 @@ class FakeWandb:
             return {"data": self._queried(asked["query"], asked.get("variables") or {})}
         if path.endswith("/file_stream"):
             rows = self.runs[path.split("/")[4]]
-            history = (json.loads(body).get("files") or {}).get("wandb-history.jsonl", {"offset": 0, "content": []})
+            history = (json.loads(body).get("files") or {}).get(
+                "wandb-history.jsonl", {"offset": 0, "content": []}
+            )
             for place, line in enumerate(history["content"], history["offset"]):
-                rows[place : place + 1] = [json.loads(line)]  # a row sent again replaces itself
+                # a row sent again replaces itself
+                rows[place : place + 1] = [json.loads(line)]
             return {"exitcode": None, "limits": {}}
         return {}
 
@@ -76,31 +102,65 @@ class FakeWandb:
         if "upsertBucket" in query:
             new = given["name"] not in self.runs
             self.runs.setdefault(given["name"], [])
-            return {"upsertBucket": {"bucket": self._bucket(given["name"]), "inserted": new}}
+            return {
+                "upsertBucket": {"bucket": self._bucket(given["name"]), "inserted": new}
+            }
         if "RunResumeStatus" in query:
             known = self._bucket(given["name"]) if given["name"] in self.runs else None
-            return {"model": {"id": "p", "name": "unmask", "entity": {"id": "e", "name": "me"}, "bucket": known}}
+            return {
+                "model": {
+                    "id": "p",
+                    "name": "unmask",
+                    "entity": {"id": "e", "name": "me"},
+                    "bucket": known,
+                }
+            }
         if "createRunFiles" in query:
-            files = [{"name": name, "uploadUrl": f"{self.url}/upload/{name}"} for name in given["files"]]
-            return {"createRunFiles": {"runID": "r", "uploadHeaders": [], "files": files}}
+            files = [
+                {"name": name, "uploadUrl": f"{self.url}/upload/{name}"}
+                for name in given["files"]
+            ]
+            return {
+                "createRunFiles": {"runID": "r", "uploadHeaders": [], "files": files}
+            }
         return {"viewer": USER, "serverInfo": {"cliVersionInfo": {}, "features": []}}
 
     def _bucket(self, name: str) -> dict[str, Any]:
         rows = self.runs[name]
         return {
-            "id": "b", "name": name, "displayName": name, "config": "{}", "tags": [], "eventsTail": "[]",
-            "historyTail": json.dumps([json.dumps(row) for row in rows[-1:]]), "historyLineCount": len(rows),
-            "eventsLineCount": 0, "logLineCount": 0, "summaryMetrics": json.dumps(rows[-1] if rows else {}),
-            "wandbConfig": '{"t": {"1": []}}',  # without it W&B thinks that the run never began
-            "project": {"id": "p", "name": "unmask", "entity": {"id": "e", "name": "me"}},
-        }  # fmt: skip
+            "id": "b",
+            "name": name,
+            "displayName": name,
+            "config": "{}",
+            "tags": [],
+            "eventsTail": "[]",
+            "historyTail": json.dumps([json.dumps(row) for row in rows[-1:]]),
+            "historyLineCount": len(rows),
+            "eventsLineCount": 0,
+            "logLineCount": 0,
+            "summaryMetrics": json.dumps(rows[-1] if rows else {}),
+            # without it W&B thinks that the run never began
+            "wandbConfig": '{"t": {"1": []}}',
+            "project": {
+                "id": "p",
+                "name": "unmask",
+                "entity": {"id": "e", "name": "me"},
+            },
+        }
 
 
 def offline_rows(path: Path) -> list[dict[str, Any]]:
     """The rows in a run's .wandb file."""
-    records = [record for record in _records(path.read_bytes()) if record.WhichOneof("record_type") == "history"]
+    records = [
+        record
+        for record in _records(path.read_bytes())
+        if record.WhichOneof("record_type") == "history"
+    ]
     return [
-        {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
+        {
+            item.key or item.nested_key[0]: json.loads(item.value_json)
+            for item in record.history.item
+        }
         for record in records
     ]
 
@@ -113,7 +173,9 @@ def _records(content: bytes) -> Iterator[Any]:
             position += BLOCK - position % BLOCK
             continue
         _, length, kind = struct.unpack("<IHB", content[position : position + HEADER])
-        part = (b"" if kind in (1, 2) else part) + content[position + HEADER : position + HEADER + length]
+        part = (b"" if kind in (1, 2) else part) + content[
+            position + HEADER : position + HEADER + length
+        ]
         position += HEADER + length
         if kind in (1, 4):
             record = wandb_internal_pb2.Record()  # type: ignore[attr-defined]

@@ -20,26 +20,44 @@ B = Geometry(3, 16, (14, 14), Stack(768, 2, 12, 4.0), Stack(512, 1, 16, 4.0))
 L = Geometry(3, 16, (14, 14), Stack(1024, 2, 16, 4.0), Stack(512, 1, 16, 4.0))
 H = Geometry(3, 14, (16, 16), Stack(1280, 2, 16, 4.0), Stack(512, 1, 16, 4.0))
 FULL_B = Geometry(3, 16, (14, 14), Stack(768, 12, 12, 4.0), None)
-BLOCK = {  # of the official code's blocks, which are timm 0.3.2's, by their shapes in widths
-    "norm1.weight": (1,), "norm1.bias": (1,), "attn.qkv.weight": (3, 1), "attn.qkv.bias": (3,),
-    "attn.proj.weight": (1, 1), "attn.proj.bias": (1,), "norm2.weight": (1,), "norm2.bias": (1,),
-    "mlp.fc1.weight": (4, 1), "mlp.fc1.bias": (4,), "mlp.fc2.weight": (1, 4), "mlp.fc2.bias": (1,),
-}  # fmt: skip
+# of the official code's blocks, which are timm 0.3.2's, by their shapes in widths
+BLOCK = {
+    "norm1.weight": (1,),
+    "norm1.bias": (1,),
+    "attn.qkv.weight": (3, 1),
+    "attn.qkv.bias": (3,),
+    "attn.proj.weight": (1, 1),
+    "attn.proj.bias": (1,),
+    "norm2.weight": (1,),
+    "norm2.bias": (1,),
+    "mlp.fc1.weight": (4, 1),
+    "mlp.fc1.bias": (4,),
+    "mlp.fc2.weight": (1, 4),
+    "mlp.fc2.bias": (1,),
+}
 
 
 def filled(names: dict[str, Any]) -> dict[str, Tensor]:
     """Random values of these shapes, large enough that every tensor, and every head, matters."""
     generator = torch.Generator().manual_seed(0)
     return {
-        name: 0.05 * torch.randn(tuple(shape), generator=generator) + ("norm" in name and name.endswith("weight"))
+        name: (
+            0.05 * torch.randn(tuple(shape), generator=generator)
+            + ("norm" in name and name.endswith("weight"))
+        )
         for name, shape in names.items()
     }
 
 
 def official(
-    decoder: bool = False, head: str = "norm", width: int = 32, depth: int = 2, tokens: int = 17, patch: int = 2,
+    decoder: bool = False,
+    head: str = "norm",
+    width: int = 32,
+    depth: int = 2,
+    tokens: int = 17,
+    patch: int = 2,
     channels: int = 3,
-) -> dict[str, Tensor]:  # fmt: skip
+) -> dict[str, Tensor]:
     """A state dict with the names and shapes of the official MaskedAutoencoderViT and VisionTransformer."""
 
     def blocks(prefix: str, count: int, width: int) -> dict[str, tuple[int, ...]]:
@@ -50,51 +68,90 @@ def official(
         }
 
     names: dict[str, tuple[int, ...]] = {
-        "cls_token": (1, 1, width), "pos_embed": (1, tokens, width),
-        "patch_embed.proj.weight": (width, channels, patch, patch), "patch_embed.proj.bias": (width,),
+        "cls_token": (1, 1, width),
+        "pos_embed": (1, tokens, width),
+        "patch_embed.proj.weight": (width, channels, patch, patch),
+        "patch_embed.proj.bias": (width,),
         **blocks("blocks", depth, width),
-    }  # fmt: skip
+    }
     if decoder:
         names |= {
-            "mask_token": (1, 1, 16), "decoder_pos_embed": (1, tokens, 16), "decoder_embed.weight": (16, width),
-            "decoder_embed.bias": (16,), **blocks("decoder_blocks", 2, 16), "decoder_norm.weight": (16,),
-            "decoder_norm.bias": (16,), "decoder_pred.weight": (patch**2 * channels, 16),
+            "mask_token": (1, 1, 16),
+            "decoder_pos_embed": (1, tokens, 16),
+            "decoder_embed.weight": (16, width),
+            "decoder_embed.bias": (16,),
+            **blocks("decoder_blocks", 2, 16),
+            "decoder_norm.weight": (16,),
+            "decoder_norm.bias": (16,),
+            "decoder_pred.weight": (patch**2 * channels, 16),
             "decoder_pred.bias": (patch**2 * channels,),
-        }  # fmt: skip
+        }
     own_norm = "fc_norm" if head == "fc_norm" else "norm"
     names |= {f"{own_norm}.weight": (width,), f"{own_norm}.bias": (width,)}
     if head in ("fc_norm", "cls"):
         names |= {"head.weight": (5, width), "head.bias": (5,)}
     if head == "probe":
-        names |= {"head.0.running_mean": (width,), "head.1.weight": (5, width), "head.1.bias": (5,)}
+        names |= {
+            "head.0.running_mean": (width,),
+            "head.1.weight": (5, width),
+            "head.1.bias": (5,),
+        }
     state = filled(names)
     if head == "probe":
-        state |= {"head.0.running_var": torch.rand(width) + 0.5, "head.0.num_batches_tracked": torch.tensor(7)}
+        state |= {
+            "head.0.running_var": torch.rand(width) + 0.5,
+            "head.0.num_batches_tracked": torch.tensor(7),
+        }
     return state
 
 
-ARGS = argparse.Namespace(blr=1.5e-4, model="mae_vit_base_patch16", mask_ratio=0.75, resume="")
+ARGS = argparse.Namespace(
+    blr=1.5e-4, model="mae_vit_base_patch16", mask_ratio=0.75, resume=""
+)
 HINTS = Hints(heads=4, decoder_heads=4)
 
 
 def saved(path: Path, state: dict[str, Any], **more: Any) -> Path:
-    torch.save({"model": state, "optimizer": {"state": {}}, "epoch": 799, "args": ARGS, **more}, path)
+    torch.save(
+        {
+            "model": state,
+            "optimizer": {"state": {}},
+            "epoch": 799,
+            "args": ARGS,
+            **more,
+        },
+        path,
+    )
     return path
 
 
 def weights_of(geometry: Geometry) -> Weights:
     named = filled(shapes(geometry))
     parts = {
-        part: {n.removeprefix(f"{part}."): v for n, v in named.items() if n.startswith(part)}
+        part: {
+            n.removeprefix(f"{part}."): v
+            for n, v in named.items()
+            if n.startswith(part)
+        }
         for part in ("encoder", "decoder")
     }
-    return Weights(parts["encoder"], parts["decoder"] or None, None, geometry, "safetensors", None)
+    return Weights(
+        parts["encoder"], parts["decoder"] or None, None, geometry, "safetensors", None
+    )
 
 
-def encoder_of(geometry: Geometry, grid: tuple[int, int] | None = None, **other: int) -> Encoder:
+def encoder_of(
+    geometry: Geometry, grid: tuple[int, int] | None = None, **other: int
+) -> Encoder:
     size = geometry.encoder
-    values = {"patch_size": geometry.patch_size, "channels": geometry.channels, "width": size.width,
-              "depth": size.depth, "heads": size.heads, **other}  # fmt: skip
+    values = {
+        "patch_size": geometry.patch_size,
+        "channels": geometry.channels,
+        "width": size.width,
+        "depth": size.depth,
+        "heads": size.heads,
+        **other,
+    }
     with torch.device("meta"):
         encoder = Encoder(grid or geometry.grid, **values)
     return encoder.to_empty(device="cpu").eval()
@@ -105,9 +162,25 @@ def mae_of(geometry: Geometry) -> MAE:
     assert size
     with pytest.MonkeyPatch.context() as context, torch.device("meta"):
         context.setattr(unmask.mae, "initialise", lambda model, seed: None)
-        decoder = Decoder(geometry.grid, geometry.encoder.width, patch, size.width, size.depth, size.heads)
-        model = MAE(Encoder(geometry.grid, geometry.patch_size, geometry.channels, geometry.encoder.width,
-                            geometry.encoder.depth, geometry.encoder.heads), decoder)  # fmt: skip
+        decoder = Decoder(
+            geometry.grid,
+            geometry.encoder.width,
+            patch,
+            size.width,
+            size.depth,
+            size.heads,
+        )
+        model = MAE(
+            Encoder(
+                geometry.grid,
+                geometry.patch_size,
+                geometry.channels,
+                geometry.encoder.width,
+                geometry.encoder.depth,
+                geometry.encoder.heads,
+            ),
+            decoder,
+        )
     return model.to_empty(device="cpu").eval()
 
 
@@ -121,8 +194,16 @@ def same(one: dict[str, Tensor] | None, other: dict[str, Tensor] | None) -> bool
 
 def images_for(geometry: Geometry, count: int = 1) -> Tensor:
     rows, columns = (side * geometry.patch_size for side in geometry.grid)
-    return torch.randn(count, geometry.channels, rows, columns, generator=torch.Generator().manual_seed(1))
+    return torch.randn(
+        count,
+        geometry.channels,
+        rows,
+        columns,
+        generator=torch.Generator().manual_seed(1),
+    )
 
 
 def nothing_amiss(info: dict[str, Any]) -> bool:
-    return not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    return not any(
+        info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
+    )

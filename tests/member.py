@@ -32,18 +32,32 @@ lossy, saving = Pretrain.reconstruction_loss, Checkpointing.on_train_batch_end
 
 def held(tensors: Iterable[Any]) -> int:
     """Elements that lie in this process."""
-    return sum((tensor.to_local() if isinstance(tensor, DTensor) else tensor).numel() for tensor in tensors)
+    return sum(
+        (tensor.to_local() if isinstance(tensor, DTensor) else tensor).numel()
+        for tensor in tensors
+    )
 
 
 def recorded(self: Pretrain, batch: Any, key: Any, epoch: int) -> torch.Tensor:
     loss = lossy(self, batch, key, epoch)
     if self.trainer.training:
         hidden = self.masking(key, batch.ids_B, epoch).hidden_BL
-        moments = [moment for state in self.trainer.optimizers[0].state.values() for moment in state.values()]
+        moments = [
+            moment
+            for state in self.trainer.optimizers[0].state.values()
+            for moment in state.values()
+        ]
         steps.append(
-            {"epoch": epoch, "ids": batch.ids_B, "images": batch.images_BCHW, "hidden": hidden, "loss": loss.detach(),
-             "weights_held": held(self.model.parameters()), "moments_held": held(moments)}
-        )  # fmt: skip
+            {
+                "epoch": epoch,
+                "ids": batch.ids_B,
+                "images": batch.images_BCHW,
+                "hidden": hidden,
+                "loss": loss.detach(),
+                "weights_held": held(self.model.parameters()),
+                "moments_held": held(moments),
+            }
+        )
     return loss
 
 

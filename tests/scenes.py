@@ -9,13 +9,29 @@ def scenes(count: int, channels: int, height: int, width: int) -> Tensor:
     y, x = torch.arange(height)[:, None] / height, torch.arange(width) / width
     images = []
     for k in range(count * channels):
-        shade = 0.5 + 0.15 * torch.sin(6 * x + k) + 0.1 * torch.cos(9 * y) + 0.08 * torch.sin(40 * (x + y) + k)
+        shade = (
+            0.5
+            + 0.15 * torch.sin(6 * x + k)
+            + 0.1 * torch.cos(9 * y)
+            + 0.08 * torch.sin(40 * (x + y) + k)
+        )
         shade = torch.where((x - 0.4) ** 2 + (y - 0.5) ** 2 < 0.05, 0.4 * shade, shade)
-        images.append(torch.where((x > 0.65) & (x < 0.8) & (y > 0.2) & (y < 0.6), shade + 0.25, shade))
-    return (torch.stack(images).clamp(0, 1) * 255).round().byte().view(count, channels, height, width)
+        images.append(
+            torch.where(
+                (x > 0.65) & (x < 0.8) & (y > 0.2) & (y < 0.6), shade + 0.25, shade
+            )
+        )
+    return (
+        (torch.stack(images).clamp(0, 1) * 255)
+        .round()
+        .byte()
+        .view(count, channels, height, width)
+    )
 
 
-def flat(level: float, channels: int = 3, height: int = 128, width: int = 128) -> Tensor:
+def flat(
+    level: float, channels: int = 3, height: int = 128, width: int = 128
+) -> Tensor:
     return torch.full((channels, height, width), level)
 
 

@@ -15,7 +15,9 @@ from unmask.commands.prepare import prepare
 from unmask.config.arguments import Prepare
 
 WNIDS = ("n01440764", "n01443537", "n02123045")
-ARGUMENTS = dict.fromkeys(("source", "short_side", "quality", "channels", "shard_mb", "workers"))
+ARGUMENTS = dict.fromkeys(
+    ("source", "short_side", "quality", "channels", "shard_mb", "workers")
+)
 
 
 def jpeg(seed: int, width: int = 40, height: int = 32) -> bytes:
@@ -37,21 +39,33 @@ def imagenet(root: Path, per_class: int = 8) -> Path:
         for k in range(2):
             # numbers of validation images do not follow the classes
             number = 3 * k + (label + 1) % 3 + 1
-            (root / "val" / wnid / f"ILSVRC2012_val_{number:08d}.JPEG").write_bytes(jpeg(1000 + number))
+            (root / "val" / wnid / f"ILSVRC2012_val_{number:08d}.JPEG").write_bytes(
+                jpeg(1000 + number)
+            )
     return root
 
 
 def prepared(before: Path, target: Path, kind: str, **more: object) -> str:
     """What src/prepare.py does; what it says."""
     said = io.StringIO()
-    given = {"from": str(before), "to": str(target), "format": kind, **ARGUMENTS, "workers": 2, **more}
+    given = {
+        "from": str(before),
+        "to": str(target),
+        "format": kind,
+        **ARGUMENTS,
+        "workers": 2,
+        **more,
+    }
     prepare(Prepare.model_validate(given), Console(file=said, width=300))
     return said.getvalue()
 
 
 def rows(folder: Path, split: str) -> list[tuple[str, int, bytes]]:
     """(file name, label, content) of a split, in another order than names have."""
-    found = [(p.name, WNIDS.index(p.parent.name), p.read_bytes()) for p in (folder / split).rglob("*.JPEG")]
+    found = [
+        (p.name, WNIDS.index(p.parent.name), p.read_bytes())
+        for p in (folder / split).rglob("*.JPEG")
+    ]
     return sorted(found, key=lambda row: row[0][::-1])
 
 
@@ -64,30 +78,51 @@ def hub_tars(folder: Path, root: Path, beside: str = "cls", shards: int = 3) -> 
             with tarfile.open(root / f"imagenet1k-{name}-{number:04d}.tar", "w") as tar:
                 for file, label, content in found[number::shards]:
                     stem = file.rpartition(".")[0]
-                    text = str(label) if beside == "cls" else json.dumps({"label": label, "width": 40})
-                    for member, body in ((f"{stem}.{beside}", text.encode()), (f"{stem}.jpg", content)):
+                    text = (
+                        str(label)
+                        if beside == "cls"
+                        else json.dumps({"label": label, "width": 40})
+                    )
+                    for member, body in (
+                        (f"{stem}.{beside}", text.encode()),
+                        (f"{stem}.jpg", content),
+                    ):
                         info = tarfile.TarInfo(member)
                         info.size = len(body)
                         tar.addfile(info, io.BytesIO(body))
     return root
 
 
-def hub_parquet(folder: Path, root: Path, named: bool = True, names: tuple[str, ...] = ("a", "b", "c")) -> Path:
+def hub_parquet(
+    folder: Path,
+    root: Path,
+    named: bool = True,
+    names: tuple[str, ...] = ("a", "b", "c"),
+) -> Path:
     """As ILSVRC/imagenet-1k: snappy, row groups, ClassLabel; named: the column path has file names."""
     (root / "data").mkdir(parents=True)
     label = {"names": list(names), "_type": "ClassLabel"}
     about = {"info": {"features": {"image": {"_type": "Image"}, "label": label}}}
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    schema = pa.schema([("image", kind), ("label", pa.int64())], metadata={"huggingface": json.dumps(about)})
+    schema = pa.schema(
+        [("image", kind), ("label", pa.int64())],
+        metadata={"huggingface": json.dumps(about)},
+    )
     for split, name in (("train", "train"), ("val", "validation")):
         found = rows(folder, split)
         for number in range(2):
             part = found[number::2]
             images = [
-                {"bytes": content, "path": f"{file[:-5]}_{WNIDS[label]}.JPEG" if named else None}
+                {
+                    "bytes": content,
+                    "path": f"{file[:-5]}_{WNIDS[label]}.JPEG" if named else None,
+                }
                 for file, label, content in part
             ]
-            table = pa.table({"image": pa.array(images, kind), "label": [row[1] for row in part]}, schema=schema)
+            table = pa.table(
+                {"image": pa.array(images, kind), "label": [row[1] for row in part]},
+                schema=schema,
+            )
             path = root / "data" / f"{name}-{number:05d}-of-00002.parquet"
             pq.write_table(table, path, compression="snappy", row_group_size=5)
     return root

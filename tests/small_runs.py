@@ -22,12 +22,25 @@ from warm_commands import Started
 
 ROOT = Path(__file__).parent.parent
 TINY = (
-    "model.width=16", "model.depth=1", "model.heads=2", "decoder.width=16", "decoder.depth=1", "decoder.heads=2",
-    "data.patch_size=7", "pretrain.epochs=3", "pretrain.batch_size=1000", "finetune.epochs=2",
-    "linear_probe.epochs=2", "linear_probe.batch_size=1000", "controls=[]", "watch.pictures=2", "watch.times=3",
+    "model.width=16",
+    "model.depth=1",
+    "model.heads=2",
+    "decoder.width=16",
+    "decoder.depth=1",
+    "decoder.heads=2",
+    "data.patch_size=7",
+    "pretrain.epochs=3",
+    "pretrain.batch_size=1000",
+    "finetune.epochs=2",
+    "linear_probe.epochs=2",
+    "linear_probe.batch_size=1000",
+    "controls=[]",
+    "watch.pictures=2",
+    "watch.times=3",
     "trainer=cpu",
-)  # fmt: skip
-COARSE = "data.patch_size=14"  # a quarter of the patches, where what they are does not matter
+)
+# a quarter of the patches, where what they are does not matter
+COARSE = "data.patch_size=14"
 
 
 def raw_config(*overrides: str, tiny: bool = True) -> dict[str, Any]:
@@ -56,7 +69,12 @@ def run(*overrides: str) -> list[dict[str, Any]]:
 
 
 def command(*overrides: str, script: str = "train.py", tiny: bool = True) -> list[str]:
-    return [sys.executable, str(ROOT / "src" / script), *(TINY if tiny else ()), *overrides]
+    return [
+        sys.executable,
+        str(ROOT / "src" / script),
+        *(TINY if tiny else ()),
+        *overrides,
+    ]
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -65,35 +83,56 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def call(
-    *overrides: str, script: str = "train.py", tiny: bool = True, cold: bool = False, env: dict[str, str] | None = None,
+    *overrides: str,
+    script: str = "train.py",
+    tiny: bool = True,
+    cold: bool = False,
+    env: dict[str, str] | None = None,
     cwd: Path | None = None,
-) -> subprocess.CompletedProcess:  # fmt: skip
+) -> subprocess.CompletedProcess:
     """The command as a user types it. `cold`: by a Python that starts anew, where `env` has what Python itself reads
     (but for a sitecustomize.py on PYTHONPATH), or where that is what is tested.
     """
-    typed, given = command(*overrides, script=script, tiny=tiny), environment(**(env or {}))
+    typed, given = (
+        command(*overrides, script=script, tiny=tiny),
+        environment(**(env or {})),
+    )
     if cold:
-        return subprocess.run(typed, capture_output=True, text=True, env=given, cwd=cwd, timeout=240)
+        return subprocess.run(
+            typed, capture_output=True, text=True, env=given, cwd=cwd, timeout=240
+        )
     with tempfile.TemporaryDirectory() as folder:
         started = Started(typed, Path(folder), given, cwd)
         code = started.wait(timeout=240)
-        return subprocess.CompletedProcess(typed, code, started.stdout.read_text(), started.stderr.read_text())
+        return subprocess.CompletedProcess(
+            typed, code, started.stdout.read_text(), started.stderr.read_text()
+        )
 
 
-def image_folder(root: Path, per_class: int = 10, classes: tuple[str, ...] = ("cat", "dog"), size: int = 16) -> Path:
+def image_folder(
+    root: Path,
+    per_class: int = 10,
+    classes: tuple[str, ...] = ("cat", "dog"),
+    size: int = 16,
+) -> Path:
     """Class folders of small PNG files whose brightness tells the class."""
     generator = np.random.default_rng(0)
     for i, name in enumerate(classes):
         (root / name).mkdir(parents=True)
         for j in range(per_class):
-            pixels = generator.integers(0, 100, (size, size, 3), dtype=np.uint8) + np.uint8(100 * i)
+            pixels = generator.integers(
+                0, 100, (size, size, 3), dtype=np.uint8
+            ) + np.uint8(100 * i)
             Image.fromarray(pixels).save(root / name / f"{j:03d}.png")
     return root
 
 
 def trained_so_far(runs: Path, lines: int) -> bool:
     """Whether a pretraining's journal has more lines than that."""
-    return any(path.read_text().count("\n") > lines for path in runs.glob("pretrain/*/metrics.jsonl"))
+    return any(
+        path.read_text().count("\n") > lines
+        for path in runs.glob("pretrain/*/metrics.jsonl")
+    )
 
 
 def running(pid: int) -> bool:

@@ -14,17 +14,25 @@ from unmask.config.checks import ConfigError
 from unmask.data.listing.listing import Listing
 from unmask.data.sources import list_source
 
-SPECIES = {0: "Aphrodita aculeata", 1: "Hediste diversicolor", 2: "Hediste diversicolor"}
+SPECIES = {
+    0: "Aphrodita aculeata",
+    1: "Hediste diversicolor",
+    2: "Hediste diversicolor",
+}
 PLACES = ("/a/airfield", "/a/airplane_cabin", "/a/apartment_building/outdoor")
 
 
 def picture(path: Path, shade: int = 0) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    noise = np.random.default_rng(len(str(path.name)) + shade).integers(0, 60, (16, 16, 3), dtype=np.uint8)
+    noise = np.random.default_rng(len(str(path.name)) + shade).integers(
+        0, 60, (16, 16, 3), dtype=np.uint8
+    )
     Image.fromarray(noise + np.uint8(70 * shade)).save(path)
 
 
-def inaturalist(root: Path, year: int = 2018, folder: str = "train_val2018", backwards: bool = False) -> Path:
+def inaturalist(
+    root: Path, year: int = 2018, folder: str = "train_val2018", backwards: bool = False
+) -> Path:
     """Six training and three validation images; ids that are neither 0.. nor in order."""
     for split, per_class in (("train", 2), ("val", 1)):
         images, annotations = [], []
@@ -32,10 +40,22 @@ def inaturalist(root: Path, year: int = 2018, folder: str = "train_val2018", bac
             category, image_id = number % 3, 900 - 7 * number
             name = f"{folder}/Animalia/{category}/{split}{number}.jpg"
             picture(root / name, category)
-            images.append({"id": image_id, "file_name": name, "width": 16, "height": 16})
-            annotations.append({"id": number, "image_id": image_id, "category_id": category})
-        categories = [{"id": i, "name": name, "supercategory": "Animalia"} for i, name in SPECIES.items()]
-        content = {"images": images, "annotations": annotations[::-1], "categories": categories[::-1], "info": {}}
+            images.append(
+                {"id": image_id, "file_name": name, "width": 16, "height": 16}
+            )
+            annotations.append(
+                {"id": number, "image_id": image_id, "category_id": category}
+            )
+        categories = [
+            {"id": i, "name": name, "supercategory": "Animalia"}
+            for i, name in SPECIES.items()
+        ]
+        content = {
+            "images": images,
+            "annotations": annotations[::-1],
+            "categories": categories[::-1],
+            "info": {},
+        }
         if backwards:
             content["images"].reverse()
         (root / f"{split}{year}.json").write_text(json.dumps(content))
@@ -52,7 +72,9 @@ def places365(root: Path, size: str = "256", more: str = "") -> Path:
         picture(root / f"val_{size}" / f"Places365_val_{key:08d}.jpg", 2 - key)
     for split, each in lines.items():
         (root / f"places365_{split}.txt").write_text("\n".join(each) + "\n")
-    (root / "categories_places365.txt").write_text("".join(f"{name} {key}\n" for key, name in enumerate(PLACES)))
+    (root / "categories_places365.txt").write_text(
+        "".join(f"{name} {key}\n" for key, name in enumerate(PLACES))
+    )
     return root
 
 
@@ -80,38 +102,69 @@ def listed(root: Path, train: str, val: str) -> Path:
 
 
 def plan(source: str, root: Path, *more: str) -> Any:
-    return plan_for(f"data={source}", f"data.root={root}", "data.image_size=16", "data.patch_size=4", *more)
+    return plan_for(
+        f"data={source}",
+        f"data.root={root}",
+        "data.image_size=16",
+        "data.patch_size=4",
+        *more,
+    )
 
 
 def by_name(found: Listing) -> dict[str, str]:
-    return {Path(name).name: found.classes[label] for name, label in (*found.train, *found.val)}
+    return {
+        Path(name).name: found.classes[label]
+        for name, label in (*found.train, *found.val)
+    }
 
 
 @pytest.mark.parametrize(
-    ("year", "folder"), [(2017, "train_val_images"), (2018, "train_val2018"), (2019, "train_val2019")]
+    ("year", "folder"),
+    [(2017, "train_val_images"), (2018, "train_val2018"), (2019, "train_val2019")],
 )
-def test_inaturalist_is_labelled_by_image_id_and_category(year: int, folder: str, tmp_path: Path) -> None:
+def test_inaturalist_is_labelled_by_image_id_and_category(
+    year: int, folder: str, tmp_path: Path
+) -> None:
     found = plan(f"inat{year}", inaturalist(tmp_path, year, folder)).listing
     assert (len(found.train), len(found.val)) == (6, 3)
     assert found.train[0] == (f"{folder}/Animalia/0/train0.jpg", 0)
-    assert all(Path(name).parts[2] == str(label) for name, label in (*found.train, *found.val))
-    assert found.classes == ("Aphrodita aculeata", "Hediste diversicolor (1)", "Hediste diversicolor (2)")
+    assert all(
+        Path(name).parts[2] == str(label) for name, label in (*found.train, *found.val)
+    )
+    assert found.classes == (
+        "Aphrodita aculeata",
+        "Hediste diversicolor (1)",
+        "Hediste diversicolor (2)",
+    )
 
 
 def test_names_of_species_published_later_change_no_fingerprint(tmp_path: Path) -> None:
     before = plan("inat2018", inaturalist(tmp_path))
-    (tmp_path / "categories.json").write_text(json.dumps([{"id": 1, "name": "Nereis"}, {"id": 77, "name": "other"}]))
+    (tmp_path / "categories.json").write_text(
+        json.dumps([{"id": 1, "name": "Nereis"}, {"id": 77, "name": "other"}])
+    )
     after = plan("inat2018", tmp_path)
     assert after.class_names == ("Aphrodita aculeata", "Nereis", "Hediste diversicolor")
     assert after.stages[0].fingerprint == before.stages[0].fingerprint
 
 
-def test_the_order_of_a_list_and_the_place_of_its_files_do_not_count(tmp_path: Path) -> None:
-    here, there = inaturalist(tmp_path / "here"), inaturalist(tmp_path / "there", backwards=True)
+def test_the_order_of_a_list_and_the_place_of_its_files_do_not_count(
+    tmp_path: Path,
+) -> None:
+    here, there = (
+        inaturalist(tmp_path / "here"),
+        inaturalist(tmp_path / "there", backwards=True),
+    )
     assert list_source("inat2018", here).train == list_source("inat2018", there).train
-    assert list_source("inat2018", here).identity == list_source("inat2018", there).identity
+    assert (
+        list_source("inat2018", here).identity
+        == list_source("inat2018", there).identity
+    )
     picture(there / "train_val2018" / "Animalia" / "0" / "train0.jpg", 3)
-    assert list_source("inat2018", here).identity != list_source("inat2018", there).identity
+    assert (
+        list_source("inat2018", here).identity
+        != list_source("inat2018", there).identity
+    )
 
 
 def test_another_label_is_another_data_set(tmp_path: Path) -> None:
@@ -122,8 +175,12 @@ def test_another_label_is_another_data_set(tmp_path: Path) -> None:
     assert list_source("places365", root).identity != before
 
 
-@pytest.mark.parametrize(("size", "more"), [("256", ""), ("large", ""), ("256", "_standard")])
-def test_places365_in_both_sizes_and_as_torchvision_renames_it(size: str, more: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("size", "more"), [("256", ""), ("large", ""), ("256", "_standard")]
+)
+def test_places365_in_both_sizes_and_as_torchvision_renames_it(
+    size: str, more: str, tmp_path: Path
+) -> None:
     found = plan("places365", places365(tmp_path, size, more)).listing
     assert found.classes == ("airfield", "airplane_cabin", "apartment_building/outdoor")
     assert found.train[0] == (f"data_{size}{more}/a/airfield/00000001.jpg", 0)
@@ -137,8 +194,12 @@ def test_places205_takes_its_names_from_the_folders(tmp_path: Path) -> None:
     assert all((tmp_path / name).is_file() for name, _ in (*found.train, *found.val))
 
 
-def test_one_list_alone_is_split_as_a_folder_is_whatever_the_order_of_its_lines(tmp_path: Path) -> None:
-    lines = [f"x/{i}.png,dog" for i in range(10)] + [f"{tmp_path}/y/{i}.png,cat" for i in range(10)]
+def test_one_list_alone_is_split_as_a_folder_is_whatever_the_order_of_its_lines(
+    tmp_path: Path,
+) -> None:
+    lines = [f"x/{i}.png,dog" for i in range(10)] + [
+        f"{tmp_path}/y/{i}.png,cat" for i in range(10)
+    ]
     for i in range(10):
         picture(tmp_path / "x" / f"{i}.png")
         picture(tmp_path / "y" / f"{i}.png")
@@ -146,17 +207,29 @@ def test_one_list_alone_is_split_as_a_folder_is_whatever_the_order_of_its_lines(
     found = list_source("listed", tmp_path, holdout=0.2)
     assert (len(found.train), len(found.val)) == (16, 4)
     assert sorted(label for _, label in found.val) == [0, 0, 1, 1]
-    assert all((found.root / name).is_file() and not Path(name).is_absolute() for name, _ in (*found.train, *found.val))
+    assert all(
+        (found.root / name).is_file() and not Path(name).is_absolute()
+        for name, _ in (*found.train, *found.val)
+    )
     (tmp_path / "train.csv").write_text("\n".join(reversed(lines)))
     again = list_source("listed", tmp_path, holdout=0.2)
     assert (again.identity, again.val) == (found.identity, found.val)
 
 
 def test_lists_of_paths_and_words(tmp_path: Path) -> None:
-    root = listed(tmp_path, 'path,label\nx/1.png, dog\ny/3.png,cat\n\n"y/4, or so.png",cat\n', "x/2.png,dog")
+    root = listed(
+        tmp_path,
+        'path,label\nx/1.png, dog\ny/3.png,cat\n\n"y/4, or so.png",cat\n',
+        "x/2.png,dog",
+    )
     found = plan("listed", root).listing
     assert found.classes == ("cat", "dog")
-    assert by_name(found) == {"1.png": "dog", "3.png": "cat", "4, or so.png": "cat", "2.png": "dog"}
+    assert by_name(found) == {
+        "1.png": "dog",
+        "3.png": "cat",
+        "4, or so.png": "cat",
+        "2.png": "dog",
+    }
 
 
 def test_lists_of_paths_and_numbers_are_in_the_order_of_numbers(tmp_path: Path) -> None:
@@ -174,10 +247,15 @@ def test_lists_of_paths_and_numbers_are_in_the_order_of_numbers(tmp_path: Path) 
         ("places205", places205, "trainvalsplit_places205/train_places205.csv"),
     ],
 )
-def test_what_is_missing_is_named_with_the_layout(source: str, make: Any, gone: str, tmp_path: Path) -> None:
+def test_what_is_missing_is_named_with_the_layout(
+    source: str, make: Any, gone: str, tmp_path: Path
+) -> None:
     make(tmp_path)
     (tmp_path / gone).unlink()
-    with pytest.raises(ConfigError, match=rf"{gone} is not there; data={source} expects in data.root=.*: .*val"):
+    with pytest.raises(
+        ConfigError,
+        match=rf"{gone} is not there; data={source} expects in data.root=.*: .*val",
+    ):
         plan(source, tmp_path)
 
 
@@ -194,47 +272,99 @@ def test_images_that_were_never_unpacked_are_told_with_the_layout(
 ) -> None:
     shutil.rmtree(make(tmp_path) / gone)
     (tmp_path / gone).mkdir()
-    with pytest.raises(ConfigError, match=rf"{gone}/.*jpg is not there; data={source} expects in data.root=.*val"):
+    with pytest.raises(
+        ConfigError,
+        match=rf"{gone}/.*jpg is not there; data={source} expects in data.root=.*val",
+    ):
         plan(source, tmp_path)
 
 
 def test_a_list_of_folders_is_refused(tmp_path: Path) -> None:
     root = listed(tmp_path, "x/1.png,dog\ny/3.png,cat", "x,dog\ny,cat")
-    with pytest.raises(ConfigError, match=r"none of 2 listed images is a file; the first is .*x"):
+    with pytest.raises(
+        ConfigError, match=r"none of 2 listed images is a file; the first is .*x"
+    ):
         plan("listed", root)
 
 
-def test_a_listed_image_that_is_not_there_is_a_bad_file_and_told_at_the_start(tmp_path: Path) -> None:
-    root = listed(tmp_path / "images", "x/1.png,dog\nx/0.png,cat\ny/3.png,cat", 'x/2.png,dog\n"y/4, or so.png",cat')
+def test_a_listed_image_that_is_not_there_is_a_bad_file_and_told_at_the_start(
+    tmp_path: Path,
+) -> None:
+    root = listed(
+        tmp_path / "images",
+        "x/1.png,dog\nx/0.png,cat\ny/3.png,cat",
+        'x/2.png,dog\n"y/4, or so.png",cat',
+    )
     found = list_source("listed", root)
-    assert found.notes == ("1 of 5 listed images are not there or cannot be read: x/0.png",)
+    assert found.notes == (
+        "1 of 5 listed images are not there or cannot be read: x/0.png",
+    )
     overrides = (
-        "data=listed", f"data.root={root}", "data.image_size=16", "data.patch_size=4", "stages=[pretrain]", "data.bad_limit=0.5",
-        "data.num_workers=0", "pretrain.batch_size=3", "pretrain.epochs=1", f"runs_dir={tmp_path / 'runs'}",
-    )  # fmt: skip
+        "data=listed",
+        f"data.root={root}",
+        "data.image_size=16",
+        "data.patch_size=4",
+        "stages=[pretrain]",
+        "data.bad_limit=0.5",
+        "data.num_workers=0",
+        "pretrain.batch_size=3",
+        "pretrain.epochs=1",
+        f"runs_dir={tmp_path / 'runs'}",
+    )
     run(*overrides)
     (told,) = (tmp_path / "runs").glob("pretrain/*/bad_images.jsonl")
     assert "x/0.png" in told.read_text()
 
 
-def test_a_root_that_is_missing_is_refused_before_anything_is_read(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"nowhere/train2017.json is not there; data=inat2017 expects"):
+def test_a_root_that_is_missing_is_refused_before_anything_is_read(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(
+        ConfigError, match=r"nowhere/train2017.json is not there; data=inat2017 expects"
+    ):
         plan("inat2017", tmp_path / "nowhere")
-    with pytest.raises(ConfigError, match=r"data.root: missing; .* add data.root=/path/to/images"):
+    with pytest.raises(
+        ConfigError, match=r"data.root: missing; .* add data.root=/path/to/images"
+    ):
         plan_for("data=places205", tiny=False)
 
 
 @pytest.mark.parametrize(
     ("train", "val", "said"),
     [
-        ("x/1.png,dog\nx/2.png\n", "y/3.png,dog", r"line 2 of .*train.csv is 'x/2.png'; expected path,label"),
-        ("x/1.png,dog\ny/3.png,cat", "x/2.png,cow", r"x/2.png is listed with label cow, which training lacks; it has cat"),
-        ("/x/1.png,dog", "x/2.png,dog", r"/x/1.png is listed with a path that leaves data.root; give paths relative"),
-        ("../1.png,dog", "x/2.png,dog", r"\.\./1.png is listed with a path that leaves data.root"),
-        ("x/1.png,dog", "path,label\n", r"name 1 training and 0 validation images; both need one"),
+        (
+            "x/1.png,dog\nx/2.png\n",
+            "y/3.png,dog",
+            r"line 2 of .*train.csv is 'x/2.png'; expected path,label",
+        ),
+        (
+            "x/1.png,dog\ny/3.png,cat",
+            "x/2.png,cow",
+            r"x/2.png is listed with label cow, which training lacks; it has cat",
+        ),
+        (
+            "/x/1.png,dog",
+            "x/2.png,dog",
+            (
+                r"/x/1.png is listed with a path that leaves data.root; give paths"
+                r" relative"
+            ),
+        ),
+        (
+            "../1.png,dog",
+            "x/2.png,dog",
+            r"\.\./1.png is listed with a path that leaves data.root",
+        ),
+        (
+            "x/1.png,dog",
+            "path,label\n",
+            r"name 1 training and 0 validation images; both need one",
+        ),
     ],
-)  # fmt: skip
-def test_odd_lists_are_refused_with_the_line(train: str, val: str, said: str, tmp_path: Path) -> None:
+)
+def test_odd_lists_are_refused_with_the_line(
+    train: str, val: str, said: str, tmp_path: Path
+) -> None:
     with pytest.raises(ConfigError, match=said):
         plan("listed", listed(tmp_path, train, val))
 
@@ -242,7 +372,9 @@ def test_odd_lists_are_refused_with_the_line(train: str, val: str, said: str, tm
 def test_a_list_of_another_encoding_is_named(tmp_path: Path) -> None:
     root = listed(tmp_path, "x/1.png,dog", "y/3.png,dog")
     (root / "train.csv").write_bytes("x/1.png,fuchs\nx/2.png,dächs".encode("latin-1"))
-    with pytest.raises(ConfigError, match=r"train.csv is not UTF-8 \(byte 23\); save it as CSV UTF-8"):
+    with pytest.raises(
+        ConfigError, match=r"train.csv is not UTF-8 \(byte 23\); save it as CSV UTF-8"
+    ):
         plan("listed", root)
 
 
@@ -250,14 +382,28 @@ def test_a_list_of_another_encoding_is_named(tmp_path: Path) -> None:
     ("content", "said"),
     [
         ('{"images": [', r"val2018.json is damaged or no JSON"),
-        ('{"images": [], "categories": []}', r"val2018.json lacks 'annotations'; it needs images \(id, file_name\)"),
-        ('{"images": [{"id": 3, "file_name": "a"}], "annotations": [], "categories": []}', r"val2018.json lacks 3;"),
         (
-            '{"images": [], "annotations": [{"image_id": 1, "category_id": 0}, {"image_id": 1, "category_id": 2}], '
-            '"categories": []}',
+            '{"images": [], "categories": []}',
+            r"val2018.json lacks 'annotations'; it needs images \(id, file_name\)",
+        ),
+        (
+            (
+                '{"images": [{"id": 3, "file_name": "a"}], "annotations": [],'
+                ' "categories": []}'
+            ),
+            r"val2018.json lacks 3;",
+        ),
+        (
+            (
+                '{"images": [], "annotations": [{"image_id": 1, "category_id": 0},'
+                ' {"image_id": 1, "category_id": 2}], "categories": []}'
+            ),
             r"val2018.json gives 1 images two categories; images have one class each",
         ),
-        ('{"images": [], "annotations": [], "categories": [{"id": 1}]}', r"a category lacks 'name'; each needs id"),
+        (
+            '{"images": [], "annotations": [], "categories": [{"id": 1}]}',
+            r"a category lacks 'name'; each needs id",
+        ),
     ],
 )
 def test_damaged_annotations_are_named(content: str, said: str, tmp_path: Path) -> None:
@@ -267,9 +413,15 @@ def test_damaged_annotations_are_named(content: str, said: str, tmp_path: Path) 
 
 
 def test_a_places_line_without_a_number_is_named(tmp_path: Path) -> None:
-    (places365(tmp_path) / "places365_val.txt").write_text("Places365_val_00000000.jpg\n")
+    (places365(tmp_path) / "places365_val.txt").write_text(
+        "Places365_val_00000000.jpg\n"
+    )
     with pytest.raises(
-        ConfigError, match=r"line 1 of .*places365_val.txt is .*; expected a name, a space and a number"
+        ConfigError,
+        match=(
+            r"line 1 of .*places365_val.txt is .*; expected a name, a space and a"
+            r" number"
+        ),
     ):
         plan("places365", tmp_path)
 
@@ -277,9 +429,19 @@ def test_a_places_line_without_a_number_is_named(tmp_path: Path) -> None:
 def test_a_data_set_by_annotations_is_trained_on_and_measured(tmp_path: Path) -> None:
     root = inaturalist(tmp_path / "inat")
     (result,) = run(
-        "data=inat2018", f"data.root={root}", "data.image_size=16", "data.patch_size=4", "stages=[scratch]",
-        f"runs_dir={tmp_path / 'runs'}", "scratch.batch_size=6",
-    )  # fmt: skip
+        "data=inat2018",
+        f"data.root={root}",
+        "data.image_size=16",
+        "data.patch_size=4",
+        "stages=[scratch]",
+        f"runs_dir={tmp_path / 'runs'}",
+        "scratch.batch_size=6",
+    )
     assert result["images"] == 3
     (folder,) = (tmp_path / "runs" / "scratch").iterdir()
-    assert (folder / "classes.csv").read_text().splitlines()[1].startswith("Aphrodita aculeata,1,")
+    assert (
+        (folder / "classes.csv")
+        .read_text()
+        .splitlines()[1]
+        .startswith("Aphrodita aculeata,1,")
+    )

@@ -19,7 +19,8 @@ LAYOUTS = {
     "interleaved": (BANDS, MINISBLACK | {"planarconfig": "contig"}),
     "planar": (CHW, MINISBLACK | {"planarconfig": "separate"}),
     "a page a channel": (CHW, MINISBLACK),
-    "a page a row": (BANDS, MINISBLACK),  # what tifffile makes of (H, W, 5) when it is told no more
+    # what tifffile makes of (H, W, 5) when it is told no more
+    "a page a row": (BANDS, MINISBLACK),
     "deflated": (CHW, MINISBLACK | {"compression": "zlib"}),
     "ImageJ": (CHW, MINISBLACK | {"imagej": True}),
     "OME": (CHW, MINISBLACK | {"ome": True, "metadata": {"axes": "CYX"}}),
@@ -28,12 +29,15 @@ LAYOUTS = {
 
 def opened_pixels(path: Path, channels: int) -> np.ndarray:
     image = open_image(path, channels).permute(1, 2, 0).numpy()
-    assert opened(path.read_bytes(), str(path), channels).size == image.shape[:2]  # the header says the same
+    # the header says the same
+    assert opened(path.read_bytes(), str(path), channels).size == image.shape[:2]
     return image
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_channels_of_a_tiff_are_found_however_they_lie(layout: str, tmp_path: Path) -> None:
+def test_channels_of_a_tiff_are_found_however_they_lie(
+    layout: str, tmp_path: Path
+) -> None:
     array, how = LAYOUTS[layout]
     tifffile.imwrite(tmp_path / "bands.tif", array, **how)
     assert (opened_pixels(tmp_path / "bands.tif", 5) == BANDS).all()
@@ -52,7 +56,9 @@ def test_channels_of_a_tiff_are_found_however_they_lie(layout: str, tmp_path: Pa
     ],
     ids=["16 bits", "float32", "float64"],
 )
-def test_other_depths_are_scaled_to_eight_bits(array: Any, expected: Any, suffix: str, tmp_path: Path) -> None:
+def test_other_depths_are_scaled_to_eight_bits(
+    array: Any, expected: Any, suffix: str, tmp_path: Path
+) -> None:
     path = tmp_path / f"deep.{suffix}"
     if suffix == "npy":
         np.save(path, array)
@@ -61,9 +67,13 @@ def test_other_depths_are_scaled_to_eight_bits(array: Any, expected: Any, suffix
     assert (opened_pixels(path, 5) == expected).all()
 
 
-def test_sixteen_bit_colour_is_scaled_and_eight_bit_colour_is_pillows(tmp_path: Path) -> None:
+def test_sixteen_bit_colour_is_scaled_and_eight_bit_colour_is_pillows(
+    tmp_path: Path,
+) -> None:
     rgb = BANDS[:, :, :3]
-    tifffile.imwrite(tmp_path / "deep.tif", rgb.astype(np.uint16) * 257, photometric="rgb")
+    tifffile.imwrite(
+        tmp_path / "deep.tif", rgb.astype(np.uint16) * 257, photometric="rgb"
+    )
     tifffile.imwrite(tmp_path / "plain.tif", rgb, photometric="rgb")
     assert (opened_pixels(tmp_path / "deep.tif", 3) == rgb).all()
     assert (opened_pixels(tmp_path / "plain.tif", 3) == rgb).all()
@@ -72,25 +82,37 @@ def test_sixteen_bit_colour_is_scaled_and_eight_bit_colour_is_pillows(tmp_path: 
 
 
 @pytest.mark.parametrize("channels_first", [False, True])
-def test_npy_arrays_have_their_channels_first_or_last(channels_first: bool, tmp_path: Path) -> None:
+def test_npy_arrays_have_their_channels_first_or_last(
+    channels_first: bool, tmp_path: Path
+) -> None:
     np.save(tmp_path / "bands.NPY.npy", CHW if channels_first else BANDS)
     assert (opened_pixels(tmp_path / "bands.NPY.npy", 5) == BANDS).all()
     np.save(tmp_path / "bool.npy", BANDS > 99)
     assert (opened_pixels(tmp_path / "bool.npy", 5) == (BANDS > 99) * 255).all()
     both = GENERATOR.integers(0, 256, (5, 8, 5), dtype=np.uint8)
     np.save(tmp_path / "both.npy", both)
-    assert (opened_pixels(tmp_path / "both.npy", 5) == both).all()  # the last axis, where two are as long
+    # the last axis, where two are as long
+    assert (opened_pixels(tmp_path / "both.npy", 5) == both).all()
 
 
 @pytest.mark.parametrize(
     ("array", "said"),
     [
-        (BANDS.astype(np.float32), r"floats reach from 0 to 255; bring them to \[0, 1\]"),
+        (
+            BANDS.astype(np.float32),
+            r"floats reach from 0 to 255; bring them to \[0, 1\]",
+        ),
         (np.full((6, 8, 5), np.nan, np.float32), r"floats reach from nan to nan"),
-        (BANDS.astype(np.int32), r"it holds int32; save uint8, uint16, or floats in \[0, 1\]"),
+        (
+            BANDS.astype(np.int32),
+            r"it holds int32; save uint8, uint16, or floats in \[0, 1\]",
+        ),
         (
             BANDS[:, :, :4],
-            r"it holds uint8 of shape \(6, 8, 4\).*; data.channels=5 needs \(H, W, 5\) or \(5, H, W\); set data.channels=4 where",
+            (
+                r"it holds uint8 of shape \(6, 8, 4\).*; data.channels=5 needs \(H, W,"
+                r" 5\) or \(5, H, W\); set data.channels=4 where"
+            ),
         ),
         (np.zeros((2, 6, 8, 5), np.uint8), r"it holds uint8 of shape \(2, 6, 8, 5\)"),
     ],
@@ -105,12 +127,16 @@ def test_what_has_no_scale_or_too_many_axes_is_refused(
         np.save(path, array)
     else:
         tifffile.imwrite(path, array, photometric="minisblack")
-    with pytest.raises(BadImageError, match=rf"odd.{suffix} cannot be read as an image .*{said}"):
+    with pytest.raises(
+        BadImageError, match=rf"odd.{suffix} cannot be read as an image .*{said}"
+    ):
         open_image(path, 5)
 
 
 def test_a_damaged_tiff_and_a_png_with_a_tiffs_name(tmp_path: Path) -> None:
-    tifffile.imwrite(tmp_path / "cut.tif", BANDS, photometric="minisblack", planarconfig="contig")
+    tifffile.imwrite(
+        tmp_path / "cut.tif", BANDS, photometric="minisblack", planarconfig="contig"
+    )
     (tmp_path / "cut.tif").write_bytes((tmp_path / "cut.tif").read_bytes()[:200])
     with pytest.raises(BadImageError, match=r"cut.tif cannot be read"):
         open_image(tmp_path / "cut.tif", 5)
@@ -121,5 +147,8 @@ def test_a_damaged_tiff_and_a_png_with_a_tiffs_name(tmp_path: Path) -> None:
 
 def test_an_array_of_one_number_is_told_by_its_shape(tmp_path: Path) -> None:
     np.save(tmp_path / "one.npy", np.uint8(3))
-    with pytest.raises(BadImageError, match=r"it holds uint8 of shape \(\); data.channels=5 needs .*\(5, H, W\)\);"):
+    with pytest.raises(
+        BadImageError,
+        match=r"it holds uint8 of shape \(\); data.channels=5 needs .*\(5, H, W\)\);",
+    ):
         open_image(tmp_path / "one.npy", 5)

@@ -27,7 +27,11 @@ class Slow:
     """checkpoints.save that waits until it may."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.may, self.begun, original = threading.Event(), threading.Event(), checkpoints.save
+        self.may, self.begun, original = (
+            threading.Event(),
+            threading.Event(),
+            checkpoints.save,
+        )
 
         def save(*args: Any, **kwargs: Any) -> Path:
             self.begun.set()
@@ -37,7 +41,9 @@ class Slow:
         monkeypatch.setattr(checkpoints, "save", save)
 
 
-def test_what_is_written_is_the_state_when_it_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_written_is_the_state_when_it_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     slow, io, state = Slow(monkeypatch), CheckpointWriter(keep=2), content(7)
     io.save_checkpoint(state, tmp_path / "checkpoint")
     assert slow.begun.wait(20)
@@ -51,7 +57,9 @@ def test_what_is_written_is_the_state_when_it_was_asked_for(tmp_path: Path, monk
     assert checkpoints.load(path)["state_dict"]["w"].tolist() == [7, 7, 7]
 
 
-def test_a_second_one_waits_for_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_one_waits_for_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     slow, io = Slow(monkeypatch), CheckpointWriter(keep=2)
     io.save_checkpoint(content(1), tmp_path / "checkpoint")
     assert slow.begun.wait(20)
@@ -65,7 +73,12 @@ def test_a_second_one_waits_for_the_first(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_disk_that_fails_is_told_at_the_next_step(
     undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    overrides = (f"runs_dir={tmp_path}", "stages=[pretrain]", COARSE, "checkpoint.every_steps=1")
+    overrides = (
+        f"runs_dir={tmp_path}",
+        "stages=[pretrain]",
+        COARSE,
+        "checkpoint.every_steps=1",
+    )
     original = checkpoints.save
 
     def full(state: dict[str, Any], *args: Any, **kwargs: Any) -> Path:
@@ -86,7 +99,14 @@ def test_a_disk_that_fails_is_told_at_the_next_step(
 def test_a_run_that_is_asked_to_leave_waits_for_the_disk(
     undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, overrides = Checkpointing.on_train_batch_end, (f"runs_dir={tmp_path}", "stages=[pretrain]", COARSE)
+    original, overrides = (
+        Checkpointing.on_train_batch_end,
+        (
+            f"runs_dir={tmp_path}",
+            "stages=[pretrain]",
+            COARSE,
+        ),
+    )
 
     def asked(self: Checkpointing, trainer: Any, *args: Any) -> None:
         if trainer.global_step == 5:
@@ -107,13 +127,17 @@ def test_a_run_that_is_asked_to_leave_waits_for_the_disk(
     assert_same(tmp_path, undisturbed)
 
 
-def test_the_best_weights_are_kept_beside_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_best_weights_are_kept_beside_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Validation losses 3, 1, 2 after steps 4, 8, 12; a crash after the best one changes nothing."""
     from unmask.callbacks import checkpointing
 
     found = {4: 3.0, 8: 1.0, 12: 2.0}
     asked: list[int] = []
-    monkeypatch.setattr(checkpointing, "score_of", lambda metrics: {"val/loss": found[asked[-1]]})
+    monkeypatch.setattr(
+        checkpointing, "score_of", lambda metrics: {"val/loss": found[asked[-1]]}
+    )
     original = Checkpointing.on_validation_end
 
     def validated(self: Checkpointing, trainer: Any, module: Any) -> None:
@@ -121,7 +145,12 @@ def test_the_best_weights_are_kept_beside_the_last(tmp_path: Path, monkeypatch: 
         original(self, trainer, module)
 
     monkeypatch.setattr(Checkpointing, "on_validation_end", validated)
-    overrides = (f"runs_dir={tmp_path}", "stages=[pretrain]", COARSE, "checkpoint.every_steps=1")
+    overrides = (
+        f"runs_dir={tmp_path}",
+        "stages=[pretrain]",
+        COARSE,
+        "checkpoint.every_steps=1",
+    )
     with monkeypatch.context() as patch:
         crash_at(patch, 9)
         with pytest.raises(Crash):
@@ -129,9 +158,16 @@ def test_the_best_weights_are_kept_beside_the_last(tmp_path: Path, monkeypatch: 
     (folder,) = tmp_path.glob("pretrain/*/checkpoints")
     best = checkpoints.best(folder)
     assert best is not None
-    assert (best["file"], best["step"], best["val/loss"]) == ("best=00000008.ckpt", 8, 1.0)
+    assert (best["file"], best["step"], best["val/loss"]) == (
+        "best=00000008.ckpt",
+        8,
+        1.0,
+    )
     run(*overrides)
-    assert sorted(path.name for path in folder.glob("*.ckpt")) == ["best=00000008.ckpt", "step=00000012.ckpt"]
+    assert sorted(path.name for path in folder.glob("*.ckpt")) == [
+        "best=00000008.ckpt",
+        "step=00000012.ckpt",
+    ]
     assert checkpoints.best(folder) == best
     kept = checkpoints.load(folder / best["file"])
     assert kept["global_step"] == 8
@@ -140,7 +176,11 @@ def test_the_best_weights_are_kept_beside_the_last(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize(
-    ("name", "values", "best"), [("val/accuracy", [50.0, 70.0, 70.0, 60.0], 1), ("val/loss", [2.0, 1.0, 1.0, 3.0], 1)]
+    ("name", "values", "best"),
+    [
+        ("val/accuracy", [50.0, 70.0, 70.0, 60.0], 1),
+        ("val/loss", [2.0, 1.0, 1.0, 3.0], 1),
+    ],
 )
 def test_accuracies_are_better_when_larger_and_losses_when_smaller(
     name: str, values: list[float], best: int, tmp_path: Path
@@ -157,16 +197,24 @@ def test_accuracies_are_better_when_larger_and_losses_when_smaller(
 def test_a_best_one_that_a_kill_left_is_swept_at_the_end(tmp_path: Path) -> None:
     checkpoints.save(content(1), tmp_path, 1)
     checkpoints.save_best(content(3), tmp_path, {"val/loss": 1.0})
-    (tmp_path / "best=00000002.ckpt").write_bytes(b"its best.json was written, and then came the kill")
+    (tmp_path / "best=00000002.ckpt").write_bytes(
+        b"its best.json was written, and then came the kill"
+    )
     checkpoints.prune(tmp_path)
-    assert [path.name for path in tmp_path.glob("best=*.ckpt")] == ["best=00000003.ckpt"]
+    assert [path.name for path in tmp_path.glob("best=*.ckpt")] == [
+        "best=00000003.ckpt"
+    ]
 
 
-def test_a_full_disk_is_told_for_the_best_one_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_told_for_the_best_one_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: Any) -> None:
         raise RuntimeError("unexpected pos 64 vs 0")  # torch's own word for it
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match=r"cannot write .*best=00000003.ckpt: the disk is full or failing"):
+    with pytest.raises(
+        OSError, match=r"cannot write .*best=00000003.ckpt: the disk is full or failing"
+    ):
         checkpoints.save_best(content(3), tmp_path, {"val/loss": 1.0})
     assert not list(tmp_path.iterdir())

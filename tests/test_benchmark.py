@@ -13,15 +13,25 @@ from unmask.config.arguments import Bench, arguments
 from unmask.config.checks import ConfigError
 
 SPEC: dict = {
-    "subject": "step", "patch_size": 4, "image_size": 16, "channels": 3, "mask_ratio": 0.75, "norm_pix": True, "batch": 4, "rounds": 2,
-    "threads": None, "seconds": 1, "device": "cpu", "model": {"width": 32, "depth": 1, "heads": 2},
+    "subject": "step",
+    "patch_size": 4,
+    "image_size": 16,
+    "channels": 3,
+    "mask_ratio": 0.75,
+    "norm_pix": True,
+    "batch": 4,
+    "rounds": 2,
+    "threads": None,
+    "seconds": 1,
+    "device": "cpu",
+    "model": {"width": 32, "depth": 1, "heads": 2},
     "decoder": {"width": 16, "depth": 1, "heads": 2},
-}  # fmt: skip
+}
 
 
 def test_contestants_take_turns_and_warm_up_is_dropped() -> None:
     turns: list[str] = []
-    steps = {name: (lambda name=name: turns.append(name) or 0.0) for name in "ab"}
+    steps = {name: lambda name=name: turns.append(name) or 0.0 for name in "ab"}
     seconds = interleaved(steps, rounds=3, synchronise=lambda: None)
     assert turns == ["a", "b"] * 5
     assert [len(taken) for taken in seconds.values()] == [3, 3]
@@ -40,7 +50,9 @@ def test_the_ratio_of_ours_to_ours_is_one() -> None:
     pytest.importorskip("transformers")
     measured = compare_steps(SPEC)
     assert measured["unmask"]["ratio"] == 1
-    assert all(row["least"] <= row["median"] <= row["most"] for row in measured.values())
+    assert all(
+        row["least"] <= row["median"] <= row["most"] for row in measured.values()
+    )
 
 
 @pytest.mark.process
@@ -64,19 +76,33 @@ def test_the_command_prints_both_rows() -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"image_size": 30}, "image_size = 30: not a multiple of patch_size=4; nearest: 32"),
-        ({"rounds": 0}, "rounds = 0"), ({"batch": -1}, "batch = -1"), ({"device": "x"}, "device = 'x'"),
-        ({"mask_ratio": 1.0}, "mask_ratio = 1.0"), ({"device": "x", "rounds": 0}, "rounds = 0.*\ndevice = 'x'"),
+        (
+            {"image_size": 30},
+            "image_size = 30: not a multiple of patch_size=4; nearest: 32",
+        ),
+        ({"rounds": 0}, "rounds = 0"),
+        ({"batch": -1}, "batch = -1"),
+        ({"device": "x"}, "device = 'x'"),
+        ({"mask_ratio": 1.0}, "mask_ratio = 1.0"),
+        ({"device": "x", "rounds": 0}, "rounds = 0.*\ndevice = 'x'"),
     ],
-)  # fmt: skip
+)
 def test_arguments_out_of_range_are_told_together(change: dict, said: str) -> None:
     whole = {"name": "x", "mlp_ratio": 4.0, "patch_size_at_224": 16}
-    spec = {**SPEC, "source": "folder", "image_size": 32, "model": {**SPEC["model"], **whole}, **change}
+    spec = {
+        **SPEC,
+        "source": "folder",
+        "image_size": 32,
+        "model": {**SPEC["model"], **whole},
+        **change,
+    }
     with pytest.raises(ConfigError, match=said):
         arguments(Bench, spec)
 
 
-def test_what_guards_cost_is_told_by_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_guards_cost_is_told_by_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With a writer that is slow enough for steps beside it; test_background says that nobody waits for it."""
     from unmask.commands.bench.callbacks import measured_overhead
     from unmask.storage import checkpoints
@@ -89,7 +115,13 @@ def test_what_guards_cost_is_told_by_part(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(checkpoints, "save", slow)
     found = measured_overhead(SPEC)
-    assert set(found.guards) == {"watchdog", "recorder", "journal", "keeper", "stageprogress"}
+    assert set(found.guards) == {
+        "watchdog",
+        "recorder",
+        "journal",
+        "keeper",
+        "stageprogress",
+    }
     assert all(0 < seconds < found.step for seconds in found.guards.values())
     copy, slower, both = found.checkpoint.values()
     assert copy > 0

@@ -35,11 +35,17 @@ def batch_of(features: Tensor, labels: list[int]) -> Batch:
     return Batch(features, torch.tensor(labels), torch.arange(len(labels)), 0, None)
 
 
-def test_a_short_last_batch_counts_by_its_images(task: Classify, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_short_last_batch_counts_by_its_images(
+    task: Classify, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """7 of 8 right: the mean of the batches' accuracies would be 50 per cent."""
     logged: dict[str, float] = {}
     monkeypatch.setattr(
-        task, "log", lambda name, value, **_: logged.__setitem__(name, float(torch.as_tensor(value).detach()))
+        task,
+        "log",
+        lambda name, value, **_: logged.__setitem__(
+            name, float(torch.as_tensor(value).detach())
+        ),
     )
     left, right = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
     for _ in range(2):  # a second epoch starts from nothing
@@ -52,11 +58,16 @@ def test_a_short_last_batch_counts_by_its_images(task: Classify, monkeypatch: py
 def test_the_loss_is_the_negative_log_likelihood_of_the_label(task: Classify) -> None:
     features = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
     expected = -(features.log_softmax(1)[0, 1] + features.log_softmax(1)[1, 1]) / 2
-    torch.testing.assert_close(task.training_step(batch_of(features, [1, 1]), 0), expected)
+    torch.testing.assert_close(
+        task.training_step(batch_of(features, [1, 1]), 0), expected
+    )
 
 
 CLASSES, SEED = 7, 3
-MIXUP, CUTMIX = Regularisation(SEED, 0.1, mixup=0.8), Regularisation(SEED, 0.1, cutmix=1.0)
+MIXUP, CUTMIX = (
+    Regularisation(SEED, 0.1, mixup=0.8),
+    Regularisation(SEED, 0.1, cutmix=1.0),
+)
 TABLE9 = Regularisation(SEED, 0.1, 0.8, 1.0)
 
 
@@ -67,14 +78,22 @@ def no_optimizer(_: nn.Module) -> tuple:
 @pytest.fixture
 def tuned(make_mae: Callable[..., MAE]) -> Classifier:
     """Its head is large, so that every logit differs."""
-    model = Classifier(FineTuneFeatures(make_mae().encoder, "mean"), CLASSES, probe=False, seed=0)
+    model = Classifier(
+        FineTuneFeatures(make_mae().encoder, "mean"), CLASSES, probe=False, seed=0
+    )
     nn.init.normal_(model.head.weight, generator=torch.Generator().manual_seed(0))
     return model
 
 
 def batch_at(epoch: int, first: int, count: int = 6) -> Batch:
     images = torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    return Batch(images, torch.arange(count) % CLASSES, torch.arange(first, first + count), epoch, None)
+    return Batch(
+        images,
+        torch.arange(count) % CLASSES,
+        torch.arange(first, first + count),
+        epoch,
+        None,
+    )
 
 
 def smoothed(labels_B: Tensor) -> Tensor:
@@ -114,13 +133,17 @@ def cut_and_mixed(batch: Batch) -> tuple[Tensor, Tensor]:
     top, bottom = max(0, y - side // 2), min(8, y + (side + 1) // 2)
     left, right = max(0, x - side // 2), min(8, x + (side + 1) // 2)
     images, targets = batch.images_BCHW.clone(), smoothed(batch.labels_B)
-    images[:, :, top:bottom, left:right] = batch.images_BCHW.flip(0)[:, :, top:bottom, left:right]
+    images[:, :, top:bottom, left:right] = batch.images_BCHW.flip(0)[
+        :, :, top:bottom, left:right
+    ]
     share = 1 - (bottom - top) * (right - left) / 64
     return images, share * targets + (1 - share) * targets.flip(0)
 
 
 @pytest.mark.parametrize("epoch", range(4))
-@pytest.mark.parametrize(("regular", "reference"), [(MIXUP, mixed_up), (CUTMIX, cut_and_mixed)])
+@pytest.mark.parametrize(
+    ("regular", "reference"), [(MIXUP, mixed_up), (CUTMIX, cut_and_mixed)]
+)
 def test_the_loss_of_a_mixed_batch_is_the_plain_one(
     regular: Regularisation, reference: Callable, epoch: int, tuned: Classifier
 ) -> None:
@@ -128,18 +151,31 @@ def test_the_loss_of_a_mixed_batch_is_the_plain_one(
     before = batch.images_BCHW.clone()
     images, targets = reference(batch)
     loss = Classify(tuned, no_optimizer, regular).training_step(batch, 0)
-    torch.testing.assert_close(loss, plain_loss(tuned(images), targets), rtol=1e-5, atol=0)
-    assert not torch.isclose(loss, plain_loss(tuned(before), smoothed(batch.labels_B)), rtol=1e-4)
+    torch.testing.assert_close(
+        loss, plain_loss(tuned(images), targets), rtol=1e-5, atol=0
+    )
+    assert not torch.isclose(
+        loss, plain_loss(tuned(before), smoothed(batch.labels_B)), rtol=1e-4
+    )
     assert batch.images_BCHW.equal(before)  # timm mixes in place
 
 
 def test_the_loss_of_a_smoothed_batch_is_the_plain_one(tuned: Classifier) -> None:
     batch = batch_at(0, 40)
-    loss = Classify(tuned, no_optimizer, Regularisation(SEED, 0.1)).training_step(batch, 0)
-    torch.testing.assert_close(loss, plain_loss(tuned(batch.images_BCHW), smoothed(batch.labels_B)), rtol=1e-5, atol=0)
+    loss = Classify(tuned, no_optimizer, Regularisation(SEED, 0.1)).training_step(
+        batch, 0
+    )
+    torch.testing.assert_close(
+        loss,
+        plain_loss(tuned(batch.images_BCHW), smoothed(batch.labels_B)),
+        rtol=1e-5,
+        atol=0,
+    )
 
 
-def test_mixing_is_named_by_seed_epoch_and_first_sample_alone(tuned: Classifier) -> None:
+def test_mixing_is_named_by_seed_epoch_and_first_sample_alone(
+    tuned: Classifier,
+) -> None:
     task = Classify(tuned, no_optimizer, TABLE9)
     batch = batch_at(5, 40)
     np.random.seed(0)
@@ -150,7 +186,11 @@ def test_mixing_is_named_by_seed_epoch_and_first_sample_alone(tuned: Classifier)
     assert images.equal(again[0])
     assert targets.equal(again[1])
     reseeded = Classify(tuned, no_optimizer, replace(TABLE9, seed=4))
-    for other in (task.mix(batch_at(6, 40)), task.mix(batch_at(5, 41)), reseeded.mix(batch)):
+    for other in (
+        task.mix(batch_at(6, 40)),
+        task.mix(batch_at(5, 41)),
+        reseeded.mix(batch),
+    ):
         assert not images.equal(other[0])
 
 
@@ -170,23 +210,35 @@ def test_mixup_and_cutmix_each_take_half_of_the_batches(tuned: Classifier) -> No
     assert np.quantile(shares, 0.9) > 0.7
 
 
-def test_validation_is_neither_mixed_nor_smoothed(tuned: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_validation_is_neither_mixed_nor_smoothed(
+    tuned: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
     logged: dict[str, float] = {}
     for regular in (TABLE9, Regularisation()):
         task = Classify(tuned, no_optimizer, regular)
-        monkeypatch.setattr(task, "log", lambda name, value, **_: logged.__setitem__(name, float(value.detach())))
+        monkeypatch.setattr(
+            task,
+            "log",
+            lambda name, value, **_: logged.__setitem__(name, float(value.detach())),
+        )
         batch = batch_at(0, 0)
         task.validation_step(batch, 0)
-        expected = plain_loss(tuned(batch.images_BCHW), torch.eye(CLASSES)[batch.labels_B])
+        expected = plain_loss(
+            tuned(batch.images_BCHW), torch.eye(CLASSES)[batch.labels_B]
+        )
         assert logged["val/loss"] == pytest.approx(float(expected.detach()), rel=1e-5)
 
 
 def test_the_average_is_the_recursion_over_steps(make_mae: Callable[..., MAE]) -> None:
     """average = 0.9 average + 0.1 weights after each optimiser step, from the first weights on."""
-    model = Classifier(FineTuneFeatures(make_mae().encoder, "mean"), CLASSES, probe=False, seed=0)
+    model = Classifier(
+        FineTuneFeatures(make_mae().encoder, "mean"), CLASSES, probe=False, seed=0
+    )
     task = Classify(model, no_optimizer, Regularisation(ema=0.9))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
-    expected = {name: value.double().clone() for name, value in model.state_dict().items()}
+    expected = {
+        name: value.double().clone() for name, value in model.state_dict().items()
+    }
     for step in range(3):
         optimizer.zero_grad()
         task.training_step(batch_at(step, 0), 0).backward()
@@ -203,11 +255,25 @@ def test_the_average_is_the_recursion_over_steps(make_mae: Callable[..., MAE]) -
 
 
 EVERYTHING = (
-    "stages=[scratch]", "model.depth=2", "labels=80", "scratch.batch_size=20", "finetune.epochs=3",
-    "scratch.augment.crop=random", "scratch.augment.policy=rand-m9-mstd0.5-inc1", "scratch.augment.erasing=0.5",
-    "scratch.augment.scale=[0.2,1]", "scratch.augment.flip=true", "scratch.drop_path=0.5", "scratch.mixup=0.8", "scratch.cutmix=1.0",
-    "scratch.smoothing=0.1", "scratch.ema=0.9", "scratch.layer_decay=0.75", "data.num_workers=0", "checkpoint.every_steps=1",
-)  # fmt: skip
+    "stages=[scratch]",
+    "model.depth=2",
+    "labels=80",
+    "scratch.batch_size=20",
+    "finetune.epochs=3",
+    "scratch.augment.crop=random",
+    "scratch.augment.policy=rand-m9-mstd0.5-inc1",
+    "scratch.augment.erasing=0.5",
+    "scratch.augment.scale=[0.2,1]",
+    "scratch.augment.flip=true",
+    "scratch.drop_path=0.5",
+    "scratch.mixup=0.8",
+    "scratch.cutmix=1.0",
+    "scratch.smoothing=0.1",
+    "scratch.ema=0.9",
+    "scratch.layer_decay=0.75",
+    "data.num_workers=0",
+    "checkpoint.every_steps=1",
+)
 
 
 @pytest.fixture(scope="module")
@@ -232,7 +298,9 @@ def test_a_crash_changes_neither_weights_nor_their_average(
     assert_same(tmp_path, undisturbed, "scratch")
     whole = final_state(undisturbed, "scratch")["state_dict"]
     averages = [name for name in whole if name.startswith("ema.module.")]
-    assert {name.replace("ema.module.", "model.") for name in averages} == {n for n in whole if n.startswith("model.")}
+    assert {name.replace("ema.module.", "model.") for name in averages} == {
+        n for n in whole if n.startswith("model.")
+    }
     assert not whole["ema.module.head.weight"].equal(whole["model.head.weight"])
     assert not whole["ema.module.head.weight"].equal(half["ema.module.head.weight"])
 
@@ -244,10 +312,17 @@ def test_every_measure_is_the_plain_one(monkeypatch: pytest.MonkeyPatch) -> None
         model.head.weight.copy_(torch.eye(CLASSES))
     task = Classify(model, no_optimizer, Regularisation())
     logged: dict[str, float] = {}
-    monkeypatch.setattr(task, "log", lambda name, value, **_: logged.__setitem__(name, float(value.detach())))
+    monkeypatch.setattr(
+        task,
+        "log",
+        lambda name, value, **_: logged.__setitem__(name, float(value.detach())),
+    )
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(0, CLASSES, (500,), generator=generator)
-    logits = 2 * torch.randn(500, CLASSES, generator=generator) + 1.5 * torch.eye(CLASSES)[labels]
+    logits = (
+        2 * torch.randn(500, CLASSES, generator=generator)
+        + 1.5 * torch.eye(CLASSES)[labels]
+    )
     task.on_validation_epoch_start()
     for part, some in zip(logits.split(64), labels.split(64), strict=True):
         task.validation_step(Batch(part, some, torch.arange(len(some)), 0, None), 0)
@@ -258,12 +333,19 @@ def test_every_measure_is_the_plain_one(monkeypatch: pytest.MonkeyPatch) -> None
     rank = (logits > logits.gather(1, labels[:, None])).sum(1)
     bins = (confidence * 15).long().clamp(max=14)
     gaps = [
-        (bins == b).float().mean() * (right[bins == b].float().mean() - confidence[bins == b].mean()).abs()
+        (bins == b).float().mean()
+        * (right[bins == b].float().mean() - confidence[bins == b].mean()).abs()
         for b in bins.unique()
     ]
-    assert logged["val/accuracy"] == pytest.approx(100 * right.float().mean().item(), abs=1e-3)
-    assert logged["val/top5"] == pytest.approx(100 * (rank < 5).float().mean().item(), abs=1e-3)
-    assert logged["val/calibration_error"] == pytest.approx(100 * float(sum(gaps)), abs=1e-3)
+    assert logged["val/accuracy"] == pytest.approx(
+        100 * right.float().mean().item(), abs=1e-3
+    )
+    assert logged["val/top5"] == pytest.approx(
+        100 * (rank < 5).float().mean().item(), abs=1e-3
+    )
+    assert logged["val/calibration_error"] == pytest.approx(
+        100 * float(sum(gaps)), abs=1e-3
+    )
     assert logged["val/accuracy"] < logged["val/top5"] < 100
 
     counts = task.confusion_counts()
@@ -280,5 +362,7 @@ def test_five_classes_or_fewer_have_no_top_5() -> None:
     counts = {}
     for classes in (5, 6):
         model = Classifier(Given(3), classes, probe=False, seed=0)
-        counts[classes] = "top5" in Classify(model, no_optimizer, Regularisation()).metrics
+        counts[classes] = (
+            "top5" in Classify(model, no_optimizer, Regularisation()).metrics
+        )
     assert counts == {5: False, 6: True}

@@ -20,12 +20,22 @@ def test_a_broken_image_is_named_in_one_line(workers: int, tmp_path: Path) -> No
     images = image_folder(tmp_path / "images")
     (images / "cat" / "003.png").write_text("not an image")
     done = call(
-        "data=image_folder", f"data.root={images}", "data.image_size=16", "data.patch_size=4", "data.in_memory=false",
-        f"data.num_workers={workers}", "data.bad_limit=0", "stages=[pretrain]", f"runs_dir={tmp_path / 'runs'}",
-    )  # fmt: skip
+        "data=image_folder",
+        f"data.root={images}",
+        "data.image_size=16",
+        "data.patch_size=4",
+        "data.in_memory=false",
+        f"data.num_workers={workers}",
+        "data.bad_limit=0",
+        "stages=[pretrain]",
+        f"runs_dir={tmp_path / 'runs'}",
+    )
     assert done.returncode == 1
     (line,) = [line for line in done.stderr.splitlines() if line.strip()]
-    assert line.startswith("1 of 18 training images (5.56%) cannot be read so far; data.bad_limit=0 allows 0; ")
+    assert line.startswith(
+        "1 of 18 training images (5.56%) cannot be read so far; data.bad_limit=0"
+        " allows 0; "
+    )
     assert "003.png cannot be read as an image" in line
     assert "mend or remove the files" in line
 
@@ -45,7 +55,9 @@ def test_m_may_stand_anywhere(tmp_path: Path) -> None:
     assert done.stderr.count("mask_ratio = ") == 2
 
 
-def test_two_processes_on_one_run_both_end_well_with_one_training(tmp_path: Path) -> None:
+def test_two_processes_on_one_run_both_end_well_with_one_training(
+    tmp_path: Path,
+) -> None:
     arguments = (f"runs_dir={tmp_path}", "stages=[pretrain]", "pretrain.epochs=16")
     with ThreadPoolExecutor() as pool:
         both = list(pool.map(lambda _: call(*arguments), range(2)))
@@ -56,9 +68,13 @@ def test_two_processes_on_one_run_both_end_well_with_one_training(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    "signals", [(signal.SIGINT,), (signal.SIGTERM, signal.SIGTERM)], ids=["Ctrl-C", "SIGTERM twice"]
+    "signals",
+    [(signal.SIGINT,), (signal.SIGTERM, signal.SIGTERM)],
+    ids=["Ctrl-C", "SIGTERM twice"],
 )
-def test_who_is_asked_to_leave_saves_and_says_how_to_go_on(signals: tuple[signal.Signals, ...], tmp_path: Path) -> None:
+def test_who_is_asked_to_leave_saves_and_says_how_to_go_on(
+    signals: tuple[signal.Signals, ...], tmp_path: Path
+) -> None:
     arguments = (f"runs_dir={tmp_path}", "stages=[pretrain]", "pretrain.epochs=60")
     process = Started(command(*arguments), tmp_path, environment())
     while not trained_so_far(tmp_path, 3):
@@ -77,10 +93,13 @@ def test_who_is_asked_to_leave_saves_and_says_how_to_go_on(signals: tuple[signal
     ("typed", "given"),
     [
         ("checkpoint=runs/step=00000012.ckpt", "checkpoint='runs/step=00000012.ckpt'"),
-        ("checkpoint='a=b'", "checkpoint='a=b'"), ("mask_ratio=0.5", "mask_ratio=0.5"), ("--cfg=job", "--cfg=job"),
-        ("augment={crop: none}", "augment={crop: none}"), ("seed=0,1", "seed=0,1"),
+        ("checkpoint='a=b'", "checkpoint='a=b'"),
+        ("mask_ratio=0.5", "mask_ratio=0.5"),
+        ("--cfg=job", "--cfg=job"),
+        ("augment={crop: none}", "augment={crop: none}"),
+        ("seed=0,1", "seed=0,1"),
     ],
-)  # fmt: skip
+)
 def test_a_value_may_hold_an_equals_sign(typed: str, given: str) -> None:
     """Every checkpoint has one in its name; Hydra's grammar wants quotes, which shells eat."""
     assert quoted(typed) == given
@@ -88,16 +107,32 @@ def test_a_value_may_hold_an_equals_sign(typed: str, given: str) -> None:
 
 def test_where_configs_lie_is_told_to_the_commands_that_a_command_starts() -> None:
     typed = ["-m", "--config-dir", "mine", "seed=1", "--config-name=big", "-cd=more"]
-    assert config_flags(typed) == ["--config-dir", "mine", "--config-name=big", "-cd=more"]
+    assert config_flags(typed) == [
+        "--config-dir",
+        "mine",
+        "--config-name=big",
+        "-cd=more",
+    ]
 
 
 @pytest.mark.process
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_who_is_asked_to_leave_while_python_imports_leaves_with_75_and_a_line(number: int, tmp_path: Path) -> None:
-    process = subprocess.Popen(command(f"runs_dir={tmp_path}"), env=environment(), stderr=subprocess.PIPE, text=True)
-    while "_yaml" not in Path(f"/proc/{process.pid}/maps").read_text():  # one of the first things that are imported
+def test_who_is_asked_to_leave_while_python_imports_leaves_with_75_and_a_line(
+    number: int, tmp_path: Path
+) -> None:
+    process = subprocess.Popen(
+        command(f"runs_dir={tmp_path}"),
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    # one of the first things that are imported
+    while "_yaml" not in Path(f"/proc/{process.pid}/maps").read_text():
         assert process.poll() is None
         time.sleep(0.002)
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
-    assert (process.returncode, said) == (75, "interrupted; the same command goes on from the last checkpoint\n")
+    assert (process.returncode, said) == (
+        75,
+        "interrupted; the same command goes on from the last checkpoint\n",
+    )

@@ -19,7 +19,12 @@ from warm_children import children
 from warm_commands import Started
 
 pytestmark = pytest.mark.process
-LONG = ("stages=[pretrain]", "pretrain.epochs=8", "pretrain.batch_size=400", "trainer.devices=2")
+LONG = (
+    "stages=[pretrain]",
+    "pretrain.epochs=8",
+    "pretrain.batch_size=400",
+    "trainer.devices=2",
+)
 ENDS = 60  # seconds
 
 
@@ -54,10 +59,19 @@ def gone(pids: list[int]) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("asked", "by"), [("conductor", signal.SIGUSR1), ("first", signal.SIGTERM), ("second", signal.SIGTERM)]
+    ("asked", "by"),
+    [
+        ("conductor", signal.SIGUSR1),
+        ("first", signal.SIGTERM),
+        ("second", signal.SIGTERM),
+    ],
 )
 def test_whoever_is_asked_to_leave_all_save_and_leave_with_75(
-    asked: str, by: signal.Signals, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    asked: str,
+    by: signal.Signals,
+    undisturbed: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """In a SLURM job the conductor alone asks for it to be run again, and only after SLURM's own signal."""
     fake = scontrol(tmp_path / "fake")
@@ -66,7 +80,9 @@ def test_whoever_is_asked_to_leave_all_save_and_leave_with_75(
     with training(tmp_path) as process:
         pids = children(process.pid)
         assert len(pids) == 2
-        os.kill({"conductor": process.pid, "first": pids[0], "second": pids[1]}[asked], by)
+        os.kill(
+            {"conductor": process.pid, "first": pids[0], "second": pids[1]}[asked], by
+        )
         assert process.wait(timeout=ENDS) == 75
         assert gone(pids)
     assert said(fake) == (["requeue 812"] if by == signal.SIGUSR1 else [])
@@ -77,7 +93,9 @@ def test_whoever_is_asked_to_leave_all_save_and_leave_with_75(
 
 
 @pytest.mark.parametrize("killed", [0, 1])
-def test_a_killed_process_ends_the_others_and_the_run_goes_on(killed: int, undisturbed: Path, tmp_path: Path) -> None:
+def test_a_killed_process_ends_the_others_and_the_run_goes_on(
+    killed: int, undisturbed: Path, tmp_path: Path
+) -> None:
     with training(tmp_path, "checkpoint.every_steps=7") as process:
         pids = children(process.pid)
         os.kill(pids[killed], signal.SIGKILL)
@@ -98,10 +116,15 @@ def test_one_that_is_asked_before_it_can_answer_leaves_with_75_too(
     assert launcher.Launcher([], 2, 2, None)() == 75
 
 
-def test_one_whose_others_never_come_says_so_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_whose_others_never_come_says_so_in_a_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", str(launcher._free_port()))
-    said = r"process 0 of 2 could not meet the others within 0.01 minutes: one hangs, .* raise trainer.timeout_minutes"
+    said = (
+        r"process 0 of 2 could not meet the others within 0.01 minutes: one hangs, .*"
+        r" raise trainer.timeout_minutes"
+    )
     with pytest.raises(TimeoutError, match=said), collectives.process_group(0, 2, 0.01):
         pass
 
@@ -112,14 +135,23 @@ def test_a_killed_conductor_leaves_no_process(tmp_path: Path) -> None:
         assert len(pids) == 2
         process.kill()
         assert gone(pids)
-    assert not list(tmp_path.glob("pretrain/*/result.json")), "they left, they did not finish"
+    assert not list(tmp_path.glob("pretrain/*/result.json")), (
+        "they left, they did not finish"
+    )
 
 
 def test_a_run_has_one_table_one_page_and_one_folder_a_stage(tmp_path: Path) -> None:
-    wanted = (f"runs_dir={tmp_path}", "trainer.devices=2", "stages=[pretrain,knn]", "logger=wandb")
+    wanted = (
+        f"runs_dir={tmp_path}",
+        "trainer.devices=2",
+        "stages=[pretrain,knn]",
+        "logger=wandb",
+    )
     done = call(*wanted)
     assert done.returncode == 0, done.stderr
-    assert not [line for line in done.stderr.splitlines() if not line.startswith("wandb:")]
+    assert not [
+        line for line in done.stderr.splitlines() if not line.startswith("wandb:")
+    ]
     assert done.stdout.count("The page with curves and pictures") == 1
     assert done.stdout.count("pretrain: step 1/12") == 1
     assert len(list(tmp_path.glob("pretrain/*/wandb/offline-run-*"))) == 1
@@ -140,7 +172,10 @@ def test_a_sweep_of_such_runs_has_one_group_of_processes_a_cell(tmp_path: Path) 
         "pretrain.epochs=1",
     )
     assert done.returncode == 0, done.stderr
-    found = [json.loads(path.read_text())["processes"] for path in tmp_path.glob("pretrain/*/result.json")]
+    found = [
+        json.loads(path.read_text())["processes"]
+        for path in tmp_path.glob("pretrain/*/result.json")
+    ]
     assert found == [1, 1], "trainer.devices=2 finds what one device made"
     assert done.stdout.count("from the ledger") == 2
 
@@ -156,13 +191,36 @@ def test_the_first_error_is_told_and_files_say_the_rest(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (("trainer.devices=3",), "pretrain.batch_size = 1000: does not split evenly on 3 processes; near: [999, 1002]"),
-        (("trainer=ddp", "trainer.accelerator=cpu"), "trainer.devices = null: all GPUs, and there is none here; say how many"),
-        (("trainer.devices=4", "stages=[scratch]", "labels=320", "finetune.mixup=0.8", "finetune.batch_size=32"),
-         "scratch.batch_size = 32: does not split evenly on 4 processes in parts of 16 images that are mixed with each other; near: [64]"),
-        (("trainer.devices=0",), "trainer.devices = 0: Input should be greater than or equal to 1"),
+        (
+            ("trainer.devices=3",),
+            (
+                "pretrain.batch_size = 1000: does not split evenly on 3 processes;"
+                " near: [999, 1002]"
+            ),
+        ),
+        (
+            ("trainer=ddp", "trainer.accelerator=cpu"),
+            "trainer.devices = null: all GPUs, and there is none here; say how many",
+        ),
+        (
+            (
+                "trainer.devices=4",
+                "stages=[scratch]",
+                "labels=320",
+                "finetune.mixup=0.8",
+                "finetune.batch_size=32",
+            ),
+            (
+                "scratch.batch_size = 32: does not split evenly on 4 processes in parts"
+                " of 16 images that are mixed with each other; near: [64]"
+            ),
+        ),
+        (
+            ("trainer.devices=0",),
+            "trainer.devices = 0: Input should be greater than or equal to 1",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_shared_out_is_refused_before_anything_starts(
     overrides: tuple[str, ...], said: str, tmp_path: Path
 ) -> None:
@@ -173,8 +231,15 @@ def test_what_cannot_be_shared_out_is_refused_before_anything_starts(
 
 
 def test_torchrun_starts_it_as_well(tmp_path: Path) -> None:
-    typed = [sys.executable, str(ROOT / "tests" / "torchrun.py"), "--standalone", "--nproc-per-node=2"]
-    typed += command(f"runs_dir={tmp_path / 'runs'}", "stages=[pretrain]", "trainer.devices=null")[1:]
+    typed = [
+        sys.executable,
+        str(ROOT / "tests" / "torchrun.py"),
+        "--standalone",
+        "--nproc-per-node=2",
+    ]
+    typed += command(
+        f"runs_dir={tmp_path / 'runs'}", "stages=[pretrain]", "trainer.devices=null"
+    )[1:]
     done = Started(typed, tmp_path, environment())
     assert done.wait(timeout=120) == 0, done.said
     assert done.stdout.read_text().count("The page with curves and pictures") == 1
@@ -183,7 +248,11 @@ def test_torchrun_starts_it_as_well(tmp_path: Path) -> None:
 
 
 def test_other_numbers_than_were_started_are_refused(tmp_path: Path) -> None:
-    place = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}  # as torchrun says it
+    # as torchrun says it
+    place = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     refused = call(f"runs_dir={tmp_path}", "stages=[pretrain]", env=place)
     assert refused.returncode == 2
-    assert "2 processes were started for trainer.devices=1 on trainer.nodes=1" in refused.stderr
+    assert (
+        "2 processes were started for trainer.devices=1 on trainer.nodes=1"
+        in refused.stderr
+    )

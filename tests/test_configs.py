@@ -30,8 +30,10 @@ GROUPS = (
     "scale",
 )
 CHOICES = [
-    f"{group}={path.stem}" for group in GROUPS for path in sorted((ROOT / "conf" / group).glob("*.yaml"))
-]  # fmt: skip
+    f"{group}={path.stem}"
+    for group in GROUPS
+    for path in sorted((ROOT / "conf" / group).glob("*.yaml"))
+]
 
 
 def faults(*overrides: str) -> str:
@@ -41,7 +43,9 @@ def faults(*overrides: str) -> str:
 
 
 @pytest.mark.parametrize("choice", CHOICES)
-def test_every_choice_of_every_group_passes_the_schema(choice: str, tmp_path: Path) -> None:
+def test_every_choice_of_every_group_passes_the_schema(
+    choice: str, tmp_path: Path
+) -> None:
     folders = choice.startswith("data=") and choice != "data=mnist5k"
     extra = [f"data.root={tmp_path}"] if folders or choice == "scale=paper" else []
     check(raw_config(choice, *extra, tiny=False))
@@ -57,33 +61,69 @@ def test_every_experiment_passes_the_schema() -> None:
 
 
 @pytest.mark.parametrize("model", ["ti", "s", "b", "l", "h"])
-def test_any_model_runs_on_any_data_without_further_overrides(model: str, tmp_path: Path) -> None:
-    for data in ("mnist5k", "cifar10", "image_folder", "imagenet", "inat2018", "places365"):
+def test_any_model_runs_on_any_data_without_further_overrides(
+    model: str, tmp_path: Path
+) -> None:
+    for data in (
+        "mnist5k",
+        "cifar10",
+        "image_folder",
+        "imagenet",
+        "inat2018",
+        "places365",
+    ):
         root = [] if data == "mnist5k" else [f"data.root={tmp_path}"]
-        config = check(raw_config(f"model=mae_vit_{model}", f"data={data}", *root, tiny=False))
+        config = check(
+            raw_config(f"model=mae_vit_{model}", f"data={data}", *root, tiny=False)
+        )
         at_224 = config.data.image_size == (224, 224)
         assert config.data.patch_size == ((14 if model == "h" else 16) if at_224 else 4)
 
 
 def test_the_papers_recipes_are_the_papers() -> None:
     """Tables 8, 9 and 10: rates after linear scaling, warm-up, decay, betas."""
-    config = check(raw_config("pretrain=table8", "finetune=table9", "linear_probe=table10", tiny=False))
+    config = check(
+        raw_config(
+            "pretrain=table8", "finetune=table9", "linear_probe=table10", tiny=False
+        )
+    )
     table8, table9, table10 = config.pretrain, config.finetune, config.linear_probe
     assert table8.base_lr * table8.batch_size / 256 == pytest.approx(2.4e-3)
-    assert (table8.epochs, table8.warmup_epochs, table8.weight_decay, table8.betas) == (800, 40, 0.05, (0.9, 0.95))
+    assert (table8.epochs, table8.warmup_epochs, table8.weight_decay, table8.betas) == (
+        800,
+        40,
+        0.05,
+        (0.9, 0.95),
+    )
     assert table9.base_lr * table9.batch_size / 256 == pytest.approx(4e-3)
-    assert (table9.epochs, table9.warmup_epochs, table9.weight_decay, table9.betas) == (100, 5, 0.05, (0.9, 0.999))
+    assert (table9.epochs, table9.warmup_epochs, table9.weight_decay, table9.betas) == (
+        100,
+        5,
+        0.05,
+        (0.9, 0.999),
+    )
     assert table10.base_lr * table10.batch_size / 256 == pytest.approx(6.4)
     assert (table10.epochs, table10.warmup_epochs, table10.weight_decay) == (90, 10, 0)
     assert (table10.optimizer, table10.betas[0]) == ("lars", 0.9)
 
 
 def test_warm_up_is_a_twentieth_unless_given() -> None:
-    assert check(raw_config("pretrain.epochs=800", tiny=False)).pretrain.warmup_epochs == 40
+    assert (
+        check(raw_config("pretrain.epochs=800", tiny=False)).pretrain.warmup_epochs
+        == 40
+    )
 
 
 def test_scratch_repeats_the_fine_tuning_recipe_whatever_is_overridden() -> None:
-    config = check(raw_config("finetune.epochs=7", "finetune.base_lr=0.5", "labels=20", "stages=[scratch]", tiny=False))
+    config = check(
+        raw_config(
+            "finetune.epochs=7",
+            "finetune.base_lr=0.5",
+            "labels=20",
+            "stages=[scratch]",
+            tiny=False,
+        )
+    )
     assert config.scratch == config.finetune
     assert config.scratch.labels == 20
 
@@ -96,17 +136,35 @@ def test_scratch_repeats_the_fine_tuning_recipe_whatever_is_overridden() -> None
         ("mask_ratio=nan", ["mask_ratio"]),
         ("mask_ratio=abc", ["mask_ratio = 'abc'", "valid number"]),
         ("mask_ratio=0.999", ["keeps 0 of 49 patches", "between 1 and 48"]),
-        ("data.patch_size=5", ["28", "data.patch_size=5", "nearest image size: 30", "4, 7"]),
-        ("data.image_size=30", ["30", "not a multiple of data.patch_size=4", "nearest image size"]),
-        ("decoder.heads=3", ["decoder.heads = 3", "decoder.width=64", "heads that do: 1, 2, 4"]),
+        (
+            "data.patch_size=5",
+            ["28", "data.patch_size=5", "nearest image size: 30", "4, 7"],
+        ),
+        (
+            "data.image_size=30",
+            ["30", "not a multiple of data.patch_size=4", "nearest image size"],
+        ),
+        (
+            "decoder.heads=3",
+            ["decoder.heads = 3", "decoder.width=64", "heads that do: 1, 2, 4"],
+        ),
         ("model.width=130", ["model.width = 130", "multiple of 4"]),
-        ("pretrain.warmup_epochs=30", ["warmup_epochs=30", "less than epochs=30", "try warmup_epochs=3"]),
+        (
+            "pretrain.warmup_epochs=30",
+            ["warmup_epochs=30", "less than epochs=30", "try warmup_epochs=3"],
+        ),
         ("masking=grid mask_ratio=0.5", ["mask_ratio = 0.5", "set mask_ratio=0.75"]),
         ("data=image_folder", ["data.root=/path/to/images"]),
-        ("data=image_folder data.root=/nowhere", ["data.root=/nowhere", "not a folder"]),
+        (
+            "data=image_folder data.root=/nowhere",
+            ["data.root=/nowhere", "not a folder"],
+        ),
         ("data.mean=[0.1,0.2]", ["data.mean has 2 values", "channels=1"]),
         ("data.channels=3", ["data.channels=3", "mnist5k has 1"]),
-        ("trainer.micro_batch=48", ["trainer.micro_batch = 48", "pretrain.batch_size=64"]),
+        (
+            "trainer.micro_batch=48",
+            ["trainer.micro_batch = 48", "pretrain.batch_size=64"],
+        ),
         ("augment.scale=[0.9,0.2]", ["augment.scale", "try [0.2, 0.9]"]),
         ("stages=[]", ["stages", "at least 1"]),
         ("stages=[pretrian]", ["stages", "'pretrain'"]),
@@ -115,34 +173,91 @@ def test_scratch_repeats_the_fine_tuning_recipe_whatever_is_overridden() -> None
         ("pretrain.base_lr=inf", ["pretrain.base_lr", "finite"]),
         ("labels=7", ["labels = 7", "add finetune or scratch"]),
         ("data.patch_size=28", ["data.patch_size = 28", "the image is one patch"]),
-        ("pretrain.epochs=10000000000", ["pretrain.epochs", "less than or equal to 1000000"]),
+        (
+            "pretrain.epochs=10000000000",
+            ["pretrain.epochs", "less than or equal to 1000000"],
+        ),
         ("model.depth=100000", ["model.depth = 100000", "less than or equal to 256"]),
         ("runs_dir=", ["runs_dir", "at least 1 character"]),
-        ("finetune.image_size=30 stages=[finetune]", ["finetune.image_size = 30", "data.patch_size=4"]),
-        ("partial_finetune.blocks=1.5 stages=[partial_finetune]", ["blocks = 1.5", "up to 4"]),
-        ("partial_finetune.blocks=5 stages=[partial_finetune]", ["blocks = 5", "up to 4"]),
-        ("attentive_probe.heads=3 stages=[attentive_probe]", ["attentive_probe.heads = 3", "model.width=128"]),
+        (
+            "finetune.image_size=30 stages=[finetune]",
+            ["finetune.image_size = 30", "data.patch_size=4"],
+        ),
+        (
+            "partial_finetune.blocks=1.5 stages=[partial_finetune]",
+            ["blocks = 1.5", "up to 4"],
+        ),
+        (
+            "partial_finetune.blocks=5 stages=[partial_finetune]",
+            ["blocks = 5", "up to 4"],
+        ),
+        (
+            "attentive_probe.heads=3 stages=[attentive_probe]",
+            ["attentive_probe.heads = 3", "model.width=128"],
+        ),
         ("finetune.mixup=0.8 finetune.batch_size=25", ["batch_size=25", "even batch"]),
-        ("finetune.optimizer=lars finetune.layer_decay=0.7", ["layer_decay=0.7", "use adamw"]),
-        ("stages=[scratch] init_from=/some/file", ["init_from = /some/file", "scratch starts from random weights"]),
-        ("stages=[robustness] robustness.of=partial_finetune partial_finetune.blocks=1.5", ["blocks = 1.5"]),
+        (
+            "finetune.optimizer=lars finetune.layer_decay=0.7",
+            ["layer_decay=0.7", "use adamw"],
+        ),
+        (
+            "stages=[scratch] init_from=/some/file",
+            ["init_from = /some/file", "scratch starts from random weights"],
+        ),
+        (
+            (
+                "stages=[robustness] robustness.of=partial_finetune"
+                " partial_finetune.blocks=1.5"
+            ),
+            ["blocks = 1.5"],
+        ),
         ("stages=[robustness] finetune.image_size=30", ["finetune.image_size = 30"]),
         ("stages=[robustness] data.image_size=4", ["corruptions need images of 8 x 8"]),
         ("finetune.augment.policy=rand-w0", ["augment.policy=rand-w0"]),
         ("finetune.augment.policy=rand-minc1", ["augment.policy=rand-minc1"]),
         ("finetune.min_lr=1", ["min_lr=1 is above the peak rate"]),
-        ("finetune.augment.policy=autoaug", ["augment.policy=autoaug", "rand-m9-mstd0.5-inc1"]),
+        (
+            "finetune.augment.policy=autoaug",
+            ["augment.policy=autoaug", "rand-m9-mstd0.5-inc1"],
+        ),
         ("finetune.ema=1.5", ["finetune.ema = 1.5"]),
-        ("augment.policy=rand-m9 data.channels=12 data=image_folder data.root=/x", ["RandAugment knows 1 or 3 channels, not 12"]),
-        ("finetune.mixup=1 trainer.micro_batch=1 stages=[finetune]", ["trainer.micro_batch = 1", "mixes 10 images with each other; take a multiple of 10"]),
-        ("masking=block masking.min_patches=40", ["masking.min_patches = 40", "only 37 patches are hidden"]),
+        (
+            "augment.policy=rand-m9 data.channels=12 data=image_folder data.root=/x",
+            ["RandAugment knows 1 or 3 channels, not 12"],
+        ),
+        (
+            "finetune.mixup=1 trainer.micro_batch=1 stages=[finetune]",
+            [
+                "trainer.micro_batch = 1",
+                "mixes 10 images with each other; take a multiple of 10",
+            ],
+        ),
+        (
+            "masking=block masking.min_patches=40",
+            ["masking.min_patches = 40", "only 37 patches are hidden"],
+        ),
         ("stages=[scratch] labels=7 data.num_workers=-1", ["data.num_workers = -1"]),
-        ("data.source=webdataset", ["data.source = 'webdataset': it names a set of images", "source=webdataset"]),
-        ("data.in_memory=maybe", ["data.in_memory = 'maybe': give true, false, device or null"]),
-        ("data.root=/x", ["data.root = /x: data=mnist5k comes with the install; add data=image_folder"]),
+        (
+            "data.source=webdataset",
+            [
+                "data.source = 'webdataset': it names a set of images",
+                "source=webdataset",
+            ],
+        ),
+        (
+            "data.in_memory=maybe",
+            ["data.in_memory = 'maybe': give true, false, device or null"],
+        ),
+        (
+            "data.root=/x",
+            [
+                "data.root = /x: data=mnist5k comes with the install; add"
+                " data=image_folder"
+            ],
+        ),
         ("data=imagenet", ["data.root: missing", "add data.root=/path/to/images"]),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_value_is_named_with_its_remedy(override: str, said: list[str]) -> None:
     text = faults(*override.split())
     assert all(part in text for part in said), text
@@ -181,20 +296,46 @@ def test_a_mistyped_key_is_guessed(typed: str, meant: str) -> None:
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
-        (["trainer=slrm"], "trainer=slrm: there is no such trainer; did you mean slurm?; one of auto, cpu"),
-        (["-m", "masking=random,'blck'"], "masking=blck: there is no such masking; did you mean block?"),
-        (["logger=[wandb,tensorbord]"], "logger=tensorbord: there is no such logger; did you mean tensorboard?"),
-        (["logger.wandb.project=x"], "logger.wandb.project: the logger wandb is not chosen; add logger=wandb"),
+        (
+            ["trainer=slrm"],
+            (
+                "trainer=slrm: there is no such trainer; did you mean slurm?; one of"
+                " auto, cpu"
+            ),
+        ),
+        (
+            ["-m", "masking=random,'blck'"],
+            "masking=blck: there is no such masking; did you mean block?",
+        ),
+        (
+            ["logger=[wandb,tensorbord]"],
+            "logger=tensorbord: there is no such logger; did you mean tensorboard?",
+        ),
+        (
+            ["logger.wandb.project=x"],
+            "logger.wandb.project: the logger wandb is not chosen; add logger=wandb",
+        ),
     ],
 )
-def test_a_choice_that_there_is_not_is_told_in_a_line(typed: list[str], said: str) -> None:
+def test_a_choice_that_there_is_not_is_told_in_a_line(
+    typed: list[str], said: str
+) -> None:
     (line,) = unknown_choices(typed)
     assert line.startswith(said)
 
 
 def test_choices_that_there_are_pass() -> None:
-    known = ["logger=[wandb,csv]", "logger.wandb.project=x", "model=glob(mae*)", "model=mae_vit_b,mae_vit_l", "~logger"]
-    assert unknown_choices([*known, "seed=1", "hydra/launcher=proc", "experiment=all"]) == []
+    known = [
+        "logger=[wandb,csv]",
+        "logger.wandb.project=x",
+        "model=glob(mae*)",
+        "model=mae_vit_b,mae_vit_l",
+        "~logger",
+    ]
+    assert (
+        unknown_choices([*known, "seed=1", "hydra/launcher=proc", "experiment=all"])
+        == []
+    )
     assert unknown_choices(["--config-dir=mine", "model=mine"]) == []
 
 
@@ -213,10 +354,17 @@ def test_known_keys_and_hydras_own_syntax_pass() -> None:
 def test_the_check_needs_no_torch() -> None:
     """A finished or mistaken command answers before torch and lightning are imported."""
     code = (
-        "import sys; import unmask.config.checks, unmask.stages.plan, unmask.stages.ledger, unmask.reports.run.page; "
-        "print([m for m in ('torch', 'lightning', 'matplotlib', 'pandas') if m in sys.modules])"
+        "import sys; import unmask.config.checks, unmask.stages.plan,"
+        " unmask.stages.ledger, unmask.reports.run.page; print([m for m in ('torch',"
+        " 'lightning', 'matplotlib', 'pandas') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "src", capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT / "src",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stdout.strip() == "[]"
 
 
@@ -229,9 +377,17 @@ def test_the_reference_page_is_the_schemas_and_every_key_has_a_meaning() -> None
 
 @pytest.mark.process
 @pytest.mark.parametrize(
-    "overrides", [("mask_ratio=1.5",), ("mask_raito=0.5",), ("model=mae_vit_x",), ("-m", "mask_ratio=0.5,1.5")]
+    "overrides",
+    [
+        ("mask_ratio=1.5",),
+        ("mask_raito=0.5",),
+        ("model=mae_vit_x",),
+        ("-m", "mask_ratio=0.5,1.5"),
+    ],
 )
-def test_the_command_ends_with_2_and_no_traceback(overrides: tuple[str, ...], tmp_path: Path) -> None:
+def test_the_command_ends_with_2_and_no_traceback(
+    overrides: tuple[str, ...], tmp_path: Path
+) -> None:
     done = call(f"runs_dir={tmp_path}", *overrides, tiny=False)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
@@ -240,7 +396,9 @@ def test_the_command_ends_with_2_and_no_traceback(overrides: tuple[str, ...], tm
 
 
 @pytest.mark.process
-@pytest.mark.parametrize(("flag", "said"), [("--help", "no resume flag"), ("--cfg=job", "mask_ratio: 0.75")])
+@pytest.mark.parametrize(
+    ("flag", "said"), [("--help", "no resume flag"), ("--cfg=job", "mask_ratio: 0.75")]
+)
 def test_hydras_own_flags_still_work(flag: str, said: str) -> None:
     done = call(flag, tiny=False)
     assert done.returncode == 0

@@ -25,7 +25,12 @@ from unmask.training import build
 def ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pretraining, a probe on stored features and a fine-tuned classifier of this project."""
     runs = tmp_path_factory.mktemp("runs")
-    run(f"runs_dir={runs}", "stages=[pretrain,linear_probe,finetune]", "pretrain.epochs=1", "labels=20")
+    run(
+        f"runs_dir={runs}",
+        "stages=[pretrain,linear_probe,finetune]",
+        "pretrain.epochs=1",
+        "labels=20",
+    )
     return runs
 
 
@@ -34,9 +39,18 @@ def stage(ledger: Path, kind: str) -> Path:
     return folder
 
 
-def given(source: Path, to: Path, layout: str = "safetensors", **more: object) -> Convert:
-    values = {"heads": None, "decoder_heads": None, "grid": None, "overwrite": False} | more
-    return Convert.model_validate({"from": str(source), "to": str(to), "layout": layout, **values})
+def given(
+    source: Path, to: Path, layout: str = "safetensors", **more: object
+) -> Convert:
+    values = {
+        "heads": None,
+        "decoder_heads": None,
+        "grid": None,
+        "overwrite": False,
+    } | more
+    return Convert.model_validate(
+        {"from": str(source), "to": str(to), "layout": layout, **values}
+    )
 
 
 def printed(table: object) -> str:
@@ -45,7 +59,9 @@ def printed(table: object) -> str:
     return text.getvalue()
 
 
-def test_a_pretraining_of_ours_goes_out_and_comes_back(ledger: Path, tmp_path: Path) -> None:
+def test_a_pretraining_of_ours_goes_out_and_comes_back(
+    ledger: Path, tmp_path: Path
+) -> None:
     folder = stage(ledger, "pretrain")
     for layout in ("hf", "official", "safetensors"):
         convert(given(folder, tmp_path / layout, layout))
@@ -61,37 +77,68 @@ def test_a_pretraining_of_ours_goes_out_and_comes_back(ledger: Path, tmp_path: P
 
 
 @torch.no_grad()
-def test_a_classifier_of_ours_classifies_alike_in_timm(ledger: Path, tmp_path: Path) -> None:
+def test_a_classifier_of_ours_classifies_alike_in_timm(
+    ledger: Path, tmp_path: Path
+) -> None:
     folder = stage(ledger, "finetune")
     text = printed(convert(given(folder, tmp_path / "vit.pth", "timm")))
     weights, _ = read(folder)
     if weights.pool == "mean":
-        assert "dropped, known: not used: the classifier normalises after pooling" in text
+        assert (
+            "dropped, known: not used: the classifier normalises after pooling" in text
+        )
     path = checkpoints.newest(folder / "checkpoints")
     assert path is not None
     config = check(checkpoints.load(path)["unmask"]["config"])
-    ours = Classifier(FineTuneFeatures(build.build_encoder(config), config.finetune.pool), 10, probe=False, seed=1)
+    ours = Classifier(
+        FineTuneFeatures(build.build_encoder(config), config.finetune.pool),
+        10,
+        probe=False,
+        seed=1,
+    )
     load_classifier(ours, weights)
     size = weights.geometry.encoder
     theirs = timm.create_model(
-        "vit_base_patch16_224", img_size=28, patch_size=7, in_chans=1, embed_dim=size.width, depth=size.depth,
-        num_heads=size.heads, num_classes=10, global_pool="avg" if weights.pool == "mean" else "token",
+        "vit_base_patch16_224",
+        img_size=28,
+        patch_size=7,
+        in_chans=1,
+        embed_dim=size.width,
+        depth=size.depth,
+        num_heads=size.heads,
+        num_classes=10,
+        global_pool="avg" if weights.pool == "mean" else "token",
         checkpoint_path=tmp_path / "vit.pth",
-    )  # fmt: skip
+    )
     images = torch.randn(3, 1, 28, 28)
-    torch.testing.assert_close(ours.eval()(images), theirs.eval()(images), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        ours.eval()(images), theirs.eval()(images), rtol=1e-4, atol=1e-5
+    )
 
 
-def test_a_head_on_stored_features_has_no_encoder_to_convert(ledger: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="trained on stored features: it holds no encoder"):
+def test_a_head_on_stored_features_has_no_encoder_to_convert(
+    ledger: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        ValueError, match="trained on stored features: it holds no encoder"
+    ):
         convert(given(stage(ledger, "linear_probe"), tmp_path / "out"))
 
 
 def test_the_table_accounts_for_every_tensor(tmp_path: Path) -> None:
     source = saved(tmp_path / "mae.pth", official(decoder=True))
-    text = printed(convert(given(source, tmp_path / "vit.safetensors", "timm", heads=4, decoder_heads=4)))
+    text = printed(
+        convert(
+            given(
+                source, tmp_path / "vit.safetensors", "timm", heads=4, decoder_heads=4
+            )
+        )
+    )
     for said in (
-        "4 x 4 patches of 2 pixels, 3 channels; encoder 32 x 2, 4 heads; decoder 16 x 2, 4 heads",
+        (
+            "4 x 4 patches of 2 pixels, 3 channels; encoder 32 x 2, 4 heads; decoder 16"
+            " x 2, 4 heads"
+        ),
         "61 tensors",
         "encoder.patch_embed.weight",
         "reshaped: (32, 3, 2, 2) -> (32, 12)",
@@ -106,10 +153,16 @@ def test_sources_and_targets_are_checked_first(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"from=.*none: no such file or folder"):
         convert(given(tmp_path / "none", tmp_path / "out"))
     source = saved(tmp_path / "mae.pth", official())
-    with pytest.raises(ConfigError, match=r"to=.*mae.pth exists; give another place or add overwrite=true"):
+    with pytest.raises(
+        ConfigError,
+        match=r"to=.*mae.pth exists; give another place or add overwrite=true",
+    ):
         convert(given(source, source, heads=4))
     convert(given(source, source, heads=4, overwrite=True))
-    assert same(read(source)[0].encoder, read(saved(tmp_path / "again.pth", official()), Hints(heads=4))[0].encoder)
+    assert same(
+        read(source)[0].encoder,
+        read(saved(tmp_path / "again.pth", official()), Hints(heads=4))[0].encoder,
+    )
 
 
 @pytest.mark.process
@@ -122,7 +175,10 @@ def test_the_command_converts_and_prints_the_table(tmp_path: Path) -> None:
     assert f"hf: {to}" in done.stdout
     assert read(to)[0].decoder is not None
     again = call(*typed, script="convert.py", tiny=False)
-    assert (again.returncode, "hf exists; give another place" in again.stderr) == (2, True)
+    assert (again.returncode, "hf exists; give another place" in again.stderr) == (
+        2,
+        True,
+    )
 
 
 @pytest.mark.process
@@ -134,7 +190,11 @@ def test_the_commands_faults_are_one_line_with_an_exit_code(tmp_path: Path) -> N
         ((f"from={bad}", out), 1, "is empty: 0 bytes"),
         ((out,), 2, "from: missing; give a file"),
         ((f"from={bad}", out, "layout=keras"), 2, "layout = 'keras'"),
-        ((f"from={bad}", out, "hads=3"), 2, "hads: there is no such key; did you mean heads?"),
+        (
+            (f"from={bad}", out, "hads=3"),
+            2,
+            "hads: there is no such key; did you mean heads?",
+        ),
     ):
         done = call(*typed, script="convert.py", tiny=False)
         assert (done.returncode, said in done.stderr) == (code, True), done.stderr

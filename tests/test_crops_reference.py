@@ -10,15 +10,32 @@ from torch import Tensor
 from torchvision.transforms import functional as F
 
 from scenes import scenes
-from unmask.data.augment.crops import Augment, crop_resize, fixed_boxes, once_boxes, random_boxes
+from unmask.data.augment.crops import (
+    Augment,
+    crop_resize,
+    fixed_boxes,
+    once_boxes,
+    random_boxes,
+)
 from unmask.randomness import Key, uniform
 
-SIZES = [(40, 30), (28, 28), (100, 300), (7, 9), (256, 256), (500, 333), (10, 500), (1, 1)]
+SIZES = [
+    (40, 30),
+    (28, 28),
+    (100, 300),
+    (7, 9),
+    (256, 256),
+    (500, 333),
+    (10, 500),
+    (1, 1),
+]
 SHAPES = [(28, 28), (20, 40), (48, 32)]
 Box = list[int]
 
 
-def slow_try(draw: list[float], size: tuple[int, int], scale: tuple[float, float], aspect: float) -> tuple[int, int]:
+def slow_try(
+    draw: list[float], size: tuple[int, int], scale: tuple[float, float], aspect: float
+) -> tuple[int, int]:
     """Height and width of a random share of the area, of a log-uniform aspect within 3/4 and 4/3 of the wanted one."""
     area = size[0] * size[1] * (scale[0] + draw[0] * (scale[1] - scale[0]))
     aspect *= math.exp(math.log(3 / 4) + draw[1] * (math.log(4 / 3) - math.log(3 / 4)))
@@ -27,10 +44,22 @@ def slow_try(draw: list[float], size: tuple[int, int], scale: tuple[float, float
 
 def slow_place(draw: list[float], size: tuple[int, int], sides: tuple[int, int]) -> Box:
     """Every place at which a box of these sides lies inside the image is as likely."""
-    return [*(math.floor(u * (n - side + 1)) for u, n, side in zip(draw, size, sides, strict=True)), *sides, 0]
+    return [
+        *(
+            math.floor(u * (n - side + 1))
+            for u, n, side in zip(draw, size, sides, strict=True)
+        ),
+        *sides,
+        0,
+    ]
 
 
-def slow_random(draws: list[list[float]], size: tuple[int, int], scale: tuple[float, float], aspect: float) -> Box:
+def slow_random(
+    draws: list[list[float]],
+    size: tuple[int, int],
+    scale: tuple[float, float],
+    aspect: float,
+) -> Box:
     """torchvision's RandomResizedCrop: the first of ten tries that fits, else the centre of the nearest aspect."""
     for draw in draws:
         height, width = slow_try(draw, size, scale, aspect)
@@ -44,44 +73,68 @@ def slow_random(draws: list[list[float]], size: tuple[int, int], scale: tuple[fl
     return [(size[0] - height) // 2, (size[1] - width) // 2, height, width, 0]
 
 
-def slow_once(draw: list[float], size: tuple[int, int], scale: tuple[float, float], aspect: float) -> Box:
+def slow_once(
+    draw: list[float], size: tuple[int, int], scale: tuple[float, float], aspect: float
+) -> Box:
     """One try, cut to the image."""
     height, width = slow_try(draw, size, scale, aspect)
-    return slow_place(draw[2:], size, (max(1, min(height, size[0])), max(1, min(width, size[1]))))
+    return slow_place(
+        draw[2:], size, (max(1, min(height, size[0])), max(1, min(width, size[1])))
+    )
 
 
 def slow_fixed(draw: list[float], size: tuple[int, int], shape: tuple[int, int]) -> Box:
     """224 of 256: the largest box of the wanted aspect, its sides times 7/8, anywhere."""
     largest = min(size[0] / shape[0], size[1] / shape[1])
-    height, width = (min(n, max(1, round(largest * side * 7 / 8))) for n, side in zip(size, shape, strict=True))
+    height, width = (
+        min(n, max(1, round(largest * side * 7 / 8)))
+        for n, side in zip(size, shape, strict=True)
+    )
     return slow_place(draw, size, (height, width))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("scale", [(0.2, 1.0), (0.08, 1.0), (0.9, 1.0), (1.0, 1.0)])
-def test_the_same_draws_give_the_same_boxes(shape: tuple[int, int], scale: tuple[float, float], key: Key) -> None:
+def test_the_same_draws_give_the_same_boxes(
+    shape: tuple[int, int], scale: tuple[float, float], key: Key
+) -> None:
     sizes, ids, aspect = SIZES * 20, torch.arange(20 * len(SIZES)), shape[1] / shape[0]
     drawn = uniform(key, 3, ids, 40).double().view(len(ids), 10, 4).tolist()
     each = list(zip(drawn, sizes, strict=True))
     wanted_random = [slow_random(draws, size, scale, aspect) for draws, size in each]
     wanted_once = [slow_once(draws[0], size, scale, aspect) for draws, size in each]
     wanted_fixed = [slow_fixed(draws[0][:2], size, shape) for draws, size in each]
-    assert random_boxes(key, ids, 3, torch.tensor(sizes), scale, aspect).tolist() == wanted_random
-    assert once_boxes(key, ids, 3, torch.tensor(sizes), scale, aspect).tolist() == wanted_once
+    assert (
+        random_boxes(key, ids, 3, torch.tensor(sizes), scale, aspect).tolist()
+        == wanted_random
+    )
+    assert (
+        once_boxes(key, ids, 3, torch.tensor(sizes), scale, aspect).tolist()
+        == wanted_once
+    )
     assert fixed_boxes(key, ids, 3, torch.tensor(sizes), shape).tolist() == wanted_fixed
 
 
 @pytest.mark.parametrize("crop", ["random", "random_once", "fixed"])
-def test_what_is_seen_of_an_image_is_what_torchvision_cuts_from_it(crop: str, key: Key) -> None:
+def test_what_is_seen_of_an_image_is_what_torchvision_cuts_from_it(
+    crop: str, key: Key
+) -> None:
     """Box, bicubic resizing with antialiasing, mirroring: at most two levels apart, half a level on average.
 
     Pillow resizes in one call here; where its passes clip they may come in another order than ours.
     """
     images, ids = scenes(24, 3, 40, 50), torch.arange(24)
     augment = Augment(crop, flip=True)  # type: ignore[arg-type]
-    boxes = augment.boxes(key, ids, 1, torch.tensor([[40, 50]]).expand(24, -1), (32, 32))
+    boxes = augment.boxes(
+        key, ids, 1, torch.tensor([[40, 50]]).expand(24, -1), (32, 32)
+    )
     ours = crop_resize(images, boxes, (32, 32))
-    apart = (ours - torch.stack([seen(*each) for each in zip(images, boxes.tolist(), strict=True)])).abs()
+    apart = (
+        ours
+        - torch.stack(
+            [seen(*each) for each in zip(images, boxes.tolist(), strict=True)]
+        )
+    ).abs()
     assert apart.max() <= 2
     assert apart.mean() < 0.5
     assert 0 < boxes[:, 4].sum() < 24
@@ -90,7 +143,11 @@ def test_what_is_seen_of_an_image_is_what_torchvision_cuts_from_it(crop: str, ke
 def seen(image_CHW: Tensor, box: Box) -> Tensor:
     image = Image.fromarray(image_CHW.permute(1, 2, 0).numpy())
     cut = F.resized_crop(image, *box[:4], [32, 32], F.InterpolationMode.BICUBIC)
-    return torch.from_numpy(np.array(F.hflip(cut) if box[4] else cut)).permute(2, 0, 1).float()
+    return (
+        torch.from_numpy(np.array(F.hflip(cut) if box[4] else cut))
+        .permute(2, 0, 1)
+        .float()
+    )
 
 
 def test_a_fixed_crop_is_a_crop_of_224_from_an_image_resized_to_256(key: Key) -> None:
@@ -101,6 +158,8 @@ def test_a_fixed_crop_is_a_crop_of_224_from_an_image_resized_to_256(key: Key) ->
     ours = crop_resize(images, boxes, (28, 28))
     assert boxes[:, 2:4].unique().tolist() == [56]
     for image, cut, (top, left, *_) in zip(images, ours, boxes.tolist(), strict=True):
-        small = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((32, 32), Image.Resampling.BICUBIC)
+        small = Image.fromarray(image.permute(1, 2, 0).numpy()).resize(
+            (32, 32), Image.Resampling.BICUBIC
+        )
         theirs = F.pil_to_tensor(F.crop(small, top // 2, left // 2, 28, 28)).float()
         assert (cut - theirs)[:, 2:-2, 2:-2].abs().max() <= 1

@@ -23,11 +23,15 @@ def encoded() -> Tensor:
     return torch.randn(4, 5, 32, generator=torch.Generator().manual_seed(2))
 
 
-def test_the_order_of_visible_patches_does_not_matter(decoder: Decoder, encoded: Tensor, masking: Masking) -> None:
+def test_the_order_of_visible_patches_does_not_matter(
+    decoder: Decoder, encoded: Tensor, masking: Masking
+) -> None:
     order = torch.tensor([2, 0, 3, 1])
     listed = torch.cat([encoded[:, :1], encoded[:, 1:][:, order]], dim=1)
     permuted = masking._replace(visible_BV=masking.visible_BV[:, order])
-    torch.testing.assert_close(decoder(listed, permuted), decoder(encoded, masking), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        decoder(listed, permuted), decoder(encoded, masking), rtol=1e-5, atol=1e-5
+    )
 
 
 def test_predictions_follow_the_order_of_the_hidden_patches(
@@ -35,11 +39,16 @@ def test_predictions_follow_the_order_of_the_hidden_patches(
 ) -> None:
     flipped = masking._replace(masked_BM=masking.masked_BM.flip(1))
     torch.testing.assert_close(
-        decoder(encoded, flipped).flip(1), decoder(encoded, masking), rtol=1e-5, atol=1e-5
-    )  # fmt: skip
+        decoder(encoded, flipped).flip(1),
+        decoder(encoded, masking),
+        rtol=1e-5,
+        atol=1e-5,
+    )
 
 
-def test_each_hidden_patch_has_a_prediction_of_its_own(decoder: Decoder, encoded: Tensor, masking: Masking) -> None:
+def test_each_hidden_patch_has_a_prediction_of_its_own(
+    decoder: Decoder, encoded: Tensor, masking: Masking
+) -> None:
     """The mask token is the same everywhere: only positions can tell the patches apart."""
     pred = decoder(encoded, masking)
     assert pred.shape == (4, 12, 12)
@@ -48,15 +57,23 @@ def test_each_hidden_patch_has_a_prediction_of_its_own(decoder: Decoder, encoded
 
 
 @pytest.mark.parametrize("token", [0, 1], ids=["class token", "visible patch"])
-def test_predictions_use_all_that_is_encoded(decoder: Decoder, encoded: Tensor, masking: Masking, token: int) -> None:
+def test_predictions_use_all_that_is_encoded(
+    decoder: Decoder, encoded: Tensor, masking: Masking, token: int
+) -> None:
     other = encoded.clone()
     other[:, token] += 1
-    assert ((decoder(other, masking) - decoder(encoded, masking)).abs().amax(dim=2) > 0).all()
+    assert (
+        (decoder(other, masking) - decoder(encoded, masking)).abs().amax(dim=2) > 0
+    ).all()
 
 
-def test_images_of_a_batch_do_not_mix(decoder: Decoder, encoded: Tensor, masking: Masking) -> None:
+def test_images_of_a_batch_do_not_mix(
+    decoder: Decoder, encoded: Tensor, masking: Masking
+) -> None:
     alone = decoder(encoded[1:2], Masking(*(part[1:2] for part in masking)))
-    torch.testing.assert_close(decoder(encoded, masking)[1:2], alone, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        decoder(encoded, masking)[1:2], alone, rtol=1e-5, atol=1e-5
+    )
 
 
 def test_the_last_block_on_hidden_tokens_alone_is_the_whole_block() -> None:

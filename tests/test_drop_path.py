@@ -32,11 +32,15 @@ def branches() -> nn.ModuleList:
 
 def coins(model: nn.Module) -> Tensor:
     """What each branch drew for each image."""
-    return torch.stack([m.drawn_B for m in model.modules() if isinstance(m, DropPath)], dim=1)  # type: ignore[arg-type]
+    return torch.stack(
+        [m.drawn_B for m in model.modules() if isinstance(m, DropPath)], dim=1
+    )  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.25, 0.9])
-def test_given_its_coins_a_branch_is_timms(rate: float, monkeypatch: pytest.MonkeyPatch, key: Key) -> None:
+def test_given_its_coins_a_branch_is_timms(
+    rate: float, monkeypatch: pytest.MonkeyPatch, key: Key
+) -> None:
     ours, theirs = DropPath(rate), timm.layers.DropPath(rate, scale_by_keep=True)
     sample_drop_path(ours, key, 0, torch.arange(50))
     drawn_B = ours.drawn_B
@@ -53,7 +57,9 @@ def test_given_its_coins_a_branch_is_timms(rate: float, monkeypatch: pytest.Monk
     assert 0 < (found == 0).all(dim=(1, 2)).sum() < 50
 
 
-def test_coins_do_not_depend_on_the_batch_or_its_order(branches: nn.ModuleList, key: Key) -> None:
+def test_coins_do_not_depend_on_the_batch_or_its_order(
+    branches: nn.ModuleList, key: Key
+) -> None:
     ids = torch.arange(40)
     sample_drop_path(branches, key, 3, ids)
     whole = coins(branches)
@@ -67,16 +73,27 @@ def test_coins_do_not_depend_on_the_batch_or_its_order(branches: nn.ModuleList, 
     assert (coins(branches) == whole).float().mean() < 0.01
 
 
-def test_each_branch_drops_its_share_independently_of_all_others(branches: nn.ModuleList, key: Key) -> None:
+def test_each_branch_drops_its_share_independently_of_all_others(
+    branches: nn.ModuleList, key: Key
+) -> None:
     sample_drop_path(branches, key, 0, torch.arange(COUNT))
     droppers = [module for module in branches.modules() if isinstance(module, DropPath)]
-    assert [dropper.rate for dropper in droppers] == pytest.approx([0.1, 0.1, 0.2, 0.2, 0.3, 0.3, 0.4, 0.4, 0.5, 0.5])
+    assert [dropper.rate for dropper in droppers] == pytest.approx(
+        [0.1, 0.1, 0.2, 0.2, 0.3, 0.3, 0.4, 0.4, 0.5, 0.5]
+    )
     ones = torch.ones(COUNT, 1, 1)
-    dropped = torch.stack([(dropper(ones) == 0).flatten().double() for dropper in droppers], dim=1)
+    dropped = torch.stack(
+        [(dropper(ones) == 0).flatten().double() for dropper in droppers], dim=1
+    )
     share = torch.tensor([dropper.rate for dropper in droppers], dtype=torch.float64)
-    assert ((dropped.mean(0) - share).abs() < SIGMAS * (share * (1 - share) / COUNT).sqrt()).all()
+    assert (
+        (dropped.mean(0) - share).abs() < SIGMAS * (share * (1 - share) / COUNT).sqrt()
+    ).all()
     correlation = torch.corrcoef(dropped.T)
-    assert max(abs(float(correlation[i, j])) for i, j in combinations(range(10), 2)) < SIGMAS / COUNT**0.5
+    assert (
+        max(abs(float(correlation[i, j])) for i, j in combinations(range(10), 2))
+        < SIGMAS / COUNT**0.5
+    )
     centred = (dropped - share) / (share * (1 - share)).sqrt()
     next_sample = (centred[:-1] * centred[1:]).mean(0)
     assert next_sample.abs().max() < SIGMAS / COUNT**0.5
@@ -85,7 +102,9 @@ def test_each_branch_drops_its_share_independently_of_all_others(branches: nn.Mo
 def test_the_expected_branch_is_the_branch(key: Key) -> None:
     dropper = DropPath(0.3)
     sample_drop_path(dropper, key, 0, torch.arange(COUNT))
-    assert float(dropper(torch.ones(COUNT, 1, 1)).mean()) == pytest.approx(1, abs=SIGMAS * (0.3 / 0.7 / COUNT) ** 0.5)
+    assert float(dropper(torch.ones(COUNT, 1, 1)).mean()) == pytest.approx(
+        1, abs=SIGMAS * (0.3 / 0.7 / COUNT) ** 0.5
+    )
 
 
 def test_evaluation_drops_nothing_and_needs_no_coins(branches: nn.ModuleList) -> None:
@@ -98,13 +117,22 @@ def test_evaluation_drops_nothing_and_needs_no_coins(branches: nn.ModuleList) ->
     assert dropping(tokens).equal(whole(tokens))
 
 
-@pytest.mark.parametrize(("depth", "last"), [(12, 0.1), (24, 0.2), (32, 0.3), (1, 0.5), (2, 0.5)])
+@pytest.mark.parametrize(
+    ("depth", "last"), [(12, 0.1), (24, 0.2), (32, 0.3), (1, 0.5), (2, 0.5)]
+)
 def test_rates_are_timms(depth: int, last: float) -> None:
-    assert linear_rates(depth, last) == pytest.approx(calculate_drop_path_rates(last, depth), rel=1e-6)
+    assert linear_rates(depth, last) == pytest.approx(
+        calculate_drop_path_rates(last, depth), rel=1e-6
+    )
 
 
-def test_both_branches_of_a_block_have_its_rate_and_the_first_block_none(branches: nn.ModuleList) -> None:
-    found = [[getattr(getattr(block, name), "rate", None) for block in branches] for name in ("drop_path1", "drop_path2")]  # fmt: skip
+def test_both_branches_of_a_block_have_its_rate_and_the_first_block_none(
+    branches: nn.ModuleList,
+) -> None:
+    found = [
+        [getattr(getattr(block, name), "rate", None) for block in branches]
+        for name in ("drop_path1", "drop_path2")
+    ]
     assert found[0] == found[1] == [None, *linear_rates(6, 0.5)[1:]]
 
 
@@ -114,15 +142,23 @@ def task(make_mae: Callable[..., MAE]) -> Classify:
     install_drop_path(features.encoder.blocks, [0.3, 0.5])
     model = Classifier(features, 3, probe=False, seed=0)
     nn.init.normal_(model.head.weight, generator=torch.Generator().manual_seed(0))
-    return Classify(model, lambda _: pytest.fail("no step is taken"), Regularisation(smoothing=0.1))
+    return Classify(
+        model, lambda _: pytest.fail("no step is taken"), Regularisation(smoothing=0.1)
+    )
 
 
 def gradient(task: Classify, images: Tensor, ids: Tensor, parts: int) -> Tensor:
     task = deepcopy(task)
-    for some_images, some_ids in zip(images.chunk(parts), ids.chunk(parts), strict=True):
-        loss = task.training_step(Batch(some_images, some_ids % 3, some_ids, 2, None), 0)
+    for some_images, some_ids in zip(
+        images.chunk(parts), ids.chunk(parts), strict=True
+    ):
+        loss = task.training_step(
+            Batch(some_images, some_ids % 3, some_ids, 2, None), 0
+        )
         (loss / parts).backward()
-    return torch.cat([p.grad.flatten() for p in task.parameters() if p.grad is not None])
+    return torch.cat(
+        [p.grad.flatten() for p in task.parameters() if p.grad is not None]
+    )
 
 
 def test_micro_batches_give_the_gradient_of_the_whole_batch(task: Classify) -> None:
@@ -131,14 +167,18 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(task: Classify) -> N
     whole = gradient(task, images, ids, 1)
     assert whole.norm() > 0.1
     for parts in (2, 3, 6):
-        torch.testing.assert_close(gradient(task, images, ids, parts), whole, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(
+            gradient(task, images, ids, parts), whole, rtol=1e-4, atol=1e-6
+        )
     other = gradient(task, images, ids + 99, 1)  # same labels, other coins
     assert (other - whole).norm() > 0.1 * whole.norm()
 
 
 def test_the_seed_decides_the_coins(task: Classify) -> None:
     images, ids = torch.randn(12, 3, 8, 8), torch.arange(12)
-    other = Classify(task.model, task.make_optimizer, Regularisation(seed=1, smoothing=0.1))
+    other = Classify(
+        task.model, task.make_optimizer, Regularisation(seed=1, smoothing=0.1)
+    )
     batch = Batch(images, ids % 3, ids, 0, None)
     assert task.training_step(batch, 0).equal(task.training_step(batch, 0))
     assert not task.training_step(batch, 0).equal(other.training_step(batch, 0))

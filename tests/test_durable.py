@@ -10,7 +10,9 @@ from unmask.storage.atomic import replacing, sha256, write_json, write_text
 WHOLE = '{\n  "accuracy": 1\n}\n'
 
 
-def test_an_interrupted_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_write_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "result.json"
     write_json(path, {"accuracy": 1})
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -31,7 +33,9 @@ def test_readers_see_the_old_content_until_the_new_one_is_whole(tmp_path: Path) 
     assert path.read_text() == "half of the new"
 
 
-def test_the_content_is_on_the_disk_before_the_name_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_content_is_on_the_disk_before_the_name_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "file"
     there: list[bool] = []
     monkeypatch.setattr(os, "fsync", lambda _: there.append(path.exists()))
@@ -41,4 +45,5 @@ def test_the_content_is_on_the_disk_before_the_name_is(tmp_path: Path, monkeypat
 
 def test_the_hash_is_sha256(tmp_path: Path) -> None:
     write_text(tmp_path / "file", "abc")
-    assert sha256(tmp_path / "file").startswith("ba7816bf8f01cfea414140de5dae2223")  # FIPS 180-2, appendix B.1
+    # FIPS 180-2, appendix B.1
+    assert sha256(tmp_path / "file").startswith("ba7816bf8f01cfea414140de5dae2223")

@@ -23,12 +23,18 @@ def hidden_pixels(masking: Masking, images: Tensor) -> Tensor:
     return unpatchify(patches, (4, 4), images.shape[1]).bool()
 
 
-def test_hidden_pixels_change_nothing(encoder: Encoder, images: Tensor, masking: Masking) -> None:
-    other = torch.where(hidden_pixels(masking, images), torch.full_like(images, 1e6), images)
+def test_hidden_pixels_change_nothing(
+    encoder: Encoder, images: Tensor, masking: Masking
+) -> None:
+    other = torch.where(
+        hidden_pixels(masking, images), torch.full_like(images, 1e6), images
+    )
     assert encoder(images, masking.visible_BV).equal(encoder(other, masking.visible_BV))
 
 
-def test_gradients_reach_visible_pixels_only(encoder: Encoder, images: Tensor, masking: Masking) -> None:
+def test_gradients_reach_visible_pixels_only(
+    encoder: Encoder, images: Tensor, masking: Masking
+) -> None:
     images.requires_grad_()
     encoder(images, masking.visible_BV).square().sum().backward()
     hidden = hidden_pixels(masking, images)
@@ -37,15 +43,24 @@ def test_gradients_reach_visible_pixels_only(encoder: Encoder, images: Tensor, m
     assert (images.grad[~hidden] != 0).all()
 
 
-def test_gathering_pixels_equals_gathering_embedded_patches(encoder: Encoder, images: Tensor, masking: Masking) -> None:
+def test_gathering_pixels_equals_gathering_embedded_patches(
+    encoder: Encoder, images: Tensor, masking: Masking
+) -> None:
     embedded = encoder.patch_embed(patchify(images, 2)) + encoder.pos_embed[:, 1:]
-    tokens = torch.cat([encoder.cls_token.expand(4, -1, -1), gather(embedded, masking.visible_BV)], dim=1)
+    tokens = torch.cat(
+        [encoder.cls_token.expand(4, -1, -1), gather(embedded, masking.visible_BV)],
+        dim=1,
+    )
     for block in encoder.blocks:
         tokens = block(tokens)
-    torch.testing.assert_close(encoder(images, masking.visible_BV), encoder.norm(tokens), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        encoder(images, masking.visible_BV), encoder.norm(tokens), rtol=1e-5, atol=1e-5
+    )
 
 
-def test_fused_and_plain_attention_agree(encoder: Encoder, images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fused_and_plain_attention_agree(
+    encoder: Encoder, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plain = encoder(images)
     assert not encoder.blocks[0].attn.fused_attn
     monkeypatch.setattr(unmask.encoder, "SHORT", 0)
@@ -54,19 +69,32 @@ def test_fused_and_plain_attention_agree(encoder: Encoder, images: Tensor, monke
     torch.testing.assert_close(fused, plain, rtol=1e-5, atol=1e-5)
 
 
-def test_seeing_every_patch_is_what_no_mask_means(encoder: Encoder, images: Tensor) -> None:
+def test_seeing_every_patch_is_what_no_mask_means(
+    encoder: Encoder, images: Tensor
+) -> None:
     everything = torch.arange(16).expand(4, -1)
     torch.testing.assert_close(encoder(images, everything), encoder(images))
 
 
-def test_tokens_follow_the_order_of_the_visible_patches(encoder: Encoder, images: Tensor, masking: Masking) -> None:
-    tokens, reversed_tokens = encoder(images, masking.visible_BV), encoder(images, masking.visible_BV.flip(1))
-    torch.testing.assert_close(tokens[:, 0], reversed_tokens[:, 0], rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(tokens[:, 1:].flip(1), reversed_tokens[:, 1:], rtol=1e-5, atol=1e-5)
+def test_tokens_follow_the_order_of_the_visible_patches(
+    encoder: Encoder, images: Tensor, masking: Masking
+) -> None:
+    tokens, reversed_tokens = (
+        encoder(images, masking.visible_BV),
+        encoder(images, masking.visible_BV.flip(1)),
+    )
+    torch.testing.assert_close(
+        tokens[:, 0], reversed_tokens[:, 0], rtol=1e-5, atol=1e-5
+    )
+    torch.testing.assert_close(
+        tokens[:, 1:].flip(1), reversed_tokens[:, 1:], rtol=1e-5, atol=1e-5
+    )
 
 
 def test_positions_are_fixed_and_everything_else_learns(encoder: Encoder) -> None:
-    assert [name for name, p in encoder.named_parameters() if not p.requires_grad] == ["pos_embed"]
+    assert [name for name, p in encoder.named_parameters() if not p.requires_grad] == [
+        "pos_embed"
+    ]
 
 
 def test_images_need_not_be_square(images: Tensor) -> None:

@@ -32,16 +32,24 @@ from unmask.exchange.write import Written, write
 from unmask.heads import Classifier, Features, FineTuneFeatures
 from unmask.masking import Masking
 
-# --- features ----------------------------------------------------------------------------------------------------
+# --- features
+# ----------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
 @pytest.mark.parametrize(
     ("name", "geometry"),
-    [("vit_base_patch16_224", B), ("vit_large_patch16_224", L), ("vit_huge_patch14_224", H), ("vit_base_patch16_224", FULL_B)],
+    [
+        ("vit_base_patch16_224", B),
+        ("vit_large_patch16_224", L),
+        ("vit_huge_patch14_224", H),
+        ("vit_base_patch16_224", FULL_B),
+    ],
     ids=["B", "L", "H", "B in full depth"],
-)  # fmt: skip
-def test_features_of_timms_vit_are_ours(name: str, geometry: Geometry, tmp_path: Path) -> None:
+)
+def test_features_of_timms_vit_are_ours(
+    name: str, geometry: Geometry, tmp_path: Path
+) -> None:
     with torch.device("meta"):
         theirs = timm.create_model(name, depth=geometry.encoder.depth, num_classes=0)
     theirs = theirs.to_empty(device="cpu").eval()
@@ -52,16 +60,22 @@ def test_features_of_timms_vit_are_ours(name: str, geometry: Geometry, tmp_path:
     ours = encoder_of(geometry)
     load_encoder(ours, weights)
     images = images_for(geometry)
-    torch.testing.assert_close(ours(images), theirs.forward_features(images), rtol=1e-4, atol=2e-5)
+    torch.testing.assert_close(
+        ours(images), theirs.forward_features(images), rtol=1e-4, atol=2e-5
+    )
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("geometry", [B, L, H], ids=["B", "L", "H"])
-def test_predictions_of_hugging_faces_mae_are_ours(geometry: Geometry, tmp_path: Path) -> None:
+def test_predictions_of_hugging_faces_mae_are_ours(
+    geometry: Geometry, tmp_path: Path
+) -> None:
     transformers = pytest.importorskip("transformers")
     weights = weights_of(geometry)
     write(weights, tmp_path / "hf", "hf")
-    theirs, info = transformers.ViTMAEForPreTraining.from_pretrained(tmp_path / "hf", output_loading_info=True)
+    theirs, info = transformers.ViTMAEForPreTraining.from_pretrained(
+        tmp_path / "hf", output_loading_info=True
+    )
     assert nothing_amiss(info)
     ours = mae_of(geometry)
     load_mae(ours, weights)
@@ -76,20 +90,37 @@ def test_predictions_of_hugging_faces_mae_are_ours(geometry: Geometry, tmp_path:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("head", "pool"), [("fc_norm", "avg"), ("cls", "token"), ("probe", "token")])
-def test_logits_of_official_classifiers_are_timms_and_ours(head: str, pool: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("head", "pool"), [("fc_norm", "avg"), ("cls", "token"), ("probe", "token")]
+)
+def test_logits_of_official_classifiers_are_timms_and_ours(
+    head: str, pool: str, tmp_path: Path
+) -> None:
     weights, _ = read(saved(tmp_path / "tuned.pth", official(head=head)), HINTS)
     write(weights, tmp_path / "timm.safetensors", "timm")
     theirs = timm.create_model(
-        "vit_base_patch16_224", img_size=8, patch_size=2, embed_dim=32, depth=2, num_heads=4, num_classes=5,
-        global_pool=pool, checkpoint_path=tmp_path / "timm.safetensors",
-    )  # fmt: skip
+        "vit_base_patch16_224",
+        img_size=8,
+        patch_size=2,
+        embed_dim=32,
+        depth=2,
+        num_heads=4,
+        num_classes=5,
+        global_pool=pool,
+        checkpoint_path=tmp_path / "timm.safetensors",
+    )
     features = Features if head == "probe" else FineTuneFeatures
-    ours = Classifier(features(encoder_of(TINY), weights.pool), 5, probe=head == "probe", seed=0).eval()
+    ours = Classifier(
+        features(encoder_of(TINY), weights.pool), 5, probe=head == "probe", seed=0
+    ).eval()
     report = load_classifier(ours, weights)
-    assert set(report.missing) == ({"encoder.norm.weight", "encoder.norm.bias"} if head == "fc_norm" else set())
+    assert set(report.missing) == (
+        {"encoder.norm.weight", "encoder.norm.bias"} if head == "fc_norm" else set()
+    )
     images = images_for(TINY, 3)
-    torch.testing.assert_close(ours(images), theirs.eval()(images), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        ours(images), theirs.eval()(images), rtol=1e-4, atol=1e-5
+    )
 
 
 @torch.no_grad()
@@ -98,19 +129,28 @@ def test_logits_of_hugging_faces_classifier_are_ours(head: str, tmp_path: Path) 
     transformers = pytest.importorskip("transformers")
     weights, _ = read(saved(tmp_path / "tuned.pth", official(head=head)), HINTS)
     write(weights, tmp_path / "hf", "hf")
-    theirs, info = transformers.ViTForImageClassification.from_pretrained(tmp_path / "hf", output_loading_info=True)
+    theirs, info = transformers.ViTForImageClassification.from_pretrained(
+        tmp_path / "hf", output_loading_info=True
+    )
     assert nothing_amiss(info)
     features = Features if head == "probe" else FineTuneFeatures
-    ours = Classifier(features(encoder_of(TINY), "cls"), 5, probe=head == "probe", seed=0).eval()
+    ours = Classifier(
+        features(encoder_of(TINY), "cls"), 5, probe=head == "probe", seed=0
+    ).eval()
     load_classifier(ours, weights)
     images = images_for(TINY, 3)
-    torch.testing.assert_close(ours(images), theirs.eval()(images).logits, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        ours(images), theirs.eval()(images).logits, rtol=1e-4, atol=1e-5
+    )
 
 
-# --- round trips -------------------------------------------------------------------------------------------------
+# --- round trips
+# -------------------------------------------------------------------------------------------------
 
 
-def test_official_to_ours_to_hugging_face_to_timm_to_ours_changes_no_bit(tmp_path: Path) -> None:
+def test_official_to_ours_to_hugging_face_to_timm_to_ours_changes_no_bit(
+    tmp_path: Path,
+) -> None:
     before, _ = read(saved(tmp_path / "mae.pth", official(decoder=True)), HINTS)
     write(before, tmp_path / "ours.safetensors", "safetensors")
     ours, _ = read(tmp_path / "ours.safetensors")
@@ -129,7 +169,9 @@ def test_official_to_ours_to_hugging_face_to_timm_to_ours_changes_no_bit(tmp_pat
 
 @pytest.mark.parametrize("head", ["norm", "fc_norm", "cls", "probe"])
 @pytest.mark.parametrize("layout", ["safetensors", "official"])
-def test_every_kind_of_weights_comes_back_whole(head: str, layout: Written, tmp_path: Path) -> None:
+def test_every_kind_of_weights_comes_back_whole(
+    head: str, layout: Written, tmp_path: Path
+) -> None:
     before, _ = read(saved(tmp_path / "in.pth", official(head=head)), HINTS)
     write(before, tmp_path / "out", layout)
     after, report = read(tmp_path / "out")
@@ -139,7 +181,9 @@ def test_every_kind_of_weights_comes_back_whole(head: str, layout: Written, tmp_
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_stays_as_it_is_and_loads(dtype: torch.dtype, tmp_path: Path) -> None:
+def test_half_precision_stays_as_it_is_and_loads(
+    dtype: torch.dtype, tmp_path: Path
+) -> None:
     state = {name: value.to(dtype) for name, value in official().items()}
     weights, _ = read(saved(tmp_path / "half.pth", state), HINTS)
     write(weights, tmp_path / "timm.safetensors", "timm")
@@ -151,17 +195,27 @@ def test_half_precision_stays_as_it_is_and_loads(dtype: torch.dtype, tmp_path: P
 
 @pytest.mark.parametrize("channels", [1, 4])
 @pytest.mark.parametrize("layout", ["official", "timm", "hf", "safetensors"])
-def test_any_channels_patch_of_14_and_a_grid_that_is_no_square(channels: int, layout: Written, tmp_path: Path) -> None:
+def test_any_channels_patch_of_14_and_a_grid_that_is_no_square(
+    channels: int, layout: Written, tmp_path: Path
+) -> None:
     for decoder in (None, Stack(16, 1, 2, 4.0)):
-        before = weights_of(Geometry(channels, 14, (2, 3), Stack(32, 1, 4, 3.0), decoder))
+        before = weights_of(
+            Geometry(channels, 14, (2, 3), Stack(32, 1, 4, 3.0), decoder)
+        )
         if layout == "hf" and decoder:
-            with pytest.raises(ValueError, match=r"ViTMAE decodes square grids only, not 2 x 3"):
+            with pytest.raises(
+                ValueError, match=r"ViTMAE decodes square grids only, not 2 x 3"
+            ):
                 write(before, tmp_path / "mae", layout)
             continue
         write(before, tmp_path / str(decoder), layout)
         after, _ = read(tmp_path / str(decoder))
         assert same(before.encoder, after.encoder)
-        assert after.geometry == (before.geometry if layout != "timm" else replace(before.geometry, decoder=None))
+        assert after.geometry == (
+            before.geometry
+            if layout != "timm"
+            else replace(before.geometry, decoder=None)
+        )
 
 
 def test_an_mlp_ratio_that_is_no_round_number_keeps_its_width(tmp_path: Path) -> None:

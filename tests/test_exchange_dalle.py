@@ -47,11 +47,15 @@ def test_the_pickled_module_opens_without_its_package_and_gives_its_tokens(
     assert not any(parameter.requires_grad for parameter in encoder.parameters())
 
 
-def test_plain_state_dicts_are_the_same_encoder(published: nn.Module, images01: Tensor, tmp_path: Path) -> None:
+def test_plain_state_dicts_are_the_same_encoder(
+    published: nn.Module, images01: Tensor, tmp_path: Path
+) -> None:
     state = published.state_dict()
     torch.save(state, tmp_path / "encoder.pt")
     save_file(dict(state), tmp_path / "encoder.safetensors")
-    one, other = (read_dalle(tmp_path / name) for name in ("encoder.pt", "encoder.safetensors"))
+    one, other = (
+        read_dalle(tmp_path / name) for name in ("encoder.pt", "encoder.safetensors")
+    )
     assert one.state_dict().keys() == state.keys()
     assert one.tokens(images01).equal(other.tokens(images01))
     assert all(value.equal(state[name]) for name, value in other.state_dict().items())
@@ -69,7 +73,13 @@ def test_a_module_that_hides_code_is_refused_and_nothing_runs(tmp_path: Path) ->
     module = published_dalle.Encoder(WIDTH, CODES)
     module._buffers["more"] = Malicious(tmp_path / "trace")  # type: ignore[assignment]
     written(module, tmp_path / "encoder.pkl")
-    with pytest.raises(ValueError, match=r"encoder.pkl holds more than tensors: it wants \S+mkdir; refused, and nothi"):
+    with pytest.raises(
+        ValueError,
+        match=(
+            r"encoder.pkl holds more than tensors: it wants \S+mkdir; refused, and"
+            r" nothi"
+        ),
+    ):
         read_dalle(tmp_path / "encoder.pkl")
     assert not (tmp_path / "trace").exists()
 
@@ -77,33 +87,60 @@ def test_a_module_that_hides_code_is_refused_and_nothing_runs(tmp_path: Path) ->
 def test_a_module_with_broken_numbers_is_refused(tmp_path: Path) -> None:
     module = published_dalle.Encoder(WIDTH, CODES)
     module.blocks.input.b[0] = torch.nan  # type: ignore[union-attr, index, operator]
-    with pytest.raises(ValueError, match=r"encoder.pkl: blocks.input.b is not finite; copy or download"):
+    with pytest.raises(
+        ValueError, match=r"encoder.pkl: blocks.input.b is not finite; copy or download"
+    ):
         read_dalle(written(module, tmp_path / "encoder.pkl"))
 
 
-def test_modules_in_the_format_before_zip_are_told_the_way_round(published: nn.Module, tmp_path: Path) -> None:
+def test_modules_in_the_format_before_zip_are_told_the_way_round(
+    published: nn.Module, tmp_path: Path
+) -> None:
     path = written(published, tmp_path / "encoder.pkl", zipped=False)
-    with pytest.raises(ValueError, match=r"whole module in PyTorch's format before 1.6.*and save its state_dict\(\)"):
+    with pytest.raises(
+        ValueError,
+        match=(
+            r"whole module in PyTorch's format before 1.6.*and save its state_dict\(\)"
+        ),
+    ):
         read_dalle(path)
 
 
 def test_modules_of_other_classes_are_named(tmp_path: Path) -> None:
     torch.save(nn.Sequential(nn.BatchNorm2d(3)), tmp_path / "other.pkl")
-    with pytest.raises(ValueError, match=r"other.pkl holds more than tensors: it wants torch.nn.*BatchNorm2d; refused"):
+    with pytest.raises(
+        ValueError,
+        match=(
+            r"other.pkl holds more than tensors: it wants torch.nn.*BatchNorm2d;"
+            r" refused"
+        ),
+    ):
         read_dalle(tmp_path / "other.pkl")
 
 
-def test_other_files_are_refused_in_one_sentence(published: nn.Module, tmp_path: Path) -> None:
+def test_other_files_are_refused_in_one_sentence(
+    published: nn.Module, tmp_path: Path
+) -> None:
     state = published.state_dict()
-    lacking = OrderedDict((name, value) for name, value in state.items() if name != "blocks.group_4.block_2.id_path.b")
+    lacking = OrderedDict(
+        (name, value)
+        for name, value in state.items()
+        if name != "blocks.group_4.block_2.id_path.b"
+    )
     lacking.pop("blocks.group_1.block_1.res_path.conv_1.w")
     torch.save(lacking, tmp_path / "cut.pt")
     torch.save({"encoder.weight": torch.zeros(2)}, tmp_path / "mae.pt")
     torch.save(nn.Sequential(nn.ReLU()), tmp_path / "empty.pkl")
     (tmp_path / "damaged.pkl").write_bytes(b"\x80\x02 cut")
     for name, said in {
-        "cut.pt": r"cut.pt does not fit DALL-E's encoder: .*Missing key.*group_1.block_1.res_path.conv_1.w",
-        "mae.pt": r"mae.pt is not DALL-E's encoder: its tensors are \[encoder.weight, .*wanted are those of https",
+        "cut.pt": (
+            r"cut.pt does not fit DALL-E's encoder: .*Missing"
+            r" key.*group_1.block_1.res_path.conv_1.w"
+        ),
+        "mae.pt": (
+            r"mae.pt is not DALL-E's encoder: its tensors are \[encoder.weight,"
+            r" .*wanted are those of https"
+        ),
         "empty.pkl": r"empty.pkl is not DALL-E's encoder: its tensors are \[, ...\]",
         "damaged.pkl": r"damaged.pkl is damaged or cut short",
         "nowhere.pkl": r"nowhere.pkl: no such file or folder",

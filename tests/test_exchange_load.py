@@ -6,8 +6,22 @@ import pytest
 import torch
 from timm.layers import resample_abs_pos_embed
 
-from foreign_weights import HINTS, TINY, encoder_of, mae_of, official, same, saved, weights_of
-from unmask.exchange.load import load_classifier, load_encoder, load_mae, resample_positions
+from foreign_weights import (
+    HINTS,
+    TINY,
+    encoder_of,
+    mae_of,
+    official,
+    same,
+    saved,
+    weights_of,
+)
+from unmask.exchange.load import (
+    load_classifier,
+    load_encoder,
+    load_mae,
+    resample_positions,
+)
 from unmask.exchange.read import read
 from unmask.exchange.weights import Geometry, Stack
 from unmask.exchange.write import write
@@ -40,13 +54,21 @@ def test_only_the_grid_may_differ_and_the_report_says_so() -> None:
     ("other", "said"),
     [
         ({"channels": 4}, r"have 3 channels, the model 4; set data.channels=3"),
-        ({"patch_size": 4}, r"have 2 pixels a patch's side, the model 4; set data.patch_size=2"),
-        ({"width": 64}, r"32 wide, .*64 wide, .*; set model.width=32 model.depth=2 model.heads=4"),
+        (
+            {"patch_size": 4},
+            r"have 2 pixels a patch's side, the model 4; set data.patch_size=2",
+        ),
+        (
+            {"width": 64},
+            r"32 wide, .*64 wide, .*; set model.width=32 model.depth=2 model.heads=4",
+        ),
         ({"depth": 3}, r"2 deep, .*3 deep"),
         ({"heads": 8}, r"of 4 heads, .*of 8 heads"),
     ],
 )
-def test_other_sizes_are_refused_with_the_remedy(other: dict[str, int], said: str) -> None:
+def test_other_sizes_are_refused_with_the_remedy(
+    other: dict[str, int], said: str
+) -> None:
     with pytest.raises(ValueError, match=said):
         load_encoder(encoder_of(TINY, **other), weights_of(TINY))
 
@@ -57,16 +79,30 @@ def test_a_known_model_is_named() -> None:
         load_encoder(encoder_of(TINY), weights)
     deeper = Geometry(3, 2, (4, 4), TINY.encoder, Stack(16, 3, 4, 4.0))
     with pytest.raises(
-        ValueError, match=r"decoder is 16 wide, 3 deep, .*set decoder.width=16 decoder.depth=3 decoder.heads=4"
+        ValueError,
+        match=(
+            r"decoder is 16 wide, 3 deep, .*set decoder.width=16 decoder.depth=3"
+            r" decoder.heads=4"
+        ),
     ):
         load_mae(mae_of(TINY), weights_of(deeper))
 
 
 def test_heads_of_another_kind_are_refused(tmp_path: Path) -> None:
     weights, _ = read(saved(tmp_path / "tuned.pth", official(head="fc_norm")), HINTS)
-    for pool, classes, probe in (("cls", 5, False), ("mean", 4, False), ("mean", 5, True)):
-        model = Classifier(FineTuneFeatures(encoder_of(TINY), pool), classes, probe, seed=0)  # type: ignore[arg-type]
-        with pytest.raises(ValueError, match=r"the head is .*fc_norm.weight \(32,\).*the model wants"):
+    for pool, classes, probe in (
+        ("cls", 5, False),
+        ("mean", 4, False),
+        ("mean", 5, True),
+    ):
+        model = Classifier(
+            FineTuneFeatures(encoder_of(TINY), pool), classes, probe, seed=0
+        )  # type: ignore[arg-type]
+        with pytest.raises(
+            ValueError, match=r"the head is .*fc_norm.weight \(32,\).*the model wants"
+        ):
             load_classifier(model, weights)
-    with pytest.raises(ValueError, match=r"classifies the class token.*use layout=timm"):
+    with pytest.raises(
+        ValueError, match=r"classifies the class token.*use layout=timm"
+    ):
         write(weights, tmp_path / "hf", "hf")

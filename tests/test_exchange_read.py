@@ -31,81 +31,132 @@ from unmask.exchange.read import read
 from unmask.exchange.weights import Stack
 from unmask.exchange.write import write
 
-# --- official files ----------------------------------------------------------------------------------------------
+# --- official files
+# ----------------------------------------------------------------------------------------------
 
 
-def test_official_pretraining_files_load_with_and_without_decoder(tmp_path: Path) -> None:
+def test_official_pretraining_files_load_with_and_without_decoder(
+    tmp_path: Path,
+) -> None:
     state = official(decoder=True)
     weights, report = read(saved(tmp_path / "mae_visualize.pth", state), HINTS)
     assert (weights.layout, weights.geometry, weights.pool) == ("official", TINY, None)
     model = mae_of(TINY)
     loaded = load_mae(model, weights)
     assert len(loaded.matched) == len(model.state_dict()) == len(state)
-    assert report.reshaped == {"encoder.patch_embed.weight": "(32, 3, 2, 2) -> (32, 12)"}
+    assert report.reshaped == {
+        "encoder.patch_embed.weight": "(32, 3, 2, 2) -> (32, 12)"
+    }
     assert model.decoder.head.weight.equal(state["decoder_pred.weight"])
 
     alone, _ = read(saved(tmp_path / "mae_pretrain.pth", official()), HINTS)
     encoder = encoder_of(TINY)
     assert not load_encoder(encoder, alone).missing
-    assert encoder.blocks[1].attn.qkv.weight.equal(official()["blocks.1.attn.qkv.weight"])
+    assert encoder.blocks[1].attn.qkv.weight.equal(
+        official()["blocks.1.attn.qkv.weight"]
+    )
     with pytest.raises(ValueError, match=r"these weights \(official\) have no decoder"):
         load_mae(model, alone)
 
 
 def test_official_heads_of_known_widths_need_no_hint(tmp_path: Path) -> None:
-    weights, report = read(saved(tmp_path / "ti.pth", official(decoder=True, width=192)))
+    weights, report = read(
+        saved(tmp_path / "ti.pth", official(decoder=True, width=192))
+    )
     assert weights.geometry.encoder.heads == 3
     assert weights.geometry.decoder == Stack(16, 2, 16, 4.0)
     assert "taken to be 16" in report.notes[0]
-    with pytest.raises(ValueError, match=r"width 32 is not a known ViT's \(192: 3.*add heads=N"):
+    with pytest.raises(
+        ValueError, match=r"width 32 is not a known ViT's \(192: 3.*add heads=N"
+    ):
         read(saved(tmp_path / "odd.pth", official()))
-    with pytest.raises(ValueError, match=r"heads=5 does not divide the encoder's width 32"):
+    with pytest.raises(
+        ValueError, match=r"heads=5 does not divide the encoder's width 32"
+    ):
         read(tmp_path / "odd.pth", Hints(heads=5))
 
 
 def test_wrapped_names_and_a_lone_mask_token_are_understood(tmp_path: Path) -> None:
     state = {f"module.{name}": value for name, value in official().items()}
-    weights, report = read(saved(tmp_path / "ddp.pth", state | {"module.mask_token": torch.zeros(1, 1, 16)}), HINTS)
+    weights, report = read(
+        saved(
+            tmp_path / "ddp.pth", state | {"module.mask_token": torch.zeros(1, 1, 16)}
+        ),
+        HINTS,
+    )
     assert weights.decoder is None
     assert list(report.dropped) == ["module.mask_token"]
 
 
-# --- Hugging Face files ------------------------------------------------------------------------------------------
+# --- Hugging Face files
+# ------------------------------------------------------------------------------------------
 
 
 def hub_model(kind: str, **more: Any) -> nn.Module:
     transformers = pytest.importorskip("transformers")
     config = transformers.ViTMAEConfig if "MAE" in kind else transformers.ViTConfig
     if "MAE" in kind:
-        more |= {"decoder_hidden_size": 16, "decoder_num_hidden_layers": 2, "decoder_num_attention_heads": 4,
-                 "decoder_intermediate_size": 64}  # fmt: skip
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
-    model = getattr(transformers, kind)(config(image_size=8, patch_size=2, **sizes, **more))
-    model.load_state_dict(filled({name: value.shape for name, value in model.state_dict().items()}))
+        more |= {
+            "decoder_hidden_size": 16,
+            "decoder_num_hidden_layers": 2,
+            "decoder_num_attention_heads": 4,
+            "decoder_intermediate_size": 64,
+        }
+    sizes = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 128,
+    }
+    model = getattr(transformers, kind)(
+        config(image_size=8, patch_size=2, **sizes, **more)
+    )
+    model.load_state_dict(
+        filled({name: value.shape for name, value in model.state_dict().items()})
+    )
     return model.eval()
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("kind", ["ViTMAEForPreTraining", "ViTMAEModel", "ViTModel", "ViTForImageClassification"])
+@pytest.mark.parametrize(
+    "kind",
+    ["ViTMAEForPreTraining", "ViTMAEModel", "ViTModel", "ViTForImageClassification"],
+)
 @pytest.mark.parametrize("spelling", ["saved", "in memory", "pytorch_model.bin"])
-def test_what_hugging_face_saves_is_read_in_every_spelling(kind: str, spelling: str, tmp_path: Path) -> None:
+def test_what_hugging_face_saves_is_read_in_every_spelling(
+    kind: str, spelling: str, tmp_path: Path
+) -> None:
     model = hub_model(kind, layer_norm_eps=1e-6)
     model.save_pretrained(tmp_path)
-    state = model.state_dict() if spelling == "in memory" else load_file(tmp_path / "model.safetensors")
+    state = (
+        model.state_dict()
+        if spelling == "in memory"
+        else load_file(tmp_path / "model.safetensors")
+    )
     (tmp_path / "model.safetensors").unlink()
     if spelling == "pytorch_model.bin":
         torch.save(state, tmp_path / "pytorch_model.bin")
     else:
         save_file(state, tmp_path / "model.safetensors")
     weights, report = read(tmp_path)
-    assert (weights.layout, weights.geometry.grid, weights.geometry.encoder) == ("hf", (4, 4), TINY.encoder)
-    assert weights.geometry.decoder == (TINY.decoder if kind == "ViTMAEForPreTraining" else None)
-    assert set(report.dropped) == ({"pooler.dense.weight", "pooler.dense.bias"} if kind == "ViTModel" else set())
+    assert (weights.layout, weights.geometry.grid, weights.geometry.encoder) == (
+        "hf",
+        (4, 4),
+        TINY.encoder,
+    )
+    assert weights.geometry.decoder == (
+        TINY.decoder if kind == "ViTMAEForPreTraining" else None
+    )
+    assert set(report.dropped) == (
+        {"pooler.dense.weight", "pooler.dense.bias"} if kind == "ViTModel" else set()
+    )
     assert not report.notes
     if kind == "ViTModel":
         encoder, images = encoder_of(TINY), images_for(TINY)
         load_encoder(encoder, weights)
-        torch.testing.assert_close(encoder(images), model(images).last_hidden_state, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            encoder(images), model(images).last_hidden_state, rtol=1e-4, atol=1e-5
+        )
 
 
 def test_the_hubs_spelling_is_what_we_write(tmp_path: Path) -> None:
@@ -115,19 +166,27 @@ def test_the_hubs_spelling_is_what_we_write(tmp_path: Path) -> None:
     assert "decoder.decoder_layers.1.intermediate.dense.bias" in names
 
 
-@pytest.mark.parametrize(("decoder", "kind"), [(True, "ViTMAEForPreTraining"), (False, "ViTMAEModel")])
-def test_hugging_face_loads_what_we_write_without_a_word(decoder: bool, kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("decoder", "kind"), [(True, "ViTMAEForPreTraining"), (False, "ViTMAEModel")]
+)
+def test_hugging_face_loads_what_we_write_without_a_word(
+    decoder: bool, kind: str, tmp_path: Path
+) -> None:
     transformers = pytest.importorskip("transformers")
     weights, _ = read(saved(tmp_path / "in.pth", official(decoder=decoder)), HINTS)
     write(weights, tmp_path / "hf", "hf")
-    model, info = getattr(transformers, kind).from_pretrained(tmp_path / "hf", output_loading_info=True)
+    model, info = getattr(transformers, kind).from_pretrained(
+        tmp_path / "hf", output_loading_info=True
+    )
     assert nothing_amiss(info)
     model.save_pretrained(tmp_path / "again")
     again, _ = read(tmp_path / "again")
     assert same(again.named(), weights.named())
 
 
-def test_an_epsilon_that_differs_is_noted_and_an_activation_that_differs_refused(tmp_path: Path) -> None:
+def test_an_epsilon_that_differs_is_noted_and_an_activation_that_differs_refused(
+    tmp_path: Path,
+) -> None:
     hub_model("ViTMAEModel").save_pretrained(tmp_path)
     assert "layer_norm_eps=1e-12, here it is 1e-06" in read(tmp_path)[1].notes[0]
     config = json.loads((tmp_path / "config.json").read_text())
@@ -145,7 +204,8 @@ def test_an_epsilon_that_differs_is_noted_and_an_activation_that_differs_refused
         read(tmp_path)
 
 
-# --- files that are not whole ------------------------------------------------------------------------------------
+# --- files that are not whole
+# ------------------------------------------------------------------------------------
 
 
 def without(name: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
@@ -155,23 +215,68 @@ def without(name: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (without("blocks.1.mlp.fc2.bias"), r"read as official: missing blocks.1.mlp.fc2.bias$"),
-        (lambda s: without("norm.weight")(s) | {"nrom.weight": s["norm.weight"]}, r"missing norm.weight; unexpected nrom.weight$"),
+        (
+            without("blocks.1.mlp.fc2.bias"),
+            r"read as official: missing blocks.1.mlp.fc2.bias$",
+        ),
+        (
+            lambda s: without("norm.weight")(s) | {"nrom.weight": s["norm.weight"]},
+            r"missing norm.weight; unexpected nrom.weight$",
+        ),
         (lambda s: s | {"reg_token": torch.zeros(1, 4, 32)}, r"unexpected reg_token$"),
-        (lambda s: s | {"blocks.0.ls1.gamma": torch.zeros(32)}, r"unexpected blocks.0.ls1.gamma$"),
-        (lambda s: s | {"norm.weight": torch.zeros(31)}, r"encoder.norm.weight is \(31,\), not \(32,\)$"),
-        (lambda s: s | {"pos_embed": torch.zeros(1, 16, 32)}, r"15 positions are no square; give grid=\[rows,columns\], one of \[1,15\] \[3,5\]"),
-        (lambda s: s | {"patch_embed.proj.weight": torch.zeros(32, 12)}, r"kernel is \(32, 12\), not"),
+        (
+            lambda s: s | {"blocks.0.ls1.gamma": torch.zeros(32)},
+            r"unexpected blocks.0.ls1.gamma$",
+        ),
+        (
+            lambda s: s | {"norm.weight": torch.zeros(31)},
+            r"encoder.norm.weight is \(31,\), not \(32,\)$",
+        ),
+        (
+            lambda s: s | {"pos_embed": torch.zeros(1, 16, 32)},
+            (
+                r"15 positions are no square; give grid=\[rows,columns\], one of"
+                r" \[1,15\] \[3,5\]"
+            ),
+        ),
+        (
+            lambda s: s | {"patch_embed.proj.weight": torch.zeros(32, 12)},
+            r"kernel is \(32, 12\), not",
+        ),
         (lambda s: s | {"cls_token": torch.tensor(0.0)}, r"its shapes make no model"),
-        (lambda s: s | {"blocks.900000000.norm1.weight": torch.zeros(32)}, r"block 900000000, but only 3 of them"),
-        (lambda s: s | {"fc_norm.weight": torch.zeros(32), "fc_norm.bias": torch.zeros(32)}, r"has norm and fc_norm"),
-        (lambda s: s | {"decoder_embed.weight": torch.zeros(16, 32)}, r"missing decoder_blocks.0.*and 11 more"),
-        (lambda s: s | {"module.norm.weight": s["norm.weight"]}, r"several names mean norm.weight"),
-        (lambda s: {f"visual.{k}": v for k, v in s.items()}, r"no known layout: its first names are visual.cls_token, .*known are the official"),
+        (
+            lambda s: s | {"blocks.900000000.norm1.weight": torch.zeros(32)},
+            r"block 900000000, but only 3 of them",
+        ),
+        (
+            lambda s: (
+                s
+                | {
+                    "fc_norm.weight": torch.zeros(32),
+                    "fc_norm.bias": torch.zeros(32),
+                }
+            ),
+            r"has norm and fc_norm",
+        ),
+        (
+            lambda s: s | {"decoder_embed.weight": torch.zeros(16, 32)},
+            r"missing decoder_blocks.0.*and 11 more",
+        ),
+        (
+            lambda s: s | {"module.norm.weight": s["norm.weight"]},
+            r"several names mean norm.weight",
+        ),
+        (
+            lambda s: {f"visual.{k}": v for k, v in s.items()},
+            (
+                r"no known layout: its first names are visual.cls_token, .*known are"
+                r" the official"
+            ),
+        ),
         (lambda s: {**s, "epoch": 3}, r"these are no tensors: epoch"),
         (lambda s: {}, r"it holds nothing"),
     ],
-)  # fmt: skip
+)
 def test_a_file_that_is_not_whole_gets_one_sentence(
     change: Callable[[dict[str, Tensor]], dict[str, Any]], said: str, tmp_path: Path
 ) -> None:
@@ -183,15 +288,25 @@ def test_a_file_that_is_not_whole_gets_one_sentence(
 
 
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
-def test_files_cut_short_empty_or_of_another_kind_get_one_sentence(suffix: str, tmp_path: Path) -> None:
+def test_files_cut_short_empty_or_of_another_kind_get_one_sentence(
+    suffix: str, tmp_path: Path
+) -> None:
     path = tmp_path / f"weights.{suffix}"
-    write(weights_of(TINY), path, "safetensors" if suffix == "safetensors" else "official")
+    write(
+        weights_of(TINY), path, "safetensors" if suffix == "safetensors" else "official"
+    )
     whole = path.read_bytes()
     for content, said in (
         (whole[: len(whole) // 2], "damaged or cut short"),
         (whole[:50], "damaged or cut short"),
         (b"", "is empty: 0 bytes"),
-        (b"<html>not found</html>", "damaged or cut short|neither a PyTorch nor a safetensors file: it begins with"),
+        (
+            b"<html>not found</html>",
+            (
+                "damaged or cut short|neither a PyTorch nor a safetensors file: it"
+                " begins with"
+            ),
+        ),
     ):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=said) as raised:
@@ -206,26 +321,42 @@ def test_files_cut_short_empty_or_of_another_kind_get_one_sentence(suffix: str, 
     ("spoil", "said"),
     [
         (lambda value: value * float("nan"), "norm.weight is not finite"),
-        (lambda value: value.long(), "norm.weight is of torch.int64; weights are floating point"),
+        (
+            lambda value: value.long(),
+            "norm.weight is of torch.int64; weights are floating point",
+        ),
         (lambda value: value.to_sparse(), "norm.weight is a sparse tensor"),
     ],
     ids=["nan", "integers", "sparse"],
 )
-def test_tensors_that_cannot_be_weights_are_named(spoil: Callable[[Tensor], Tensor], said: str, tmp_path: Path) -> None:
+def test_tensors_that_cannot_be_weights_are_named(
+    spoil: Callable[[Tensor], Tensor], said: str, tmp_path: Path
+) -> None:
     tensors = official()
     with pytest.raises(ValueError, match=said):
-        read(saved(tmp_path / "bad.pth", tensors | {"norm.weight": spoil(tensors["norm.weight"])}), HINTS)
+        read(
+            saved(
+                tmp_path / "bad.pth",
+                tensors | {"norm.weight": spoil(tensors["norm.weight"])},
+            ),
+            HINTS,
+        )
 
 
 def test_places_without_weights_get_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such file or folder"):
         read(tmp_path / "none")
-    with pytest.raises(ValueError, match=r"holds neither model.safetensors nor pytorch_model.bin nor checkpoints"):
+    with pytest.raises(
+        ValueError,
+        match=r"holds neither model.safetensors nor pytorch_model.bin nor checkpoints",
+    ):
         read(tmp_path)
     (tmp_path / "model.safetensors.index.json").write_text("{}")
     with pytest.raises(ValueError, match="in several shards"):
         read(tmp_path)
-    bare = {f"encoder.{name}": value for name, value in weights_of(TINY).encoder.items()}
+    bare = {
+        f"encoder.{name}": value for name, value in weights_of(TINY).encoder.items()
+    }
     save_file(bare, tmp_path / "bare.safetensors")
     with pytest.raises(ValueError, match=r"does not say how many channels"):
         read(tmp_path / "bare.safetensors", HINTS)
@@ -240,12 +371,18 @@ class Intruder:
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_pickle_that_wants_to_run_code_is_refused_and_leaves_no_trace(zipped: bool, tmp_path: Path) -> None:
+def test_a_pickle_that_wants_to_run_code_is_refused_and_leaves_no_trace(
+    zipped: bool, tmp_path: Path
+) -> None:
     trace = tmp_path / "trace"
     content = {"model": official(), "args": argparse.Namespace(hook=Intruder(trace))}
     torch.save(content, tmp_path / "bad.pth", _use_new_zipfile_serialization=zipped)
     with pytest.raises(
-        ValueError, match=r"holds more than tensors: it wants posix.mkdir; refused, and nothing of it was run"
+        ValueError,
+        match=(
+            r"holds more than tensors: it wants posix.mkdir; refused, and nothing of it"
+            r" was run"
+        ),
     ) as raised:
         read(tmp_path / "bad.pth", HINTS)
     assert "\n" not in str(raised.value)
@@ -255,7 +392,9 @@ def test_a_pickle_that_wants_to_run_code_is_refused_and_leaves_no_trace(zipped: 
 def test_what_is_at_the_target_stays_unless_it_may_go(tmp_path: Path) -> None:
     weights, path, folder = weights_of(TINY), tmp_path / "there", tmp_path / "folder"
     path.write_text("mine")
-    with pytest.raises(ValueError, match=r"there exists; give another place or add overwrite=true"):
+    with pytest.raises(
+        ValueError, match=r"there exists; give another place or add overwrite=true"
+    ):
         write(weights, path, "timm")
     assert path.read_text() == "mine"
     with pytest.raises(ValueError, match=r"is a file; layout=hf writes a folder"):
@@ -271,7 +410,9 @@ def test_what_is_at_the_target_stays_unless_it_may_go(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["folder", "there"]
 
 
-def test_a_disk_that_fills_up_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fills_up_leaves_nothing_half_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: object) -> bytes:
         raise OSError(28, "No space left on device")
 

@@ -22,9 +22,17 @@ EVERYTHING = "stages=[pretrain,knn,linear_probe,finetune,scratch]"
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[tuple[str, str], dict]]:
+def finished(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, dict[tuple[str, str], dict]]:
     runs = tmp_path_factory.mktemp("runs")
-    results = run(f"runs_dir={runs}", EVERYTHING, "controls=[random,pixels]", "labels=100", "checkpoint.every_steps=1")
+    results = run(
+        f"runs_dir={runs}",
+        EVERYTHING,
+        "controls=[random,pixels]",
+        "labels=100",
+        "checkpoint.every_steps=1",
+    )
     return runs, {(result["stage"], result["start"]): result for result in results}
 
 
@@ -44,10 +52,17 @@ def test_raw_pixels_are_as_good_as_they_are_known_to_be(finished) -> None:
 
 def test_the_result_names_its_parent_steps_and_versions(finished) -> None:
     _, results = finished
-    assert results["knn", "pretrained"]["parent"] == results["pretrain", "random"]["fingerprint"]
+    assert (
+        results["knn", "pretrained"]["parent"]
+        == results["pretrain", "random"]["fingerprint"]
+    )
     assert results["knn", "pixels"]["parent"] is None
     assert results["pretrain", "random"]["metrics"]["steps"] == 12
-    assert set(results["pretrain", "random"]["versions"]) == {"torch", "lightning", "timm"}
+    assert set(results["pretrain", "random"]["versions"]) == {
+        "torch",
+        "lightning",
+        "timm",
+    }
 
 
 def test_the_journal_is_mirrored_as_csv(finished) -> None:
@@ -58,7 +73,9 @@ def test_the_journal_is_mirrored_as_csv(finished) -> None:
     assert table["val/loss"].notna().sum() == 3
 
 
-def test_a_finished_stage_keeps_one_whole_checkpoint_that_opens_with_weights_only(finished) -> None:
+def test_a_finished_stage_keeps_one_whole_checkpoint_that_opens_with_weights_only(
+    finished,
+) -> None:
     runs, _ = finished
     (folder,) = runs.glob("pretrain/*/checkpoints")
     kept = ["best.json", "best=00000012.ckpt", "last.json", "step=00000012.ckpt"]
@@ -90,17 +107,27 @@ def test_the_fine_tuned_encoder_is_the_pretrained_one_and_moves(finished) -> Non
     name = "blocks.0.attn.qkv.weight"
     distance = (tuned_encoder[name] - pretrained[name]).norm()
     assert 0 < distance < 0.5 * (tuned_encoder[name] - random[name]).norm()
-    assert not torch.equal(tuned_encoder["pos_embed"], pretrained["pos_embed"]), "positions are trainable"
+    assert not torch.equal(tuned_encoder["pos_embed"], pretrained["pos_embed"]), (
+        "positions are trainable"
+    )
 
 
-def test_the_random_control_is_the_encoder_that_pretraining_started_from(tmp_path: Path) -> None:
+def test_the_random_control_is_the_encoder_that_pretraining_started_from(
+    tmp_path: Path,
+) -> None:
     from small_runs import plan_for
     from unmask.training import build
 
     config = plan_for("seed=3").config
-    started, control = build.build_mae(config).encoder, build.build_encoder(config, seed=3)
+    started, control = (
+        build.build_mae(config).encoder,
+        build.build_encoder(config, seed=3),
+    )
     assert all(
-        torch.equal(a, b) for a, b in zip(started.state_dict().values(), control.state_dict().values(), strict=True)
+        torch.equal(a, b)
+        for a, b in zip(
+            started.state_dict().values(), control.state_dict().values(), strict=True
+        )
     )
 
 
@@ -111,7 +138,9 @@ def test_accumulated_micro_batches_train_as_the_whole_batch(tmp_path: Path) -> N
         runs = tmp_path / micro
         run(f"runs_dir={runs}", "stages=[pretrain]", f"trainer.micro_batch={micro}")
         (journal,) = runs.glob("pretrain/*/metrics.jsonl")
-        losses.append([row["train/loss"] for row in read(journal) if "train/loss" in row])
+        losses.append(
+            [row["train/loss"] for row in read(journal) if "train/loss" in row]
+        )
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
@@ -119,7 +148,11 @@ def test_a_loss_that_is_not_finite_stops_the_stage_and_says_where(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = Pretrain.training_step
-    monkeypatch.setattr(Pretrain, "training_step", lambda self, batch, i: original(self, batch, i) * float("nan"))
+    monkeypatch.setattr(
+        Pretrain,
+        "training_step",
+        lambda self, batch, i: original(self, batch, i) * float("nan"),
+    )
     with pytest.raises(FloatingPointError, match=r"loss is nan .* lower base_lr"):
         run(f"runs_dir={tmp_path}", "stages=[pretrain]")
     (error,) = tmp_path.glob("pretrain/*/error.txt")
@@ -131,24 +164,42 @@ def test_a_loss_that_is_not_finite_stops_the_stage_and_says_where(
 def test_an_unlabelled_heap_of_any_size_pretrains(tmp_path: Path) -> None:
     image_folder(tmp_path, classes=("heap",), per_class=12, size=20)
     results = run(
-        f"runs_dir={tmp_path / 'runs'}", "data=image_folder", f"data.root={tmp_path / 'heap'}", "data.image_size=[16,24]",
-        "data.patch_size=4", "stages=[pretrain]", "data.num_workers=0", "augment=crop_random",
-    )  # fmt: skip
-    assert results[0]["metrics"]["steps"] == 3, "the batch is cut to the 11 images there are"
+        f"runs_dir={tmp_path / 'runs'}",
+        "data=image_folder",
+        f"data.root={tmp_path / 'heap'}",
+        "data.image_size=[16,24]",
+        "data.patch_size=4",
+        "stages=[pretrain]",
+        "data.num_workers=0",
+        "augment=crop_random",
+    )
+    assert results[0]["metrics"]["steps"] == 3, (
+        "the batch is cut to the 11 images there are"
+    )
 
 
-def test_a_probe_with_crops_trains_on_new_crops_each_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_probe_with_crops_trains_on_new_crops_each_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The frozen encoder is run anew on each batch: keeping its first features would be wrong here."""
     seen: dict[int, dict[int, torch.Tensor]] = {}
     original = Classify.training_step
 
     def watched(self: Classify, batch: Batch, index: int) -> torch.Tensor:
-        images = {int(i): image for i, image in zip(batch.ids_B, batch.images_BCHW, strict=True)}
+        images = {
+            int(i): image
+            for i, image in zip(batch.ids_B, batch.images_BCHW, strict=True)
+        }
         seen.setdefault(batch.epoch, {}).update(images)
         return original(self, batch, index)
 
     monkeypatch.setattr(Classify, "training_step", watched)
-    run(f"runs_dir={tmp_path}", "stages=[linear_probe]", "linear_probe.augment.crop=random", "pretrain.epochs=1")
+    run(
+        f"runs_dir={tmp_path}",
+        "stages=[linear_probe]",
+        "linear_probe.augment.crop=random",
+        "pretrain.epochs=1",
+    )
     first, second = seen[0], seen[1]
     assert first.keys() == second.keys() == set(range(4000))
     assert sum(torch.equal(first[i], second[i]) for i in range(100)) < 5
@@ -156,14 +207,24 @@ def test_a_probe_with_crops_trains_on_new_crops_each_epoch(tmp_path: Path, monke
 
 @pytest.mark.parametrize("masking", ["random", "block", "grid"])
 @pytest.mark.parametrize("target", ["pixel", "pixel_norm"])
-def test_every_masking_and_target_learns(masking: str, target: str, tmp_path: Path) -> None:
-    run(f"runs_dir={tmp_path}", "stages=[pretrain]", f"masking={masking}", f"target={target}", "pretrain.epochs=4")
+def test_every_masking_and_target_learns(
+    masking: str, target: str, tmp_path: Path
+) -> None:
+    run(
+        f"runs_dir={tmp_path}",
+        "stages=[pretrain]",
+        f"masking={masking}",
+        f"target={target}",
+        "pretrain.epochs=4",
+    )
     (journal,) = tmp_path.glob("pretrain/*/metrics.jsonl")
     losses = [row["train/loss"] for row in read(journal) if "train/loss" in row]
     assert losses[-1] < losses[0]
 
 
-def test_a_missing_final_checkpoint_is_not_replaced_by_an_earlier_one(tmp_path: Path) -> None:
+def test_a_missing_final_checkpoint_is_not_replaced_by_an_earlier_one(
+    tmp_path: Path,
+) -> None:
     run(f"runs_dir={tmp_path}", "stages=[pretrain]")
     (index,) = tmp_path.glob("pretrain/*/checkpoints/last.json")
     (entry,) = json.loads(index.read_text())
@@ -171,7 +232,9 @@ def test_a_missing_final_checkpoint_is_not_replaced_by_an_earlier_one(tmp_path: 
     content = torch.load(final, weights_only=True) | {"global_step": 11}
     final.unlink()
     checkpoints.save(content, index.parent, 11)
-    with pytest.raises(LedgerError, match=r"step=00000011.ckpt is an earlier one; remove .*result.json"):
+    with pytest.raises(
+        LedgerError, match=r"step=00000011.ckpt is an earlier one; remove .*result.json"
+    ):
         run(f"runs_dir={tmp_path}", "stages=[knn]")
 
 
@@ -181,17 +244,23 @@ def test_a_probe_does_not_depend_on_the_micro_batch(tmp_path: Path) -> None:
     for micro in ("null", "100"):
         crops = ("linear_probe.augment.crop=random", f"trainer.micro_batch={micro}")
         accuracies.append(
-            run(f"runs_dir={tmp_path / micro}", "stages=[linear_probe]", *crops)[-1]["metrics"]["val/loss"]
+            run(f"runs_dir={tmp_path / micro}", "stages=[linear_probe]", *crops)[-1][
+                "metrics"
+            ]["val/loss"]
         )
     assert accuracies[0] == pytest.approx(accuracies[1], rel=1e-3)
 
 
-def test_weights_that_are_not_finite_at_the_end_are_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_are_not_finite_at_the_end_are_no_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Between two lines of the journal too: nothing is filed."""
     original = Pretrain.training_step
 
     def spoilt(self: Pretrain, batch: Batch, index: int) -> torch.Tensor:
-        return original(self, batch, index) * (float("nan") if self.trainer.global_step == 11 else 1.0)
+        return original(self, batch, index) * (
+            float("nan") if self.trainer.global_step == 11 else 1.0
+        )
 
     monkeypatch.setattr(Pretrain, "training_step", spoilt)
     monkeypatch.setattr(MetricsLogger, "_log_window", lambda *_: None)
@@ -203,13 +272,24 @@ def test_weights_that_are_not_finite_at_the_end_are_no_result(tmp_path: Path, mo
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore"),
-         r"OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB; .*smaller trainer.micro_batch \(now the whole"),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "set a smaller trainer.micro_batch"),
-        (TypeError("a mistake of ours"), r"TypeError: a mistake of ours; traceback: .*/error.txt"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore"),
+            (
+                r"OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB;"
+                r" .*smaller trainer.micro_batch \(now the whole"
+            ),
+        ),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"),
+            "set a smaller trainer.micro_batch",
+        ),
+        (
+            TypeError("a mistake of ours"),
+            r"TypeError: a mistake of ours; traceback: .*/error.txt",
+        ),
     ],
     ids=["gpu", "cpu", "bug"],
-)  # fmt: skip
+)
 def test_what_nobody_foresaw_is_told_in_a_line_with_the_place_of_its_traceback(
     error: Exception, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

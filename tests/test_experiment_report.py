@@ -12,7 +12,12 @@ from small_runs import raw_config
 from unmask.config.checks import ConfigError, check
 from unmask.config.experiments import cells, read_paper, read_scale
 from unmask.reports.paper.comparison import Section, compare
-from unmask.reports.paper.figures import comparison_figure, figure_png, figure_svg, write_figures
+from unmask.reports.paper.figures import (
+    comparison_figure,
+    figure_png,
+    figure_svg,
+    write_figures,
+)
 from unmask.reports.paper.findings import relative_flops
 from unmask.reports.paper.result_rows import ResultRow, read_rows, rows_text, write_rows
 from unmask.reports.paper.tables import (
@@ -51,7 +56,9 @@ def test_seconds_are_not_subtracted_from_hours() -> None:
     assert cell.to_paper is None
 
 
-def test_a_column_without_a_stage_is_the_papers_alone_and_a_row_may_use_another_stage() -> None:
+def test_a_column_without_a_stage_is_the_papers_alone_and_a_row_may_use_another_stage() -> (
+    None
+):
     assert comparison(PARTIAL).measured == ["mae"]
     assert [list(PARTIAL.stages_of(row)) for row in PARTIAL.rows] == [["mae"]] * 4
     assert "moco" not in comparison(PARTIAL).correlations
@@ -60,24 +67,39 @@ def test_a_column_without_a_stage_is_the_papers_alone_and_a_row_may_use_another_
 def test_progress_counts_each_row_column_and_seed_that_the_scale_makes() -> None:
     half = comparison(SCHEDULE, rows=3)
     assert (half.done, half.expected) == (18, 30)
-    without = compare(SCHEDULE, "schedule", "embedded", results(SCHEDULE, rows=3), 3, [], left_out=["800", "1600"])
+    without = compare(
+        SCHEDULE,
+        "schedule",
+        "embedded",
+        results(SCHEDULE, rows=3),
+        3,
+        [],
+        left_out=["800", "1600"],
+    )
     assert (without.done, without.expected) == (18, 18)
     assert without.claims[0].why == "This scale leaves out rows “800”, “1600”."
-    more_seeds = compare(SCHEDULE, "schedule", "embedded", results(SCHEDULE, seeds=5), 3, [])
+    more_seeds = compare(
+        SCHEDULE, "schedule", "embedded", results(SCHEDULE, seeds=5), 3, []
+    )
     assert (more_seeds.done, more_seeds.expected) == (30, 30)
 
 
-def test_the_headline_says_how_much_is_done_how_alike_it_is_and_what_came_of_the_claims() -> None:
-    assert comparison(DEPTH).headline == (
-        "At scale embedded, with one difference from the paper's protocol: "
+def test_the_headline_says_how_much_is_done_how_alike_it_is_and_what_came_of_the_claims() -> (
+    None
+):
+    assert (
+        comparison(DEPTH).headline
+        == "At scale embedded, with one difference from the paper's protocol: "
         "of the paper's 3 claims 1 holds, 1 does not, 1 cannot be told."
     )
-    assert comparison(SCHEDULE, (), rows=3).headline == (
-        "At scale embedded, 18 of 30 results so far, like for like: "
+    assert (
+        comparison(SCHEDULE, (), rows=3).headline
+        == "At scale embedded, 18 of 30 results so far, like for like: "
         "of the paper's 1 claim 0 hold, 0 do not, 1 cannot be told."
     )
-    assert comparison(PARTIAL, rows=0).headline == (
-        "Nothing is measured at scale embedded yet; the paper makes 1 claim here."
+    assert (
+        comparison(PARTIAL, rows=0).headline
+        == "Nothing is measured at scale embedded yet; the paper makes 1 claim here."
     )
 
 
@@ -89,10 +111,16 @@ def test_ranks_are_compared_over_rows_that_both_have() -> None:
     assert "linear probing: none of 2 rows, 3 are needed." in correlations(few)
 
 
-def test_rows_of_results_are_the_same_bytes_in_any_order_and_come_back_exactly(tmp_path: Path) -> None:
+def test_rows_of_results_are_the_same_bytes_in_any_order_and_come_back_exactly(
+    tmp_path: Path,
+) -> None:
     rows = results(DEPTH)
     shuffled = random.Random(0).sample(rows, len(rows))
-    assert rows_text(shuffled, DEPTH) == rows_text(rows, DEPTH) == rows_text([*rows, *rows], DEPTH)
+    assert (
+        rows_text(shuffled, DEPTH)
+        == rows_text(rows, DEPTH)
+        == rows_text([*rows, *rows], DEPTH)
+    )
     path = tmp_path / "results" / "embedded.csv"
     write_rows(path, shuffled, DEPTH)
     assert {*read_rows(path)} == {*rows}
@@ -109,20 +137,36 @@ def test_rows_of_results_are_the_same_bytes_in_any_order_and_come_back_exactly(t
     assert read_rows(tmp_path / "none.csv") == []
 
 
-def test_rows_that_contradict_each_other_or_the_paper_are_refused(tmp_path: Path) -> None:
+def test_rows_that_contradict_each_other_or_the_paper_are_refused(
+    tmp_path: Path,
+) -> None:
     row = ResultRow("8", "lin", 0, 80.0, 1000, "a", "p")
     with pytest.raises(
-        ConfigError, match=r"two results for row '8', column 'lin', seed 0: 80.0 \(a\) and 81.0 \(b\); keep"
+        ConfigError,
+        match=(
+            r"two results for row '8', column 'lin', seed 0: 80.0 \(a\) and 81.0 \(b\);"
+            r" keep"
+        ),
     ):
         rows_text([row, row._replace(value=81.0, fingerprint="b")], DEPTH)
-    with pytest.raises(ConfigError, match=r"results have row '3', column 'lin'; Table 1a has rows \['1', '2'"):
+    with pytest.raises(
+        ConfigError,
+        match=r"results have row '3', column 'lin'; Table 1a has rows \['1', '2'",
+    ):
         compare(DEPTH, "decoder_depth", "embedded", [row._replace(row="3")], 3, [])
     path = tmp_path / "a.csv"
     path.write_text("row,value\n8,80\n")
-    with pytest.raises(ConfigError, match=r"a.csv: columns are \['row', 'value'\]; they must be \['row', 'column'"):
+    with pytest.raises(
+        ConfigError,
+        match=r"a.csv: columns are \['row', 'value'\]; they must be \['row', 'column'",
+    ):
         read_rows(path)
-    path.write_text("row,column,seed,value,images,fingerprint,pretrain\n8,lin,x,1,1,a,b\n")
-    with pytest.raises(ConfigError, match=r"a.csv is damaged .*'x'.*; restore or remove it"):
+    path.write_text(
+        "row,column,seed,value,images,fingerprint,pretrain\n8,lin,x,1,1,a,b\n"
+    )
+    with pytest.raises(
+        ConfigError, match=r"a.csv is damaged .*'x'.*; restore or remove it"
+    ):
         read_rows(path)
 
 
@@ -141,7 +185,11 @@ def test_the_terminal_shows_numbers_verdicts_and_progress() -> None:
 @pytest.mark.parametrize("width", [80, 100, 200])
 def test_nothing_is_cut_off_in_a_narrow_terminal(width: int) -> None:
     contents = [comparison(paper) for paper in (DEPTH, SCHEDULE, TOKEN, PARTIAL)]
-    for shown in [*map(terminal_table, contents), *map(claims_table, contents), summary_table(contents)]:
+    for shown in [
+        *map(terminal_table, contents),
+        *map(claims_table, contents),
+        summary_table(contents),
+    ]:
         assert "…" not in printed(shown, width)
 
 
@@ -153,26 +201,46 @@ def test_markdown_has_a_line_for_each_row_and_its_pipes_escaped() -> None:
     assert "| **84.9** |" in markdown_table(comparison(DEPTH))
 
 
-def test_the_readme_says_question_command_cost_verdict_claims_and_what_differs() -> None:
+def test_the_readme_says_question_command_cost_verdict_claims_and_what_differs() -> (
+    None
+):
     section = Section(
-        comparison(DEPTH), "python src/train.py -m experiment=decoder_depth", "12 min", "results/embedded.svg"
+        comparison(DEPTH),
+        "python src/train.py -m experiment=decoder_depth",
+        "12 min",
+        "results/embedded.svg",
     )
-    text = experiment_readme(DEPTH, [section, Section(comparison(DEPTH, ()), "the other command")])
+    text = experiment_readme(
+        DEPTH, [section, Section(comparison(DEPTH, ()), "the other command")]
+    )
     for part in (
-        "# Decoder depth (Table 1a)", "How deep?", "```bash\npython src/train.py -m experiment=decoder_depth\n```",
-        "Cost: 12 min.", section.content.headline, "- **does not hold** ✘ 12 blocks", "- digits for ImageNet",
-        "](results/embedded.svg)", "Nothing: like for like.",
-    ):  # fmt: skip
+        "# Decoder depth (Table 1a)",
+        "How deep?",
+        "```bash\npython src/train.py -m experiment=decoder_depth\n```",
+        "Cost: 12 min.",
+        section.content.headline,
+        "- **does not hold** ✘ 12 blocks",
+        "- digits for ImageNet",
+        "](results/embedded.svg)",
+        "Nothing: like for like.",
+    ):
         assert part in text
     assert text.count("How deep?") == 1
 
 
 def test_zero_has_no_minus() -> None:
-    assert [number(value, sign=True) for value in (-0.04, 0.04, -0.06, None)] == ["+0.0", "+0.0", "-0.1", "-"]
+    assert [number(value, sign=True) for value in (-0.04, 0.04, -0.06, None)] == [
+        "+0.0",
+        "+0.0",
+        "-0.1",
+        "-",
+    ]
     assert number(1234.56) == "1,234.6"
 
 
-@pytest.mark.parametrize("paper", [DEPTH, SCHEDULE, PARTIAL], ids=lambda paper: paper.title)
+@pytest.mark.parametrize(
+    "paper", [DEPTH, SCHEDULE, PARTIAL], ids=lambda paper: paper.title
+)
 def test_figures_are_the_same_bytes_for_the_same_rows(paper: object) -> None:
     content = comparison(paper)  # type: ignore[arg-type]
     assert figure_svg(content) == figure_svg(content)
@@ -192,20 +260,34 @@ def test_each_measurement_has_a_panel_and_each_side_its_own_range() -> None:
         assert high - low >= 1.0
 
 
-def test_half_finished_data_draws_what_is_there_and_a_table_nothing(tmp_path: Path) -> None:
-    half, none = comparison_figure(comparison(SCHEDULE, rows=3)), comparison_figure(comparison(PARTIAL, rows=0))
+def test_half_finished_data_draws_what_is_there_and_a_table_nothing(
+    tmp_path: Path,
+) -> None:
+    half, none = (
+        comparison_figure(comparison(SCHEDULE, rows=3)),
+        comparison_figure(comparison(PARTIAL, rows=0)),
+    )
     assert half is not None
     assert none is not None
-    assert [len(line.get_xdata()) for line in half.axes[2].get_lines() if line.get_linestyle() == "-"] == [3]
+    assert [
+        len(line.get_xdata())
+        for line in half.axes[2].get_lines()
+        if line.get_linestyle() == "-"
+    ] == [3]
     assert half.axes[1].get_xscale() == "log"
     assert len(none.axes) == 1  # the paper's alone
     assert write_figures(comparison(TOKEN), tmp_path) == []
     written = write_figures(comparison(SCHEDULE, rows=3), tmp_path)
-    assert [path.name for path in written] == ["schedule-embedded.svg", "schedule-embedded.png"]
+    assert [path.name for path in written] == [
+        "schedule-embedded.svg",
+        "schedule-embedded.png",
+    ]
     assert written[1].read_bytes().startswith(b"\x89PNG")
 
 
-def test_flops_are_counted_where_nothing_is_trained_and_are_no_results_of_seeds() -> None:
+def test_flops_are_counted_where_nothing_is_trained_and_are_no_results_of_seeds() -> (
+    None
+):
     paper = read_paper("mask_token")
     configs = {
         cell.row: check(raw_config(*cell.overrides, "data.root=/x", tiny=False))
@@ -216,6 +298,12 @@ def test_flops_are_counted_where_nothing_is_trained_and_are_no_results_of_seeds(
     assert found["with mask tokens"] == pytest.approx(3.3, rel=0.02), "Table 1c"
     content = compare(paper, "mask_token", "paper", [], 1, [], (), {"flops": found})
     assert (content.done, content.expected, content.measured) == (0, 4, ["ft", "lin"])
-    (line,) = (line for line in markdown_table(content).splitlines() if line.startswith("| with mask tokens"))
+    (line,) = (
+        line
+        for line in markdown_table(content).splitlines()
+        if line.startswith("| with mask tokens")
+    )
     assert line.endswith("| 3.3 [+2.3] | 3.3 | +0.0 |")
-    assert relative_flops(paper, {}) == {}, "images that are not here: nothing can be composed"
+    assert relative_flops(paper, {}) == {}, (
+        "images that are not here: nothing can be composed"
+    )

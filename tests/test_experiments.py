@@ -31,15 +31,30 @@ from unmask.reports.paper import result_rows
 from unmask.reports.paper.result_rows import ResultRow, read_rows, write_rows
 from unmask.stages.fingerprint import digest, measure_science, pretrain_science
 
-CORE = ["decoder_depth", "decoder_width", "mask_token", "reconstruction_target", "data_augmentation", "mask_sampling",
-        "loss_on_all", "mask_ratio", "schedule", "partial_finetuning"]  # fmt: skip
+CORE = [
+    "decoder_depth",
+    "decoder_width",
+    "mask_token",
+    "reconstruction_target",
+    "data_augmentation",
+    "mask_sampling",
+    "loss_on_all",
+    "mask_ratio",
+    "schedule",
+    "partial_finetuning",
+]
 SCALES = ["embedded", "cifar", "paper"]
 COMPOSER = Composer()
 
 
 def cells_of(arguments: list[str]) -> list[list[str]]:
     """The overrides of every cell of a sweep, each cell once."""
-    return [list(cell) for cell in dict.fromkeys(tuple(cell.overrides) for cell in cells_by_table(arguments))]
+    return [
+        list(cell)
+        for cell in dict.fromkeys(
+            tuple(cell.overrides) for cell in cells_by_table(arguments)
+        )
+    ]
 
 
 def configured(cell: Cell) -> Config:
@@ -50,7 +65,11 @@ def configured(cell: Cell) -> Config:
 def composed(overrides: tuple[str, ...]) -> Config:
     """As sweeps do it, each choice of groups once."""
     with initialize_config_dir(str(experiments.CONF), version_base="1.3"):
-        return check(COMPOSER([*overrides, *(["data.root=/x"] if "paper" in overrides[0] else [])]))
+        return check(
+            COMPOSER(
+                [*overrides, *(["data.root=/x"] if "paper" in overrides[0] else [])]
+            )
+        )
 
 
 def identities(slug: str, scale: str) -> dict[str, tuple[str, ...]]:
@@ -58,9 +77,18 @@ def identities(slug: str, scale: str) -> dict[str, tuple[str, ...]]:
     found = {}
     for cell in cells(slug, read_scale(scale), [0]):
         config = configured(cell)
-        stages = [kind for kind in config.stages if kind not in ("pretrain", "robustness")]
-        recipes = [digest(measure_science(kind, "pretrained", config, "same")) for kind in stages]
-        other = [digest(config.robustness.model_dump())] if "robustness" in config.stages else []
+        stages = [
+            kind for kind in config.stages if kind not in ("pretrain", "robustness")
+        ]
+        recipes = [
+            digest(measure_science(kind, "pretrained", config, "same"))
+            for kind in stages
+        ]
+        other = (
+            [digest(config.robustness.model_dump())]
+            if "robustness" in config.stages
+            else []
+        )
         found[cell.row] = (digest(pretrain_science(config, "same")), *recipes, *other)
     return found
 
@@ -70,25 +98,36 @@ def core() -> dict[str, dict[str, tuple[str, ...]]]:
     return {slug: identities(slug, "embedded") for slug in CORE}
 
 
-def test_the_ablations_are_table_1_footnote_1_and_figures_5_7_and_9_in_that_order() -> None:
+def test_the_ablations_are_table_1_footnote_1_and_figures_5_7_and_9_in_that_order() -> (
+    None
+):
     assert tables_of(ABLATIONS) == CORE
     assert tables_of("all")[: len(CORE) - 1] == CORE[:-1]
-    assert tables_of("mask_ratio,mask_ratio,decoder_depth") == ["mask_ratio", "decoder_depth"]
+    assert tables_of("mask_ratio,mask_ratio,decoder_depth") == [
+        "mask_ratio",
+        "decoder_depth",
+    ]
 
 
-def test_every_row_of_an_ablation_differs_from_every_other(core: dict[str, dict[str, tuple[str, ...]]]) -> None:
+def test_every_row_of_an_ablation_differs_from_every_other(
+    core: dict[str, dict[str, tuple[str, ...]]],
+) -> None:
     for slug, rows in core.items():
         assert len(set(rows.values())) == len(rows), slug
 
 
-def test_the_default_cell_is_one_pretraining_for_all_tables(core: dict[str, dict[str, tuple[str, ...]]]) -> None:
+def test_the_default_cell_is_one_pretraining_for_all_tables(
+    core: dict[str, dict[str, tuple[str, ...]]],
+) -> None:
     defaults = {
         core[slug][str(read_paper(slug).default)][0]
         for slug in CORE
         if slug not in ("decoder_depth", "partial_finetuning")
     }
     assert len(defaults) == 1
-    assert core["decoder_depth"]["2"][0] in defaults, "this scale's default decoder has two blocks"
+    assert core["decoder_depth"]["2"][0] in defaults, (
+        "this scale's default decoder has two blocks"
+    )
     assert {row[0] for row in core["partial_finetuning"].values()} == defaults
     assert len({row[0] for rows in core.values() for row in rows.values()}) == 33
 
@@ -98,32 +137,56 @@ def test_the_other_tables_cells_differ_too_at_the_papers_scale(slug: str) -> Non
     rows = identities(slug, "paper")
     with_their_stages = {(row, *ids) for row, ids in rows.items()}
     assert len(with_their_stages) == len(rows)
-    if slug not in ("robustness", "imagenet_finetune", "scratch", "baseline"):  # of those, stages without a pretraining
+    # of those, stages without a pretraining
+    if slug not in ("robustness", "imagenet_finetune", "scratch", "baseline"):
         assert len(set(rows.values())) == len(rows)
 
 
 @pytest.mark.parametrize("scale", SCALES)
 def test_the_cells_of_every_table_fit_the_schema_at_every_scale(scale: str) -> None:
     """Rows that need values of their own have them: all cells of a scale pass the checks, each once."""
-    wanted = cells_of(["experiment=mask_token,mask_sampling,schedule,decoder_width", f"scale={scale}", "seed=0"])
+    wanted = cells_of(
+        [
+            "experiment=mask_token,mask_sampling,schedule,decoder_width",
+            f"scale={scale}",
+            "seed=0",
+        ]
+    )
     assert len({tuple(cell) for cell in wanted}) == len(wanted)
     for overrides in wanted:
-        by_hydra = check(raw_config(*overrides, *(["data.root=/x"] if scale == "paper" else []), tiny=False))
+        by_hydra = check(
+            raw_config(
+                *overrides, *(["data.root=/x"] if scale == "paper" else []), tiny=False
+            )
+        )
         assert configured(Cell("", "", 0, tuple(overrides))) == by_hydra
 
 
-def test_cells_that_tables_share_are_run_once_and_the_users_overrides_come_last() -> None:
+def test_cells_that_tables_share_are_run_once_and_the_users_overrides_come_last() -> (
+    None
+):
     alone = cells_of(["experiment=mask_token", "scale=embedded"])
     assert [cell[-1] for cell in alone] == [f"seed={seed}" for seed in (0, 1, 2)] * 2
-    both = cells_of(["experiment=mask_token,loss_on_all", "scale=embedded", "seed=4", "pretrain.epochs=1,2"])
+    both = cells_of(
+        [
+            "experiment=mask_token,loss_on_all",
+            "scale=embedded",
+            "seed=4",
+            "pretrain.epochs=1,2",
+        ]
+    )
     assert both[:2] == [
-        ["scale=embedded", "encoder.mask_tokens=true", "seed=4", f"pretrain.epochs={n}"] for n in (1, 2)
+        ["scale=embedded", "encoder.mask_tokens=true", "seed=4", f"pretrain.epochs={n}"]
+        for n in (1, 2)
     ]
     assert len(both) == 3 * 2
 
 
 def test_what_is_no_table_is_swept_as_hydra_does() -> None:
-    assert cells_of(["experiment=demo", "seed=0,1"]) == [["experiment=demo", "seed=0"], ["experiment=demo", "seed=1"]]
+    assert cells_of(["experiment=demo", "seed=0,1"]) == [
+        ["experiment=demo", "seed=0"],
+        ["experiment=demo", "seed=1"],
+    ]
     assert cells_of(["decoder.depth=1,2"]) == [["decoder.depth=1"], ["decoder.depth=2"]]
     assert not is_sweep("demo")
 
@@ -131,31 +194,54 @@ def test_what_is_no_table_is_swept_as_hydra_does() -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["experiment=decoder_dept,mask_ratio"], "experiment=decoder_dept: there is no such experiment; did you mean decoder_depth?"),
-        (["experiment=demo,mask_ratio"], "experiment=demo is one run, not a table of the paper; give it alone"),
-        (["experiment=robustness", "scale=embedded"], "scale=embedded leaves out every row of robustness"),
-        (["experiment=mask_ratio", "scale=embeded"], "scale=embeded: there is no such scale; did you mean embedded?"),
+        (
+            ["experiment=decoder_dept,mask_ratio"],
+            (
+                "experiment=decoder_dept: there is no such experiment; did you mean"
+                " decoder_depth?"
+            ),
+        ),
+        (
+            ["experiment=demo,mask_ratio"],
+            "experiment=demo is one run, not a table of the paper; give it alone",
+        ),
+        (
+            ["experiment=robustness", "scale=embedded"],
+            "scale=embedded leaves out every row of robustness",
+        ),
+        (
+            ["experiment=mask_ratio", "scale=embeded"],
+            "scale=embeded: there is no such scale; did you mean embedded?",
+        ),
         (["experiment=mask_ratio", "seed=abc"], "seed=abc: give whole numbers"),
     ],
-)  # fmt: skip
+)
 def test_names_that_there_are_not_are_told(arguments: list[str], text: str) -> None:
     with pytest.raises(ConfigError, match=text.replace("?", r"\?")):
         cells_of(arguments)
 
 
 def test_a_scale_may_not_name_rows_that_there_are_not() -> None:
-    scale = read_scale("embedded").model_copy(update={"cells": {"mask_ratio": {"55": []}}})
-    with pytest.raises(ConfigError, match="scale=embedded: mask_ratio has no row 55; rows are"):
+    scale = read_scale("embedded").model_copy(
+        update={"cells": {"mask_ratio": {"55": []}}}
+    )
+    with pytest.raises(
+        ConfigError, match="scale=embedded: mask_ratio has no row 55; rows are"
+    ):
         list(cells("mask_ratio", scale))
 
 
 def test_a_row_or_table_may_be_left_out_at_a_scale() -> None:
     assert not list(cells("robustness", read_scale("embedded")))
-    assert {cell.row for cell in cells("partial_finetuning", read_scale("embedded"))} == {"0", "0.5", "1", "2", "24"}
+    assert {
+        cell.row for cell in cells("partial_finetuning", read_scale("embedded"))
+    } == {"0", "0.5", "1", "2", "24"}
 
 
 def test_a_file_that_says_too_much_is_named(tmp_path: Path) -> None:
-    content = yaml.safe_load((Path(__file__).parent.parent / "experiments/mask_token/paper.yaml").read_text())
+    content = yaml.safe_load(
+        (Path(__file__).parent.parent / "experiments/mask_token/paper.yaml").read_text()
+    )
     content["claims"][0]["column"] = "fft"
     (tmp_path / "paper.yaml").write_text(yaml.safe_dump(content))
     with pytest.raises(ConfigError, match="there is no column fft"):
@@ -168,13 +254,28 @@ def test_every_sweep_has_a_paper_and_every_paper_a_sweep() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    ["experiment=decoder_dept", "experiment=", "scale=embeded", "scale=all", "experiment=demo,mask_rati", "scale.seeds=[1]",
-     "++scale.cells={}"],
-)  # fmt: skip
+    [
+        "experiment=decoder_dept",
+        "experiment=",
+        "scale=embeded",
+        "scale=all",
+        "experiment=demo,mask_rati",
+        "scale.seeds=[1]",
+        "++scale.cells={}",
+    ],
+)
 def test_names_that_hydra_would_skip_without_a_word_are_faults(arguments: str) -> None:
     """Both are optional groups: the default cell would be trained in their place; a scale is read from its file."""
     assert len(unknown_names([arguments, "seed=0"])) == 1
-    assert not unknown_names(["experiment=demo", "experiment=all", "experiment=mask_ratio", "scale=cifar", "seed=0"])
+    assert not unknown_names(
+        [
+            "experiment=demo",
+            "experiment=all",
+            "experiment=mask_ratio",
+            "scale=cifar",
+            "seed=0",
+        ]
+    )
 
 
 @pytest.mark.process
@@ -192,16 +293,51 @@ def edited(path: Path, before: str, after: str) -> None:
 @pytest.mark.parametrize(
     ("file", "before", "after", "text"),
     [
-        ("scale/embedded.yaml", "decoder_width:", "decoder_widht:", "no such experiment; did you mean decoder_width?"),
-        ("scale/embedded.yaml", "name: embedded", "name: other", "scale.name is other; it must be the file's name, embedded"),
-        ("scale/embedded.yaml", "seeds: [0, 1, 2]", "seeds: [0, 1", "embedded.yaml cannot be read"),
-        ("scale/embedded.yaml", "scale:\n", "scales:\n", "embedded.yaml: there is no `scale:` in it"),
-        ("experiment/mask_ratio.yaml", '"50":', '"55":', "row 55 is not in experiments/mask_ratio/paper.yaml"),
-        ("experiment/mask_ratio.yaml", "slug: mask_ratio", "slug: ratio", "it must be the file's name, mask_ratio"),
+        (
+            "scale/embedded.yaml",
+            "decoder_width:",
+            "decoder_widht:",
+            "no such experiment; did you mean decoder_width?",
+        ),
+        (
+            "scale/embedded.yaml",
+            "name: embedded",
+            "name: other",
+            "scale.name is other; it must be the file's name, embedded",
+        ),
+        (
+            "scale/embedded.yaml",
+            "seeds: [0, 1, 2]",
+            "seeds: [0, 1",
+            "embedded.yaml cannot be read",
+        ),
+        (
+            "scale/embedded.yaml",
+            "scale:\n",
+            "scales:\n",
+            "embedded.yaml: there is no `scale:` in it",
+        ),
+        (
+            "experiment/mask_ratio.yaml",
+            '"50":',
+            '"55":',
+            "row 55 is not in experiments/mask_ratio/paper.yaml",
+        ),
+        (
+            "experiment/mask_ratio.yaml",
+            "slug: mask_ratio",
+            "slug: ratio",
+            "it must be the file's name, mask_ratio",
+        ),
     ],
-)  # fmt: skip
+)
 def test_files_that_contradict_each_other_are_refused_by_name(
-    file: str, before: str, after: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    file: str,
+    before: str,
+    after: str,
+    text: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     shutil.copytree(experiments.CONF, tmp_path / "conf")
     monkeypatch.setattr(experiments, "CONF", tmp_path / "conf")
@@ -214,7 +350,9 @@ def test_files_that_contradict_each_other_are_refused_by_name(
 def test_a_table_without_m_is_refused_in_one_line() -> None:
     done = call("experiment=mask_token", tiny=False)
     assert done.returncode == 2
-    assert done.stderr.startswith("experiment=mask_token is a table of 2 cells, each a run of its own: add -m")
+    assert done.stderr.startswith(
+        "experiment=mask_token is a table of 2 cells, each a run of its own: add -m"
+    )
     assert done.stderr.count("\n") == 1
 
 
@@ -222,14 +360,22 @@ def test_a_cell_is_skipped_where_all_its_results_are_kept_in_whichever_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(result_rows, "EXPERIMENTS", tmp_path)
-    listed = cells_by_table(["experiment=mask_token,loss_on_all", "scale=embedded", "seed=0"])
-    plans = {tuple(cell.overrides): plan_for(*cell.overrides, tiny=False) for cell in listed}
+    listed = cells_by_table(
+        ["experiment=mask_token,loss_on_all", "scale=embedded", "seed=0"]
+    )
+    plans = {
+        tuple(cell.overrides): plan_for(*cell.overrides, tiny=False) for cell in listed
+    }
     default = ["scale=embedded", "seed=0"]
-    assert [cell.row for cell in listed if cell.overrides == default] == ["without mask tokens", "hidden patches"]
+    assert [cell.row for cell in listed if cell.overrides == default] == [
+        "without mask tokens",
+        "hidden patches",
+    ]
     assert len(missing(listed, plans)) == 3, "nothing is kept yet"
     path = tmp_path / "mask_token" / "results" / "embedded.csv"
     tuned, probed = (
-        result_rows.measured(plans[tuple(default)], kind).fingerprint for kind in ("finetune", "linear_probe")
+        result_rows.measured(plans[tuple(default)], kind).fingerprint
+        for kind in ("finetune", "linear_probe")
     )  # type: ignore[union-attr]
     rows = [ResultRow("without mask tokens", "ft", 0, 95.0, 1000, tuned, "")]
     write_rows(path, rows, read_paper("mask_token"))
@@ -245,10 +391,21 @@ def test_a_cell_is_skipped_where_all_its_results_are_kept_in_whichever_table(
 def test_an_override_of_what_a_table_varies_is_refused() -> None:
     """One model would fill every row, and be judged against itself."""
     with initialize_config_dir(str(experiments.CONF), version_base="1.3"):
-        listed = cells_by_table(["experiment=decoder_depth", "scale=embedded", "seed=0", "decoder.depth=1"])
+        listed = cells_by_table(
+            ["experiment=decoder_depth", "scale=embedded", "seed=0", "decoder.depth=1"]
+        )
         with pytest.raises(ConfigError, match="rows 1 and 2 are one run; leave out"):
             checked(listed)
-        checked(cells_by_table(["experiment=decoder_depth", "scale=embedded", "seed=0,1", "mask_ratio=0.5,0.6"]))
+        checked(
+            cells_by_table(
+                [
+                    "experiment=decoder_depth",
+                    "scale=embedded",
+                    "seed=0,1",
+                    "mask_ratio=0.5,0.6",
+                ]
+            )
+        )
 
 
 def test_measurements_that_fill_no_column_are_refused() -> None:
@@ -256,7 +413,11 @@ def test_measurements_that_fill_no_column_are_refused() -> None:
     with initialize_config_dir(str(experiments.CONF), version_base="1.3"):
         asked = ["experiment=decoder_depth", "scale=embedded", "seed=0"]
         with pytest.raises(
-            ConfigError, match=r"\['knn'\] fill no column of row 1, which takes finetune, linear_probe;"
+            ConfigError,
+            match=(
+                r"\['knn'\] fill no column of row 1, which takes finetune,"
+                r" linear_probe;"
+            ),
         ):
             checked(cells_by_table([*asked, "stages=[knn]"]))
         checked(cells_by_table([*asked, "stages=[pretrain]"]))
@@ -265,7 +426,10 @@ def test_measurements_that_fill_no_column_are_refused() -> None:
 
 def test_a_plus_before_a_key_that_there_is_means_a_mistake() -> None:
     with initialize_config_dir(str(experiments.CONF), version_base="1.3"):
-        with pytest.raises(ConfigError, match=r"\+mask_ratio: there is such a key already; leave out the \+"):
+        with pytest.raises(
+            ConfigError,
+            match=r"\+mask_ratio: there is such a key already; leave out the \+",
+        ):
             Composer()(["+mask_ratio=0.5"])
         assert Composer()(["++mask_ratio=0.5"])["mask_ratio"] == 0.5
 
@@ -273,11 +437,21 @@ def test_a_plus_before_a_key_that_there_is_means_a_mistake() -> None:
 @pytest.mark.parametrize(
     ("before", "after", "text"),
     [
-        ('{says: "Both."', '{says: "Both.", by: 1', "by = 1 is a margin of higher alone"),
-        ("stage: finetune", "stage: fine_tune", "columns.ft.stage = 'fine_tune': Input should be"),
+        (
+            '{says: "Both."',
+            '{says: "Both.", by: 1',
+            "by = 1 is a margin of higher alone",
+        ),
+        (
+            "stage: finetune",
+            "stage: fine_tune",
+            "columns.ft.stage = 'fine_tune': Input should be",
+        ),
     ],
 )
-def test_facts_that_would_be_ignored_are_refused(before: str, after: str, text: str, tmp_path: Path) -> None:
+def test_facts_that_would_be_ignored_are_refused(
+    before: str, after: str, text: str, tmp_path: Path
+) -> None:
     written = (experiments.EXPERIMENTS / "decoder_depth" / "paper.yaml").read_text()
     written += '  - {says: "Both.", column: ft, within: 0.2, rows: ["1", "8"]}\n'
     assert before in written
@@ -288,11 +462,19 @@ def test_facts_that_would_be_ignored_are_refused(before: str, after: str, text: 
 
 @pytest.mark.parametrize("slug", slugs())
 def test_an_experiment_opens_with_as_many_pretrainings_as_it_takes(slug: str) -> None:
-    (cost,) = re.findall("^# Cost .*", (experiments.CONF / "experiment" / f"{slug}.yaml").read_text(), re.MULTILINE)
+    (cost,) = re.findall(
+        "^# Cost .*",
+        (experiments.CONF / "experiment" / f"{slug}.yaml").read_text(),
+        re.MULTILINE,
+    )
     for scale in ("embedded", "paper"):
         listed = list(cells(slug, read_scale(scale), [0]))
         configs = [configured(cell) for cell in listed]
-        trained = [config for config in configs if {*config.worked_stages} - {"scratch", "robustness"}]
+        trained = [
+            config
+            for config in configs
+            if {*config.worked_stages} - {"scratch", "robustness"}
+        ]
         found = {digest(pretrain_science(config, "same")) for config in trained}
         seeds = len(read_scale(scale).seeds)
         stated = re.search(rf"{scale}: (\d+) (pretraining|runs from scratch)", cost)
@@ -309,21 +491,38 @@ def test_an_experiment_opens_with_as_many_pretrainings_as_it_takes(slug: str) ->
 def test_one_config_is_shown_at_a_time(flag: str) -> None:
     done = call("-m", flag, "decoder.depth=1,2")
     assert done.returncode == 2
-    assert done.stderr == f"{flag} shows the config of one run and -m starts many; leave out one of them\n"
+    assert (
+        done.stderr
+        == f"{flag} shows the config of one run and -m starts many; leave out one of"
+        " them\n"
+    )
 
 
 def test_every_kept_result_is_still_the_one_of_its_row() -> None:
     """A change of fingerprints must not orphan what took hours: raise RESULT_VERSION and run again, or keep them."""
-    rows = {path.parents[1].name: read_rows(path) for path in experiments.EXPERIMENTS.glob("*/results/embedded.csv")}
+    rows = {
+        path.parents[1].name: read_rows(path)
+        for path in experiments.EXPERIMENTS.glob("*/results/embedded.csv")
+    }
     seeds = {row.seed for of_table in rows.values() for row in of_table}
     with initialize_config_dir(str(experiments.CONF), version_base="1.3"):
-        listed = cells_by_table([f"experiment={','.join(rows)}", "scale=embedded", f"seed={','.join(map(str, seeds))}"])
+        listed = cells_by_table(
+            [
+                f"experiment={','.join(rows)}",
+                "scale=embedded",
+                f"seed={','.join(map(str, seeds))}",
+            ]
+        )
         plans = checked(listed)
     fingerprints = {}
     for table, row, overrides in listed:
         paper, plan = read_paper(table), plans[tuple(overrides)]
         for column, spec in result_rows.asked(plan, paper, row):
             fingerprints[table, row, column, plan.config.seed] = spec.fingerprint
-    found = {(table, r.row, r.column, r.seed): r.fingerprint for table, of_table in rows.items() for r in of_table}
+    found = {
+        (table, r.row, r.column, r.seed): r.fingerprint
+        for table, of_table in rows.items()
+        for r in of_table
+    }
     assert len(found) > 50
     assert found == {place: fingerprints.get(place) for place in found}

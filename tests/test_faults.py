@@ -68,7 +68,11 @@ def test_a_disk_that_is_full_while_logging_ends_the_run_in_a_line_and_tears_noth
 
     def filling(self: Path, mode: str = "r", *more: Any, **named: Any) -> Any:
         file = original(self, mode, *more, **named)
-        return Full(file) if (self.name, mode) == ("metrics.jsonl", "ab+") and next(lines) == 3 else file
+        return (
+            Full(file)
+            if (self.name, mode) == ("metrics.jsonl", "ab+") and next(lines) == 3
+            else file
+        )
 
     def no_space(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -79,7 +83,10 @@ def test_a_disk_that_is_full_while_logging_ends_the_run_in_a_line_and_tears_noth
         with pytest.raises(OSError, match="No space left") as raised:
             run(f"runs_dir={tmp_path}", *PRETRAIN)
     (line,) = user_message(raised.value).splitlines()
-    assert "metrics.jsonl: No space left on device; free or unlock it and type the same command again" in line
+    assert (
+        "metrics.jsonl: No space left on device; free or unlock it and type the same"
+        " command again" in line
+    )
     run(f"runs_dir={tmp_path}", *PRETRAIN)
     assert_same(tmp_path, undisturbed)
 
@@ -100,8 +107,12 @@ def somebody_else() -> Iterator[None]:
 def read_only() -> Iterator[Path]:
     """A ledger of somebody else's, with one finished run and its page."""
     runs = Path(tempfile.mkdtemp())
-    plan = plan_for(f"runs_dir={runs}", "stages=[scratch]", "labels=20", "finetune.epochs=1")
-    results = run(f"runs_dir={runs}", "stages=[scratch]", "labels=20", "finetune.epochs=1")
+    plan = plan_for(
+        f"runs_dir={runs}", "stages=[scratch]", "labels=20", "finetune.epochs=1"
+    )
+    results = run(
+        f"runs_dir={runs}", "stages=[scratch]", "labels=20", "finetune.epochs=1"
+    )
     write_page(plan, results, "", refresh=True)
     runs.chmod(0o555)
     yield runs
@@ -109,12 +120,21 @@ def read_only() -> Iterator[Path]:
     shutil.rmtree(runs)
 
 
-def test_a_ledger_that_may_not_be_written_is_read_and_nothing_new_begins(read_only: Path) -> None:
-    finished = (f"runs_dir={read_only}", "stages=[scratch]", "labels=20", "finetune.epochs=1")
+def test_a_ledger_that_may_not_be_written_is_read_and_nothing_new_begins(
+    read_only: Path,
+) -> None:
+    finished = (
+        f"runs_dir={read_only}",
+        "stages=[scratch]",
+        "labels=20",
+        "finetune.epochs=1",
+    )
     with somebody_else():
         results = run(*finished)
         assert write_page(plan_for(*finished), results, "", refresh=False).exists()
-        with pytest.raises(LedgerError, match=r"cannot write in .*Permission denied; .* runs_dir=/path"):
+        with pytest.raises(
+            LedgerError, match=r"cannot write in .*Permission denied; .* runs_dir=/path"
+        ):
             run(f"runs_dir={read_only}", *PRETRAIN)
 
 
@@ -144,13 +164,17 @@ def test_a_rename_that_was_not_made_is_an_error_and_the_old_file_stays(
     monkeypatch.setattr(Path, "replace", stale)
     with pytest.raises(OSError, match=r"cannot write .*file: Stale file handle"):
         write_text(tmp_path / "file", "new")
-    with pytest.raises(OSError, match=r"Stale file handle .* it goes on at step=00000001.ckpt"):
+    with pytest.raises(
+        OSError, match=r"Stale file handle .* it goes on at step=00000001.ckpt"
+    ):
         checkpoints.save({"step": 2}, tmp_path, 2)
     assert (tmp_path / "file").read_text() == "old"
     assert not list(tmp_path.glob(".*.tmp"))
 
 
-def test_two_machines_whose_processes_have_one_number_write_one_file_whole(tmp_path: Path) -> None:
+def test_two_machines_whose_processes_have_one_number_write_one_file_whole(
+    tmp_path: Path,
+) -> None:
     """Containers count from 1, each for itself."""
     with replacing(tmp_path / "page") as first:
         first.write(b"first, ")
@@ -167,7 +191,11 @@ def test_no_clock_that_can_be_set_decides_anything(
     """It jumps by decades at each look: same weights, journal, cadence of checkpoints, and seconds that can be."""
     jumps = random.Random(0)
     monkeypatch.setattr(time, "time", lambda: jumps.uniform(0, 4e9))
-    overrides = (f"runs_dir={tmp_path}", "stages=[pretrain]", "checkpoint.every_minutes=1e-6")
+    overrides = (
+        f"runs_dir={tmp_path}",
+        "stages=[pretrain]",
+        "checkpoint.every_minutes=1e-6",
+    )
     with monkeypatch.context() as patch:
         crash_at(patch, 6)
         with pytest.raises(Crash):
@@ -196,29 +224,55 @@ def asking(times: int, function: Callable[..., Any], at: int) -> Callable[..., A
 @pytest.mark.parametrize(
     ("owner", "name", "at", "times"),
     [
-        (Pretrain, "__init__", 1, 1), (Pretrain, "configure_optimizers", 1, 1), (Pretrain, "validation_step", 2, 1),
-        (checkpoints, "save", 3, 1), (checkpoints, "save", 3, 2), (Checkpointing, "on_train_end", 1, 1),
+        (Pretrain, "__init__", 1, 1),
+        (Pretrain, "configure_optimizers", 1, 1),
+        (Pretrain, "validation_step", 2, 1),
+        (checkpoints, "save", 3, 1),
+        (checkpoints, "save", 3, 2),
+        (Checkpointing, "on_train_end", 1, 1),
     ],
-    ids=["before training", "before the first step", "in validation", "while saving", "twice while saving", "at the end"],
-)  # fmt: skip
+    ids=[
+        "before training",
+        "before the first step",
+        "in validation",
+        "while saving",
+        "twice while saving",
+        "at the end",
+    ],
+)
 def test_who_is_asked_to_leave_at_any_moment_leaves_with_75_and_goes_on(
-    owner: Any, name: str, at: int, times: int, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    owner: Any,
+    name: str,
+    at: int,
+    times: int,
+    undisturbed: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+    handlers = {
+        number: signal.getsignal(number)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    }
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, asking(times, getattr(owner, name), at))
         with pytest.raises(SystemExit) as raised:
             run(f"runs_dir={tmp_path}", *PRETRAIN)
     assert raised.value.code == PREEMPTED
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN, "who is leaving is not asked again"
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN, (
+        "who is leaving is not asked again"
+    )
     for number, handler in handlers.items():
         signal.signal(number, handler)
     run(f"runs_dir={tmp_path}", *PRETRAIN)
     assert_same(tmp_path, undisturbed)
-    assert {number: signal.getsignal(number) for number in handlers} == handlers, "a run leaves no handler behind"
+    assert {number: signal.getsignal(number) for number in handlers} == handlers, (
+        "a run leaves no handler behind"
+    )
 
 
-def test_a_kill_at_any_moment_of_saving_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
+def test_a_kill_at_any_moment_of_saving_leaves_a_whole_checkpoint(
+    tmp_path: Path,
+) -> None:
     moments, content = random.Random(0), {"weights": torch.randn(300_000)}
     checkpoints.save(content | {"step": 0}, tmp_path, 0)
     for kill in range(12):
@@ -260,7 +314,10 @@ def test_a_run_whose_config_was_changed_is_another_and_takes_no_checkpoint_of_th
     (other,) = {*tmp_path.glob("pretrain/*")} - {first}
     shutil.rmtree(other / "checkpoints")
     shutil.copytree(first / "checkpoints", other / "checkpoints")
-    with pytest.raises(ValueError, match=rf"holds a checkpoint of the run {first.name}, and this is {other.name}"):
+    with pytest.raises(
+        ValueError,
+        match=rf"holds a checkpoint of the run {first.name}, and this is {other.name}",
+    ):
         run(f"runs_dir={tmp_path}", *PRETRAIN, "pretrain.base_lr=1e-3")
     run(f"runs_dir={tmp_path}", *PRETRAIN)
     shutil.rmtree(other)

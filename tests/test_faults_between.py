@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from small_runs import ROOT, TINY, call, command, environment, image_folder, plan_for, run
+from small_runs import (
+    ROOT,
+    TINY,
+    call,
+    command,
+    environment,
+    image_folder,
+    plan_for,
+    run,
+)
 from test_resume import assert_same
 from unmask.config.checks import ConfigError
 from unmask.stages.plan import CHECKED, agree, refuse_change
@@ -18,20 +27,33 @@ pytestmark = pytest.mark.process
 QUICK = ("stages=[pretrain]", "pretrain.epochs=1")
 
 
-def test_a_cell_that_its_sweep_did_not_check_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cell_that_its_sweep_did_not_check_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv(CHECKED, "")
     refuse_change(plan_for())  # of no sweep
     agree([plan_for("seed=1"), plan_for("seed=2")])
     refuse_change(plan_for("seed=2", "data.num_workers=3"))
-    with pytest.raises(ConfigError, match=r"changed under the sweep: this cell is now pretrain/.*type the sweep's"):
+    with pytest.raises(
+        ConfigError,
+        match=r"changed under the sweep: this cell is now pretrain/.*type the sweep's",
+    ):
         refuse_change(plan_for("seed=3"))
 
 
-def test_a_config_that_is_edited_under_a_sweep_stops_the_cells_that_are_not_begun(tmp_path: Path) -> None:
+def test_a_config_that_is_edited_under_a_sweep_stops_the_cells_that_are_not_begun(
+    tmp_path: Path,
+) -> None:
     (recipe := tmp_path / "conf" / "pretrain" / "mine.yaml").parent.mkdir(parents=True)
     given = (ROOT / "conf" / "pretrain" / "small.yaml").read_text()
     recipe.write_text(given)
-    arguments = ("pretrain=mine", *TINY, *QUICK, f"runs_dir={tmp_path / 'runs'}", "seed=1,2")
+    arguments = (
+        "pretrain=mine",
+        *TINY,
+        *QUICK,
+        f"runs_dir={tmp_path / 'runs'}",
+        "seed=1,2",
+    )
     typed = command("-m", f"--config-dir={tmp_path / 'conf'}", *arguments, tiny=False)
     sweep = Started(typed, tmp_path, environment())
     while not list(tmp_path.glob("runs/pretrain/*/owner.json")):
@@ -39,12 +61,28 @@ def test_a_config_that_is_edited_under_a_sweep_stops_the_cells_that_are_not_begu
         time.sleep(0.02)
     recipe.write_text(given.replace("weight_decay: 0.05", "weight_decay: 0.06"))
     assert sweep.wait(timeout=120) == 1
-    assert sweep.said.count("the project or its images changed under the sweep: this cell is now pretrain/") == 1
-    assert len(list(tmp_path.glob("runs/pretrain/*/result.json"))) == 1, "the one that had begun"
+    assert (
+        sweep.said.count(
+            "the project or its images changed under the sweep: this cell is now"
+            " pretrain/"
+        )
+        == 1
+    )
+    assert len(list(tmp_path.glob("runs/pretrain/*/result.json"))) == 1, (
+        "the one that had begun"
+    )
 
 
-def test_two_sweeps_on_one_ledger_both_end_well_and_train_each_stage_once(tmp_path: Path) -> None:
-    arguments = ("-m", f"runs_dir={tmp_path}", "stages=[pretrain,knn]", "pretrain.epochs=4", "seed=1,2")
+def test_two_sweeps_on_one_ledger_both_end_well_and_train_each_stage_once(
+    tmp_path: Path,
+) -> None:
+    arguments = (
+        "-m",
+        f"runs_dir={tmp_path}",
+        "stages=[pretrain,knn]",
+        "pretrain.epochs=4",
+        "seed=1,2",
+    )
     with ThreadPoolExecutor() as pool:
         both = list(pool.map(lambda _: call(*arguments), range(2)))
     assert [done.returncode for done in both] == [0, 0], both[0].stderr + both[1].stderr
@@ -54,14 +92,25 @@ def test_two_sweeps_on_one_ledger_both_end_well_and_train_each_stage_once(tmp_pa
     assert len(list(tmp_path.glob("knn/*/result.json"))) == 2
 
 
-def test_an_error_of_one_process_of_two_is_told_in_its_words_and_ends_the_other(tmp_path: Path) -> None:
+def test_an_error_of_one_process_of_two_is_told_in_its_words_and_ends_the_other(
+    tmp_path: Path,
+) -> None:
     """An image that cannot be read comes to one of them alone."""
     images = image_folder(tmp_path / "images")
     (images / "cat" / "003.png").write_text("not an image")
     typed = command(
-        "data=image_folder", f"data.root={images}", "data.image_size=16", "data.patch_size=4", "data.in_memory=false",
-        "data.num_workers=0", "data.bad_limit=0", "pretrain.batch_size=4", *QUICK, f"runs_dir={tmp_path / 'runs'}", "trainer.devices=2",
-    )  # fmt: skip
+        "data=image_folder",
+        f"data.root={images}",
+        "data.image_size=16",
+        "data.patch_size=4",
+        "data.in_memory=false",
+        "data.num_workers=0",
+        "data.bad_limit=0",
+        "pretrain.batch_size=4",
+        *QUICK,
+        f"runs_dir={tmp_path / 'runs'}",
+        "trainer.devices=2",
+    )
     failing = Started(typed, tmp_path, environment())
     assert failing.wait(timeout=120) == 1
     assert "003.png cannot be read as an image" in failing.said
@@ -80,10 +129,15 @@ def test_the_environment_changes_no_bit(tmp_path: Path) -> None:
         "LANG": "tr_TR.UTF-8",
         "TERM": "dumb",
     }
-    done = call(f"runs_dir={tmp_path / 'odd'}", *overrides, cold=True, env=odd, cwd=tmp_path)
+    done = call(
+        f"runs_dir={tmp_path / 'odd'}", *overrides, cold=True, env=odd, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     assert_same(tmp_path / "odd", tmp_path / "ours")
-    names = [sorted(p.parent.name for p in (tmp_path / runs).glob("*/*/result.json")) for runs in ("odd", "ours")]
+    names = [
+        sorted(p.parent.name for p in (tmp_path / runs).glob("*/*/result.json"))
+        for runs in ("odd", "ours")
+    ]
     assert names[0] == names[1]
     (knn,) = (tmp_path / "odd").glob("knn/*/result.json")
     assert f'"val/accuracy": {ours[1]["metrics"]["val/accuracy"]}' in knn.read_text()

@@ -26,9 +26,16 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[str, ...
     """A ledger with a run that a worker reads the images of from a disk, and its overrides."""
     root = tmp_path_factory.mktemp("disk")
     overrides = (
-        "stages=[pretrain]", "checkpoint.every_steps=1", "data=image_folder", f"data.root={image_folder(root / 'images')}", "data.image_size=16",
-        "data.patch_size=4", "data.in_memory=false", "data.num_workers=1", "pretrain.batch_size=4",
-    )  # fmt: skip
+        "stages=[pretrain]",
+        "checkpoint.every_steps=1",
+        "data=image_folder",
+        f"data.root={image_folder(root / 'images')}",
+        "data.image_size=16",
+        "data.patch_size=4",
+        "data.in_memory=false",
+        "data.num_workers=1",
+        "pretrain.batch_size=4",
+    )
     run(f"runs_dir={root / 'runs'}", *overrides)
     return root / "runs", overrides
 
@@ -62,7 +69,10 @@ def test_a_killed_loader_worker_ends_the_run_in_a_line_and_the_same_command_goes
     with monkeypatch.context() as patch:
         patch.setattr(Checkpointing, "on_train_batch_end", killing)
         line = fault_of_worker(disk, tmp_path)
-    assert "a loader's worker was killed (so do systems whose memory is full) or gave no image for" in line
+    assert (
+        "a loader's worker was killed (so do systems whose memory is full) or gave no"
+        " image for" in line
+    )
     assert "the same command goes on from the last checkpoint" in line
     run(f"runs_dir={tmp_path}", *disk[1])
     assert_same(tmp_path, disk[0])
@@ -79,7 +89,9 @@ def test_the_end_of_a_worker_is_heard_in_a_second_stage_too() -> None:
         fit.teardown()
         assert signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL
         batches = iter(loader)
-        with pytest.raises(RuntimeError, match=r"DataLoader worker .* is killed by signal"):
+        with pytest.raises(
+            RuntimeError, match=r"DataLoader worker .* is killed by signal"
+        ):
             kill_workers(wait=2)
         del batches
     finally:
@@ -99,8 +111,10 @@ def test_a_loader_worker_that_hangs_is_given_up(
 
     with monkeypatch.context() as patch:
         patch.setattr(views, "view", hanging)
-        patch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.5)  # so long torch asks a worker to leave
-        patch.setattr(Watchdog, "_end", lambda self: None)  # it would end this process, were the first step slow
+        # so long torch asks a worker to leave
+        patch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.5)
+        # it would end this process, were the first step slow
+        patch.setattr(Watchdog, "_end", lambda self: None)
         line = fault_of_worker(disk, tmp_path, "trainer.timeout_minutes=0.02")
     assert "gave no image for trainer.timeout_minutes=0.02; look at the disk" in line
     assert not [worker for worker in multiprocessing.active_children() if worker.daemon]

@@ -7,60 +7,155 @@ import pytest
 from small_runs import image_folder, plan_for
 from unmask.config.keys import known_keys
 
-# (override, stages whose fingerprint it changes); every key of the config is in one of the two lists
-P, K, L, A, T, F, S = "pretrain", "knn", "linear_probe", "attentive_probe", "partial_finetune", "finetune", "scratch"
+# (override, stages whose fingerprint it changes); every key of the config is in one of
+# the two lists
+P, K, L, A, T, F, S = (
+    "pretrain",
+    "knn",
+    "linear_probe",
+    "attentive_probe",
+    "partial_finetune",
+    "finetune",
+    "scratch",
+)
 R = "robustness"
 SCIENCE = {
-    "seed": "seed=7", "mask_ratio": "mask_ratio=0.6", "labels": "labels=50",
-    "model.width": "model.width=64", "model.depth": "model.depth=2", "model.heads": "model.heads=8",
-    "model.mlp_ratio": "model.mlp_ratio=2", "decoder.depth": "decoder.depth=2", "decoder.width": "decoder.width=32",
-    "decoder.heads": "decoder.heads=2", "masking._target_": "masking=block",
-    "masking.min_patches": "masking=block masking.min_patches=9", "target._target_": "target=pixel_norm",
-    "target.bins": "target=hog target.bins=7", "target.components": "target=pca target.components=3",
-    "tokenizer.file": "target=dvae tokenizer.file={others}/3/000.png", "encoder.mask_tokens": "encoder.mask_tokens=true", "loss_on": "loss_on=all",
-    "augment.jitter": "augment.jitter=0.4", "augment.repeats": "augment.repeats=4", "stop_after": "stop_after=3",
-    "augment.crop": "augment.crop=fixed", "augment.scale": "augment.scale=[0.5,1]", "augment.flip": "augment.flip=true",
-    "augment.policy": "augment.policy=rand-m5-n1", "augment.erasing": "augment.erasing=0.3",
-    "data.source": "data=cifar10", "data.image_size": "data.image_size=56", "data.patch_size": "data.patch_size=2", "data.mean": "data.mean=[0.2]",
-    "data.std": "data.std=[0.2]", "data.eval_crop": "data.eval_crop=0.9", "trainer.precision": "trainer.precision=bf16-mixed",
-    "knn.k": "knn.k=5", "knn.temperature": "knn.temperature=0.1", "knn.pool": "knn.pool=mean", "knn.labels": "knn.labels=100",
-    "robustness.of": "robustness.of=scratch", "robustness.corruptions": "robustness.corruptions=[fog]",
-    "robustness.severities": "robustness.severities=[1]", "robustness.images": "robustness.images=null",
+    "seed": "seed=7",
+    "mask_ratio": "mask_ratio=0.6",
+    "labels": "labels=50",
+    "model.width": "model.width=64",
+    "model.depth": "model.depth=2",
+    "model.heads": "model.heads=8",
+    "model.mlp_ratio": "model.mlp_ratio=2",
+    "decoder.depth": "decoder.depth=2",
+    "decoder.width": "decoder.width=32",
+    "decoder.heads": "decoder.heads=2",
+    "masking._target_": "masking=block",
+    "masking.min_patches": "masking=block masking.min_patches=9",
+    "target._target_": "target=pixel_norm",
+    "target.bins": "target=hog target.bins=7",
+    "target.components": "target=pca target.components=3",
+    "tokenizer.file": "target=dvae tokenizer.file={others}/3/000.png",
+    "encoder.mask_tokens": "encoder.mask_tokens=true",
+    "loss_on": "loss_on=all",
+    "augment.jitter": "augment.jitter=0.4",
+    "augment.repeats": "augment.repeats=4",
+    "stop_after": "stop_after=3",
+    "augment.crop": "augment.crop=fixed",
+    "augment.scale": "augment.scale=[0.5,1]",
+    "augment.flip": "augment.flip=true",
+    "augment.policy": "augment.policy=rand-m5-n1",
+    "augment.erasing": "augment.erasing=0.3",
+    "data.source": "data=cifar10",
+    "data.image_size": "data.image_size=56",
+    "data.patch_size": "data.patch_size=2",
+    "data.mean": "data.mean=[0.2]",
+    "data.std": "data.std=[0.2]",
+    "data.eval_crop": "data.eval_crop=0.9",
+    "trainer.precision": "trainer.precision=bf16-mixed",
+    "knn.k": "knn.k=5",
+    "knn.temperature": "knn.temperature=0.1",
+    "knn.pool": "knn.pool=mean",
+    "knn.labels": "knn.labels=100",
+    "robustness.of": "robustness.of=scratch",
+    "robustness.corruptions": "robustness.corruptions=[fog]",
+    "robustness.severities": "robustness.severities=[1]",
+    "robustness.images": "robustness.images=null",
     "robustness.source": "robustness.source=folder robustness.root={others}",
-    "spikes.factor": "spikes.factor=3", "spikes.window": "spikes.factor=3 spikes.window=7",
-}  # fmt: skip
+    "spikes.factor": "spikes.factor=3",
+    "spikes.window": "spikes.factor=3 spikes.window=7",
+}
 MACHINE = {
-    "stages": "stages=[scratch,pretrain,knn,linear_probe,finetune]", "controls": "controls=[]", "runs_dir": "runs_dir=/else",
-    "wait": "wait=false", **dict.fromkeys(("scale.name", "scale.seeds", "scale.cells"), "++scale.name=a ++scale.seeds=[1] ++scale.cells={}"), "model.name": "model.name=other", "model.patch_size_at_224": "model.patch_size_at_224=8",
-    "data.download": "data.download=true", "data.flip": "data.flip=true",
-    "data.holdout": "data.holdout=0.3", "data.statistics": "data.statistics=null", "data.in_memory": "data.in_memory=device", "data.bad_limit": "data.bad_limit=0.5", "data.num_workers": "data.num_workers=3", "data.threads": "data.threads=null",
+    "stages": "stages=[scratch,pretrain,knn,linear_probe,finetune]",
+    "controls": "controls=[]",
+    "runs_dir": "runs_dir=/else",
+    "wait": "wait=false",
+    **dict.fromkeys(
+        ("scale.name", "scale.seeds", "scale.cells"),
+        "++scale.name=a ++scale.seeds=[1] ++scale.cells={}",
+    ),
+    "model.name": "model.name=other",
+    "model.patch_size_at_224": "model.patch_size_at_224=8",
+    "data.download": "data.download=true",
+    "data.flip": "data.flip=true",
+    "data.holdout": "data.holdout=0.3",
+    "data.statistics": "data.statistics=null",
+    "data.in_memory": "data.in_memory=device",
+    "data.bad_limit": "data.bad_limit=0.5",
+    "data.num_workers": "data.num_workers=3",
+    "data.threads": "data.threads=null",
     "trainer.accelerator": "trainer.accelerator=cpu",
-    "trainer.micro_batch": "trainer.micro_batch=2", "trainer.devices": "trainer.devices=2", "trainer.nodes": "trainer.nodes=2",
-    "trainer.timeout_minutes": "trainer.timeout_minutes=2", "trainer.sharded": "trainer.sharded=true trainer.devices=2", "trainer.requeue": "trainer.requeue=false", "source": "source=folder", "init_from": "init_from=null", "checkpoint.every_minutes": "checkpoint.every_minutes=9",
-    "checkpoint.every_steps": "checkpoint.every_steps=9", "checkpoint.keep": "checkpoint.keep=9", "checkpoint.best": "checkpoint.best=false",
-    "trainer.split": "trainer.split=2", "trainer.max_minutes": "trainer.max_minutes=9", "spikes.limit": "spikes.limit=3",
-    "robustness.root": "robustness.root=/else", "watch.times": "watch.times=2", "watch.pictures": "watch.pictures=2", "watch.trace": "watch.trace=true", "logger": "logger=tensorboard",
-}  # fmt: skip
+    "trainer.micro_batch": "trainer.micro_batch=2",
+    "trainer.devices": "trainer.devices=2",
+    "trainer.nodes": "trainer.nodes=2",
+    "trainer.timeout_minutes": "trainer.timeout_minutes=2",
+    "trainer.sharded": "trainer.sharded=true trainer.devices=2",
+    "trainer.requeue": "trainer.requeue=false",
+    "source": "source=folder",
+    "init_from": "init_from=null",
+    "checkpoint.every_minutes": "checkpoint.every_minutes=9",
+    "checkpoint.every_steps": "checkpoint.every_steps=9",
+    "checkpoint.keep": "checkpoint.keep=9",
+    "checkpoint.best": "checkpoint.best=false",
+    "trainer.split": "trainer.split=2",
+    "trainer.max_minutes": "trainer.max_minutes=9",
+    "spikes.limit": "spikes.limit=3",
+    "robustness.root": "robustness.root=/else",
+    "watch.times": "watch.times=2",
+    "watch.pictures": "watch.pictures=2",
+    "watch.trace": "watch.trace=true",
+    "logger": "logger=tensorboard",
+}
 OPTIMISED = {
-    "optimizer": "lars", "epochs": "33", "batch_size": "30", "base_lr": "0.011", "min_lr": "1e-5", "warmup_epochs": "0.5",
-    "weight_decay": "0.011", "betas": "[0.8,0.9]",
-}  # fmt: skip
+    "optimizer": "lars",
+    "epochs": "33",
+    "batch_size": "30",
+    "base_lr": "0.011",
+    "min_lr": "1e-5",
+    "warmup_epochs": "0.5",
+    "weight_decay": "0.011",
+    "betas": "[0.8,0.9]",
+}
 MEASURED = {
-    "augment.crop": "random", "augment.scale": "[0.3,1]", "augment.flip": "true", "augment.policy": "rand-m5-n1",
-    "augment.erasing": "0.5", "augment.jitter": "0.3", "labels": "40", "image_size": "56",
-}  # fmt: skip
+    "augment.crop": "random",
+    "augment.scale": "[0.3,1]",
+    "augment.flip": "true",
+    "augment.policy": "rand-m5-n1",
+    "augment.erasing": "0.5",
+    "augment.jitter": "0.3",
+    "labels": "40",
+    "image_size": "56",
+}
 TUNED = {
-    "pool": "cls", "layer_decay": "0.7", "drop_path": "0.3", "smoothing": "0.2", "mixup": "0.4", "cutmix": "0.4",
+    "pool": "cls",
+    "layer_decay": "0.7",
+    "drop_path": "0.3",
+    "smoothing": "0.2",
+    "mixup": "0.4",
+    "cutmix": "0.4",
     "ema": "0.9",
-}  # fmt: skip
+}
 OTHER_VALUE = {
-    "tokenizer": OPTIMISED | {"seed": "3", "codes": "32", "width": "8", "usage_weight": "0.3"},
-    "pretrain": OPTIMISED, "linear_probe": OPTIMISED | MEASURED | {"pool": "mean", "optimizer": "adamw"},
-    "attentive_probe": OPTIMISED | MEASURED | {"heads": "8"}, "finetune": OPTIMISED | MEASURED | TUNED,
-    "scratch": OPTIMISED | MEASURED | TUNED, "partial_finetune": OPTIMISED | MEASURED | TUNED | {"blocks": "2"},
-}  # fmt: skip
-REPEATING = ("linear_probe", "attentive_probe", "partial_finetune", "finetune", "scratch")
-OTHER_VALUES = [(recipe, key) for recipe, values in OTHER_VALUE.items() for key in values]
+    "tokenizer": (
+        OPTIMISED | {"seed": "3", "codes": "32", "width": "8", "usage_weight": "0.3"}
+    ),
+    "pretrain": OPTIMISED,
+    "linear_probe": OPTIMISED | MEASURED | {"pool": "mean", "optimizer": "adamw"},
+    "attentive_probe": OPTIMISED | MEASURED | {"heads": "8"},
+    "finetune": OPTIMISED | MEASURED | TUNED,
+    "scratch": OPTIMISED | MEASURED | TUNED,
+    "partial_finetune": OPTIMISED | MEASURED | TUNED | {"blocks": "2"},
+}
+REPEATING = (
+    "linear_probe",
+    "attentive_probe",
+    "partial_finetune",
+    "finetune",
+    "scratch",
+)
+OTHER_VALUES = [
+    (recipe, key) for recipe, values in OTHER_VALUE.items() for key in values
+]
 ALL = "stages=[patch_pca,tokenizer,pretrain,knn,linear_probe,attentive_probe,partial_finetune,finetune,scratch,robustness]"
 
 
@@ -70,28 +165,68 @@ def fingerprints(*overrides: str) -> dict[tuple[str, str], str]:
 
 
 IMAGES = {("patch_pca", "images"), ("tokenizer", "images")}
-AFTER_PRETRAINING = {(P, "random")} | {(kind, "pretrained") for kind in (K, L, A, T, F, R)}
+AFTER_PRETRAINING = {(P, "random")} | {
+    (kind, "pretrained") for kind in (K, L, A, T, F, R)
+}
 PIXELS = {(K, "pixels"), (L, "pixels"), (F, "pixels")}
 ENCODERS = AFTER_PRETRAINING | {(kind, "random") for kind in (K, L, A, T, S)}
 EVERYTHING = ENCODERS | PIXELS
 KNN = {(K, "pretrained"), (K, "random"), (K, "pixels")}
 AFFECTED = {
-    "seed": EVERYTHING - {(K, "pixels")},  # neighbours among all pixels: nothing is drawn
-    "robustness": {(R, "pretrained")}, "labels": {(R, "pretrained"), (F, "pretrained"), (F, "pixels"), (S, "random"), (T, "pretrained"), (T, "random")},
-    "stop_after": EVERYTHING - {(K, "random"), (K, "pixels")} | {("tokenizer", "images")},  # neighbours take no steps
-    "model.heads": ENCODERS, "data.patch_size": ENCODERS | IMAGES, "knn.k": KNN, "knn.temperature": KNN, "knn.labels": KNN, "knn.pool": KNN - PIXELS,
-    **dict.fromkeys(("mask_ratio", "masking", "target", "tokenizer", "encoder", "decoder", "augment", "loss_on"), AFTER_PRETRAINING),
+    # neighbours among all pixels: nothing is drawn
+    "seed": EVERYTHING - {(K, "pixels")},
+    "robustness": {(R, "pretrained")},
+    "labels": {
+        (R, "pretrained"),
+        (F, "pretrained"),
+        (F, "pixels"),
+        (S, "random"),
+        (T, "pretrained"),
+        (T, "random"),
+    },
+    # neighbours take no steps
+    "stop_after": (
+        EVERYTHING - {(K, "random"), (K, "pixels")} | {("tokenizer", "images")}
+    ),
+    "model.heads": ENCODERS,
+    "data.patch_size": ENCODERS | IMAGES,
+    "knn.k": KNN,
+    "knn.temperature": KNN,
+    "knn.labels": KNN,
+    "knn.pool": KNN - PIXELS,
+    **dict.fromkeys(
+        (
+            "mask_ratio",
+            "masking",
+            "target",
+            "tokenizer",
+            "encoder",
+            "decoder",
+            "augment",
+            "loss_on",
+        ),
+        AFTER_PRETRAINING,
+    ),
     "spikes": (EVERYTHING - KNN) | AFTER_PRETRAINING | {("tokenizer", "images")},
-    "model": ENCODERS, "data": EVERYTHING | IMAGES, "trainer": EVERYTHING | IMAGES,
-}  # fmt: skip
+    "model": ENCODERS,
+    "data": EVERYTHING | IMAGES,
+    "trainer": EVERYTHING | IMAGES,
+}
 
 
 @pytest.mark.parametrize("key", SCIENCE)
-def test_what_can_change_a_result_changes_the_fingerprints_of_those_stages_alone(key: str, tmp_path: Path) -> None:
+def test_what_can_change_a_result_changes_the_fingerprints_of_those_stages_alone(
+    key: str, tmp_path: Path
+) -> None:
     others = image_folder(tmp_path, classes=("3", "7"))
-    changed, default = fingerprints(*SCIENCE[key].format(others=others).split()), fingerprints()
+    changed, default = (
+        fingerprints(*SCIENCE[key].format(others=others).split()),
+        fingerprints(),
+    )
     expected = AFFECTED.get(key) or AFFECTED[key.split(".")[0]]
-    assert {stage for stage in default if changed.get(stage) != default[stage]} == expected
+    assert {
+        stage for stage in default if changed.get(stage) != default[stage]
+    } == expected
 
 
 @pytest.mark.parametrize("override", MACHINE.values())
@@ -103,17 +238,25 @@ def test_what_cannot_change_a_result_does_not(override: str) -> None:
 @pytest.mark.parametrize(("recipe", "key"), OTHER_VALUES)
 def test_every_value_of_a_recipe_counts(recipe: str, key: str) -> None:
     changed = fingerprints(f"{recipe}.{key}={OTHER_VALUE[recipe][key]}")
-    start = {"tokenizer": "images"}.get(recipe, "random" if recipe in ("pretrain", "scratch") else "pretrained")
+    start = {"tokenizer": "images"}.get(
+        recipe, "random" if recipe in ("pretrain", "scratch") else "pretrained"
+    )
     assert changed[recipe, start] != fingerprints()[recipe, start]
 
 
 @pytest.mark.parametrize("recipe", REPEATING)
-def test_repeated_views_count_and_a_single_one_leaves_older_fingerprints(recipe: str) -> None:
+def test_repeated_views_count_and_a_single_one_leaves_older_fingerprints(
+    recipe: str,
+) -> None:
     flip = f"{recipe}.augment.flip=true"
     once, twice = fingerprints(flip), fingerprints(flip, f"{recipe}.augment.repeats=2")
     start = "random" if recipe == "scratch" else "pretrained"
     assert once[recipe, start] != twice[recipe, start]
-    (spec,) = (s for s in plan_for(ALL, flip, tiny=False).stages if (s.kind, s.start) == (recipe, start))
+    (spec,) = (
+        s
+        for s in plan_for(ALL, flip, tiny=False).stages
+        if (s.kind, s.start) == (recipe, start)
+    )
     assert "repeats" not in spec.science["recipe"]["augment"]
 
 
@@ -127,14 +270,20 @@ def test_every_key_of_the_config_is_in_or_out() -> None:
         *(f"{recipe}.{key}" for recipe, key in OTHER_VALUES),
         *(f"{recipe}.augment.repeats" for recipe in REPEATING),
     }
-    leaves = {key for key in known_keys() if not any(other.startswith(f"{key}.") for other in known_keys())}
+    leaves = {
+        key
+        for key in known_keys()
+        if not any(other.startswith(f"{key}.") for other in known_keys())
+    }
     leaves = {key for key in leaves if not key.startswith("logger.")} | {"logger"}
     assert leaves == sorted_out
 
 
 def test_what_shares_a_batch_counts_not_even_where_images_are_mixed() -> None:
     mixing = ("finetune.mixup=0.8", "finetune.batch_size=32")
-    assert fingerprints(*mixing) == fingerprints(*mixing, "trainer.micro_batch=16", "trainer.devices=2")
+    assert fingerprints(*mixing) == fingerprints(
+        *mixing, "trainer.micro_batch=16", "trainer.devices=2"
+    )
 
 
 def test_a_stage_of_the_datas_size_is_the_stage_without_a_size_of_its_own() -> None:
@@ -150,17 +299,27 @@ def test_pretraining_is_shared_by_whatever_is_measured_on_it() -> None:
 
 def test_controls_are_shared_between_cells_that_differ_in_pretraining() -> None:
     deep, default = fingerprints("decoder.depth=4", "mask_ratio=0.5"), fingerprints()
-    for stage in (("knn", "random"), ("knn", "pixels"), ("linear_probe", "random"), ("scratch", "random")):
+    for stage in (
+        ("knn", "random"),
+        ("knn", "pixels"),
+        ("linear_probe", "random"),
+        ("scratch", "random"),
+    ):
         assert deep[stage] == default[stage]
     assert deep["knn", "pretrained"] != default["knn", "pretrained"]
 
 
 def test_what_is_found_in_images_beforehand_is_shared_by_seeds_and_models() -> None:
-    other, default = fingerprints("seed=5", "decoder.depth=4", "model.width=64", "mask_ratio=0.5"), fingerprints()
+    other, default = (
+        fingerprints("seed=5", "decoder.depth=4", "model.width=64", "mask_ratio=0.5"),
+        fingerprints(),
+    )
     assert all(other[stage] == default[stage] for stage in IMAGES)
 
 
-@pytest.mark.parametrize(("target", "before"), [("pca", "patch_pca"), ("dvae", "tokenizer")])
+@pytest.mark.parametrize(
+    ("target", "before"), [("pca", "patch_pca"), ("dvae", "tokenizer")]
+)
 def test_a_target_that_is_fitted_follows_its_stage(target: str, before: str) -> None:
     plan = plan_for(f"target={target}", "stages=[pretrain]", tiny=False)
     assert [spec.kind for spec in plan.stages] == [before, "pretrain"]
@@ -168,17 +327,31 @@ def test_a_target_that_is_fitted_follows_its_stage(target: str, before: str) -> 
 
 
 def test_raw_pixels_do_not_depend_on_any_encoder() -> None:
-    assert fingerprints("model=mae_vit_s", "data.patch_size=2")["knn", "pixels"] == fingerprints()["knn", "pixels"]
+    assert (
+        fingerprints("model=mae_vit_s", "data.patch_size=2")["knn", "pixels"]
+        == fingerprints()["knn", "pixels"]
+    )
 
 
 def test_the_number_of_channels_counts(tmp_path: Path) -> None:
-    common = ("data=image_folder", f"data.root={image_folder(tmp_path / 'images')}", "data.image_size=16")
-    grey, rgb = (plan_for(*common, f"data.channels={c}", "data.mean=null", tiny=False) for c in (1, 3))
+    common = (
+        "data=image_folder",
+        f"data.root={image_folder(tmp_path / 'images')}",
+        "data.image_size=16",
+    )
+    grey, rgb = (
+        plan_for(*common, f"data.channels={c}", "data.mean=null", tiny=False)
+        for c in (1, 3)
+    )
     assert grey.stages[0].fingerprint != rgb.stages[0].fingerprint
 
 
 def test_the_pixels_of_files_count_not_who_decodes_them(tmp_path: Path) -> None:
-    common = ("data=image_folder", f"data.root={image_folder(tmp_path / 'images')}", "data.image_size=16")
+    common = (
+        "data=image_folder",
+        f"data.root={image_folder(tmp_path / 'images')}",
+        "data.image_size=16",
+    )
     auto, fast, scaled, reference, nvjpeg, threaded = (
         plan_for(*common, *more, tiny=False).stages[0].fingerprint
         for more in (

@@ -15,8 +15,15 @@ from unmask.patches import patchify
 from unmask.stages.ledger import LedgerError, StageFolder
 from unmask.storage import checkpoints
 
-QUICK = ("stages=[pretrain]", "pretrain.epochs=1", "tokenizer.epochs=2", "tokenizer.warmup_epochs=0", "tokenizer.codes=16",
-         "tokenizer.width=8", "tokenizer.batch_size=500")  # fmt: skip
+QUICK = (
+    "stages=[pretrain]",
+    "pretrain.epochs=1",
+    "tokenizer.epochs=2",
+    "tokenizer.warmup_epochs=0",
+    "tokenizer.codes=16",
+    "tokenizer.width=8",
+    "tokenizer.batch_size=500",
+)
 
 
 def made(runs: Path, kind: str) -> Path:
@@ -39,17 +46,23 @@ def test_the_basis_is_that_of_all_training_patches(runs: Path) -> None:
     patches = patchify(pixels, 7).flatten(0, 1).double()
     _, values, rows = torch.linalg.svd(patches - patches.mean(0), full_matrices=False)
     basis = load_file(made(runs / "pca", "patch_pca") / "basis.safetensors")
-    torch.testing.assert_close(basis["variance_P"], values.square() / len(patches), rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(
+        basis["variance_P"], values.square() / len(patches), rtol=1e-6, atol=1e-8
+    )
     agree = (basis["components_PP"][:, :6] * rows[:6].T).sum(0).abs()
     torch.testing.assert_close(agree, torch.ones_like(agree), rtol=0, atol=1e-6)
 
 
-def test_a_checkpoint_carries_its_basis_and_is_looked_at_without_the_ledger(runs: Path) -> None:
+def test_a_checkpoint_carries_its_basis_and_is_looked_at_without_the_ledger(
+    runs: Path,
+) -> None:
     path = checkpoints.newest(made(runs / "pca", "pretrain") / "checkpoints")
     assert path is not None
     state = checkpoints.load(path)["state_dict"]
     basis = load_file(made(runs / "pca", "patch_pca") / "basis.safetensors")
-    assert state["target.basis_PK"].equal(basis["components_PP"][:, :6].float()), "an eighth of 49"
+    assert state["target.basis_PK"].equal(basis["components_PP"][:, :6].float()), (
+        "an eighth of 49"
+    )
     result = reconstruct_images(path, None, 2, None, 0)
     assert result.pasted_BCHW.shape == (2, 1, 28, 28)
     assert not result.pasted_BCHW.equal(result.original_BCHW)
@@ -63,46 +76,68 @@ def test_a_second_seed_finds_what_the_first_one_fitted(runs: Path) -> None:
         assert len(list((runs / target / "pretrain").iterdir())) == 2
 
 
-def test_tokens_are_those_of_the_stage_and_no_picture_is_drawn_of_them(runs: Path) -> None:
+def test_tokens_are_those_of_the_stage_and_no_picture_is_drawn_of_them(
+    runs: Path,
+) -> None:
     folder = StageFolder(runs / "dvae", plan_for(*QUICK, "target=dvae").stages[-1])
     result = folder.result()
     assert result is not None
-    assert result["metrics"]["val/loss"] < torch.tensor(16.0).log() + 0.1, "no worse than a guess among 16 codes"
+    assert result["metrics"]["val/loss"] < torch.tensor(16.0).log() + 0.1, (
+        "no worse than a guess among 16 codes"
+    )
     assert not folder.pictures.exists()
     path = checkpoints.newest(folder.checkpoints)
     assert path is not None
-    assert not any(name.startswith("target.") for name in checkpoints.load(path)["state_dict"])
+    assert not any(
+        name.startswith("target.") for name in checkpoints.load(path)["state_dict"]
+    )
     with pytest.raises(ConfigError, match="predicts tokens of a dVAE, not pixels"):
         reconstruct_images(path, None, 2, None, 0)
 
 
 def test_the_small_dvae_says_how_many_of_its_codes_are_in_use(runs: Path) -> None:
-    result = StageFolder(runs / "dvae", plan_for(*QUICK, "target=dvae").stages[0]).result()
+    result = StageFolder(
+        runs / "dvae", plan_for(*QUICK, "target=dvae").stages[0]
+    ).result()
     assert result is not None
     assert 1 <= result["metrics"]["val/perplexity"] <= 16
 
 
 @pytest.mark.parametrize("variant", ["pca", "dvae", "mask tokens"])
-def test_the_encoder_of_a_variant_is_read_and_its_decoder_named(variant: str, runs: Path, tmp_path: Path) -> None:
+def test_the_encoder_of_a_variant_is_read_and_its_decoder_named(
+    variant: str, runs: Path, tmp_path: Path
+) -> None:
     if variant == "mask tokens":
         run(*QUICK, "encoder.mask_tokens=true", f"runs_dir={tmp_path}")
         folder = made(tmp_path, "pretrain")
     else:
-        folder = StageFolder(runs / variant, plan_for(*QUICK, f"target={variant}").stages[-1]).path
+        folder = StageFolder(
+            runs / variant, plan_for(*QUICK, f"target={variant}").stages[-1]
+        ).path
     weights, report = read(folder)
     assert weights.decoder is None
-    assert any("a decoder of this project alone" in why for why in report.dropped.values())
+    assert any(
+        "a decoder of this project alone" in why for why in report.dropped.values()
+    )
     assert set(weights.encoder) >= {"cls_token", "pos_embed", "norm.weight"}
 
 
 def test_a_basis_that_is_gone_is_told(tmp_path: Path) -> None:
     run(*QUICK, "target=pca", f"runs_dir={tmp_path}")
     (made(tmp_path, "patch_pca") / "basis.safetensors").unlink()
-    with pytest.raises(LedgerError, match=r"is finished but basis\.safetensors cannot be read"):
+    with pytest.raises(
+        LedgerError, match=r"is finished but basis\.safetensors cannot be read"
+    ):
         run(*QUICK, "target=pca", f"runs_dir={tmp_path}", "seed=3")
 
 
 def test_gradients_and_jitter_train_too(tmp_path: Path) -> None:
-    (result,) = run(*QUICK, "target=hog", "augment=crop_jitter", "data.num_workers=0", f"runs_dir={tmp_path}")
+    (result,) = run(
+        *QUICK,
+        "target=hog",
+        "augment=crop_jitter",
+        "data.num_workers=0",
+        f"runs_dir={tmp_path}",
+    )
     plain = run(*QUICK, "target=hog", "augment=crop_random", f"runs_dir={tmp_path}")[0]
     assert result["metrics"]["val/loss"] != plain["metrics"]["val/loss"]

@@ -49,7 +49,11 @@ def by_hand(config: Config) -> tuple[float, float, float]:
     d, tokens = decoder.width, patches + 1
     last = 2 * tokens * d**2 + hidden * d**2 * (2 + 8) + 2 * hidden * tokens * d
     embed, head = (visible + 1) * model.width * d, hidden * d * pixels
-    return embedding, encoder, embed + blocks(decoder.depth - 1, d, tokens) + last + head
+    return (
+        embedding,
+        encoder,
+        embed + blocks(decoder.depth - 1, d, tokens) + last + head,
+    )
 
 
 @pytest.mark.parametrize("data", ["imagenet", "cifar10"])
@@ -61,13 +65,19 @@ def test_counted_flops_are_the_hand_count(model: str, data: str) -> None:
     embedding, encoder, decoder = by_hand(config)
     assert found.encoder == pytest.approx(2 * encoder, rel=0.01)
     assert found.after == pytest.approx(2 * decoder, rel=0.01)
-    assert found.encoder_training == pytest.approx(2 * (3 * encoder - embedding), rel=0.01)
+    assert found.encoder_training == pytest.approx(
+        2 * (3 * encoder - embedding), rel=0.01
+    )
     assert found.after_training == pytest.approx(3 * 2 * decoder, rel=0.01)
 
 
 @pytest.mark.parametrize("kind", ["finetune", "scratch", "linear_probe"])
-def test_classifiers_see_whole_images_and_a_frozen_encoder_has_no_backward_pass(kind: str) -> None:
-    config = config_of("model=mae_vit_l", *IMAGENET, "finetune=table9_l", "linear_probe=table10")
+def test_classifiers_see_whole_images_and_a_frozen_encoder_has_no_backward_pass(
+    kind: str,
+) -> None:
+    config = config_of(
+        "model=mae_vit_l", *IMAGENET, "finetune=table9_l", "linear_probe=table10"
+    )
     found = count(lambda: outline(config, kind, "pretrained", 1000))
     embedding = 196 * 768 * 1024
     encoder, head = embedding + blocks(24, 1024, 197), 1024 * 1000
@@ -75,19 +85,28 @@ def test_classifiers_see_whole_images_and_a_frozen_encoder_has_no_backward_pass(
     assert found.after == pytest.approx(2 * head, rel=0.01)
     trained = 3 * encoder - embedding if kind != "linear_probe" else encoder
     assert found.encoder_training == pytest.approx(2 * trained, rel=0.01)
-    assert found.trained == (found.parameters if kind != "linear_probe" else 1024 * 1000 + 1000)
+    assert found.trained == (
+        found.parameters if kind != "linear_probe" else 1024 * 1000 + 1000
+    )
 
 
 def test_partial_fine_tuning_goes_back_through_its_blocks_alone() -> None:
-    config = config_of("model=mae_vit_l", *IMAGENET, "finetune=table9_l", "partial_finetune.blocks=4")
+    config = config_of(
+        "model=mae_vit_l", *IMAGENET, "finetune=table9_l", "partial_finetune.blocks=4"
+    )
     found = count(lambda: outline(config, "partial_finetune", "pretrained", 1000))
-    assert found.encoder_training - found.encoder == pytest.approx(2 * 2 * blocks(4, 1024, 197), rel=0.02)
+    assert found.encoder_training - found.encoder == pytest.approx(
+        2 * 2 * blocks(4, 1024, 197), rel=0.02
+    )
 
 
 def test_features_that_are_computed_once_cost_a_head() -> None:
     config = config_of("model=mae_vit_b", *IMAGENET)
     assert config.linear_probe.augment.crop == "none"
-    assert count(lambda: outline(config, "linear_probe", "pretrained", 1000)).forward == 2 * 768 * 1000
+    assert (
+        count(lambda: outline(config, "linear_probe", "pretrained", 1000)).forward
+        == 2 * 768 * 1000
+    )
 
 
 @cache
@@ -96,7 +115,8 @@ def with_mask_tokens(*overrides: str) -> float:
     return pretraining(*overrides, "encoder.mask_tokens=true").forward
 
 
-# GMACs an image without and with mask tokens in the encoder, mask 75 %, decoder 8 x 512: recount without class token
+# GMACs an image without and with mask tokens in the encoder, mask 75 %, decoder 8 x
+# 512: recount without class token
 RECOUNT = {"b": (9.67, 22.87), "l": (20.42, 66.66), "h": (47.89, 173.85)}
 
 
@@ -114,11 +134,15 @@ def test_mask_tokens_in_the_encoder_cost_what_the_paper_says(model: str) -> None
 def test_a_token_costs_the_default_decoder_nine_per_cent_of_vit_l() -> None:
     """MAE Sec. 3: less than 10 % of the computation per token; both see 197 tokens."""
     config = config_of("model=mae_vit_l", *IMAGENET)
-    share = pretraining("model=mae_vit_l", *IMAGENET).after / count(lambda: encoding(config, "pretrain")).forward
+    share = (
+        pretraining("model=mae_vit_l", *IMAGENET).after
+        / count(lambda: encoding(config, "pretrain")).forward
+    )
     assert share == pytest.approx(0.09, rel=0.07)
 
 
-# MAE Table 2: hours of 800 epochs with mask tokens in the encoder over hours without, decoder of 8 blocks and of 1
+# MAE Table 2: hours of 800 epochs with mask tokens in the encoder over hours without,
+# decoder of 8 blocks and of 1
 TABLE_2 = {("l", 8): 2.8, ("l", 1): 3.7, ("h", 8): 3.5, ("h", 1): 4.1}
 
 
@@ -129,7 +153,10 @@ def test_the_speed_ups_of_table_2_follow_from_flops() -> None:
     ratios = {}
     for model, depth in TABLE_2:
         common = (f"model=mae_vit_{model}", *IMAGENET)
-        ratios[model, depth] = with_mask_tokens(*common) / pretraining(*common, f"decoder.depth={depth}").forward
+        ratios[model, depth] = (
+            with_mask_tokens(*common)
+            / pretraining(*common, f"decoder.depth={depth}").forward
+        )
     for cell, measured in TABLE_2.items():
         assert ratios[cell] == pytest.approx(measured, rel=0.2), ratios
     for model in ("l", "h"):

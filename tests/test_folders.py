@@ -24,7 +24,9 @@ def test_photos_are_turned_upright(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees clockwise to show
     Image.fromarray(RAMP).save(tmp_path / "turned.png", exif=exif)
-    assert (open_image(tmp_path / "turned.png", 1)[0].numpy() == np.rot90(RAMP, -1)).all()
+    assert (
+        open_image(tmp_path / "turned.png", 1)[0].numpy() == np.rot90(RAMP, -1)
+    ).all()
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "CMYK", "1"])
@@ -40,7 +42,9 @@ def test_every_mode_becomes_the_asked_channels(mode: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("shape", [(6, 8, 5), (6, 8)])
-def test_arrays_carry_any_number_of_channels(shape: tuple[int, ...], tmp_path: Path) -> None:
+def test_arrays_carry_any_number_of_channels(
+    shape: tuple[int, ...], tmp_path: Path
+) -> None:
     array = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     np.save(tmp_path / "bands.npy", array)
     image = open_image(tmp_path / "bands.npy", 5 if len(shape) == 3 else 1)
@@ -49,24 +53,34 @@ def test_arrays_carry_any_number_of_channels(shape: tuple[int, ...], tmp_path: P
 
 def test_a_broken_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff half a photo")
-    with pytest.raises(ValueError, match=r"broken.jpg cannot be read as an image .*; mend or remove the file"):
+    with pytest.raises(
+        ValueError,
+        match=r"broken.jpg cannot be read as an image .*; mend or remove the file",
+    ):
         open_image(tmp_path / "broken.jpg", 3)
 
 
 def test_an_array_of_another_kind_is_named_with_what_is_needed(tmp_path: Path) -> None:
     np.save(tmp_path / "bands.npy", np.zeros((6, 8, 5)))
-    said = r"bands.npy .*it holds float64 of shape \(6, 8, 5\); data.channels=3 needs \(H, W, 3\) or \(3, H, W\)"
+    said = (
+        r"bands.npy .*it holds float64 of shape \(6, 8, 5\); data.channels=3 needs \(H,"
+        r" W, 3\) or \(3, H, W\)"
+    )
     with pytest.raises(ValueError, match=said):
         open_image(tmp_path / "bands.npy", 3)
     Image.fromarray(RAMP).save(tmp_path / "grey.png")
-    with pytest.raises(ValueError, match=r"image files have 1, 3 or 4 channels, not 5; use .npy arrays"):
+    with pytest.raises(
+        ValueError, match=r"image files have 1, 3 or 4 channels, not 5; use .npy arrays"
+    ):
         open_image(tmp_path / "grey.png", 5)
 
 
 def folder(root: Path, *sizes: tuple[int, int]) -> Path:
     generator = np.random.default_rng(0)
     for i, (height, width) in enumerate(sizes):
-        image = Image.fromarray(generator.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        image = Image.fromarray(
+            generator.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        )
         (root / f"class{i % 2}").mkdir(parents=True, exist_ok=True)
         image.save(root / f"class{i % 2}" / f"{i:03d}.png")
     return root
@@ -74,31 +88,47 @@ def folder(root: Path, *sizes: tuple[int, int]) -> Path:
 
 def test_memory_holds_what_the_files_hold(tmp_path: Path) -> None:
     listing = list_images(folder(tmp_path, *[(8, 8)] * 12), holdout=0.5)
-    held, read = (folder_splits(listing, 3, (8, 8), in_memory) for in_memory in (True, False))
+    held, read = (
+        folder_splits(listing, 3, (8, 8), in_memory) for in_memory in (True, False)
+    )
     for memory, files in zip(held, read, strict=True):
         assert isinstance(memory, InMemory)
         assert isinstance(files, Files)
-        assert memory.images_NCHW.equal(torch.stack([stored(files, i) for i in range(len(files))]))
+        assert memory.images_NCHW.equal(
+            torch.stack([stored(files, i) for i in range(len(files))])
+        )
         assert memory.labels_N.equal(files.labels_N)
 
 
-@pytest.mark.parametrize(("sizes", "kind"), [([(8, 8)] * 6, InMemory), ([(8, 8)] * 4 + [(9, 8)] * 2, Files)])
+@pytest.mark.parametrize(
+    ("sizes", "kind"), [([(8, 8)] * 6, InMemory), ([(8, 8)] * 4 + [(9, 8)] * 2, Files)]
+)
 def test_only_images_of_the_wanted_size_are_held_in_memory(
     sizes: list[tuple[int, int]], kind: type, tmp_path: Path
 ) -> None:
-    splits = folder_splits(list_images(folder(tmp_path, *sizes), holdout=0.5), 3, (8, 8), in_memory=None)
+    splits = folder_splits(
+        list_images(folder(tmp_path, *sizes), holdout=0.5), 3, (8, 8), in_memory=None
+    )
     assert {type(split) for split in splits} == {kind}
 
 
 def test_an_odd_size_in_memory_is_named_with_the_remedy(tmp_path: Path) -> None:
     listing = list_images(folder(tmp_path, (8, 8), (8, 8), (9, 8), (8, 8)), holdout=0.5)
-    with pytest.raises(ValueError, match=r"\.png is 9 x 8, data.image_size is 8 x 8; .* set data.in_memory=false"):
+    with pytest.raises(
+        ValueError,
+        match=r"\.png is 9 x 8, data.image_size is 8 x 8; .* set data.in_memory=false",
+    ):
         folder_splits(listing, 3, (8, 8), in_memory=True)
 
 
-def test_floating_point_pixels_are_shares_of_white_and_refused_where_they_are_none(tmp_path: Path) -> None:
+def test_floating_point_pixels_are_shares_of_white_and_refused_where_they_are_none(
+    tmp_path: Path,
+) -> None:
     Image.fromarray(RAMP.astype(np.float32) / 255).save(tmp_path / "share.tif")
     assert (open_image(tmp_path / "share.tif", 1)[0].numpy() == RAMP).all()
     Image.fromarray(RAMP.astype(np.float32)).save(tmp_path / "float.tif")
-    with pytest.raises(ValueError, match=r"float.tif cannot be read .*floats reach from 0 to 255; bring them to"):
+    with pytest.raises(
+        ValueError,
+        match=r"float.tif cannot be read .*floats reach from 0 to 255; bring them to",
+    ):
         open_image(tmp_path / "float.tif", 1)

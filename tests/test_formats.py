@@ -24,7 +24,9 @@ from unmask.data.loading.views import Views
 
 COLOURS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 BLOCKS = np.arange(6, dtype=np.uint8).reshape(2, 3) * 40
-PHOTO = Image.fromarray(np.stack([np.kron(BLOCKS, np.ones((10, 10), np.uint8))] * 3, axis=2))
+PHOTO = Image.fromarray(
+    np.stack([np.kron(BLOCKS, np.ones((10, 10), np.uint8))] * 3, axis=2)
+)
 FORM = Format((8, 8), (0.5,) * 3, (0.25,) * 3)
 
 
@@ -39,19 +41,33 @@ def deep_colours() -> bytes:
     import zlib
 
     height, width = COLOURS.shape[:2]
-    rows = b"".join(b"\0" + row.repeat(2).tobytes() for row in COLOURS.reshape(height, -1))
+    rows = b"".join(
+        b"\0" + row.repeat(2).tobytes() for row in COLOURS.reshape(height, -1)
+    )
 
     def chunk(name: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+        return (
+            struct.pack(">I", len(content))
+            + name
+            + content
+            + struct.pack(">I", zlib.crc32(name + content))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
 
 
 def with_alpha(mode: str) -> bytes:
     """Half of it transparent; what is under that stays as it is stored."""
     image = Image.fromarray(COLOURS).convert(mode)
-    image.putalpha(Image.fromarray((np.arange(600).reshape(20, 30) % 2 * 255).astype(np.uint8)))
+    image.putalpha(
+        Image.fromarray((np.arange(600).reshape(20, 30) % 2 * 255).astype(np.uint8))
+    )
     return encoded(image, "PNG")
 
 
@@ -61,25 +77,37 @@ def palette(**how: object) -> tuple[bytes, np.ndarray]:
 
 
 def frames() -> tuple[bytes, np.ndarray]:
-    images = [Image.fromarray(np.roll(COLOURS, k, axis=0)).quantize(16) for k in range(3)]
-    return encoded(images[0], "GIF", save_all=True, append_images=images[1:]), np.asarray(images[0].convert("RGB"))
+    images = [
+        Image.fromarray(np.roll(COLOURS, k, axis=0)).quantize(16) for k in range(3)
+    ]
+    return encoded(
+        images[0], "GIF", save_all=True, append_images=images[1:]
+    ), np.asarray(images[0].convert("RGB"))
 
 
 GREY = np.asarray(Image.fromarray(COLOURS).convert("L"))
 READ: dict[str, tuple[bytes, np.ndarray]] = {
     "16-bit RGB PNG": (deep_colours(), COLOURS),
-    "16-bit grey PNG": (encoded(Image.fromarray(GREY.astype(np.uint16) * 257), "PNG"), GREY[:, :, None].repeat(3, 2)),
+    "16-bit grey PNG": (
+        encoded(Image.fromarray(GREY.astype(np.uint16) * 257), "PNG"),
+        GREY[:, :, None].repeat(3, 2),
+    ),
     "grey PNG": (encoded(Image.fromarray(GREY), "PNG"), GREY[:, :, None].repeat(3, 2)),
-    "palette": palette(), "palette with a transparent colour": palette(transparency=3),
+    "palette": palette(),
+    "palette with a transparent colour": palette(transparency=3),
     "palette with opacities": palette(transparency=bytes(range(16))),
-    "RGBA": (with_alpha("RGB"), COLOURS), "LA": (with_alpha("L"), GREY[:, :, None].repeat(3, 2)),
+    "RGBA": (with_alpha("RGB"), COLOURS),
+    "LA": (with_alpha("L"), GREY[:, :, None].repeat(3, 2)),
     "animated GIF": frames(),
     "JPEG with damaged EXIF": (
         encoded(PHOTO, "JPEG", quality=95, exif=b"Exif\0\0II*\0\xff\xff\xff\xff"),
         np.asarray(Image.open(io.BytesIO(encoded(PHOTO, "JPEG", quality=95)))),
     ),
-    "PNG with damaged EXIF": (encoded(Image.fromarray(COLOURS), "PNG", exif=b"Exif\0\0no such thing"), COLOURS),
-}  # fmt: skip
+    "PNG with damaged EXIF": (
+        encoded(Image.fromarray(COLOURS), "PNG", exif=b"Exif\0\0no such thing"),
+        COLOURS,
+    ),
+}
 
 
 @pytest.mark.parametrize("kind", READ)
@@ -97,14 +125,20 @@ def test_a_kind_of_file_is_read_as_it_is_meant_whole_and_as_a_view(kind: str) ->
 @pytest.mark.parametrize("adobe", [0, 2], ids=["CMYK", "YCCK"])
 def test_inverted_cmyk_of_adobe_is_not_shown_as_a_negative(adobe: int) -> None:
     cyan, magenta, yellow, black = 180, 90, 140, 20
-    content = encoded(Image.new("CMYK", (16, 16), (cyan, magenta, yellow, black)), "JPEG", quality=100)
+    content = encoded(
+        Image.new("CMYK", (16, 16), (cyan, magenta, yellow, black)), "JPEG", quality=100
+    )
     place = content.index(b"Adobe") + 11
     content = content[:place] + bytes([adobe]) + content[place + 1 :]
     inks = np.array([cyan, magenta, yellow], dtype=float)
     if adobe == 2:  # what is stored, 255 - ink, is luma and chroma then
         luma, blue, red = 255 - inks
         inks = np.array(
-            [luma + 1.402 * (red - 128), luma - 0.344 * (blue - 128) - 0.714 * (red - 128), luma + 1.772 * (blue - 128)]
+            [
+                luma + 1.402 * (red - 128),
+                luma - 0.344 * (blue - 128) - 0.714 * (red - 128),
+                luma + 1.772 * (blue - 128),
+            ]
         )
     expected = (255 - inks.clip(0, 255)) * (255 - black) / 255
     image = opened(content, "x.jpg", 3)
@@ -114,15 +148,27 @@ def test_inverted_cmyk_of_adobe_is_not_shown_as_a_negative(adobe: int) -> None:
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
 @pytest.mark.parametrize("turn", range(10))
-def test_all_eight_orientations_are_turned_upright_and_others_are_none(turn: int, kind: str) -> None:
+def test_all_eight_orientations_are_turned_upright_and_others_are_none(
+    turn: int, kind: str
+) -> None:
     exif, how = Image.Exif(), {"lossless": True} if kind == "WEBP" else {}
     exif[0x0112] = turn
     content, plain = (
         encoded(PHOTO, kind, exif=exif, **how),
         np.asarray(Image.open(io.BytesIO(encoded(PHOTO, kind, **how)))),
     )
-    turns = [None, None, np.fliplr, lambda a: np.rot90(a, 2), np.flipud, lambda a: a.transpose(1, 0, 2),
-             lambda a: np.rot90(a, -1), lambda a: np.rot90(a.transpose(1, 0, 2), 2), np.rot90, None]  # fmt: skip
+    turns = [
+        None,
+        None,
+        np.fliplr,
+        lambda a: np.rot90(a, 2),
+        np.flipud,
+        lambda a: a.transpose(1, 0, 2),
+        lambda a: np.rot90(a, -1),
+        lambda a: np.rot90(a.transpose(1, 0, 2), 2),
+        np.rot90,
+        None,
+    ]
     expected = turns[turn](plain) if turns[turn] else plain
     image = opened(content, "x", 3)
     assert image.size == expected.shape[:2]
@@ -151,21 +197,41 @@ def flipped_bit(content: bytes) -> bytes:
 
 def claimed_array() -> bytes:
     file = io.BytesIO()
-    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (10**6, 10**6, 3)})
+    np.lib.format.write_array_header_1_0(
+        file, {"descr": "|u1", "fortran_order": False, "shape": (10**6, 10**6, 3)}
+    )
     return file.getvalue()
 
 
-JPEG, PNG = encoded(Image.fromarray(COLOURS), "JPEG"), encoded(Image.fromarray(COLOURS), "PNG")
+JPEG, PNG = (
+    encoded(Image.fromarray(COLOURS), "JPEG"),
+    encoded(Image.fromarray(COLOURS), "PNG"),
+)
 BOMB = encoded(Image.new("1", (20_000, 20_000)), "PNG")
 BAD: dict[str, tuple[str, bytes, str]] = {
-    "three quarters of a JPEG": ("a.jpg", JPEG[: len(JPEG) * 3 // 4], "truncated"), "a tenth of a JPEG": ("a.jpg", JPEG[: len(JPEG) // 10], "Truncated"),
-    "half a PNG": ("a.png", PNG[: len(PNG) // 2], "truncated"), "a PNG with a flipped bit": ("a.png", flipped_bit(PNG), "broken data stream"),
-    "empty": ("a.jpg", b"", "it is empty"), "text": ("a.jpg", b"<html>404</html>", "it is no image of a known format"),
-    "20000 x 20000": ("a.png", BOMB, "more than the 178,956,970 pixels that are allowed"),
-    "a header of 20000 x 20000": ("a.jpg", lying_jpeg(), "more than the 178,956,970 pixels that are allowed"),
-    "an array's header of a million squared": ("a.npy", claimed_array(), "1000000 x 1000000 pixels are more than the 178,956,970"),
+    "three quarters of a JPEG": ("a.jpg", JPEG[: len(JPEG) * 3 // 4], "truncated"),
+    "a tenth of a JPEG": ("a.jpg", JPEG[: len(JPEG) // 10], "Truncated"),
+    "half a PNG": ("a.png", PNG[: len(PNG) // 2], "truncated"),
+    "a PNG with a flipped bit": ("a.png", flipped_bit(PNG), "broken data stream"),
+    "empty": ("a.jpg", b"", "it is empty"),
+    "text": ("a.jpg", b"<html>404</html>", "it is no image of a known format"),
+    "20000 x 20000": (
+        "a.png",
+        BOMB,
+        "more than the 178,956,970 pixels that are allowed",
+    ),
+    "a header of 20000 x 20000": (
+        "a.jpg",
+        lying_jpeg(),
+        "more than the 178,956,970 pixels that are allowed",
+    ),
+    "an array's header of a million squared": (
+        "a.npy",
+        claimed_array(),
+        "1000000 x 1000000 pixels are more than the 178,956,970",
+    ),
     "half an array": ("a.npy", claimed_array()[:40], "EOF"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", BAD)
@@ -177,7 +243,9 @@ def test_a_damaged_file_is_bad_for_a_reason_in_a_line(kind: str) -> None:
         assert len(error.value.reason.splitlines()) == 1
 
 
-def test_a_large_image_below_the_limit_is_read_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_image_below_the_limit_is_read_without_a_word(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Pillow warns from half of its limit on, from each worker again."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 400)
     with warnings.catch_warnings(record=True) as said:
@@ -188,11 +256,15 @@ def test_a_large_image_below_the_limit_is_read_without_a_word(monkeypatch: pytes
 
 def test_an_image_that_is_not_of_its_headers_size_is_bad() -> None:
     image = opened(PNG, "x", 3)
-    with pytest.raises(BadImageError, match=r"its header says 21 x 30 pixels, it has 20 x 30"):
+    with pytest.raises(
+        BadImageError, match=r"its header says 21 x 30 pixels, it has 20 x 30"
+    ):
         decoded(type(image)(PNG, "x", 3, (21, 30)))
 
 
-def test_memory_that_is_full_is_no_fault_of_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_that_is_full_is_no_fault_of_a_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def full(*_: object, **__: object) -> None:
         raise MemoryError
 
@@ -235,8 +307,13 @@ def folder(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("spoil", "reason"),
-    [(unlinked, "No such file"), (dangling, "No such file"), (pipe, "it is no file"), (folder, "it is no file|Is a directory")],
-)  # fmt: skip
+    [
+        (unlinked, "No such file"),
+        (dangling, "No such file"),
+        (pipe, "it is no file"),
+        (folder, "it is no file|Is a directory"),
+    ],
+)
 def test_what_is_no_file_any_more_is_replaced_and_waited_for_by_nobody(
     spoil: Callable[[Path], None], reason: str, tmp_path: Path
 ) -> None:
@@ -252,7 +329,9 @@ def test_what_is_no_file_any_more_is_replaced_and_waited_for_by_nobody(
     assert re.search(reason, bad.reason)
 
 
-def test_a_file_that_may_not_be_read_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_may_not_be_read_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Root may read anything: the refusal is imitated."""
     seen, original = views(numbered(tmp_path)), Folder.read
 
@@ -267,7 +346,9 @@ def test_a_file_that_may_not_be_read_is_replaced(tmp_path: Path, monkeypatch: py
     assert batch.bad[0].reason == "Permission denied"
 
 
-def test_a_disk_that_was_busy_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_was_busy_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     original, asked = Folder.read, []
 
     def hesitating(self: Folder, i: int) -> bytes:
@@ -281,7 +362,9 @@ def test_a_disk_that_was_busy_is_asked_again(tmp_path: Path, monkeypatch: pytest
     assert (batch.labels_B.item(), batch.bad, asked) == (3, (), [3, 3])
 
 
-def test_too_many_open_files_are_no_fault_of_any(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_open_files_are_no_fault_of_any(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(self: Folder, i: int) -> bytes:
         raise OSError(24, "Too many open files")
 
@@ -290,19 +373,36 @@ def test_too_many_open_files_are_no_fault_of_any(tmp_path: Path, monkeypatch: py
         views(numbered(tmp_path)).__getitems__([(0, 0)])
 
 
-ODD_NAMES = ["with space.png", "Größe 猫.png", "two\nlines.png", os.fsdecode(b"latin\xe9.png"), "[bold]?.png", " .png"]
+ODD_NAMES = [
+    "with space.png",
+    "Größe 猫.png",
+    "two\nlines.png",
+    os.fsdecode(b"latin\xe9.png"),
+    "[bold]?.png",
+    " .png",
+]
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
-def test_any_name_that_a_file_can_have_is_read_and_told(in_memory: bool, tmp_path: Path) -> None:
+def test_any_name_that_a_file_can_have_is_read_and_told(
+    in_memory: bool, tmp_path: Path
+) -> None:
     root = numbered(tmp_path)
     for k, name in enumerate(ODD_NAMES):
         Image.new("RGB", (8, 8), (100 + k,) * 3).save(root / "spare.png")
         (root / "spare.png").rename(root / name)
     listing = list_images(root, holdout=0.5)
-    assert {name for name, _ in (*listing.train, *listing.val)} == {*ODD_NAMES, *(f"{i}.png" for i in range(6))}
+    assert {name for name, _ in (*listing.train, *listing.val)} == {
+        *ODD_NAMES,
+        *(f"{i}.png" for i in range(6)),
+    }
     for split in folder_splits(listing, 3, (8, 8), in_memory):
-        assert Views(split, FORM, None, 0).__getitems__([(0, i) for i in range(len(split))]).bad == ()
+        assert (
+            Views(split, FORM, None, 0)
+            .__getitems__([(0, i) for i in range(len(split))])
+            .bad
+            == ()
+        )
     for name in ODD_NAMES:
         line = str(BadImageError(name, "it is empty"))
         assert len(line.splitlines()) == 1
@@ -323,6 +423,10 @@ def test_where_nothing_can_be_read_that_is_told_at_once(tmp_path: Path) -> None:
     names = Names(f"{i}.png" for i in range(5000))
     seen = Views(Files(Folder(tmp_path, names), torch.arange(5000), 3), FORM, None, 0)
     with pytest.raises(
-        ValueError, match=r"none of \d+ images in a row can be read, the first is .*7.png \(No such file"
+        ValueError,
+        match=(
+            r"none of \d+ images in a row can be read, the first is .*7.png \(No such"
+            r" file"
+        ),
     ):
         seen.__getitems__([(0, 7)])

@@ -15,32 +15,53 @@ from unmask.storage import checkpoints
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = tmp_path_factory.mktemp("runs")
-    run(f"runs_dir={runs}", "stages=[pretrain,scratch]", "pretrain.epochs=1", "labels=20")
+    run(
+        f"runs_dir={runs}",
+        "stages=[pretrain,scratch]",
+        "pretrain.epochs=1",
+        "labels=20",
+    )
     (folder,) = runs.glob("pretrain/*")
     return folder
 
 
 def test_the_data_sets_own_images_are_the_default(stage: Path) -> None:
-    result = reconstruct_images(checkpoint_file(stage), None, count=5, mask_ratio=None, seed=0)
+    result = reconstruct_images(
+        checkpoint_file(stage), None, count=5, mask_ratio=None, seed=0
+    )
     assert result.original_BCHW.shape == (5, 1, 28, 28)
     assert not torch.equal(result.original_BCHW, result.pasted_BCHW)
 
 
-def test_images_of_any_size_and_mode_are_cropped_to_fit(stage: Path, tmp_path: Path) -> None:
+def test_images_of_any_size_and_mode_are_cropped_to_fit(
+    stage: Path, tmp_path: Path
+) -> None:
     image_folder(tmp_path, per_class=2, size=50)
-    result = reconstruct_images(checkpoint_file(stage), tmp_path, count=3, mask_ratio=0.5, seed=0)
+    result = reconstruct_images(
+        checkpoint_file(stage), tmp_path, count=3, mask_ratio=0.5, seed=0
+    )
     assert result.original_BCHW.shape == (3, 1, 28, 28)
 
 
 def test_a_stage_folder_and_its_file_mean_the_same_checkpoint(stage: Path) -> None:
-    assert checkpoint_file(checkpoint_file(stage)) == checkpoint_file(stage) == checkpoint_file(stage / "checkpoints")
+    assert (
+        checkpoint_file(checkpoint_file(stage))
+        == checkpoint_file(stage)
+        == checkpoint_file(stage / "checkpoints")
+    )
 
 
-def test_what_has_no_decoder_or_no_checkpoint_is_refused(stage: Path, tmp_path: Path) -> None:
+def test_what_has_no_decoder_or_no_checkpoint_is_refused(
+    stage: Path, tmp_path: Path
+) -> None:
     (scratch,) = stage.parent.parent.glob("scratch/*")
-    with pytest.raises(ConfigError, match="of stage scratch; only pretraining has a decoder"):
+    with pytest.raises(
+        ConfigError, match="of stage scratch; only pretraining has a decoder"
+    ):
         reconstruct_images(checkpoint_file(scratch), None, 1, None, 0)
-    with pytest.raises(ConfigError, match=r"neither a file nor a folder with checkpoints"):
+    with pytest.raises(
+        ConfigError, match=r"neither a file nor a folder with checkpoints"
+    ):
         checkpoint_file(tmp_path)
     with pytest.raises(ConfigError, match=r"no such file or folder"):
         reconstruct_images(checkpoint_file(stage), tmp_path / "none", 1, None, 0)
@@ -53,7 +74,11 @@ def test_a_checkpoint_of_another_version_says_so(stage: Path, tmp_path: Path) ->
     del content["unmask"]["config"]["finetune"]
     path = checkpoints.save(content, tmp_path, 1)
     with pytest.raises(
-        ConfigError, match=r"another version's \(finetune: missing.*\); use the version that trained it"
+        ConfigError,
+        match=(
+            r"another version's \(finetune: missing.*\); use the version that"
+            r" trained it"
+        ),
     ):
         reconstruct_images(path, None, 1, None, 0)
 
@@ -61,13 +86,23 @@ def test_a_checkpoint_of_another_version_says_so(stage: Path, tmp_path: Path) ->
 @pytest.mark.process
 def test_the_command_writes_the_picture(stage: Path, tmp_path: Path) -> None:
     out = tmp_path / "picture.png"
-    done = call(f"checkpoint={checkpoint_file(stage)}", f"out={out}", "count=4", script="reconstruct.py", tiny=False)
+    done = call(
+        f"checkpoint={checkpoint_file(stage)}",
+        f"out={out}",
+        "count=4",
+        script="reconstruct.py",
+        tiny=False,
+    )
     assert done.returncode == 0, done.stderr
     with Image.open(out) as picture:
         assert picture.width > 4 * 3 * 84
     wrong = call("checkpoint=/nowhere", script="reconstruct.py", tiny=False)
     assert (wrong.returncode, "checkpoint=/nowhere" in wrong.stderr) == (2, True)
-    for bad, said in (("count=0", "count = 0"), ("count=abc", "count = 'abc'"), ("seed=-1", "seed = -1")):
+    for bad, said in (
+        ("count=0", "count = 0"),
+        ("count=abc", "count = 'abc'"),
+        ("seed=-1", "seed = -1"),
+    ):
         done = call(f"checkpoint={stage}", bad, script="reconstruct.py", tiny=False)
         assert (done.returncode, said in done.stderr) == (2, True), done.stderr
     missing = call(script="reconstruct.py", tiny=False)

@@ -16,13 +16,19 @@ def encoder(make_mae: Callable[..., MAE]) -> Encoder:
     return make_mae().encoder
 
 
-def test_features_are_the_class_token_or_the_mean_of_the_patches(encoder: Encoder, images: Tensor) -> None:
+def test_features_are_the_class_token_or_the_mean_of_the_patches(
+    encoder: Encoder, images: Tensor
+) -> None:
     tokens = encoder(images)
     assert Features(encoder, "cls")(images).equal(tokens[:, 0])
-    torch.testing.assert_close(Features(encoder, "mean")(images), tokens[:, 1:].sum(1) / 16)
+    torch.testing.assert_close(
+        Features(encoder, "mean")(images), tokens[:, 1:].sum(1) / 16
+    )
 
 
-def test_fine_tuning_normalises_after_pooling_not_before(encoder: Encoder, images: Tensor) -> None:
+def test_fine_tuning_normalises_after_pooling_not_before(
+    encoder: Encoder, images: Tensor
+) -> None:
     pooled = encoder.unnormalised(images)[:, 1:].mean(1)
     features = FineTuneFeatures(encoder, "mean")
     with torch.no_grad():
@@ -32,7 +38,9 @@ def test_fine_tuning_normalises_after_pooling_not_before(encoder: Encoder, image
     assert not any(parameter.requires_grad for parameter in encoder.norm.parameters())
 
 
-def test_fine_tuning_from_the_class_token_keeps_the_encoders_norm(encoder: Encoder, images: Tensor) -> None:
+def test_fine_tuning_from_the_class_token_keeps_the_encoders_norm(
+    encoder: Encoder, images: Tensor
+) -> None:
     expected = encoder(images)[:, 0]
     assert FineTuneFeatures(encoder, "cls")(images).equal(expected)
 
@@ -47,18 +55,29 @@ def test_the_probe_normalises_without_affine_and_with_eps_1e_6() -> None:
     classifier = Classifier(Given(3), 2, probe=True, seed=0)
     assert not list(classifier.norm.parameters())
     column = torch.tensor([-1.0, 1.0]).repeat(8)
-    normalised = classifier.norm(torch.stack([column * 1e-3, column * 5 + 7, column], dim=1))
-    torch.testing.assert_close(normalised.var(0, correction=0), torch.tensor([0.5, 1.0, 1.0]), rtol=1e-3, atol=0)
+    normalised = classifier.norm(
+        torch.stack([column * 1e-3, column * 5 + 7, column], dim=1)
+    )
+    torch.testing.assert_close(
+        normalised.var(0, correction=0),
+        torch.tensor([0.5, 1.0, 1.0]),
+        rtol=1e-3,
+        atol=0,
+    )
 
 
 def test_only_the_probe_has_a_batch_norm() -> None:
     features = torch.randn(5, 3) * 9 + 4
     classifier = Classifier(Given(3), 2, probe=False, seed=0)
-    torch.testing.assert_close(classifier(features), features @ classifier.head.weight.T)
+    torch.testing.assert_close(
+        classifier(features), features @ classifier.head.weight.T
+    )
 
 
 @pytest.mark.parametrize(("probe", "std"), [(True, 0.01), (False, 2e-5)])
-def test_heads_start_as_small_normals_that_the_seed_decides(probe: bool, std: float) -> None:
+def test_heads_start_as_small_normals_that_the_seed_decides(
+    probe: bool, std: float
+) -> None:
     heads = [Classifier(Given(500), 100, probe, seed).head for seed in (0, 0, 1)]
     assert heads[0].weight.std().item() == pytest.approx(std, rel=0.02)
     assert (heads[0].bias == 0).all()

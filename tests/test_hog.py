@@ -15,19 +15,29 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def slow_histogram(image_HW: np.ndarray, rows: range, cols: range, bins: int) -> np.ndarray:
+def slow_histogram(
+    image_HW: np.ndarray, rows: range, cols: range, bins: int
+) -> np.ndarray:
     """One cell of one channel, pixel by pixel; past the border the image is reflected about its last pixel."""
 
     def at(row: int, col: int) -> float:
-        row, col = (min(abs(i), 2 * (size - 1) - abs(i)) for i, size in zip((row, col), image_HW.shape, strict=True))
+        row, col = (
+            min(abs(i), 2 * (size - 1) - abs(i))
+            for i, size in zip((row, col), image_HW.shape, strict=True)
+        )
         return float(image_HW[row, col])
 
     histogram = np.zeros(bins)
     for row in rows:
         for col in cols:
-            right, down = at(row, col + 1) - at(row, col - 1), at(row + 1, col) - at(row - 1, col)
+            right, down = (
+                at(row, col + 1) - at(row, col - 1),
+                at(row + 1, col) - at(row - 1, col),
+            )
             angle = math.atan2(down, right) % math.pi
-            histogram[int(angle / math.pi * bins) % bins] += math.sqrt(right**2 + down**2)
+            histogram[int(angle / math.pi * bins) % bins] += math.sqrt(
+                right**2 + down**2
+            )
     length = math.sqrt((histogram**2).sum())
     return histogram / length if length > 0 else histogram
 
@@ -43,8 +53,13 @@ def slow_hog(image_CHW: np.ndarray, patch: int, bins: int) -> np.ndarray:
             for row in range(top, top + patch, cell):
                 for col in range(left, left + patch, cell):
                     area = range(row, row + cell), range(col, col + cell)
-                    by_channel = [slow_histogram(image_CHW[c], *area, bins) for c in range(channels)]
-                    numbers += [by_channel[c][k] for k in range(bins) for c in range(channels)]
+                    by_channel = [
+                        slow_histogram(image_CHW[c], *area, bins)
+                        for c in range(channels)
+                    ]
+                    numbers += [
+                        by_channel[c][k] for k in range(bins) for c in range(channels)
+                    ]
             patches.append(numbers)
     return np.array(patches)
 
@@ -52,22 +67,33 @@ def slow_hog(image_CHW: np.ndarray, patch: int, bins: int) -> np.ndarray:
 @pytest.mark.parametrize(
     ("height", "width", "patch", "channels", "bins"),
     [
-        (8, 8, 4, 1, 9), (16, 8, 8, 3, 9), (12, 24, 4, 3, 6), (9, 15, 3, 2, 9), (10, 5, 5, 4, 4), (4, 6, 2, 3, 9),
-        (3, 4, 1, 1, 9), (32, 32, 16, 3, 9), (28, 28, 14, 1, 9), (2, 2, 2, 1, 1),
+        (8, 8, 4, 1, 9),
+        (16, 8, 8, 3, 9),
+        (12, 24, 4, 3, 6),
+        (9, 15, 3, 2, 9),
+        (10, 5, 5, 4, 4),
+        (4, 6, 2, 3, 9),
+        (3, 4, 1, 1, 9),
+        (32, 32, 16, 3, 9),
+        (28, 28, 14, 1, 9),
+        (2, 2, 2, 1, 1),
     ],
-)  # fmt: skip
+)
 def test_histograms_are_those_of_a_loop_over_pixels(
     height: int, width: int, patch: int, channels: int, bins: int
 ) -> None:
     images = noise(2, channels, height, width)
     ours = hog(images, patch, bins)
-    theirs = torch.from_numpy(np.stack([slow_hog(image, patch, bins) for image in images.double().numpy()]))
+    theirs = torch.from_numpy(
+        np.stack([slow_hog(image, patch, bins) for image in images.double().numpy()])
+    )
     assert ours.shape == (2, height * width // patch**2, hog_dim(patch, channels, bins))
     torch.testing.assert_close(ours.double(), theirs, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("patch", "channels", "bins", "dim"), [(16, 3, 9, 108), (7, 1, 9, 9), (1, 3, 9, 27), (4, 1, 8, 32)]
+    ("patch", "channels", "bins", "dim"),
+    [(16, 3, 9, 108), (7, 1, 9, 9), (1, 3, 9, 27), (4, 1, 8, 32)],
 )
 def test_a_patch_of_sixteen_pixels_has_the_108_numbers_of_maskfeat(
     patch: int, channels: int, bins: int, dim: int
@@ -84,17 +110,26 @@ def by_bin(features_BLT: Tensor, patch: int, channels: int, bins: int) -> Tensor
 def test_an_image_turned_by_90_degrees_has_turned_cells_and_shifted_bins() -> None:
     """A quarter of a turn is half of the 8 bins: bin k becomes bin k + 4, wherever its cell has gone."""
     images, patch, bins = noise(3, 2, 16, 16), 4, 8
-    cells = hog(images, patch, bins).view(3, 4, 4, 2, 2, bins, 2).permute(0, 5, 6, 1, 3, 2, 4).reshape(3, bins, 2, 8, 8)
+    cells = (
+        hog(images, patch, bins)
+        .view(3, 4, 4, 2, 2, bins, 2)
+        .permute(0, 5, 6, 1, 3, 2, 4)
+        .reshape(3, bins, 2, 8, 8)
+    )
     turned = hog(images.rot90(1, (2, 3)), patch, bins).view(3, 4, 4, 2, 2, bins, 2)
     turned = turned.permute(0, 5, 6, 1, 3, 2, 4).reshape(3, bins, 2, 8, 8)
-    torch.testing.assert_close(turned, cells.rot90(1, (3, 4)).roll(4, dims=1), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        turned, cells.rot90(1, (3, 4)).roll(4, dims=1), rtol=0, atol=1e-6
+    )
 
 
 def test_a_mirrored_image_has_mirrored_orientations() -> None:
     """Nothing along the upper and lower border: gradients exactly to the side lie on a bin's edge and do not mirror."""
     images = noise(3, 1, 12, 12)
     images[:, :, [0, 1, -2, -1]] = 0
-    ours, mirrored = (by_bin(hog(seen, 12), 12, 1, 9) for seen in (images, images.flip(3)))
+    ours, mirrored = (
+        by_bin(hog(seen, 12), 12, 1, 9) for seen in (images, images.flip(3))
+    )
     torch.testing.assert_close(mirrored, ours.flip(3).flip(4), rtol=0, atol=1e-6)
 
 
@@ -105,7 +140,9 @@ def test_an_image_of_one_shade_has_no_orientation(level: float) -> None:
 
 @pytest.mark.parametrize("angle", [5, 15, 25, 50, 70, 89, 91, 110, 135, 165, 175])
 @pytest.mark.parametrize("bins", [9, 6])
-def test_a_slope_falls_into_the_bin_of_its_angle_and_has_length_one(angle: int, bins: int) -> None:
+def test_a_slope_falls_into_the_bin_of_its_angle_and_has_length_one(
+    angle: int, bins: int
+) -> None:
     """Brightness rises towards `angle`, counted from right to down; downhill is the same orientation."""
     y, x = torch.meshgrid(torch.arange(24.0), torch.arange(24.0), indexing="ij")
     slope = x * math.cos(math.radians(angle)) + y * math.sin(math.radians(angle))
@@ -118,14 +155,17 @@ def test_a_slope_falls_into_the_bin_of_its_angle_and_has_length_one(angle: int, 
 
 
 @pytest.mark.parametrize(("upright", "bin_of_edge"), [(True, 0), (False, 4)])
-def test_an_edge_is_seen_by_the_cells_it_touches_alone(upright: bool, bin_of_edge: int) -> None:
+def test_an_edge_is_seen_by_the_cells_it_touches_alone(
+    upright: bool, bin_of_edge: int
+) -> None:
     """Pixels 3 and 4 differ: the pixels on both sides see it, and they lie in the cells on both sides."""
     image = torch.zeros(1, 1, 16, 16)
     image[..., 4:] = 1
     image = image if upright else image.mT
     cells = by_bin(hog(image, 8), 8, 1, 9)[..., 0]
     assert cells[..., bin_of_edge].unique().tolist() == [0, 1]
-    assert cells.sum().item() == 8  # 4 patches in 2 x 2 cells; the two patches along the edge have all four
+    # 4 patches in 2 x 2 cells; the two patches along the edge have all four
+    assert cells.sum().item() == 8
     along = cells.view(2, 2, 2, 2, 9)
     assert (along[:, 0] if upright else along[0])[..., bin_of_edge].eq(1).all()
 
@@ -133,8 +173,13 @@ def test_an_edge_is_seen_by_the_cells_it_touches_alone(upright: bool, bin_of_edg
 def test_light_and_contrast_of_a_channel_do_not_matter() -> None:
     """So normalised and raw pixels have the same target; a negative has it too, as orientations are unsigned."""
     images = noise(2, 3, 16, 16)
-    gain, light = torch.tensor([0.2, 3.0, -1.0]).view(3, 1, 1), torch.tensor([5.0, -1.0, 0.0]).view(3, 1, 1)
-    torch.testing.assert_close(hog(images * gain + light, 8), hog(images, 8), rtol=0, atol=2e-5)
+    gain, light = (
+        torch.tensor([0.2, 3.0, -1.0]).view(3, 1, 1),
+        torch.tensor([5.0, -1.0, 0.0]).view(3, 1, 1),
+    )
+    torch.testing.assert_close(
+        hog(images * gain + light, 8), hog(images, 8), rtol=0, atol=2e-5
+    )
 
 
 def test_patches_come_in_the_order_of_patchify() -> None:
@@ -156,5 +201,7 @@ def test_autocast_and_precision_of_the_images_do_not_touch_histograms() -> None:
 
 
 def test_a_patch_that_does_not_divide_the_image_is_refused() -> None:
-    with pytest.raises(ValueError, match="patch_size=3 does not divide an image of 8 x 9 pixels"):
+    with pytest.raises(
+        ValueError, match="patch_size=3 does not divide an image of 8 x 9 pixels"
+    ):
         hog(torch.zeros(1, 1, 8, 9), 3)

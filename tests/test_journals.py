@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from unmask.storage.metrics_log import append, truncate_after, read
+from unmask.storage.metrics_log import append, read, truncate_after
 
 
 def test_rows_come_back_as_written(tmp_path: Path) -> None:

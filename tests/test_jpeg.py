@@ -11,16 +11,33 @@ import pytest
 from PIL import Image
 
 from unmask.data.images import jpeg, native
-from unmask.data.images.decoding import BadImageError, Encoded, decoded, opened, resized, resized_by_pillow, view
+from unmask.data.images.decoding import (
+    BadImageError,
+    Encoded,
+    decoded,
+    opened,
+    resized,
+    resized_by_pillow,
+    view,
+)
 from unmask.data.images.native.__main__ import build
 
 SIZES = [(1, 1), (7, 5), (64, 48), (61, 83), (130, 97)]
 KINDS: dict[str, dict[str, Any]] = {
-    "4:4:4": {"subsampling": 0}, "4:2:2": {"subsampling": 1}, "4:2:0": {"subsampling": 2}, "fine": {"quality": 100},
-    "coarse": {"quality": 3}, "optimised": {"optimize": True}, "progressive": {"progressive": True, "quality": 60},
-    "restarts": {"restart_marker_blocks": 3}, "restarts in rows": {"restart_marker_rows": 1, "subsampling": 2},
-}  # fmt: skip
-LEFT_TO_PILLOW: dict[str, dict[str, Any]] = {"RGB inside": {"keep_rgb": True, "subsampling": 0}, "CMYK": {}}
+    "4:4:4": {"subsampling": 0},
+    "4:2:2": {"subsampling": 1},
+    "4:2:0": {"subsampling": 2},
+    "fine": {"quality": 100},
+    "coarse": {"quality": 3},
+    "optimised": {"optimize": True},
+    "progressive": {"progressive": True, "quality": 60},
+    "restarts": {"restart_marker_blocks": 3},
+    "restarts in rows": {"restart_marker_rows": 1, "subsampling": 2},
+}
+LEFT_TO_PILLOW: dict[str, dict[str, Any]] = {
+    "RGB inside": {"keep_rgb": True, "subsampling": 0},
+    "CMYK": {},
+}
 
 
 @cache
@@ -30,8 +47,16 @@ def built(folder: Path) -> native.Region | None:
 
 
 @pytest.fixture(params=["native", "simplejpeg"])
-def decoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> str:  # fmt: skip
-    region = built(tmp_path_factory.getbasetemp() / "native") if request.param == "native" else None
+def decoder(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> str:
+    region = (
+        built(tmp_path_factory.getbasetemp() / "native")
+        if request.param == "native"
+        else None
+    )
     monkeypatch.setattr(native, "region", lambda: region)
     return request.param
 
@@ -40,7 +65,10 @@ def picture(size: tuple[int, int], seed: int = 0, mode: str = "RGB") -> Image.Im
     """Waves with noise: every frequency, in luma and in chroma."""
     generator = np.random.default_rng(seed)
     down, across = np.mgrid[: size[0], : size[1]]
-    waves = [128 + 90 * np.sin(down / a + across / b) for a, b in ((9, 14), (5, -11), (21, 3))]
+    waves = [
+        128 + 90 * np.sin(down / a + across / b)
+        for a, b in ((9, 14), (5, -11), (21, 3))
+    ]
     pixels = np.stack(waves, axis=2) + generator.normal(0, 12, (*size, 3))
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).convert(mode)
 
@@ -51,23 +79,36 @@ def encoded(image: Image.Image, **kind: Any) -> bytes:
     return file.getvalue()
 
 
-def boxes(size: tuple[int, int], count: int, seed: int = 0) -> list[tuple[int, int, int, int]]:
+def boxes(
+    size: tuple[int, int], count: int, seed: int = 0
+) -> list[tuple[int, int, int, int]]:
     drawn = random.Random(seed)
     found = [(0, 0, *size)]
     for _ in range(count):
         height, width = drawn.randint(1, size[0]), drawn.randint(1, size[1])
-        found.append((drawn.randint(0, size[0] - height), drawn.randint(0, size[1] - width), height, width))
+        found.append(
+            (
+                drawn.randint(0, size[0] - height),
+                drawn.randint(0, size[1] - width),
+                height,
+                width,
+            )
+        )
     return found
 
 
 def by_pillow(content: bytes, channels: int) -> np.ndarray:
-    array = np.array(Image.open(io.BytesIO(content)).convert({1: "L", 3: "RGB"}[channels]))
+    array = np.array(
+        Image.open(io.BytesIO(content)).convert({1: "L", 3: "RGB"}[channels])
+    )
     return array[:, :, None] if channels == 1 else array
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_any_region_has_the_pixels_that_pillow_decodes(mode: str, kind: str, decoder: str) -> None:
+def test_any_region_has_the_pixels_that_pillow_decodes(
+    mode: str, kind: str, decoder: str
+) -> None:
     for size in SIZES:
         content = encoded(picture(size, mode=mode), **KINDS[kind])
         for channels in (1, 3):
@@ -78,7 +119,9 @@ def test_any_region_has_the_pixels_that_pillow_decodes(mode: str, kind: str, dec
             np.testing.assert_array_equal(decoded(image), whole)
             for top, left, height, width in boxes(size, 6):
                 found = view(image, (top, left, height, width), (height, width))
-                np.testing.assert_array_equal(found, whole[top : top + height, left : left + width])
+                np.testing.assert_array_equal(
+                    found, whole[top : top + height, left : left + width]
+                )
 
 
 @pytest.mark.parametrize("kind", ["4:2:0", "restarts", "progressive"])
@@ -95,7 +138,9 @@ def test_unusual_colours_are_left_to_pillow(kind: str, decoder: str) -> None:
     image = picture((61, 83)).convert("CMYK") if kind == "CMYK" else picture((61, 83))
     content = encoded(image, **LEFT_TO_PILLOW[kind])
     seen = opened(content, "x.jpg", 3)
-    assert seen.header is None or jpeg.region(content, seen.header, (0, 0, 61, 83)) is None
+    assert (
+        seen.header is None or jpeg.region(content, seen.header, (0, 0, 61, 83)) is None
+    )
     np.testing.assert_array_equal(decoded(seen), by_pillow(content, 3))
 
 
@@ -106,14 +151,21 @@ def test_a_turned_photograph_is_seen_upright(orientation: int, decoder: str) -> 
     turned = opened(encoded(picture((40, 64)), exif=exif), "x.jpg", 3)
     assert turned.size == ((64, 40) if orientation >= 5 else (40, 64))
     assert (turned.header is not None) == (orientation == 1)
-    np.testing.assert_array_equal(view(turned, (2, 3, 30, 20), (30, 20)), decoded(turned)[2:32, 3:23])
+    np.testing.assert_array_equal(
+        view(turned, (2, 3, 30, 20), (30, 20)), decoded(turned)[2:32, 3:23]
+    )
 
 
-def outcome(content: bytes, box: tuple[int, int, int, int], decode: Any) -> np.ndarray | str:
+def outcome(
+    content: bytes, box: tuple[int, int, int, int], decode: Any
+) -> np.ndarray | str:
     try:
         image = opened(content, "x.jpg", 3)
         top, left = min(box[0], image.size[0] - 1), min(box[1], image.size[1] - 1)
-        height, width = min(box[2], image.size[0] - top), min(box[3], image.size[1] - left)
+        height, width = (
+            min(box[2], image.size[0] - top),
+            min(box[3], image.size[1] - left),
+        )
         return view(image, (top, left, height, width), (height, width), decode)
     except BadImageError:
         return "bad"
@@ -129,13 +181,17 @@ def damaged(content: bytes, drawn: random.Random) -> bytes:
         return content[:at] + bytes(drawn.randrange(1, 300)) + content[at:]
     spoilt = bytearray(content)
     for _ in range(drawn.choice([1, 1, 2, 5, 20])):
-        spoilt[drawn.randrange(2, len(spoilt))] = drawn.choice([0, 255, drawn.randrange(256)])
+        spoilt[drawn.randrange(2, len(spoilt))] = drawn.choice(
+            [0, 255, drawn.randrange(256)]
+        )
     return bytes(spoilt)
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", ["4:4:4", "4:2:0", "restarts", "progressive"])
-def test_damaged_files_are_judged_as_pillow_judges_them(kind: str, decoder: str) -> None:
+def test_damaged_files_are_judged_as_pillow_judges_them(
+    kind: str, decoder: str
+) -> None:
     """Cut short anywhere, with bytes changed or added: bad or not is Pillow's word, and so are the pixels."""
     content, drawn = encoded(picture((70, 90)), **KINDS[kind]), random.Random(0)
     bad = 0
@@ -148,24 +204,48 @@ def test_damaged_files_are_judged_as_pillow_judges_them(kind: str, decoder: str)
     assert 30 < bad < 270
 
 
-def test_a_hostile_file_does_not_crash_the_native_decoder(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_hostile_file_does_not_crash_the_native_decoder(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
     region, drawn = built(tmp_path_factory.getbasetemp() / "native"), random.Random(1)
     assert region is not None
     taken = 0
     for kind in KINDS.values():
         content = encoded(picture((48, 40)), **kind)
         for _ in range(600):
-            box = drawn.choice([(0, 0, 48, 40), (9, 3, 20, 31), (40, 30, 8, 10), (-1, 0, 4, 4), (0, 0, 400, 400)])
-            taken += region(damaged(content, drawn), (48, 40), box, drawn.choice([1, 3]), drawn.choice([1, 2, 8])) is not None  # type: ignore[arg-type]  # fmt: skip
+            box = drawn.choice(
+                [
+                    (0, 0, 48, 40),
+                    (9, 3, 20, 31),
+                    (40, 30, 8, 10),
+                    (-1, 0, 4, 4),
+                    (0, 0, 400, 400),
+                ]
+            )
+            taken += (
+                region(
+                    damaged(content, drawn),
+                    (48, 40),
+                    box,
+                    drawn.choice([1, 3]),
+                    drawn.choice([1, 2, 8]),
+                )
+                is not None
+            )  # type: ignore[arg-type]
     assert taken > 100
 
 
-def test_scaled_decoding_gives_the_same_whoever_decodes_and_is_near_the_reference(decoder: str) -> None:
+def test_scaled_decoding_gives_the_same_whoever_decodes_and_is_near_the_reference(
+    decoder: str,
+) -> None:
     image = opened(encoded(picture((400, 520)), quality=95), "x.jpg", 3)
     for box in ((0, 0, 400, 520), (33, 51, 300, 410), (7, 11, 129, 131)):
         scale = jpeg.scale_for(box, (64, 64))
         assert scale == min(box[2] // 64, 4)
-        scaled, exact = view(image, box, (64, 64), "scaled"), view(image, box, (64, 64), "reference")
+        scaled, exact = (
+            view(image, box, (64, 64), "scaled"),
+            view(image, box, (64, 64), "reference"),
+        )
         assert np.abs(scaled.astype(int) - exact).mean() < 4
         assert image.header is not None
         whole, inside = jpeg.scaled_box(box, image.size, scale)
@@ -174,20 +254,26 @@ def test_scaled_decoding_gives_the_same_whoever_decodes_and_is_near_the_referenc
         theirs = jpeg._whole(image.content, image.header, scale)
         assert theirs is not None
         part = jpeg.region(image.content, image.header, whole, scale)
-        np.testing.assert_array_equal(part, theirs[whole[0] : whole[0] + whole[2], whole[1] : whole[1] + whole[3]])
+        np.testing.assert_array_equal(
+            part, theirs[whole[0] : whole[0] + whole[2], whole[1] : whole[1] + whole[3]]
+        )
 
 
 def test_a_crop_of_less_than_twice_the_wanted_size_is_not_scaled() -> None:
     image = opened(encoded(picture((130, 97))), "x.jpg", 3)
     box = (0, 0, 127, 97)
-    np.testing.assert_array_equal(view(image, box, (64, 64), "scaled"), view(image, box, (64, 64), "fast"))
+    np.testing.assert_array_equal(
+        view(image, box, (64, 64), "scaled"), view(image, box, (64, 64), "fast")
+    )
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4, 5])
 def test_torch_resizes_as_pillow_does_that_resizes_rows_first(channels: int) -> None:
     """To two levels of 255. Pillow itself begins with what is less work: what is cut off between the two may differ."""
     base = np.asarray(picture((200, 260)))
-    array = np.ascontiguousarray(np.concatenate([base, base[::-1]], axis=2)[:, :, :channels])
+    array = np.ascontiguousarray(
+        np.concatenate([base, base[::-1]], axis=2)[:, :, :channels]
+    )
     for shape in ((64, 64), (96, 80), (224, 224)):
         for box in boxes((200, 260), 4):
             fast = resized(array, box, shape).astype(int)
@@ -200,13 +286,21 @@ def test_torch_resizes_as_pillow_does_that_resizes_rows_first(channels: int) -> 
 
 def test_a_header_that_promises_another_size_is_bad() -> None:
     content = encoded(picture((40, 64)))
-    with pytest.raises(BadImageError, match=r"x.jpg cannot be read as an image \(its header says 50 x 64 pixels"):
+    with pytest.raises(
+        BadImageError,
+        match=r"x.jpg cannot be read as an image \(its header says 50 x 64 pixels",
+    ):
         view(Encoded(content, "x.jpg", 3, (50, 64)), (0, 0, 50, 64), (8, 8))
 
 
-def test_a_compiler_that_fails_is_told_and_fails_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiler_that_fails_is_told_and_fails_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CC", "false")
-    assert build(tmp_path) == (None, "libjpeg-turbo's jpeglib.h is not there or does not fit ()")
+    assert build(tmp_path) == (
+        None,
+        "libjpeg-turbo's jpeglib.h is not there or does not fit ()",
+    )
     monkeypatch.setattr(native, "FOLDER", tmp_path)
     assert native.region.__wrapped__() is None
 
@@ -215,7 +309,11 @@ def test_a_library_that_decodes_other_pixels_is_not_used(tmp_path: Path) -> None
     wrong = tmp_path / "wrong.so"
     wrong.write_bytes(b"no library")
     assert native.load(wrong) is None
-    assert not native.agrees(lambda content, size, box, channels, scale: np.zeros((box[2], box[3], channels), np.uint8))
+    assert not native.agrees(
+        lambda content, size, box, channels, scale: np.zeros(
+            (box[2], box[3], channels), np.uint8
+        )
+    )
 
 
 def test_a_photograph_is_turned_by_exif_that_follows_the_frame() -> None:

@@ -38,7 +38,9 @@ def owner(tmp_path: Path):
     process.join()
 
 
-def test_the_result_is_none_until_finished_and_then_all_of_it(folder: StageFolder) -> None:
+def test_the_result_is_none_until_finished_and_then_all_of_it(
+    folder: StageFolder,
+) -> None:
     folder.open()
     assert folder.result() is None
     folder.finish({"val/accuracy": 50.0}, {"seconds": 1.0, "images": 10})
@@ -48,9 +50,13 @@ def test_the_result_is_none_until_finished_and_then_all_of_it(folder: StageFolde
     assert result["fingerprint"] == folder.spec.fingerprint
 
 
-def test_a_second_process_is_told_who_holds_the_folder(folder: StageFolder, owner) -> None:
+def test_a_second_process_is_told_who_holds_the_folder(
+    folder: StageFolder, owner
+) -> None:
     with (
-        pytest.raises(LedgerError, match=rf"owned by process {owner.pid} on .* drop wait=false"),
+        pytest.raises(
+            LedgerError, match=rf"owned by process {owner.pid} on .* drop wait=false"
+        ),
         folder.owned(wait=False),
     ):
         pass
@@ -63,7 +69,9 @@ def test_a_killed_owners_lock_is_free(folder: StageFolder, owner) -> None:
         pass
 
 
-def test_who_waits_says_so_and_goes_on_when_the_owner_is_gone(folder: StageFolder, owner) -> None:
+def test_who_waits_says_so_and_goes_on_when_the_owner_is_gone(
+    folder: StageFolder, owner
+) -> None:
     said: list[str] = []
     threading.Timer(0.5, owner.kill).start()
     with folder.owned(wait=True, say=said.append):
@@ -74,11 +82,15 @@ def test_who_waits_says_so_and_goes_on_when_the_owner_is_gone(folder: StageFolde
 def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     folder = StageFolder(tmp_path / "file", plan_for("stages=[scratch]").stages[0])
-    with pytest.raises(LedgerError, match=r"cannot write in .*file/scratch.* runs_dir="):
+    with pytest.raises(
+        LedgerError, match=r"cannot write in .*file/scratch.* runs_dir="
+    ):
         folder.open()
 
 
-def test_a_full_disk_is_told_in_one_line(folder: StageFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_told_in_one_line(
+    folder: StageFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*args: object, **kwargs: object) -> int:
         raise OSError(28, "No space left on device")
 
@@ -87,7 +99,13 @@ def test_a_full_disk_is_told_in_one_line(folder: StageFolder, monkeypatch: pytes
         folder.open()
 
 
-WHOLE = {"title": "kNN", "fingerprint": "0" * 12, "seconds": 1.0, "images": 10, "metrics": {"val/accuracy": 90.0}}
+WHOLE = {
+    "title": "kNN",
+    "fingerprint": "0" * 12,
+    "seconds": 1.0,
+    "images": 10,
+    "metrics": {"val/accuracy": 90.0},
+}
 IMPOSSIBLE = [
     json.dumps(WHOLE | wrong).encode()
     for wrong in (
@@ -99,15 +117,21 @@ IMPOSSIBLE = [
 ]
 
 
-@pytest.mark.parametrize("content", [b"{", b"", b"\xff\xfe", b"[]", b'{"a": 1}', *IMPOSSIBLE])
+@pytest.mark.parametrize(
+    "content", [b"{", b"", b"\xff\xfe", b"[]", b'{"a": 1}', *IMPOSSIBLE]
+)
 def test_a_spoilt_result_is_named(content: bytes, folder: StageFolder) -> None:
     folder.open()
     (folder.path / "result.json").write_bytes(content)
-    with pytest.raises(LedgerError, match=r"result.json cannot be read .*remove it to redo the stage"):
+    with pytest.raises(
+        LedgerError, match=r"result.json cannot be read .*remove it to redo the stage"
+    ):
         folder.result()
 
 
-def test_a_failure_leaves_its_error_and_a_success_clears_it(folder: StageFolder) -> None:
+def test_a_failure_leaves_its_error_and_a_success_clears_it(
+    folder: StageFolder,
+) -> None:
     folder.open()
     folder.fail(ValueError("what went wrong"))
     assert "what went wrong" in (folder.path / "error.txt").read_text()
@@ -122,7 +146,9 @@ def test_the_resolved_config_is_kept(folder: StageFolder) -> None:
     assert json.loads(json.dumps(folder.spec.science)) == folder.spec.science
 
 
-def test_the_next_owner_sweeps_what_a_kill_left_half_written(folder: StageFolder) -> None:
+def test_the_next_owner_sweeps_what_a_kill_left_half_written(
+    folder: StageFolder,
+) -> None:
     folder.open()
     for name in (".result.json.123.tmp", ".probe.123"):
         (folder.path / name).write_text("{")

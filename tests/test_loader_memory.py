@@ -42,24 +42,40 @@ class OneImage:
 def private_megabytes(pid: int) -> float:
     """What belongs to the process alone."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1024
+    return (
+        sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))
+        / 1024
+    )
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what memory is whose")
-def test_a_process_stays_as_large_as_it_is_over_ten_epochs_and_owns_no_copy_of_the_names() -> None:
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="only Linux tells what memory is whose"
+)
+def test_a_process_stays_as_large_as_it_is_over_ten_epochs_and_owns_no_copy_of_the_names() -> (
+    None
+):
     file = io.BytesIO()
     Image.new("RGB", (40, 30), (9, 80, 200)).save(file, "JPEG")
-    names = Names(f"train/n{i % 1000:08d}/n{i % 1000:08d}_{i}.JPEG" for i in range(MANY))
-    files = Files(OneImage(names, file.getvalue()), torch.zeros(MANY, dtype=torch.long), 3)
+    names = Names(
+        f"train/n{i % 1000:08d}/n{i % 1000:08d}_{i}.JPEG" for i in range(MANY)
+    )
+    files = Files(
+        OneImage(names, file.getvalue()), torch.zeros(MANY, dtype=torch.long), 3
+    )
     views = Views(files, Format((16, 16), (0.5,) * 3, (0.5,) * 3), Augment("random"), 0)
-    batches = loader(views, EvalBatches(range(0, MANY, MANY // 128), 16), Loading(2, threads=2))
+    batches = loader(
+        views, EvalBatches(range(0, MANY, MANY // 128), 16), Loading(2, threads=2)
+    )
     seen, sizes = 0, []
     for _ in range(10):
         seen += sum(len(batch.ids_B) for batch in batches)
-        workers = [child.pid for child in multiprocessing.active_children() if child.daemon]
+        workers = [
+            child.pid for child in multiprocessing.active_children() if child.daemon
+        ]
         sizes.append(sum(private_megabytes(pid) for pid in workers if pid))
     del batches
     gc.collect()  # ends its processes
     assert seen >= 10 * 128
-    assert sizes[-1] < sizes[4] + 6  # pages that were shared are touched for the first time, fewer in each epoch
+    # pages that were shared are touched for the first time, fewer in each epoch
+    assert sizes[-1] < sizes[4] + 6
     assert sizes[-1] < 100

@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from scipy import ndimage, stats
 from torch import Tensor
 
-from unmask.masking import BlockMasking, GridMasking, RandomMasking, grid_masking, num_visible, random_masking
+from unmask.masking import (
+    BlockMasking,
+    GridMasking,
+    RandomMasking,
+    grid_masking,
+    num_visible,
+    random_masking,
+)
 from unmask.randomness import Key, make_key
 
 KINDS = [RandomMasking, BlockMasking, GridMasking]
@@ -21,11 +28,15 @@ GRID = (14, 14)
 def neighbour_pairs(hidden_BL: Tensor, grid: tuple[int, int] = GRID) -> Tensor:
     """How many pairs of adjacent patches are both hidden, in each image: a measure of contiguity."""
     hidden = hidden_BL.view(-1, *grid)
-    return (hidden[:, 1:] & hidden[:, :-1]).sum((1, 2)) + (hidden[:, :, 1:] & hidden[:, :, :-1]).sum((1, 2))
+    return (hidden[:, 1:] & hidden[:, :-1]).sum((1, 2)) + (
+        hidden[:, :, 1:] & hidden[:, :, :-1]
+    ).sum((1, 2))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_eight_batches_of_four_are_masked_like_one_of_thirty_two(kind: type, key: Key) -> None:
+def test_eight_batches_of_four_are_masked_like_one_of_thirty_two(
+    kind: type, key: Key
+) -> None:
     make = kind(GRID, 0.75)
     whole = make(key, torch.arange(32), 3)
     parts = [make(key, torch.arange(i, i + 4), 3) for i in range(0, 32, 4)]
@@ -43,8 +54,15 @@ def test_masks_differ_between_samples_epochs_and_seeds(kind: type, key: Key) -> 
 
 
 @settings(derandomize=True, deadline=None, max_examples=30)
-@given(rows=st.integers(2, 9), cols=st.integers(2, 9), ratio=st.floats(0.3, 0.7), kind=st.sampled_from(KINDS))
-def test_the_three_fields_tell_one_story(rows: int, cols: int, ratio: float, kind: type) -> None:
+@given(
+    rows=st.integers(2, 9),
+    cols=st.integers(2, 9),
+    ratio=st.floats(0.3, 0.7),
+    kind=st.sampled_from(KINDS),
+)
+def test_the_three_fields_tell_one_story(
+    rows: int, cols: int, ratio: float, kind: type
+) -> None:
     """hidden is False where visible, True where masked, and every patch is exactly one of the two."""
     masking = kind((rows, cols), ratio)(make_key(0, "story"), torch.arange(5), 0)
     assert not masking.hidden_BL.gather(1, masking.visible_BV).any()
@@ -56,16 +74,26 @@ def test_the_three_fields_tell_one_story(rows: int, cols: int, ratio: float, kin
 
 
 @pytest.mark.parametrize(
-    ("patches", "ratio", "kept"), [(196, 0.75, 49), (196, 0.4, 118), (100, 0.9, 10), (49, 0.75, 12), (196, 0.9, 20)]
+    ("patches", "ratio", "kept"),
+    [(196, 0.75, 49), (196, 0.4, 118), (100, 0.9, 10), (49, 0.75, 12), (196, 0.9, 20)],
 )
-def test_the_number_of_visible_patches_is_rounded_to_nearest(patches: int, ratio: float, kept: int) -> None:
+def test_the_number_of_visible_patches_is_rounded_to_nearest(
+    patches: int, ratio: float, kept: int
+) -> None:
     assert num_visible(patches, ratio) == kept
     assert random_masking(torch.rand(2, patches), ratio).visible_BV.shape == (2, kept)
 
 
-@pytest.mark.parametrize(("ratio", "kept"), [(0.0, 16), (0.99, 0), (1.0, 0), (-0.5, 24)])
-def test_a_ratio_that_leaves_nothing_to_see_or_to_predict_is_refused(ratio: float, kept: int) -> None:
-    expected = rf"mask_ratio={ratio} keeps {kept} of 16 patches; pick a ratio that keeps between 1 and 15"
+@pytest.mark.parametrize(
+    ("ratio", "kept"), [(0.0, 16), (0.99, 0), (1.0, 0), (-0.5, 24)]
+)
+def test_a_ratio_that_leaves_nothing_to_see_or_to_predict_is_refused(
+    ratio: float, kept: int
+) -> None:
+    expected = (
+        rf"mask_ratio={ratio} keeps {kept} of 16 patches; pick a ratio that keeps"
+        r" between 1 and 15"
+    )
     with pytest.raises(ValueError, match=expected):
         num_visible(16, ratio)
 
@@ -73,7 +101,11 @@ def test_a_ratio_that_leaves_nothing_to_see_or_to_predict_is_refused(ratio: floa
 def test_every_patch_and_every_pair_is_hidden_as_often_as_chance_says(key: Key) -> None:
     """Without replacement: patches 3/4 of the time, pairs correlated by -1/(L-1); 4.5 and 5.5 standard errors."""
     count, patches = 5_000, math.prod(GRID)
-    hidden = RandomMasking(GRID, 0.75)(key, torch.arange(count), 0).hidden_BL.double().numpy()
+    hidden = (
+        RandomMasking(GRID, 0.75)(key, torch.arange(count), 0)
+        .hidden_BL.double()
+        .numpy()
+    )
     assert np.abs(hidden.mean(0) - 0.75).max() < 4.5 * math.sqrt(0.75 * 0.25 / count)
     pairs = np.corrcoef(hidden.T)[np.triu_indices(patches, 1)]
     assert np.abs(pairs + 1 / (patches - 1)).max() < 5.5 / math.sqrt(count)
@@ -81,8 +113,12 @@ def test_every_patch_and_every_pair_is_hidden_as_often_as_chance_says(key: Key) 
 
 def test_masks_of_successive_epochs_overlap_by_chance_only(key: Key) -> None:
     ids = torch.arange(1_000)
-    first, second = (RandomMasking(GRID, 0.75)(key, ids, epoch).visible_BV for epoch in (0, 1))
-    shared = torch.stack([torch.isin(a, b).sum() for a, b in zip(first, second, strict=True)]).double()
+    first, second = (
+        RandomMasking(GRID, 0.75)(key, ids, epoch).visible_BV for epoch in (0, 1)
+    )
+    shared = torch.stack(
+        [torch.isin(a, b).sum() for a, b in zip(first, second, strict=True)]
+    ).double()
     expected = stats.hypergeom(196, 49, 49)
     assert abs(shared.mean() - expected.mean()) < 4 * expected.std() / 1_000**0.5
 
@@ -92,12 +128,17 @@ def test_ties_go_to_the_lower_index() -> None:
 
 
 @pytest.mark.parametrize("ratio", [0.5, 0.75])
-def test_blocks_hide_exactly_the_asked_share_and_hang_together(ratio: float, key: Key) -> None:
+def test_blocks_hide_exactly_the_asked_share_and_hang_together(
+    ratio: float, key: Key
+) -> None:
     ids = torch.arange(100)
     blocks = BlockMasking(GRID, ratio)(key, ids, 0).hidden_BL
     scattered = RandomMasking(GRID, ratio)(key, ids, 0).hidden_BL
     assert (blocks.sum(1) == 196 * ratio).all()
-    assert neighbour_pairs(blocks).double().quantile(0.05) > neighbour_pairs(scattered).max()
+    assert (
+        neighbour_pairs(blocks).double().quantile(0.05)
+        > neighbour_pairs(scattered).max()
+    )
 
 
 def test_the_first_block_has_the_least_size(key: Key) -> None:
@@ -109,12 +150,18 @@ def test_the_first_block_has_the_least_size(key: Key) -> None:
     same = BlockMasking(GRID, 0.25, min_patches=16)(key, torch.arange(60), 0).hidden_BL
     finer = BlockMasking(GRID, 0.25, min_patches=1)(key, torch.arange(60), 0).hidden_BL
     assert hidden.equal(same)
-    assert neighbour_pairs(finer).double().mean() < neighbour_pairs(hidden).double().mean()
+    assert (
+        neighbour_pairs(finer).double().mean() < neighbour_pairs(hidden).double().mean()
+    )
 
 
 def test_blocks_favour_no_side_of_the_image(key: Key) -> None:
     """Hidden as often near the top as near the bottom, and so for left and right: 4 standard errors of paired rows."""
-    hidden = BlockMasking(GRID, 0.5)(key, torch.arange(300), 0).hidden_BL.view(-1, *GRID).double()
+    hidden = (
+        BlockMasking(GRID, 0.5)(key, torch.arange(300), 0)
+        .hidden_BL.view(-1, *GRID)
+        .double()
+    )
     for rows_BR in (hidden.mean(2), hidden.mean(1)):
         lean_BR = rows_BR - rows_BR.flip(1)
         assert (lean_BR.mean(0).abs() <= 4 * lean_BR.std(0) / 300**0.5).all()
@@ -124,7 +171,9 @@ def test_blocks_are_distributed_as_beit_draws_them(key: Key) -> None:
     """Against a plain loop over BEiT's description: same contiguity, by a two-sample Kolmogorov-Smirnov test."""
     ours = neighbour_pairs(BlockMasking(GRID, 0.5)(key, torch.arange(300), 0).hidden_BL)
     source = random.Random(0)
-    plain = torch.stack([plain_blocks(source, target=98, smallest=16) for _ in range(300)])
+    plain = torch.stack(
+        [plain_blocks(source, target=98, smallest=16) for _ in range(300)]
+    )
     assert (plain.sum(1) == 98).all()
     assert stats.ks_2samp(ours, neighbour_pairs(plain)).pvalue > 1e-3
 
@@ -139,7 +188,10 @@ def plain_blocks(source: random.Random, target: int, smallest: int) -> Tensor:
         height, width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         failures += 1
         if 0 < height < rows and 0 < width < cols:
-            top, left = source.randint(0, rows - height), source.randint(0, cols - width)
+            top, left = (
+                source.randint(0, rows - height),
+                source.randint(0, cols - width),
+            )
             block = {(top + i, left + j) for i in range(height) for j in range(width)}
             if 0 < len(block - hidden) <= target - len(hidden):
                 hidden, failures = hidden | block, 0
@@ -149,7 +201,9 @@ def plain_blocks(source: random.Random, target: int, smallest: int) -> Tensor:
 
 
 @pytest.mark.parametrize(("grid", "kept"), [((14, 14), 49), ((7, 7), 16), ((4, 6), 6)])
-def test_the_grid_keeps_even_rows_and_columns_of_every_image(grid: tuple[int, int], kept: int, key: Key) -> None:
+def test_the_grid_keeps_even_rows_and_columns_of_every_image(
+    grid: tuple[int, int], kept: int, key: Key
+) -> None:
     masking = grid_masking(3, grid)
     rows, cols = masking.visible_BV // grid[1], masking.visible_BV % grid[1]
     assert (rows % 2 == 0).all()

@@ -8,7 +8,14 @@ import torch
 from unmask.masking import BlockMasking, GridMasking, Masking, RandomMasking
 from unmask.randomness import Key, make_key, uniform
 
-SIZES = [((14, 14), 0.5), ((14, 14), 0.75), ((8, 8), 0.5), ((8, 8), 0.75), ((6, 11), 0.6), ((4, 4), 0.75)]
+SIZES = [
+    ((14, 14), 0.5),
+    ((14, 14), 0.75),
+    ((8, 8), 0.5),
+    ((8, 8), 0.75),
+    ((6, 11), 0.6),
+    ((4, 4), 0.75),
+]
 Cell = tuple[int, int]
 
 
@@ -19,13 +26,19 @@ def cells(grid: Cell) -> list[Cell]:
 def hidden_cells(masking: Masking, grid: Cell) -> list[set[Cell]]:
     """Where each image is hidden, after a check that the indices say the same and in which order they come."""
     places = cells(grid)
-    for visible, masked, hidden in zip(*(part.tolist() for part in masking), strict=True):
-        assert sorted(visible) == [i for i, is_hidden in enumerate(hidden) if not is_hidden]
+    for visible, masked, hidden in zip(
+        *(part.tolist() for part in masking), strict=True
+    ):
+        assert sorted(visible) == [
+            i for i, is_hidden in enumerate(hidden) if not is_hidden
+        ]
         assert sorted(masked) == [i for i, is_hidden in enumerate(hidden) if is_hidden]
     return [{places[i] for i in masked} for masked in masking.masked_BM.tolist()]
 
 
-def slow_block(draw: list[float], grid: Cell, smallest: int, remaining: int) -> set[Cell]:
+def slow_block(
+    draw: list[float], grid: Cell, smallest: int, remaining: int
+) -> set[Cell]:
     """One rectangle: area uniform in [smallest, remaining], aspect log-uniform in [0.3, 1/0.3], both sides rounded."""
     rows, cols = grid
     area = smallest + draw[0] * (remaining - smallest)
@@ -33,11 +46,20 @@ def slow_block(draw: list[float], grid: Cell, smallest: int, remaining: int) -> 
     height, width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
     if not (0 < height < rows and 0 < width < cols):
         return set()
-    top, left = math.floor(draw[2] * (rows - height + 1)), math.floor(draw[3] * (cols - width + 1))
-    return {(row, col) for row in range(top, top + height) for col in range(left, left + width)}
+    top, left = (
+        math.floor(draw[2] * (rows - height + 1)),
+        math.floor(draw[3] * (cols - width + 1)),
+    )
+    return {
+        (row, col)
+        for row in range(top, top + height)
+        for col in range(left, left + width)
+    }
 
 
-def slow_blocks(draws: list[list[float]], grid: Cell, smallest: int, target: int) -> set[Cell]:
+def slow_blocks(
+    draws: list[list[float]], grid: Cell, smallest: int, target: int
+) -> set[Cell]:
     """Blocks are taken if they hide something new and not too much, until all is hidden or ten in a row fail."""
     hidden: set[Cell] = set()
     failures = 0
@@ -50,11 +72,16 @@ def slow_blocks(draws: list[list[float]], grid: Cell, smallest: int, target: int
             hidden, failures = hidden | block, 0
         else:
             failures += 1
-    raise AssertionError("ten tries a patch cannot run out: a block is taken in each ten, and hides a patch")
+    raise AssertionError(
+        "ten tries a patch cannot run out: a block is taken in each ten, and hides a"
+        " patch"
+    )
 
 
 @pytest.mark.parametrize(("grid", "ratio"), SIZES)
-def test_the_same_draws_give_the_same_blocks_and_the_same_top_up(grid: Cell, ratio: float, key: Key) -> None:
+def test_the_same_draws_give_the_same_blocks_and_the_same_top_up(
+    grid: Cell, ratio: float, key: Key
+) -> None:
     """The free patches of highest noise hide what the blocks left short; the others stay visible in noise's order."""
     ids, patches = torch.arange(50, 110), math.prod(grid)
     target, smallest = round(patches * ratio), max(1, round(patches * 16 / 196))
@@ -84,13 +111,19 @@ def test_the_smallest_block_may_be_given(min_patches: int, key: Key) -> None:
     assert sum(map(len, blocks)) > 0.95 * target * len(ids)
 
 
-@pytest.mark.parametrize(("grid", "ratio", "hidden"), [((14, 14), 0.5, 98), ((14, 14), 0.75, 147), ((8, 8), 0.5, 32), ((8, 8), 0.75, 48)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("grid", "ratio", "hidden"),
+    [((14, 14), 0.5, 98), ((14, 14), 0.75, 147), ((8, 8), 0.5, 32), ((8, 8), 0.75, 48)],
+)
 def test_ten_thousand_images_are_hidden_by_blocks_to_the_same_number(
     grid: Cell, ratio: float, hidden: int, key: Key, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever the numbers drawn; these come from torch, which draws them quicker."""
     source = torch.Generator().manual_seed(0)
-    monkeypatch.setattr("unmask.masking.uniform", lambda *args: torch.rand(len(args[2]), args[3], generator=source))
+    monkeypatch.setattr(
+        "unmask.masking.uniform",
+        lambda *args: torch.rand(len(args[2]), args[3], generator=source),
+    )
     for _ in range(10):
         masking = BlockMasking(grid, ratio)(key, torch.arange(1_000), 0)
         assert masking.hidden_BL.sum(1).eq(hidden).all()
@@ -98,7 +131,8 @@ def test_ten_thousand_images_are_hidden_by_blocks_to_the_same_number(
 
 
 @pytest.mark.parametrize(
-    ("ratio", "share", "mean", "most"), [(0.5, (0.2, 0.45), 0.7, 12), (0.75, (0.2, 0.45), 1.5, 30)]
+    ("ratio", "share", "mean", "most"),
+    [(0.5, (0.2, 0.45), 0.7, 12), (0.75, (0.2, 0.45), 1.5, 30)],
 )
 def test_blocks_alone_are_rarely_far_from_the_number_they_should_hide(
     ratio: float, share: tuple[float, float], mean: float, most: int
@@ -113,36 +147,61 @@ def test_blocks_alone_are_rarely_far_from_the_number_they_should_hide(
     assert short.max() <= most
 
 
-@pytest.mark.parametrize(("grid", "kept"), [((14, 14), 49), ((8, 8), 16), ((16, 16), 64), ((7, 5), 12), ((2, 2), 1)])
-def test_the_grid_keeps_the_upper_left_patch_of_every_two_by_two(grid: Cell, kept: int, key: Key) -> None:
+@pytest.mark.parametrize(
+    ("grid", "kept"),
+    [((14, 14), 49), ((8, 8), 16), ((16, 16), 64), ((7, 5), 12), ((2, 2), 1)],
+)
+def test_the_grid_keeps_the_upper_left_patch_of_every_two_by_two(
+    grid: Cell, kept: int, key: Key
+) -> None:
     """Fig. 6, right: the even rows' even columns, in every image and epoch."""
     masking = GridMasking(grid, 0.75)(key, torch.tensor([0, 9, 5]), 4)
-    lattice = {(row, col) for row in range(0, grid[0], 2) for col in range(0, grid[1], 2)}
+    lattice = {
+        (row, col) for row in range(0, grid[0], 2) for col in range(0, grid[1], 2)
+    }
     assert len(lattice) == kept
     assert hidden_cells(masking, grid) == [set(cells(grid)) - lattice] * 3
 
 
-@pytest.mark.parametrize(("grid", "ratio"), [*SIZES, ((14, 14), 0.1), ((14, 14), 0.9), ((8, 8), 0.4)])
-def test_random_sampling_keeps_the_patches_of_lowest_noise(grid: Cell, ratio: float, key: Key) -> None:
+@pytest.mark.parametrize(
+    ("grid", "ratio"), [*SIZES, ((14, 14), 0.1), ((14, 14), 0.9), ((8, 8), 0.4)]
+)
+def test_random_sampling_keeps_the_patches_of_lowest_noise(
+    grid: Cell, ratio: float, key: Key
+) -> None:
     """The number to the nearest patch; visible and masked patches come in the noise's order."""
     ids, patches = torch.tensor([3, 1, 4, 15, 926]), math.prod(grid)
     masking = RandomMasking(grid, ratio)(key, ids, 2)
     hidden_cells(masking, grid)
-    for visible, masked, noise in zip(masking.visible_BV.tolist(), masking.masked_BM.tolist(), uniform(key, 2, ids, patches).tolist(), strict=True):  # fmt: skip
+    for visible, masked, noise in zip(
+        masking.visible_BV.tolist(),
+        masking.masked_BM.tolist(),
+        uniform(key, 2, ids, patches).tolist(),
+        strict=True,
+    ):
         order = sorted(range(patches), key=lambda i: noise[i])
         kept = math.floor(patches * (1 - ratio) + 0.5)
         assert (visible, masked) == (order[:kept], order[kept:])
 
 
 @pytest.mark.parametrize("ratio", [0.5, 0.75])
-def test_every_pair_of_patches_is_hidden_together_as_often_as_any_other(ratio: float) -> None:
+def test_every_pair_of_patches_is_hidden_together_as_often_as_any_other(
+    ratio: float,
+) -> None:
     """n hidden of 64: P(i) = n / 64 and P(i and j) = n (n - 1) / (64 * 63); 5 standard errors for 2,016 pairs."""
     count, hidden = 10_000, round(64 * ratio)
-    seen = RandomMasking((8, 8), ratio)(make_key(1, "pairs"), torch.arange(count), 0).hidden_BL.float()
+    seen = RandomMasking((8, 8), ratio)(
+        make_key(1, "pairs"), torch.arange(count), 0
+    ).hidden_BL.float()
     together = seen.T @ seen / count
     once, twice = hidden / 64, hidden * (hidden - 1) / (64 * 63)
-    assert (together.diagonal() - once).abs().max() < 4.5 * (once * (1 - once) / count) ** 0.5
+    assert (together.diagonal() - once).abs().max() < 4.5 * (
+        once * (1 - once) / count
+    ) ** 0.5
     pairs = together[torch.triu_indices(64, 64, 1).unbind()]
     assert (pairs - twice).abs().max() < 5 * (twice * (1 - twice) / count) ** 0.5
-    # and no more alike than chance: the spread of the frequencies is that of independent draws
-    assert pairs.std().item() == pytest.approx((twice * (1 - twice) / count) ** 0.5, rel=0.1)
+    # and no more alike than chance: the spread of the frequencies is that of
+    # independent draws
+    assert pairs.std().item() == pytest.approx(
+        (twice * (1 - twice) / count) ** 0.5, rel=0.1
+    )

@@ -14,7 +14,12 @@ from unmask.commands.measure import Measured, keep, measure, said
 from unmask.config.checks import ConfigError
 
 QUIET = Console(file=io.StringIO())
-FOLDER = ("data=image_folder", "data.image_size=16", "data.patch_size=4", "stages=[pretrain]")
+FOLDER = (
+    "data=image_folder",
+    "data.image_size=16",
+    "data.patch_size=4",
+    "stages=[pretrain]",
+)
 
 
 @pytest.fixture
@@ -30,9 +35,14 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "images"
 
 
-def measured_in(root: Path, *more: str, images: int | None = None, threads: int | None = 1) -> Measured:
+def measured_in(
+    root: Path, *more: str, images: int | None = None, threads: int | None = 1
+) -> Measured:
     return measure(
-        plan_for(*FOLDER, f"data.root={root}", "data.holdout=0.3", *more, tiny=False), images, threads, QUIET
+        plan_for(*FOLDER, f"data.root={root}", "data.holdout=0.3", *more, tiny=False),
+        images,
+        threads,
+        QUIET,
     )
 
 
@@ -41,13 +51,22 @@ def test_mean_and_std_are_those_of_all_pixels(root: Path) -> None:
     plan = plan_for(*FOLDER, f"data.root={root}", "data.holdout=0.3", tiny=False)
     assert plan.listing is not None
     names = [name for name, _ in plan.listing.train if name != "99.png"]
-    pixels = [np.asarray(Image.open(root / name).convert("RGB")).reshape(-1, 3) for name in names]
+    pixels = [
+        np.asarray(Image.open(root / name).convert("RGB")).reshape(-1, 3)
+        for name in names
+    ]
     everything = np.concatenate(pixels) / 255
     np.testing.assert_allclose(found.mean, everything.mean(axis=0), atol=6e-7)
     np.testing.assert_allclose(found.std, everything.std(axis=0), atol=6e-7)
-    assert not np.allclose(found.std, np.mean([part.std(axis=0) for part in pixels], axis=0) / 255, atol=1e-3)
+    assert not np.allclose(
+        found.std,
+        np.mean([part.std(axis=0) for part in pixels], axis=0) / 255,
+        atol=1e-3,
+    )
     assert found.pixels == len(everything)
-    assert sorted(found.sizes) == sorted(Image.open(root / name).size[::-1] for name in names)
+    assert sorted(found.sizes) == sorted(
+        Image.open(root / name).size[::-1] for name in names
+    )
     assert dict(found.kinds) == {"RGB": len(names) - 1, "L": 1}
     assert [Path(error.name).name for error in found.bad] == ["99.png"]
     assert "99.png: " in said(found)
@@ -57,37 +76,65 @@ def test_threads_change_nothing_and_a_sample_is_the_same_each_time(root: Path) -
     assert measured_in(root, threads=3).squares_C == measured_in(root).squares_C
     some = measured_in(root, images=4)
     assert len(some.sizes) + len(some.bad) == 4
-    assert some.sizes == measured_in(root, images=4).sizes != measured_in(root).sizes[:4]
+    assert (
+        some.sizes == measured_in(root, images=4).sizes != measured_in(root).sizes[:4]
+    )
 
 
-def test_what_is_measured_is_kept_and_used_by_its_values_not_by_its_place(root: Path, tmp_path: Path) -> None:
+def test_what_is_measured_is_kept_and_used_by_its_values_not_by_its_place(
+    root: Path, tmp_path: Path
+) -> None:
     common = (*FOLDER, f"data.root={root}", "data.holdout=0.3")
     plan = plan_for(*common, f"runs_dir={tmp_path / 'runs'}", tiny=False)
     found = measured_in(root)
     kept = keep(found, None, plan)
     assert kept == tmp_path / "runs" / "statistics" / f"{plan.identity}.yaml"
     moved = kept.rename(tmp_path / "moved.yaml")
-    given = plan_for(*common, f"data.mean={found.mean}", f"data.std={found.std}", tiny=False)
+    given = plan_for(
+        *common, f"data.mean={found.mean}", f"data.std={found.std}", tiny=False
+    )
     read = plan_for(*common, f"data.statistics={moved}", tiny=False)
     assert read.config.data.mean == found.mean
-    assert read.stages[0].fingerprint == given.stages[0].fingerprint != plan.stages[0].fingerprint
-    assert read.config.plain() == given.config.plain()  # a checkpoint's config needs no file
+    assert (
+        read.stages[0].fingerprint
+        == given.stages[0].fingerprint
+        != plan.stages[0].fingerprint
+    )
+    # a checkpoint's config needs no file
+    assert read.config.plain() == given.config.plain()
 
 
-def test_statistics_of_other_images_channels_or_beside_values_are_refused(root: Path, tmp_path: Path) -> None:
+def test_statistics_of_other_images_channels_or_beside_values_are_refused(
+    root: Path, tmp_path: Path
+) -> None:
     common = (*FOLDER, f"data.root={root}", "data.holdout=0.3")
-    kept = keep(measured_in(root), tmp_path / "here.yaml", plan_for(*common, tiny=False))
+    kept = keep(
+        measured_in(root), tmp_path / "here.yaml", plan_for(*common, tiny=False)
+    )
     use = f"data.statistics={kept}"
-    with pytest.raises(ConfigError, match=r"here.yaml is of images of 3 channels, not of 1"):
+    with pytest.raises(
+        ConfigError, match=r"here.yaml is of images of 3 channels, not of 1"
+    ):
         plan_for(*common, use, "data.channels=1", tiny=False)
-    with pytest.raises(ConfigError, match=r"data.statistics is given and so are data.mean or data.std"):
+    with pytest.raises(
+        ConfigError, match=r"data.statistics is given and so are data.mean or data.std"
+    ):
         plan_for(*common, use, "data.mean=[0.1,0.2,0.3]", tiny=False)
     with pytest.raises(
-        ConfigError, match=r"nowhere.yaml cannot be read \(No such file or directory\); python src/measure"
+        ConfigError,
+        match=(
+            r"nowhere.yaml cannot be read \(No such file or directory\); python"
+            r" src/measure"
+        ),
     ):
         plan_for(*common, "data.statistics=/nowhere.yaml", tiny=False)
     (root / "00.png").unlink()
-    with pytest.raises(ConfigError, match=r"data.statistics is of other images \(\w+, these are \w+\); measure these"):
+    with pytest.raises(
+        ConfigError,
+        match=(
+            r"data.statistics is of other images \(\w+, these are \w+\); measure these"
+        ),
+    ):
         plan_for(*common, use, tiny=False)
     kept.write_text("mean: 3")
     with pytest.raises(ConfigError, match=r"here.yaml cannot be read \(.*identity"):
@@ -102,14 +149,24 @@ def test_images_without_a_pixel_or_without_contrast_are_refused(tmp_path: Path) 
         measured_in(tmp_path / "images")
     for path in (tmp_path / "images").iterdir():
         path.write_text("no image")
-    with pytest.raises(ValueError, match=r"none of 3 images can be read; the first: .*png cannot be read"):
+    with pytest.raises(
+        ValueError,
+        match=r"none of 3 images can be read; the first: .*png cannot be read",
+    ):
         measured_in(tmp_path / "images")
 
 
 @pytest.mark.process
 def test_the_command_prints_and_keeps(root: Path, tmp_path: Path) -> None:
     out = tmp_path / "kept.yaml"
-    done = call(*FOLDER[:1], f"data.root={root}", f"out={out}", "images=8", script="measure.py", tiny=False)
+    done = call(
+        *FOLDER[:1],
+        f"data.root={root}",
+        f"out={out}",
+        "images=8",
+        script="measure.py",
+        tiny=False,
+    )
     assert done.returncode == 0, done.stderr
     assert f"kept: data.statistics={out}" in done.stdout
     assert yaml.safe_load(out.read_text())["of"] == 12

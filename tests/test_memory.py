@@ -27,7 +27,9 @@ def config_of(*overrides: str) -> Config:
 
 def live_bytes(prof: profile) -> Iterator[int]:
     """Bytes the CPU allocator had given out, after every allocation and release."""
-    events = [e for e in prof.profiler.kineto_results.events() if e.name() == "[memory]"]  # type: ignore[union-attr]
+    events = [
+        e for e in prof.profiler.kineto_results.events() if e.name() == "[memory]"
+    ]  # type: ignore[union-attr]
     now = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
         now += event.nbytes()
@@ -37,10 +39,14 @@ def live_bytes(prof: profile) -> Iterator[int]:
 def measured_peak(config: Config, kind: str, batch: int) -> int:
     """Of two real steps on the CPU, in Lightning's order: the last gradients go when the forward pass is done."""
     half = config.trainer.precision == "bf16-mixed"
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as prof:
+    with profile(
+        activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True
+    ) as prof:
         with without_values():  # torch's own will do
             made = outline(config, kind, "pretrained", CLASSES)
-        optimizer = torch.optim.AdamW([p for p in made.model.parameters() if p.requires_grad], fused=True)
+        optimizer = torch.optim.AdamW(
+            [p for p in made.model.parameters() if p.requires_grad], fused=True
+        )
         images, *others = made.inputs(batch)
         images.normal_()
         if kind == "pretrain":  # order of patches: any permutation will do
@@ -61,41 +67,63 @@ def measured_peak(config: Config, kind: str, batch: int) -> int:
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @pytest.mark.parametrize("kind", ["pretrain", "finetune"])
-def test_a_real_step_on_the_cpu_takes_what_was_counted(kind: str, precision: str) -> None:
+def test_a_real_step_on_the_cpu_takes_what_was_counted(
+    kind: str, precision: str
+) -> None:
     """Within 5 %, at some 150 MB."""
     config = config_of(*TI, f"trainer.precision={precision}")
-    counted = tally(lambda: outline(config, kind, "pretrained", CLASSES), precision, device="cpu").peak(BATCH)
+    counted = tally(
+        lambda: outline(config, kind, "pretrained", CLASSES), precision, device="cpu"
+    ).peak(BATCH)
     measured = measured_peak(config, kind, BATCH)
     assert 80 * MIB < measured < 600 * MIB
     assert counted == pytest.approx(measured, rel=0.05)
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_weights_gradients_and_moments_are_four_four_and_eight_bytes_a_parameter(precision: str) -> None:
+def test_weights_gradients_and_moments_are_four_four_and_eight_bytes_a_parameter(
+    precision: str,
+) -> None:
     """Mixed precision keeps the weights in float32, and a bfloat16 copy of every matrix for the backward pass."""
     config = config_of("model=mae_vit_b", "data=imagenet", "data.root=/path")
     memory = tally(lambda: outline(config, "pretrain", "random", 0), precision)
-    assert memory.weights == 4 * 111_907_840  # the published size of the ViT-B autoencoder, fixed positions included
+    # the published size of the ViT-B autoencoder, fixed positions included
+    assert memory.weights == 4 * 111_907_840
     trained = 111_907_840 - 197 * (768 + 512)
     assert (memory.gradients, memory.optimizer) == (4 * trained, 8 * trained)
-    assert memory.casts == pytest.approx(2 * trained if precision == "bf16-mixed" else 0, rel=0.02)
+    assert memory.casts == pytest.approx(
+        2 * trained if precision == "bf16-mixed" else 0, rel=0.02
+    )
 
 
-def test_a_mask_of_three_quarters_saves_three_quarters_of_the_encoders_activations() -> None:
+def test_a_mask_of_three_quarters_saves_three_quarters_of_the_encoders_activations() -> (
+    None
+):
     """MAE Sec. 3: the encoder sees a quarter of the patches; 50 of 197 tokens with the class token."""
-    common = ("model=mae_vit_l", "data=imagenet", "data.root=/path", "finetune=table9_l")
+    common = (
+        "model=mae_vit_l",
+        "data=imagenet",
+        "data.root=/path",
+        "finetune=table9_l",
+    )
     config = config_of(*common)
     masked, whole = (
-        tally(lambda k=kind: outline(config, k, "random", 1000), "32-true") for kind in ("pretrain", "finetune")
+        tally(lambda k=kind: outline(config, k, "random", 1000), "32-true")
+        for kind in ("pretrain", "finetune")
     )
     assert masked.encoder / whole.encoder == pytest.approx(50 / 197, rel=0.02)
 
 
 def test_a_frozen_encoder_keeps_no_activations_and_no_gradients() -> None:
-    config = config_of("model=mae_vit_b", "data=imagenet", "data.root=/path", "linear_probe=table10")
-    memory = tally(lambda: outline(config, "linear_probe", "pretrained", 1000), "32-true", "lars")
+    config = config_of(
+        "model=mae_vit_b", "data=imagenet", "data.root=/path", "linear_probe=table10"
+    )
+    memory = tally(
+        lambda: outline(config, "linear_probe", "pretrained", 1000), "32-true", "lars"
+    )
     head = 768 * 1000 + 1000
-    assert (memory.gradients, memory.optimizer) == (4 * head, 4 * head)  # LARS keeps one moment
+    # LARS keeps one moment
+    assert (memory.gradients, memory.optimizer) == (4 * head, 4 * head)
     assert memory.encoder == 0
     assert memory.working > memory.after  # what passes through a layer is all there is
 
@@ -104,13 +132,23 @@ def test_on_a_cpu_short_sequences_keep_their_attention_scores() -> None:
     """There explicit attention is faster up to 64 tokens; the fused one keeps a sum a row instead."""
     config = config_of(*TI)
     here, there = (
-        tally(lambda: outline(config, "pretrain", "random", 0), "32-true", device=d) for d in ("cpu", "cuda")
+        tally(lambda: outline(config, "pretrain", "random", 0), "32-true", device=d)
+        for d in ("cpu", "cuda")
     )
     rows = 4 * 3 * 17  # blocks, heads, tokens
     assert here.encoder - there.encoder == 4 * (17 * rows - rows)
 
 
-GIVEN = Memory(4 * MIB, 4 * MIB, 8 * MIB, 0, encoder=2 * MIB, after=1 * MIB, working=0.5 * MIB, inputs=0.5 * MIB)
+GIVEN = Memory(
+    4 * MIB,
+    4 * MIB,
+    8 * MIB,
+    0,
+    encoder=2 * MIB,
+    after=1 * MIB,
+    working=0.5 * MIB,
+    inputs=0.5 * MIB,
+)
 
 
 def test_the_peak_is_the_sum_of_its_parts_and_linear_in_the_batch() -> None:

@@ -59,7 +59,10 @@ def mirror(folder: Path, online: bool = False, finish_seconds: float = 2) -> Wan
 
 def shown(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """W&B's rows as the journal has them."""
-    plain = [{key: value for key, value in row.items() if not key.startswith("_")} for row in rows]
+    plain = [
+        {key: value for key, value in row.items() if not key.startswith("_")}
+        for row in rows
+    ]
     return [{"step": row.pop(AXIS), **row} for row in plain]
 
 
@@ -72,9 +75,16 @@ def offline(folder: Path) -> list[dict[str, Any]]:
     return shown(rows)
 
 
-def test_an_interrupted_stage_is_one_run_in_every_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_stage_is_one_run_in_every_mirror(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With rows that the checkpoint has not, which are made again; TensorBoard's too."""
-    overrides = (f"runs_dir={tmp_path}", "stages=[pretrain]", "checkpoint.every_steps=3", "logger=[wandb,tensorboard]")
+    overrides = (
+        f"runs_dir={tmp_path}",
+        "stages=[pretrain]",
+        "checkpoint.every_steps=3",
+        "logger=[wandb,tensorboard]",
+    )
     with monkeypatch.context() as patch:
         patch.setattr("unmask.callbacks.metrics.EVERY", 1)
         for step in (5, 8):
@@ -117,11 +127,15 @@ def test_a_kill_while_an_offline_run_is_replaced_loses_nothing(
         patch.setattr(wandb_run, "_end_service", cut)
         with pytest.raises(OSError, match="is cut; is the disk full"):
             full.close(75)
-    assert list(tmp_path.glob("wandb/earlier-*-offline-run-*/*.wandb")), "kept, as the new one is not whole"
+    assert list(tmp_path.glob("wandb/earlier-*-offline-run-*/*.wandb")), (
+        "kept, as the new one is not whole"
+    )
     shutil.rmtree(next(tmp_path.glob("wandb/offline-run-*")))
     killed = mirror(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(killed, "log", lambda row: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(
+            killed, "log", lambda row: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
         with pytest.raises(KeyboardInterrupt):
             killed.open(ROWS[:2])
     killed.run.finish()
@@ -135,7 +149,9 @@ def test_a_kill_while_an_offline_run_is_replaced_loses_nothing(
     last.close(0)
     assert offline(tmp_path) == ROWS
     synced = subprocess.run(
-        [sys.executable, "-m", "wandb", "sync", *tmp_path.glob("wandb/offline-run-*")], capture_output=True, text=True
+        [sys.executable, "-m", "wandb", "sync", *tmp_path.glob("wandb/offline-run-*")],
+        capture_output=True,
+        text=True,
     )
     assert shown(server.runs[CARD.fingerprint]) == ROWS, synced.stderr
 
@@ -165,7 +181,9 @@ def test_online_rows_that_the_run_has_are_not_sent_again_and_those_it_lacks_are(
     without = mirror(tmp_path)
     without.open(ROWS)
     without.close(0)
-    assert list(tmp_path.glob("wandb/offline-run-*/*.synced")), "`wandb sync` would append what W&B has"
+    assert list(tmp_path.glob("wandb/offline-run-*/*.synced")), (
+        "`wandb sync` would append what W&B has"
+    )
     server.status = 200
     again = mirror(tmp_path, online=True)
     again.open(ROWS)
@@ -183,12 +201,17 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_training_outlives_the_death_of_its_dashboards(
-    server: FakeWandb, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: FakeWandb,
+    undisturbed: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """W&B's service is killed in mid-run, and TensorBoard's disk is full."""
 
     def kill(*_: object) -> None:
-        (service,) = subprocess.run(["pgrep", "-P", str(os.getpid()), "wandb-core"], capture_output=True).stdout.split()
+        (service,) = subprocess.run(
+            ["pgrep", "-P", str(os.getpid()), "wandb-core"], capture_output=True
+        ).stdout.split()
         os.kill(int(service), signal.SIGKILL)
 
     def full(*_: object) -> None:
@@ -203,12 +226,22 @@ def test_a_training_outlives_the_death_of_its_dashboards(
             kill()
 
     monkeypatch.setattr(MetricsLogger, "_log_window", killing)
-    monkeypatch.setattr("tensorboard.summary.writer.record_writer.RecordWriter.write", full)
-    overrides = (f"runs_dir={tmp_path}", "stages=[pretrain]", "logger=[wandb,tensorboard]", "logger.wandb.mode=online")
+    monkeypatch.setattr(
+        "tensorboard.summary.writer.record_writer.RecordWriter.write", full
+    )
+    overrides = (
+        f"runs_dir={tmp_path}",
+        "stages=[pretrain]",
+        "logger=[wandb,tensorboard]",
+        "logger.wandb.mode=online",
+    )
     with pytest.warns(UserWarning, match="failed") as told:
         run(*overrides)
     texts = sorted(str(warning.message) for warning in told)
-    assert [text.split(" (")[0] for text in texts] == ["TensorBoard failed", "W&B failed"], texts
+    assert [text.split(" (")[0] for text in texts] == [
+        "TensorBoard failed",
+        "W&B failed",
+    ], texts
     assert "No space left" in texts[0]
     assert f"python src/send.py {tmp_path}/pretrain/" in texts[1]
     assert_same(tmp_path, undisturbed)
@@ -241,7 +274,10 @@ def test_a_mirror_that_hangs_costs_the_end_a_stated_time_and_is_told_once() -> N
     assert 0.5 <= time.monotonic() - begun < 3
     assert [str(warning.message) for warning in told] == [
         "it is slow today",
-        "a dashboard failed (it gave no answer for 0.5 seconds); training and journal go on without it; look elsewhere",
+        (
+            "a dashboard failed (it gave no answer for 0.5 seconds); training and"
+            " journal go on without it; look elsewhere"
+        ),
     ]
 
 
@@ -251,8 +287,16 @@ def test_a_server_that_is_not_there_makes_the_run_an_offline_one(
     """And src/send.py gives it all rows when it is there again, a second call none."""
     monkeypatch.setattr(wandb_run, "START", 1)
     server.delay = 60.0
-    overrides = (f"runs_dir={tmp_path}", "stages=[pretrain]", "logger=wandb", "logger.wandb.mode=online")
-    with pytest.warns(UserWarning, match=r"W&B cannot be reached .* logged offline in .*wandb: send it later"):
+    overrides = (
+        f"runs_dir={tmp_path}",
+        "stages=[pretrain]",
+        "logger=wandb",
+        "logger.wandb.mode=online",
+    )
+    with pytest.warns(
+        UserWarning,
+        match=r"W&B cannot be reached .* logged offline in .*wandb: send it later",
+    ):
         run(*overrides)
     (folder,) = tmp_path.glob("pretrain/*")
     journal = read(folder / "metrics.jsonl")
@@ -260,7 +304,10 @@ def test_a_server_that_is_not_there_makes_the_run_an_offline_one(
     server.delay = 0.0
     given = Send(folders=[str(folder)], project=None, entity=None, finish_seconds=5)
     monkeypatch.setattr(wandb_run, "START", 30)
-    for said in (f"all {len(journal)} rows are in W&B", f"all {len(journal)} rows are in W&B, some were before"):
+    for said in (
+        f"all {len(journal)} rows are in W&B",
+        f"all {len(journal)} rows are in W&B, some were before",
+    ):
         assert send(folder, given) == said
         assert shown(server.runs[folder.name]) == journal
     with pytest.raises(ConfigError, match="no finished stage"):

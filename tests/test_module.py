@@ -33,11 +33,17 @@ def trainer(taken: int = 0) -> SimpleNamespace:
     """What a DataModule asks of Lightning: how far training is, and the place of this process."""
     progress = SimpleNamespace(total=SimpleNamespace(ready=taken))
     loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
-    return SimpleNamespace(fit_loop=loop, accumulate_grad_batches=1, global_rank=0, world_size=1)
+    return SimpleNamespace(
+        fit_loop=loop, accumulate_grad_batches=1, global_rank=0, world_size=1
+    )
 
 
-def data(splits: Splits, augment: Augment = AUGMENT, workers: int = 0, taken: int = 0) -> ImageData:
-    module = ImageData(*splits, FORM, augment, list(range(len(splits[0]))), 4, 0, Loading(workers))
+def data(
+    splits: Splits, augment: Augment = AUGMENT, workers: int = 0, taken: int = 0
+) -> ImageData:
+    module = ImageData(
+        *splits, FORM, augment, list(range(len(splits[0]))), 4, 0, Loading(workers)
+    )
     module.trainer = trainer(taken)  # type: ignore[assignment]
     return module
 
@@ -63,7 +69,9 @@ def root(tmp_path: Path) -> Path:
     for i in range(20):
         path = tmp_path / f"class{i % 2}" / f"{i:03d}.png"
         path.parent.mkdir(exist_ok=True)
-        Image.fromarray(generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(path)
+        Image.fromarray(generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(
+            path
+        )
     return tmp_path
 
 
@@ -75,7 +83,9 @@ def splits(root: Path, in_memory: bool) -> Splits:
 def test_memory_and_disk_give_the_same_batches(loader: str, root: Path) -> None:
     """To a level of 255: crops of a cut image and of a whole one may round a tie differently."""
     held, read = data(splits(root, in_memory=True)), data(splits(root, in_memory=False))
-    assert_same(batches(held, loader), batches(read, loader), tolerance=1.01 / 255 / 0.2)
+    assert_same(
+        batches(held, loader), batches(read, loader), tolerance=1.01 / 255 / 0.2
+    )
 
 
 def test_workers_do_not_change_batches_or_crops(root: Path) -> None:
@@ -85,10 +95,18 @@ def test_workers_do_not_change_batches_or_crops(root: Path) -> None:
 
 def test_crops_change_from_epoch_to_epoch_and_repeat_with_it(root: Path) -> None:
     held = splits(root, in_memory=True)
-    first, again, later = batches(data(held)), batches(data(held)), batches(data(held, taken=2))
+    first, again, later = (
+        batches(data(held)),
+        batches(data(held)),
+        batches(data(held, taken=2)),
+    )
     assert_same(first, again)
     by_id = [
-        {int(i): image for batch in part for i, image in zip(batch.ids_B, batch.images_BCHW, strict=True)}
+        {
+            int(i): image
+            for batch in part
+            for i, image in zip(batch.ids_B, batch.images_BCHW, strict=True)
+        }
         for part in (first, later)
     ]
     shared = by_id[0].keys() & by_id[1].keys()
@@ -104,19 +122,27 @@ def test_a_view_is_a_function_of_its_ticket_not_of_its_batch(root: Path) -> None
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
-def test_evaluation_sees_whole_images_in_order_without_augmentation(in_memory: bool, root: Path) -> None:
+def test_evaluation_sees_whole_images_in_order_without_augmentation(
+    in_memory: bool, root: Path
+) -> None:
     module = data(splits(root, in_memory))
     seen = batches(module, "val")
     memory = splits(root, in_memory=True)[1]
     assert isinstance(memory, InMemory)
     expected = (memory.images_NCHW / 255 - channels(FORM.mean)) / channels(FORM.std)
-    torch.testing.assert_close(torch.cat([batch.images_BCHW for batch in seen]), expected)
+    torch.testing.assert_close(
+        torch.cat([batch.images_BCHW for batch in seen]), expected
+    )
     assert torch.cat([batch.ids_B for batch in seen]).tolist() == list(range(10))
     bank, _ = module.predict_dataloader()
-    whole = torch.cat([module.on_after_batch_transfer(batch, 0).images_BCHW for batch in bank])
+    whole = torch.cat(
+        [module.on_after_batch_transfer(batch, 0).images_BCHW for batch in bank]
+    )
     train = splits(root, in_memory=True)[0]
     assert isinstance(train, InMemory)
-    torch.testing.assert_close(whole, (train.images_NCHW / 255 - channels(FORM.mean)) / channels(FORM.std))
+    torch.testing.assert_close(
+        whole, (train.images_NCHW / 255 - channels(FORM.mean)) / channels(FORM.std)
+    )
 
 
 def channels(values: tuple[float, ...]) -> Tensor:
@@ -125,8 +151,12 @@ def channels(values: tuple[float, ...]) -> Tensor:
 
 def test_pixels_are_normalised_channel_by_channel() -> None:
     images = torch.full((1, 3, 8, 8), 51, dtype=torch.uint8)
-    found = normalised(Batch(images, torch.tensor([0]), torch.tensor([0]), 0, None), FORM).images_BCHW
-    expected = [(0.2 - mean) / std for mean, std in zip(FORM.mean, FORM.std, strict=True)]
+    found = normalised(
+        Batch(images, torch.tensor([0]), torch.tensor([0]), 0, None), FORM
+    ).images_BCHW
+    expected = [
+        (0.2 - mean) / std for mean, std in zip(FORM.mean, FORM.std, strict=True)
+    ]
     torch.testing.assert_close(found[0, :, 0, 0], torch.tensor(expected))
 
 
@@ -134,16 +164,26 @@ def test_only_the_chosen_samples_are_trained_on(root: Path) -> None:
     train, val = splits(root, in_memory=True)
     module = ImageData(train, val, FORM, AUGMENT, [1, 3, 5, 7], 2, 0, Loading(0))
     module.trainer = trainer()  # type: ignore[assignment]
-    assert sorted(torch.cat([batch.ids_B for batch in module.train_dataloader()]).tolist()) == [1, 3, 5, 7]
+    assert sorted(
+        torch.cat([batch.ids_B for batch in module.train_dataloader()]).tolist()
+    ) == [1, 3, 5, 7]
 
 
 def test_precomputed_features_come_in_the_batches_of_the_images(root: Path) -> None:
     """A probe on stored features is the probe on images: same order, same labels."""
     train, val = splits(root, in_memory=True)
-    features = (torch.arange(10.0)[:, None], train.labels_N), (torch.arange(10.0)[:, None], val.labels_N)
+    features = (
+        (torch.arange(10.0)[:, None], train.labels_N),
+        (
+            torch.arange(10.0)[:, None],
+            val.labels_N,
+        ),
+    )
     stored = FeatureData(*features, batch_size=4, seed=0)
     stored.trainer = trainer()  # type: ignore[assignment]
-    for ours, theirs in zip(stored.train_dataloader(), batches(data((train, val))), strict=True):
+    for ours, theirs in zip(
+        stored.train_dataloader(), batches(data((train, val))), strict=True
+    ):
         assert ours.ids_B.equal(theirs.ids_B)
         assert ours.labels_B.equal(theirs.labels_B)
         assert ours.images_BCHW[:, 0].equal(ours.ids_B.float())
@@ -155,47 +195,73 @@ def test_evaluation_takes_no_more_at_once_than_the_device_may() -> None:
 
     assert build_loading(plan_for("trainer.micro_batch=100").config).eval_batch == 100
     assert build_loading(plan_for().config).eval_batch == 256
-    split = InMemory(torch.zeros(10, 3, 8, 8, dtype=torch.uint8), torch.zeros(10, dtype=torch.long))
+    split = InMemory(
+        torch.zeros(10, 3, 8, 8, dtype=torch.uint8), torch.zeros(10, dtype=torch.long)
+    )
     module = ImageData(split, split, FORM, AUGMENT, [0], 1, 0, Loading(0, eval_batch=4))
     assert [len(batch.ids_B) for batch in batches(module, "val")] == [4, 4, 2]
 
 
-AUGMENTS = [Augment("padded", flip=True), Augment("random", flip=True), Augment("none", flip=True), Augment("padded")]
+AUGMENTS = [
+    Augment("padded", flip=True),
+    Augment("random", flip=True),
+    Augment("none", flip=True),
+    Augment("padded"),
+]
 
 
 @pytest.mark.parametrize("repeats", [1, 2])
-@pytest.mark.parametrize("augment", AUGMENTS, ids=lambda augment: f"{augment.crop}-{augment.flip}")
-def test_images_on_the_device_give_the_bits_of_images_in_memory(augment: Augment, repeats: int, root: Path) -> None:
+@pytest.mark.parametrize(
+    "augment", AUGMENTS, ids=lambda augment: f"{augment.crop}-{augment.flip}"
+)
+def test_images_on_the_device_give_the_bits_of_images_in_memory(
+    augment: Augment, repeats: int, root: Path
+) -> None:
     train, val = splits(root, in_memory=True)
     assert isinstance(train, InMemory)
     assert isinstance(val, InMemory)
     there = placed(train, val, "device", torch.device("cpu"))
     augment = replace(augment, repeats=repeats)
     for loader in ("train", "val"):
-        assert_same(batches(data((train, val), augment), loader), batches(data(there, augment), loader))
-    (first, *_) = data(there, augment).train_dataloader()
+        assert_same(
+            batches(data((train, val), augment), loader),
+            batches(data(there, augment), loader),
+        )
+    first, *_ = data(there, augment).train_dataloader()
     assert first.images_BCHW.numel() == 0  # ids and boxes alone are handed over
 
 
 @pytest.mark.parametrize("augment", AUGMENTS[::2], ids=lambda augment: augment.crop)
-def test_files_give_the_pixels_of_memory_where_nothing_is_resized(augment: Augment, root: Path) -> None:
+def test_files_give_the_pixels_of_memory_where_nothing_is_resized(
+    augment: Augment, root: Path
+) -> None:
     held, read = (data(splits(root, in_memory), augment) for in_memory in (True, False))
     assert_same(batches(held), batches(read))
 
 
-def test_what_changes_single_images_is_cut_in_memory_though_the_device_has_them(root: Path) -> None:
+def test_what_changes_single_images_is_cut_in_memory_though_the_device_has_them(
+    root: Path,
+) -> None:
     train, val = splits(root, in_memory=True)
     assert isinstance(train, InMemory)
     assert isinstance(val, InMemory)
-    jitter, there = Augment("padded", flip=True, jitter=0.4), placed(train, val, "device", torch.device("cpu"))
+    jitter, there = (
+        Augment("padded", flip=True, jitter=0.4),
+        placed(train, val, "device", torch.device("cpu")),
+    )
     assert_same(batches(data((train, val), jitter)), batches(data(there, jitter)))
 
 
 def test_a_cpu_decides_for_memory_and_only_device_asks_for_the_device() -> None:
     cpu = torch.device("cpu")
-    assert [goes_there(10, wanted, cpu) for wanted in (None, True, "device")] == [False, False, True]
+    assert [goes_there(10, wanted, cpu) for wanted in (None, True, "device")] == [
+        False,
+        False,
+        True,
+    ]
     images = torch.arange(48, dtype=torch.uint8).view(4, 3, 2, 2)
-    assert OnDevice(images).taken(torch.tensor([5, 2])).equal(images[[1, 2]])  # sample 5 is a view of image 1
+    # sample 5 is a view of image 1
+    assert OnDevice(images).taken(torch.tensor([5, 2])).equal(images[[1, 2]])
 
 
 class Counted:
@@ -216,7 +282,10 @@ class Counted:
 
 
 def test_each_image_is_read_once_for_all_its_views_and_they_differ(root: Path) -> None:
-    (train, val), augment = splits(root, in_memory=False), Augment("random", flip=True, repeats=2)
+    (train, val), augment = (
+        splits(root, in_memory=False),
+        Augment("random", flip=True, repeats=2),
+    )
     assert isinstance(train, Files)
     counted = Counted(train.store)
     module = data((replace(train, store=counted), val), augment)
@@ -224,11 +293,19 @@ def test_each_image_is_read_once_for_all_its_views_and_they_differ(root: Path) -
     assert len(seen) == 5  # 10 images, batches of 4 views: 2 images a step
     assert set(counted.reads.values()) == {1}
     for batch in seen:
-        assert (batch.ids_B % 10).tolist() == [batch.ids_B[0], batch.ids_B[0], batch.ids_B[2], batch.ids_B[2]]
+        assert (batch.ids_B % 10).tolist() == [
+            batch.ids_B[0],
+            batch.ids_B[0],
+            batch.ids_B[2],
+            batch.ids_B[2],
+        ]
         assert batch.labels_B.equal(train.labels_N[batch.ids_B % 10])
         assert not batch.images_BCHW[0].equal(batch.images_BCHW[1])
-        alone = module.training_batch(batch.epoch, batch.ids_B[1:2].tolist(), torch.device("cpu"))
-        assert alone.images_BCHW.equal(batch.images_BCHW[1:2])  # a view is a function of its sample
+        alone = module.training_batch(
+            batch.epoch, batch.ids_B[1:2].tolist(), torch.device("cpu")
+        )
+        # a view is a function of its sample
+        assert alone.images_BCHW.equal(batch.images_BCHW[1:2])
     assert_same(seen, batches(data((train, val), augment, workers=2)))
     held = data(splits(root, in_memory=True), augment)
     assert_same(seen, batches(held), tolerance=1.01 / 255 / 0.2)
@@ -249,7 +326,7 @@ def test_an_image_that_cannot_be_read_is_replaced_in_all_its_views(root: Path) -
 
 
 def test_a_run_that_goes_on_reads_nothing_of_what_came_before(root: Path) -> None:
-    (train, val) = splits(root, in_memory=False)
+    train, val = splits(root, in_memory=False)
     assert isinstance(train, Files)
     counted = Counted(train.store)
     late = data((replace(train, store=counted), val), taken=1)
@@ -264,7 +341,8 @@ def test_threads_do_not_change_batches(split: tuple[int, int], root: Path) -> No
     threaded = data(read)
     threaded.loading = Loading(split[0], threads=split[1])
     assert_same(batches(threaded), batches(data(read, workers=0)))
-    assert_same(batches(threaded), batches(data(read, workers=0)))  # in processes that are forked beside threads
+    # in processes that are forked beside threads
+    assert_same(batches(threaded), batches(data(read, workers=0)))
 
 
 def test_processes_and_threads_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,28 +362,43 @@ def test_processes_and_threads_share_the_cores(monkeypatch: pytest.MonkeyPatch) 
     assert spread(9, num_workers=0) == (0, 4)
 
 
-def test_memory_of_batches_is_used_again_when_nothing_refers_to_it_and_not_before(root: Path) -> None:
+def test_memory_of_batches_is_used_again_when_nothing_refers_to_it_and_not_before(
+    root: Path,
+) -> None:
     module = data(splits(root, in_memory=False), workers=1)
     module.ids = module.ids * 8  # 20 batches
     loader, held, places = module.train_dataloader(), [], []
     for batch in loader:
         places.append(batch.images_BCHW.data_ptr())
-        held = [*held, (batch.images_BCHW[1:], batch.images_BCHW[1:].clone())] if len(held) < 2 else held
+        held = (
+            [*held, (batch.images_BCHW[1:], batch.images_BCHW[1:].clone())]
+            if len(held) < 2
+            else held
+        )
     assert len(places) == 20
-    assert len(set(places)) <= EACH + 2  # those that are held lie in slots or, where none is free, elsewhere
+    # those that are held lie in slots or, where none is free, elsewhere
+    assert len(set(places)) <= EACH + 2
     assert all(view.equal(copy) for view, copy in held)
-    end_workers()  # as when Python ends and something holds the loader: nothing is raised
+    # as when Python ends and something holds the loader: nothing is raised
+    end_workers()
     assert not multiprocessing.active_children()
     del batch, loader
     gc.collect()
     assert held[0][0].equal(held[0][1])  # which outlives the loader
 
 
-def test_who_asks_how_files_are_decoded_has_them_read_from_the_disk(tmp_path: Path) -> None:
+def test_who_asks_how_files_are_decoded_has_them_read_from_the_disk(
+    tmp_path: Path,
+) -> None:
     from small_runs import image_folder, plan_for
     from unmask.training.build import load_splits
 
-    common = ("data=image_folder", f"data.root={image_folder(tmp_path)}", "data.image_size=16", "data.patch_size=4")
+    common = (
+        "data=image_folder",
+        f"data.root={image_folder(tmp_path)}",
+        "data.image_size=16",
+        "data.patch_size=4",
+    )
     assert isinstance(load_splits(plan_for(*common))[0], InMemory)
     for decode in ("fast", "scaled", "reference"):
         train, val = load_splits(plan_for(*common, f"data.decode={decode}"))
@@ -317,11 +410,23 @@ def test_who_asks_how_files_are_decoded_has_them_read_from_the_disk(tmp_path: Pa
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("data.decode=scaled", "data.decode = scaled: data=mnist5k is decoded once into memory; set data.decode=auto"),
-        ("data.threads=2", "data.threads = 2: data=mnist5k is held in memory; set data.threads=null"),
+        (
+            "data.decode=scaled",
+            (
+                "data.decode = scaled: data=mnist5k is decoded once into memory; set"
+                " data.decode=auto"
+            ),
+        ),
+        (
+            "data.threads=2",
+            "data.threads = 2: data=mnist5k is held in memory; set data.threads=null",
+        ),
         (
             "source=raw data.decode=scaled",
-            "data.decode = scaled: raw pixels are not decoded; set data.decode=auto or reference",
+            (
+                "data.decode = scaled: raw pixels are not decoded; set data.decode=auto"
+                " or reference"
+            ),
         ),
     ],
 )

@@ -12,30 +12,46 @@ from unmask.tasks.features import LabelledFeatures, knn_accuracy, knn_scores
 @pytest.fixture
 def bank() -> LabelledFeatures:
     generator = torch.Generator().manual_seed(0)
-    return LabelledFeatures(torch.randn(60, 5, generator=generator), torch.randint(0, 4, (60,), generator=generator))
+    return LabelledFeatures(
+        torch.randn(60, 5, generator=generator),
+        torch.randint(0, 4, (60,), generator=generator),
+    )
 
 
 @pytest.fixture
 def queries() -> LabelledFeatures:
     generator = torch.Generator().manual_seed(1)
-    return LabelledFeatures(torch.randn(30, 5, generator=generator), torch.randint(0, 4, (30,), generator=generator))
+    return LabelledFeatures(
+        torch.randn(30, 5, generator=generator),
+        torch.randint(0, 4, (30,), generator=generator),
+    )
 
 
-def plain_votes(bank: LabelledFeatures, query: torch.Tensor, k: int, temperature: float) -> list[float]:
-    cosines = [(query @ row / (query.norm() * row.norm())).item() for row in bank.features_ND]
+def plain_votes(
+    bank: LabelledFeatures, query: torch.Tensor, k: int, temperature: float
+) -> list[float]:
+    cosines = [
+        (query @ row / (query.norm() * row.norm())).item() for row in bank.features_ND
+    ]
     votes = [0.0] * 4
     for i in sorted(range(len(cosines)), key=lambda i: -cosines[i])[:k]:
         votes[int(bank.labels_N[i])] += math.exp(cosines[i] / temperature)
     return votes
 
 
-@pytest.mark.parametrize(("k", "temperature"), [(1, 0.07), (20, 0.07), (20, 1.0), (60, 0.5)])
+@pytest.mark.parametrize(
+    ("k", "temperature"), [(1, 0.07), (20, 0.07), (20, 1.0), (60, 0.5)]
+)
 def test_votes_and_accuracy_are_those_of_a_plain_loop(
     bank: LabelledFeatures, queries: LabelledFeatures, k: int, temperature: float
 ) -> None:
-    plain = torch.tensor([plain_votes(bank, query, k, temperature) for query in queries.features_ND])
+    plain = torch.tensor(
+        [plain_votes(bank, query, k, temperature) for query in queries.features_ND]
+    )
     ours = knn_scores(bank, queries.features_ND, 4, k, temperature)
-    torch.testing.assert_close(ours / ours.sum(1, True), plain / plain.sum(1, True), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(
+        ours / ours.sum(1, True), plain / plain.sum(1, True), rtol=1e-3, atol=1e-5
+    )
     expected = 100 * (plain.argmax(1) == queries.labels_N).double().mean().item()
     assert knn_accuracy(bank, queries, k, temperature) == pytest.approx(expected)
 
@@ -48,7 +64,9 @@ def test_length_of_a_vector_does_not_matter_and_k_is_cut_to_the_bank(
     bank: LabelledFeatures, queries: LabelledFeatures
 ) -> None:
     longer = LabelledFeatures(queries.features_ND * 7, queries.labels_N)
-    assert knn_accuracy(bank, longer, 60, 0.07) == knn_accuracy(bank, queries, 1_000, 0.07)
+    assert knn_accuracy(bank, longer, 60, 0.07) == knn_accuracy(
+        bank, queries, 1_000, 0.07
+    )
 
 
 def test_chunks_do_not_change_the_result(

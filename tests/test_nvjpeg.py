@@ -19,7 +19,8 @@ from unmask.data.listing.listing import list_images
 from unmask.data.loading.folders import Files, folder_splits
 from unmask.training.execute import execute
 
-LEVELS = 6  # of 255: both decode to the same pixels, and the reference resizes in whole numbers
+# of 255: both decode to the same pixels, and the reference resizes in whole numbers
+LEVELS = 6
 
 
 @pytest.fixture
@@ -32,7 +33,9 @@ def root(tmp_path: Path) -> Path:
         path = tmp_path / f"class{i % 2}" / f"{i:02d}.{'png' if i == 3 else 'jpg'}"
         path.parent.mkdir(exist_ok=True)
         small = generator.integers(0, 256, (6, 5, 3), dtype=np.uint8)
-        image = Image.fromarray(small).resize((40 + i, 60 - i), Image.Resampling.BICUBIC)
+        image = Image.fromarray(small).resize(
+            (40 + i, 60 - i), Image.Resampling.BICUBIC
+        )
         image = image.convert({4: "L", 5: "CMYK"}.get(i, "RGB"))
         image.save(path, **({"exif": exif} if i == 6 else {}))
     return tmp_path
@@ -40,7 +43,9 @@ def root(tmp_path: Path) -> Path:
 
 def splits(root: Path, decode: str) -> tuple[Files, Files]:
     found = folder_splits(list_images(root, holdout=0.5), 3, (8, 8), in_memory=False)
-    train, val = (replace(split, decode=decode) for split in found if isinstance(split, Files))
+    train, val = (
+        replace(split, decode=decode) for split in found if isinstance(split, Files)
+    )
     return train, val
 
 
@@ -67,26 +72,37 @@ def test_the_loader_decodes_what_nvjpeg_does_not_take(root: Path) -> None:
     names = [Path(train.store.name(i)).name for i in range(len(train))]
     packed = views.__getitems__([(0, i) for i in range(len(train))]).packed
     assert packed is not None
-    assert {names[i] for i in packed.others} == {"03.png", "05.jpg", "06.jpg"} & set(names)
-    assert packed.bytes_N.numel() == sum(Path(name).stat().st_size for name in packed.names)
+    assert {names[i] for i in packed.others} == {"03.png", "05.jpg", "06.jpg"} & set(
+        names
+    )
+    assert packed.bytes_N.numel() == sum(
+        Path(name).stat().st_size for name in packed.names
+    )
 
 
 def test_a_file_that_was_cut_off_is_replaced_by_the_loader(root: Path) -> None:
     train, _ = splits(root, "nvjpeg")
     path = Path(train.store.name(0))
     path.write_bytes(path.read_bytes()[:-200])
-    batch = data((train, train), Augment("random")).train_views.__getitems__([(0, 0), (0, 1)])
+    batch = data((train, train), Augment("random")).train_views.__getitems__(
+        [(0, 0), (0, 1)]
+    )
     assert [bad.id for bad in batch.bad] == [0]
 
 
-def test_a_header_that_pillow_alone_refuses_is_replaced_by_the_loader(root: Path) -> None:
+def test_a_header_that_pillow_alone_refuses_is_replaced_by_the_loader(
+    root: Path,
+) -> None:
     train, _ = splits(root, "nvjpeg")
     path = Path(train.store.name(0))
     content = bytearray(path.read_bytes())
-    content[content.find(b"\xff\xdb") + 4] = 0x10  # a table of 16 bits, which is too short for one
+    # a table of 16 bits, which is too short for one
+    content[content.find(b"\xff\xdb") + 4] = 0x10
     path.write_bytes(content)
     assert opened(bytes(content), path.name, 3).header
-    batch = data((train, train), Augment("random")).train_views.__getitems__([(0, 0), (0, 1)])
+    batch = data((train, train), Augment("random")).train_views.__getitems__(
+        [(0, 0), (0, 1)]
+    )
     assert [bad.id for bad in batch.bad] == [0]
 
 
@@ -104,8 +120,17 @@ def test_what_neither_decoder_reads_is_named(root: Path) -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_without_a_gpu_it_is_refused_at_the_start(root: Path, tmp_path: Path) -> None:
     plan = plan_for(
-        "data=image_folder", f"data.root={root}", "data.image_size=16", "data.patch_size=4", "data.decode=nvjpeg",
-        "stages=[pretrain]", "trainer=auto", f"runs_dir={tmp_path / 'runs'}",
-    )  # fmt: skip
-    with pytest.raises(ConfigError, match=r"data.decode = nvjpeg: torch finds no GPU here; use data.decode=auto"):
+        "data=image_folder",
+        f"data.root={root}",
+        "data.image_size=16",
+        "data.patch_size=4",
+        "data.decode=nvjpeg",
+        "stages=[pretrain]",
+        "trainer=auto",
+        f"runs_dir={tmp_path / 'runs'}",
+    )
+    with pytest.raises(
+        ConfigError,
+        match=r"data.decode = nvjpeg: torch finds no GPU here; use data.decode=auto",
+    ):
         execute(plan, Console(quiet=True))

@@ -18,7 +18,9 @@ from unmask.heads import Classifier, FineTuneFeatures, Given
 from unmask.mae import MAE
 from unmask.optim import Recipe
 
-PRETRAIN = Recipe("adamw", 1.5e-4, 4096, 0.05, (0.9, 0.95), warmup_steps=4, total_steps=12)
+PRETRAIN = Recipe(
+    "adamw", 1.5e-4, 4096, 0.05, (0.9, 0.95), warmup_steps=4, total_steps=12
+)
 PROBE = Recipe("lars", 0.1, 16384, 0.0, (0.9, 0.999), warmup_steps=0, total_steps=10)
 
 
@@ -26,19 +28,34 @@ def decays(model: nn.Module, recipe: Recipe) -> dict[str, float]:
     """Weight decay of every parameter that the optimiser holds."""
     names = {parameter: name for name, parameter in model.named_parameters()}
     groups = recipe(model)[0].param_groups
-    return {names[parameter]: group["weight_decay"] for group in groups for parameter in group["params"]}
+    return {
+        names[parameter]: group["weight_decay"]
+        for group in groups
+        for parameter in group["params"]
+    }
 
 
-def test_biases_and_norms_are_not_decayed_but_matrices_and_tokens_are(make_mae: Callable[..., MAE]) -> None:
+def test_biases_and_norms_are_not_decayed_but_matrices_and_tokens_are(
+    make_mae: Callable[..., MAE],
+) -> None:
     model = make_mae()
     found = decays(model, PRETRAIN)
     shapes = {name: p.ndim for name, p in model.named_parameters() if p.requires_grad}
     assert found == {name: 0.05 if ndim > 1 else 0.0 for name, ndim in shapes.items()}
-    assert found["encoder.cls_token"] == found["decoder.mask_token"] == found["decoder.head.weight"] == 0.05
+    assert (
+        found["encoder.cls_token"]
+        == found["decoder.mask_token"]
+        == found["decoder.head.weight"]
+        == 0.05
+    )
 
 
-def test_fine_tuning_spares_class_token_and_positions_from_decay(make_mae: Callable[..., MAE]) -> None:
-    model = Classifier(FineTuneFeatures(make_mae().encoder, "mean"), 10, probe=False, seed=0)
+def test_fine_tuning_spares_class_token_and_positions_from_decay(
+    make_mae: Callable[..., MAE],
+) -> None:
+    model = Classifier(
+        FineTuneFeatures(make_mae().encoder, "mean"), 10, probe=False, seed=0
+    )
     found = decays(model, replace(PRETRAIN, decay_tokens=False))
     assert found["features.encoder.patch_embed.weight"] == 0.05
     assert found["features.encoder.cls_token"] == 0
@@ -46,17 +63,25 @@ def test_fine_tuning_spares_class_token_and_positions_from_decay(make_mae: Calla
 
 
 def test_lars_spares_them_too(make_mae: Callable[..., MAE]) -> None:
-    model = Classifier(FineTuneFeatures(make_mae().encoder, "mean"), 10, probe=False, seed=0)
+    model = Classifier(
+        FineTuneFeatures(make_mae().encoder, "mean"), 10, probe=False, seed=0
+    )
     found = decays(model, replace(PROBE, weight_decay=0.05, decay_tokens=False))
     assert found["features.encoder.patch_embed.weight"] == 0.05
-    assert found["features.encoder.cls_token"] == found["features.encoder.pos_embed"] == 0
+    assert (
+        found["features.encoder.cls_token"] == found["features.encoder.pos_embed"] == 0
+    )
 
 
-def test_a_floor_above_a_peak_that_a_small_batch_lowered_does_not_lift_the_rate() -> None:
+def test_a_floor_above_a_peak_that_a_small_batch_lowered_does_not_lift_the_rate() -> (
+    None
+):
     assert replace(PROBE, batch_size=4, base_lr=1e-3, min_lr=1.0).factor(10) == 1
 
 
-def test_fixed_positions_are_not_given_to_the_optimiser(make_mae: Callable[..., MAE]) -> None:
+def test_fixed_positions_are_not_given_to_the_optimiser(
+    make_mae: Callable[..., MAE],
+) -> None:
     assert not [name for name in decays(make_mae(), PRETRAIN) if "pos_embed" in name]
 
 
@@ -99,7 +124,9 @@ def lars_moves(scale: float) -> tuple[torch.Tensor, torch.Tensor]:
     model = Classifier(Given(3), 2, probe=False, seed=0)
     before = [p.detach().clone() for p in model.head.parameters()]
     one_step(model, PROBE, scale)
-    weight, bias = (p.detach() - old for p, old in zip(model.head.parameters(), before, strict=True))
+    weight, bias = (
+        p.detach() - old for p, old in zip(model.head.parameters(), before, strict=True)
+    )
     return weight, bias
 
 
@@ -113,7 +140,9 @@ def test_lars_adapts_matrices_even_without_weight_decay() -> None:
 
 
 def test_lars_has_the_recipes_momentum() -> None:
-    assert {group["momentum"] for group in PROBE(nn.Linear(3, 2))[0].param_groups} == {0.9}
+    assert {group["momentum"] for group in PROBE(nn.Linear(3, 2))[0].param_groups} == {
+        0.9
+    }
 
 
 @pytest.mark.parametrize("recipe", [PRETRAIN, PROBE], ids=["adamw", "lars"])
@@ -129,16 +158,32 @@ def test_optimiser_and_schedule_state_are_plain_enough_to_be_loaded_safely() -> 
     assert schedule.state_dict()["lr_lambdas"] == [None] * len(schedule.base_lrs)
 
 
-FINETUNE = Recipe("adamw", 1e-3, 1024, 0.05, (0.9, 0.999), 5, 100, decay_tokens=False, layer_decay=0.75, min_lr=1e-6)
+FINETUNE = Recipe(
+    "adamw",
+    1e-3,
+    1024,
+    0.05,
+    (0.9, 0.999),
+    5,
+    100,
+    decay_tokens=False,
+    layer_decay=0.75,
+    min_lr=1e-6,
+)
 SIZES = {  # width, depth, heads, patch, grid
-    "vit_base_patch16_224": (768, 12, 12, 16, 14), "vit_large_patch16_224": (1024, 24, 16, 16, 14),
+    "vit_base_patch16_224": (768, 12, 12, 16, 14),
+    "vit_large_patch16_224": (1024, 24, 16, 16, 14),
     "vit_huge_patch14_224": (1280, 32, 16, 14, 16),
-}  # fmt: skip
+}
 
 
 def timms(name: str) -> str:
     """Our parameter's name in timm's ViT."""
-    return re.sub(r"patch_embed\.", "patch_embed.proj.", re.sub(r"^features\.(encoder\.)?", "", name))
+    return re.sub(
+        r"patch_embed\.",
+        "patch_embed.proj.",
+        re.sub(r"^features\.(encoder\.)?", "", name),
+    )
 
 
 @pytest.mark.parametrize("decay", [0.65, 0.75])
@@ -148,7 +193,9 @@ def test_the_ladder_is_timms_parameter_by_parameter(size: str, decay: float) -> 
     width, depth, heads, patch, grid = SIZES[size]
     with torch.device("meta"):
         theirs = timm.create_model(size, global_pool="avg", num_classes=10)
-        features = FineTuneFeatures(Encoder((grid, grid), patch, 3, width, depth, heads), "mean")
+        features = FineTuneFeatures(
+            Encoder((grid, grid), patch, 3, width, depth, heads), "mean"
+        )
         model = Classifier(features, 10, probe=False, seed=0)
     spared = theirs.no_weight_decay()
     expected = {
@@ -160,10 +207,18 @@ def test_the_ladder_is_timms_parameter_by_parameter(size: str, decay: float) -> 
     model = model.to_empty(device="cpu")  # reserved, never written
     names = {id(parameter): timms(name) for name, parameter in model.named_parameters()}
     groups = replace(FINETUNE, layer_decay=decay)(model)[0].param_groups
-    found = {names[id(p)]: (g["initial_lr"] / FINETUNE.peak, g["weight_decay"]) for g in groups for p in g["params"]}
+    found = {
+        names[id(p)]: (g["initial_lr"] / FINETUNE.peak, g["weight_decay"])
+        for g in groups
+        for p in g["params"]
+    }
     assert found.keys() == expected.keys()
-    assert {name: wd for name, (_, wd) in found.items()} == {name: wd for name, (_, wd) in expected.items()}
-    assert {name: lr for name, (lr, _) in found.items()} == pytest.approx({n: lr for n, (lr, _) in expected.items()})
+    assert {name: wd for name, (_, wd) in found.items()} == {
+        name: wd for name, (_, wd) in expected.items()
+    }
+    assert {name: lr for name, (lr, _) in found.items()} == pytest.approx(
+        {n: lr for n, (lr, _) in expected.items()}
+    )
     assert len({lr for lr, _ in expected.values()}) == depth + 2
 
 
@@ -172,27 +227,38 @@ def port_lr(epoch: float, scale: float) -> float:
     if epoch < 5:
         lr = 4e-3 * epoch / 5
     else:
-        lr = 1e-6 + (4e-3 - 1e-6) * 0.5 * (1.0 + math.cos(math.pi * (epoch - 5) / (100 - 5)))
+        lr = 1e-6 + (4e-3 - 1e-6) * 0.5 * (
+            1.0 + math.cos(math.pi * (epoch - 5) / (100 - 5))
+        )
     return lr * scale
 
 
-def test_the_floor_shrinks_with_the_ladder_as_in_the_port(make_mae: Callable[..., MAE]) -> None:
+def test_the_floor_shrinks_with_the_ladder_as_in_the_port(
+    make_mae: Callable[..., MAE],
+) -> None:
     """Each group's rate at every step is the port's: min_lr is multiplied by the layer's scale too."""
-    model = Classifier(FineTuneFeatures(make_mae().encoder, "mean"), 10, probe=False, seed=0)
+    model = Classifier(
+        FineTuneFeatures(make_mae().encoder, "mean"), 10, probe=False, seed=0
+    )
     optimizer, schedule = FINETUNE(model)
     scales = [group["lr_scale"] for group in optimizer.param_groups]
     assert set(scales) == {0.75**3, 0.75**2, 0.75, 1.0}
     for epoch in range(101):
         expected = [port_lr(epoch, scale) for scale in scales]
-        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx(expected, rel=1e-9)
+        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx(
+            expected, rel=1e-9
+        )
         optimizer.step()
         schedule.step()
 
 
 @pytest.mark.parametrize(
-    ("stage", "name", "betas"), [("finetune", "table9", (0.9, 0.999)), ("scratch", "table11", (0.9, 0.95))]
+    ("stage", "name", "betas"),
+    [("finetune", "table9", (0.9, 0.999)), ("scratch", "table11", (0.9, 0.95))],
 )
-def test_the_papers_betas_reach_adam(stage: str, name: str, betas: tuple[float, float]) -> None:
+def test_the_papers_betas_reach_adam(
+    stage: str, name: str, betas: tuple[float, float]
+) -> None:
     recipe = raw_config(f"{stage}={name}", tiny=False)[stage]
     optimizer, _ = replace(FINETUNE, betas=tuple(recipe["betas"]))(nn.Linear(3, 2))
     assert {group["betas"] for group in optimizer.param_groups} == {betas}

@@ -7,7 +7,12 @@ import pytest
 
 from small_runs import plan_for, run
 from unmask.reports.run.figures import loss_curve, measurement_bars
-from unmask.reports.run.page import group_measurements, sentence, worst_error, write_page
+from unmask.reports.run.page import (
+    group_measurements,
+    sentence,
+    worst_error,
+    write_page,
+)
 from unmask.stages.ledger import StageFolder
 
 
@@ -18,12 +23,18 @@ def measured(stage: str, start: str, accuracy: float) -> dict:
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     runs = tmp_path_factory.mktemp("runs")
-    overrides = (f"runs_dir={runs}", "stages=[pretrain,knn]", "controls=[random,pixels]")
+    overrides = (
+        f"runs_dir={runs}",
+        "stages=[pretrain,knn]",
+        "controls=[random,pixels]",
+    )
     run(*overrides)
     plan = plan_for(*overrides)
     results = [StageFolder(runs, spec).result() for spec in plan.stages]
     assert all(results)
-    return write_page(plan, results, "python src/train.py stages=[pretrain,knn]", refresh=True).read_text()  # type: ignore[arg-type]
+    return write_page(
+        plan, results, "python src/train.py stages=[pretrain,knn]", refresh=True
+    ).read_text()  # type: ignore[arg-type]
 
 
 def test_the_page_needs_nothing_but_itself(page: str) -> None:
@@ -31,7 +42,9 @@ def test_the_page_needs_nothing_but_itself(page: str) -> None:
     assert loaded
     assert all(link.startswith("data:") for link in loaded)
     assert "http://" not in re.sub(
-        r"http://www\.w3\.org/\S+|http://purl\.org/\S+|http://creativecommons\.org/\S+", "", page
+        r"http://www\.w3\.org/\S+|http://purl\.org/\S+|http://creativecommons\.org/\S+",
+        "",
+        page,
     )
 
 
@@ -45,34 +58,66 @@ def test_the_page_shows_pictures_curve_bars_and_the_command(page: str) -> None:
 
 
 def test_a_kept_page_is_rewritten_only_when_asked(tmp_path: Path) -> None:
-    overrides = (f"runs_dir={tmp_path}", "stages=[knn]", "controls=[]", "pretrain.epochs=1")
+    overrides = (
+        f"runs_dir={tmp_path}",
+        "stages=[knn]",
+        "controls=[]",
+        "pretrain.epochs=1",
+    )
     results, plan = run(*overrides), plan_for(*overrides)
     kept = write_page(plan, results, "the command", refresh=False)
     kept.write_text("as it was")
-    assert write_page(plan, results, "the command", refresh=False).read_text() == "as it was"
-    assert "the command" in write_page(plan, results, "the command", refresh=True).read_text()
+    assert (
+        write_page(plan, results, "the command", refresh=False).read_text()
+        == "as it was"
+    )
+    assert (
+        "the command"
+        in write_page(plan, results, "the command", refresh=True).read_text()
+    )
 
 
-def test_images_in_whose_place_others_stood_are_told_on_the_page(tmp_path: Path) -> None:
-    overrides = (f"runs_dir={tmp_path}", "stages=[knn]", "controls=[]", "pretrain.epochs=1")
+def test_images_in_whose_place_others_stood_are_told_on_the_page(
+    tmp_path: Path,
+) -> None:
+    overrides = (
+        f"runs_dir={tmp_path}",
+        "stages=[knn]",
+        "controls=[]",
+        "pretrain.epochs=1",
+    )
     results, plan = run(*overrides), plan_for(*overrides)
     results[0] |= {"bad_images": 8}
     page = write_page(plan, results, "", refresh=True).read_text()
     listed = StageFolder(tmp_path, plan.stages[0]).path / "bad_images.jsonl"
     assert f"8 images could not be read, and others stood in: {listed}." in page
     del results[0]["bad_images"]
-    assert "could not be read" not in write_page(plan, results, "", refresh=True).read_text()
+    assert (
+        "could not be read"
+        not in write_page(plan, results, "", refresh=True).read_text()
+    )
 
 
 def test_scratch_is_fine_tunings_random_start() -> None:
-    groups = group_measurements([measured("finetune", "pretrained", 80), measured("scratch", "random", 50)], labels=100)
+    groups = group_measurements(
+        [measured("finetune", "pretrained", 80), measured("scratch", "random", 50)],
+        labels=100,
+    )
     assert groups == [
-        {"kind": "finetune", "name": "fine-tuning on 100 labels", "accuracy": {"pretrained": 80, "random": 50}}
+        {
+            "kind": "finetune",
+            "name": "fine-tuning on 100 labels",
+            "accuracy": {"pretrained": 80, "random": 50},
+        }
     ]
 
 
 def test_a_loss_against_a_control_is_said_as_plainly_as_a_win() -> None:
-    group = {"kind": "knn", "name": "kNN", "accuracy": {"pretrained": 40.0, "random": 51.5, "pixels": 95.0}}
+    group = {
+        "kind": "knn",
+        "name": "kNN",
+        "accuracy": {"pretrained": 40.0, "random": 51.5, "pixels": 95.0},
+    }
     text = sentence(group)
     assert text.startswith("kNN: 40.0 %")
     assert "(-11.5 points)" in text
@@ -80,11 +125,15 @@ def test_a_loss_against_a_control_is_said_as_plainly_as_a_win() -> None:
 
 
 def test_the_standard_error_is_the_binomial_one() -> None:
-    assert worst_error([{"accuracy": {"random": 50.0, "pretrained": 90.0}}], 1000) == pytest.approx(1.581, abs=1e-3)
+    assert worst_error(
+        [{"accuracy": {"random": 50.0, "pretrained": 90.0}}], 1000
+    ) == pytest.approx(1.581, abs=1e-3)
 
 
 def test_figures_are_the_same_text_for_the_same_data_and_show_every_number() -> None:
-    groups = group_measurements([measured("knn", "pretrained", 88.25), measured("knn", "pixels", 95.25)], None)
+    groups = group_measurements(
+        [measured("knn", "pretrained", 88.25), measured("knn", "pixels", 95.25)], None
+    )
     assert "88.2" in measurement_bars(groups)
     rows = [{"epoch": 1.0, "train/loss": 1.0}, {"epoch": 1.0, "val/loss": 0.9}]
     assert loss_curve(rows).startswith("<svg")

@@ -13,9 +13,16 @@ from unmask.config.schema import Stage
 
 SLUGS = sorted(path.parent.name for path in (ROOT / "experiments").glob("*/paper.yaml"))
 ABLATIONS = (
-    "decoder_depth", "decoder_width", "mask_token", "reconstruction_target", "data_augmentation", "mask_sampling",
-    "mask_ratio", "schedule", "loss_on_all",
-)  # fmt: skip
+    "decoder_depth",
+    "decoder_width",
+    "mask_token",
+    "reconstruction_target",
+    "data_augmentation",
+    "mask_sampling",
+    "mask_ratio",
+    "schedule",
+    "loss_on_all",
+)
 REQUIRED = {
     "title",
     "paper",
@@ -57,7 +64,9 @@ def rows(facts: Table) -> dict[str, Table]:
 def column(facts: Table, name: str) -> dict[str, int]:
     """What the paper prints, in tenths: whole numbers, so that 84.9 - 84.4 is 5 and not 5.000000000000004."""
     values = {label: row.get(name) for label, row in rows(facts).items()}
-    return {label: round(10 * value) for label, value in values.items() if value is not None}
+    return {
+        label: round(10 * value) for label, value in values.items() if value is not None
+    }
 
 
 def named(claim: Table) -> list[str]:
@@ -66,24 +75,39 @@ def named(claim: Table) -> list[str]:
         return claim["rows"]
     if "best" in claim:
         return [claim["best"]]
-    return next(claim[form] for form in ("rising", "falling", "higher") if form in claim)
+    return next(
+        claim[form] for form in ("rising", "falling", "higher") if form in claim
+    )
 
 
 def holds(claim: Table, values: dict[str, int]) -> bool:
     said = [values[row] for row in named(claim)]
     if "within" in claim:
-        return all(abs(a - b) < round(10 * claim["within"]) for a, b in combinations(said, 2))
+        return all(
+            abs(a - b) < round(10 * claim["within"]) for a, b in combinations(said, 2)
+        )
     if "best" in claim:
-        return all(said[0] > value for row, value in values.items() if row != claim["best"])
+        return all(
+            said[0] > value for row, value in values.items() if row != claim["best"]
+        )
     margin = round(10 * claim.get("by", 0))
-    return all((b - a if "rising" in claim else a - b) > margin for a, b in pairwise(said))
+    return all(
+        (b - a if "rising" in claim else a - b) > margin for a, b in pairwise(said)
+    )
 
 
 def test_every_table_and_figure_that_the_stages_allow_is_there() -> None:
     others = {
-        "partial_finetuning", "baseline", "wall_clock", "imagenet_finetune", "scaling", "pixels_vs_tokens",
-        "linear_probe_comparison", "robustness", "scratch",
-    }  # fmt: skip
+        "partial_finetuning",
+        "baseline",
+        "wall_clock",
+        "imagenet_finetune",
+        "scaling",
+        "pixels_vs_tokens",
+        "linear_probe_comparison",
+        "robustness",
+        "scratch",
+    }
     assert set(SLUGS) == {*ABLATIONS, *others}
     listed = (ROOT / "experiments" / "README.md").read_text()
     assert all(f"`{slug}`" in listed for slug in SLUGS)
@@ -105,15 +129,21 @@ def test_a_table_is_complete(slug: str) -> None:
         assert positions == sorted(positions)
     known = {*get_args(Stage), None}
     assert {c.get("stage") for c in facts["columns"].values()} <= known
-    assert {stage for row in facts["rows"] for stage in row.get("stages", {}).values()} <= known
+    assert {
+        stage for row in facts["rows"] for stage in row.get("stages", {}).values()
+    } <= known
 
 
 @pytest.mark.parametrize("slug", SLUGS)
-def test_every_cell_is_a_row_and_every_row_that_a_stage_can_fill_is_a_cell(slug: str) -> None:
+def test_every_cell_is_a_row_and_every_row_that_a_stage_can_fill_is_a_cell(
+    slug: str,
+) -> None:
     facts = paper(slug)
     measured = {name for name, c in facts["columns"].items() if c.get("stage")}
     fillable = [label for label, row in rows(facts).items() if measured & row.keys()]
-    assert list(cells(slug)) == fillable, "the sweep has the paper's rows in the paper's order"
+    assert list(cells(slug)) == fillable, (
+        "the sweep has the paper's rows in the paper's order"
+    )
     chosen = [tuple(sorted(overrides)) for overrides in cells(slug).values()]
     assert len(set(chosen)) == len(chosen), "two rows are one run"
 
@@ -123,18 +153,27 @@ def test_a_cell_runs_the_stages_its_row_is_read_from(slug: str) -> None:
     """Scales run linear probing and fine-tuning, which pretrain; a cell that needs others says so."""
     facts = paper(slug)
     for label, overrides in cells(slug).items():
-        given = [o.removeprefix("stages=[").rstrip("]").split(",") for o in overrides if o.startswith("stages=")]
+        given = [
+            o.removeprefix("stages=[").rstrip("]").split(",")
+            for o in overrides
+            if o.startswith("stages=")
+        ]
         run = {*(given[0] if given else ["linear_probe", "finetune"])}
         run |= {"pretrain"} if run - {"scratch"} else set()
         row = rows(facts)[label]
-        asked = {row.get("stages", {}).get(c, facts["columns"][c].get("stage")) for c in row.keys() & facts["columns"]}
+        asked = {
+            row.get("stages", {}).get(c, facts["columns"][c].get("stage"))
+            for c in row.keys() & facts["columns"]
+        }
         assert asked - {None} <= run, label
 
 
 @pytest.mark.parametrize("slug", SLUGS)
 def test_the_default_row_is_the_default_cell(slug: str) -> None:
     default, overrides = paper(slug)["default"], cells(slug)
-    assert [label for label, cell in overrides.items() if not cell] == ([default] if default else [])
+    assert [label for label, cell in overrides.items() if not cell] == (
+        [default] if default else []
+    )
 
 
 @pytest.mark.parametrize("slug", [*ABLATIONS, "wall_clock", "baseline"])
@@ -147,16 +186,36 @@ def test_the_default_is_the_same_run_in_every_table(slug: str) -> None:
 
 def test_numbers_that_the_paper_prints_twice_are_the_same() -> None:
     table3, table2 = rows(paper("imagenet_finetune")), rows(paper("wall_clock"))
-    figure8, table7, scratch = rows(paper("scaling")), rows(paper("pixels_vs_tokens")), rows(paper("scratch"))
-    figure9, depth, tokens = rows(paper("partial_finetuning")), rows(paper("decoder_depth")), rows(paper("mask_token"))
+    figure8, table7, scratch = (
+        rows(paper("scaling")),
+        rows(paper("pixels_vs_tokens")),
+        rows(paper("scratch")),
+    )
+    figure9, depth, tokens = (
+        rows(paper("partial_finetuning")),
+        rows(paper("decoder_depth")),
+        rows(paper("mask_token")),
+    )
     for model, params in (("ViT-B", "86"), ("ViT-L", "304"), ("ViT-H", "632")):
-        mae, supervised = table3[f"MAE, {model}"]["ft"], table3[f"scratch, {model}"]["ft"]
-        assert mae == figure8[params]["mae"] == table7[f"normalised pixel, {model}"]["ft"]
-        assert supervised == figure8[params]["scratch"] == scratch[f"{model}, averaged"]["top1"]
+        mae, supervised = (
+            table3[f"MAE, {model}"]["ft"],
+            table3[f"scratch, {model}"]["ft"],
+        )
+        assert (
+            mae == figure8[params]["mae"] == table7[f"normalised pixel, {model}"]["ft"]
+        )
+        assert (
+            supervised
+            == figure8[params]["scratch"]
+            == scratch[f"{model}, averaged"]["top1"]
+        )
     assert (figure9["0"]["mae"], figure9["24"]["mae"]) == (73.5, 84.9)
     assert table2["ViT-L, 1 block"]["ft"] == depth["1"]["ft"]
     assert table2["ViT-L with mask tokens"]["ft"] == tokens["with mask tokens"]["ft"]
-    ratio, sampling = rows(paper("mask_ratio"))["75"], rows(paper("mask_sampling"))["random 75"]
+    ratio, sampling = (
+        rows(paper("mask_ratio"))["75"],
+        rows(paper("mask_sampling"))["random 75"],
+    )
     assert all(ratio[name] == sampling[name] for name in ("ft", "lin"))
 
 
@@ -197,8 +256,12 @@ def test_every_claim_is_true_of_the_papers_own_numbers(slug: str) -> None:
     for claim in facts["claims"]:
         extra = {"rows"} if "within" in claim else {"by"} & claim.keys()
         assert len(FORMS & claim.keys()) == 1
-        assert claim.keys() == {"says", "column"} | (FORMS & claim.keys()) | extra, claim
-        assert facts["columns"][claim["column"]].get("stage"), "a claim about what nothing here can measure"
+        assert claim.keys() == {"says", "column"} | (FORMS & claim.keys()) | extra, (
+            claim
+        )
+        assert facts["columns"][claim["column"]].get("stage"), (
+            "a claim about what nothing here can measure"
+        )
         values = column(facts, claim["column"])
         assert set(named(claim)) <= values.keys(), claim
         assert set(named(claim)) <= cells(slug).keys(), claim
@@ -206,11 +269,21 @@ def test_every_claim_is_true_of_the_papers_own_numbers(slug: str) -> None:
 
 
 @pytest.mark.parametrize("slug", SLUGS)
-def test_a_claim_says_where_the_paper_makes_it_and_how_wide_a_margin_is(slug: str) -> None:
+def test_a_claim_says_where_the_paper_makes_it_and_how_wide_a_margin_is(
+    slug: str,
+) -> None:
     for claim in paper(slug)["claims"]:
         said = claim["says"]
         assert any(
-            place in said for place in ("(Sec. ", "A.2)", "(Appendix C", "(Table 3)", "footnote 1", "(read off ")
+            place in said
+            for place in (
+                "(Sec. ",
+                "A.2)",
+                "(Appendix C",
+                "(Table 3)",
+                "footnote 1",
+                "(read off ",
+            )
         ), said
         if "within" in claim:
             assert f"{claim['within']:g} point" in said, said
@@ -219,7 +292,8 @@ def test_a_claim_says_where_the_paper_makes_it_and_how_wide_a_margin_is(slug: st
 @pytest.mark.parametrize("slug", SLUGS)
 def test_a_margin_is_the_papers_spread_and_what_rounding_hides(slug: str) -> None:
     """Printed numbers are up to 0.05 off, so a printed spread of 0.5 is one of less than 0.6."""
-    # tenths: the largest of Table 7's differences stands for all, and "about 0.5" is read as less than 1
+    # tenths: the largest of Table 7's differences stands for all, and "about 0.5" is
+    # read as less than 1
     spreads = {"pixels_vs_tokens": 2, "loss_on_all": 9}
     for claim in paper(slug)["claims"]:
         if "within" in claim:
@@ -234,7 +308,9 @@ def test_the_sweep_opens_with_question_run_cost_result(slug: str) -> None:
     lines = (ROOT / "conf" / "experiment" / f"{slug}.yaml").read_text().splitlines()
     assert lines[0] == "# @package _global_"
     assert lines[1] == f"# Question : {paper(slug)['question']}"
-    assert lines[2].startswith(f"# Run      : python src/train.py -m experiment={slug} scale=")
+    assert lines[2].startswith(
+        f"# Run      : python src/train.py -m experiment={slug} scale="
+    )
     assert lines[3].startswith("# Cost     : ")
     assert lines[4] == f"# Result   : experiments/{slug}/README.md"
 
@@ -243,13 +319,23 @@ def test_the_sweep_opens_with_question_run_cost_result(slug: str) -> None:
 def test_a_source_names_authors_venue_preprint_and_place(slug: str) -> None:
     facts = paper(slug)
     assert facts["source"].startswith("He et al. 2022 (CVPR; arXiv 2111.06377v3), ")
-    place = facts["paper"].split(" (")[0].replace("Footnote", "footnote").replace("Section", "Sec.")
+    place = (
+        facts["paper"]
+        .split(" (")[0]
+        .replace("Footnote", "footnote")
+        .replace("Section", "Sec.")
+    )
     assert place in facts["source"]
 
 
 def test_the_four_sources_of_the_numbers_are_named() -> None:
     text = " ".join((ROOT / "experiments" / "README.md").read_text().split())
-    for name in ("CVPR 2022 PDF", "ar5iv", "pictures of v3's tables and figures", "facebookresearch/mae"):
+    for name in (
+        "CVPR 2022 PDF",
+        "ar5iv",
+        "pictures of v3's tables and figures",
+        "facebookresearch/mae",
+    ):
         assert name in text
 
 
@@ -261,7 +347,9 @@ def test_overrides_are_hydras_and_name_groups_that_exist(slug: str) -> None:
             assert not parsed.is_sweep_override(), f"{label}: a cell is one run"
             group = ROOT / "conf" / parsed.key_or_group
             if group.is_dir() and (ROOT / "conf" / "scale").is_dir():
-                assert (group / f"{parsed.value()}.yaml").exists(), f"{label}: {parsed.input_line}"
+                assert (group / f"{parsed.value()}.yaml").exists(), (
+                    f"{label}: {parsed.input_line}"
+                )
 
 
 @pytest.mark.parametrize("slug", SLUGS)

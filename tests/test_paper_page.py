@@ -41,8 +41,16 @@ def test_no_identifier_is_given_twice(page: str) -> None:
 
 
 def test_every_verdict_is_said_in_its_colour_with_its_reason(page: str) -> None:
-    for tone, verdict in (("good", "holds"), ("bad", "does not hold"), ("open", "cannot tell")):
-        assert re.search(rf'<li class="{tone}"><b>{verdict}</b><p>[^<]+</p><p class="small">[^<]+</p>', page)
+    for tone, verdict in (
+        ("good", "holds"),
+        ("bad", "does not hold"),
+        ("open", "cannot tell"),
+    ):
+        assert re.search(
+            rf'<li class="{tone}"><b>{verdict}</b><p>[^<]+</p><p'
+            r' class="small">[^<]+</p>',
+            page,
+        )
     assert "1 holds, 1 does not, 1 cannot be told" in page
     assert "Nothing: like for like." in page
 
@@ -57,7 +65,9 @@ def test_what_was_given_is_shown_and_what_was_not_leaves_no_hole(page: str) -> N
 
 
 def test_the_same_content_gives_the_same_bytes(tmp_path: Path, page: str) -> None:
-    path = write_paper_page(tmp_path / "pages" / "paper.html", sections(), "torch 2.11.0", PNG)
+    path = write_paper_page(
+        tmp_path / "pages" / "paper.html", sections(), "torch 2.11.0", PNG
+    )
     assert path.read_text() == page
 
 
@@ -73,15 +83,25 @@ def test_nothing_is_wider_than_the_page(page: str, width: int, tmp_path: Path) -
     """In a frame of that width, as headless windows have a least width of their own."""
     (tmp_path / "page.html").write_text(page)
     (tmp_path / "frame.html").write_text(
-        f'<iframe id="f" src="page.html" width="{width}" height="800" frameborder="0"></iframe><script>'
-        "onload = () => { const d = f.contentDocument.documentElement;"
-        "document.title = `measured ${d.clientWidth} ${d.scrollWidth}`; }</script>"
+        f'<iframe id="f" src="page.html" width="{width}" height="800"'
+        ' frameborder="0"></iframe><script>onload = () => { const d ='
+        " f.contentDocument.documentElement;document.title = `measured"
+        " ${d.clientWidth} ${d.scrollWidth}`; }</script>"
     )
     command = [
-        str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-        f"--user-data-dir={tmp_path / 'profile'}", "--hide-scrollbars", "--allow-file-access-from-files",
-        "--virtual-time-budget=3000", "--dump-dom", (tmp_path / "frame.html").as_uri(),
-    ]  # fmt: skip
+        str(CHROMIUM),
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        "--hide-scrollbars",
+        "--allow-file-access-from-files",
+        "--virtual-time-budget=3000",
+        "--dump-dom",
+        (tmp_path / "frame.html").as_uri(),
+    ]
     found = subprocess.run(command, capture_output=True, text=True, timeout=120)
     measured = re.search(r"<title>measured (\d+) (\d+)</title>", found.stdout)
     assert measured, found.stderr[-500:]

@@ -18,17 +18,28 @@ from warm_children import children
 from warm_commands import Started
 
 SMALL = [*TINY, "data.image_size=28", "labels=100", "finetune.labels=100", "seed=0"]
-KILLS = int(os.environ.get("UNMASK_KILLS", "2"))  # UNMASK_KILLS=10 pytest tests/test_paper_sweep.py -k killed
+# UNMASK_KILLS=10 pytest tests/test_paper_sweep.py -k killed
+KILLS = int(os.environ.get("UNMASK_KILLS", "2"))
 
 
 def sweep(runs: Path, *more: str) -> list[str]:
-    return ["-m", "experiment=mask_token", "scale=embedded", *SMALL, f"runs_dir={runs}", *more]
+    return [
+        "-m",
+        "experiment=mask_token",
+        "scale=embedded",
+        *SMALL,
+        f"runs_dir={runs}",
+        *more,
+    ]
 
 
 def written(runs: Path) -> dict[str, bytes]:
     """The CSV files of the report that ended the sweep."""
     out = runs / "report" / "mask_token"
-    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*.csv"))}
+    return {
+        str(path.relative_to(out)): path.read_bytes()
+        for path in sorted(out.rglob("*.csv"))
+    }
 
 
 def kill_after_progress(runs: Path, delay: float) -> None:
@@ -39,8 +50,10 @@ def kill_after_progress(runs: Path, delay: float) -> None:
 
     before = progress()
     started = Started(
-        command(*sweep(runs, "checkpoint.every_steps=1"), tiny=False), runs.parent, environment()
-    )  # fmt: skip
+        command(*sweep(runs, "checkpoint.every_steps=1"), tiny=False),
+        runs.parent,
+        environment(),
+    )
     while started.poll() is None and progress() <= before:
         time.sleep(0.05)
     time.sleep(delay)
@@ -52,29 +65,43 @@ def kill_after_progress(runs: Path, delay: float) -> None:
 
 
 @pytest.mark.process
-def test_a_table_that_is_killed_and_begun_again_ends_with_the_same_csv(tmp_path: Path) -> None:
+def test_a_table_that_is_killed_and_begun_again_ends_with_the_same_csv(
+    tmp_path: Path,
+) -> None:
     whole = call(*sweep(tmp_path / "whole"), tiny=False)
     assert whole.returncode == 0, whole.stderr
-    assert "4 of 4 results" in whole.stdout, "a sweep of tables ends with the report on them"
+    assert "4 of 4 results" in whole.stdout, (
+        "a sweep of tables ends with the report on them"
+    )
     generator = random.Random(0)
     for _ in range(KILLS):
         kill_after_progress(tmp_path / "broken", generator.uniform(0, 1))
     last = call(*sweep(tmp_path / "broken"), tiny=False)
     assert last.returncode == 0, last.stderr
     assert written(tmp_path / "broken") == written(tmp_path / "whole")
-    rows = written(tmp_path / "whole")["csv/mask_token/embedded.csv"].decode().splitlines()
+    rows = (
+        written(tmp_path / "whole")["csv/mask_token/embedded.csv"].decode().splitlines()
+    )
     assert rows[0] == "row,column,seed,value,images,fingerprint,pretrain"
     assert len(rows) == 1 + 2 * 2
 
 
 @pytest.mark.process
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])
-def test_a_cell_that_fails_leaves_the_others_to_hydras_launchers(launcher: str, tmp_path: Path) -> None:
+def test_a_cell_that_fails_leaves_the_others_to_hydras_launchers(
+    launcher: str, tmp_path: Path
+) -> None:
     # joblib's own workers end with a Python that was started, not forked
     done = call(
-        "-m", f"hydra/launcher={launcher}", "trainer=gpu,cpu", "stages=[pretrain]", f"runs_dir={tmp_path}",
-        "pretrain.epochs=1", env={"CUDA_VISIBLE_DEVICES": ""}, cold=launcher == "joblib",
-    )  # fmt: skip
+        "-m",
+        f"hydra/launcher={launcher}",
+        "trainer=gpu,cpu",
+        "stages=[pretrain]",
+        f"runs_dir={tmp_path}",
+        "pretrain.epochs=1",
+        env={"CUDA_VISIBLE_DEVICES": ""},
+        cold=launcher == "joblib",
+    )
     assert done.returncode == 1
     assert "1 of 2 cells failed; the same command redoes them alone" in done.stderr
     assert "trainer.accelerator = gpu: torch finds no GPU here" in done.stderr
@@ -84,7 +111,12 @@ def test_a_cell_that_fails_leaves_the_others_to_hydras_launchers(launcher: str, 
 @pytest.mark.process
 def test_the_report_of_an_empty_ledger_says_what_would_fill_it(tmp_path: Path) -> None:
     done = call(
-        "experiment=scaling", "scale=cifar", f"runs_dir={tmp_path}", f"out={tmp_path}/r", script="report.py", tiny=False
+        "experiment=scaling",
+        "scale=cifar",
+        f"runs_dir={tmp_path}",
+        f"out={tmp_path}/r",
+        script="report.py",
+        tiny=False,
     )
     assert done.returncode == 0, done.stderr
     assert "0 of 18 results" in done.stdout
@@ -94,7 +126,9 @@ def test_the_report_of_an_empty_ledger_says_what_would_fill_it(tmp_path: Path) -
     assert "did you mean scaling?" in wrong.stderr
 
 
-def test_every_number_of_an_experiments_readme_is_the_mean_of_the_results_beside_it() -> None:
+def test_every_number_of_an_experiments_readme_is_the_mean_of_the_results_beside_it() -> (
+    None
+):
     for path in sorted((ROOT / "experiments").glob("*/results/*.csv")):
         table = pd.read_csv(path, dtype={"row": str})
         text = (path.parents[1] / "README.md").read_text()
@@ -106,39 +140,76 @@ def test_every_number_of_an_experiments_readme_is_the_mean_of_the_results_beside
                 assert f"{found['value'].mean():.1f}" in line, (path, row, column)
 
 
-@pytest.mark.parametrize("key", ["pretrain.epochs=7", "finetune.image_size=48", "decoder.width=16", "target=dvae", "init_from={weights}",
-                                 "linear_probe.pool=mean", "finetune.augment.jitter=0.3", "data.image_size=64", "encoder.mask_tokens=true",
-                                 "finetune.mixup=0.1", "augment.flip=true", "loss_on=all", "mask_ratio=0.6"])  # fmt: skip
+@pytest.mark.parametrize(
+    "key",
+    [
+        "pretrain.epochs=7",
+        "finetune.image_size=48",
+        "decoder.width=16",
+        "target=dvae",
+        "init_from={weights}",
+        "linear_probe.pool=mean",
+        "finetune.augment.jitter=0.3",
+        "data.image_size=64",
+        "encoder.mask_tokens=true",
+        "finetune.mixup=0.1",
+        "augment.flip=true",
+        "loss_on=all",
+        "mask_ratio=0.6",
+    ],
+)
 def test_whatever_changes_a_result_is_a_difference(key: str, tmp_path: Path) -> None:
     weights = tmp_path / "weights.safetensors"
     weights.write_bytes(b"x")
     scale = ("scale=embedded", "data.image_size=32")
-    changed, same = (check(raw_config(*scale, *more, tiny=False)) for more in ([key.format(weights=weights)], []))
+    changed, same = (
+        check(raw_config(*scale, *more, tiny=False))
+        for more in ([key.format(weights=weights)], [])
+    )
     assert differences({"a": (same, same)}) == []
     assert differences({"a": (changed, same)}) != []
     both = differences({"a": (changed, same), "b": (same, same)})
-    assert all(line.startswith(("row a: ", "data: ")) for line in both), "of one row alone"
+    assert all(line.startswith(("row a: ", "data: ")) for line in both), (
+        "of one row alone"
+    )
 
 
 def test_a_dvae_of_our_own_is_never_the_papers() -> None:
     config = check(raw_config("scale=embedded", "target=dvae", tiny=False))
     assert differences({"a": (config, config)}) == [
-        "target: tokens of a small dVAE trained on this data (paper: DALL-E's, of 250 million images)"
+        "target: tokens of a small dVAE trained on this data (paper: DALL-E's, of 250"
+        " million images)"
     ]
 
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["experiment=mask_token", "seed=range(2)"], "scale=embedded experiment=mask_token seeds=[0,1]"),
-        (["experiment='mask_token,loss_on_all'", "scale=cifar", "hydra.launcher.n_jobs=2"],
-         "scale=cifar experiment=mask_token,loss_on_all"),
-        (["experiment=mask_token", "pretrain.epochs=1"], 'scale=embedded experiment=mask_token overrides=["pretrain.epochs=1"]'),
+        (
+            ["experiment=mask_token", "seed=range(2)"],
+            "scale=embedded experiment=mask_token seeds=[0,1]",
+        ),
+        (
+            [
+                "experiment='mask_token,loss_on_all'",
+                "scale=cifar",
+                "hydra.launcher.n_jobs=2",
+            ],
+            "scale=cifar experiment=mask_token,loss_on_all",
+        ),
+        (
+            ["experiment=mask_token", "pretrain.epochs=1"],
+            'scale=embedded experiment=mask_token overrides=["pretrain.epochs=1"]',
+        ),
     ],
-)  # fmt: skip
-def test_the_report_is_told_what_the_sweep_was_told(arguments: list[str], expected: str) -> None:
+)
+def test_the_report_is_told_what_the_sweep_was_told(
+    arguments: list[str], expected: str
+) -> None:
     command = report_command(arguments)
     assert command is not None
     assert " ".join(command[2:]) == expected
-    assert report_command(["experiment=mask_token", "pretrain.epochs=1,2"]) is None, "a report is of one setting"
+    assert report_command(["experiment=mask_token", "pretrain.epochs=1,2"]) is None, (
+        "a report is of one setting"
+    )
     assert report_command(["decoder.depth=1,2"]) is None

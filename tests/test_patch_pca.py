@@ -28,9 +28,14 @@ def test_the_basis_is_the_svd_of_the_centred_patches(images: torch.Tensor) -> No
     patches = patchify(images, PATCH).flatten(0, 1).double()
     basis = summed(images, 3).basis()
     _, values, rows = torch.linalg.svd(patches - patches.mean(0), full_matrices=False)
-    torch.testing.assert_close(basis.variance_P, values.square() / len(patches), rtol=1e-8, atol=1e-10)
-    leading = (basis.components_PP[:, :20] * rows[:20].T).sum(0).abs()  # directions agree up to their sign
-    torch.testing.assert_close(leading, torch.ones(20, dtype=torch.float64), rtol=0, atol=1e-7)
+    torch.testing.assert_close(
+        basis.variance_P, values.square() / len(patches), rtol=1e-8, atol=1e-10
+    )
+    # directions agree up to their sign
+    leading = (basis.components_PP[:, :20] * rows[:20].T).sum(0).abs()
+    torch.testing.assert_close(
+        leading, torch.ones(20, dtype=torch.float64), rtol=0, atol=1e-7
+    )
 
 
 def test_the_target_is_what_the_svd_projects_patches_to(images: torch.Tensor) -> None:
@@ -41,23 +46,37 @@ def test_the_target_is_what_the_svd_projects_patches_to(images: torch.Tensor) ->
     flat = patches.flatten(0, 1).double()
     left, values, _ = torch.linalg.svd(flat - flat.mean(0), full_matrices=False)
     expected = (left * values)[:, :5].view(len(images), -1, 5)
-    torch.testing.assert_close(target(patches).double().abs(), expected.abs(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        target(patches).double().abs(), expected.abs(), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_batches_do_not_matter(images: torch.Tensor) -> None:
-    torch.testing.assert_close(summed(images, 1).basis(), summed(images, 7).basis(), rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(
+        summed(images, 1).basis(), summed(images, 7).basis(), rtol=1e-7, atol=1e-9
+    )
 
 
-def test_of_all_coefficients_the_pixels_come_back_and_of_few_the_nearest_ones(images: torch.Tensor) -> None:
+def test_of_all_coefficients_the_pixels_come_back_and_of_few_the_nearest_ones(
+    images: torch.Tensor,
+) -> None:
     patches, basis = patchify(images, PATCH), summed(images, 1).basis()
     errors = []
     for count in (4, 16, PIXELS):
         target = PatchPCA(count, PATCH, 3)
         target.mean_P.copy_(basis.mean_P)
         target.basis_PK.copy_(basis.components_PP[:, :count])
-        errors.append((target.to_pixels(target(patches), patches) - patches).square().sum(-1).mean().item())
+        errors.append(
+            (target.to_pixels(target(patches), patches) - patches)
+            .square()
+            .sum(-1)
+            .mean()
+            .item()
+        )
     lost = [basis.variance_P[count:].sum().item() for count in (4, 16)]
-    assert errors[:2] == pytest.approx(lost, rel=1e-3), "what is lost is the variance that is left out"
+    assert errors[:2] == pytest.approx(lost, rel=1e-3), (
+        "what is lost is the variance that is left out"
+    )
     assert errors[2] < 1e-8
 
 

@@ -13,11 +13,21 @@ def titles(*overrides: str) -> list[str]:
 
 
 def test_each_measurement_is_followed_by_its_controls() -> None:
-    assert titles("stages=[pretrain,knn]") == ["pretrain", "kNN", "kNN, random encoder", "kNN, raw pixels"]
+    assert titles("stages=[pretrain,knn]") == [
+        "pretrain",
+        "kNN",
+        "kNN, random encoder",
+        "kNN, raw pixels",
+    ]
 
 
 def test_fine_tuning_a_random_encoder_is_what_scratch_is() -> None:
-    assert titles("stages=[finetune,scratch]") == ["pretrain", "fine-tune", "fine-tune, raw pixels", "scratch"]
+    assert titles("stages=[finetune,scratch]") == [
+        "pretrain",
+        "fine-tune",
+        "fine-tune, raw pixels",
+        "scratch",
+    ]
 
 
 def test_a_measurement_brings_the_pretraining_it_starts_from() -> None:
@@ -29,7 +39,10 @@ def test_scratch_alone_pretrains_nothing() -> None:
 
 
 def test_a_stage_named_twice_runs_once() -> None:
-    assert titles("stages=[pretrain,pretrain,knn,knn]", "controls=[]") == ["pretrain", "kNN"]
+    assert titles("stages=[pretrain,pretrain,knn,knn]", "controls=[]") == [
+        "pretrain",
+        "kNN",
+    ]
 
 
 def test_unlabelled_images_pretrain_and_nothing_else(tmp_path: Path) -> None:
@@ -37,17 +50,27 @@ def test_unlabelled_images_pretrain_and_nothing_else(tmp_path: Path) -> None:
     flat = tmp_path / "heap"
     common = ("data=image_folder", f"data.root={flat}", "data.image_size=16")
     assert titles(*common, "stages=[pretrain]") == ["pretrain"]
-    with pytest.raises(ConfigError, match=r"knn, scratch need labels.*stages=\[pretrain\]"):
+    with pytest.raises(
+        ConfigError, match=r"knn, scratch need labels.*stages=\[pretrain\]"
+    ):
         titles(*common, "stages=[pretrain,knn,scratch]")
 
 
 def test_more_labels_than_a_class_has_is_refused(tmp_path: Path) -> None:
     image_folder(tmp_path, per_class=10)
-    common = ("data=image_folder", f"data.root={tmp_path}", "data.image_size=16", "stages=[scratch]")
+    common = (
+        "data=image_folder",
+        f"data.root={tmp_path}",
+        "data.image_size=16",
+        "stages=[scratch]",
+    )
     with pytest.raises(ConfigError, match=r"labels=40 .* at most labels=18"):
         titles(*common, "labels=40")
 
 
 def test_fewer_labels_than_classes_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"labels=3: finetune needs at least one label of each of 10 classes"):
+    with pytest.raises(
+        ConfigError,
+        match=r"labels=3: finetune needs at least one label of each of 10 classes",
+    ):
         titles("stages=[finetune]", "labels=3")

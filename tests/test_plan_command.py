@@ -16,7 +16,9 @@ Price = Callable[..., tuple[int, str]]  # arguments: exit code, what it said
 
 
 @pytest.fixture
-def price(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Price:
+def price(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Price:
     """The command in this process, in an empty folder, on a terminal of 100 columns: (exit code, what it said)."""
     monkeypatch.setenv("COLUMNS", str(WIDTH))
     monkeypatch.chdir(tmp_path)
@@ -37,15 +39,25 @@ def price(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], t
 
 def row(said: str, name: str) -> list[str]:
     """The cells of the first row that begins with that name."""
-    line = next(line.strip() for line in said.splitlines() if line.strip().startswith(f"{name} "))
+    line = next(
+        line.strip()
+        for line in said.splitlines()
+        if line.strip().startswith(f"{name} ")
+    )
     return re.split(r"\s{2,}", line)
 
 
 def test_the_papers_pretraining_has_a_price_without_its_data(price: Price) -> None:
     code, said = price(
-        "model=mae_vit_l", "data=imagenet", "mask_ratio=0.75", "pretrain=table8", "trainer=gpu", "stages=[pretrain]",
-        "hardware=v100x64", "watch.times=1",
-    )  # fmt: skip
+        "model=mae_vit_l",
+        "data=imagenet",
+        "mask_ratio=0.75",
+        "pretrain=table8",
+        "trainer=gpu",
+        "stages=[pretrain]",
+        "hardware=v100x64",
+        "watch.times=1",
+    )
     assert code == 0
     assert row(said, "pretrain")[:4] == ["pretrain", "1", "800", "1.02 bn"]
     hours = float(row(said, "pretrain")[5].removesuffix(" h"))
@@ -57,13 +69,16 @@ def test_the_papers_pretraining_has_a_price_without_its_data(price: Price) -> No
 
 
 def test_a_sweep_shares_what_its_cells_have_in_common(price: Price) -> None:
-    code, said = price("decoder.depth=1,2,4", "hardware=rtx4090", "stages=[linear_probe]")
+    code, said = price(
+        "decoder.depth=1,2,4", "hardware=rtx4090", "stages=[linear_probe]"
+    )
     assert code == 0
     assert row(said, "pretrain")[:3] == ["pretrain", "3", "30"]
     assert row(said, "linear probe")[1] == "3"
     assert row(said, "linear probe, controls")[1] == "2"
-    assert "3 cells, 3 pretrainings, 8 stages in all; 4 that another cell makes are not counted again" in " ".join(
-        said.split()
+    assert (
+        "3 cells, 3 pretrainings, 8 stages in all; 4 that another cell makes are not"
+        " counted again" in " ".join(said.split())
     )
     assert "decoder 4 x 64" in said
 
@@ -76,30 +91,55 @@ def test_every_line_fits_a_hundred_columns_and_no_number_is_cut(price: Price) ->
 
 
 def test_several_experiments_have_a_row_each_and_a_sum(price: Price) -> None:
-    code, said = price("experiment=mask_token,loss_on_all", "scale=embedded", "seed=0", "hardware=h200x8")
+    code, said = price(
+        "experiment=mask_token,loss_on_all",
+        "scale=embedded",
+        "seed=0",
+        "hardware=h200x8",
+    )
     assert code == 0
     assert row(said, "mask_token")[1:3] == ["2", "2"]
     assert row(said, "loss_on_all")[1:3] == ["2", "2"]
-    assert row(said, "all, shared ones once")[1:3] == ["4", "3"], "the default cell's pretraining is common"
+    assert row(said, "all, shared ones once")[1:3] == [
+        "4",
+        "3",
+    ], "the default cell's pretraining is common"
 
 
 @pytest.mark.parametrize("scale", ["embedded", "paper"])
-def test_the_cost_that_an_experiment_opens_with_is_its_price(scale: str, price: Price) -> None:
-    (cost,) = re.findall("^# Cost .*", (CONF / "experiment" / "mask_token.yaml").read_text(), re.MULTILINE)
+def test_the_cost_that_an_experiment_opens_with_is_its_price(
+    scale: str, price: Price
+) -> None:
+    (cost,) = re.findall(
+        "^# Cost .*",
+        (CONF / "experiment" / "mask_token.yaml").read_text(),
+        re.MULTILINE,
+    )
     _, said = price("experiment=mask_token", f"scale={scale}", "hardware=h200x8")
-    flops, hours = next(cell for cell in row(said, "all") if "FLOP" in cell), row(said, "all")[-2]
+    flops, hours = (
+        next(cell for cell in row(said, "all") if "FLOP" in cell),
+        row(said, "all")[-2],
+    )
     assert f"{scale}: {row(said, 'pretrain')[1]} pretrainings, {flops}" in cost
     assert scale == "embedded" or f"{flops}, {hours} hours of an H200" in cost
 
 
 def test_hardware_near_a_known_one_is_told_apart(price: Price) -> None:
-    one = price("stages=[pretrain]", "model=mae_vit_b", "hardware=a100x8", "hardware.devices=1")[1]
+    one = price(
+        "stages=[pretrain]", "model=mae_vit_b", "hardware=a100x8", "hardware.devices=1"
+    )[1]
     assert row(one, "images a device")[1] == "64"
     assert "Models narrower" not in one
 
 
 def test_data_of_ones_own_are_described(price: Price) -> None:
-    code, said = price("data=image_folder", "stages=[pretrain]", "images=640", "pretrain.epochs=4", "watch.times=1")
+    code, said = price(
+        "data=image_folder",
+        "stages=[pretrain]",
+        "images=640",
+        "pretrain.epochs=4",
+        "watch.times=1",
+    )
     assert code == 0
     assert row(said, "pretrain")[3] == f"{4 * 640 + 2 * 64:,}"
 
@@ -107,17 +147,31 @@ def test_data_of_ones_own_are_described(price: Price) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["mask_raito=0.5"], "mask_raito: there is no such key; did you mean mask_ratio?"),
+        (
+            ["mask_raito=0.5"],
+            "mask_raito: there is no such key; did you mean mask_ratio?",
+        ),
         (["hardwear=h100x8"], "hardwear: there is no such key; did you mean hardware?"),
         (["hardware=h300x8"], "h300x8"),
-        (["hardware.devices=0"], "hardware.devices = 0: Input should be greater than or equal to 1"),
+        (
+            ["hardware.devices=0"],
+            "hardware.devices = 0: Input should be greater than or equal to 1",
+        ),
         (["mask_ratio=0.5,1.5"], "cell mask_ratio=1.5:\n  mask_ratio = 1.5"),
-        (["data=image_folder"], "data.root=/not/here is not here, and nobody knows how many images it holds"),
+        (
+            ["data=image_folder"],
+            (
+                "data.root=/not/here is not here, and nobody knows how many images it"
+                " holds"
+            ),
+        ),
         (["classes=10"], "images: missing"),
         (["model=mae_vit_x"], "mae_vit_x"),
     ],
 )
-def test_mistakes_are_named_and_end_with_2(price: Price, arguments: list[str], said: str) -> None:
+def test_mistakes_are_named_and_end_with_2(
+    price: Price, arguments: list[str], said: str
+) -> None:
     code, text = price(*arguments)
     assert code == 2
     assert said in text

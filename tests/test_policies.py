@@ -51,11 +51,18 @@ def root(tmp_path: Path) -> Path:
 
 def states() -> tuple:
     _, numpy_words, *numpy_rest = np.random.get_state()
-    return random.getstate(), numpy_words.tobytes(), tuple(numpy_rest), torch.get_rng_state().numpy().tobytes()  # type: ignore[union-attr]
+    return (
+        random.getstate(),
+        numpy_words.tobytes(),
+        tuple(numpy_rest),
+        torch.get_rng_state().numpy().tobytes(),
+    )  # type: ignore[union-attr]
 
 
 @pytest.fixture
-def unchecked(monkeypatch: pytest.MonkeyPatch) -> Callable[..., AbstractContextManager[None]]:
+def unchecked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[..., AbstractContextManager[None]]:
     """The checker of annotations draws from Python's generator to look into a sequence; a run has no checker."""
     lend = contextmanager(inspect.unwrap(borrowed_generators))
     monkeypatch.setattr("unmask.data.augment.randaugment.borrowed_generators", lend)
@@ -68,7 +75,9 @@ def disturb(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def test_an_image_is_changed_by_its_seed_epoch_and_id_alone(policy: RandAugment, photos: Tensor) -> None:
+def test_an_image_is_changed_by_its_seed_epoch_and_id_alone(
+    policy: RandAugment, photos: Tensor
+) -> None:
     ids = torch.arange(100, 124)
     disturb(0)
     whole = policy(photos, 3, ids)
@@ -79,15 +88,24 @@ def test_an_image_is_changed_by_its_seed_epoch_and_id_alone(policy: RandAugment,
         part = order[start : start + 5]
         parts.append(policy(photos[part], 3, ids[part]))
     assert torch.cat(parts).equal(whole[order])
-    changed = [policy(photos, 4, ids), policy(photos, 3, ids + 24), RandAugment(policy.transform, make_key(1, "test"))(photos, 3, ids)]  # fmt: skip
-    assert all((other != whole).flatten(1).any(1).float().mean() > 0.5 for other in changed)
+    changed = [
+        policy(photos, 4, ids),
+        policy(photos, 3, ids + 24),
+        RandAugment(policy.transform, make_key(1, "test"))(photos, 3, ids),
+    ]
+    assert all(
+        (other != whole).flatten(1).any(1).float().mean() > 0.5 for other in changed
+    )
 
 
-def test_the_same_image_under_many_ids_is_changed_in_many_ways(policy: RandAugment, photos: Tensor) -> None:
+def test_the_same_image_under_many_ids_is_changed_in_many_ways(
+    policy: RandAugment, photos: Tensor
+) -> None:
     """A quarter stays as it was: each of two operations is skipped half of the time."""
     changed = policy(photos[:1].expand(400, -1, -1, -1), 0, torch.arange(400))
     as_was = (changed == photos[:1]).flatten(1).all(1).float().mean()
-    assert as_was == pytest.approx(0.25, abs=4 * (0.1875 / 400) ** 0.5 + 0.02)  # some operations do nothing either
+    # some operations do nothing either
+    assert as_was == pytest.approx(0.25, abs=4 * (0.1875 / 400) ** 0.5 + 0.02)
     assert len(changed.flatten(1).unique(dim=0)) > 200
 
 
@@ -95,19 +113,33 @@ def test_different_samples_get_unrelated_numbers_from_each_generator(key: Key) -
     drawn = []
     for state in words(key, 0, torch.arange(2_000), 2).tolist():
         with borrowed_generators(state):
-            drawn.append([random.random(), np.random.rand(), float(torch.rand(())), random.random(), np.random.rand()])
+            drawn.append(
+                [
+                    random.random(),
+                    np.random.rand(),
+                    float(torch.rand(())),
+                    random.random(),
+                    np.random.rand(),
+                ]
+            )
     table = np.array(drawn)
     assert all(len(np.unique(column)) > 1_990 for column in table.T)
     assert np.abs(table.mean(0) - 0.5).max() < 4.5 / (12 * 2_000) ** 0.5
-    together = np.corrcoef(np.concatenate([table[1:], table[:-1]], axis=1).T)  # with one another and the sample before
+    # with one another and the sample before
+    together = np.corrcoef(np.concatenate([table[1:], table[:-1]], axis=1).T)
     assert np.abs(together - np.eye(10)).max() < 4.5 / 2_000**0.5
 
 
 @pytest.mark.parametrize("failing", [False, True])
-def test_lent_generators_come_back_as_they_were(failing: bool, unchecked: Callable[..., Any]) -> None:
+def test_lent_generators_come_back_as_they_were(
+    failing: bool, unchecked: Callable[..., Any]
+) -> None:
     disturb(5)
     before = states()
-    with pytest.raises(ZeroDivisionError) if failing else unchecked([1, 2]), unchecked([3, 4]):
+    with (
+        pytest.raises(ZeroDivisionError) if failing else unchecked([1, 2]),
+        unchecked([3, 4]),
+    ):
         random.random(), np.random.rand(3), torch.rand(3)
         assert states() != before
         if failing:
@@ -116,7 +148,9 @@ def test_lent_generators_come_back_as_they_were(failing: bool, unchecked: Callab
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_augmenting_leaves_the_global_generators_alone(policy: RandAugment, photos: Tensor, key: Key) -> None:
+def test_augmenting_leaves_the_global_generators_alone(
+    policy: RandAugment, photos: Tensor, key: Key
+) -> None:
     disturb(5)
     before = states()
     policy(photos, 0, torch.arange(24))
@@ -127,10 +161,16 @@ def test_augmenting_leaves_the_global_generators_alone(policy: RandAugment, phot
 @pytest.mark.parametrize("name", POLICIES)
 def test_the_transform_is_timms(name: str, key: Key, photos: Tensor) -> None:
     """Settings as in timm.data.create_transform for 32 pixels: translate by up to 14, fill with the mean, bicubic."""
-    settings = {"translate_const": 14, "img_mean": (124, 116, 104), "interpolation": Image.Resampling.BICUBIC}
+    settings = {
+        "translate_const": 14,
+        "img_mean": (124, 116, 104),
+        "interpolation": Image.Resampling.BICUBIC,
+    }
     theirs = rand_augment_transform(name, settings)
     ours = rand_augment(name, MEAN, (32, 32), key)(photos, 7, torch.arange(24))
-    for i, ((low, high), image) in enumerate(zip(words(key, 7, torch.arange(24), 2).tolist(), photos, strict=True)):
+    for i, ((low, high), image) in enumerate(
+        zip(words(key, 7, torch.arange(24), 2).tolist(), photos, strict=True)
+    ):
         random.seed(low << 32 | high)
         np.random.seed(np.array([low, high], dtype=np.uint32))
         expected = theirs(Image.fromarray(image.permute(1, 2, 0).numpy()))
@@ -143,7 +183,9 @@ def test_the_shorter_side_bounds_translation() -> None:
 
 
 @pytest.mark.parametrize("name", POLICIES)
-def test_grey_images_are_changed_by_every_operation_there_is(name: str, key: Key) -> None:
+def test_grey_images_are_changed_by_every_operation_there_is(
+    name: str, key: Key
+) -> None:
     """300 images: each of 15 operations is met."""
     grey = scenes(300, 1, 16, 16)
     changed = rand_augment(name, (0.5,), (16, 16), key)(grey, 0, torch.arange(300))
@@ -154,7 +196,15 @@ def test_grey_images_are_changed_by_every_operation_there_is(name: str, key: Key
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(
-    "name", ["rand-m0", "rand-m1", "rand-m10", "rand-m0-inc1", "rand-m10-inc1", "rand-m20-mmax20-inc1"]
+    "name",
+    [
+        "rand-m0",
+        "rand-m1",
+        "rand-m10",
+        "rand-m0-inc1",
+        "rand-m10-inc1",
+        "rand-m20-mmax20-inc1",
+    ],
 )
 def test_no_strength_breaks_an_operation(name: str, channels: int, key: Key) -> None:
     """The port's noise on the strength reaches 10, where timm's posterize keeps no bit and newer Pillows refuse."""
@@ -170,7 +220,9 @@ def test_no_strength_breaks_an_operation(name: str, channels: int, key: Key) -> 
 @pytest.mark.parametrize("bits", [1, 3, 8])
 def test_posterizing_keeps_the_highest_bits(bits: int) -> None:
     image = scenes(1, 3, 16, 16)[0]
-    kept = torch.from_numpy(np.array(posterized(to_pil_image(image), bits))).permute(2, 0, 1)
+    kept = torch.from_numpy(np.array(posterized(to_pil_image(image), bits))).permute(
+        2, 0, 1
+    )
     assert kept.equal(image & (256 - 2 ** (8 - bits)))
 
 
@@ -182,13 +234,17 @@ AUGMENTS = {
 
 @pytest.mark.parametrize("in_memory", [True, False])
 @pytest.mark.parametrize("augment", AUGMENTS.values(), ids=AUGMENTS)
-def test_workers_and_global_generators_do_not_change_what_is_seen(augment: Augment, in_memory: bool, root: Path) -> None:  # fmt: skip
+def test_workers_and_global_generators_do_not_change_what_is_seen(
+    augment: Augment, in_memory: bool, root: Path
+) -> None:
     here = training(root, augment, in_memory, workers=0)
     disturb(9)
     assert_same(batches(here), batches(training(root, augment, in_memory, workers=2)))
 
 
-def training(root: Path, augment: Augment, in_memory: bool, workers: int = 0, taken: int = 0) -> ImageData:
+def training(
+    root: Path, augment: Augment, in_memory: bool, workers: int = 0, taken: int = 0
+) -> ImageData:
     module = data(splits(root, in_memory), augment, workers, taken)
     module.trainer.training = True  # type: ignore[union-attr]
     return module
@@ -196,17 +252,22 @@ def training(root: Path, augment: Augment, in_memory: bool, workers: int = 0, ta
 
 def test_memory_and_disk_show_the_policy_the_same_image(root: Path) -> None:
     augment = AUGMENTS["policy"]
-    held, read = (batches(training(root, augment, in_memory)) for in_memory in (True, False))
+    held, read = (
+        batches(training(root, augment, in_memory)) for in_memory in (True, False)
+    )
     assert_same(held, read)
     plain = batches(training(root, Augment(flip=True), in_memory=True))
-    assert any(not a.images_BCHW.equal(b.images_BCHW) for a, b in zip(held, plain, strict=True))
+    assert any(
+        not a.images_BCHW.equal(b.images_BCHW) for a, b in zip(held, plain, strict=True)
+    )
 
 
 def test_memory_and_disk_show_the_policy_the_same_crop(root: Path) -> None:
     """But for ties of rounding, a level of 255, which an operation may enlarge."""
     augment = Augment("random", flip=True, policy=POLICIES[0])
     held, read = (
-        torch.cat([b.images_BCHW for b in batches(training(root, augment, in_memory))]) for in_memory in (True, False)
+        torch.cat([b.images_BCHW for b in batches(training(root, augment, in_memory))])
+        for in_memory in (True, False)
     )
     assert ((held - read).abs() > 1.01 / 255 / 0.2).float().mean() < 0.01
 
@@ -214,7 +275,11 @@ def test_memory_and_disk_show_the_policy_the_same_crop(root: Path) -> None:
 def test_the_policy_comes_after_the_crop(root: Path, key: Key) -> None:
     """As in timm: what moves in from outside is of the mean colour, and the crop never cuts it away again."""
     split = splits(root, in_memory=False)[0]
-    cropped = Views(split, FORM, Augment("random"), 0).__getitems__([(0, i) for i in range(10)]).images_BCHW  # type: ignore[arg-type]
+    cropped = (
+        Views(split, FORM, Augment("random"), 0)
+        .__getitems__([(0, i) for i in range(10)])
+        .images_BCHW
+    )  # type: ignore[arg-type]
     views = Views(split, FORM, Augment("random", policy=POLICIES[0]), 0)  # type: ignore[arg-type]
     assert views.change is not None
     seen = views.__getitems__([(0, i) for i in range(10)]).images_BCHW
@@ -222,7 +287,9 @@ def test_the_policy_comes_after_the_crop(root: Path, key: Key) -> None:
     assert not seen.equal(cropped)
 
 
-def erased(share: float, key: Key, count: int, height: int = 24, width: int = 24) -> Tensor:
+def erased(
+    share: float, key: Key, count: int, height: int = 24, width: int = 24
+) -> Tensor:
     """Where `count` images of zeros were overwritten."""
     images = torch.zeros(count, 2, height, width)
     erase(images, share, key, 0, torch.arange(count))
@@ -242,13 +309,17 @@ def test_what_is_erased_is_one_box_of_2_to_33_per_cent(key: Key) -> None:
     rows, columns = gone.any(2), gone.any(1)
     assert gone.equal(rows[:, :, None] & columns[:, None, :])
     for sides in (rows, columns):  # without gaps
-        assert (sides.int().diff(dim=1).clamp(min=0).sum(1) + sides[:, 0].int() == 1).all()
+        assert (
+            sides.int().diff(dim=1).clamp(min=0).sum(1) + sides[:, 0].int() == 1
+        ).all()
     height, width = rows.sum(1), columns.sum(1)
     rounding = (height + width + 1) / 2  # of each side by half a pixel
     area = height * width
     assert (area + rounding >= 0.02 * 24**2).all()
     assert (area - rounding <= 24**2 / 3).all()
-    assert area.float().mean().item() / 24**2 == pytest.approx((0.02 + 1 / 3) / 2, abs=0.03)
+    assert area.float().mean().item() / 24**2 == pytest.approx(
+        (0.02 + 1 / 3) / 2, abs=0.03
+    )
     assert ((height / width).log().abs().max()) < math.log(1 / 0.3) + 0.5
 
 
@@ -281,15 +352,24 @@ def test_only_training_images_are_erased(root: Path) -> None:
     changed = batches(module)
     module.trainer.training = False  # type: ignore[union-attr]
     unerased = batches(module)
-    assert any(not a.images_BCHW.equal(b.images_BCHW) for a, b in zip(changed, unerased, strict=True))
+    assert any(
+        not a.images_BCHW.equal(b.images_BCHW)
+        for a, b in zip(changed, unerased, strict=True)
+    )
     assert_same(batches(module, "val"), batches(whole, "val"))
     bank, _ = module.predict_dataloader()
-    seen = torch.cat([module.on_after_batch_transfer(batch, 0).images_BCHW for batch in bank])
+    seen = torch.cat(
+        [module.on_after_batch_transfer(batch, 0).images_BCHW for batch in bank]
+    )
     train = splits(root, in_memory=True)[0]
-    torch.testing.assert_close(seen, (train.images_NCHW / 255 - channels(FORM.mean)) / channels(FORM.std))  # type: ignore[union-attr]
+    torch.testing.assert_close(
+        seen, (train.images_NCHW / 255 - channels(FORM.mean)) / channels(FORM.std)
+    )  # type: ignore[union-attr]
 
 
-def ports_crop(height: int, width: int, scale: tuple[float, float], drawn: list[float]) -> list[int]:
+def ports_crop(
+    height: int, width: int, scale: tuple[float, float], drawn: list[float]
+) -> list[int]:
     """facebookresearch/mae util/crop.py with its four random numbers given: no loop, sides cut to the image."""
     area = height * width
     target_area = area * (scale[0] + (scale[1] - scale[0]) * drawn[0])
@@ -298,7 +378,10 @@ def ports_crop(height: int, width: int, scale: tuple[float, float], drawn: list[
     w = round(math.sqrt(target_area * aspect_ratio))
     h = round(math.sqrt(target_area / aspect_ratio))
     w, h = min(w, width), min(h, height)
-    i, j = math.floor(drawn[2] * (height - h + 1)), math.floor(drawn[3] * (width - w + 1))
+    i, j = (
+        math.floor(drawn[2] * (height - h + 1)),
+        math.floor(drawn[3] * (width - w + 1)),
+    )
     return [i, j, h, w, 0]
 
 
@@ -308,23 +391,38 @@ def test_the_probes_crop_is_the_ports(size: tuple[int, int], key: Key) -> None:
     ids = torch.arange(500)
     found = once_boxes(key, ids, 1, torch.tensor([size]).expand(500, -1), (0.08, 1.0))
     drawn = uniform(key, 1, ids, 4).double().tolist()
-    assert found.tolist() == [ports_crop(*size, (0.08, 1.0), numbers) for numbers in drawn]
-    assert (found[:, 2:4] == torch.tensor(size)).any(), "some box is as long as the image"
+    assert found.tolist() == [
+        ports_crop(*size, (0.08, 1.0), numbers) for numbers in drawn
+    ]
+    assert (found[:, 2:4] == torch.tensor(size)).any(), (
+        "some box is as long as the image"
+    )
 
 
-def test_the_probes_crop_depends_on_the_image_alone_and_is_mirrored_half_of_the_time(key: Key) -> None:
+def test_the_probes_crop_depends_on_the_image_alone_and_is_mirrored_half_of_the_time(
+    key: Key,
+) -> None:
     augment, ids = Augment("random_once", (0.08, 1.0), flip=True), torch.arange(2_000)
     sizes = torch.tensor([[40, 30]]).expand(2_000, -1)
     whole = augment.boxes(key, ids, 2, sizes, (28, 28))
-    assert torch.cat([augment.boxes(key, part, 2, sizes[: len(part)], (28, 28)) for part in ids.split(300)]).equal(
-        whole
-    )
+    assert torch.cat(
+        [
+            augment.boxes(key, part, 2, sizes[: len(part)], (28, 28))
+            for part in ids.split(300)
+        ]
+    ).equal(whole)
     assert not whole[:, :4].equal(augment.boxes(key, ids, 3, sizes, (28, 28))[:, :4])
-    assert whole[:, 4].double().mean().item() == pytest.approx(0.5, abs=4.5 * 0.5 / 2_000**0.5)
-    assert augment.boxes(key, ids, 2, sizes, (28, 56))[:, 3].sum() > whole[:, 3].sum()  # around the wanted aspect
+    assert whole[:, 4].double().mean().item() == pytest.approx(
+        0.5, abs=4.5 * 0.5 / 2_000**0.5
+    )
+    # around the wanted aspect
+    assert augment.boxes(key, ids, 2, sizes, (28, 56))[:, 3].sum() > whole[:, 3].sum()
 
 
 def test_a_trainer_that_only_validates_erases_nothing(root: Path) -> None:
     module = data(splits(root, in_memory=True), AUGMENTS["all"])
     module.trainer = SimpleNamespace(**vars(module.trainer), training=False)  # type: ignore[arg-type,assignment]
-    assert_same(batches(module, "val"), batches(data(splits(root, in_memory=True), Augment()), "val"))
+    assert_same(
+        batches(module, "val"),
+        batches(data(splits(root, in_memory=True), Augment()), "val"),
+    )

@@ -17,16 +17,24 @@ def test_positions_follow_the_formula_element_by_element() -> None:
     expected = [[0.0] * WIDTH]
     for y in range(GRID[0]):
         for x in range(GRID[1]):
-            expected.append([
-                wave(index / 10000 ** (k / quarter))
-                for index in (x, y) for wave in (math.sin, math.cos) for k in range(quarter)
-            ])  # fmt: skip
-    torch.testing.assert_close(sincos_2d(WIDTH, GRID), torch.tensor(expected), rtol=0, atol=1e-7)
+            expected.append(
+                [
+                    wave(index / 10000 ** (k / quarter))
+                    for index in (x, y)
+                    for wave in (math.sin, math.cos)
+                    for k in range(quarter)
+                ]
+            )
+    torch.testing.assert_close(
+        sincos_2d(WIDTH, GRID), torch.tensor(expected), rtol=0, atol=1e-7
+    )
 
 
 def test_positions_are_timms_in_another_order_of_channels() -> None:
     """timm stacks (sin y, sin x, cos y, cos x); the official port (sin x, cos x, sin y, cos y)."""
-    sin_y, sin_x, cos_y, cos_x = build_sincos2d_pos_embed(list(GRID), WIDTH).chunk(4, dim=1)
+    sin_y, sin_x, cos_y, cos_x = build_sincos2d_pos_embed(list(GRID), WIDTH).chunk(
+        4, dim=1
+    )
     expected = torch.cat([sin_x, cos_x, sin_y, cos_y], dim=1)
     torch.testing.assert_close(sincos_2d(WIDTH, GRID)[1:], expected, rtol=0, atol=1e-6)
 
@@ -44,5 +52,7 @@ def test_one_half_tells_the_column_and_the_other_the_row() -> None:
 
 
 def test_a_width_without_four_equal_parts_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"need a width that is a multiple of 4, not 18"):
+    with pytest.raises(
+        ValueError, match=r"need a width that is a multiple of 4, not 18"
+    ):
         sincos_2d(18, GRID)

@@ -19,23 +19,39 @@ MakeTask = Callable[..., Pretrain]
 
 @pytest.fixture
 def make_task(make_mae: Callable[..., MAE]) -> MakeTask:
-    def make(seed: int = 0, kind: type = RandomMasking, target: Pixel | NormalisedPixel | None = None) -> Pretrain:
+    def make(
+        seed: int = 0,
+        kind: type = RandomMasking,
+        target: Pixel | NormalisedPixel | None = None,
+    ) -> Pretrain:
         def no_optimizer(_: torch.nn.Module) -> tuple:
             raise AssertionError("no step is taken")
 
-        return Pretrain(make_mae(), kind((4, 4), 0.75), target or Pixel(), seed, no_optimizer)
+        return Pretrain(
+            make_mae(), kind((4, 4), 0.75), target or Pixel(), seed, no_optimizer
+        )
 
     return make
 
 
 def batch_of(images: Tensor, first: int = 0, epoch: int = 0) -> Batch:
     count = len(images)
-    return Batch(images, torch.full((count,), -1), torch.arange(first, first + count), epoch, None)
+    return Batch(
+        images,
+        torch.full((count,), -1),
+        torch.arange(first, first + count),
+        epoch,
+        None,
+    )
 
 
-def validation_loss(task: Pretrain, batch: Batch, monkeypatch: pytest.MonkeyPatch) -> float:
+def validation_loss(
+    task: Pretrain, batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> float:
     logged: dict[str, Tensor] = {}
-    monkeypatch.setattr(task, "log", lambda name, value, **_: logged.__setitem__(name, value))
+    monkeypatch.setattr(
+        task, "log", lambda name, value, **_: logged.__setitem__(name, value)
+    )
     task.validation_step(batch, 0)
     return logged["val/loss"].item()
 
@@ -47,7 +63,9 @@ class Spy(torch.nn.Module):
         super().__init__()
         self.encoder, self.seen = model.encoder, []
 
-    def forward(self, images: Tensor, masking: Masking, everywhere: bool = False) -> Tensor:
+    def forward(
+        self, images: Tensor, masking: Masking, everywhere: bool = False
+    ) -> Tensor:
         self.seen.append(masking.hidden_BL)
         return torch.zeros(*masking.masked_BM.shape, 12)
 
@@ -60,35 +78,51 @@ def masks(task: Pretrain, batches: list[Batch]) -> Tensor:
     return torch.cat(spy.seen)
 
 
-def test_the_loss_is_the_error_of_hidden_patches(make_task: MakeTask, images: Tensor, key: Key) -> None:
+def test_the_loss_is_the_error_of_hidden_patches(
+    make_task: MakeTask, images: Tensor, key: Key
+) -> None:
     """Visible pixels are wrong by any amount in the prediction of an untrained model and count for nothing."""
     task = make_task()
     masking = task.masking(key, torch.arange(4), 0)
     full = patchify(images, 2)
-    pred = full.clone().scatter(1, masking.masked_BM[:, :, None].expand(-1, -1, 12), task.model(images, masking))
+    pred = full.clone().scatter(
+        1, masking.masked_BM[:, :, None].expand(-1, -1, 12), task.model(images, masking)
+    )
     expected = (pred - full).square().mean(2)[masking.hidden_BL].mean()
-    torch.testing.assert_close(task.reconstruction_loss(batch_of(images), key, 0), expected)
+    torch.testing.assert_close(
+        task.reconstruction_loss(batch_of(images), key, 0), expected
+    )
 
 
-def test_a_perfect_prediction_of_hidden_patches_costs_nothing(make_task: MakeTask, images: Tensor, key: Key) -> None:
+def test_a_perfect_prediction_of_hidden_patches_costs_nothing(
+    make_task: MakeTask, images: Tensor, key: Key
+) -> None:
     task = make_task()
     masking = task.masking(key, torch.arange(4), 0)
-    flat = unpatchify(torch.where(masking.hidden_BL[:, :, None], 0.0, patchify(images, 2)), (4, 4), 3)
+    flat = unpatchify(
+        torch.where(masking.hidden_BL[:, :, None], 0.0, patchify(images, 2)), (4, 4), 3
+    )
     task.model = Spy(task.model)  # type: ignore[assignment]  # predicts zeros
     assert task.reconstruction_loss(batch_of(flat), key, 0) == 0
     assert task.reconstruction_loss(batch_of(images), key, 0) > 0
 
 
 @pytest.mark.parametrize("kind", [RandomMasking, BlockMasking])
-def test_training_masks_are_those_of_the_sample_in_any_batch(make_task: MakeTask, kind: type, images: Tensor) -> None:
+def test_training_masks_are_those_of_the_sample_in_any_batch(
+    make_task: MakeTask, kind: type, images: Tensor
+) -> None:
     many = images.repeat(8, 1, 1, 1)
     whole = masks(make_task(kind=kind), [batch_of(many)])
-    parts = masks(make_task(kind=kind), [batch_of(images, first) for first in range(0, 32, 4)])
+    parts = masks(
+        make_task(kind=kind), [batch_of(images, first) for first in range(0, 32, 4)]
+    )
     assert whole.equal(parts)
     assert len(whole.unique(dim=0)) > 16
 
 
-def test_training_masks_change_with_the_epoch_and_the_seed(make_task: MakeTask, images: Tensor) -> None:
+def test_training_masks_change_with_the_epoch_and_the_seed(
+    make_task: MakeTask, images: Tensor
+) -> None:
     first = masks(make_task(), [batch_of(images)])
     assert not first.equal(masks(make_task(), [batch_of(images, epoch=1)]))
     assert not first.equal(masks(make_task(seed=1), [batch_of(images)]))
@@ -100,8 +134,9 @@ def test_validation_hides_the_same_patches_in_every_epoch_and_for_every_seed(
 ) -> None:
     losses = {
         validation_loss(make_task(seed), batch_of(images, epoch=epoch), monkeypatch)
-        for seed in (0, 1) for epoch in (0, 7)
-    }  # fmt: skip
+        for seed in (0, 1)
+        for epoch in (0, 7)
+    }
     assert len(losses) == 1
     assert losses != {make_task().training_step(batch_of(images), 0).item()}
 
@@ -118,7 +153,9 @@ def test_loss_is_float32_under_autocast(
     torch.testing.assert_close(rounded, exact, rtol=0.02, atol=0)
 
 
-def test_every_trainable_weight_learns_from_the_loss(make_task: MakeTask, images: Tensor) -> None:
+def test_every_trainable_weight_learns_from_the_loss(
+    make_task: MakeTask, images: Tensor
+) -> None:
     task = make_task()
     task.training_step(batch_of(images), 0).backward()
     for name, parameter in task.model.named_parameters():

@@ -19,7 +19,13 @@ from unmask.training.build import load_splits
 
 HARDWARE = [path.stem for path in sorted((ROOT / "conf" / "hardware").glob("*.yaml"))]
 ESTIMATOR = Estimator()  # counts each model once for all tests
-PAPER = ("experiment=paper_recipe", "trainer=gpu", "data.root=/path", "controls=[]", "watch.times=1")
+PAPER = (
+    "experiment=paper_recipe",
+    "trainer=gpu",
+    "data.root=/path",
+    "controls=[]",
+    "watch.times=1",
+)
 
 
 def config_of(*overrides: str) -> Config:
@@ -28,7 +34,9 @@ def config_of(*overrides: str) -> Config:
 
 def hardware(name: str) -> Hardware:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return planned(OmegaConf.to_container(compose("plan", overrides=[f"hardware={name}"]))).hardware
+        return planned(
+            OmegaConf.to_container(compose("plan", overrides=[f"hardware={name}"]))
+        ).hardware
 
 
 def cell(*overrides: str, data: str = "mnist5k", group: str = "") -> Cell:
@@ -38,55 +46,90 @@ def cell(*overrides: str, data: str = "mnist5k", group: str = "") -> Cell:
 
 
 def only(*overrides: str, data: str = "mnist5k", kind: str) -> StagePrice:
-    (found,) = (p for p in cell(*overrides, data=data).prices if p.spec.kind == kind and p.spec.start != "pixels")
+    (found,) = (
+        p
+        for p in cell(*overrides, data=data).prices
+        if p.spec.kind == kind and p.spec.start != "pixels"
+    )
     return found
 
 
 def test_the_papers_pretraining_sees_a_billion_images_in_whole_batches() -> None:
     config = config_of(*PAPER)
-    assert seen(config, "pretrain", KNOWN["imagenet"]).trained == 800 * (1_281_167 // 4096) * 4096
+    assert (
+        seen(config, "pretrain", KNOWN["imagenet"]).trained
+        == 800 * (1_281_167 // 4096) * 4096
+    )
 
 
 @pytest.mark.parametrize(
     ("overrides", "kind", "expected"),
     [
-        (("pretrain.epochs=8",), "pretrain", Seen(8 * 62 * 64, 9 * 1000)),  # 62 whole batches of 64 in 4,000
-        (("pretrain.batch_size=9000", "pretrain.epochs=2", "watch.times=1"), "pretrain", Seen(2 * 4000, 2 * 1000)),
-        (("labels=101", "stages=[finetune]", "finetune.batch_size=512", "watch.times=1"), "finetune", Seen(100 * 100, 2000)),
+        # 62 whole batches of 64 in 4,000
+        (("pretrain.epochs=8",), "pretrain", Seen(8 * 62 * 64, 9 * 1000)),
+        (
+            ("pretrain.batch_size=9000", "pretrain.epochs=2", "watch.times=1"),
+            "pretrain",
+            Seen(2 * 4000, 2 * 1000),
+        ),
+        (
+            (
+                "labels=101",
+                "stages=[finetune]",
+                "finetune.batch_size=512",
+                "watch.times=1",
+            ),
+            "finetune",
+            Seen(100 * 100, 2000),
+        ),
         (("knn.labels=500",), "knn", Seen(0, 500 + 1000)),
         (("stages=[robustness]",), "robustness", Seen(0, 15 * 5 * 1000)),
     ],
-)  # fmt: skip
-def test_images_are_counted_as_the_loaders_give_them(overrides: tuple[str, ...], kind: str, expected: Seen) -> None:
+)
+def test_images_are_counted_as_the_loaders_give_them(
+    overrides: tuple[str, ...], kind: str, expected: Seen
+) -> None:
     assert seen(config_of(*overrides), kind, KNOWN["mnist5k"]) == expected
 
 
 def test_training_goes_forward_and_back_and_validation_forward_alone() -> None:
     price = only("stages=[pretrain]", kind="pretrain")
     assert price.per_image is not None
-    expected = price.per_image.training * price.seen.trained + price.per_image.forward * price.seen.looked_at
+    expected = (
+        price.per_image.training * price.seen.trained
+        + price.per_image.forward * price.seen.looked_at
+    )
     assert price.flops == expected
 
 
-def test_a_probe_on_features_costs_one_pass_of_the_encoder_and_next_to_nothing() -> None:
+def test_a_probe_on_features_costs_one_pass_of_the_encoder_and_next_to_nothing() -> (
+    None
+):
     alone = only("stages=[linear_probe]", "controls=[]", kind="linear_probe")
     features = ESTIMATOR.flops(config_of(), "knn", "", 0).forward * 5000
     assert features < alone.flops < 1.01 * features
     after_knn = next(
-        p for p in cell("stages=[knn,linear_probe]", "controls=[]").prices if p.spec.kind == "linear_probe"
+        p
+        for p in cell("stages=[knn,linear_probe]", "controls=[]").prices
+        if p.spec.kind == "linear_probe"
     )
     assert after_knn.flops < 0.01 * features  # kNN has computed them
 
 
 def test_cells_that_differ_downstream_share_their_pretraining() -> None:
-    cells = [cell(f"finetune.base_lr={rate}", "stages=[finetune]", "controls=[]") for rate in (1e-3, 2e-3, 4e-3)]
+    cells = [
+        cell(f"finetune.base_lr={rate}", "stages=[finetune]", "controls=[]")
+        for rate in (1e-3, 2e-3, 4e-3)
+    ]
     assert sorted(p.spec.kind for p in unique(cells)) == ["finetune"] * 3 + ["pretrain"]
 
 
 def test_cells_that_differ_in_the_decoder_share_their_controls_alone() -> None:
     cells = [cell(f"decoder.depth={depth}", "stages=[knn]") for depth in (1, 2, 4)]
     kinds = [(p.spec.kind, p.spec.start) for p in unique(cells)]
-    assert kinds.count(("pretrain", "random")) == kinds.count(("knn", "pretrained")) == 3
+    assert (
+        kinds.count(("pretrain", "random")) == kinds.count(("knn", "pretrained")) == 3
+    )
     assert kinds.count(("knn", "random")) == kinds.count(("knn", "pixels")) == 1
     sums = total(unique(cells), hardware("h100x8"))
     assert sums.stages == 8
@@ -95,9 +138,12 @@ def test_cells_that_differ_in_the_decoder_share_their_controls_alone() -> None:
 
 # facebookresearch/mae, PRETRAIN.md and FINETUNE.md: hours on so many V100
 PUBLISHED = {
-    ("pretrain", "l", 64): 42.0, ("finetune", "b", 32): 7.18, ("finetune", "l", 32): 8.87, ("finetune", "h", 64): 13.15,
+    ("pretrain", "l", 64): 42.0,
+    ("finetune", "b", 32): 7.18,
+    ("finetune", "l", 32): 8.87,
+    ("finetune", "h", 64): 13.15,
     ("linear_probe", "b", 32): 2.33,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("kind", "model", "cards"), PUBLISHED)
@@ -106,23 +152,41 @@ def test_published_hours_come_out(kind: str, model: str, cards: int) -> None:
     images keep a card busier than a quarter of their patches (the probe is said to wait for its loader as well).
     """
     recipe = [f"finetune=table9_{model}"] if model != "b" else []
-    found = only(*PAPER, f"model=mae_vit_{model}", *recipe, f"stages=[{kind}]", data="imagenet", kind=kind)
-    ratio = found.seconds(hardware(f"v100x{cards}")) / 3600 / PUBLISHED[kind, model, cards]
+    found = only(
+        *PAPER,
+        f"model=mae_vit_{model}",
+        *recipe,
+        f"stages=[{kind}]",
+        data="imagenet",
+        kind=kind,
+    )
+    ratio = (
+        found.seconds(hardware(f"v100x{cards}")) / 3600 / PUBLISHED[kind, model, cards]
+    )
     assert 0.98 < ratio < 1.02 if kind == "pretrain" else 1.1 < ratio < 1.85
 
 
 def test_the_disk_is_what_a_finished_stage_leaves(tmp_path: Path) -> None:
     """12 bytes a trained parameter and 4 a fixed one: weights and AdamW's two moments; and the best weights once more."""
-    overrides = ("model.width=192", "decoder.width=64", "pretrain.epochs=1", "stages=[pretrain]", "data.patch_size=14",
-                 f"runs_dir={tmp_path}")  # fmt: skip
+    overrides = (
+        "model.width=192",
+        "decoder.width=64",
+        "pretrain.epochs=1",
+        "stages=[pretrain]",
+        "data.patch_size=14",
+        f"runs_dir={tmp_path}",
+    )
     run(*overrides)
     plan = plan_for(*overrides)
     priced = Cell("", plan.config, KNOWN["mnist5k"])
     (price,) = ESTIMATOR.price(priced, "mnist5k")
-    assert price.spec.fingerprint == plan.stages[0].fingerprint  # of data that come with their identity
+    # of data that come with their identity
+    assert price.spec.fingerprint == plan.stages[0].fingerprint
     files = list(StageFolder(tmp_path, plan.stages[0]).checkpoints.glob("*.ckpt"))
     assert len(files) == 2
-    assert sum(file.stat().st_size for file in files) == pytest.approx(price.disk, rel=0.02)
+    assert sum(file.stat().st_size for file in files) == pytest.approx(
+        price.disk, rel=0.02
+    )
     assert price.disk > 5e6
 
 
@@ -139,7 +203,10 @@ def test_a_folder_that_is_here_is_listed(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_not_here_is_asked_for() -> None:
     config = config_of("data=image_folder", "data.root=/nowhere")
-    with pytest.raises(ConfigError, match=r"data.root=/nowhere is not here.*add images=100000 classes=10"):
+    with pytest.raises(
+        ConfigError,
+        match=r"data.root=/nowhere is not here.*add images=100000 classes=10",
+    ):
         size_of(config, "image_folder")
     assert size_of(config, "image_folder", Size(7, 1, 2)) == Size(7, 1, 2)
 
@@ -155,11 +222,15 @@ def test_every_hardware_says_where_its_speed_is_from(name: str) -> None:
 
 def test_a_peak_without_a_share_of_it_is_refused() -> None:
     raw = hardware("h100x8").model_dump() | {"utilisation": None}
-    with pytest.raises(ConfigError, match=r"hardware.utilisation: give both, or null for both"):
+    with pytest.raises(
+        ConfigError, match=r"hardware.utilisation: give both, or null for both"
+    ):
         planned({"hardware": raw, "images": None, "val_images": None, "classes": None})
 
 
-def test_this_machine_is_measured_by_the_real_training_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_this_machine_is_measured_by_the_real_training_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(probing, "STEPS", 3)
     config = config_of("trainer=cpu")
     step = ESTIMATOR.step(config, "pretrain", KNOWN["mnist5k"], devices=1)
@@ -173,24 +244,39 @@ def test_this_machine_is_measured_by_the_real_training_step(monkeypatch: pytest.
     assert here.source.startswith("measured: ")
 
 
-def test_a_model_that_does_not_fit_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_does_not_fit_is_not_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(probing, "free_bytes", lambda device: 0.005 * GIB)
     config = config_of("trainer=cpu")
-    found, said = probing.probe([(config, ESTIMATOR.step(config, "pretrain", KNOWN["mnist5k"], devices=1))])
+    found, said = probing.probe(
+        [(config, ESTIMATOR.step(config, "pretrain", KNOWN["mnist5k"], devices=1))]
+    )
     assert found == [None]
-    assert said.startswith("mae_vit_nano is too big to be measured here: one image a step takes 0.0 GiB")
+    assert said.startswith(
+        "mae_vit_nano is too big to be measured here: one image a step takes 0.0 GiB"
+    )
     assert "hardware=h100x8" in said
 
 
-def test_models_are_measured_in_turn_beside_their_flops(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_are_measured_in_turn_beside_their_flops(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(probing, "STEPS", 2)
-    configs = [config_of("trainer=cpu", *more) for more in (("encoder.mask_tokens=true",), ())]
-    steps = [ESTIMATOR.step(config, "pretrain", KNOWN["mnist5k"], devices=1) for config in configs]
+    configs = [
+        config_of("trainer=cpu", *more) for more in (("encoder.mask_tokens=true",), ())
+    ]
+    steps = [
+        ESTIMATOR.step(config, "pretrain", KNOWN["mnist5k"], devices=1)
+        for config in configs
+    ]
     found, _ = probing.probe(list(zip(configs, steps, strict=True)))
     table = measured_table(steps, found)
     by_flops = [float(cell) for cell in table.columns[4].cells]
     assert by_flops[0] == 1
-    assert by_flops[1] == pytest.approx(steps[0].per_image.training / steps[1].per_image.training, abs=0.01)
+    assert by_flops[1] == pytest.approx(
+        steps[0].per_image.training / steps[1].per_image.training, abs=0.01
+    )
     assert [str(cell) for cell in table.columns[1].cells] == ["1 x 64, [M]", "1 x 64"]
     assert min(float(cell) for cell in table.columns[3].cells) == 1
 
@@ -200,4 +286,5 @@ def test_a_batch_is_shared_by_the_devices() -> None:
     step = ESTIMATOR.step(config, "pretrain", KNOWN["imagenet"], devices=8)
     assert step.batch == 512
     assert step.micro_batch(139) == 512
-    assert step.micro_batch(23.5) == 256  # the largest divisor of 512 that a card of 24 GB holds
+    # the largest divisor of 512 that a card of 24 GB holds
+    assert step.micro_batch(23.5) == 256

@@ -29,7 +29,9 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen]:
     return []
 
 
-def test_a_signal_that_came_while_one_was_being_started_reaches_it(started: list) -> None:
+def test_a_signal_that_came_while_one_was_being_started_reaches_it(
+    started: list,
+) -> None:
     with Forwarding(SIGNALS, lambda: started) as signals:
         started.append(Started())
         signals.catch_up(started[0])
@@ -41,9 +43,15 @@ def test_a_signal_that_came_while_one_was_being_started_reaches_it(started: list
 
 @pytest.mark.parametrize(
     ("number", "third"),
-    [(signal.SIGINT, signal.SIGKILL), (signal.SIGTERM, signal.SIGTERM), (signal.SIGUSR1, signal.SIGUSR1)],
+    [
+        (signal.SIGINT, signal.SIGKILL),
+        (signal.SIGTERM, signal.SIGTERM),
+        (signal.SIGUSR1, signal.SIGUSR1),
+    ],
 )
-def test_people_end_at_once_by_a_third_ctrl_c_and_schedulers_never_do(number: int, third: int, started: list) -> None:
+def test_people_end_at_once_by_a_third_ctrl_c_and_schedulers_never_do(
+    number: int, third: int, started: list
+) -> None:
     """SLURM sends a step's signals to each of its processes, and those they started hear of them twice."""
     with Forwarding(SIGNALS, lambda: started):
         started.append(Started())
@@ -52,7 +60,9 @@ def test_people_end_at_once_by_a_third_ctrl_c_and_schedulers_never_do(number: in
     assert started[0].sent == [number, number, third]
 
 
-def test_processes_on_one_machine_share_its_cores_and_a_bound_task_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_on_one_machine_share_its_cores_and_a_bound_task_has_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(processes, "cores", lambda: 32)
     assert processes.cores_per_rank() == 32
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")

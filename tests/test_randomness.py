@@ -9,14 +9,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from unmask.randomness import Key, make_key, normal_like, permutation, philox, uniform, uniform_like, words
+from unmask.randomness import (
+    Key,
+    make_key,
+    normal_like,
+    permutation,
+    philox,
+    uniform,
+    uniform_like,
+    words,
+)
 
 LEAST_P = 1e-3  # draws are fixed, so a test that passes once passes always
 ONES = 0xFFFFFFFF
 
 KNOWN_ANSWERS = {  # Random123's kat_vectors: counter, key, result
     "zeros": ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
-    "ones": ((ONES,) * 4, (ONES,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+    "ones": (
+        (ONES,) * 4,
+        (ONES,) * 2,
+        (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD),
+    ),
     "pi": (
         (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
         (0xA4093822, 0x299F31D0),
@@ -34,17 +47,28 @@ def test_philox_gives_the_published_answers(name: str) -> None:
 
 def test_a_draw_is_philox_of_block_id_and_step(key: Key) -> None:
     sample = 3 * 2**32 + 7
-    counters = [tuple(torch.tensor([word]) for word in (block, 7, 3, 11)) for block in (0, 1)]
+    counters = [
+        tuple(torch.tensor([word]) for word in (block, 7, 3, 11)) for block in (0, 1)
+    ]
     expected = [int(word) for counter in counters for word in philox(counter, key)]
     assert words(key, 11, torch.tensor([sample]), 8)[0].tolist() == expected
 
 
 @settings(derandomize=True, deadline=None, max_examples=25)
-@given(ids=st.lists(st.integers(0, 2**63 - 1), min_size=2, max_size=8), count=st.integers(1, 9), cut=st.integers(1, 7))
-def test_draws_do_not_depend_on_the_batch_or_on_how_many_are_drawn(ids: list[int], count: int, cut: int) -> None:
+@given(
+    ids=st.lists(st.integers(0, 2**63 - 1), min_size=2, max_size=8),
+    count=st.integers(1, 9),
+    cut=st.integers(1, 7),
+)
+def test_draws_do_not_depend_on_the_batch_or_on_how_many_are_drawn(
+    ids: list[int], count: int, cut: int
+) -> None:
     key, cut = make_key(1, "any"), min(cut, len(ids) - 1)
     together = words(key, 5, torch.tensor(ids), count)
-    apart = [words(key, 5, torch.tensor(part), count + 6)[:, :count] for part in (ids[:cut], ids[cut:])]
+    apart = [
+        words(key, 5, torch.tensor(part), count + 6)[:, :count]
+        for part in (ids[:cut], ids[cut:])
+    ]
     assert together.equal(torch.cat(apart))
 
 
@@ -53,10 +77,18 @@ def test_ids_above_32_bits_have_draws_of_their_own(key: Key) -> None:
     assert len({tuple(row) for row in words(key, 0, ids, 4).tolist()}) == len(ids)
 
 
-def test_every_seed_purpose_step_and_sample_is_a_stream_unrelated_to_the_others() -> None:
+def test_every_seed_purpose_step_and_sample_is_a_stream_unrelated_to_the_others() -> (
+    None
+):
     ids = torch.arange(2)
-    names = [make_key(seed, *name) for seed in (0, 1) for name in [("mask",), ("crop",), ("a", "bc"), ("ab", "c")]]
-    streams = torch.cat([uniform(key, step, ids, 20_000) for key in names for step in (0, 1)])
+    names = [
+        make_key(seed, *name)
+        for seed in (0, 1)
+        for name in [("mask",), ("crop",), ("a", "bc"), ("ab", "c")]
+    ]
+    streams = torch.cat(
+        [uniform(key, step, ids, 20_000) for key in names for step in (0, 1)]
+    )
     correlations = np.corrcoef(streams)[np.triu_indices(len(streams), 1)]
     assert np.abs(correlations).max() < 5 / 20_000**0.5
 
@@ -79,7 +111,9 @@ def test_each_bit_of_a_word_is_fair(key: Key) -> None:
 @settings(derandomize=True, deadline=None, max_examples=20)
 @given(size=st.integers(1, 300), step=st.integers(0, 2**32 - 1))
 def test_a_permutation_holds_every_index_once(size: int, step: int) -> None:
-    assert sorted(permutation(make_key(0, "order"), step, size).tolist()) == list(range(size))
+    assert sorted(permutation(make_key(0, "order"), step, size).tolist()) == list(
+        range(size)
+    )
 
 
 def test_every_order_is_equally_likely(key: Key) -> None:
@@ -101,4 +135,6 @@ def test_normal_draws_are_normal(key: Key) -> None:
 
 
 def test_weights_do_not_depend_on_the_pieces_they_are_drawn_in(key: Key) -> None:
-    assert uniform_like(key, (600, 7), rows=256).equal(uniform_like(key, (600, 7), rows=1_000))
+    assert uniform_like(key, (600, 7), rows=256).equal(
+        uniform_like(key, (600, 7), rows=1_000)
+    )

@@ -29,18 +29,28 @@ def test_a_row_has_the_image_and_then_mask_and_reconstruction_at_each_ratio(
     target: Pixel | NormalisedPixel, make_mae: Callable[..., MAE], images: Tensor
 ) -> None:
     model = make_mae()
-    shown = tiles(np.asarray(ratio_sheet(model, target, images, MEAN, STD, (0.5, 0.75), seed=3)))
+    shown = tiles(
+        np.asarray(ratio_sheet(model, target, images, MEAN, STD, (0.5, 0.75), seed=3))
+    )
     assert shown.shape == (4, 5, SIDE, SIDE, 3)
     for i, ratio in enumerate((0.5, 0.75)):
-        masking = RandomMasking((4, 4), ratio)(make_key(3, "picture"), torch.arange(4), 0)
+        masking = RandomMasking((4, 4), ratio)(
+            make_key(3, "picture"), torch.arange(4), 0
+        )
         result = reconstruct(model, target, images, masking, MEAN, STD)
         assert (shown[:, 0] == to_tiles(result.original_BCHW)).all()
         assert (shown[:, 1 + 2 * i] == to_tiles(result.masked_BCHW)).all()
         assert (shown[:, 2 + 2 * i] == to_tiles(result.pasted_BCHW)).all()
 
 
-def test_what_a_ratio_hides_a_larger_one_hides_too(make_mae: Callable[..., MAE], images: Tensor) -> None:
-    shown = tiles(np.asarray(ratio_sheet(make_mae(), Pixel(), images, MEAN, STD, (0.5, 0.75, 0.9))))
+def test_what_a_ratio_hides_a_larger_one_hides_too(
+    make_mae: Callable[..., MAE], images: Tensor
+) -> None:
+    shown = tiles(
+        np.asarray(
+            ratio_sheet(make_mae(), Pixel(), images, MEAN, STD, (0.5, 0.75, 0.9))
+        )
+    )
     hidden = [(shown[:, column] == 128).all(axis=-1) for column in (1, 3, 5)]
     shares = [part.mean() for part in hidden]
     assert shares == pytest.approx([0.5, 0.75, 14 / 16])
@@ -48,6 +58,10 @@ def test_what_a_ratio_hides_a_larger_one_hides_too(make_mae: Callable[..., MAE],
     assert not (hidden[1] & ~hidden[2]).any()
 
 
-def test_a_ratio_that_keeps_nothing_is_refused(make_mae: Callable[..., MAE], images: Tensor) -> None:
-    with pytest.raises(ValueError, match=r"mask_ratio=0.99 keeps 0 of 16 patches; pick a ratio"):
+def test_a_ratio_that_keeps_nothing_is_refused(
+    make_mae: Callable[..., MAE], images: Tensor
+) -> None:
+    with pytest.raises(
+        ValueError, match=r"mask_ratio=0.99 keeps 0 of 16 patches; pick a ratio"
+    ):
         ratio_sheet(make_mae(), Pixel(), images, MEAN, STD, (0.75, 0.99))

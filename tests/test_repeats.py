@@ -13,9 +13,14 @@ from unmask.data.loading.in_memory import InMemory
 from unmask.stages.sizes import Size, seen, steps
 
 SMALL = (
-    "data=image_folder", "data.image_size=16", "data.patch_size=4", "stages=[pretrain]", "pretrain.batch_size=8",
-    "augment=crop_padded", "watch.times=1",
-)  # fmt: skip
+    "data=image_folder",
+    "data.image_size=16",
+    "data.patch_size=4",
+    "stages=[pretrain]",
+    "pretrain.batch_size=8",
+    "augment=crop_padded",
+    "watch.times=1",
+)
 
 
 def test_an_epoch_of_repeated_views_has_so_many_times_the_steps(tmp_path: Path) -> None:
@@ -39,7 +44,12 @@ def test_an_epoch_of_repeated_views_has_so_many_times_the_steps(tmp_path: Path) 
 def test_the_device_changes_no_bit_of_a_run(tmp_path: Path) -> None:
     root = image_folder(tmp_path / "images")
     results = [
-        run(*SMALL, f"data.root={root}", f"runs_dir={tmp_path / place}", f"data.in_memory={place}")[0]
+        run(
+            *SMALL,
+            f"data.root={root}",
+            f"runs_dir={tmp_path / place}",
+            f"data.in_memory={place}",
+        )[0]
         for place in ("true", "device")
     ]
     assert results[0]["fingerprint"] == results[1]["fingerprint"]
@@ -49,19 +59,46 @@ def test_the_device_changes_no_bit_of_a_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        ("augment.repeats=3", "augment.repeats = 3: pretrain.batch_size=1000 is not a multiple of it"),
-        ("linear_probe.augment.repeats=2", "linear_probe.augment.repeats = 2: linear_probe.augment changes nothing"),
         (
-            "finetune.augment.flip=true finetune.augment.repeats=16 finetune.mixup=0.8 finetune.batch_size=64",
-            "finetune.augment.repeats = 16: images would be mixed with views of their own; pick a divisor of 8",
+            "augment.repeats=3",
+            "augment.repeats = 3: pretrain.batch_size=1000 is not a multiple of it",
         ),
-        ("data.decode=nvjpeg", "data.decode = nvjpeg: trainer.accelerator=cpu has no GPU to decode on"),
-        ("data.decode=nvjpeg trainer=auto", "data.decode = nvjpeg: data=mnist5k is decoded once into memory"),
-        ("augment.repeats=4 trainer.micro_batch=2", "trainer.micro_batch = 2: pretrain keeps 4 views together"),
+        (
+            "linear_probe.augment.repeats=2",
+            "linear_probe.augment.repeats = 2: linear_probe.augment changes nothing",
+        ),
+        (
+            (
+                "finetune.augment.flip=true finetune.augment.repeats=16"
+                " finetune.mixup=0.8 finetune.batch_size=64"
+            ),
+            (
+                "finetune.augment.repeats = 16: images would be mixed with views of"
+                " their own; pick a divisor of 8"
+            ),
+        ),
+        (
+            "data.decode=nvjpeg",
+            "data.decode = nvjpeg: trainer.accelerator=cpu has no GPU to decode on",
+        ),
+        (
+            "data.decode=nvjpeg trainer=auto",
+            "data.decode = nvjpeg: data=mnist5k is decoded once into memory",
+        ),
+        (
+            "augment.repeats=4 trainer.micro_batch=2",
+            "trainer.micro_batch = 2: pretrain keeps 4 views together",
+        ),
         ("data.in_memory=false", "data.in_memory=false: mnist5k is held in memory"),
         (
-            "data=image_folder data.root=images data.image_size=32 data.decode=scaled augment.repeats=2 stages=[pretrain]",
-            "data.decode = scaled: images that are seen in several views are decoded whole; use data.decode=fast",
+            (
+                "data=image_folder data.root=images data.image_size=32"
+                " data.decode=scaled augment.repeats=2 stages=[pretrain]"
+            ),
+            (
+                "data.decode = scaled: images that are seen in several views are"
+                " decoded whole; use data.decode=fast"
+            ),
         ),
         (
             "data.in_memory=device augment.policy=rand-m5-n1 stages=[pretrain]",
@@ -70,7 +107,9 @@ def test_the_device_changes_no_bit_of_a_run(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_is_refused(overrides: str, said: str) -> None:
-    measured = [] if "stages" in overrides else ["stages=[pretrain,linear_probe,finetune]"]
+    measured = (
+        [] if "stages" in overrides else ["stages=[pretrain,linear_probe,finetune]"]
+    )
     with pytest.raises(ConfigError) as refusal:
         check(raw_config(*measured, *overrides.split()))
     assert said in str(refusal.value)
@@ -79,7 +118,9 @@ def test_what_cannot_be_is_refused(overrides: str, said: str) -> None:
 def test_each_contestant_of_the_loaders_bench_makes_its_batches() -> None:
     images = torch.randint(0, 256, (40, 3, 16, 16), dtype=torch.uint8)
     form = Format((16, 16), (0.5,) * 3, (0.25,) * 3)
-    contestants = held_contestants(InMemory(images, torch.zeros(40, dtype=torch.long)), form)
+    contestants = held_contestants(
+        InMemory(images, torch.zeros(40, dtype=torch.long)), form
+    )
     assert len(contestants) == 6
     for make, count in contestants.values():
         make(1)

@@ -16,7 +16,14 @@ from planting import broken_image, infinite_gradient, infinite_weight, stopped
 from small_runs import call, image_folder, run
 from unmask.callbacks.progress import StageProgress
 from unmask.commands.replay.record import read_record, rebuild
-from unmask.commands.replay.remedies import CLIP, Cure, Outcome, attempt, cures, worst_image
+from unmask.commands.replay.remedies import (
+    CLIP,
+    Cure,
+    Outcome,
+    attempt,
+    cures,
+    worst_image,
+)
 from unmask.commands.replay.replay import replay
 from unmask.config.checks import ConfigError
 from unmask.data.loading.folders import Folder
@@ -24,11 +31,21 @@ from unmask.decoder import Decoder
 
 ABSURD = ("stages=[pretrain]", "pretrain.base_lr=1e30", "pretrain.warmup_epochs=0")
 PRETRAIN = ("stages=[pretrain]",)
-MIXED = ("stages=[scratch]", "labels=100", "finetune.mixup=0.8", "finetune.cutmix=1.0", "finetune.drop_path=0.3")
+MIXED = (
+    "stages=[scratch]",
+    "labels=100",
+    "finetune.mixup=0.8",
+    "finetune.cutmix=1.0",
+    "finetune.drop_path=0.3",
+)
 TOKENIZER = (
-    "stages=[tokenizer]", "tokenizer.epochs=2", "tokenizer.warmup_epochs=0", "tokenizer.codes=16", "tokenizer.width=8",
+    "stages=[tokenizer]",
+    "tokenizer.epochs=2",
+    "tokenizer.warmup_epochs=0",
+    "tokenizer.codes=16",
+    "tokenizer.width=8",
     "tokenizer.batch_size=1000",
-)  # fmt: skip
+)
 
 
 def replayed(folder: Path) -> tuple[bool, str]:
@@ -39,21 +56,40 @@ def replayed(folder: Path) -> tuple[bool, str]:
 
 def outcomes(folder: Path) -> dict[str, Outcome]:
     scene = rebuild(read_record(str(folder)))
-    return {cure.name: attempt(scene, cure) for cure in cures(scene, worst_image(scene))}
+    return {
+        cure.name: attempt(scene, cure) for cure in cures(scene, worst_image(scene))
+    }
 
 
 @pytest.mark.parametrize(
     "overrides",
     [
         PRETRAIN,
-        (*PRETRAIN, "augment=crop_random", "trainer.micro_batch=250", "masking=block", "loss_on=all"),
+        (
+            *PRETRAIN,
+            "augment=crop_random",
+            "trainer.micro_batch=250",
+            "masking=block",
+            "loss_on=all",
+        ),
         (*PRETRAIN, "trainer.precision=bf16-mixed"),
-        (*PRETRAIN, "target=hog"), (*PRETRAIN, "target=pca"),
-        MIXED, (*MIXED, "finetune.augment.erasing=0.5", "finetune.ema=0.99"),
+        (*PRETRAIN, "target=hog"),
+        (*PRETRAIN, "target=pca"),
+        MIXED,
+        (*MIXED, "finetune.augment.erasing=0.5", "finetune.ema=0.99"),
         TOKENIZER,
     ],
-    ids=["pretrain", "crops, micro-batches", "bf16", "hog", "pca", "mixed", "erased, averaged", "tokenizer"],
-)  # fmt: skip
+    ids=[
+        "pretrain",
+        "crops, micro-batches",
+        "bf16",
+        "hog",
+        "pca",
+        "mixed",
+        "erased, averaged",
+        "tokenizer",
+    ],
+)
 def test_a_finite_loss_is_made_again_to_the_bit(
     overrides: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -67,14 +103,20 @@ def test_a_finite_loss_is_made_again_to_the_bit(
     assert all(math.isfinite(loss) for loss in record.losses)
     assert outcome.losses == record.losses
     assert record.agrees(outcome.losses, math.inf) == "the same, bit for bit"
-    assert record.agrees(outcome.losses, outcome.gradient) is None, "the gradient was not finite, and now it is"
+    assert record.agrees(outcome.losses, outcome.gradient) is None, (
+        "the gradient was not finite, and now it is"
+    )
 
 
-def test_probes_are_made_again_from_the_features_they_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_probes_are_made_again_from_the_features_they_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     short = "pretrain.epochs=1"
     run(f"runs_dir={tmp_path}", *PRETRAIN, short)
     for number, overrides in enumerate(([], ["linear_probe.augment.crop=random"])):
-        runs = shutil.copytree(tmp_path / "pretrain", tmp_path / str(number) / "pretrain").parent
+        runs = shutil.copytree(
+            tmp_path / "pretrain", tmp_path / str(number) / "pretrain"
+        ).parent
         with monkeypatch.context() as patch:
             infinite_gradient(patch, step=3)
             folder, _ = stopped(runs, "stages=[linear_probe]", short, *overrides)
@@ -90,7 +132,9 @@ def test_the_step_as_recorded_ends_with_the_weights_that_training_would_have(
 
     def keep(self: StageProgress, trainer: L.Trainer, module: Any, *_: Any) -> None:
         if trainer.global_step == 6:
-            weights.update({name: value.clone() for name, value in module.state_dict().items()})
+            weights.update(
+                {name: value.clone() for name, value in module.state_dict().items()}
+            )
 
     with monkeypatch.context() as patch:
         patch.setattr(StageProgress, "on_train_batch_end", keep)
@@ -100,10 +144,16 @@ def test_the_step_as_recorded_ends_with_the_weights_that_training_would_have(
         folder, _ = stopped(tmp_path / "spoilt", *PRETRAIN)
     scene = rebuild(read_record(str(folder)))
     attempt(scene, Cure("as recorded"))
-    assert all(torch.equal(value, weights[name]) for name, value in scene.module.state_dict().items())
+    assert all(
+        torch.equal(value, weights[name])
+        for name, value in scene.module.state_dict().items()
+    )
     before = scene.record.state["state_dict"]["model.encoder.patch_embed.weight"]
     attempt(scene, Cure("half", rate=0.5))
-    whole, half = (state["model.encoder.patch_embed.weight"] - before for state in (weights, scene.module.state_dict()))
+    whole, half = (
+        state["model.encoder.patch_embed.weight"] - before
+        for state in (weights, scene.module.state_dict())
+    )
     torch.testing.assert_close(half, whole / 2, rtol=1e-2, atol=1e-6)
 
 
@@ -119,7 +169,9 @@ def test_a_run_that_blew_up_is_made_again_and_told_what_grew(tmp_path: Path) -> 
     assert "the same, bit for bit" in done.stdout
 
 
-def test_an_infinite_weight_is_beyond_all_cures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_infinite_weight_is_beyond_all_cures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as patch:
         infinite_weight(patch, step=3)
         folder, _ = stopped(tmp_path, *PRETRAIN)
@@ -129,14 +181,24 @@ def test_an_infinite_weight_is_beyond_all_cures(tmp_path: Path, monkeypatch: pyt
     assert "the weights were not finite when the step began" in said
 
 
-def test_the_worst_image_is_named_with_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_worst_image_is_named_with_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     images = image_folder(tmp_path / "images")
     broken_image(monkeypatch, sample=5)
     folder, _ = stopped(
-        tmp_path / "runs", "data=image_folder", f"data.root={images}", "data.image_size=16", "data.patch_size=4",
-        "data.num_workers=0", "data.in_memory=false", "pretrain.batch_size=9", "augment=crop_random", *PRETRAIN,
+        tmp_path / "runs",
+        "data=image_folder",
+        f"data.root={images}",
+        "data.image_size=16",
+        "data.patch_size=4",
+        "data.num_workers=0",
+        "data.in_memory=false",
+        "pretrain.batch_size=9",
+        "augment=crop_random",
+        *PRETRAIN,
         "trainer.micro_batch=3",
-    )  # fmt: skip
+    )
     record = read_record(str(folder))
     assert 5 in [sample for ids in record.first["samples"] for sample in ids]
     scene = rebuild(record)
@@ -161,10 +223,14 @@ def test_of_finite_losses_the_largest_is_the_worst_and_they_make_up_the_steps(
         without = attempt(scene, Cure("without", without=worst))
         assert worst.loss > whole.loss
         if overrides is PRETRAIN:  # mixtures are made anew in a smaller batch
-            assert without.loss == pytest.approx((whole.loss * 1000 - worst.loss) / 999, rel=1e-5)
+            assert without.loss == pytest.approx(
+                (whole.loss * 1000 - worst.loss) / 999, rel=1e-5
+            )
 
 
-def test_clipping_leaves_the_loss_and_cuts_the_gradient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clipping_leaves_the_loss_and_cuts_the_gradient(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as patch:
         infinite_gradient(patch, step=1)
         folder, _ = stopped(tmp_path, "stages=[scratch]", "finetune.batch_size=1000")
@@ -174,27 +240,41 @@ def test_clipping_leaves_the_loss_and_cuts_the_gradient(tmp_path: Path, monkeypa
     assert cut.clipped == pytest.approx(min(CLIP, whole.gradient), rel=1e-4)
 
 
-def test_the_records_of_two_processes_make_up_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_records_of_two_processes_make_up_one_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two with two micro-batches each are one with four: loss, gradient and the weights after it."""
     with monkeypatch.context() as patch:
         infinite_gradient(patch, step=2)
         folder, _ = stopped(tmp_path, *PRETRAIN, "trainer.micro_batch=250")
     whole = attempt(rebuild(read_record(str(folder))), Cure("as recorded"))
     record = json.loads((folder / "record.json").read_text())
-    for name, part in (("record.json", slice(0, 2)), ("record.rank1.json", slice(2, 4))):
+    for name, part in (
+        ("record.json", slice(0, 2)),
+        ("record.rank1.json", slice(2, 4)),
+    ):
         losses = [2 * loss for loss in record["losses"][part]]
-        mine = {**record, "processes": 2, "samples": record["samples"][part], "losses": losses}
+        mine = {
+            **record,
+            "processes": 2,
+            "samples": record["samples"][part],
+            "losses": losses,
+        }
         (folder / name).write_text(json.dumps(mine))
     shared = read_record(str(folder))
     both = attempt(rebuild(shared), Cure("as recorded"))
     assert both.losses == shared.losses
-    assert (both.loss, both.gradient, both.after) == pytest.approx((whole.loss, whole.gradient, whole.after), rel=1e-6)
+    assert (both.loss, both.gradient, both.after) == pytest.approx(
+        (whole.loss, whole.gradient, whole.after), rel=1e-6
+    )
     (folder / "record.rank1.json").unlink()
     with pytest.raises(ConfigError, match="of 1 processes, not of 2"):
         read_record(str(folder))
 
 
-def test_what_only_bfloat16_spoils_is_cured_by_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_only_bfloat16_spoils_is_cured_by_float32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     original = Decoder.forward
 
     def spoilt(self: Decoder, encoded: torch.Tensor, *given: Any) -> torch.Tensor:
@@ -205,23 +285,36 @@ def test_what_only_bfloat16_spoils_is_cured_by_float32(tmp_path: Path, monkeypat
     folder, _ = stopped(tmp_path, *PRETRAIN, "trainer.precision=bf16-mixed")
     found = outcomes(folder)
     assert {name for name, outcome in found.items() if outcome.finite} == {
-        "float32 throughout", "float32 decoder", "all together"
-    }  # fmt: skip
-    assert "What helps: float32 throughout; float32 decoder (each alone)." in replayed(folder)[1]
+        "float32 throughout",
+        "float32 decoder",
+        "all together",
+    }
+    assert (
+        "What helps: float32 throughout; float32 decoder (each alone)."
+        in replayed(folder)[1]
+    )
 
 
-def test_exact_attention_is_the_same_attention(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exact_attention_is_the_same_attention(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as patch:
         infinite_gradient(patch, step=2)
         folder, _ = stopped(tmp_path, *PRETRAIN)
     found = outcomes(folder)
-    exact, rounded, whole = found["float32 attention"], found["bf16"], found["as recorded"]
+    exact, rounded, whole = (
+        found["float32 attention"],
+        found["bf16"],
+        found["as recorded"],
+    )
     assert exact.loss == pytest.approx(whole.loss, rel=1e-6)
     assert rounded.loss == pytest.approx(whole.loss, rel=1e-2)
     assert rounded.loss != whole.loss
 
 
-def test_a_fault_that_does_not_come_again_is_not_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_that_does_not_come_again_is_not_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as patch:
         broken_image(patch, sample=7)
         folder, _ = stopped(tmp_path, *PRETRAIN)
@@ -238,9 +331,16 @@ def test_images_that_went_bad_since_are_refused_and_those_that_were_bad_then_are
     images = image_folder(tmp_path / "images")
     (images / "cat" / "003.png").write_bytes(b"")
     folder, _ = stopped(
-        tmp_path / "runs", "data=image_folder", f"data.root={images}", "data.image_size=16", "data.patch_size=4",
-        "data.in_memory=false", "data.num_workers=0", "pretrain.batch_size=18", *ABSURD,
-    )  # fmt: skip
+        tmp_path / "runs",
+        "data=image_folder",
+        f"data.root={images}",
+        "data.image_size=16",
+        "data.patch_size=4",
+        "data.in_memory=false",
+        "data.num_workers=0",
+        "pretrain.batch_size=18",
+        *ABSURD,
+    )
     assert replayed(folder)[0], "the same image stands in"
     original = Folder.read
 
@@ -250,21 +350,37 @@ def test_images_that_went_bad_since_are_refused_and_those_that_were_bad_then_are
         return original(self, i)
 
     monkeypatch.setattr(Folder, "read", failing)
-    with pytest.raises(ConfigError, match=r"images of the recorded step cannot be read: .*dog/005.png \(Input/output"):
+    with pytest.raises(
+        ConfigError,
+        match=(
+            r"images of the recorded step cannot be read: .*dog/005.png \(Input/output"
+        ),
+    ):
         replay(str(folder), Console(quiet=True))
 
 
 def test_what_is_no_record_is_refused_in_a_line(tmp_path: Path) -> None:
     images = image_folder(tmp_path / "images")
     folder, _ = stopped(
-        tmp_path / "runs", "data=image_folder", f"data.root={images}", "data.image_size=16", "data.patch_size=4",
-        "data.num_workers=0", "pretrain.batch_size=9", *ABSURD,
-    )  # fmt: skip
-    with pytest.raises(ConfigError, match=r"no nonfinite/record.json there; give the folder of a stage"):
+        tmp_path / "runs",
+        "data=image_folder",
+        f"data.root={images}",
+        "data.image_size=16",
+        "data.patch_size=4",
+        "data.num_workers=0",
+        "pretrain.batch_size=9",
+        *ABSURD,
+    )
+    with pytest.raises(
+        ConfigError, match=r"no nonfinite/record.json there; give the folder of a stage"
+    ):
         replay(str(tmp_path), Console())
     damaged = shutil.copytree(folder, tmp_path / "cut" / "nonfinite")
     (damaged / "record.json").write_text((damaged / "record.json").read_text()[:200])
-    with pytest.raises(ConfigError, match=r"the record is damaged \(.*\); the command of the run makes it again"):
+    with pytest.raises(
+        ConfigError,
+        match=r"the record is damaged \(.*\); the command of the run makes it again",
+    ):
         replay(str(damaged), Console())
     flipped = shutil.copytree(folder, tmp_path / "flipped" / "nonfinite")
     (weights,) = flipped.glob("*.ckpt")

@@ -32,17 +32,30 @@ def final_state(runs: Path, stage: str = "pretrain") -> dict:
 
 
 def science(rows: list[dict]) -> list[dict]:
-    return [{key: value for key, value in row.items() if key != "images_per_second"} for row in rows]
+    return [
+        {key: value for key, value in row.items() if key != "images_per_second"}
+        for row in rows
+    ]
 
 
 def assert_same(ours: Path, undisturbed: Path, stage: str = "pretrain") -> None:
     """Weights, Adam's moments and every journal line, bit for bit."""
     a, b = final_state(ours, stage), final_state(undisturbed, stage)
     assert a["state_dict"].keys() == b["state_dict"].keys()
-    assert all(torch.equal(a["state_dict"][name], b["state_dict"][name]) for name in a["state_dict"])
+    assert all(
+        torch.equal(a["state_dict"][name], b["state_dict"][name])
+        for name in a["state_dict"]
+    )
     moments = [state["optimizer_states"][0]["state"] for state in (a, b)]
-    assert all(torch.equal(moments[0][i][k], moments[1][i][k]) for i in moments[0] for k in ("exp_avg", "exp_avg_sq"))
-    journals = [science(read(next((runs / stage).glob("*/metrics.jsonl")))) for runs in (ours, undisturbed)]
+    assert all(
+        torch.equal(moments[0][i][k], moments[1][i][k])
+        for i in moments[0]
+        for k in ("exp_avg", "exp_avg_sq")
+    )
+    journals = [
+        science(read(next((runs / stage).glob("*/metrics.jsonl"))))
+        for runs in (ours, undisturbed)
+    ]
     assert journals[0] == journals[1]
 
 
@@ -69,9 +82,18 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("every", [1, 3])
 @pytest.mark.parametrize("step", [1, 3, 4, 5, 6, 8, 9, 11])
 def test_a_crash_at_any_step_changes_nothing(
-    step: int, every: int, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    step: int,
+    every: int,
+    undisturbed: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    overrides = (f"runs_dir={tmp_path}", "stages=[pretrain]", COARSE, f"checkpoint.every_steps={every}")
+    overrides = (
+        f"runs_dir={tmp_path}",
+        "stages=[pretrain]",
+        COARSE,
+        f"checkpoint.every_steps={every}",
+    )
     with monkeypatch.context() as patch:
         crash_at(patch, step)
         with pytest.raises(Crash):
@@ -86,7 +108,12 @@ def test_a_crash_during_validation_changes_nothing(
     def dying(self: MetricsLogger, *args: object) -> None:
         raise Crash
 
-    overrides = (f"runs_dir={tmp_path}", "stages=[pretrain]", COARSE, "checkpoint.every_steps=1")
+    overrides = (
+        f"runs_dir={tmp_path}",
+        "stages=[pretrain]",
+        COARSE,
+        "checkpoint.every_steps=1",
+    )
     with monkeypatch.context() as patch:
         patch.setattr(MetricsLogger, "on_validation_end", dying)
         with pytest.raises(Crash):
@@ -112,7 +139,9 @@ def test_a_crash_after_the_last_step_trains_nothing_again(
     assert result["metrics"] == json.loads(whole.read_text())["metrics"]
 
 
-def test_epochs_of_a_single_step_resume_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_epochs_of_a_single_step_resume_exactly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     overrides = (
         "stages=[pretrain]",
         COARSE,
@@ -129,7 +158,9 @@ def test_epochs_of_a_single_step_resume_exactly(tmp_path: Path, monkeypatch: pyt
     assert_same(tmp_path / "crashed", tmp_path / "whole")
 
 
-def test_accumulated_gradients_resume_at_the_step_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_accumulated_gradients_resume_at_the_step_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     overrides = (
         "stages=[pretrain]",
         COARSE,
@@ -146,26 +177,48 @@ def test_accumulated_gradients_resume_at_the_step_before(tmp_path: Path, monkeyp
     assert_same(tmp_path / "crashed", tmp_path / "whole")
 
 
-@pytest.mark.parametrize("workers", [(0, 0), (2, 2), (0, 2)], ids=["none", "two", "none then two"])
+@pytest.mark.parametrize(
+    "workers", [(0, 0), (2, 2), (0, 2)], ids=["none", "two", "none then two"]
+)
 def test_images_from_disk_resume_exactly_with_any_workers(
     workers: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = image_folder(tmp_path / "images")
     overrides = (
-        "data=image_folder", f"data.root={root}", "data.image_size=16", "data.patch_size=4", "data.in_memory=false",
-        "stages=[pretrain]", "pretrain.batch_size=4", "augment=crop_random", "checkpoint.every_steps=1",
-    )  # fmt: skip
+        "data=image_folder",
+        f"data.root={root}",
+        "data.image_size=16",
+        "data.patch_size=4",
+        "data.in_memory=false",
+        "stages=[pretrain]",
+        "pretrain.batch_size=4",
+        "augment=crop_random",
+        "checkpoint.every_steps=1",
+    )
     run(f"runs_dir={tmp_path / 'whole'}", "data.num_workers=0", *overrides)
     with monkeypatch.context() as patch:
         crash_at(patch, 6)
         with pytest.raises(Crash):
-            run(f"runs_dir={tmp_path / 'crashed'}", f"data.num_workers={workers[0]}", *overrides)
-    run(f"runs_dir={tmp_path / 'crashed'}", f"data.num_workers={workers[1]}", *overrides)
+            run(
+                f"runs_dir={tmp_path / 'crashed'}",
+                f"data.num_workers={workers[0]}",
+                *overrides,
+            )
+    run(
+        f"runs_dir={tmp_path / 'crashed'}", f"data.num_workers={workers[1]}", *overrides
+    )
     assert_same(tmp_path / "crashed", tmp_path / "whole")
 
 
-def test_few_label_fine_tuning_resumes_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    overrides = ("stages=[scratch]", "labels=100", "finetune.epochs=6", "checkpoint.every_steps=1")
+def test_few_label_fine_tuning_resumes_exactly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overrides = (
+        "stages=[scratch]",
+        "labels=100",
+        "finetune.epochs=6",
+        "checkpoint.every_steps=1",
+    )
     run(f"runs_dir={tmp_path / 'whole'}", *overrides)
     with monkeypatch.context() as patch:
         crash_at(patch, 5)
@@ -175,17 +228,29 @@ def test_few_label_fine_tuning_resumes_exactly(tmp_path: Path, monkeypatch: pyte
     assert_same(tmp_path / "crashed", tmp_path / "whole", "scratch")
 
 
-def test_a_small_dvae_resumes_exactly_and_so_do_its_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_small_dvae_resumes_exactly_and_so_do_its_tokens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     overrides = (
-        "target=dvae", "stages=[pretrain]", COARSE, "pretrain.epochs=1", "checkpoint.every_steps=1", "tokenizer.epochs=2",
-        "tokenizer.warmup_epochs=0", "tokenizer.codes=16", "tokenizer.width=8", "tokenizer.batch_size=1000",
-    )  # fmt: skip
+        "target=dvae",
+        "stages=[pretrain]",
+        COARSE,
+        "pretrain.epochs=1",
+        "checkpoint.every_steps=1",
+        "tokenizer.epochs=2",
+        "tokenizer.warmup_epochs=0",
+        "tokenizer.codes=16",
+        "tokenizer.width=8",
+        "tokenizer.batch_size=1000",
+    )
     run(f"runs_dir={tmp_path / 'whole'}", *overrides)
     with monkeypatch.context() as patch:
         crash_at(patch, 5)
         with pytest.raises(Crash):
             run(f"runs_dir={tmp_path / 'crashed'}", *overrides)
-    assert not (tmp_path / "crashed" / "pretrain").exists(), "it crashed in the stage before"
+    assert not (tmp_path / "crashed" / "pretrain").exists(), (
+        "it crashed in the stage before"
+    )
     run(f"runs_dir={tmp_path / 'crashed'}", *overrides)
     for stage in ("tokenizer", "pretrain"):
         assert_same(tmp_path / "crashed", tmp_path / "whole", stage)
@@ -194,7 +259,12 @@ def test_a_small_dvae_resumes_exactly_and_so_do_its_tokens(tmp_path: Path, monke
 def test_a_damaged_newest_checkpoint_costs_only_the_steps_since_the_one_before(
     undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    overrides = (f"runs_dir={tmp_path}", "stages=[pretrain]", COARSE, "checkpoint.every_steps=1")
+    overrides = (
+        f"runs_dir={tmp_path}",
+        "stages=[pretrain]",
+        COARSE,
+        "checkpoint.every_steps=1",
+    )
     with monkeypatch.context() as patch:
         crash_at(patch, 7)
         with pytest.raises(Crash):
@@ -210,25 +280,46 @@ def test_a_damaged_newest_checkpoint_costs_only_the_steps_since_the_one_before(
 
 @pytest.mark.process
 @pytest.mark.parametrize(
-    ("kind", "workers"), [(signal.SIGKILL, 0), (signal.SIGKILL, 2), (signal.SIGTERM, 2)], ids=lambda v: getattr(v, "name", v)
-)  # fmt: skip
-def test_a_process_killed_twice_ends_as_if_it_never_was(kind: signal.Signals, workers: int, tmp_path: Path) -> None:
+    ("kind", "workers"),
+    [(signal.SIGKILL, 0), (signal.SIGKILL, 2), (signal.SIGTERM, 2)],
+    ids=lambda v: getattr(v, "name", v),
+)
+def test_a_process_killed_twice_ends_as_if_it_never_was(
+    kind: signal.Signals, workers: int, tmp_path: Path
+) -> None:
     """SIGKILL leaves whatever was being done; SIGTERM saves and exits with 75, run me again."""
-    overrides = ["stages=[pretrain]", "pretrain.epochs=16", "checkpoint.every_steps=2", "watch.times=2"]
+    overrides = [
+        "stages=[pretrain]",
+        "pretrain.epochs=16",
+        "checkpoint.every_steps=2",
+        "watch.times=2",
+    ]
     root = image_folder(tmp_path / "images")
-    overrides += ["data=image_folder", f"data.root={root}", "data.image_size=16", "data.patch_size=4", f"data.in_memory={str(not workers).lower()}",
-                  f"data.num_workers={workers}", "augment=crop_random", "pretrain.batch_size=4"]  # fmt: skip
+    overrides += [
+        "data=image_folder",
+        f"data.root={root}",
+        "data.image_size=16",
+        "data.patch_size=4",
+        f"data.in_memory={str(not workers).lower()}",
+        f"data.num_workers={workers}",
+        "augment=crop_random",
+        "pretrain.batch_size=4",
+    ]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     run(f"runs_dir={whole}", *overrides)
     journal = StageFolder(killed, plan_for(*overrides).stages[0]).path / "metrics.jsonl"
     for lines in (2, 8):  # of the journal: at several places between checkpoints
-        process = Started(command(f"runs_dir={killed}", *overrides), tmp_path, environment())
+        process = Started(
+            command(f"runs_dir={killed}", *overrides), tmp_path, environment()
+        )
         wait_for(lambda: len(read(journal)) > lines, process)  # noqa: B023
         if kind == signal.SIGTERM:
             os.killpg(process.pid, kind)  # the loader's workers hear of it too
         else:
             process.send_signal(kind)
-        assert process.wait(timeout=60) == (PREEMPTED if kind == signal.SIGTERM else -signal.SIGKILL)
+        assert process.wait(timeout=60) == (
+            PREEMPTED if kind == signal.SIGTERM else -signal.SIGKILL
+        )
     assert not list(killed.glob("pretrain/*/result.json"))
     again = call(f"runs_dir={killed}", *overrides)
     assert again.returncode == 0
@@ -236,7 +327,9 @@ def test_a_process_killed_twice_ends_as_if_it_never_was(kind: signal.Signals, wo
     assert_same(killed, whole)
 
 
-def wait_for(condition: Callable[[], bool], process: Started, seconds: float = 120) -> None:
+def wait_for(
+    condition: Callable[[], bool], process: Started, seconds: float = 120
+) -> None:
     start = time.monotonic()
     while not condition():
         assert process.poll() is None, "ended before it could be killed"
@@ -247,7 +340,12 @@ def wait_for(condition: Callable[[], bool], process: Started, seconds: float = 1
 def test_the_seconds_of_a_resumed_stage_are_those_of_all_its_parts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    overrides = (f"runs_dir={tmp_path}", "stages=[pretrain]", COARSE, "checkpoint.every_steps=1")
+    overrides = (
+        f"runs_dir={tmp_path}",
+        "stages=[pretrain]",
+        COARSE,
+        "checkpoint.every_steps=1",
+    )
     with monkeypatch.context() as patch:
         crash_at(patch, 6)
         with pytest.raises(Crash):
@@ -269,7 +367,12 @@ def test_a_time_limit_saves_and_leaves_as_when_asked_to(
     rings: list[Callable[[], None]] = []
 
     class Clock(threading.Timer):
-        def __init__(self, seconds: float, function: Callable[..., None], args: tuple[object, ...]) -> None:
+        def __init__(
+            self,
+            seconds: float,
+            function: Callable[..., None],
+            args: tuple[object, ...],
+        ) -> None:
             assert seconds == 120
             super().__init__(seconds, function, args)
             rings.append(lambda: function(*args))
@@ -285,7 +388,12 @@ def test_a_time_limit_saves_and_leaves_as_when_asked_to(
         patch.setattr(threading, "Timer", Clock)
         patch.setattr(MetricsLogger, "on_train_batch_end", at_step_5)
         with pytest.raises(SystemExit) as leaving:
-            run(f"runs_dir={tmp_path}", "stages=[pretrain]", COARSE, "trainer.max_minutes=2")
+            run(
+                f"runs_dir={tmp_path}",
+                "stages=[pretrain]",
+                COARSE,
+                "trainer.max_minutes=2",
+            )
     assert leaving.value.code == PREEMPTED
     assert final_state(tmp_path)["global_step"] == 5
     run(f"runs_dir={tmp_path}", "stages=[pretrain]", COARSE)
@@ -303,7 +411,11 @@ def test_a_signal_whose_exception_is_lost_is_not_lost(
             os.kill(os.getpid(), signal.SIGTERM)
 
     overrides = (f"runs_dir={tmp_path}", "stages=[pretrain,knn]", COARSE)
-    owner, name = (StageFolder, "keep_config") if when == "before the fit" else (StageFolder, "finish")
+    owner, name = (
+        (StageFolder, "keep_config")
+        if when == "before the fit"
+        else (StageFolder, "finish")
+    )
     original = getattr(owner, name)
 
     def dropping(*args: object) -> object:

@@ -26,10 +26,18 @@ from unmask.training.fit import Fitting
 from unmask.training.robustness import Robustness
 from unmask.training.stages import Run
 
-DIGITS = ("stages=[robustness]", "labels=200", "finetune.epochs=3", "finetune.base_lr=0.01", "robustness.images=100")
+DIGITS = (
+    "stages=[robustness]",
+    "labels=200",
+    "finetune.epochs=3",
+    "finetune.base_lr=0.01",
+    "robustness.images=100",
+)
 
 
-def classes_of(root: Path, names: str, brightness: dict[str, int], count: int = 4) -> Path:
+def classes_of(
+    root: Path, names: str, brightness: dict[str, int], count: int = 4
+) -> Path:
     """Folders of plain images: the class is the brightness."""
     for name in names:
         (root / name).mkdir(parents=True)
@@ -40,24 +48,37 @@ def classes_of(root: Path, names: str, brightness: dict[str, int], count: int = 
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], pd.DataFrame]:
+def measured(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, dict[str, Any], pd.DataFrame]:
     runs = tmp_path_factory.mktemp("runs")
     result = run(f"runs_dir={runs}", *DIGITS, "robustness.severities=[1,5]")[-1]
-    return runs, result, pd.read_csv(runs / "robustness" / result["fingerprint"] / "robustness.csv")
+    return (
+        runs,
+        result,
+        pd.read_csv(runs / "robustness" / result["fingerprint"] / "robustness.csv"),
+    )
 
 
-def test_every_corruption_and_severity_is_measured_beside_the_clean_images(measured) -> None:
+def test_every_corruption_and_severity_is_measured_beside_the_clean_images(
+    measured,
+) -> None:
     _, result, table = measured
     assert len(table) == 1 + 15 * 2
     assert set(table["name"]) == {"clean", *CORRUPTIONS}
     assert set(table["images"]) == {100} == {result["images"]}
     changed = table[table["severity"] > 0]["accuracy"]
     assert result["metrics"]["val/accuracy"] == pytest.approx(changed.mean())
-    assert result["metrics"]["val/clean_accuracy"] == table[table["severity"] == 0]["accuracy"].item()
+    assert (
+        result["metrics"]["val/clean_accuracy"]
+        == table[table["severity"] == 0]["accuracy"].item()
+    )
     assert result["title"] == "robustness of finetune"
 
 
-def test_an_accuracy_is_that_of_the_corrupted_images_through_the_finished_classifier(measured) -> None:
+def test_an_accuracy_is_that_of_the_corrupted_images_through_the_finished_classifier(
+    measured,
+) -> None:
     """Written out: corrupt, normalise, classify, count."""
     runs, _, table = measured
     plan = plan_for(f"runs_dir={runs}", *DIGITS, "robustness.severities=[1,5]")
@@ -66,7 +87,9 @@ def test_an_accuracy_is_that_of_the_corrupted_images_through_the_finished_classi
     path = checkpoints.newest(next((runs / "finetune").iterdir()) / "checkpoints")
     assert path is not None
     model = of_stage(path, checkpoints.load(path)).model
-    images = corrupt(val.images_NCHW[ids], "contrast", 5, make_key(0, "corruption"), ids)  # type: ignore[union-attr]
+    images = corrupt(
+        val.images_NCHW[ids], "contrast", 5, make_key(0, "corruption"), ids
+    )  # type: ignore[union-attr]
     with torch.no_grad():
         predicted = model((images.float() / 255 - 0.1307) / 0.3081).argmax(dim=1)
     expected = 100 * (predicted == val.labels_N[ids]).double().mean().item()
@@ -79,8 +102,15 @@ def test_corruption_hurts_and_more_of_it_more(measured) -> None:
     assert table[0] > table[1] > table[5]
 
 
-def test_an_interrupted_stage_goes_on_at_the_next_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    overrides = (f"runs_dir={tmp_path}", *DIGITS, "robustness.corruptions=[fog,contrast]", "robustness.severities=[3]")
+def test_an_interrupted_stage_goes_on_at_the_next_cell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overrides = (
+        f"runs_dir={tmp_path}",
+        *DIGITS,
+        "robustness.corruptions=[fog,contrast]",
+        "robustness.severities=[3]",
+    )
     original, done = Robustness.measured, []
 
     def dying(self: Robustness, model: Any, cell: Any) -> dict[str, Any]:
@@ -114,9 +144,17 @@ def shades(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[str, .
     brightness = {"a": 20, "b": 120, "c": 220}
     data = classes_of(root / "data", "abc", brightness, count=20)
     overrides = (
-        f"runs_dir={root / 'runs'}", "data=image_folder", f"data.root={data}", "data.image_size=16", "data.patch_size=4",
-        "stages=[robustness]", "finetune.epochs=30", "finetune.batch_size=20", "finetune.base_lr=0.05", "data.num_workers=0",
-    )  # fmt: skip
+        f"runs_dir={root / 'runs'}",
+        "data=image_folder",
+        f"data.root={data}",
+        "data.image_size=16",
+        "data.patch_size=4",
+        "stages=[robustness]",
+        "finetune.epochs=30",
+        "finetune.batch_size=20",
+        "finetune.base_lr=0.05",
+        "data.num_workers=0",
+    )
     classes_of(root / "other", "ac", brightness)
     for name in ("fog", "snow"):
         classes_of(root / "corrupted" / name / "2", "abc", brightness)
@@ -125,30 +163,47 @@ def shades(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[str, .
 
 def test_a_folder_of_some_of_the_classes_is_measured_among_these(shades) -> None:
     root, overrides = shades
-    result = run(*overrides, "robustness=imagenet_a", f"robustness.root={root / 'other'}")[-1]
+    result = run(
+        *overrides, "robustness=imagenet_a", f"robustness.root={root / 'other'}"
+    )[-1]
     assert result["images"] == 8
     assert result["metrics"]["val/accuracy"] == 100
     assert "val/mce" not in result["metrics"]
 
 
-def test_an_image_that_cannot_be_read_counts_neither_as_right_nor_as_wrong(shades, tmp_path: Path) -> None:
+def test_an_image_that_cannot_be_read_counts_neither_as_right_nor_as_wrong(
+    shades, tmp_path: Path
+) -> None:
     root, overrides = shades
     other = shutil.copytree(root / "other", tmp_path / "other")
     (other / "a" / "1.png").write_bytes(b"")
     result = run(*overrides, "robustness=imagenet_a", f"robustness.root={other}")[-1]
-    assert (result["images"], result["bad_images"], result["metrics"]["val/accuracy"]) == (7, 1, 100)
+    assert (
+        result["images"],
+        result["bad_images"],
+        result["metrics"]["val/accuracy"],
+    ) == (7, 1, 100)
 
 
 def test_folders_of_corrupted_images_are_read_in_imagenet_cs_layout(shades) -> None:
     root, overrides = shades
     chosen = ("robustness.corruptions=[fog,snow]", "robustness.severities=[2]")
-    result = run(*overrides, "robustness=imagenet_c", f"robustness.root={root / 'corrupted'}", *chosen)[-1]
-    table = pd.read_csv(root / "runs" / "robustness" / result["fingerprint"] / "robustness.csv")
+    result = run(
+        *overrides,
+        "robustness=imagenet_c",
+        f"robustness.root={root / 'corrupted'}",
+        *chosen,
+    )[-1]
+    table = pd.read_csv(
+        root / "runs" / "robustness" / result["fingerprint"] / "robustness.csv"
+    )
     assert list(table["name"]) == ["fog", "snow"]
     assert list(table["images"]) == [12, 12]
 
 
-def test_imagenet_c_is_not_cropped_again_and_must_be_whole(shades, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_imagenet_c_is_not_cropped_again_and_must_be_whole(
+    shades, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its files are centre crops already; a folder with fewer images than the others is half unpacked."""
     root, overrides = shades
     seen = []
@@ -160,8 +215,14 @@ def test_imagenet_c_is_not_cropped_again_and_must_be_whole(shades, monkeypatch: 
 
     monkeypatch.setattr(Evaluation, "__init__", watched)
     (root / "corrupted" / "snow" / "2" / "c" / "0.png").unlink()
-    chosen = ("robustness=imagenet_c", f"robustness.root={root / 'corrupted'}", "robustness.corruptions=[snow,fog]")
-    with pytest.raises(ValueError, match=r"its folders hold 11 to 12 images; unpack it whole"):
+    chosen = (
+        "robustness=imagenet_c",
+        f"robustness.root={root / 'corrupted'}",
+        "robustness.corruptions=[snow,fog]",
+    )
+    with pytest.raises(
+        ValueError, match=r"its folders hold 11 to 12 images; unpack it whole"
+    ):
         run(*overrides, *chosen, "robustness.severities=[2]", "data.eval_crop=0.5")
     assert seen == [1.0, 1.0]
 
@@ -173,15 +234,23 @@ def test_mce_needs_all_of_imagenet_c(tmp_path: Path) -> None:
     plan = plan_for(*DIGITS)
     folder = StageFolder(tmp_path, plan.stages[-1])
     stage = Robustness(plan, folder, Fitting(plan, plan.stages[-1], folder, Console()))
-    stage.recipe = stage.recipe.model_copy(update={"source": "corrupted_folders", "images": None})
+    stage.recipe = stage.recipe.model_copy(
+        update={"source": "corrupted_folders", "images": None}
+    )
     rows = [
-        {"name": n, "severity": s, "accuracy": 100 * (1 - e)} for n, e in ALEXNET_ERRORS.items() for s in range(1, 6)
+        {"name": n, "severity": s, "accuracy": 100 * (1 - e)}
+        for n, e in ALEXNET_ERRORS.items()
+        for s in range(1, 6)
     ]
-    stage.plan = plan.__class__(plan.config, plan.stages, tuple(map(str, range(1000))), None)
+    stage.plan = plan.__class__(
+        plan.config, plan.stages, tuple(map(str, range(1000))), None
+    )
     assert stage.mce(pd.DataFrame(rows)) == {"val/mce": pytest.approx(100)}
     assert stage.mce(pd.DataFrame(rows[:-1])) == {}
     stage.recipe = stage.recipe.model_copy(update={"images": 100})
-    assert stage.mce(pd.DataFrame(rows)) == {}, "a sample of the images is not the benchmark"
+    assert stage.mce(pd.DataFrame(rows)) == {}, (
+        "a sample of the images is not the benchmark"
+    )
     stage.recipe = stage.recipe.model_copy(update={"images": None})
     stage.plan = plan
     assert stage.mce(pd.DataFrame(rows)) == {}, "ten classes are not ImageNet's"
@@ -189,20 +258,33 @@ def test_mce_needs_all_of_imagenet_c(tmp_path: Path) -> None:
 
 def test_what_is_missing_is_told_before_anything_starts(shades, tmp_path: Path) -> None:
     root, overrides = shades
-    with pytest.raises(ConfigError, match=r"robustness.root: robustness.source=folder needs the folder"):
+    with pytest.raises(
+        ConfigError, match=r"robustness.root: robustness.source=folder needs the folder"
+    ):
         plan_for(*overrides, "robustness=imagenet_r")
     with pytest.raises(
-        ConfigError, match=r"corrupted/gaussian_noise/1 is missing \(74 of 75\)|missing \(7[0-9] of 75\)"
+        ConfigError,
+        match=(
+            r"corrupted/gaussian_noise/1 is missing \(74 of 75\)|missing \(7[0-9] of"
+            r" 75\)"
+        ),
     ):
-        plan_for(*overrides, "robustness=imagenet_c", f"robustness.root={root / 'corrupted'}")
+        plan_for(
+            *overrides, "robustness=imagenet_c", f"robustness.root={root / 'corrupted'}"
+        )
     image_folder(tmp_path, classes=("zebra",))
     with pytest.raises(ConfigError, match=r"classes that training lacks: zebra"):
-        plan_for(*overrides, "robustness=imagenet_sketch", f"robustness.root={tmp_path}")
+        plan_for(
+            *overrides, "robustness=imagenet_sketch", f"robustness.root={tmp_path}"
+        )
 
 
 def test_a_corruption_of_an_image_is_the_same_in_any_batch() -> None:
     images = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8)
-    change, ids = Corruption("gaussian_noise", 3, make_key(0, "corruption")), torch.arange(4)
+    change, ids = (
+        Corruption("gaussian_noise", 3, make_key(0, "corruption")),
+        torch.arange(4),
+    )
     assert torch.equal(change(images, 0, ids)[2:], change(images[2:], 0, ids[2:]))
 
 

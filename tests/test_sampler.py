@@ -7,19 +7,33 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unmask.data.loading.sampler import EpochBatches, EvalBatches, Repeats, balanced_subset
+from unmask.data.loading.sampler import (
+    EpochBatches,
+    EvalBatches,
+    Repeats,
+    balanced_subset,
+)
 from unmask.randomness import Key, make_key
 
 ORDER = make_key(0, "order")
-SPLITS = st.sampled_from([(1, 1), (2, 1), (1, 2), (3, 2), (2, 3), (1, 6)])  # (accumulate, world)
+# (accumulate, world)
+SPLITS = st.sampled_from([(1, 1), (2, 1), (1, 2), (3, 2), (2, 3), (1, 6)])
 Stream = list[list[tuple[int, int]]]
 
 
-def stream(size: int, split: tuple[int, int] = (1, 1), rank: int = 0, start: int = 0, epochs: int = 3) -> Stream:
+def stream(
+    size: int,
+    split: tuple[int, int] = (1, 1),
+    rank: int = 0,
+    start: int = 0,
+    epochs: int = 3,
+) -> Stream:
     """All micro-batches of one process until the end of the last epoch, as a trainer would take them."""
     taken = start
     batches: Stream = []
-    sampler = EpochBatches(list(range(100, 100 + size)), 12, split[0], ORDER, lambda: taken, rank, split[1])
+    sampler = EpochBatches(
+        list(range(100, 100 + size)), 12, split[0], ORDER, lambda: taken, rank, split[1]
+    )
     while taken < epochs * len(sampler):
         for batch in sampler:
             batches.append(batch)
@@ -39,7 +53,9 @@ def test_resuming_anywhere_gives_the_rest_of_the_undisturbed_stream(
 
 @settings(derandomize=True, deadline=None, max_examples=30)
 @given(size=st.integers(12, 60), split=SPLITS)
-def test_an_optimiser_step_sees_the_same_samples_on_any_machine(size: int, split: tuple[int, int]) -> None:
+def test_an_optimiser_step_sees_the_same_samples_on_any_machine(
+    size: int, split: tuple[int, int]
+) -> None:
     accumulate, world = split
     alone = stream(size)
     ranks = [iter(stream(size, split, rank)) for rank in range(world)]
@@ -51,7 +67,9 @@ def test_an_optimiser_step_sees_the_same_samples_on_any_machine(size: int, split
 
 @settings(derandomize=True, deadline=None, max_examples=30)
 @given(size=st.integers(12, 60))
-def test_no_sample_comes_twice_in_an_epoch_and_only_a_part_batch_waits(size: int) -> None:
+def test_no_sample_comes_twice_in_an_epoch_and_only_a_part_batch_waits(
+    size: int,
+) -> None:
     for epoch in range(3):
         seen = [i for batch in stream(size) for e, i in batch if e == epoch]
         assert len(seen) == len(set(seen)) == size // 12 * 12
@@ -61,20 +79,26 @@ def test_no_sample_comes_twice_in_an_epoch_and_only_a_part_batch_waits(size: int
 def test_every_epoch_and_every_seed_has_an_order_of_its_own() -> None:
     orders = [
         tuple(EpochBatches(list(range(30)), 30, 1, key, lambda: 0).order(epoch))
-        for key in (ORDER, make_key(1, "order")) for epoch in range(5)
-    ]  # fmt: skip
+        for key in (ORDER, make_key(1, "order"))
+        for epoch in range(5)
+    ]
     assert len(set(orders)) == 10
     assert all(sorted(order) == list(range(30)) for order in orders)
 
 
 def test_batches_that_do_not_split_are_refused() -> None:
-    said = r"a batch of 10 does not split into 2 micro-batches on 3 processes; pick trainer.micro_batch so that"
+    said = (
+        r"a batch of 10 does not split into 2 micro-batches on 3 processes; pick"
+        r" trainer.micro_batch so that"
+    )
     with pytest.raises(ValueError, match=said):
         EpochBatches(list(range(20)), 10, 2, ORDER, lambda: 0, world=3)
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])
-def test_evaluation_sees_every_sample_once_on_any_number_of_processes(world: int) -> None:
+def test_evaluation_sees_every_sample_once_on_any_number_of_processes(
+    world: int,
+) -> None:
     samplers = [EvalBatches(list(range(10)), 4, rank, world) for rank in range(world)]
     seen = [ticket for sampler in samplers for batch in sampler for ticket in batch]
     assert sorted(seen) == [(0, i) for i in range(10)]
@@ -92,7 +116,9 @@ def test_a_labelled_subset_has_all_classes_equally_often(count: int, key: Key) -
 
 def test_a_labelled_subset_is_a_random_choice_of_the_key() -> None:
     labels = torch.arange(200) % 2
-    subsets = [balanced_subset(labels, 20, make_key(seed, "labels")) for seed in (0, 0, 1)]
+    subsets = [
+        balanced_subset(labels, 20, make_key(seed, "labels")) for seed in (0, 0, 1)
+    ]
     assert subsets[0] == subsets[1] != subsets[2]
     often = torch.zeros(200)
     for seed in range(200):
@@ -102,14 +128,19 @@ def test_a_labelled_subset_is_a_random_choice_of_the_key() -> None:
 
 def test_too_small_a_class_is_named_with_what_is_possible(key: Key) -> None:
     labels = torch.tensor([0] * 50 + [1] * 7)
-    said = r"labels=40 asks for 20 images of class 1, which has 7; at most labels=14 can be balanced"
+    said = (
+        r"labels=40 asks for 20 images of class 1, which has 7; at most labels=14 can"
+        r" be balanced"
+    )
     with pytest.raises(ValueError, match=said):
         balanced_subset(labels, 40, key)
 
 
 @settings(derandomize=True, deadline=None, max_examples=30)
 @given(
-    size=st.integers(12, 60), views=st.sampled_from([1, 2, 3]), split=st.sampled_from([(1, 1), (2, 1), (1, 2), (2, 2)])
+    size=st.integers(12, 60),
+    views=st.sampled_from([1, 2, 3]),
+    split=st.sampled_from([(1, 1), (2, 1), (1, 2), (2, 2)]),
 )
 def test_repeats_draw_each_image_once_an_epoch_in_views_side_by_side(
     size: int, views: int, split: tuple[int, int]
@@ -120,14 +151,25 @@ def test_repeats_draw_each_image_once_an_epoch_in_views_side_by_side(
     if batch // accumulate // world % views or batch > size * views:
         return
     ranks = [
-        list(EpochBatches(ids, batch, accumulate, ORDER, lambda: 0, rank, world, repeats)) for rank in range(world)
+        list(
+            EpochBatches(ids, batch, accumulate, ORDER, lambda: 0, rank, world, repeats)
+        )
+        for rank in range(world)
     ]
     alone = list(EpochBatches(ids, batch, 1, ORDER, lambda: 0, repeats=repeats))
-    assert len(alone) == size // 12  # an epoch has as many steps as there are batches of images
-    parts = [[sample for _, sample in part] for micro in zip(*ranks, strict=True) for part in micro]
+    # an epoch has as many steps as there are batches of images
+    assert len(alone) == size // 12
+    parts = [
+        [sample for _, sample in part]
+        for micro in zip(*ranks, strict=True)
+        for part in micro
+    ]
     assert list(chain(*parts)) == [sample for step in alone for _, sample in step]
     for part in parts:
-        images = [[sample % 100 for sample in part[k : k + views]] for k in range(0, len(part), views)]
+        images = [
+            [sample % 100 for sample in part[k : k + views]]
+            for k in range(0, len(part), views)
+        ]
         assert all(len(set(of_one)) == 1 for of_one in images)
     samples = list(chain(*parts))
     assert len(set(samples)) == len(samples) == size // 12 * batch
@@ -135,6 +177,11 @@ def test_repeats_draw_each_image_once_an_epoch_in_views_side_by_side(
 
 
 def test_repeats_that_a_share_cannot_hold_are_refused() -> None:
-    said = r"6 images at once on each of 2 processes are not a multiple of augment.repeats=4: views of an image stay"
+    said = (
+        r"6 images at once on each of 2 processes are not a multiple of"
+        r" augment.repeats=4: views of an image stay"
+    )
     with pytest.raises(ValueError, match=said):
-        EpochBatches(list(range(20)), 12, 1, ORDER, lambda: 0, world=2, repeats=Repeats(4, 20))
+        EpochBatches(
+            list(range(20)), 12, 1, ORDER, lambda: 0, world=2, repeats=Repeats(4, 20)
+        )

@@ -6,7 +6,15 @@ import pytest
 from unmask.data.listing.names import Names, Samples
 
 WORDS = ["train/é/1.jpg", "", "b", "日本/2.png", "bad\udcff.jpg", "b"]
-SLICES = [slice(None), slice(1, 4), slice(4, 1), slice(None, None, -1), slice(0, 6, 2), slice(-2, None), slice(9, 20)]
+SLICES = [
+    slice(None),
+    slice(1, 4),
+    slice(4, 1),
+    slice(None, None, -1),
+    slice(0, 6, 2),
+    slice(-2, None),
+    slice(9, 20),
+]
 
 
 @pytest.mark.parametrize("part", SLICES)
@@ -24,7 +32,9 @@ def test_a_part_in_order_is_the_same_memory() -> None:
     assert names[10:900][5] == "15"
 
 
-def test_names_are_taken_in_any_order_and_often(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_are_taken_in_any_order_and_often(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("unmask.data.listing.names.BLOCK", 4)  # several of them
     names, places = Names(WORDS), np.random.default_rng(0).integers(0, 6, 50)
     assert list(names.take(places)) == [WORDS[i] for i in places]

@@ -6,9 +6,17 @@ from unmask.optim import scaled_lr, warmup_cosine
 
 
 @pytest.mark.parametrize(
-    ("base", "batch", "rate"), [(1.5e-4, 4096, 2.4e-3), (1e-3, 1024, 4e-3), (0.1, 16384, 6.4), (1e-4, 4096, 1.6e-3)]
+    ("base", "batch", "rate"),
+    [
+        (1.5e-4, 4096, 2.4e-3),
+        (1e-3, 1024, 4e-3),
+        (0.1, 16384, 6.4),
+        (1e-4, 4096, 1.6e-3),
+    ],
 )
-def test_base_rates_scale_to_those_of_the_papers_batches(base: float, batch: int, rate: float) -> None:
+def test_base_rates_scale_to_those_of_the_papers_batches(
+    base: float, batch: int, rate: float
+) -> None:
     assert scaled_lr(base, batch) == pytest.approx(rate)
 
 

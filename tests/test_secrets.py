@@ -70,7 +70,9 @@ def test_no_secret_is_in_any_byte_that_a_run_writes_or_says(
     reached beyond this machine."""
 
     def failing(*_: object) -> None:
-        raise RuntimeError(f"https://user:{IN_URL}@host/data refused {PLANTED['HF_TOKEN']}")
+        raise RuntimeError(
+            f"https://user:{IN_URL}@host/data refused {PLANTED['HF_TOKEN']}"
+        )
 
     server = FakeWandb()
     for name, value in server.environment().items():
@@ -78,19 +80,39 @@ def test_no_secret_is_in_any_byte_that_a_run_writes_or_says(
             monkeypatch.setenv(name, value)
     monkeypatch.setattr(Classify, "training_step", failing)
     runs = tmp_path / "runs"
-    overrides = (f"runs_dir={runs}", "logger=[wandb,tensorboard]", "stages=[pretrain,knn,linear_probe]")
+    overrides = (
+        f"runs_dir={runs}",
+        "logger=[wandb,tensorboard]",
+        "stages=[pretrain,knn,linear_probe]",
+    )
     with pytest.raises(RuntimeError) as error:
         run(*overrides, "logger.wandb.mode=online")
     print(user_message(error.value))
     (kept,) = runs.glob("linear_probe/*/error.txt")
     assert "https://***@host/data refused ***" in kept.read_text()
-    done = call(f"runs_dir={runs}", "experiment=baseline", script="report.py", tiny=False)
+    done = call(
+        f"runs_dir={runs}", "experiment=baseline", script="report.py", tiny=False
+    )
     assert done.returncode == 0, done.stderr
     said = "".join([*capfd.readouterr(), done.stdout, done.stderr]).encode()
     files = {path: path.read_bytes() for path in runs.rglob("*") if path.is_file()}
-    assert len([path for path in files if path.name.startswith("run-") and path.suffix == ".wandb"]) == 2
+    assert (
+        len(
+            [
+                path
+                for path in files
+                if path.name.startswith("run-") and path.suffix == ".wandb"
+            ]
+        )
+        == 2
+    )
     places = {"said": said, "sent": b"".join(server.bodies), **files}
-    assert not [(place, secret) for place, content in places.items() for secret in planted if secret in content]
+    assert not [
+        (place, secret)
+        for place, content in places.items()
+        for secret in planted
+        if secret in content
+    ]
     assert not called
     assert not server.strangers
     server.close()
@@ -99,22 +121,41 @@ def test_no_secret_is_in_any_byte_that_a_run_writes_or_says(
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        (f"data.root=https://user:{IN_URL}@host/images", r"data.root = https://\*\*\*@host/images: holds a password"),
-        (f"init_from=s3://{IN_URL}@bucket/x.pth", r"init_from = s3://\*\*\*@bucket/x.pth: holds"),
-        (f"logger.wandb.entity={PLANTED['WANDB_API_KEY']}", r"logger.wandb.entity = \*\*\*: holds"),
-        (f"+logger.wandb.api_key={PLANTED['WANDB_API_KEY']}", r"logger.wandb.api_key = \*\*\*: holds"),
+        (
+            f"data.root=https://user:{IN_URL}@host/images",
+            r"data.root = https://\*\*\*@host/images: holds a password",
+        ),
+        (
+            f"init_from=s3://{IN_URL}@bucket/x.pth",
+            r"init_from = s3://\*\*\*@bucket/x.pth: holds",
+        ),
+        (
+            f"logger.wandb.entity={PLANTED['WANDB_API_KEY']}",
+            r"logger.wandb.entity = \*\*\*: holds",
+        ),
+        (
+            f"+logger.wandb.api_key={PLANTED['WANDB_API_KEY']}",
+            r"logger.wandb.api_key = \*\*\*: holds",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_config_that_holds_a_secret_is_refused_and_not_repeated(
     override: str, said: str, planted: list[bytes]
 ) -> None:
     with pytest.raises(ConfigError, match=said) as refused:
-        check(raw_config("logger=wandb", override.replace("@", "\\@") if override.startswith("@") else override))
+        check(
+            raw_config(
+                "logger=wandb",
+                override.replace("@", "\\@") if override.startswith("@") else override,
+            )
+        )
     assert not [secret for secret in planted if secret in str(refused.value).encode()]
 
 
 def test_arguments_of_the_smaller_commands_are_refused_alike() -> None:
-    with pytest.raises(ConfigError, match=r"images = ftp://\*\*\*@host: holds a password"):
+    with pytest.raises(
+        ConfigError, match=r"images = ftp://\*\*\*@host: holds a password"
+    ):
         arguments(Predict, {"checkpoint": "x", "images": f"ftp://a:{IN_URL}@host"})
 
 
@@ -122,6 +163,11 @@ def test_what_is_no_secret_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("SORT_KEY", "pretrain")  # too short
     monkeypatch.setenv("SSH_KEY", "/home/me/runs/of/mine")  # a place
     monkeypatch.setenv("MODEL_OF_MINE", "mae_vit_nano_of_mine")
-    text = "pretrain /home/me/runs/of/mine mae_vit_nano_of_mine a@b.c https://host/step@4"
+    text = (
+        "pretrain /home/me/runs/of/mine mae_vit_nano_of_mine a@b.c https://host/step@4"
+    )
     assert masked(text) == text
-    assert plan_for("runs_dir=/home/me/runs/of/mine").config.runs_dir == "/home/me/runs/of/mine"
+    assert (
+        plan_for("runs_dir=/home/me/runs/of/mine").config.runs_dir
+        == "/home/me/runs/of/mine"
+    )

@@ -35,7 +35,9 @@ def scontrol(folder: Path, refusal: str = "") -> Path:
 
 
 def said(folder: Path) -> list[str]:
-    return (folder / "said").read_text().splitlines() if (folder / "said").exists() else []
+    return (
+        (folder / "said").read_text().splitlines() if (folder / "said").exists() else []
+    )
 
 
 @pytest.fixture
@@ -52,16 +54,30 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
     [
         ([USR1], True, {}, ["requeue 812_3"]),
         ([USR2, TERM], True, {}, ["requeue 812_3"]),
-        ([USR1], True, {"SLURM_ARRAY_TASK_ID": "", "SLURM_ARRAY_JOB_ID": ""}, ["requeue 812"]),
-        ([TERM], True, {}, []), ([INT], True, {}, []), ([TERM, USR1], True, {}, []), ([], True, {}, []),
+        (
+            [USR1],
+            True,
+            {"SLURM_ARRAY_TASK_ID": "", "SLURM_ARRAY_JOB_ID": ""},
+            ["requeue 812"],
+        ),
+        ([TERM], True, {}, []),
+        ([INT], True, {}, []),
+        ([TERM, USR1], True, {}, []),
+        ([], True, {}, []),
         ([USR1], False, {}, []),
-        ([USR1], True, {"UNMASK_CHILD": "1"}, []), ([USR1], True, {"SUBMITIT_EXECUTOR": "slurm"}, []),
+        ([USR1], True, {"UNMASK_CHILD": "1"}, []),
+        ([USR1], True, {"SUBMITIT_EXECUTOR": "slurm"}, []),
     ],
-)  # fmt: skip
+)
 def test_only_the_first_task_asks_and_only_after_slurms_signals(
-    heard: list[int], wanted: bool, more: dict[str, str], asks: list[str], tmp_path: Path, slow: list[float],
+    heard: list[int],
+    wanted: bool,
+    more: dict[str, str],
+    asks: list[str],
+    tmp_path: Path,
+    slow: list[float],
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     processes.received_signals[:] = heard
     path = f"{scontrol(tmp_path)}:{os.environ['PATH']}"
     with patch.dict(os.environ, {**ARRAY, "PATH": path, **more}):
@@ -69,7 +85,9 @@ def test_only_the_first_task_asks_and_only_after_slurms_signals(
             monkeypatch.setattr(slurm, "world", lambda place=place: place)
             slurm.requeue(wanted)
     assert said(tmp_path) == asks
-    assert slow == ([slurm.HEAD_START] if asks else []), "others leave later: where that ends all tasks, not before"
+    assert slow == ([slurm.HEAD_START] if asks else []), (
+        "others leave later: where that ends all tasks, not before"
+    )
 
 
 def test_outside_of_slurm_nobody_is_asked(tmp_path: Path, slow: list[float]) -> None:
@@ -81,13 +99,24 @@ def test_outside_of_slurm_nobody_is_asked(tmp_path: Path, slow: list[float]) -> 
 
 @pytest.mark.parametrize(
     ("refusal", "words"),
-    [(None, "there is no scontrol here"), ("Requested operation is presently disabled for job 812", "presently disabled")],
-)  # fmt: skip
+    [
+        (None, "there is no scontrol here"),
+        ("Requested operation is presently disabled for job 812", "presently disabled"),
+    ],
+)
 def test_a_refusal_is_told_in_a_line(
-    refusal: str | None, words: str, tmp_path: Path, slow: list[float], capsys: pytest.CaptureFixture
+    refusal: str | None,
+    words: str,
+    tmp_path: Path,
+    slow: list[float],
+    capsys: pytest.CaptureFixture,
 ) -> None:
     processes.received_signals[:] = [USR1]
-    path = f"{scontrol(tmp_path, refusal)}:{os.environ['PATH']}" if refusal else str(tmp_path)
+    path = (
+        f"{scontrol(tmp_path, refusal)}:{os.environ['PATH']}"
+        if refusal
+        else str(tmp_path)
+    )
     with patch.dict(os.environ, {**ARRAY, "PATH": path}):
         slurm.requeue(True)
     (line,) = capsys.readouterr().out.splitlines()
@@ -97,30 +126,50 @@ def test_a_refusal_is_told_in_a_line(
 
 
 def test_the_guides_script_starts_a_run_that_the_config_knows(tmp_path: Path) -> None:
-    (script,) = re.findall(r"```bash\n(#!/bin/bash\n.*?)```", (ROOT / "docs" / "slurm.md").read_text(), re.DOTALL)
+    (script,) = re.findall(
+        r"```bash\n(#!/bin/bash\n.*?)```",
+        (ROOT / "docs" / "slurm.md").read_text(),
+        re.DOTALL,
+    )
     (tmp_path / "srun").write_text('#!/bin/sh\necho "$@"\n')
     (tmp_path / "srun").chmod(0o755)
     told = {**step(2, 1, 0), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     done = subprocess.run(
-        ["bash", "-eu", "-c", script], capture_output=True, text=True, env=told | {"SLURM_CPUS_PER_TASK": "64"}
+        ["bash", "-eu", "-c", script],
+        capture_output=True,
+        text=True,
+        env=told | {"SLURM_CPUS_PER_TASK": "64"},
     )
     flag, python, train, *overrides = shlex.split(done.stdout)
     assert (flag, python, train) == ("--kill-on-bad-exit=1", "python", "src/train.py")
     with patch.dict(os.environ, told):
         config = check(raw_config(*overrides, tiny=False))
-    assert (config.trainer.nodes, config.trainer.devices, config.trainer.requeue) == (2, None, True)
+    assert (config.trainer.nodes, config.trainer.devices, config.trainer.requeue) == (
+        2,
+        None,
+        True,
+    )
 
 
 @pytest.mark.process
-def test_tasks_of_two_machines_train_one_model_and_the_first_tells_it(tmp_path: Path) -> None:
+def test_tasks_of_two_machines_train_one_model_and_the_first_tells_it(
+    tmp_path: Path,
+) -> None:
     """Machines by srun's words alone: both are this one, which all call localhost."""
-    wanted = command(f"runs_dir={tmp_path}", "stages=[pretrain]", "pretrain.epochs=1", "trainer.nodes=2")
+    wanted = command(
+        f"runs_dir={tmp_path}",
+        "stages=[pretrain]",
+        "pretrain.epochs=1",
+        "trainer.nodes=2",
+    )
     tasks = []
     for rank in range(2):
         (place := tmp_path / f"said{rank}").mkdir()
         told = step(2, 1, rank) | {"SLURM_STEP_NODELIST": "localhost"}
         tasks.append(Started(wanted, place, environment(**told)))
-    assert [task.wait(timeout=200) for task in tasks] == [0, 0], [task.stderr.read_text() for task in tasks]
+    assert [task.wait(timeout=200) for task in tasks] == [0, 0], [
+        task.stderr.read_text() for task in tasks
+    ]
     printed = [task.stdout.read_text() for task in tasks]
     assert "The page with curves and pictures" in printed[0]
     assert not printed[1]
@@ -129,10 +178,14 @@ def test_tasks_of_two_machines_train_one_model_and_the_first_tells_it(tmp_path: 
 
 
 @pytest.mark.process
-def test_a_sweep_in_a_job_saves_asks_once_for_all_and_leaves_with_75(tmp_path: Path) -> None:
+def test_a_sweep_in_a_job_saves_asks_once_for_all_and_leaves_with_75(
+    tmp_path: Path,
+) -> None:
     """The sweep answers for its cells: each of them hears the signal, too."""
     runs, fake = tmp_path / "runs", scontrol(tmp_path / "fake")
-    wanted = command("-m", f"runs_dir={runs}", "stages=[pretrain]", "pretrain.epochs=60", "seed=1,2")
+    wanted = command(
+        "-m", f"runs_dir={runs}", "stages=[pretrain]", "pretrain.epochs=60", "seed=1,2"
+    )
     path = f"{fake}:{os.environ['PATH']}"
     sweep = Started(wanted, tmp_path, environment(PATH=path, SLURM_JOB_ID="812"))
     while not trained_so_far(runs, 1):

@@ -11,8 +11,18 @@ from soak.sweep import Sweep
 from warm_commands import Started
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(900)]
-FAULTS = ("clock forward", "SIGKILL to a rank", "disk full while saving", "newest checkpoint flipped")
-QUICK = ("pretrain.batch_size=200", "pretrain.epochs=3", "finetune.epochs=4", "watch.times=2")
+FAULTS = (
+    "clock forward",
+    "SIGKILL to a rank",
+    "disk full while saving",
+    "newest checkpoint flipped",
+)
+QUICK = (
+    "pretrain.batch_size=200",
+    "pretrain.epochs=3",
+    "finetune.epochs=4",
+    "watch.times=2",
+)
 
 
 @pytest.fixture(autouse=True)

@@ -12,11 +12,17 @@ from torch import Tensor
 from small_runs import run
 from test_resume import Crash, assert_same, crash_at, final_state
 from unmask.callbacks import nonfinite
-from unmask.callbacks.nonfinite import SpikeRule, SpikeDetector
+from unmask.callbacks.nonfinite import SpikeDetector, SpikeRule
 from unmask.storage.metrics_log import read
 from unmask.tasks.pretrain import Pretrain
 
-RULE = ("stages=[pretrain]", "spikes.factor=3", "spikes.window=2", "spikes.limit=2", "checkpoint.every_steps=1")
+RULE = (
+    "stages=[pretrain]",
+    "spikes.factor=3",
+    "spikes.window=2",
+    "spikes.limit=2",
+    "checkpoint.every_steps=1",
+)
 
 
 def jump(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
@@ -24,7 +30,9 @@ def jump(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
     original = Pretrain.training_step
 
     def planted(self: Pretrain, *args: Any) -> Tensor:
-        return original(self, *args) * (100 if self.trainer.global_step + 1 in steps else 1)
+        return original(self, *args) * (
+            100 if self.trainer.global_step + 1 in steps else 1
+        )
 
     monkeypatch.setattr(Pretrain, "training_step", planted)
 
@@ -33,14 +41,17 @@ def test_a_loss_is_compared_with_the_mean_of_those_made_before() -> None:
     spikes = SpikeDetector(SpikeRule(factor=2.0, window=3, limit=1))
     losses = [9.0, 1.0, 2.0, 8.1, 7.9, 8.0, 20.0, 3.0, 40.0]
     verdicts = [bool(spikes.judge(torch.tensor(loss))) for loss in losses]
-    # none in the first three; 8.1 > 2 x mean(9, 1, 2); 7.9 is not; 8.0 > 2 x mean(1, 2, 7.9)
+    # none in the first three; 8.1 > 2 x mean(9, 1, 2); 7.9 is not; 8.0 > 2 x mean(1, 2,
+    # 7.9)
     assert verdicts == [False, False, False, True, False, True, True, False, True]
     assert spikes.state()["recent"] == pytest.approx([2.0, 7.9, 3.0])
 
 
 def test_a_loss_that_is_not_a_number_is_no_spike() -> None:
     spikes = SpikeDetector(SpikeRule(2.0, 1, 0))
-    assert [bool(spikes.judge(torch.tensor(loss))) for loss in (1.0, math.nan, 5.0)] == [False, False, False]
+    assert [
+        bool(spikes.judge(torch.tensor(loss))) for loss in (1.0, math.nan, 5.0)
+    ] == [False, False, False]
 
 
 @pytest.mark.parametrize("lags", [False, True])
@@ -59,9 +70,16 @@ def test_a_step_that_is_left_out_changes_neither_weights_nor_moments(
         kept.append(final_state(tmp_path))
     before, after = kept
     assert (before["global_step"], after["global_step"]) == (5, 6)
-    assert all(torch.equal(after["state_dict"][name], before["state_dict"][name]) for name in before["state_dict"])
+    assert all(
+        torch.equal(after["state_dict"][name], before["state_dict"][name])
+        for name in before["state_dict"]
+    )
     moments = [content["optimizer_states"][0]["state"] for content in kept]
-    assert all(torch.equal(moments[1][i][key], moments[0][i][key]) for i in moments[0] for key in moments[0][i])
+    assert all(
+        torch.equal(moments[1][i][key], moments[0][i][key])
+        for i in moments[0]
+        for key in moments[0][i]
+    )
 
 
 def test_spikes_are_counted_and_a_resumed_run_leaves_out_the_same(
@@ -71,7 +89,9 @@ def test_spikes_are_counted_and_a_resumed_run_leaves_out_the_same(
     (whole,) = run(f"runs_dir={tmp_path / 'whole'}", *RULE)
     assert whole["metrics"]["skipped_steps"] == 2
     (journal,) = (tmp_path / "whole").glob("pretrain/*/metrics.jsonl")
-    assert [row["skipped_steps"] for row in read(journal) if "skipped_steps" in row] == [0, 1, 2]
+    assert [
+        row["skipped_steps"] for row in read(journal) if "skipped_steps" in row
+    ] == [0, 1, 2]
     with monkeypatch.context() as patch:
         crash_at(patch, 8)
         with pytest.raises(Crash):
@@ -81,10 +101,15 @@ def test_spikes_are_counted_and_a_resumed_run_leaves_out_the_same(
     assert resumed["metrics"] == whole["metrics"]
 
 
-def test_one_too_many_ends_the_run_with_a_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_too_many_ends_the_run_with_a_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     jump(monkeypatch, 5, 7, 8)
     with pytest.raises(
-        FloatingPointError, match=r"the training loss jumped to .* at step 8, more than 3 times the mean of 2"
+        FloatingPointError,
+        match=(
+            r"the training loss jumped to .* at step 8, more than 3 times the mean of 2"
+        ),
     ):
         run(f"runs_dir={tmp_path}", *RULE)
     (record,) = tmp_path.glob("pretrain/*/nonfinite/record.json")
@@ -92,7 +117,9 @@ def test_one_too_many_ends_the_run_with_a_record(tmp_path: Path, monkeypatch: py
     assert final_state(tmp_path)["global_step"] == 7
 
 
-def test_the_probes_lars_leaves_them_out_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_probes_lars_leaves_them_out_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from unmask.tasks.classify import Classify
 
     original, seen = Classify.training_step, []
@@ -115,7 +142,9 @@ def test_the_probes_lars_leaves_them_out_as_well(tmp_path: Path, monkeypatch: py
     assert not torch.equal(seen[6], seen[7])
 
 
-def test_what_is_saved_counts_the_spike_of_that_very_step_though_the_host_is_behind() -> None:
+def test_what_is_saved_counts_the_spike_of_that_very_step_though_the_host_is_behind() -> (
+    None
+):
     spikes = SpikeDetector(SpikeRule(2.0, 1, 5))
     for loss in (1.0, 9.0, 1.0, 9.0):
         spikes.judge(torch.tensor(loss))

@@ -40,7 +40,10 @@ done
 mkdir -p "$(dirname "$out")"
 exec env SLURM_STEP_NUM_TASKS=1 SLURM_PROCID=0 SLURM_LOCALID=0 SLURM_NODEID=0 "$@" >>"$out" 2>>"$err"
 """
-SACCT = "#!/bin/sh\necho 'JobID|State|NodeList\n42_0|RUNNING|a\n42_1|RUNNING|a\n42_2|NODE_FAIL|a'\n"
+SACCT = (
+    "#!/bin/sh\necho"
+    " 'JobID|State|NodeList\n42_0|RUNNING|a\n42_1|RUNNING|a\n42_2|NODE_FAIL|a'\n"
+)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -51,37 +54,71 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def trainer_of(folder: Path) -> int:
     """The process that trains it, some steps on its way."""
-    while not (folder / "metrics.jsonl").exists() or not (folder / "metrics.jsonl").read_text():
+    while (
+        not (folder / "metrics.jsonl").exists()
+        or not (folder / "metrics.jsonl").read_text()
+    ):
         time.sleep(0.02)
     return json.loads((folder / "owner.json").read_text())["pid"]
 
 
 @pytest.mark.process
-def test_a_preempted_job_saves_and_comes_back_and_two_cells_share_a_pretraining(tmp_path: Path) -> None:
+def test_a_preempted_job_saves_and_comes_back_and_two_cells_share_a_pretraining(
+    tmp_path: Path,
+) -> None:
     """Of four cells two stand in the ledger already; the other two race for one pretraining."""
     runs, both = tmp_path / "runs", ("stages=[pretrain,knn]", "pretrain.epochs=12")
     interrupted = runs / "pretrain" / plan_for(*both, "seed=1").stages[0].fingerprint
     for k in (1, 5):
         run(*both, f"runs_dir={runs}", "seed=2", f"knn.k={k}")
-    wanted = command("-m", "hydra/launcher=submitit_local", *both, f"runs_dir={runs}", "seed=1,2", "knn.k=1,5")
+    wanted = command(
+        "-m",
+        "hydra/launcher=submitit_local",
+        *both,
+        f"runs_dir={runs}",
+        "seed=1,2",
+        "knn.k=1,5",
+    )
     sweep = Started(wanted, tmp_path, environment())
     try:
         place = Path(f"/proc/{trainer_of(interrupted)}/stat")
         job = int(place.read_text().rpartition(")")[2].split()[1])  # which started it
-        os.kill(job, signal.SIGUSR2)  # submitit's signal; its LocalJob._interrupt would end what watches over the job
+        # submitit's signal; its LocalJob._interrupt would end what watches over the job
+        os.kill(job, signal.SIGUSR2)
         assert sweep.wait(timeout=240) == 0, sweep.stderr.read_text()
     finally:
         sweep.send_signal(signal.SIGTERM)
-    printed, logs = sweep.stdout.read_text(), [path.read_text() for path in runs.rglob("*_log.out")]
-    assert (printed.count(": done"), printed.count(": from the ledger")) == (2, 2), printed
+    printed, logs = (
+        sweep.stdout.read_text(),
+        [path.read_text() for path in runs.rglob("*_log.out")],
+    )
+    assert (printed.count(": done"), printed.count(": from the ledger")) == (
+        2,
+        2,
+    ), printed
     (log,) = [text for text in logs if "Requeued job" in text]
-    assert log.index("the same command goes on from there") < log.index("Caught signal SIGUSR2") < log.index("Requeued")
-    assert any("pretrain: continuing at step" in text for text in logs), "by the job, or by one that waited for it"
+    assert (
+        log.index("the same command goes on from there")
+        < log.index("Caught signal SIGUSR2")
+        < log.index("Requeued")
+    )
+    assert any("pretrain: continuing at step" in text for text in logs), (
+        "by the job, or by one that waited for it"
+    )
     assert len(list(runs.glob("knn/*/result.json"))) == 4
-    steps = [row["step"] for row in read(interrupted / "metrics.jsonl") if "train/loss" in row]
+    steps = [
+        row["step"]
+        for row in read(interrupted / "metrics.jsonl")
+        if "train/loss" in row
+    ]
     assert steps == list(range(4, 49, 4)), "no step was made twice, and none is missing"
-    run(*both[1:], "stages=[pretrain]", "seed=1", f"runs_dir={tmp_path / 'undisturbed'}")
-    ours, whole = weights(interrupted), weights(tmp_path / "undisturbed" / "pretrain" / interrupted.name)
+    run(
+        *both[1:], "stages=[pretrain]", "seed=1", f"runs_dir={tmp_path / 'undisturbed'}"
+    )
+    ours, whole = (
+        weights(interrupted),
+        weights(tmp_path / "undisturbed" / "pretrain" / interrupted.name),
+    )
     assert all(torch.equal(ours[name], whole[name]) for name in whole)
 
 
@@ -90,20 +127,40 @@ def test_slurms_jobs_get_what_cells_take_and_one_that_dies_or_fails_loses_no_oth
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
     """Of three cells the first stands in the ledger, the second cannot write there, the third's machine dies."""
-    for name, text in (("sbatch", SBATCH.replace("{here}", str(tmp_path))), ("srun", SRUN), ("sacct", SACCT)):
+    for name, text in (
+        ("sbatch", SBATCH.replace("{here}", str(tmp_path))),
+        ("srun", SRUN),
+        ("sacct", SACCT),
+    ):
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
     runs, quick = tmp_path / "runs", ("stages=[pretrain]", "pretrain.epochs=1")
     run(*quick, f"runs_dir={runs}")
-    (runs / "pretrain" / plan_for(*quick, "seed=1").stages[0].fingerprint).write_text("in the way")
-    cell = [*TINY, *quick, f"runs_dir={runs}", "trainer.accelerator=auto", "trainer.devices=8"]
+    (runs / "pretrain" / plan_for(*quick, "seed=1").stages[0].fingerprint).write_text(
+        "in the way"
+    )
+    cell = [
+        *TINY,
+        *quick,
+        f"runs_dir={runs}",
+        "trainer.accelerator=auto",
+        "trainer.devices=8",
+    ]
     monkeypatch.setattr(sys, "argv", [str(ROOT / "src" / "train.py"), "-m"])
     monkeypatch.setattr(submitit_launcher, "POLL", 0.1)
     monkeypatch.setattr(Job, "_results_timeout_s", 0)
     launcher = SubmititLauncher(
-        "slurm", f"{tmp_path}/jobs/%j", 3, timeout_min=30, cpus_per_task=16, partition="big", tasks_per_node=1
+        "slurm",
+        f"{tmp_path}/jobs/%j",
+        3,
+        timeout_min=30,
+        cpus_per_task=16,
+        partition="big",
+        tasks_per_node=1,
     )
-    told = environment(PATH=f"{tmp_path}:{os.environ['PATH']}", PYTHONPATH=str(ROOT / "src"))
+    told = environment(
+        PATH=f"{tmp_path}:{os.environ['PATH']}", PYTHONPATH=str(ROOT / "src")
+    )
     with (
         patch.dict(os.environ, told),
         initialize_config_dir(str(ROOT / "conf"), version_base="1.3"),
@@ -112,9 +169,15 @@ def test_slurms_jobs_get_what_cells_take_and_one_that_dies_or_fails_loses_no_oth
         launcher.launch([[*cell, f"seed={seed}"] for seed in range(3)], 0)
     assert left.value.code == 1
     said = capfd.readouterr()
-    assert [state for state in ("from the ledger", "failed (exit 1)") for _ in range(said.out.count(f": {state}"))] == [
-        "from the ledger", "failed (exit 1)", "failed (exit 1)",
-    ]  # fmt: skip
+    assert [
+        state
+        for state in ("from the ledger", "failed (exit 1)")
+        for _ in range(said.out.count(f": {state}"))
+    ] == [
+        "from the ledger",
+        "failed (exit 1)",
+        "failed (exit 1)",
+    ]
     assert "cannot write in" in said.err
     assert "job 42_2 ended without a word (NODE_FAIL)" in said.err
     assert "0_log.err" in said.err
@@ -129,7 +192,9 @@ def test_slurms_jobs_get_what_cells_take_and_one_that_dies_or_fails_loses_no_oth
         "--open-mode=append",
     ):
         assert f"#SBATCH {line}\n" in script
-    assert script.index("export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK") < script.index("srun --unbuffered")
+    assert script.index(
+        "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK"
+    ) < script.index("srun --unbuffered")
 
 
 def trainer(devices: int | None = 8, nodes: int = 1, accelerator: str = "gpu") -> Any:
@@ -140,25 +205,57 @@ def trainer(devices: int | None = 8, nodes: int = 1, accelerator: str = "gpu") -
     ("of", "options", "wanted"),
     [
         (trainer(8, 2), {"tasks_per_node": 1}, {"nodes": 2, "gpus_per_node": 8}),
-        (trainer(8, 2), {"tasks_per_node": 8, "nodes": 2}, {"nodes": 2, "gpus_per_node": 8}),
-        (trainer(), {"gres": "gpu:a100:8"}, {"nodes": 1}), (trainer(None), {"gpus_per_node": 4}, {"nodes": 1}),
-        (trainer(2, accelerator="cpu"), {}, {"nodes": 1}), (trainer(1, accelerator="auto"), {}, {"nodes": 1, "gpus_per_node": 1}),
+        (
+            trainer(8, 2),
+            {"tasks_per_node": 8, "nodes": 2},
+            {"nodes": 2, "gpus_per_node": 8},
+        ),
+        (trainer(), {"gres": "gpu:a100:8"}, {"nodes": 1}),
+        (trainer(None), {"gpus_per_node": 4}, {"nodes": 1}),
+        (trainer(2, accelerator="cpu"), {}, {"nodes": 1}),
+        (trainer(1, accelerator="auto"), {}, {"nodes": 1, "gpus_per_node": 1}),
     ],
-)  # fmt: skip
-def test_a_job_has_the_machines_and_gpus_of_its_cell(of: Any, options: dict[str, Any], wanted: dict[str, Any]) -> None:
+)
+def test_a_job_has_the_machines_and_gpus_of_its_cell(
+    of: Any, options: dict[str, Any], wanted: dict[str, Any]
+) -> None:
     assert resources(of, options) == wanted
 
 
 @pytest.mark.parametrize(
     ("of", "options", "said"),
     [
-        (trainer(nodes=2), {"nodes": 3}, "hydra.launcher.nodes = 3: trainer.nodes is 2"),
-        (trainer(), {"tasks_per_node": 4}, "hydra.launcher.tasks_per_node = 4: 1, which starts a process a device, or trainer.devices (8)"),
-        (trainer(), {"gpus_per_node": 4}, "hydra.launcher.gpus_per_node = 4: too few for trainer.devices=8"),
-        (trainer(None), {}, "trainer.devices = null: how many GPUs is the job to have? say trainer.devices=8"),
+        (
+            trainer(nodes=2),
+            {"nodes": 3},
+            "hydra.launcher.nodes = 3: trainer.nodes is 2",
+        ),
+        (
+            trainer(),
+            {"tasks_per_node": 4},
+            (
+                "hydra.launcher.tasks_per_node = 4: 1, which starts a process a device,"
+                " or trainer.devices (8)"
+            ),
+        ),
+        (
+            trainer(),
+            {"gpus_per_node": 4},
+            "hydra.launcher.gpus_per_node = 4: too few for trainer.devices=8",
+        ),
+        (
+            trainer(None),
+            {},
+            (
+                "trainer.devices = null: how many GPUs is the job to have? say"
+                " trainer.devices=8"
+            ),
+        ),
     ],
-)  # fmt: skip
-def test_options_that_contradict_the_cell_are_refused(of: Any, options: dict[str, Any], said: str) -> None:
+)
+def test_options_that_contradict_the_cell_are_refused(
+    of: Any, options: dict[str, Any], said: str
+) -> None:
     with pytest.raises(ConfigError) as error:
         resources(of, options)
     assert said in str(error.value)

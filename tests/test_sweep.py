@@ -21,36 +21,52 @@ def pretrainings(runs: Path) -> int:
     return len(list(runs.glob("pretrain/*/result.json")))
 
 
-def test_a_sweep_trains_each_cell_once_and_returns_it_from_the_ledger(tmp_path: Path) -> None:
+def test_a_sweep_trains_each_cell_once_and_returns_it_from_the_ledger(
+    tmp_path: Path,
+) -> None:
     arguments = ("-m", f"runs_dir={tmp_path}", *QUICK, "decoder.depth=1,2")
     first = call(*arguments)
     assert first.returncode == 0, first.stderr
     assert pretrainings(tmp_path) == 2
     (tmp_path / "stub").mkdir()
-    (tmp_path / "stub" / "torch.py").write_text("raise RuntimeError('finished cells need no torch')")
+    (tmp_path / "stub" / "torch.py").write_text(
+        "raise RuntimeError('finished cells need no torch')"
+    )
     second = call(*arguments, cold=True, env={"PYTHONPATH": str(tmp_path / "stub")})
     assert second.returncode == 0
     assert second.stdout.count("from the ledger") == 2
     assert pretrainings(tmp_path) == 2
 
 
-def test_cells_that_differ_in_a_measurement_share_the_pretraining_even_side_by_side(tmp_path: Path) -> None:
-    done = call("-m", f"runs_dir={tmp_path}", *QUICK, "knn.k=5,20", "hydra.launcher.n_jobs=2")
+def test_cells_that_differ_in_a_measurement_share_the_pretraining_even_side_by_side(
+    tmp_path: Path,
+) -> None:
+    done = call(
+        "-m", f"runs_dir={tmp_path}", *QUICK, "knn.k=5,20", "hydra.launcher.n_jobs=2"
+    )
     assert done.returncode == 0, done.stderr
     assert pretrainings(tmp_path) == 1
     assert len(list(tmp_path.glob("knn/*/result.json"))) == 2
     spoken = re.split(r"^Cells", done.stdout, flags=re.MULTILINE)[0].splitlines()
-    assert {line[:6] for line in spoken} == {"[1/2] ", "[2/2] "}, "every line says whose it is"
+    assert {line[:6] for line in spoken} == {
+        "[1/2] ",
+        "[2/2] ",
+    }, "every line says whose it is"
 
 
 @pytest.mark.parametrize(
     ("swept", "said"),
     [
         (("decoder.heads=2,3",), "decoder.heads = 3"),
-        (("trainer.devices=1,3",), "pretrain.batch_size = 1000: does not split evenly on 3 processes"),
+        (
+            ("trainer.devices=1,3",),
+            "pretrain.batch_size = 1000: does not split evenly on 3 processes",
+        ),
     ],
 )
-def test_a_bad_cell_is_refused_before_the_first_starts(swept: tuple[str, ...], said: str, tmp_path: Path) -> None:
+def test_a_bad_cell_is_refused_before_the_first_starts(
+    swept: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
     done = call("-m", f"runs_dir={tmp_path}", *QUICK, *swept)
     assert done.returncode == 2
     assert "no cell was started" in done.stderr
@@ -79,7 +95,13 @@ def test_a_failed_cell_does_not_stop_the_rest_and_is_redone(tmp_path: Path) -> N
 
 
 def test_a_stopped_sweep_saves_and_goes_on(tmp_path: Path) -> None:
-    arguments = ("-m", f"runs_dir={tmp_path}", "stages=[pretrain]", "pretrain.epochs=12", "seed=1,2")
+    arguments = (
+        "-m",
+        f"runs_dir={tmp_path}",
+        "stages=[pretrain]",
+        "pretrain.epochs=12",
+        "seed=1,2",
+    )
     process = Started(command(*arguments), tmp_path, environment())
     while not trained_so_far(tmp_path, 2):
         assert process.poll() is None
@@ -98,8 +120,16 @@ def test_a_stopped_sweep_saves_and_goes_on(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="parent-death signals are Linux's")
 def test_a_killed_sweep_leaves_no_process_behind(tmp_path: Path) -> None:
     """Nobody would own the machine's memory or the stage's lock by mistake."""
-    arguments = ("-m", f"runs_dir={tmp_path}", "stages=[pretrain]", "pretrain.epochs=4000", "seed=1,2")
-    process = subprocess.Popen(command(*arguments), env=environment(), stdout=subprocess.PIPE)
+    arguments = (
+        "-m",
+        f"runs_dir={tmp_path}",
+        "stages=[pretrain]",
+        "pretrain.epochs=4000",
+        "seed=1,2",
+    )
+    process = subprocess.Popen(
+        command(*arguments), env=environment(), stdout=subprocess.PIPE
+    )
     while not trained_so_far(tmp_path, 1):
         assert process.poll() is None
         time.sleep(0.05)
@@ -110,4 +140,6 @@ def test_a_killed_sweep_leaves_no_process_behind(tmp_path: Path) -> None:
     while running(cell):
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    assert list(tmp_path.glob("pretrain/*/checkpoints/*.ckpt")), "it saved before it left"
+    assert list(tmp_path.glob("pretrain/*/checkpoints/*.ckpt")), (
+        "it saved before it left"
+    )

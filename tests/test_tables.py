@@ -28,7 +28,10 @@ def text(table: Table) -> str:
 
 
 def test_only_what_sets_cells_apart_is_shown() -> None:
-    cells = [(["stages=[knn]", f"decoder.depth={d}"], "done", [result("kNN", 10.0 * d)]) for d in (1, 2)]
+    cells = [
+        (["stages=[knn]", f"decoder.depth={d}"], "done", [result("kNN", 10.0 * d)])
+        for d in (1, 2)
+    ]
     shown = text(cells_table(cells))
     assert "decoder.depth=2" in shown
     assert "stages" not in shown
@@ -36,14 +39,20 @@ def test_only_what_sets_cells_apart_is_shown() -> None:
 
 
 def test_a_cell_without_results_shows_its_state_and_no_number() -> None:
-    cells = [(["seed=0"], "done", [result("kNN", 50.0)]), (["seed=1"], "failed (exit 1)", [])]
+    cells = [
+        (["seed=0"], "done", [result("kNN", 50.0)]),
+        (["seed=1"], "failed (exit 1)", []),
+    ]
     shown = text(cells_table(cells))
     assert "failed (exit 1)" in shown
     assert [line for line in shown.splitlines() if "kNN" in line and " - " in line]
 
 
 def test_seeds_get_mean_and_spread() -> None:
-    cells = [([f"seed={s}"], "done", [result("kNN", a)]) for s, a in enumerate((80.0, 82.0, 84.0))]
+    cells = [
+        ([f"seed={s}"], "done", [result("kNN", a)])
+        for s, a in enumerate((80.0, 82.0, 84.0))
+    ]
     shown = text(cells_table(cells))
     assert "82.0 +- 2.0" in shown
     assert "n = 3" in shown

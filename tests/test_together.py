@@ -15,23 +15,46 @@ from unmask.storage.metrics_log import read
 from warm_commands import Started
 
 pytestmark = pytest.mark.process
-STEPS = ("stages=[pretrain]", "pretrain.batch_size=160", "pretrain.epochs=2", "augment=crop_random", "data.flip=true")
+STEPS = (
+    "stages=[pretrain]",
+    "pretrain.batch_size=160",
+    "pretrain.epochs=2",
+    "augment=crop_random",
+    "data.flip=true",
+)
 EVERYTHING = "stages=[pretrain,knn,linear_probe,attentive_probe,partial_finetune,finetune,scratch,robustness]"
 Steps = list[dict[str, torch.Tensor]]
 
 
-def together(record: Path, count: int, *overrides: str, code: int = 0, **more: str) -> list[Steps]:
+def together(
+    record: Path, count: int, *overrides: str, code: int = 0, **more: str
+) -> list[Steps]:
     """What each of `count` processes saw at each micro-batch."""
     record.mkdir(parents=True, exist_ok=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    address = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, **more}
+    address = {
+        "WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        **more,
+    }
     members = []
     for r in range(count):
         (place := record / f"said{r}").mkdir(exist_ok=True)
-        typed = [sys.executable, str(ROOT / "tests" / "member.py"), str(record), *overrides, f"trainer.devices={count}"]
-        members.append(Started(typed, place, environment(RANK=str(r), LOCAL_RANK=str(r), **address)))
+        typed = [
+            sys.executable,
+            str(ROOT / "tests" / "member.py"),
+            str(record),
+            *overrides,
+            f"trainer.devices={count}",
+        ]
+        members.append(
+            Started(
+                typed, place, environment(RANK=str(r), LOCAL_RANK=str(r), **address)
+            )
+        )
     codes = {member.wait(timeout=200) for member in members}
     assert codes == {code}, [member.stderr.read_text() for member in members]
     return [] if code else [torch.load(record / f"{r}.pt") for r in range(count)]
@@ -50,21 +73,33 @@ def apart(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> flo
     The biases of keys have no gradient but rounding's (softmax ignores them), which Adam makes steps of: alone they differ.
     """
     assert ours.keys() == theirs.keys()
-    flat = [torch.cat([s[name].double().flatten() for name in sorted(s)]) for s in (ours, theirs)]
+    flat = [
+        torch.cat([s[name].double().flatten() for name in sorted(s)])
+        for s in (ours, theirs)
+    ]
     return float((flat[0] - flat[1]).norm() / flat[1].norm())
 
 
 def losses(runs: Path, stage: str = "pretrain") -> list[float]:
-    return [row["train/loss"] for row in read(next((runs / stage).glob("*/metrics.jsonl"))) if "train/loss" in row]
+    return [
+        row["train/loss"]
+        for row in read(next((runs / stage).glob("*/metrics.jsonl")))
+        if "train/loss" in row
+    ]
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[Path, list[Steps]]]:
+def trained(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[int, tuple[Path, list[Steps]]]:
     """Fifty steps on 1, 2 and 4 processes: the ledger, and what each process saw."""
     found = {}
     for count in (1, 2, 4):
         folder = tmp_path_factory.mktemp(f"on{count}")
-        found[count] = folder / "runs", together(folder / "seen", count, *STEPS, f"runs_dir={folder / 'runs'}")
+        found[count] = (
+            folder / "runs",
+            together(folder / "seen", count, *STEPS, f"runs_dir={folder / 'runs'}"),
+        )
     return found
 
 
@@ -77,7 +112,9 @@ def test_each_step_has_the_same_samples_crops_and_masks(
     assert {len(steps) for steps in members} == {50}
     for step, shares in zip(alone, zip(*members, strict=True), strict=True):
         for name in ("ids", "images", "hidden"):
-            assert torch.equal(torch.cat([share[name] for share in shares]), step[name]), name
+            assert torch.equal(
+                torch.cat([share[name] for share in shares]), step[name]
+            ), name
         assert {share["epoch"] for share in shares} == {step["epoch"]}
 
 
@@ -86,15 +123,23 @@ def test_losses_and_weights_after_fifty_steps_are_one_processs(
     count: int, trained: dict[int, tuple[Path, list[Steps]]]
 ) -> None:
     """Sums come in another order: the last digits alone may differ."""
-    means = [float(torch.stack([s["loss"] for s in shares]).mean()) for shares in zip(*trained[count][1], strict=True)]
-    assert means == pytest.approx([float(step["loss"]) for step in trained[1][1][0]], rel=1e-5)
+    means = [
+        float(torch.stack([s["loss"] for s in shares]).mean())
+        for shares in zip(*trained[count][1], strict=True)
+    ]
+    assert means == pytest.approx(
+        [float(step["loss"]) for step in trained[1][1][0]], rel=1e-5
+    )
     assert losses(trained[count][0]) == pytest.approx(losses(trained[1][0]), rel=1e-5)
     assert apart(weights(trained[count][0]), weights(trained[1][0])) < 1e-4
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 2), (2, 1), (1, 2)])
 def test_a_run_goes_on_exactly_on_as_many_processes_and_closely_on_others(
-    before: int, after: int, trained: dict[int, tuple[Path, list[Steps]]], tmp_path: Path
+    before: int,
+    after: int,
+    trained: dict[int, tuple[Path, list[Steps]]],
+    tmp_path: Path,
 ) -> None:
     overrides = *STEPS, f"runs_dir={tmp_path / 'runs'}", "checkpoint.every_steps=1"
     together(tmp_path / "seen", before, *overrides, code=9, CRASH_AT="31")
@@ -105,13 +150,31 @@ def test_a_run_goes_on_exactly_on_as_many_processes_and_closely_on_others(
         assert all(torch.equal(ours[name], whole[name]) for name in whole)
         assert losses(tmp_path / "runs") == losses(trained[after][0])
     assert apart(ours, whole) < 1e-4
-    assert losses(tmp_path / "runs") == pytest.approx(losses(trained[after][0]), rel=1e-5)
+    assert losses(tmp_path / "runs") == pytest.approx(
+        losses(trained[after][0]), rel=1e-5
+    )
 
 
-def test_a_run_goes_on_with_other_micro_batches(trained: dict[int, tuple[Path, list[Steps]]], tmp_path: Path) -> None:
+def test_a_run_goes_on_with_other_micro_batches(
+    trained: dict[int, tuple[Path, list[Steps]]], tmp_path: Path
+) -> None:
     overrides = *STEPS, f"runs_dir={tmp_path / 'runs'}", "checkpoint.every_steps=1"
-    together(tmp_path / "seen", 1, *overrides, "trainer.micro_batch=40", code=9, CRASH_AT="31")
-    together(tmp_path / "seen", 1, *overrides, "trainer.micro_batch=80", code=9, CRASH_AT="33")
+    together(
+        tmp_path / "seen",
+        1,
+        *overrides,
+        "trainer.micro_batch=40",
+        code=9,
+        CRASH_AT="31",
+    )
+    together(
+        tmp_path / "seen",
+        1,
+        *overrides,
+        "trainer.micro_batch=80",
+        code=9,
+        CRASH_AT="33",
+    )
     (steps,) = together(tmp_path / "seen", 1, *overrides)
     assert [len(step["ids"]) for step in steps] == [160] * 17
     assert apart(weights(tmp_path / "runs"), weights(trained[1][0])) < 1e-4
@@ -125,13 +188,31 @@ def results(runs: Path) -> dict[str, Any]:
 
 def test_every_stage_gives_what_it_gives_alone(tmp_path: Path) -> None:
     """Probes share one BatchNorm, validation counts each image once though 1,000 do not split evenly by batches of 256."""
-    overrides = (EVERYTHING, "finetune.epochs=1", "partial_finetune.blocks=1", "controls=[random,pixels]", "target=pca",
-                 "robustness.images=101", "robustness.corruptions=[fog]", "robustness.severities=[3]", "linear_probe.base_lr=0.01", "attentive_probe.epochs=6",
-                 "linear_probe.augment.flip=true", "data.flip=true", "labels=128", "finetune.batch_size=64", "finetune.mixup=0.8",
-                 "finetune.cutmix=1", "finetune.ema=0.9", "finetune.drop_path=0.2")  # fmt: skip
+    overrides = (
+        EVERYTHING,
+        "finetune.epochs=1",
+        "partial_finetune.blocks=1",
+        "controls=[random,pixels]",
+        "target=pca",
+        "robustness.images=101",
+        "robustness.corruptions=[fog]",
+        "robustness.severities=[3]",
+        "linear_probe.base_lr=0.01",
+        "attentive_probe.epochs=6",
+        "linear_probe.augment.flip=true",
+        "data.flip=true",
+        "labels=128",
+        "finetune.batch_size=64",
+        "finetune.mixup=0.8",
+        "finetune.cutmix=1",
+        "finetune.ema=0.9",
+        "finetune.drop_path=0.2",
+    )
     found = {}
     for count in (1, 2):
-        together(tmp_path / "seen", count, *overrides, f"runs_dir={tmp_path / str(count)}")
+        together(
+            tmp_path / "seen", count, *overrides, f"runs_dir={tmp_path / str(count)}"
+        )
         found[count] = results(tmp_path / str(count))
     assert found[1].keys() == found[2].keys()
     assert len(found[1]) == 16
@@ -142,6 +223,13 @@ def test_every_stage_gives_what_it_gives_alone(tmp_path: Path) -> None:
         assert two["metrics"].keys() == one["metrics"].keys()
         assert two["processes"] == (2 if one["stage"] != "patch_pca" else 1)
         for metric, value in one["metrics"].items():
-            near = {"rel": 1e-4} if metric == "val/loss" else {"abs": 0.2}  # two images of 1,000 lie on the edge
-            assert two["metrics"][metric] == pytest.approx(value, **near), (name, metric)
-    assert apart(weights(tmp_path / "2", "scratch"), weights(tmp_path / "1", "scratch")) < 1e-3
+            # two images of 1,000 lie on the edge
+            near = {"rel": 1e-4} if metric == "val/loss" else {"abs": 0.2}
+            assert two["metrics"][metric] == pytest.approx(value, **near), (
+                name,
+                metric,
+            )
+    assert (
+        apart(weights(tmp_path / "2", "scratch"), weights(tmp_path / "1", "scratch"))
+        < 1e-3
+    )

@@ -17,16 +17,26 @@ from unmask.tokenizers import SmallTokenizer
 
 STEPS = 8
 QUIET: dict[str, Any] = {
-    "accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
-    "enable_model_summary": False, "num_sanity_val_steps": 0,
-}  # fmt: skip
+    "accelerator": "cpu",
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "num_sanity_val_steps": 0,
+}
 
 
 def batches(count: int = STEPS, size: int = 16) -> list[Batch]:
     digits = mnist5k()[0].images_NCHW[:: 4000 // (count * size)].float() / 255
     labels = torch.full((size,), -1)
     return [
-        Batch(digits[i * size : (i + 1) * size], labels, torch.arange(i * size, (i + 1) * size), 0, None)
+        Batch(
+            digits[i * size : (i + 1) * size],
+            labels,
+            torch.arange(i * size, (i + 1) * size),
+            0,
+            None,
+        )
         for i in range(count)
     ]
 
@@ -61,18 +71,26 @@ def test_noise_is_of_the_sample_in_any_batch_and_changes_with_epoch_and_seed() -
     assert whole.equal(noises(make_task(), batches(4, 8)))
     later = [batch._replace(epoch=1) for batch in batches(1, 32)]
     assert not (whole == noises(make_task(), later)).all(dim=(1, 2)).any()
-    assert not (whole == noises(make_task(seed=1), batches(1, 32))).all(dim=(1, 2)).any()
+    assert (
+        not (whole == noises(make_task(seed=1), batches(1, 32))).all(dim=(1, 2)).any()
+    )
 
 
 def test_temperature_falls_by_equal_factors_to_its_end() -> None:
     annealing = Annealing(100, start=1.0, end=1 / 16)
-    assert [annealing(step) for step in (0, 50, 100, 150)] == pytest.approx([1, 1 / 4, 1 / 16, 1 / 16])
+    assert [annealing(step) for step in (0, 50, 100, 150)] == pytest.approx(
+        [1, 1 / 4, 1 / 16, 1 / 16]
+    )
 
 
-def test_training_lowers_the_tokens_error_with_the_temperature_of_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_lowers_the_tokens_error_with_the_temperature_of_the_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     task, seen = make_task(), []
     relaxed = task.relaxed_loss
-    monkeypatch.setattr(task, "relaxed_loss", lambda batch, t: seen.append(t) or relaxed(batch, t))  # type: ignore
+    monkeypatch.setattr(
+        task, "relaxed_loss", lambda batch, t: seen.append(t) or relaxed(batch, t)
+    )  # type: ignore
     before = validated(task, batches())
     L.Trainer(max_steps=STEPS, **QUIET).fit(task, loader(batches()))
     after = validated(task, batches())
@@ -96,8 +114,12 @@ def test_validation_is_the_error_and_perplexity_of_all_images_tokens() -> None:
     tokens = task.model.tokens(images)
     share = torch.bincount(tokens.flatten(), minlength=16) / tokens.numel()
     logged = validated(task, items)
-    assert logged["val/loss"] == pytest.approx((task.model.reconstruct(tokens, (7, 7)) - images).square().mean().item())
-    assert logged["val/perplexity"] == pytest.approx(math.exp(-sum(p * math.log(p) for p in share.tolist() if p)))
+    assert logged["val/loss"] == pytest.approx(
+        (task.model.reconstruct(tokens, (7, 7)) - images).square().mean().item()
+    )
+    assert logged["val/perplexity"] == pytest.approx(
+        math.exp(-sum(p * math.log(p) for p in share.tolist() if p))
+    )
 
 
 def test_perplexity_is_one_for_a_lone_code_and_all_for_even_ones() -> None:

@@ -30,7 +30,9 @@ def rough(model: SmallTokenizer | DallEEncoder) -> SmallTokenizer | DallEEncoder
 def images() -> Tensor:
     """Patches of one strong colour each, with some noise."""
     generator = torch.Generator().manual_seed(0)
-    colours = torch.randn(2, GRID[0] * GRID[1], 1, 3, generator=generator).expand(-1, -1, PATCH**2, -1)
+    colours = torch.randn(2, GRID[0] * GRID[1], 1, 3, generator=generator).expand(
+        -1, -1, PATCH**2, -1
+    )
     clean = unpatchify(colours.reshape(2, GRID[0] * GRID[1], -1), GRID, 3)
     return 2 * clean + 0.1 * torch.randn(clean.shape, generator=generator)
 
@@ -40,13 +42,18 @@ def digits(count: int) -> Tensor:
     return (train[:: len(train) // count][:count].float() / 255 - 0.13) / 0.31
 
 
-def noise(images: Tensor, model: SmallTokenizer, epoch: int = 0, first: int = 0) -> Tensor:
+def noise(
+    images: Tensor, model: SmallTokenizer, epoch: int = 0, first: int = 0
+) -> Tensor:
     patches = images.shape[2] * images.shape[3] // model.patch_size**2
     ids = torch.arange(first, first + len(images))
-    return uniform(make_key(0, "noise"), epoch, ids, patches * model.codes).unflatten(1, (patches, model.codes))
+    return uniform(make_key(0, "noise"), epoch, ids, patches * model.codes).unflatten(
+        1, (patches, model.codes)
+    )
 
 
-# --- the small one -----------------------------------------------------------------------------------------------
+# --- the small one
+# -----------------------------------------------------------------------------------------------
 
 
 def test_tokens_are_of_the_patches_in_their_order(images: Tensor) -> None:
@@ -57,7 +64,9 @@ def test_tokens_are_of_the_patches_in_their_order(images: Tensor) -> None:
     assert len(before.unique()) > 4
     for row, column in [(0, 0), (2, 5), (5, 7)]:
         changed, token = images.clone(), row * GRID[1] + column
-        changed[:, :, row * PATCH : (row + 1) * PATCH, column * PATCH : (column + 1) * PATCH] += 5
+        changed[
+            :, :, row * PATCH : (row + 1) * PATCH, column * PATCH : (column + 1) * PATCH
+        ] += 5
         logits, moved = (model.logits(x).flatten(2) for x in (images, changed))
         differs = (logits - moved).abs().amax(dim=(0, 1)) > 0
         near = torch.zeros(GRID, dtype=torch.bool)
@@ -66,8 +75,12 @@ def test_tokens_are_of_the_patches_in_their_order(images: Tensor) -> None:
         assert not differs[~near.flatten()].any()
 
 
-@pytest.mark.parametrize(("patch", "channels"), [(2, 1), (3, 3), (4, 4), (6, 3), (12, 1)])
-def test_any_patch_and_channels_give_back_an_image_of_the_same_shape(patch: int, channels: int) -> None:
+@pytest.mark.parametrize(
+    ("patch", "channels"), [(2, 1), (3, 3), (4, 4), (6, 3), (12, 1)]
+)
+def test_any_patch_and_channels_give_back_an_image_of_the_same_shape(
+    patch: int, channels: int
+) -> None:
     model = SmallTokenizer(patch, channels, codes=16, width=16)
     images = torch.zeros(2, channels, 12, 24)
     tokens = model.tokens(images)
@@ -76,21 +89,34 @@ def test_any_patch_and_channels_give_back_an_image_of_the_same_shape(patch: int,
 
 
 def test_a_patch_that_does_not_divide_the_image_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"patch_size=5 does not divide an image of 12 x 10 pixels"):
+    with pytest.raises(
+        ValueError, match=r"patch_size=5 does not divide an image of 12 x 10 pixels"
+    ):
         SmallTokenizer(5, 1).tokens(torch.zeros(1, 1, 12, 10))
 
 
 def test_weights_are_a_function_of_the_seed_alone() -> None:
-    one, same, other = (SmallTokenizer(4, 1, codes=32, seed=seed).state_dict() for seed in (3, 3, 4))
+    one, same, other = (
+        SmallTokenizer(4, 1, codes=32, seed=seed).state_dict() for seed in (3, 3, 4)
+    )
     torch.manual_seed(1)
     again = SmallTokenizer(4, 1, codes=32, seed=3).state_dict()
-    assert all(value.equal(same[name]) and value.equal(again[name]) for name, value in one.items())
-    assert not any(value.equal(other[name]) for name, value in one.items() if not name.endswith("bias"))
+    assert all(
+        value.equal(same[name]) and value.equal(again[name])
+        for name, value in one.items()
+    )
+    assert not any(
+        value.equal(other[name])
+        for name, value in one.items()
+        if not name.endswith("bias")
+    )
 
 
 def test_every_weight_learns_from_the_loss_the_codebook_too(images: Tensor) -> None:
     model = SmallTokenizer(PATCH, 3, codes=32, width=16)
-    model.loss(images, noise(images, model), temperature=1.0, usage_weight=0.1).backward()
+    model.loss(
+        images, noise(images, model), temperature=1.0, usage_weight=0.1
+    ).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().max() > 0, name
@@ -110,7 +136,9 @@ def test_the_loss_is_finite_for_the_noises_extremes(images: Tensor) -> None:
     loss = model.loss(images, edges, temperature=1 / 16, usage_weight=0.1)
     loss.backward()
     assert loss.isfinite()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    assert all(
+        p.grad is not None and p.grad.isfinite().all() for p in model.parameters()
+    )
 
 
 def test_the_noise_is_gumbels(images: Tensor) -> None:
@@ -120,19 +148,26 @@ def test_the_noise_is_gumbels(images: Tensor) -> None:
     drawn = uniform(make_key(0, "trick"), 0, torch.arange(500), 48 * 4).view(500, 48, 4)
     seen: list[Tensor] = []
     model.logits = lambda x: probabilities.log().view(1, 4, 1, 1).expand(500, 4, *GRID)  # type: ignore[method-assign]
-    model.decode = lambda weights, grid: seen.append(weights) or torch.zeros(500, 3, 24, 32)  # type: ignore
+    model.decode = lambda weights, grid: (
+        seen.append(weights) or torch.zeros(500, 3, 24, 32)
+    )  # type: ignore
     model.loss(torch.zeros(500, 3, 24, 32), drawn, temperature=0.01)
     chosen = torch.bincount(seen[0].argmax(dim=2).flatten(), minlength=4) / (500 * 48)
     torch.testing.assert_close(chosen, probabilities, atol=0.01, rtol=0)
 
 
-def test_even_usage_costs_nothing_and_a_lone_code_the_logarithm_of_all(images: Tensor) -> None:
+def test_even_usage_costs_nothing_and_a_lone_code_the_logarithm_of_all(
+    images: Tensor,
+) -> None:
     model = rough(SmallTokenizer(PATCH, 3, codes=32, width=16))
 
     def price(logits: Tensor) -> float:
         model.logits = lambda x: logits.expand(2, 32, *GRID)  # type: ignore[method-assign]
         drawn = noise(images, model)
-        return (model.loss(images, drawn, 1.0, usage_weight=1.0) - model.loss(images, drawn, 1.0)).item()
+        return (
+            model.loss(images, drawn, 1.0, usage_weight=1.0)
+            - model.loss(images, drawn, 1.0)
+        ).item()
 
     lone = torch.zeros(1, 32, 1, 1)
     lone[:, 7] = 50
@@ -148,7 +183,9 @@ def test_a_few_steps_on_digits_beat_the_mean_image_and_use_many_codes() -> None:
     blank = (images - images.mean(dim=0)).square().mean()
     for step in range(64):
         batch = images[step % 8 :: 8]
-        loss = model.loss(batch, noise(batch, model, step), 2 * 32 ** (-step / 64), usage_weight=0.3)
+        loss = model.loss(
+            batch, noise(batch, model, step), 2 * 32 ** (-step / 64), usage_weight=0.3
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -158,7 +195,8 @@ def test_a_few_steps_on_digits_beat_the_mean_image_and_use_many_codes() -> None:
     assert len(tokens.unique()) > 16
 
 
-# --- DALL-E's ----------------------------------------------------------------------------------------------------
+# --- DALL-E's
+# ----------------------------------------------------------------------------------------------------
 
 
 def test_the_published_size_is_53_8_million_parameters_and_8192_codes() -> None:
@@ -175,24 +213,38 @@ def test_the_published_size_is_53_8_million_parameters_and_8192_codes() -> None:
 
 
 def test_beits_112_pixels_are_14_by_14_tokens() -> None:
-    assert rough(DallEEncoder(**SMALL_DALLE)).tokens(torch.rand(1, 3, 112, 112)).shape == (1, 14 * 14)
+    assert rough(DallEEncoder(**SMALL_DALLE)).tokens(
+        torch.rand(1, 3, 112, 112)
+    ).shape == (1, 14 * 14)
 
 
 def test_images_that_do_not_fit_dalle_are_refused() -> None:
     model = DallEEncoder(**SMALL_DALLE)
-    with pytest.raises(ValueError, match=r"1 channels and 32 x 32 pixels; DALL-E's encoder takes 3 channels"):
+    with pytest.raises(
+        ValueError,
+        match=r"1 channels and 32 x 32 pixels; DALL-E's encoder takes 3 channels",
+    ):
         model.tokens(torch.zeros(1, 1, 32, 32))
-    with pytest.raises(ValueError, match=r"3 channels and 30 x 32 pixels; .*multiples of 8: resize them first"):
+    with pytest.raises(
+        ValueError,
+        match=r"3 channels and 30 x 32 pixels; .*multiples of 8: resize them first",
+    ):
         model.tokens(torch.zeros(1, 3, 30, 32))
-    with pytest.raises(ValueError, match=r"images of 4 channels; DALL-E's tokens are of 1 \(grey\) or 3"):
+    with pytest.raises(
+        ValueError,
+        match=r"images of 4 channels; DALL-E's tokens are of 1 \(grey\) or 3",
+    ):
         DallETokenizer(model, GRID, (0.5,) * 4, (0.5,) * 4)
 
 
 def test_normalisation_is_undone_and_grey_is_all_three_colours(images: Tensor) -> None:
     encoder = rough(DallEEncoder(**SMALL_DALLE))
-    pixels = images.sigmoid().repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)  # 8 x 8 a token already
+    # 8 x 8 a token already
+    pixels = images.sigmoid().repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
     mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.1)
-    normalised = (pixels - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    normalised = (pixels - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(
+        3, 1, 1
+    )
     expected = encoder.tokens(pixels)
     assert len(expected.unique()) > 1
     assert DallETokenizer(encoder, GRID, mean, std).tokens(normalised).equal(expected)
@@ -205,16 +257,22 @@ def test_normalisation_is_undone_and_grey_is_all_three_colours(images: Tensor) -
 def test_resizing_is_pillows_lanczos(shape: tuple[int, int]) -> None:
     """BEiT resizes by Pillow's; on 32-bit floats, so that nothing is rounded on the way."""
     image = torch.rand(32, 48, generator=torch.Generator().manual_seed(1))
-    pillow = Image.fromarray(image.numpy()).resize((shape[1], shape[0]), Image.Resampling.LANCZOS)
+    pillow = Image.fromarray(image.numpy()).resize(
+        (shape[1], shape[0]), Image.Resampling.LANCZOS
+    )
     ours = resize(image[None, None], shape)[0, 0]
-    torch.testing.assert_close(ours, torch.from_numpy(np.array(pillow)), atol=2e-6, rtol=0)
+    torch.testing.assert_close(
+        ours, torch.from_numpy(np.array(pillow)), atol=2e-6, rtol=0
+    )
 
 
 @pytest.mark.parametrize("kind", ["small", "dalle"])
 def test_tokens_are_exact_under_autocast(kind: str, images: Tensor) -> None:
     encoder = rough(DallEEncoder(**SMALL_DALLE))
     model = (
-        rough(SmallTokenizer(PATCH, 3)) if kind == "small" else DallETokenizer(encoder, GRID, (0.5,) * 3, (0.25,) * 3)  # type: ignore[arg-type]
+        rough(SmallTokenizer(PATCH, 3))
+        if kind == "small"
+        else DallETokenizer(encoder, GRID, (0.5,) * 3, (0.25,) * 3)  # type: ignore[arg-type]
     )
     exact = model.tokens(images)
     with torch.autocast("cpu", torch.bfloat16):

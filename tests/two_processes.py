@@ -30,12 +30,23 @@ def main(folder: Path, sample: int, lags: bool) -> None:
     nonfinite.lagging = lambda device: lags
     features_ND = torch.randn(32, 4, generator=torch.Generator().manual_seed(0))
     features_ND[sample] = torch.nan
-    data = FeatureData((features_ND, torch.arange(32) % 2), (features_ND, torch.arange(32) % 2), 8, 0)
+    data = FeatureData(
+        (features_ND, torch.arange(32) % 2), (features_ND, torch.arange(32) % 2), 8, 0
+    )
     trainer = L.Trainer(
-        accelerator="cpu", devices=2, strategy="ddp", max_epochs=1, accumulate_grad_batches=2, limit_val_batches=0,
-        use_distributed_sampler=False, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, callbacks=[nonfinite.NonfiniteGuard(folder, {"stage": "toy"})],
-    )  # fmt: skip
+        accelerator="cpu",
+        devices=2,
+        strategy="ddp",
+        max_epochs=1,
+        accumulate_grad_batches=2,
+        limit_val_batches=0,
+        use_distributed_sampler=False,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[nonfinite.NonfiniteGuard(folder, {"stage": "toy"})],
+    )
     try:
         trainer.fit(Toy(), datamodule=data)
     except FloatingPointError as error:

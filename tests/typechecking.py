@@ -7,7 +7,8 @@ say, would fall among those of a library that was lent it in a state of ours: it
 import random
 
 of_all = random.getrandbits
-random.getrandbits = random.Random(0).getrandbits  # which beartype takes when it is imported
+# which beartype takes when it is imported
+random.getrandbits = random.Random(0).getrandbits
 from beartype import BeartypeConf, beartype
 
 random.getrandbits = of_all

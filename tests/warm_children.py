@@ -20,7 +20,8 @@ SOURCE = Path(__file__).parent.parent / "src"
 OURS = SOURCE, Path(__file__).parent
 NAME = "nursery"  # of the process, in /proc
 PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 15, 36
-Become = Callable[[list[str], dict[str, str], str], int]  # argv, environment, working directory to the exit code
+# argv, environment, working directory to the exit code
+Become = Callable[[list[str], dict[str, str], str], int]
 
 
 class WarmPopen(subprocess.Popen):
@@ -28,18 +29,63 @@ class WarmPopen(subprocess.Popen):
 
     nursery: socket.socket
 
-    def _execute_child(self, args: Any, executable: Any, preexec_fn: Any, close_fds: Any, pass_fds: Any, cwd: Any,
-                       env: Any, startupinfo: Any, creationflags: Any, shell: Any, p2cread: int, p2cwrite: int,
-                       c2pread: int, c2pwrite: int, errread: int, errwrite: int, *rest: Any) -> None:  # fmt: skip
+    def _execute_child(
+        self,
+        args: Any,
+        executable: Any,
+        preexec_fn: Any,
+        close_fds: Any,
+        pass_fds: Any,
+        cwd: Any,
+        env: Any,
+        startupinfo: Any,
+        creationflags: Any,
+        shell: Any,
+        p2cread: int,
+        p2cwrite: int,
+        c2pread: int,
+        c2pwrite: int,
+        errread: int,
+        errwrite: int,
+        *rest: Any,
+    ) -> None:
         given = list(args) if isinstance(args, list | tuple) else []
         if given[1:2] == ["-u"]:
             del given[1]
         if given[:1] != [sys.executable] or not _warm(given[1:]):
-            before = (executable, preexec_fn, close_fds, pass_fds, cwd, env, startupinfo, creationflags, shell)
-            super()._execute_child(args, *before, p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite, *rest)  # type: ignore[misc]
+            before = (
+                executable,
+                preexec_fn,
+                close_fds,
+                pass_fds,
+                cwd,
+                env,
+                startupinfo,
+                creationflags,
+                shell,
+            )
+            super()._execute_child(
+                args,
+                *before,
+                p2cread,
+                p2cwrite,
+                c2pread,
+                c2pwrite,
+                errread,
+                errwrite,
+                *rest,
+            )  # type: ignore[misc]
             return
-        wanted = given[1:], dict(os.environ if env is None else env), str(cwd or Path.cwd()), preexec_fn
-        streams = [fd if fd != -1 else inherited for inherited, fd in ((1, c2pwrite), (2, errwrite))]
+        wanted = (
+            given[1:],
+            dict(os.environ if env is None else env),
+            str(cwd or Path.cwd()),
+            preexec_fn,
+        )
+        streams = [
+            fd if fd != -1 else inherited
+            for inherited, fd in ((1, c2pwrite), (2, errwrite))
+        ]
         sys.stdout.flush()
         socket.send_fds(self.nursery, [pickle.dumps(wanted)], streams)
         self.pid, self._child_created = int(self.nursery.recv(32)), True
@@ -48,7 +94,9 @@ class WarmPopen(subprocess.Popen):
 
 def _warm(argv: list[str]) -> bool:
     """Our scripts, and what submitit starts for a job."""
-    return Path(argv[0]).parent in OURS or (argv[0] == "-m" and argv[1].startswith("submitit."))
+    return Path(argv[0]).parent in OURS or (
+        argv[0] == "-m" and argv[1].startswith("submitit.")
+    )
 
 
 def open_nursery(become: Become) -> None:
@@ -73,7 +121,8 @@ def _serve(asked: socket.socket, command: int, become: Become) -> NoReturn:
         content, streams, *_ = socket.recv_fds(asked, 1 << 20, 2)
         if not content:
             os._exit(0)
-        if (between := os.fork()) == 0:  # its end makes the child an orphan, which Linux gives to the command
+        # its end makes the child an orphan, which Linux gives to the command
+        if (between := os.fork()) == 0:
             if os.fork() == 0:
                 while os.getppid() != command:
                     time.sleep(0.0005)
@@ -103,10 +152,23 @@ def _begin(wanted: tuple[Any, ...], streams: list[int], become: Become) -> NoRet
 
 def show(argv: list[str], env: dict[str, str]) -> None:
     """Let /proc tell this process's command and environment: written over those that the server was started with."""
-    places = [int(place) for place in Path("/proc/self/stat").read_text().rpartition(")")[2].split()[45:49]]
-    command, environ = [sys.executable, *argv], [f"{key}={value}" for key, value in env.items()]
-    written = ["\0".join(parts).encode(errors="surrogateescape") for parts in (command, environ)]
-    assert len(written[1]) < places[3] - places[2], "an environment that is cut hides whose process it is"
+    places = [
+        int(place)
+        for place in (
+            Path("/proc/self/stat").read_text().rpartition(")")[2].split()[45:49]
+        )
+    ]
+    command, environ = (
+        [sys.executable, *argv],
+        [f"{key}={value}" for key, value in env.items()],
+    )
+    written = [
+        "\0".join(parts).encode(errors="surrogateescape")
+        for parts in (command, environ)
+    ]
+    assert len(written[1]) < places[3] - places[2], (
+        "an environment that is cut hides whose process it is"
+    )
     for start, end, content in zip(places[::2], places[1::2], written, strict=True):
         room = end - start
         ctypes.memmove(start, content[: room - 1].ljust(room, b"\0"), room)
@@ -115,7 +177,11 @@ def show(argv: list[str], env: dict[str, str]) -> None:
 def children(pid: int) -> list[int]:
     """The processes that this one started and that still run."""
     found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(child) for child in found if Path(f"/proc/{child}/comm").read_text().strip() != NAME]
+    return [
+        int(child)
+        for child in found
+        if Path(f"/proc/{child}/comm").read_text().strip() != NAME
+    ]
 
 
 def _control(option: int, value: Any) -> None:

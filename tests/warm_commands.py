@@ -41,12 +41,25 @@ IMPORTED = [
 class Started:
     """A running command with what a Popen has: pid, poll, wait, send_signal, kill; what it prints goes to files."""
 
-    def __init__(self, command: list[str], folder: Path, env: dict[str, str], cwd: Path | None = None) -> None:
+    def __init__(
+        self,
+        command: list[str],
+        folder: Path,
+        env: dict[str, str],
+        cwd: Path | None = None,
+    ) -> None:
         """`command` is Python, a script of src/ or tests/, its arguments; `folder` takes its output."""
         self.stdout, self.stderr = folder / "stdout", folder / "stderr"
         self.stdout.touch()
         self._process = server().Process(
-            target=_run, args=(command[1:], env, str(cwd or Path.cwd()), str(self.stdout), str(self.stderr))
+            target=_run,
+            args=(
+                command[1:],
+                env,
+                str(cwd or Path.cwd()),
+                str(self.stdout),
+                str(self.stderr),
+            ),
         )
         self._process.start()
         assert self._process.pid is not None
@@ -69,7 +82,9 @@ class Started:
             os.killpg(self.pid, signal.SIGKILL)  # the children too
             wait([self._process.sentinel])
             assert timeout is not None
-            raise subprocess.TimeoutExpired(self.args, timeout, self.stdout.read_bytes(), self.stderr.read_bytes())
+            raise subprocess.TimeoutExpired(
+                self.args, timeout, self.stdout.read_bytes(), self.stderr.read_bytes()
+            )
         return code
 
     def send_signal(self, number: int) -> None:
@@ -80,7 +95,9 @@ class Started:
         self.send_signal(signal.SIGKILL)
 
 
-def _run(argv: list[str], env: dict[str, str], cwd: str, stdout: str, stderr: str) -> None:
+def _run(
+    argv: list[str], env: dict[str, str], cwd: str, stdout: str, stderr: str
+) -> None:
     """In the forked process: become the command."""
     for path, stream in ((stdout, sys.stdout), (stderr, sys.stderr)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream.fileno())
@@ -97,7 +114,8 @@ def _become(argv: list[str], env: dict[str, str], cwd: str) -> int:
     show(argv, env)
     os.chdir(cwd)
     sys.argv, sys.path[0] = argv, str(SOURCE)
-    multiprocessing.set_start_method("fork", force=True)  # Linux's default, which a loader's workers are started by
+    # Linux's default, which a loader's workers are started by
+    multiprocessing.set_start_method("fork", force=True)
     os.execv = _become_another  # type: ignore[assignment]
     rank_zero_only.rank = int(env.get("RANK", 0))  # Lightning looks when it is imported
     code = 0
@@ -105,14 +123,19 @@ def _become(argv: list[str], env: dict[str, str], cwd: str) -> int:
         paths = [path for path in env.get("PYTHONPATH", "").split(os.pathsep) if path]
         if spec := PathFinder.find_spec("sitecustomize", paths):
             assert spec.loader is not None
-            spec.loader.exec_module(module_from_spec(spec))  # Python imports it as it starts
+            # Python imports it as it starts
+            spec.loader.exec_module(module_from_spec(spec))
         if argv[0] == "-m":
             sys.argv = argv[1:]
             runpy.run_module(argv[1], run_name="__main__", alter_sys=True)
         else:
             runpy.run_path(argv[0], run_name="__main__")
     except SystemExit as leaving:
-        code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+        code = (
+            leaving.code
+            if isinstance(leaving.code, int)
+            else int(leaving.code is not None)
+        )
     except BaseException:
         traceback.print_exc()
         code = 1
@@ -133,7 +156,8 @@ def server() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(IMPORTED)
     paths = os.pathsep.join([str(SOURCE), str(Path(__file__).parent)])
-    own = {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths, "UNMASK_ROOM": 8192 * " "}  # for what each child shows
+    # for what each child shows
+    own = {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths, "UNMASK_ROOM": 8192 * " "}
     with patch.dict(os.environ, own):  # the server's, as it starts
         forkserver.ensure_running()
     return context

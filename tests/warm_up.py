@@ -9,8 +9,15 @@ import gc
 from small_runs import raw_config
 from unmask.data.loading.in_memory import mnist5k
 
-raw_config("stages=[pretrain,knn]", "target=pixel_norm", "model.width=24", "runs_dir=/tmp/a-b_c", "finetune.mixup=0.8")
+raw_config(
+    "stages=[pretrain,knn]",
+    "target=pixel_norm",
+    "model.width=24",
+    "runs_dir=/tmp/a-b_c",
+    "finetune.mixup=0.8",
+)
 mnist5k()
 gc.collect()
 atexit.register(gc.unfreeze)  # else some library tells of leaks
-gc.freeze()  # no collection in a fork goes through all that was imported: it would copy every page
+# no collection in a fork goes through all that was imported: it would copy every page
+gc.freeze()

@@ -33,7 +33,11 @@ class Cell:
             return "preempted: run me again"
         if self.failed:
             return f"failed (exit {self.code})"
-        return "from the ledger" if all(stage["from_ledger"] for stage in self.stages) else "done"
+        return (
+            "from the ledger"
+            if all(stage["from_ledger"] for stage in self.stages)
+            else "done"
+        )
 
     @property
     def unfinished(self) -> bool:
@@ -47,7 +51,12 @@ class Cell:
 
 def command(overrides: Sequence[str]) -> list[str]:
     """That of one run, as the sweep's command was called."""
-    return [sys.executable, str(Path(sys.argv[0]).resolve()), *config_flags(sys.argv[1:]), *overrides]
+    return [
+        sys.executable,
+        str(Path(sys.argv[0]).resolve()),
+        *config_flags(sys.argv[1:]),
+        *overrides,
+    ]
 
 
 def show(cells: Sequence[Cell], reporter: Reporter, whole: bool) -> None:
@@ -56,7 +65,9 @@ def show(cells: Sequence[Cell], reporter: Reporter, whole: bool) -> None:
 
     from unmask.reports.run.tables import cells_table
 
-    Console().print(cells_table([(cell.overrides, cell.state, cell.stages) for cell in cells]))
+    Console().print(
+        cells_table([(cell.overrides, cell.state, cell.stages) for cell in cells])
+    )
     reporter.finish(whole)
 
 
@@ -66,4 +77,7 @@ def ended(cells: Sequence[Cell]) -> list[JobReturn]:
         raise SystemExit(1)
     if any(cell.unfinished for cell in cells):
         raise SystemExit(PREEMPTED)
-    return [JobReturn(overrides=c.overrides, status=JobStatus.COMPLETED, _return_value=None) for c in cells]
+    return [
+        JobReturn(overrides=c.overrides, status=JobStatus.COMPLETED, _return_value=None)
+        for c in cells
+    ]

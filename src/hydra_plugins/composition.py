@@ -38,9 +38,14 @@ class Composer:
         config = deepcopy(self._base(groups))
         values = [override for override in overrides if override not in groups]
         for override in OverridesParser.create().parse_overrides(values):
-            key, new = override.key_or_group, override.is_add() or override.is_force_add()
+            key, new = (
+                override.key_or_group,
+                override.is_add() or override.is_force_add(),
+            )
             if override.is_add() and OmegaConf.select(config, key) is not None:
-                raise ConfigError(f"+{key}: there is such a key already; leave out the +")
+                raise ConfigError(
+                    f"+{key}: there is such a key already; leave out the +"
+                )
             OmegaConf.update(config, key, override.value(), force_add=new)
         OmegaConf.set_struct(config, False)
         config.pop("hydra")
@@ -50,7 +55,9 @@ class Composer:
 
     def _base(self, groups: tuple[str, ...]) -> DictConfig:
         if groups not in self._composed:
-            self._composed[groups] = compose("config", overrides=list(groups), return_hydra_config=True)
+            self._composed[groups] = compose(
+                "config", overrides=list(groups), return_hydra_config=True
+            )
         return self._composed[groups]
 
 

@@ -18,7 +18,15 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra_plugins.composition import Composer
 from unmask.commands.cli import fail
 from unmask.config.checks import ConfigError, check
-from unmask.config.experiments import SMALLEST_SCALE, cells, is_sweep, one_run, read_paper, read_scale, tables_of
+from unmask.config.experiments import (
+    SMALLEST_SCALE,
+    cells,
+    is_sweep,
+    one_run,
+    read_paper,
+    read_scale,
+    tables_of,
+)
 from unmask.config.schema import LABELLED
 from unmask.distributed.ranks import rank_info
 from unmask.reports.paper.result_rows import all_kept, asked, is_kept
@@ -30,18 +38,24 @@ from unmask.stages.plan import Plan, agree, make_plan
 class ExperimentSweeperConfig:
     _target_: str = "hydra_plugins.experiment_sweeper.ExperimentSweeper"
     params: dict[str, str] = field(default_factory=dict)
-    skip_kept: bool = False  # cells whose results are all kept in experiments/ are not run
+    # cells whose results are all kept in experiments/ are not run
+    skip_kept: bool = False
 
 
 ConfigStore.instance().store(
-    group="hydra/sweeper", name="experiment", node=ExperimentSweeperConfig, provider="unmask",
-)  # fmt: skip
+    group="hydra/sweeper",
+    name="experiment",
+    node=ExperimentSweeperConfig,
+    provider="unmask",
+)
 
 
 class ExperimentSweeper(BasicSweeper):
     """Hydra's basic sweeper, which knows the tables of the paper."""
 
-    def __init__(self, params: dict[str, str] | None = None, skip_kept: bool = False) -> None:
+    def __init__(
+        self, params: dict[str, str] | None = None, skip_kept: bool = False
+    ) -> None:
         super().__init__(max_batch_size=None, params=params)
         self.skip_kept = skip_kept
 
@@ -50,28 +64,45 @@ class ExperimentSweeper(BasicSweeper):
         assert self.launcher is not None
         try:
             if started := rank_info():
-                raise ConfigError(f"-m was started {started.size} times at once; start it once: it starts the cells")
-            listed = cells_by_table([*(f"{key}={value}" for key, value in self.params.items()), *arguments])
+                raise ConfigError(
+                    f"-m was started {started.size} times at once; start it once: it"
+                    " starts the cells"
+                )
+            listed = cells_by_table(
+                [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
+            )
             plans = checked(listed)
-            wanted = missing(listed, plans) if self.skip_kept else [list(overrides) for overrides in plans]
+            wanted = (
+                missing(listed, plans)
+                if self.skip_kept
+                else [list(overrides) for overrides in plans]
+            )
         except ConfigError as error:
             fail(str(error), 2)
         if len(wanted) < len(plans):
             print(
-                f"{len(plans) - len(wanted)} of {len(plans)} cells are not run: their results are kept in experiments/ "
-                "(python src/report.py prints them)"
+                f"{len(plans) - len(wanted)} of {len(plans)} cells are not run: their"
+                " results are kept in experiments/ (python src/report.py prints them)"
             )
         if not wanted:
             return [[]]
         agree(plans.values())
-        # submitit's jobs unpickle what they run before they know where this project lies
-        places = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+        # submitit's jobs unpickle what they run before they know where this project
+        # lies
+        places = [
+            str(Path(__file__).parents[1]),
+            *filter(None, [os.environ.get("PYTHONPATH")]),
+        ]
         os.environ["PYTHONPATH"] = os.pathsep.join(places)
         returns = self.launcher.launch(wanted, initial_job_idx=0)
-        if failed := [line for cell, returned in zip(wanted, returns, strict=True) for line in _fault(cell, returned)]:
+        if failed := [
+            line
+            for cell, returned in zip(wanted, returns, strict=True)
+            for line in _fault(cell, returned)
+        ]:
             fail(
-                f"{len(failed)} of {len(wanted)} cells failed; the same command redoes them alone:\n"
-                + "\n".join(failed),
+                f"{len(failed)} of {len(wanted)} cells failed; the same command redoes"
+                " them alone:\n" + "\n".join(failed),
                 1,
             )
         return [returns]
@@ -92,8 +123,11 @@ def checked(listed: list[TableCell]) -> dict[tuple[str, ...], Plan]:
     for overrides in dict.fromkeys(tuple(cell.overrides) for cell in listed):
         try:
             plan = plans[overrides] = make_plan(check(composer(overrides)))
-            if plan.config.trainer.devices is not None:  # else the machine that works on the cell says how many
-                refuse_uneven(plan, plan.config.trainer.devices * plan.config.trainer.nodes)
+            # else the machine that works on the cell says how many
+            if plan.config.trainer.devices is not None:
+                refuse_uneven(
+                    plan, plan.config.trainer.devices * plan.config.trainer.nodes
+                )
         except ConfigError as error:
             faults.append(cell_fault(overrides, error))
     row_of: dict[tuple[str, ...], str] = {}
@@ -109,28 +143,39 @@ def checked(listed: list[TableCell]) -> dict[tuple[str, ...], Plan]:
 
 def unasked(plan: Plan, table: str, row: str) -> list[str]:
     """The fault of measurements that fill no column of the table; pretraining alone is fair: measure it later."""
-    paper, measuring = read_paper(table), [stage for stage in plan.config.stages if stage in LABELLED]
+    paper, measuring = (
+        read_paper(table),
+        [stage for stage in plan.config.stages if stage in LABELLED],
+    )
     columns = paper.stages_of(paper.row(row))
     if not measuring or not columns or any(asked(plan, paper, row)):
         return []
     return [
-        f"experiment={table}: stages={plan.config.stages} fill no column of row {row}, which takes "
-        f"{', '.join(sorted(set(columns.values())))}; leave stages out, or sweep without experiment="
+        f"experiment={table}: stages={plan.config.stages} fill no column of row {row},"
+        f" which takes {', '.join(sorted(set(columns.values())))}; leave stages out, or"
+        " sweep without experiment="
     ]
 
 
-def missing(listed: list[TableCell], plans: dict[tuple[str, ...], Plan]) -> list[list[str]]:
+def missing(
+    listed: list[TableCell], plans: dict[tuple[str, ...], Plan]
+) -> list[list[str]]:
     """The cells that fill a row of some table of which experiments/ does not keep every result.
 
     Raises ConfigError for a sweep that is no table.
     """
     if not any(cell.table for cell in listed):
         raise ConfigError(
-            "hydra.sweeper.skip_kept=true: experiments/ keeps results of the paper's tables alone, and this sweep is "
-            "none; name one (experiment=decoder_depth) or leave it out: what is in the ledger is not run again"
+            "hydra.sweeper.skip_kept=true: experiments/ keeps results of the paper's"
+            " tables alone, and this sweep is none; name one (experiment=decoder_depth)"
+            " or leave it out: what is in the ledger is not run again"
         )
     known = all_kept()
-    wanted = (tuple(c.overrides) for c in listed if not is_kept(plans[tuple(c.overrides)], c.table, c.row, known))
+    wanted = (
+        tuple(c.overrides)
+        for c in listed
+        if not is_kept(plans[tuple(c.overrides)], c.table, c.row, known)
+    )
     return [list(overrides) for overrides in dict.fromkeys(wanted)]
 
 
@@ -158,7 +203,11 @@ def cells_by_table(arguments: list[str]) -> list[TableCell]:
     if "scale" not in given:
         print(f"scale={SMALLEST_SCALE}, as none was given", file=sys.stderr)
     scales, seeds = given.get("scale", SMALLEST_SCALE), seeds_of(given.get("seed"))
-    rest = [argument for argument in arguments if argument.partition("=")[0] not in ("experiment", "scale", "seed")]
+    rest = [
+        argument
+        for argument in arguments
+        if argument.partition("=")[0] not in ("experiment", "scale", "seed")
+    ]
     found = [
         TableCell(slug, cell.row, [*cell.overrides, *more])
         for scale in map(read_scale, scales.split(","))
@@ -173,14 +222,20 @@ def cells_by_table(arguments: list[str]) -> list[TableCell]:
 
 def told(arguments: Sequence[str]) -> dict[str, str]:
     """Keys and values as typed, without quotes around a whole value."""
-    return {key: value.strip("'\"") for key, _, value in (argument.partition("=") for argument in arguments)}
+    return {
+        key: value.strip("'\"")
+        for key, _, value in (argument.partition("=") for argument in arguments)
+    }
 
 
 def seeds_of(text: str | None) -> list[int] | None:
     """seed=0,1 or seed=range(3) on the command line instead of the scale's."""
     if text is None:
         return None
-    found = [dict(override.split("=", 1) for override in cell)["seed"] for cell in _plain([f"seed={text}"])]
+    found = [
+        dict(override.split("=", 1) for override in cell)["seed"]
+        for cell in _plain([f"seed={text}"])
+    ]
     if not all(value.isdecimal() for value in found):
         raise ConfigError(f"seed={text}: give whole numbers such as seed=0,1,2")
     return [int(value) for value in found]

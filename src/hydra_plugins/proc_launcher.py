@@ -23,7 +23,13 @@ from omegaconf import DictConfig, read_write
 from hydra_plugins.cells import Cell, command, ended, show
 from hydra_plugins.reporting import Reporter
 from unmask.distributed.line_prefix import PREFIX
-from unmask.distributed.processes import PREEMPTED, SIGNALS, SUMMARY, Forwarding, start_process
+from unmask.distributed.processes import (
+    PREEMPTED,
+    SIGNALS,
+    SUMMARY,
+    Forwarding,
+    start_process,
+)
 from unmask.distributed.slurm import requeue
 
 POLL = 0.05  # seconds
@@ -39,8 +45,11 @@ class ProcLauncherConfig:
 
 
 ConfigStore.instance().store(
-    group="hydra/launcher", name="proc", node=ProcLauncherConfig, provider="unmask",
-)  # fmt: skip
+    group="hydra/launcher",
+    name="proc",
+    node=ProcLauncherConfig,
+    provider="unmask",
+)
 
 
 class Running(NamedTuple):
@@ -58,19 +67,32 @@ class ProcLauncher(Launcher):
         self.n_jobs, self.report = n_jobs, report
         self.running: list[Running] = []
 
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+    def setup(
+        self,
+        *,
+        hydra_context: HydraContext,
+        task_function: TaskFunction,
+        config: DictConfig,
+    ) -> None:
         self.folder = tempfile.TemporaryDirectory(prefix="unmask-sweep-")
         self.requeue = bool(config.trainer.requeue)
-        with read_write(config):  # Hydra's sweeper leaves a multirun.yaml there; the ledger keeps every cell's config
+        # Hydra's sweeper leaves a multirun.yaml there; the ledger keeps every cell's
+        # config
+        with read_write(config):
             config.hydra.sweep.dir = self.folder.name
 
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
         if self.n_jobs < 1:
             print(f"hydra.launcher.n_jobs = {self.n_jobs}: at least 1", file=sys.stderr)
             raise SystemExit(2)
         self.reporter = Reporter(sys.argv[1:])
         cells = [Cell(list(overrides)) for overrides in job_overrides]
-        with self.folder as folder, Forwarding(SIGNALS, lambda: [r.process for r in self.running]) as signals:
+        with (
+            self.folder as folder,
+            Forwarding(SIGNALS, lambda: [r.process for r in self.running]) as signals,
+        ):
             self._run(cells, signals, Path(folder))
         show(cells, self.reporter, whole=not signals.asked)
         if any(cell.unfinished for cell in cells):
@@ -85,13 +107,24 @@ class ProcLauncher(Launcher):
                 place = f"[{cells.index(cell) + 1}/{len(cells)}] "
                 print(f"{place}{' '.join(cell.overrides)}", flush=True)
                 summary = folder / f"{len(waiting)}.json"
-                given = {SUMMARY: str(summary), PREFIX: place if self.n_jobs > 1 else ""}
-                self.running.append(Running(cell, start_process(command(cell.overrides), given), summary))
+                given = {
+                    SUMMARY: str(summary),
+                    PREFIX: place if self.n_jobs > 1 else "",
+                }
+                self.running.append(
+                    Running(
+                        cell, start_process(command(cell.overrides), given), summary
+                    )
+                )
                 signals.catch_up(self.running[-1].process)
             if signals.asked and not self.running:
                 return
             time.sleep(POLL)
-            for done in [running for running in self.running if running.process.poll() is not None]:
+            for done in [
+                running
+                for running in self.running
+                if running.process.poll() is not None
+            ]:
                 self.running.remove(done)
                 self._note(done, signals)
 
@@ -99,7 +132,8 @@ class ProcLauncher(Launcher):
         """What became of the cell."""
         cell, cell.code = done.cell, done.process.returncode
         if signals.asked and -cell.code in SIGNALS:
-            cell.code = PREEMPTED  # asked to leave before it could do better: nothing was begun
+            # asked to leave before it could do better: nothing was begun
+            cell.code = PREEMPTED
         if done.summary.exists():
             cell.stages = json.loads(done.summary.read_text())
             if self.report and not signals.asked:

@@ -27,7 +27,9 @@ class Reporter:
     def refresh(self) -> None:
         """In the background; a cell that finishes meanwhile is in the next one."""
         if self.command and (self.process is None or self.process.poll() is not None):
-            self.process = subprocess.Popen(self.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            self.process = subprocess.Popen(
+                self.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
 
     def finish(self, show: bool) -> None:
         """Of the finished sweep, on the terminal, with the command that makes it again."""
@@ -47,11 +49,24 @@ def report_command(arguments: Sequence[str]) -> list[str] | None:
     if not is_sweep(given.get("experiment", "")):
         return None
     own = {"scale": SMALLEST_SCALE} | {key: given[key] for key in OWN if key in given}
-    rest = [a for a in arguments if "=" in a and re.split(r"[=./]", a)[0] not in (*OWN, *LEFT_OUT)]
-    if any(override.is_sweep_override() for override in OverridesParser.create().parse_overrides(rest)):
+    rest = [
+        a
+        for a in arguments
+        if "=" in a and re.split(r"[=./]", a)[0] not in (*OWN, *LEFT_OUT)
+    ]
+    if any(
+        override.is_sweep_override()
+        for override in OverridesParser.create().parse_overrides(rest)
+    ):
         return None
     script = Path(__file__).parents[1] / "report.py"
     overrides = [f"overrides={json.dumps(rest)}"] if rest else []
     wanted = seeds_of(given.get("seed"))
     seeds = [f"seeds=[{','.join(map(str, wanted))}]"] if wanted else []
-    return [sys.executable, str(script), *(f"{key}={value}" for key, value in own.items()), *seeds, *overrides]
+    return [
+        sys.executable,
+        str(script),
+        *(f"{key}={value}" for key, value in own.items()),
+        *seeds,
+        *overrides,
+    ]

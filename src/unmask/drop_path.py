@@ -18,7 +18,8 @@ class DropPath(nn.Module):
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
-        self.drawn_B: Tensor | None = None  # uniform, one an image, set by `toss` before each training step
+        # uniform, one an image, set by `toss` before each training step
+        self.drawn_B: Tensor | None = None
 
     def forward(self, branch_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         if not self.training:
@@ -37,10 +38,15 @@ def install_drop_path(blocks: nn.ModuleList, per_block: list[float]) -> None:
     """Give both branches of each block its rate; a block of rate 0 keeps timm's identity."""
     for block, rate in zip(blocks, per_block, strict=True):
         if rate:
-            cast(Block, block).drop_path1, cast(Block, block).drop_path2 = DropPath(rate), DropPath(rate)
+            cast(Block, block).drop_path1, cast(Block, block).drop_path2 = (
+                DropPath(rate),
+                DropPath(rate),
+            )
 
 
-def sample_drop_path(model: nn.Module, key: Key, epoch: int, ids_B: Int[Tensor, "B"]) -> None:
+def sample_drop_path(
+    model: nn.Module, key: Key, epoch: int, ids_B: Int[Tensor, "B"]
+) -> None:
     """New coins for every branch of the model, for these images in this epoch."""
     branches = [module for module in model.modules() if isinstance(module, DropPath)]
     if branches:

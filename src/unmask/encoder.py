@@ -13,13 +13,20 @@ LayerNorm = partial(nn.LayerNorm, eps=1e-6)
 SHORT = 64  # tokens
 
 
-def transformer_blocks(width: int, depth: int, heads: int, mlp_ratio: float) -> nn.ModuleList:
+def transformer_blocks(
+    width: int, depth: int, heads: int, mlp_ratio: float
+) -> nn.ModuleList:
     """timm's pre-norm ViT blocks with biases, as in the official port."""
-    blocks = (Block(width, heads, mlp_ratio, qkv_bias=True, norm_layer=LayerNorm) for _ in range(depth))
+    blocks = (
+        Block(width, heads, mlp_ratio, qkv_bias=True, norm_layer=LayerNorm)
+        for _ in range(depth)
+    )
     return nn.ModuleList(blocks)
 
 
-def run_blocks(blocks: nn.ModuleList, tokens_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+def run_blocks(
+    blocks: nn.ModuleList, tokens_BTD: Float[Tensor, "B T D"]
+) -> Float[Tensor, "B T D"]:
     """All blocks in order; on a CPU plain matrix products beat the fused kernel for short sequences."""
     fused = tokens_BTD.device.type != "cpu" or tokens_BTD.shape[1] > SHORT
     for block in blocks:
@@ -32,11 +39,22 @@ class Encoder(nn.Module):
     """ViT with a class token and 2-D sine-cosine positions; `grid` is (rows, columns) of patches."""
 
     def __init__(
-        self, grid: tuple[int, int], patch_size: int, channels: int,
-        width: int, depth: int, heads: int, mlp_ratio: float = 4.0,
-    ) -> None:  # fmt: skip
+        self,
+        grid: tuple[int, int],
+        patch_size: int,
+        channels: int,
+        width: int,
+        depth: int,
+        heads: int,
+        mlp_ratio: float = 4.0,
+    ) -> None:
         super().__init__()
-        self.grid, self.patch_size, self.channels, self.width = grid, patch_size, channels, width
+        self.grid, self.patch_size, self.channels, self.width = (
+            grid,
+            patch_size,
+            channels,
+            width,
+        )
         self.patch_embed = nn.Linear(patch_size**2 * channels, width)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed = nn.Parameter(sincos_2d(width, grid)[None], requires_grad=False)
@@ -44,9 +62,11 @@ class Encoder(nn.Module):
         self.norm = LayerNorm(width)
 
     def forward(
-        self, images_BCHW: Float[Tensor, "B C H W"], visible_BV: Int[Tensor, "B V"] | None = None,
+        self,
+        images_BCHW: Float[Tensor, "B C H W"],
+        visible_BV: Int[Tensor, "B V"] | None = None,
         hidden_BMD: Float[Tensor, "B M D"] | None = None,
-    ) -> Float[Tensor, "B T D"]:  # fmt: skip
+    ) -> Float[Tensor, "B T D"]:
         """Normalised tokens [class, patches] of the visible patches, or of all of them.
 
         hidden: tokens that stand for the hidden patches, positions included; they come last (Table 1c, with [M]).
@@ -54,13 +74,16 @@ class Encoder(nn.Module):
         return self.norm(self.unnormalised(images_BCHW, visible_BV, hidden_BMD))
 
     def unnormalised(
-        self, images_BCHW: Float[Tensor, "B C H W"], visible_BV: Int[Tensor, "B V"] | None = None,
+        self,
+        images_BCHW: Float[Tensor, "B C H W"],
+        visible_BV: Int[Tensor, "B V"] | None = None,
         hidden_BMD: Float[Tensor, "B M D"] | None = None,
-    ) -> Float[Tensor, "B T D"]:  # fmt: skip
+    ) -> Float[Tensor, "B T D"]:
         """The last block's tokens, before the final LayerNorm."""
         patches = patchify(images_BCHW, self.patch_size)
         positions = self.pos_embed[0, 1:]
-        if visible_BV is not None:  # pixels first, then the embedding: hidden patches cost nothing
+        # pixels first, then the embedding: hidden patches cost nothing
+        if visible_BV is not None:
             patches = gather(patches, visible_BV)
             positions = positions[visible_BV]
         tokens = self.patch_embed(patches) + positions

@@ -22,10 +22,16 @@ class Features(nn.Module):
     def __init__(self, encoder: Encoder, pool: Pool) -> None:
         super().__init__()
         self.encoder, self.pool, self.width = encoder, pool, encoder.width
-        self.at_once: int | None = None  # images; the probe's BatchNorm must see the whole batch, its encoder need not
+        # images; the probe's BatchNorm must see the whole batch, its encoder need not
+        self.at_once: int | None = None
 
     def forward(self, images_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D"]:
-        return torch.cat([self._pooled(part) for part in images_BCHW.split(self.at_once or len(images_BCHW))])
+        return torch.cat(
+            [
+                self._pooled(part)
+                for part in images_BCHW.split(self.at_once or len(images_BCHW))
+            ]
+        )
 
     def _pooled(self, images_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D"]:
         tokens_BTD = self.encoder(images_BCHW)
@@ -40,7 +46,8 @@ class FineTuneFeatures(nn.Module):
         self.encoder, self.pool, self.width = encoder, pool, encoder.width
         encoder.pos_embed.requires_grad = True  # positions are learned from here on
         if pool == "mean":
-            encoder.norm.requires_grad_(False)  # not used: the mean has a norm of its own
+            # not used: the mean has a norm of its own
+            encoder.norm.requires_grad_(False)
             self.fc_norm = LayerNorm(encoder.width)
 
     def forward(self, images_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D"]:
@@ -56,13 +63,19 @@ class AttentiveFeatures(nn.Module):
         super().__init__()
         self.encoder, self.width = encoder.requires_grad_(False), encoder.width
         self.at_once: int | None = None  # images, as in Features
-        self.attention = AttentionPoolLatent(encoder.width, num_heads=heads, norm_layer=LayerNorm)
-        initialise(nn.ModuleDict({"attention": self.attention}), seed)  # timm's draws from the global generator
+        self.attention = AttentionPoolLatent(
+            encoder.width, num_heads=heads, norm_layer=LayerNorm
+        )
+        # timm's draws from the global generator
+        initialise(nn.ModuleDict({"attention": self.attention}), seed)
         initialise_normal(self.attention.latent, 0.02, seed, "attention.latent")
 
     def forward(self, images_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D"]:
         with torch.no_grad():
-            parts = [self.encoder(part)[:, 1:] for part in images_BCHW.split(self.at_once or len(images_BCHW))]
+            parts = [
+                self.encoder(part)[:, 1:]
+                for part in images_BCHW.split(self.at_once or len(images_BCHW))
+            ]
         return self.attention(torch.cat(parts))
 
 
@@ -120,7 +133,9 @@ class BatchNorm(nn.BatchNorm1d):
         assert self.running_var is not None
         size = len(input) * collectives.world_size()
         mean_D = collectives.all_reduce_sum(input.sum(dim=0)) / size
-        variance_D = collectives.all_reduce_sum((input - mean_D).square().sum(dim=0)) / size
+        variance_D = (
+            collectives.all_reduce_sum((input - mean_D).square().sum(dim=0)) / size
+        )
         with torch.no_grad():
             self.running_mean.lerp_(mean_D, self.momentum or 0.1)
             self.running_var.lerp_(variance_D * size / (size - 1), self.momentum or 0.1)
@@ -130,13 +145,18 @@ class BatchNorm(nn.BatchNorm1d):
 class Classifier(nn.Module):
     """Features and a linear head; the probe's head normalises first (BatchNorm without affine, eps 1e-6: MAE A.1)."""
 
-    def __init__(self, features: AnyFeatures, num_classes: int, probe: bool, seed: int) -> None:
+    def __init__(
+        self, features: AnyFeatures, num_classes: int, probe: bool, seed: int
+    ) -> None:
         super().__init__()
         self.features, width = features, features.width
         self.norm = BatchNorm(width, affine=False, eps=1e-6) if probe else nn.Identity()
         self.head = nn.Linear(width, num_classes)
         initialise_normal(
-            cast(nn.Parameter, self.head.weight), PROBE_STD if probe else FINETUNE_STD, seed, "head.weight"
+            cast(nn.Parameter, self.head.weight),
+            PROBE_STD if probe else FINETUNE_STD,
+            seed,
+            "head.weight",
         )
         torch.nn.init.zeros_(self.head.bias)
 
@@ -146,5 +166,6 @@ class Classifier(nn.Module):
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """What timm's layer decay asks for: embedding and positions first, then the blocks; the rest comes last."""
         encoder = r"^features\.encoder\."
-        stem = rf"{encoder}(?:cls_token|pos_embed|patch_embed)"  # a group that captures would be read as a number
+        # a group that captures would be read as a number
+        stem = rf"{encoder}(?:cls_token|pos_embed|patch_embed)"
         return {"stem": stem, "blocks": [(rf"{encoder}blocks\.(\d+)", None)]}

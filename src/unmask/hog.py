@@ -37,7 +37,9 @@ def gradients(
     return right, down
 
 
-def hog(images_BCHW: Float[Tensor, "B C H W"], patch_size: int, bins: int = 9) -> Float[Tensor, "B L T"]:
+def hog(
+    images_BCHW: Float[Tensor, "B C H W"], patch_size: int, bins: int = 9
+) -> Float[Tensor, "B L T"]:
     """A patch's cells in row-major order, each (bin, channel); T = hog_dim(...); float32 whatever the autocast.
 
     Bin k holds gradients at angles in [k, k + 1) * pi / bins from the x axis (to the right, then downwards).
@@ -45,19 +47,31 @@ def hog(images_BCHW: Float[Tensor, "B C H W"], patch_size: int, bins: int = 9) -
     """
     height, width = images_BCHW.shape[2:]
     if height % patch_size or width % patch_size:
-        raise ValueError(f"patch_size={patch_size} does not divide an image of {height} x {width} pixels")
+        raise ValueError(
+            f"patch_size={patch_size} does not divide an image of {height} x {width}"
+            " pixels"
+        )
     right, down = gradients(images_BCHW.float())
     side = cells_per_side(patch_size)
-    bin_PBChw = _by_cell((torch.atan2(down, right) / math.pi * bins).floor() % bins, patch_size // side)
-    magnitude_PBChw = _by_cell((right.square() + down.square()).sqrt(), patch_size // side)
-    # one sum per bin: scattering would add in any order on a GPU, and a run could not be repeated bit for bit
-    votes = [torch.where(bin_PBChw == k, magnitude_PBChw, 0).sum(dim=0) for k in range(bins)]
+    bin_PBChw = _by_cell(
+        (torch.atan2(down, right) / math.pi * bins).floor() % bins, patch_size // side
+    )
+    magnitude_PBChw = _by_cell(
+        (right.square() + down.square()).sqrt(), patch_size // side
+    )
+    # one sum per bin: scattering would add in any order on a GPU, and a run could not
+    # be repeated bit for bit
+    votes = [
+        torch.where(bin_PBChw == k, magnitude_PBChw, 0).sum(dim=0) for k in range(bins)
+    ]
     histogram_BKChw = torch.stack(votes, dim=1)
     length_B1Chw = histogram_BKChw.square().sum(dim=1, keepdim=True).sqrt()
     return patchify((histogram_BKChw / length_B1Chw.clamp(min=EPS)).flatten(1, 2), side)
 
 
-def _by_cell(values_BCHW: Float[Tensor, "B C H W"], cell: int) -> Float[Tensor, "P B C h w"]:
+def _by_cell(
+    values_BCHW: Float[Tensor, "B C H W"], cell: int
+) -> Float[Tensor, "P B C h w"]:
     """The P = cell**2 pixels of each cell, pixels first: sums over them are then quick."""
     cells = values_BCHW.unflatten(3, (-1, cell)).unflatten(2, (-1, cell))
     return cells.permute(3, 5, 0, 1, 2, 4).flatten(0, 1)

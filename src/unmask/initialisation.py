@@ -34,7 +34,9 @@ def initialise(model: nn.Module, seed: int) -> None:
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
             bound = math.sqrt(6 / (module.in_features + module.out_features))
-            drawn = uniform_like(make_key(seed, "init", f"{name}.weight"), tuple(module.weight.shape))
+            drawn = uniform_like(
+                make_key(seed, "init", f"{name}.weight"), tuple(module.weight.shape)
+            )
             module.weight.copy_((2 * drawn - 1) * bound)
             if module.bias is not None:
                 module.bias.zero_()
@@ -47,8 +49,12 @@ def initialise(model: nn.Module, seed: int) -> None:
 
 
 @torch.no_grad()
-def initialise_normal(parameter: nn.Parameter, std: float, seed: int, name: str) -> None:
+def initialise_normal(
+    parameter: nn.Parameter, std: float, seed: int, name: str
+) -> None:
     """Normal weights of the given spread, named for their key."""
     if not drawing:
         return
-    parameter.copy_(normal_like(make_key(seed, "init", name), tuple(parameter.shape)) * std)
+    parameter.copy_(
+        normal_like(make_key(seed, "init", name), tuple(parameter.shape)) * std
+    )

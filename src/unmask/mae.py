@@ -18,18 +18,29 @@ class MAE(nn.Module):
     """
 
     def __init__(
-        self, encoder: Encoder, decoder: Decoder | LinearHead, seed: int = 0, mask_tokens: bool = False
+        self,
+        encoder: Encoder,
+        decoder: Decoder | LinearHead,
+        seed: int = 0,
+        mask_tokens: bool = False,
     ) -> None:
         super().__init__()
         self.encoder, self.decoder = encoder, decoder
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, encoder.width)) if mask_tokens else None
+        self.mask_token = (
+            nn.Parameter(torch.zeros(1, 1, encoder.width)) if mask_tokens else None
+        )
         initialise(self, seed)
 
     def forward(
-        self, images_BCHW: Float[Tensor, "B C H W"], masking: Masking, everywhere: bool = False
+        self,
+        images_BCHW: Float[Tensor, "B C H W"],
+        masking: Masking,
+        everywhere: bool = False,
     ) -> Float[Tensor, "B M P"]:
         """Predicted patches, in the order of masking.masked_BM; everywhere: of all patches, the visible ones first."""
-        encoded_BTD = self.encoder(images_BCHW, masking.visible_BV, self._stand_ins(masking))
+        encoded_BTD = self.encoder(
+            images_BCHW, masking.visible_BV, self._stand_ins(masking)
+        )
         return self.decoder(encoded_BTD, masking, everywhere)
 
     def _stand_ins(self, masking: Masking) -> Float[Tensor, "B M D"] | None:
@@ -40,4 +51,6 @@ class MAE(nn.Module):
 
 def num_parameters(model: nn.Module, trainable_only: bool = False) -> int:
     """Fixed positions count as parameters, as in the published sizes, unless only trainable ones are asked for."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable_only)
+    return sum(
+        p.numel() for p in model.parameters() if p.requires_grad or not trainable_only
+    )

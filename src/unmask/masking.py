@@ -10,7 +10,8 @@ from torch import Tensor
 
 from unmask.randomness import Key, uniform
 
-BEIT_MIN_BLOCK = 16 / 196  # BEiT's run script draws blocks of at least 16 of 196 patches
+# BEiT's run script draws blocks of at least 16 of 196 patches
+BEIT_MIN_BLOCK = 16 / 196
 BEIT_ASPECT = 0.3  # log-uniform aspect in [0.3, 1/0.3]
 TRIES = 10
 
@@ -41,7 +42,9 @@ def num_visible(num_patches: int, mask_ratio: float) -> int:
 def from_scores(scores_BL: Float[Tensor, "B L"], kept: int) -> Masking:
     """Keep the `kept` patches of lowest score; ties go to the lower index, on every device."""
     order_BL = scores_BL.argsort(dim=1, stable=True)
-    hidden_BL = torch.ones_like(scores_BL, dtype=torch.bool).scatter_(1, order_BL[:, :kept], False)
+    hidden_BL = torch.ones_like(scores_BL, dtype=torch.bool).scatter_(
+        1, order_BL[:, :kept], False
+    )
     return Masking(order_BL[:, :kept], order_BL[:, kept:], hidden_BL)
 
 
@@ -65,7 +68,9 @@ class RandomMasking:
     mask_ratio: float
 
     def __call__(self, key: Key, ids_B: Int[Tensor, "B"], epoch: int) -> Masking:
-        return random_masking(uniform(key, epoch, ids_B, math.prod(self.grid)), self.mask_ratio)
+        return random_masking(
+            uniform(key, epoch, ids_B, math.prod(self.grid)), self.mask_ratio
+        )
 
 
 @dataclass(frozen=True)
@@ -92,19 +97,26 @@ class BlockMasking:
     min_patches: int | None = None
 
     def __call__(self, key: Key, ids_B: Int[Tensor, "B"], epoch: int) -> Masking:
-        ids = ids_B.cpu()  # exp and sqrt may differ by device, and with them a block's size
+        # exp and sqrt may differ by device, and with them a block's size
+        ids = ids_B.cpu()
         num_patches = math.prod(self.grid)
         target = num_patches - num_visible(num_patches, self.mask_ratio)
         hidden_BL = self._blocks(key, ids, epoch, target)
         # visible patches in random order first: the last of them top up the blocks
-        scores_BL = uniform(Key(key.low ^ 1, key.high), epoch, ids, num_patches) + hidden_BL
+        scores_BL = (
+            uniform(Key(key.low ^ 1, key.high), epoch, ids, num_patches) + hidden_BL
+        )
         masking = from_scores(scores_BL, num_patches - target)
         return Masking(*(part.to(ids_B.device) for part in masking))
 
-    def _blocks(self, key: Key, ids_B: Int[Tensor, "B"], epoch: int, target: int) -> Bool[Tensor, "B L"]:
+    def _blocks(
+        self, key: Key, ids_B: Int[Tensor, "B"], epoch: int, target: int
+    ) -> Bool[Tensor, "B L"]:
         """Add blocks until `target` patches are hidden or ten tries in a row fail."""
         rounds = TRIES * target
-        draws_BR4 = uniform(key, epoch, ids_B, 4 * rounds).double().view(len(ids_B), rounds, 4)
+        draws_BR4 = (
+            uniform(key, epoch, ids_B, 4 * rounds).double().view(len(ids_B), rounds, 4)
+        )
         hidden_BL = torch.zeros(len(ids_B), math.prod(self.grid), dtype=torch.bool)
         failures_B = torch.zeros(len(ids_B), dtype=torch.long)
         for r in range(rounds):
@@ -119,17 +131,27 @@ class BlockMasking:
             failures_B = torch.where(fits_B, 0, failures_B + 1)
         return hidden_BL
 
-    def _block(self, draw_B4: Float[Tensor, "B 4"], remaining_B: Int[Tensor, "B"]) -> Bool[Tensor, "B L"]:
+    def _block(
+        self, draw_B4: Float[Tensor, "B 4"], remaining_B: Int[Tensor, "B"]
+    ) -> Bool[Tensor, "B L"]:
         """One rectangle an image: area, aspect, top, left; empty where it is not smaller than the grid."""
         rows, cols = self.grid
         smallest = self.min_patches or max(1, round(BEIT_MIN_BLOCK * rows * cols))
         area_B = smallest + draw_B4[:, 0] * (remaining_B - smallest)
         aspect_B = torch.exp((2 * draw_B4[:, 1] - 1) * -math.log(BEIT_ASPECT))
-        height_B, width_B = (area_B * aspect_B).sqrt().round(), (area_B / aspect_B).sqrt().round()
-        possible_B = (height_B >= 1) & (width_B >= 1) & (height_B < rows) & (width_B < cols)
+        height_B, width_B = (
+            (area_B * aspect_B).sqrt().round(),
+            (area_B / aspect_B).sqrt().round(),
+        )
+        possible_B = (
+            (height_B >= 1) & (width_B >= 1) & (height_B < rows) & (width_B < cols)
+        )
         top_B = (draw_B4[:, 2] * (rows - height_B + 1)).floor()
         left_B = (draw_B4[:, 3] * (cols - width_B + 1)).floor()
-        row_L, col_L = torch.arange(rows).repeat_interleave(cols), torch.arange(cols).repeat(rows)
+        row_L, col_L = (
+            torch.arange(rows).repeat_interleave(cols),
+            torch.arange(cols).repeat(rows),
+        )
         in_rows_BL = (row_L >= top_B[:, None]) & (row_L < (top_B + height_B)[:, None])
         in_cols_BL = (col_L >= left_B[:, None]) & (col_L < (left_B + width_B)[:, None])
         return in_rows_BL & in_cols_BL & possible_B[:, None]

@@ -16,7 +16,9 @@ def scaled_lr(base_lr: float, batch_size: int) -> float:
     return base_lr * batch_size / 256
 
 
-def warmup_cosine(step: int, warmup_steps: int, total_steps: int, floor: float = 0.0) -> float:
+def warmup_cosine(
+    step: int, warmup_steps: int, total_steps: int, floor: float = 0.0
+) -> float:
     """The factor on the peak rate at `step`: linear from 0, then half a cosine down to `floor`."""
     if step < warmup_steps:
         return step / warmup_steps
@@ -50,8 +52,13 @@ class Recipe:
     def __call__(self, model: nn.Module) -> tuple[Optimizer, LambdaLR]:
         """The optimiser of the model's trainable parameters and its schedule by step."""
         lr = self.peak
-        optimizer = self._adamw(model, lr) if self.optimizer == "adamw" else self._lars(model, lr)
-        return optimizer, LambdaLR(optimizer, lambda step: self.factor(step))  # a method would be pickled
+        optimizer = (
+            self._adamw(model, lr)
+            if self.optimizer == "adamw"
+            else self._lars(model, lr)
+        )
+        # a method would be pickled
+        return optimizer, LambdaLR(optimizer, lambda step: self.factor(step))
 
     @property
     def peak(self) -> float:
@@ -59,18 +66,29 @@ class Recipe:
 
     def factor(self, step: int) -> float:
         """On every group's peak rate: a floor given for the head shrinks with the ladder, as in the port."""
-        return warmup_cosine(step, self.warmup_steps, self.total_steps, min(1.0, self.min_lr / self.peak))
+        return warmup_cosine(
+            step, self.warmup_steps, self.total_steps, min(1.0, self.min_lr / self.peak)
+        )
 
     def _adamw(self, model: nn.Module, lr: float) -> Optimizer:
         """No decay for biases and 1-D parameters."""
-        tokens = [name for name, _ in model.named_parameters() if name.endswith(("cls_token", "pos_embed"))]
+        tokens = [
+            name
+            for name, _ in model.named_parameters()
+            if name.endswith(("cls_token", "pos_embed"))
+        ]
         spared = () if self.decay_tokens else tokens
         if self.layer_decay < 1:
-            groups = param_groups_layer_decay(model, self.weight_decay, spared, layer_decay=self.layer_decay)
-            # timm's own schedulers read lr_scale; torch's do not, and the ladder would be lost without a word
+            groups = param_groups_layer_decay(
+                model, self.weight_decay, spared, layer_decay=self.layer_decay
+            )
+            # timm's own schedulers read lr_scale; torch's do not, and the ladder would
+            # be lost without a word
             groups = [{**group, "lr": lr * group["lr_scale"]} for group in groups]
         else:
-            groups = param_groups_weight_decay(model, self.weight_decay, no_weight_decay_list=spared)
+            groups = param_groups_weight_decay(
+                model, self.weight_decay, no_weight_decay_list=spared
+            )
         return AdamW(groups, lr=lr, betas=self.betas, fused=True)
 
     def _lars(self, model: nn.Module, lr: float) -> Optimizer:
@@ -84,7 +102,11 @@ class Recipe:
         adapted = [p for name, p in trained if p.ndim > 1 and not name.endswith(spared)]
         others = [p for name, p in trained if p.ndim <= 1 or name.endswith(spared)]
         groups = [
-            {"params": adapted, "weight_decay": self.weight_decay, "always_adapt": True},
+            {
+                "params": adapted,
+                "weight_decay": self.weight_decay,
+                "always_adapt": True,
+            },
             {"params": others, "weight_decay": 0.0, "always_adapt": False},
         ]
         return Lars(groups, lr=lr, momentum=self.betas[0])

@@ -40,4 +40,6 @@ class PatchSums:
         variance_P, columns_PP = torch.linalg.eigh(covariance_PP)
         columns_PP = columns_PP.flip(1)
         largest_P = columns_PP.gather(0, columns_PP.abs().argmax(dim=0, keepdim=True))
-        return Basis(mean_P, columns_PP * largest_P.sign(), variance_P.flip(0).clamp(min=0))
+        return Basis(
+            mean_P, columns_PP * largest_P.sign(), variance_P.flip(0).clamp(min=0)
+        )

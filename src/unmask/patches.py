@@ -5,35 +5,50 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 
-def patchify(images_BCHW: Float[Tensor, "B C H W"], patch_size: int) -> Float[Tensor, "B L P"]:
+def patchify(
+    images_BCHW: Float[Tensor, "B C H W"], patch_size: int
+) -> Float[Tensor, "B L P"]:
     """Cut into patches in row-major order; P = patch_size**2 * C.
 
     Raises ValueError where the patch does not divide the image.
     """
     batch, channels, height, width = images_BCHW.shape
     if height % patch_size or width % patch_size:
-        raise ValueError(f"patch_size={patch_size} does not divide an image of {height} x {width} pixels")
+        raise ValueError(
+            f"patch_size={patch_size} does not divide an image of {height} x {width}"
+            " pixels"
+        )
     rows, cols = height // patch_size, width // patch_size
     cells = images_BCHW.reshape(batch, channels, rows, patch_size, cols, patch_size)
-    return cells.permute(0, 2, 4, 3, 5, 1).reshape(batch, rows * cols, patch_size**2 * channels)
+    return cells.permute(0, 2, 4, 3, 5, 1).reshape(
+        batch, rows * cols, patch_size**2 * channels
+    )
 
 
-def unpatchify(patches_BLP: Float[Tensor, "B L P"], grid: tuple[int, int], channels: int) -> Float[Tensor, "B C H W"]:
+def unpatchify(
+    patches_BLP: Float[Tensor, "B L P"], grid: tuple[int, int], channels: int
+) -> Float[Tensor, "B C H W"]:
     """The inverse of patchify for a grid of (rows, columns)."""
     batch, _, pixels = patches_BLP.shape
     side = round((pixels / channels) ** 0.5)
     cells = patches_BLP.reshape(batch, *grid, side, side, channels)
-    return cells.permute(0, 5, 1, 3, 2, 4).reshape(batch, channels, grid[0] * side, grid[1] * side)
+    return cells.permute(0, 5, 1, 3, 2, 4).reshape(
+        batch, channels, grid[0] * side, grid[1] * side
+    )
 
 
-def gather(tokens_BLD: Float[Tensor, "B L D"], index_BV: Int[Tensor, "B V"]) -> Float[Tensor, "B V D"]:
+def gather(
+    tokens_BLD: Float[Tensor, "B L D"], index_BV: Int[Tensor, "B V"]
+) -> Float[Tensor, "B V D"]:
     """The chosen tokens of each image, in the order of the index."""
     return torch.take_along_dim(tokens_BLD, index_BV[:, :, None], dim=1)
 
 
 def sincos_1d(width: int, index_L: Float[Tensor, "L"]) -> Float[Tensor, "L D"]:
     """Sines, then cosines, of frequencies 10000^(-k / (width / 2)), in float64."""
-    frequencies = 10000.0 ** (-torch.arange(width // 2, dtype=torch.float64) / (width / 2))
+    frequencies = 10000.0 ** (
+        -torch.arange(width // 2, dtype=torch.float64) / (width / 2)
+    )
     angles = index_L.double()[:, None] * frequencies
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
@@ -44,7 +59,10 @@ def sincos_2d(width: int, grid: tuple[int, int]) -> Float[Tensor, "T D"]:
     Raises ValueError where the width cannot be split into two pairs of sines and cosines.
     """
     if width % 4:
-        raise ValueError(f"2-D sine-cosine positions need a width that is a multiple of 4, not {width}")
+        raise ValueError(
+            "2-D sine-cosine positions need a width that is a multiple of 4, not"
+            f" {width}"
+        )
     rows, cols = grid
     y_L = torch.arange(rows).repeat_interleave(cols).double()
     x_L = torch.arange(cols).repeat(rows).double()

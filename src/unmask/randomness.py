@@ -32,24 +32,38 @@ def make_key(seed: int, *purpose: str | int) -> Key:
     """The key of `purpose` under `seed`; different names give unrelated streams."""
     name = "\0".join([str(seed), *map(str, purpose)])
     digest = hashlib.sha256(name.encode()).digest()
-    return Key(int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:8], "little"))
+    return Key(
+        int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:8], "little")
+    )
 
 
-def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: Key) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def philox(
+    counter: tuple[Tensor, Tensor, Tensor, Tensor], key: Key
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Ten rounds of Philox4x32 on four int64 tensors that hold 32-bit words."""
     a, b, c, d = counter
     low, high = key
     for _ in range(10):
-        # int64 multiplication wraps, so the 64 bits of the unsigned product are all there
+        # int64 multiplication wraps, so the 64 bits of the unsigned product are all
+        # there
         left, right = a * MULTIPLIERS[0], c * MULTIPLIERS[1]
-        a, b, c, d = (right >> 32 & WORD) ^ b ^ low, right & WORD, (left >> 32 & WORD) ^ d ^ high, left & WORD
+        a, b, c, d = (
+            (right >> 32 & WORD) ^ b ^ low,
+            right & WORD,
+            (left >> 32 & WORD) ^ d ^ high,
+            left & WORD,
+        )
         low, high = (low + WEYL[0]) & WORD, (high + WEYL[1]) & WORD
     return a, b, c, d
 
 
-def words(key: Key, step: int, ids_B: Int[Tensor, "B"], count: int, first: int = 0) -> Int[Tensor, "B n"]:
+def words(
+    key: Key, step: int, ids_B: Int[Tensor, "B"], count: int, first: int = 0
+) -> Int[Tensor, "B n"]:
     """`count` 32-bit words for each sample id at `step` (0 <= step < 2**32, 0 <= id < 2**63), from word `first` on."""
-    blocks = torch.arange(first // 4, -(-(first + count) // 4), device=ids_B.device)[None, :]
+    blocks = torch.arange(first // 4, -(-(first + count) // 4), device=ids_B.device)[
+        None, :
+    ]
     ids = ids_B.long()[:, None]
     shape = torch.broadcast_shapes(blocks.shape, ids.shape)
     counter = (
@@ -58,10 +72,14 @@ def words(key: Key, step: int, ids_B: Int[Tensor, "B"], count: int, first: int =
         (ids >> 32).expand(shape),
         blocks.new_full(shape, step),
     )
-    return torch.stack(philox(counter, key), dim=-1).flatten(1)[:, first % 4 : first % 4 + count]
+    return torch.stack(philox(counter, key), dim=-1).flatten(1)[
+        :, first % 4 : first % 4 + count
+    ]
 
 
-def uniform(key: Key, step: int, ids_B: Int[Tensor, "B"], count: int, first: int = 0) -> Float[Tensor, "B n"]:
+def uniform(
+    key: Key, step: int, ids_B: Int[Tensor, "B"], count: int, first: int = 0
+) -> Float[Tensor, "B n"]:
     """`count` float32 numbers in [0, 1) for each sample: the upper 24 bits of a word, so every value is exact."""
     return (words(key, step, ids_B, count, first) >> 8).float() * 2.0**-24
 
@@ -81,7 +99,8 @@ def borrowed_generators(state: Sequence[int]) -> Iterator[None]:
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(state[0] << 32 | state[1])
     np.random.seed(np.array(list(state), dtype=np.uint32))
-    torch.default_generator.manual_seed(state[0] << 31 | state[1] >> 1)  # torch.manual_seed would seed GPUs too
+    # torch.manual_seed would seed GPUs too
+    torch.default_generator.manual_seed(state[0] << 31 | state[1] >> 1)
     try:
         yield
     finally:
@@ -90,11 +109,16 @@ def borrowed_generators(state: Sequence[int]) -> Iterator[None]:
         torch.set_rng_state(before[2])
 
 
-def uniform_like(key: Key, shape: tuple[int, ...], rows: int = 256) -> Float[Tensor, "..."]:
+def uniform_like(
+    key: Key, shape: tuple[int, ...], rows: int = 256
+) -> Float[Tensor, "..."]:
     """Uniform [0, 1) numbers of any shape, a few rows at a time to bound the memory of the int64 words."""
     height = shape[0] if len(shape) > 1 else 1
     width = math.prod(shape) // height
-    pieces = [uniform(key, 0, torch.arange(i, min(i + rows, height)), width) for i in range(0, height, rows)]
+    pieces = [
+        uniform(key, 0, torch.arange(i, min(i + rows, height)), width)
+        for i in range(0, height, rows)
+    ]
     return torch.cat(pieces).reshape(shape)
 
 

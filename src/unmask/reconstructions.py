@@ -29,20 +29,34 @@ class Reconstruction(NamedTuple):
 
 @torch.no_grad()
 def reconstruct(
-    model: MAE, target: Pixel | NormalisedPixel | PatchPCA, images_BCHW: Float[Tensor, "B C H W"], masking: Masking,
-    mean: tuple[float, ...], std: tuple[float, ...],
-) -> Reconstruction:  # fmt: skip
+    model: MAE,
+    target: Pixel | NormalisedPixel | PatchPCA,
+    images_BCHW: Float[Tensor, "B C H W"],
+    masking: Masking,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> Reconstruction:
     """Fill in what the masking hides; `images` are normalised by mean and std, the result is not."""
     encoder = model.encoder
     patches = patchify(images_BCHW, encoder.patch_size).float()
-    pred = target.to_pixels(model(images_BCHW, masking), gather(patches, masking.visible_BV))
+    pred = target.to_pixels(
+        model(images_BCHW, masking), gather(patches, masking.visible_BV)
+    )
     index = masking.masked_BM[:, :, None].expand_as(pred)
-    shift, scale = (torch.tensor(v, device=patches.device).view(1, -1, 1, 1) for v in (mean, std))
+    shift, scale = (
+        torch.tensor(v, device=patches.device).view(1, -1, 1, 1) for v in (mean, std)
+    )
 
     def to_image(content: Float[Tensor, "B L P"]) -> Float[Tensor, "B C H W"]:
-        return (unpatchify(content, encoder.grid, encoder.channels) * scale + shift).clamp(0, 1)
+        return (
+            unpatchify(content, encoder.grid, encoder.channels) * scale + shift
+        ).clamp(0, 1)
 
-    grey = unpatchify(masking.hidden_BL[:, :, None].expand_as(patches).float(), encoder.grid, encoder.channels)
+    grey = unpatchify(
+        masking.hidden_BL[:, :, None].expand_as(patches).float(),
+        encoder.grid,
+        encoder.channels,
+    )
     original = to_image(patches)
     masked = torch.where(grey > 0, torch.full_like(original, GREY), original)
     return Reconstruction(original, masked, to_image(patches.scatter(1, index, pred)))
@@ -51,11 +65,17 @@ def reconstruct(
 def to_tiles(images_BCHW: Float[Tensor, "B C H W"]) -> UInt8[np.ndarray, "B H W 3"]:
     """RGB tiles of any number of channels: one is grey, more than three show the first three."""
     channels = images_BCHW.shape[1]
-    shown = images_BCHW[:, :3] if channels >= 3 else images_BCHW[:, :1].expand(-1, 3, -1, -1)
+    shown = (
+        images_BCHW[:, :3]
+        if channels >= 3
+        else images_BCHW[:, :1].expand(-1, 3, -1, -1)
+    )
     return (shown * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
-def contact_sheet(result: Reconstruction, per_row: int = 4, zoom: int | None = None) -> Image.Image:
+def contact_sheet(
+    result: Reconstruction, per_row: int = 4, zoom: int | None = None
+) -> Image.Image:
     """Triples [original | masked | reconstruction], `per_row` of them a row, small images enlarged."""
     triples = np.stack([to_tiles(part) for part in result], axis=1)
     count, _, height, width, _ = triples.shape
@@ -65,11 +85,19 @@ def contact_sheet(result: Reconstruction, per_row: int = 4, zoom: int | None = N
     per_row = min(per_row, count)
     rows = -(-count // per_row)
     pitch = 3 * width + 4 * GAP
-    sheet = np.full((rows * (height + GAP) + GAP, per_row * pitch, 3), 255, dtype=np.uint8)
+    sheet = np.full(
+        (rows * (height + GAP) + GAP, per_row * pitch, 3), 255, dtype=np.uint8
+    )
     for i, triple in enumerate(triples):
-        top, left = (i // per_row) * (height + GAP) + GAP, (i % per_row) * pitch + 2 * GAP
+        top, left = (
+            (i // per_row) * (height + GAP) + GAP,
+            (i % per_row) * pitch + 2 * GAP,
+        )
         for j, tile in enumerate(triple):
-            sheet[top : top + height - GAP, left + j * width : left + (j + 1) * width - GAP] = tile
+            sheet[
+                top : top + height - GAP,
+                left + j * width : left + (j + 1) * width - GAP,
+            ] = tile
     return Image.fromarray(sheet)
 
 
@@ -82,9 +110,14 @@ SMALLEST_TILE = 84  # pixels of a side; smaller images are enlarged
 
 
 def ratio_sheet(
-    model: MAE, target: Pixel | NormalisedPixel | PatchPCA, images_BCHW: Float[Tensor, "B C H W"],
-    mean: tuple[float, ...], std: tuple[float, ...], ratios: tuple[float, ...] = (0.75, 0.85, 0.95), seed: int = 0,
-) -> Image.Image:  # fmt: skip
+    model: MAE,
+    target: Pixel | NormalisedPixel | PatchPCA,
+    images_BCHW: Float[Tensor, "B C H W"],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    ratios: tuple[float, ...] = (0.75, 0.85, 0.95),
+    seed: int = 0,
+) -> Image.Image:
     """A row for each image: the original, then for each ratio what is visible and the reconstruction.
 
     The patches come in one order for all ratios: what a ratio hides, a larger one hides too. Raises ValueError for a
@@ -92,13 +125,21 @@ def ratio_sheet(
     """
     columns: list[Tensor] = []
     for ratio in ratios:
-        masking = RandomMasking(model.encoder.grid, ratio)(make_key(seed, "picture"), torch.arange(len(images_BCHW)), 0)
+        masking = RandomMasking(model.encoder.grid, ratio)(
+            make_key(seed, "picture"), torch.arange(len(images_BCHW)), 0
+        )
         masking = Masking(*(part.to(images_BCHW.device) for part in masking))
         result = reconstruct(model, target, images_BCHW, masking, mean, std)
         columns += [result.masked_BCHW, result.pasted_BCHW] if columns else list(result)
     tiles_BNHWC = np.stack([to_tiles(column) for column in columns], axis=1)
     zoom = max(1, SMALLEST_TILE // max(tiles_BNHWC.shape[2:4]))
     tiles_BNHWC = tiles_BNHWC.repeat(zoom, axis=2).repeat(zoom, axis=3)
-    framed = np.pad(tiles_BNHWC, ((0, 0), (0, 0), (GAP, GAP), (GAP, GAP), (0, 0)), constant_values=255)
+    framed = np.pad(
+        tiles_BNHWC,
+        ((0, 0), (0, 0), (GAP, GAP), (GAP, GAP), (0, 0)),
+        constant_values=255,
+    )
     rows, count, height, width, _ = framed.shape
-    return Image.fromarray(framed.transpose(0, 2, 1, 3, 4).reshape(rows * height, count * width, 3))
+    return Image.fromarray(
+        framed.transpose(0, 2, 1, 3, 4).reshape(rows * height, count * width, 3)
+    )

@@ -12,12 +12,16 @@ from unmask.hog import hog, hog_dim
 from unmask.patches import gather, patchify
 
 
-def mean_squared_error(pred_BMP: Float[Tensor, "B M P"], target_BMP: Float[Tensor, "B M P"]) -> Float[Tensor, ""]:
+def mean_squared_error(
+    pred_BMP: Float[Tensor, "B M P"], target_BMP: Float[Tensor, "B M P"]
+) -> Float[Tensor, ""]:
     """Mean over a patch's values, then over all patches of the batch, in float32."""
     return (pred_BMP.float() - target_BMP.float()).square().mean(dim=-1).mean()
 
 
-def cross_entropy(logits_BMK: Float[Tensor, "B M K"], codes_BM: Int[Tensor, "B M"]) -> Float[Tensor, ""]:
+def cross_entropy(
+    logits_BMK: Float[Tensor, "B M K"], codes_BM: Int[Tensor, "B M"]
+) -> Float[Tensor, ""]:
     """Of the right code among K, mean over all patches of the batch, in float32 (Table 1d, dVAE token)."""
     return F.cross_entropy(logits_BMK.float().flatten(0, 1), codes_BM.flatten())
 
@@ -56,7 +60,10 @@ class NormalisedPixel:
 
     def __call__(self, patches_BMP: Float[Tensor, "B M P"]) -> Float[Tensor, "B M P"]:
         patches = patches_BMP.float()
-        variance, mean = patches.var(dim=-1, keepdim=True), patches.mean(dim=-1, keepdim=True)
+        variance, mean = (
+            patches.var(dim=-1, keepdim=True),
+            patches.mean(dim=-1, keepdim=True),
+        )
         return (patches - mean) / (variance + EPS).sqrt()
 
     def to_pixels(
@@ -114,7 +121,9 @@ class Hog:
     def outputs(self, patch_size: int, channels: int) -> int:
         return hog_dim(patch_size, channels, self.bins)
 
-    def __call__(self, images_BCHW: Float[Tensor, "B C H W"], patch_size: int) -> Float[Tensor, "B L T"]:
+    def __call__(
+        self, images_BCHW: Float[Tensor, "B C H W"], patch_size: int
+    ) -> Float[Tensor, "B L T"]:
         return hog(images_BCHW, patch_size, self.bins)
 
 
@@ -146,7 +155,9 @@ class Tokens:
         return self.tokenizer.codes
 
     @torch.no_grad()
-    def __call__(self, images_BCHW: Float[Tensor, "B C H W"], patch_size: int) -> Int[Tensor, "B L"]:
+    def __call__(
+        self, images_BCHW: Float[Tensor, "B C H W"], patch_size: int
+    ) -> Int[Tensor, "B L"]:
         return self.tokenizer.to(images_BCHW.device).tokens(images_BCHW)
 
 
@@ -154,7 +165,10 @@ AnyTarget = Pixel | NormalisedPixel | PatchPCA | Hog | Tokens
 
 
 def wanted_at(
-    target: AnyTarget, images_BCHW: Float[Tensor, "B C H W"], index_BM: Int[Tensor, "B M"], patch_size: int
+    target: AnyTarget,
+    images_BCHW: Float[Tensor, "B C H W"],
+    index_BM: Int[Tensor, "B M"],
+    patch_size: int,
 ) -> Tensor:
     """What is to be predicted at the chosen patches: (B, M, T) values, or (B, M) codes."""
     if not target.whole_images:

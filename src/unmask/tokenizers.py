@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from unmask.initialisation import initialise_normal
 from unmask.patches import unpatchify
 
-LOGIT_LAPLACE_EPS = 0.1  # pixels are squeezed to [0.1, 0.9], as the published encoder was trained on them
+# pixels are squeezed to [0.1, 0.9], as the published encoder was trained on them
+LOGIT_LAPLACE_EPS = 0.1
 DOWNSAMPLING = 8
 DALLE_CODES = 8192
 
@@ -39,7 +40,11 @@ class ResidualBlock(nn.Module):
         super().__init__()
         inner = out_width // 4
         self.gain = gain
-        self.id_path = PlainConv(in_width, out_width, 1) if in_width != out_width else nn.Identity()
+        self.id_path = (
+            PlainConv(in_width, out_width, 1)
+            if in_width != out_width
+            else nn.Identity()
+        )
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         widths, sides = (in_width, inner, inner, inner, out_width), (3, 3, 3, 1)
         for i, side in enumerate(sides):
@@ -57,21 +62,29 @@ class DallEEncoder(nn.Module):
     Frozen and without weights of its own: exchange.dalle reads them.
     """
 
-    def __init__(self, codes: int = DALLE_CODES, width: int = 256, channels: int = 3) -> None:
+    def __init__(
+        self, codes: int = DALLE_CODES, width: int = 256, channels: int = 3
+    ) -> None:
         super().__init__()
         self.codes, self.channels = codes, channels
         groups, depth = 4, 2
-        layers: OrderedDict[str, nn.Module] = OrderedDict(input=PlainConv(channels, width, 7))
+        layers: OrderedDict[str, nn.Module] = OrderedDict(
+            input=PlainConv(channels, width, 7)
+        )
         here = width
         for group in range(groups):
             inside: OrderedDict[str, nn.Module] = OrderedDict()
             for block in range(depth):
-                inside[f"block_{block + 1}"] = ResidualBlock(here, width * 2**group, gain=(groups * depth) ** -2)
+                inside[f"block_{block + 1}"] = ResidualBlock(
+                    here, width * 2**group, gain=(groups * depth) ** -2
+                )
                 here = width * 2**group
             if group < groups - 1:
                 inside["pool"] = nn.MaxPool2d(2)
             layers[f"group_{group + 1}"] = nn.Sequential(inside)
-        layers["output"] = nn.Sequential(OrderedDict(relu=nn.ReLU(), conv=PlainConv(here, codes, 1)))
+        layers["output"] = nn.Sequential(
+            OrderedDict(relu=nn.ReLU(), conv=PlainConv(here, codes, 1))
+        )
         self.blocks = nn.Sequential(layers)
         self.requires_grad_(False)
 
@@ -84,11 +97,14 @@ class DallEEncoder(nn.Module):
         _, channels, height, width = images01_BCHW.shape
         if channels != self.channels or height % DOWNSAMPLING or width % DOWNSAMPLING:
             raise ValueError(
-                f"images of {channels} channels and {height} x {width} pixels; DALL-E's encoder takes "
-                f"{self.channels} channels and sides that are multiples of {DOWNSAMPLING}: resize them first"
+                f"images of {channels} channels and {height} x {width} pixels; DALL-E's"
+                f" encoder takes {self.channels} channels and sides that are multiples"
+                f" of {DOWNSAMPLING}: resize them first"
             )
         with torch.autocast(images01_BCHW.device.type, enabled=False):
-            squeezed = (1 - 2 * LOGIT_LAPLACE_EPS) * images01_BCHW.float() + LOGIT_LAPLACE_EPS
+            squeezed = (
+                1 - 2 * LOGIT_LAPLACE_EPS
+            ) * images01_BCHW.float() + LOGIT_LAPLACE_EPS
             return self.blocks(squeezed).argmax(dim=1).flatten(1)
 
 
@@ -102,11 +118,18 @@ class DallETokenizer(nn.Module):
     std: Tensor
 
     def __init__(
-        self, encoder: DallEEncoder, grid: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...]
+        self,
+        encoder: DallEEncoder,
+        grid: tuple[int, int],
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
     ) -> None:
         super().__init__()
         if len(mean) not in (1, encoder.channels):
-            raise ValueError(f"images of {len(mean)} channels; DALL-E's tokens are of 1 (grey) or {encoder.channels}")
+            raise ValueError(
+                f"images of {len(mean)} channels; DALL-E's tokens are of 1 (grey) or"
+                f" {encoder.channels}"
+            )
         self.encoder, self.grid, self.codes = encoder, grid, encoder.codes
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
@@ -115,13 +138,20 @@ class DallETokenizer(nn.Module):
     def tokens(self, images_BCHW: Float[Tensor, "B C H W"]) -> Int[Tensor, "B L"]:
         with torch.autocast(images_BCHW.device.type, enabled=False):
             pixels = images_BCHW.float() * self.std + self.mean
-            resized = resize(pixels, (DOWNSAMPLING * self.grid[0], DOWNSAMPLING * self.grid[1])).clamp(0, 1)
+            resized = resize(
+                pixels, (DOWNSAMPLING * self.grid[0], DOWNSAMPLING * self.grid[1])
+            ).clamp(0, 1)
         return self.encoder.tokens(resized.expand(-1, self.encoder.channels, -1, -1))
 
 
-def resize(images_BCHW: Float[Tensor, "B C H W"], shape: tuple[int, int]) -> Float[Tensor, "B C h w"]:
+def resize(
+    images_BCHW: Float[Tensor, "B C H W"], shape: tuple[int, int]
+) -> Float[Tensor, "B C h w"]:
     """Lanczos resampling to (height, width), antialiased as Pillow's: torch has none."""
-    rows, columns = (lanczos(old, new).to(images_BCHW) for old, new in zip(images_BCHW.shape[2:], shape, strict=True))
+    rows, columns = (
+        lanczos(old, new).to(images_BCHW)
+        for old, new in zip(images_BCHW.shape[2:], shape, strict=True)
+    )
     return rows @ images_BCHW @ columns.T
 
 
@@ -130,7 +160,9 @@ def lanczos(old: int, new: int, lobes: int = 3) -> Float[Tensor, "new old"]:
     scale = max(1.0, old / new)
     centres = (torch.arange(new, dtype=torch.float64) + 0.5) * (old / new)
     distance = (torch.arange(old, dtype=torch.float64) + 0.5 - centres[:, None]) / scale
-    weights = torch.where(distance.abs() < lobes, torch.sinc(distance) * torch.sinc(distance / lobes), 0.0)
+    weights = torch.where(
+        distance.abs() < lobes, torch.sinc(distance) * torch.sinc(distance / lobes), 0.0
+    )
     return (weights / weights.sum(dim=1, keepdim=True)).float()
 
 
@@ -140,23 +172,38 @@ class SmallTokenizer(nn.Module):
     Images are those that the MAE sees. The encoder sees two pixels beyond a patch, the decoder the patches around it.
     """
 
-    def __init__(self, patch_size: int, channels: int, codes: int = 256, width: int = 64, seed: int = 0) -> None:
+    def __init__(
+        self,
+        patch_size: int,
+        channels: int,
+        codes: int = 256,
+        width: int = 64,
+        seed: int = 0,
+    ) -> None:
         super().__init__()
         self.patch_size, self.channels, self.codes = patch_size, channels, codes
         fine = max(8, width // 4)  # at full resolution
         self.encoder = nn.Sequential(
-            nn.Conv2d(channels, fine, 3, padding=1), nn.ReLU(),
-            nn.Conv2d(fine, width, patch_size, stride=patch_size), nn.ReLU(),
-            nn.Conv2d(width, width, 1), nn.ReLU(),
+            nn.Conv2d(channels, fine, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(fine, width, patch_size, stride=patch_size),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 1),
+            nn.ReLU(),
             nn.Conv2d(width, codes, 1),
-        )  # fmt: skip
+        )
         self.codebook = nn.Parameter(torch.zeros(codes, width))
         self.around = nn.Sequential(
-            nn.Conv2d(width, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, patch_size**2 * channels, 1)
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(width, patch_size**2 * channels, 1),
         )
         for name, parameter in self.named_parameters():
-            if parameter.ndim == 4:  # He et al. 2015, as every convolution but the outermost feeds a ReLU
-                initialise_normal(parameter, math.sqrt(2 / parameter[0].numel()), seed, name)
+            # He et al. 2015, as every convolution but the outermost feeds a ReLU
+            if parameter.ndim == 4:
+                initialise_normal(
+                    parameter, math.sqrt(2 / parameter[0].numel()), seed, name
+                )
             elif name == "codebook":
                 initialise_normal(parameter, 1.0, seed, name)
             else:
@@ -166,7 +213,10 @@ class SmallTokenizer(nn.Module):
         """Raises ValueError where the patch does not divide the image."""
         height, width = images_BCHW.shape[2:]
         if height % self.patch_size or width % self.patch_size:
-            raise ValueError(f"patch_size={self.patch_size} does not divide an image of {height} x {width} pixels")
+            raise ValueError(
+                f"patch_size={self.patch_size} does not divide an image of {height} x"
+                f" {width} pixels"
+            )
         return self.encoder(images_BCHW)
 
     @torch.no_grad()
@@ -176,9 +226,12 @@ class SmallTokenizer(nn.Module):
             return self.logits(images_BCHW.float()).argmax(dim=1).flatten(1)
 
     def loss(
-        self, images_BCHW: Float[Tensor, "B C H W"], noise_BLK: Float[Tensor, "B L K"],
-        temperature: float, usage_weight: float = 0.0,
-    ) -> Float[Tensor, ""]:  # fmt: skip
+        self,
+        images_BCHW: Float[Tensor, "B C H W"],
+        noise_BLK: Float[Tensor, "B L K"],
+        temperature: float,
+        usage_weight: float = 0.0,
+    ) -> Float[Tensor, ""]:
         """Squared error of the relaxed reconstruction + usage_weight * KL(mean code probabilities || uniform), nats.
 
         noise: uniform numbers in [0, 1). The mean is over all patches of the batch (the diversity loss of wav2vec
@@ -190,16 +243,26 @@ class SmallTokenizer(nn.Module):
         # of 2**24 equally likely values zero alone would be noise of infinite size
         gumbel_BLK = -(-noise_BLK.clamp(min=2.0**-25).log()).log()
         relaxed_BLK = ((scores_BLK + gumbel_BLK) / temperature).softmax(dim=-1)
-        error = (self.decode(relaxed_BLK, grid).float() - images_BCHW.float()).square().mean()
+        error = (
+            (self.decode(relaxed_BLK, grid).float() - images_BCHW.float())
+            .square()
+            .mean()
+        )
         if not usage_weight:
             return error
         usage_K = scores_BLK.softmax(dim=-1).mean(dim=(0, 1))
-        return error + usage_weight * (math.log(self.codes) - torch.special.entr(usage_K).sum())
+        return error + usage_weight * (
+            math.log(self.codes) - torch.special.entr(usage_K).sum()
+        )
 
-    def decode(self, weights_BLK: Float[Tensor, "B L K"], grid: tuple[int, int]) -> Float[Tensor, "B C H W"]:
+    def decode(
+        self, weights_BLK: Float[Tensor, "B L K"], grid: tuple[int, int]
+    ) -> Float[Tensor, "B C H W"]:
         """Images from mixtures of codes, or from codes as one-hot vectors, on a grid of (rows, columns)."""
         coarse_BDhw = self.around((weights_BLK @ self.codebook).mT.unflatten(2, grid))
         return unpatchify(coarse_BDhw.flatten(2).mT, grid, self.channels)
 
-    def reconstruct(self, tokens_BL: Int[Tensor, "B L"], grid: tuple[int, int]) -> Float[Tensor, "B C H W"]:
+    def reconstruct(
+        self, tokens_BL: Int[Tensor, "B L"], grid: tuple[int, int]
+    ) -> Float[Tensor, "B C H W"]:
         return self.decode(F.one_hot(tokens_BL, self.codes).to(self.codebook), grid)

@@ -19,17 +19,35 @@ LONG = 20.0  # minutes in which every kind of fault has its turn
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="A sweep under random faults must end as an undisturbed one.")
-    parser.add_argument("--minutes", type=float, default=LONG, help="how long faults come")
-    parser.add_argument("--seed", type=int, default=None, help="of the faults and of the sweep; drawn unless given")
+    parser = argparse.ArgumentParser(
+        description="A sweep under random faults must end as an undisturbed one."
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=LONG, help="how long faults come"
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=None,
+        help="of the faults and of the sweep; drawn unless given",
+    )
     parser.add_argument("--cells", nargs="+", choices=CELLS, default=list(CELLS))
-    parser.add_argument("--faults", nargs="+", choices=list(FAULTS), default=list(FAULTS), metavar="FAULT")
+    parser.add_argument(
+        "--faults",
+        nargs="+",
+        choices=list(FAULTS),
+        default=list(FAULTS),
+        metavar="FAULT",
+    )
     given = parser.parse_args()
     seed = random.SystemRandom().randrange(10_000) if given.seed is None else given.seed
     folder = Path(tempfile.mkdtemp(prefix="unmask-soak-"))
     print(f"seed {seed}, {given.minutes:g} minutes of faults, in {folder}", flush=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("asked to leave"))  # what it started leaves with it
-    outcome = Soak(folder, given.cells, given.faults, Pace(seconds=60 * given.minutes), seed)()
+    # what it started leaves with it
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("asked to leave"))
+    outcome = Soak(
+        folder, given.cells, given.faults, Pace(seconds=60 * given.minutes), seed
+    )()
     missed = [kind for kind in given.faults if not outcome.met[kind]]
     if missed and given.minutes >= LONG:
         outcome.complaints.append(f"these faults had no turn: {', '.join(missed)}")

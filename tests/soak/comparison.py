@@ -15,7 +15,8 @@ from unmask.storage.atomic import sha256
 from unmask.storage.checkpoints import BEST, INDEX
 
 TIMED = ("seconds", "finished")  # of a result: how long and when
-SAME = ("state_dict", "optimizer_states", "lr_schedulers", "global_step")  # of a checkpoint
+# of a checkpoint
+SAME = ("state_dict", "optimizer_states", "lr_schedulers", "global_step")
 
 
 class Noted(Protocol):
@@ -24,15 +25,27 @@ class Noted(Protocol):
 
 def compared(quiet: Sweep, shaken: Sweep, outcome: Noted) -> list[str]:
     """What is wrong, a line each."""
-    stages = sorted(path.parent.relative_to(quiet.ledger) for path in quiet.ledger.glob("*/*/result.json"))
-    others = sorted(path.parent.relative_to(shaken.ledger) for path in shaken.ledger.glob("*/*/result.json"))
+    stages = sorted(
+        path.parent.relative_to(quiet.ledger)
+        for path in quiet.ledger.glob("*/*/result.json")
+    )
+    others = sorted(
+        path.parent.relative_to(shaken.ledger)
+        for path in shaken.ledger.glob("*/*/result.json")
+    )
     if stages != others or not stages:
-        return [f"finished stages differ: {stages} undisturbed, {others} in {shaken.ledger}"]
+        return [
+            f"finished stages differ: {stages} undisturbed, {others} in {shaken.ledger}"
+        ]
     wrong = [
-        f"{stage}: {fault}" for stage in stages for fault in _differences(quiet.ledger / stage, shaken.ledger / stage)
+        f"{stage}: {fault}"
+        for stage in stages
+        for fault in _differences(quiet.ledger / stage, shaken.ledger / stage)
     ]
     outcome.notes["stages compared"] += len(stages)
-    outcome.notes["checkpoints set aside as damaged"] += len(list(shaken.ledger.rglob("*.damaged")))
+    outcome.notes["checkpoints set aside as damaged"] += len(
+        list(shaken.ledger.rglob("*.damaged"))
+    )
     return wrong + list(left_in(shaken.ledger))
 
 
@@ -52,19 +65,31 @@ def _differences(ours: Path, theirs: Path) -> Iterator[str]:
     if paths[0] is None or paths[1] is None:
         yield f"no whole final checkpoint: {paths}"
         return
-    yield from (f"final checkpoints differ in {key}" for key in _differing(paths[0], paths[1]))
-    best = [sorted((folder / "checkpoints").glob("best=*.ckpt")) for folder in (ours, theirs)]
+    yield from (
+        f"final checkpoints differ in {key}" for key in _differing(paths[0], paths[1])
+    )
+    best = [
+        sorted((folder / "checkpoints").glob("best=*.ckpt"))
+        for folder in (ours, theirs)
+    ]
     if [path.name for path in best[0]] != [path.name for path in best[1]]:
         yield f"best checkpoints differ: {best}"
     else:
         yield from (
-            f"{one.name} differs in {key}" for one, two in zip(*best, strict=True) for key in _differing(one, two)
+            f"{one.name} differs in {key}"
+            for one, two in zip(*best, strict=True)
+            for key in _differing(one, two)
         )
 
 
 def _differing(one: Path, two: Path) -> list[str]:
     first, second = checkpoints.load(one), checkpoints.load(two)
-    return list(differing({key: first.get(key) for key in SAME}, {key: second.get(key) for key in SAME}))
+    return list(
+        differing(
+            {key: first.get(key) for key in SAME},
+            {key: second.get(key) for key in SAME},
+        )
+    )
 
 
 def _result(folder: Path) -> dict[str, Any]:
@@ -77,7 +102,10 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    return [{key: value for key, value in row.items() if key != "images_per_second"} for row in rows]
+    return [
+        {key: value for key, value in row.items() if key != "images_per_second"}
+        for row in rows
+    ]
 
 
 def _bytes(path: Path) -> bytes | None:
@@ -95,7 +123,10 @@ def left_in(ledger: Path) -> Iterator[str]:
             yield f"{path} does not open: {fault}"
     for result in sorted(ledger.glob("*/*/result.json")):
         folder = result.parent
-        yield from (f"{path} is left though the stage is done" for path in folder.glob("error*.txt"))
+        yield from (
+            f"{path} is left though the stage is done"
+            for path in folder.glob("error*.txt")
+        )
         runs = len(list(folder.glob("wandb/offline-run-*")))
         if runs > 1:
             yield f"{folder}/wandb has {runs} runs of one stage"
@@ -111,14 +142,26 @@ def left_in(ledger: Path) -> Iterator[str]:
 
 def _hashes(folder: Path) -> Iterator[str]:
     """What last.json lists, and best.json names, is there as they say, and no other checkpoint is."""
-    indices = [json.loads(path.read_text()) for path in (folder / INDEX, folder / BEST) if path.exists()]
-    entries = [entry for index in indices for entry in (index if isinstance(index, list) else [index])]
+    indices = [
+        json.loads(path.read_text())
+        for path in (folder / INDEX, folder / BEST)
+        if path.exists()
+    ]
+    entries = [
+        entry
+        for index in indices
+        for entry in (index if isinstance(index, list) else [index])
+    ]
     for entry in entries:
         path = folder / entry["file"]
         if not path.exists() or sha256(path) != entry["sha256"]:
             yield f"{path} is not what its index says"
     listed = {entry["file"] for entry in entries}
-    yield from (f"{path} is in no index" for path in folder.glob("*.ckpt") if path.name not in listed)
+    yield from (
+        f"{path} is in no index"
+        for path in folder.glob("*.ckpt")
+        if path.name not in listed
+    )
 
 
 def _image(path: Path) -> None:

@@ -17,7 +17,8 @@ from soak.living import end_all, wait_for_none
 from soak.sweep import Sweep
 from unmask.distributed.processes import start_process
 
-ALLOWED = (0, 1, 75, -9, -15)  # done, a cell failed, asked to leave, killed, asked before it could answer
+# done, a cell failed, asked to leave, killed, asked before it could answer
+ALLOWED = (0, 1, 75, -9, -15)
 LEAVING = 60.0  # seconds in which nothing of a sweep that has ended may be left
 POLL = 0.1
 
@@ -48,7 +49,9 @@ class Pace:
 class Restarting:
     """Starts the sweep again until it ends well."""
 
-    def __init__(self, sweep: Sweep, outcome: Outcome, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, sweep: Sweep, outcome: Outcome, say: Callable[[str], None]
+    ) -> None:
         self.sweep, self.outcome, self.say = sweep, outcome, say
         self.process: subprocess.Popen | None = None
         self.lock, self.stop = threading.Lock(), threading.Event()
@@ -94,7 +97,9 @@ class Restarting:
                 self.outcome.complaints.append(f"exit code {code}: {log}")
             if self.disturbed_at < began:
                 self.unexplained += 1
-                self.outcome.complaints.append(f"exit code {code} without a fault: {log}")
+                self.outcome.complaints.append(
+                    f"exit code {code} without a fault: {log}"
+                )
                 if self.unexplained == 3:
                     return
 
@@ -111,10 +116,22 @@ class Soak:
     """Rounds with one seed after the other, until the faults are over."""
 
     def __init__(
-        self, folder: Path, cells: Sequence[str], kinds: Sequence[str], pace: Pace, seed: int,
-        more: Sequence[str] = (), say: Callable[[str], None] = print,
-    ) -> None:  # fmt: skip
-        self.folder, self.cells, self.kinds, self.pace, self.seed = folder, tuple(cells), list(kinds), pace, seed
+        self,
+        folder: Path,
+        cells: Sequence[str],
+        kinds: Sequence[str],
+        pace: Pace,
+        seed: int,
+        more: Sequence[str] = (),
+        say: Callable[[str], None] = print,
+    ) -> None:
+        self.folder, self.cells, self.kinds, self.pace, self.seed = (
+            folder,
+            tuple(cells),
+            list(kinds),
+            pace,
+            seed,
+        )
         self.more, self.say, self.draw = tuple(more), say, random.Random(seed)
         self.outcome = Outcome(self.kinds)
         self.deck: list[str] = []
@@ -124,7 +141,9 @@ class Soak:
             quiet, shaken = (self._sweep(name) for name in ("undisturbed", "disturbed"))
             self.say(f"round {self.outcome.rounds + 1}, seed {quiet.seed}: undisturbed")
             self._undisturbed(quiet)
-            self.say(f"round {self.outcome.rounds + 1}, seed {quiet.seed}: under faults")
+            self.say(
+                f"round {self.outcome.rounds + 1}, seed {quiet.seed}: under faults"
+            )
             self._disturbed(shaken)
             if not self.outcome.complaints:
                 self.outcome.complaints += compared(quiet, shaken, self.outcome)
@@ -134,7 +153,9 @@ class Soak:
 
     def _sweep(self, name: str) -> Sweep:
         seed = self.seed + self.outcome.rounds
-        sweep = Sweep(uuid.uuid4().hex, self.folder / f"{name}{seed}", self.cells, seed, self.more)
+        sweep = Sweep(
+            uuid.uuid4().hex, self.folder / f"{name}{seed}", self.cells, seed, self.more
+        )
         sweep.requests.mkdir(parents=True)
         return sweep
 
@@ -146,7 +167,9 @@ class Soak:
         finally:
             end_all(sweep.identity)
         if code:
-            self.outcome.complaints.append(f"the undisturbed sweep ended with {code}: {sweep.folder}/said.txt")
+            self.outcome.complaints.append(
+                f"the undisturbed sweep ended with {code}: {sweep.folder}/said.txt"
+            )
 
     def _disturbed(self, sweep: Sweep) -> None:
         if self.outcome.complaints:
@@ -163,7 +186,9 @@ class Soak:
                     self._fault(loop, target)
                 self.outcome.disturbed += time.monotonic() - began
             if left := wait_for_none(sweep.identity, LEAVING):
-                self.outcome.complaints.append(f"processes are left {LEAVING:.0f} s after the sweep: {told(left)}")
+                self.outcome.complaints.append(
+                    f"processes are left {LEAVING:.0f} s after the sweep: {told(left)}"
+                )
 
     def _wait(self, loop: Restarting) -> None:
         until = time.monotonic() + self.draw.uniform(self.pace.least, self.pace.most)

@@ -15,7 +15,8 @@ from unmask.distributed.processes import start_process
 from unmask.storage import checkpoints
 
 CLAIM = 60.0  # seconds that a request waits for a process that can do it
-ENDED = HANG_MINUTES * 60 + 15 + 60  # seconds in which a stopped process is gone: the time-out, the grace, and some
+# seconds in which a stopped process is gone: the time-out, the grace, and some
+ENDED = HANG_MINUTES * 60 + 15 + 60
 
 
 class Target(NamedTuple):
@@ -61,7 +62,10 @@ def stopped(target: Target) -> bool:
     while any(one.pid == pid for one in living(target.sweep.identity)):
         if time.monotonic() - since > ENDED:
             send(signal.SIGKILL, [pid])
-            raise AssertionError(f"a stopped process was still there after {ENDED:.0f} s; open stages: {where}")
+            raise AssertionError(
+                f"a stopped process was still there after {ENDED:.0f} s; open stages:"
+                f" {where}"
+            )
         time.sleep(0.2)
     target.say(f"ended after {time.monotonic() - since:.0f} s")
     return True
@@ -69,7 +73,9 @@ def stopped(target: Target) -> bool:
 
 def _stages(sweep: Sweep) -> list[Path]:
     """The unfinished stages that have a checkpoint."""
-    found = (path.parent.parent for path in sweep.ledger.glob("*/*/checkpoints/last.json"))
+    found = (
+        path.parent.parent for path in sweep.ledger.glob("*/*/checkpoints/last.json")
+    )
     return sorted(folder for folder in found if not (folder / "result.json").exists())
 
 
@@ -150,7 +156,9 @@ def _comes(true: Callable[[], bool]) -> bool:
 def second_sweep(target: Target) -> bool:
     """The same command in the same ledger at the same time, for a while; then it is asked to leave."""
     with (target.sweep.folder / "second.txt").open("ab") as said:
-        other = start_process(target.sweep.command(), target.sweep.environment(), stdout=said, stderr=said)
+        other = start_process(
+            target.sweep.command(), target.sweep.environment(), stdout=said, stderr=said
+        )
     try:
         other.wait(target.draw.uniform(8, 20))
     except subprocess.TimeoutExpired:
@@ -159,14 +167,25 @@ def second_sweep(target: Target) -> bool:
             other.wait(60)
         except subprocess.TimeoutExpired:
             other.kill()
-            raise AssertionError("a second sweep did not leave within 60 s of SIGTERM") from None
+            raise AssertionError(
+                "a second sweep did not leave within 60 s of SIGTERM"
+            ) from None
     return True
 
 
 FAULTS: dict[str, Fault] = {
-    **{f"SIGKILL to a {role}": signalled(role, signal.SIGKILL) for role in ("sweep", "cell", "rank", "worker")},
-    **{f"SIGTERM to a {role}": signalled(role, signal.SIGTERM) for role in ("sweep", "cell", "rank")},
-    **{f"SIGTERM twice to a {role}": signalled(role, signal.SIGTERM, 2) for role in ("sweep", "cell", "rank")},
+    **{
+        f"SIGKILL to a {role}": signalled(role, signal.SIGKILL)
+        for role in ("sweep", "cell", "rank", "worker")
+    },
+    **{
+        f"SIGTERM to a {role}": signalled(role, signal.SIGTERM)
+        for role in ("sweep", "cell", "rank")
+    },
+    **{
+        f"SIGTERM twice to a {role}": signalled(role, signal.SIGTERM, 2)
+        for role in ("sweep", "cell", "rank")
+    },
     "SIGSTOP to a rank": stopped,
     "newest checkpoint cut": damaged(cut),
     "newest checkpoint emptied": damaged(emptied),
@@ -174,13 +193,18 @@ FAULTS: dict[str, Fault] = {
     **{
         name: from_within(name)
         for name in (
-            "disk full while saving", "disk full while logging", "rename lost", "loss is NaN", "out of memory",
-            "clock forward", "clock back",
+            "disk full while saving",
+            "disk full while logging",
+            "rename lost",
+            "loss is NaN",
+            "out of memory",
+            "clock forward",
+            "clock back",
         )
     },
     "ledger read-only": read_only,
     "second sweep": second_sweep,
-}  # fmt: skip
+}
 
 
 def told(left: list[Living]) -> str:

@@ -25,14 +25,20 @@ def living(identity: str) -> list[Living]:
     found = {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
-            with suppress(OSError, IndexError):  # it has just ended, or is not ours to look at
+            # it has just ended, or is not ours to look at
+            with suppress(OSError, IndexError):
                 environ = (folder / "environ").read_bytes().split(b"\0")
                 if f"{MARKER}={identity}".encode() in environ:
                     found[int(folder.name)] = _seen(folder, environ)
     ranks = {one.pid for one in found.values() if one.role == "rank"}
     # a loader's worker is forked: it has its rank's command and environment
     return [
-        one._replace(role="worker") if one.parent in ranks and one.role == "rank" else one for one in found.values()
+        (
+            one._replace(role="worker")
+            if one.parent in ranks and one.role == "rank"
+            else one
+        )
+        for one in found.values()
     ]
 
 

@@ -15,7 +15,9 @@ def show(outcome: Outcome, seed: int, console: Console) -> None:
     table.add_row("minutes under faults", f"{outcome.disturbed / 60:.1f}")
     table.add_row("rounds", str(outcome.rounds))
     table.add_row("restarts", str(outcome.restarts))
-    codes = ", ".join(f"{code} ({count})" for code, count in sorted(outcome.codes.items()))
+    codes = ", ".join(
+        f"{code} ({count})" for code, count in sorted(outcome.codes.items())
+    )
     table.add_row("exit codes of the sweep", codes)
     for note, count in outcome.notes.items():
         table.add_row(note, str(count))
@@ -23,5 +25,7 @@ def show(outcome: Outcome, seed: int, console: Console) -> None:
     for complaint in outcome.complaints:
         console.print(complaint, style="red", soft_wrap=True)
     console.print(
-        "FAILED" if outcome.complaints else "PASSED: every cell ended as undisturbed, bit for bit, and nothing is left"
+        "FAILED"
+        if outcome.complaints
+        else "PASSED: every cell ended as undisturbed, bit for bit, and nothing is left"
     )

@@ -11,10 +11,22 @@ CELLS = tuple(sorted(path.stem for path in (HERE / "conf" / "soak").glob("*.yaml
 MARKER = "UNMASK_SOAK"  # in the environment of all that a soak starts
 HANG_MINUTES = 0.2
 COMMON = (
-    "trainer=cpu", "trainer.devices=2", f"trainer.timeout_minutes={HANG_MINUTES}", "logger=wandb", "controls=[]",
-    "checkpoint.every_steps=20", "watch.times=3", "watch.pictures=2", "model.width=32", "model.depth=2",
-    "model.heads=2", "decoder.width=16", "decoder.heads=2", "data.patch_size=7", "pretrain.batch_size=100",
-)  # fmt: skip
+    "trainer=cpu",
+    "trainer.devices=2",
+    f"trainer.timeout_minutes={HANG_MINUTES}",
+    "logger=wandb",
+    "controls=[]",
+    "checkpoint.every_steps=20",
+    "watch.times=3",
+    "watch.pictures=2",
+    "model.width=32",
+    "model.depth=2",
+    "model.heads=2",
+    "decoder.width=16",
+    "decoder.heads=2",
+    "data.patch_size=7",
+    "pretrain.batch_size=100",
+)
 
 
 class Sweep(NamedTuple):
@@ -36,14 +48,26 @@ class Sweep(NamedTuple):
 
     def command(self) -> list[str]:
         return [
-            sys.executable, str(TRAIN), f"--config-dir={HERE / 'conf'}", "-m", f"+soak@_global_={','.join(self.cells)}",
-            f"seed={self.seed}", f"runs_dir={self.ledger}", *COMMON, *self.more,
-        ]  # fmt: skip
+            sys.executable,
+            str(TRAIN),
+            f"--config-dir={HERE / 'conf'}",
+            "-m",
+            f"+soak@_global_={','.join(self.cells)}",
+            f"seed={self.seed}",
+            f"runs_dir={self.ledger}",
+            *COMMON,
+            *self.more,
+        ]
 
     def environment(self) -> dict[str, str]:
         """One thread a process: with another number of threads sums come in another order."""
         return {
-            **os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120", "WANDB_SILENT": "true", MARKER: self.identity,
-            "UNMASK_SOAK_REQUESTS": str(self.requests), "UNMASK_SOAK_LEDGER": str(self.ledger),
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "COLUMNS": "120",
+            "WANDB_SILENT": "true",
+            MARKER: self.identity,
+            "UNMASK_SOAK_REQUESTS": str(self.requests),
+            "UNMASK_SOAK_LEDGER": str(self.ledger),
             "PYTHONPATH": str(HERE / "inside"),
-        }  # fmt: skip
+        }

@@ -20,22 +20,47 @@ class BadImageReporter(L.Callback):
         self.bad = bad
 
     def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        batch: Batch,
+        batch_idx: int,
     ) -> None:
         if batch.bad:
             data: Any = trainer.datamodule
-            self.bad.met(batch.bad, Seen("training", len(data.ids), batch.epoch, trainer.global_step + 1))
+            self.bad.met(
+                batch.bad,
+                Seen("training", len(data.ids), batch.epoch, trainer.global_step + 1),
+            )
 
     def on_validation_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         if batch.bad:
             data: Any = trainer.datamodule
-            self.bad.met(batch.bad, Seen("validation", len(data.val_views), trainer.current_epoch, trainer.global_step))
+            self.bad.met(
+                batch.bad,
+                Seen(
+                    "validation",
+                    len(data.val_views),
+                    trainer.current_epoch,
+                    trainer.global_step,
+                ),
+            )
         self._end(trainer)
 
     def on_predict_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         if batch.bad:
             data: ImageData | Evaluation = trainer.datamodule

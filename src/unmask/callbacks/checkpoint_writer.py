@@ -26,15 +26,24 @@ class CheckpointWriter(CheckpointIO):
 
     def __init__(self, keep: int) -> None:
         self.keep = keep
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint", initializer=_yield_to_training)
+        self._thread = ThreadPoolExecutor(
+            1, thread_name_prefix="checkpoint", initializer=_yield_to_training
+        )
         self._writing: Future[Path] | None = None
-        self._room: dict[tuple[Any, ...], list[Tensor]] = {}  # memory that copies were in, by what fits there
+        # memory that copies were in, by what fits there
+        self._room: dict[tuple[Any, ...], list[Tensor]] = {}
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
         step, folder = int(checkpoint["global_step"]), Path(path).parent
-        self._start(checkpoint, lambda copy: checkpoints.save(copy, folder, step, self.keep))
+        self._start(
+            checkpoint, lambda copy: checkpoints.save(copy, folder, step, self.keep)
+        )
 
-    def save_best(self, content: dict[str, Any], folder: Path, score: dict[str, float]) -> None:
+    def save_best(
+        self, content: dict[str, Any], folder: Path, score: dict[str, float]
+    ) -> None:
         """Beside the others; see checkpoints.save_best."""
         self._start(content, lambda copy: checkpoints.save_best(copy, folder, score))
 
@@ -53,7 +62,11 @@ class CheckpointWriter(CheckpointIO):
         def copy(tensor: Tensor) -> Tensor:
             kind = (tensor.shape, tensor.dtype)
             free = self._room.get(kind)
-            place = free.pop() if free else torch.empty(kind[0], dtype=kind[1], pin_memory=tensor.is_cuda)
+            place = (
+                free.pop()
+                if free
+                else torch.empty(kind[0], dtype=kind[1], pin_memory=tensor.is_cuda)
+            )
             used.setdefault(kind, []).append(place)
             return place.copy_(tensor.detach(), non_blocking=True)
 
@@ -79,7 +92,9 @@ class CheckpointWriter(CheckpointIO):
         if writing:
             writing.result()
 
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+    def load_checkpoint(
+        self, path: Any, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
         return checkpoints.load(Path(path))
 
     def remove_checkpoint(self, path: Any) -> None:

@@ -16,7 +16,12 @@ from lightning.pytorch.trainer.states import TrainerFn
 from unmask.callbacks.checkpoint_writer import CheckpointWriter
 from unmask.data.loading.batch import Batch
 from unmask.distributed import collectives
-from unmask.distributed.processes import PREEMPTED, SIGNALS, received_signals, time_limit
+from unmask.distributed.processes import (
+    PREEMPTED,
+    SIGNALS,
+    received_signals,
+    time_limit,
+)
 from unmask.storage import checkpoints
 
 
@@ -41,7 +46,9 @@ def leaving_when_asked(minutes: float | None = None) -> Iterator[None]:
 
     received_signals.clear()
     main = threading.current_thread() is threading.main_thread()
-    before = {number: signal.signal(number, leave) for number in SIGNALS} if main else {}
+    before = (
+        {number: signal.signal(number, leave) for number in SIGNALS} if main else {}
+    )
     try:
         with time_limit(minutes):
             yield
@@ -71,17 +78,29 @@ class Checkpointing(L.Callback):
     """
 
     def __init__(
-        self, folder: Path, io: CheckpointWriter, cadence: Cadence, about: dict[str, Any],
+        self,
+        folder: Path,
+        io: CheckpointWriter,
+        cadence: Cadence,
+        about: dict[str, Any],
         fault: Callable[[], Exception | None] = lambda: None,
-    ) -> None:  # fmt: skip
-        self.folder, self.io, self.cadence, self.about, self.fault = folder, io, cadence, about, fault
+    ) -> None:
+        self.folder, self.io, self.cadence, self.about, self.fault = (
+            folder,
+            io,
+            cadence,
+            about,
+            fault,
+        )
         self.step, self.saved_at, self.due = 0, time.monotonic(), False
         self.previous: dict[int, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.step, self.saved_at = trainer.global_step, time.monotonic()
         if threading.current_thread() is threading.main_thread():
-            self.previous = {number: signal.signal(number, self._ask) for number in SIGNALS}
+            self.previous = {
+                number: signal.signal(number, self._ask) for number in SIGNALS
+            }
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         received_signals.append(number)
@@ -89,7 +108,12 @@ class Checkpointing(L.Callback):
             raise KeyboardInterrupt
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
     ) -> None:
         if trainer.global_step == self.step:
             return  # gradients are being accumulated, and no checkpoint holds them
@@ -98,14 +122,24 @@ class Checkpointing(L.Callback):
         minutes, steps = self.cadence.every_minutes, self.cadence.every_steps
         self.due |= bool(minutes and time.monotonic() - self.saved_at >= 60 * minutes)
         self.due |= bool(steps and self.step % steps == 0)
-        # clocks differ, and one may be asked alone; also before the fit: Python drops what a handler raises within a
+        # clocks differ, and one may be asked alone; also before the fit: Python drops
+        # what a handler raises within a
         # destructor or another library's hook
-        self.due, asked, faulty = collectives.any_rank(self.due, bool(received_signals), bool(self.fault()))
-        between_epochs = batch_idx + 1 == trainer.num_training_batches > trainer.accumulate_grad_batches
+        self.due, asked, faulty = collectives.any_rank(
+            self.due, bool(received_signals), bool(self.fault())
+        )
+        between_epochs = (
+            batch_idx + 1
+            == trainer.num_training_batches
+            > trainer.accumulate_grad_batches
+        )
         if (self.due or asked or faulty) and not between_epochs:
-            self._save(trainer, float(collectives.all_reduce_mean(outputs["loss"].detach())))
+            self._save(
+                trainer, float(collectives.all_reduce_mean(outputs["loss"].detach()))
+            )
             if asked or faulty:
-                collectives.on_rank_zero(self.io.wait)  # who leaves before the one that writes would have it ended
+                # who leaves before the one that writes would have it ended
+                collectives.on_rank_zero(self.io.wait)
                 self._leave(faulty)
 
     def _leave(self, faulty: bool) -> None:
@@ -113,16 +147,23 @@ class Checkpointing(L.Callback):
         fault = collectives.first_non_none(self.fault()) if faulty else None
         raise fault or Preempted()
 
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_validation_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule
+    ) -> None:
         """Keep the weights that are the best so far; those of the end are the result, as in the paper."""
         score = score_of(trainer.callback_metrics)
-        if score is None or not self.cadence.best or trainer.state.fn != TrainerFn.FITTING:
+        if (
+            score is None
+            or not self.cadence.best
+            or trainer.state.fn != TrainerFn.FITTING
+        ):
             return
         if collectives.on_rank_zero(lambda: self._improved(score)):
             content = {
-                "state_dict": trainer.strategy.lightning_module_state_dict(), "global_step": trainer.global_step,
+                "state_dict": trainer.strategy.lightning_module_state_dict(),
+                "global_step": trainer.global_step,
                 "unmask": self.about,
-            }  # fmt: skip
+            }
             if collectives.is_rank_zero():
                 self.io.save_best(content, self.folder, score)
 
@@ -132,11 +173,19 @@ class Checkpointing(L.Callback):
 
     def _save(self, trainer: L.Trainer, loss: float) -> None:
         if not math.isfinite(loss):
-            raise FloatingPointError(f"the training loss is {loss} at step {self.step}; no checkpoint was written")
+            raise FloatingPointError(
+                f"the training loss is {loss} at step {self.step}; no checkpoint was"
+                " written"
+            )
         trainer.save_checkpoint(self.folder / "checkpoint")
         self.saved_at, self.due = time.monotonic(), False
 
-    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        checkpoint: dict[str, Any],
+    ) -> None:
         """Lightning counts micro-batches: with another number of them a step would be another place in the data.
 
         All checkpoints are of optimiser steps, so that their counts can be told in the new number; of the last
@@ -144,17 +193,27 @@ class Checkpointing(L.Callback):
         """
         of, ours = checkpoint["unmask"]["fingerprint"], self.about["fingerprint"]
         if of != ours:
-            raise ValueError(f"{self.folder} holds a checkpoint of the run {of}, and this is {ours}; remove it")
+            raise ValueError(
+                f"{self.folder} holds a checkpoint of the run {of}, and this is {ours};"
+                " remove it"
+            )
         before, now = checkpoint["unmask"]["accumulate"], self.about["accumulate"]
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         for counts in (progress["current"], progress["total"]):
             behind = counts["ready"] - counts["completed"]
-            counts.update({name: count * now // before for name, count in counts.items()})
+            counts.update(
+                {name: count * now // before for name, count in counts.items()}
+            )
             counts["completed"] = counts["ready"] - behind
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not all(bool(parameter.isfinite().all()) for parameter in pl_module.parameters()):
-            raise FloatingPointError(f"weights are not finite after step {self.step}; no final checkpoint was written")
+        if not all(
+            bool(parameter.isfinite().all()) for parameter in pl_module.parameters()
+        ):
+            raise FloatingPointError(
+                f"weights are not finite after step {self.step}; no final checkpoint"
+                " was written"
+            )
         self.io.wait()
         newest = collectives.on_rank_zero(lambda: checkpoints.newest(self.folder))
         if newest is None or newest.name != f"step={trainer.global_step:08d}.ckpt":
@@ -163,18 +222,30 @@ class Checkpointing(L.Callback):
         if collectives.is_rank_zero():
             checkpoints.prune(self.folder)
         asked, faulty = collectives.any_rank(bool(received_signals), bool(self.fault()))
-        if asked or faulty:  # at the very last step: the stage is as good as done, but the run was asked to leave
+        # at the very last step: the stage is as good as done, but the run was asked to
+        # leave
+        if asked or faulty:
             self._leave(faulty)
 
-    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        checkpoint: dict[str, Any],
+    ) -> None:
         checkpoint["unmask"] = self.about
 
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
         with suppress(OSError):  # the first fault must not be hidden by another
             self.io.wait()
-        self.teardown(trainer, pl_module, "fit")  # Lightning does not tear down after an exception
+        # Lightning does not tear down after an exception
+        self.teardown(trainer, pl_module, "fit")
 
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+    def teardown(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str
+    ) -> None:
         for number, handler in self.previous.items():
             signal.signal(number, handler)
         self.previous = {}

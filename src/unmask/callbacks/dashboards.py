@@ -77,9 +77,17 @@ class DashboardThread:
     """
 
     def __init__(self, mirror: Dashboard, seconds: float, rows: list[Row]) -> None:
-        self.mirror, self.seconds, self.fault, self.told, self.code = mirror, seconds, "", False, 0
+        self.mirror, self.seconds, self.fault, self.told, self.code = (
+            mirror,
+            seconds,
+            "",
+            False,
+            0,
+        )
         self.rows: queue.SimpleQueue[Row | None] = queue.SimpleQueue()
-        self.thread = threading.Thread(target=self._work, args=(rows,), name=mirror.name, daemon=True)
+        self.thread = threading.Thread(
+            target=self._work, args=(rows,), name=mirror.name, daemon=True
+        )
         self.thread.start()
 
     def log(self, row: Row) -> None:
@@ -89,7 +97,10 @@ class DashboardThread:
 
     def close(self, code: int) -> None:
         """Of who is asked to leave the time is short, and the next attempt gives all rows again."""
-        self.code, seconds = code, min(self.seconds, LEAVING) if code == PREEMPTED else self.seconds
+        self.code, seconds = (
+            code,
+            (min(self.seconds, LEAVING) if code == PREEMPTED else self.seconds),
+        )
         self.rows.put(None)
         self.thread.join(seconds)
         if self.thread.is_alive() and not self.fault:
@@ -103,7 +114,8 @@ class DashboardThread:
             self.mirror.open(rows)
             for row in iter(self.rows.get, None):
                 self.mirror.log(row)
-        except BaseException as error:  # whatever a dashboard's client raises, SystemExit too
+        # whatever a dashboard's client raises, SystemExit too
+        except BaseException as error:
             self.fault = _said(error)
         try:
             self.mirror.close(self.code if not self.fault else 1)
@@ -116,7 +128,8 @@ class DashboardThread:
         if self.fault and not self.told:
             self.told = True
             warnings.warn(
-                f"{self.mirror.name} failed ({self.fault}); training and journal go on without it; {self.mirror.later}",
+                f"{self.mirror.name} failed ({self.fault}); training and journal go on"
+                f" without it; {self.mirror.later}",
                 stacklevel=2,
             )
 
@@ -133,7 +146,10 @@ class Dashboards:
         """With what the journal has; a second call changes nothing."""
         if not self.begun:
             self.begun = True
-            self.shown = [DashboardThread(mirror, seconds, list(rows)) for mirror, seconds in self.chosen]
+            self.shown = [
+                DashboardThread(mirror, seconds, list(rows))
+                for mirror, seconds in self.chosen
+            ]
 
     def log(self, row: Row) -> None:
         for mirror in self.shown:
@@ -143,9 +159,16 @@ class Dashboards:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
-        code = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else int(error is not None)
+        code = (
+            error.code
+            if isinstance(error, SystemExit) and isinstance(error.code, int)
+            else int(error is not None)
+        )
         for mirror in self.shown:
             mirror.close(code)
 

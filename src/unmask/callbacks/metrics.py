@@ -14,7 +14,7 @@ import torch
 from unmask.callbacks.dashboards import Dashboards
 from unmask.data.loading.batch import Batch
 from unmask.distributed import collectives
-from unmask.storage.metrics_log import append, truncate_after, read
+from unmask.storage.metrics_log import append, read, truncate_after
 
 EVERY = 50  # optimiser steps between two lines, fewer where an epoch is shorter
 
@@ -27,17 +27,26 @@ class MetricsLogger(L.Callback):
     """
 
     def __init__(
-        self, folder: Path, batch_size: int, steps_per_epoch: int, mirrors: Dashboards | None = None,
+        self,
+        folder: Path,
+        batch_size: int,
+        steps_per_epoch: int,
+        mirrors: Dashboards | None = None,
         counts: Callable[[int], dict[str, float]] = lambda step: {},
-    ) -> None:  # fmt: skip
+    ) -> None:
         """counts: what else to write down at the end of each window, by its step."""
         self.mirrors, self.counts = mirrors or Dashboards(), counts
-        self.path, self.batch_size, self.steps_per_epoch = folder / "metrics.jsonl", batch_size, steps_per_epoch
+        self.path, self.batch_size, self.steps_per_epoch = (
+            folder / "metrics.jsonl",
+            batch_size,
+            steps_per_epoch,
+        )
         self.every = min(EVERY, steps_per_epoch)
         self.total: torch.Tensor | float = 0.0
         self.count, self.step = 0, 0
         self.clock, self.clock_step = time.perf_counter(), 0
-        self.began, self.earlier = self.clock, 0.0  # earlier: seconds before the checkpoint this fit goes on from
+        # earlier: seconds before the checkpoint this fit goes on from
+        self.began, self.earlier = self.clock, 0.0
 
     def state_dict(self) -> dict[str, float]:
         seconds = self.earlier + time.perf_counter() - self.began
@@ -55,9 +64,16 @@ class MetricsLogger(L.Callback):
             self.mirrors.begin(read(self.path))
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
     ) -> None:
-        self.total = self.total + collectives.all_reduce_mean(outputs["loss"].detach().float())
+        self.total = self.total + collectives.all_reduce_mean(
+            outputs["loss"].detach().float()
+        )
         if trainer.global_step > self.step:
             self.step = trainer.global_step
             self.count += 1
@@ -65,41 +81,72 @@ class MetricsLogger(L.Callback):
                 self._log_window(trainer)
 
     def _log_window(self, trainer: L.Trainer) -> None:
-        # Lightning divides the loss by the accumulated micro-batches before it reaches callbacks
+        # Lightning divides the loss by the accumulated micro-batches before it reaches
+        # callbacks
         loss = float(self.total) / self.count
         if not math.isfinite(loss):
             raise FloatingPointError(
-                f"the training loss is {loss} within the {self.every} steps before step {self.step}; "
-                f"lower base_lr, lengthen warmup_epochs, or look at the images of these steps"
+                f"the training loss is {loss} within the {self.every} steps before step"
+                f" {self.step}; lower base_lr, lengthen warmup_epochs, or look at the"
+                " images of these steps"
             )
         now = time.perf_counter()
-        speed = (self.step - self.clock_step) * self.batch_size / max(now - self.clock, 1e-9)
+        speed = (
+            (self.step - self.clock_step)
+            * self.batch_size
+            / max(now - self.clock, 1e-9)
+        )
         self.total, self.count, self.clock, self.clock_step = 0.0, 0, now, self.step
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         self._write(
-            trainer, {"train/loss": loss, "lr": rate, "images_per_second": round(speed, 1), **self.counts(self.step)}
+            trainer,
+            {
+                "train/loss": loss,
+                "lr": rate,
+                "images_per_second": round(speed, 1),
+                **self.counts(self.step),
+            },
         )
 
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.step = trainer.global_step  # a stage that was killed after its last step validates without training
-        measured = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("val/")}
+    def on_validation_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule
+    ) -> None:
+        # a stage that was killed after its last step validates without training
+        self.step = trainer.global_step
+        measured = {
+            key: float(value)
+            for key, value in trainer.callback_metrics.items()
+            if key.startswith("val/")
+        }
         if trainer.is_global_zero:
             rows = read(self.path)
             self.mirrors.begin(rows)
             if not any(row["step"] == self.step and "val/loss" in row for row in rows):
                 self._write(trainer, measured)
-        self.clock, self.clock_step = time.perf_counter(), self.step  # speed is that of training alone
+        # speed is that of training alone
+        self.clock, self.clock_step = time.perf_counter(), self.step
 
     def _write(self, trainer: L.Trainer, values: dict[str, float]) -> None:
-        row = {"step": self.step, "epoch": round(self.step / self.steps_per_epoch, 4), **values}
+        row = {
+            "step": self.step,
+            "epoch": round(self.step / self.steps_per_epoch, 4),
+            **values,
+        }
         if trainer.is_global_zero:
             append(self.path, row)
             self.mirrors.log(row)
 
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
         self.teardown(trainer, pl_module, "fit")
 
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+    def teardown(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str
+    ) -> None:
         if trainer.is_global_zero and self.path.exists():
-            with suppress(OSError):  # a mirror: on a full disk the journal's own error is the one to tell
-                pd.DataFrame(read(self.path)).to_csv(self.path.with_suffix(".csv"), index=False)
+            # a mirror: on a full disk the journal's own error is the one to tell
+            with suppress(OSError):
+                pd.DataFrame(read(self.path)).to_csv(
+                    self.path.with_suffix(".csv"), index=False
+                )

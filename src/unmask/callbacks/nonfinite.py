@@ -39,14 +39,17 @@ class SpikeDetector:
 
     def __init__(self, rule: SpikeRule) -> None:
         self.rule = rule
-        self.recent_W = torch.full((rule.window,), torch.nan)  # not a number: no such step yet
-        self.spiked = torch.zeros(())  # how many on the device; the host may be a step behind
+        # not a number: no such step yet
+        self.recent_W = torch.full((rule.window,), torch.nan)
+        # how many on the device; the host may be a step behind
+        self.spiked = torch.zeros(())
         self.skipped = 0  # as far as the host has looked
 
     def judge(self, loss: Float[Tensor, ""]) -> Float[Tensor, ""]:
         """1 for a spike, else 0, on the loss's device; the loss of a step that is made is remembered."""
         self.recent_W = self.recent_W.to(loss.device)
-        # a mean with missing numbers is not a number, and nothing is larger than that: no verdict in the first steps
+        # a mean with missing numbers is not a number, and nothing is larger than that:
+        # no verdict in the first steps
         spike = loss > self.rule.factor * self.recent_W.mean()
         made = torch.cat([self.recent_W[1:], loss[None]])
         self.recent_W = torch.where(spike, self.recent_W, made)
@@ -59,16 +62,20 @@ class SpikeDetector:
         if self.skipped <= self.rule.limit:
             return None
         return (
-            f"the training loss jumped to {loss:.4g} at step {step}, more than {self.rule.factor:g} times the mean of "
-            f"{self.rule.window} steps before, and so it did {self.skipped} times: spikes.limit="
-            f"{self.rule.limit} are allowed"
+            f"the training loss jumped to {loss:.4g} at step {step}, more than"
+            f" {self.rule.factor:g} times the mean of {self.rule.window} steps before,"
+            f" and so it did {self.skipped} times: spikes.limit={self.rule.limit} are"
+            " allowed"
         )
 
     def state(self) -> dict[str, Any]:
         return {"recent": self.recent_W.tolist(), "skipped": int(self.spiked)}
 
     def load(self, state: dict[str, Any]) -> None:
-        self.recent_W, self.skipped = torch.tensor(state["recent"]), int(state["skipped"])
+        self.recent_W, self.skipped = (
+            torch.tensor(state["recent"]),
+            int(state["skipped"]),
+        )
         self.spiked = torch.tensor(float(self.skipped))
 
 
@@ -80,26 +87,45 @@ class NonfiniteGuard(L.Callback):
     that write. spikes: finite steps that are not made either; one too many of them raises and is recorded, too.
     """
 
-    def __init__(self, folder: Path, about: dict[str, Any], spikes: SpikeDetector | None = None) -> None:
+    def __init__(
+        self, folder: Path, about: dict[str, Any], spikes: SpikeDetector | None = None
+    ) -> None:
         self.folder, self.about, self.spikes = folder / FOLDER, about, spikes
         self.parts: list[tuple[int, Tensor]] = []
         self.losses: list[Tensor] = []
         self.step: Step | None = None  # not yet looked at
 
     def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        batch: Batch,
+        batch_idx: int,
     ) -> None:
         self.parts.append((batch.epoch, batch.ids_B))
 
-    def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
+    def on_before_backward(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor
+    ) -> None:
         self.look(trainer, pl_module)
         self.losses.append(loss.detach().float())
 
-    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
-        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        # a norm beyond float32 counts as infinite: Adam's squares of such a gradient are
-        seen = torch.stack([*self.losses, full_tensor(get_total_norm(gradients)).float()])
-        # gradients are shared, losses are not: each process must know of the others' faults
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer
+    ) -> None:
+        gradients = [
+            p.grad
+            for group in optimizer.param_groups
+            for p in group["params"]
+            if p.grad is not None
+        ]
+        # a norm beyond float32 counts as infinite: Adam's squares of such a gradient
+        # are
+        seen = torch.stack(
+            [*self.losses, full_tensor(get_total_norm(gradients)).float()]
+        )
+        # gradients are shared, losses are not: each process must know of the others'
+        # faults
         fault, loss = (~seen.isfinite().all()).float(), torch.stack(self.losses).sum()
         faults, total = collectives.all_reduce_sum(torch.stack([fault, loss]))
         loss = total / collectives.world_size()
@@ -107,7 +133,9 @@ class NonfiniteGuard(L.Callback):
         lags = lagging(seen.device) and bool(optimizer.defaults.get("fused"))
         if lags or self.spikes:
             optimizer.found_inf = (faults + spike).clamp(max=1)  # type: ignore[attr-defined]
-        seen = torch.cat([seen, torch.stack([loss, faults, spike])]).to("cpu", non_blocking=lags)
+        seen = torch.cat([seen, torch.stack([loss, faults, spike])]).to(
+            "cpu", non_blocking=lags
+        )
         ready = torch.cuda.Event() if lags and torch.cuda.is_available() else None
         if ready:
             ready.record()
@@ -117,7 +145,8 @@ class NonfiniteGuard(L.Callback):
         if not lags:
             self.look(trainer, pl_module)
             if step.spike and not optimizer.defaults.get("fused"):
-                optimizer.zero_grad(set_to_none=True)  # LARS knows no found_inf; what has no gradient stays
+                # LARS knows no found_inf; what has no gradient stays
+                optimizer.zero_grad(set_to_none=True)
 
     def look(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """At the newest step, once."""
@@ -127,12 +156,20 @@ class NonfiniteGuard(L.Callback):
         if step.ready:
             step.ready.synchronize()
         if step.faults:
-            gradient = f" and the gradient's norm {step.gradient_norm}" if step.losses.isfinite().all() else ""
-            raise FloatingPointError(
-                f"the training loss is {float(step.losses.sum())}{gradient} (not finite) at step {step.number}"
-                + self._kept(trainer, pl_module, step)
+            gradient = (
+                f" and the gradient's norm {step.gradient_norm}"
+                if step.losses.isfinite().all()
+                else ""
             )
-        if self.spikes and step.spike and (too_many := self.spikes.count(step.number, step.loss)):
+            raise FloatingPointError(
+                f"the training loss is {float(step.losses.sum())}{gradient} (not"
+                f" finite) at step {step.number}" + self._kept(trainer, pl_module, step)
+            )
+        if (
+            self.spikes
+            and step.spike
+            and (too_many := self.spikes.count(step.number, step.loss))
+        ):
             raise FloatingPointError(too_many + self._kept(trainer, pl_module, step))
 
     def state_dict(self) -> dict[str, Any]:
@@ -142,9 +179,12 @@ class NonfiniteGuard(L.Callback):
         if self.spikes and state_dict:
             self.spikes.load(state_dict)
 
-    on_validation_start = on_save_checkpoint = on_train_end = look  # a step may not have been looked at there
+    # a step may not have been looked at there
+    on_validation_start = on_save_checkpoint = on_train_end = look
 
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
         """Where journal or keeper find the step before the look that lags behind, theirs gets this text."""
         if isinstance(exception, FloatingPointError):
             try:
@@ -160,12 +200,14 @@ class NonfiniteGuard(L.Callback):
         try:
             write_record(self.folder, trainer, module, step, self.about)
             where = f"it is kept in {self.folder}"
-        except (OSError, RuntimeError, ValueError) as error:  # the first fault must not be hidden by another
+        # the first fault must not be hidden by another
+        except (OSError, RuntimeError, ValueError) as error:
             where = f"no record of it could be written ({error})"
         trainer.strategy.barrier()
         return (
-            f"; this step was not made, and {where}; lower base_lr, lengthen warmup_epochs, or see what would have "
-            f"helped: python src/replay.py {self.folder.parent}"
+            f"; this step was not made, and {where}; lower base_lr, lengthen"
+            " warmup_epochs, or see what would have helped: python src/replay.py"
+            f" {self.folder.parent}"
         )
 
 

@@ -14,7 +14,8 @@ from unmask.storage import checkpoints
 from unmask.storage.atomic import sha256, write_json
 from unmask.tasks.recompute import loss_again
 
-Plain = float | str  # JSON knows no NaN and no infinity: they are the texts "nan", "inf" and "-inf"
+# JSON knows no NaN and no infinity: they are the texts "nan", "inf" and "-inf"
+Plain = float | str
 
 
 def plain(value: float) -> Plain:
@@ -23,7 +24,10 @@ def plain(value: float) -> Plain:
 
 def of_parameters(module: nn.Module) -> dict[str, Plain]:
     """The largest absolute value of each parameter; where processes hold shares, all of them must ask."""
-    return {name: plain(float(full_tensor(value.detach()).abs().max())) for name, value in module.named_parameters()}
+    return {
+        name: plain(float(full_tensor(value.detach()).abs().max()))
+        for name, value in module.named_parameters()
+    }
 
 
 @torch.no_grad()
@@ -33,13 +37,24 @@ def of_activations(model: nn.Module, forward: Callable[[], object]) -> dict[str,
 
     def note(name: str, tensors: tuple[Any, ...]) -> None:
         for tensor in tensors:
-            if isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.numel():
+            if (
+                isinstance(tensor, Tensor)
+                and tensor.is_floating_point()
+                and tensor.numel()
+            ):
                 largest = tensor.detach().abs().max().float()
-                found[name] = torch.maximum(found.get(name, largest), largest)  # unlike max() it hands NaN on
+                # unlike max() it hands NaN on
+                found[name] = torch.maximum(found.get(name, largest), largest)
 
-    layers = [(_block(name), layer) for name, layer in model.named_modules() if not list(layer.children())]
+    layers = [
+        (_block(name), layer)
+        for name, layer in model.named_modules()
+        if not list(layer.children())
+    ]
     handles = [
-        layer.register_forward_hook(lambda _, given, made, name=name: note(name, (*given, made)))
+        layer.register_forward_hook(
+            lambda _, given, made, name=name: note(name, (*given, made))
+        )
         for name, layer in layers
     ]
     try:
@@ -93,7 +108,9 @@ class Step(NamedTuple):
         return bool(self.seen[-1])
 
 
-def write_record(folder: Path, trainer: L.Trainer, module: Any, step: Step, about: dict[str, Any]) -> None:
+def write_record(
+    folder: Path, trainer: L.Trainer, module: Any, step: Step, about: dict[str, Any]
+) -> None:
     """record.json and the weights and moments before the step; of other processes than the first, their samples alone.
 
     The state comes first and the record last: where a record stands, it is whole. Where each process holds a share of
@@ -108,12 +125,22 @@ def write_record(folder: Path, trainer: L.Trainer, module: Any, step: Step, abou
             with trainer.precision_plugin.train_step_context():
                 loss_again(module, batch, step.number - 1)
 
-    record, state, largest = _facts(trainer, module, step), _state(trainer, step, about), of_parameters(module)
+    record, state, largest = (
+        _facts(trainer, module, step),
+        _state(trainer, step, about),
+        of_parameters(module),
+    )
     try:
         if rank == 0:
             path = checkpoints.save(state, folder, step.number - 1, keep=1)
-            record |= {"state": path.name, "sha256": sha256(path), "parameters": largest}
-    finally:  # a disk that is full, too: the others are in this pass and may need this one's share
+            record |= {
+                "state": path.name,
+                "sha256": sha256(path),
+                "parameters": largest,
+            }
+    # a disk that is full, too: the others are in this pass and may need this one's
+    # share
+    finally:
         activations = of_activations(module.model, forward)
     record |= {"activations": activations, **about}
     folder.mkdir(parents=True, exist_ok=True)
@@ -122,16 +149,25 @@ def write_record(folder: Path, trainer: L.Trainer, module: Any, step: Step, abou
 
 def _facts(trainer: L.Trainer, module: Any, step: Step) -> dict[str, Any]:
     return {
-        "step": step.number, "epoch": step.parts[0][0], "samples": [ids_B.tolist() for _, ids_B in step.parts],
-        "loss": plain(float(step.losses.sum())), "losses": [plain(float(loss)) for loss in step.losses],
-        "gradient_norm": plain(step.gradient_norm), "learning_rate": max(step.rates),
-        "precision": trainer.precision, "device": module.device.type, "threads": torch.get_num_threads(),
+        "step": step.number,
+        "epoch": step.parts[0][0],
+        "samples": [ids_B.tolist() for _, ids_B in step.parts],
+        "loss": plain(float(step.losses.sum())),
+        "losses": [plain(float(loss)) for loss in step.losses],
+        "gradient_norm": plain(step.gradient_norm),
+        "learning_rate": max(step.rates),
+        "precision": trainer.precision,
+        "device": module.device.type,
+        "threads": torch.get_num_threads(),
         "processes": trainer.world_size,
         "finite": {
-            "loss": bool(step.losses.isfinite().all()), "gradients": math.isfinite(step.gradient_norm),
-            "weights": all(bool(parameter.isfinite().all()) for parameter in module.parameters()),
+            "loss": bool(step.losses.isfinite().all()),
+            "gradients": math.isfinite(step.gradient_norm),
+            "weights": all(
+                bool(parameter.isfinite().all()) for parameter in module.parameters()
+            ),
         },
-    }  # fmt: skip
+    }
 
 
 def _state(trainer: L.Trainer, step: Step, about: dict[str, Any]) -> dict[str, Any]:
@@ -141,4 +177,9 @@ def _state(trainer: L.Trainer, step: Step, about: dict[str, Any]) -> dict[str, A
     if trainer.is_global_zero:  # of shares the others get nothing
         for group, rate in zip(optimizer["param_groups"], step.rates, strict=True):
             group["lr"] = rate  # the schedule may have moved on
-    return {"state_dict": weights, "optimizer_states": [optimizer], "global_step": step.number - 1, "unmask": about}
+    return {
+        "state_dict": weights,
+        "optimizer_states": [optimizer],
+        "global_step": step.number - 1,
+        "unmask": about,
+    }

@@ -34,7 +34,8 @@ class Tracer(L.Callback):
         self.path, self.step = folder / TRACE, 0
         self.sums: dict[str, Tensor] = {}
         self.loss = 0.0
-        self.given: dict[str, Tensor] | None = None  # to the model, by the micro-batch at hand
+        # to the model, by the micro-batch at hand
+        self.given: dict[str, Tensor] | None = None
         self.hook: RemovableHandle | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
@@ -44,7 +45,11 @@ class Tracer(L.Callback):
             truncate_after(self.path, self.step)
 
     def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        batch: Batch,
+        batch_idx: int,
     ) -> None:
         self.given = {"pixels": batch.images_BCHW}
 
@@ -54,36 +59,68 @@ class Tracer(L.Callback):
             self.given = {"pixels": given[0], **masks}
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
     ) -> None:
         seen, self.given = {"samples": batch.labels_B, **(self.given or {})}, None
         for name, content in seen.items():
-            self.sums[name] = self.sums.get(name, 0) + summed_hashes(batch.ids_B, content)
-        self.loss += float(outputs["loss"])  # Lightning has divided it by the number of micro-batches
+            self.sums[name] = self.sums.get(name, 0) + summed_hashes(
+                batch.ids_B, content
+            )
+        # Lightning has divided it by the number of micro-batches
+        self.loss += float(outputs["loss"])
         if trainer.global_step > self.step:
             self.step = trainer.global_step
             self._write(batch.epoch)
 
     def _write(self, epoch: int) -> None:
-        sums, loss = collectives.all_reduce_sum(torch.stack(list(self.sums.values()))), torch.tensor(self.loss).double()
-        hashes = {name: limbs.numpy().tobytes().hex() for name, limbs in zip(self.sums, sums, strict=True)}
-        row = {"step": self.step, "epoch": epoch, **hashes, "loss": float(collectives.all_reduce_mean(loss)).hex()}
+        sums, loss = (
+            collectives.all_reduce_sum(torch.stack(list(self.sums.values()))),
+            torch.tensor(self.loss).double(),
+        )
+        hashes = {
+            name: limbs.numpy().tobytes().hex()
+            for name, limbs in zip(self.sums, sums, strict=True)
+        }
+        row = {
+            "step": self.step,
+            "epoch": epoch,
+            **hashes,
+            "loss": float(collectives.all_reduce_mean(loss)).hex(),
+        }
         self.sums, self.loss = {}, 0.0
         if collectives.is_rank_zero():
             append(self.path, row)
 
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
         self.teardown(trainer, pl_module, "fit")
 
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+    def teardown(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str
+    ) -> None:
         if self.hook:
             self.hook.remove()
             self.hook = None
 
 
-def summed_hashes(ids_B: Int[Tensor, "B"], content_B: Shaped[Tensor, "B *any"]) -> Int[Tensor, "2"]:
+def summed_hashes(
+    ids_B: Int[Tensor, "B"], content_B: Shaped[Tensor, "B *any"]
+) -> Int[Tensor, "2"]:
     """The sum of 128 bits a sample (its id and its content), in two words that wrap: the order does not count."""
-    rows = content_B.detach().cpu().contiguous().reshape(len(ids_B), -1).view(torch.uint8).numpy()
+    rows = (
+        content_B.detach()
+        .cpu()
+        .contiguous()
+        .reshape(len(ids_B), -1)
+        .view(torch.uint8)
+        .numpy()
+    )
     digests = []
     for i, row in zip(ids_B.tolist(), rows, strict=True):
         digest = hashlib.sha256(i.to_bytes(8, "little"))
@@ -93,7 +130,8 @@ def summed_hashes(ids_B: Int[Tensor, "B"], content_B: Shaped[Tensor, "B *any"]) 
     return words.view(-1, 2).sum(0)
 
 
-HOLD = "UNMASK_HOLD"  # stage (kind/fingerprint), step (null: none) and folder, told by the environment
+# stage (kind/fingerprint), step (null: none) and folder, told by the environment
+HOLD = "UNMASK_HOLD"
 LONGEST = 120.0  # seconds: whoever asked may be gone
 POLL = 0.01
 
@@ -111,12 +149,18 @@ class PauseAtStep(L.Callback):
         (self.folder / f"pid{collectives.rank()}").write_text(str(os.getpid()))
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
     ) -> None:
         if trainer.global_step != self.step:
             return
         self.step, deadline = None, time.monotonic() + LONGEST
-        self.io.wait()  # what was saved before is on the disk: who kills knows where the run goes on
+        # what was saved before is on the disk: who kills knows where the run goes on
+        self.io.wait()
         (held := self.folder / f"held{collectives.rank()}").touch()
         while held.exists() and time.monotonic() < deadline:
             time.sleep(POLL)

@@ -11,7 +11,9 @@ from typing import Any, Literal, NamedTuple
 
 from unmask.callbacks.dashboards import Row
 
-START, GRACE = 30, 20  # seconds: until W&B counts as unreachable, and beyond finish_seconds until it counts as dead
+# seconds: until W&B counts as unreachable, and beyond finish_seconds until it counts as
+# dead
+START, GRACE = 30, 20
 EARLIER = "earlier-"  # what an earlier attempt left, until this one has its rows
 AXIS = "trainer/global_step"
 BLOCK, HEADER, FULL, LAST = 32768, 7, 1, 4  # bytes, and kinds of pieces, of W&B's file
@@ -35,18 +37,28 @@ class WandbRun:
     """
 
     def __init__(
-        self, card: RunCard, folder: Path, project: str, entity: str | None, online: bool, finish_seconds: float
+        self,
+        card: RunCard,
+        folder: Path,
+        project: str,
+        entity: str | None,
+        online: bool,
+        finish_seconds: float,
     ) -> None:
         """folder: the stage's; W&B's own is made in it."""
         self.name, self.card, self.folder, self.online = "W&B", card, folder, online
         self.project, self.entity, self.finish_seconds = project, entity, finish_seconds
-        self.later = f"send it later, when the stage is finished: python src/send.py {folder}"
+        self.later = (
+            f"send it later, when the stage is finished: python src/send.py {folder}"
+        )
         self.notes: list[str] = []
         self.run: Any = None
-        self.earlier: list[Path] = []  # what other attempts left; on the disk until this one's file is whole there
+        # what other attempts left; on the disk until this one's file is whole there
+        self.earlier: list[Path] = []
 
     def open(self, rows: list[Row]) -> None:
-        (self.folder / "wandb").mkdir(exist_ok=True)  # where this fails W&B would write to /tmp
+        # where this fails W&B would write to /tmp
+        (self.folder / "wandb").mkdir(exist_ok=True)
         self._set_aside()
         self.run = self._connect()
         self.run.define_metric(AXIS)
@@ -90,10 +102,12 @@ class WandbRun:
             return self._init("offline")
         try:
             return self._init("online")
-        except Exception as error:  # wandb raises its own, requests' and its service's errors
+        # wandb raises its own, requests' and its service's errors
+        except Exception as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
         self.notes.append(
-            f"W&B cannot be reached ({reason}); the run is logged offline in {self.folder}/wandb: {self.later}"
+            f"W&B cannot be reached ({reason}); the run is logged offline in"
+            f" {self.folder}/wandb: {self.later}"
         )
         with suppress(Exception):
             _end_service()
@@ -106,17 +120,32 @@ class WandbRun:
         import wandb
 
         settings = wandb.Settings(
-            init_timeout=START, login_timeout=START, finish_timeout=self.finish_seconds, finish_timeout_raises=True,
-            console="off", disable_git=True, disable_code=True, disable_job_creation=True, x_disable_meta=True,
+            init_timeout=START,
+            login_timeout=START,
+            finish_timeout=self.finish_seconds,
+            finish_timeout_raises=True,
+            console="off",
+            disable_git=True,
+            disable_code=True,
+            disable_job_creation=True,
+            x_disable_meta=True,
             x_save_requirements=False,
-        )  # fmt: skip
+        )
         card = self.card
         # create_new: a run that somebody else has open in this process is left alone
         run = wandb.init(
-            id=card.fingerprint, name=f"{card.stage}-{card.fingerprint}", group=card.group, config=card.config,
-            project=self.project, entity=self.entity, dir=str(self.folder), mode=mode,
-            resume="allow" if mode == "online" else None, reinit="create_new", settings=settings,
-        )  # fmt: skip
+            id=card.fingerprint,
+            name=f"{card.stage}-{card.fingerprint}",
+            group=card.group,
+            config=card.config,
+            project=self.project,
+            entity=self.entity,
+            dir=str(self.folder),
+            mode=mode,
+            resume="allow" if mode == "online" else None,
+            reinit="create_new",
+            settings=settings,
+        )
         if mode == "offline" and any(_known_to_server(path) for path in self.earlier):
             (Path(run.settings.sync_file + ".synced")).touch()
         return run

@@ -28,16 +28,24 @@ class Watchdog(L.Callback):
         self._idle, self._step, self._rank = 0.0, 0, 0
         self._over: threading.Event | None = None
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+    def setup(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str
+    ) -> None:
         self._rank, self._idle, self._over = trainer.global_rank, 0.0, threading.Event()
-        threading.Thread(target=self._watch, args=(self._over,), name="watchdog", daemon=True).start()
+        threading.Thread(
+            target=self._watch, args=(self._over,), name="watchdog", daemon=True
+        ).start()
 
     def moved(self, trainer: L.Trainer, *_: Any) -> None:
         """At every sign of life."""
         self._idle, self._step = 0.0, trainer.global_step
 
-    on_train_batch_start = on_train_batch_end = on_save_checkpoint = on_validation_start = moved
-    on_validation_batch_start = on_validation_batch_end = on_validation_end = on_train_end = moved
+    on_train_batch_start = on_train_batch_end = on_save_checkpoint = (
+        on_validation_start
+    ) = moved
+    on_validation_batch_start = on_validation_batch_end = on_validation_end = (
+        on_train_end
+    ) = moved
 
     def _watch(self, over: threading.Event) -> None:
         """Time is counted look by look: a process that was stopped (Ctrl-Z) or a machine that slept has not hung."""
@@ -51,8 +59,13 @@ class Watchdog(L.Callback):
                 self._end()
 
     def _end(self) -> None:
-        path = self.folder / (f"stacks-{self._rank}.txt" if self._rank else "stacks.txt")
-        told = f"process {self._rank} has not moved for {self.limit / 60:g} minutes after step {self._step}"
+        path = self.folder / (
+            f"stacks-{self._rank}.txt" if self._rank else "stacks.txt"
+        )
+        told = (
+            f"process {self._rank} has not moved for {self.limit / 60:g} minutes after"
+            f" step {self._step}"
+        )
         try:
             with path.open("w") as file:
                 print(f"{told}\n", file=file, flush=True)
@@ -61,24 +74,35 @@ class Watchdog(L.Callback):
         except OSError as error:  # what hangs may be the disk
             where = f"its stacks could not be written ({error})"
         print(
-            f"{told}, at {_main_place()}; {where}; the same command goes on from the last checkpoint; if a step may "
-            f"take longer, raise trainer.timeout_minutes",
+            f"{told}, at {_main_place()}; {where}; the same command goes on from the"
+            " last checkpoint; if a step may take longer, raise"
+            " trainer.timeout_minutes",
             file=sys.stderr,
             flush=True,
         )
         os._exit(1)  # nothing that hangs can be asked to leave
 
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
         self.teardown(trainer, pl_module, "fit")
 
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+    def teardown(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str
+    ) -> None:
         if self._over:
             self._over.set()
 
 
 def _main_place() -> str:
     """Where the main thread stands, of this project's own code if it is in it."""
-    frames = traceback.extract_stack(sys._current_frames()[threading.main_thread().ident or 0])
-    ours = [frame for frame in frames if Path(__file__).parents[1] in Path(frame.filename).parents]
+    frames = traceback.extract_stack(
+        sys._current_frames()[threading.main_thread().ident or 0]
+    )
+    ours = [
+        frame
+        for frame in frames
+        if Path(__file__).parents[1] in Path(frame.filename).parents
+    ]
     frame = (ours or frames)[-1]
     return f"{frame.filename}:{frame.lineno} ({frame.name})"

@@ -23,4 +23,6 @@ def convert(given: Convert) -> Table:
         raise ConfigError(f"to={error}") from None
     weights, reading = read(source, Hints(given.heads, given.decoder_heads, given.grid))
     writing = write(weights, target, given.layout, given.overwrite)
-    return described(weights, {f"read {weights.layout}": reading, f"write {given.layout}": writing})
+    return described(
+        weights, {f"read {weights.layout}": reading, f"write {given.layout}": writing}
+    )

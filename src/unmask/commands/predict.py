@@ -43,20 +43,30 @@ class Predictions:
         best = self.probabilities_NK.topk(min(self.top, len(self.classes)))
         return [
             [(self.classes[k], p) for p, k in zip(values, indices, strict=True)]
-            for values, indices in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+            for values, indices in zip(
+                best.values.tolist(), best.indices.tolist(), strict=True
+            )
         ]
 
 
 def predict(given: Predict) -> Predictions:
     """Raises ConfigError for wrong arguments, ValueError where not one of the images can be read."""
     if given.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device=cuda: torch finds no GPU here; use device=auto or device=cpu")
+        raise ConfigError(
+            "device=cuda: torch finds no GPU here; use device=auto or device=cpu"
+        )
     if given.out and not Path(given.out).absolute().parent.is_dir():
-        raise ConfigError(f"out={given.out}: its folder does not exist; make it, or give another place")
+        raise ConfigError(
+            f"out={given.out}: its folder does not exist; make it, or give another"
+            " place"
+        )
     root, files = _files(Path(given.images), given.count)
     hints = Hints(heads=given.heads, grid=given.grid)
     ready = load_ready(
-        Path(given.checkpoint).expanduser(), hints, given.eval_crop, Path(given.classes) if given.classes else None
+        Path(given.checkpoint).expanduser(),
+        hints,
+        given.eval_crop,
+        Path(given.classes) if given.classes else None,
     )
     device = "cuda" if given.device != "cpu" and torch.cuda.is_available() else "cpu"
     ready.model.to(device)
@@ -68,7 +78,11 @@ def predict(given: Predict) -> Predictions:
         if images:
             parts.append(_probabilities(ready, torch.cat(images), device))
     if not parts:
-        raise ValueError("\n".join([*faults[:SHOWN], f"none of {len(files)} files can be read as an image"]))
+        raise ValueError(
+            "\n".join(
+                [*faults[:SHOWN], f"none of {len(files)} files can be read as an image"]
+            )
+        )
     return Predictions(
         tuple(readable),
         torch.cat(parts),
@@ -84,19 +98,28 @@ def _files(place: Path, count: int | None) -> tuple[Path, list[str]]:
     place = place.expanduser()
     if not place.exists():
         raise ConfigError(f"images={place}: no such file or folder")
-    root, names = (place, image_files(place, place)) if place.is_dir() else (place.parent, [place.name])
+    root, names = (
+        (place, image_files(place, place))
+        if place.is_dir()
+        else (place.parent, [place.name])
+    )
     if not names:
         raise ConfigError(
-            f"images={place}: no images in it ({' '.join(sorted(SUFFIXES))}); shards are made a folder of images by "
-            f"src/prepare.py with format=folder"
+            f"images={place}: no images in it ({' '.join(sorted(SUFFIXES))}); shards"
+            " are made a folder of images by src/prepare.py with format=folder"
         )
     return root, names[:count]
 
 
-def _read(root: Path, names: list[str], ready: Ready) -> tuple[list[str], list[UInt8[Tensor, "1 C H W"]], list[str]]:
+def _read(
+    root: Path, names: list[str], ready: Ready
+) -> tuple[list[str], list[UInt8[Tensor, "1 C H W"]], list[str]]:
     """Names and evaluation's crops of the files that can be read, and what is said of the others."""
-    files = Files(Folder(root, Names(names)), torch.full((len(names),), -1), ready.channels)
-    views = Views(files, ready.form, None, seed=0, stand_ins=False)  # nothing stands in for what cannot be read
+    files = Files(
+        Folder(root, Names(names)), torch.full((len(names),), -1), ready.channels
+    )
+    # nothing stands in for what cannot be read
+    views = Views(files, ready.form, None, seed=0, stand_ins=False)
 
     def crop(i: int) -> Tensor | ValueError:
         try:
@@ -107,11 +130,17 @@ def _read(root: Path, names: list[str], ready: Ready) -> tuple[list[str], list[U
     with ThreadPoolExecutor() as pool:
         read = list(zip(names, pool.map(crop, range(len(names))), strict=True))
     images = {name: image for name, image in read if isinstance(image, Tensor)}
-    return list(images), list(images.values()), [str(error) for _, error in read if isinstance(error, ValueError)]
+    return (
+        list(images),
+        list(images.values()),
+        [str(error) for _, error in read if isinstance(error, ValueError)],
+    )
 
 
 @torch.no_grad()
-def _probabilities(ready: Ready, images_BCHW: UInt8[Tensor, "B C H W"], device: str) -> Float[Tensor, "B K"]:
+def _probabilities(
+    ready: Ready, images_BCHW: UInt8[Tensor, "B C H W"], device: str
+) -> Float[Tensor, "B K"]:
     ids = torch.arange(len(images_BCHW))
     batch = normalised(Batch(images_BCHW.to(device), ids, ids, 0, None), ready.form)
     with torch.autocast(device, torch.bfloat16, enabled=ready.bfloat16):
@@ -124,7 +153,10 @@ def table(found: Predictions, shown: int | None) -> Table:
     best = found.rows()[:shown]
     columns = Table("image", *(str(place) for place in range(1, len(best[0]) + 1)))
     for name, row in zip(found.names, best, strict=False):
-        columns.add_row(escape(printable(name)), *(f"{escape(label)} {100 * p:.1f} %" for label, p in row))
+        columns.add_row(
+            escape(printable(name)),
+            *(f"{escape(label)} {100 * p:.1f} %" for label, p in row),
+        )
     return columns
 
 
@@ -134,16 +166,29 @@ def write_csv(found: Predictions, path: Path) -> None:
     writer = csv.writer(text, lineterminator="\n")
     rows = found.rows()
     places = range(1, len(rows[0]) + 1)
-    writer.writerow(["image", *(cell for place in places for cell in (f"class_{place}", f"probability_{place}"))])
+    writer.writerow(
+        [
+            "image",
+            *(
+                cell
+                for place in places
+                for cell in (f"class_{place}", f"probability_{place}")
+            ),
+        ]
+    )
     for name, row in zip(found.names, rows, strict=True):
-        writer.writerow([name, *(cell for label, p in row for cell in (label, f"{p:.6f}"))])
+        writer.writerow(
+            [name, *(cell for label, p in row for cell in (label, f"{p:.6f}"))]
+        )
     with replacing(path) as file:
-        file.write(text.getvalue().encode("utf-8", "surrogateescape"))  # names that are not UTF-8 as the disk has them
+        # names that are not UTF-8 as the disk has them
+        file.write(text.getvalue().encode("utf-8", "surrogateescape"))
 
 
 def _assumed(ready: Ready) -> str:
     form = ready.form
     return (
-        f"assumed of these weights: {form.shape[0]} x {form.shape[1]} pixels, mean {list(form.mean)}, "
-        f"std {list(form.std)}, centre crop {form.eval_crop:g} (eval_crop=...)"
+        f"assumed of these weights: {form.shape[0]} x {form.shape[1]} pixels, mean"
+        f" {list(form.mean)}, std {list(form.std)}, centre crop {form.eval_crop:g}"
+        " (eval_crop=...)"
     )

@@ -31,12 +31,19 @@ def checkpoint_file(place: str | Path) -> Path:
     folder = place if place.name == "checkpoints" else place / "checkpoints"
     newest = checkpoints.newest(folder)
     if newest is None:
-        raise ConfigError(f"checkpoint={place}: neither a file nor a folder with checkpoints; see runs/pretrain/*")
+        raise ConfigError(
+            f"checkpoint={place}: neither a file nor a folder with checkpoints; see"
+            " runs/pretrain/*"
+        )
     return newest
 
 
 def reconstruct_images(
-    checkpoint: Path, images: Path | None, count: int, mask_ratio: float | None, seed: int
+    checkpoint: Path,
+    images: Path | None,
+    count: int,
+    mask_ratio: float | None,
+    seed: int,
 ) -> Reconstruction:
     """Load a pretraining checkpoint, hide patches of the images, fill them in.
 
@@ -44,9 +51,13 @@ def reconstruct_images(
     """
     loaded = load_autoencoder(checkpoint, mask_ratio)
     batch_BCHW = loaded.normalised(images, count)
-    masking = build.build_masking(loaded.config)(make_key(seed, "picture"), torch.arange(len(batch_BCHW)), 0)
+    masking = build.build_masking(loaded.config)(
+        make_key(seed, "picture"), torch.arange(len(batch_BCHW)), 0
+    )
     form = build.build_format(loaded.config)
-    return reconstruct(loaded.model, loaded.target, batch_BCHW, masking, form.mean, form.std)
+    return reconstruct(
+        loaded.model, loaded.target, batch_BCHW, masking, form.mean, form.std
+    )
 
 
 class Loaded(NamedTuple):
@@ -58,7 +69,11 @@ class Loaded(NamedTuple):
 
     def normalised(self, images: Path | None, count: int) -> Tensor:
         """Images as the model sees them: given ones, or validation images of its own data."""
-        raw_BCHW = _given_images(images, count, self.config) if images else _own_images(count, self.config)
+        raw_BCHW = (
+            _given_images(images, count, self.config)
+            if images
+            else _own_images(count, self.config)
+        )
         form = build.build_format(self.config)
         mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (form.mean, form.std))
         return (raw_BCHW / 255 - mean) / std
@@ -69,12 +84,24 @@ def load_autoencoder(checkpoint: Path, mask_ratio: float | None = None) -> Loade
     content = checkpoints.load(checkpoint)
     about: dict[str, Any] = content.get("unmask", {})
     if about.get("stage") != "pretrain":
-        raise ConfigError(f"checkpoint={checkpoint} is of stage {about.get('stage')}; only pretraining has a decoder")
+        raise ConfigError(
+            f"checkpoint={checkpoint} is of stage {about.get('stage')}; only"
+            " pretraining has a decoder"
+        )
     check_stored(about["config"])
-    config = check(about["config"] | ({"mask_ratio": mask_ratio} if mask_ratio is not None else {}))
+    config = check(
+        about["config"] | ({"mask_ratio": mask_ratio} if mask_ratio is not None else {})
+    )
     if isinstance(config.target, HogTarget | TokensTarget):
-        what = "histograms of gradients" if isinstance(config.target, HogTarget) else "tokens of a dVAE"
-        raise ConfigError(f"checkpoint={checkpoint} predicts {what}, not pixels: there is nothing to draw")
+        what = (
+            "histograms of gradients"
+            if isinstance(config.target, HogTarget)
+            else "tokens of a dVAE"
+        )
+        raise ConfigError(
+            f"checkpoint={checkpoint} predicts {what}, not pixels: there is nothing to"
+            " draw"
+        )
     target, state = build.build_target(config), content["state_dict"]
     assert isinstance(target, Pixel | NormalisedPixel | PatchPCA)
     model = build.build_mae(config).eval()
@@ -87,16 +114,26 @@ def load_autoencoder(checkpoint: Path, mask_ratio: float | None = None) -> Loade
 def _given_images(place: Path, count: int, config: Config) -> torch.Tensor:
     if not place.exists():
         raise ConfigError(f"images={place}: no such file or folder")
-    files = [place] if place.is_file() else sorted(p for p in place.rglob("*") if p.suffix.lower() in SUFFIXES)
+    files = (
+        [place]
+        if place.is_file()
+        else sorted(p for p in place.rglob("*") if p.suffix.lower() in SUFFIXES)
+    )
     if not files:
-        raise ConfigError(f"images={place}: no images in it ({' '.join(sorted(SUFFIXES))})")
-    return torch.cat([_fit(open_image(path, config.data.channels), config) for path in files[:count]])
+        raise ConfigError(
+            f"images={place}: no images in it ({' '.join(sorted(SUFFIXES))})"
+        )
+    return torch.cat(
+        [_fit(open_image(path, config.data.channels), config) for path in files[:count]]
+    )
 
 
 def _own_images(count: int, config: Config) -> torch.Tensor:
     """Validation images, spread over the set."""
     _, val = build.load_splits(make_plan(config))
-    chosen = torch.linspace(0, len(val) - 1, min(count, len(val))).long().unique().tolist()
+    chosen = (
+        torch.linspace(0, len(val) - 1, min(count, len(val))).long().unique().tolist()
+    )
     if isinstance(val, InMemory):
         return torch.cat([_fit(val.images_NCHW[i], config) for i in chosen])
     return torch.cat([_fit(_standing(val, i), config) for i in chosen])

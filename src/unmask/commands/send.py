@@ -20,8 +20,8 @@ def send(folder: Path, given: Send) -> str:
     result = read_result(folder)
     if result is None:
         raise ConfigError(
-            f"{folder}: no finished stage (it has no result.json); the command that trains it goes on, and with "
-            f"logger=wandb sends it"
+            f"{folder}: no finished stage (it has no result.json); the command that"
+            " trains it goes on, and with logger=wandb sends it"
         )
     rows = read(folder / "metrics.jsonl")
     if not rows:
@@ -35,7 +35,9 @@ def send(folder: Path, given: Send) -> str:
     try:
         run.close(0)
     except Exception as error:
-        raise OSError(f"{folder}: W&B did not take all rows ({error}); {run.later}") from None
+        raise OSError(
+            f"{folder}: W&B did not take all rows ({error}); {run.later}"
+        ) from None
     return f"all {len(rows)} rows are in W&B" + (", some were before" if had else "")
 
 
@@ -45,7 +47,12 @@ def _run(folder: Path, result: dict[str, Any], given: Send) -> WandbRun:
     chosen = (config.get("logger") or {}).get("wandb") or {}
     fingerprint = result["fingerprint"]
     return WandbRun(
-        RunCard(result["stage"], fingerprint, result.get("parent") or fingerprint, config), folder,
-        given.project or chosen.get("project") or "unmask", given.entity or chosen.get("entity"), True,
+        RunCard(
+            result["stage"], fingerprint, result.get("parent") or fingerprint, config
+        ),
+        folder,
+        given.project or chosen.get("project") or "unmask",
+        given.entity or chosen.get("entity"),
+        True,
         given.finish_seconds,
-    )  # fmt: skip
+    )

@@ -36,7 +36,12 @@ def suggestion(key: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
     if not near:
         lasts = {path.rsplit(".", 1)[-1]: path for path in known}
-        near = [lasts[last] for last in difflib.get_close_matches(key.rsplit(".", 1)[-1], lasts, n=1, cutoff=0.75)]
+        near = [
+            lasts[last]
+            for last in difflib.get_close_matches(
+                key.rsplit(".", 1)[-1], lasts, n=1, cutoff=0.75
+            )
+        ]
     return f"; did you mean {near[0]}?" if near else ""
 
 

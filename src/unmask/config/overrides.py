@@ -21,9 +21,16 @@ def unknown_overrides(arguments: list[str], extra: Iterable[str] = ()) -> list[s
     faults = []
     for argument in arguments:
         key = key_of(argument)
-        if argument.startswith("-") or "=" not in argument or key.startswith("hydra") or "@" in key:
+        if (
+            argument.startswith("-")
+            or "=" not in argument
+            or key.startswith("hydra")
+            or "@" in key
+        ):
             continue
-        if key not in known and not any(key.startswith(f"{whole}.") for whole in ("logger.csv",)):
+        if key not in known and not any(
+            key.startswith(f"{whole}.") for whole in ("logger.csv",)
+        ):
             faults.append(f"{key}: there is no such key{suggestion(key, known)}")
     return faults
 
@@ -38,14 +45,21 @@ def unknown_names(arguments: list[str]) -> list[str]:
     for key, _, value in (argument.partition("=") for argument in arguments):
         if key.lstrip("+~").startswith("scale."):
             faults.append(
-                f"{key}: a scale's values are those of its file, conf/scale/<name>.yaml; other seeds: seed=0,1,2"
+                f"{key}: a scale's values are those of its file,"
+                " conf/scale/<name>.yaml; other seeds: seed=0,1,2"
             )
         names = value.strip("'\"").split(",") if key in ("experiment", "scale") else []
-        for name in {*names} - {"null", *([ALL, ABLATIONS] if key == "experiment" else [])}:
+        for name in {*names} - {
+            "null",
+            *([ALL, ABLATIONS] if key == "experiment" else []),
+        }:
             try:
                 if key == "scale":
                     read_scale(name)
-                elif is_sweep(name) or not (CONF / "experiment" / f"{name}.yaml").exists():
+                elif (
+                    is_sweep(name)
+                    or not (CONF / "experiment" / f"{name}.yaml").exists()
+                ):
                     read_sweep(name)
             except ConfigError as error:
                 faults.append(str(error))
@@ -57,18 +71,32 @@ def unknown_choices(arguments: list[str]) -> list[str]:
 
     Hydra says the first in many lines. Where --config-dir adds choices, they are Hydra's to know.
     """
-    pairs = [(key.lstrip("+"), value) for key, _, value in (argument.partition("=") for argument in arguments)]
+    pairs = [
+        (key.lstrip("+"), value)
+        for key, _, value in (argument.partition("=") for argument in arguments)
+    ]
     if any(argument.startswith(("--config-", "-cd", "-cp")) for argument in arguments):
         return []
     faults = []
     for key, value in pairs:
-        known = sorted(path.stem for path in (CONF / key).glob("*.yaml")) if key.isidentifier() else []
+        known = (
+            sorted(path.stem for path in (CONF / key).glob("*.yaml"))
+            if key.isidentifier()
+            else []
+        )
         for name in [each.strip(" '\"") for each in value.strip("'\"[]").split(",")]:
-            sought = known and key not in ("experiment", "scale") and "(" not in value  # choice(...), glob(...)
+            # choice(...), glob(...)
+            sought = known and key not in ("experiment", "scale") and "(" not in value
             if sought and name not in (*known, "null", ""):
                 faults.append(no_such(key, name, known))
         part, _, rest = key.partition(".")
         logger = rest.partition(".")[0]
-        if part == "logger" and logger and not any(key == "logger" and logger in value for key, value in pairs):
-            faults.append(f"{key}: the logger {logger} is not chosen; add logger={logger}")
+        if (
+            part == "logger"
+            and logger
+            and not any(key == "logger" and logger in value for key, value in pairs)
+        ):
+            faults.append(
+                f"{key}: the logger {logger} is not chosen; add logger={logger}"
+            )
     return faults

@@ -24,7 +24,10 @@ def reference() -> str:
     for key, values, meaning in _rows(Config, ""):
         own = keys.setdefault((key.partition(".")[2] or key, values, meaning), [])
         own += [] if key in own else [key]
-    rows = (f"| {_joined(same)} | {values} | {meaning} |\n" for (_, values, meaning), same in keys.items())
+    rows = (
+        f"| {_joined(same)} | {values} | {meaning} |\n"
+        for (_, values, meaning), same in keys.items()
+    )
     return HEAD + "".join(rows)
 
 
@@ -41,7 +44,11 @@ def _rows(part: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str]]:
         if not inner:
             yield key, _values(field.annotation, field.metadata), str(field.description)
         if inner == [Scale]:  # its values are checked in its file, and never typed
-            yield key, "a file of `conf/scale/`", "the size at which tables of the paper are made"
+            yield (
+                key,
+                "a file of `conf/scale/`",
+                "the size at which tables of the paper are made",
+            )
             continue
         for model in inner:
             yield from _rows(model, f"{key}.")
@@ -53,9 +60,21 @@ def _values(annotation: Any, metadata: list[Any]) -> str:
     literals = [value for value in _leaves(annotation) if isinstance(value, str)]
     if literals:
         switch = "true, false, null, " if bool in _leaves(annotation) else ""
-        return switch + ", ".join(f"`{value.rsplit('.', 1)[-1]}`" for value in dict.fromkeys(literals))
-    kinds = [leaf.__name__ for leaf in _leaves(annotation) if isinstance(leaf, type) and leaf is not type(None)]
-    words = {"int": "integer", "float": "number", "str": "text", "bool": "true or false", "Any": "anything"}
+        return switch + ", ".join(
+            f"`{value.rsplit('.', 1)[-1]}`" for value in dict.fromkeys(literals)
+        )
+    kinds = [
+        leaf.__name__
+        for leaf in _leaves(annotation)
+        if isinstance(leaf, type) and leaf is not type(None)
+    ]
+    words = {
+        "int": "integer",
+        "float": "number",
+        "str": "text",
+        "bool": "true or false",
+        "Any": "anything",
+    }
     found = list(dict.fromkeys(words.get(kind, kind) for kind in kinds)) or ["anything"]
     optional = " or null" if type(None) in _leaves(annotation) else ""
     return f"{' or '.join(found)}{bounds}{optional}"
@@ -69,12 +88,25 @@ def _leaves(annotation: Any) -> list[Any]:
 def _nested_metadata(annotation: Any) -> list[Any]:
     own = list(getattr(annotation, "__metadata__", ()))
     fields = [m for extra in own for m in getattr(extra, "metadata", [])]
-    return [*fields, *(m for part in get_args(annotation) for m in _nested_metadata(part))]
+    return [
+        *fields,
+        *(m for part in get_args(annotation) for m in _nested_metadata(part)),
+    ]
 
 
 def _bounds(metadata: list[Any]) -> str:
-    signs = {Ge: ("ge", ">="), Gt: ("gt", ">"), Le: ("le", "<="), Lt: ("lt", "<"), MinLen: ("min_length", "length >=")}
-    said = [f"{signs[type(m)][1]} {getattr(m, signs[type(m)][0]):g}" for m in metadata if type(m) in signs]
+    signs = {
+        Ge: ("ge", ">="),
+        Gt: ("gt", ">"),
+        Le: ("le", "<="),
+        Lt: ("lt", "<"),
+        MinLen: ("min_length", "length >="),
+    }
+    said = [
+        f"{signs[type(m)][1]} {getattr(m, signs[type(m)][0]):g}"
+        for m in metadata
+        if type(m) in signs
+    ]
     return f" {', '.join(dict.fromkeys(said))}" if said else ""
 
 

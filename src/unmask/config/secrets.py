@@ -8,7 +8,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-NAMES = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?)$", re.IGNORECASE)
+NAMES = re.compile(
+    r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?)$", re.IGNORECASE
+)
 IN_URL = re.compile(r"(?<=://)[^/\s@'\"]+@")  # user:password@, or token@
 SHORTEST = 12  # characters: TOKENIZERS_KEY=false is no secret
 COVER = "***"
@@ -39,12 +41,17 @@ def _refused(raw: Any, place: str, secrets: list[str]) -> Iterator[str]:
             yield from _refused(value, place, secrets)
     elif isinstance(raw, str) and (shown := _covered(raw, secrets)) != raw:
         yield (
-            f"{place} = {shown}: holds a password or a token, and configs are kept with every result; leave it "
-            f"out, and let the tool that needs it find it in the environment or in ~/.netrc"
+            f"{place} = {shown}: holds a password or a token, and configs are kept with"
+            " every result; leave it out, and let the tool that needs it find it in"
+            " the environment or in ~/.netrc"
         )
 
 
 def _of_environment() -> list[str]:
     """Longest first, as one may be a part of another. Places of files are none."""
     found = {value for name, value in os.environ.items() if NAMES.search(name)}
-    return sorted((v for v in found if len(v) >= SHORTEST and not v.startswith(("/", "~"))), key=len, reverse=True)
+    return sorted(
+        (v for v in found if len(v) >= SHORTEST and not v.startswith(("/", "~"))),
+        key=len,
+        reverse=True,
+    )

@@ -34,13 +34,19 @@ def read_statistics(file: str) -> Statistics:
         content: Any = yaml.safe_load(Path(file).expanduser().read_text())
         found = Statistics.model_validate(content)
     except (OSError, UnicodeError, yaml.YAMLError, ValidationError) as error:
-        reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())[:120]
+        reason = (
+            error.strerror
+            if isinstance(error, OSError)
+            else " ".join(str(error).split())[:120]
+        )
         raise ValueError(
-            f"data.statistics={file} cannot be read ({reason}); python src/measure.py <your data> writes such a file"
+            f"data.statistics={file} cannot be read ({reason}); python src/measure.py"
+            " <your data> writes such a file"
         ) from None
     if {len(found.mean), len(found.std)} != {found.channels}:
         raise ValueError(
-            f"data.statistics={file} has {len(found.mean)} means for {found.channels} channels; measure anew"
+            f"data.statistics={file} has {len(found.mean)} means for {found.channels}"
+            " channels; measure anew"
         )
     return found
 
@@ -53,14 +59,22 @@ class Taken(NamedTuple):
     identity: str | None = None
 
 
-def taken_statistics(file: str | None, mean: list[float] | None, std: list[float] | None, channels: int) -> Taken:
+def taken_statistics(
+    file: str | None, mean: list[float] | None, std: list[float] | None, channels: int
+) -> Taken:
     """The file's, the given ones, or the usual ones. Raises ValueError where a file and values are given."""
     if file is None:
         usual = standard_statistics(channels)
         return Taken(mean or usual[0], std or usual[1])
     if mean or std:
-        raise ValueError("data.statistics is given and so are data.mean or data.std; set these two to null")
+        raise ValueError(
+            "data.statistics is given and so are data.mean or data.std; set these two"
+            " to null"
+        )
     found = read_statistics(file)
     if found.channels != channels:
-        raise ValueError(f"data.statistics={file} is of images of {found.channels} channels, not of {channels}")
+        raise ValueError(
+            f"data.statistics={file} is of images of {found.channels} channels, not of"
+            f" {channels}"
+        )
     return Taken(found.mean, found.std, found.identity)

@@ -39,15 +39,20 @@ def process_group(rank: int, size: int, minutes: float) -> Iterator[None]:
     """
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
-        dist.init_process_group(backend, rank=rank, world_size=size, timeout=timedelta(minutes=minutes))
+        dist.init_process_group(
+            backend, rank=rank, world_size=size, timeout=timedelta(minutes=minutes)
+        )
     except dist.DistError as error:
         raise TimeoutError(
-            f"process {rank} of {size} could not meet the others within {minutes:g} minutes: one hangs, or was not "
-            f"started, or cannot be reached ({next(iter(str(error).splitlines()), '')}); the same command goes on from "
-            f"the last checkpoint; if starting takes longer, raise trainer.timeout_minutes"
+            f"process {rank} of {size} could not meet the others within {minutes:g}"
+            " minutes: one hangs, or was not started, or cannot be reached"
+            f" ({next(iter(str(error).splitlines()), '')}); the same command goes on"
+            " from the last checkpoint; if starting takes longer, raise"
+            " trainer.timeout_minutes"
         ) from error
     yield
-    dist.destroy_process_group()  # not after an error: the others may be gone, and NCCL would wait for them
+    # not after an error: the others may be gone, and NCCL would wait for them
+    dist.destroy_process_group()
 
 
 def all_reduce_mean(value: Float[Tensor, ""]) -> Float[Tensor, ""]:

@@ -14,11 +14,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from unmask.distributed.processes import MEMORY_FULL, PREEMPTED, SIGNALS, Forwarding, available_cores, send_signal, start_process
+from unmask.distributed.processes import (
+    MEMORY_FULL,
+    PREEMPTED,
+    SIGNALS,
+    Forwarding,
+    available_cores,
+    send_signal,
+    start_process,
+)
 from unmask.distributed.ranks import RankInfo
 
 TRAIN = Path(__file__).parents[2] / "train.py"
-STARTED = "UNMASK_STARTED"  # set in what it starts: the results are told by who started them
+# set in what it starts: the results are told by who started them
+STARTED = "UNMASK_STARTED"
 POLL = 0.05  # seconds
 GRACE = 15.0  # seconds that the others have when one is gone
 
@@ -34,14 +43,23 @@ class RankProcess(NamedTuple):
 class Launcher:
     """Starts `python train.py <overrides>` once a device of this machine."""
 
-    def __init__(self, overrides: Sequence[str], each: int, total: int, started: RankInfo | None) -> None:
-        self.overrides, self.each, self.total, self.started = list(overrides), each, total, started
+    def __init__(
+        self, overrides: Sequence[str], each: int, total: int, started: RankInfo | None
+    ) -> None:
+        self.overrides, self.each, self.total, self.started = (
+            list(overrides),
+            each,
+            total,
+            started,
+        )
         self.members: list[RankProcess] = []
 
     def __call__(self) -> int:
         """Wait for the end; the exit code of the first that did not end well, else 0."""
         if self.started:
-            address = {name: os.environ[name] for name in ("MASTER_ADDR", "MASTER_PORT")}
+            address = {
+                name: os.environ[name] for name in ("MASTER_ADDR", "MASTER_PORT")
+            }
         else:
             address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
         with (
@@ -64,15 +82,26 @@ class Launcher:
     def _start(self, local: int, address: dict[str, str], folder: Path) -> RankProcess:
         """All but the first are silent: what they say is kept, for when one of them fails first."""
         rank = (self.started.machine if self.started else 0) * self.each + local
-        threads = max(1, available_cores() // self.each)  # each process would take all cores
+        # each process would take all cores
+        threads = max(1, available_cores() // self.each)
         told = address | {
-            "RANK": str(rank), "WORLD_SIZE": str(self.total), "LOCAL_RANK": str(local),
-            "LOCAL_WORLD_SIZE": str(self.each), "NODE_RANK": str(rank // self.each), STARTED: "1",
+            "RANK": str(rank),
+            "WORLD_SIZE": str(self.total),
+            "LOCAL_RANK": str(local),
+            "LOCAL_WORLD_SIZE": str(self.each),
+            "NODE_RANK": str(rank // self.each),
+            STARTED: "1",
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
-        }  # fmt: skip
+        }
         said = (folder / f"{rank}.txt").open("w+b") if rank else None
         silent = {"stdout": subprocess.DEVNULL, "stderr": said} if said else {}
-        return RankProcess(rank, start_process([sys.executable, str(TRAIN), *self.overrides], told, **silent), said)
+        return RankProcess(
+            rank,
+            start_process(
+                [sys.executable, str(TRAIN), *self.overrides], told, **silent
+            ),
+            said,
+        )
 
     def _watch(self) -> int:
         first: RankProcess | None = None
@@ -87,7 +116,9 @@ class Launcher:
                     send_signal(signal.SIGTERM, self._processes())
             if time.monotonic() > deadline:
                 send_signal(signal.SIGKILL, self._processes())
-        first = first or next((member for member in self.members if member.process.returncode), None)
+        first = first or next(
+            (member for member in self.members if member.process.returncode), None
+        )
         return _told(first) if first else 0
 
 
@@ -109,7 +140,10 @@ def _told(first: RankProcess) -> int:
         print(first.said.read().decode(errors="replace").strip(), file=sys.stderr)
     if code > 0:
         if first.rank:
-            print(f"process {first.rank} failed first; the others were ended", file=sys.stderr)
+            print(
+                f"process {first.rank} failed first; the others were ended",
+                file=sys.stderr,
+            )
         return code
     print(
         f"process {first.rank} was killed by {signal.Signals(-code).name}"

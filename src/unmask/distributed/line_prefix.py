@@ -30,7 +30,9 @@ class PrefixedStream(io.TextIOBase):
     def write(self, text: str) -> int:
         whole, newline, self._open = (self._open + text).rpartition("\n")
         if newline:
-            self._stream.write("".join(f"{self.mark}{line}\n" for line in whole.split("\n")))
+            self._stream.write(
+                "".join(f"{self.mark}{line}\n" for line in whole.split("\n"))
+            )
             self._stream.flush()
         return len(text)
 
@@ -52,6 +54,9 @@ def prefix_lines() -> None:
     mark = os.environ.pop(PREFIX, "")  # its own, not its workers'
     if mark:
         os.environ["COLUMNS"] = str(shutil.get_terminal_size().columns - len(mark))
-        sys.stdout, sys.stderr = stdout, stderr = PrefixedStream(sys.stdout, mark), PrefixedStream(sys.stderr, mark)
+        sys.stdout, sys.stderr = stdout, stderr = (
+            PrefixedStream(sys.stdout, mark),
+            PrefixedStream(sys.stderr, mark),
+        )
         atexit.register(stdout.close_line)
         atexit.register(stderr.close_line)

@@ -12,23 +12,49 @@ from types import FrameType
 from typing import Any
 
 PREEMPTED = 75  # exit code: run me again
-MEMORY_FULL = 76  # exit code of one of several processes: start all of us again, with smaller micro-batches
-PREEMPTING = (signal.SIGUSR1, signal.SIGUSR2)  # what SLURM and submitit send ahead of a limit; people send the others
-SIGNALS = (signal.SIGTERM, signal.SIGINT, *PREEMPTING)  # that ask a training to save and leave
-CHILD = "UNMASK_CHILD"  # set in every process that is started here: who started it answers for it
+# exit code of one of several processes: start all of us again, with smaller
+# micro-batches
+MEMORY_FULL = 76
+# what SLURM and submitit send ahead of a limit; people send the others
+PREEMPTING = (signal.SIGUSR1, signal.SIGUSR2)
+# that ask a training to save and leave
+SIGNALS = (signal.SIGTERM, signal.SIGINT, *PREEMPTING)
+# set in every process that is started here: who started it answers for it
+CHILD = "UNMASK_CHILD"
 LEAKING = (
-    "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
+    "LOCAL_RANK",
+    "LOCAL_WORLD_SIZE",
+    "NODE_RANK",
+    "GROUP_RANK",
+    "RANK",
+    "WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
     "PL_GLOBAL_SEED",
-)  # fmt: skip
-SUMMARY = "UNMASK_SUMMARY"  # names the file in which a cell of a sweep tells its results to who started it
+)
+# names the file in which a cell of a sweep tells its results to who started it
+SUMMARY = "UNMASK_SUMMARY"
 PR_SET_PDEATHSIG = 1
-received_signals: list[int] = []  # those of SIGNALS that have come to this process, in order
+# those of SIGNALS that have come to this process, in order
+received_signals: list[int] = []
 
 
-def start_process(command: list[str], extra_env: dict[str, str], **streams: Any) -> subprocess.Popen:
+def start_process(
+    command: list[str], extra_env: dict[str, str], **streams: Any
+) -> subprocess.Popen:
     """In a session of its own, with our environment and what it is `told`, but without our place in a group."""
-    environment = {key: value for key, value in os.environ.items() if key not in LEAKING} | {CHILD: "1"} | extra_env
-    return subprocess.Popen(command, env=environment, start_new_session=True, preexec_fn=_end_with_parent, **streams)
+    environment = (
+        {key: value for key, value in os.environ.items() if key not in LEAKING}
+        | {CHILD: "1"}
+        | extra_env
+    )
+    return subprocess.Popen(
+        command,
+        env=environment,
+        start_new_session=True,
+        preexec_fn=_end_with_parent,
+        **streams,
+    )
 
 
 def _end_with_parent() -> None:
@@ -39,7 +65,9 @@ def _end_with_parent() -> None:
 
 def available_cores() -> int:
     """Those that this process may use: schedulers give a job fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return (
+        len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    )
 
 
 def cores_per_rank() -> int:
@@ -78,11 +106,20 @@ class Forwarding:
     The third SIGINT ends them at once (people press Ctrl-C twice). asked: how many signals came.
     """
 
-    def __init__(self, numbers: Iterable[int], started: Callable[[], Iterable[subprocess.Popen]]) -> None:
-        self.numbers, self.started, self.asked, self.interrupted = numbers, started, 0, 0
+    def __init__(
+        self, numbers: Iterable[int], started: Callable[[], Iterable[subprocess.Popen]]
+    ) -> None:
+        self.numbers, self.started, self.asked, self.interrupted = (
+            numbers,
+            started,
+            0,
+            0,
+        )
 
     def __enter__(self) -> "Forwarding":
-        self.before = {number: signal.signal(number, self._forward) for number in self.numbers}
+        self.before = {
+            number: signal.signal(number, self._forward) for number in self.numbers
+        }
         return self
 
     def __exit__(self, *_: object) -> None:

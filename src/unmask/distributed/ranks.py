@@ -44,17 +44,23 @@ def _of_job() -> dict[str, str]:
     if job is None or job.num_tasks == 1:
         return {}
     each, left = divmod(job.num_tasks, job.num_nodes)
-    if left or "," in os.environ.get("SLURM_STEP_TASKS_PER_NODE", ""):  # 8(x2) where they are as many everywhere
+    # 8(x2) where they are as many everywhere
+    if left or "," in os.environ.get("SLURM_STEP_TASKS_PER_NODE", ""):
         raise ConfigError(
-            f"{job.num_tasks} tasks on {job.num_nodes} machines are not equally many on each; start one a machine, or "
-            f"one a device: srun --ntasks-per-node=..."
+            f"{job.num_tasks} tasks on {job.num_nodes} machines are not equally many on"
+            " each; start one a machine, or one a device: srun --ntasks-per-node=..."
         )
-    step = f"{job.job_id}.{os.environ.get('SLURM_STEP_ID', '')}"  # two steps of a job may share a machine
+    # two steps of a job may share a machine
+    step = f"{job.job_id}.{os.environ.get('SLURM_STEP_ID', '')}"
     return {
-        "RANK": str(job.node * each + job.local_rank), "WORLD_SIZE": str(job.num_tasks),
-        "LOCAL_RANK": str(job.local_rank), "LOCAL_WORLD_SIZE": str(each), "NODE_RANK": str(job.node),
-        "MASTER_ADDR": job.hostnames[0], "MASTER_PORT": str(random.Random(step).randint(*PORTS)),
-    }  # fmt: skip
+        "RANK": str(job.node * each + job.local_rank),
+        "WORLD_SIZE": str(job.num_tasks),
+        "LOCAL_RANK": str(job.local_rank),
+        "LOCAL_WORLD_SIZE": str(each),
+        "NODE_RANK": str(job.node),
+        "MASTER_ADDR": job.hostnames[0],
+        "MASTER_PORT": str(random.Random(step).randint(*PORTS)),
+    }
 
 
 def _job() -> Any:
@@ -63,7 +69,8 @@ def _job() -> Any:
         from submitit import JobEnvironment
 
         return JobEnvironment()
-    if "SLURM_STEP_NUM_TASKS" not in os.environ:  # a batch script's own process is in no step
+    # a batch script's own process is in no step
+    if "SLURM_STEP_NUM_TASKS" not in os.environ:
         return None
     from submitit.slurm.slurm import SlurmJobEnvironment
 
@@ -71,7 +78,9 @@ def _job() -> Any:
         """A step may have fewer machines and tasks than its job."""
 
         _env = SlurmJobEnvironment._env | {
-            "num_tasks": "SLURM_STEP_NUM_TASKS", "num_nodes": "SLURM_STEP_NUM_NODES", "nodes": "SLURM_STEP_NODELIST",
-        }  # fmt: skip
+            "num_tasks": "SLURM_STEP_NUM_TASKS",
+            "num_nodes": "SLURM_STEP_NUM_NODES",
+            "nodes": "SLURM_STEP_NODELIST",
+        }
 
     return Step() if int(os.environ["SLURM_STEP_NUM_TASKS"]) > 1 else None

@@ -9,7 +9,14 @@ from typing import Any
 
 from submitit.core.utils import DelayedSubmission, UncompletedJobError
 
-from unmask.distributed.processes import PREEMPTED, SIGNALS, SUMMARY, Forwarding, received_signals, start_process
+from unmask.distributed.processes import (
+    PREEMPTED,
+    SIGNALS,
+    SUMMARY,
+    Forwarding,
+    received_signals,
+    start_process,
+)
 
 
 class CellJob:
@@ -57,6 +64,10 @@ def _run(command: Sequence[str]) -> tuple[int, list[dict[str, Any]]]:
 def _hand_on(before: dict[signal.Signals, Any]) -> None:
     """What came goes to those who would have got it; submitit's own handler may end this process here."""
     for number in map(signal.Signals, dict.fromkeys(received_signals)):
-        print(f"asked to leave by {number.name}; the run has ended and goes on from its last checkpoint", flush=True)
+        print(
+            f"asked to leave by {number.name}; the run has ended and goes on from its"
+            " last checkpoint",
+            flush=True,
+        )
         if callable(before[number]):
             before[number](number, None)

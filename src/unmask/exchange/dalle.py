@@ -10,10 +10,14 @@ from unmask.exchange.files import open_weights, unpickled
 from unmask.tokenizers import DallEEncoder
 
 PICKLED = (  # the classes that https://cdn.openai.com/dall-e/encoder.pkl is made of
-    "dall_e.encoder.Encoder", "dall_e.encoder.EncoderBlock", "dall_e.utils.Conv2d",
-    "torch.nn.modules.container.Sequential", "torch.nn.modules.activation.ReLU",
-    "torch.nn.modules.pooling.MaxPool2d", "torch.nn.modules.linear.Identity",
-)  # fmt: skip
+    "dall_e.encoder.Encoder",
+    "dall_e.encoder.EncoderBlock",
+    "dall_e.utils.Conv2d",
+    "torch.nn.modules.container.Sequential",
+    "torch.nn.modules.activation.ReLU",
+    "torch.nn.modules.pooling.MaxPool2d",
+    "torch.nn.modules.linear.Identity",
+)
 
 
 class Inert:
@@ -29,17 +33,25 @@ def read_dalle(path: Path) -> DallEEncoder:
     first, last = tensors.get("blocks.input.w"), tensors.get("blocks.output.conv.w")
     if first is None or last is None or first.ndim != 4 or last.ndim != 4:
         raise ValueError(
-            f"{path} is not DALL-E's encoder: its tensors are [{', '.join(sorted(tensors)[:3])}, ...]; "
-            "wanted are those of https://cdn.openai.com/dall-e/encoder.pkl (blocks.input.w, ...)"
+            f"{path} is not DALL-E's encoder: its tensors are"
+            f" [{', '.join(sorted(tensors)[:3])}, ...]; wanted are those of"
+            " https://cdn.openai.com/dall-e/encoder.pkl (blocks.input.w, ...)"
         )
     broken = [name for name, value in tensors.items() if not value.isfinite().all()]
     if broken:
-        raise ValueError(f"{path}: {broken[0]} is not finite; copy or download the file again")
-    encoder = DallEEncoder(codes=last.shape[0], width=first.shape[0], channels=first.shape[1])
+        raise ValueError(
+            f"{path}: {broken[0]} is not finite; copy or download the file again"
+        )
+    encoder = DallEEncoder(
+        codes=last.shape[0], width=first.shape[0], channels=first.shape[1]
+    )
     try:
         encoder.load_state_dict(tensors)
-    except RuntimeError as error:  # one line for each tensor that is missing, unknown or of another shape
-        raise ValueError(f"{path} does not fit DALL-E's encoder: {' '.join(str(error).split())}") from None
+    # one line for each tensor that is missing, unknown or of another shape
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path} does not fit DALL-E's encoder: {' '.join(str(error).split())}"
+        ) from None
     return encoder
 
 

@@ -39,7 +39,10 @@ def open_weights(place: Path) -> Opened:
     config = _json(beside) if place.is_dir() and beside.exists() else {}
     content, record = _content(path)
     held = isinstance(content, Mapping)
-    container = next((key for key in CONTAINERS if held and isinstance(content.get(key), Mapping)), None)
+    container = next(
+        (key for key in CONTAINERS if held and isinstance(content.get(key), Mapping)),
+        None,
+    )
     tensors = _tensors(content[container] if container else content, path)
     return Opened(path, tensors, config, record, container)
 
@@ -49,11 +52,17 @@ def _file_in(folder: Path) -> Path:
         if (folder / name).is_file():
             return folder / name
     if list(folder.glob("*.index.json")):
-        raise ValueError(f"{folder} holds weights in several shards; save them as one file first (max_shard_size)")
+        raise ValueError(
+            f"{folder} holds weights in several shards; save them as one file first"
+            " (max_shard_size)"
+        )
     stage = folder if folder.name == "checkpoints" else folder / "checkpoints"
     newest = checkpoints.newest(stage) if stage.is_dir() else None
     if newest is None:
-        raise ValueError(f"{folder} holds neither {' nor '.join(FOLDER_FILES)} nor checkpoints of a stage")
+        raise ValueError(
+            f"{folder} holds neither {' nor '.join(FOLDER_FILES)} nor checkpoints of a"
+            " stage"
+        )
     return newest
 
 
@@ -63,7 +72,9 @@ def _json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} is not readable as JSON: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not an object with keys")
+        raise ValueError(
+            f"{path} holds a {type(content).__name__}, not an object with keys"
+        )
     return content
 
 
@@ -76,7 +87,10 @@ def _content(path: Path) -> tuple[Any, dict[str, Any]]:
     if start[8:] == b"{" or path.suffix == ".safetensors":
         return _safetensors(path)
     if not start.startswith((b"PK", b"\x80")):
-        raise ValueError(f"{path} is neither a PyTorch nor a safetensors file: it begins with {start!r}")
+        raise ValueError(
+            f"{path} is neither a PyTorch nor a safetensors file: it begins with"
+            f" {start!r}"
+        )
     content = unpickled(path)
     record = content.get("unmask", {}) if isinstance(content, dict) else {}
     return content, record if isinstance(record, dict) else {}
@@ -105,28 +119,45 @@ def unpickled(path: Path, stubs: Sequence[tuple[type, str]] = ()) -> Any:
         wanted = re.search(r"GLOBAL (\S+)", str(error))
         if wanted:
             raise ValueError(
-                f"{path} holds more than tensors: it wants {wanted.group(1)}; refused, and nothing of it was run"
+                f"{path} holds more than tensors: it wants {wanted.group(1)}; refused,"
+                " and nothing of it was run"
             ) from None
         if "persistent_load" in str(error):
             raise ValueError(
-                f"{path} holds a whole module in PyTorch's format before 1.6, which cannot be read without running it; "
-                "load it where it comes from and save its state_dict()"
+                f"{path} holds a whole module in PyTorch's format before 1.6, which"
+                " cannot be read without running it; load it where it comes from and"
+                " save its state_dict()"
             ) from None
-        raise ValueError(f"{path} is damaged or cut short; copy or download it again") from error
+        raise ValueError(
+            f"{path} is damaged or cut short; copy or download it again"
+        ) from error
 
 
 def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} holds a {type(content).__name__}, not named tensors")
-    strange = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
+    strange = [
+        str(name) for name, value in content.items() if not isinstance(value, Tensor)
+    ]
     if strange or not content:
-        found = f"these are no tensors: {', '.join(strange[:5])}" if strange else "it holds nothing"
+        found = (
+            f"these are no tensors: {', '.join(strange[:5])}"
+            if strange
+            else "it holds nothing"
+        )
         raise ValueError(f"{path} is not a file of named tensors: {found}")
     for name, value in content.items():
         if value.layout != torch.strided:
-            raise ValueError(f"{path}: {name} is a sparse tensor; weights are dense here, save it with .to_dense()")
+            raise ValueError(
+                f"{path}: {name} is a sparse tensor; weights are dense here, save it"
+                " with .to_dense()"
+            )
         if not name.endswith("num_batches_tracked") and not value.is_floating_point():
-            raise ValueError(f"{path}: {name} is of {value.dtype}; weights are floating point")
+            raise ValueError(
+                f"{path}: {name} is of {value.dtype}; weights are floating point"
+            )
         if value.is_floating_point() and not value.isfinite().all():
-            raise ValueError(f"{path}: {name} is not finite; nothing can be learnt from or with it")
+            raise ValueError(
+                f"{path}: {name} is not finite; nothing can be learnt from or with it"
+            )
     return dict(content)

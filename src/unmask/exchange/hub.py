@@ -36,7 +36,9 @@ def hub_config(weights: Weights) -> dict[str, Any]:
         "decoder_hidden_size": sizes.decoder.width,
         "decoder_num_hidden_layers": sizes.decoder.depth,
         "decoder_num_attention_heads": sizes.decoder.heads,
-        "decoder_intermediate_size": round(sizes.decoder.width * sizes.decoder.mlp_ratio),
+        "decoder_intermediate_size": round(
+            sizes.decoder.width * sizes.decoder.mlp_ratio
+        ),
     }
 
 

@@ -16,45 +16,73 @@ KERNEL = "encoder.patch_embed.weight"
 PARTS = ("q", "k", "v")
 SAME = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
 ENCODER = {
-    "encoder.cls_token": "cls_token", "encoder.pos_embed": "pos_embed", "encoder.patch_embed": "patch_embed.proj",
-    "encoder.norm": "norm", **{f"encoder.blocks.*.{part}": f"blocks.*.{part}" for part in SAME},
-}  # fmt: skip
+    "encoder.cls_token": "cls_token",
+    "encoder.pos_embed": "pos_embed",
+    "encoder.patch_embed": "patch_embed.proj",
+    "encoder.norm": "norm",
+    **{f"encoder.blocks.*.{part}": f"blocks.*.{part}" for part in SAME},
+}
 DECODER = {
-    "decoder.embed": "decoder_embed", "decoder.mask_token": "mask_token", "decoder.pos_embed": "decoder_pos_embed",
-    "decoder.norm": "decoder_norm", "decoder.head": "decoder_pred",
+    "decoder.embed": "decoder_embed",
+    "decoder.mask_token": "mask_token",
+    "decoder.pos_embed": "decoder_pos_embed",
+    "decoder.norm": "decoder_norm",
+    "decoder.head": "decoder_pred",
     **{f"decoder.blocks.*.{part}": f"decoder_blocks.*.{part}" for part in SAME},
-}  # fmt: skip
+}
 HEAD = {"fc_norm": "fc_norm", "head": "head"}
 PROBE = {"fc_norm": "fc_norm", "norm": "head.0", "head": "head.1"}
 HF_BLOCK = {
-    "norm1": "layernorm_before", "attn.q": "attention.attention.query", "attn.k": "attention.attention.key",
-    "attn.v": "attention.attention.value", "attn.proj": "attention.output.dense", "norm2": "layernorm_after",
-    "mlp.fc1": "intermediate.dense", "mlp.fc2": "output.dense",
-}  # fmt: skip
+    "norm1": "layernorm_before",
+    "attn.q": "attention.attention.query",
+    "attn.k": "attention.attention.key",
+    "attn.v": "attention.attention.value",
+    "attn.proj": "attention.output.dense",
+    "norm2": "layernorm_after",
+    "mlp.fc1": "intermediate.dense",
+    "mlp.fc2": "output.dense",
+}
 HF = {
-    "encoder.cls_token": "embeddings.cls_token", "encoder.pos_embed": "embeddings.position_embeddings",
-    "encoder.patch_embed": "embeddings.patch_embeddings.projection", "encoder.norm": "layernorm",
-    **{f"encoder.blocks.*.{ours}": f"encoder.layer.*.{theirs}" for ours, theirs in HF_BLOCK.items()},
-    **{ours: f"decoder.{theirs}" for ours, theirs in DECODER.items() if "*" not in ours},
-    **{f"decoder.blocks.*.{ours}": f"decoder.decoder_layers.*.{theirs}" for ours, theirs in HF_BLOCK.items()},
+    "encoder.cls_token": "embeddings.cls_token",
+    "encoder.pos_embed": "embeddings.position_embeddings",
+    "encoder.patch_embed": "embeddings.patch_embeddings.projection",
+    "encoder.norm": "layernorm",
+    **{
+        f"encoder.blocks.*.{ours}": f"encoder.layer.*.{theirs}"
+        for ours, theirs in HF_BLOCK.items()
+    },
+    **{
+        ours: f"decoder.{theirs}" for ours, theirs in DECODER.items() if "*" not in ours
+    },
+    **{
+        f"decoder.blocks.*.{ours}": f"decoder.decoder_layers.*.{theirs}"
+        for ours, theirs in HF_BLOCK.items()
+    },
     "head": "classifier",
-}  # fmt: skip
-# transformers 5 spells parameters anew in memory, and saves decoder layers in a third way
+}
+# transformers 5 spells parameters anew in memory, and saves decoder layers in a third
+# way
 CLASSIC = (
-    (r"^vit\.", ""), (r"^layers\.", "encoder.layer."),
+    (r"^vit\.", ""),
+    (r"^layers\.", "encoder.layer."),
     (r"^decoder\.decoder_encoder\.layer\.", "decoder.decoder_layers."),
-    (r"\.q_proj\.", ".attention.query."), (r"\.k_proj\.", ".attention.key."), (r"\.v_proj\.", ".attention.value."),
-    (r"\.attention\.o_proj\.", ".attention.output.dense."), (r"\.mlp\.fc1\.", ".intermediate.dense."),
+    (r"\.q_proj\.", ".attention.query."),
+    (r"\.k_proj\.", ".attention.key."),
+    (r"\.v_proj\.", ".attention.value."),
+    (r"\.attention\.o_proj\.", ".attention.output.dense."),
+    (r"\.mlp\.fc1\.", ".intermediate.dense."),
     (r"\.mlp\.fc2\.", ".output.dense."),
-)  # fmt: skip
+)
 WRAPPED = ((r"^(module\.|_orig_mod\.)+", ""),)  # DistributedDataParallel, torch.compile
 OWN = ((r"^model\.(features\.)?", ""),)
 KIND = re.compile(r"\.(weight|bias|running_mean|running_var|num_batches_tracked)$")
 NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 LEFT_OVER = {
-    "pooler.dense.weight": "a layer on top of the features", "pooler.dense.bias": "a layer on top of the features",
-    "embeddings.mask_token": "not used on whole images", "mask_token": "the decoder's, which the file does not hold",
-}  # fmt: skip
+    "pooler.dense.weight": "a layer on top of the features",
+    "pooler.dense.bias": "a layer on top of the features",
+    "embeddings.mask_token": "not used on whole images",
+    "mask_token": "the decoder's, which the file does not hold",
+}
 
 
 def plain(name: str, layout: Layout) -> str:
@@ -80,12 +108,18 @@ def renamed(name: str, names: dict[str, str]) -> str | None:
     other = names.get(NUMBER.sub("*", stem, count=1))
     if other is None:
         return None
-    return (other.replace("*", number.group()) if number else other) + (kind.group() if kind else "")
+    return (other.replace("*", number.group()) if number else other) + (
+        kind.group() if kind else ""
+    )
 
 
 def apart(name: str) -> list[str]:
     """The names of query, key and value for a fused one; another's own."""
-    return [name.replace(".qkv.", f".{part}.") for part in PARTS] if ".qkv." in name else [name]
+    return (
+        [name.replace(".qkv.", f".{part}.") for part in PARTS]
+        if ".qkv." in name
+        else [name]
+    )
 
 
 def split(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -104,7 +138,9 @@ def fuse(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         if not re.search(r"\.attn\.[qkv]\.", name):
             result[name] = value
         elif ".attn.q." in name:
-            whole = [tensors[name.replace(".attn.q.", f".attn.{part}.")] for part in PARTS]
+            whole = [
+                tensors[name.replace(".attn.q.", f".attn.{part}.")] for part in PARTS
+            ]
             result[name.replace(".attn.q.", ".attn.qkv.")] = torch.cat(whole)
     return result
 

@@ -52,7 +52,9 @@ class Weights:
     def named(self) -> dict[str, Tensor]:
         """All tensors in one dictionary: encoder.*, decoder.*, and the head's names as they are."""
         encoder = {f"encoder.{name}": value for name, value in self.encoder.items()}
-        decoder = {f"decoder.{name}": value for name, value in (self.decoder or {}).items()}
+        decoder = {
+            f"decoder.{name}": value for name, value in (self.decoder or {}).items()
+        }
         return encoder | decoder | (self.head or {})
 
 
@@ -61,24 +63,46 @@ class Report:
     """What happened to each tensor; whatever has no explanation was an error before a report could be made."""
 
     matched: tuple[str, ...] = ()  # one to one, bit for bit, perhaps under another name
-    reshaped: Mapping[str, str] = field(default_factory=dict)  # name: old shape -> new shape
-    missing: Mapping[str, str] = field(default_factory=dict)  # name: why it may be, and what stands in its place
-    dropped: Mapping[str, str] = field(default_factory=dict)  # name: why it is not needed
+    # name: old shape -> new shape
+    reshaped: Mapping[str, str] = field(default_factory=dict)
+    # name: why it may be, and what stands in its place
+    missing: Mapping[str, str] = field(default_factory=dict)
+    # name: why it is not needed
+    dropped: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
 def shapes(geometry: Geometry) -> dict[str, torch.Size]:
     """Names and shapes of the encoder and decoder of this size: the models' own, without their memory."""
-    size, encoder, decoder = geometry.patch_size**2 * geometry.channels, geometry.encoder, geometry.decoder
+    size, encoder, decoder = (
+        geometry.patch_size**2 * geometry.channels,
+        geometry.encoder,
+        geometry.decoder,
+    )
     with torch.device("meta"):
         parts: dict[str, Encoder | Decoder] = {
             "encoder": Encoder(
-                geometry.grid, geometry.patch_size, geometry.channels,
-                encoder.width, encoder.depth, encoder.heads, encoder.mlp_ratio,
+                geometry.grid,
+                geometry.patch_size,
+                geometry.channels,
+                encoder.width,
+                encoder.depth,
+                encoder.heads,
+                encoder.mlp_ratio,
             )
-        }  # fmt: skip
+        }
         if decoder:
             parts["decoder"] = Decoder(
-                geometry.grid, encoder.width, size, decoder.width, decoder.depth, decoder.heads, decoder.mlp_ratio
+                geometry.grid,
+                encoder.width,
+                size,
+                decoder.width,
+                decoder.depth,
+                decoder.heads,
+                decoder.mlp_ratio,
             )
-    return {f"{part}.{name}": v.shape for part, model in parts.items() for name, v in model.state_dict().items()}
+    return {
+        f"{part}.{name}": v.shape
+        for part, model in parts.items()
+        for name, v in model.state_dict().items()
+    }

@@ -29,7 +29,9 @@ class Content:
     report: Report
 
 
-def write(weights: Weights, path: Path, layout: Written, overwrite: bool = False) -> Report:
+def write(
+    weights: Weights, path: Path, layout: Written, overwrite: bool = False
+) -> Report:
     """Write atomically, and report.
 
     Raises ValueError where the target stands already, or the layout cannot say what these weights are.
@@ -40,8 +42,12 @@ def write(weights: Weights, path: Path, layout: Written, overwrite: bool = False
     record = {"geometry": asdict(weights.geometry), "pool": weights.pool}
     if layout == "hf":
         _save_folder(path, content.tensors, hub_config(weights))
-    elif layout == "safetensors" or (layout == "timm" and path.suffix == ".safetensors"):
-        _save_tensors(path, content.tensors, {"format": "pt", "unmask": json.dumps(record)})
+    elif layout == "safetensors" or (
+        layout == "timm" and path.suffix == ".safetensors"
+    ):
+        _save_tensors(
+            path, content.tensors, {"format": "pt", "unmask": json.dumps(record)}
+        )
     else:
         container = "model" if layout == "official" else "state_dict"
         with replacing(path) as file:
@@ -55,7 +61,10 @@ def refuse_existing(path: Path, layout: Written, overwrite: bool) -> None:
         raise ValueError(f"layout={layout}: known are {', '.join(get_args(Written))}")
     if path.exists() and path.is_dir() != (layout == "hf"):
         kinds = ("a folder", "a file") if path.is_dir() else ("a file", "a folder")
-        raise ValueError(f"{path} is {kinds[0]}; layout={layout} writes {kinds[1]}: give another place")
+        raise ValueError(
+            f"{path} is {kinds[0]}; layout={layout} writes {kinds[1]}: give another"
+            " place"
+        )
     occupied = any(path.iterdir()) if path.is_dir() else path.exists()
     if occupied and not overwrite:
         raise ValueError(f"{path} exists; give another place or add overwrite=true")
@@ -65,7 +74,9 @@ def outward(weights: Weights, layout: Written) -> Content:
     """The tensors as the layout has them; raises ValueError where it has no names for what they do."""
     named = weights.named()
     if layout == "safetensors":
-        return Content({name: _own(value) for name, value in named.items()}, Report(tuple(named)))
+        return Content(
+            {name: _own(value) for name, value in named.items()}, Report(tuple(named))
+        )
     _refuse_unspeakable(weights, layout)
     named, dropped, notes = _without_unused(named, weights, layout)
     named, folded, head_notes = _with_plain_head(named, layout)
@@ -73,13 +84,22 @@ def outward(weights: Weights, layout: Written) -> Content:
     reshaped = {KERNEL: f"{shape(named[KERNEL])} -> {shape(kernel)}"} | folded
     shaped = named | {KERNEL: kernel}
     if layout == "hf":
-        reshaped |= {n: f"{shape(v)} -> 3 x {shape(v.chunk(3)[0])}" for n, v in named.items() if len(apart(n)) == 3}
+        reshaped |= {
+            n: f"{shape(v)} -> 3 x {shape(v.chunk(3)[0])}"
+            for n, v in named.items()
+            if len(apart(n)) == 3
+        }
         shaped = split(shaped)
     names = table(layout, probe="norm.running_mean" in shaped)
     prefix = "vit." if layout == "hf" and (weights.decoder or weights.head) else ""
-    tensors = {_prefixed(cast(str, renamed(name, names)), prefix): _own(value) for name, value in shaped.items()}
+    tensors = {
+        _prefixed(cast(str, renamed(name, names)), prefix): _own(value)
+        for name, value in shaped.items()
+    }
     matched = tuple(name for name in named if name not in reshaped)
-    return Content(tensors, Report(matched, reshaped, {}, dropped, (*notes, *head_notes)))
+    return Content(
+        tensors, Report(matched, reshaped, {}, dropped, (*notes, *head_notes))
+    )
 
 
 def _own(tensor: Tensor) -> Tensor:
@@ -95,13 +115,21 @@ def _refuse_unspeakable(weights: Weights, layout: Written) -> None:
     after_pooling = "fc_norm.weight" in (weights.head or {})
     if layout == "hf" and weights.pool == "mean":
         raise ValueError(
-            "Hugging Face's ViT classifies the class token, these weights the mean of the patches; use layout=timm"
+            "Hugging Face's ViT classifies the class token, these weights the mean of"
+            " the patches; use layout=timm"
         )
     rows, columns = weights.geometry.grid
-    if layout == "hf" and weights.decoder and rows != columns:  # transformers takes the root of the number of patches
-        raise ValueError(f"Hugging Face's ViTMAE decodes square grids only, not {rows} x {columns}; use another layout")
+    # transformers takes the root of the number of patches
+    if layout == "hf" and weights.decoder and rows != columns:
+        raise ValueError(
+            f"Hugging Face's ViTMAE decodes square grids only, not {rows} x {columns};"
+            " use another layout"
+        )
     if layout == "official" and weights.pool == "mean" and not after_pooling:
-        raise ValueError("the official classifier has no mean without a norm after it; use layout=timm or safetensors")
+        raise ValueError(
+            "the official classifier has no mean without a norm after it; use"
+            " layout=timm or safetensors"
+        )
 
 
 def _without_unused(
@@ -111,13 +139,30 @@ def _without_unused(
     dropped: dict[str, str] = {}
     notes: tuple[str, ...] = ()
     if "fc_norm.weight" in named:
-        dropped |= dict.fromkeys({"encoder.norm.weight", "encoder.norm.bias"} & named.keys(), UNUSED)
+        dropped |= dict.fromkeys(
+            {"encoder.norm.weight", "encoder.norm.bias"} & named.keys(), UNUSED
+        )
     if layout == "timm":
-        dropped |= {name: "timm's ViT has no decoder" for name in named if name.startswith("decoder.")}
-        pooled = "global_pool='avg'" + ("" if "fc_norm.weight" in named else ", fc_norm=False")
+        dropped |= {
+            name: "timm's ViT has no decoder"
+            for name in named
+            if name.startswith("decoder.")
+        }
+        pooled = "global_pool='avg'" + (
+            "" if "fc_norm.weight" in named else ", fc_norm=False"
+        )
         classes = len(named["head.weight"]) if weights.head else 0
-        notes = (f"timm.create_model(..., num_classes={classes}{', ' + pooled if weights.pool == 'mean' else ''})",)
-    return {name: value for name, value in named.items() if name not in dropped}, dropped, notes
+        notes = (
+            (
+                "timm.create_model(...,"
+                f" num_classes={classes}{', ' + pooled if weights.pool == 'mean' else ''})"
+            ),
+        )
+    return (
+        {name: value for name, value in named.items() if name not in dropped},
+        dropped,
+        notes,
+    )
 
 
 def _with_plain_head(
@@ -127,8 +172,13 @@ def _with_plain_head(
     if layout == "official" or "norm.running_mean" not in named:
         return named, {}, ()
     folded = fold(named)
-    rest = {name: value for name, value in named.items() if not name.startswith("norm.")}
-    note = "the probe's BatchNorm is folded into its Linear: equal to rounding, not bit for bit"
+    rest = {
+        name: value for name, value in named.items() if not name.startswith("norm.")
+    }
+    note = (
+        "the probe's BatchNorm is folded into its Linear: equal to rounding, not bit"
+        " for bit"
+    )
     return rest | folded, dict.fromkeys(folded, "BatchNorm folded in"), (note,)
 
 
@@ -141,12 +191,16 @@ def fold(head: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {"head.weight": weight_KD.to(dtype), "head.bias": bias_K.to(dtype)}
 
 
-def _save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, str]) -> None:
+def _save_tensors(
+    path: Path, tensors: dict[str, Tensor], about: dict[str, str]
+) -> None:
     with replacing(path) as file:
         file.write(safetensors_bytes(tensors, about))
 
 
-def _save_folder(folder: Path, tensors: dict[str, Tensor], config: dict[str, Any]) -> None:
+def _save_folder(
+    folder: Path, tensors: dict[str, Tensor], config: dict[str, Any]
+) -> None:
     """config.json last, and an older one away first: a kill never leaves a config beside another's weights."""
     folder.mkdir(exist_ok=True)
     (folder / "config.json").unlink(missing_ok=True)

@@ -20,7 +20,10 @@ def devices(trainer: Trainer) -> int:
     import torch
 
     if trainer.accelerator == "cpu" or not torch.cuda.is_available():
-        raise ConfigError("trainer.devices = null: all GPUs, and there is none here; say how many: trainer.devices=2")
+        raise ConfigError(
+            "trainer.devices = null: all GPUs, and there is none here; say how many:"
+            " trainer.devices=2"
+        )
     return torch.cuda.device_count()
 
 
@@ -35,13 +38,15 @@ def processes(plan: Plan) -> int:
     total = each * trainer.nodes
     if started and started.size not in (total, trainer.nodes):
         raise ConfigError(
-            f"{started.size} processes were started for trainer.devices={each} on trainer.nodes={trainer.nodes}; start "
-            f"{total}, one a device, or {trainer.nodes}, one a machine, or set both to what there is"
+            f"{started.size} processes were started for trainer.devices={each} on"
+            f" trainer.nodes={trainer.nodes}; start {total}, one a device, or"
+            f" {trainer.nodes}, one a machine, or set both to what there is"
         )
     if started is None and trainer.nodes > 1:
         raise ConfigError(
-            f"trainer.nodes = {trainer.nodes}: start this command on each machine, once a machine or once a device "
-            f"(srun, torchrun), or sweep with hydra/launcher=submitit_slurm"
+            f"trainer.nodes = {trainer.nodes}: start this command on each machine, once"
+            " a machine or once a device (srun, torchrun), or sweep with"
+            " hydra/launcher=submitit_slurm"
         )
     refuse_uneven(plan, total)
     return total
@@ -51,7 +56,12 @@ def refuse_uneven(plan: Plan, total: int) -> None:
     """Raises ConfigError where a batch does not split evenly among so many processes."""
     if plan.config.trainer.sharded and total == 1:
         raise ConfigError(ALONE)
-    faults = [fault for kind in plan.config.worked_stages if kind in TRAINED for fault in _uneven(plan, kind, total)]
+    faults = [
+        fault
+        for kind in plan.config.worked_stages
+        if kind in TRAINED
+        for fault in _uneven(plan, kind, total)
+    ]
     if faults:
         raise ConfigError("\n".join(faults))
 
@@ -65,7 +75,14 @@ def _uneven(plan: Plan, kind: str, total: int) -> list[str]:
     shared = total * unit
     if total == 1 or batch % shared == 0:
         return []
-    near = [size for size in (batch // shared * shared, -(-batch // shared) * shared) if 0 < size <= images * repeats]
+    near = [
+        size
+        for size in (batch // shared * shared, -(-batch // shared) * shared)
+        if 0 < size <= images * repeats
+    ]
     why = "stay together" if repeats > 1 else "are mixed with each other"
     parts = f" in parts of {unit} images that {why}" if unit > 1 else ""
-    return [f"{kind}.batch_size = {batch}: does not split evenly on {total} processes{parts}; near: {near}"]
+    return [
+        f"{kind}.batch_size = {batch}: does not split evenly on {total}"
+        f" processes{parts}; near: {near}"
+    ]

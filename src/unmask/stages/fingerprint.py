@@ -19,11 +19,18 @@ from unmask.storage.atomic import sha256
 
 RESULT_VERSION = 1  # raise it when a change of the code changes results
 TITLES = {
-    "knn": "kNN", "linear_probe": "linear probe", "attentive_probe": "attentive probe", "finetune": "fine-tune",
-    "partial_finetune": "fine-tune, {blocks:g} last blocks", "patch_pca": "PCA of patches", "tokenizer": "own dVAE",
-}  # fmt: skip
-FITTED = ("patch_pca", "tokenizer")  # what a target needs to know of the training images before pretraining starts
-OF_ENCODERS = ("pool", "layer_decay", "drop_path")  # values of a recipe that mean nothing to raw pixels
+    "knn": "kNN",
+    "linear_probe": "linear probe",
+    "attentive_probe": "attentive probe",
+    "finetune": "fine-tune",
+    "partial_finetune": "fine-tune, {blocks:g} last blocks",
+    "patch_pca": "PCA of patches",
+    "tokenizer": "own dVAE",
+}
+# what a target needs to know of the training images before pretraining starts
+FITTED = ("patch_pca", "tokenizer")
+# values of a recipe that mean nothing to raw pixels
+OF_ENCODERS = ("pool", "layer_decay", "drop_path")
 DATA_KEYS = ("image_size", "patch_size", "channels", "mean", "std", "eval_crop")
 
 
@@ -42,17 +49,26 @@ class StageSpec:
     """One fit or evaluation. start: which weights the features come from; parent: the stage that made them."""
 
     kind: str
-    start: str  # "pretrained", "given" (init_from), "random" (also: from scratch), "pixels" or "images"
+    # "pretrained", "given" (init_from), "random" (also: from scratch), "pixels" or
+    # "images"
+    start: str
     science: dict[str, Any] = field(compare=False)
     parent: "StageSpec | None" = None
 
     @property
     def fingerprint(self) -> str:
-        return digest({**self.science, "parent": self.parent.fingerprint if self.parent else None})
+        return digest(
+            {**self.science, "parent": self.parent.fingerprint if self.parent else None}
+        )
 
     @property
     def title(self) -> str:
-        of = {"pretrained": "", "given": ", given weights", "random": ", random encoder", "pixels": ", raw pixels"}
+        of = {
+            "pretrained": "",
+            "given": ", given weights",
+            "random": ", random encoder",
+            "pixels": ", raw pixels",
+        }
         if self.kind in ("pretrain", "scratch"):
             return self.kind + of["given" if self.start == "given" else "pretrained"]
         if self.kind in FITTED:
@@ -71,12 +87,29 @@ def digest(content: dict[str, Any]) -> str:
 
 
 def pretrain_science(
-    config: Config, identity: str, weights: str | None = None, tokenizer: str | None = None
+    config: Config,
+    identity: str,
+    weights: str | None = None,
+    tokenizer: str | None = None,
 ) -> dict[str, Any]:
     """weights: the identity of those it starts from, where it is not from random ones; tokenizer: of a file's."""
     plain = config.plain()
-    keys = ("seed", "mask_ratio", "encoder", "decoder", "masking", "target", "loss_on", "augment", "pretrain")
-    science = _common("pretrain", config, identity) | {key: plain[key] for key in keys} | {"model": _shape(plain)}
+    keys = (
+        "seed",
+        "mask_ratio",
+        "encoder",
+        "decoder",
+        "masking",
+        "target",
+        "loss_on",
+        "augment",
+        "pretrain",
+    )
+    science = (
+        _common("pretrain", config, identity)
+        | {key: plain[key] for key in keys}
+        | {"model": _shape(plain)}
+    )
     science["augment"] = _told(plain["augment"])
     if isinstance(config.target, TokensTarget):
         science["target"] = plain["target"] | {"file": tokenizer}
@@ -85,11 +118,19 @@ def pretrain_science(
 
 def fitted_science(kind: str, config: Config, identity: str) -> dict[str, Any]:
     """Of the PCA of patches, or of the small dVAE: no model, no masks, and not the run's seed."""
-    recipe = {key: value for key, value in config.plain()["tokenizer"].items() if key != "file"}
-    return _common(kind, config, identity) | ({"recipe": recipe} if kind == "tokenizer" else {})
+    recipe = {
+        key: value
+        for key, value in config.plain()["tokenizer"].items()
+        if key != "file"
+    }
+    return _common(kind, config, identity) | (
+        {"recipe": recipe} if kind == "tokenizer" else {}
+    )
 
 
-def measure_science(kind: str, start: str, config: Config, identity: str, weights: str | None = None) -> dict[str, Any]:
+def measure_science(
+    kind: str, start: str, config: Config, identity: str, weights: str | None = None
+) -> dict[str, Any]:
     """Of a measuring stage: the encoder's shape counts only where it is not the parent's or absent."""
     plain = config.plain()
     # the size counts as the data's, whoever set it
@@ -105,14 +146,24 @@ def measure_science(kind: str, start: str, config: Config, identity: str, weight
     if start == "given":
         science["weights"] = weights
     if start == "pixels":
-        science["data"] = {key: value for key, value in science["data"].items() if key != "patch_size"}
-        science["recipe"] = {key: value for key, value in recipe.items() if key not in OF_ENCODERS}
+        science["data"] = {
+            key: value for key, value in science["data"].items() if key != "patch_size"
+        }
+        science["recipe"] = {
+            key: value for key, value in recipe.items() if key not in OF_ENCODERS
+        }
     return science
 
 
-def robustness_science(config: Config, identity: str, other: str | None) -> dict[str, Any]:
+def robustness_science(
+    config: Config, identity: str, other: str | None
+) -> dict[str, Any]:
     """other: the identity of the images in its own folders; the classifier is the parent's."""
-    recipe = {key: value for key, value in config.plain()["robustness"].items() if key != "root"}
+    recipe = {
+        key: value
+        for key, value in config.plain()["robustness"].items()
+        if key != "root"
+    }
     common = _common(config.robustness.of, config, identity) | {"stage": "robustness"}
     return common | {"recipe": recipe, "seed": config.seed, "other": other}
 
@@ -120,10 +171,18 @@ def robustness_science(config: Config, identity: str, other: str | None) -> dict
 def _common(kind: str, config: Config, identity: str) -> dict[str, Any]:
     data = config.plain()["data"] | {"image_size": list(config.stage_image_size(kind))}
     # which decoder is here counts not: all give the same pixels
-    of_files = {} if data["source"] in CHANNELS else {"pixels": chosen_decode(config.data)}
+    of_files = (
+        {} if data["source"] in CHANNELS else {"pixels": chosen_decode(config.data)}
+    )
     leaves_out = config.spikes.factor and kind in STEPPED
-    spikes = {"spikes": [config.spikes.factor, config.spikes.window]} if leaves_out else {}
-    cut = {"stop_after": config.stop_after} if config.stop_after and kind in STEPPED else {}
+    spikes = (
+        {"spikes": [config.spikes.factor, config.spikes.window]} if leaves_out else {}
+    )
+    cut = (
+        {"stop_after": config.stop_after}
+        if config.stop_after and kind in STEPPED
+        else {}
+    )
     return (
         spikes
         | cut
@@ -131,18 +190,26 @@ def _common(kind: str, config: Config, identity: str) -> dict[str, Any]:
             "version": RESULT_VERSION,
             "stage": kind,
             "precision": config.trainer.precision,
-            "data": {"identity": identity} | {key: data[key] for key in DATA_KEYS} | of_files,
+            "data": (
+                {"identity": identity}
+                | {key: data[key] for key in DATA_KEYS}
+                | of_files
+            ),
         }
     )
 
 
 def _told(augment: dict[str, Any]) -> dict[str, Any]:
     """Without what results had before there was a choice: their fingerprints stay."""
-    return {key: value for key, value in augment.items() if (key, value) != ("repeats", 1)}
+    return {
+        key: value for key, value in augment.items() if (key, value) != ("repeats", 1)
+    }
 
 
 def _shape(plain: dict[str, Any]) -> dict[str, Any]:
-    return {key: plain["model"][key] for key in ("width", "depth", "heads", "mlp_ratio")}
+    return {
+        key: plain["model"][key] for key in ("width", "depth", "heads", "mlp_ratio")
+    }
 
 
 MODEL_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -153,14 +220,19 @@ def weights_identity(place: str, key: str = "init_from") -> str:
     path = Path(place).expanduser()
     if path.is_file():
         return sha256(path)[:16]
-    inside = next((path / name for name in MODEL_FILES if (path / name).is_file()), None)
+    inside = next(
+        (path / name for name in MODEL_FILES if (path / name).is_file()), None
+    )
     if inside:
         config = path / "config.json"  # heads and kind of model stand there
-        return hashlib.sha256((sha256(inside) + (sha256(config) if config.exists() else "")).encode()).hexdigest()[:16]
+        return hashlib.sha256(
+            (sha256(inside) + (sha256(config) if config.exists() else "")).encode()
+        ).hexdigest()[:16]
     folder = path if path.name == "checkpoints" else path / "checkpoints"
     files = sorted(folder.glob("step=*.ckpt"))
     if not files:
         raise ConfigError(
-            f"{key} = {place}: neither a file, nor a Hugging Face folder, nor a stage's folder with checkpoints"
+            f"{key} = {place}: neither a file, nor a Hugging Face folder, nor a stage's"
+            " folder with checkpoints"
         )
     return sha256(files[-1])[:16]

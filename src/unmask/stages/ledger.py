@@ -53,17 +53,22 @@ class StageFolder:
             probe.unlink(missing_ok=True)  # an owner may have swept it
         except OSError as error:
             raise LedgerError(
-                f"cannot write in {self.path}: {error.strerror or error}; free or unlock it, or choose another "
-                f"place for the ledger: runs_dir=/path/to/a/writable/folder"
+                f"cannot write in {self.path}: {error.strerror or error}; free or"
+                " unlock it, or choose another place for the ledger:"
+                " runs_dir=/path/to/a/writable/folder"
             ) from None
 
     def keep_config(self, config: dict[str, Any]) -> None:
         """The resolved config and what the fingerprint was made of, by the owner."""
-        text = yaml.safe_dump({"science": self.spec.science, "config": config}, sort_keys=False)
+        text = yaml.safe_dump(
+            {"science": self.spec.science, "config": config}, sort_keys=False
+        )
         write_text(self.path / "config.yaml", text)
 
     @contextmanager
-    def owned(self, wait: bool, say: Any = print, waiting: Any = lambda: None) -> Iterator[None]:
+    def owned(
+        self, wait: bool, say: Any = print, waiting: Any = lambda: None
+    ) -> Iterator[None]:
         """Hold the folder's lock; a killed owner's lock frees itself. `waiting` is called again and again meanwhile.
 
         Raises LedgerError if another process holds it and wait is False.
@@ -74,9 +79,13 @@ class StageFolder:
         except Timeout:
             if not wait:
                 raise LedgerError(
-                    f"{self.path} is owned by {self._owner()}; wait for it, stop it, or drop wait=false"
+                    f"{self.path} is owned by {self._owner()}; wait for it, stop it, or"
+                    " drop wait=false"
                 ) from None
-            say(f"{self.spec.title}: waiting for {self._owner()}, which works on {self.path}")
+            say(
+                f"{self.spec.title}: waiting for {self._owner()}, which works on"
+                f" {self.path}"
+            )
             while not lock.is_locked:
                 waiting()
                 with suppress(Timeout):
@@ -94,13 +103,21 @@ class StageFolder:
         for left in [*self.path.glob(".*.tmp"), *self.path.glob(".probe.*")]:
             left.unlink(missing_ok=True)
 
-    def finish(self, metrics: dict[str, float], facts: dict[str, Any]) -> dict[str, Any]:
+    def finish(
+        self, metrics: dict[str, float], facts: dict[str, Any]
+    ) -> dict[str, Any]:
         """Write result.json: from here on the stage is done."""
         spec = self.spec
         result = {
-            "stage": spec.kind, "title": spec.title, "start": spec.start, "fingerprint": spec.fingerprint,
-            "parent": spec.parent.fingerprint if spec.parent else None, "metrics": metrics, **facts, "finished": now(),
-        }  # fmt: skip
+            "stage": spec.kind,
+            "title": spec.title,
+            "start": spec.start,
+            "fingerprint": spec.fingerprint,
+            "parent": spec.parent.fingerprint if spec.parent else None,
+            "metrics": metrics,
+            **facts,
+            "finished": now(),
+        }
         for left in [*self.path.glob("error*.txt"), *self.path.glob("stacks*.txt")]:
             left.unlink(missing_ok=True)
         write_json(self.path / "result.json", result)
@@ -126,7 +143,10 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     """What result.json in a stage's folder says, None where there is none. Raises LedgerError for a damaged one."""
     try:
         result = json.loads((folder / "result.json").read_text())
-        if not {"metrics", "title", "fingerprint", "seconds", "images"} <= result.keys():
+        if (
+            not {"metrics", "title", "fingerprint", "seconds", "images"}
+            <= result.keys()
+        ):
             raise ValueError("parts are missing")
         if fault := _impossible(result):
             raise ValueError(fault)
@@ -134,14 +154,21 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, AttributeError) as error:
-        raise LedgerError(f"{folder}/result.json cannot be read ({error}); remove it to redo the stage") from None
+        raise LedgerError(
+            f"{folder}/result.json cannot be read ({error}); remove it to redo the"
+            " stage"
+        ) from None
 
 
 def _impossible(result: dict[str, Any]) -> str | None:
     """What no stage can have written, in words."""
     if not isinstance(result["metrics"], dict):
         return f"metrics are {result['metrics']!r}"
-    numbers = {"seconds": result["seconds"], "images": result["images"], **result["metrics"]}
+    numbers = {
+        "seconds": result["seconds"],
+        "images": result["images"],
+        **result["metrics"],
+    }
     for name, value in numbers.items():
         if not isinstance(value, int | float):
             return f"{name} is {value!r}, no number"

@@ -25,14 +25,24 @@ from unmask.stages.fingerprint import (
 )
 
 # The numbers are the content's: a changed package or archive is another data set
-IDENTITIES = {"mnist5k": "mnist5k-1", "cifar10": "cifar10-c58f3010", "cifar100": "cifar100-eb9058c3"}
-SIZES = {"mnist5k": [400] * 10, "cifar10": [5000] * 10, "cifar100": [500] * 100}  # training images of each class
-# Which controls say something: fine-tuning a random encoder is what `scratch` is, and pixels have no blocks or tokens
+IDENTITIES = {
+    "mnist5k": "mnist5k-1",
+    "cifar10": "cifar10-c58f3010",
+    "cifar100": "cifar100-eb9058c3",
+}
+# training images of each class
+SIZES = {"mnist5k": [400] * 10, "cifar10": [5000] * 10, "cifar100": [500] * 100}
+# Which controls say something: fine-tuning a random encoder is what `scratch` is, and
+# pixels have no blocks or tokens
 CONTROLS = {
-    "knn": ("random", "pixels"), "linear_probe": ("random", "pixels"), "attentive_probe": ("random",),
-    "partial_finetune": ("random",), "finetune": ("pixels",),
-}  # fmt: skip
-NEEDS = {"unmask.targets.PatchPCA": "patch_pca", "unmask.targets.Tokens": "tokenizer"}  # target: its stage
+    "knn": ("random", "pixels"),
+    "linear_probe": ("random", "pixels"),
+    "attentive_probe": ("random",),
+    "partial_finetune": ("random",),
+    "finetune": ("pixels",),
+}
+# target: its stage
+NEEDS = {"unmask.targets.PatchPCA": "patch_pca", "unmask.targets.Tokens": "tokenizer"}
 
 
 @dataclass(frozen=True)
@@ -51,11 +61,19 @@ class Plan:
     @property
     def identity(self) -> str:
         """Of the data set: its content, not its place."""
-        return self.listing.identity if self.listing else IDENTITIES[self.config.data.source]
+        return (
+            self.listing.identity
+            if self.listing
+            else IDENTITIES[self.config.data.source]
+        )
 
     @property
     def training_images(self) -> int:
-        return len(self.listing.train) if self.listing else sum(SIZES[self.config.data.source])
+        return (
+            len(self.listing.train)
+            if self.listing
+            else sum(SIZES[self.config.data.source])
+        )
 
 
 def listed(data: Data, container: Container) -> Listing | None:
@@ -78,8 +96,8 @@ def make_plan(config: Config, listing: Listing | None = None) -> Plan:
     classes = listing.classes if listing else CLASSES[config.data.source]
     if config.data.measured not in (None, identity):
         raise ConfigError(
-            f"data.statistics is of other images ({config.data.measured}, these are {identity}); measure these: "
-            f"python src/measure.py with the same data"
+            f"data.statistics is of other images ({config.data.measured}, these are"
+            f" {identity}); measure these: python src/measure.py with the same data"
         )
     if faults := needs_labels(config, len(classes)) + _label_counts(config, listing):
         raise ConfigError("\n".join(faults))
@@ -90,7 +108,11 @@ def make_plan(config: Config, listing: Listing | None = None) -> Plan:
 def corruption_folders(recipe: Robustness) -> dict[tuple[str, int], Path]:
     """ImageNet-C's layout: root/<corruption>/<severity>/<class>/."""
     names = recipe.corruptions or get_args(Corruption)
-    return {(name, s): Path(str(recipe.root)).expanduser() / name / str(s) for name in names for s in recipe.severities}
+    return {
+        (name, s): Path(str(recipe.root)).expanduser() / name / str(s)
+        for name in names
+        for s in recipe.severities
+    }
 
 
 def _other_images(config: Config, classes: tuple[str, ...]) -> str | None:
@@ -105,7 +127,10 @@ def _other_images(config: Config, classes: tuple[str, ...]) -> str | None:
     )
     missing = [str(place) for place in places if not place.is_dir()]
     if missing:
-        raise ConfigError(f"robustness.root = {recipe.root}: {missing[0]} is missing ({len(missing)} of {len(places)})")
+        raise ConfigError(
+            f"robustness.root = {recipe.root}: {missing[0]} is missing ({len(missing)}"
+            f" of {len(places)})"
+        )
     try:
         return list_other(places[0], classes).identity
     except ValueError as error:
@@ -114,18 +139,28 @@ def _other_images(config: Config, classes: tuple[str, ...]) -> str | None:
 
 def _label_counts(config: Config, listing: Listing | None) -> list[str]:
     """A class must have its share of the labels that a stage asks for."""
-    sizes = np.unique(listing.train.labels, return_counts=True)[1].tolist() if listing else SIZES[config.data.source]
+    sizes = (
+        np.unique(listing.train.labels, return_counts=True)[1].tolist()
+        if listing
+        else SIZES[config.data.source]
+    )
     classes, smallest = len(sizes), min(sizes)
-    measured = [name for name in config.worked_stages if name in LABELLED and name != "robustness"]
+    measured = [
+        name
+        for name in config.worked_stages
+        if name in LABELLED and name != "robustness"
+    ]
     asked = {name: getattr(config, name).labels for name in measured}
     too_few = [
-        f"labels={labels}: {name} needs at least one label of each of {classes} classes; at least labels={classes}"
+        f"labels={labels}: {name} needs at least one label of each of {classes}"
+        f" classes; at least labels={classes}"
         for name, labels in asked.items()
         if labels and labels < classes
     ]
     return too_few + [
-        f"labels={labels} asks {name} for {-(-labels // classes)} images of each of {classes} classes, and the "
-        f"smallest has {smallest}; at most labels={smallest * classes}, or labels=null for all"
+        f"labels={labels} asks {name} for {-(-labels // classes)} images of each of"
+        f" {classes} classes, and the smallest has {smallest}; at most"
+        f" labels={smallest * classes}, or labels=null for all"
         for name, labels in asked.items()
         if labels and -(-labels // classes) > smallest
     ]
@@ -137,7 +172,10 @@ def _stages(config: Config, identity: str, other: str | None) -> list[StageSpec]
     Given weights are measured as they are, unless a pretraining is asked for: it starts from them.
     """
     weights = weights_identity(config.init_from) if config.init_from else None
-    fitted = {kind: StageSpec(kind, "images", fitted_science(kind, config, identity)) for kind in FITTED}
+    fitted = {
+        kind: StageSpec(kind, "images", fitted_science(kind, config, identity))
+        for kind in FITTED
+    }
     before = fitted.get(NEEDS.get(config.target.target_, ""))
     tokenizer = config.tokenizer_file
     if tokenizer:
@@ -148,7 +186,9 @@ def _stages(config: Config, identity: str, other: str | None) -> list[StageSpec]
 
     def measurement(kind: str, start: str) -> StageSpec:
         parent = first if start == "pretrained" else None
-        return StageSpec(kind, start, measure_science(kind, start, config, identity, weights), parent)
+        return StageSpec(
+            kind, start, measure_science(kind, start, config, identity, weights), parent
+        )
 
     planned: list[StageSpec] = []
     for kind in config.stages:
@@ -161,7 +201,12 @@ def _stages(config: Config, identity: str, other: str | None) -> list[StageSpec]
         starts = _starts(measured, config, as_given)
         if kind == "robustness":
             parent = measurement(measured, starts[0])
-            planned += [parent, StageSpec(kind, starts[0], robustness_science(config, identity, other), parent)]
+            planned += [
+                parent,
+                StageSpec(
+                    kind, starts[0], robustness_science(config, identity, other), parent
+                ),
+            ]
         else:
             planned += [measurement(kind, start) for start in starts]
     return list(dict.fromkeys(planned))
@@ -206,6 +251,7 @@ def refuse_change(plan: Plan) -> None:
     if checked and identity(plan) not in checked.split(","):
         stages = ", ".join(f"{spec.kind}/{spec.fingerprint}" for spec in plan.stages)
         raise ConfigError(
-            f"the project or its images changed under the sweep: this cell is now {stages}, which was not checked; "
-            f"undo the change, or type the sweep's command again to run what is there now"
+            "the project or its images changed under the sweep: this cell is now"
+            f" {stages}, which was not checked; undo the change, or type the sweep's"
+            " command again to run what is there now"
         )

@@ -19,14 +19,21 @@ class Size:
     classes: int
 
 
-# By the name that data=... takes. ImageNet-1K: Russakovsky et al. 2015, Table 2; CIFAR: Krizhevsky 2009;
-# iNaturalist: github.com/visipedia/inat_comp, a README a year; Places205: Zhou et al. 2014; Places365: its devkit
+# By the name that data=... takes. ImageNet-1K: Russakovsky et al. 2015, Table 2; CIFAR:
+# Krizhevsky 2009;
+# iNaturalist: github.com/visipedia/inat_comp, a README a year; Places205: Zhou et al.
+# 2014; Places365: its devkit
 KNOWN = {
-    "mnist5k": Size(4_000, 1_000, 10), "cifar10": Size(50_000, 10_000, 10), "cifar100": Size(50_000, 10_000, 100),
-    "imagenet": Size(1_281_167, 50_000, 1_000), "inat2017": Size(579_184, 95_986, 5_089),
-    "inat2018": Size(437_513, 24_426, 8_142), "inat2019": Size(265_213, 3_030, 1_010),
-    "places205": Size(2_448_873, 20_500, 205), "places365": Size(1_803_460, 36_500, 365),
-}  # fmt: skip
+    "mnist5k": Size(4_000, 1_000, 10),
+    "cifar10": Size(50_000, 10_000, 10),
+    "cifar100": Size(50_000, 10_000, 100),
+    "imagenet": Size(1_281_167, 50_000, 1_000),
+    "inat2017": Size(579_184, 95_986, 5_089),
+    "inat2018": Size(437_513, 24_426, 8_142),
+    "inat2019": Size(265_213, 3_030, 1_010),
+    "places205": Size(2_448_873, 20_500, 205),
+    "places365": Size(1_803_460, 36_500, 365),
+}
 
 
 def size_of(config: Config, chosen: str, given: Size | None = None) -> Size:
@@ -41,11 +48,17 @@ def size_of(config: Config, chosen: str, given: Size | None = None) -> Size:
     root = Path(str(config.data.root)).expanduser()
     if not root.is_dir() and "://" not in str(config.data.root):
         raise ConfigError(
-            f"data={chosen}: data.root={config.data.root} is not here, and nobody knows how many images it holds; "
-            f"add images=100000 classes=10, or a data.root that is here"
+            f"data={chosen}: data.root={config.data.root} is not here, and nobody knows"
+            " how many images it holds; add images=100000 classes=10, or a data.root"
+            " that is here"
         )
     try:
-        listing = list_source(config.data.source, str(config.data.root), config.data.holdout, config.source)
+        listing = list_source(
+            config.data.source,
+            str(config.data.root),
+            config.data.holdout,
+            config.source,
+        )
     except ValueError as error:
         raise ConfigError(str(error)) from None
     return Size(len(listing.train), len(listing.val), len(listing.classes))
@@ -68,14 +81,19 @@ def seen(config: Config, kind: str, size: Size) -> Seen:
     if not hasattr(recipe, "epochs"):
         return Seen(0, count + size.val)
     made, per_epoch = steps(config, kind, size.train)
-    rounds = made // per_epoch // -(-recipe.epochs // config.watch.times) + 1  # and once more at the end
+    # and once more at the end
+    rounds = made // per_epoch // -(-recipe.epochs // config.watch.times) + 1
     return Seen(made * batch_of(config, kind, size.train), rounds * size.val)
 
 
 def steps(config: Config, kind: str, images: int) -> tuple[int, int]:
     """How many a stage makes that has so many training images to take from, and how many an epoch has."""
     recipe: Any = getattr(config, kind)
-    per_epoch = drawn(recipe, images) * repeats_of(config, kind) // batch_of(config, kind, images)
+    per_epoch = (
+        drawn(recipe, images)
+        * repeats_of(config, kind)
+        // batch_of(config, kind, images)
+    )
     total = recipe.epochs * per_epoch
     return min(config.stop_after or total, total), per_epoch
 

@@ -20,14 +20,17 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         with beside.open("wb") as file:
             yield file
             file.flush()
-            # a rename may reach the disk before the content does: after a power cut the file would be empty
+            # a rename may reach the disk before the content does: after a power cut the
+            # file would be empty
             os.fsync(file.fileno())
             inode = os.fstat(file.fileno()).st_ino
         _rename(beside, path, inode)
     except OSError as error:
         beside.unlink(missing_ok=True)
         # of a full disk Python names no file
-        raise OSError(error.errno, f"cannot write {path}: {error.strerror}; free or unlock it") from error
+        raise OSError(
+            error.errno, f"cannot write {path}: {error.strerror}; free or unlock it"
+        ) from error
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
@@ -38,7 +41,11 @@ def _rename(beside: Path, path: Path, inode: int) -> None:
     try:
         beside.replace(path)
     except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.ESTALE) or not path.exists() or path.stat().st_ino != inode:
+        if (
+            error.errno not in (errno.ENOENT, errno.ESTALE)
+            or not path.exists()
+            or path.stat().st_ino != inode
+        ):
             raise
 
 

@@ -26,9 +26,14 @@ def save(checkpoint: dict[str, Any], folder: Path, step: int, keep: int = 2) -> 
     """
     path = folder / f"step={step:08d}.ckpt"
     _write(checkpoint, path)
-    # a kill before the index is written leaves a file that the index does not list: it is swept with the next save
+    # a kill before the index is written leaves a file that the index does not list: it
+    # is swept with the next save
     entry = {"file": path.name, "sha256": sha256(path), "step": step}
-    older = [old for old in entries(folder) if old["file"] != path.name and (folder / old["file"]).exists()]
+    older = [
+        old
+        for old in entries(folder)
+        if old["file"] != path.name and (folder / old["file"]).exists()
+    ]
     kept = older[-(keep - 1) :] if keep > 1 else []
     write_json(folder / INDEX, [*kept, entry])
     sweep(folder, {old["file"] for old in [*kept, entry]})
@@ -45,14 +50,18 @@ def _write(content: dict[str, Any], path: Path) -> None:
             finally:
                 written, free = file.tell(), shutil.disk_usage(path.parent).free
     except (OSError, RuntimeError) as error:
-        # torch's own zip writer turns a full disk into a RuntimeError about positions in an archive
+        # torch's own zip writer turns a full disk into a RuntimeError about positions
+        # in an archive
         reason = (
-            os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "the disk is full or failing"
+            os.strerror(error.errno)
+            if isinstance(error, OSError) and error.errno
+            else "the disk is full or failing"
         )
         whole = entries(path.parent)
         raise OSError(
-            f"cannot write {path}: {reason} (after {written:,} bytes, {free:,} free); free some space and type the "
-            f"same command again: " + (f"it goes on at {whole[-1]['file']}" if whole else "it begins anew")
+            f"cannot write {path}: {reason} (after {written:,} bytes, {free:,} free);"
+            " free some space and type the same command again: "
+            + (f"it goes on at {whole[-1]['file']}" if whole else "it begins anew")
         ) from error
 
 
@@ -70,7 +79,15 @@ def save_best(content: dict[str, Any], folder: Path, score: dict[str, float]) ->
     """Write best=N.ckpt and point best.json to it, with its score; the one before goes. Raises as `save`."""
     path = folder / f"best={content['global_step']:08d}.ckpt"
     _write(content, path)
-    write_json(folder / BEST, {"file": path.name, "sha256": sha256(path), "step": content["global_step"], **score})
+    write_json(
+        folder / BEST,
+        {
+            "file": path.name,
+            "sha256": sha256(path),
+            "step": content["global_step"],
+            **score,
+        },
+    )
     _sweep_best(folder)
     return path
 
@@ -103,12 +120,18 @@ def entries(folder: Path) -> list[dict[str, Any]]:
     """What last.json lists, oldest first; where it is missing or damaged, the files that open, with their hash now."""
     try:
         listed = json.loads((folder / INDEX).read_text())
-        if listed and all({"file", "sha256", "step"} <= entry.keys() for entry in listed):
+        if listed and all(
+            {"file", "sha256", "step"} <= entry.keys() for entry in listed
+        ):
             return listed
     except (OSError, ValueError, TypeError, AttributeError):
         pass  # not there, cut, or something else's
     paths = sorted(folder.glob("step=*.ckpt"))
-    return [{"file": path.name, "sha256": sha256(path), "step": _step(path)} for path in paths if _opens(path)]
+    return [
+        {"file": path.name, "sha256": sha256(path), "step": _step(path)}
+        for path in paths
+        if _opens(path)
+    ]
 
 
 def _step(path: Path) -> int:
@@ -126,12 +149,16 @@ def _opens(path: Path) -> bool:
 
 def set_aside(path: Path, why: str) -> None:
     aside = path.replace(path.with_suffix(".damaged"))
-    warnings.warn(f"{path.name} is damaged ({why}), set aside as {aside.name}", stacklevel=3)
+    warnings.warn(
+        f"{path.name} is damaged ({why}), set aside as {aside.name}", stacklevel=3
+    )
 
 
 def prune(folder: Path) -> None:
     """Keep the newest alone: of a finished stage nobody needs more."""
-    newest_entries = [entry for entry in entries(folder) if (folder / entry["file"]).exists()][-1:]
+    newest_entries = [
+        entry for entry in entries(folder) if (folder / entry["file"]).exists()
+    ][-1:]
     write_json(folder / INDEX, newest_entries)
     sweep(folder, {entry["file"] for entry in newest_entries})
     _sweep_best(folder)  # one that a kill left
@@ -142,7 +169,11 @@ def sweep(folder: Path, kept: set[str]) -> None:
 
     Nothing else: into a record's folder the other processes write at the same time.
     """
-    half = [path for name in ("step=*.ckpt", "best=*.ckpt", INDEX, BEST) for path in folder.glob(f".{name}.*.tmp")]
+    half = [
+        path
+        for name in ("step=*.ckpt", "best=*.ckpt", INDEX, BEST)
+        for path in folder.glob(f".{name}.*.tmp")
+    ]
     for path in [*folder.glob("step=*.ckpt"), *half]:
         if path.name not in kept:
             path.unlink(missing_ok=True)
@@ -172,7 +203,11 @@ def load(path: Path) -> dict[str, Any]:
     except Exception as error:  # zip, pickle and torch each have their own
         # torch's text would advise to open the file with all that may be hidden in it
         refused = "GLOBAL" in str(error)
-        reason = "it wants to run code, which is refused" if refused else "cut, damaged, or another kind of file"
+        reason = (
+            "it wants to run code, which is refused"
+            if refused
+            else "cut, damaged, or another kind of file"
+        )
         raise ValueError(f"{path} is not a readable checkpoint: {reason}") from error
 
 
@@ -183,4 +218,8 @@ def weights(path: Path, prefix: str = "model.") -> dict[str, torch.Tensor]:
 
 def below(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
     """The tensors whose names begin with `prefix`, by what follows it."""
-    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): value
+        for name, value in state.items()
+        if name.startswith(prefix)
+    }

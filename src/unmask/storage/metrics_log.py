@@ -41,13 +41,14 @@ def append(path: Path, row: dict[str, Any]) -> None:
         with path.open("ab+") as file:
             if file.tell():
                 file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":  # a line that a kill cut: the next one must not be lost with it
+                # a line that a kill cut: the next one must not be lost with it
+                if file.read(1) != b"\n":
                     file.write(b"\n")
             file.write(line(row).encode())
     except OSError as error:
         raise OSError(
-            f"cannot write {path}: {error.strerror}; free or unlock it and type the same command again: it goes on "
-            f"from the last checkpoint"
+            f"cannot write {path}: {error.strerror}; free or unlock it and type the"
+            " same command again: it goes on from the last checkpoint"
         ) from error
 
 

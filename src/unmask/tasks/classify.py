@@ -49,29 +49,47 @@ class Regularisation:
 class Classify(L.LightningModule):
     """Cross-entropy training; accuracies and calibration error over all validation images, in per cent."""
 
-    def __init__(self, model: Classifier, make_optimizer: MakeOptimizer, regular: Regularisation) -> None:
+    def __init__(
+        self, model: Classifier, make_optimizer: MakeOptimizer, regular: Regularisation
+    ) -> None:
         super().__init__()
         self.model, self.make_optimizer, self.regular = model, make_optimizer, regular
-        self.coins, self.mixing_key = make_key(regular.seed, "drop path"), make_key(regular.seed, "mixup")
+        self.coins, self.mixing_key = (
+            make_key(regular.seed, "drop path"),
+            make_key(regular.seed, "mixup"),
+        )
         classes = model.head.out_features
         self.mixing = _mixing(regular, classes)
-        self.ema = ModelEmaV3(model, decay=regular.ema).requires_grad_(False) if regular.ema else None
+        self.ema = (
+            ModelEmaV3(model, decay=regular.ema).requires_grad_(False)
+            if regular.ema
+            else None
+        )
         self.metrics = MetricCollection(_metrics(classes))
-        self.unaveraged = MulticlassAccuracy(classes, average="micro") if regular.ema else None
+        self.unaveraged = (
+            MulticlassAccuracy(classes, average="micro") if regular.ema else None
+        )
         self.per_class = MulticlassStatScores(classes, average=None)
-        # the square of iNaturalist's 8,142 classes would take half a gigabyte and seconds a batch
-        self.confusion = MulticlassConfusionMatrix(classes) if classes <= CONFUSABLE else None
+        # the square of iNaturalist's 8,142 classes would take half a gigabyte and
+        # seconds a batch
+        self.confusion = (
+            MulticlassConfusionMatrix(classes) if classes <= CONFUSABLE else None
+        )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
         sample_drop_path(self.model, self.coins, batch.epoch, batch.ids_B)
         if self.mixing is None:
             return F.cross_entropy(
-                self.model(batch.images_BCHW), batch.labels_B, label_smoothing=self.regular.smoothing
+                self.model(batch.images_BCHW),
+                batch.labels_B,
+                label_smoothing=self.regular.smoothing,
             )
         images_BCHW, targets_BK = self.mix(batch)
         return SoftTargetCrossEntropy()(self.model(images_BCHW), targets_BK)
 
-    def mix(self, batch: Batch) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B K"]]:
+    def mix(
+        self, batch: Batch
+    ) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B K"]]:
         """timm's mixup or cutmix of each part with itself reversed; its ratio is named by epoch and first sample.
 
         A part is the same whoever holds it, so that a batch is mixed as one process alone would.
@@ -79,7 +97,12 @@ class Classify(L.LightningModule):
         assert self.mixing is not None
         size = self.regular.together or len(batch.ids_B)
         images, targets = batch.images_BCHW.clone(), []  # timm mixes in place
-        parts = zip(images.split(size), batch.labels_B.split(size), batch.ids_B.split(size), strict=True)
+        parts = zip(
+            images.split(size),
+            batch.labels_B.split(size),
+            batch.ids_B.split(size),
+            strict=True,
+        )
         for images_PCHW, labels_P, ids_P in parts:
             (state,) = words(self.mixing_key, batch.epoch, ids_P[:1], 2).tolist()
             with borrowed_generators(state):
@@ -88,15 +111,21 @@ class Classify(L.LightningModule):
             targets.append(targets_PK)
         return images, torch.cat(targets)
 
-    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
+    ) -> None:
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        if self.ema is not None:  # here, not at the end of the batch: a checkpoint of this step must hold its average
+        # here, not at the end of the batch: a checkpoint of this step must hold its
+        # average
+        if self.ema is not None:
             self.ema.update(self.model)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         batch, count = drop_substitutes(batch)
         logits_BK = self.measured_model()(batch.images_BCHW)
-        unaveraged_BK = logits_BK if self.unaveraged is None else self.model(batch.images_BCHW)
+        unaveraged_BK = (
+            logits_BK if self.unaveraged is None else self.model(batch.images_BCHW)
+        )
         loss = F.cross_entropy(logits_BK, batch.labels_B)
         self.log("val/loss", loss, batch_size=count, sync_dist=True, logger=False)
         if not count:
@@ -118,7 +147,9 @@ class Classify(L.LightningModule):
             self.log(f"val/{name}", 100 * value, logger=False)
         self.metrics.reset()
         if self.unaveraged is not None:
-            self.log("val/accuracy_unaveraged", 100 * self.unaveraged.compute(), logger=False)
+            self.log(
+                "val/accuracy_unaveraged", 100 * self.unaveraged.compute(), logger=False
+            )
             self.unaveraged.reset()
 
     def measured_model(self) -> Callable[[Tensor], Tensor]:
@@ -131,21 +162,38 @@ class Classify(L.LightningModule):
 
     def class_counts(self) -> tuple[Int[Tensor, "K"], Int[Tensor, "K"]]:
         """Images of each class in the last validation, and how many of them were right."""
-        counts_K5 = self.per_class.compute()  # true and false positives, true and false negatives, support
+        # true and false positives, true and false negatives, support
+        counts_K5 = self.per_class.compute()
         return counts_K5[:, 4], counts_K5[:, 0]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer, schedule = self.make_optimizer(self.model)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
 
 
 def _mixing(regular: Regularisation, classes: int) -> Mixup | None:
     if not regular.mixup and not regular.cutmix:
         return None
-    return Mixup(regular.mixup, regular.cutmix, label_smoothing=regular.smoothing, num_classes=classes)
+    return Mixup(
+        regular.mixup,
+        regular.cutmix,
+        label_smoothing=regular.smoothing,
+        num_classes=classes,
+    )
 
 
 def _metrics(classes: int) -> dict[str, Any]:
-    top5 = {"top5": MulticlassAccuracy(classes, average="micro", top_k=5)} if classes > 5 else {}
+    top5 = (
+        {"top5": MulticlassAccuracy(classes, average="micro", top_k=5)}
+        if classes > 5
+        else {}
+    )
     calibration = MulticlassCalibrationError(classes)
-    return {"accuracy": MulticlassAccuracy(classes, average="micro"), **top5, "calibration_error": calibration}
+    return {
+        "accuracy": MulticlassAccuracy(classes, average="micro"),
+        **top5,
+        "calibration_error": calibration,
+    }

@@ -15,7 +15,8 @@ from unmask.randomness import Key, make_key
 from unmask.targets import AnyTarget, wanted_at
 
 AnyMasking = RandomMasking | BlockMasking | GridMasking
-FIXED = make_key(0, "validation mask")  # whatever the run's seed: validation curves compare between runs
+# whatever the run's seed: validation curves compare between runs
+FIXED = make_key(0, "validation mask")
 
 
 class Pretrain(L.LightningModule):
@@ -25,11 +26,21 @@ class Pretrain(L.LightningModule):
     """
 
     def __init__(
-        self, model: MAE, masking: AnyMasking, target: AnyTarget, seed: int, make_optimizer: MakeOptimizer,
+        self,
+        model: MAE,
+        masking: AnyMasking,
+        target: AnyTarget,
+        seed: int,
+        make_optimizer: MakeOptimizer,
         everywhere: bool = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
-        self.model, self.masking, self.target, self.everywhere = model, masking, target, everywhere
+        self.model, self.masking, self.target, self.everywhere = (
+            model,
+            masking,
+            target,
+            everywhere,
+        )
         self.key, self.make_optimizer = make_key(seed, "mask"), make_optimizer
 
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
@@ -40,16 +51,27 @@ class Pretrain(L.LightningModule):
         loss = self.reconstruction_loss(batch, FIXED, epoch=0)
         self.log("val/loss", loss, batch_size=count, sync_dist=True, logger=False)
 
-    def reconstruction_loss(self, batch: Batch, key: Key, epoch: int) -> Float[Tensor, ""]:
+    def reconstruction_loss(
+        self, batch: Batch, key: Key, epoch: int
+    ) -> Float[Tensor, ""]:
         return self.target.loss(*self.predicted(batch, key, epoch))
 
     def predicted(self, batch: Batch, key: Key, epoch: int) -> tuple[Tensor, Tensor]:
         """What the decoder says of the patches whose error counts, and what it should say."""
         masking = self.masking(key, batch.ids_B, epoch)
         pred_BMP = self.model(batch.images_BCHW, masking, self.everywhere)
-        index_BM = torch.cat([masking.visible_BV, masking.masked_BM], 1) if self.everywhere else masking.masked_BM
-        return pred_BMP, wanted_at(self.target, batch.images_BCHW, index_BM, self.model.encoder.patch_size)
+        index_BM = (
+            torch.cat([masking.visible_BV, masking.masked_BM], 1)
+            if self.everywhere
+            else masking.masked_BM
+        )
+        return pred_BMP, wanted_at(
+            self.target, batch.images_BCHW, index_BM, self.model.encoder.patch_size
+        )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer, schedule = self.make_optimizer(self.model)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }

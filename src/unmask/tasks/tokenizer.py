@@ -37,10 +37,14 @@ class CodeUsage(Metric):
 
     def __init__(self, codes: int) -> None:
         super().__init__()
-        self.add_state("counts_K", torch.zeros(codes, dtype=torch.long), dist_reduce_fx="sum")
+        self.add_state(
+            "counts_K", torch.zeros(codes, dtype=torch.long), dist_reduce_fx="sum"
+        )
 
     def update(self, tokens_BL: Int[Tensor, "B L"]) -> None:
-        self.counts_K += torch.bincount(tokens_BL.flatten(), minlength=len(self.counts_K))
+        self.counts_K += torch.bincount(
+            tokens_BL.flatten(), minlength=len(self.counts_K)
+        )
 
     def compute(self) -> Float[Tensor, ""]:
         return torch.special.entr(self.counts_K / self.counts_K.sum()).sum().exp()
@@ -50,12 +54,20 @@ class TrainTokenizer(L.LightningModule):
     """The dVAE's objective; Gumbel's noise is a function of (seed, epoch, sample), the temperature of the step."""
 
     def __init__(
-        self, model: SmallTokenizer, seed: int, make_optimizer: MakeOptimizer,
-        annealing: Annealing, usage_weight: float,
-    ) -> None:  # fmt: skip
+        self,
+        model: SmallTokenizer,
+        seed: int,
+        make_optimizer: MakeOptimizer,
+        annealing: Annealing,
+        usage_weight: float,
+    ) -> None:
         super().__init__()
         self.model, self.make_optimizer = model, make_optimizer
-        self.key, self.annealing, self.usage_weight = make_key(seed, "gumbel"), annealing, usage_weight
+        self.key, self.annealing, self.usage_weight = (
+            make_key(seed, "gumbel"),
+            annealing,
+            usage_weight,
+        )
         self.usage = CodeUsage(model.codes)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
@@ -65,7 +77,9 @@ class TrainTokenizer(L.LightningModule):
         patches = math.prod(batch.images_BCHW.shape[2:]) // self.model.patch_size**2
         noise = uniform(self.key, batch.epoch, batch.ids_B, patches * self.model.codes)
         noise_BLK = noise.unflatten(1, (patches, self.model.codes))
-        return self.model.loss(batch.images_BCHW, noise_BLK, temperature, self.usage_weight)
+        return self.model.loss(
+            batch.images_BCHW, noise_BLK, temperature, self.usage_weight
+        )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The loss is the squared error of what the chosen codes alone give back, without noise."""
@@ -73,8 +87,13 @@ class TrainTokenizer(L.LightningModule):
         tokens_BL = self.model.tokens(batch.images_BCHW)
         if count:
             self.usage.update(tokens_BL)
-        height, width = (side // self.model.patch_size for side in batch.images_BCHW.shape[2:])
-        error = self.model.reconstruct(tokens_BL, (height, width)).float() - batch.images_BCHW.float()
+        height, width = (
+            side // self.model.patch_size for side in batch.images_BCHW.shape[2:]
+        )
+        error = (
+            self.model.reconstruct(tokens_BL, (height, width)).float()
+            - batch.images_BCHW.float()
+        )
         loss = error.square().mean()
         self.log("val/loss", loss, batch_size=count, sync_dist=True, logger=False)
 
@@ -84,4 +103,7 @@ class TrainTokenizer(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer, schedule = self.make_optimizer(self.model)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }

@@ -37,12 +37,20 @@ def construct(spec: dict[str, Any], **more: Any) -> Any:
     return getattr(import_module(module), name)(**values, **more)
 
 
-def build_encoder(config: Config, grid: tuple[int, int] | None = None, seed: int | None = None) -> Encoder:
+def build_encoder(
+    config: Config, grid: tuple[int, int] | None = None, seed: int | None = None
+) -> Encoder:
     """The configured encoder, on the data's grid or another; with a seed its weights are those its MAE starts from."""
     model, data = config.model, config.data
     assert data.patch_size is not None
     encoder = Encoder(
-        grid or config.grid, data.patch_size, data.channels, model.width, model.depth, model.heads, model.mlp_ratio
+        grid or config.grid,
+        data.patch_size,
+        data.channels,
+        model.width,
+        model.depth,
+        model.heads,
+        model.mlp_ratio,
     )
     if seed is not None:
         initialise(nn.ModuleDict({"encoder": encoder}), seed)
@@ -62,19 +70,30 @@ def build_mae(config: Config) -> MAE:
     decoder, with_tokens = config.decoder, config.encoder.mask_tokens
     return MAE(
         build_encoder(config),
-        Decoder(
-            config.grid, config.model.width, outputs(config), decoder.width, decoder.depth, decoder.heads,
-            mask_tokens=not with_tokens,
-        )
-        if decoder.depth
-        else LinearHead(config.model.width, outputs(config)),
+        (
+            Decoder(
+                config.grid,
+                config.model.width,
+                outputs(config),
+                decoder.width,
+                decoder.depth,
+                decoder.heads,
+                mask_tokens=not with_tokens,
+            )
+            if decoder.depth
+            else LinearHead(config.model.width, outputs(config))
+        ),
         config.seed,
         with_tokens,
-    )  # fmt: skip
+    )
 
 
 def build_masking(config: Config) -> AnyMasking:
-    return construct(config.masking.model_dump(by_alias=True), grid=config.grid, mask_ratio=config.mask_ratio)
+    return construct(
+        config.masking.model_dump(by_alias=True),
+        grid=config.grid,
+        mask_ratio=config.mask_ratio,
+    )
 
 
 def build_target(config: Config) -> AnyTarget:
@@ -91,26 +110,49 @@ def build_tokenizer(config: Config) -> SmallTokenizer | DallETokenizer:
     """DALL-E's where its file is given, else the small one as it is before its training."""
     if config.tokenizer_file:
         form = build_format(config)
-        return DallETokenizer(read_dalle(Path(config.tokenizer_file).expanduser()), config.grid, form.mean, form.std)
+        return DallETokenizer(
+            read_dalle(Path(config.tokenizer_file).expanduser()),
+            config.grid,
+            form.mean,
+            form.std,
+        )
     return small_tokenizer(config)
 
 
 def small_tokenizer(config: Config) -> SmallTokenizer:
     data, small = config.data, config.tokenizer
     assert data.patch_size is not None
-    return SmallTokenizer(data.patch_size, data.channels, small.codes, small.width, small.seed)
+    return SmallTokenizer(
+        data.patch_size, data.channels, small.codes, small.width, small.seed
+    )
 
 
 STANDARD = 224  # pixels
-LOADERS_SHARE = 0.8  # of trainer.timeout_minutes: a worker that hangs is told as such, before the watchdog ends all
-PLAIN = AugmentConfig(crop="none", scale=(1.0, 1.0), flip=False, policy=None, erasing=0.0, jitter=0.0, repeats=1)
+# of trainer.timeout_minutes: a worker that hangs is told as such, before the watchdog
+# ends all
+LOADERS_SHARE = 0.8
+PLAIN = AugmentConfig(
+    crop="none",
+    scale=(1.0, 1.0),
+    flip=False,
+    policy=None,
+    erasing=0.0,
+    jitter=0.0,
+    repeats=1,
+)
 
 
 def build_augment(augment: AugmentConfig, eval_crop: float) -> Augment:
     return Augment(
-        augment.crop, augment.scale, augment.flip, eval_crop, augment.policy, augment.erasing, augment.jitter,
+        augment.crop,
+        augment.scale,
+        augment.flip,
+        eval_crop,
+        augment.policy,
+        augment.erasing,
+        augment.jitter,
         augment.repeats,
-    )  # fmt: skip
+    )
 
 
 def build_format(config: Config, shape: tuple[int, int] | None = None) -> Format:
@@ -118,13 +160,21 @@ def build_format(config: Config, shape: tuple[int, int] | None = None) -> Format
     assert data.mean is not None
     assert data.std is not None
     larger = shape is not None and shape != data.image_size and max(shape) > STANDARD
-    # fine-tuned above 224 pixels, images are measured whole: the official port's crop ratio is 1 there
-    return Format(shape or data.image_size, tuple(data.mean), tuple(data.std), 1.0 if larger else data.eval_crop)
+    # fine-tuned above 224 pixels, images are measured whole: the official port's crop
+    # ratio is 1 there
+    return Format(
+        shape or data.image_size,
+        tuple(data.mean),
+        tuple(data.std),
+        1.0 if larger else data.eval_crop,
+    )
 
 
 def build_loading(config: Config) -> Loading:
     trainer = config.trainer
-    at_once = max(1, min(EVAL_BATCH, trainer.micro_batch or EVAL_BATCH) // trainer.split)
+    at_once = max(
+        1, min(EVAL_BATCH, trainer.micro_batch or EVAL_BATCH) // trainer.split
+    )
     patience = LOADERS_SHARE * 60 * trainer.timeout_minutes
     return Loading(config.data.num_workers, at_once, patience, config.data.threads)
 
@@ -138,11 +188,14 @@ def load_splits(plan: Plan) -> tuple[InMemory | Files, InMemory | Files]:
     return train, val
 
 
-def splits_of(data: Data, listing: Listing | None, decode: Decode) -> tuple[InMemory | Files, InMemory | Files]:
+def splits_of(
+    data: Data, listing: Listing | None, decode: Decode
+) -> tuple[InMemory | Files, InMemory | Files]:
     """(train, validation), in this process's memory or still to be read. listing: of data that is no known set."""
     if listing:
         held = None if data.in_memory is None else bool(data.in_memory)
-        held = held if data.decode == "auto" else False  # who asks how files are decoded wants them to be
+        # who asks how files are decoded wants them to be
+        held = held if data.decode == "auto" else False
         return folder_splits(listing, data.channels, data.image_size, held, decode)
     if data.source == "mnist5k":
         return mnist5k()
@@ -153,4 +206,8 @@ def splits_of(data: Data, listing: Listing | None, decode: Decode) -> tuple[InMe
 def training_device(config: Config) -> torch.device:
     """Of this process."""
     gpu = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
-    return torch.device("cuda", torch.cuda.current_device()) if gpu else torch.device("cpu")
+    return (
+        torch.device("cuda", torch.cuda.current_device())
+        if gpu
+        else torch.device("cpu")
+    )

@@ -24,9 +24,12 @@ from unmask.stages.plan import Plan
 from unmask.training.stages import Run, StageWork
 
 VERSIONS = ("torch", "lightning", "timm")
-WAITING = "waiting"  # what the leader says again and again while another run owns the stage
+# what the leader says again and again while another run owns the stage
+WAITING = "waiting"
 POLL = 0.5  # seconds
-PATIENCE = 1.5  # of a process that waits for the others, in the time after which one that does not move is ended
+# of a process that waits for the others, in the time after which one that does not move
+# is ended
+PATIENCE = 1.5
 
 
 def execute(plan: Plan, console: Console) -> list[dict[str, Any]]:
@@ -38,18 +41,27 @@ def execute(plan: Plan, console: Console) -> list[dict[str, Any]]:
     """
     hush()
     if plan.config.trainer.accelerator == "gpu" and not torch.cuda.is_available():
-        raise ConfigError("trainer.accelerator = gpu: torch finds no GPU here; use trainer=auto or trainer=cpu")
+        raise ConfigError(
+            "trainer.accelerator = gpu: torch finds no GPU here; use trainer=auto or"
+            " trainer=cpu"
+        )
     if plan.config.data.decode == "nvjpeg" and not torch.cuda.is_available():
-        raise ConfigError("data.decode = nvjpeg: torch finds no GPU here; use data.decode=auto")
+        raise ConfigError(
+            "data.decode = nvjpeg: torch finds no GPU here; use data.decode=auto"
+        )
     run, place = Run(plan, console), rank_info()
     for note in plan.listing.notes if plan.listing else ():
         console.print(f"warning: {note}", soft_wrap=True, markup=False)
     with leaving_when_asked(plan.config.trainer.max_minutes):
         alone = [spec for spec in plan.stages if spec.kind in FITTED]
         follows = place is not None and place.rank > 0
-        results = [_awaited(run, spec) if follows else _stage(run, spec) for spec in alone]
+        results = [
+            _awaited(run, spec) if follows else _stage(run, spec) for spec in alone
+        ]
         with _together(plan):
-            return results + [_stage(run, spec) for spec in plan.stages if spec not in alone]
+            return results + [
+                _stage(run, spec) for spec in plan.stages if spec not in alone
+            ]
 
 
 @contextmanager
@@ -62,8 +74,9 @@ def _together(plan: Plan) -> Iterator[None]:
     if torch.cuda.is_available() and plan.config.trainer.accelerator != "cpu":
         if place.local_rank >= (seen := torch.cuda.device_count()):
             raise ConfigError(
-                f"process {place.local_rank} of this machine sees {seen} GPU(s): start one process a GPU, and let "
-                f"each see all of them; srun: --gpus-per-node, not --gpus-per-task, which hides the others"
+                f"process {place.local_rank} of this machine sees {seen} GPU(s): start"
+                " one process a GPU, and let each see all of them; srun:"
+                " --gpus-per-node, not --gpus-per-task, which hides the others"
             )
         torch.cuda.set_device(place.local_rank)
     # the watchdog comes first: it knows where each process stands
@@ -108,7 +121,9 @@ def _stage(run: Run, spec: StageSpec) -> dict[str, Any]:
         run.console.print(f"{spec.title}: from the ledger, {folder.path}")
         return collectives.broadcast(result)
     folder.open()
-    with folder.owned(run.config.wait, run.console.print, lambda: collectives.broadcast(WAITING)):
+    with folder.owned(
+        run.config.wait, run.console.print, lambda: collectives.broadcast(WAITING)
+    ):
         # another run may have finished it while we waited
         if result := collectives.broadcast(folder.result()):
             return result
@@ -124,17 +139,25 @@ def _worked(run: Run, spec: StageSpec, folder: StageFolder) -> dict[str, Any]:
     try:
         metrics = getattr(work, spec.kind)()
     except SystemExit:  # ours, or one of Lightning's, which leaves with 0 when asked to
-        run.console.print(f"{spec.title}: stopped, {folder.path}; the same command goes on from there")
+        run.console.print(
+            f"{spec.title}: stopped, {folder.path}; the same command goes on from there"
+        )
         raise Preempted from None
     except (Exception, KeyboardInterrupt) as error:
-        name = "error.txt" if collectives.is_rank_zero() else f"error-{collectives.rank()}.txt"
+        name = (
+            "error.txt"
+            if collectives.is_rank_zero()
+            else f"error-{collectives.rank()}.txt"
+        )
         folder.fail(error, name)
         if lost_worker(error):
             end_workers()
             raise ChildProcessError(
-                f"{spec.title}: a loader's worker was killed (so do systems whose memory is full) or gave no image for "
-                f"trainer.timeout_minutes={run.config.trainer.timeout_minutes:g}; look at the disk, or set a smaller "
-                f"data.num_workers; the same command goes on from the last checkpoint"
+                f"{spec.title}: a loader's worker was killed (so do systems whose"
+                " memory is full) or gave no image for"
+                f" trainer.timeout_minutes={run.config.trainer.timeout_minutes:g}; look"
+                " at the disk, or set a smaller data.num_workers; the same command"
+                " goes on from the last checkpoint"
             ) from error
         advise(error, run.config.trainer, folder, name)
         raise
@@ -145,7 +168,11 @@ def _worked(run: Run, spec: StageSpec, folder: StageFolder) -> dict[str, Any]:
     bad = work.fit.bad.merge()
     images = int(metrics.pop("images")) if "images" in metrics else len(run.splits[1])
     images -= sum(row["split"] == "validation" for row in bad)
-    facts |= {"threads": torch.get_num_threads(), "processes": collectives.world_size(), "images": images}
+    facts |= {
+        "threads": torch.get_num_threads(),
+        "processes": collectives.world_size(),
+        "images": images,
+    }
     facts |= {"bad_images": len(bad)} if bad else {}
     return collectives.broadcast(folder.finish(metrics, facts))
 
@@ -153,16 +180,20 @@ def _worked(run: Run, spec: StageSpec, folder: StageFolder) -> dict[str, Any]:
 def memory_full(error: BaseException) -> bool:
     """Of the device, or of this process."""
     # the CPU's allocator raises a plain RuntimeError: only its text says what happened
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    return isinstance(
+        error, torch.OutOfMemoryError | MemoryError
+    ) or "can't allocate memory" in str(error)
 
 
-def advise(error: BaseException, trainer: Trainer, folder: StageFolder, name: str = "error.txt") -> None:
+def advise(
+    error: BaseException, trainer: Trainer, folder: StageFolder, name: str = "error.txt"
+) -> None:
     """Notes on the error for whoever reads it: the remedy where it is known, and where the whole of it stands."""
     if memory_full(error):
         now = "the whole batch" if trainer.micro_batch is None else trainer.micro_batch
         now = now if trainer.split == 1 else f"{now}, in {trainer.split} parts"
         error.add_note(
-            f"the device's memory is full: set a smaller trainer.micro_batch (now {now}); the same command then goes "
-            f"on from the last checkpoint"
+            "the device's memory is full: set a smaller trainer.micro_batch (now"
+            f" {now}); the same command then goes on from the last checkpoint"
         )
     error.add_note(f"traceback: {folder.path}/{name}")

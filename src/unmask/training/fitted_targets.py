@@ -19,7 +19,9 @@ BASIS = "basis.safetensors"
 MOST = 0.9  # of the variance
 
 
-def fit_patch_pca(folder: StageFolder, data: ImageData, patch_size: int, bad: BadImages) -> dict[str, float]:
+def fit_patch_pca(
+    folder: StageFolder, data: ImageData, patch_size: int, bad: BadImages
+) -> dict[str, float]:
     """The basis of all training images' patches, as evaluation sees them, into the folder; how few hold most."""
     sums = PatchSums(patch_size**2 * len(data.form.mean))
     for batch in data.predict_dataloader()[0]:
@@ -29,12 +31,18 @@ def fit_patch_pca(folder: StageFolder, data: ImageData, patch_size: int, bad: Ba
         sums.add(normalised(batch, data.form).images_BCHW, patch_size)
     basis = sums.basis()
     with replacing(folder.path / BASIS) as file:
-        file.write(save({name: value.contiguous() for name, value in basis._asdict().items()}))
-    share_P = basis.variance_P.cumsum(0) / basis.variance_P.sum().clamp(min=torch.finfo(torch.float64).tiny)
+        file.write(
+            save({name: value.contiguous() for name, value in basis._asdict().items()})
+        )
+    share_P = basis.variance_P.cumsum(0) / basis.variance_P.sum().clamp(
+        min=torch.finfo(torch.float64).tiny
+    )
     return {
-        "images": len(data.ids), "patches": sums.count, "coefficients": len(share_P),
+        "images": len(data.ids),
+        "patches": sums.count,
+        "coefficients": len(share_P),
         "hold_most": int((share_P < MOST).sum()) + 1,
-    }  # fmt: skip
+    }
 
 
 def give_weights(tokenizer: Any, state: dict[str, torch.Tensor]) -> None:
@@ -47,6 +55,9 @@ def give_basis(target: PatchPCA, folder: Path) -> None:
     try:
         basis = load((folder / BASIS).read_bytes())
     except OSError as error:
-        raise LedgerError(f"{folder} is finished but {BASIS} cannot be read ({error}); remove it to redo it") from None
+        raise LedgerError(
+            f"{folder} is finished but {BASIS} cannot be read ({error}); remove it to"
+            " redo it"
+        ) from None
     target.mean_P.copy_(basis["mean_P"])
     target.basis_PK.copy_(basis["components_PP"][:, : target.components])

@@ -47,10 +47,19 @@ def count(make: Callable[[], Outline], backward: bool = True) -> Flops:
         model = outline.model.train()
         forward, after = _counted(outline, backward=False)
         trained = num_parameters(model, trainable_only=True)
-        training, after_training = _counted(outline, backward=True) if trained and backward else (forward, after)
+        training, after_training = (
+            _counted(outline, backward=True)
+            if trained and backward
+            else (forward, after)
+        )
     return Flops(
-        forward - after, after, training - after_training, after_training, num_parameters(model), trained
-    )  # fmt: skip
+        forward - after,
+        after,
+        training - after_training,
+        after_training,
+        num_parameters(model),
+        trained,
+    )
 
 
 def _counted(outline: Outline, backward: bool) -> tuple[float, float]:
@@ -59,7 +68,9 @@ def _counted(outline: Outline, backward: bool) -> tuple[float, float]:
         loss = outline.loss(outline.inputs(BATCH))
         if backward:
             loss.backward()
-    counts = {name: sum(of.values()) / BATCH for name, of in counter.get_flop_counts().items()}
+    counts = {
+        name: sum(of.values()) / BATCH for name, of in counter.get_flop_counts().items()
+    }
     after = sum(counts.get(_name(outline.model, part), 0.0) for part in outline.after)
     return counts["Global"], after
 

@@ -31,10 +31,13 @@ def shard(model: nn.Module, mesh: DeviceMesh, half: bool) -> None:
     """
     if isinstance(model, FSDPModule):
         return
-    policy = MixedPrecisionPolicy(torch.bfloat16 if half else None, torch.float32, cast_forward_inputs=False)
+    policy = MixedPrecisionPolicy(
+        torch.bfloat16 if half else None, torch.float32, cast_forward_inputs=False
+    )
     for block in _called(model):
         fully_shard([block.attn, block.mlp], mesh=mesh, mp_policy=policy)
-    # the root, too, drops what it gathered: else parameters() would be whole tensors after a validation
+    # the root, too, drops what it gathered: else parameters() would be whole tensors
+    # after a validation
     fully_shard(model, mesh=mesh, reshard_after_forward=True)
 
 
@@ -43,7 +46,11 @@ def _called(model: nn.Module) -> list[Any]:
     what it needs.
     """
     apart = {part.blocks[-1] for part in model.modules() if isinstance(part, Decoder)}
-    return [part for part in model.modules() if isinstance(part, Block) and part not in apart]
+    return [
+        part
+        for part in model.modules()
+        if isinstance(part, Block) and part not in apart
+    ]
 
 
 def gathered(state: Any) -> Any:
@@ -61,15 +68,24 @@ def gathered(state: Any) -> Any:
 
 def shared_out(state: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
     """An optimiser's whole state with each moment cut as its parameter is; every process has read all of it."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    parameters = [
+        parameter for group in optimizer.param_groups for parameter in group["params"]
+    ]
 
     def share(value: Any, parameter: Tensor) -> Any:
-        if not isinstance(parameter, DTensor) or not isinstance(value, Tensor) or value.shape != parameter.shape:
+        if (
+            not isinstance(parameter, DTensor)
+            or not isinstance(value, Tensor)
+            or value.shape != parameter.shape
+        ):
             return value  # a count of steps
-        return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
+        return distribute_tensor(
+            value, parameter.device_mesh, parameter.placements, src_data_rank=None
+        )
 
     moments = {
-        i: {name: share(value, parameters[i]) for name, value in kept.items()} for i, kept in state["state"].items()
+        i: {name: share(value, parameters[i]) for name, value in kept.items()}
+        for i, kept in state["state"].items()
     }
     return {**state, "state": moments}
 
@@ -98,10 +114,18 @@ class Sharded(DDPStrategy):
         return gathered(self.lightning_module.state_dict())
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        return gathered((optimizer._optimizer if isinstance(optimizer, LightningOptimizer) else optimizer).state_dict())
+        return gathered(
+            (
+                optimizer._optimizer
+                if isinstance(optimizer, LightningOptimizer)
+                else optimizer
+            ).state_dict()
+        )
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+        for optimizer, state in zip(
+            self.optimizers, checkpoint["optimizer_states"], strict=True
+        ):
             optimizer.load_state_dict(shared_out(state, optimizer))
 
     def teardown(self) -> None:
@@ -116,7 +140,9 @@ class Sharded(DDPStrategy):
 
 def _models(module: Any) -> list[nn.Module]:
     """What is trained, and its average where there is one; frozen targets stay whole."""
-    averaged = [module.ema.module] if isinstance(module, Classify) and module.ema else []
+    averaged = (
+        [module.ema.module] if isinstance(module, Classify) and module.ema else []
+    )
     return [module.model, *averaged]
 
 
@@ -124,5 +150,6 @@ def strategy(sharded: bool) -> DDPStrategy:
     """Of processes that have joined."""
     if sharded:
         return Sharded()
-    # buffers: the same everywhere by construction; sending them would wait where validation batches are uneven
+    # buffers: the same everywhere by construction; sending them would wait where
+    # validation batches are uneven
     return DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)

@@ -38,21 +38,39 @@ def part_rates(model: nn.Module, optimizer: Optimizer) -> list[PartRates]:
     for name, parameter in model.named_parameters():
         group = groups.get(id(parameter))
         if (group is None) == parameter.requires_grad:
-            raise ValueError(f"{name}: requires_grad is {parameter.requires_grad}, and the optimiser says otherwise")
+            raise ValueError(
+                f"{name}: requires_grad is {parameter.requires_grad}, and the optimiser"
+                " says otherwise"
+            )
         parts.setdefault(_part(name), []).append((parameter, group))
-    drops = {_part(name): module.rate for name, module in model.named_modules() if isinstance(module, DropPath)}
-    return [_rates(part, members, drops.get(part, 0.0)) for part, members in parts.items()]
+    drops = {
+        _part(name): module.rate
+        for name, module in model.named_modules()
+        if isinstance(module, DropPath)
+    }
+    return [
+        _rates(part, members, drops.get(part, 0.0)) for part, members in parts.items()
+    ]
 
 
-def _rates(part: str, members: list[tuple[nn.Parameter, dict[str, Any] | None]], drop_path: float) -> PartRates:
+def _rates(
+    part: str,
+    members: list[tuple[nn.Parameter, dict[str, Any] | None]],
+    drop_path: float,
+) -> PartRates:
     trained = [(p.numel(), group) for p, group in members if group is not None]
     lr = {group["initial_lr"] for _, group in trained}
     decays = {group["weight_decay"] for _, group in trained}
     assert len(lr) <= 1, f"{part} has several rates: {lr}"
     return PartRates(
-        part, sum(n for n, _ in trained), sum(p.numel() for p, _ in members), next(iter(lr), None),
-        max(decays, default=None), sum(n for n, group in trained if not group["weight_decay"]), drop_path,
-    )  # fmt: skip
+        part,
+        sum(n for n, _ in trained),
+        sum(p.numel() for p, _ in members),
+        next(iter(lr), None),
+        max(decays, default=None),
+        sum(n for n, group in trained if not group["weight_decay"]),
+        drop_path,
+    )
 
 
 def _part(name: str) -> str:
@@ -69,9 +87,23 @@ def merged(rates: list[PartRates]) -> Iterator[tuple[str, PartRates]]:
     for rate in [*rates, None]:
         if run and (rate is None or _treatment(rate) != _treatment(run[-1])):
             names = run[0].part if len(run) == 1 else f"{run[0].part} to {run[-1].part}"
-            sums = [sum(getattr(r, key) for r in run) for key in ("trained", "parameters", "spared")]
+            sums = [
+                sum(getattr(r, key) for r in run)
+                for key in ("trained", "parameters", "spared")
+            ]
             last = run[-1]
-            yield names, PartRates(names, sums[0], sums[1], last.lr, last.weight_decay, sums[2], last.drop_path)
+            yield (
+                names,
+                PartRates(
+                    names,
+                    sums[0],
+                    sums[1],
+                    last.lr,
+                    last.weight_decay,
+                    sums[2],
+                    last.drop_path,
+                ),
+            )
             run = []
         if rate:
             run.append(rate)
@@ -92,7 +124,9 @@ def rates_table(title: str, rates: list[PartRates]) -> Table:
         lr = "frozen" if rate.lr is None else f"{rate.lr:.3g}"
         decay = "" if rate.weight_decay is None else f"{rate.weight_decay:g}"
         drop = f"{rate.drop_path:.3f}" if rate.drop_path else ""
-        table.add_row(name, f"{rate.trained:,}", f"{rate.parameters:,}", lr, decay, drop)
+        table.add_row(
+            name, f"{rate.trained:,}", f"{rate.parameters:,}", lr, decay, drop
+        )
     return table
 
 

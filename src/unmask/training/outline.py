@@ -40,7 +40,9 @@ def outline(config: Config, kind: str, start: str, classes: int) -> Outline:
     """Of the stage `kind` that starts from `start`, as `unmask.training.stages` trains it."""
     if kind == "pretrain":
         return pretraining(config)
-    return classifying(classifier(config, kind, start, classes), _shape(config, kind, start), classes)
+    return classifying(
+        classifier(config, kind, start, classes), _shape(config, kind, start), classes
+    )
 
 
 def pretraining(config: Config) -> Outline:
@@ -51,10 +53,16 @@ def pretraining(config: Config) -> Outline:
     def inputs(batch: int) -> Inputs:
         images = torch.empty(batch, config.data.channels, *config.data.image_size)
         order = torch.empty(batch, patches, dtype=torch.long)
-        return images, order[:, :visible], order[:, visible:], torch.empty(batch, patches, dtype=torch.bool)
+        return (
+            images,
+            order[:, :visible],
+            order[:, visible:],
+            torch.empty(batch, patches, dtype=torch.bool),
+        )
 
     def loss(given: Inputs) -> Tensor:
-        predicted = model(given[0], Masking(*given[1:]), everywhere).float()  # targets and loss are float32
+        # targets and loss are float32
+        predicted = model(given[0], Masking(*given[1:]), everywhere).float()
         return F.mse_loss(predicted, torch.empty_like(predicted))
 
     return Outline(model, (model.decoder,), inputs, loss)
@@ -95,7 +103,13 @@ def _shape(config: Config, kind: str, start: str) -> tuple[int, ...]:
     """Of one input: an image, or the features that were computed once."""
     size = config.stage_image_size(kind)
     if computed_once(config, kind):
-        return (config.data.channels * math.prod(size) if start == "pixels" else config.model.width,)
+        return (
+            (
+                config.data.channels * math.prod(size)
+                if start == "pixels"
+                else config.model.width
+            ),
+        )
     return (config.data.channels, *size)
 
 
@@ -107,7 +121,12 @@ def classifying(model: Classifier, shape: tuple[int, ...], classes: int) -> Outl
         return F.cross_entropy(model(given[0]).float(), given[1])
 
     attention = getattr(model.features, "attention", None)
-    return Outline(model, (model.head, *([attention] if attention is not None else [])), inputs, loss)
+    return Outline(
+        model,
+        (model.head, *([attention] if attention is not None else [])),
+        inputs,
+        loss,
+    )
 
 
 def encoding(config: Config, kind: str) -> Outline:
@@ -115,5 +134,8 @@ def encoding(config: Config, kind: str) -> Outline:
     encoder = stage_encoder(config, kind).requires_grad_(False)
     shape = (config.data.channels, *config.stage_image_size(kind))
     return Outline(
-        encoder, (), lambda batch: (torch.empty(batch, *shape),), lambda given: encoder(given[0]).square().mean()
+        encoder,
+        (),
+        lambda batch: (torch.empty(batch, *shape),),
+        lambda given: encoder(given[0]).square().mean(),
     )

@@ -26,8 +26,10 @@ from unmask.tasks.features import Corruption, accuracy
 from unmask.training import build
 from unmask.training.fit import Fitting, Metrics
 
-# AlexNet's top-1 error on ImageNet-C, the mean of the five severities: the table of github.com/hendrycks/robustness
-# (its mCE spreadsheet, repeated in github.com/google-research/augmix, imagenet.py); checked against the means of the
+# AlexNet's top-1 error on ImageNet-C, the mean of the five severities: the table of
+# github.com/hendrycks/robustness
+# (its mCE spreadsheet, repeated in github.com/google-research/augmix, imagenet.py);
+# checked against the means of the
 # errors at each severity that timm lists.
 ALEXNET_ERRORS = {
     "gaussian_noise": 0.886428,
@@ -56,11 +58,18 @@ def mean_corruption_error(errors: dict[str, float]) -> float:
     if errors.keys() != ALEXNET_ERRORS.keys():
         missing = ", ".join(sorted(ALEXNET_ERRORS.keys() - errors.keys())) or "nothing"
         unknown = ", ".join(sorted(errors.keys() - ALEXNET_ERRORS.keys())) or "nothing"
-        raise ValueError(f"mCE is over the 15 corruptions of ImageNet-C; missing: {missing}; unknown: {unknown}")
+        raise ValueError(
+            f"mCE is over the 15 corruptions of ImageNet-C; missing: {missing};"
+            f" unknown: {unknown}"
+        )
     for name, error in errors.items():
         if not 0 <= error <= 1:
-            raise ValueError(f"the error on {name} is {error}; give shares from 0 to 1, not percent")
-    return sum(error / ALEXNET_ERRORS[name] for name, error in errors.items()) / len(errors)
+            raise ValueError(
+                f"the error on {name} is {error}; give shares from 0 to 1, not percent"
+            )
+    return sum(error / ALEXNET_ERRORS[name] for name, error in errors.items()) / len(
+        errors
+    )
 
 
 IMAGENET_CLASSES = 1000
@@ -83,13 +92,17 @@ class Robustness:
 
     def __init__(self, plan: Plan, folder: StageFolder, fit: Fitting) -> None:
         self.plan, self.folder, self.fit = plan, folder, fit
-        self.recipe, self.shape = plan.config.robustness, plan.config.stage_image_size(plan.config.robustness.of)
+        self.recipe, self.shape = (
+            plan.config.robustness,
+            plan.config.stage_image_size(plan.config.robustness.of),
+        )
 
     def __call__(self, model: nn.Module, own: InMemory | Files) -> Metrics:
         """Mean accuracy over the changed images, beside the clean ones' where they are the data's own."""
         journal = self.folder.path / "cells.jsonl"
         for name, cells in groupby(self.cells(own), key=lambda cell: cell.name):
-            rows = collectives.on_rank_zero(lambda: read(journal))  # the leader writes it: others might see less, or more
+            # the leader writes it: others might see less, or more
+            rows = collectives.on_rank_zero(lambda: read(journal))
             found = {(row["name"], row["severity"]): row["accuracy"] for row in rows}
             for cell in cells:
                 if (name, cell.severity) not in found:
@@ -97,33 +110,53 @@ class Robustness:
                     if collectives.is_rank_zero():
                         append(journal, row)
                     found[name, cell.severity] = row["accuracy"]
-            shown = " ".join(f"{value:5.1f}" for (of, _), value in found.items() if of == name)
+            shown = " ".join(
+                f"{value:5.1f}" for (of, _), value in found.items() if of == name
+            )
             self.fit.console.print(f"  {name:18}{shown} %", highlight=False)
-        table = pd.DataFrame(collectives.on_rank_zero(lambda: read(journal))).drop_duplicates(["name", "severity"], keep="last")
+        table = pd.DataFrame(
+            collectives.on_rank_zero(lambda: read(journal))
+        ).drop_duplicates(["name", "severity"], keep="last")
         if collectives.is_rank_zero():
             table.to_csv(self.folder.path / "robustness.csv", index=False)
         if self.recipe.source == "corrupted_folders" and table["images"].nunique() > 1:
             raise ValueError(
-                f"robustness.root = {self.recipe.root}: its folders hold {table['images'].min()} to "
-                f"{table['images'].max()} images; unpack it whole, remove {journal} and run again"
+                f"robustness.root = {self.recipe.root}: its folders hold"
+                f" {table['images'].min()} to {table['images'].max()} images; unpack it"
+                f" whole, remove {journal} and run again"
             )
-        changed = table[table["severity"] != 0] if self.recipe.source != "folder" else table
-        metrics = {"val/accuracy": float(changed["accuracy"].mean()), "images": float(table["images"].max())}
+        changed = (
+            table[table["severity"] != 0] if self.recipe.source != "folder" else table
+        )
+        metrics = {
+            "val/accuracy": float(changed["accuracy"].mean()),
+            "images": float(table["images"].max()),
+        }
         if self.recipe.source == "corrupted":
-            metrics["val/clean_accuracy"] = float(table[table["severity"] == 0]["accuracy"].iloc[0])
+            metrics["val/clean_accuracy"] = float(
+                table[table["severity"] == 0]["accuracy"].iloc[0]
+            )
         return metrics | self.mce(changed)
 
     def measured(self, model: nn.Module, cell: Cell) -> dict[str, Any]:
         config = self.plan.config
         form = build.build_format(config, self.shape)
         if self.recipe.source == "corrupted_folders":
-            form = replace(form, eval_crop=1.0)  # ImageNet-C's files are centre crops already
+            # ImageNet-C's files are centre crops already
+            form = replace(form, eval_crop=1.0)
         views = Views(cell.split, form, None, config.seed, cell.change)
-        spread = torch.linspace(0, len(views) - 1, min(self.recipe.images or len(views), len(views))).long()
+        spread = torch.linspace(
+            0, len(views) - 1, min(self.recipe.images or len(views), len(views))
+        ).long()
         ids = spread.unique().tolist()
         data = Evaluation(views, ids, build.build_loading(config), cell.images)
         found = accuracy(self.fit.quiet_trainer(), model, data, cell.classes)
-        return {"name": cell.name, "severity": cell.severity, "accuracy": found, "images": len(ids)}
+        return {
+            "name": cell.name,
+            "severity": cell.severity,
+            "accuracy": found,
+            "images": len(ids),
+        }
 
     def cells(self, own: InMemory | Files) -> Iterator[Cell]:
         """The clean images and each corruption of them; or each folder of corrupted ones; or the one folder."""
@@ -138,12 +171,19 @@ class Robustness:
             key = make_key(self.plan.config.seed, "corruption")
             for name in recipe.corruptions or CORRUPTIONS:
                 for severity in recipe.severities:
-                    yield Cell(name, severity, own, Corruption(name, severity, key), everything)
+                    yield Cell(
+                        name, severity, own, Corruption(name, severity, key), everything
+                    )
 
     def other(self, root: Path, name: str, severity: int) -> Cell:
         listing, config = list_other(root, self.plan.class_names), self.plan.config
         labels = torch.from_numpy(listing.val.labels).long()
-        files = Files(Folder(root, listing.val.names), labels, config.data.channels, chosen_decode(config.data))
+        files = Files(
+            Folder(root, listing.val.names),
+            labels,
+            config.data.channels,
+            chosen_decode(config.data),
+        )
         return Cell(
             name,
             severity,
@@ -156,8 +196,21 @@ class Robustness:
     def mce(self, changed: pd.DataFrame) -> Metrics:
         """Mean corruption error against AlexNet, where it is ImageNet-C, whole (Hendrycks & Dietterich 2019)."""
         means = (1 - changed.groupby("name")["accuracy"].mean() / 100).to_dict()
-        whole = means.keys() == ALEXNET_ERRORS.keys() and len(changed) == len(ALEXNET_ERRORS) * len(SEVERITIES)
+        whole = means.keys() == ALEXNET_ERRORS.keys() and len(changed) == len(
+            ALEXNET_ERRORS
+        ) * len(SEVERITIES)
         whole &= self.recipe.images is None
-        if self.recipe.source != "corrupted_folders" or not whole or self.plan.num_classes != IMAGENET_CLASSES:
+        if (
+            self.recipe.source != "corrupted_folders"
+            or not whole
+            or self.plan.num_classes != IMAGENET_CLASSES
+        ):
             return {}
-        return {"val/mce": 100 * mean_corruption_error({str(name): error for name, error in means.items()})}
+        return {
+            "val/mce": (
+                100
+                * mean_corruption_error(
+                    {str(name): error for name, error in means.items()}
+                )
+            )
+        }

@@ -11,7 +11,12 @@ from torch import nn
 
 from unmask.callbacks.pictures import Pictures
 from unmask.config.recipes import Augment as AugmentConfig
-from unmask.config.recipes import FineTune, PartialFineTune, TokenizerRecipe, mixed_together
+from unmask.config.recipes import (
+    FineTune,
+    PartialFineTune,
+    TokenizerRecipe,
+    mixed_together,
+)
 from unmask.config.schema import FROZEN
 from unmask.data.listing.names import Names
 from unmask.data.loading.bad_images import BadImages
@@ -66,14 +71,21 @@ class Run:
 
     def __init__(self, plan: Plan, console: Console) -> None:
         self.plan, self.config, self.console = plan, plan.config, console
-        self.extracted: dict[tuple[Any, ...], tuple[LabelledFeatures, LabelledFeatures, BadImages]] = {}
+        self.extracted: dict[
+            tuple[Any, ...], tuple[LabelledFeatures, LabelledFeatures, BadImages]
+        ] = {}
 
     @cached_property
     def splits(self) -> tuple[InMemory | Files, InMemory | Files]:
         return build.load_splits(self.plan)
 
     def data(
-        self, batch_size: int | None, labels: int | None, augment: AugmentConfig, shape: Shape, seed: int | None = None
+        self,
+        batch_size: int | None,
+        labels: int | None,
+        augment: AugmentConfig,
+        shape: Shape,
+        seed: int | None = None,
     ) -> ImageData:
         """Loaders of a stage; the batch is cut to the number of images where there are fewer, to an even one.
 
@@ -82,16 +94,27 @@ class Run:
         train, val = self.splits
         key = make_key(self.config.seed, "labels")
         # all are no list: each loader process would come to own a copy
-        ids = balanced_subset(train.labels_N, labels, key) if labels and labels < len(train) else range(len(train))
+        ids = (
+            balanced_subset(train.labels_N, labels, key)
+            if labels and labels < len(train)
+            else range(len(train))
+        )
         batch = fitting(batch_size or len(ids), len(ids), augment.repeats)
         if batch_size and batch < batch_size:
-            self.console.print(f"  batch of {batch}, not {batch_size}: there are no more training images")
+            self.console.print(
+                f"  batch of {batch}, not {batch_size}: there are no more training"
+                " images"
+            )
         return ImageData(
-            train, val, build.build_format(self.config, shape),
-            build.build_augment(augment, self.config.data.eval_crop), ids, batch,
+            train,
+            val,
+            build.build_format(self.config, shape),
+            build.build_augment(augment, self.config.data.eval_crop),
+            ids,
+            batch,
             self.config.seed if seed is None else seed,
             build.build_loading(self.config),
-        )  # fmt: skip
+        )
 
 
 class StageWork:
@@ -111,30 +134,56 @@ class StageWork:
         if self.spec.start == "given":
             weights = self.given_weights()
             # an encoder alone can be gone on with: its decoder starts anew
-            whole = weights.decoder is not None and isinstance(target, Pixel | NormalisedPixel) and config.decoder.depth
-            report = load_mae(model, weights) if whole else load_encoder(model.encoder, weights)
+            whole = (
+                weights.decoder is not None
+                and isinstance(target, Pixel | NormalisedPixel)
+                and config.decoder.depth
+            )
+            report = (
+                load_mae(model, weights)
+                if whole
+                else load_encoder(model.encoder, weights)
+            )
             self.run.console.print(described(weights, {"load": report}))
             if not whole:
-                self.run.console.print("  these weights have no decoder for this target: it starts from random ones")
-        module = Pretrain(model, masking, target, config.seed, self.optimizer(data), config.loss_on == "all")
+                self.run.console.print(
+                    "  these weights have no decoder for this target: it starts from"
+                    " random ones"
+                )
+        module = Pretrain(
+            model,
+            masking,
+            target,
+            config.seed,
+            self.optimizer(data),
+            config.loss_on == "all",
+        )
         if target.to_pixels is None:  # there is nothing to draw
             return self.fit(module, data, [])
-        pictures = Pictures(self.folder.pictures, data.val_views, data.form, config.watch.pictures)
+        pictures = Pictures(
+            self.folder.pictures, data.val_views, data.form, config.watch.pictures
+        )
         return self.fit(module, data, [pictures])
 
     def patch_pca(self) -> Metrics:
         assert self.config.data.patch_size is not None
         data = self.run.data(None, None, build.PLAIN, self.shape)
-        return fit_patch_pca(self.folder, data, self.config.data.patch_size, self.fit.bad)
+        return fit_patch_pca(
+            self.folder, data, self.config.data.patch_size, self.fit.bad
+        )
 
     def tokenizer(self) -> Metrics:
         """A dVAE is made once for all seeds, from images as evaluation sees them."""
         recipe: TokenizerRecipe = self.recipe
-        data = self.run.data(recipe.batch_size, None, build.PLAIN, self.shape, recipe.seed)
+        data = self.run.data(
+            recipe.batch_size, None, build.PLAIN, self.shape, recipe.seed
+        )
         make_optimizer = self.optimizer(data)
         annealing = Annealing(make_optimizer.total_steps)
         model = build.small_tokenizer(self.config)
-        module = TrainTokenizer(model, recipe.seed, make_optimizer, annealing, recipe.usage_weight)
+        module = TrainTokenizer(
+            model, recipe.seed, make_optimizer, annealing, recipe.usage_weight
+        )
         return self.fit(module, data, [])
 
     def target(self) -> AnyTarget:
@@ -166,7 +215,9 @@ class StageWork:
         return self.classify(features, data, data)
 
     def attentive_probe(self) -> Metrics:
-        features = AttentiveFeatures(self.encoder(), self.recipe.heads, self.config.seed)
+        features = AttentiveFeatures(
+            self.encoder(), self.recipe.heads, self.config.seed
+        )
         data = self.data()
         features.at_once = self.at_once(data)
         return self.classify(features, data, data)
@@ -181,11 +232,20 @@ class StageWork:
         per_block = linear_rates(depth, recipe.drop_path)
         if isinstance(recipe, PartialFineTune):
             train_last_blocks(features, recipe.blocks)
-            # a frozen block gives the same features each time: coins there would only add noise
-            per_block = [rate if i >= depth - recipe.blocks else 0.0 for i, rate in enumerate(per_block)]
+            # a frozen block gives the same features each time: coins there would only
+            # add noise
+            per_block = [
+                rate if i >= depth - recipe.blocks else 0.0
+                for i, rate in enumerate(per_block)
+            ]
         install_drop_path(features.encoder.blocks, per_block)
-        if isinstance(recipe, PartialFineTune) and recipe.blocks == 0.5 and recipe.drop_path:
-            features.encoder.blocks[-1].drop_path2 = DropPath(recipe.drop_path)  # of the half that is trained
+        if (
+            isinstance(recipe, PartialFineTune)
+            and recipe.blocks == 0.5
+            and recipe.drop_path
+        ):
+            # of the half that is trained
+            features.encoder.blocks[-1].drop_path2 = DropPath(recipe.drop_path)
         return self.classify(features, data, data)
 
     scratch = partial_finetune = finetune
@@ -200,12 +260,20 @@ class StageWork:
         trainer = self.config.trainer
         if trainer.split == 1:
             return trainer.micro_batch
-        return max(1, (trainer.micro_batch or data.batch_size // collectives.world_size()) // trainer.split)
+        return max(
+            1,
+            (trainer.micro_batch or data.batch_size // collectives.world_size())
+            // trainer.split,
+        )
 
     def data(self) -> ImageData:
-        return self.run.data(self.recipe.batch_size, self.recipe.labels, self.recipe.augment, self.shape)
+        return self.run.data(
+            self.recipe.batch_size, self.recipe.labels, self.recipe.augment, self.shape
+        )
 
-    def extract(self, pool: Pool, labels: int | None, data: ImageData) -> tuple[LabelledFeatures, LabelledFeatures]:
+    def extract(
+        self, pool: Pool, labels: int | None, data: ImageData
+    ) -> tuple[LabelledFeatures, LabelledFeatures]:
         """Features of both splits, computed once for all stages of a run that use them."""
         wanted = (self.spec.start, pool, labels, self.shape)
         if wanted not in self.run.extracted:
@@ -219,13 +287,20 @@ class StageWork:
         """The parent's encoder, the given one, or the random one of this seed."""
         grid = self.config.grid_of(self.shape)
         if self.spec.start == "given":
-            encoder, weights = build.build_encoder(self.config, grid), self.given_weights()
-            self.run.console.print(described(weights, {"load": load_encoder(encoder, weights)}))
+            encoder, weights = (
+                build.build_encoder(self.config, grid),
+                self.given_weights(),
+            )
+            self.run.console.print(
+                described(weights, {"load": load_encoder(encoder, weights)})
+            )
             return encoder
         if self.spec.parent is None:
             return build.build_encoder(self.config, grid, self.config.seed)
         encoder = build.build_encoder(self.config, grid)
-        load_pretrained(encoder, self.parent_checkpoint()[1]["state_dict"], self.config.grid)
+        load_pretrained(
+            encoder, self.parent_checkpoint()[1]["state_dict"], self.config.grid
+        )
         return encoder
 
     def parent_checkpoint(self) -> tuple[Path, dict[str, Any]]:
@@ -234,19 +309,26 @@ class StageWork:
         folder = StageFolder(self.config.runs_dir, self.spec.parent)
         path = collectives.on_rank_zero(lambda: checkpoints.newest(folder.checkpoints))
         if path is None:
-            raise LedgerError(f"{folder.path} is finished but has no whole checkpoint; remove that folder to redo it")
+            raise LedgerError(
+                f"{folder.path} is finished but has no whole checkpoint; remove that"
+                " folder to redo it"
+            )
         result, content = folder.result(), checkpoints.load(path)
         if result is None or content["global_step"] != result["metrics"]["steps"]:
             raise LedgerError(
-                f"the final checkpoint of {folder.path} is missing or damaged, {path.name} is an earlier one; remove "
-                f"{folder.path}/result.json and the same command makes the last steps again"
+                f"the final checkpoint of {folder.path} is missing or damaged,"
+                f" {path.name} is an earlier one; remove {folder.path}/result.json and"
+                " the same command makes the last steps again"
             )
         return path, content
 
     def given_weights(self) -> Weights:
         """init_from, whatever its layout; sizes it does not tell are taken from the config."""
         model, decoder = self.config.model, self.config.decoder
-        weights, _ = read(Path(str(self.config.init_from)).expanduser(), otherwise=Hints(model.heads, decoder.heads))
+        weights, _ = read(
+            Path(str(self.config.init_from)).expanduser(),
+            otherwise=Hints(model.heads, decoder.heads),
+        )
         return weights
 
     def features(self, pool: Pool) -> Features | RawPixels:
@@ -255,22 +337,46 @@ class StageWork:
         return Features(self.encoder(), pool)
 
     def optimizer(self, data: ImageData) -> Recipe:
-        recipe, per_epoch = self.recipe, len(data.ids) * data.repeats.views // data.batch_size
+        recipe, per_epoch = (
+            self.recipe,
+            len(data.ids) * data.repeats.views // data.batch_size,
+        )
         return Recipe(
-            recipe.optimizer, recipe.base_lr, data.batch_size, recipe.weight_decay, recipe.betas,
-            round(recipe.warmup_epochs * per_epoch), recipe.epochs * per_epoch,
-            decay_tokens=self.spec.kind == "pretrain", min_lr=recipe.min_lr,
-            layer_decay=getattr(recipe, "layer_decay", 1.0) if self.spec.start != "pixels" else 1.0,
-        )  # fmt: skip
+            recipe.optimizer,
+            recipe.base_lr,
+            data.batch_size,
+            recipe.weight_decay,
+            recipe.betas,
+            round(recipe.warmup_epochs * per_epoch),
+            recipe.epochs * per_epoch,
+            decay_tokens=self.spec.kind == "pretrain",
+            min_lr=recipe.min_lr,
+            layer_decay=(
+                getattr(recipe, "layer_decay", 1.0)
+                if self.spec.start != "pixels"
+                else 1.0
+            ),
+        )
 
-    def classify(self, features: Any, fed: ImageData | FeatureData, data: ImageData) -> Metrics:
+    def classify(
+        self, features: Any, fed: ImageData | FeatureData, data: ImageData
+    ) -> Metrics:
         """Train a classifier on the features and file what it confuses."""
         config, recipe = self.config, self.recipe
-        model = Classifier(features, self.run.plan.num_classes, self.spec.kind in FROZEN, config.seed)
+        model = Classifier(
+            features, self.run.plan.num_classes, self.spec.kind in FROZEN, config.seed
+        )
         regular = Regularisation(config.seed)
         if isinstance(recipe, FineTune):
             together = mixed_together(data.batch_size)
-            regular = Regularisation(config.seed, recipe.smoothing, recipe.mixup, recipe.cutmix, recipe.ema, together)
+            regular = Regularisation(
+                config.seed,
+                recipe.smoothing,
+                recipe.mixup,
+                recipe.cutmix,
+                recipe.ema,
+                together,
+            )
         make_optimizer = self.optimizer(data)
         self.say_rates(model, make_optimizer)
         module = Classify(model, make_optimizer, regular)
@@ -286,15 +392,21 @@ class StageWork:
             return
         table = pd.DataFrame({"class": names, "images": images.cpu().numpy()})
         # a class without validation images has no accuracy, and an empty cell
-        table["accuracy"] = (100 * right.cpu().numpy() / table["images"].replace(0, float("nan"))).round(2)
+        table["accuracy"] = (
+            100 * right.cpu().numpy() / table["images"].replace(0, float("nan"))
+        ).round(2)
         table.to_csv(self.folder.path / "classes.csv", index=False)
         if counts is not None:
-            confusion = pd.DataFrame(counts.cpu().numpy(), index=pd.Index(names, name="true"), columns=names)
+            confusion = pd.DataFrame(
+                counts.cpu().numpy(), index=pd.Index(names, name="true"), columns=names
+            )
             confusion.to_csv(self.folder.path / "confusion.csv")
 
     def say_rates(self, model: nn.Module, make_optimizer: Recipe) -> None:
         """Show and keep what is trained at which rate, before the first step."""
         found = part_rates(model, make_optimizer(model)[0])
-        self.run.console.print(rates_table(f"{self.spec.title}: what is trained", found))
+        self.run.console.print(
+            rates_table(f"{self.spec.title}: what is trained", found)
+        )
         if collectives.is_rank_zero():
             write_json(self.folder.path / "rates.json", rows(found))

@@ -23,7 +23,7 @@ JUMP = 86_400.0  # seconds
 
 def claimed(fault: str) -> bool:
     try:
-        os.rename(f"{REQUESTS}/{fault}", f"{REQUESTS}/{fault}.{os.getppid()}")  # noqa: PTH104
+        os.rename(f"{REQUESTS}/{fault}", f"{REQUESTS}/{fault}.{os.getppid()}")
     except OSError:  # nobody asks, or another was quicker
         return False
     return True
@@ -40,7 +40,9 @@ def audit(event: str, details: tuple[Any, ...]) -> None:
     path = str(details[1] if event == "os.rename" else details[0])
     if not path.startswith(LEDGER):
         return
-    if (event != "open" or details[2] & WRITING) and os.path.exists(f"{REQUESTS}/ledger read-only"):  # noqa: PTH110
+    if (event != "open" or details[2] & WRITING) and os.path.exists(
+        f"{REQUESTS}/ledger read-only"
+    ):
         os.close(os.open(f"{REQUESTS}/ledger read-only.{os.getppid()}", os.O_CREAT))
         raise failed(errno.EROFS, path)
     if event == "os.rename" and claimed("rename lost"):
@@ -50,7 +52,9 @@ def audit(event: str, details: tuple[Any, ...]) -> None:
 def full_at_flush(flush: Callable[[int], None]) -> Callable[[int], None]:
     def fsync(file: Any) -> None:
         number = file if isinstance(file, int) else file.fileno()
-        if ".ckpt." in os.readlink(f"/proc/self/fd/{number}") and claimed("disk full while saving"):  # noqa: PTH115
+        if ".ckpt." in os.readlink(f"/proc/self/fd/{number}") and claimed(
+            "disk full while saving"
+        ):
             os.ftruncate(number, os.fstat(number).st_size // 2)
             raise failed(errno.ENOSPC, "")
         flush(file)
@@ -89,8 +93,11 @@ def in_task(kind: str) -> Callable[[ModuleType], None]:
         step = task.training_step
 
         def faulty(self: Any, batch: Any, batch_idx: int) -> Any:
-            # all that this cell's conductor starts: where it tries again with smaller parts, these do not fit either
-            if claimed("out of memory") or os.path.exists(f"{REQUESTS}/out of memory.{os.getppid()}"):  # noqa: PTH110
+            # all that this cell's conductor starts: where it tries again with smaller
+            # parts, these do not fit either
+            if claimed("out of memory") or os.path.exists(
+                f"{REQUESTS}/out of memory.{os.getppid()}"
+            ):
                 import torch
 
                 raise torch.OutOfMemoryError("the soak's own: can't allocate memory")
@@ -137,5 +144,6 @@ if sys.argv[0].endswith("train.py"):
     os.fsync = full_at_flush(os.fsync)  # type: ignore[assignment]
     sys.addaudithook(audit)
     sys.meta_path.insert(0, Patching())
-    for name in sys.modules.keys() & PATCHES.keys():  # in a process that was forked with them
+    # in a process that was forked with them
+    for name in sys.modules.keys() & PATCHES.keys():
         PATCHES[name](sys.modules[name])

@@ -33,8 +33,11 @@ from unmask.training.fit import QUIET
 WARM_UP = 3  # steps
 BETWEEN = 12  # steps from one checkpoint to the next: the one before is written by then
 EACH_STEP = (
-    "on_train_batch_start", "on_before_backward", "on_before_optimizer_step", "on_train_batch_end",
-)  # fmt: skip
+    "on_train_batch_start",
+    "on_before_backward",
+    "on_before_optimizer_step",
+    "on_train_batch_end",
+)
 
 
 class Overhead(NamedTuple):
@@ -86,21 +89,33 @@ def measured_overhead(spec: dict[str, Any]) -> Overhead:
     with TemporaryDirectory() as place, leaving_when_asked():
         folder, saver = Path(place), CheckpointWriter(keep=2)
         guards: list[L.Callback] = [
-            Watchdog(folder, 30), NonfiniteGuard(folder, {}), MetricsLogger(folder, spec["batch"], steps),
-            Checkpointing(folder, saver, Cadence(None, BETWEEN, best=False), {"accumulate": 1}),
+            Watchdog(folder, 30),
+            NonfiniteGuard(folder, {}),
+            MetricsLogger(folder, spec["batch"], steps),
+            Checkpointing(
+                folder, saver, Cadence(None, BETWEEN, best=False), {"accumulate": 1}
+            ),
             StageProgress("bench", spec["batch"], steps, Console(file=io.StringIO())),
-        ]  # fmt: skip
+        ]
         clock = Clock(saver, torch.cuda.synchronize if cuda else lambda: None)
         held, spent = _clocks(saver, guards)
         trainer = L.Trainer(
-            accelerator="gpu" if cuda else "cpu", devices=1, max_steps=steps, limit_val_batches=0,
-            callbacks=[*guards, clock], logger=False, plugins=[saver, LightningEnvironment()], **QUIET,
-        )  # fmt: skip
+            accelerator="gpu" if cuda else "cpu",
+            devices=1,
+            max_steps=steps,
+            limit_val_batches=0,
+            callbacks=[*guards, clock],
+            logger=False,
+            plugins=[saver, LightningEnvironment()],
+            **QUIET,
+        )
         trainer.fit(_module(spec, steps), datamodule=_data(spec, steps))
     step = statistics.median(clock.quiet)
     saved = len(held) - 1  # the last one is of the end
-    copying = statistics.median(held[1:saved] or held[:saved])  # the first one has to be given its memory
-    # medians, not sums: a step that other work on the machine disturbs says nothing of the writer
+    # the first one has to be given its memory
+    copying = statistics.median(held[1:saved] or held[:saved])
+    # medians, not sums: a step that other work on the machine disturbs says nothing of
+    # the writer
     beside = len(clock.disturbed) / saved
     slowed = max(0.0, statistics.median(clock.disturbed or [step]) - step) * beside
     return Overhead(
@@ -114,7 +129,9 @@ def measured_overhead(spec: dict[str, Any]) -> Overhead:
     )
 
 
-def _clocks(saver: CheckpointWriter, guards: list[L.Callback]) -> tuple[list[float], dict[str, list[list[float]]]]:
+def _clocks(
+    saver: CheckpointWriter, guards: list[L.Callback]
+) -> tuple[list[float], dict[str, list[list[float]]]]:
     """Lists that fill: seconds that saving holds training up, and those of each callback's methods in every step."""
     held: list[float] = []
     timed(saver, "save_checkpoint", held)
@@ -131,7 +148,9 @@ def _clocks(saver: CheckpointWriter, guards: list[L.Callback]) -> tuple[list[flo
 def _module(spec: dict[str, Any], steps: int) -> Pretrain:
     mae, target = our_mae(spec)
     recipe = Recipe("adamw", 1e-4, spec["batch"], 0.05, (0.9, 0.95), 1, steps)
-    return Pretrain(mae, RandomMasking(mae.encoder.grid, spec["mask_ratio"]), target, 0, recipe)
+    return Pretrain(
+        mae, RandomMasking(mae.encoder.grid, spec["mask_ratio"]), target, 0, recipe
+    )
 
 
 def _data(spec: dict[str, Any], steps: int) -> ImageData:
@@ -140,4 +159,6 @@ def _data(spec: dict[str, Any], steps: int) -> ImageData:
     images = torch.randint(0, 256, (count, spec["channels"], *shape), dtype=torch.uint8)
     split = InMemory(images, torch.zeros(count, dtype=torch.long))
     form = Format(shape, (0.5,) * spec["channels"], (0.5,) * spec["channels"])
-    return ImageData(split, split, form, Augment(), list(range(count)), spec["batch"], 0, Loading())
+    return ImageData(
+        split, split, form, Augment(), list(range(count)), spec["batch"], 0, Loading()
+    )

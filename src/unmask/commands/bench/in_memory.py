@@ -24,7 +24,8 @@ from unmask.randomness import make_key
 
 BATCH, OURS, THEIRS = 256, 5120, 1024  # images: of a batch, and of a round of either
 PADDED, RANDOM = Augment("padded", flip=True), Augment("random", (0.2, 1.0), flip=True)
-Contestant = tuple[Callable[[int], Any], int]  # what is made in a round, and of how many images
+# what is made in a round, and of how many images
+Contestant = tuple[Callable[[int], Any], int]
 
 
 class Transformed(Dataset):
@@ -44,17 +45,26 @@ def held_contestants(split: InMemory, form: Format) -> dict[str, Contestant]:
     """Each makes normalised float batches (or uint8 ones) in this process, of images that have the wanted size."""
     few = InMemory(split.images_NCHW[:OURS], split.labels_N[:OURS])
     there = replace(few, resident=OnDevice(few.images_NCHW))
-    to_square = transforms.RandomResizedCrop(form.shape, (0.2, 1), interpolation=transforms.InterpolationMode.BICUBIC)
+    to_square = transforms.RandomResizedCrop(
+        form.shape, (0.2, 1), interpolation=transforms.InterpolationMode.BICUBIC
+    )
     by_torchvision = min(THEIRS, len(few))
     return {
-        "torchvision, padded crop": (_theirs(few, form, transforms.RandomCrop(form.shape, margins(form.shape)[::-1])),
-                                     by_torchvision),
+        "torchvision, padded crop": (
+            _theirs(
+                few, form, transforms.RandomCrop(form.shape, margins(form.shape)[::-1])
+            ),
+            by_torchvision,
+        ),
         "padded crop": (_ours(few, form, PADDED), _whole(few)),
         "padded crop, uint8": (_ours(few, form, PADDED, as_bytes=True), _whole(few)),
         "padded crop, images on the device": (_ours(there, form, PADDED), _whole(few)),
-        "torchvision, random resized crop": (_theirs(few, form, to_square), by_torchvision),
+        "torchvision, random resized crop": (
+            _theirs(few, form, to_square),
+            by_torchvision,
+        ),
         "random resized crop": (_ours(few, form, RANDOM), _whole(few)),
-    }  # fmt: skip
+    }
 
 
 def _whole(split: InMemory) -> int:
@@ -62,12 +72,18 @@ def _whole(split: InMemory) -> int:
     return len(split) - len(split) % min(BATCH, len(split))
 
 
-def _ours(split: InMemory, form: Format, augment: Augment, as_bytes: bool = False) -> Callable[[int], None]:
+def _ours(
+    split: InMemory, form: Format, augment: Augment, as_bytes: bool = False
+) -> Callable[[int], None]:
     views, batch = Views(split, form, augment, 0), min(BATCH, len(split))
 
     def epoch(turn: int) -> None:
         batches = EpochBatches(
-            list(range(len(split))), batch, 1, make_key(0, "order"), lambda: turn * (len(split) // batch)
+            list(range(len(split))),
+            batch,
+            1,
+            make_key(0, "order"),
+            lambda: turn * (len(split) // batch),
         )
         for made in loader(views, batches, Loading(0)):
             _ = drawn(made, form.shape) if as_bytes else normalised(made, form)
@@ -79,8 +95,14 @@ def _theirs(split: InMemory, form: Format, crop: Any) -> Callable[[int], None]:
     """In a DataLoader without workers: what a core does."""
     images = split.images_NCHW[:THEIRS].permute(0, 2, 3, 1).numpy()
     images = images[..., 0] if images.shape[3] == 1 else images
-    rest = [transforms.RandomHorizontalFlip(), transforms.ToTensor(), transforms.Normalize(form.mean, form.std)]
-    transformed = Transformed(np.ascontiguousarray(images), transforms.Compose([crop, *rest]))
+    rest = [
+        transforms.RandomHorizontalFlip(),
+        transforms.ToTensor(),
+        transforms.Normalize(form.mean, form.std),
+    ]
+    transformed = Transformed(
+        np.ascontiguousarray(images), transforms.Compose([crop, *rest])
+    )
     batches = DataLoader(transformed, batch_size=min(BATCH, len(images)), shuffle=True)
 
     def epoch(turn: int) -> None:
@@ -105,6 +127,9 @@ def compared(split: InMemory, form: Format, rounds: int = 8) -> dict[str, float]
 if __name__ == "__main__":  # of CIFAR's size; what is in the images does not matter
     torch.set_num_threads(1)
     noise = torch.randint(0, 256, (OURS, 3, 32, 32), dtype=torch.uint8)
-    measured = compared(InMemory(noise, torch.zeros(OURS).long()), Format((32, 32), (0.5,) * 3, (0.25,) * 3))
+    measured = compared(
+        InMemory(noise, torch.zeros(OURS).long()),
+        Format((32, 32), (0.5,) * 3, (0.25,) * 3),
+    )
     for name, rate in measured.items():
         print(f"{name:36s}{rate:10,.0f} images/s")

@@ -40,10 +40,13 @@ from unmask.stages.fingerprint import chosen_decode
 from unmask.stages.plan import listed
 from unmask.training.build import splits_of
 
-SAMPLE, LEAST, SMALLER = 256, 16, 96  # images that are measured, at least; those that are made smaller for it
+# images that are measured, at least; those that are made smaller for it
+SAMPLE, LEAST, SMALLER = 256, 16, 96
 AUGMENT = Augment("random", (0.2, 1.0), flip=True)
 BY_IMAGE = {
-    "RandAugment (fine-tuning)": Augment("random", (0.08, 1.0), flip=True, policy="rand-m9-mstd0.5"),
+    "RandAugment (fine-tuning)": Augment(
+        "random", (0.08, 1.0), flip=True, policy="rand-m9-mstd0.5"
+    ),
     "colour jitter": Augment("random", (0.2, 1.0), flip=True, jitter=0.4),
 }  # of what changes single images, which the lock of Python lets one thread do
 ON_CPU = 8  # images of a step
@@ -72,13 +75,19 @@ def readers(spread: tuple[int, int]) -> int:
     return max(processes, 1) * threads
 
 
-def measured(split: InMemory | Files, form: Format, loading: Loading, spec: dict[str, Any]) -> Found:
+def measured(
+    split: InMemory | Files, form: Format, loading: Loading, spec: dict[str, Any]
+) -> Found:
     """Raises ValueError where there are too few images, or the official recipe knows none of so many channels."""
     if len(split) < LEAST:
-        raise ValueError(f"data.root holds {len(split)} training images; at least {LEAST} are needed to measure")
+        raise ValueError(
+            f"data.root holds {len(split)} training images; at least {LEAST} are needed"
+            " to measure"
+        )
     if isinstance(split, Files) and split.channels not in MODES:
         raise ValueError(
-            f"data.channels={split.channels}: the official recipe reads images of 1, 3 or 4 channels alone"
+            f"data.channels={split.channels}: the official recipe reads images of 1, 3"
+            " or 4 channels alone"
         )
     ids = torch.linspace(0, len(split) - 1, min(SAMPLE, len(split))).long().tolist()
     spread, first = (0, 1), None
@@ -87,7 +96,10 @@ def measured(split: InMemory | Files, form: Format, loading: Loading, spec: dict
         first = first_read(split, ids, readers(spread))
         ids = first.ids
         if len(ids) < LEAST:
-            raise ValueError(f"{len(first.bad)} of {len(ids) + len(first.bad)} images cannot be read; {first.bad[0]}")
+            raise ValueError(
+                f"{len(first.bad)} of {len(ids) + len(first.bad)} images cannot be"
+                f" read; {first.bad[0]}"
+            )
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # by process: what a core does
     try:
@@ -106,7 +118,9 @@ def measured(split: InMemory | Files, form: Format, loading: Loading, spec: dict
     return Found(_described(split, ids, first), paths, parts, loaders, spread, first)
 
 
-def interleaved(contestants: dict[str, Contestant], seconds: float) -> dict[str, list[float]]:
+def interleaved(
+    contestants: dict[str, Contestant], seconds: float
+) -> dict[str, list[float]]:
     """CPU seconds an image, in turn, until the time is over: three rounds at least, after one that warms up."""
     taken: dict[str, list[float]] = {name: [] for name in contestants}
     began, turn = time.perf_counter(), 0
@@ -122,11 +136,20 @@ def interleaved(contestants: dict[str, Contestant], seconds: float) -> dict[str,
 
 def _described(split: InMemory | Files, ids: list[int], first: Sample | None) -> str:
     if isinstance(split, InMemory):
-        return f"{len(ids)} of {len(split)} images of {' x '.join(map(str, split.images_NCHW.shape[2:]))} in memory"
+        return (
+            f"{len(ids)} of {len(split)} images of"
+            f" {' x '.join(map(str, split.images_NCHW.shape[2:]))} in memory"
+        )
     assert first is not None
-    sizes = [opened(split.store.read(i), split.store.name(i), split.channels).size for i in ids[:SMALLER]]
+    sizes = [
+        opened(split.store.read(i), split.store.name(i), split.channels).size
+        for i in ids[:SMALLER]
+    ]
     pixels = statistics.mean(height * width for height, width in sizes) / 1e6
-    return f"{len(ids)} of {len(split)} files, {first.size / 1000:.0f} kB and {pixels:.2f} megapixels on average"
+    return (
+        f"{len(ids)} of {len(split)} files, {first.size / 1000:.0f} kB and {pixels:.2f}"
+        " megapixels on average"
+    )
 
 
 def _of_memory(split: InMemory, form: Format) -> dict[str, Contestant]:
@@ -134,7 +157,9 @@ def _of_memory(split: InMemory, form: Format) -> dict[str, Contestant]:
     return {OFFICIAL: found.pop("torchvision, random resized crop"), **found}
 
 
-def _of_files(split: Files, form: Format, ids: list[int], place: Path) -> dict[str, Contestant]:
+def _of_files(
+    split: Files, form: Format, ids: list[int], place: Path
+) -> dict[str, Contestant]:
     """Each way of making the same crops of the same files, to uint8; and of smaller copies of some of them."""
     official, decoder = official_view(form), native.region()
     small = ids[:SMALLER]
@@ -144,23 +169,44 @@ def _of_files(split: Files, form: Format, ids: list[int], place: Path) -> dict[s
         return torch.stack([official(_opened(split, i)) for i in ids])
 
     contestants: dict[str, Contestant] = {OFFICIAL: (whole, len(ids))}
-    ways: list[tuple[Decode, str, native.Region | None]] = [("reference", "reference", None)]
+    ways: list[tuple[Decode, str, native.Region | None]] = [
+        ("reference", "reference", None)
+    ]
     if decoder:
-        ways += [("fast", "fast, native decoder", decoder), ("scaled", "scaled, native decoder", decoder)]
+        ways += [
+            ("fast", "fast, native decoder", decoder),
+            ("scaled", "scaled, native decoder", decoder),
+        ]
     ways += [("fast", "fast, simplejpeg", None), ("scaled", "scaled, simplejpeg", None)]
     for decode, name, by in ways:
-        contestants[name] = (_reading(replace(split, decode=decode), form, ids, by), len(ids))
+        contestants[name] = (
+            _reading(replace(split, decode=decode), form, ids, by),
+            len(ids),
+        )
     if split.channels in (1, 3):
         for name, augment in BY_IMAGE.items():
-            contestants[f"fast, and {name}"] = (_reading(split, form, small, decoder, augment), len(small))
+            contestants[f"fast, and {name}"] = (
+                _reading(split, form, small, decoder, augment),
+                len(small),
+            )
     everywhere = list(range(len(small)))
-    contestants["fast, JPEGs stored at 8/7 of the size"] = (_reading(files, form, everywhere, decoder), len(small))
-    contestants["pixels stored at 8/7 of the size"] = (_reading(raw, form, everywhere, decoder), len(small))
+    contestants["fast, JPEGs stored at 8/7 of the size"] = (
+        _reading(files, form, everywhere, decoder),
+        len(small),
+    )
+    contestants["pixels stored at 8/7 of the size"] = (
+        _reading(raw, form, everywhere, decoder),
+        len(small),
+    )
     return contestants
 
 
 def _reading(
-    split: Files, form: Format, ids: list[int], decoder: native.Region | None, augment: Augment = AUGMENT
+    split: Files,
+    form: Format,
+    ids: list[int],
+    decoder: native.Region | None,
+    augment: Augment = AUGMENT,
 ) -> Callable[[int], Any]:
     views = Views(split, form, augment, 0)
 
@@ -183,9 +229,14 @@ def _opened(split: Files, i: int) -> Image.Image:
 
 
 def whole_loaders(
-    split: InMemory | Files, form: Format, loading: Loading, spec: dict[str, Any], readable: list[int], workers: int,
+    split: InMemory | Files,
+    form: Format,
+    loading: Loading,
+    spec: dict[str, Any],
+    readable: list[int],
+    workers: int,
     there: torch.device | None,
-) -> dict[str, float]:  # fmt: skip
+) -> dict[str, float]:
     """Images a second, by the clock, of whole loaders: ours as it is set, the official one on as many processes.
 
     Medians of turns: as many batches as hide that some are read ahead while the first is waited for.
@@ -194,35 +245,57 @@ def whole_loaders(
     """
     batch = min(spec["batch"], len(split))
     turns, batches = (3, 24) if spec["seconds"] >= LONG else (1, 8)
-    ids = (list(range(len(split))) * -(-batches * batch // len(split)))[: batches * batch]
+    ids = (list(range(len(split))) * -(-batches * batch // len(split)))[
+        : batches * batch
+    ]
 
     def ours(split: InMemory | Files) -> Iterator[Batch]:
-        batches = loader(Views(split, form, AUGMENT, 0), EvalBatches(ids, batch), loading)
+        batches = loader(
+            Views(split, form, AUGMENT, 0), EvalBatches(ids, batch), loading
+        )
         yield from (
-            batches if there is None else (normalised(move_data_to_device(made, there), form) for made in batches)
+            batches
+            if there is None
+            else (
+                normalised(move_data_to_device(made, there), form) for made in batches
+            )
         )
 
     contestants: dict[str, Callable[[], Iterator[Any]]] = {OURS: lambda: ours(split)}
     if isinstance(split, Files):
         if there and split.channels in nvjpeg.MODES:
             ways = dict.fromkeys((split.decode, "nvjpeg"))
-            contestants = {f"{OURS}, {way}": partial(ours, replace(split, decode=way)) for way in ways}
+            contestants = {
+                f"{OURS}, {way}": partial(ours, replace(split, decode=way))
+                for way in ways
+            }
 
         def opened_or_other(i: int) -> Image.Image:
             """The official recipe would end at the first bad file."""
             try:
                 return _opened(split, i)
-            except Exception:  # of a bad image: whatever Pillow raises, its DecompressionBombError is no OSError
+            # of a bad image: whatever Pillow raises, its DecompressionBombError is no
+            # OSError
+            except Exception:
                 return _opened(split, readable[i % len(readable)])
 
         def official() -> Iterator[Any]:
             batches = official_loader(opened_or_other, ids, form, batch, workers)
-            yield from batches if there is None else (move_data_to_device(made, there) for made in batches)
+            yield from (
+                batches
+                if there is None
+                else (move_data_to_device(made, there) for made in batches)
+            )
 
         contestants[OFFICIAL] = official
     wait = torch.get_device_module(there).synchronize if there else lambda: None
-    taken = [{name: _pace(make(), wait) for name, make in contestants.items()} for _ in range(turns)]
-    return {name: statistics.median(turn[name] for turn in taken) for name in contestants}
+    taken = [
+        {name: _pace(make(), wait) for name, make in contestants.items()}
+        for _ in range(turns)
+    ]
+    return {
+        name: statistics.median(turn[name] for turn in taken) for name in contestants
+    }
 
 
 def _pace(batches: Iterator[Any], wait: Callable[[], None]) -> float:
@@ -247,11 +320,15 @@ def step_pace(spec: dict[str, Any], data: Data) -> float | None:
     if data.image_size != (side, side):
         return None
     device = device_of(spec)
-    patch = data.patch_size or chosen_patch_size(data.image_size, spec["model"]["patch_size_at_224"])
+    patch = data.patch_size or chosen_patch_size(
+        data.image_size, spec["model"]["patch_size_at_224"]
+    )
     batch = spec["batch"] if device.type == "cuda" else min(spec["batch"], ON_CPU)
     spec = spec | {"image_size": side, "patch_size": patch, "channels": data.channels}
     images = torch.randn(batch, data.channels, side, side, device=device)
-    step = our_step(spec, images, torch.rand(batch, (side // patch) ** 2, device=device))
+    step = our_step(
+        spec, images, torch.rand(batch, (side // patch) ** 2, device=device)
+    )
     synchronise = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     taken = interleaved_steps({"unmask": step}, 3, synchronise)["unmask"]
     return batch / statistics.median(taken)

@@ -21,10 +21,25 @@ def our_mae(spec: dict[str, Any]) -> tuple[MAE, Pixel | NormalisedPixel]:
     """This project's model of the given sizes, and what it predicts."""
     model, decoder, patch = spec["model"], spec["decoder"], spec["patch_size"]
     side = spec["image_size"] // patch
-    encoder = Encoder((side, side), patch, spec["channels"], model["width"], model["depth"], model["heads"])
+    encoder = Encoder(
+        (side, side),
+        patch,
+        spec["channels"],
+        model["width"],
+        model["depth"],
+        model["heads"],
+    )
     pixels = patch**2 * spec["channels"]
     mae = MAE(
-        encoder, Decoder((side, side), model["width"], pixels, decoder["width"], decoder["depth"], decoder["heads"])
+        encoder,
+        Decoder(
+            (side, side),
+            model["width"],
+            pixels,
+            decoder["width"],
+            decoder["depth"],
+            decoder["heads"],
+        ),
     )
     return mae, NormalisedPixel() if spec["norm_pix"] else Pixel()
 
@@ -34,19 +49,24 @@ def device_of(spec: dict[str, Any]) -> torch.device:
     if spec["threads"]:
         torch.set_num_threads(spec["threads"])
     wanted = spec["device"]
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted)
+    return torch.device(
+        ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
+    )
 
 
 def our_step(spec: dict[str, Any], images_BCHW: Tensor, noise_BL: Tensor) -> Step:
     """Forward, backward and AdamW of this project's MAE."""
     mae, target = our_mae(spec)
     mae.to(images_BCHW.device)
-    optimizer = torch.optim.AdamW(mae.parameters(), lr=1e-4, betas=(0.9, 0.95), fused=True)
+    optimizer = torch.optim.AdamW(
+        mae.parameters(), lr=1e-4, betas=(0.9, 0.95), fused=True
+    )
 
     def step() -> float:
         masking = random_masking(noise_BL, spec["mask_ratio"])
         loss = target.loss(
-            mae(images_BCHW, masking), wanted_at(target, images_BCHW, masking.masked_BM, spec["patch_size"])
+            mae(images_BCHW, masking),
+            wanted_at(target, images_BCHW, masking.masked_BM, spec["patch_size"]),
         )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -63,15 +83,25 @@ def vitmae_step(spec: dict[str, Any], images_BCHW: Tensor, noise_BL: Tensor) -> 
     model, decoder = spec["model"], spec["decoder"]
     peer = ViTMAEForPreTraining(
         ViTMAEConfig(
-            hidden_size=model["width"], num_hidden_layers=model["depth"], num_attention_heads=model["heads"],
-            intermediate_size=4 * model["width"], image_size=spec["image_size"], patch_size=spec["patch_size"],
-            num_channels=spec["channels"], mask_ratio=spec["mask_ratio"], norm_pix_loss=spec["norm_pix"],
-            decoder_hidden_size=decoder["width"], decoder_num_hidden_layers=decoder["depth"],
-            decoder_num_attention_heads=decoder["heads"], decoder_intermediate_size=4 * decoder["width"],
+            hidden_size=model["width"],
+            num_hidden_layers=model["depth"],
+            num_attention_heads=model["heads"],
+            intermediate_size=4 * model["width"],
+            image_size=spec["image_size"],
+            patch_size=spec["patch_size"],
+            num_channels=spec["channels"],
+            mask_ratio=spec["mask_ratio"],
+            norm_pix_loss=spec["norm_pix"],
+            decoder_hidden_size=decoder["width"],
+            decoder_num_hidden_layers=decoder["depth"],
+            decoder_num_attention_heads=decoder["heads"],
+            decoder_intermediate_size=4 * decoder["width"],
         )
-    )  # fmt: skip
+    )
     peer.to(images_BCHW.device).train()
-    optimizer = torch.optim.AdamW(peer.parameters(), lr=1e-4, betas=(0.9, 0.95), fused=True)
+    optimizer = torch.optim.AdamW(
+        peer.parameters(), lr=1e-4, betas=(0.9, 0.95), fused=True
+    )
 
     def step() -> float:
         loss = peer(images_BCHW, noise=noise_BL).loss
@@ -83,7 +113,9 @@ def vitmae_step(spec: dict[str, Any], images_BCHW: Tensor, noise_BL: Tensor) -> 
     return step
 
 
-def interleaved(steps: dict[str, Step], rounds: int, synchronise: Callable[[], None]) -> dict[str, list[float]]:
+def interleaved(
+    steps: dict[str, Step], rounds: int, synchronise: Callable[[], None]
+) -> dict[str, list[float]]:
     """Seconds of each contestant's step, in turn, after two rounds of warm-up."""
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(rounds + 2):
@@ -105,14 +137,19 @@ def compare_steps(spec: dict[str, Any]) -> dict[str, dict[str, float]]:
     shape = (spec["batch"], spec["channels"], spec["image_size"], spec["image_size"])
     images = torch.randn(shape, generator=generator).to(device)
     noise = torch.rand(spec["batch"], side * side, generator=generator).to(device)
-    steps = {"unmask": our_step(spec, images, noise), "transformers ViTMAE": vitmae_step(spec, images, noise)}
+    steps = {
+        "unmask": our_step(spec, images, noise),
+        "transformers ViTMAE": vitmae_step(spec, images, noise),
+    }
     synchronise = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     seconds = interleaved(steps, spec["rounds"], synchronise)
     ours = seconds["unmask"]
     return {
         name: {
-            "median": statistics.median(taken), "least": min(taken), "most": max(taken),
+            "median": statistics.median(taken),
+            "least": min(taken),
+            "most": max(taken),
             "ratio": statistics.median(t / o for t, o in zip(taken, ours, strict=True)),
         }
         for name, taken in seconds.items()
-    }  # fmt: skip
+    }

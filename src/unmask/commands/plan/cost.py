@@ -16,8 +16,19 @@ from unmask.training.outline import computed_once, encoding, outline
 
 PRICED = (*TRAINED, "knn", "robustness")
 # what FLOPs depend on
-SHAPES = ("model", "encoder", "decoder", "masking", "target", "tokenizer", "mask_ratio", "loss_on", "data")
-HEADS = ("pool", "blocks", "heads", "image_size", "augment", "ema", "optimizer")  # and of a stage's recipe
+SHAPES = (
+    "model",
+    "encoder",
+    "decoder",
+    "masking",
+    "target",
+    "tokenizer",
+    "mask_ratio",
+    "loss_on",
+    "data",
+)
+# and of a stage's recipe
+HEADS = ("pool", "blocks", "heads", "image_size", "augment", "ema", "optimizer")
 
 
 @dataclass(frozen=True)
@@ -77,14 +88,22 @@ class Estimator:
         """The stages of a run in order; features that two of them use are computed by the first."""
         extracted: set[tuple[Any, ...]] = set()
         specs = stages_without_data(cell.config, data)
-        cell.prices = [self._stage(cell.config, spec, cell.size, extracted) for spec in specs]
+        cell.prices = [
+            self._stage(cell.config, spec, cell.size, extracted) for spec in specs
+        ]
         return cell.prices
 
     def flops(self, config: Config, kind: str, start: str, classes: int) -> Flops:
         key = _key(config, kind, start, classes)
         if key not in self._flops:
             plain = kind == "knn"
-            self._flops[key] = count(lambda: encoding(config, kind) if plain else outline(config, kind, start, classes))
+            self._flops[key] = count(
+                lambda: (
+                    encoding(config, kind)
+                    if plain
+                    else outline(config, kind, start, classes)
+                )
+            )
         return self._flops[key]
 
     def step(self, config: Config, kind: str, size: Size, devices: int) -> Step:
@@ -93,34 +112,72 @@ class Estimator:
         key = f"{_key(config, kind, 'pretrained', size.classes)} {precision}"
         if key not in self._memory:
             self._memory[key] = tally(
-                lambda: outline(config, kind, "pretrained", size.classes), precision, recipe.optimizer,
+                lambda: outline(config, kind, "pretrained", size.classes),
+                precision,
+                recipe.optimizer,
                 average=bool(getattr(recipe, "ema", None)),
-            )  # fmt: skip
+            )
         batch = batch_of(config, kind, size.train)
         tokens = ", [M]" if config.encoder.mask_tokens else ""  # as Table 2 marks them
-        decoder = f"{config.decoder.depth} x {config.decoder.width}{tokens}" if kind == "pretrain" else None
+        decoder = (
+            f"{config.decoder.depth} x {config.decoder.width}{tokens}"
+            if kind == "pretrain"
+            else None
+        )
         return Step(
-            kind, config.model.name, config.model.width, decoder, self.flops(config, kind, "pretrained", size.classes),
-            self._memory[key], -(-batch // devices), precision,
-        )  # fmt: skip
+            kind,
+            config.model.name,
+            config.model.width,
+            decoder,
+            self.flops(config, kind, "pretrained", size.classes),
+            self._memory[key],
+            -(-batch // devices),
+            precision,
+        )
 
-    def _stage(self, config: Config, spec: StageSpec, size: Size, extracted: set[tuple[Any, ...]]) -> StagePrice:
+    def _stage(
+        self,
+        config: Config,
+        spec: StageSpec,
+        size: Size,
+        extracted: set[tuple[Any, ...]],
+    ) -> StagePrice:
         kind, precision = spec.kind, config.trainer.precision
         if kind not in PRICED:
             return StagePrice(spec, precision, None, Seen(0, 0), 0.0, 0.0)
         images = seen(config, kind, size)
         model = config.robustness.of if kind == "robustness" else kind
         per_image = self.flops(config, model, spec.start, size.classes)
-        flops = per_image.training * images.trained + per_image.forward * images.looked_at
+        flops = (
+            per_image.training * images.trained + per_image.forward * images.looked_at
+        )
         once = kind == "knn" or computed_once(config, kind)
         if once:
             recipe = getattr(config, kind)
-            wanted = (spec.start, recipe.pool, recipe.labels, config.stage_image_size(kind))
+            wanted = (
+                spec.start,
+                recipe.pool,
+                recipe.labels,
+                config.stage_image_size(kind),
+            )
             features = drawn(recipe, size.train) + size.val
-            one_pass = 0.0 if spec.start == "pixels" else self.flops(config, "knn", "", 0).forward
-            flops = (0.0 if kind == "knn" else flops) + (0.0 if wanted in extracted else one_pass * features)
+            one_pass = (
+                0.0
+                if spec.start == "pixels"
+                else self.flops(config, "knn", "", 0).forward
+            )
+            flops = (0.0 if kind == "knn" else flops) + (
+                0.0 if wanted in extracted else one_pass * features
+            )
             extracted.add(wanted)
-        return StagePrice(spec, precision, per_image, images, flops, self._disk(config, kind, per_image))
+        return StagePrice(
+            spec,
+            precision,
+            per_image,
+            images,
+            flops,
+            self._disk(config, kind, per_image),
+        )
 
     @staticmethod
     def _disk(config: Config, kind: str, per_image: Flops) -> float:
@@ -130,7 +187,10 @@ class Estimator:
         recipe = getattr(config, kind)
         copies = 2 if getattr(recipe, "ema", None) else 1
         weights = copies * FLOAT * per_image.parameters
-        return weights * (2 if config.checkpoint.best else 1) + STATE[recipe.optimizer] * per_image.trained
+        return (
+            weights * (2 if config.checkpoint.best else 1)
+            + STATE[recipe.optimizer] * per_image.trained
+        )
 
 
 def _key(config: Config, kind: str, start: str, classes: int) -> str:
@@ -141,12 +201,19 @@ def _key(config: Config, kind: str, start: str, classes: int) -> str:
         shapes = {key: shapes[key] for key in ("model", "data")}
     recipe = {} if kind == "pretrain" else {key: plain[kind].get(key) for key in HEADS}
     given = start if start in ("pixels",) else ""
-    return json.dumps([kind if kind != "scratch" else "finetune", given, classes, shapes, recipe], sort_keys=True)
+    return json.dumps(
+        [kind if kind != "scratch" else "finetune", given, classes, shapes, recipe],
+        sort_keys=True,
+    )
 
 
 def has_step(config: Config, spec: StageSpec) -> bool:
     """Whether it trains on images with an encoder: heads on features that are there take next to nothing."""
-    return spec.kind in TRAINED and spec.start != "pixels" and not computed_once(config, spec.kind)
+    return (
+        spec.kind in TRAINED
+        and spec.start != "pixels"
+        and not computed_once(config, spec.kind)
+    )
 
 
 def unique(cells: Iterable[Cell]) -> list[StagePrice]:
@@ -173,7 +240,10 @@ class Total:
 def total(prices: list[StagePrice], hardware: Hardware) -> Total:
     known = not hardware.measured
     return Total(
-        len(prices), sum(p.seen.trained for p in prices), sum(p.seen.looked_at for p in prices),
-        sum(p.flops for p in prices), sum(p.seconds(hardware) for p in prices) if known else None,
+        len(prices),
+        sum(p.seen.trained for p in prices),
+        sum(p.seen.looked_at for p in prices),
+        sum(p.flops for p in prices),
+        sum(p.seconds(hardware) for p in prices) if known else None,
         sum(p.disk for p in prices),
-    )  # fmt: skip
+    )

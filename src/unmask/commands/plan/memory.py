@@ -22,9 +22,11 @@ from unmask.initialisation import without_values
 from unmask.training.outline import Outline
 
 FLOAT = 4  # bytes
-STATE = {"adamw": 2 * FLOAT, "lars": FLOAT}  # bytes of state a trained parameter: two moments, or one
+# bytes of state a trained parameter: two moments, or one
+STATE = {"adamw": 2 * FLOAT, "lars": FLOAT}
 FREE = 0.1  # share of a card that is left to the allocator's gaps and the driver
-FEW, MORE = 32, 64  # images: two batches tell what grows with the batch from what does not
+# images: two batches tell what grows with the batch from what does not
+FEW, MORE = 32, 64
 
 
 @dataclass(frozen=True)
@@ -47,18 +49,27 @@ class Memory:
     def parts(self, batch: int) -> dict[str, float]:
         """By name, for a batch of that many images on the device."""
         return {
-            "weights": self.weights, "gradients": self.gradients, "optimiser state": self.optimizer,
-            "bf16 copies of weights": self.casts, "kept by the encoder": batch * self.encoder,
-            "kept by decoder or head": batch * self.after, "working space": batch * self.working,
+            "weights": self.weights,
+            "gradients": self.gradients,
+            "optimiser state": self.optimizer,
+            "bf16 copies of weights": self.casts,
+            "kept by the encoder": batch * self.encoder,
+            "kept by decoder or head": batch * self.after,
+            "working space": batch * self.working,
             "images and masks": batch * self.inputs,
-        }  # fmt: skip
+        }
 
     def peak(self, batch: int) -> float:
         return sum(self.parts(batch).values())
 
     def largest(self, capacity: float) -> int:
         """Images that fit a card of so many bytes, a tenth of it left free; 0 where not even one does."""
-        return max(0, int(((1 - FREE) * capacity - self.peak(0)) // (self.peak(1) - self.peak(0))))
+        return max(
+            0,
+            int(
+                ((1 - FREE) * capacity - self.peak(0)) // (self.peak(1) - self.peak(0))
+            ),
+        )
 
 
 def micro_batch(memory: Memory, capacity: float, batch: int) -> int:
@@ -68,7 +79,11 @@ def micro_batch(memory: Memory, capacity: float, batch: int) -> int:
 
 
 def tally(
-    make: Callable[[], Outline], precision: str, optimizer: str = "adamw", device: str = "cuda", average: bool = False
+    make: Callable[[], Outline],
+    precision: str,
+    optimizer: str = "adamw",
+    device: str = "cuda",
+    average: bool = False,
 ) -> Memory:
     """The parts for precision 32-true or bf16-mixed; average: whether a second copy of the weights is kept.
 
@@ -77,16 +92,23 @@ def tally(
     half = precision == "bf16-mixed"
     with FakeTensorMode(), torch.device(device), without_values(), FusedAttention():
         outline = make()
-        small, large = (_kept(outline, batch, device if half else None) for batch in (FEW, MORE))
+        small, large = (
+            _kept(outline, batch, device if half else None) for batch in (FEW, MORE)
+        )
         parameters = list(outline.model.parameters())
     slope = {name: (large[name] - small[name]) / (MORE - FEW) for name in small}
     weights = FLOAT * sum(p.numel() for p in parameters)
     trained = sum(p.numel() for p in parameters if p.requires_grad)
     return Memory(
-        weights * (2 if average else 1), FLOAT * trained, STATE[optimizer] * trained,
-        small["most"] - FEW * slope["most"] if half else 0.0, slope["encoder"], slope["after"],
-        slope["most"] - slope["encoder"] - slope["after"], slope["inputs"],
-    )  # fmt: skip
+        weights * (2 if average else 1),
+        FLOAT * trained,
+        STATE[optimizer] * trained,
+        small["most"] - FEW * slope["most"] if half else 0.0,
+        slope["encoder"],
+        slope["after"],
+        slope["most"] - slope["encoder"] - slope["after"],
+        slope["inputs"],
+    )
 
 
 def _kept(outline: Outline, batch: int, autocast: str | None) -> dict[str, float]:
@@ -98,7 +120,8 @@ def _kept(outline: Outline, batch: int, autocast: str | None) -> dict[str, float
 
     def keep(tensor: Tensor) -> Tensor:
         if _storage(tensor) not in seen:
-            seen.add(_storage(tensor))  # the loss keeps it alive, so no other will have its address
+            # the loss keeps it alive, so no other will have its address
+            seen.add(_storage(tensor))
             bytes_of[part] += tensor.untyped_storage().nbytes()
         return tensor
 
@@ -107,7 +130,11 @@ def _kept(outline: Outline, batch: int, autocast: str | None) -> dict[str, float
         part = "after"
 
     handles = [module.register_forward_pre_hook(enter) for module in outline.after]
-    with _autocast(autocast), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), living:
+    with (
+        _autocast(autocast),
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        living,
+    ):
         loss = outline.loss(inputs)
     for handle in handles:
         handle.remove()
@@ -124,7 +151,9 @@ class Living(TorchDispatchMode):
         self.known, self.now, self.most = frozenset(known), 0, 0
         self.there: set[int] = set()
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         made = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(made):
             if isinstance(tensor, Tensor):
@@ -173,7 +202,13 @@ class _Fused(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         mixed = torch.empty_like(query)
-        ctx.save_for_backward(query, key, value, mixed, query.new_empty(query.shape[:-1], dtype=torch.float32))
+        ctx.save_for_backward(
+            query,
+            key,
+            value,
+            mixed,
+            query.new_empty(query.shape[:-1], dtype=torch.float32),
+        )
         return mixed
 
     @staticmethod
@@ -184,7 +219,9 @@ class _Fused(torch.autograd.Function):
 class FusedAttention(TorchFunctionMode):
     """Attention as the fused kernels have it; without values torch would take the kernel that keeps every score."""
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         if func is F.scaled_dot_product_attention:
             query, key, value = args[:3]
             return _Fused.apply(query, key, value)

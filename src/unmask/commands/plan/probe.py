@@ -43,11 +43,17 @@ class Probe:
         """The asked one with the speed that was reached; a precision that was not measured is taken to be as fast."""
         reached = self.flops_per_image * self.images_per_second / TERA
         return Hardware(
-            name=f"{asked.name} ({self.device})", devices=asked.devices, memory_gib=self.memory_gib,
-            tflops={"32-true": reached, "bf16-mixed": reached}, utilisation={"32-true": 1.0, "bf16-mixed": 1.0},
-            source=f"measured: {self.images_per_second:.3g} images/s in pretraining, the median of "
-            f"{_many(self.steps, 'step')} of {_many(self.batch, 'image')} in {PRECISIONS[self.precision]}",
-        )  # fmt: skip
+            name=f"{asked.name} ({self.device})",
+            devices=asked.devices,
+            memory_gib=self.memory_gib,
+            tflops={"32-true": reached, "bf16-mixed": reached},
+            utilisation={"32-true": 1.0, "bf16-mixed": 1.0},
+            source=(
+                f"measured: {self.images_per_second:.3g} images/s in pretraining, the"
+                f" median of {_many(self.steps, 'step')} of"
+                f" {_many(self.batch, 'image')} in {PRECISIONS[self.precision]}"
+            ),
+        )
 
 
 def probe(wanted: list[tuple[Config, Step]]) -> tuple[list[Probe | None], str]:
@@ -62,18 +68,29 @@ def probe(wanted: list[tuple[Config, Step]]) -> tuple[list[Probe | None], str]:
         batches.append(batch)
         if batch < 1:
             too_big.append(
-                f"{step.model} is too big to be measured here: one image a step takes {step.memory.peak(1) / GIB:.1f} "
-                f"GiB, {(free - taken) / GIB:.1f} are free; name the hardware it would run on, such as hardware=h100x8."
+                f"{step.model} is too big to be measured here: one image a step takes"
+                f" {step.memory.peak(1) / GIB:.1f} GiB, {(free - taken) / GIB:.1f} are"
+                " free; name the hardware it would run on, such as hardware=h100x8."
             )
         else:
             taken += step.memory.peak(batch)
             steppers.append(_stepper(config, device, batch))
     seconds = iter(_in_turn(steppers))
-    name = torch.cuda.get_device_name() if gpu else f"CPU, {_many(torch.get_num_threads(), 'thread')}"
+    name = (
+        torch.cuda.get_device_name()
+        if gpu
+        else f"CPU, {_many(torch.get_num_threads(), 'thread')}"
+    )
     found: list[Probe | None] = []
     for (_, step), batch in zip(wanted, batches, strict=True):
         own = next(seconds) if batch else []
-        about = (batch, len(own), statistics.median(own or [0.0]), step.per_image.training, step.precision)
+        about = (
+            batch,
+            len(own),
+            statistics.median(own or [0.0]),
+            step.per_image.training,
+            step.precision,
+        )
         found.append(Probe(name, free / GIB, *about) if own else None)
     return found, " ".join(dict.fromkeys(too_big))
 
@@ -85,14 +102,23 @@ def free_bytes(device: torch.device) -> float:
     return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
 
 
-def _stepper(config: Config, device: torch.device, batch: int) -> Callable[[int], float]:
+def _stepper(
+    config: Config, device: torch.device, batch: int
+) -> Callable[[int], float]:
     """A training step on random images; it returns its seconds."""
     data = config.data
     module = Pretrain(
-        build_mae(config), build_masking(config), build_target(config), config.seed, _never, config.loss_on == "all"
+        build_mae(config),
+        build_masking(config),
+        build_target(config),
+        config.seed,
+        _never,
+        config.loss_on == "all",
     )
     module.to(device).train()
-    optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], fused=True)
+    optimizer = torch.optim.AdamW(
+        [p for p in module.parameters() if p.requires_grad], fused=True
+    )
     images = torch.randn(batch, data.channels, *data.image_size, device=device)
     ids = torch.arange(batch, device=device)
     half = config.trainer.precision == "bf16-mixed"
@@ -100,7 +126,9 @@ def _stepper(config: Config, device: torch.device, batch: int) -> Callable[[int]
     def step(turn: int) -> float:
         start = time.perf_counter()
         with torch.autocast(device.type, torch.bfloat16) if half else nullcontext():
-            loss = module.training_step(Batch(images, -torch.ones_like(ids), ids, turn, None), 0)
+            loss = module.training_step(
+                Batch(images, -torch.ones_like(ids), ids, turn, None), 0
+            )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -118,7 +146,10 @@ def _in_turn(steppers: list[Callable[[int], float]]) -> list[list[float]]:
     for turn in range(WARM_UP + STEPS):
         for own, step in zip(seconds, steppers, strict=True):
             own.append(step(turn))
-        if time.perf_counter() - began > PATIENCE * max(1, len(steppers) / 2) and turn >= 2:
+        if (
+            time.perf_counter() - began > PATIENCE * max(1, len(steppers) / 2)
+            and turn >= 2
+        ):
             break
     return [own[min(WARM_UP, len(own) - 1) :] for own in seconds]
 

@@ -27,10 +27,22 @@ from unmask.training.execute import hush
 from unmask.training.stages import Run, StageWork
 
 NEEDED = {
-    "step", "epoch", "samples", "losses", "gradient_norm", "precision", "device", "threads", "processes", "stage",
-    "fingerprint", "config", "activations",
-}  # fmt: skip
-CLOSE = 1e-3  # relative: other devices and other numbers of threads sum in another order
+    "step",
+    "epoch",
+    "samples",
+    "losses",
+    "gradient_norm",
+    "precision",
+    "device",
+    "threads",
+    "processes",
+    "stage",
+    "fingerprint",
+    "config",
+    "activations",
+}
+# relative: other devices and other numbers of threads sum in another order
+CLOSE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -66,7 +78,11 @@ class Record:
             return None
         if all(a == b or (math.isnan(a) and math.isnan(b)) for a, b in pairs):
             return "the same, bit for bit"
-        both = all(math.isclose(a, b, rel_tol=CLOSE) or not (math.isfinite(a) or math.isfinite(b)) for a, b in pairs)
+        both = all(
+            math.isclose(a, b, rel_tol=CLOSE)
+            or not (math.isfinite(a) or math.isfinite(b))
+            for a, b in pairs
+        )
         return "the same up to rounding" if both else None
 
 
@@ -77,22 +93,29 @@ def read_record(place: str) -> Record:
     folder = given if given.name == FOLDER else given / FOLDER
     if not (folder / RECORD).is_file():
         raise ConfigError(
-            f"folder={place}: no {FOLDER}/{RECORD} there; give the folder of a stage that ended with a loss that was "
-            f"not finite, as in runs/pretrain/<fingerprint>"
+            f"folder={place}: no {FOLDER}/{RECORD} there; give the folder of a stage"
+            " that ended with a loss that was not finite, as in"
+            " runs/pretrain/<fingerprint>"
         )
     try:
-        ranks = [json.loads(path.read_text()) for path in [folder / RECORD, *sorted(folder.glob("record.rank*.json"))]]
+        ranks = [
+            json.loads(path.read_text())
+            for path in [folder / RECORD, *sorted(folder.glob("record.rank*.json"))]
+        ]
         if lacking := NEEDED - set.intersection(*(set(rank) for rank in ranks)):
             raise ValueError(f"without {', '.join(sorted(lacking))}")
         if len(ranks) != ranks[0]["processes"]:
-            raise ValueError(f"of {len(ranks)} processes, not of {ranks[0]['processes']}")
+            raise ValueError(
+                f"of {len(ranks)} processes, not of {ranks[0]['processes']}"
+            )
         path = folder / str(ranks[0]["state"])
         if sha256(path) != ranks[0]["sha256"]:
             raise ValueError(f"the sha256 of {path.name} differs")
         return Record(folder, ranks, checkpoints.load(path))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
-            f"folder={place}: the record is damaged ({error}); the command of the run makes it again"
+            f"folder={place}: the record is damaged ({error}); the command of the run"
+            " makes it again"
         ) from None
 
 
@@ -110,7 +133,9 @@ class Halting:
     quiet_trainer: Callable[[], Any]
     bad: BadImages
 
-    def __call__(self, module: Trained, data: ImageData | FeatureData, callbacks: list[Any]) -> Any:
+    def __call__(
+        self, module: Trained, data: ImageData | FeatureData, callbacks: list[Any]
+    ) -> Any:
         raise BuiltError(module, data)
 
 
@@ -125,7 +150,9 @@ class ReplayedStep:
 
     def image(self, sample: int) -> str:
         """A sample's id, and its file where it has one."""
-        split = self.data.train_views.split if isinstance(self.data, ImageData) else None
+        split = (
+            self.data.train_views.split if isinstance(self.data, ImageData) else None
+        )
         if not isinstance(split, Files):
             return f"sample {sample}"
         image = sample % len(split)  # of repeated views each is a sample
@@ -141,19 +168,30 @@ def rebuild(record: Record) -> ReplayedStep:
     first = record.first
     module, data, met = _stage(record)
     module.load_state_dict(record.state["state_dict"])
-    device = torch.device("cuda" if first["device"] == "cuda" and torch.cuda.is_available() else "cpu")
-    torch.set_num_threads(int(first["threads"]))  # with another number sums come in another order
+    device = torch.device(
+        "cuda" if first["device"] == "cuda" and torch.cuda.is_available() else "cpu"
+    )
+    # with another number sums come in another order
+    torch.set_num_threads(int(first["threads"]))
     module.to(device)
     samples = [ids for rank in record.ranks for ids in rank["samples"]]
     try:
-        parts = [data.training_batch(int(first["epoch"]), ids, device) for ids in samples]
+        parts = [
+            data.training_batch(int(first["epoch"]), ids, device) for ids in samples
+        ]
     except (OSError, ValueError, IndexError) as error:
-        raise ConfigError(f"images of the recorded step cannot be read: {error}") from None
-    # those that are listed could not be read then either, and the same ones stood in for them
+        raise ConfigError(
+            f"images of the recorded step cannot be read: {error}"
+        ) from None
+    # those that are listed could not be read then either, and the same ones stood in
+    # for them
     lost = {bad.name: bad.reason for part in parts for bad in part.bad} | met.reasons()
     known = BadImages(record.folder.resolve().parent, 1.0, print).reasons()
     if gone := [name for name in lost if name not in known]:
-        raise ConfigError(f"images of the recorded step cannot be read: {shown(gone[0])} ({lost[gone[0]]})")
+        raise ConfigError(
+            f"images of the recorded step cannot be read: {shown(gone[0])}"
+            f" ({lost[gone[0]]})"
+        )
     return ReplayedStep(record, module, data, parts)
 
 
@@ -164,15 +202,19 @@ def _stage(record: Record) -> tuple[Trained, ImageData | FeatureData, BadImages]
     """
     first, place = record.first, record.folder.resolve().parent
     raw = dict(first["config"])
-    if place.name == first["fingerprint"]:  # else somebody took the record out of its ledger
+    # else somebody took the record out of its ledger
+    if place.name == first["fingerprint"]:
         raw["runs_dir"] = str(place.parents[1])
     config = check_stored(raw)
     plan = make_plan(config)
-    spec = next((spec for spec in plan.stages if spec.fingerprint == first["fingerprint"]), None)
+    spec = next(
+        (spec for spec in plan.stages if spec.fingerprint == first["fingerprint"]), None
+    )
     if spec is None:
         raise ConfigError(
-            f"the images in data.root={config.data.root}, or this version's results, are not those of the record: "
-            f"{first['stage']} {first['fingerprint']} is none of the stages that its config now has"
+            f"the images in data.root={config.data.root}, or this version's results,"
+            f" are not those of the record: {first['stage']} {first['fingerprint']} is"
+            " none of the stages that its config now has"
         )
     with TemporaryDirectory() as aside:
         folder = StageFolder(aside, spec)
@@ -185,5 +227,7 @@ def _stage(record: Record) -> tuple[Trained, ImageData | FeatureData, BadImages]
         except BuiltError as built:
             return built.module, built.data, met
         except (LedgerError, OSError, ValueError) as error:
-            raise ConfigError(f"what the step was made of cannot be read: {error}") from None
+            raise ConfigError(
+                f"what the step was made of cannot be read: {error}"
+            ) from None
     raise AssertionError(f"{spec.kind} trains nothing")

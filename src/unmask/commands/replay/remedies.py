@@ -39,7 +39,9 @@ def worst_image(scene: ReplayedStep) -> Worst:
     bad = 0
     for part, batch in enumerate(scene.parts):
         with computed(scene.module, scene.record.bfloat16):
-            losses = losses_by_sample(scene.module, batch, scene.record.step - 1).tolist()
+            losses = losses_by_sample(
+                scene.module, batch, scene.record.step - 1
+            ).tolist()
         sound = batch.images_BCHW.flatten(1).isfinite().all(dim=1).tolist()
         bad += sum(not math.isfinite(loss) for loss in losses)
         for row, loss in enumerate(losses):
@@ -88,7 +90,9 @@ class Outcome(NamedTuple):
 
     @property
     def finite(self) -> bool:
-        return all(math.isfinite(value) for value in (self.loss, self.gradient, self.after))
+        return all(
+            math.isfinite(value) for value in (self.loss, self.gradient, self.after)
+        )
 
 
 def cures(scene: ReplayedStep, worst: Worst) -> list[Cure]:
@@ -102,9 +106,17 @@ def cures(scene: ReplayedStep, worst: Worst) -> list[Cure]:
         alone.append(Cure("float32 attention", exact=("attention",)))
     alone.append(Cure(f"gradient clipping at {CLIP}", clip=True))
     alone += [] if bfloat16 else [Cure("bf16", bfloat16=True)]
-    alone += [Cure("half the learning rate", rate=0.5), Cure("without this batch's worst image", without=worst)]
+    alone += [
+        Cure("half the learning rate", rate=0.5),
+        Cure("without this batch's worst image", without=worst),
+    ]
     together = Cure(
-        "all together" if bfloat16 else "all together but bf16", False, PARTS[1:] if attends else (), True, 0.5, worst
+        "all together" if bfloat16 else "all together but bf16",
+        False,
+        PARTS[1:] if attends else (),
+        True,
+        0.5,
+        worst,
     )
     return [Cure("as recorded"), *alone, together]
 
@@ -124,19 +136,27 @@ def attempt(scene: ReplayedStep, cure: Cure) -> Outcome:
         clip_grad_norm_(module.parameters(), CLIP)
         clipped = _norm(module)
     made: Any = module.configure_optimizers()
-    # load_state_dict would take the moments themselves, and the step would change the record
-    made["optimizer"].load_state_dict(deepcopy(scene.record.state["optimizer_states"][0]))
+    # load_state_dict would take the moments themselves, and the step would change the
+    # record
+    made["optimizer"].load_state_dict(
+        deepcopy(scene.record.state["optimizer_states"][0])
+    )
     for group in made["optimizer"].param_groups:
         group["lr"] *= cure.rate
     made["optimizer"].step()
     with torch.no_grad():
-        after = sum(float(loss.detach() / share) for loss in _forward(scene, cure)) / processes
+        after = (
+            sum(float(loss.detach() / share) for loss in _forward(scene, cure))
+            / processes
+        )
     return Outcome(cure, losses, gradient, clipped, after, processes)
 
 
 def _norm(module: nn.Module) -> float:
     """Of the gradient, as the recorder computes it."""
-    return float(get_total_norm([p.grad for p in module.parameters() if p.grad is not None]))
+    return float(
+        get_total_norm([p.grad for p in module.parameters() if p.grad is not None])
+    )
 
 
 def _forward(scene: ReplayedStep, cure: Cure) -> Iterator[Tensor]:
@@ -144,8 +164,12 @@ def _forward(scene: ReplayedStep, cure: Cure) -> Iterator[Tensor]:
     for index, batch in enumerate(scene.parts):
         without = cure.without if cure.without and cure.without.part == index else None
         if without:
-            count, mixed = len(batch.ids_B), isinstance(scene.module, Classify) and scene.module.mixing is not None
-            gone = {without.row, count - 1 - without.row} if mixed else {without.row}  # mixed with its mirror image
+            count, mixed = (
+                len(batch.ids_B),
+                isinstance(scene.module, Classify) and scene.module.mixing is not None,
+            )
+            # mixed with its mirror image
+            gone = {without.row, count - 1 - without.row} if mixed else {without.row}
             batch = rows(batch, [i for i in range(count) if i not in gone])
             if not len(batch.ids_B):
                 continue
@@ -156,7 +180,9 @@ def _forward(scene: ReplayedStep, cure: Cure) -> Iterator[Tensor]:
 
 
 @contextmanager
-def computed(module: Trained, bfloat16: bool, exact: tuple[str, ...] = ()) -> Iterator[None]:
+def computed(
+    module: Trained, bfloat16: bool, exact: tuple[str, ...] = ()
+) -> Iterator[None]:
     """Forwards within are made as Lightning's bf16-mixed or 32-true makes them, but for the exact parts."""
     parts: list[nn.Module] = []
     if "decoder" in exact and isinstance(module, Pretrain):
@@ -164,7 +190,9 @@ def computed(module: Trained, bfloat16: bool, exact: tuple[str, ...] = ()) -> It
     if "attention" in exact:
         parts += [part.attn for part in module.modules() if isinstance(part, Block)]
     with ExitStack() as stack:
-        stack.enter_context(torch.autocast(module.device.type, torch.bfloat16, enabled=bfloat16))
+        stack.enter_context(
+            torch.autocast(module.device.type, torch.bfloat16, enabled=bfloat16)
+        )
         if "attention" in exact:
             stack.enter_context(PlainAttention())
         for part in parts:
@@ -175,7 +203,14 @@ def computed(module: Trained, bfloat16: bool, exact: tuple[str, ...] = ()) -> It
 
 def _exactly(forward: Any, *given: Any, **named: Any) -> Any:
     """The same function of float32 inputs, outside of autocast."""
-    floats = [value.float() if isinstance(value, Tensor) and value.is_floating_point() else value for value in given]
+    floats = [
+        (
+            value.float()
+            if isinstance(value, Tensor) and value.is_floating_point()
+            else value
+        )
+        for value in given
+    ]
     device = next(value for value in given if isinstance(value, Tensor)).device.type
     with torch.autocast(device, enabled=False):
         return forward(*floats, **named)
@@ -184,7 +219,9 @@ def _exactly(forward: Any, *given: Any, **named: Any) -> Any:
 class PlainAttention(TorchFunctionMode):
     """Attention by matrix products and softmax in float32, not by a fused kernel."""
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         if func is not F.scaled_dot_product_attention:
             return func(*args, **(kwargs or {}))
         with sdpa_kernel(SDPBackend.MATH):

@@ -27,24 +27,34 @@ def replay(place: str, console: Console) -> bool:
     outcomes += [attempt(scene, cure) for cure in tried[1:]]
     console.print(table(outcomes))
     console.print(about_images(scene, worst), soft_wrap=True)
-    console.print(verdict(record, outcomes) if agreement else NOT_THE_SAME, soft_wrap=True)
+    console.print(
+        verdict(record, outcomes) if agreement else NOT_THE_SAME, soft_wrap=True
+    )
     return agreement is not None
 
 
 NOT_THE_SAME = (
-    "The same weights and samples give another loss: images that changed, another version of the code or of torch, or "
-    "a fault of the device may be the cause."
+    "The same weights and samples give another loss: images that changed, another"
+    " version of the code or of torch, or a fault of the device may be the cause."
 )
 
 
 def recorded(record: Record) -> str:
     first = record.first
-    broken = next((name for name, largest in first["activations"].items() if isinstance(largest, str)), None)
+    broken = next(
+        (
+            name
+            for name, largest in first["activations"].items()
+            if isinstance(largest, str)
+        ),
+        None,
+    )
     count = sum(len(ids) for rank in record.ranks for ids in rank["samples"])
     lines = (
-        f"{first['stage']} {first['fingerprint']}, step {record.step}, epoch {first['epoch']}: {count} samples, loss "
-        f"{first['loss']}, gradient norm {first['gradient_norm']}, learning rate {first['learning_rate']:.3g}, "
-        f"{first['precision']} on {first['device']}"
+        f"{first['stage']} {first['fingerprint']}, step {record.step}, epoch"
+        f" {first['epoch']}: {count} samples, loss {first['loss']}, gradient norm"
+        f" {first['gradient_norm']}, learning rate {first['learning_rate']:.3g},"
+        f" {first['precision']} on {first['device']}"
     )
     return lines + (f"\nfirst not finite in {broken}" if broken else "")
 
@@ -57,14 +67,23 @@ def table(outcomes: list[Outcome]) -> Table:
         if outcome.clipped is not None and math.isfinite(outcome.gradient):
             norm += f", cut to {outcome.clipped:.4g}"
         finite = "yes" if outcome.finite else "no"
-        shown.add_row(outcome.cure.name, f"{outcome.loss:.6g}", norm, f"{outcome.after:.6g}", finite)
+        shown.add_row(
+            outcome.cure.name,
+            f"{outcome.loss:.6g}",
+            norm,
+            f"{outcome.after:.6g}",
+            finite,
+        )
     return shown
 
 
 def about_images(scene: ReplayedStep, worst: Worst) -> str:
     """The worst image by name, or that it is not one image's fault."""
     if worst.bad == worst.images:
-        return f"Each of the {worst.images} images has a loss that is not finite: it is not one image's fault."
+        return (
+            f"Each of the {worst.images} images has a loss that is not finite: it is"
+            " not one image's fault."
+        )
     others = f"; {worst.bad} of {worst.images} are not finite" if worst.bad else ""
     return f"Worst image: {scene.image(worst.sample)} (loss {worst.loss:.6g}{others})"
 
@@ -82,6 +101,11 @@ def verdict(record: Record, outcomes: list[Outcome]) -> str:
     if not record.first["finite"]["weights"]:
         grown = "the weights were not finite when the step began"
     else:
-        name, largest = max(record.first["parameters"].items(), key=lambda item: float(item[1]))
+        name, largest = max(
+            record.first["parameters"].items(), key=lambda item: float(item[1])
+        )
         grown = f"the largest weight was {largest:.3g} ({name}) when the step began"
-    return f"What helps: nothing here; {grown}. Lower base_lr or lengthen warmup_epochs, or look at the images."
+    return (
+        f"What helps: nothing here; {grown}. Lower base_lr or lengthen warmup_epochs,"
+        " or look at the images."
+    )

@@ -30,26 +30,39 @@ class Compared:
 def exactly(ours: Path, whole: Path) -> Compared:
     """Bit by bit; both are folders of a finished stage."""
     found = _traced(ours, whole, (*PARTS, "loss"))
-    (a, b) = (_final(folder) for folder in (ours, whole))
+    a, b = (_final(folder) for folder in (ours, whole))
     states = {
         "weights": list(differing(a["state_dict"], b["state_dict"])),
-        "moments": list(differing({k: a.get(k) for k in MOMENTS}, {k: b.get(k) for k in MOMENTS})),
+        "moments": list(
+            differing({k: a.get(k) for k in MOMENTS}, {k: b.get(k) for k in MOMENTS})
+        ),
     }
     for name, names in states.items():
         found.cells["weights"] = "same" if not any(states.values()) else "differ"
         if names:
             more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-            found.faults.append(f"final {name} differ: {', '.join(names[:SHOWN])}{more}")
+            found.faults.append(
+                f"final {name} differ: {', '.join(names[:SHOWN])}{more}"
+            )
     journals = [_untimed(read(folder / "metrics.jsonl")) for folder in (ours, whole)]
-    results = [(read_result(folder) or {}).get("metrics", {}) for folder in (ours, whole)]
-    found.cells["journal"] = "same" if journals[0] == journals[1] and results[0] == results[1] else "differs"
+    results = [
+        (read_result(folder) or {}).get("metrics", {}) for folder in (ours, whole)
+    ]
+    found.cells["journal"] = (
+        "same" if journals[0] == journals[1] and results[0] == results[1] else "differs"
+    )
     if journals[0] != journals[1]:
         pairs = zip(journals[0], journals[1], strict=False)
-        i = next((i for i, (x, y) in enumerate(pairs) if x != y), min(map(len, journals)))
+        i = next(
+            (i for i, (x, y) in enumerate(pairs) if x != y), min(map(len, journals))
+        )
         found.faults.append(f"metrics.jsonl differs from line {i + 1} on")
     if results[0] != results[1]:
         keys = [key for key in results[1] if results[0].get(key) != results[1][key]]
-        values = (f"{key} is {results[0].get(key)}, undisturbed {results[1][key]}" for key in keys)
+        values = (
+            f"{key} is {results[0].get(key)}, undisturbed {results[1][key]}"
+            for key in keys
+        )
         found.faults.append(f"results differ: {', '.join(values)}")
     return found
 
@@ -64,28 +77,44 @@ def closely(ours: Path, whole: Path, losses: float, weights: float) -> Compared:
     if beyond := [i for i, distance in enumerate(apart) if not distance <= losses]:
         at = pairs[beyond[0]][0]["step"]
         found.first = min(at, found.first or at)
-        found.faults.append(f"losses are {apart[beyond[0]]:.1e} apart at step {at}, bound {losses:g}")
+        found.faults.append(
+            f"losses are {apart[beyond[0]]:.1e} apart at step {at}, bound {losses:g}"
+        )
     distance = norm_apart(*(_final(folder)["state_dict"] for folder in (ours, whole)))
     found.cells["weights"] = f"{distance:.1e}"
     if not distance <= weights:
-        found.faults.append(f"final weights are {distance:.1e} apart, bound {weights:g}")
+        found.faults.append(
+            f"final weights are {distance:.1e} apart, bound {weights:g}"
+        )
     return found
 
 
 def _traced(ours: Path, whole: Path, parts: tuple[str, ...]) -> Compared:
     """Both traces step by step."""
-    a, b = ({row["step"]: row for row in read(folder / TRACE)} for folder in (ours, whole))
+    a, b = (
+        {row["step"]: row for row in read(folder / TRACE)} for folder in (ours, whole)
+    )
     found = Compared()
     firsts: dict[str, int] = {}
     for part in parts:
-        steps = [step for step in sorted(a.keys() | b.keys()) if a.get(step, {}).get(part) != b.get(step, {}).get(part)]
+        steps = [
+            step
+            for step in sorted(a.keys() | b.keys())
+            if a.get(step, {}).get(part) != b.get(step, {}).get(part)
+        ]
         seen = any(part in row for row in b.values())
         found.cells[part] = f"step {steps[0]}" if steps else "same" if seen else ""
         firsts |= {part: steps[0]} if steps else {}
     if firsts:
         found.first = min(firsts.values())
-        names = " and ".join(part for part, step in firsts.items() if step == found.first)
-        lost = [name for name, rows in (("this", a), ("the undisturbed", b)) if found.first not in rows]
+        names = " and ".join(
+            part for part, step in firsts.items() if step == found.first
+        )
+        lost = [
+            name
+            for name, rows in (("this", a), ("the undisturbed", b))
+            if found.first not in rows
+        ]
         found.faults.append(
             f"step {found.first} is missing in {lost[0]} run"
             if lost
@@ -95,7 +124,9 @@ def _traced(ours: Path, whole: Path, parts: tuple[str, ...]) -> Compared:
 
 
 def _untimed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{key: value for key, value in row.items() if key not in TIMED} for row in rows]
+    return [
+        {key: value for key, value in row.items() if key not in TIMED} for row in rows
+    ]
 
 
 def _final(folder: Path) -> dict[str, Any]:
@@ -120,7 +151,8 @@ def differing(a: Any, b: Any, name: str = "") -> Iterator[str]:
     elif isinstance(a, Tensor) and isinstance(b, Tensor):
         if not identical(a, b):
             yield name
-    elif type(a) is not type(b) or repr(a) != repr(b):  # a float's repr tells all its bits
+    # a float's repr tells all its bits
+    elif type(a) is not type(b) or repr(a) != repr(b):
         yield name
 
 
@@ -128,7 +160,9 @@ def identical(a: Tensor, b: Tensor) -> bool:
     """Bit for bit: NaN is NaN, and 0.0 is not -0.0."""
     if a.dtype != b.dtype or a.shape != b.shape:
         return False
-    return torch.equal(*(tensor.contiguous().reshape(-1).view(torch.uint8) for tensor in (a, b)))
+    return torch.equal(
+        *(tensor.contiguous().reshape(-1).view(torch.uint8) for tensor in (a, b))
+    )
 
 
 def norm_apart(ours: dict[str, Tensor], whole: dict[str, Tensor]) -> float:
@@ -138,7 +172,10 @@ def norm_apart(ours: dict[str, Tensor], whole: dict[str, Tensor]) -> float:
     """
     if ours.keys() != whole.keys():
         return float("inf")
-    flat = [torch.cat([state[name].double().flatten() for name in sorted(whole)]) for state in (ours, whole)]
+    flat = [
+        torch.cat([state[name].double().flatten() for name in sorted(whole)])
+        for state in (ours, whole)
+    ]
     return float((flat[0] - flat[1]).norm() / flat[1].norm())
 
 

@@ -39,11 +39,22 @@ def interruptions(steps: int, per_epoch: int, kills: int) -> list[Interruption]:
     Where no epoch ends within these steps, they are in its middle.
     """
     reached = per_epoch + 1 < steps
-    first = [per_epoch // 2, per_epoch, per_epoch + 1] if reached else [steps // 4, steps // 2, steps * 3 // 4]
+    first = (
+        [per_epoch // 2, per_epoch, per_epoch + 1]
+        if reached
+        else [steps // 4, steps // 2, steps * 3 // 4]
+    )
     more = max(0, kills - len(first))
-    later = [first[-1] + (steps - first[-1]) * i // (more + 1) for i in range(1, more + 1)]
-    found = [Interruption(step, how, True) for step, how in zip(first, How, strict=True)][:kills]
-    found += [Interruption(step, _later(i, step, per_epoch), i < more - 1) for i, step in enumerate(later)]
+    later = [
+        first[-1] + (steps - first[-1]) * i // (more + 1) for i in range(1, more + 1)
+    ]
+    found = [
+        Interruption(step, how, True) for step, how in zip(first, How, strict=True)
+    ][:kills]
+    found += [
+        Interruption(step, _later(i, step, per_epoch), i < more - 1)
+        for i, step in enumerate(later)
+    ]
     return list(_rising(found, steps))
 
 

@@ -20,10 +20,14 @@ ENDS = 60  # seconds that the kernel has to end a process
 ARRIVES = 0.3  # seconds that a signal has to reach all processes before they go on
 BAD_CONFIG = 2
 FULL = ("No space left", "disk is full", "quota")
-MORE_SPACE = "the scratch space is full: give a folder on a larger disk, verify.folder=/path/to/folder"
+MORE_SPACE = (
+    "the scratch space is full: give a folder on a larger disk,"
+    " verify.folder=/path/to/folder"
+)
 TAIL = 12  # lines of what a failed command said
 
-Start = Callable[[list[str], dict[str, str], Path], Any]  # command, environment, folder for stdout and stderr: Popen
+# command, environment, folder for stdout and stderr: Popen
+Start = Callable[[list[str], dict[str, str], Path], Any]
 
 
 class VerifyError(ValueError):
@@ -37,13 +41,28 @@ class SupervisedRun:
     """
 
     def __init__(
-        self, start: Start, command: list[str], place: Path, stage: Path, step: int | None, leaving: Callable[[], bool]
-    ) -> None:  # fmt: skip
-        self.stage, self.place, self.folder, self.leaving = stage, place, place / "hold", leaving
+        self,
+        start: Start,
+        command: list[str],
+        place: Path,
+        stage: Path,
+        step: int | None,
+        leaving: Callable[[], bool],
+    ) -> None:
+        self.stage, self.place, self.folder, self.leaving = (
+            stage,
+            place,
+            place / "hold",
+            leaving,
+        )
         self.folder.mkdir(parents=True, exist_ok=True)
         for left in self.folder.iterdir():
             left.unlink()
-        asked = {"stage": "/".join(stage.parts[-2:]), "step": step, "folder": str(self.folder)}
+        asked = {
+            "stage": "/".join(stage.parts[-2:]),
+            "step": step,
+            "folder": str(self.folder),
+        }
         self.process = start(command, {HOLD: json.dumps(asked)}, place)
 
     def ended(self, minutes: float, code: int = 0) -> None:
@@ -57,7 +76,11 @@ class SupervisedRun:
     def arrived(self, where: Interruption, minutes: float) -> bool:
         """Wait until it is there; False where it ended well before. Raises VerifyError where it ended otherwise."""
         for _ in self._progress(minutes):
-            if (self.folder / "held0").exists() if where.held else self.made() >= where.step:
+            if (
+                (self.folder / "held0").exists()
+                if where.held
+                else self.made() >= where.step
+            ):
                 return True
             if (left := self.process.poll()) is not None:
                 if left:
@@ -82,7 +105,12 @@ class SupervisedRun:
             if (left := self.process.poll()) is not None:
                 break
         if how == How.SIGTERM and left != PREEMPTED:
-            raise VerifyError(self.words(f"was asked to leave by SIGTERM and ended with {left}, not with {PREEMPTED}"))
+            raise VerifyError(
+                self.words(
+                    f"was asked to leave by SIGTERM and ended with {left}, not with"
+                    f" {PREEMPTED}"
+                )
+            )
         return how
 
     def kill(self) -> None:
@@ -98,14 +126,25 @@ class SupervisedRun:
     def fault(self, code: int) -> ValueError:
         """What a command that failed by itself says; of a bad config the same as the command."""
         if code == BAD_CONFIG:
-            return ConfigError((self.place / "stderr").read_text(errors="replace").strip())
-        full = any(word in (self.place / "stderr").read_text(errors="replace") for word in FULL)
-        return VerifyError(self.words(f"ended with {code}") + (f"\n{MORE_SPACE}" if full else ""))
+            return ConfigError(
+                (self.place / "stderr").read_text(errors="replace").strip()
+            )
+        full = any(
+            word in (self.place / "stderr").read_text(errors="replace") for word in FULL
+        )
+        return VerifyError(
+            self.words(f"ended with {code}") + (f"\n{MORE_SPACE}" if full else "")
+        )
 
     def words(self, what: str) -> str:
         """What happened, and the last that it said."""
-        said = (self.place / "stderr").read_text(errors="replace").strip() or "(nothing on stderr)"
-        return f"the run that is to be {self.place.name} {what}; it said:\n" + "\n".join(said.splitlines()[-TAIL:])
+        said = (self.place / "stderr").read_text(
+            errors="replace"
+        ).strip() or "(nothing on stderr)"
+        return (
+            f"the run that is to be {self.place.name} {what}; it said:\n"
+            + "\n".join(said.splitlines()[-TAIL:])
+        )
 
     def made(self) -> int:
         """The newest step; lines of an earlier start are of earlier steps than those that are awaited."""
@@ -122,12 +161,20 @@ class SupervisedRun:
             if time.monotonic() > deadline:
                 if (now := self._state()) == before:
                     self.kill()
-                    raise VerifyError(self.words(f"made no step for {minutes:g} minutes and was ended"))
+                    raise VerifyError(
+                        self.words(
+                            f"made no step for {minutes:g} minutes and was ended"
+                        )
+                    )
                 before, deadline = now, time.monotonic() + 60 * minutes
 
     def _state(self) -> list[tuple[str, int]]:
         ledger = self.stage.parents[1]
-        files = [*ledger.glob(f"*/*/{TRACE}"), *ledger.glob("*/*/result.json"), *ledger.glob("*/*/config.yaml")]
+        files = [
+            *ledger.glob(f"*/*/{TRACE}"),
+            *ledger.glob("*/*/result.json"),
+            *ledger.glob("*/*/config.yaml"),
+        ]
         return sorted((str(path), path.stat().st_size) for path in files)
 
 

@@ -13,7 +13,12 @@ from rich.console import Console
 from rich.table import Table
 
 from unmask.commands.verify.compare import Compared, closely, exactly
-from unmask.commands.verify.interruptions import Interruption, interruptions, steps_of, trained
+from unmask.commands.verify.interruptions import (
+    Interruption,
+    interruptions,
+    steps_of,
+    trained,
+)
 from unmask.commands.verify.supervised import Start, SupervisedRun
 from unmask.config.arguments import Verify
 from unmask.distributed import processes
@@ -44,12 +49,27 @@ class Verification:
     """Trains in ledgers below `scratch` by real commands, and compares. overrides: of the cut run, without a ledger."""
 
     def __init__(
-        self, given: Verify, plan: Plan, overrides: Sequence[str], scratch: Path, console: Console, start: Start = start
-    ) -> None:  # fmt: skip
-        self.given, self.plan, self.overrides, self.scratch = given, plan, list(overrides), scratch
+        self,
+        given: Verify,
+        plan: Plan,
+        overrides: Sequence[str],
+        scratch: Path,
+        console: Console,
+        start: Start = start,
+    ) -> None:
+        self.given, self.plan, self.overrides, self.scratch = (
+            given,
+            plan,
+            list(overrides),
+            scratch,
+        )
         self.console, self.start = console, start
-        self.stages, self.signals = trained(plan), processes.Forwarding(processes.SIGNALS, tuple)
-        self.resumed: dict[StageSpec, int] = {}  # the first step that a killed run went on from
+        self.stages, self.signals = (
+            trained(plan),
+            processes.Forwarding(processes.SIGNALS, tuple),
+        )
+        # the first step that a killed run went on from
+        self.resumed: dict[StageSpec, int] = {}
 
     def __call__(self) -> bool:
         """Prints the verdict; whether all is exact. Asked to leave it raises SystemExit with 75."""
@@ -62,14 +82,22 @@ class Verification:
         self._undisturbed("whole")
         self._disturbed("killed")
         rows = [
-            Row(spec, "killed", exactly(self._folder("killed", spec), self._folder("whole", spec)))
+            Row(
+                spec,
+                "killed",
+                exactly(self._folder("killed", spec), self._folder("whole", spec)),
+            )
             for spec in self.stages
         ]
-        alone = (read_result(self._folder("whole", self.stages[0])) or {}).get("processes")
+        alone = (read_result(self._folder("whole", self.stages[0])) or {}).get(
+            "processes"
+        )
         for count in dict.fromkeys(self.given.processes):
             if count != alone:
                 self._undisturbed(name := f"on{count}", f"trainer.devices={count}")
-                rows += [Row(spec, name, self._closely(name, spec)) for spec in self.stages]
+                rows += [
+                    Row(spec, name, self._closely(name, spec)) for spec in self.stages
+                ]
         return rows
 
     def _closely(self, name: str, spec: StageSpec) -> Compared:
@@ -80,11 +108,26 @@ class Verification:
         return StageFolder(self.scratch / name, spec).path
 
     @contextmanager
-    def _watched(self, name: str, spec: StageSpec, step: int | None, *more: str) -> Iterator[SupervisedRun]:
+    def _watched(
+        self, name: str, spec: StageSpec, step: int | None, *more: str
+    ) -> Iterator[SupervisedRun]:
         """A start of the command in the ledger `name`; nothing of it is left running."""
-        command = [sys.executable, str(TRAIN), *self.overrides, *more, f"runs_dir='{self.scratch / name}'"]
+        command = [
+            sys.executable,
+            str(TRAIN),
+            *self.overrides,
+            *more,
+            f"runs_dir='{self.scratch / name}'",
+        ]
         (place := self.scratch / f"{name}.said").mkdir(exist_ok=True)
-        watched = SupervisedRun(self.start, command, place, self._folder(name, spec), step, lambda: self.signals.asked > 0)
+        watched = SupervisedRun(
+            self.start,
+            command,
+            place,
+            self._folder(name, spec),
+            step,
+            lambda: self.signals.asked > 0,
+        )
         try:
             yield watched
         finally:
@@ -94,9 +137,13 @@ class Verification:
         began = time.monotonic()
         with self._watched(name, self.stages[0], None, *more) as watched:
             watched.ended(self.given.minutes)
-        made = ", ".join(f"{steps_of(self.plan, spec.kind)[0]} of {spec.title}" for spec in self.stages)
+        made = ", ".join(
+            f"{steps_of(self.plan, spec.kind)[0]} of {spec.title}"
+            for spec in self.stages
+        )
         self._say(
-            f"undisturbed{''.join(f', {each}' for each in more)}: steps {made} ({time.monotonic() - began:.0f} s)"
+            f"undisturbed{''.join(f', {each}' for each in more)}: steps {made}"
+            f" ({time.monotonic() - began:.0f} s)"
         )
 
     def _disturbed(self, name: str) -> None:
@@ -105,18 +152,23 @@ class Verification:
             steps, per_epoch = steps_of(self.plan, spec.kind)
             if per_epoch + 1 >= steps:
                 self._say(
-                    f"{spec.title}: an epoch has {per_epoch} steps, and these {steps} do not go beyond its end; "
-                    f"verify.steps={per_epoch + 2} would"
+                    f"{spec.title}: an epoch has {per_epoch} steps, and these {steps}"
+                    f" do not go beyond its end; verify.steps={per_epoch + 2} would"
                 )
             for where in interruptions(steps, per_epoch, self.given.kills):
                 self._interrupted(name, spec, where, per_epoch)
         with self._watched(name, self.stages[0], None) as watched:
             watched.ended(self.given.minutes)
 
-    def _interrupted(self, name: str, spec: StageSpec, where: Interruption, per_epoch: int) -> None:
+    def _interrupted(
+        self, name: str, spec: StageSpec, where: Interruption, per_epoch: int
+    ) -> None:
         with self._watched(name, spec, where.step if where.held else None) as watched:
             if not watched.arrived(where, self.given.minutes):
-                self._say(f"{spec.title}: no interruption at step {where.step}, it ended before")
+                self._say(
+                    f"{spec.title}: no interruption at step {where.step}, it ended"
+                    " before"
+                )
                 return
             how = watched.interrupt(where.how, self.given.minutes)
             made = watched.made()
@@ -124,20 +176,33 @@ class Verification:
         at = saved[-1]["step"] if saved else 0
         if at:
             self.resumed.setdefault(spec, at)
-        self._say(f"{spec.title}: {how} after step {made}{_place(made, per_epoch)}, goes on at {at}")
+        self._say(
+            f"{spec.title}: {how} after step {made}{_place(made, per_epoch)}, goes on"
+            f" at {at}"
+        )
 
     def told(self, rows: list[Row]) -> bool:
         """The verdict in words."""
         for row in rows:
             for fault in row.compared.faults:
                 self._say(f"{row.stage.title}, {row.against}: {fault}")
-            if row.against == "killed" and row.compared.first and row.compared.first <= self.resumed.get(row.stage, 0):
+            if (
+                row.against == "killed"
+                and row.compared.first
+                and row.compared.first <= self.resumed.get(row.stage, 0)
+            ):
                 self._say(
-                    f"{row.stage.title}: no continuation lies before step {row.compared.first}: two undisturbed runs "
-                    f"would differ, too; look for draws of its own, or for a device whose kernels are not deterministic"
+                    f"{row.stage.title}: no continuation lies before step"
+                    f" {row.compared.first}: two undisturbed runs would differ, too;"
+                    " look for draws of its own, or for a device whose kernels are not"
+                    " deterministic"
                 )
         exact = not any(row.compared.faults for row in rows)
-        self._say("exact" if exact else f"NOT exact; the traces and checkpoints are kept in {self.scratch}")
+        self._say(
+            "exact"
+            if exact
+            else f"NOT exact; the traces and checkpoints are kept in {self.scratch}"
+        )
         return exact
 
     def _say(self, text: str) -> None:
@@ -151,9 +216,15 @@ def _place(step: int, per_epoch: int) -> str:
 
 
 def verdict_table(rows: list[Row]) -> Table:
-    table = Table(title="Against the undisturbed run", box=SIMPLE_HEAD, title_justify="left")
+    table = Table(
+        title="Against the undisturbed run", box=SIMPLE_HEAD, title_justify="left"
+    )
     for column in ("stage", "run", *COLUMNS):
         table.add_column(column, min_width=None if column == "stage" else len(column))
     for row in rows:
-        table.add_row(row.stage.title, row.against, *(row.compared.cells.get(column, "") for column in COLUMNS))
+        table.add_row(
+            row.stage.title,
+            row.against,
+            *(row.compared.cells.get(column, "") for column in COLUMNS),
+        )
     return table

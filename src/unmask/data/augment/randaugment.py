@@ -16,7 +16,8 @@ from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
 from unmask.randomness import Key, borrowed_generators, words
 
-MOVE = 0.45  # of the shorter side: how far timm's training transform lets RandAugment translate
+# of the shorter side: how far timm's training transform lets RandAugment translate
+MOVE = 0.45
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,17 @@ class RandAugment:
         self, images_BCHW: UInt8[Tensor, "B C H W"], epoch: int, ids_B: Int[Tensor, "B"]
     ) -> UInt8[Tensor, "B C H W"]:
         changed = []
-        for image_CHW, state in zip(images_BCHW, words(self.key, epoch, ids_B, 2).tolist(), strict=True):
+        for image_CHW, state in zip(
+            images_BCHW, words(self.key, epoch, ids_B, 2).tolist(), strict=True
+        ):
             with borrowed_generators(state):
                 changed.append(pil_to_tensor(self.transform(to_pil_image(image_CHW))))
         return torch.stack(changed)
 
 
-def rand_augment(policy: str, mean: tuple[float, ...], shape: tuple[int, int], key: Key) -> RandAugment:
+def rand_augment(
+    policy: str, mean: tuple[float, ...], shape: tuple[int, int], key: Key
+) -> RandAugment:
     """The policy in timm's words, with timm's settings for training: what moves in is of the mean colour."""
     fill = tuple(min(255, round(255 * value)) for value in mean)
     settings = {
@@ -53,15 +58,27 @@ def rand_augment(policy: str, mean: tuple[float, ...], shape: tuple[int, int], k
 
 def posterized(image: Image.Image, bits: int, **settings: Any) -> Image.Image:
     """timm's, which at full strength keeps no bit: black in older releases of Pillow, an error in newer ones."""
-    return posterize(image, bits, **settings) if bits > 0 else image.point([0] * 256 * len(image.getbands()))
+    return (
+        posterize(image, bits, **settings)
+        if bits > 0
+        else image.point([0] * 256 * len(image.getbands()))
+    )
 
 
-def erase(images_BCHW: Float[Tensor, "B C H W"], share: float, key: Key, epoch: int, ids_B: Int[Tensor, "B"]) -> None:
+def erase(
+    images_BCHW: Float[Tensor, "B C H W"],
+    share: float,
+    key: Key,
+    epoch: int,
+    ids_B: Int[Tensor, "B"],
+) -> None:
     """Overwrite a random box by normal noise in `share` of the normalised images, in place.
 
     The noise is drawn on the CPU: a GPU's generator would give other bits.
     """
     eraser = RandomErasing(share, mode="pixel", device="cpu")
-    for image_CHW, state in zip(images_BCHW, words(key, epoch, ids_B, 2).tolist(), strict=True):
+    for image_CHW, state in zip(
+        images_BCHW, words(key, epoch, ids_B, 2).tolist(), strict=True
+    ):
         with borrowed_generators(state):
             eraser(image_CHW)

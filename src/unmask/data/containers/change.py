@@ -20,7 +20,9 @@ class Change:
 
     @property
     def copies(self) -> bool:
-        return self.short_side is None and self.quality is None and self.channels is None
+        return (
+            self.short_side is None and self.quality is None and self.channels is None
+        )
 
     def __call__(self, content: Content, name: str) -> Content:
         """Raises whatever reading a bad image raises. Arrays cannot be JPEG: they are left as they are."""
@@ -32,28 +34,39 @@ class Change:
             return content
         image = self._smaller(upright(content))
         with io.BytesIO() as file:
-            image.convert("L" if image.mode in ("L", "1") else "RGB").save(file, "JPEG", quality=self.quality)
+            image.convert("L" if image.mode in ("L", "1") else "RGB").save(
+                file, "JPEG", quality=self.quality
+            )
             return file.getvalue()
 
-    def _pixels(self, content: Content, name: str, channels: int) -> UInt8[np.ndarray, "h w C"]:
+    def _pixels(
+        self, content: Content, name: str, channels: int
+    ) -> UInt8[np.ndarray, "h w C"]:
         """As training reads them."""
-        from unmask.data.images.decoding import decoded, opened, resized_by_pillow  # not before torch is needed
+        # not before torch is needed
+        from unmask.data.images.decoding import decoded, opened, resized_by_pillow
 
         pixels = decoded(opened(content, name, channels))
         height, width = pixels.shape[:2]
         if self.short_side is None or min(height, width) <= self.short_side:
             return pixels
         scale = self.short_side / min(height, width)
-        shape = max(self.short_side, round(height * scale)), max(self.short_side, round(width * scale))
+        shape = (
+            max(self.short_side, round(height * scale)),
+            max(self.short_side, round(width * scale)),
+        )
         return resized_by_pillow(pixels, (0, 0, height, width), shape)
 
     def _smaller(self, image: Image.Image) -> Image.Image:
         if self.short_side is None or min(image.size) <= self.short_side:
             return image
-        if image.mode in ("P", "1", "CMYK", "LA", "PA"):  # palettes are no colours that have a mean
+        # palettes are no colours that have a mean
+        if image.mode in ("P", "1", "CMYK", "LA", "PA"):
             image = image.convert("RGBA" if image.mode in ("LA", "PA") else "RGB")
         scale = self.short_side / min(image.size)
-        width, height = (max(self.short_side, round(side * scale)) for side in image.size)
+        width, height = (
+            max(self.short_side, round(side * scale)) for side in image.size
+        )
         return image.resize((width, height), Image.Resampling.BICUBIC)
 
 
@@ -68,6 +81,8 @@ def upright(content: bytes | UInt8[np.ndarray, "H W C"]) -> Image.Image:
         if image.mode == "F":
             raise ValueError("its pixels are floating point")
         if image.mode.startswith("I"):
-            return Image.fromarray((np.asarray(image) // 257).clip(0, 255).astype(np.uint8))
+            return Image.fromarray(
+                (np.asarray(image) // 257).clip(0, 255).astype(np.uint8)
+            )
         image.load()
         return image

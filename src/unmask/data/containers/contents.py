@@ -20,7 +20,8 @@ from unmask.data.containers.roots import LocalRoot, Root, Shard
 from unmask.data.listing.names import Names
 from unmask.storage.atomic import replacing
 
-INDEX, VERSION = "unmask.index", 1  # a Parquet file; the suffix keeps it apart from shards
+# a Parquet file; the suffix keeps it apart from shards
+INDEX, VERSION = "unmask.index", 1
 
 SHAPE = ("height", "width", "channels")
 NUMBERS = ("label", "size", "shard", "offset", *SHAPE)
@@ -42,38 +43,54 @@ class Contents:
     files: tuple[Shard, ...]
     classes: tuple[str, ...] = ()
     digests: UInt8[np.ndarray, "N 32"] | None = None
-    shapes: Int32[np.ndarray, "N 3"] | None = None  # of raw pixels: height, width, channels
+    # of raw pixels: height, width, channels
+    shapes: Int32[np.ndarray, "N 3"] | None = None
     prepared: bool = False
 
     def taken(self, places: Int[np.ndarray, "M"]) -> "Contents":
         return replace(
-            self, names=self.names.take(places), labels=self.labels[places], sizes=self.sizes[places],
-            shards=self.shards[places], offsets=self.offsets[places],
+            self,
+            names=self.names.take(places),
+            labels=self.labels[places],
+            sizes=self.sizes[places],
+            shards=self.shards[places],
+            offsets=self.offsets[places],
             digests=None if self.digests is None else self.digests[places],
             shapes=None if self.shapes is None else self.shapes[places],
-        )  # fmt: skip
+        )
 
     def in_order(self) -> "Contents":
         """By name. Raises ValueError where two images have one name."""
         found = self.taken(name_order(self.names))
         column = as_arrow(found.names)
-        same = np.flatnonzero(pc.equal(column[1:], column[:-1]).to_numpy(zero_copy_only=False))
+        same = np.flatnonzero(
+            pc.equal(column[1:], column[:-1]).to_numpy(zero_copy_only=False)
+        )
         if len(same):
             k = int(same[0])
             one, other = (self.files[found.shards[place]].name for place in (k, k + 1))
-            raise ValueError(f"{found.names[k]} stands in {one} and again in {other}; names must differ")
+            raise ValueError(
+                f"{found.names[k]} stands in {one} and again in {other}; names must"
+                " differ"
+            )
         return found
 
 
 def as_arrow(names: Names) -> pa.Array:
     """The same memory."""
-    buffers = [None, pa.py_buffer(np.ascontiguousarray(names.ends)), pa.py_buffer(names.text)]
+    buffers = [
+        None,
+        pa.py_buffer(np.ascontiguousarray(names.ends)),
+        pa.py_buffer(names.text),
+    ]
     return pa.Array.from_buffers(pa.large_binary(), len(names), buffers)
 
 
 def from_arrow(array: pa.Array) -> Names:
     _, ends, text = array.buffers()
-    numbers = np.frombuffer(ends, dtype=np.int64)[array.offset : array.offset + len(array) + 1]
+    numbers = np.frombuffer(ends, dtype=np.int64)[
+        array.offset : array.offset + len(array) + 1
+    ]
     return Names.packed(np.frombuffer(text or b"", dtype=np.uint8), numbers)
 
 
@@ -84,22 +101,32 @@ def name_order(names: Names) -> Int64[np.ndarray, "N"]:
 
 def write_index(contents: Contents, path: Path, kind: str) -> None:
     columns: dict[str, Any] = {
-        "name": as_arrow(contents.names), "label": contents.labels, "size": contents.sizes,
-        "shard": contents.shards, "offset": contents.offsets,
-    }  # fmt: skip
+        "name": as_arrow(contents.names),
+        "label": contents.labels,
+        "size": contents.sizes,
+        "shard": contents.shards,
+        "offset": contents.offsets,
+    }
     if contents.digests is not None:
         columns["sha256"] = pa.FixedSizeBinaryArray.from_buffers(
-            pa.binary(32), len(contents.names), [None, pa.py_buffer(np.ascontiguousarray(contents.digests))]
+            pa.binary(32),
+            len(contents.names),
+            [None, pa.py_buffer(np.ascontiguousarray(contents.digests))],
         )
     if contents.shapes is not None:
         columns |= {name: contents.shapes[:, k] for k, name in enumerate(SHAPE)}
     about = {
-        "version": VERSION, "kind": kind, "files": contents.files, "classes": contents.classes,
+        "version": VERSION,
+        "kind": kind,
+        "files": contents.files,
+        "classes": contents.classes,
         "prepared": contents.prepared,
-    }  # fmt: skip
+    }
     table = pa.table(columns).replace_schema_metadata({"unmask": json.dumps(about)})
     with replacing(path) as file:
-        pq.write_table(table, file, compression="zstd", row_group_size=max(1, len(table)))
+        pq.write_table(
+            table, file, compression="zstd", row_group_size=max(1, len(table))
+        )
 
 
 def read_index(source: Any, kind: str) -> Contents | None:
@@ -110,19 +137,39 @@ def read_index(source: Any, kind: str) -> Contents | None:
         if (about["version"], about["kind"]) != (VERSION, kind):
             return None
         # column by column, copied out of Arrow's memory, which keeps what was freed
-        numbers = {name: _column(file, name).to_numpy().copy() for name in NUMBERS if name in file.schema_arrow.names}
+        numbers = {
+            name: _column(file, name).to_numpy().copy()
+            for name in NUMBERS
+            if name in file.schema_arrow.names
+        }
         names = from_arrow(_column(file, "name"))
         names = Names.packed(names.text.copy(), names.ends.copy())
-        digests = _digests(_column(file, "sha256")) if "sha256" in file.schema_arrow.names else None
+        digests = (
+            _digests(_column(file, "sha256"))
+            if "sha256" in file.schema_arrow.names
+            else None
+        )
     except (OSError, KeyError, ValueError, pa.ArrowException):
         return None
     finally:
         pa.default_memory_pool().release_unused()
-    shapes = np.stack([numbers[name] for name in SHAPE], axis=1) if SHAPE[0] in numbers else None
+    shapes = (
+        np.stack([numbers[name] for name in SHAPE], axis=1)
+        if SHAPE[0] in numbers
+        else None
+    )
     return Contents(
-        names, numbers["label"], numbers["size"], numbers["shard"], numbers["offset"],
-        tuple(Shard(*each) for each in about["files"]), tuple(about["classes"]), digests, shapes, about["prepared"],
-    )  # fmt: skip
+        names,
+        numbers["label"],
+        numbers["size"],
+        numbers["shard"],
+        numbers["offset"],
+        tuple(Shard(*each) for each in about["files"]),
+        tuple(about["classes"]),
+        digests,
+        shapes,
+        about["prepared"],
+    )
 
 
 def indexed_kind(path: Path) -> str | None:
@@ -135,7 +182,11 @@ def indexed_kind(path: Path) -> str | None:
 
 def _column(file: pq.ParquetFile, name: str) -> pa.Array:
     column = file.read(columns=[name], use_threads=False)[name].combine_chunks()
-    return pa.concat_arrays(column.chunks) if isinstance(column, pa.ChunkedArray) else column
+    return (
+        pa.concat_arrays(column.chunks)
+        if isinstance(column, pa.ChunkedArray)
+        else column
+    )
 
 
 def _digests(column: pa.Array) -> UInt8[np.ndarray, "N 32"]:

@@ -19,10 +19,23 @@ from jaxtyping import Int
 from unmask.data.containers.change import Change
 from unmask.data.containers.contents import INDEX, Contents, write_index
 from unmask.data.containers.roots import Shard
-from unmask.data.containers.tasks import Images, Record, Task, finished, record_path, stored
+from unmask.data.containers.tasks import (
+    Images,
+    Record,
+    Task,
+    finished,
+    record_path,
+    stored,
+)
 from unmask.data.containers.writers import WRITE, digest_of, read_back
 from unmask.data.images.unreadable import BadImageError, shown
-from unmask.data.listing.catalogue import PREPARED, PREPARING, Catalogue, ClassFolders, within
+from unmask.data.listing.catalogue import (
+    PREPARED,
+    PREPARING,
+    Catalogue,
+    ClassFolders,
+    within,
+)
 from unmask.data.listing.names import Names
 from unmask.storage.atomic import replacing, sha256, write_json, write_text
 
@@ -50,7 +63,11 @@ class Conversion:
         if self.found.labels is not None:
             return self.found.labels, self.found.classes
         split = self.found.splits[:1] == ("train",)
-        part = within(self.found.names, "train") if split else slice(0, len(self.found.names))
+        part = (
+            within(self.found.names, "train")
+            if split
+            else slice(0, len(self.found.names))
+        )
         folders = ClassFolders.at(int(split), self.found.names)
         classes = folders.classes(part)
         return np.maximum(folders.labels(classes), -1), classes
@@ -73,8 +90,9 @@ class Conversion:
             if len(unread) > ceil(UNREAD_LIMIT * len(self.found.names)):
                 (name, why), others = unread[0], len(unread) - 1
                 raise ValueError(
-                    f"{shown(name)} ({why}) and {others} more of {len(self.found.names)} images cannot be read; is the "
-                    f"disk there? The same command goes on once they can be read"
+                    f"{shown(name)} ({why}) and {others} more of"
+                    f" {len(self.found.names)} images cannot be read; is the disk"
+                    " there? The same command goes on once they can be read"
                 )
             told(len(task.places))
             return record
@@ -98,8 +116,13 @@ class Conversion:
                     return True
         return False
 
-    def _made(self, task: Task, labels: Int[np.ndarray, "N"], classes: tuple[str, ...]) -> Record:
-        samples, path = Images(self.found, task, self.change, labels), self.target / task.name
+    def _made(
+        self, task: Task, labels: Int[np.ndarray, "N"], classes: tuple[str, ...]
+    ) -> Record:
+        samples, path = (
+            Images(self.found, task, self.change, labels),
+            self.target / task.name,
+        )
         path.parent.mkdir(parents=True, exist_ok=True)
         if self.kind == "folder":
             size, whole = _write_files(self.target, samples), ""
@@ -115,32 +138,52 @@ class Conversion:
         """Raises OSError where an image is not read back as it was written; fills in where it stands."""
         rows = read_back(self.kind, path)
         if self.kind == "raw":
-            for row, end in zip(samples.rows, np.cumsum([row[2] for row in samples.rows]).tolist(), strict=True):
+            for row, end in zip(
+                samples.rows,
+                np.cumsum([row[2] for row in samples.rows]).tolist(),
+                strict=True,
+            ):
                 row[3] = end - row[2]
         else:
             told, wanted = [row.name for row in rows], [row[0] for row in samples.rows]
             if told != wanted:
-                raise OSError(f"{path} holds {len(told)} images, not the {len(wanted)} that were written; run me again")
+                raise OSError(
+                    f"{path} holds {len(told)} images, not the {len(wanted)} that were"
+                    " written; run me again"
+                )
             for row, back in zip(samples.rows, rows, strict=True):
                 row[3] = back.offset
         with path.open("rb") as file:
-            for (name, _, size, offset, _), digest in zip(samples.rows, samples.digests, strict=True):
+            for (name, _, size, offset, _), digest in zip(
+                samples.rows, samples.digests, strict=True
+            ):
                 file.seek(offset)
                 if offset < 0 or digest_of(file.read(size)) != digest:
-                    raise OSError(f"{path}: {name} is not read back as it was written; check the disk, run me again")
+                    raise OSError(
+                        f"{path}: {name} is not read back as it was written; check the"
+                        " disk, run me again"
+                    )
 
     def finish(self, records: list[Record], facts: dict[str, Any]) -> Contents:
         """Write the index and what is told of it: then the target is whole. Raises OSError where images are missing."""
         contents = self.contents(records)
         if contents.names != self.found.names:
-            raise OSError(f"{self.target} has {len(contents.names)} of {len(self.found.names)} images; run me again")
+            raise OSError(
+                f"{self.target} has {len(contents.names)} of {len(self.found.names)}"
+                " images; run me again"
+            )
         bad = [row for record in records for row in record.bad]
         write_bad(self.target, bad)
         if self.kind == "litdata":
             self._list_chunks(records)
         write_index(contents, self.target / INDEX, self.kind)
-        shards = {task.name: record.sha256 for task, record in zip(self.tasks, records, strict=True)}
-        write_json(self.target / PREPARED, facts | {"bad_images": len(bad), "sha256": shards})
+        shards = {
+            task.name: record.sha256
+            for task, record in zip(self.tasks, records, strict=True)
+        }
+        write_json(
+            self.target / PREPARED, facts | {"bad_images": len(bad), "sha256": shards}
+        )
         shutil.rmtree(self.target / PREPARING)
         return contents
 
@@ -148,21 +191,41 @@ class Conversion:
         rows = [row for record in records for row in record.rows]
         counts = [len(record.rows) for record in records]
         owners = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
-        shapes = np.array([row[4] for row in rows], dtype=np.int32) if self.kind == "raw" else None
-        digests = np.frombuffer(bytes.fromhex("".join(chain.from_iterable(r.digests for r in records))), np.uint8)
+        shapes = (
+            np.array([row[4] for row in rows], dtype=np.int32)
+            if self.kind == "raw"
+            else None
+        )
+        digests = np.frombuffer(
+            bytes.fromhex("".join(chain.from_iterable(r.digests for r in records))),
+            np.uint8,
+        )
         files = tuple(_shard(self.target, task.name) for task in self.tasks)
         numbers = np.array([row[1:4] for row in rows], dtype=np.int64).reshape(-1, 3)
         return Contents(
-            Names(row[0] for row in rows), numbers[:, 0].astype(np.int32), numbers[:, 1], owners, numbers[:, 2], files,
-            self.labels()[1], digests.reshape(-1, 32), shapes, prepared=True,
-        ).in_order()  # fmt: skip
+            Names(row[0] for row in rows),
+            numbers[:, 0].astype(np.int32),
+            numbers[:, 1],
+            owners,
+            numbers[:, 2],
+            files,
+            self.labels()[1],
+            digests.reshape(-1, 32),
+            shapes,
+            prepared=True,
+        ).in_order()
 
     def _list_chunks(self, records: list[Record]) -> None:
         """index.json of each folder of chunks."""
         folders: dict[Path, list[dict]] = {}
         for task, record in zip(self.tasks, records, strict=True):
             path = self.target / task.name
-            chunk = {"chunk_bytes": record.size, "chunk_size": len(record.rows), "dim": None, "filename": path.name}
+            chunk = {
+                "chunk_bytes": record.size,
+                "chunk_size": len(record.rows),
+                "dim": None,
+                "filename": path.name,
+            }
             folders.setdefault(path.parent, []).append(chunk)
         for folder, chunks in folders.items():
             form = json.loads((folder / "index.json").read_bytes())
@@ -181,7 +244,9 @@ def _wait(futures: Iterable[Future]) -> None:
 def _shard(target: Path, name: str) -> Shard:
     path = target / name
     status = path.stat() if path.is_file() else None
-    return Shard(name, status.st_size if status else 0, str(status.st_mtime_ns) if status else "")
+    return Shard(
+        name, status.st_size if status else 0, str(status.st_mtime_ns) if status else ""
+    )
 
 
 def _write_files(target: Path, samples: Images) -> int:
@@ -194,7 +259,10 @@ def _write_files(target: Path, samples: Images) -> int:
         beside.write_bytes(sample.content)
         beside.replace(path)
         if digest_of(path.read_bytes()) != samples.digests[-1]:
-            raise OSError(f"{path} is not read back as it was written; check the disk, run me again")
+            raise OSError(
+                f"{path} is not read back as it was written; check the disk, run me"
+                " again"
+            )
         total += len(sample.content)
     return total
 
@@ -213,5 +281,7 @@ def read_bad(target: Path) -> dict[str, str]:
     """Reasons by names."""
     if not (target / BAD).exists():
         return {}
-    with (target / BAD).open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+    with (target / BAD).open(
+        newline="", encoding="utf-8", errors="surrogateescape"
+    ) as file:
         return dict(list(csv.reader(file))[1:])

@@ -13,8 +13,18 @@ import pyarrow.parquet as pq
 
 from unmask.data.containers.tars import Found, Row
 
-IMAGES, LABELS = ("image", "img", "jpg", "jpeg", "png"), ("label", "labels", "fine_label", "cls", "target")
-PLAIN = frozenset(["PLAIN", "RLE", "BIT_PACKED"])  # the latter two are of levels, not of values
+IMAGES, LABELS = (
+    ("image", "img", "jpg", "jpeg", "png"),
+    (
+        "label",
+        "labels",
+        "fine_label",
+        "cls",
+        "target",
+    ),
+)
+# the latter two are of levels, not of values
+PLAIN = frozenset(["PLAIN", "RLE", "BIT_PACKED"])
 ROW_BITS = 32
 Reading = dict[str, Any]
 QUIETLY: Reading = {"use_threads": False}
@@ -38,7 +48,10 @@ def scan_parquet(file: Any, shard: str) -> Found:
         for group in range(reader.num_row_groups):
             rows += _scan_group(reader, file, group, (image, label), shard)
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{shard} is no whole Parquet file ({str(error).strip()}); copy or make it again") from None
+        raise ValueError(
+            f"{shard} is no whole Parquet file ({str(error).strip()}); copy or make it"
+            " again"
+        ) from None
     return Found(rows, classes)
 
 
@@ -46,11 +59,29 @@ def columns(schema: pa.Schema, shard: str) -> tuple[str, str | None, tuple[str, 
     """(image, label, names of classes), by the Hub's metadata or by the usual names."""
     about = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     features = about.get("info", {}).get("features", {})
-    images = [name for name, kind in features.items() if isinstance(kind, dict) and kind.get("_type") == "Image"]
-    named = {name: kind["names"] for name, kind in features.items() if isinstance(kind, dict) and "names" in kind}
-    image = next((name for name in (*images, *IMAGES) if name in schema.names and _holds_bytes(schema, name)), None)
+    images = [
+        name
+        for name, kind in features.items()
+        if isinstance(kind, dict) and kind.get("_type") == "Image"
+    ]
+    named = {
+        name: kind["names"]
+        for name, kind in features.items()
+        if isinstance(kind, dict) and "names" in kind
+    }
+    image = next(
+        (
+            name
+            for name in (*images, *IMAGES)
+            if name in schema.names and _holds_bytes(schema, name)
+        ),
+        None,
+    )
     if image is None:
-        raise ValueError(f"{shard} has the columns {', '.join(schema.names)}; expected image: struct<bytes, path>")
+        raise ValueError(
+            f"{shard} has the columns {', '.join(schema.names)}; expected image:"
+            " struct<bytes, path>"
+        )
     label = next((name for name in (*named, *LABELS) if name in schema.names), None)
     if label is not None and not pa.types.is_integer(schema.field(label).type):
         label = None
@@ -63,10 +94,16 @@ def _holds_bytes(schema: pa.Schema, name: str) -> bool:
 
 
 def _scan_group(
-    reader: pq.ParquetFile, file: Any, group: int, names: tuple[str, str | None], shard: str
-) -> list[Row]:  # fmt: skip
+    reader: pq.ParquetFile,
+    file: Any,
+    group: int,
+    names: tuple[str, str | None],
+    shard: str,
+) -> list[Row]:
     image, label = names
-    table = reader.read_row_group(group, columns=[name for name in names if name], **QUIETLY)
+    table = reader.read_row_group(
+        group, columns=[name for name in names if name], **QUIETLY
+    )
     images = table[image].combine_chunks()
     contents = images.field("bytes").to_pylist()
     known = images.type.get_field_index("path") >= 0
@@ -74,7 +111,9 @@ def _scan_group(
     labels = table[label].to_pylist() if label else [-1] * len(contents)
     places = _offsets(reader, file, group, image, contents)
     stem = shard.rpartition("/")[2].rpartition(".")[0]
-    before = len(contents) and sum(reader.metadata.row_group(g).num_rows for g in range(group))
+    before = len(contents) and sum(
+        reader.metadata.row_group(g).num_rows for g in range(group)
+    )
     return [
         Row(
             path or f"{stem}-{before + k:08d}{_suffix(content)}",
@@ -82,7 +121,9 @@ def _scan_group(
             len(content or b""),
             place,
         )
-        for k, (path, each, content, place) in enumerate(zip(paths, labels, contents, places, strict=True))
+        for k, (path, each, content, place) in enumerate(
+            zip(paths, labels, contents, places, strict=True)
+        )
     ]
 
 
@@ -90,7 +131,9 @@ def _suffix(content: bytes | None) -> str:
     return ".png" if (content or b"").startswith(b"\x89PNG") else ".jpg"
 
 
-def _offsets(reader: pq.ParquetFile, file: Any, group: int, image: str, contents: list[Any]) -> list[int]:
+def _offsets(
+    reader: pq.ParquetFile, file: Any, group: int, image: str, contents: list[Any]
+) -> list[int]:
     """Where each content stands in the file, found by looking for it after the one before; else its row."""
     chunk = _chunk(reader, group, f"{image}.bytes")
     if chunk.compression != "UNCOMPRESSED" or not set(chunk.encodings) <= PLAIN:
@@ -110,7 +153,11 @@ def _offsets(reader: pq.ParquetFile, file: Any, group: int, image: str, contents
 
 def _chunk(reader: pq.ParquetFile, group: int, path: str) -> Any:
     about = reader.metadata.row_group(group)
-    return next(about.column(k) for k in range(about.num_columns) if about.column(k).path_in_schema == path)
+    return next(
+        about.column(k)
+        for k in range(about.num_columns)
+        if about.column(k).path_in_schema == path
+    )
 
 
 class RowGroups:
@@ -125,7 +172,9 @@ class RowGroups:
             with root.open(shard) as file:
                 reader = pq.ParquetFile(file, pre_buffer=False)
                 image, _, _ = columns(reader.schema_arrow, shard)
-                table = reader.read_row_group(group, columns=[f"{image}.bytes"], **QUIETLY)
+                table = reader.read_row_group(
+                    group, columns=[f"{image}.bytes"], **QUIETLY
+                )
             self.groups[shard, group] = table[image].combine_chunks().field("bytes")
             while len(self.groups) > self.kept:
                 self.groups.popitem(last=False)

@@ -85,7 +85,9 @@ class RemoteRoot:
             try:
                 system, path = fsspec.core.url_to_fs(self.url, skip_instance_cache=True)
             except (ImportError, ValueError) as error:
-                raise ValueError(f"data.root={self.url} cannot be reached: {error}") from None
+                raise ValueError(
+                    f"data.root={self.url} cannot be reached: {error}"
+                ) from None
             self.made = (os.getpid(), system, path.rstrip("/"))
         return self.made[1:]
 
@@ -94,8 +96,14 @@ class RemoteRoot:
         try:
             found = system.find(root, detail=True)
         except Exception as error:  # each service has its own
-            raise ValueError(f"data.root={self.url} cannot be listed ({type(error).__name__}: {error})") from None
-        told = {path: next((str(each[key]) for key in CHANGED if each.get(key)), "") for path, each in found.items()}
+            raise ValueError(
+                f"data.root={self.url} cannot be listed ({type(error).__name__}:"
+                f" {error})"
+            ) from None
+        told = {
+            path: next((str(each[key]) for key in CHANGED if each.get(key)), "")
+            for path, each in found.items()
+        }
         return sorted(
             Shard(path[len(root) + 1 :], found[path]["size"], changed)
             for path, changed in told.items()
@@ -113,7 +121,9 @@ class RemoteRoot:
         except OSError:
             raise
         except Exception as error:
-            raise OSError(errno.EIO, f"{type(error).__name__}: {error}", f"{self.url}/{name}") from error
+            raise OSError(
+                errno.EIO, f"{type(error).__name__}: {error}", f"{self.url}/{name}"
+            ) from error
         return whole(content, size, f"{self.url}/{name}")
 
 
@@ -132,7 +142,10 @@ def root_of(place: str) -> Root:
         return RemoteRoot(place)
     folder = Path(place).expanduser()
     if not folder.is_dir():
-        raise ValueError(f"data.root={place} is not a folder; give an existing folder of shards, or a URL")
+        raise ValueError(
+            f"data.root={place} is not a folder; give an existing folder of shards, or"
+            " a URL"
+        )
     return LocalRoot(folder)
 
 
@@ -141,11 +154,19 @@ def numbered_gaps(shards: list[Shard]) -> Iterator[str]:
     groups: dict[tuple[str, str, str], set[int]] = {}
     widths: dict[tuple[str, str, str], int] = {}
     for shard in shards:
-        if match := re.fullmatch(r"(.*?)(\d+)(-of-\d+)?((?:-[0-9a-f]+)?\.\w+)", shard.name):
-            key = (match[1], match[3] or "", match[4] if not match[3] else "." + match[4].rpartition(".")[2])
+        if match := re.fullmatch(
+            r"(.*?)(\d+)(-of-\d+)?((?:-[0-9a-f]+)?\.\w+)", shard.name
+        ):
+            key = (
+                match[1],
+                match[3] or "",
+                match[4] if not match[3] else "." + match[4].rpartition(".")[2],
+            )
             groups.setdefault(key, set()).add(int(match[2]))
             widths[key] = len(match[2])
-    first = min((min(numbers) for (_, of, _), numbers in groups.items() if not of), default=0)
+    first = min(
+        (min(numbers) for (_, of, _), numbers in groups.items() if not of), default=0
+    )
     for (before, of, after), numbers in groups.items():
         expected = range(int(of[4:])) if of else range(first, max(numbers) + 1)
         for number in expected:

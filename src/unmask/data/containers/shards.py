@@ -51,7 +51,11 @@ class RawPixels:
     def __init__(self, root: LocalRoot, contents: Contents) -> None:
         assert contents.shapes is not None
         self.root, self.files = root, tuple(shard.name for shard in contents.files)
-        self.names, self.shards, self.offsets = contents.names, contents.shards, contents.offsets
+        self.names, self.shards, self.offsets = (
+            contents.names,
+            contents.shards,
+            contents.offsets,
+        )
         self.shapes = contents.shapes
         self._maps: dict[int, UInt8[np.ndarray, bytes]] = {}
 
@@ -68,7 +72,12 @@ class RawPixels:
         shard, offset = int(self.shards[i]), int(self.offsets[i])
         pixels = self._maps.get(shard)
         if pixels is None:
-            # c: private and writable, which torch asks for; a page that nobody writes to is shared
-            pixels = self._maps[shard] = np.asarray(np.memmap(self.root.root / self.files[shard], np.uint8, mode="c"))
+            # c: private and writable, which torch asks for; a page that nobody writes
+            # to is shared
+            pixels = self._maps[shard] = np.asarray(
+                np.memmap(self.root.root / self.files[shard], np.uint8, mode="c")
+            )
         height, width, channels = self.shapes[i].tolist()
-        return pixels[offset : offset + height * width * channels].reshape(height, width, channels)
+        return pixels[offset : offset + height * width * channels].reshape(
+            height, width, channels
+        )

@@ -11,7 +11,8 @@ from unmask.data.containers.contents import INDEX, Contents, cache_folder, read_
 from unmask.data.containers.roots import LocalRoot, whole
 
 CACHED = 0.75  # of a disk that chunks may fill
-os.environ.setdefault("LITDATA_DISABLE_VERSION_CHECK", "1")  # it would ask the package registry
+# it would ask the package registry
+os.environ.setdefault("LITDATA_DISABLE_VERSION_CHECK", "1")
 
 
 def fetched_index(url: str) -> Contents:
@@ -22,13 +23,15 @@ def fetched_index(url: str) -> Contents:
         downloader(url, "").download_fileobj(f"{url.rstrip('/')}/{INDEX}", content)
     except Exception as error:  # each service has its own
         raise ValueError(
-            f"{url}/{INDEX} cannot be read ({_first_line(error)}); it lies there where src/prepare.py format=litdata "
-            f"wrote what was uploaded"
+            f"{url}/{INDEX} cannot be read ({_first_line(error)}); it lies there where"
+            " src/prepare.py format=litdata wrote what was uploaded"
         ) from None
     content.seek(0)
     contents = read_index(content, "litdata")
     if contents is None:
-        raise ValueError(f"{url}/{INDEX} is damaged or another version's; copy it again")
+        raise ValueError(
+            f"{url}/{INDEX} is damaged or another version's; copy it again"
+        )
     return contents
 
 
@@ -42,7 +45,10 @@ class Streamed:
     """Any image at any time, from any thread: LitData's downloaders ask no more than one for each process."""
 
     def __init__(self, url: str, contents: Contents) -> None:
-        self.url, self.files = url.rstrip("/"), tuple(shard.name for shard in contents.files)
+        self.url, self.files = (
+            url.rstrip("/"),
+            tuple(shard.name for shard in contents.files),
+        )
         self.names, self.sizes = contents.names, contents.sizes
         self.shards, self.offsets = contents.shards, contents.offsets
         self.cache = LocalRoot(cache_folder(f"{self.url} {contents.files}"))
@@ -62,12 +68,18 @@ class Streamed:
         return f"{self.url}/{self.files[self.shards[i]]}: {self.names[i]}"
 
     def read(self, i: int) -> bytes:
-        shard, offset, size = self.files[self.shards[i]], int(self.offsets[i]), int(self.sizes[i])
+        shard, offset, size = (
+            self.files[self.shards[i]],
+            int(self.offsets[i]),
+            int(self.sizes[i]),
+        )
         local = self.cache.root / shard
         try:
             if self.keeps and self._here(shard, local):
                 return self.cache.read(shard, offset, size)
-            found = self._downloader().download_bytes(f"{self.url}/{shard}", offset, size, str(local))
+            found = self._downloader().download_bytes(
+                f"{self.url}/{shard}", offset, size, str(local)
+            )
             return whole(bytes(found), size, self.name(i))
         except OSError:
             raise

@@ -34,7 +34,14 @@ def scan_tar(file: Any, shard: str) -> Found:
                     continue
                 stem, _, suffix = member.name.removeprefix("./").rpartition(".")
                 if is_image(member.name):
-                    rows.append(Row(member.name.removeprefix("./"), -1, member.size, member.offset_data))
+                    rows.append(
+                        Row(
+                            member.name.removeprefix("./"),
+                            -1,
+                            member.size,
+                            member.offset_data,
+                        )
+                    )
                 elif suffix in ("cls", "json"):
                     content = tar.extractfile(member)
                     assert content is not None
@@ -44,7 +51,9 @@ def scan_tar(file: Any, shard: str) -> Found:
             if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                 raise tarfile.ReadError("it ends without the mark of an end")
     except (tarfile.TarError, EOFError) as error:
-        raise ValueError(f"{shard} is no whole tar file ({error}); copy or make it again") from None
+        raise ValueError(
+            f"{shard} is no whole tar file ({error}); copy or make it again"
+        ) from None
     return Found([row._replace(label=_beside(row.name, labels)) for row in rows])
 
 
@@ -60,7 +69,9 @@ def _label(suffix: str, content: bytes) -> int | None:
         if suffix == "cls":
             return int(content)
         found = json.loads(content)
-        label = found.get("label", found.get("cls")) if isinstance(found, dict) else None
+        label = (
+            found.get("label", found.get("cls")) if isinstance(found, dict) else None
+        )
         return label if isinstance(label, int) else None
     except ValueError:
         return None

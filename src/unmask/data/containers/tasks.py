@@ -16,11 +16,21 @@ from unmask.data.listing.catalogue import PREPARING, Catalogue, within
 from unmask.storage.atomic import sha256, write_json
 
 PATTERNS = {
-    "webdataset": "{split}-{number:06d}.tar", "parquet": "data/{split}-{number:05d}-of-{count:05d}.parquet",
-    "litdata": "{folder}chunk-0-{number}.bin", "raw": "{split}-{number:06d}.pixels", "folder": "{split}-{number:06d}",
-}  # fmt: skip
-SHARD_MB = {"webdataset": 256, "parquet": 256, "litdata": 64, "raw": 1024, "folder": 256}
-UNREAD = "not read: "  # begins the reason where an image is empty because its file gave none
+    "webdataset": "{split}-{number:06d}.tar",
+    "parquet": "data/{split}-{number:05d}-of-{count:05d}.parquet",
+    "litdata": "{folder}chunk-0-{number}.bin",
+    "raw": "{split}-{number:06d}.pixels",
+    "folder": "{split}-{number:06d}",
+}
+SHARD_MB = {
+    "webdataset": 256,
+    "parquet": 256,
+    "litdata": 64,
+    "raw": 1024,
+    "folder": 256,
+}
+# begins the reason where an image is empty because its file gave none
+UNREAD = "not read: "
 PEEKED = 48  # images that tell how much smaller the rest becomes
 
 
@@ -60,7 +70,11 @@ class Record:
 
 def unread_among(bad: dict[str, str]) -> dict[str, str]:
     """Of reasons by name those of files that gave nothing."""
-    return {name: why.removeprefix(UNREAD) for name, why in bad.items() if why.startswith(UNREAD)}
+    return {
+        name: why.removeprefix(UNREAD)
+        for name, why in bad.items()
+        if why.startswith(UNREAD)
+    }
 
 
 def record_path(target: Path, task: Task) -> Path:
@@ -74,22 +88,37 @@ def finished(target: Path, task: Task) -> Record | None:
         return None
     if path.suffix == "":  # a folder's files
         found = (target / str(row[0]) for row in record.rows)
-        whole = all(p.is_file() and sha256(p) == digest for p, digest in zip(found, record.digests, strict=True))
+        whole = all(
+            p.is_file() and sha256(p) == digest
+            for p, digest in zip(found, record.digests, strict=True)
+        )
         return record if whole else None
-    return record if path.is_file() and path.stat().st_size == record.size and sha256(path) == record.sha256 else None
+    return (
+        record
+        if path.is_file()
+        and path.stat().st_size == record.size
+        and sha256(path) == record.sha256
+        else None
+    )
 
 
-def planned(found: Catalogue, sizes: Int64[np.ndarray, "N"], kind: str, shard_bytes: int) -> list[Task]:
+def planned(
+    found: Catalogue, sizes: Int64[np.ndarray, "N"], kind: str, shard_bytes: int
+) -> list[Task]:
     """Shards of about so many bytes, each of one split, in the order of names."""
     tasks = []
     for split, part in _splits(found):
         ends = np.cumsum(sizes[part])
         owners = (ends - sizes[part]) // shard_bytes
         places = np.arange(part.start, part.stop)
-        groups = np.split(places, np.flatnonzero(np.diff(owners)) + 1) if len(places) else []
+        groups = (
+            np.split(places, np.flatnonzero(np.diff(owners)) + 1) if len(places) else []
+        )
         for number, group in enumerate(groups):
             folder = f"{split}/" if split != "images" else ""
-            name = PATTERNS[kind].format(split=split, folder=folder, number=number, count=len(groups))
+            name = PATTERNS[kind].format(
+                split=split, folder=folder, number=number, count=len(groups)
+            )
             tasks.append(Task(name, group))
     return tasks
 
@@ -135,18 +164,28 @@ def stored(found: Catalogue, place: int) -> bytes | np.ndarray:
 
 def plan_id(found: Catalogue, change: Change, kind: str, tasks: list[Task]) -> str:
     """What a conversion that goes on must agree on: the images with their labels, and what is made of them."""
-    whole = hashlib.sha256(f"{kind} {change} {[(task.name, len(task.places)) for task in tasks]}\n".encode())
-    for array in (found.names.text, found.names.ends - found.names.ends[0], found.sizes):
+    whole = hashlib.sha256(
+        f"{kind} {change} {[(task.name, len(task.places)) for task in tasks]}\n".encode()
+    )
+    for array in (
+        found.names.text,
+        found.names.ends - found.names.ends[0],
+        found.sizes,
+    ):
         whole.update(np.ascontiguousarray(array).data)
     if found.labels is not None:
-        whole.update(f"{found.classes}".encode() + np.ascontiguousarray(found.labels).data)
+        whole.update(
+            f"{found.classes}".encode() + np.ascontiguousarray(found.labels).data
+        )
     return whole.hexdigest()[:16]
 
 
 class Images:
     """Of a task, one after the other, changed; each is known by the checksum of what is stored of it."""
 
-    def __init__(self, found: Catalogue, task: Task, change: Change, labels: Int[np.ndarray, "N"]) -> None:
+    def __init__(
+        self, found: Catalogue, task: Task, change: Change, labels: Int[np.ndarray, "N"]
+    ) -> None:
         self.found, self.task, self.change, self.labels = found, task, change, labels
         self.rows: list[list] = []
         self.digests: list[str] = []
@@ -157,7 +196,15 @@ class Images:
             name, label = self.found.names[place], int(self.labels[place])
             content = self._content(place, name)
             shape = None if isinstance(content, bytes) else list(content.shape)
-            self.rows.append([name, label, len(content) if isinstance(content, bytes) else content.size, 0, shape])
+            self.rows.append(
+                [
+                    name,
+                    label,
+                    len(content) if isinstance(content, bytes) else content.size,
+                    0,
+                    shape,
+                ]
+            )
             self.digests.append(digest_of(content))
             yield Sample(name, label, content)
 
@@ -168,5 +215,10 @@ class Images:
             return self.change(content, name)
         except Exception as error:  # of a bad image: whatever Pillow raises
             self.bad.append([name, reason_of(error)])
-            # no pixels can be stored of it; who trains on it is told as of any bad image
-            return content if self.change.channels is None else np.zeros((0, 0, self.change.channels), np.uint8)
+            # no pixels can be stored of it; who trains on it is told as of any bad
+            # image
+            return (
+                content
+                if self.change.channels is None
+                else np.zeros((0, 0, self.change.channels), np.uint8)
+            )

@@ -35,7 +35,10 @@ Samples = Iterable[Sample]
 def write_tar(path: Path, samples: Samples, classes: tuple[str, ...]) -> None:
     from webdataset.writer import TarWriter
 
-    with replacing(path) as file, TarWriter(file, encoder=False, mtime=0, format="PAX_FORMAT") as tar:
+    with (
+        replacing(path) as file,
+        TarWriter(file, encoder=False, mtime=0, format="PAX_FORMAT") as tar,
+    ):
         for name, label, content in samples:
             key, _, suffix = name.rpartition(".")
             beside = {} if label < 0 else {"cls": str(label).encode()}
@@ -44,15 +47,28 @@ def write_tar(path: Path, samples: Samples, classes: tuple[str, ...]) -> None:
 
 def write_parquet(path: Path, samples: Samples, classes: tuple[str, ...]) -> None:
     """Plain pages without compression: images are compressed already, and are read by offset."""
-    label = {"names": list(classes), "_type": "ClassLabel"} if classes else {"dtype": "int64", "_type": "Value"}
+    label = (
+        {"names": list(classes), "_type": "ClassLabel"}
+        if classes
+        else {"dtype": "int64", "_type": "Value"}
+    )
     about = {"info": {"features": {"image": {"_type": "Image"}, "label": label}}}
     image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    schema = pa.schema([("image", image), ("label", pa.int64())], metadata={"huggingface": json.dumps(about)})
+    schema = pa.schema(
+        [("image", image), ("label", pa.int64())],
+        metadata={"huggingface": json.dumps(about)},
+    )
     plain = {"compression": "none", "use_dictionary": False, "write_statistics": False}
     with replacing(path) as file, pq.ParquetWriter(file, schema, **plain) as writer:
         for batch in batches(samples, ROWS):
-            images = [{"bytes": sample.content, "path": sample.name} for sample in batch]
-            writer.write_batch(pa.record_batch([pa.array(images, image), [s.label for s in batch]], schema=schema))
+            images = [
+                {"bytes": sample.content, "path": sample.name} for sample in batch
+            ]
+            writer.write_batch(
+                pa.record_batch(
+                    [pa.array(images, image), [s.label for s in batch]], schema=schema
+                )
+            )
 
 
 def batches(samples: Samples, size: int) -> Iterator[list[Sample]]:
@@ -76,7 +92,8 @@ def write_chunk(path: Path, samples: Samples, classes: tuple[str, ...]) -> None:
             writer[k] = (sample.content, sample.name, sample.label)
         (made,) = writer.done()
         writer.merge()
-        with replacing(path.with_name("index.json")) as file:  # the form of all; its list is written in the end
+        # the form of all; its list is written in the end
+        with replacing(path.with_name("index.json")) as file:
             file.write((Path(folder) / "index.json").read_bytes())
         with open(made, "rb") as chunk:  # noqa: PTH123
             os.fsync(chunk.fileno())
@@ -106,8 +123,11 @@ def scan_chunk(file: io.BufferedIOBase) -> list[Row]:
 
 
 WRITE: dict[str, Callable[[Path, Samples, tuple[str, ...]], None]] = {
-    "webdataset": write_tar, "parquet": write_parquet, "litdata": write_chunk, "raw": write_pixels,
-}  # fmt: skip
+    "webdataset": write_tar,
+    "parquet": write_parquet,
+    "litdata": write_chunk,
+    "raw": write_pixels,
+}
 
 
 def read_back(kind: str, path: Path) -> list[Row]:
@@ -121,4 +141,6 @@ def read_back(kind: str, path: Path) -> list[Row]:
 
 
 def digest_of(content: bytes | UInt8[np.ndarray, "H W C"]) -> str:
-    return hashlib.sha256(content if isinstance(content, bytes) else np.ascontiguousarray(content).data).hexdigest()
+    return hashlib.sha256(
+        content if isinstance(content, bytes) else np.ascontiguousarray(content).data
+    ).hexdigest()

@@ -19,7 +19,8 @@ def is_array(content: Content, name: str) -> bool:
     """Whether it is read here: what Pillow reads it also turns, and brings to other numbers of channels."""
     if not isinstance(content, bytes):
         return True
-    if not name.lower().endswith(TIFFS) or content[:2] not in (b"II", b"MM"):  # Pillow goes by content, not by name
+    # Pillow goes by content, not by name
+    if not name.lower().endswith(TIFFS) or content[:2] not in (b"II", b"MM"):
         return name.lower().endswith(".npy")
     import tifffile
 
@@ -30,7 +31,9 @@ def is_array(content: Content, name: str) -> bool:
             return True
         grey = page.samplesperpixel == 1 and depth in ("bool", "uint8", "uint16")
         colours = page.photometric.name in PILLOWS[2:] or page.samplesperpixel == 2
-        return not (grey or (depth == "uint8" and page.samplesperpixel <= 4 and colours))
+        return not (
+            grey or (depth == "uint8" and page.samplesperpixel <= 4 and colours)
+        )
 
 
 def array_size(content: Content, name: str, channels: int) -> tuple[int, int]:
@@ -44,18 +47,29 @@ def array_size(content: Content, name: str, channels: int) -> tuple[int, int]:
         import tifffile
 
         with tifffile.TiffFile(io.BytesIO(content)) as file:
-            shape, dtype, axes = file.series[0].shape, file.series[0].dtype, file.series[0].axes
-    # as if the pixels were there: an array of one number, seen in that shape; a header may claim any size
-    height, width, _ = _ordered(np.broadcast_to(np.zeros((), dtype), shape), channels, axes).shape
+            shape, dtype, axes = (
+                file.series[0].shape,
+                file.series[0].dtype,
+                file.series[0].axes,
+            )
+    # as if the pixels were there: an array of one number, seen in that shape; a header
+    # may claim any size
+    height, width, _ = _ordered(
+        np.broadcast_to(np.zeros((), dtype), shape), channels, axes
+    ).shape
     return height, width
 
 
-def array_pixels(content: Content, name: str, channels: int) -> UInt8[np.ndarray, "H W C"]:
+def array_pixels(
+    content: Content, name: str, channels: int
+) -> UInt8[np.ndarray, "H W C"]:
     """Raises ValueError where it is no image of so many channels, or of numbers without a scale."""
     if not isinstance(content, bytes):
         return _eight_bits(_ordered(content, channels))
     if name.lower().endswith(".npy"):
-        return _eight_bits(_ordered(np.load(io.BytesIO(content), allow_pickle=False), channels))
+        return _eight_bits(
+            _ordered(np.load(io.BytesIO(content), allow_pickle=False), channels)
+        )
     import tifffile
 
     with tifffile.TiffFile(io.BytesIO(content)) as file:
@@ -67,12 +81,18 @@ def _header(content: bytes) -> tuple[tuple[int, ...], np.dtype]:
     """Shape and kind of a .npy array."""
     file = io.BytesIO(content)
     version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    read = (
+        np.lib.format.read_array_header_1_0
+        if version == (1, 0)
+        else np.lib.format.read_array_header_2_0
+    )
     shape, _, dtype = read(file)
     return shape, dtype
 
 
-def _ordered(array: Shaped[np.ndarray, "..."], channels: int, axes: str = "") -> Shaped[np.ndarray, "H W C"]:
+def _ordered(
+    array: Shaped[np.ndarray, "..."], channels: int, axes: str = ""
+) -> Shaped[np.ndarray, "H W C"]:
     """Channels last. A TIFF names its axes, and its pages are channels; else the axis of the wanted size is theirs, the
     last one where two are.
     """
@@ -87,8 +107,15 @@ def _ordered(array: Shaped[np.ndarray, "..."], channels: int, axes: str = "") ->
         return np.moveaxis(array, 0, 2)
     what = f"{array.dtype} of shape {array.shape}" + (f" (axes {axes})" if axes else "")
     fewest = min(array.shape[0], array.shape[2]) if array.ndim == 3 else 0
-    cure = f"; set data.channels={fewest} where that is their number" if 0 < fewest < 256 else ""
-    raise ValueError(f"it holds {what}; data.channels={channels} needs (H, W, {channels}) or ({channels}, H, W){cure}")
+    cure = (
+        f"; set data.channels={fewest} where that is their number"
+        if 0 < fewest < 256
+        else ""
+    )
+    raise ValueError(
+        f"it holds {what}; data.channels={channels} needs (H, W, {channels}) or"
+        f" ({channels}, H, W){cure}"
+    )
 
 
 def _eight_bits(array_HWC: Shaped[np.ndarray, "H W C"]) -> UInt8[np.ndarray, "H W C"]:
@@ -103,7 +130,8 @@ def _eight_bits(array_HWC: Shaped[np.ndarray, "H W C"]) -> UInt8[np.ndarray, "H 
         low, high = array_HWC.min(), array_HWC.max()
         if not (low >= 0 and high <= 1):  # nor NaN
             raise ValueError(
-                f"its floats reach from {low:g} to {high:g}; bring them to [0, 1], or save uint8 or uint16"
+                f"its floats reach from {low:g} to {high:g}; bring them to [0, 1], or"
+                " save uint8 or uint16"
             )
         found = np.rint(array_HWC * 255)
     else:

@@ -20,7 +20,8 @@ from unmask.data.images.decoding import Encoded, decoded, orientation
 START, END = b"\xff\xd8", b"\xff\xd9"
 TAIL = 1024  # bytes in which the end has to be: some programs write after it
 MODES = {1: "GRAY", 3: "RGB"}
-KINDS = {1: ("L",), 3: ("L", "RGB")}  # of files: Pillow's grey of colours is not the JPEG's luma
+# of files: Pillow's grey of colours is not the JPEG's luma
+KINDS = {1: ("L",), 3: ("L", "RGB")}
 
 
 def is_for_device(image: Encoded) -> bool:
@@ -31,7 +32,11 @@ def is_for_device(image: Encoded) -> bool:
         return False
     try:
         with Image.open(io.BytesIO(image.content)) as file:
-            return orientation(file) == 1 and file.format == "JPEG" and file.mode in KINDS[image.channels]
+            return (
+                orientation(file) == 1
+                and file.format == "JPEG"
+                and file.mode in KINDS[image.channels]
+            )
     except Exception:  # Pillow looks at more of a header than has been looked at before
         return False
 
@@ -43,15 +48,31 @@ class Packed:
     is a tensor that Lightning knows of.
     """
 
-    def __init__(self, images: Sequence[Encoded], rows: list[list[int]], others: list[int]) -> None:
-        self.names, self.channels = [image.name for image in images], images[0].channels if images else 3
-        self.sizes, self.rows, self.others = [image.size for image in images], rows, others
-        contents = [image.content for image in images if isinstance(image.content, bytes)]
-        self.bytes_N = torch.from_numpy(np.frombuffer(b"".join(contents), np.uint8).copy())
+    def __init__(
+        self, images: Sequence[Encoded], rows: list[list[int]], others: list[int]
+    ) -> None:
+        self.names, self.channels = (
+            [image.name for image in images],
+            (images[0].channels if images else 3),
+        )
+        self.sizes, self.rows, self.others = (
+            [image.size for image in images],
+            rows,
+            others,
+        )
+        contents = [
+            image.content for image in images if isinstance(image.content, bytes)
+        ]
+        self.bytes_N = torch.from_numpy(
+            np.frombuffer(b"".join(contents), np.uint8).copy()
+        )
         self.ends = np.cumsum([0, *map(len, contents)]).tolist()
 
     def contents(self) -> list[UInt8[Tensor, "N"]]:
-        return [self.bytes_N[start:end] for start, end in zip(self.ends[:-1], self.ends[1:], strict=True)]
+        return [
+            self.bytes_N[start:end]
+            for start, end in zip(self.ends[:-1], self.ends[1:], strict=True)
+        ]
 
     def decoded(self, device: torch.device) -> list[UInt8[Tensor, "C H W"]]:
         """Raises BadImageError with the name where neither nvJPEG nor Pillow can."""
@@ -63,17 +84,31 @@ class Packed:
 
         def decode(some: list[Tensor]) -> list[Tensor]:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # torchvision is to give its decoders up
+                # torchvision is to give its decoders up
+                warnings.simplefilter("ignore")
                 return decode_jpeg(some, mode=mode, device=device)
 
         try:
             found = decode(contents)
-        except RuntimeError:  # one that is bad loses the batch: each alone, so that its neighbours' pixels stay
+        # one that is bad loses the batch: each alone, so that its neighbours' pixels
+        # stay
+        except RuntimeError:
             found = [self._alone(k, decode, device) for k in range(len(contents))]
-        fits = [tuple(image.shape[1:]) == size for image, size in zip(found, self.sizes, strict=True)]
-        return [image if fits[k] else self._by_pillow(k, device) for k, image in enumerate(found)]
+        fits = [
+            tuple(image.shape[1:]) == size
+            for image, size in zip(found, self.sizes, strict=True)
+        ]
+        return [
+            image if fits[k] else self._by_pillow(k, device)
+            for k, image in enumerate(found)
+        ]
 
-    def _alone(self, k: int, decode: Callable[[list[Tensor]], list[Tensor]], device: torch.device) -> Tensor:
+    def _alone(
+        self,
+        k: int,
+        decode: Callable[[list[Tensor]], list[Tensor]],
+        device: torch.device,
+    ) -> Tensor:
         try:
             return decode([self.contents()[k]])[0]
         except RuntimeError:
@@ -86,21 +121,30 @@ class Packed:
 
 
 def unpacked(
-    packed: Packed, others_BCHW: UInt8[Tensor, "K C h w"], boxes_B5: Int[Tensor, "B 5"], shape: tuple[int, int]
+    packed: Packed,
+    others_BCHW: UInt8[Tensor, "K C h w"],
+    boxes_B5: Int[Tensor, "B 5"],
+    shape: tuple[int, int],
 ) -> UInt8[Tensor, "B C h w"]:
     """All of the batch on the boxes' device: its JPEGs decoded, cut and resized there; mirroring is left to be done."""
     device, boxes = boxes_B5.device, boxes_B5[:, :4].tolist()
-    out = torch.empty((len(boxes), packed.channels, *shape), dtype=torch.uint8, device=device)
+    out = torch.empty(
+        (len(boxes), packed.channels, *shape), dtype=torch.uint8, device=device
+    )
     if packed.others:
         out[torch.tensor(packed.others, device=device)] = others_BCHW
     for image, rows in zip(packed.decoded(device), packed.rows, strict=True):
         for row in rows:
             top, left, height, width = boxes[row]
-            out[row] = _resized(image[:, top : top + height, left : left + width], shape)
+            out[row] = _resized(
+                image[:, top : top + height, left : left + width], shape
+            )
     return out
 
 
-def _resized(cut_CHW: UInt8[Tensor, "C H W"], shape: tuple[int, int]) -> UInt8[Tensor, "C h w"]:
+def _resized(
+    cut_CHW: UInt8[Tensor, "C H W"], shape: tuple[int, int]
+) -> UInt8[Tensor, "C h w"]:
     """As `decoding.resized`, in floats: a GPU has no other."""
     if tuple(cut_CHW.shape[1:]) == shape:
         return cut_CHW

@@ -16,11 +16,15 @@ from unmask.data.listing.stores import Store
 
 Read = TypeVar("Read")
 
-OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # faults of this process, which other images would meet too
-PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET)  # what a disk over a network may get over
+# faults of this process, which other images would meet too
+OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+# what a disk over a network may get over
+PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET)
 PAUSES = (0.1, 1.0)  # seconds before it is asked again
-MAX_PIXELS = 178_956_970  # of any image, by its header: Pillow's own bound on decompression bombs
-NEAR, MOST = 16, 256  # neighbours that are tried one by one, and images in all, for one that has to stand in
+# of any image, by its header: Pillow's own bound on decompression bombs
+MAX_PIXELS = 178_956_970
+# neighbours that are tried one by one, and images in all, for one that has to stand in
+NEAR, MOST = 16, 256
 
 
 class Bad(NamedTuple):
@@ -35,7 +39,10 @@ class BadImageError(ValueError):
     """It cannot be read as an image of the wanted kind: its name and why."""
 
     def __init__(self, name: str, reason: object) -> None:
-        super().__init__(f"{shown(name)} cannot be read as an image ({reason}); mend or remove the file")
+        super().__init__(
+            f"{shown(name)} cannot be read as an image ({reason}); mend or remove the"
+            " file"
+        )
         self.name, self.reason = name, str(reason)
 
 
@@ -80,12 +87,17 @@ def none_of(bad: Sequence[Bad]) -> ValueError:
     disks = {os.strerror(number) for number in errno.errorcode}
     ask = "; is the disk there?" if bad[0].reason in disks else ""
     first = f"{shown(bad[0].name)} ({bad[0].reason})"
-    return ValueError(f"none of {len(bad)} images in a row can be read, the first is {first}{ask}")
+    return ValueError(
+        f"none of {len(bad)} images in a row can be read, the first is {first}{ask}"
+    )
 
 
 def shown(name: str) -> str:
     """A name that fits a line of any terminal: what cannot be printed is escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in name)
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii")
+        for c in name
+    )
 
 
 def reason_of(error: Exception) -> str:
@@ -95,5 +107,7 @@ def reason_of(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "it is no image of a known format"
     if isinstance(error, Image.DecompressionBombError):
-        return f"its header tells of more than the {MAX_PIXELS:,} pixels that are allowed"
+        return (
+            f"its header tells of more than the {MAX_PIXELS:,} pixels that are allowed"
+        )
     return " ".join(str(error).split()) or type(error).__name__

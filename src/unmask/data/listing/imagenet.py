@@ -29,7 +29,10 @@ def with_devkit(found: Catalogue, root: Path) -> Catalogue:
         return found
     truth = ground_truth(data)
     if max(numbers) > len(truth):
-        raise ValueError(f"{data / TRUTH} has {len(truth)} lines, but there is a validation image {max(numbers)}")
+        raise ValueError(
+            f"{data / TRUTH} has {len(truth)} lines, but there is a validation image"
+            f" {max(numbers)}"
+        )
     named = [
         f"{folder}/{truth[number - 1]}/{name.rpartition('/')[2]}"
         for number, name in zip(numbers, found.names[val], strict=True)
@@ -42,7 +45,11 @@ def with_devkit(found: Catalogue, root: Path) -> Catalogue:
     physical = found.names.take(places)
     store = Folder(root, physical)
     return replace(
-        found, names=names, sizes=found.sizes[places], store=store, digest=lambda i: found.digest(int(places[i]))
+        found,
+        names=names,
+        sizes=found.sizes[places],
+        store=store,
+        digest=lambda i: found.digest(int(places[i])),
     )
 
 
@@ -54,6 +61,13 @@ def ground_truth(data: Path) -> list[str]:
         lines = (data / TRUTH).read_text().split()
         synsets = loadmat(str(data / "meta.mat"), squeeze_me=True)["synsets"]
     except (OSError, KeyError, ValueError) as error:
-        raise ValueError(f"{data} cannot be read ({error}); unpack ILSVRC2012_devkit_t12.tar.gz again") from None
-    leaves = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets if int(row["num_children"]) == 0}
+        raise ValueError(
+            f"{data} cannot be read ({error}); unpack ILSVRC2012_devkit_t12.tar.gz"
+            " again"
+        ) from None
+    leaves = {
+        int(row["ILSVRC2012_ID"]): str(row["WNID"])
+        for row in synsets
+        if int(row["num_children"]) == 0
+    }
     return [leaves[int(line)] for line in lines]

@@ -35,7 +35,8 @@ from unmask.storage.atomic import sha256
 UNCOMPRESSED = frozenset([".npy", ".bmp", ".ppm", ".pgm", ".tif", ".tiff"])
 Places = Int[np.ndarray, "_"]
 Labelled = tuple[Int32[np.ndarray, "_"], tuple[str, ...], ClassFolders | None]
-READ_FILES, READ_BYTES = 20_000, 2**28  # up to here all of a folder is read to know it: about a second
+# up to here all of a folder is read to know it: about a second
+READ_FILES, READ_BYTES = 20_000, 2**28
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,11 @@ def list_images(root: str | Path, holdout: float = 0.1) -> Listing:
     listing = arranged(found, root, holdout)
     for folder in found.splits or ("",):
         part = within(found.names, folder) if folder else slice(0, len(found.names))
-        held = ClassFolders.at(1 if folder else 0, found.names[part]).folders if listing.classes else ()
+        held = (
+            ClassFolders.at(1 if folder else 0, found.names[part]).folders
+            if listing.classes
+            else ()
+        )
         odd_folders.refuse_empty(root / folder, part.stop - part.start, set(held))
     return listing
 
@@ -74,21 +79,30 @@ def list_images(root: str | Path, holdout: float = 0.1) -> Listing:
 def catalogued(root: Path) -> Catalogue:
     """The images of a folder; ImageNet's flat validation images get the class folders that its devkit tells."""
     if not root.is_dir():
-        raise ValueError(f"data.root={root} is not a folder; give an existing folder of images: data.root=/path/to/it")
+        raise ValueError(
+            f"data.root={root} is not a folder; give an existing folder of images:"
+            " data.root=/path/to/it"
+        )
     refuse_unfinished(root)
     found = (_split_folder(root, TRAIN_NAMES), _split_folder(root, VAL_NAMES))
     folders = [folder for folder in found if folder]
     names, sizes = scan(root, folders or [root])
     if len(sizes) and (sizes == NO_FILE).all():
         raise ValueError(
-            f"none of {len(names)} images below data.root={root} can be read, the first is {names[0]}; "
-            f"is the disk there?"
+            f"none of {len(names)} images below data.root={root} can be read, the first"
+            f" is {names[0]}; is the disk there?"
         )
-    return with_devkit(_of_files(root, names, sizes, tuple(folder.name for folder in folders)), root)
+    return with_devkit(
+        _of_files(root, names, sizes, tuple(folder.name for folder in folders)), root
+    )
 
 
-def _of_files(root: Path, names: Names, sizes: np.ndarray, splits: tuple[str, ...] = ()) -> Catalogue:
-    return Catalogue(names, sizes, Folder(root, names), splits, lambda i: sha256(root / names[i]))
+def _of_files(
+    root: Path, names: Names, sizes: np.ndarray, splits: tuple[str, ...] = ()
+) -> Catalogue:
+    return Catalogue(
+        names, sizes, Folder(root, names), splits, lambda i: sha256(root / names[i])
+    )
 
 
 def arranged(found: Catalogue, root: PurePath, holdout: float) -> Listing:
@@ -96,11 +110,15 @@ def arranged(found: Catalogue, root: PurePath, holdout: float) -> Listing:
     training = next((name for name in found.splits if name in TRAIN_NAMES), None)
     validation = next((name for name in VAL_NAMES if name in found.splits), None)
     if validation and not training:
-        raise ValueError(f"data.root={root} has {validation}/ but no train/; add it, or point data.root to the images")
+        raise ValueError(
+            f"data.root={root} has {validation}/ but no train/; add it, or point"
+            " data.root to the images"
+        )
     train = within(found.names, training) if training else slice(0, len(found.names))
     classes, labels, folders = found.classes, found.labels, None
     if labels is None:
-        folders = ClassFolders.at(1 if training else 0, found.names)  # a lone train/ is no class
+        # a lone train/ is no class
+        folders = ClassFolders.at(1 if training else 0, found.names)
         classes = folders.classes(train)
         labels = folders.labels(classes)
     places = np.arange(len(found.names), dtype=np.int32)
@@ -110,15 +128,18 @@ def arranged(found: Catalogue, root: PurePath, holdout: float) -> Listing:
         held = held_out(labels[train], holdout)
         if len(held) > 1 and not held.any():
             raise ValueError(
-                f"data.root={root} has no val/, and none of its {len(held)} images can be held out for validation: "
-                f"each is alone in its class, which training would not know without it; add val/ or images, or put all "
-                f"into one folder, without classes"
+                f"data.root={root} has no val/, and none of its {len(held)} images can"
+                " be held out for validation: each is alone in its class, which"
+                " training would not know without it; add val/ or images, or put all"
+                " into one folder, without classes"
             )
         pair = places[train][~held], places[train][held]
     _check(found.names, pair, (labels, classes, folders), root)
     splits = [Samples.packed(_taken(found.names, part), labels[part]) for part in pair]
     as_named = isinstance(found.store, Folder) and found.store.names is found.names
-    stores = None if as_named else (Taken(found.store, pair[0]), Taken(found.store, pair[1]))
+    stores = (
+        None if as_named else (Taken(found.store, pair[0]), Taken(found.store, pair[1]))
+    )
     marks: Iterable[str] = marks_of(found, pair)
     known: tuple[list[str], list[str]] = [], []
     if len(places) <= READ_FILES:
@@ -136,32 +157,41 @@ def _taken(names: Names, places: Places) -> Names:
     return names[places[0] : places[-1] + 1] if whole else names.take(places)
 
 
-def _check(names: Names, pair: tuple[Places, Places], labelled: Labelled, root: PurePath) -> None:
+def _check(
+    names: Names, pair: tuple[Places, Places], labelled: Labelled, root: PurePath
+) -> None:
     (train, val), (labels, classes, folders) = pair, labelled
     if not len(train) or not len(val):
         allowed = " ".join(sorted(SUFFIXES))
         raise ValueError(
-            f"data.root={root} has {len(train)} training and {len(val)} validation images; "
-            f"both need at least one ({allowed}){_there(root)}"
+            f"data.root={root} has {len(train)} training and {len(val)} validation"
+            f" images; both need at least one ({allowed}){_there(root)}"
         )
     loose = val[labels[val] == LOOSE] if classes else val[:0]
     if len(loose):
         raise ValueError(
-            f"{names[int(loose[0])]} and {len(loose) - 1} more validation images lie in no class folder, but training "
-            f"has {len(classes)} classes; sort them into folders of those names (ImageNet's val/ comes flat: its "
-            f"devkit's ground truth says which image goes where, if {DEVKIT}/ lies in data.root)"
+            f"{names[int(loose[0])]} and {len(loose) - 1} more validation images lie in"
+            f" no class folder, but training has {len(classes)} classes; sort them into"
+            " folders of those names (ImageNet's val/ comes flat: its devkit's ground"
+            f" truth says which image goes where, if {DEVKIT}/ lies in data.root)"
         )
     unknown = val[labels[val] == UNKNOWN]
     if len(unknown):
         lacking = folders.among(unknown) if folders else []
         raise ValueError(
-            f"validation has {len(lacking)} classes that training lacks: {', '.join(lacking[:5])}; training has "
-            f"{', '.join(classes[:5])}{' ...' if len(classes) > 5 else ''}: give both the same class folders"
+            f"validation has {len(lacking)} classes that training lacks:"
+            f" {', '.join(lacking[:5])}; training has"
+            f" {', '.join(classes[:5])}{' ...' if len(classes) > 5 else ''}: give both"
+            " the same class folders"
         )
 
 
 def _there(root: PurePath) -> str:
-    return f"; what is there: {odd_folders.lying_below(root)}" if isinstance(root, Path) and root.is_dir() else ""
+    return (
+        f"; what is there: {odd_folders.lying_below(root)}"
+        if isinstance(root, Path) and root.is_dir()
+        else ""
+    )
 
 
 def list_other(root: Path, classes: tuple[str, ...]) -> Listing:
@@ -170,7 +200,9 @@ def list_other(root: Path, classes: tuple[str, ...]) -> Listing:
     Raises ValueError where the folder is missing, empty, or has class folders that training lacks.
     """
     if not root.is_dir():
-        raise ValueError(f"{root} is not a folder; it should hold a folder of images for each class")
+        raise ValueError(
+            f"{root} is not a folder; it should hold a folder of images for each class"
+        )
     names, sizes = scan(root, [root])
     if not names:
         raise ValueError(f"{root} has no images ({' '.join(sorted(SUFFIXES))})")
@@ -178,7 +210,13 @@ def list_other(root: Path, classes: tuple[str, ...]) -> Listing:
     labels = folders.labels(classes)
     _check(names, (places, places), (labels, classes, folders), root)
     val = Samples.packed(names, labels)
-    return Listing(root, Samples(), val, classes, identity_of([val], listed_marks(root, names, sizes), classes))
+    return Listing(
+        root,
+        Samples(),
+        val,
+        classes,
+        identity_of([val], listed_marks(root, names, sizes), classes),
+    )
 
 
 def _split_folder(root: Path, names: tuple[str, ...]) -> Path | None:
@@ -198,11 +236,19 @@ def marks_of(found: Catalogue, parts: Sequence[Places]) -> Iterator[str]:
     """
     places = np.concatenate(parts)
     sizes = found.sizes[places]
-    all_read = found.marked or (len(places) <= READ_FILES and int(sizes.clip(0).sum()) <= READ_BYTES)
+    all_read = found.marked or (
+        len(places) <= READ_FILES and int(sizes.clip(0).sum()) <= READ_BYTES
+    )
     names = itertools.chain.from_iterable(_taken(found.names, part) for part in parts)
     for place, size, name in zip(places.tolist(), sizes.tolist(), names, strict=True):
-        read = all_read or os.path.splitext(name)[1].lower() in UNCOMPRESSED  # noqa: PTH122
-        yield UNREADABLE if size == NO_FILE else _content(found, place) if read else str(size)
+        read = all_read or os.path.splitext(name)[1].lower() in UNCOMPRESSED
+        yield (
+            UNREADABLE
+            if size == NO_FILE
+            else _content(found, place)
+            if read
+            else str(size)
+        )
 
 
 def _content(found: Catalogue, place: int) -> str:
@@ -217,11 +263,18 @@ def listed_marks(root: Path, names: Names, sizes: np.ndarray) -> Iterator[str]:
     return marks_of(_of_files(root, names, sizes), (np.arange(len(names)),))
 
 
-def identity_of(splits: Sequence[Samples], marks: Iterable[str], classes: tuple[str, ...]) -> str:
+def identity_of(
+    splits: Sequence[Samples], marks: Iterable[str], classes: tuple[str, ...]
+) -> str:
     """A hash of the classes and of each file's name, label and content (or size)."""
-    lines = (f"{name}\0{mark}\0{label}" for (name, label), mark in zip(itertools.chain(*splits), marks, strict=True))
+    lines = (
+        f"{name}\0{mark}\0{label}"
+        for (name, label), mark in zip(itertools.chain(*splits), marks, strict=True)
+    )
     whole, first = hashlib.sha256(), True
     for line in itertools.chain(classes, lines):
-        whole.update(("" if first else "\n").encode() + line.encode("utf-8", "surrogateescape"))
+        whole.update(
+            ("" if first else "\n").encode() + line.encode("utf-8", "surrogateescape")
+        )
         first = False
     return whole.hexdigest()[:16]

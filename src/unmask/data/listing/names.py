@@ -25,7 +25,9 @@ class Names(Sequence[str]):
         self.ends = np.frombuffer(ends, dtype=np.int64)
 
     @classmethod
-    def packed(cls, text: UInt8[np.ndarray, "C"], ends: Int64[np.ndarray, "N1"]) -> "Names":
+    def packed(
+        cls, text: UInt8[np.ndarray, "C"], ends: Int64[np.ndarray, "N1"]
+    ) -> "Names":
         """What is in this form already; text may reach beyond the first and the last name."""
         names = cls()
         names.text, names.ends = text, ends
@@ -37,7 +39,9 @@ class Names(Sequence[str]):
         try:
             self.text[start : int(self.ends[-1])].tobytes().decode()
         except UnicodeDecodeError as error:
-            return self[int(np.searchsorted(self.ends, start + error.start, side="right")) - 1]
+            return self[
+                int(np.searchsorted(self.ends, start + error.start, side="right")) - 1
+            ]
         return None
 
     def __len__(self) -> int:
@@ -54,12 +58,19 @@ class Names(Sequence[str]):
                 return Names.packed(self.text, self.ends[start : max(start, stop) + 1])
             return self.take(np.arange(start, stop, step))
         k = range(len(self))[i]
-        return self.text[self.ends[k] : self.ends[k + 1]].tobytes().decode("utf-8", "surrogateescape")
+        return (
+            self.text[self.ends[k] : self.ends[k + 1]]
+            .tobytes()
+            .decode("utf-8", "surrogateescape")
+        )
 
     def __iter__(self) -> Iterator[str]:
         for start in range(0, len(self), BLOCK):
             ends = self.ends[start : start + BLOCK + 1]
-            text, places = self.text[ends[0] : ends[-1]].tobytes(), (ends - ends[0]).tolist()
+            text, places = (
+                self.text[ends[0] : ends[-1]].tobytes(),
+                (ends - ends[0]).tolist(),
+            )
             for k in range(len(places) - 1):
                 yield text[places[k] : places[k + 1]].decode("utf-8", "surrogateescape")
 
@@ -80,10 +91,13 @@ class Names(Sequence[str]):
         sizes = np.diff(self.ends)[places]
         ends = np.concatenate([[0], np.cumsum(sizes)])
         text = np.empty(int(ends[-1]), dtype=np.uint8)
-        for start in range(0, len(places), BLOCK):  # a number for each character is eight times the text
+        # a number for each character is eight times the text
+        for start in range(0, len(places), BLOCK):
             block = slice(start, start + BLOCK)
             first, last = ends[start], ends[min(start + BLOCK, len(places))]
-            shift = np.repeat(self.ends[:-1][places[block]] - ends[:-1][block], sizes[block])
+            shift = np.repeat(
+                self.ends[:-1][places[block]] - ends[:-1][block], sizes[block]
+            )
             text[first:last] = self.text[shift + np.arange(first, last)]
         return Names.packed(text, ends)
 
@@ -126,7 +140,9 @@ class Samples(Sequence[tuple[str, int]]):
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Samples):
-            return np.array_equal(self.labels, other.labels) and self.names == other.names
+            return (
+                np.array_equal(self.labels, other.labels) and self.names == other.names
+            )
         if not isinstance(other, Sequence) or len(other) != len(self):
             return False
         return all(ours == theirs for ours, theirs in zip(self, other, strict=True))

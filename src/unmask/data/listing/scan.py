@@ -11,7 +11,21 @@ from jaxtyping import Int64
 
 from unmask.data.listing.names import Names
 
-SUFFIXES = frozenset([".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".npy"])
+SUFFIXES = frozenset(
+    [
+        ".png",
+        ".jpg",
+        ".jpeg",
+        ".bmp",
+        ".webp",
+        ".tif",
+        ".tiff",
+        ".gif",
+        ".ppm",
+        ".pgm",
+        ".npy",
+    ]
+)
 
 NO_FILE = -1
 
@@ -19,7 +33,7 @@ NO_FILE = -1
 def is_image(name: str) -> bool:
     """By its suffix; hidden files are none."""
     base = name.rpartition("/")[2]
-    return os.path.splitext(base)[1].lower() in SUFFIXES and base[0] != "."  # noqa: PTH122
+    return os.path.splitext(base)[1].lower() in SUFFIXES and base[0] != "."
 
 
 def scan(root: Path, folders: Sequence[Path]) -> tuple[Names, Int64[np.ndarray, "N"]]:
@@ -36,7 +50,10 @@ def scan(root: Path, folders: Sequence[Path]) -> tuple[Names, Int64[np.ndarray, 
     try:
         return Names(found()), np.frombuffer(sizes, dtype=np.int64)
     except OSError as error:
-        raise ValueError(f"{error.filename} cannot be read ({error.strerror}); unlock it, or move it away") from None
+        raise ValueError(
+            f"{error.filename} cannot be read ({error.strerror}); unlock it, or move it"
+            " away"
+        ) from None
 
 
 def size_of(path: str) -> int:
@@ -48,13 +65,17 @@ def size_of(path: str) -> int:
     return status.st_size if S_ISREG(status.st_mode) else NO_FILE
 
 
-def _files(folder: str, prefix: str, above: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+def _files(
+    folder: str, prefix: str, above: tuple[str, ...]
+) -> Iterator[tuple[str, str]]:
     """(name, path); a folder counts with the slash after it, so that whole names are in order. Links are followed."""
     real = os.path.realpath(folder)
     if real in above:  # a link to a folder that it lies in
         return
     with os.scandir(folder) as entries:
-        names = sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in entries)
+        names = sorted(
+            f"{entry.name}/" if entry.is_dir() else entry.name for entry in entries
+        )
     for name in names:
         if name[-1] == "/":
             yield from _files(f"{folder}/{name[:-1]}", prefix + name, (*above, real))

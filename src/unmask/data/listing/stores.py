@@ -47,8 +47,11 @@ class Folder:
             if not S_ISREG(status.st_mode):
                 raise OSError(errno.EINVAL, "it is no file")
             content = os.read(file, status.st_size + 1)
-            while len(content) < status.st_size and (more := os.read(file, status.st_size - len(content))):
-                content += more  # 2 GB are read at once at most, and by some file systems less
+            while len(content) < status.st_size and (
+                more := os.read(file, status.st_size - len(content))
+            ):
+                # 2 GB are read at once at most, and by some file systems less
+                content += more
             return content
         finally:
             os.close(file)

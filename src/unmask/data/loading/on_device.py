@@ -4,7 +4,9 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-DEVICE_LIMIT = 2**30  # bytes of images that go there without being told to, and a quarter of what is free at most
+# bytes of images that go there without being told to, and a quarter of what is free at
+# most
+DEVICE_LIMIT = 2**30
 
 
 class OnDevice:
@@ -36,7 +38,7 @@ def goes_there(size: int, wanted: bool | str | None, device: torch.device) -> bo
     free, _ = torch.cuda.mem_get_info(device)
     if wanted == "device" and size > free:
         raise ValueError(
-            f"data.in_memory=device: the images take {size / 1e9:.1f} GB and {device} has {free / 1e9:.1f} GB free; "
-            f"set data.in_memory=true"
+            f"data.in_memory=device: the images take {size / 1e9:.1f} GB and {device}"
+            f" has {free / 1e9:.1f} GB free; set data.in_memory=true"
         )
     return wanted == "device" or size <= min(DEVICE_LIMIT, free // 4)

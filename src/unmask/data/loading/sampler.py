@@ -35,22 +35,33 @@ class EpochBatches(Sampler[list[SampleKey]]):
     """
 
     def __init__(
-        self, ids: Sequence[int], batch_size: int, accumulate: int, key: Key | None,
-        position: Callable[[], int], rank: int = 0, world: int = 1,
+        self,
+        ids: Sequence[int],
+        batch_size: int,
+        accumulate: int,
+        key: Key | None,
+        position: Callable[[], int],
+        rank: int = 0,
+        world: int = 1,
         repeats: Repeats = ONCE,
-    ) -> None:  # fmt: skip
+    ) -> None:
         views = f" in {repeats.views} views each" if repeats.views > 1 else ""
         if batch_size > len(ids) * repeats.views:
-            raise ValueError(f"a batch of {batch_size} cannot be drawn from {len(ids)} images{views}; lower batch_size")
+            raise ValueError(
+                f"a batch of {batch_size} cannot be drawn from {len(ids)}"
+                f" images{views}; lower batch_size"
+            )
         if batch_size % (accumulate * world):
             raise ValueError(
-                f"a batch of {batch_size} does not split into {accumulate} micro-batches on {world} processes; "
-                f"pick trainer.micro_batch so that micro_batch x processes divides {batch_size}"
+                f"a batch of {batch_size} does not split into {accumulate}"
+                f" micro-batches on {world} processes; pick trainer.micro_batch so that"
+                f" micro_batch x processes divides {batch_size}"
             )
         if batch_size // (accumulate * world) % repeats.views:
             raise ValueError(
-                f"{batch_size // (accumulate * world)} images at once on each of {world} processes are not a multiple "
-                f"of augment.repeats={repeats.views}: views of an image stay together"
+                f"{batch_size // (accumulate * world)} images at once on each of"
+                f" {world} processes are not a multiple of"
+                f" augment.repeats={repeats.views}: views of an image stay together"
             )
         self.repeats = repeats
         self.ids, self.batch_size, self.accumulate = ids, batch_size, accumulate
@@ -69,7 +80,9 @@ class EpochBatches(Sampler[list[SampleKey]]):
         """Of the images."""
         if self.key is None:
             return self.ids
-        return [self.ids[i] for i in permutation(self.key, epoch, len(self.ids)).tolist()]
+        return [
+            self.ids[i] for i in permutation(self.key, epoch, len(self.ids)).tolist()
+        ]
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         epoch, first = divmod(self.position(), len(self))
@@ -88,7 +101,9 @@ class EpochBatches(Sampler[list[SampleKey]]):
 class EvalBatches(Sampler[list[SampleKey]]):
     """All samples once, in order, the last batch short; processes take turns, none sees a sample twice."""
 
-    def __init__(self, ids: Sequence[int], batch_size: int, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self, ids: Sequence[int], batch_size: int, rank: int = 0, world: int = 1
+    ) -> None:
         self.ids, self.batch_size = ids[rank::world], batch_size
 
     @property
@@ -118,8 +133,10 @@ def balanced_subset(labels_N: torch.Tensor, count: int, key: Key) -> list[int]:
         of_class = order[labels_N[order] == label]
         if len(of_class) < share:
             raise ValueError(
-                f"labels={count} asks for {share} images of class {label}, which has {len(of_class)}; "
-                f"at most labels={int(torch.bincount(labels_N).min()) * len(classes)} can be balanced"
+                f"labels={count} asks for {share} images of class {label}, which has"
+                f" {len(of_class)}; at most"
+                f" labels={int(torch.bincount(labels_N).min()) * len(classes)} can be"
+                " balanced"
             )
         chosen += of_class[:share].tolist()
     return sorted(chosen)

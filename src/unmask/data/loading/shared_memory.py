@@ -19,13 +19,16 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-EACH = 4  # batches of a process on their way: two are read ahead, one is written, one is used or copied to the device
-SMALL = 2**16  # bytes of a tensor up to which it is sent by value: a file for each would cost more
+# batches of a process on their way: two are read ahead, one is written, one is used or
+# copied to the device
+EACH = 4
+# bytes of a tensor up to which it is sent by value: a file for each would cost more
+SMALL = 2**16
 FREE, WRITTEN, SENT = 0, 1, 2
 
 numbers = count()
 known: "weakref.WeakValueDictionary[int, Slots]" = weakref.WeakValueDictionary()
-own: "Own | None" = None  # of a loader's process
+own: "WorkerSlots | None" = None  # of a loader's process
 
 
 class Slots:
@@ -43,13 +46,17 @@ class Slots:
         self.states, self.memory = memory[:total], memory[head:]
         known[self.key] = self
 
-    def tensor(self, number: int, ends_in: int, begin: int, size: int) -> UInt8[Tensor, "_"]:
+    def tensor(
+        self, number: int, ends_in: int, begin: int, size: int
+    ) -> UInt8[Tensor, "_"]:
         """Bytes of a slot; free again when the last that refers to them is gone, if it is then as `ends_in` says."""
         start, states, here = number * self.size + begin, self.states, os.getpid()
-        found = self.memory[start : start + size]  # which the tensor keeps; a slice of it would not keep it
+        # which the tensor keeps; a slice of it would not keep it
+        found = self.memory[start : start + size]
 
         def free() -> None:
-            if os.getpid() == here and states[number] == ends_in:  # not in a fork that inherited it
+            # not in a fork that inherited it
+            if os.getpid() == here and states[number] == ends_in:
                 states[number] = FREE
 
         weakref.finalize(found, free).atexit = False
@@ -76,7 +83,11 @@ class WorkerSlots(NamedTuple):
     def place_of(self, tensor: Tensor) -> tuple[int, int] | None:
         """(slot, bytes from where it begins); None where it lies elsewhere."""
         begin = tensor.data_ptr() - self.slots.memory.ctypes.data
-        return divmod(begin, self.slots.size) if 0 <= begin < self.slots.memory.nbytes else None
+        return (
+            divmod(begin, self.slots.size)
+            if 0 <= begin < self.slots.memory.nbytes
+            else None
+        )
 
 
 def slots_for(processes: int, size: int) -> Slots | None:
@@ -104,7 +115,10 @@ class BatchMessage:
         self.batch = batch
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return unpacked, (type(self.batch), [_sent(each) if isinstance(each, Tensor) else each for each in self.batch])
+        return unpacked, (
+            type(self.batch),
+            [_sent(each) if isinstance(each, Tensor) else each for each in self.batch],
+        )
 
 
 class BufferRef(NamedTuple):
@@ -117,8 +131,15 @@ class BufferRef(NamedTuple):
     strides: tuple[int, ...]
 
     def tensor(self) -> UInt8[Tensor, "..."]:
-        span = 1 + sum((side - 1) * stride for side, stride in zip(self.shape, self.strides, strict=True))
-        return known[self.key].tensor(self.number, SENT, self.begin, span).as_strided(self.shape, self.strides)
+        span = 1 + sum(
+            (side - 1) * stride
+            for side, stride in zip(self.shape, self.strides, strict=True)
+        )
+        return (
+            known[self.key]
+            .tensor(self.number, SENT, self.begin, span)
+            .as_strided(self.shape, self.strides)
+        )
 
 
 def unpacked(kind: type, values: list[Any]) -> Any:
@@ -132,7 +153,12 @@ def unpacked(kind: type, values: list[Any]) -> Any:
 
 def _sent(tensor: Tensor) -> Any:
     """What is sent in its place: where it lies, its values, or itself in the way of torch."""
-    if own and tensor.dtype == torch.uint8 and tensor.nbytes > SMALL and own.place_of(tensor) is None:
+    if (
+        own
+        and tensor.dtype == torch.uint8
+        and tensor.nbytes > SMALL
+        and own.place_of(tensor) is None
+    ):
         copy = own.taken(tensor.nbytes)
         if copy is not None:
             tensor = copy.view(tensor.shape).copy_(tensor)

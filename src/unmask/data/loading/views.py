@@ -14,9 +14,23 @@ from torch.utils.data import Dataset
 from unmask.data.augment.colour_jitter import colour_jitter
 from unmask.data.augment.crops import Augment, centre_boxes
 from unmask.data.augment.randaugment import rand_augment
-from unmask.data.images.decoding import Decode, Encoded, decoded, opened, resized, resized_by_pillow, view
+from unmask.data.images.decoding import (
+    Decode,
+    Encoded,
+    decoded,
+    opened,
+    resized,
+    resized_by_pillow,
+    view,
+)
 from unmask.data.images.nvjpeg import Packed, is_for_device
-from unmask.data.images.unreadable import Bad, BadImageError, candidates, content_of, none_of
+from unmask.data.images.unreadable import (
+    Bad,
+    BadImageError,
+    candidates,
+    content_of,
+    none_of,
+)
 from unmask.data.loading.batch import Batch, Format, drawn
 from unmask.data.loading.folders import Files
 from unmask.data.loading.in_memory import Draws, InMemory, all_draws, side_by_side
@@ -25,7 +39,8 @@ from unmask.data.loading.shared_memory import new_batch
 from unmask.data.loading.workers import Threads
 from unmask.randomness import make_key
 
-Change = Callable[[Tensor, int, Tensor], Tensor]  # (uint8 images, epoch, sample ids) to uint8 images
+# (uint8 images, epoch, sample ids) to uint8 images
+Change = Callable[[Tensor, int, Tensor], Tensor]
 
 
 class Views(Dataset):
@@ -36,15 +51,28 @@ class Views(Dataset):
     """
 
     def __init__(
-        self, split: InMemory | Files, form: Format, augment: Augment | None, seed: int, change: Change | None = None,
-        stand_ins: bool = True, threads: int = 1,
-    ) -> None:  # fmt: skip
-        self.split, self.form, self.augment, self.key = split, form, augment, make_key(seed, "crop")
+        self,
+        split: InMemory | Files,
+        form: Format,
+        augment: Augment | None,
+        seed: int,
+        change: Change | None = None,
+        stand_ins: bool = True,
+        threads: int = 1,
+    ) -> None:
+        self.split, self.form, self.augment, self.key = (
+            split,
+            form,
+            augment,
+            make_key(seed, "crop"),
+        )
         self.stand_ins, self.threads, self.change = stand_ins, threads, change
         self._drawn: Draws | None = None
         self.pool = Threads()
         if augment and augment.policy:
-            self.change = rand_augment(augment.policy, form.mean, form.shape, make_key(seed, "policy"))
+            self.change = rand_augment(
+                augment.policy, form.mean, form.shape, make_key(seed, "policy")
+            )
         elif augment and augment.jitter:
             self.change = colour_jitter(augment.jitter, make_key(seed, "jitter"))
 
@@ -65,26 +93,63 @@ class Views(Dataset):
             samples = len(split) * (self.augment.repeats if self.augment else 1)
 
             def draw(some: Tensor) -> tuple[Tensor, Tensor | None]:
-                return self._boxes(some, epoch, [size] * len(some)), self._shifts(some, epoch)
+                return self._boxes(some, epoch, [size] * len(some)), self._shifts(
+                    some, epoch
+                )
 
             self._drawn = all_draws(epoch, samples, whole, draw)
         which, draws = ids % len(split), self._drawn
-        # index_select takes whole rows: in places an order of magnitude quicker than an index
-        boxes = None if draws.boxes_N5 is None else draws.boxes_N5.index_select(0, ids).long()
-        shifts = None if draws.shifts_N2 is None else draws.shifts_N2.index_select(0, ids).long()
-        mirrored = None if draws.mirrored_N is None else draws.mirrored_N.index_select(0, ids)
+        # index_select takes whole rows: in places an order of magnitude quicker than an
+        # index
+        boxes = (
+            None
+            if draws.boxes_N5 is None
+            else draws.boxes_N5.index_select(0, ids).long()
+        )
+        shifts = (
+            None
+            if draws.shifts_N2 is None
+            else draws.shifts_N2.index_select(0, ids).long()
+        )
+        mirrored = (
+            None if draws.mirrored_N is None else draws.mirrored_N.index_select(0, ids)
+        )
         resident = split.resident if self.change is None else None
-        images = split.images_NCHW[:0] if resident else split.images_NCHW.index_select(0, which)
-        faults = (bad for i in which.tolist() for bad in split.bad.get(i, ())) if split.bad else ()
+        images = (
+            split.images_NCHW[:0]
+            if resident
+            else split.images_NCHW.index_select(0, which)
+        )
+        faults = (
+            (bad for i in which.tolist() for bad in split.bad.get(i, ()))
+            if split.bad
+            else ()
+        )
         bad = tuple(dict.fromkeys(faults))
-        return self._changed(Batch(images, split.labels_N[which], ids, epoch, boxes, mirrored, bad, shifts, resident))
+        return self._changed(
+            Batch(
+                images,
+                split.labels_N[which],
+                ids,
+                epoch,
+                boxes,
+                mirrored,
+                bad,
+                shifts,
+                resident,
+            )
+        )
 
     def _changed(self, batch: Batch) -> Batch:
         """Cut, and changed as the augmentation asks, where it works on single images; else left for the device."""
         if self.change is None:
             return batch
-        images = self.change(drawn(batch, self.form.shape).byte(), batch.epoch, batch.ids_B)
-        return batch._replace(images_BCHW=images, boxes_B5=None, mirrored_B=None, shifts_B2=None)
+        images = self.change(
+            drawn(batch, self.form.shape).byte(), batch.epoch, batch.ids_B
+        )
+        return batch._replace(
+            images_BCHW=images, boxes_B5=None, mirrored_B=None, shifts_B2=None
+        )
 
     def _read(self, files: Files, epoch: int, ids: Tensor) -> Batch:
         """All headers, then all crops, then all pixels: crops of a batch are drawn at once."""
@@ -97,15 +162,23 @@ class Views(Dataset):
             own = boxes[used.rows]
             while True:
                 try:
-                    for row, seen in zip(used.rows, self._seen(used.image, own, files.decode), strict=True):
+                    for row, seen in zip(
+                        used.rows,
+                        self._seen(used.image, own, files.decode),
+                        strict=True,
+                    ):
                         pixels[row] = seen
                     return used
                 except BadImageError as error:
                     used = self._next(used, error)
-                    own = self._boxes(ids[used.rows], epoch, [used.image.size] * len(own))
+                    own = self._boxes(
+                        ids[used.rows], epoch, [used.image.size] * len(own)
+                    )
 
         found = self.pool.map(fill, found, self.threads)
-        return self._changed(self._batch(files, images, found, ids, epoch, boxes)._replace(boxes_B5=None))
+        return self._changed(
+            self._batch(files, images, found, ids, epoch, boxes)._replace(boxes_B5=None)
+        )
 
     def _packed(self, files: Files, epoch: int, ids: Tensor) -> Batch:
         """Headers and crops here; JPEGs are decoded on the device, and the loader decodes what is none."""
@@ -113,28 +186,55 @@ class Views(Dataset):
         there = [is_for_device(each.image) for each in found]
         jpegs = list(compress(found, there))
         # before crops are drawn: from here on it is known that they can be read
-        wholes = self.pool.map(self._whole, list(compress(found, map(not_, there))), self.threads)
+        wholes = self.pool.map(
+            self._whole, list(compress(found, map(not_, there))), self.threads
+        )
         found = jpegs + [used for used, _ in wholes]
         boxes = self._boxes(ids, epoch, _sizes(found))
         others = [(row, whole) for used, whole in wholes for row in used.rows]
         images = new_batch(len(others), *self.form.shape, files.channels)
         for k, (row, whole) in enumerate(others):
             top, left, height, width = boxes[row, :4].tolist()
-            images[k] = torch.from_numpy(resized(whole, (top, left, height, width), self.form.shape))
-        packed = Packed([each.image for each in jpegs], [each.rows for each in jpegs], [row for row, _ in others])
-        return self._batch(files, images, found, ids, epoch, boxes)._replace(packed=packed)
+            images[k] = torch.from_numpy(
+                resized(whole, (top, left, height, width), self.form.shape)
+            )
+        packed = Packed(
+            [each.image for each in jpegs],
+            [each.rows for each in jpegs],
+            [row for row, _ in others],
+        )
+        return self._batch(files, images, found, ids, epoch, boxes)._replace(
+            packed=packed
+        )
 
     def _batch(
-        self, files: Files, images: UInt8[Tensor, "K h w C"], found: list["Found"], ids: Tensor, epoch: int,
+        self,
+        files: Files,
+        images: UInt8[Tensor, "K h w C"],
+        found: list["Found"],
+        ids: Tensor,
+        epoch: int,
         boxes: Int[Tensor, "B 5"],
-    ) -> Batch:  # fmt: skip
+    ) -> Batch:
         """What is known of it besides pixels."""
         used = torch.empty(len(ids), dtype=torch.long)
         for each in found:
             used[each.rows] = each.id
         bad = tuple(dict.fromkeys(bad for each in found for bad in each.bad))
-        mirrored, shifts = boxes[:, 4].bool() if boxes[:, 4].any() else None, self._shifts(ids, epoch)
-        return Batch(images.permute(0, 3, 1, 2), files.labels_N[used], ids, epoch, boxes, mirrored, bad, shifts)
+        mirrored, shifts = (
+            (boxes[:, 4].bool() if boxes[:, 4].any() else None),
+            self._shifts(ids, epoch),
+        )
+        return Batch(
+            images.permute(0, 3, 1, 2),
+            files.labels_N[used],
+            ids,
+            epoch,
+            boxes,
+            mirrored,
+            bad,
+            shifts,
+        )
 
     @property
     def _repeated(self) -> bool:
@@ -144,18 +244,28 @@ class Views(Dataset):
         self, image: Encoded, boxes_K5: Int[Tensor, "K 5"], decode: Decode
     ) -> Iterator[UInt8[np.ndarray, "h w C"]]:
         """Each view of it; several of one decoding."""
-        places = [(top, left, height, width) for top, left, height, width, _ in boxes_K5.tolist()]
+        places = [
+            (top, left, height, width)
+            for top, left, height, width, _ in boxes_K5.tolist()
+        ]
         shape = self.form.shape
         if not self._repeated:
             yield from (view(image, place, shape, decode) for place in places)
             return
-        whole, cut = decoded(image), resized_by_pillow if decode == "reference" else resized
+        whole, cut = (
+            decoded(image),
+            (resized_by_pillow if decode == "reference" else resized),
+        )
         yield from (cut(whole, place, shape) for place in places)
 
     def _headers(self, files: Files, ids: Tensor, together: bool) -> list["Found"]:
         """Of each row of the batch, or of each image with all rows that are views of it."""
         which = (ids % len(files)).tolist()
-        groups = list(side_by_side(which).items()) if together else [(i, [row]) for row, i in enumerate(which)]
+        groups = (
+            list(side_by_side(which).items())
+            if together
+            else [(i, [row]) for row, i in enumerate(which)]
+        )
         return self.pool.map(lambda group: self._header(*group), groups, self.threads)
 
     def _whole(self, used: "Found") -> tuple["Found", UInt8[np.ndarray, "H W C"]]:
@@ -170,7 +280,9 @@ class Views(Dataset):
         """That stands in for one whose pixels cannot be read. Raises the error where none may."""
         if not self.stand_ins:
             raise error
-        return self._header(used.wanted, used.rows, (*used.bad, Bad(used.id, error.name, error.reason)))
+        return self._header(
+            used.wanted, used.rows, (*used.bad, Bad(used.id, error.name, error.reason))
+        )
 
     def _header(self, i: int, rows: list[int], bad: tuple[Bad, ...] = ()) -> "Found":
         """Of the sample, or of the next that can be read: never by chance, never by workers."""
@@ -181,7 +293,9 @@ class Views(Dataset):
                 continue
             name = self.split.store.name(other)
             try:
-                image = opened(content_of(self.split.store, other), name, self.split.channels)
+                image = opened(
+                    content_of(self.split.store, other), name, self.split.channels
+                )
                 return Found(i, rows, other, image, bad)
             except BadImageError as error:
                 if not self.stand_ins:
@@ -190,10 +304,17 @@ class Views(Dataset):
         raise none_of(bad)
 
     def _shifts(self, ids_B: Tensor, epoch: int) -> Int[Tensor, "B 2"] | None:
-        return self.augment.shifts(self.key, ids_B, epoch, self.form.shape) if self.augment else None
+        return (
+            self.augment.shifts(self.key, ids_B, epoch, self.form.shape)
+            if self.augment
+            else None
+        )
 
-    def _boxes(self, ids_B: Tensor, epoch: int, sizes: Sequence[Sequence[int]]) -> Int[Tensor, "B 5"]:
-        sizes_B2 = torch.from_numpy(np.array(sizes))  # of many sizes much quicker than torch.tensor
+    def _boxes(
+        self, ids_B: Tensor, epoch: int, sizes: Sequence[Sequence[int]]
+    ) -> Int[Tensor, "B 5"]:
+        # of many sizes much quicker than torch.tensor
+        sizes_B2 = torch.from_numpy(np.array(sizes))
         if self.augment is None:
             return centre_boxes(sizes_B2, self.form.shape, self.form.eval_crop)
         return self.augment.boxes(self.key, ids_B, epoch, sizes_B2, self.form.shape)

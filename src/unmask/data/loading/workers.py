@@ -3,7 +3,9 @@
 import atexit
 import gc
 import multiprocessing
-import multiprocessing.util  # before `atexit` below: what is registered later is called earlier
+
+# before `atexit` below: what is registered later is called earlier
+import multiprocessing.util
 import os
 import signal
 import traceback
@@ -23,7 +25,8 @@ class QuietLoader(DataLoader):
 
     def __iter__(self) -> Any:
         _hear_of_ends()
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # which those that are started here inherit
+        # which those that are started here inherit
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
             return super().__iter__()
         finally:
@@ -37,7 +40,8 @@ def _hear_of_ends() -> None:
     """
     heard = signal.getsignal(signal.SIGCHLD)
     if getattr(heard, "__module__", None) != signal_handling.__name__:
-        signal_handling._SIGCHLD_handler_set = False  # torch asks again when the next workers start
+        # torch asks again when the next workers start
+        signal_handling._SIGCHLD_handler_set = False
 
 
 def quiet_worker(slots: Slots | None, process: int) -> None:
@@ -45,21 +49,28 @@ def quiet_worker(slots: Slots | None, process: int) -> None:
     use(slots, process)
     for sig in SIGNALS:
         signal.signal(sig, signal.SIG_IGN)
-    gc.freeze()  # what is inherited: a collector that looks through it would make its pages this process's own
+    # what is inherited: a collector that looks through it would make its pages this
+    # process's own
+    gc.freeze()
 
 
 def lost_worker(error: BaseException) -> bool:
     """Whether the error is of a worker that died or hangs; torch has a word for it only where it looks in time."""
     text = str(error)
-    if isinstance(error, EOFError | ConnectionError):  # it died while it handed a batch over
-        return any("torch/utils/data" in frame.filename for frame in traceback.extract_tb(error.__traceback__))
+    # it died while it handed a batch over
+    if isinstance(error, EOFError | ConnectionError):
+        return any(
+            "torch/utils/data" in frame.filename
+            for frame in traceback.extract_tb(error.__traceback__)
+        )
     said = text.startswith(("DataLoader worker", "DataLoader timed out"))
     return isinstance(error, RuntimeError) and said and "Original Traceback" not in text
 
 
 def end_workers() -> None:
     """Of all loaders of this process: one that hangs ignores being asked, and this process would wait for it."""
-    heard = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would take these for lost ones, and raise
+    # torch would take these for lost ones, and raise
+    heard = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for child in multiprocessing.active_children():
         if child.daemon:
             child.kill()
@@ -67,7 +78,8 @@ def end_workers() -> None:
     signal.signal(signal.SIGCHLD, heard)
 
 
-# those that something still holds when Python ends, a traceback say, would be asked in vain, and waited for
+# those that something still holds when Python ends, a traceback say, would be asked in
+# vain, and waited for
 atexit.register(end_workers)
 
 
@@ -81,7 +93,9 @@ class Threads:
     def __init__(self) -> None:
         self.pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
 
-    def map(self, function: Callable[[Item], Made], items: Sequence[Item], count: int) -> list[Made]:
+    def map(
+        self, function: Callable[[Item], Made], items: Sequence[Item], count: int
+    ) -> list[Made]:
         """Of each item in order; threads take the next one as they are free."""
         if count == 1 or len(items) <= 1:
             return list(map(function, items))

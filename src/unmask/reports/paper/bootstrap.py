@@ -52,36 +52,56 @@ class Difference(NamedTuple):
         """
         wider = special.stdtrit(self.df, level) / special.ndtri(level)
         reach = wider * np.quantile(self.draws_N, level if upper else 1 - level)
-        return float(self.mean + reach + (self.step if upper else -self.step))  # an image of each row decides nothing
+        # an image of each row decides nothing
+        return float(self.mean + reach + (self.step if upper else -self.step))
 
 
-def bootstrap_deviations(sample: Sample, accuracy: bool, rng: np.random.Generator) -> Deviations | None:
+def bootstrap_deviations(
+    sample: Sample, accuracy: bool, rng: np.random.Generator
+) -> Deviations | None:
     """None where nothing says how far the value would vary: a single seed of what is no accuracy in per cent."""
     n = len(sample.values)
     if sample.over_seeds:
         values_S = np.array(sample.values)
         resampled_SN = values_S[rng.integers(n, size=(n, DRAWS))]
         unbiased = math.sqrt(n / (n - 1))  # a resample of n varies by n - 1 parts of n
-        return Deviations((resampled_SN.mean(axis=0) - sample.mean) * unbiased, float(values_S.var(ddof=1)) / n, n - 1)
+        return Deviations(
+            (resampled_SN.mean(axis=0) - sample.mean) * unbiased,
+            float(values_S.var(ddof=1)) / n,
+            n - 1,
+        )
     if not accuracy or sample.images < 1:
         return None
     # half an image of either kind: an accuracy of 100 % is not certain either
     share = (sample.mean / 100 * sample.images + 0.5) / (sample.images + 1)
-    draws_N = 100 * (rng.binomial(sample.images, share, size=DRAWS) / sample.images - share)
-    return Deviations(draws_N, 1e4 * share * (1 - share) / sample.images, math.inf, 100 / sample.images)
+    draws_N = 100 * (
+        rng.binomial(sample.images, share, size=DRAWS) / sample.images - share
+    )
+    return Deviations(
+        draws_N,
+        1e4 * share * (1 - share) / sample.images,
+        math.inf,
+        100 / sample.images,
+    )
 
 
-def difference(a: tuple[Sample, Deviations], b: tuple[Sample, Deviations]) -> Difference:
+def difference(
+    a: tuple[Sample, Deviations], b: tuple[Sample, Deviations]
+) -> Difference:
     """Degrees of freedom by Welch (1947) and Satterthwaite; infinite where both are over images."""
     (first, of_first), (second, of_second) = a, b
     total = of_first.variance + of_second.variance
     parts = sum(part.variance**2 / part.df for part in (of_first, of_second))
     draws_N, step = of_first.draws_N - of_second.draws_N, of_first.step + of_second.step
-    return Difference(first.mean - second.mean, draws_N, total**2 / parts if parts else math.inf, step)
+    return Difference(
+        first.mean - second.mean, draws_N, total**2 / parts if parts else math.inf, step
+    )
 
 
 def rank_correlation(pairs: list[tuple[float, float]]) -> float | None:
     """Spearman's; None under three pairs or where one side is all equal."""
-    if len(pairs) < FEWEST_RANKED or any(len(set(side)) == 1 for side in zip(*pairs, strict=True)):
+    if len(pairs) < FEWEST_RANKED or any(
+        len(set(side)) == 1 for side in zip(*pairs, strict=True)
+    ):
         return None
     return float(stats.spearmanr(*zip(*pairs, strict=True)).statistic)

@@ -62,7 +62,11 @@ class Comparison:
     @property
     def filled(self) -> list[str]:
         """The columns that we fill, those that need no training included."""
-        return [name for name, column in self.paper.columns.items() if column.counted or _ours(self.paper, name)]
+        return [
+            name
+            for name, column in self.paper.columns.items()
+            if column.counted or _ours(self.paper, name)
+        ]
 
     @property
     def counts(self) -> Counter[str]:
@@ -81,25 +85,50 @@ class Section:
 
 
 def compare(
-    paper: Paper, slug: str, scale: str, results: list[ResultRow], seeds: int, differences: list[str],
-    left_out: Collection[str] = (), counted: Mapping[str, Mapping[str, float]] | None = None,
-) -> Comparison:  # fmt: skip
+    paper: Paper,
+    slug: str,
+    scale: str,
+    results: list[ResultRow],
+    seeds: int,
+    differences: list[str],
+    left_out: Collection[str] = (),
+    counted: Mapping[str, Mapping[str, float]] | None = None,
+) -> Comparison:
     """`seeds`: how many each row is made with; `left_out`: rows that this scale does not make; `counted`: column, then
     row: what needed no training.
 
     Raises ConfigError for results that the paper's table has no place for.
     """
     found = samples(ordered(results, paper))
-    made = [(row.row, name) for row in paper.rows if row.row not in left_out for name in paper.stages_of(row)]
-    done = sum(min(seeds, len(found[name][row].values)) for row, name in made if row in found.get(name, {}))
-    judged = [judge(claim, _measured(paper, claim.column, found, left_out)) for claim in paper.claims]
+    made = [
+        (row.row, name)
+        for row in paper.rows
+        if row.row not in left_out
+        for name in paper.stages_of(row)
+    ]
+    done = sum(
+        min(seeds, len(found[name][row].values))
+        for row, name in made
+        if row in found.get(name, {})
+    )
+    judged = [
+        judge(claim, _measured(paper, claim.column, found, left_out))
+        for claim in paper.claims
+    ]
     rows = [_row(paper, row, found, counted or {}) for row in paper.rows]
     ours = {name for _, name in made}
     return Comparison(
-        paper, slug, scale, rows, done, len(made) * seeds, judged,
-        {name: _correlation(rows, name) for name in paper.columns if name in ours}, differences,
+        paper,
+        slug,
+        scale,
+        rows,
+        done,
+        len(made) * seeds,
+        judged,
+        {name: _correlation(rows, name) for name in paper.columns if name in ours},
+        differences,
         _headline(judged, scale, done, len(made) * seeds, differences),
-    )  # fmt: skip
+    )
 
 
 def samples(rows: list[ResultRow]) -> dict[str, dict[str, Sample]]:
@@ -116,28 +145,54 @@ def _ours(paper: Paper, name: str) -> bool:
     return any(name in paper.stages_of(row) for row in paper.rows)
 
 
-def _measured(paper: Paper, name: str, found: dict[str, dict[str, Sample]], left_out: Collection[str]) -> Measured:
+def _measured(
+    paper: Paper,
+    name: str,
+    found: dict[str, dict[str, Sample]],
+    left_out: Collection[str],
+) -> Measured:
     """A row that the scale leaves out is no rival of the best, but a claim that names it cannot be told."""
-    rivals = [row.row for row in paper.rows if name in paper.stages_of(row) and row.row not in left_out]
+    rivals = [
+        row.row
+        for row in paper.rows
+        if name in paper.stages_of(row) and row.row not in left_out
+    ]
     column = paper.columns[name]
-    return Measured(found.get(name, {}), rivals, column.unit, "accuracy" in column.metric, left_out)
+    return Measured(
+        found.get(name, {}), rivals, column.unit, "accuracy" in column.metric, left_out
+    )
 
 
 def _row(
-    paper: Paper, row: PaperRow, found: dict[str, dict[str, Sample]], counted: Mapping[str, Mapping[str, float]]
+    paper: Paper,
+    row: PaperRow,
+    found: dict[str, dict[str, Sample]],
+    counted: Mapping[str, Mapping[str, float]],
 ) -> Row:
-    default = paper.row(paper.default) if paper.default is not None and paper.default != row.row else None
+    default = (
+        paper.row(paper.default)
+        if paper.default is not None and paper.default != row.row
+        else None
+    )
     cells = {}
     for name, column in paper.columns.items():
         sample, theirs = found.get(name, {}).get(row.row), row.values.get(name)
         mean = sample.mean if sample else counted.get(name, {}).get(row.row)
         base = found.get(name, {}).get(default.row) if default else None
         cells[name] = Cell(
-            theirs, mean, statistics.stdev(sample.values) if sample and len(sample.values) > 1 else None,
+            theirs,
+            mean,
+            (
+                statistics.stdev(sample.values)
+                if sample and len(sample.values) > 1
+                else None
+            ),
             len(sample.values) if sample else 0,
-            less(mean, theirs if column.metric != "seconds" else None),  # other machines, other units
-            less(theirs, default.values.get(name) if default else None), less(mean, base.mean if base else None),
-        )  # fmt: skip
+            # other machines, other units
+            less(mean, theirs if column.metric != "seconds" else None),
+            less(theirs, default.values.get(name) if default else None),
+            less(mean, base.mean if base else None),
+        )
     return Row(row.row, row.row == paper.default, cells)
 
 
@@ -147,22 +202,38 @@ def less(a: float | None, b: float | None) -> float | None:
 
 def _correlation(rows: list[Row], name: str) -> Correlation:
     pairs = [(cell.paper, cell.mean) for cell in (row.cells[name] for row in rows)]
-    both = [(theirs, ours) for theirs, ours in pairs if theirs is not None and ours is not None]
+    both = [
+        (theirs, ours)
+        for theirs, ours in pairs
+        if theirs is not None and ours is not None
+    ]
     return Correlation(rank_correlation(both), len(both))
 
 
-def _headline(judged: list[Judged], scale: str, done: int, expected: int, differences: list[str]) -> str:
+def _headline(
+    judged: list[Judged], scale: str, done: int, expected: int, differences: list[str]
+) -> str:
     count = Counter(one.verdict for one in judged)
     many = f"claim{'s' if len(judged) != 1 else ''}"
     if not done:
-        return f"Nothing is measured at scale {scale} yet; the paper makes {len(judged) or 'no'} {many} here."
-    start = f"At scale {scale}" if done >= expected else f"At scale {scale}, {done} of {expected} results so far"
-    how = f"{len(differences)} differences" if len(differences) > 1 else "one difference"
+        return (
+            f"Nothing is measured at scale {scale} yet; the paper makes"
+            f" {len(judged) or 'no'} {many} here."
+        )
+    start = (
+        f"At scale {scale}"
+        if done >= expected
+        else f"At scale {scale}, {done} of {expected} results so far"
+    )
+    how = (
+        f"{len(differences)} differences" if len(differences) > 1 else "one difference"
+    )
     like = f"with {how} from the paper's protocol" if differences else "like for like"
     if not judged:
         return f"{start}, {like}: the paper makes no claim here."
     return (
-        f"{start}, {like}: of the paper's {len(judged)} {many} {count['holds']} hold{'s' * (count['holds'] == 1)}, "
-        f"{count['does not hold']} {'does' if count['does not hold'] == 1 else 'do'} not, "
-        f"{count['cannot tell']} cannot be told."
+        f"{start}, {like}: of the paper's {len(judged)} {many} {count['holds']}"
+        f" hold{'s' * (count['holds'] == 1)}, {count['does not hold']}"
+        f" {'does' if count['does not hold'] == 1 else 'do'} not,"
+        f" {count['cannot tell']} cannot be told."
     )

@@ -27,13 +27,18 @@ def ratio_pictures(runs_dir: str, found: list[Finding]) -> bytes | None:
     """A PNG of the last listed scale's default pretraining that the ledger has; None where it has none."""
     for finding in reversed(found):
         default = finding.section.content.paper.default
-        made = [row.pretrain for row in finding.rows if row.row == default and row.pretrain]
+        made = [
+            row.pretrain for row in finding.rows if row.row == default and row.pretrain
+        ]
         for fingerprint in made:
-            checkpoint = checkpoints.newest(Path(runs_dir) / "pretrain" / fingerprint / "checkpoints")
+            checkpoint = checkpoints.newest(
+                Path(runs_dir) / "pretrain" / fingerprint / "checkpoints"
+            )
             if checkpoint:
                 try:
                     return _sheet(checkpoint)
-                except (ConfigError, ValueError, OSError):  # another version's, damaged, or its images are gone
+                # another version's, damaged, or its images are gone
+                except (ConfigError, ValueError, OSError):
                     continue
     return None
 
@@ -41,7 +46,13 @@ def ratio_pictures(runs_dir: str, found: list[Finding]) -> bytes | None:
 def _sheet(checkpoint: Path) -> bytes:
     loaded = load_autoencoder(checkpoint)
     form = build.build_format(loaded.config)
-    sheet = ratio_sheet(loaded.model, loaded.target, loaded.normalised(None, IMAGES), form.mean, form.std)
+    sheet = ratio_sheet(
+        loaded.model,
+        loaded.target,
+        loaded.normalised(None, IMAGES),
+        form.mean,
+        form.std,
+    )
     buffer = io.BytesIO()
     sheet.save(buffer, format="PNG")
     return buffer.getvalue()
@@ -55,13 +66,19 @@ def write_report(found: list[Finding], out: Path, runs_dir: str) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     versions = ", ".join(f"{name} {version(name)}" for name in VERSIONS)
     sheet = ratio_pictures(runs_dir, found)
-    written = [write_paper_page(out / "index.html", [finding.section for finding in found], versions, sheet)]
+    written = [
+        write_paper_page(
+            out / "index.html", [finding.section for finding in found], versions, sheet
+        )
+    ]
     for finding in found:
         content = finding.section.content
         path = out / "csv" / content.slug / f"{content.scale}.csv"
         write_rows(path, finding.rows, content.paper)
         written += [path, *write_figures(content, out / "figures")]
-    return written + [_readme(slug, of_slug, out / f"{slug}.md") for slug, of_slug in _by_slug(found)]
+    return written + [
+        _readme(slug, of_slug, out / f"{slug}.md") for slug, of_slug in _by_slug(found)
+    ]
 
 
 def keep(found: list[Finding]) -> list[Path]:
@@ -79,7 +96,9 @@ def keep(found: list[Finding]) -> list[Path]:
                 written.append(path.with_suffix(".svg"))
                 write_text(path.with_suffix(".svg"), drawn)
             figure = f"results/{content.scale}.svg" if drawn else None
-            shown.append(finding._replace(section=replace(finding.section, figure=figure)))
+            shown.append(
+                finding._replace(section=replace(finding.section, figure=figure))
+            )
         written.append(_readme(slug, shown, EXPERIMENTS / slug / "README.md"))
     return written
 
@@ -90,5 +109,10 @@ def _by_slug(found: list[Finding]) -> Iterable[tuple[str, list[Finding]]]:
 
 
 def _readme(slug: str, found: list[Finding], path: Path) -> Path:
-    write_text(path, experiment_readme(found[0].section.content.paper, [finding.section for finding in found]))
+    write_text(
+        path,
+        experiment_readme(
+            found[0].section.content.paper, [finding.section for finding in found]
+        ),
+    )
     return path

@@ -35,14 +35,21 @@ def ordered(rows: list[ResultRow], paper: Paper) -> list[ResultRow]:
     for row in rows:
         if row.row not in labels or row.column not in columns:
             raise ConfigError(
-                f"results have row {row.row!r}, column {row.column!r}; {paper.paper} has rows {labels} and columns "
-                f"{columns}: correct the results or paper.yaml"
+                f"results have row {row.row!r}, column {row.column!r}; {paper.paper}"
+                f" has rows {labels} and columns {columns}: correct the results or"
+                " paper.yaml"
             )
         accuracy = "accuracy" in paper.columns[row.column].metric
-        if row.images < 1 or row.seed < 0 or not math.isfinite(row.value) or (accuracy and not 0 <= row.value <= 100):
+        if (
+            row.images < 1
+            or row.seed < 0
+            or not math.isfinite(row.value)
+            or (accuracy and not 0 <= row.value <= 100)
+        ):
             raise ConfigError(
-                f"results of {paper.paper} have {row}: images are at least 1, seeds at least 0, values finite and "
-                f"accuracies within 0 to 100; correct or remove that line"
+                f"results of {paper.paper} have {row}: images are at least 1, seeds at"
+                " least 0, values finite and accuracies within 0 to 100; correct or"
+                " remove that line"
             )
     kept: dict[tuple[int, int, int], ResultRow] = {}
     for row in sorted(set(rows)):
@@ -50,8 +57,9 @@ def ordered(rows: list[ResultRow], paper: Paper) -> list[ResultRow]:
         before = kept.setdefault(place, row)
         if before != row:
             raise ConfigError(
-                f"two results for row {row.row!r}, column {row.column!r}, seed {row.seed}: {before.value} "
-                f"({before.fingerprint}) and {row.value} ({row.fingerprint}); keep one of them"
+                f"two results for row {row.row!r}, column {row.column!r}, seed"
+                f" {row.seed}: {before.value} ({before.fingerprint}) and {row.value}"
+                f" ({row.fingerprint}); keep one of them"
             )
     return [kept[place] for place in sorted(kept)]
 
@@ -61,7 +69,9 @@ def rows_text(rows: list[ResultRow], paper: Paper) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(ResultRow._fields)
-    writer.writerows(row._replace(value=repr(float(row.value))) for row in ordered(rows, paper))  # type: ignore[arg-type]
+    for row in ordered(rows, paper):
+        values = row._asdict() | {"value": repr(float(row.value))}
+        writer.writerow(values.values())
     return buffer.getvalue()
 
 
@@ -78,13 +88,23 @@ def read_rows(path: Path) -> list[ResultRow]:
         with path.open(newline="") as file:
             header, *lines = list(csv.reader(file)) or [[]]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(f"{path} is no CSV file ({error}); restore or remove it") from None
+        raise ConfigError(
+            f"{path} is no CSV file ({error}); restore or remove it"
+        ) from None
     if header != list(ResultRow._fields):
-        raise ConfigError(f"{path}: columns are {header}; they must be {list(ResultRow._fields)}")
+        raise ConfigError(
+            f"{path}: columns are {header}; they must be {list(ResultRow._fields)}"
+        )
     try:
-        return [ResultRow(r, c, int(s), float(v), int(i), f, p) for r, c, s, v, i, f, p in lines]
+        return [
+            ResultRow(r, c, int(s), float(v), int(i), f, p)
+            for r, c, s, v, i, f, p in lines
+        ]
     except ValueError as error:
-        raise ConfigError(f"{path} is damaged ({error}); restore or remove it: the ledger still has its own") from None
+        raise ConfigError(
+            f"{path} is damaged ({error}); restore or remove it: the ledger still has"
+            " its own"
+        ) from None
 
 
 MEASURED_FROM = ("pretrained", "given", "random")
@@ -93,7 +113,9 @@ Kept = dict[tuple[str, str], ResultRow]  # by metric and fingerprint
 
 def measured(plan: Plan, stage: str) -> StageSpec | None:
     """The stage of the plan that a column asks for: the one on trained weights, not its controls."""
-    return next((s for s in plan.stages if s.kind == stage and s.start in MEASURED_FROM), None)
+    return next(
+        (s for s in plan.stages if s.kind == stage and s.start in MEASURED_FROM), None
+    )
 
 
 def all_kept() -> Kept:
@@ -102,11 +124,14 @@ def all_kept() -> Kept:
     for path in sorted(EXPERIMENTS.glob("*/results/*.csv")):
         paper = read_paper(path.parents[1].name)
         for row in ordered(read_rows(path), paper):
-            before = found.setdefault((paper.columns[row.column].metric, row.fingerprint), row)
+            before = found.setdefault(
+                (paper.columns[row.column].metric, row.fingerprint), row
+            )
             if before.value != row.value:
                 raise ConfigError(
-                    f"{path}: row {row.row!r}, {row.column}, seed {row.seed} is {row.value}, but {before.value} in "
-                    f"another table, for the same stage {row.fingerprint}; correct one of them"
+                    f"{path}: row {row.row!r}, {row.column}, seed {row.seed} is"
+                    f" {row.value}, but {before.value} in another table, for the same"
+                    f" stage {row.fingerprint}; correct one of them"
                 )
     return found
 
@@ -122,5 +147,8 @@ def asked(plan: Plan, paper: Paper, row: str) -> Iterator[tuple[str, StageSpec]]
 def is_kept(plan: Plan, table: str, row: str, known: Kept) -> bool:
     """Whether all that this plan measures for the table's row is known."""
     paper = read_paper(table)
-    wanted = [(paper.columns[column].metric, spec.fingerprint) for column, spec in asked(plan, paper, row)]
+    wanted = [
+        (paper.columns[column].metric, spec.fingerprint)
+        for column, spec in asked(plan, paper, row)
+    ]
     return bool(wanted) and all(key in known for key in wanted)

@@ -16,7 +16,10 @@ def headline(result: Result) -> tuple[str, str]:
     if "val/accuracy" in metrics:
         return f"{metrics['val/accuracy']:.1f}", "% top-1"
     if "hold_most" in metrics:
-        return f"{metrics['hold_most']}", f"of {metrics['coefficients']:.0f} coefficients hold 90 % of the variance"
+        return (
+            f"{metrics['hold_most']}",
+            f"of {metrics['coefficients']:.0f} coefficients hold 90 % of the variance",
+        )
     return f"{metrics['val/loss']:.4f}", "validation loss"
 
 
@@ -32,7 +35,12 @@ def results_table(results: list[Result]) -> Table:
     for result in results:
         number, unit = headline(result)
         table.add_row(
-            result["title"], number, unit, f"{result['images']:,}", f"{result['seconds']:.0f}", result["fingerprint"]
+            result["title"],
+            number,
+            unit,
+            f"{result['images']:,}",
+            f"{result['seconds']:.0f}",
+            result["fingerprint"],
         )
     return table
 
@@ -45,30 +53,48 @@ def cells_table(cells: list[Cell]) -> Table:
 
     More cells than a screen has room for become rows.
     """
-    common = set.intersection(*(set(overrides) for overrides, _, _ in cells)) if len(cells) > 1 else set()
-    own = [[override for override in overrides if override not in common] for overrides, _, _ in cells]
-    numbers = [{result["title"]: headline(result) for result in stages} for _, _, stages in cells]
+    common = (
+        set.intersection(*(set(overrides) for overrides, _, _ in cells))
+        if len(cells) > 1
+        else set()
+    )
+    own = [
+        [override for override in overrides if override not in common]
+        for overrides, _, _ in cells
+    ]
+    numbers = [
+        {result["title"]: headline(result) for result in stages}
+        for _, _, stages in cells
+    ]
     states = [state for _, state, _ in cells]
     if len(cells) > SIDE_BY_SIDE:
         return _long_table(own, states, numbers)
-    over_seeds = len(cells) > 1 and all(len(o) == 1 and o[0].startswith("seed=") for o in own)
+    over_seeds = len(cells) > 1 and all(
+        len(o) == 1 and o[0].startswith("seed=") for o in own
+    )
     table = Table(title="Cells", title_justify="left")
     table.add_column("")
     for overrides in own:
         table.add_column(escape("\n".join(overrides)), justify="right", overflow="fold")
     if over_seeds:
         table.add_column("mean +- s.d.", justify="right")
-    table.add_row("state", *states, *([f"n = {sum(map(bool, numbers))}"] if over_seeds else []))
+    table.add_row(
+        "state", *states, *([f"n = {sum(map(bool, numbers))}"] if over_seeds else [])
+    )
     for title in dict.fromkeys(title for cell in numbers for title in cell):
         found = [cell[title] for cell in numbers if title in cell]
         row = [cell[title][0] if title in cell else "-" for cell in numbers]
         table.add_row(
-            f"{title}, {found[0][1]}", *row, *([spread([number for number, _ in found])] if over_seeds else [])
+            f"{title}, {found[0][1]}",
+            *row,
+            *([spread([number for number, _ in found])] if over_seeds else []),
         )
     return table
 
 
-def _long_table(own: list[list[str]], states: list[str], numbers: list[dict[str, tuple[str, str]]]) -> Table:
+def _long_table(
+    own: list[list[str]], states: list[str], numbers: list[dict[str, tuple[str, str]]]
+) -> Table:
     """A row a cell, a column a measurement."""
     table = Table(title="Cells", title_justify="left")
     table.add_column("")
@@ -86,5 +112,11 @@ def spread(numbers: list[str]) -> str:
     """Mean and sample standard deviation, to the decimals the numbers have."""
     if len(numbers) < 2:
         return numbers[0]
-    values, decimals = [float(number) for number in numbers], len(numbers[0].partition(".")[2])
-    return f"{statistics.mean(values):.{decimals}f} +- {statistics.stdev(values):.{decimals}f}"
+    values, decimals = (
+        [float(number) for number in numbers],
+        len(numbers[0].partition(".")[2]),
+    )
+    return (
+        f"{statistics.mean(values):.{decimals}f} +-"
+        f" {statistics.stdev(values):.{decimals}f}"
+    )

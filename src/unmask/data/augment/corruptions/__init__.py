@@ -13,9 +13,23 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from unmask.data.augment.corruptions.blur import defocus_blur, glass_blur, motion_blur, zoom_blur
-from unmask.data.augment.corruptions.digital import contrast, elastic_transform, jpeg_compression, pixelate
-from unmask.data.augment.corruptions.noise import gaussian_noise, impulse_noise, shot_noise
+from unmask.data.augment.corruptions.blur import (
+    defocus_blur,
+    glass_blur,
+    motion_blur,
+    zoom_blur,
+)
+from unmask.data.augment.corruptions.digital import (
+    contrast,
+    elastic_transform,
+    jpeg_compression,
+    pixelate,
+)
+from unmask.data.augment.corruptions.noise import (
+    gaussian_noise,
+    impulse_noise,
+    shot_noise,
+)
 from unmask.data.augment.corruptions.random import Draws
 from unmask.data.augment.corruptions.severities import constants
 from unmask.data.augment.corruptions.weather import brightness, fog, frost, snow
@@ -24,7 +38,8 @@ from unmask.randomness import Key, make_key
 SEVERITIES = (1, 2, 3, 4, 5)
 SMALLEST_SIDE = 8
 
-CORRUPTIONS: dict[str, Callable[..., Tensor]] = {  # (image_CHW in [0, 1], draws, *constants), in the paper's order
+# (image_CHW in [0, 1], draws, *constants), in the paper's order
+CORRUPTIONS: dict[str, Callable[..., Tensor]] = {
     "gaussian_noise": gaussian_noise,
     "shot_noise": shot_noise,
     "impulse_noise": impulse_noise,
@@ -44,7 +59,11 @@ CORRUPTIONS: dict[str, Callable[..., Tensor]] = {  # (image_CHW in [0, 1], draws
 
 
 def corrupt(
-    images_BCHW: UInt8[Tensor, "B C H W"], name: str, severity: int, key: Key, ids_B: Int[Tensor, "B"]
+    images_BCHW: UInt8[Tensor, "B C H W"],
+    name: str,
+    severity: int,
+    key: Key,
+    ids_B: Int[Tensor, "B"],
 ) -> UInt8[Tensor, "B C H W"]:
     """Each image corrupted as a function of (key, name, severity, its id): one by one, on the CPU.
 
@@ -56,16 +75,22 @@ def corrupt(
     chosen = constants(name, severity, height, width)
     pixels_BCHW = images_BCHW.cpu().float() / 255
     out_BCHW = torch.empty_like(pixels_BCHW)
-    for out_CHW, image_CHW, sample in zip(out_BCHW, pixels_BCHW, ids_B.tolist(), strict=True):
+    for out_CHW, image_CHW, sample in zip(
+        out_BCHW, pixels_BCHW, ids_B.tolist(), strict=True
+    ):
         out_CHW.copy_(CORRUPTIONS[name](image_CHW, Draws(draw_key, sample), *chosen))
     return (out_BCHW.clamp(0, 1) * 255).round().byte().to(images_BCHW.device)
 
 
 def _check(name: str, severity: int, height: int, width: int) -> None:
     if name not in CORRUPTIONS:
-        raise ValueError(f"no corruption is called {name!r}; pick one of {', '.join(CORRUPTIONS)}")
+        raise ValueError(
+            f"no corruption is called {name!r}; pick one of {', '.join(CORRUPTIONS)}"
+        )
     if severity not in SEVERITIES:
-        raise ValueError(f"severity={severity} is not published; pick one of 1 (mild) to 5 (strong)")
+        raise ValueError(
+            f"severity={severity} is not published; pick one of 1 (mild) to 5 (strong)"
+        )
     if min(height, width) < SMALLEST_SIDE:
         raise ValueError(
             f"images of {height} x {width} pixels are too small to corrupt; "

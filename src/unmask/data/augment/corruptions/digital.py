@@ -12,14 +12,20 @@ from unmask.data.augment.corruptions.filters import bilinear, smooth
 from unmask.data.augment.corruptions.random import Draws
 
 
-def contrast(image_CHW: Float[Tensor, "C H W"], draws: Draws, factor: float) -> Float[Tensor, "C H W"]:
+def contrast(
+    image_CHW: Float[Tensor, "C H W"], draws: Draws, factor: float
+) -> Float[Tensor, "C H W"]:
     """Deviations from each channel's mean shrink."""
     mean_C11 = image_CHW.mean((1, 2), keepdim=True)
     return mean_C11 + factor * (image_CHW - mean_C11)
 
 
 def elastic_transform(
-    image_CHW: Float[Tensor, "C H W"], draws: Draws, amplitude: float, sigma: float, affine: float
+    image_CHW: Float[Tensor, "C H W"],
+    draws: Draws,
+    amplitude: float,
+    sigma: float,
+    affine: float,
 ) -> Float[Tensor, "C H W"]:
     """A random affine map, then every pixel reads from a place that a smooth random field moves."""
     size = (image_CHW.shape[1], image_CHW.shape[2])
@@ -32,35 +38,51 @@ def elastic_transform(
 
 
 def _grid(size: tuple[int, int]) -> tuple[Float[Tensor, "H W"], Float[Tensor, "H W"]]:
-    rows, cols = torch.meshgrid(*(torch.arange(side, dtype=torch.float32) for side in size), indexing="ij")
+    rows, cols = torch.meshgrid(
+        *(torch.arange(side, dtype=torch.float32) for side in size), indexing="ij"
+    )
     return rows, cols
 
 
-def inverse_affine(draws: Draws, size: tuple[int, int], reach: float) -> Float[Tensor, "3 2"]:
+def inverse_affine(
+    draws: Draws, size: tuple[int, int], reach: float
+) -> Float[Tensor, "3 2"]:
     """(y, x, 1) @ matrix reads the affine map that moves three corners of a centred square by up to `reach` each."""
     centre, half = torch.tensor(size) // 2, min(size) // 3
     corners_32 = (centre + half * torch.tensor([[1, 1], [-1, 1], [-1, -1]])).double()
     moved_32 = corners_32 + reach * (2 * draws.uniform(0, 3, 2) - 1)
-    return torch.linalg.solve(torch.cat([moved_32, torch.ones(3, 1)], dim=1), corners_32).float()
+    return torch.linalg.solve(
+        torch.cat([moved_32, torch.ones(3, 1)], dim=1), corners_32
+    ).float()
 
 
-def waves(draws: Draws, size: tuple[int, int], amplitude: float, sigma: float) -> Float[Tensor, "2 H W"]:
+def waves(
+    draws: Draws, size: tuple[int, int], amplitude: float, sigma: float
+) -> Float[Tensor, "2 H W"]:
     """Displacements (down, right): uniform noise in [-1, 1], smoothed, times the amplitude, which bounds them."""
-    return amplitude * smooth(2 * draws.uniform(1, 2, *size).float() - 1, sigma, "reflect", truncate=3.0)
+    return amplitude * smooth(
+        2 * draws.uniform(1, 2, *size).float() - 1, sigma, "reflect", truncate=3.0
+    )
 
 
-def pixelate(image_CHW: Float[Tensor, "C H W"], draws: Draws, factor: float) -> Float[Tensor, "C H W"]:
+def pixelate(
+    image_CHW: Float[Tensor, "C H W"], draws: Draws, factor: float
+) -> Float[Tensor, "C H W"]:
     """Shrink by box averages and enlarge again, with Pillow."""
     height, width = image_CHW.shape[1:]
     small = (int(width * factor), int(height * factor))
 
     def coarse(picture: Image.Image) -> Image.Image:
-        return picture.resize(small, Image.Resampling.BOX).resize((width, height), Image.Resampling.BOX)
+        return picture.resize(small, Image.Resampling.BOX).resize(
+            (width, height), Image.Resampling.BOX
+        )
 
     return torch.cat([_pixels(coarse(picture)) for picture in _pictures(image_CHW)])
 
 
-def jpeg_compression(image_CHW: Float[Tensor, "C H W"], draws: Draws, quality: float) -> Float[Tensor, "C H W"]:
+def jpeg_compression(
+    image_CHW: Float[Tensor, "C H W"], draws: Draws, quality: float
+) -> Float[Tensor, "C H W"]:
     """Pillow's JPEG: three channels as RGB (colours at half resolution), any other number each as grey."""
 
     def compressed(picture: Image.Image) -> Image.Image:
@@ -81,4 +103,7 @@ def _pictures(image_CHW: Float[Tensor, "C H W"]) -> list[Image.Image]:
 
 def _pixels(picture: Image.Image) -> Float[Tensor, "C H W"]:
     levels = np.array(picture)
-    return torch.from_numpy(levels.reshape(*levels.shape[:2], -1)).permute(2, 0, 1).float() / 255
+    return (
+        torch.from_numpy(levels.reshape(*levels.shape[:2], -1)).permute(2, 0, 1).float()
+        / 255
+    )

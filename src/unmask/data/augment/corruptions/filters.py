@@ -8,10 +8,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-Boundary = Literal["nearest", "mirror", "reflect"]  # scipy's names: aa|abc, cb|abc, ba|abc
+# scipy's names: aa|abc, cb|abc, ba|abc
+Boundary = Literal["nearest", "mirror", "reflect"]
 
 
-def folded(index: Int[Tensor, "..."], size: int, boundary: Boundary) -> Int[Tensor, "..."]:
+def folded(
+    index: Int[Tensor, "..."], size: int, boundary: Boundary
+) -> Int[Tensor, "..."]:
     """Where an index outside of [0, size) reads."""
     if boundary == "nearest":
         return index.clamp(0, size - 1)
@@ -21,7 +24,9 @@ def folded(index: Int[Tensor, "..."], size: int, boundary: Boundary) -> Int[Tens
     return torch.minimum(index, period - repeat - index)
 
 
-def padded(image_CHW: Float[Tensor, "C H W"], reach: int, boundary: Boundary) -> Float[Tensor, "C h w"]:
+def padded(
+    image_CHW: Float[Tensor, "C H W"], reach: int, boundary: Boundary
+) -> Float[Tensor, "C h w"]:
     height, width = image_CHW.shape[1:]
     rows = folded(torch.arange(-reach, height + reach), height, boundary)
     cols = folded(torch.arange(-reach, width + reach), width, boundary)
@@ -29,21 +34,30 @@ def padded(image_CHW: Float[Tensor, "C H W"], reach: int, boundary: Boundary) ->
 
 
 @lru_cache(maxsize=64)
-def gaussian_matrix(size: int, sigma: float, boundary: Boundary, truncate: float = 4.0) -> Float[Tensor, "N N"]:
+def gaussian_matrix(
+    size: int, sigma: float, boundary: Boundary, truncate: float = 4.0
+) -> Float[Tensor, "N N"]:
     """Row i holds the weights of a Gaussian around i; sigma may exceed the image, the boundary folds it back."""
     reach = int(truncate * sigma + 0.5)
     offsets = torch.arange(-reach, reach + 1)
     weights = torch.exp(-0.5 * (offsets / (sigma or 1.0)) ** 2)
     columns = folded(torch.arange(size)[:, None] + offsets, size, boundary)
-    return torch.zeros(size, size).scatter_add(1, columns, (weights / weights.sum()).expand(size, -1))
+    return torch.zeros(size, size).scatter_add(
+        1, columns, (weights / weights.sum()).expand(size, -1)
+    )
 
 
 def smooth(
-    image_CHW: Float[Tensor, "C H W"], sigma: float, boundary: Boundary = "nearest", truncate: float = 4.0
+    image_CHW: Float[Tensor, "C H W"],
+    sigma: float,
+    boundary: Boundary = "nearest",
+    truncate: float = 4.0,
 ) -> Float[Tensor, "C H W"]:
     """Gaussian blur; the defaults are those of scikit-image, which the originals call."""
     height, width = image_CHW.shape[1:]
-    rows, cols = (gaussian_matrix(size, sigma, boundary, truncate) for size in (height, width))
+    rows, cols = (
+        gaussian_matrix(size, sigma, boundary, truncate) for size in (height, width)
+    )
     return rows @ image_CHW @ cols.mT
 
 
@@ -69,7 +83,7 @@ def line_weights(radius: float, sigma: float) -> list[float]:
 
 def along_line(
     image_CHW: Float[Tensor, "C H W"], radius: float, sigma: float, degrees: float
-) -> Float[Tensor, "C H W"]:  # fmt: skip
+) -> Float[Tensor, "C H W"]:
     """ImageMagick's motion blur: 2 radius + 1 taps, read from the pixels that lie ahead."""
     height, width = image_CHW.shape[1:]
     weights = line_weights(radius, sigma)
@@ -84,7 +98,10 @@ def along_line(
 
 
 def bilinear(
-    image_CHW: Float[Tensor, "C H W"], y_HW: Float[Tensor, "h w"], x_HW: Float[Tensor, "h w"], boundary: Boundary
+    image_CHW: Float[Tensor, "C H W"],
+    y_HW: Float[Tensor, "h w"],
+    x_HW: Float[Tensor, "h w"],
+    boundary: Boundary,
 ) -> Float[Tensor, "C h w"]:
     """The image read between its pixels."""
     height, width = image_CHW.shape[1:]

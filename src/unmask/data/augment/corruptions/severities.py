@@ -6,8 +6,11 @@ make_cifar_c.py (32 x 32). Lengths are in pixels of those sizes and are not resc
 
 Levels = tuple[tuple[float, ...], ...]  # the constants of severity 1, 2, 3, 4, 5
 
-LARGE_SIDE = 128  # from this shorter side on an image gets ImageNet-C's constants, below it CIFAR-10-C's
-ELASTIC = 244  # the original's side for elastic_transform, a slip of 224 that its published images carry
+# from this shorter side on an image gets ImageNet-C's constants, below it CIFAR-10-C's
+LARGE_SIDE = 128
+# the original's side for elastic_transform, a slip of 224 that its published images
+# carry
+ELASTIC = 244
 
 # what the numbers of a row are, in order
 MEANING = {
@@ -18,7 +21,10 @@ MEANING = {
     "glass_blur": "sigma, reach of a copy, passes",
     "motion_blur": "radius, sigma",
     "zoom_blur": "end and step of the zoom factors from 1",
-    "snow": "mean, sigma, zoom, threshold, radius, sigma of the fall, share of the image kept",
+    "snow": (
+        "mean, sigma, zoom, threshold, radius, sigma of the fall, share of the image"
+        " kept"
+    ),
     "frost": "weight of the image, weight of the ice",
     "fog": "thickness, decay of the fractal",
     "brightness": "added to the value",
