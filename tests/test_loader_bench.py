@@ -138,7 +138,7 @@ def found_with(seconds: float, stored: float = 0.0001) -> Found:
 
 
 def test_what_limits_is_said_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loader_tables, "cores", lambda: 9)
+    monkeypatch.setattr(loader_tables, "available_cores", lambda: 9)
     slow_model = advice(found_with(0.001), "auto", 2000.0, "the GPU")
     assert (
         slow_model

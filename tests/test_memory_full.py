@@ -139,7 +139,7 @@ def test_a_cell_of_several_processes_within_a_sweeps_process_fails_alone(
             mode=RunMode.MULTIRUN, overrides=SimpleNamespace(task=[])
         ),
     )
-    monkeypatch.setattr(train, "Conductor", lambda *_: lambda: MEMORY_FULL)
+    monkeypatch.setattr(train, "Launcher", lambda *_: lambda: MEMORY_FULL)
     monkeypatch.setattr(
         os, "execv", lambda *_: pytest.fail("the sweep was begun again")
     )

@@ -349,7 +349,7 @@ def test_processes_and_threads_share_the_cores(monkeypatch: pytest.MonkeyPatch) 
     from unmask.data.loading import module
 
     def spread(cores: int, changing: bool = False, **given: int) -> tuple[int, int]:
-        monkeypatch.setattr(module, "own_cores", lambda: cores)
+        monkeypatch.setattr(module, "cores_per_rank", lambda: cores)
         return Loading(**given).spread(changing)  # type: ignore[arg-type]
 
     assert spread(1) == spread(2) == (1, 1)

@@ -568,7 +568,7 @@ def test_the_command(
 ) -> None:
     """In this process, whose state a command may change, and does."""
     monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
-    monkeypatch.setattr(cli, "entered", False)
+    monkeypatch.setattr(cli, "started", False)
     monkeypatch.setattr(cli, "QUIET", {})
 
     def call(*typed: str) -> None:

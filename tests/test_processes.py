@@ -63,7 +63,7 @@ def test_people_end_at_once_by_a_third_ctrl_c_and_schedulers_never_do(
 def test_processes_on_one_machine_share_its_cores_and_a_bound_task_has_its_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(processes, "cores", lambda: 32)
+    monkeypatch.setattr(processes, "available_cores", lambda: 32)
     assert processes.cores_per_rank() == 32
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
     assert processes.cores_per_rank() == 4

@@ -174,7 +174,7 @@ def test_a_healthy_run_leaves_no_record_and_its_weights_do_not_know_of_the_look(
     for name in ("without", "direct", "lagging"):
         with monkeypatch.context() as patch:
             if name == "without":
-                patch.setattr(fit, "Recorder", lambda *_: L.Callback())
+                patch.setattr(fit, "NonfiniteGuard", lambda *_: L.Callback())
             patch.setattr(
                 nonfinite, "lagging", lambda device, name=name: name == "lagging"
             )

@@ -82,7 +82,7 @@ def test_only_the_first_task_asks_and_only_after_slurms_signals(
     path = f"{scontrol(tmp_path)}:{os.environ['PATH']}"
     with patch.dict(os.environ, {**ARRAY, "PATH": path, **more}):
         for place in (RankInfo(0, 2, 0, 1), RankInfo(1, 2, 0, 1)):
-            monkeypatch.setattr(slurm, "world", lambda place=place: place)
+            monkeypatch.setattr(slurm, "rank_info", lambda place=place: place)
             slurm.requeue(wanted)
     assert said(tmp_path) == asks
     assert slow == ([slurm.HEAD_START] if asks else []), (

@@ -48,6 +48,11 @@ class MetricsLogger(L.Callback):
         # earlier: seconds before the checkpoint this fit goes on from
         self.began, self.earlier = self.clock, 0.0
 
+    @property
+    def state_key(self) -> str:
+        """Name its state in checkpoints as 0.1 did, whose runs go on."""
+        return "Journal"
+
     def state_dict(self) -> dict[str, float]:
         seconds = self.earlier + time.perf_counter() - self.began
         return {"total": float(self.total), "count": self.count, "seconds": seconds}

@@ -172,6 +172,11 @@ class NonfiniteGuard(L.Callback):
         ):
             raise FloatingPointError(too_many + self._kept(trainer, pl_module, step))
 
+    @property
+    def state_key(self) -> str:
+        """Name its state in checkpoints as 0.1 did, whose runs go on."""
+        return "Recorder"
+
     def state_dict(self) -> dict[str, Any]:
         return self.spikes.state() if self.spikes else {}
 

@@ -62,8 +62,8 @@ def full_at_flush(flush: Callable[[int], None]) -> Callable[[int], None]:
     return fsync
 
 
-def in_journal(journal: ModuleType) -> None:
-    append = journal.append
+def in_metrics_log(metrics: ModuleType) -> None:
+    append = metrics.append
 
     def half(path: Any, row: dict[str, Any]) -> None:
         if claimed("disk full while logging"):
@@ -72,11 +72,11 @@ def in_journal(journal: ModuleType) -> None:
             raise failed(errno.ENOSPC, str(path))
         append(path, row)
 
-    journal.append = half  # type: ignore[attr-defined]
+    metrics.append = half  # type: ignore[attr-defined]
 
 
-def in_keeper(keeper: ModuleType) -> None:
-    at_end, real = keeper.Keeper.on_train_batch_end, time.time
+def in_checkpointing(checkpointing: ModuleType) -> None:
+    at_end, real = checkpointing.Checkpointing.on_train_batch_end, time.time
 
     def jumping(self: Any, *args: Any, **named: Any) -> None:
         for fault, seconds in (("clock forward", JUMP), ("clock back", -JUMP)):
@@ -84,7 +84,7 @@ def in_keeper(keeper: ModuleType) -> None:
                 time.time = lambda seconds=seconds: real() + seconds
         at_end(self, *args, **named)
 
-    keeper.Keeper.on_train_batch_end = jumping
+    checkpointing.Checkpointing.on_train_batch_end = jumping
 
 
 def in_task(kind: str) -> Callable[[ModuleType], None]:
@@ -110,8 +110,8 @@ def in_task(kind: str) -> Callable[[ModuleType], None]:
 
 
 PATCHES = {
-    "unmask.callbacks.metrics": in_journal,
-    "unmask.callbacks.checkpointing": in_keeper,
+    "unmask.callbacks.metrics": in_metrics_log,
+    "unmask.callbacks.checkpointing": in_checkpointing,
     "unmask.tasks.pretrain": in_task("Pretrain"),
     "unmask.tasks.classify": in_task("Classify"),
 }
