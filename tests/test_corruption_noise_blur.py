@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import ndimage, stats
 
-from scenes import flat, scene
+from sample_pictures import flat, scene
 from unmask.data.augment.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from unmask.data.augment.corruptions.blur import (
     defocus_blur,

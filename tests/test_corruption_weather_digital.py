@@ -10,7 +10,7 @@ from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
-from scenes import flat, scene, scenes
+from sample_pictures import flat, scene, scenes
 from unmask.data.augment.corruptions import corrupt
 from unmask.data.augment.corruptions.digital import (
     contrast,

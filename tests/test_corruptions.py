@@ -5,7 +5,7 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 
-from scenes import scenes
+from sample_pictures import scenes
 from unmask.data.augment.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from unmask.data.augment.corruptions.severities import (
     CIFAR,

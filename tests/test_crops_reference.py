@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import functional as F
 
-from scenes import scenes
+from sample_pictures import scenes
 from unmask.data.augment.crops import (
     Augment,
     crop_resize,

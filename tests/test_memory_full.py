@@ -1,4 +1,4 @@
-"""A device whose memory is full: every batch is cut once, then the cell fails alone. (test_memory tells how much it takes.)"""
+"""A device whose memory is full: every batch is cut once, then the cell fails alone. (test_plan_memory tells how much it takes.)"""
 
 import io
 import json

@@ -15,7 +15,7 @@ from unittest.mock import patch
 import pytest
 
 from small_runs import ROOT, command, environment, raw_config, trained_so_far
-from test_world import step
+from test_ranks import step
 from unmask.config.checks import check
 from unmask.distributed import processes, slurm
 from unmask.distributed.ranks import RankInfo

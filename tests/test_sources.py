@@ -1,108 +1,447 @@
-"""Embedded digits split cleanly; CIFAR keeps its pixels in place and says what to do without a network."""
+"""iNaturalist, Places and CSV lists are read as distributed, and known by images and labels, not by order or place."""
 
-import time
-from concurrent.futures import ThreadPoolExecutor
+import json
+import shutil
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
-from urllib.error import URLError
 
 import numpy as np
 import pytest
-import torch
-import torchvision
+from PIL import Image
 
-from unmask.data.loading.in_memory import InMemory, cifar, mnist5k
+from small_runs import plan_for, run
+from unmask.config.checks import ConfigError
+from unmask.data.listing.listing import Listing
+from unmask.data.sources import list_source
 
-
-@pytest.fixture(scope="module")
-def digits() -> tuple[InMemory, InMemory]:
-    return mnist5k()
-
-
-def test_digits_are_four_thousand_and_a_thousand_a_hundred_of_each(
-    digits: tuple[InMemory, InMemory],
-) -> None:
-    train, test = digits
-    assert train.images_NCHW.shape == (4_000, 1, 28, 28)
-    assert torch.bincount(train.labels_N).tolist() == [400] * 10
-    assert torch.bincount(test.labels_N).tolist() == [100] * 10
+SPECIES = {
+    0: "Aphrodita aculeata",
+    1: "Hediste diversicolor",
+    2: "Hediste diversicolor",
+}
+PLACES = ("/a/airfield", "/a/airplane_cabin", "/a/apartment_building/outdoor")
 
 
-def test_no_test_digit_is_trained_on(digits: tuple[InMemory, InMemory]) -> None:
-    train, test = (
-        {image.numpy().tobytes() for image in split.images_NCHW} for split in digits
+def picture(path: Path, shade: int = 0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(len(str(path.name)) + shade).integers(
+        0, 60, (16, 16, 3), dtype=np.uint8
     )
-    assert not train & test
+    Image.fromarray(noise + np.uint8(70 * shade)).save(path)
 
 
-def test_digits_have_the_statistics_of_mnist(digits: tuple[InMemory, InMemory]) -> None:
-    """Upright, white on black: a wrong scale or a shifted column would show."""
-    pixels = digits[0].images_NCHW.double() / 255
-    assert pixels.mean().item() == pytest.approx(0.1307, abs=0.003)
-    assert pixels.std().item() == pytest.approx(0.3081, abs=0.003)
-    assert pixels[:, :, :2].mean() < 0.001
+def inaturalist(
+    root: Path, year: int = 2018, folder: str = "train_val2018", backwards: bool = False
+) -> Path:
+    """Six training and three validation images; ids that are neither 0.. nor in order."""
+    for split, per_class in (("train", 2), ("val", 1)):
+        images, annotations = [], []
+        for number in range(3 * per_class):
+            category, image_id = number % 3, 900 - 7 * number
+            name = f"{folder}/Animalia/{category}/{split}{number}.jpg"
+            picture(root / name, category)
+            images.append(
+                {"id": image_id, "file_name": name, "width": 16, "height": 16}
+            )
+            annotations.append(
+                {"id": number, "image_id": image_id, "category_id": category}
+            )
+        categories = [
+            {"id": i, "name": name, "supercategory": "Animalia"}
+            for i, name in SPECIES.items()
+        ]
+        content = {
+            "images": images,
+            "annotations": annotations[::-1],
+            "categories": categories[::-1],
+            "info": {},
+        }
+        if backwards:
+            content["images"].reverse()
+        (root / f"{split}{year}.json").write_text(json.dumps(content))
+    return root
+
+
+def places365(root: Path, size: str = "256", more: str = "") -> Path:
+    lines: dict[str, list[str]] = {"train_standard": [], "val": []}
+    for key, name in enumerate(PLACES):
+        for number in (1, 2):
+            lines["train_standard"].append(f"{name}/{number:08d}.jpg {key}")
+            picture(root / f"data_{size}{more}" / f"{name[1:]}/{number:08d}.jpg", key)
+        lines["val"].append(f"Places365_val_{key:08d}.jpg {2 - key}")
+        picture(root / f"val_{size}" / f"Places365_val_{key:08d}.jpg", 2 - key)
+    for split, each in lines.items():
+        (root / f"places365_{split}.txt").write_text("\n".join(each) + "\n")
+    (root / "categories_places365.txt").write_text(
+        "".join(f"{name} {key}\n" for key, name in enumerate(PLACES))
+    )
+    return root
+
+
+def places205(root: Path) -> Path:
+    images = root / "data" / "vision" / "torralba" / "deeplearning" / "images256"
+    for split, per_class in (("train", 2), ("val", 1)):
+        lines = []
+        for key, name in enumerate(PLACES):
+            for number in range(per_class):
+                file = f"{name[1:]}/gsun_{split}{number}.jpg"
+                picture(images / file, key)
+                lines.append(f"{file} {key}")
+        folder = root / "trainvalsplit_places205"
+        folder.mkdir(exist_ok=True)
+        (folder / f"{split}_places205.csv").write_text("\n".join(lines))
+    return root
+
+
+def listed(root: Path, train: str, val: str) -> Path:
+    for name in ("x/1.png", "x/2.png", "y/3.png", "y/4, or so.png"):
+        picture(root / name)
+    (root / "train.csv").write_text(train)
+    (root / "val.csv").write_text(val)
+    return root
+
+
+def plan(source: str, root: Path, *more: str) -> Any:
+    return plan_for(
+        f"data={source}",
+        f"data.root={root}",
+        "data.image_size=16",
+        "data.patch_size=4",
+        *more,
+    )
+
+
+def by_name(found: Listing) -> dict[str, str]:
+    return {
+        Path(name).name: found.classes[label]
+        for name, label in (*found.train, *found.val)
+    }
 
 
 @pytest.mark.parametrize(
-    ("name", "archive"),
-    [("cifar10", "cifar-10-python"), ("cifar100", "cifar-100-python")],
+    ("year", "folder"),
+    [(2017, "train_val_images"), (2018, "train_val2018"), (2019, "train_val2019")],
 )
-@pytest.mark.parametrize("download", [True, False])
-def test_cifar_without_a_network_lists_the_offline_choices(
-    name: Any,
-    archive: str,
-    download: bool,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+def test_inaturalist_is_labelled_by_image_id_and_category(
+    year: int, folder: str, tmp_path: Path
 ) -> None:
-    def offline(_: Any) -> None:
-        raise URLError("no route to host")
-
-    monkeypatch.setattr(torchvision.datasets.CIFAR10, "download", offline)
-    said = (
-        rf"data={name} is not in data.root={tmp_path} .*put {archive}.tar.gz into"
-        r" .*data.root.*data=image_folder"
+    found = plan(f"inat{year}", inaturalist(tmp_path, year, folder)).listing
+    assert (len(found.train), len(found.val)) == (6, 3)
+    assert found.train[0] == (f"{folder}/Animalia/0/train0.jpg", 0)
+    assert all(
+        Path(name).parts[2] == str(label) for name, label in (*found.train, *found.val)
     )
-    with pytest.raises(ValueError, match=said):
-        cifar(name, tmp_path, download)
+    assert found.classes == (
+        "Aphrodita aculeata",
+        "Hediste diversicolor (1)",
+        "Hediste diversicolor (2)",
+    )
 
 
-def test_two_runs_that_miss_cifar_download_it_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_names_of_species_published_later_change_no_fingerprint(tmp_path: Path) -> None:
+    before = plan("inat2018", inaturalist(tmp_path))
+    (tmp_path / "categories.json").write_text(
+        json.dumps([{"id": 1, "name": "Nereis"}, {"id": 77, "name": "other"}])
+    )
+    after = plan("inat2018", tmp_path)
+    assert after.class_names == ("Aphrodita aculeata", "Nereis", "Hediste diversicolor")
+    assert after.stages[0].fingerprint == before.stages[0].fingerprint
+
+
+def test_the_order_of_a_list_and_the_place_of_its_files_do_not_count(
+    tmp_path: Path,
 ) -> None:
-    """The second waits for the first: two writers of one archive would spoil it."""
-    downloads: list[Path] = []
-
-    def fake(root: Path, train: bool, download: bool) -> SimpleNamespace:
-        if not (root / "files").exists():
-            if not download:
-                raise RuntimeError("Dataset not found or corrupted.")
-            downloads.append(root)
-            time.sleep(0.2)
-            (root / "files").touch()
-        return SimpleNamespace(data=np.zeros((2, 32, 32, 3), np.uint8), targets=[3, 7])
-
-    fake.__name__ = "CIFAR10"
-    monkeypatch.setattr(torchvision.datasets, "CIFAR10", fake)
-    with ThreadPoolExecutor() as pool:
-        list(
-            pool.map(
-                lambda _: cifar("cifar10", tmp_path / "data", download=True), range(2)
-            )
-        )
-    assert downloads == [tmp_path / "data"]
+    here, there = (
+        inaturalist(tmp_path / "here"),
+        inaturalist(tmp_path / "there", backwards=True),
+    )
+    assert list_source("inat2018", here).train == list_source("inat2018", there).train
+    assert (
+        list_source("inat2018", here).identity
+        == list_source("inat2018", there).identity
+    )
+    picture(there / "train_val2018" / "Animalia" / "0" / "train0.jpg", 3)
+    assert (
+        list_source("inat2018", here).identity
+        != list_source("inat2018", there).identity
+    )
 
 
-def test_cifar_pixels_keep_their_place_and_channel(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_another_label_is_another_data_set(tmp_path: Path) -> None:
+    root = places365(tmp_path)
+    before = list_source("places365", root).identity
+    file = root / "places365_val.txt"
+    file.write_text(file.read_text().replace("00000.jpg 2", "00000.jpg 1"))
+    assert list_source("places365", root).identity != before
+
+
+@pytest.mark.parametrize(
+    ("size", "more"), [("256", ""), ("large", ""), ("256", "_standard")]
+)
+def test_places365_in_both_sizes_and_as_torchvision_renames_it(
+    size: str, more: str, tmp_path: Path
 ) -> None:
-    data = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    found = plan("places365", places365(tmp_path, size, more)).listing
+    assert found.classes == ("airfield", "airplane_cabin", "apartment_building/outdoor")
+    assert found.train[0] == (f"data_{size}{more}/a/airfield/00000001.jpg", 0)
+    assert found.val[0] == (f"val_{size}/Places365_val_00000000.jpg", 2)
 
-    def fake(root: object, train: object, download: object) -> SimpleNamespace:
-        return SimpleNamespace(data=data, targets=[3, 7])
 
-    monkeypatch.setattr(torchvision.datasets, "CIFAR10", fake)
-    train, _ = cifar("cifar10", tmp_path, download=False)
-    assert train.images_NCHW[1, 2, 5, 9] == data[1, 5, 9, 2]
-    assert train.labels_N.tolist() == [3, 7]
+def test_places205_takes_its_names_from_the_folders(tmp_path: Path) -> None:
+    found = plan("places205", places205(tmp_path)).listing
+    assert found.classes == ("airfield", "airplane_cabin", "apartment_building/outdoor")
+    assert (len(found.train), len(found.val)) == (6, 3)
+    assert all((tmp_path / name).is_file() for name, _ in (*found.train, *found.val))
+
+
+def test_one_list_alone_is_split_as_a_folder_is_whatever_the_order_of_its_lines(
+    tmp_path: Path,
+) -> None:
+    lines = [f"x/{i}.png,dog" for i in range(10)] + [
+        f"{tmp_path}/y/{i}.png,cat" for i in range(10)
+    ]
+    for i in range(10):
+        picture(tmp_path / "x" / f"{i}.png")
+        picture(tmp_path / "y" / f"{i}.png")
+    (tmp_path / "train.csv").write_text("\n".join(lines))
+    found = list_source("listed", tmp_path, holdout=0.2)
+    assert (len(found.train), len(found.val)) == (16, 4)
+    assert sorted(label for _, label in found.val) == [0, 0, 1, 1]
+    assert all(
+        (found.root / name).is_file() and not Path(name).is_absolute()
+        for name, _ in (*found.train, *found.val)
+    )
+    (tmp_path / "train.csv").write_text("\n".join(reversed(lines)))
+    again = list_source("listed", tmp_path, holdout=0.2)
+    assert (again.identity, again.val) == (found.identity, found.val)
+
+
+def test_lists_of_paths_and_words(tmp_path: Path) -> None:
+    root = listed(
+        tmp_path,
+        'path,label\nx/1.png, dog\ny/3.png,cat\n\n"y/4, or so.png",cat\n',
+        "x/2.png,dog",
+    )
+    found = plan("listed", root).listing
+    assert found.classes == ("cat", "dog")
+    assert by_name(found) == {
+        "1.png": "dog",
+        "3.png": "cat",
+        "4, or so.png": "cat",
+        "2.png": "dog",
+    }
+
+
+def test_lists_of_paths_and_numbers_are_in_the_order_of_numbers(tmp_path: Path) -> None:
+    root = listed(tmp_path, "x/1.png,10\ny/3.png,9\n", "x/2.png,10\n")
+    found = list_source("listed", root)
+    assert found.classes == ("9", "10")
+    assert by_name(found) == {"1.png": "10", "2.png": "10", "3.png": "9"}
+
+
+@pytest.mark.parametrize(
+    ("source", "make", "gone"),
+    [
+        ("inat2018", inaturalist, "val2018.json"),
+        ("places365", places365, "categories_places365.txt"),
+        ("places205", places205, "trainvalsplit_places205/train_places205.csv"),
+    ],
+)
+def test_what_is_missing_is_named_with_the_layout(
+    source: str, make: Any, gone: str, tmp_path: Path
+) -> None:
+    make(tmp_path)
+    (tmp_path / gone).unlink()
+    with pytest.raises(
+        ConfigError,
+        match=rf"{gone} is not there; data={source} expects in data.root=.*: .*val",
+    ):
+        plan(source, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("source", "make", "gone"),
+    [
+        ("inat2018", inaturalist, "train_val2018"),
+        ("places365", places365, "val_256"),
+        ("places365", places365, "data_256"),
+    ],
+)
+def test_images_that_were_never_unpacked_are_told_with_the_layout(
+    source: str, make: Any, gone: str, tmp_path: Path
+) -> None:
+    shutil.rmtree(make(tmp_path) / gone)
+    (tmp_path / gone).mkdir()
+    with pytest.raises(
+        ConfigError,
+        match=rf"{gone}/.*jpg is not there; data={source} expects in data.root=.*val",
+    ):
+        plan(source, tmp_path)
+
+
+def test_a_list_of_folders_is_refused(tmp_path: Path) -> None:
+    root = listed(tmp_path, "x/1.png,dog\ny/3.png,cat", "x,dog\ny,cat")
+    with pytest.raises(
+        ConfigError, match=r"none of 2 listed images is a file; the first is .*x"
+    ):
+        plan("listed", root)
+
+
+def test_a_listed_image_that_is_not_there_is_a_bad_file_and_told_at_the_start(
+    tmp_path: Path,
+) -> None:
+    root = listed(
+        tmp_path / "images",
+        "x/1.png,dog\nx/0.png,cat\ny/3.png,cat",
+        'x/2.png,dog\n"y/4, or so.png",cat',
+    )
+    found = list_source("listed", root)
+    assert found.notes == (
+        "1 of 5 listed images are not there or cannot be read: x/0.png",
+    )
+    overrides = (
+        "data=listed",
+        f"data.root={root}",
+        "data.image_size=16",
+        "data.patch_size=4",
+        "stages=[pretrain]",
+        "data.bad_limit=0.5",
+        "data.num_workers=0",
+        "pretrain.batch_size=3",
+        "pretrain.epochs=1",
+        f"runs_dir={tmp_path / 'runs'}",
+    )
+    run(*overrides)
+    (told,) = (tmp_path / "runs").glob("pretrain/*/bad_images.jsonl")
+    assert "x/0.png" in told.read_text()
+
+
+def test_a_root_that_is_missing_is_refused_before_anything_is_read(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(
+        ConfigError, match=r"nowhere/train2017.json is not there; data=inat2017 expects"
+    ):
+        plan("inat2017", tmp_path / "nowhere")
+    with pytest.raises(
+        ConfigError, match=r"data.root: missing; .* add data.root=/path/to/images"
+    ):
+        plan_for("data=places205", tiny=False)
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "said"),
+    [
+        (
+            "x/1.png,dog\nx/2.png\n",
+            "y/3.png,dog",
+            r"line 2 of .*train.csv is 'x/2.png'; expected path,label",
+        ),
+        (
+            "x/1.png,dog\ny/3.png,cat",
+            "x/2.png,cow",
+            r"x/2.png is listed with label cow, which training lacks; it has cat",
+        ),
+        (
+            "/x/1.png,dog",
+            "x/2.png,dog",
+            (
+                r"/x/1.png is listed with a path that leaves data.root; give paths"
+                r" relative"
+            ),
+        ),
+        (
+            "../1.png,dog",
+            "x/2.png,dog",
+            r"\.\./1.png is listed with a path that leaves data.root",
+        ),
+        (
+            "x/1.png,dog",
+            "path,label\n",
+            r"name 1 training and 0 validation images; both need one",
+        ),
+    ],
+)
+def test_odd_lists_are_refused_with_the_line(
+    train: str, val: str, said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        plan("listed", listed(tmp_path, train, val))
+
+
+def test_a_list_of_another_encoding_is_named(tmp_path: Path) -> None:
+    root = listed(tmp_path, "x/1.png,dog", "y/3.png,dog")
+    (root / "train.csv").write_bytes("x/1.png,fuchs\nx/2.png,dächs".encode("latin-1"))
+    with pytest.raises(
+        ConfigError, match=r"train.csv is not UTF-8 \(byte 23\); save it as CSV UTF-8"
+    ):
+        plan("listed", root)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"images": [', r"val2018.json is damaged or no JSON"),
+        (
+            '{"images": [], "categories": []}',
+            r"val2018.json lacks 'annotations'; it needs images \(id, file_name\)",
+        ),
+        (
+            (
+                '{"images": [{"id": 3, "file_name": "a"}], "annotations": [],'
+                ' "categories": []}'
+            ),
+            r"val2018.json lacks 3;",
+        ),
+        (
+            (
+                '{"images": [], "annotations": [{"image_id": 1, "category_id": 0},'
+                ' {"image_id": 1, "category_id": 2}], "categories": []}'
+            ),
+            r"val2018.json gives 1 images two categories; images have one class each",
+        ),
+        (
+            '{"images": [], "annotations": [], "categories": [{"id": 1}]}',
+            r"a category lacks 'name'; each needs id",
+        ),
+    ],
+)
+def test_damaged_annotations_are_named(content: str, said: str, tmp_path: Path) -> None:
+    (inaturalist(tmp_path) / "val2018.json").write_text(content)
+    with pytest.raises(ConfigError, match=said):
+        plan("inat2018", tmp_path)
+
+
+def test_a_places_line_without_a_number_is_named(tmp_path: Path) -> None:
+    (places365(tmp_path) / "places365_val.txt").write_text(
+        "Places365_val_00000000.jpg\n"
+    )
+    with pytest.raises(
+        ConfigError,
+        match=(
+            r"line 1 of .*places365_val.txt is .*; expected a name, a space and a"
+            r" number"
+        ),
+    ):
+        plan("places365", tmp_path)
+
+
+def test_a_data_set_by_annotations_is_trained_on_and_measured(tmp_path: Path) -> None:
+    root = inaturalist(tmp_path / "inat")
+    (result,) = run(
+        "data=inat2018",
+        f"data.root={root}",
+        "data.image_size=16",
+        "data.patch_size=4",
+        "stages=[scratch]",
+        f"runs_dir={tmp_path / 'runs'}",
+        "scratch.batch_size=6",
+    )
+    assert result["images"] == 3
+    (folder,) = (tmp_path / "runs" / "scratch").iterdir()
+    assert (
+        (folder / "classes.csv")
+        .read_text()
+        .splitlines()[1]
+        .startswith("Aphrodita aculeata,1,")
+    )

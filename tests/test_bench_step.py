@@ -103,7 +103,7 @@ def test_arguments_out_of_range_are_told_together(change: dict, said: str) -> No
 def test_what_guards_cost_is_told_by_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a writer that is slow enough for steps beside it; test_background says that nobody waits for it."""
+    """With a writer that is slow enough for steps beside it; test_checkpoint_writer says that nobody waits for it."""
     from unmask.commands.bench.callbacks import measured_overhead
     from unmask.storage import checkpoints
 

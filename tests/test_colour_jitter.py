@@ -11,7 +11,7 @@ from scipy import stats
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
-from scenes import scenes
+from sample_pictures import scenes
 from unmask.data.augment.colour_jitter import ColourJitter, colour_jitter
 from unmask.randomness import Key, make_key
 

@@ -17,7 +17,7 @@ from timm.data.auto_augment import rand_augment_transform
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
-from scenes import scenes
+from sample_pictures import scenes
 from test_module import FORM, assert_same, batches, channels, data, splits
 from unmask.data.augment.crops import Augment, once_boxes
 from unmask.data.augment.randaugment import RandAugment, erase, posterized, rand_augment
