@@ -1,179 +1,210 @@
-"""The price of a run, a sweep or a table of the paper, before anything is launched. See --help."""
+"""Price a run, a sweep or a table of the paper before it is launched. See --help."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
+from rich.table import Table
 
-from hydra_plugins.composition import Composer
+from hydra_plugins.composition import Composer, hydra_errors_as_config_errors
 from hydra_plugins.experiment_sweeper import cell_fault, cells_by_table
-from unmask.commands.cli import MULTIRUN, fail, guarded, mark_started
-from unmask.commands.plan.hardware import Planned, planned
-from unmask.config.checks import ConfigError, check, elsewhere
+from unmask.commands.cli import MULTIRUN, fail, mark_started, run_command
+from unmask.commands.plan.hardware import (
+    Hardware,
+    PlanArguments,
+    check_plan_arguments,
+)
+from unmask.config.checks import ConfigError, check, fill_missing_roots
 from unmask.config.experiments import CONF
-from unmask.config.schema import TRAINED, Config
-from unmask.stages.sizes import Size, size_of
+from unmask.config.schema import Config
+from unmask.config.stage_kinds import TRAINED_STAGES
+from unmask.stages.sizes import DatasetSize, dataset_size
+
+if TYPE_CHECKING:
+    from unmask.commands.plan.cost import Cell
+    from unmask.commands.plan.estimator import Estimator, TrainingStep
 
 GROUPS = [str(path.relative_to(CONF)) for path in CONF.rglob("*") if path.is_dir()]
-OWN = ("hardware", "images", "val_images", "classes")  # keys of plan.yaml
-OWN_KEYS = [
-    *OWN,
-    *(
-        f"hardware.{key}"
-        for key in ("name", "devices", "memory_gib", "tflops", "utilisation", "source")
-    ),
-]
-HELP = """\
-python src/plan.py <what train.py takes> [hardware=...]
+# the groups and keys of plan.yaml, which train.py does not have
+PLAN_KEYS = ("hardware", "images", "val_images", "classes")
+HARDWARE_KEYS = ("name", "devices", "memory_gib", "tflops", "utilisation", "source")
+OWN_KEYS = [*PLAN_KEYS, *(f"hardware.{key}" for key in HARDWARE_KEYS)]
 
-What it costs, before it is launched: parameters, FLOPs, images, hours, GPU-hours, disk, and the memory of a training
-step by part. Stages that several cells share are counted once. No image is read, so the data need not be here.
-
-  One run              python src/plan.py model=mae_vit_b data=imagenet mask_ratio=0.75
-  A sweep              python src/plan.py decoder.depth=1,2,4,8
-  A table of the paper python src/plan.py experiment=decoder_depth scale=paper hardware=h200x8
-  All of them          python src/plan.py experiment=all scale=paper
-
-  hardware={hardware}
-                       here measures this machine with {steps} steps of the real training;
-                       hardware.devices=4, hardware.memory_gib=40 change one that is near yours
-  images= classes=     how many images and classes, for data that are neither here nor well known
-"""
-
-
-def configs(
-    arguments: list[str], given: Size | None
-) -> Iterator[tuple[str, Config, Size, str]]:
-    """(experiment, config, size of the data, its name) of every cell, checked. Raises ConfigError with all faults."""
-    faults, composer = [], Composer()
-    for group, _, overrides in cells_by_table(arguments):
-        try:
-            config, chosen = (
-                check(elsewhere(composer(overrides))),
-                composer.choices(overrides).get("data", ""),
-            )
-            yield group, config, size_of(config, chosen, given), chosen
-        except ConfigError as error:
-            faults.append(cell_fault(overrides, error) if overrides else str(error))
-    if faults:
-        raise ConfigError("\n".join(faults))
-
-
-def sized(own: Planned) -> Size | None:
-    """What the user says of the data."""
-    if own.images is None:
-        if own.val_images or own.classes:
-            raise ConfigError(
-                "images: missing; val_images and classes say more of images that are"
-                " said to be so many"
-            )
-        return None
-    return Size(own.images, own.val_images or -(-own.images // 10), own.classes or 1000)
+# experiment, config, size of the data, and the name that data= takes
+PlannedRun = tuple[str, Config, DatasetSize, str]
 
 
 def run() -> None:
-    """Prints the price; exits with 0, or 2 for a bad config."""
+    """Print the price; exits with 0, or 2 for a bad config."""
     arguments = [argument for argument in sys.argv[1:] if argument not in MULTIRUN]
-    if "--help" in arguments or "-h" in arguments:
-        from unmask.commands.plan.probe import STEPS
-
-        names = " | ".join(
-            sorted(path.stem for path in (CONF / "hardware").glob("*.yaml"))
-        )
-        print(HELP.format(hardware=names, steps=STEPS), end="")
-        return
-    own = [
-        argument
-        for argument in arguments
-        if argument.lstrip("+").partition("=")[0].partition(".")[0] in OWN
-    ]
+    own = [argument for argument in arguments if _first_key(argument) in PLAN_KEYS]
+    others = [argument for argument in arguments if argument not in own]
     mark_started()
     try:
-        if strange := [
-            argument
-            for argument in arguments
-            if argument.lstrip("+").startswith("hydra.")
-        ]:
-            raise ConfigError(
-                f"{strange[0]}: a price has no launcher and no sweeper; leave it out"
-            )
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            asked = planned(
-                OmegaConf.to_container(compose("plan", overrides=own), resolve=True)
-            )
-            cells = list(configs([a for a in arguments if a not in own], sized(asked)))
-        report(cells, asked)
+        refuse_hydra_keys(arguments)
+        with (
+            initialize_config_dir(str(CONF), version_base="1.3"),
+            hydra_errors_as_config_errors(),
+        ):
+            plan_arguments = parse_own(own)
+            runs = list(planned_runs(others, data_size(plan_arguments)))
+        print_price(runs, plan_arguments)
     except ConfigError as error:
         fail(str(error), 2)
-    except (HydraException, OmegaConfBaseException) as error:
-        known = ", ".join(
-            sorted(path.stem for path in (CONF / "hardware").glob("*.yaml"))
-        )
-        first = str(error).splitlines()[0]
-        fail(
-            f"{first}; hardware is one of {known}" if "hardware/" in first else first, 2
-        )
 
 
-def report(wanted: list[tuple[str, Config, Size, str]], asked: Planned) -> None:
-    """Count, measure where that is asked for, and print."""
-    from unmask.commands.plan.cost import Cell, Estimator, has_step
-    from unmask.commands.plan.tables import (
-        WIDE,
-        assumptions,
-        measured_table,
-        price_table,
-        step_tables,
+def hardware_names() -> list[str]:
+    """Return the choices of hardware=."""
+    return sorted(path.stem for path in (CONF / "hardware").glob("*.yaml"))
+
+
+def _first_key(argument: str) -> str:
+    return argument.lstrip("+").partition("=")[0].partition(".")[0]
+
+
+def refuse_hydra_keys(arguments: list[str]) -> None:
+    """Raise ConfigError for the launcher's and the sweeper's keys."""
+    for argument in arguments:
+        if argument.lstrip("+").startswith("hydra."):
+            raise ConfigError(
+                f"{argument}: a price has no launcher and no sweeper; leave it out"
+            )
+
+
+def parse_own(overrides: Sequence[str]) -> PlanArguments:
+    """Return hardware and sizes. Raises ConfigError."""
+    try:
+        with hydra_errors_as_config_errors():
+            config = compose("plan", overrides=list(overrides))
+            raw = OmegaConf.to_container(config, resolve=True)
+    except ConfigError as error:
+        if "hardware/" not in str(error):
+            raise
+        known = ", ".join(hardware_names())
+        raise ConfigError(f"{error}; hardware is one of {known}") from None
+    return check_plan_arguments(raw)
+
+
+def data_size(arguments: PlanArguments) -> DatasetSize | None:
+    """Return the size of the data as typed; None where images= is not.
+
+    A tenth of the images are validation images by default, and there are 1000 classes.
+    """
+    if arguments.images is None:
+        if arguments.val_images or arguments.classes:
+            raise ConfigError(
+                f"images: missing; val_images={arguments.val_images} and"
+                f" classes={arguments.classes} need images=, the number of training"
+                " images"
+            )
+        return None
+    a_tenth = -(-arguments.images // 10)  # rounded up
+    return DatasetSize(
+        arguments.images, arguments.val_images or a_tenth, arguments.classes or 1000
     )
 
-    console, estimator, hardware = Console(), Estimator(), asked.hardware
-    cells = [Cell(group, config, size) for group, config, size, _ in wanted]
-    with console.status("counting") as status:  # a model takes a second or two
-        for i, (cell, (_, _, _, chosen)) in enumerate(zip(cells, wanted, strict=True)):
-            status.update(f"counting FLOPs, cell {i + 1} of {len(cells)}")
-            estimator.price(cell, chosen)
+
+def planned_runs(
+    arguments: list[str], size: DatasetSize | None
+) -> Iterator[PlannedRun]:
+    """Yield every cell of the sweep, checked.
+
+    size: of the data, where it was typed. Raises ConfigError with all faults.
+    """
+    faults = []
+    composer = Composer()
+    for experiment, _, overrides in cells_by_table(arguments):
+        try:
+            # the data need not be here: a missing data.root is no fault
+            config = check(fill_missing_roots(composer(overrides)))
+            data_name = composer.choices(overrides).get("data", "")
+            known_size = dataset_size(config, data_name, size)
+            yield experiment, config, known_size, data_name
+        except ConfigError as error:
+            faults.append(cell_fault(overrides, error) if overrides else str(error))
+    if faults:
+        raise ConfigError("\n".join(f"{fault}" for fault in faults))
+
+
+def print_price(runs: list[PlannedRun], arguments: PlanArguments) -> None:
+    """Count FLOPs and memory, measure speed where that is asked for, and print."""
+    # these import torch, for which --help and wrong arguments need not wait
+    from unmask.commands.plan.assumptions import VIT_B_WIDTH, assumptions
+    from unmask.commands.plan.cost import Cell
+    from unmask.commands.plan.estimator import Estimator
+    from unmask.commands.plan.price_table import price_table
+    from unmask.commands.plan.step_tables import step_tables
+
+    console = Console()
+    estimator = Estimator()
+    hardware = arguments.hardware
+    cells = [Cell(experiment, config, size) for experiment, config, size, _ in runs]
+    data_names = [data_name for _, _, _, data_name in runs]
+    # each model takes a second or two
+    with console.status("counting") as status:
+        for i, (cell, name) in enumerate(zip(cells, data_names, strict=True), start=1):
+            status.update(f"counting FLOPs, cell {i} of {len(cells)}")
+            estimator.price_cell(cell, name)
         status.update("counting memory")
-        trained = [
-            (c, price.spec.kind)
-            for c in cells
-            for price in c.prices
-            if has_step(c.config, price.spec)
-        ]
-        steps = list(
-            dict.fromkeys(
-                estimator.step(c.config, kind, c.size, hardware.devices)
-                for c, kind in trained
-            )
-        )
-    steps.sort(key=lambda step: TRAINED.index(step.kind))
-    notes, measured = [], []
-    if not hardware.measured and any(cell.config.model.width < WIDE for cell in cells):
+        steps = training_steps(estimator, cells, hardware.devices)
+    is_small = any(cell.config.model.width < VIT_B_WIDTH for cell in cells)
+    if not hardware.needs_measuring and is_small:
         console.print(
             "These models are too small to keep such devices busy; hardware=here"
             " measures this machine."
         )
-    if hardware.measured:
-        from unmask.commands.plan.probe import probe
-
-        models = {
-            estimator.step(c.config, "pretrain", c.size, 1): c.config for c in cells
-        }
+    measured_tables: list[Table] = []
+    notes: list[str] = []
+    if hardware.needs_measuring:
         with console.status("measuring this machine"):
-            found, too_big = probe([(config, step) for step, config in models.items()])
-        notes += [too_big] if too_big else []
-        if first := next(filter(None, found), None):
-            hardware = first.hardware(hardware)
-            measured = [measured_table(list(models), found)]
+            hardware, measured_tables, notes = measure(estimator, cells, hardware)
     console.print(price_table(cells, hardware))
-    for table in [*step_tables(steps, hardware, console.width), *measured]:
+    for table in [*step_tables(steps, hardware, console.width), *measured_tables]:
         console.print(table)
     for sentence in [*notes, *assumptions(cells, hardware)]:
         console.print(sentence, soft_wrap=False, highlight=False, markup=False)
 
 
+def training_steps(
+    estimator: "Estimator", cells: list["Cell"], devices: int
+) -> list["TrainingStep"]:
+    """Return the different training steps of the cells, in the order of the stages."""
+    from unmask.commands.plan.estimator import has_training_step
+
+    steps = [
+        estimator.training_step(cell.config, price.spec.kind, cell.size, devices)
+        for cell in cells
+        for price in cell.prices
+        if has_training_step(cell.config, price.spec)
+    ]
+    # cells share steps
+    unique = dict.fromkeys(steps)
+    return sorted(unique, key=lambda step: TRAINED_STAGES.index(step.kind))
+
+
+def measure(
+    estimator: "Estimator", cells: list["Cell"], hardware: Hardware
+) -> tuple[Hardware, list[Table], list[str]]:
+    """Return this machine as measured, a table of its speeds, and notes."""
+    from unmask.commands.plan.speed import measure_speeds
+    from unmask.commands.plan.step_tables import measured_table
+
+    # one device's step of pretraining, once for each model
+    configs = {
+        estimator.training_step(cell.config, "pretrain", cell.size, 1): cell.config
+        for cell in cells
+    }
+    steps = list(configs)
+    speeds, too_big = measure_speeds([(configs[step], step) for step in steps])
+    notes = [too_big] if too_big else []
+    first = next(filter(None, speeds), None)
+    if first is None:
+        return hardware, [], notes
+    return first.as_hardware(hardware), [measured_table(steps, speeds)], notes
+
+
 if __name__ == "__main__":
-    guarded(run, [*GROUPS, *OWN_KEYS])
+    run_command(run, [*GROUPS, *OWN_KEYS])

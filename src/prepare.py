@@ -1,4 +1,4 @@
-"""Images into tar shards, Parquet, LitData's chunks, raw pixels or a folder, smaller if wished. See --help."""
+"""Copy images into shards, raw pixels or a folder, smaller if wished. See --help."""
 
 from pathlib import Path
 
@@ -6,26 +6,31 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from unmask.commands.cli import exit_on_user_error, fail, guarded, mark_started
-from unmask.config.arguments import Prepare, arguments, keyed
+from unmask.commands.cli import exit_on_user_error, fail, mark_started, run_command
+from unmask.config.arguments import Prepare, fields_by_key, parse_arguments
 
-LEFT = "interrupted; the same command goes on after what is done"
+INTERRUPTED = "interrupted; the same command goes on after what is done"
 CONF = Path(__file__).parent.parent / "conf"
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="prepare")
 def run(cfg: DictConfig) -> None:
-    """Exits with 0 done, 1 error, 2 bad arguments, 130 interrupted. Run again after a kill it goes on."""
+    """Prepare, going on where an earlier call ended.
+
+    Exits with 0 done, 1 error, 2 bad arguments, 130 interrupted.
+    """
     mark_started()
     with exit_on_user_error():
-        given = arguments(Prepare, OmegaConf.to_container(cfg, resolve=True))
-        from unmask.commands.prepare import prepare
+        raw = OmegaConf.to_container(cfg, resolve=True)
+        arguments = parse_arguments(Prepare, raw)
+        # imports torch, for which --help and wrong arguments need not wait
+        from unmask.commands.prepare.prepare import prepare
 
         try:
-            prepare(given, Console())
+            prepare(arguments, Console())
         except KeyboardInterrupt:
-            fail(LEFT, 130)
+            fail(INTERRUPTED, 130)
 
 
 if __name__ == "__main__":
-    guarded(run, keyed(Prepare))
+    run_command(run, fields_by_key(Prepare))

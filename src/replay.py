@@ -1,4 +1,4 @@
-"""A training step that was not finite, made again, and what would have helped: src/replay.py <folder>. See --help."""
+"""Make a non-finite training step again: src/replay.py <folder>. See --help."""
 
 import sys
 from pathlib import Path
@@ -7,25 +7,36 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from unmask.commands.cli import exit_on_user_error, guarded, mark_started, one_word
-from unmask.config.arguments import Replay, arguments
+from unmask.commands.cli import (
+    exit_on_user_error,
+    mark_started,
+    positional_to_key,
+    run_command,
+)
+from unmask.config.arguments import Replay, parse_arguments
 
 CONF = Path(__file__).parent.parent / "conf"
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="replay")
 def run(cfg: DictConfig) -> None:
-    """Exits with 0 the same step, 1 not the same or error, 2 bad arguments: no record, a damaged one, images gone."""
+    """Replay the step of a record.
+
+    Exits with 0 the same step, 1 another one or an error, 2 bad arguments: no record, a
+    damaged one, or its images are gone.
+    """
     mark_started()
     with exit_on_user_error():
-        given = arguments(Replay, OmegaConf.to_container(cfg, resolve=True))
+        raw = OmegaConf.to_container(cfg, resolve=True)
+        arguments = parse_arguments(Replay, raw)
+        # imports torch, for which --help and wrong arguments need not wait
         from unmask.commands.replay.replay import replay
 
-        same = replay(given.folder, Console())
-    if not same:
-        raise SystemExit(1)
+        is_same = replay(arguments.folder, Console())
+    if not is_same:
+        sys.exit(1)
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = one_word(sys.argv[1:], "folder")
-    guarded(run, Replay.model_fields)
+    sys.argv[1:] = positional_to_key(sys.argv[1:], "folder")
+    run_command(run, Replay.model_fields)

@@ -1,4 +1,4 @@
-"""Everything finished so far beside the paper: page, Markdown, CSV, figures. See --help."""
+"""Report everything finished so far beside the paper. See --help."""
 
 import sys
 from collections.abc import Sequence
@@ -7,111 +7,108 @@ from typing import TYPE_CHECKING
 
 from hydra import initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from hydra_plugins.composition import Composer
-from unmask.commands.cli import fail, guarded, mark_started, user_message
-from unmask.config.arguments import Report, arguments
-from unmask.config.checks import ConfigError, check, elsewhere
+from hydra_plugins.composition import Composer, hydra_errors_as_config_errors
+from unmask.commands.cli import exit_on_user_error, mark_started, run_command
+from unmask.config.arguments import Report, parse_arguments
+from unmask.config.checks import ConfigError, check, fill_missing_roots
 from unmask.config.experiments import CONF
 from unmask.config.schema import Config
-from unmask.stages.ledger import LedgerError
 
 if TYPE_CHECKING:
     from unmask.reports.paper.comparison import Comparison
+    from unmask.reports.paper.findings import Finding
 
 DEFAULTS = CONF / "report.yaml"
 
 
 def run() -> None:
-    """Exits with 0 done, 1 error, 2 bad arguments."""
-    if {"--help", "-h"} & set(sys.argv):
-        print(DEFAULTS.read_text(), end="")
-        return
+    """Write the report and print it; exits with 0 done, 1 error, 2 bad arguments."""
     mark_started()
-    try:
-        # not hydra.main: to Hydra `experiment` and `scale` are groups of conf/
-        given = arguments(
-            Report,
-            OmegaConf.to_container(
-                OmegaConf.merge(OmegaConf.load(DEFAULTS), told_by_user())
-            ),
-        )
+    with exit_on_user_error():
+        # not by hydra.main: to Hydra `experiment` and `scale` are groups of conf/
+        merged = OmegaConf.merge(OmegaConf.load(DEFAULTS), typed_values())
+        arguments = parse_arguments(Report, OmegaConf.to_container(merged))
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            from unmask.reports.paper.files import keep, write_report
-            from unmask.reports.paper.findings import findings
-
-            composer = Composer()
-
-            def composed(overrides: Sequence[str]) -> Config:
-                return check(elsewhere(composer(overrides)))
-
-            found = findings(given, composed)
-            written = write_report(found, folder(given), given.runs_dir)
-            if given.keep:  # an experiment's README tells of all its scales
-                keep(
-                    findings(given.model_copy(update={"scale": None}), composed)
-                    if given.scale
-                    else found
-                )
-    except ConfigError as error:
-        fail(str(error), 2)
-    except OSError as error:
-        fail(user_message(error), 1)
-    except (ValueError, LedgerError) as error:
-        fail(user_message(error), 1)
-    for note in dict.fromkeys(note for finding in found for note in finding.notes):
+            findings, written = write(arguments)
+    notes = [note for finding in findings for note in finding.notes]
+    for note in dict.fromkeys(notes):
         print(f"note: {note}")
-    say([finding.section.content for finding in found], given, written)
+    comparisons = [finding.section.comparison for finding in findings]
+    print_comparisons(comparisons, arguments, written)
 
 
-def folder(given: Report) -> Path:
-    """Where it goes: tables of their own do not overwrite the page of all."""
-    everything = Path(given.runs_dir) / "report"
-    return (
-        Path(given.out)
-        if given.out
-        else everything
-        if given.experiment == "all"
-        else everything / given.experiment
-    )
+def write(arguments: Report) -> tuple[list["Finding"], list[Path]]:
+    """Return what was found, and the files that were written, the page first."""
+    # pandas and matplotlib take seconds
+    from unmask.reports.paper.files import keep_results, write_report
+    from unmask.reports.paper.findings import collect_findings
 
+    composer = Composer()
 
-def told_by_user() -> DictConfig:
-    """key=value arguments. Raises ConfigError for what is none."""
-    if strange := [argument for argument in sys.argv[1:] if "=" not in argument]:
-        raise ConfigError(
-            f"{strange[0]}: write key=value, such as experiment=decoder_depth; --help"
-            " lists the keys"
+    def compose_config(overrides: Sequence[str]) -> Config:
+        return check(fill_missing_roots(composer(overrides)))
+
+    findings = collect_findings(arguments, compose_config)
+    written = write_report(findings, report_folder(arguments), arguments.runs_dir)
+    if arguments.keep:
+        # an experiment's README shows all its scales, whichever was asked for
+        all_scales = arguments.model_copy(update={"scale": None})
+        keep_results(
+            collect_findings(all_scales, compose_config)
+            if arguments.scale
+            else findings
         )
-    try:
+    return findings, written
+
+
+def report_folder(arguments: Report) -> Path:
+    """Return where the report goes.
+
+    One table has a folder of its own: it does not overwrite the page of all.
+    """
+    if arguments.out:
+        return Path(arguments.out)
+    folder = Path(arguments.runs_dir) / "report"
+    return folder if arguments.experiment == "all" else folder / arguments.experiment
+
+
+def typed_values() -> DictConfig:
+    """Return the key=value arguments. Raises ConfigError for any other."""
+    for argument in sys.argv[1:]:
+        if "=" not in argument:
+            raise ConfigError(
+                f"{argument}: write key=value, such as experiment=decoder_depth; --help"
+                " lists the keys"
+            )
+    with hydra_errors_as_config_errors():
         return OmegaConf.from_dotlist(sys.argv[1:])
-    except OmegaConfBaseException as error:
-        raise ConfigError(str(error).splitlines()[0]) from None
 
 
-def say(found: list["Comparison"], given: Report, written: list[Path]) -> None:
-    """One experiment: its table and claims; several: a line each. Then where the page lies."""
+def print_comparisons(
+    comparisons: list["Comparison"], arguments: Report, written: list[Path]
+) -> None:
+    """Print table and claims of one experiment, or a line for each of several."""
     from unmask.reports.paper.tables import claims_table, summary_table, terminal_table
 
     console = Console()
-    if not found:
-        wanted = f"experiment={given.experiment}" + (
-            f" scale={given.scale}" if given.scale else ""
-        )
+    if not comparisons:
+        wanted = f"experiment={arguments.experiment}"
+        if arguments.scale:
+            wanted += f" scale={arguments.scale}"
         console.print(
-            f"no results of {wanted} in {given.runs_dir}: python src/train.py -m"
-            f" {wanted} makes them; those of a sweep that was given more are found by"
-            " 'overrides=[...]', seeds=[...]",
+            f"no results of {wanted} in {arguments.runs_dir}: python src/train.py -m"
+            f" {wanted} makes them; results of a sweep with more overrides are found"
+            " with 'overrides=[...]' and seeds=[...]",
             markup=False,
         )
         return
-    if len(found) == 1:
-        console.print(terminal_table(found[0]))
-        console.print(claims_table(found[0]))
+    if len(comparisons) == 1:
+        console.print(terminal_table(comparisons[0]))
+        console.print(claims_table(comparisons[0]))
     else:
-        console.print(summary_table(found))
+        console.print(summary_table(comparisons))
     console.print(
         f"The page with tables, figures and verdicts: {written[0].resolve()}",
         soft_wrap=True,
@@ -119,4 +116,4 @@ def say(found: list["Comparison"], given: Report, written: list[Path]) -> None:
 
 
 if __name__ == "__main__":
-    guarded(run, Report.model_fields)
+    run_command(run, Report.model_fields)

@@ -1,20 +1,24 @@
-"""One run (its stages in order), or with -m a sweep of runs. See --help."""
+"""Train one run, its stages in order; with -m a sweep of runs. See --help."""
 
 import os
 import signal
 
-LEFT = "interrupted; the same command goes on from the last checkpoint"
+INTERRUPTED = "interrupted; the same command goes on from the last checkpoint"
 
 
-def leave(*_: object) -> None:
-    """Until there is something to save: in the middle of an import an exception is lost, or ends in a traceback."""
-    os.write(2, f"{LEFT}\n".encode())
+def exit_interrupted(*_: object) -> None:
+    """Exit with 75 while modules are imported: there is nothing to save yet.
+
+    An exception in the middle of an import would get lost, or end in a traceback.
+    """
+    os.write(2, f"{INTERRUPTED}\n".encode())
     os._exit(75)
 
 
+# imports take seconds, and a signal may come before their end
 if __name__ == "__main__":
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, leave)
+        signal.signal(number, exit_interrupted)
 
 import json
 import shlex
@@ -31,145 +35,181 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from unmask.commands.cli import (
-    EXPLAINED,
+    USER_ERRORS,
     CellError,
     config_flags,
     fail,
-    guarded,
     mark_started,
+    run_command,
     user_message,
 )
 from unmask.config.checks import ConfigError, check
 from unmask.config.experiments import ABLATIONS, ALL
-from unmask.distributed.launcher import STARTED, Launcher
-from unmask.distributed.line_prefix import PREFIX, PrefixedStream, prefix_lines
+from unmask.distributed.launcher import STARTED_VARIABLE, Launcher
+from unmask.distributed.line_prefix import PREFIX_VARIABLE, PrefixedStream, prefix_lines
 from unmask.distributed.processes import (
-    MEMORY_FULL,
+    OUT_OF_MEMORY,
     PREEMPTED,
-    SUMMARY,
+    SUMMARY_VARIABLE,
     received_signals,
     time_limit,
 )
 from unmask.distributed.ranks import RankInfo, rank_info
 from unmask.distributed.slurm import requeue
-from unmask.stages.devices import processes
+from unmask.stages.checked_cells import refuse_unchecked_cell
+from unmask.stages.devices import total_processes
 from unmask.stages.ledger import StageFolder
-from unmask.stages.plan import Plan, make_plan, refuse_change
+from unmask.stages.plan import Plan, make_plan
 
 CONF = Path(__file__).parent.parent / "conf"
-BEGUN, MOMENT = time.monotonic(), 0.01  # minutes
 GROUPS = [str(path.relative_to(CONF)) for path in CONF.rglob("*") if path.is_dir()]
+STARTED_AT = time.monotonic()
+# what a restarted command gets of trainer.max_minutes at least
+MIN_MINUTES = 0.01
+
+Result = dict[str, Any]  # the content of a stage's result.json
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def run(cfg: DictConfig) -> None:
-    """Check, plan, execute, report; exits with 0 done, 1 error, 2 bad config, 75 preempted."""
+    """Check, plan, train and report one run.
+
+    Exits with 0 done, 1 error, 2 bad config, 75 preempted.
+    """
     mark_started()
-    console, leave = Console(), fail
-    # a launcher that runs cells as functions; ours starts commands
-    if HydraConfig.get().mode == RunMode.MULTIRUN:
-        leave = raise_from_cell
+    # our launchers start a command for each cell of a sweep; Hydra's call this function
+    is_function_call = HydraConfig.get().mode == RunMode.MULTIRUN
+    exit_with = raise_from_cell if is_function_call else fail
     try:
-        plan = make_plan(check(plain(cfg)))
-        refuse_change(plan)
-        folders = [StageFolder(plan.config.runs_dir, spec) for spec in plan.stages]
-        finished = [folder.result() for folder in folders]
-        results = [result for result in finished if result]
-        # else nothing to do, and torch need not be imported
-        if len(results) < len(plan.stages):
-            # a ledger that cannot be written is told now: importing torch takes seconds
-            next(
-                f for f, result in zip(folders, finished, strict=True) if not result
-            ).open()
-            results = work(plan, console)
-        if results:
-            report(plan, results, [bool(result) for result in finished], console)
+        run_config(cfg, Console())
     except ConfigError as error:
-        leave(str(error), 2)
+        exit_with(str(error), 2)
     except Exception as error:
-        if not isinstance(error, EXPLAINED) and not hasattr(error, "__notes__"):
-            raise  # outside of any stage: nothing has kept its traceback
-        leave(user_message(error), 1)
+        is_explained = isinstance(error, USER_ERRORS) or hasattr(error, "__notes__")
+        if not is_explained:
+            # raised outside of any stage: no error.txt has its traceback
+            raise
+        exit_with(user_message(error), 1)
     except SystemExit as leaving:
         if leaving.code == PREEMPTED:
             requeue(cfg.trainer.requeue)
         raise
     except KeyboardInterrupt:
-        fail(LEFT, PREEMPTED)
+        fail(INTERRUPTED, PREEMPTED)
 
 
-def work(plan: Plan, console: Console) -> list[dict[str, Any]]:
-    """The results of all stages, from this process or from those that it starts, one a device.
+def run_config(cfg: DictConfig, console: Console) -> None:
+    """Make the results that the ledger lacks, and report all of them."""
+    plan = make_plan(check(resolve(cfg)))
+    refuse_unchecked_cell(plan)
+    folders = [StageFolder(plan.config.runs_dir, spec) for spec in plan.stages]
+    results = [folder.result() for folder in folders]
+    from_ledger = [result is not None for result in results]
+    finished = [result for result in results if result is not None]
+    # where all stages are finished torch, which takes seconds, is not even imported
+    if not all(from_ledger):
+        # a ledger that cannot be written is refused before torch is imported
+        folders[from_ledger.index(False)].create()
+        finished = run_stages(plan, console)
+    # only rank zero has results to report
+    if finished:
+        report_results(plan, finished, from_ledger, console)
 
-    Nothing where this process is one of those; the first one of torchrun's or srun's tells the results.
+
+def run_stages(plan: Plan, console: Console) -> list[Result]:
+    """Return the results of all stages, made here or by one process a device.
+
+    Empty where this process is one of several and not the one that reports.
     """
-    started, total = rank_info(), processes(plan)
-    if total > 1 and (started is None or started.size < total):
-        each = total // plan.config.trainer.nodes
-        overrides = [
-            *config_flags(sys.argv[1:]),
-            *HydraConfig.get().overrides.task,
-            f"trainer.devices={each}",
-        ]
-        # of those started, too: who is asked here puts a job back
-        with time_limit(plan.config.trainer.max_minutes):
-            code = Launcher(overrides, each, total, started)()
-        # the other cells go on
-        if HydraConfig.get().mode == RunMode.MULTIRUN and code not in (0, PREEMPTED):
-            full = (
-                "; their device's memory is full: set a smaller trainer.micro_batch"
-                if code == MEMORY_FULL
-                else ""
-            )
-            raise CellError(f"the processes of this run ended with {code}{full}")
-        if code == MEMORY_FULL:
-            start_with_smaller_parts(plan)
-        if code == PREEMPTED and started is None:
-            print(LEFT, file=sys.stderr)
-        if code:
-            raise SystemExit(code)
-        done = [
-            StageFolder(plan.config.runs_dir, spec).result() for spec in plan.stages
-        ]
-        return (
-            [result for result in done if result]
-            if started is None or started.rank == 0
-            else []
-        )
-    from unmask.training.execute import execute, memory_full
+    ranks = rank_info()
+    world_size = total_processes(plan)
+    if world_size > 1 and (ranks is None or ranks.world_size < world_size):
+        return launch_ranks(plan, ranks, world_size)
 
-    follows = started is not None and started.rank > 0
+    from unmask.training.execute import execute
+    from unmask.training.failures import is_out_of_memory
+
+    is_silent = ranks is not None and ranks.rank > 0
     try:
-        results = execute(plan, Console(quiet=True) if follows else console)
+        results = execute(plan, Console(quiet=True) if is_silent else console)
     except Exception as error:
-        if not memory_full(error) or not can_start_again(plan, started):
+        if not is_out_of_memory(error) or not may_restart(plan, ranks):
             raise
-        if started:  # who started us starts all of us again
-            raise SystemExit(MEMORY_FULL) from None
-        start_with_smaller_parts(plan)
-    return [] if follows or STARTED in os.environ else results
+        if ranks:
+            # the command that launched the ranks starts all of them again
+            raise SystemExit(OUT_OF_MEMORY) from None
+        restart_with_smaller_micro_batches(plan)
+    # where our launcher started this process, the launching command reports
+    return [] if is_silent or STARTED_VARIABLE in os.environ else results
 
 
-def can_start_again(plan: Plan, started: RankInfo | None) -> bool:
-    """Once, where this process is a command of its own, or was started with its likes by one on this machine."""
-    alone = (
-        HydraConfig.get().mode == RunMode.RUN
-        if started is None
-        else STARTED in os.environ
-    )
-    return alone and plan.config.trainer.split == 1 and plan.config.trainer.nodes == 1
+def launch_ranks(plan: Plan, ranks: RankInfo | None, world_size: int) -> list[Result]:
+    """Start this command once a device of this machine, wait, and read the results.
+
+    ranks: which of the machines this one is, where torchrun or srun started a process
+    on each. Only the first one returns results.
+    """
+    per_node = world_size // plan.config.trainer.nodes
+    overrides = [
+        *config_flags(sys.argv[1:]),
+        *HydraConfig.get().overrides.task,
+        f"trainer.devices={per_node}",
+    ]
+    # the ranks have the limit too; here it makes this process requeue a job
+    with time_limit(plan.config.trainer.max_minutes):
+        code = Launcher(overrides, per_node, world_size, ranks)()
+    if code:
+        exit_as_ranks_did(plan, ranks, code)
+    if ranks is not None and ranks.rank > 0:
+        return []
+    folders = [StageFolder(plan.config.runs_dir, spec) for spec in plan.stages]
+    return [result for folder in folders if (result := folder.result())]
 
 
-def start_with_smaller_parts(plan: Plan) -> NoReturn:
-    """Become the same command with every batch in twice as many parts; nothing else frees a device's memory so well."""
+def exit_as_ranks_did(plan: Plan, ranks: RankInfo | None, code: int) -> NoReturn:
+    """End this command with the exit code of its ranks, or start it again.
+
+    Raises CellError in a sweep's own process, where the other cells go on.
+    """
+    if HydraConfig.get().mode == RunMode.MULTIRUN and code != PREEMPTED:
+        remedy = (
+            "; their device's memory is full: set a smaller trainer.micro_batch"
+            if code == OUT_OF_MEMORY
+            else ""
+        )
+        raise CellError(f"the processes of this run ended with {code}{remedy}")
+    if code == OUT_OF_MEMORY:
+        restart_with_smaller_micro_batches(plan)
+    if code == PREEMPTED and ranks is None:
+        print(INTERRUPTED, file=sys.stderr)
+    raise SystemExit(code)
+
+
+def may_restart(plan: Plan, ranks: RankInfo | None) -> bool:
+    """Return whether the command may start again with smaller micro-batches: once.
+
+    Only where it is a command of its own, or our launcher started its ranks, all on
+    this machine; nobody else would start the others again.
+    """
+    trainer = plan.config.trainer
+    if ranks is None:
+        is_own_command = HydraConfig.get().mode == RunMode.RUN
+    else:
+        is_own_command = STARTED_VARIABLE in os.environ
+    return is_own_command and trainer.split == 1 and trainer.nodes == 1
+
+
+def restart_with_smaller_micro_batches(plan: Plan) -> NoReturn:
+    """Become the same command with every batch in twice as many micro-batches.
+
+    A new process, since nothing else frees a device's memory so well.
+    """
     if received_signals:
         raise SystemExit(PREEMPTED)
-    limit = plan.config.trainer.max_minutes
-    left = (
-        [f"trainer.max_minutes={max(MOMENT, limit - (time.monotonic() - BEGUN) / 60)}"]
-        if limit
-        else []
-    )
+    command = [sys.executable, *sys.argv, "trainer.split=2"]
+    if limit := plan.config.trainer.max_minutes:
+        minutes_left = limit - (time.monotonic() - STARTED_AT) / 60
+        command.append(f"trainer.max_minutes={max(MIN_MINUTES, minutes_left)}")
     print(
         "the memory was full: going on with every batch in twice as many parts"
         " (trainer.split=2); sums then come in another order, and the last digits may"
@@ -177,23 +217,29 @@ def start_with_smaller_parts(plan: Plan) -> NoReturn:
         file=sys.stderr,
     )
     if isinstance(sys.stdout, PrefixedStream):
-        os.environ[PREFIX] = sys.stdout.mark
+        # prefix_lines() took it out of the environment
+        os.environ[PREFIX_VARIABLE] = sys.stdout.prefix
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execv(sys.executable, [sys.executable, *sys.argv, "trainer.split=2", *left])
+    os.execv(sys.executable, command)
 
 
 def raise_from_cell(message: str, code: int) -> NoReturn:
-    """Hydra keeps a cell's exception and runs the others; SystemExit would end them all."""
+    """Raise CellError, after which Hydra runs the other cells; SystemExit ends all."""
     raise CellError(message)
 
 
-def plain(cfg: DictConfig) -> dict[str, Any]:
-    """The resolved config as plain containers; an interpolation that leads nowhere is a fault of the config."""
+def resolve(cfg: DictConfig) -> dict[str, Any]:
+    """Return the config as plain containers, with its interpolations resolved.
+
+    Raises ConfigError for an interpolation that leads nowhere, and for an experiment
+    of many cells where one run is asked for.
+    """
     try:
         raw = OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(str(error).splitlines()[0]) from None
+        first_line, *_ = str(error).splitlines()
+        raise ConfigError(f"the config does not resolve: {first_line}") from None
     assert isinstance(raw, dict)
     for override in HydraConfig.get().overrides.task:
         if override in (f"experiment={ALL}", f"experiment={ABLATIONS}"):
@@ -209,33 +255,28 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in raw.items()}
 
 
-def report(
-    plan: Plan, results: list[dict[str, Any]], from_ledger: list[bool], console: Console
+def report_results(
+    plan: Plan, results: list[Result], from_ledger: list[bool], console: Console
 ) -> None:
-    """The table, the page, and a word to the sweep's launcher where there is one."""
+    """Print the table, write the page, and the summary for a sweep's launcher."""
     from unmask.reports.run.page import write_page
     from unmask.reports.run.tables import results_table
 
     console.print(results_table(results))
-    overrides = " ".join(
-        shlex.quote(override) for override in HydraConfig.get().overrides.task
-    )
-    page = write_page(
-        plan,
-        results,
-        f"python src/train.py {overrides}".strip(),
-        refresh=not all(from_ledger),
-    )
+    overrides = " ".join(map(shlex.quote, HydraConfig.get().overrides.task))
+    command = f"python src/train.py {overrides}".strip()
+    page = write_page(plan, results, command, refresh=not all(from_ledger))
     console.print(
         f"The page with curves and pictures: {page.resolve()}", soft_wrap=True
     )
-    if summary := os.environ.get(SUMMARY):
+    if summary := os.environ.get(SUMMARY_VARIABLE):
         rows = [
-            {**r, "from_ledger": f} for r, f in zip(results, from_ledger, strict=True)
+            {**result, "from_ledger": is_old}
+            for result, is_old in zip(results, from_ledger, strict=True)
         ]
         Path(summary).write_text(json.dumps(rows))
 
 
 if __name__ == "__main__":
     prefix_lines()
-    guarded(run, GROUPS)
+    run_command(run, GROUPS)

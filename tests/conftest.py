@@ -1,4 +1,4 @@
-"""Shared by all tests: shape annotations are enforced, threads are few, and a tiny autoencoder is at hand."""
+"""For all tests: shape annotations are enforced; fixtures of a tiny autoencoder."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +28,8 @@ from unmask.mae import MAE
 from unmask.masking import Masking, RandomMasking
 from unmask.randomness import Key, make_key
 
-torch.set_num_threads(1)  # test processes run side by side
+# test processes run side by side
+torch.set_num_threads(1)
 
 GRID, PATCH, CHANNELS = (4, 4), 2, 3
 
@@ -40,19 +41,22 @@ def key() -> Key:
 
 @pytest.fixture
 def images() -> Tensor:
-    """Four normalised images of 8 x 8 pixels."""
+    """Return four normalised images of 8 x 8 pixels."""
     return torch.randn(4, CHANNELS, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture
 def masking(key: Key) -> Masking:
-    """4 of 16 patches visible in each of the four images."""
+    """Return a masking with 4 of 16 visible patches in each of the four images."""
     return RandomMasking(GRID, 0.75)(key, torch.arange(4), 0)
 
 
 @pytest.fixture
 def make_mae() -> Callable[..., MAE]:
-    """An autoencoder on 4 x 4 patches of 2 x 2 pixels; `rough` moves every weight, so that no bias is zero."""
+    """Return a function that makes an autoencoder on 4 x 4 patches of 2 x 2 pixels.
+
+    rough: change every weight at random, so that no bias is zero.
+    """
 
     def make(
         seed: int = 0,
@@ -80,6 +84,6 @@ def make_mae() -> Callable[..., MAE]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that start processes come first: long ones at the end would leave a core without work."""
+    """Run files that start processes first: long ones at the end leave cores idle."""
     heavy = {item.path for item in items if item.get_closest_marker("process")}
     items.sort(key=lambda item: item.path not in heavy)

@@ -1,4 +1,4 @@
-"""A W&B server on loopback that keeps the rows it is sent, and W&B's offline files read back."""
+"""A W&B server on loopback that keeps rows, and a reader of W&B's offline files."""
 
 import gzip
 import json
@@ -25,13 +25,16 @@ BLOCK, HEADER = 32768, 7
 
 
 class FakeWandb:
-    """runs: the rows of each by their place in it, as W&B keeps them. Set `status` to refuse, `delay` to be slow."""
+    """Serve on loopback; `runs` has the rows of each run.
+
+    Set `status` to refuse requests, and `delay` (seconds) to be slow.
+    """
 
     def __init__(self) -> None:
         self.runs: dict[str, list[dict[str, Any]]] = {}
         self.status, self.delay, self.bodies = 200, 0.0, [b""]
-        # other places that were asked for, where this server is the proxy
-        self.strangers: list[str] = []
+        # Other hosts that were requested, with this server as the proxy.
+        self.other_hosts: list[str] = []
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self.http.server_port}"
         threading.Thread(
@@ -78,35 +81,46 @@ class FakeWandb:
             do_GET = do_PUT = do_POST
 
             def do_CONNECT(self) -> None:
-                server.strangers.append(self.path)
+                server.other_hosts.append(self.path)
                 self.send_error(403)
 
         return Handler
 
     def _answer(self, path: str, body: bytes) -> dict[str, Any]:
         if path.startswith("/graphql"):
-            asked = json.loads(body)
-            return {"data": self._queried(asked["query"], asked.get("variables") or {})}
+            request = json.loads(body)
+            return {
+                "data": self._answer_query(
+                    request["query"], request.get("variables") or {}
+                )
+            }
         if path.endswith("/file_stream"):
             rows = self.runs[path.split("/")[4]]
             history = (json.loads(body).get("files") or {}).get(
                 "wandb-history.jsonl", {"offset": 0, "content": []}
             )
-            for place, line in enumerate(history["content"], history["offset"]):
-                # a row sent again replaces itself
-                rows[place : place + 1] = [json.loads(line)]
+            for index, line in enumerate(history["content"], history["offset"]):
+                # A row that is sent again replaces itself.
+                rows[index : index + 1] = [json.loads(line)]
             return {"exitcode": None, "limits": {}}
         return {}
 
-    def _queried(self, query: str, given: dict[str, Any]) -> dict[str, Any]:
+    def _answer_query(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
         if "upsertBucket" in query:
-            new = given["name"] not in self.runs
-            self.runs.setdefault(given["name"], [])
+            new = variables["name"] not in self.runs
+            self.runs.setdefault(variables["name"], [])
             return {
-                "upsertBucket": {"bucket": self._bucket(given["name"]), "inserted": new}
+                "upsertBucket": {
+                    "bucket": self._bucket(variables["name"]),
+                    "inserted": new,
+                }
             }
         if "RunResumeStatus" in query:
-            known = self._bucket(given["name"]) if given["name"] in self.runs else None
+            known = (
+                self._bucket(variables["name"])
+                if variables["name"] in self.runs
+                else None
+            )
             return {
                 "model": {
                     "id": "p",
@@ -118,7 +132,7 @@ class FakeWandb:
         if "createRunFiles" in query:
             files = [
                 {"name": name, "uploadUrl": f"{self.url}/upload/{name}"}
-                for name in given["files"]
+                for name in variables["files"]
             ]
             return {
                 "createRunFiles": {"runID": "r", "uploadHeaders": [], "files": files}
@@ -150,7 +164,7 @@ class FakeWandb:
 
 
 def offline_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows in a run's .wandb file."""
+    """Return the rows in a run's .wandb file."""
     records = [
         record
         for record in _records(path.read_bytes())
@@ -166,7 +180,10 @@ def offline_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _records(content: bytes) -> Iterator[Any]:
-    """LevelDB's log: blocks of 32 KiB, each record in one piece or cut at their ends, with length and kind before it."""
+    """Parse LevelDB's log: blocks of 32 KiB with records, cut where a block ends.
+
+    Each piece follows a header with its length and kind.
+    """
     position, part = HEADER, b""
     while position + HEADER <= len(content):
         if BLOCK - position % BLOCK < HEADER:

@@ -1,4 +1,4 @@
-"""Weights as others keep them, small enough for tests, and models to load them into."""
+"""Make small weights as other projects save them, and models to load them into."""
 
 import argparse
 from pathlib import Path
@@ -12,7 +12,7 @@ import unmask.mae
 from unmask.decoder import Decoder
 from unmask.encoder import Encoder
 from unmask.exchange.geometry import Hints
-from unmask.exchange.weights import Geometry, Stack, Weights, shapes
+from unmask.exchange.weights import Geometry, Stack, Weights, expected_shapes
 from unmask.mae import MAE
 
 TINY = Geometry(3, 2, (4, 4), Stack(32, 2, 4, 4.0), Stack(16, 2, 4, 4.0))
@@ -20,7 +20,7 @@ B = Geometry(3, 16, (14, 14), Stack(768, 2, 12, 4.0), Stack(512, 1, 16, 4.0))
 L = Geometry(3, 16, (14, 14), Stack(1024, 2, 16, 4.0), Stack(512, 1, 16, 4.0))
 H = Geometry(3, 14, (16, 16), Stack(1280, 2, 16, 4.0), Stack(512, 1, 16, 4.0))
 FULL_B = Geometry(3, 16, (14, 14), Stack(768, 12, 12, 4.0), None)
-# of the official code's blocks, which are timm 0.3.2's, by their shapes in widths
+# Shapes of the official code's blocks (timm 0.3.2's), in widths.
 BLOCK = {
     "norm1.weight": (1,),
     "norm1.bias": (1,),
@@ -37,8 +37,8 @@ BLOCK = {
 }
 
 
-def filled(names: dict[str, Any]) -> dict[str, Tensor]:
-    """Random values of these shapes, large enough that every tensor, and every head, matters."""
+def random_tensors(names: dict[str, Any]) -> dict[str, Tensor]:
+    """Return random values of these shapes, large enough that every tensor matters."""
     generator = torch.Generator().manual_seed(0)
     return {
         name: (
@@ -49,7 +49,7 @@ def filled(names: dict[str, Any]) -> dict[str, Tensor]:
     }
 
 
-def official(
+def official_state(
     decoder: bool = False,
     head: str = "norm",
     width: int = 32,
@@ -58,7 +58,7 @@ def official(
     patch: int = 2,
     channels: int = 3,
 ) -> dict[str, Tensor]:
-    """A state dict with the names and shapes of the official MaskedAutoencoderViT and VisionTransformer."""
+    """Return a state dict like the official MaskedAutoencoderViT's, or VisionTransformer's."""
 
     def blocks(prefix: str, count: int, width: int) -> dict[str, tuple[int, ...]]:
         return {
@@ -86,8 +86,8 @@ def official(
             "decoder_pred.weight": (patch**2 * channels, 16),
             "decoder_pred.bias": (patch**2 * channels,),
         }
-    own_norm = "fc_norm" if head == "fc_norm" else "norm"
-    names |= {f"{own_norm}.weight": (width,), f"{own_norm}.bias": (width,)}
+    norm_name = "fc_norm" if head == "fc_norm" else "norm"
+    names |= {f"{norm_name}.weight": (width,), f"{norm_name}.bias": (width,)}
     if head in ("fc_norm", "cls"):
         names |= {"head.weight": (5, width), "head.bias": (5,)}
     if head == "probe":
@@ -96,7 +96,7 @@ def official(
             "head.1.weight": (5, width),
             "head.1.bias": (5,),
         }
-    state = filled(names)
+    state = random_tensors(names)
     if head == "probe":
         state |= {
             "head.0.running_var": torch.rand(width) + 0.5,
@@ -111,7 +111,7 @@ ARGS = argparse.Namespace(
 HINTS = Hints(heads=4, decoder_heads=4)
 
 
-def saved(path: Path, state: dict[str, Any], **more: Any) -> Path:
+def save_official(path: Path, state: dict[str, Any], **more: Any) -> Path:
     torch.save(
         {
             "model": state,
@@ -125,8 +125,8 @@ def saved(path: Path, state: dict[str, Any], **more: Any) -> Path:
     return path
 
 
-def weights_of(geometry: Geometry) -> Weights:
-    named = filled(shapes(geometry))
+def build_weights(geometry: Geometry) -> Weights:
+    named = random_tensors(expected_shapes(geometry))
     parts = {
         part: {
             n.removeprefix(f"{part}."): v
@@ -140,7 +140,7 @@ def weights_of(geometry: Geometry) -> Weights:
     )
 
 
-def encoder_of(
+def build_encoder(
     geometry: Geometry, grid: tuple[int, int] | None = None, **other: int
 ) -> Encoder:
     size = geometry.encoder
@@ -157,7 +157,7 @@ def encoder_of(
     return encoder.to_empty(device="cpu").eval()
 
 
-def mae_of(geometry: Geometry) -> MAE:
+def build_mae(geometry: Geometry) -> MAE:
     size, patch = geometry.decoder, geometry.patch_size**2 * geometry.channels
     assert size
     with pytest.MonkeyPatch.context() as context, torch.device("meta"):
@@ -184,7 +184,9 @@ def mae_of(geometry: Geometry) -> MAE:
     return model.to_empty(device="cpu").eval()
 
 
-def same(one: dict[str, Tensor] | None, other: dict[str, Tensor] | None) -> bool:
+def equal_tensors(
+    one: dict[str, Tensor] | None, other: dict[str, Tensor] | None
+) -> bool:
     if one is None or other is None:
         return one is other
     return one.keys() == other.keys() and all(
@@ -192,7 +194,7 @@ def same(one: dict[str, Tensor] | None, other: dict[str, Tensor] | None) -> bool
     )
 
 
-def images_for(geometry: Geometry, count: int = 1) -> Tensor:
+def random_images(geometry: Geometry, count: int = 1) -> Tensor:
     rows, columns = (side * geometry.patch_size for side in geometry.grid)
     return torch.randn(
         count,
@@ -203,7 +205,7 @@ def images_for(geometry: Geometry, count: int = 1) -> Tensor:
     )
 
 
-def nothing_amiss(info: dict[str, Any]) -> bool:
+def loaded_completely(info: dict[str, Any]) -> bool:
     return not any(
         info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
     )

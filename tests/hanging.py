@@ -1,4 +1,7 @@
-"""A training that is slow after its third step and hangs after its sixth: python tests/hanging.py overrides..."""
+"""A training that is slow after its third step and hangs after its sixth.
+
+python tests/hanging.py overrides...
+"""
 
 import sys
 import time

@@ -1,7 +1,10 @@
-"""A process of several that train together, which writes down what it sees: python tests/member.py RECORD overrides...
+"""One rank of a training, which records what it sees at each step.
 
-Environment: RANK, WORLD_SIZE and so on, as torchrun has them; CRASH_AT=step to die right after that step;
-INFINITE_AT=step to spoil its gradient, and look at steps one later, as on a GPU.
+    python tests/member.py RECORD overrides...
+
+Environment: RANK, WORLD_SIZE and so on, as torchrun sets them; CRASH_AT=step to die
+right after that step; INFINITE_AT=step to make its gradient infinite, and to check
+steps one step later, as on a GPU.
 """
 
 import io
@@ -27,19 +30,20 @@ from unmask.training.execute import execute
 
 RECORD, OVERRIDES = Path(sys.argv[1]), sys.argv[2:]
 steps: list[dict[str, Any]] = []
-lossy, saving = Pretrain.reconstruction_loss, Checkpointing.on_train_batch_end
+reconstruction_loss = Pretrain.reconstruction_loss
+on_train_batch_end = Checkpointing.on_train_batch_end
 
 
-def held(tensors: Iterable[Any]) -> int:
-    """Elements that lie in this process."""
+def count_local(tensors: Iterable[Any]) -> int:
+    """Count the elements that are on this rank."""
     return sum(
         (tensor.to_local() if isinstance(tensor, DTensor) else tensor).numel()
         for tensor in tensors
     )
 
 
-def recorded(self: Pretrain, batch: Any, key: Any, epoch: int) -> torch.Tensor:
-    loss = lossy(self, batch, key, epoch)
+def record_step(self: Pretrain, batch: Any, key: Any, epoch: int) -> torch.Tensor:
+    loss = reconstruction_loss(self, batch, key, epoch)
     if self.trainer.training:
         hidden = self.masking(key, batch.ids_B, epoch).hidden_BL
         moments = [
@@ -54,24 +58,25 @@ def recorded(self: Pretrain, batch: Any, key: Any, epoch: int) -> torch.Tensor:
                 "images": batch.images_BCHW,
                 "hidden": hidden,
                 "loss": loss.detach(),
-                "weights_held": held(self.model.parameters()),
-                "moments_held": held(moments),
+                "local_weights": count_local(self.model.parameters()),
+                "local_moments": count_local(moments),
             }
         )
     return loss
 
 
-def dying(self: Checkpointing, trainer: Any, *args: Any) -> None:
-    saving(self, trainer, *args)
+def save_and_crash(self: Checkpointing, trainer: Any, *args: Any) -> None:
+    on_train_batch_end(self, trainer, *args)
     if trainer.global_step == int(os.environ.get("CRASH_AT", -1)):
-        self.io.wait()  # what is on the disk then is what the test counts on
+        # the test counts on the checkpoint that is being written
+        self.writer.wait()
         os._exit(9)
 
 
-Pretrain.reconstruction_loss = recorded  # type: ignore[method-assign]
-Checkpointing.on_train_batch_end = dying  # type: ignore[method-assign]
+Pretrain.reconstruction_loss = record_step  # type: ignore[method-assign]
+Checkpointing.on_train_batch_end = save_and_crash  # type: ignore[method-assign]
 if "INFINITE_AT" in os.environ:
     infinite_gradient(pytest.MonkeyPatch(), int(os.environ["INFINITE_AT"]))
-    nonfinite.lagging = lambda device: True
+    nonfinite.reads_late = lambda device: True
 execute(plan_for(*OVERRIDES), Console(file=io.StringIO()))
 torch.save(steps, RECORD / f"{os.environ.get('RANK', 0)}.pt")

@@ -1,8 +1,8 @@
-"""Tables of the paper with results planted beside them: the paper's own numbers, lifted and made noisy."""
+"""Tables of the paper with planted results: the paper's numbers plus a shift and noise."""
 
 import numpy as np
 
-from unmask.config.experiments import Paper
+from unmask.config.paper_facts import Paper
 from unmask.reports.paper.comparison import Comparison, Section, compare
 from unmask.reports.paper.result_rows import ResultRow
 
@@ -138,14 +138,15 @@ PARTIAL = Paper.model_validate(
 
 
 def results(
-    paper: Paper, seeds: int = 3, rows: int | None = None, lift: float = 10.0
+    paper: Paper, seeds: int = 3, rows: int | None = None, shift: float = 10.0
 ) -> list[ResultRow]:
-    """The first `rows` rows: the paper's values and `lift`, with a noise of 0.1 points from seed to seed."""
-    rng, planted = np.random.default_rng(0), []
+    """Return results of the first `rows` rows: the paper's values plus `shift`, with a noise of 0.1 points."""
+    rng = np.random.default_rng(0)
+    planted = []
     for row in paper.rows[:rows]:
-        for name in paper.stages_of(row):
+        for name in paper.column_stages(row):
             for seed in range(seeds):
-                value = (row.values[name] or 0.0) + lift + 0.1 * rng.normal()
+                value = (row.values[name] or 0.0) + shift + 0.1 * rng.normal()
                 planted.append(
                     ResultRow(row.row, name, seed, value, 1000, f"f{seed}", f"p{seed}")
                 )
@@ -168,7 +169,7 @@ def comparison(
 
 
 def sections() -> list[Section]:
-    """A finished table with a claim of each verdict, a curve half done, a table of the paper's alone, and one not begun."""
+    """Return a table with a claim of each verdict, one without a figure, a half finished curve and an empty table."""
     finished = [
         Section(comparison(paper), "python src/train.py -m", "1 min")
         for paper in (DEPTH, TOKEN)

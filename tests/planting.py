@@ -1,4 +1,4 @@
-"""Faults put into training runs of the tests, on purpose."""
+"""Faults that tests put into training runs."""
 
 import math
 from pathlib import Path
@@ -15,8 +15,8 @@ from unmask.callbacks.progress import StageProgress
 from unmask.data.loading import module as data_module
 
 
-def stopped(runs: Path, *overrides: str) -> tuple[Path, str]:
-    """The folder of the record that a run leaves, and what it says."""
+def run_until_stopped(runs: Path, *overrides: str) -> tuple[Path, str]:
+    """Run until a non-finite step; return the folder of its record and the message."""
     with pytest.raises(FloatingPointError) as error:
         run(f"runs_dir={runs}", *overrides)
     (folder,) = runs.glob("*/*/nonfinite")
@@ -24,7 +24,7 @@ def stopped(runs: Path, *overrides: str) -> tuple[Path, str]:
 
 
 def infinite_gradient(patch: pytest.MonkeyPatch, step: int) -> None:
-    """The loss of that step (the first is 1) is what it is, and its gradient infinite."""
+    """Make the gradient of that step (the first is 1) infinite, but not its loss."""
     original = NonfiniteGuard.on_before_backward
 
     def planted(
@@ -41,7 +41,7 @@ def infinite_gradient(patch: pytest.MonkeyPatch, step: int) -> None:
 
 
 def infinite_weight(patch: pytest.MonkeyPatch, step: int) -> None:
-    """One weight of the decoder's head is infinite when that step of a pretraining begins."""
+    """Make a weight of the decoder's head infinite before that pretraining step."""
     original = StageProgress.on_train_batch_end
 
     def planted(
@@ -55,8 +55,8 @@ def infinite_weight(patch: pytest.MonkeyPatch, step: int) -> None:
 
 
 def broken_image(patch: pytest.MonkeyPatch, sample: int) -> None:
-    """A training image with a pixel that is not a number, as no uint8 can be."""
-    original = data_module.ImageData._prepared
+    """Make a pixel of a training image not a number, after decoding."""
+    original = data_module.ImageData._prepare
 
     def planted(
         self: data_module.ImageData, batch: data_module.Batch, again: bool
@@ -66,4 +66,4 @@ def broken_image(patch: pytest.MonkeyPatch, sample: int) -> None:
             batch.images_BCHW[batch.ids_B == sample, 0, 0, 0] = torch.nan
         return batch
 
-    patch.setattr(data_module.ImageData, "_prepared", planted)
+    patch.setattr(data_module.ImageData, "_prepare", planted)

@@ -1,4 +1,7 @@
-"""A module as DALL-E's published encoder is: classes of a package `dall_e`, which exists while the file is written."""
+"""Make a module like DALL-E's published encoder, with the same classes and names.
+
+The classes belong to a package `dall_e`, which exists only while a file is written.
+"""
 
 import sys
 from collections import OrderedDict
@@ -96,8 +99,8 @@ class Encoder(nn.Module):
 
 @contextmanager
 def package() -> Iterator[None]:
-    """While it lasts, the classes above are dall_e.encoder's and dall_e.utils'; afterwards nobody can import them."""
-    homes = {
+    """Make the classes above those of dall_e.encoder and dall_e.utils within the block."""
+    modules = {
         Conv2d: "dall_e.utils",
         EncoderBlock: "dall_e.encoder",
         Encoder: "dall_e.encoder",
@@ -105,7 +108,7 @@ def package() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as context:
         for name in ("dall_e", "dall_e.encoder", "dall_e.utils"):
             context.setitem(sys.modules, name, ModuleType(name))
-        for kind, home in homes.items():
-            context.setattr(kind, "__module__", home)
-            setattr(sys.modules[home], kind.__name__, kind)
+        for kind, module in modules.items():
+            context.setattr(kind, "__module__", module)
+            setattr(sys.modules[module], kind.__name__, kind)
         yield

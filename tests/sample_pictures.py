@@ -1,12 +1,16 @@
-"""Images for the tests of corruptions: something like a photograph, and one shade."""
+"""Make images for tests: some like photographs, and some of one shade."""
 
 import torch
 from torch import Tensor
 
 
 def scenes(count: int, channels: int, height: int, width: int) -> Tensor:
-    """Smooth shades with fine stripes, a dark disk and a bright box: what photographs have."""
-    y, x = torch.arange(height)[:, None] / height, torch.arange(width) / width
+    """Draw smooth shades with fine stripes, a dark disk and a bright box.
+
+    Photographs have all of these.
+    """
+    y = torch.arange(height)[:, None] / height
+    x = torch.arange(width) / width
     images = []
     for k in range(count * channels):
         shade = (

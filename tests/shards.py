@@ -1,4 +1,4 @@
-"""A small ImageNet in class folders, and the same in containers: as src/prepare.py and as the Hub make them."""
+"""A small ImageNet in class folders and in containers, of src/prepare.py and the Hub."""
 
 import io
 import json
@@ -11,16 +11,16 @@ import pyarrow.parquet as pq
 from PIL import Image
 from rich.console import Console
 
-from unmask.commands.prepare import prepare
+from unmask.commands.prepare.prepare import prepare
 from unmask.config.arguments import Prepare
 
 WNIDS = ("n01440764", "n01443537", "n02123045")
-ARGUMENTS = dict.fromkeys(
+UNSET_ARGUMENTS = dict.fromkeys(
     ("source", "short_side", "quality", "channels", "shard_mb", "workers")
 )
 
 
-def jpeg(seed: int, width: int = 40, height: int = 32) -> bytes:
+def encode_jpeg(seed: int, width: int = 40, height: int = 32) -> bytes:
     generator = np.random.default_rng(seed)
     small = Image.fromarray(generator.integers(0, 256, (6, 7, 3), dtype=np.uint8))
     with io.BytesIO() as file:
@@ -28,63 +28,68 @@ def jpeg(seed: int, width: int = 40, height: int = 32) -> bytes:
         return file.getvalue()
 
 
-def imagenet(root: Path, per_class: int = 8) -> Path:
-    """train/<wnid>/<wnid>_<number>.JPEG and val/<wnid>/ILSVRC2012_val_<number>.JPEG."""
+def write_imagenet(root: Path, per_class: int = 8) -> Path:
+    """Write train/<wnid>/<wnid>_<number>.JPEG and val/<wnid>/ILSVRC2012_val_<number>.JPEG."""
     for label, wnid in enumerate(WNIDS):
         for split in ("train", "val"):
             (root / split / wnid).mkdir(parents=True)
         for k in range(per_class):
-            content = jpeg(100 * label + k, 40 + k, 32 + label)
+            content = encode_jpeg(100 * label + k, 40 + k, 32 + label)
             (root / "train" / wnid / f"{wnid}_{k * 7}.JPEG").write_bytes(content)
         for k in range(2):
             # numbers of validation images do not follow the classes
             number = 3 * k + (label + 1) % 3 + 1
             (root / "val" / wnid / f"ILSVRC2012_val_{number:08d}.JPEG").write_bytes(
-                jpeg(1000 + number)
+                encode_jpeg(1000 + number)
             )
     return root
 
 
-def prepared(before: Path, target: Path, kind: str, **more: object) -> str:
-    """What src/prepare.py does; what it says."""
-    said = io.StringIO()
-    given = {
-        "from": str(before),
+def run_prepare(source: Path, target: Path, kind: str, /, **more: object) -> str:
+    """Convert as src/prepare.py does, and return what it prints."""
+    printed = io.StringIO()
+    arguments = {
+        "from": str(source),
         "to": str(target),
         "format": kind,
-        **ARGUMENTS,
+        **UNSET_ARGUMENTS,
         "workers": 2,
         **more,
     }
-    prepare(Prepare.model_validate(given), Console(file=said, width=300))
-    return said.getvalue()
+    prepare(Prepare.model_validate(arguments), Console(file=printed, width=300))
+    return printed.getvalue()
 
 
-def rows(folder: Path, split: str) -> list[tuple[str, int, bytes]]:
-    """(file name, label, content) of a split, in another order than names have."""
-    found = [
+def read_images(folder: Path, split: str) -> list[tuple[str, int, bytes]]:
+    """Return (file name, label, content) of a split, not sorted by name."""
+    rows = [
         (p.name, WNIDS.index(p.parent.name), p.read_bytes())
         for p in (folder / split).rglob("*.JPEG")
     ]
-    return sorted(found, key=lambda row: row[0][::-1])
+    return sorted(rows, key=lambda row: row[0][::-1])
 
 
-def hub_tars(folder: Path, root: Path, beside: str = "cls", shards: int = 3) -> Path:
-    """As timm/imagenet-1k-wds: flat members, labels beside them, splits by the names of shards."""
+def write_hub_tars(
+    folder: Path, root: Path, label_suffix: str = "cls", shards: int = 3
+) -> Path:
+    """Write shards like timm/imagenet-1k-wds.
+
+    Flat members, labels beside them, splits by the names of shards.
+    """
     root.mkdir(parents=True)
     for split, name in (("train", "train"), ("val", "validation")):
-        found = rows(folder, split)
+        rows = read_images(folder, split)
         for number in range(shards):
             with tarfile.open(root / f"imagenet1k-{name}-{number:04d}.tar", "w") as tar:
-                for file, label, content in found[number::shards]:
+                for file, label, content in rows[number::shards]:
                     stem = file.rpartition(".")[0]
                     text = (
                         str(label)
-                        if beside == "cls"
+                        if label_suffix == "cls"
                         else json.dumps({"label": label, "width": 40})
                     )
                     for member, body in (
-                        (f"{stem}.{beside}", text.encode()),
+                        (f"{stem}.{label_suffix}", text.encode()),
                         (f"{stem}.jpg", content),
                     ):
                         info = tarfile.TarInfo(member)
@@ -93,25 +98,28 @@ def hub_tars(folder: Path, root: Path, beside: str = "cls", shards: int = 3) -> 
     return root
 
 
-def hub_parquet(
+def write_hub_parquet(
     folder: Path,
     root: Path,
     named: bool = True,
     names: tuple[str, ...] = ("a", "b", "c"),
 ) -> Path:
-    """As ILSVRC/imagenet-1k: snappy, row groups, ClassLabel; named: the column path has file names."""
+    """Write shards like ILSVRC/imagenet-1k: snappy, row groups, ClassLabel.
+
+    named: the column path has file names.
+    """
     (root / "data").mkdir(parents=True)
     label = {"names": list(names), "_type": "ClassLabel"}
-    about = {"info": {"features": {"image": {"_type": "Image"}, "label": label}}}
+    metadata = {"info": {"features": {"image": {"_type": "Image"}, "label": label}}}
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     schema = pa.schema(
         [("image", kind), ("label", pa.int64())],
-        metadata={"huggingface": json.dumps(about)},
+        metadata={"huggingface": json.dumps(metadata)},
     )
     for split, name in (("train", "train"), ("val", "validation")):
-        found = rows(folder, split)
+        rows = read_images(folder, split)
         for number in range(2):
-            part = found[number::2]
+            part = rows[number::2]
             images = [
                 {
                     "bytes": content,

@@ -1,4 +1,4 @@
-"""Runs small enough for tests: composed from the real conf/, executed in this process or as a command."""
+"""Runs small enough for tests: composed from the real conf/, in this process or as commands."""
 
 import io
 import os
@@ -39,17 +39,18 @@ TINY = (
     "watch.times=3",
     "trainer=cpu",
 )
-# a quarter of the patches, where what they are does not matter
+# a quarter of the patches, for tests where their number does not matter
 COARSE = "data.patch_size=14"
 
 
 def raw_config(*overrides: str, tiny: bool = True) -> dict[str, Any]:
-    """What Hydra composes, as plain containers."""
-    return deepcopy(_composed(overrides, tiny))
+    """Return what Hydra composes, as plain containers."""
+    return deepcopy(_compose(overrides, tiny))
 
 
-@cache  # a run that is made again is composed once
-def _composed(overrides: tuple[str, ...], tiny: bool) -> dict[str, Any]:
+# many tests repeat a run
+@cache
+def _compose(overrides: tuple[str, ...], tiny: bool) -> dict[str, Any]:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("config", overrides=[*(TINY if tiny else ()), *overrides])
     raw = OmegaConf.to_container(cfg, resolve=True)
@@ -62,7 +63,7 @@ def plan_for(*overrides: str, tiny: bool = True) -> Plan:
 
 
 def run(*overrides: str) -> list[dict[str, Any]]:
-    """All stages, in this process; what they print is swallowed."""
+    """Run all stages in this process, without their output, and return their results."""
     from unmask.training.execute import execute
 
     return execute(plan_for(*overrides), Console(file=io.StringIO()))
@@ -78,7 +79,7 @@ def command(*overrides: str, script: str = "train.py", tiny: bool = True) -> lis
 
 
 def environment(**more: str) -> dict[str, str]:
-    """One thread, so that tests side by side do not fight for cores."""
+    """Return the environment of a command: one thread, as tests run side by side."""
     return {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "160", **more}
 
 
@@ -90,19 +91,20 @@ def call(
     env: dict[str, str] | None = None,
     cwd: Path | None = None,
 ) -> subprocess.CompletedProcess:
-    """The command as a user types it. `cold`: by a Python that starts anew, where `env` has what Python itself reads
-    (but for a sitecustomize.py on PYTHONPATH), or where that is what is tested.
+    """Run a command as a user types it.
+
+    cold: in a fresh Python, needed where `env` has what Python itself reads at its
+    start (a sitecustomize.py on PYTHONPATH is run in either case), or where the start
+    is what the test is about.
     """
-    typed, given = (
-        command(*overrides, script=script, tiny=tiny),
-        environment(**(env or {})),
-    )
+    typed = command(*overrides, script=script, tiny=tiny)
+    variables = environment(**(env or {}))
     if cold:
         return subprocess.run(
-            typed, capture_output=True, text=True, env=given, cwd=cwd, timeout=240
+            typed, capture_output=True, text=True, env=variables, cwd=cwd, timeout=240
         )
     with tempfile.TemporaryDirectory() as folder:
-        started = Started(typed, Path(folder), given, cwd)
+        started = Started(typed, Path(folder), variables, cwd)
         code = started.wait(timeout=240)
         return subprocess.CompletedProcess(
             typed, code, started.stdout.read_text(), started.stderr.read_text()
@@ -115,7 +117,7 @@ def image_folder(
     classes: tuple[str, ...] = ("cat", "dog"),
     size: int = 16,
 ) -> Path:
-    """Class folders of small PNG files whose brightness tells the class."""
+    """Write class folders of small PNG files whose brightness tells the class."""
     generator = np.random.default_rng(0)
     for i, name in enumerate(classes):
         (root / name).mkdir(parents=True)
@@ -127,16 +129,16 @@ def image_folder(
     return root
 
 
-def trained_so_far(runs: Path, lines: int) -> bool:
-    """Whether a pretraining's journal has more lines than that."""
+def has_logged(runs: Path, lines: int) -> bool:
+    """Tell whether the metrics log of a pretraining has more lines than that."""
     return any(
         path.read_text().count("\n") > lines
         for path in runs.glob("pretrain/*/metrics.jsonl")
     )
 
 
-def running(pid: int) -> bool:
-    """A zombie, whose parent has yet to hear of its end, does not."""
+def is_running(pid: int) -> bool:
+    """Tell whether a process still runs; a zombie has ended."""
     try:
         return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except (FileNotFoundError, ProcessLookupError):

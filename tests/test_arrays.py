@@ -1,4 +1,7 @@
-"""Arrays and TIFFs of any number of channels, depth and order come as 8 bits, channels last, or are refused."""
+"""Arrays and TIFFs are read as 8 bits, channels last, or refused with a reason.
+
+They may have any number of channels, bit depth and order of axes.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -8,8 +11,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from unmask.data.images.decoding import BadImageError, opened
-from unmask.data.loading.folders import open_image
+from unmask.data.images.decoding import BadImageError, read_header
+from unmask.data.loading.folders import read_image
 
 GENERATOR = np.random.default_rng(0)
 BANDS = GENERATOR.integers(0, 256, (6, 8, 5), dtype=np.uint8)
@@ -18,29 +21,29 @@ MINISBLACK: dict[str, Any] = {"photometric": "minisblack"}
 LAYOUTS = {
     "interleaved": (BANDS, MINISBLACK | {"planarconfig": "contig"}),
     "planar": (CHW, MINISBLACK | {"planarconfig": "separate"}),
-    "a page a channel": (CHW, MINISBLACK),
-    # what tifffile makes of (H, W, 5) when it is told no more
-    "a page a row": (BANDS, MINISBLACK),
+    "a page per channel": (CHW, MINISBLACK),
+    # how tifffile writes (H, W, 5) by default
+    "a page per row": (BANDS, MINISBLACK),
     "deflated": (CHW, MINISBLACK | {"compression": "zlib"}),
     "ImageJ": (CHW, MINISBLACK | {"imagej": True}),
     "OME": (CHW, MINISBLACK | {"ome": True, "metadata": {"axes": "CYX"}}),
 }
 
 
-def opened_pixels(path: Path, channels: int) -> np.ndarray:
-    image = open_image(path, channels).permute(1, 2, 0).numpy()
-    # the header says the same
-    assert opened(path.read_bytes(), str(path), channels).size == image.shape[:2]
+def read_pixels(path: Path, channels: int) -> np.ndarray:
+    image = read_image(path, channels).permute(1, 2, 0).numpy()
+    # the header alone gives the same size
+    assert read_header(path.read_bytes(), str(path), channels).size == image.shape[:2]
     return image
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_channels_of_a_tiff_are_found_however_they_lie(
+def test_channels_of_a_tiff_are_found_in_any_layout(
     layout: str, tmp_path: Path
 ) -> None:
     array, how = LAYOUTS[layout]
     tifffile.imwrite(tmp_path / "bands.tif", array, **how)
-    assert (opened_pixels(tmp_path / "bands.tif", 5) == BANDS).all()
+    assert (read_pixels(tmp_path / "bands.tif", 5) == BANDS).all()
 
 
 @pytest.mark.parametrize("suffix", ["tif", "npy"])
@@ -50,7 +53,7 @@ def test_channels_of_a_tiff_are_found_however_they_lie(
         (
             np.minimum(BANDS.astype(int) * 257 + 3, 65535).astype(np.uint16),
             BANDS,
-        ),  # 65535 is white, and what is between two levels goes down
+        ),  # 65535 is white, and values between two levels are rounded down
         (BANDS.astype(np.float32) / 255, BANDS),
         (BANDS.astype(np.float64) / 255, BANDS),
     ],
@@ -64,10 +67,10 @@ def test_other_depths_are_scaled_to_eight_bits(
         np.save(path, array)
     else:
         tifffile.imwrite(path, array, photometric="minisblack", planarconfig="contig")
-    assert (opened_pixels(path, 5) == expected).all()
+    assert (read_pixels(path, 5) == expected).all()
 
 
-def test_sixteen_bit_colour_is_scaled_and_eight_bit_colour_is_pillows(
+def test_sixteen_bit_colour_is_scaled_and_eight_bit_colour_is_read_by_pillow(
     tmp_path: Path,
 ) -> None:
     rgb = BANDS[:, :, :3]
@@ -75,28 +78,28 @@ def test_sixteen_bit_colour_is_scaled_and_eight_bit_colour_is_pillows(
         tmp_path / "deep.tif", rgb.astype(np.uint16) * 257, photometric="rgb"
     )
     tifffile.imwrite(tmp_path / "plain.tif", rgb, photometric="rgb")
-    assert (opened_pixels(tmp_path / "deep.tif", 3) == rgb).all()
-    assert (opened_pixels(tmp_path / "plain.tif", 3) == rgb).all()
+    assert (read_pixels(tmp_path / "deep.tif", 3) == rgb).all()
+    assert (read_pixels(tmp_path / "plain.tif", 3) == rgb).all()
     grey = np.asarray(Image.fromarray(rgb).convert("L"))
-    assert (opened_pixels(tmp_path / "plain.tif", 1)[:, :, 0] == grey).all()
+    assert (read_pixels(tmp_path / "plain.tif", 1)[:, :, 0] == grey).all()
 
 
 @pytest.mark.parametrize("channels_first", [False, True])
-def test_npy_arrays_have_their_channels_first_or_last(
+def test_npy_arrays_may_have_their_channels_first_or_last(
     channels_first: bool, tmp_path: Path
 ) -> None:
     np.save(tmp_path / "bands.NPY.npy", CHW if channels_first else BANDS)
-    assert (opened_pixels(tmp_path / "bands.NPY.npy", 5) == BANDS).all()
+    assert (read_pixels(tmp_path / "bands.NPY.npy", 5) == BANDS).all()
     np.save(tmp_path / "bool.npy", BANDS > 99)
-    assert (opened_pixels(tmp_path / "bool.npy", 5) == (BANDS > 99) * 255).all()
+    assert (read_pixels(tmp_path / "bool.npy", 5) == (BANDS > 99) * 255).all()
     both = GENERATOR.integers(0, 256, (5, 8, 5), dtype=np.uint8)
     np.save(tmp_path / "both.npy", both)
-    # the last axis, where two are as long
-    assert (opened_pixels(tmp_path / "both.npy", 5) == both).all()
+    # the last axis, if both have the right size
+    assert (read_pixels(tmp_path / "both.npy", 5) == both).all()
 
 
 @pytest.mark.parametrize(
-    ("array", "said"),
+    ("array", "message"),
     [
         (
             BANDS.astype(np.float32),
@@ -111,7 +114,7 @@ def test_npy_arrays_have_their_channels_first_or_last(
             BANDS[:, :, :4],
             (
                 r"it holds uint8 of shape \(6, 8, 4\).*; data.channels=5 needs \(H, W,"
-                r" 5\) or \(5, H, W\); set data.channels=4 where"
+                r" 5\) or \(5, H, W\); set data.channels=4"
             ),
         ),
         (np.zeros((2, 6, 8, 5), np.uint8), r"it holds uint8 of shape \(2, 6, 8, 5\)"),
@@ -119,8 +122,8 @@ def test_npy_arrays_have_their_channels_first_or_last(
     ids=["floats", "nan", "int32", "channels", "axes"],
 )
 @pytest.mark.parametrize("suffix", ["tif", "npy"])
-def test_what_has_no_scale_or_too_many_axes_is_refused(
-    array: np.ndarray, said: str, suffix: str, tmp_path: Path
+def test_arrays_without_a_known_scale_or_with_other_axes_are_refused(
+    array: np.ndarray, message: str, suffix: str, tmp_path: Path
 ) -> None:
     path = tmp_path / f"odd.{suffix}"
     if suffix == "npy":
@@ -128,27 +131,27 @@ def test_what_has_no_scale_or_too_many_axes_is_refused(
     else:
         tifffile.imwrite(path, array, photometric="minisblack")
     with pytest.raises(
-        BadImageError, match=rf"odd.{suffix} cannot be read as an image .*{said}"
+        BadImageError, match=rf"odd.{suffix} cannot be read as an image .*{message}"
     ):
-        open_image(path, 5)
+        read_image(path, 5)
 
 
-def test_a_damaged_tiff_and_a_png_with_a_tiffs_name(tmp_path: Path) -> None:
+def test_a_damaged_tiff_is_refused_and_a_png_named_tif_is_read(tmp_path: Path) -> None:
     tifffile.imwrite(
         tmp_path / "cut.tif", BANDS, photometric="minisblack", planarconfig="contig"
     )
     (tmp_path / "cut.tif").write_bytes((tmp_path / "cut.tif").read_bytes()[:200])
     with pytest.raises(BadImageError, match=r"cut.tif cannot be read"):
-        open_image(tmp_path / "cut.tif", 5)
+        read_image(tmp_path / "cut.tif", 5)
     Image.fromarray(BANDS[:, :, 0]).save(tmp_path / "named.png")
     (tmp_path / "named.png").rename(tmp_path / "named.tif")
-    assert (opened_pixels(tmp_path / "named.tif", 1)[:, :, 0] == BANDS[:, :, 0]).all()
+    assert (read_pixels(tmp_path / "named.tif", 1)[:, :, 0] == BANDS[:, :, 0]).all()
 
 
-def test_an_array_of_one_number_is_told_by_its_shape(tmp_path: Path) -> None:
+def test_an_array_of_one_number_is_refused_with_its_shape(tmp_path: Path) -> None:
     np.save(tmp_path / "one.npy", np.uint8(3))
     with pytest.raises(
         BadImageError,
         match=r"it holds uint8 of shape \(\); data.channels=5 needs .*\(5, H, W\)\);",
     ):
-        open_image(tmp_path / "one.npy", 5)
+        read_image(tmp_path / "one.npy", 5)

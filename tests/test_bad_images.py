@@ -1,4 +1,4 @@
-"""Bad image files cost one warning, not a night: listed once, replaced exactly, left out of measures, limited."""
+"""Bad images cost one warning: listed once, replaced exactly, not measured, and limited in number."""
 
 import errno
 import io
@@ -18,18 +18,23 @@ from rich.console import Console
 
 from small_runs import plan_for, run
 from test_resume import Crash, assert_same, crash_at
-from test_together import together
+from test_together import train_ranks
 from unmask.callbacks.checkpointing import Checkpointing
-from unmask.data.augment.crops import Augment
-from unmask.data.images.unreadable import Bad, none_of
+from unmask.data.augment.crops import Augmentation
+from unmask.data.images.unreadable import BadImage, no_substitute_error
 from unmask.data.listing.listing import list_images
-from unmask.data.loading.bad_images import LIST, BadImages, Seen, TooManyBadError
-from unmask.data.loading.batch import Format
-from unmask.data.loading.folders import folder_splits
+from unmask.data.loading.bad_images import (
+    LIST_NAME,
+    BadImages,
+    SplitProgress,
+    TooManyBadImagesError,
+)
+from unmask.data.loading.batch import ImageFormat
+from unmask.data.loading.folders import splits_from_listing
 from unmask.data.loading.in_memory import InMemory
 from unmask.data.loading.views import Views
 from unmask.storage import checkpoints
-from unmask.storage.metrics_log import read
+from unmask.storage.metrics_log import read_rows
 from unmask.training.execute import execute
 
 SIZE, KINDS = 32, 5
@@ -72,7 +77,7 @@ def damage(path: Path, kind: int) -> None:
 
 
 def damaged(root: Path, whole: Path, share: float) -> tuple[Path, set[str]]:
-    """A copy with that share of its files spoilt, in ways that take turns."""
+    """Copy a folder and damage that share of its files, each in one of five ways."""
     shutil.copytree(whole, root)
     files = sorted(root.rglob("*.jpg"))
     chosen = np.random.default_rng(1).permutation(len(files))[
@@ -92,12 +97,12 @@ def folders(
     return {share: damaged(root / str(share), whole, share) for share in (0.01, 0.1)}
 
 
-def listed(runs: Path, stage: str = "pretrain") -> list[dict[str, Any]]:
-    (path,) = runs.glob(f"{stage}/*/{LIST}")
-    return read(path)
+def read_list(runs: Path, stage: str = "pretrain") -> list[dict[str, Any]]:
+    (path,) = runs.glob(f"{stage}/*/{LIST_NAME}")
+    return read_rows(path)
 
 
-def said(*overrides: str) -> tuple[list[dict[str, Any]], list[str]]:
+def run_and_capture(*overrides: str) -> tuple[list[dict[str, Any]], list[str]]:
     console = Console(file=io.StringIO(), width=300)
     results = execute(plan_for(*overrides), console)
     return results, [
@@ -110,10 +115,10 @@ def one_percent(
     folders: dict[float, tuple[Path, set[str]]],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Path, set[str]]:
-    """The ledger of a run to its end, and the files that are bad."""
+    """Return the ledger of a finished run, and the names of the bad files."""
     root, names = folders[0.01]
     runs = tmp_path_factory.mktemp("undisturbed")
-    results, lines = said(f"data.root={root}", f"runs_dir={runs}", *ON_DISK)
+    results, lines = run_and_capture(f"data.root={root}", f"runs_dir={runs}", *ON_DISK)
     assert results[-1]["bad_images"] == len(names) == 2
     assert len(lines) == 2, "a warning and a summary"
     assert (
@@ -128,7 +133,7 @@ def test_one_percent_of_bad_files_is_trained_past_and_each_is_named_once(
     one_percent: tuple[Path, set[str]],
 ) -> None:
     runs, names = one_percent
-    rows = listed(runs)
+    rows = read_list(runs)
     assert sorted(row["name"] for row in rows) == sorted(names)
     assert all(
         row["reason"] and 1 <= row["step"] <= 3 and row["epoch"] == 0
@@ -136,7 +141,7 @@ def test_one_percent_of_bad_files_is_trained_past_and_each_is_named_once(
         if row["split"] == "training"
     )
     (path,) = runs.glob("pretrain/*/metrics.jsonl")
-    counts = [row["bad_images"] for row in read(path) if "bad_images" in row]
+    counts = [row["bad_images"] for row in read_rows(path) if "bad_images" in row]
     assert counts[-1] == sum(row["split"] == "training" for row in rows)
 
 
@@ -152,7 +157,7 @@ def test_workers_change_neither_the_weights_nor_the_list(
         "data.num_workers=2",
     )
     assert_same(tmp_path, one_percent[0])
-    assert listed(tmp_path) == listed(one_percent[0])
+    assert read_list(tmp_path) == read_list(one_percent[0])
 
 
 def test_a_killed_run_goes_on_with_the_same_weights_and_lists_no_file_twice(
@@ -161,7 +166,7 @@ def test_a_killed_run_goes_on_with_the_same_weights_and_lists_no_file_twice(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The step that was begun last is made again: what it met is on the list already."""
+    """The last step is computed again: the images it met are on the list already."""
     overrides = (
         f"data.root={folders[0.01][0]}",
         f"runs_dir={tmp_path}",
@@ -174,7 +179,7 @@ def test_a_killed_run_goes_on_with_the_same_weights_and_lists_no_file_twice(
             run(*overrides)
     run(*overrides)
     assert_same(tmp_path, one_percent[0])
-    assert listed(tmp_path) == listed(one_percent[0])
+    assert read_list(tmp_path) == read_list(one_percent[0])
 
 
 def test_ten_percent_of_bad_files_stop_the_run_saved_and_it_goes_on_when_allowed(
@@ -182,14 +187,14 @@ def test_ten_percent_of_bad_files_stop_the_run_saved_and_it_goes_on_when_allowed
 ) -> None:
     root, names = folders[0.1]
     overrides = (f"data.root={root}", f"runs_dir={tmp_path}", *ON_DISK)
-    with pytest.raises(TooManyBadError) as error:
+    with pytest.raises(TooManyBadImagesError) as error:
         run(*overrides)
     (line,) = str(error.value).splitlines()
     assert "of 180 training images" in line
     assert "data.bad_limit=0.05 allows 9" in line
-    assert str(next(tmp_path.glob(f"pretrain/*/{LIST}"))) in line
+    assert str(next(tmp_path.glob(f"pretrain/*/{LIST_NAME}"))) in line
     assert "raise data.bad_limit and the same command goes on" in line
-    met = listed(tmp_path)
+    met = read_list(tmp_path)
     assert len(met) > 9
     assert {row["name"] for row in met} <= names
     saved = checkpoints.newest(next(tmp_path.glob("pretrain/*/checkpoints")))
@@ -198,7 +203,7 @@ def test_ten_percent_of_bad_files_stop_the_run_saved_and_it_goes_on_when_allowed
         "the step that met the last one is not lost"
     )
     result = run(*overrides, "data.bad_limit=0.2")[-1]
-    rows = listed(tmp_path)
+    rows = read_list(tmp_path)
     assert {row["name"] for row in rows} == names
     assert len(rows) == len(names) == result["bad_images"]
     assert rows[: len(met)] == sorted(met, key=lambda row: (row["step"], row["name"]))
@@ -224,7 +229,7 @@ def test_a_file_that_vanishes_in_mid_epoch_is_replaced(
 
     monkeypatch.setattr(Checkpointing, "on_train_batch_end", vanishing)
     run(f"data.root={root}", f"runs_dir={tmp_path / 'runs'}", *ON_DISK)
-    rows = {row["name"]: row for row in listed(tmp_path / "runs")}
+    rows = {row["name"]: row for row in read_list(tmp_path / "runs")}
     assert {Path(name).relative_to(root) for name in rows.keys() - gone} <= {
         Path(name).relative_to(folders[0.01][0]) for name in names
     }
@@ -250,7 +255,7 @@ def split_folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]
 def test_a_bad_validation_image_is_left_out_of_every_measure(
     at_once: int, in_memory: bool, split_folders: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    """As if it were not there; a batch that consists of it alone measures nothing."""
+    """Metrics are as if it were not there, also if it is alone in a batch."""
     found = []
     for root in split_folders:
         runs = tmp_path / root.name
@@ -282,31 +287,33 @@ def test_a_bad_validation_image_is_left_out_of_every_measure(
         assert (ours["bad_images"], theirs.get("bad_images")) == (1, None)
 
 
-@pytest.mark.parametrize("augment", [Augment(), None], ids=["training", "evaluation"])
-def test_the_same_images_stand_in_from_memory_and_from_disk(
-    augment: Augment | None, folders: dict[float, tuple[Path, set[str]]]
+@pytest.mark.parametrize(
+    "augment", [Augmentation(), None], ids=["training", "evaluation"]
+)
+def test_substitutes_are_the_same_from_memory_and_from_disk(
+    augment: Augmentation | None, folders: dict[float, tuple[Path, set[str]]]
 ) -> None:
     listing = list_images(folders[0.1][0], holdout=0.1)
-    form = Format((SIZE, SIZE), (0.5,) * 3, (0.25,) * 3)
+    image_format = ImageFormat((SIZE, SIZE), (0.5,) * 3, (0.25,) * 3)
     batches = []
     for in_memory in (True, False):
-        train, _ = folder_splits(listing, 3, (SIZE, SIZE), in_memory)
+        train, _ = splits_from_listing(listing, 3, (SIZE, SIZE), in_memory)
         assert isinstance(train, InMemory) == in_memory
         batches.append(
-            Views(train, form, augment, 0).__getitems__(
+            Views(train, image_format, augment, 0).__getitems__(
                 [(0, i) for i in range(len(train))]
             )
         )
-    held, read_from_disk = batches
-    assert held.images_BCHW.equal(read_from_disk.images_BCHW)
-    assert held.labels_B.equal(read_from_disk.labels_B)
-    assert held.bad == read_from_disk.bad
-    assert len(held.bad) > 10
+    loaded, stored = batches
+    assert loaded.images_BCHW.equal(stored.images_BCHW)
+    assert loaded.labels_B.equal(stored.labels_B)
+    assert loaded.bad_images == stored.bad_images
+    assert len(loaded.bad_images) > 10
 
 
-def test_faults_of_all_files_are_the_disks_only_where_a_disk_gives_them() -> None:
+def test_the_disk_is_only_suspected_if_the_errors_are_those_of_a_disk() -> None:
     gone, odd = (
-        none_of([Bad(0, "a.npy", why), Bad(1, "b.npy", why)])
+        no_substitute_error([BadImage(0, "a.npy", why), BadImage(1, "b.npy", why)])
         for why in (os.strerror(errno.ENOENT), "5 channels")
     )
     assert str(gone).endswith(
@@ -318,19 +325,22 @@ def test_faults_of_all_files_are_the_disks_only_where_a_disk_gives_them() -> Non
     )
 
 
-def test_what_stands_in_changes_no_other_image_and_keeps_the_crop_of_its_place(
+def test_a_substitute_changes_no_other_image_and_is_cropped_by_the_draws_of_the_lost_one(
     tmp_path: Path,
 ) -> None:
-    """Crops are the slot's: a smaller neighbour is cut by the very draws that the lost image would have been."""
+    """Draws belong to the sample that was asked for, not to the image that is used."""
     listing = list_images(photos(tmp_path, 10), holdout=0.1)
-    train, _ = folder_splits(listing, 3, (SIZE, SIZE), in_memory=False)
-    seen = Views(
-        train, Format((8, 8), (0.5,) * 3, (0.25,) * 3), Augment("random", flip=True), 0
+    train, _ = splits_from_listing(listing, 3, (SIZE, SIZE), in_memory=False)
+    views = Views(
+        train,
+        ImageFormat((8, 8), (0.5,) * 3, (0.25,) * 3),
+        Augmentation("random", flip=True),
+        0,
     )
-    tickets = [(3, i) for i in (5, 2, 11, 4)]
-    whole, again = seen.__getitems__(tickets), seen.__getitems__([(3, 2), (3, 3)])
+    keys = [(3, i) for i in (5, 2, 11, 4)]
+    whole, again = views.__getitems__(keys), views.__getitems__([(3, 2), (3, 3)])
     damage(tmp_path / listing.train[2][0], 0)
-    batch = seen.__getitems__(tickets)
+    batch = views.__getitems__(keys)
     others = torch.tensor([0, 2, 3])
     assert batch.images_BCHW[others].equal(whole.images_BCHW[others])
     assert batch.ids_B.equal(whole.ids_B)
@@ -342,7 +352,7 @@ def test_what_stands_in_changes_no_other_image_and_keeps_the_crop_of_its_place(
     assert (batch.mirrored_B is None) == (whole.mirrored_B is None)
 
 
-def test_features_that_two_stages_share_name_their_bad_images_in_both(
+def test_stages_that_share_features_both_list_their_bad_images(
     folders: dict[float, tuple[Path, set[str]]], tmp_path: Path
 ) -> None:
     run(
@@ -353,12 +363,12 @@ def test_features_that_two_stages_share_name_their_bad_images_in_both(
         "pretrain.epochs=1",
         "linear_probe.batch_size=60",
     )
-    assert listed(tmp_path, "knn") == listed(tmp_path, "linear_probe")
-    assert {row["name"] for row in listed(tmp_path, "knn")} == folders[0.01][1]
+    assert read_list(tmp_path, "knn") == read_list(tmp_path, "linear_probe")
+    assert {row["name"] for row in read_list(tmp_path, "knn")} == folders[0.01][1]
 
 
 @pytest.mark.parametrize("stage", ["patch_pca", "tokenizer"])
-def test_what_is_fitted_before_pretraining_lists_its_bad_images_too(
+def test_stages_before_pretraining_list_their_bad_images_too(
     stage: str, folders: dict[float, tuple[Path, set[str]]], tmp_path: Path
 ) -> None:
     small = (
@@ -375,18 +385,18 @@ def test_what_is_fitted_before_pretraining_lists_its_bad_images_too(
         *small,
         f"stages=[{stage}]",
     )
-    met = {row["name"] for row in listed(tmp_path, stage)}
+    met = {row["name"] for row in read_list(tmp_path, stage)}
     assert met <= folders[0.01][1]
     assert len(met) == result["bad_images"] > 0
 
 
 def bad_images(
-    folder: Path, limit: float = 0.05, say: Callable[[str], None] = print
+    folder: Path, limit: float = 0.05, notify: Callable[[str], None] = print
 ) -> BadImages:
-    return BadImages(folder, limit, say)
+    return BadImages(folder, limit, notify)
 
 
-def test_lists_of_several_processes_count_together_and_become_one(
+def test_lists_of_several_ranks_count_together_and_are_merged(
     tmp_path: Path,
 ) -> None:
     ours, warned = bad_images(tmp_path), []
@@ -400,42 +410,50 @@ def test_lists_of_several_processes_count_together_and_become_one(
     (tmp_path / "bad_images.rank1.jsonl").write_text(
         json.dumps(theirs) + "\n" + json.dumps(theirs)[:20]
     )
-    ours.say = warned.append
-    ours.met([Bad(3, "x.jpg", "it is empty")], Seen("training", 20, 0, 3))
-    ours.met(
-        [Bad(3, "x.jpg", "it is empty"), Bad(4, "y.jpg", "it is empty")],
-        Seen("training", 20, 1, 9),
+    ours.notify = warned.append
+    ours.record(
+        [BadImage(3, "x.jpg", "it is empty")], SplitProgress("training", 20, 0, 3)
     )
-    assert isinstance(ours.fault, TooManyBadError), (
-        "one of 20 is allowed, and two processes met one each"
+    ours.record(
+        [BadImage(3, "x.jpg", "it is empty"), BadImage(4, "y.jpg", "it is empty")],
+        SplitProgress("training", 20, 1, 9),
+    )
+    assert isinstance(ours.limit_error, TooManyBadImagesError), (
+        "one of 20 is allowed, and two ranks met one each"
     )
     assert [ours.count("training", step) for step in (1, 2, 3, 9)] == [0, 1, 2, 2]
     assert [(row["name"], row["step"]) for row in ours.merge()] == [
         ("y.jpg", 2),
         ("x.jpg", 3),
     ]
-    assert ours.lists() == [tmp_path / LIST]
+    assert ours.list_paths() == [tmp_path / LIST_NAME]
     assert len(warned) == 2
 
 
 def test_the_limit_is_a_share_of_each_split_rounded_up(tmp_path: Path) -> None:
     ours = bad_images(tmp_path, limit=0.01)
-    ours.met([Bad(0, "a", "r")], Seen("validation", 10))
-    ours.met([Bad(0, "b", "r"), Bad(1, "c", "r")], Seen("training", 101))
-    assert ours.fault is None
-    ours.met([Bad(5, "d", "r")], Seen("validation", 10))
-    assert str(ours.fault).startswith(
+    ours.record([BadImage(0, "a", "r")], SplitProgress("validation", 10))
+    ours.record(
+        [BadImage(0, "b", "r"), BadImage(1, "c", "r")], SplitProgress("training", 101)
+    )
+    assert ours.limit_error is None
+    ours.record([BadImage(5, "d", "r")], SplitProgress("validation", 10))
+    assert str(ours.limit_error).startswith(
         "2 of 10 validation images (20.00%) cannot be read so far; data.bad_limit=0.01"
         " allows 1; d cannot"
     )
 
 
-def test_the_limit_is_the_share_as_it_was_written(tmp_path: Path) -> None:
-    bad = bad_images(tmp_path, limit=0.07)  # times 100 it is more than 7 in binary
-    bad.met([Bad(i, str(i), "it is empty") for i in range(7)], Seen("training", 100))
-    assert bad.fault is None
-    bad.met([Bad(7, "7", "it is empty")], Seen("training", 100))
-    assert "data.bad_limit=0.07 allows 7" in str(bad.fault)
+def test_the_limit_is_the_decimal_share_that_was_typed(tmp_path: Path) -> None:
+    # in binary, 0.07 times 100 is more than 7
+    bad = bad_images(tmp_path, limit=0.07)
+    bad.record(
+        [BadImage(i, str(i), "it is empty") for i in range(7)],
+        SplitProgress("training", 100),
+    )
+    assert bad.limit_error is None
+    bad.record([BadImage(7, "7", "it is empty")], SplitProgress("training", 100))
+    assert "data.bad_limit=0.07 allows 7" in str(bad.limit_error)
 
 
 def test_two_processes_end_together_saved_and_go_on_with_one_list(
@@ -443,23 +461,24 @@ def test_two_processes_end_together_saved_and_go_on_with_one_list(
 ) -> None:
     root, names = folders[0.1]
     overrides = (f"data.root={root}", f"runs_dir={tmp_path / 'runs'}", *ON_DISK)
-    together(tmp_path / "seen", 2, *overrides, code=1)
+    train_ranks(tmp_path / "record", 2, *overrides, code=1)
     words = [
-        (tmp_path / "seen" / f"said{rank}" / "stderr").read_text() for rank in (0, 1)
+        (tmp_path / "record" / f"output{rank}" / "stderr").read_text()
+        for rank in (0, 1)
     ]
     (line,) = {
         line
         for text in words
         for line in text.splitlines()
-        if "TooManyBadError: " in line
+        if "TooManyBadImagesError: " in line
     }
     assert "of 180 training images" in line
     assert all(line in text for text in words), (
-        "whoever did not meet the last one says it too"
+        "the rank that did not meet the last one reports it too"
     )
     (folder,) = (tmp_path / "runs" / "pretrain").iterdir()
     assert checkpoints.newest(folder / "checkpoints") is not None
     assert (folder / "bad_images.rank1.jsonl").exists()
-    together(tmp_path / "seen", 2, *overrides, "data.bad_limit=0.5")
-    assert [path.name for path in folder.glob("bad_images*")] == [LIST]
-    assert {row["name"] for row in listed(tmp_path / "runs")} == names
+    train_ranks(tmp_path / "record", 2, *overrides, "data.bad_limit=0.5")
+    assert [path.name for path in folder.glob("bad_images*")] == [LIST_NAME]
+    assert {row["name"] for row in read_list(tmp_path / "runs")} == names

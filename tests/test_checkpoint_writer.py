@@ -1,4 +1,4 @@
-"""Checkpoints are written while training goes on, and nobody can tell from what is on the disk."""
+"""Checkpoints are written while training goes on, and are none the worse for it."""
 
 import json
 import signal
@@ -19,15 +19,15 @@ from unmask.storage import checkpoints
 __all__ = ["undisturbed"]
 
 
-def content(step: int) -> dict[str, Any]:
+def make_content(step: int) -> dict[str, Any]:
     return {"global_step": step, "state_dict": {"w": torch.full((3,), float(step))}}
 
 
 class Slow:
-    """checkpoints.save that waits until it may."""
+    """Make checkpoints.save wait for permission."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.may, self.begun, original = (
+        self.allowed, self.begun, original = (
             threading.Event(),
             threading.Event(),
             checkpoints.save,
@@ -35,42 +35,42 @@ class Slow:
 
         def save(*args: Any, **kwargs: Any) -> Path:
             self.begun.set()
-            assert self.may.wait(20)
+            assert self.allowed.wait(20)
             return original(*args, **kwargs)
 
         monkeypatch.setattr(checkpoints, "save", save)
 
 
-def test_what_is_written_is_the_state_when_it_was_asked_for(
+def test_a_checkpoint_has_the_state_at_the_call_not_at_the_writing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slow, io, state = Slow(monkeypatch), CheckpointWriter(keep=2), content(7)
+    slow, io, state = Slow(monkeypatch), CheckpointWriter(keep=2), make_content(7)
     io.save_checkpoint(state, tmp_path / "checkpoint")
     assert slow.begun.wait(20)
-    assert io.busy
-    io.tell()  # does not wait
+    assert io.is_writing
+    io.raise_if_failed()  # does not wait
     state["state_dict"]["w"].zero_()
-    slow.may.set()
+    slow.allowed.set()
     io.wait()
     path = checkpoints.newest(tmp_path)
     assert path is not None
     assert checkpoints.load(path)["state_dict"]["w"].tolist() == [7, 7, 7]
 
 
-def test_a_second_one_waits_for_the_first(
+def test_a_second_checkpoint_waits_for_the_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow, io = Slow(monkeypatch), CheckpointWriter(keep=2)
-    io.save_checkpoint(content(1), tmp_path / "checkpoint")
+    io.save_checkpoint(make_content(1), tmp_path / "checkpoint")
     assert slow.begun.wait(20)
-    threading.Timer(0.2, slow.may.set).start()
-    io.save_checkpoint(content(2), tmp_path / "checkpoint")
-    assert slow.may.is_set()
+    threading.Timer(0.2, slow.allowed.set).start()
+    io.save_checkpoint(make_content(2), tmp_path / "checkpoint")
+    assert slow.allowed.is_set()
     io.wait()
-    assert [entry["step"] for entry in checkpoints.entries(tmp_path)] == [1, 2]
+    assert [entry["step"] for entry in checkpoints.index_entries(tmp_path)] == [1, 2]
 
 
-def test_a_disk_that_fails_is_told_at_the_next_step(
+def test_a_failed_write_is_raised_at_a_later_step(
     undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     overrides = (
@@ -96,7 +96,7 @@ def test_a_disk_that_fails_is_told_at_the_next_step(
     assert_same(tmp_path, undisturbed)
 
 
-def test_a_run_that_is_asked_to_leave_waits_for_the_disk(
+def test_a_preempted_run_waits_for_the_disk(
     undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original, overrides = (
@@ -108,19 +108,19 @@ def test_a_run_that_is_asked_to_leave_waits_for_the_disk(
         ),
     )
 
-    def asked(self: Checkpointing, trainer: Any, *args: Any) -> None:
+    def preempting(self: Checkpointing, trainer: Any, *args: Any) -> None:
         if trainer.global_step == 5:
             received_signals.append(signal.SIGTERM)
         original(self, trainer, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Checkpointing, "on_train_batch_end", asked)
+        patch.setattr(Checkpointing, "on_train_batch_end", preempting)
         slow = Slow(patch)
-        threading.Timer(1.0, slow.may.set).start()
+        threading.Timer(1.0, slow.allowed.set).start()
         with pytest.raises(SystemExit) as leaving:
             run(*overrides)
         assert leaving.value.code == 75
-        assert slow.may.is_set()
+        assert slow.allowed.is_set()
     (index,) = tmp_path.glob("pretrain/*/checkpoints/last.json")
     assert [entry["step"] for entry in json.loads(index.read_text())] == [5]
     run(*overrides)
@@ -133,15 +133,17 @@ def test_the_best_weights_are_kept_beside_the_last(
     """Validation losses 3, 1, 2 after steps 4, 8, 12; a crash after the best one changes nothing."""
     from unmask.callbacks import checkpointing
 
-    found = {4: 3.0, 8: 1.0, 12: 2.0}
-    asked: list[int] = []
+    losses = {4: 3.0, 8: 1.0, 12: 2.0}
+    validated_at: list[int] = []
     monkeypatch.setattr(
-        checkpointing, "score_of", lambda metrics: {"val/loss": found[asked[-1]]}
+        checkpointing,
+        "selection_score",
+        lambda metrics: {"val/loss": losses[validated_at[-1]]},
     )
     original = Checkpointing.on_validation_end
 
     def validated(self: Checkpointing, trainer: Any, module: Any) -> None:
-        asked.append(trainer.global_step)
+        validated_at.append(trainer.global_step)
         original(self, trainer, module)
 
     monkeypatch.setattr(Checkpointing, "on_validation_end", validated)
@@ -156,7 +158,7 @@ def test_the_best_weights_are_kept_beside_the_last(
         with pytest.raises(Crash):
             run(*overrides)
     (folder,) = tmp_path.glob("pretrain/*/checkpoints")
-    best = checkpoints.best(folder)
+    best = checkpoints.read_best(folder)
     assert best is not None
     assert (best["file"], best["step"], best["val/loss"]) == (
         "best=00000008.ckpt",
@@ -168,7 +170,7 @@ def test_the_best_weights_are_kept_beside_the_last(
         "best=00000008.ckpt",
         "step=00000012.ckpt",
     ]
-    assert checkpoints.best(folder) == best
+    assert checkpoints.read_best(folder) == best
     kept = checkpoints.load(folder / best["file"])
     assert kept["global_step"] == 8
     assert "optimizer_states" not in kept
@@ -186,35 +188,37 @@ def test_accuracies_are_better_when_larger_and_losses_when_smaller(
     name: str, values: list[float], best: int, tmp_path: Path
 ) -> None:
     for step, value in enumerate(values):
-        if checkpoints.is_best(tmp_path, {name: value}):
-            checkpoints.save_best(content(step), tmp_path, {name: value})
-    kept = checkpoints.best(tmp_path)
+        if checkpoints.is_new_best(tmp_path, {name: value}):
+            checkpoints.save_best(make_content(step), tmp_path, {name: value})
+    kept = checkpoints.read_best(tmp_path)
     assert kept is not None
     assert kept["step"] == best, "the first of equals"
     assert [path.name for path in tmp_path.glob("*.ckpt")] == [kept["file"]]
 
 
-def test_a_best_one_that_a_kill_left_is_swept_at_the_end(tmp_path: Path) -> None:
-    checkpoints.save(content(1), tmp_path, 1)
-    checkpoints.save_best(content(3), tmp_path, {"val/loss": 1.0})
+def test_best_weights_that_a_kill_left_over_are_removed_at_the_end(
+    tmp_path: Path,
+) -> None:
+    checkpoints.save(make_content(1), tmp_path, 1)
+    checkpoints.save_best(make_content(3), tmp_path, {"val/loss": 1.0})
     (tmp_path / "best=00000002.ckpt").write_bytes(
         b"its best.json was written, and then came the kill"
     )
-    checkpoints.prune(tmp_path)
+    checkpoints.keep_only_newest(tmp_path)
     assert [path.name for path in tmp_path.glob("best=*.ckpt")] == [
         "best=00000003.ckpt"
     ]
 
 
-def test_a_full_disk_is_told_for_the_best_one_too(
+def test_a_full_disk_is_reported_for_the_best_weights_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any) -> None:
-        raise RuntimeError("unexpected pos 64 vs 0")  # torch's own word for it
+        raise RuntimeError("unexpected pos 64 vs 0")  # torch's own words for it
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(
         OSError, match=r"cannot write .*best=00000003.ckpt: the disk is full or failing"
     ):
-        checkpoints.save_best(content(3), tmp_path, {"val/loss": 1.0})
+        checkpoints.save_best(make_content(3), tmp_path, {"val/loss": 1.0})
     assert not list(tmp_path.iterdir())

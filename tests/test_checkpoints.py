@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from unmask.storage import checkpoints
-from unmask.storage.atomic import replacing
+from unmask.storage.atomic import atomic_write
 
 
 def content(step: int) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def test_the_newest_are_kept_and_no_others(tmp_path: Path, keep: int) -> None:
 
 def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
     save(tmp_path, 1, 2, 2)
-    assert [entry["step"] for entry in checkpoints.entries(tmp_path)] == [1, 2]
+    assert [entry["step"] for entry in checkpoints.index_entries(tmp_path)] == [1, 2]
 
 
 def test_a_damaged_newest_is_set_aside_and_the_one_before_is_used(
@@ -67,7 +67,7 @@ def test_a_damaged_newest_is_set_aside_and_the_one_before_is_used(
     assert "step=00000002.damaged" in names(tmp_path)
 
 
-def test_nothing_whole_means_no_checkpoint(tmp_path: Path) -> None:
+def test_without_an_intact_file_there_is_no_checkpoint(tmp_path: Path) -> None:
     assert checkpoints.newest(tmp_path) is None
     save(tmp_path, 1)
     (tmp_path / "step=00000001.ckpt").unlink()
@@ -113,7 +113,7 @@ def test_a_damaged_checkpoint_that_no_index_lists_is_set_aside_too(
     assert "step=00000001.damaged" in names(tmp_path)
 
 
-def test_what_a_kill_left_half_written_is_swept(tmp_path: Path) -> None:
+def test_half_written_files_of_a_kill_are_removed(tmp_path: Path) -> None:
     save(tmp_path, 1)
     (tmp_path / ".step=00000002.ckpt.12345.tmp").write_bytes(b"half")
     assert checkpoints.newest(tmp_path) == tmp_path / "step=00000001.ckpt"
@@ -131,11 +131,11 @@ def test_a_full_disk_is_reported_and_spares_earlier_checkpoints(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    said = (
+    message = (
         r"cannot write .*step=00000002.ckpt.*No space left.*\(after 1,234 bytes, [\d,]+"
         r" free\); .* at step=00000001"
     )
-    with pytest.raises(OSError, match=said):
+    with pytest.raises(OSError, match=message):
         save(tmp_path, 2)
     assert names(tmp_path) == ["last.json", "step=00000001.ckpt"]
     assert checkpoints.newest(tmp_path) == tmp_path / "step=00000001.ckpt"
@@ -181,17 +181,19 @@ def test_missing_and_foreign_files_are_named(tmp_path: Path) -> None:
 
 def test_weights_are_those_below_the_prefix_without_it(tmp_path: Path) -> None:
     save(tmp_path, 7)
-    found = checkpoints.weights(tmp_path / "step=00000007.ckpt", "model.encoder.")
-    assert {name: value.tolist() for name, value in found.items()} == {
+    weights = checkpoints.load_weights(
+        tmp_path / "step=00000007.ckpt", "model.encoder."
+    )
+    assert {name: value.tolist() for name, value in weights.items()} == {
         "a": [7.0, 7.0, 7.0]
     }
 
 
-def test_what_another_process_is_writing_beside_them_is_left_alone(
+def test_files_that_another_process_is_writing_are_not_removed(
     tmp_path: Path,
 ) -> None:
-    """As the record of its samples, while the first one writes the weights; halves of checkpoints go."""
-    with replacing(tmp_path / "record.rank1.json") as other:
+    """Such as a rank's part of a record; half-written checkpoints are removed."""
+    with atomic_write(tmp_path / "record.rank1.json") as other:
         other.write(b"{}")
         (tmp_path / ".step=00000001.ckpt.abcd.tmp").write_bytes(b"half")
         (tmp_path / ".last.json.abcd.tmp").write_bytes(b"half")

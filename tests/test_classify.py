@@ -1,4 +1,4 @@
-"""Measures are of all validation images together; the losses, mixtures and averages are the written-out ones."""
+"""Metrics cover all validation images; losses, mixing and averages match plain code."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from small_runs import run
 from test_resume import Crash, assert_same, crash_at, final_state
 from unmask.data.loading.batch import Batch
-from unmask.heads import Classifier, FineTuneFeatures, Given
+from unmask.heads import Classifier, FineTuneFeatures, PrecomputedFeatures
 from unmask.mae import MAE
-from unmask.randomness import make_key, words
+from unmask.randomness import make_key, random_words
 from unmask.tasks.classify import Classify, Regularisation
 
 
@@ -25,7 +25,7 @@ def task() -> Classify:
     def no_optimizer(_: torch.nn.Module) -> tuple:
         raise AssertionError("no step is taken")
 
-    model = Classifier(Given(2), 2, probe=False, seed=0)
+    model = Classifier(PrecomputedFeatures(2), 2, probe=False, seed=0)
     with torch.no_grad():
         model.head.weight.copy_(torch.eye(2))
     return Classify(model, no_optimizer, Regularisation())
@@ -38,7 +38,7 @@ def batch_of(features: Tensor, labels: list[int]) -> Batch:
 def test_a_short_last_batch_counts_by_its_images(
     task: Classify, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """7 of 8 right: the mean of the batches' accuracies would be 50 per cent."""
+    """7 of 8 are correct: the mean of the batches' accuracies would be 50 per cent."""
     logged: dict[str, float] = {}
     monkeypatch.setattr(
         task,
@@ -106,15 +106,16 @@ def plain_loss(logits_BK: Tensor, targets_BK: Tensor) -> Tensor:
     return -(targets_BK * log_probabilities).sum() / len(logits_BK)
 
 
-def draws(batch: Batch) -> np.random.RandomState:
-    """The stream that is named by (seed, "mixup", epoch, first id)."""
-    state = words(make_key(SEED, "mixup"), batch.epoch, batch.ids_B[:1], 2)[0].tolist()
+def mixing_stream(batch: Batch) -> np.random.RandomState:
+    """Return the generator of (seed, "mixup", epoch, first id)."""
+    key = make_key(SEED, "mixup")
+    (state,) = random_words(key, batch.epoch, batch.ids_B[:1], 2).tolist()
     return np.random.RandomState(np.array(state, dtype=np.uint32))
 
 
-def mixed_up(batch: Batch) -> tuple[Tensor, Tensor]:
-    """mixup (arXiv 1710.09412) with the batch reversed: one Beta(0.8, 0.8) share for all."""
-    stream = draws(batch)
+def reference_mixup(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Mix with the reversed batch (mixup, arXiv 1710.09412): one Beta(0.8, 0.8) share."""
+    stream = mixing_stream(batch)
     stream.rand()  # whether to mix at all: always
     share = stream.beta(0.8, 0.8)
     targets = smoothed(batch.labels_B)
@@ -124,9 +125,9 @@ def mixed_up(batch: Batch) -> tuple[Tensor, Tensor]:
     )
 
 
-def cut_and_mixed(batch: Batch) -> tuple[Tensor, Tensor]:
-    """cutmix (arXiv 1905.04899) with the batch reversed; labels by the area that the border left of the box."""
-    stream = draws(batch)
+def reference_cutmix(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Cut boxes from the reversed batch (cutmix, arXiv 1905.04899); labels by area inside the image."""
+    stream = mixing_stream(batch)
     stream.rand()
     side = int(8 * np.sqrt(1 - stream.beta(1.0, 1.0)))
     y, x = stream.randint(0, 8), stream.randint(0, 8)
@@ -142,9 +143,9 @@ def cut_and_mixed(batch: Batch) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("epoch", range(4))
 @pytest.mark.parametrize(
-    ("regular", "reference"), [(MIXUP, mixed_up), (CUTMIX, cut_and_mixed)]
+    ("regular", "reference"), [(MIXUP, reference_mixup), (CUTMIX, reference_cutmix)]
 )
-def test_the_loss_of_a_mixed_batch_is_the_plain_one(
+def test_the_loss_of_a_mixed_batch_matches_plain_code(
     regular: Regularisation, reference: Callable, epoch: int, tuned: Classifier
 ) -> None:
     batch = batch_at(epoch, first=40)
@@ -160,7 +161,7 @@ def test_the_loss_of_a_mixed_batch_is_the_plain_one(
     assert batch.images_BCHW.equal(before)  # timm mixes in place
 
 
-def test_the_loss_of_a_smoothed_batch_is_the_plain_one(tuned: Classifier) -> None:
+def test_the_loss_of_a_smoothed_batch_matches_plain_code(tuned: Classifier) -> None:
     batch = batch_at(0, 40)
     loss = Classify(tuned, no_optimizer, Regularisation(SEED, 0.1)).training_step(
         batch, 0
@@ -173,7 +174,7 @@ def test_the_loss_of_a_smoothed_batch_is_the_plain_one(tuned: Classifier) -> Non
     )
 
 
-def test_mixing_is_named_by_seed_epoch_and_first_sample_alone(
+def test_mixing_depends_on_seed_epoch_and_first_sample_alone(
     tuned: Classifier,
 ) -> None:
     task = Classify(tuned, no_optimizer, TABLE9)
@@ -194,7 +195,7 @@ def test_mixing_is_named_by_seed_epoch_and_first_sample_alone(
         assert not images.equal(other[0])
 
 
-def test_mixup_and_cutmix_each_take_half_of_the_batches(tuned: Classifier) -> None:
+def test_mixup_and_cutmix_each_get_half_of_the_batches(tuned: Classifier) -> None:
     """A cut box leaves pixels as they were; a mixture changes all. The shares of the images cover (0, 1)."""
     task = Classify(tuned, no_optimizer, replace(TABLE9, smoothing=0.0))
     cut, shares = [], []
@@ -250,7 +251,7 @@ def test_the_average_is_the_recursion_over_steps(make_mae: Callable[..., MAE]) -
         torch.testing.assert_close(value.double(), expected[name], rtol=1e-5, atol=1e-7)
     moved = task.ema.module.head.weight - model.head.weight
     assert moved.abs().max() > 1e-4
-    assert task.measured_model() is task.ema.module
+    assert task.evaluated_model() is task.ema.module
     assert not any(p.requires_grad for p in task.ema.parameters())
 
 
@@ -279,7 +280,7 @@ EVERYTHING = (
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three epochs of four steps with everything random there is."""
-    runs = tmp_path_factory.mktemp("whole")
+    runs = tmp_path_factory.mktemp("undisturbed")
     run(f"runs_dir={runs}", *EVERYTHING)
     return runs
 
@@ -288,7 +289,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_crash_changes_neither_weights_nor_their_average(
     step: int, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Crop, mirror, RandAugment, erasing, drop path, mixup or cutmix and the average all go on as if nothing was."""
+    """Crop, mirror, RandAugment, erasing, drop path, mixing and average resume exactly."""
     with monkeypatch.context() as patch:
         crash_at(patch, step)
         with pytest.raises(Crash):
@@ -305,9 +306,11 @@ def test_a_crash_changes_neither_weights_nor_their_average(
     assert not whole["ema.module.head.weight"].equal(half["ema.module.head.weight"])
 
 
-def test_every_measure_is_the_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_metric_matches_its_plain_definition(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Top-1, top-5, calibration error in 15 bins (Guo et al. 2017) and confusions, over batches of any size."""
-    model = Classifier(Given(CLASSES), CLASSES, probe=False, seed=0)
+    model = Classifier(PrecomputedFeatures(CLASSES), CLASSES, probe=False, seed=0)
     with torch.no_grad():
         model.head.weight.copy_(torch.eye(CLASSES))
     task = Classify(model, no_optimizer, Regularisation())
@@ -329,16 +332,16 @@ def test_every_measure_is_the_plain_one(monkeypatch: pytest.MonkeyPatch) -> None
     task.on_validation_epoch_end()
 
     confidence, predicted = logits.softmax(1).max(1)
-    right = predicted == labels
+    correct = predicted == labels
     rank = (logits > logits.gather(1, labels[:, None])).sum(1)
     bins = (confidence * 15).long().clamp(max=14)
     gaps = [
         (bins == b).float().mean()
-        * (right[bins == b].float().mean() - confidence[bins == b].mean()).abs()
+        * (correct[bins == b].float().mean() - confidence[bins == b].mean()).abs()
         for b in bins.unique()
     ]
     assert logged["val/accuracy"] == pytest.approx(
-        100 * right.float().mean().item(), abs=1e-3
+        100 * correct.float().mean().item(), abs=1e-3
     )
     assert logged["val/top5"] == pytest.approx(
         100 * (rank < 5).float().mean().item(), abs=1e-3
@@ -352,7 +355,7 @@ def test_every_measure_is_the_plain_one(monkeypatch: pytest.MonkeyPatch) -> None
     assert int(counts.sum()) == 500
     assert counts.sum(1).equal(torch.bincount(labels, minlength=CLASSES))
     assert counts.sum(0).equal(torch.bincount(predicted, minlength=CLASSES))
-    assert counts.diagonal().sum() == right.sum()
+    assert counts.diagonal().sum() == correct.sum()
     task.on_validation_epoch_start()  # the next validation counts anew
     task.validation_step(Batch(logits[:10], labels[:10], torch.arange(10), 0, None), 0)
     assert int(task.confusion_counts().sum()) == 10
@@ -361,7 +364,7 @@ def test_every_measure_is_the_plain_one(monkeypatch: pytest.MonkeyPatch) -> None
 def test_five_classes_or_fewer_have_no_top_5() -> None:
     counts = {}
     for classes in (5, 6):
-        model = Classifier(Given(3), classes, probe=False, seed=0)
+        model = Classifier(PrecomputedFeatures(3), classes, probe=False, seed=0)
         counts[classes] = (
             "top5" in Classify(model, no_optimizer, Regularisation()).metrics
         )

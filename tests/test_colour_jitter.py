@@ -1,4 +1,4 @@
-"""Colour jitter is Pillow's arithmetic with factors that are functions of (seed, epoch, sample id)."""
+"""Colour jitter equals Pillow's, with factors that are functions of (seed, epoch, sample id)."""
 
 import itertools
 import pickle
@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
 from sample_pictures import scenes
-from unmask.data.augment.colour_jitter import ColourJitter, colour_jitter
+from unmask.data.augment.colour_jitter import ColourJitter, make_colour_jitter
 from unmask.randomness import Key, make_key
 
 ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
@@ -20,7 +20,7 @@ ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
 
 @pytest.fixture
 def jitter(key: Key) -> ColourJitter:
-    return colour_jitter(0.4, key)
+    return make_colour_jitter(0.4, key)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def pillow(image_CHW: Tensor, factors: list[float], order: list[int]) -> Tensor:
 def by_definition(
     image_CHW: Tensor, factors: list[float], order: list[int]
 ) -> np.ndarray:
-    """Mix with black, with the mean grey and with the grey image, cutting to whole levels in 0..255 after each."""
+    """Mix with black, the mean grey and the grey image; truncate to levels after each."""
     image = image_CHW.numpy().astype(np.float64)
     for k in order if len(image) == 3 else [k for k in order if k < 2]:
         grey = (
@@ -59,13 +59,16 @@ def by_definition(
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_images_are_changed_as_pillow_changes_them_in_the_drawn_order(
+def test_images_are_changed_as_by_pillow_in_the_drawn_order(
     channels: int, jitter: ColourJitter
 ) -> None:
-    """Pillow rounds grey levels and their mean, torchvision cuts them off: a level for each of three operations."""
+    """They may differ by one level for each of three operations.
+
+    Pillow rounds grey levels and their mean, torchvision truncates them.
+    """
     images, ids = scenes(48, channels, 16, 16), torch.arange(48)
     ours = jitter(images, 3, ids).int()
-    factors, order = (drawn.tolist() for drawn in jitter.draws(3, ids))
+    factors, order = (drawn.tolist() for drawn in jitter.draw(3, ids))
     theirs = torch.stack(
         [pillow(*each) for each in zip(images, factors, order, strict=True)]
     ).int()
@@ -81,26 +84,29 @@ def test_images_are_changed_as_pillow_changes_them_in_the_drawn_order(
 def test_images_are_changed_as_the_definition_says(
     channels: int, jitter: ColourJitter
 ) -> None:
-    """Nearly always equal: what float32 puts on the other side of a level is one off, or two after more operations."""
+    """They are nearly always equal.
+
+    Rounding of float32 may cost one level, or two after several operations.
+    """
     images, ids = scenes(48, channels, 16, 16), torch.arange(48)
-    factors, order = (drawn.tolist() for drawn in jitter.draws(0, ids))
+    factors, order = (drawn.tolist() for drawn in jitter.draw(0, ids))
     wanted = np.stack(
         [by_definition(*each) for each in zip(images, factors, order, strict=True)]
     )
-    apart = np.abs(jitter(images, 0, ids).numpy() - wanted)
-    assert apart.max() <= 2
-    assert (apart > 0).mean() < 0.01
+    difference = np.abs(jitter(images, 0, ids).numpy() - wanted)
+    assert difference.max() <= 2
+    assert (difference > 0).mean() < 0.01
 
 
 @pytest.mark.parametrize("k", range(3))
-def test_each_operation_alone_is_pillows_within_one_level(
+def test_each_operation_alone_equals_pillows_within_one_level(
     k: int, photos: Tensor, jitter: ColourJitter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A factor of one changes nothing, so the other two are switched off."""
     ids = torch.arange(48)
-    factors, order = jitter.draws(0, ids)
+    factors, order = jitter.draw(0, ids)
     alone = torch.where(torch.arange(3) == k, factors, 1.0)
-    monkeypatch.setattr(ColourJitter, "draws", lambda *_: (alone, order))
+    monkeypatch.setattr(ColourJitter, "draw", lambda *_: (alone, order))
     theirs = [
         pillow(*each)
         for each in zip(photos, alone.tolist(), order.tolist(), strict=True)
@@ -110,7 +116,7 @@ def test_each_operation_alone_is_pillows_within_one_level(
     assert (ours != photos).flatten(1).any(1).all()
 
 
-def test_an_image_is_changed_by_its_seed_epoch_and_id_alone(
+def test_the_change_depends_only_on_seed_epoch_and_id(
     jitter: ColourJitter, photos: Tensor
 ) -> None:
     ids = torch.arange(100, 148)
@@ -124,12 +130,12 @@ def test_an_image_is_changed_by_its_seed_epoch_and_id_alone(
     others = [
         jitter(photos, 4, ids),
         jitter(photos, 3, ids + 48),
-        colour_jitter(0.4, make_key(1, "test"))(photos, 3, ids),
+        make_colour_jitter(0.4, make_key(1, "test"))(photos, 3, ids),
     ]
     assert all((other != whole).flatten(1).any(1).all() for other in others)
 
 
-def test_images_given_are_left_as_they_were_and_workers_can_be_handed_the_jitter(
+def test_the_jitter_does_not_change_its_input_and_can_be_pickled(
     jitter: ColourJitter, photos: Tensor
 ) -> None:
     before = photos.clone()
@@ -142,11 +148,11 @@ def test_images_given_are_left_as_they_were_and_workers_can_be_handed_the_jitter
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_no_strength_changes_nothing(channels: int, key: Key) -> None:
+def test_strength_zero_changes_nothing(channels: int, key: Key) -> None:
     noise = torch.randint(
         0, 256, (64, channels, 9, 9), generator=torch.Generator().manual_seed(0)
     ).byte()
-    assert colour_jitter(0.0, key)(noise, 0, torch.arange(64)).equal(noise)
+    assert make_colour_jitter(0.0, key)(noise, 0, torch.arange(64)).equal(noise)
 
 
 @pytest.mark.parametrize("strength", [0.4, 1.0])
@@ -154,7 +160,7 @@ def test_factors_are_uniform_around_one_and_orders_equally_likely(
     strength: float, key: Key
 ) -> None:
     count = 6_000
-    factors, order = colour_jitter(strength, key).draws(2, torch.arange(count))
+    factors, order = make_colour_jitter(strength, key).draw(2, torch.arange(count))
     for factor in factors.T:
         assert (
             stats.kstest(factor, stats.uniform(1 - strength, 2 * strength).cdf).pvalue
@@ -171,8 +177,8 @@ def test_factors_are_uniform_around_one_and_orders_equally_likely(
     assert np.abs(together - np.eye(5)).max() < 4.5 / count**0.5
 
 
-def test_saturation_changes_colours_and_no_grey(jitter: ColourJitter) -> None:
-    """One channel thrice is changed like that channel, but for levels lost where greys are weighed and cut."""
+def test_saturation_changes_colours_but_not_grey(jitter: ColourJitter) -> None:
+    """Grey as three equal channels is changed like the one channel, up to rounding."""
     grey, ids = scenes(24, 1, 16, 16), torch.arange(24)
     thrice = jitter(grey.expand(-1, 3, -1, -1), 0, ids).int()
     assert (thrice - jitter(grey, 0, ids).int()).abs().max() <= 3
@@ -191,19 +197,19 @@ def test_other_numbers_of_channels_are_refused(
     channels: int, jitter: ColourJitter
 ) -> None:
     expected = (
-        rf"images of {channels} channels, and knows 1 \(grey\) and 3 \(RGB\); leave the"
-        r" jitter out"
+        rf"images of {channels} channels, only of 1 \(grey\) or 3 \(RGB\); set"
+        r" augment.jitter=0"
     )
     with pytest.raises(ValueError, match=expected):
         jitter(torch.zeros(2, channels, 4, 4, dtype=torch.uint8), 0, torch.arange(2))
 
 
 @pytest.mark.parametrize("strength", [-0.1, 1.5])
-def test_strengths_that_could_turn_factors_negative_are_refused(
+def test_strengths_that_could_make_factors_negative_are_refused(
     strength: float, key: Key
 ) -> None:
     with pytest.raises(
         ValueError,
         match=rf"a jitter of {strength} is not between 0 and 1; 0.4 is BEiT's",
     ):
-        colour_jitter(strength, key)
+        make_colour_jitter(strength, key)

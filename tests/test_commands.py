@@ -1,4 +1,4 @@
-"""What users meet when something goes wrong: one line, and an exit code that says what to do."""
+"""What users see when something goes wrong: one line, and an exit code that says what to do."""
 
 import signal
 import subprocess
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from small_runs import call, command, environment, image_folder, trained_so_far
-from unmask.commands.cli import config_flags, quoted
+from small_runs import call, command, environment, has_logged, image_folder
+from unmask.commands.cli import config_flags, quote_value
 from warm_commands import Started
 
 pytestmark = pytest.mark.process
@@ -32,15 +32,12 @@ def test_a_broken_image_is_named_in_one_line(workers: int, tmp_path: Path) -> No
     )
     assert done.returncode == 1
     (line,) = [line for line in done.stderr.splitlines() if line.strip()]
-    assert line.startswith(
-        "1 of 18 training images (5.56%) cannot be read so far; data.bad_limit=0"
-        " allows 0; "
-    )
+    assert line.startswith("1 of 18 training images (5.56%) cannot be read so far; ")
+    assert "data.bad_limit=0" in line
     assert "003.png cannot be read as an image" in line
-    assert "mend or remove the files" in line
 
 
-def test_a_runs_dir_that_cannot_be_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_an_unusable_runs_dir_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     done = call(f"runs_dir={tmp_path / 'file'}", "stages=[pretrain]")
     assert done.returncode == 1
@@ -49,7 +46,7 @@ def test_a_runs_dir_that_cannot_be_is_refused_in_one_line(tmp_path: Path) -> Non
     assert "runs_dir=" in done.stderr
 
 
-def test_m_may_stand_anywhere(tmp_path: Path) -> None:
+def test_the_multirun_flag_may_come_anywhere(tmp_path: Path) -> None:
     done = call(f"runs_dir={tmp_path}", "-m", "mask_ratio=1.5,2.5")
     assert done.returncode == 2
     assert done.stderr.count("mask_ratio = ") == 2
@@ -72,12 +69,12 @@ def test_two_processes_on_one_run_both_end_well_with_one_training(
     [(signal.SIGINT,), (signal.SIGTERM, signal.SIGTERM)],
     ids=["Ctrl-C", "SIGTERM twice"],
 )
-def test_who_is_asked_to_leave_saves_and_says_how_to_go_on(
+def test_a_preempted_run_saves_and_says_how_to_go_on(
     signals: tuple[signal.Signals, ...], tmp_path: Path
 ) -> None:
     arguments = (f"runs_dir={tmp_path}", "stages=[pretrain]", "pretrain.epochs=60")
     process = Started(command(*arguments), tmp_path, environment())
-    while not trained_so_far(tmp_path, 3):
+    while not has_logged(tmp_path, 3):
         assert process.poll() is None
         time.sleep(0.05)
     for number in signals:
@@ -90,7 +87,7 @@ def test_who_is_asked_to_leave_saves_and_says_how_to_go_on(
 
 
 @pytest.mark.parametrize(
-    ("typed", "given"),
+    ("typed", "passed_on"),
     [
         ("checkpoint=runs/step=00000012.ckpt", "checkpoint='runs/step=00000012.ckpt'"),
         ("checkpoint='a=b'", "checkpoint='a=b'"),
@@ -100,12 +97,12 @@ def test_who_is_asked_to_leave_saves_and_says_how_to_go_on(
         ("seed=0,1", "seed=0,1"),
     ],
 )
-def test_a_value_may_hold_an_equals_sign(typed: str, given: str) -> None:
-    """Every checkpoint has one in its name; Hydra's grammar wants quotes, which shells eat."""
-    assert quoted(typed) == given
+def test_a_value_may_hold_an_equals_sign(typed: str, passed_on: str) -> None:
+    """Every checkpoint has one in its name; Hydra wants quotes around it, which shells remove."""
+    assert quote_value(typed) == passed_on
 
 
-def test_where_configs_lie_is_told_to_the_commands_that_a_command_starts() -> None:
+def test_config_flags_are_passed_on_to_commands_that_a_command_starts() -> None:
     typed = ["-m", "--config-dir", "mine", "seed=1", "--config-name=big", "-cd=more"]
     assert config_flags(typed) == [
         "--config-dir",
@@ -117,7 +114,7 @@ def test_where_configs_lie_is_told_to_the_commands_that_a_command_starts() -> No
 
 @pytest.mark.process
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_who_is_asked_to_leave_while_python_imports_leaves_with_75_and_a_line(
+def test_a_signal_while_python_imports_exits_with_75_and_a_line(
     number: int, tmp_path: Path
 ) -> None:
     process = subprocess.Popen(

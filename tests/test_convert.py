@@ -1,4 +1,4 @@
-"""The command takes weights in and out, says what became of every tensor, and writes over nothing unasked."""
+"""Weights go from any layout to any other; the table names every tensor; nothing is overwritten by default."""
 
 import io
 from pathlib import Path
@@ -8,14 +8,14 @@ import timm
 import torch
 from rich.console import Console
 
-from foreign_weights import official, same, saved
+from foreign_weights import equal_tensors, official_state, save_official
 from small_runs import call, run
 from unmask.commands.convert import convert
 from unmask.config.arguments import Convert
 from unmask.config.checks import ConfigError, check
 from unmask.exchange.geometry import Hints
 from unmask.exchange.load import load_classifier, load_mae
-from unmask.exchange.read import read
+from unmask.exchange.read import read_weights
 from unmask.heads import Classifier, FineTuneFeatures
 from unmask.storage import checkpoints
 from unmask.training import build
@@ -39,7 +39,7 @@ def stage(ledger: Path, kind: str) -> Path:
     return folder
 
 
-def given(
+def arguments(
     source: Path, to: Path, layout: str = "safetensors", **more: object
 ) -> Convert:
     values = {
@@ -59,30 +59,30 @@ def printed(table: object) -> str:
     return text.getvalue()
 
 
-def test_a_pretraining_of_ours_goes_out_and_comes_back(
+def test_a_pretraining_of_this_project_goes_out_and_comes_back(
     ledger: Path, tmp_path: Path
 ) -> None:
     folder = stage(ledger, "pretrain")
     for layout in ("hf", "official", "safetensors"):
-        convert(given(folder, tmp_path / layout, layout))
-        weights, _ = read(tmp_path / layout)
-        before, _ = read(folder)
-        assert same(weights.named(), before.named())
+        convert(arguments(folder, tmp_path / layout, layout))
+        weights, _ = read_weights(tmp_path / layout)
+        before, _ = read_weights(folder)
+        assert equal_tensors(weights.named_tensors(), before.named_tensors())
         assert weights.geometry == before.geometry
     path = checkpoints.newest(folder / "checkpoints")
     assert path is not None
     model = build.build_mae(check(checkpoints.load(path)["unmask"]["config"]))
     load_mae(model, weights)
-    assert same(model.state_dict(), checkpoints.weights(path))
+    assert equal_tensors(model.state_dict(), checkpoints.load_weights(path))
 
 
 @torch.no_grad()
-def test_a_classifier_of_ours_classifies_alike_in_timm(
+def test_a_classifier_of_this_project_gives_the_same_logits_in_timm(
     ledger: Path, tmp_path: Path
 ) -> None:
     folder = stage(ledger, "finetune")
-    text = printed(convert(given(folder, tmp_path / "vit.pth", "timm")))
-    weights, _ = read(folder)
+    text = printed(convert(arguments(folder, tmp_path / "vit.pth", "timm")))
+    weights, _ = read_weights(folder)
     if weights.pool == "mean":
         assert (
             "dropped, known: not used: the classifier normalises after pooling" in text
@@ -122,19 +122,19 @@ def test_a_head_on_stored_features_has_no_encoder_to_convert(
     with pytest.raises(
         ValueError, match="trained on stored features: it holds no encoder"
     ):
-        convert(given(stage(ledger, "linear_probe"), tmp_path / "out"))
+        convert(arguments(stage(ledger, "linear_probe"), tmp_path / "out"))
 
 
 def test_the_table_accounts_for_every_tensor(tmp_path: Path) -> None:
-    source = saved(tmp_path / "mae.pth", official(decoder=True))
+    source = save_official(tmp_path / "mae.pth", official_state(decoder=True))
     text = printed(
         convert(
-            given(
+            arguments(
                 source, tmp_path / "vit.safetensors", "timm", heads=4, decoder_heads=4
             )
         )
     )
-    for said in (
+    for message in (
         (
             "4 x 4 patches of 2 pixels, 3 channels; encoder 32 x 2, 4 heads; decoder 16"
             " x 2, 4 heads"
@@ -146,34 +146,39 @@ def test_the_table_accounts_for_every_tensor(tmp_path: Path) -> None:
         "dropped, known: timm's ViT has no decoder",
         "num_classes=0",
     ):
-        assert said in text, text
+        assert message in text, text
 
 
 def test_sources_and_targets_are_checked_first(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"from=.*none: no such file or folder"):
-        convert(given(tmp_path / "none", tmp_path / "out"))
-    source = saved(tmp_path / "mae.pth", official())
+        convert(arguments(tmp_path / "none", tmp_path / "out"))
+    source = save_official(tmp_path / "mae.pth", official_state())
     with pytest.raises(
         ConfigError,
         match=r"to=.*mae.pth exists; give another place or add overwrite=true",
     ):
-        convert(given(source, source, heads=4))
-    convert(given(source, source, heads=4, overwrite=True))
-    assert same(
-        read(source)[0].encoder,
-        read(saved(tmp_path / "again.pth", official()), Hints(heads=4))[0].encoder,
+        convert(arguments(source, source, heads=4))
+    convert(arguments(source, source, heads=4, overwrite=True))
+    assert equal_tensors(
+        read_weights(source)[0].encoder,
+        read_weights(
+            save_official(tmp_path / "again.pth", official_state()), Hints(heads=4)
+        )[0].encoder,
     )
 
 
 @pytest.mark.process
 def test_the_command_converts_and_prints_the_table(tmp_path: Path) -> None:
-    source, to = saved(tmp_path / "mae.pth", official(decoder=True)), tmp_path / "hf"
+    source, to = (
+        save_official(tmp_path / "mae.pth", official_state(decoder=True)),
+        tmp_path / "hf",
+    )
     typed = (f"from={source}", f"to={to}", "layout=hf", "heads=4", "decoder_heads=4")
     done = call(*typed, script="convert.py", tiny=False)
     assert done.returncode == 0, done.stderr
     assert "reshaped: (96, 32) -> 3 x (32, 32)" in done.stdout
     assert f"hf: {to}" in done.stdout
-    assert read(to)[0].decoder is not None
+    assert read_weights(to)[0].decoder is not None
     again = call(*typed, script="convert.py", tiny=False)
     assert (again.returncode, "hf exists; give another place" in again.stderr) == (
         2,
@@ -182,11 +187,11 @@ def test_the_command_converts_and_prints_the_table(tmp_path: Path) -> None:
 
 
 @pytest.mark.process
-def test_the_commands_faults_are_one_line_with_an_exit_code(tmp_path: Path) -> None:
+def test_mistakes_are_answered_in_one_line_with_an_exit_code(tmp_path: Path) -> None:
     bad = tmp_path / "bad.pth"
     bad.write_bytes(b"")
     out = f"to={tmp_path / 'out'}"
-    for typed, code, said in (
+    for typed, code, message in (
         ((f"from={bad}", out), 1, "is empty: 0 bytes"),
         ((out,), 2, "from: missing; give a file"),
         ((f"from={bad}", out, "layout=keras"), 2, "layout = 'keras'"),
@@ -197,6 +202,6 @@ def test_the_commands_faults_are_one_line_with_an_exit_code(tmp_path: Path) -> N
         ),
     ):
         done = call(*typed, script="convert.py", tiny=False)
-        assert (done.returncode, said in done.stderr) == (code, True), done.stderr
+        assert (done.returncode, message in done.stderr) == (code, True), done.stderr
         assert len(done.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from unmask.training.robustness import ALEXNET_ERRORS, mean_corruption_error
+from unmask.training.corruption_error import ALEXNET_ERRORS, mean_corruption_error
 
 
 def test_alexnet_is_one_and_half_its_errors_are_a_half() -> None:

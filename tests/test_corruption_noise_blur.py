@@ -1,4 +1,4 @@
-"""Noise has its published law, and blurs are the filters they are defined as."""
+"""Noise has its published distribution, and blurs are the filters that define them."""
 
 import numpy as np
 import pytest
@@ -9,13 +9,13 @@ from sample_pictures import flat, scene
 from unmask.data.augment.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from unmask.data.augment.corruptions.blur import (
     defocus_blur,
-    disk,
+    disk_kernel,
     glass_blur,
     motion_blur,
-    shuffled_places,
+    shuffled_indices,
     zoom_blur,
 )
-from unmask.data.augment.corruptions.filters import along_line, smooth, zoom
+from unmask.data.augment.corruptions.filters import blur_along_line, gaussian_blur, zoom
 from unmask.data.augment.corruptions.noise import (
     gaussian_noise,
     impulse_noise,
@@ -25,7 +25,7 @@ from unmask.data.augment.corruptions.random import Draws
 from unmask.data.augment.corruptions.severities import CIFAR, IMAGENET
 from unmask.randomness import Key
 
-LEAST_P = 1e-3  # draws are fixed, so a test that passes once passes always
+MIN_P_VALUE = 1e-3  # draws are fixed: a test that passes once always passes
 
 
 @pytest.fixture
@@ -39,11 +39,11 @@ def test_gaussian_noise_is_normal_with_the_published_sigma(
 ) -> None:
     for (sigma,) in table["gaussian_noise"]:
         noise = (gaussian_noise(flat(0.5), draws, sigma) - 0.5) / sigma
-        assert stats.kstest(noise.flatten(), "norm").pvalue > LEAST_P
+        assert stats.kstest(noise.flatten(), "norm").pvalue > MIN_P_VALUE
 
 
 def test_the_noise_of_an_image_in_bytes_has_the_published_sigma(key: Key) -> None:
-    """0.08 and 0.12 stay clear of black and white, so that only rounding (1/12 of a level squared) comes on top."""
+    """0.08 and 0.12 do not reach black or white: only rounding adds to the variance."""
     for severity, sigma in ((1, 0.08), (2, 0.12)):
         grey = torch.full((2, 3, 128, 128), 128, dtype=torch.uint8)
         noisy = corrupt(grey, "gaussian_noise", severity, key, torch.arange(2)).double()
@@ -58,14 +58,16 @@ def test_shot_noise_counts_are_poisson(
 ) -> None:
     counts = (shot_noise(flat(level / 255), draws, photons) * photons).double()
     assert (counts - counts.round()).abs().max() < 1e-3
-    law = stats.poisson(photons * level / 255)
-    cuts = np.unique(law.ppf(np.linspace(0.05, 0.95, 10)))
+    distribution = stats.poisson(photons * level / 255)
+    cuts = np.unique(distribution.ppf(np.linspace(0.05, 0.95, 10)))
     seen = np.histogram(counts.round(), [-0.5, *(cuts + 0.5), np.inf])[0]
     assert (
-        stats.chisquare(seen, np.diff([0, *law.cdf(cuts), 1]) * counts.numel()).pvalue
-        > LEAST_P
+        stats.chisquare(
+            seen, np.diff([0, *distribution.cdf(cuts), 1]) * counts.numel()
+        ).pvalue
+        > MIN_P_VALUE
     )
-    assert counts.var() == pytest.approx(law.var(), rel=0.05)
+    assert counts.var() == pytest.approx(distribution.var(), rel=0.05)
 
 
 def test_shot_noise_leaves_black_black(draws: Draws) -> None:
@@ -83,7 +85,7 @@ def test_impulse_noise_turns_half_of_its_share_white_and_half_black(
         stats.chisquare(
             counts, np.array([share / 2, share / 2, 1 - share]) * noisy.numel()
         ).pvalue
-        > LEAST_P
+        > MIN_P_VALUE
     )
 
 
@@ -93,7 +95,7 @@ def test_impulse_noise_turns_half_of_its_share_white_and_half_black(
 def test_defocus_is_a_convolution_with_a_soft_disk_of_sum_one(
     radius: float, edge: float, draws: Draws
 ) -> None:
-    kernel = disk(radius, edge)
+    kernel = disk_kernel(radius, edge)
     assert kernel.sum().item() == pytest.approx(1, abs=1e-6)
     assert kernel.allclose(kernel.flip(0))
     assert kernel.allclose(kernel.T)
@@ -109,20 +111,20 @@ def test_defocus_is_a_convolution_with_a_soft_disk_of_sum_one(
 
 
 @pytest.mark.parametrize("sigma", [0.05, 0.4, 1.5])
-def test_smoothing_is_scipys_gaussian(sigma: float) -> None:
+def test_gaussian_blur_equals_scipys(sigma: float) -> None:
     expected = [
         ndimage.gaussian_filter(channel, sigma, mode="nearest")
         for channel in scene().numpy()
     ]
-    assert np.allclose(smooth(scene(), sigma), expected, atol=1e-5)
+    assert np.allclose(gaussian_blur(scene(), sigma), expected, atol=1e-5)
 
 
 def test_glass_copies_pixels_from_nearby(draws: Draws) -> None:
-    """At reach 1 the four places left and above are equally likely, none of them copied before."""
-    places = shuffled_places((40, 56), draws, 1, 1).view(40, 56)
+    """At reach 1 the four pixels left and above are equally likely."""
+    indices = shuffled_indices((40, 56), draws, 1, 1).view(40, 56)
     down, right = (
-        places // 56 - torch.arange(40)[:, None],
-        places % 56 - torch.arange(56),
+        indices // 56 - torch.arange(40)[:, None],
+        indices % 56 - torch.arange(56),
     )
     inner = torch.zeros(40, 56, dtype=torch.bool)
     inner[2:, 2:] = True
@@ -130,23 +132,23 @@ def test_glass_copies_pixels_from_nearby(draws: Draws) -> None:
     assert (right[~inner] == 0).all()
     moves = torch.bincount((-2 * down - right)[inner], minlength=4)
     assert len(moves) == 4
-    assert stats.chisquare(moves).pvalue > LEAST_P
+    assert stats.chisquare(moves).pvalue > MIN_P_VALUE
 
 
 @pytest.mark.parametrize(("sigma", "reach", "passes"), IMAGENET["glass_blur"])
-def test_glass_is_blur_then_places_then_blur(
+def test_glass_blurs_then_shuffles_then_blurs(
     sigma: float, reach: int, passes: int, draws: Draws
 ) -> None:
-    places = shuffled_places((40, 56), draws, reach, passes)
+    indices = shuffled_indices((40, 56), draws, reach, passes)
     moved = torch.hypot(
         *(
-            (places // 56 - torch.arange(2240) // 56).float(),
-            (places % 56 - torch.arange(2240) % 56).float(),
+            (indices // 56 - torch.arange(2240) // 56).float(),
+            (indices % 56 - torch.arange(2240) % 56).float(),
         )
     )
     assert 0 < moved.mean() <= 2**0.5 * reach * passes
-    expected = smooth(
-        smooth(scene(), sigma).flatten(1)[:, places].view(3, 40, 56), sigma
+    expected = gaussian_blur(
+        gaussian_blur(scene(), sigma).flatten(1)[:, indices].view(3, 40, 56), sigma
     )
     assert glass_blur(scene(), draws, sigma, reach, passes).equal(expected)
 
@@ -159,7 +161,7 @@ def test_a_moving_point_leaves_half_a_gaussian_along_its_line(
 ) -> None:
     image = torch.zeros(1, 41, 41)
     image[0, 20, 20] = 1
-    blurred = along_line(image, 6, 2, degrees)[0]
+    blurred = blur_along_line(image, 6, 2, degrees)[0]
     weights = np.exp(-0.5 * (np.arange(8) / 2) ** 2)
     line = [blurred[20 + i * towards[0], 20 + i * towards[1]].item() for i in range(8)]
     # a diagonal has one pixel for 1.4 steps, so that some pixels get two of them
@@ -186,7 +188,7 @@ def test_motion_blur_goes_in_every_direction_up_to_45_degrees(key: Key) -> None:
                 )
             )
         )
-    assert stats.kstest(angles, stats.uniform(-45, 90).cdf).pvalue > LEAST_P
+    assert stats.kstest(angles, stats.uniform(-45, 90).cdf).pvalue > MIN_P_VALUE
 
 
 @pytest.mark.parametrize("factor", [1.0, 1.01, 1.11, 1.25, 3, 4.5])

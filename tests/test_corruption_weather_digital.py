@@ -1,4 +1,4 @@
-"""Weather and digital corruptions do what their definitions say."""
+"""Weather and digital corruptions follow their definitions."""
 
 import colorsys
 from io import BytesIO
@@ -14,11 +14,11 @@ from sample_pictures import flat, scene, scenes
 from unmask.data.augment.corruptions import corrupt
 from unmask.data.augment.corruptions.digital import (
     contrast,
+    elastic_displacements,
     elastic_transform,
     inverse_affine,
-    waves,
 )
-from unmask.data.augment.corruptions.filters import bilinear
+from unmask.data.augment.corruptions.filters import sample_bilinear
 from unmask.data.augment.corruptions.random import Draws
 from unmask.data.augment.corruptions.severities import CIFAR, IMAGENET
 from unmask.data.augment.corruptions.weather import (
@@ -26,7 +26,7 @@ from unmask.data.augment.corruptions.weather import (
     fog,
     frost,
     ice_texture,
-    plasma,
+    plasma_fractal,
     snow,
 )
 from unmask.randomness import Key
@@ -66,7 +66,7 @@ def test_fog_adds_a_fractal_between_zero_and_one_and_scales(
     fogged = fog(image, draws, thickness, 2.0)
     added = fogged * (image.max() + thickness) / image.max() - image
     assert added.allclose(
-        thickness * plasma(draws, 0, (64, 64), 2.0).expand(3, -1, -1), atol=1e-4
+        thickness * plasma_fractal(draws, 0, (64, 64), 2.0).expand(3, -1, -1), atol=1e-4
     )
     assert (added.min().item(), added.max().item()) == pytest.approx(
         (0, thickness), abs=1e-4
@@ -75,7 +75,7 @@ def test_fog_adds_a_fractal_between_zero_and_one_and_scales(
 
 
 def residuals(field: Tensor) -> Tensor:
-    """What the middles of squares have beyond the mean of their corners."""
+    """Return the middles of squares minus the mean of their corners."""
     corners = field[::2, ::2]
     return (
         field[1::2, 1::2]
@@ -93,11 +93,11 @@ def residuals(field: Tensor) -> Tensor:
 def test_noise_of_the_fractal_falls_by_the_square_of_the_decay_and_edges_are_means(
     decay: float, draws: Draws
 ) -> None:
-    field = plasma(draws, 0, (128, 128), decay)
+    field = plasma_fractal(draws, 0, (128, 128), decay)
     assert (
         residuals(field[::2, ::2]).std() / residuals(field).std()
     ).item() == pytest.approx(decay**2, rel=0.1)
-    calm = plasma(draws, 0, (64, 64), 1e6)  # no noise after the first halving
+    calm = plasma_fractal(draws, 0, (64, 64), 1e6)  # no noise after the first halving
     assert calm[16, 16].item() == pytest.approx(
         calm[::32, ::32].mean().item(), abs=1e-5
     )
@@ -162,7 +162,7 @@ def test_contrast_scales_deviations_from_the_mean_of_each_channel(draws: Draws) 
 
 
 @pytest.mark.parametrize("boundary", ["mirror", "reflect", "nearest"])
-def test_reading_between_pixels_is_scipys(boundary: str) -> None:
+def test_bilinear_sampling_equals_scipys(boundary: str) -> None:
     image, generator = scene(1), torch.Generator().manual_seed(0)
     y, x = (torch.rand(2, 30, 30, generator=generator) * 3 - 1) * torch.tensor(
         [40, 56]
@@ -170,7 +170,7 @@ def test_reading_between_pixels_is_scipys(boundary: str) -> None:
     expected = ndimage.map_coordinates(
         image[0].numpy(), [y.numpy(), x.numpy()], order=1, mode=boundary
     )
-    assert np.allclose(bilinear(image, y, x, boundary), expected, atol=1e-4)
+    assert np.allclose(sample_bilinear(image, y, x, boundary), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_reading_between_pixels_is_scipys(boundary: str) -> None:
 def test_elastic_displacements_are_smooth_noise_within_their_bounds(
     amplitude: float, sigma: float, affine: float, draws: Draws
 ) -> None:
-    field = waves(draws, (40, 56), amplitude, sigma)
+    field = elastic_displacements(draws, (40, 56), amplitude, sigma)
     noise = 2 * draws.uniform(1, 2, 40, 56).numpy() - 1
     for ours, raw in zip(field, noise, strict=True):
         expected = (
@@ -206,7 +206,7 @@ def test_elastic_without_displacement_is_the_image(draws: Draws) -> None:
     assert elastic_transform(scene(), draws, 0, 0, 0).allclose(scene(), atol=1e-4)
 
 
-def test_pixels_are_means_of_boxes_repeated(key: Key) -> None:
+def test_pixelated_blocks_are_means_of_boxes(key: Key) -> None:
     image = scenes(1, 3, 128, 192)
     # a quarter of the side
     coarse = corrupt(image, "pixelate", 5, key, torch.arange(1))
@@ -218,7 +218,7 @@ def test_pixels_are_means_of_boxes_repeated(key: Key) -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3, 12])
-def test_jpeg_is_pillows_at_the_published_quality(channels: int, key: Key) -> None:
+def test_jpeg_equals_pillows_at_the_published_quality(channels: int, key: Key) -> None:
     image = scenes(1, channels, 40, 56)
     ours = corrupt(image, "jpeg_compression", 4, key, torch.arange(1))[0]
     parts = (

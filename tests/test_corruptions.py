@@ -1,4 +1,7 @@
-"""Corrupted images are a function of (key, corruption, severity, id), for any channels, size and batch."""
+"""Corrupted images are functions of (key, corruption, severity, id).
+
+That holds for any number of channels, any size and any batch.
+"""
 
 import numpy as np
 import pytest
@@ -9,15 +12,15 @@ from sample_pictures import scenes
 from unmask.data.augment.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from unmask.data.augment.corruptions.severities import (
     CIFAR,
+    CONSTANT_MEANINGS,
     IMAGENET,
-    MEANING,
-    constants,
+    severity_constants,
 )
 from unmask.randomness import Key, make_key
-from unmask.training.robustness import ALEXNET_ERRORS
+from unmask.training.corruption_error import ALEXNET_ERRORS
 
-# nothing is drawn
-FIXED = (
+# corruptions that draw nothing
+DETERMINISTIC = (
     "defocus_blur",
     "zoom_blur",
     "brightness",
@@ -54,16 +57,21 @@ def test_both_tables_have_five_levels_of_the_fifteen_corruptions_in_the_papers_o
     None
 ):
     for table in (IMAGENET, CIFAR):
-        assert list(table) == list(CORRUPTIONS) == list(ALEXNET_ERRORS) == list(MEANING)
+        assert (
+            list(table)
+            == list(CORRUPTIONS)
+            == list(ALEXNET_ERRORS)
+            == list(CONSTANT_MEANINGS)
+        )
         for name, levels in table.items():
             assert [len(level) for level in levels] == [
-                len(MEANING[name].split(","))
+                len(CONSTANT_MEANINGS[name].split(","))
             ] * 5 or name == "zoom_blur"
 
 
-def test_images_from_128_pixels_on_have_imagenets_constants() -> None:
-    assert constants("gaussian_noise", 1, 128, 300) == (0.08,)
-    assert constants("gaussian_noise", 1, 300, 127) == (0.04,)
+def test_images_from_128_pixels_on_get_imagenets_constants() -> None:
+    assert severity_constants("gaussian_noise", 1, 128, 300) == (0.08,)
+    assert severity_constants("gaussian_noise", 1, 300, 127) == (0.04,)
 
 
 @pytest.mark.parametrize("side", [32, 128])
@@ -89,7 +97,7 @@ def test_error_grows_with_severity_where_the_published_constants_do(
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
-def test_an_image_is_corrupted_alike_in_any_batch_and_order(
+def test_an_image_is_corrupted_the_same_in_any_batch_and_order(
     name: str, key: Key
 ) -> None:
     images, ids = scenes(6, 3, 32, 40), torch.tensor([5, 2**40, 0, 77, 3, 12])
@@ -104,19 +112,17 @@ def test_an_image_is_corrupted_alike_in_any_batch_and_order(
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
-def test_what_is_random_differs_by_sample_and_key_and_nothing_else_does(
-    name: str, key: Key
-) -> None:
+def test_only_random_corruptions_depend_on_sample_and_key(name: str, key: Key) -> None:
     images = scenes(1, 3, 32, 32)
     one, other_sample, other_key = (
         corrupt(images, name, 4, k, torch.tensor([i]))
         for k, i in ((key, 0), (key, 1), (make_key(1, "test"), 0))
     )
-    assert one.equal(other_sample) == (name in FIXED)
-    assert one.equal(other_key) == (name in FIXED)
+    assert one.equal(other_sample) == (name in DETERMINISTIC)
+    assert one.equal(other_key) == (name in DETERMINISTIC)
 
 
-def test_severities_and_corruptions_draw_from_streams_of_their_own(key: Key) -> None:
+def test_each_severity_and_corruption_draws_other_numbers(key: Key) -> None:
     grey = torch.full((1, 1, 32, 32), 128, dtype=torch.uint8)
     residuals = [
         corrupt(grey, name, severity, key, torch.tensor([0])).flatten().float()
@@ -132,7 +138,7 @@ def test_severities_and_corruptions_draw_from_streams_of_their_own(key: Key) -> 
     ("channels", "height", "width"),
     [(1, 8, 8), (3, 8, 31), (12, 20, 9), (1, 130, 128), (2, 9, 140)],
 )
-def test_any_channels_and_sizes(
+def test_any_number_of_channels_and_any_size_can_be_corrupted(
     name: str, channels: int, height: int, width: int, key: Key
 ) -> None:
     images = scenes(2, channels, height, width)
@@ -199,9 +205,9 @@ def test_errors_say_what_came_and_what_is_allowed(
         corrupt(scenes(1, 3, side, side), name, severity, key, torch.arange(1))
 
 
-def test_shapes_that_a_packages_own_file_annotates_are_checked_in_tests(
+def test_annotated_shapes_in_the_init_file_of_a_package_are_checked_in_tests(
     key: Key,
 ) -> None:
-    """See conftest: the hook is given each module by name."""
+    """conftest.py gives the hook each module by name."""
     with pytest.raises(TypeCheckError):
         corrupt(torch.zeros(3, 8, 8, dtype=torch.uint8), "fog", 1, key, torch.arange(1))

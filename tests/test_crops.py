@@ -1,4 +1,4 @@
-"""Crops are Pillow's and torchvision's, and a function of (seed, epoch, sample id)."""
+"""Crops equal Pillow's and torchvision's, and are functions of (seed, epoch, sample id)."""
 
 import numpy as np
 import pytest
@@ -10,18 +10,17 @@ from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.functional import crop, hflip, pad
 
 from unmask.data.augment.crops import (
-    Augment,
+    Augmentation,
     centre_boxes,
-    crop_resize,
-    moved,
     random_boxes,
 )
+from unmask.data.augment.resampling import resize_crops, shift_images
 from unmask.randomness import Key
 
 AUGMENTS = [
-    Augment("none", flip=True),
-    Augment("fixed", flip=True),
-    Augment("random", flip=True),
+    Augmentation("none", flip=True),
+    Augmentation("fixed", flip=True),
+    Augmentation("random", flip=True),
 ]
 
 
@@ -32,7 +31,10 @@ def sizes_of(height: int, width: int, count: int) -> Tensor:
 def pillow(
     image_CHW: Tensor, box: list[int], shape: tuple[int, int], at_once: bool = False
 ) -> Tensor:
-    """Columns, then rows, each rounded to uint8; at once some releases of Pillow take the rows first."""
+    """Resize the width, then the height, each rounded to uint8.
+
+    at_once: in one call, where some releases of Pillow begin with the height.
+    """
     top, left, height, width, mirrored = box
     image = Image.fromarray(image_CHW.permute(1, 2, 0).byte().numpy())
     cut = image.crop((left, top, left + width, top + height))
@@ -58,11 +60,11 @@ SHAPES = [(32, 32), (8, 8), (48, 20), (8, 30)]
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_resampling_is_pillows_bicubic_within_one_level(shape: tuple[int, int]) -> None:
-    """Growing, shrinking, boxes at the edges, mirrored or not, on noise: the hardest image."""
+    """Enlarged, shrunk, at the edges, mirrored or not, on noise: the hardest image."""
     images = torch.randint(
         0, 256, (6, 3, 40, 30), generator=torch.Generator().manual_seed(0)
     ).to(torch.uint8)
-    ours = crop_resize(images, BOXES, shape)
+    ours = resize_crops(images, BOXES, shape)
     theirs = torch.stack(
         [
             pillow(image, box, shape)
@@ -77,14 +79,14 @@ def test_resampling_is_pillows_bicubic_within_one_level(shape: tuple[int, int]) 
 def test_smooth_images_are_resized_as_by_one_call_of_pillow(
     shape: tuple[int, int],
 ) -> None:
-    """Where no pass clips, their order does not matter."""
+    """If no pass clips, the order of the passes does not matter."""
     waves = (
         torch.arange(40)[:, None] / 6
         + torch.arange(30) / 5
         + torch.arange(3)[:, None, None]
     )
     images = (128 + 100 * waves.sin()).round().to(torch.uint8).expand(6, -1, -1, -1)
-    ours = crop_resize(images, BOXES, shape)
+    ours = resize_crops(images, BOXES, shape)
     theirs = [
         pillow(image, box, shape, at_once=True)
         for image, box in zip(images, BOXES.tolist(), strict=True)
@@ -94,33 +96,35 @@ def test_smooth_images_are_resized_as_by_one_call_of_pillow(
 
 def test_a_box_of_the_wanted_size_is_copied_exactly() -> None:
     images = torch.randint(0, 256, (1, 3, 12, 12)).to(torch.uint8)
-    assert crop_resize(images, torch.tensor([[2, 3, 8, 8, 0]]), (8, 8)).equal(
+    assert resize_crops(images, torch.tensor([[2, 3, 8, 8, 0]]), (8, 8)).equal(
         images[:, :, 2:10, 3:11].float()
     )
-    assert crop_resize(images, torch.tensor([[2, 3, 8, 8, 1]]), (8, 8)).equal(
+    assert resize_crops(images, torch.tensor([[2, 3, 8, 8, 1]]), (8, 8)).equal(
         images[:, :, 2:10, 3:11].flip(3).float()
     )
 
 
 @pytest.mark.parametrize("augment", AUGMENTS, ids=lambda augment: augment.crop)
-def test_boxes_do_not_depend_on_the_batch(augment: Augment, key: Key) -> None:
+def test_boxes_do_not_depend_on_the_batch(augment: Augmentation, key: Key) -> None:
     sizes = torch.tensor([[40, 30], [28, 28], [100, 300], [7, 9]]).repeat(8, 1)
     ids = torch.arange(32)
-    whole = augment.boxes(key, ids, 2, sizes, (28, 28))
+    whole = augment.draw_boxes(key, ids, 2, sizes, (28, 28))
     parts = [
-        augment.boxes(key, ids[i : i + 4], 2, sizes[i : i + 4], (28, 28))
+        augment.draw_boxes(key, ids[i : i + 4], 2, sizes[i : i + 4], (28, 28))
         for i in range(0, 32, 4)
     ]
     assert whole.equal(torch.cat(parts))
-    assert not whole.equal(augment.boxes(key, ids, 3, sizes, (28, 28)))
+    assert not whole.equal(augment.draw_boxes(key, ids, 3, sizes, (28, 28)))
 
 
 @pytest.mark.parametrize("augment", AUGMENTS, ids=lambda augment: augment.crop)
 @pytest.mark.parametrize("size", [(40, 30), (28, 28), (10, 500), (500, 10), (1, 1)])
 def test_boxes_lie_inside_the_image(
-    augment: Augment, size: tuple[int, int], key: Key
+    augment: Augmentation, size: tuple[int, int], key: Key
 ) -> None:
-    boxes = augment.boxes(key, torch.arange(500), 0, sizes_of(*size, 500), (28, 28))
+    boxes = augment.draw_boxes(
+        key, torch.arange(500), 0, sizes_of(*size, 500), (28, 28)
+    )
     top, left, height, width, mirrored = boxes.unbind(1)
     assert boxes.min() >= 0
     assert torch.minimum(height, width).min() >= 1
@@ -147,8 +151,8 @@ def test_random_boxes_are_distributed_as_torchvisions(
             for _ in range(count)
         ]
     )
-    for place in range(4):
-        assert stats.ks_2samp(ours[:, place], theirs[:, place]).pvalue > 1e-3
+    for column in range(4):
+        assert stats.ks_2samp(ours[:, column], theirs[:, column]).pvalue > 1e-3
     assert (
         stats.ks_2samp(ours[:, 2] * ours[:, 3], theirs[:, 2] * theirs[:, 3]).pvalue
         > 1e-3
@@ -171,10 +175,10 @@ def test_an_image_too_narrow_to_crop_falls_back_as_torchvision_does(
     assert [tuple(box) for box in ours[:, :4].tolist()] == [tuple(theirs)] * 3
 
 
-def test_half_of_the_images_are_mirrored_whatever_their_crop(key: Key) -> None:
+def test_half_of_the_images_are_mirrored_independently_of_their_crop(key: Key) -> None:
     boxes = (
-        Augment("random", flip=True)
-        .boxes(key, torch.arange(4_000), 0, sizes_of(64, 64, 4_000), (64, 64))
+        Augmentation("random", flip=True)
+        .draw_boxes(key, torch.arange(4_000), 0, sizes_of(64, 64, 4_000), (64, 64))
         .double()
     )
     assert abs(boxes[:, 4].mean() - 0.5) < 4 * 0.5 / 4_000**0.5
@@ -184,20 +188,22 @@ def test_half_of_the_images_are_mirrored_whatever_their_crop(key: Key) -> None:
 
 def test_no_augmentation_is_the_same_centre_in_every_epoch(key: Key) -> None:
     boxes = [
-        Augment().boxes(key, torch.arange(3), epoch, sizes_of(40, 30, 3), (28, 28))
+        Augmentation().draw_boxes(
+            key, torch.arange(3), epoch, sizes_of(40, 30, 3), (28, 28)
+        )
         for epoch in (0, 1)
     ]
     assert boxes[0].equal(boxes[1])
     assert boxes[0][0].tolist() == [5, 0, 30, 30, 0]
 
 
-def test_fixed_crops_have_one_size_and_every_place(key: Key) -> None:
-    boxes = Augment("fixed").boxes(
+def test_fixed_crops_have_one_size_and_every_position(key: Key) -> None:
+    boxes = Augmentation("fixed").draw_boxes(
         key, torch.arange(2_000), 0, sizes_of(256, 256, 2_000), (224, 224)
     )
     assert boxes[:, 2:4].unique().tolist() == [224]
-    places = torch.bincount(boxes[:, 0], minlength=33)
-    assert stats.chisquare(places).pvalue > 1e-3
+    counts = torch.bincount(boxes[:, 0], minlength=33)
+    assert stats.chisquare(counts).pvalue > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -213,47 +219,49 @@ def test_evaluation_sees_the_largest_centre_of_the_wanted_aspect(
     assert centre_boxes(torch.tensor([size]), shape, share)[0].tolist() == box
 
 
-def test_an_image_moved_over_black_is_torchvisions_crop_of_the_padded_one() -> None:
-    """Every place that RandomCrop(32, padding=4) can take, mirrored or not."""
-    places = torch.cartesian_prod(
+def test_an_image_shifted_over_black_is_torchvisions_crop_of_the_padded_one() -> None:
+    """Every crop that RandomCrop(32, padding=4) can draw, mirrored or not."""
+    shifts = torch.cartesian_prod(
         torch.arange(-4, 5), torch.arange(-4, 5), torch.arange(2)
     )
     images = torch.randint(
-        0, 256, (len(places), 3, 32, 32), generator=torch.Generator().manual_seed(0)
+        0, 256, (len(shifts), 3, 32, 32), generator=torch.Generator().manual_seed(0)
     ).to(torch.uint8)
     theirs = [
         crop(pad(image, [4]), 4 - down, 4 - right, 32, 32)
-        for image, (down, right, _) in zip(images, places.tolist(), strict=True)
+        for image, (down, right, _) in zip(images, shifts.tolist(), strict=True)
     ]
     theirs = [
-        hflip(image) if turned else image
-        for image, turned in zip(theirs, places[:, 2].tolist(), strict=True)
+        hflip(image) if mirrored else image
+        for image, mirrored in zip(theirs, shifts[:, 2].tolist(), strict=True)
     ]
-    assert moved(images, places[:, :2], places[:, 2].bool()).equal(torch.stack(theirs))
+    assert shift_images(images, shifts[:, :2], shifts[:, 2].bool()).equal(
+        torch.stack(theirs)
+    )
 
 
-def test_padded_crops_take_every_place_as_often_whatever_the_batch(key: Key) -> None:
-    ids, augment = torch.arange(8_100), Augment("padded", flip=True)
-    shifts = augment.shifts(key, ids, 0, (32, 32))
+def test_padded_crops_are_uniform_and_do_not_depend_on_the_batch(key: Key) -> None:
+    ids, augment = torch.arange(8_100), Augmentation("padded", flip=True)
+    shifts = augment.draw_shifts(key, ids, 0, (32, 32))
     assert shifts is not None
-    places = torch.bincount((shifts[:, 0] + 4) * 9 + shifts[:, 1] + 4, minlength=81)
-    assert len(places) == 81
-    assert stats.chisquare(places).pvalue > 1e-3
-    part = augment.shifts(key, ids[100:104], 0, (32, 32))
+    counts = torch.bincount((shifts[:, 0] + 4) * 9 + shifts[:, 1] + 4, minlength=81)
+    assert len(counts) == 81
+    assert stats.chisquare(counts).pvalue > 1e-3
+    part = augment.draw_shifts(key, ids[100:104], 0, (32, 32))
     assert part is not None
     assert part.equal(shifts[100:104])
-    boxes = augment.boxes(key, ids[:9], 0, sizes_of(32, 32, 9), (32, 32))
+    boxes = augment.draw_boxes(key, ids[:9], 0, sizes_of(32, 32, 9), (32, 32))
     assert boxes[:, :4].unique(dim=0).tolist() == [[0, 0, 32, 32]]
-    assert Augment("random").shifts(key, ids, 0, (32, 32)) is None
+    assert Augmentation("random").draw_shifts(key, ids, 0, (32, 32)) is None
 
 
-# weights that are kept, and weights that are found anew
+# weights of small images are cached, those of larger ones computed anew
 @pytest.mark.parametrize("size_in", [20, 80])
-def test_weights_are_the_same_kept_or_not(size_in: int) -> None:
-    from unmask.data.augment.crops import _weights, resampling_matrix
+def test_weights_are_the_same_cached_or_not(size_in: int) -> None:
+    from unmask.data.augment.resampling import _cubic_weights, resampling_matrix
 
     start, length = torch.tensor([0, 3, 7, 19]), torch.tensor([20, 9, 1, 1])
     for mirrored in (torch.zeros(4).long(), torch.ones(4).long()):
-        found = resampling_matrix(start, length, size_in, 12, mirrored)
-        expected = _weights(start, length, size_in, 12)
-        assert found.equal(expected.flip(1) if mirrored[0] else expected)
+        weights = resampling_matrix(start, length, size_in, 12, mirrored)
+        expected = _cubic_weights(start, length, size_in, 12)
+        assert weights.equal(expected.flip(1) if mirrored[0] else expected)

@@ -1,4 +1,4 @@
-"""Mirrors show what the journal has, once, and what happens to them never happens to the training."""
+"""Dashboards show each row of the metrics log once, and never harm the training."""
 
 import errno
 import os
@@ -23,13 +23,13 @@ from test_resume import Crash, assert_same, crash_at
 from unmask.callbacks import wandb_run
 from unmask.callbacks.dashboards import Dashboards
 from unmask.callbacks.metrics import MetricsLogger
-from unmask.callbacks.wandb_run import AXIS, RunCard, WandbRun
+from unmask.callbacks.wandb_run import STEP_AXIS, WandbRun, WandbRunInfo
 from unmask.commands.send import send
 from unmask.config.arguments import Send
 from unmask.config.checks import ConfigError
-from unmask.storage.metrics_log import read
+from unmask.storage.metrics_log import read_rows
 
-CARD = RunCard("pretrain", "0123456789ab", "0123456789ab", {"seed": 0})
+CARD = WandbRunInfo("pretrain", "0123456789ab", "0123456789ab", {"seed": 0})
 ROWS = [
     {"step": 2, "epoch": 0.5, "train/loss": 1.0},
     {"step": 4, "epoch": 1.0, "train/loss": 0.9},
@@ -53,32 +53,32 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWandb]:
     fake.close()
 
 
-def mirror(folder: Path, online: bool = False, finish_seconds: float = 2) -> WandbRun:
+def make_run(folder: Path, online: bool = False, finish_seconds: float = 2) -> WandbRun:
     return WandbRun(CARD, folder, "unmask", None, online, finish_seconds)
 
 
-def shown(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """W&B's rows as the journal has them."""
+def as_logged(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return W&B's rows as the metrics log has them."""
     plain = [
         {key: value for key, value in row.items() if not key.startswith("_")}
         for row in rows
     ]
-    return [{"step": row.pop(AXIS), **row} for row in plain]
+    return [{"step": row.pop(STEP_AXIS), **row} for row in plain]
 
 
-def offline(folder: Path) -> list[dict[str, Any]]:
-    """The rows of the one run that lies in a stage's folder."""
+def read_offline(folder: Path) -> list[dict[str, Any]]:
+    """Return the rows of the one offline run in a stage's folder."""
     (file,) = folder.glob("wandb/*run-*/*.wandb")
     assert file.parent.name.startswith("offline-run-")
     rows = offline_rows(file)
     assert [row["_step"] for row in rows] == sorted({row["_step"] for row in rows})
-    return shown(rows)
+    return as_logged(rows)
 
 
-def test_an_interrupted_stage_is_one_run_in_every_mirror(
+def test_an_interrupted_stage_is_one_run_on_every_dashboard(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With rows that the checkpoint has not, which are made again; TensorBoard's too."""
+    """Rows after the checkpoint are logged again, and still appear once."""
     overrides = (
         f"runs_dir={tmp_path}",
         "stages=[pretrain]",
@@ -86,7 +86,7 @@ def test_an_interrupted_stage_is_one_run_in_every_mirror(
         "logger=[wandb,tensorboard]",
     )
     with monkeypatch.context() as patch:
-        patch.setattr("unmask.callbacks.metrics.EVERY", 1)
+        patch.setattr("unmask.callbacks.metrics.LOG_EVERY", 1)
         for step in (5, 8):
             with monkeypatch.context() as crash:
                 crash_at(crash, step)
@@ -94,14 +94,14 @@ def test_an_interrupted_stage_is_one_run_in_every_mirror(
                     run(*overrides)
         run(*overrides)
     (folder,) = tmp_path.glob("pretrain/*")
-    journal = read(folder / "metrics.jsonl")
-    assert len(journal) == 12 + 3
-    assert offline(folder) == journal
+    rows = read_rows(folder / "metrics.jsonl")
+    assert len(rows) == 12 + 3
+    assert read_offline(folder) == rows
     (events,) = folder.glob("tensorboard/events.*")
     found = EventAccumulator(str(events.parent))
     found.Reload()
     for key in ("train/loss", "val/loss"):
-        expected = [(row["step"], row[key]) for row in journal if key in row]
+        expected = [(row["step"], row[key]) for row in rows if key in row]
         assert [(event.step, event.value) for event in found.Scalars(key)] == [
             (s, pytest.approx(v)) for s, v in expected
         ]
@@ -118,10 +118,10 @@ def test_a_kill_while_an_offline_run_is_replaced_loses_nothing(
         (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
         os.truncate(file, file.stat().st_size - 100)
 
-    first = mirror(tmp_path)
+    first = make_run(tmp_path)
     first.open(ROWS[:2])
     first.close(75)
-    full = mirror(tmp_path)
+    full = make_run(tmp_path)
     full.open(ROWS[:2])
     with monkeypatch.context() as patch:
         patch.setattr(wandb_run, "_end_service", cut)
@@ -131,7 +131,7 @@ def test_a_kill_while_an_offline_run_is_replaced_loses_nothing(
         "kept, as the new one is not whole"
     )
     shutil.rmtree(next(tmp_path.glob("wandb/offline-run-*")))
-    killed = mirror(tmp_path)
+    killed = make_run(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(
             killed, "log", lambda row: (_ for _ in ()).throw(KeyboardInterrupt)
@@ -140,20 +140,20 @@ def test_a_kill_while_an_offline_run_is_replaced_loses_nothing(
             killed.open(ROWS[:2])
     killed.run.finish()
     (kept,) = tmp_path.glob("wandb/earlier-*-offline-run-*/*.wandb")
-    assert shown(offline_rows(kept)) == ROWS[:2]
+    assert as_logged(offline_rows(kept)) == ROWS[:2]
     assert len(list(tmp_path.glob("wandb/offline-run-*"))) == 1
-    last = mirror(tmp_path)
+    last = make_run(tmp_path)
     last.open(ROWS[:2])
     for row in ROWS[2:]:
         last.log(row)
     last.close(0)
-    assert offline(tmp_path) == ROWS
+    assert read_offline(tmp_path) == ROWS
     synced = subprocess.run(
         [sys.executable, "-m", "wandb", "sync", *tmp_path.glob("wandb/offline-run-*")],
         capture_output=True,
         text=True,
     )
-    assert shown(server.runs[CARD.fingerprint]) == ROWS, synced.stderr
+    assert as_logged(server.runs[CARD.fingerprint]) == ROWS, synced.stderr
 
 
 def test_online_rows_that_the_run_has_are_not_sent_again_and_those_it_lacks_are(
@@ -161,13 +161,13 @@ def test_online_rows_that_the_run_has_are_not_sent_again_and_those_it_lacks_are(
 ) -> None:
     """Also those of an attempt that was offline, or whose server went away."""
     sent = server.runs
-    first = mirror(tmp_path, online=True)
+    first = make_run(tmp_path, online=True)
     first.open([])
     for row in ROWS[:3]:
         first.log(row)
     first.close(75)
-    assert shown(sent[CARD.fingerprint]) == ROWS[:3]
-    resumed = mirror(tmp_path, online=True, finish_seconds=1)
+    assert as_logged(sent[CARD.fingerprint]) == ROWS[:3]
+    resumed = make_run(tmp_path, online=True, finish_seconds=1)
     resumed.open(ROWS[:1])
     resumed.log(ROWS[1])
     server.status = 500
@@ -177,20 +177,20 @@ def test_online_rows_that_the_run_has_are_not_sent_again_and_those_it_lacks_are(
     with pytest.raises(TimeoutError):
         resumed.close(0)
     assert time.monotonic() - begun < 5
-    assert shown(sent[CARD.fingerprint]) == ROWS[:3]
-    without = mirror(tmp_path)
+    assert as_logged(sent[CARD.fingerprint]) == ROWS[:3]
+    without = make_run(tmp_path)
     without.open(ROWS)
     without.close(0)
     assert list(tmp_path.glob("wandb/offline-run-*/*.synced")), (
         "`wandb sync` would append what W&B has"
     )
     server.status = 200
-    again = mirror(tmp_path, online=True)
+    again = make_run(tmp_path, online=True)
     again.open(ROWS)
     again.close(0)
-    assert shown(sent[CARD.fingerprint]) == ROWS
+    assert as_logged(sent[CARD.fingerprint]) == ROWS
     assert not list(tmp_path.glob("wandb/*offline-run-*"))
-    assert not server.strangers
+    assert not server.other_hosts
 
 
 @pytest.fixture(scope="module")
@@ -235,9 +235,9 @@ def test_a_training_outlives_the_death_of_its_dashboards(
         "logger=[wandb,tensorboard]",
         "logger.wandb.mode=online",
     )
-    with pytest.warns(UserWarning, match="failed") as told:
+    with pytest.warns(UserWarning, match="failed") as caught:
         run(*overrides)
-    texts = sorted(str(warning.message) for warning in told)
+    texts = sorted(str(warning.message) for warning in caught)
     assert [text.split(" (")[0] for text in texts] == [
         "TensorBoard failed",
         "W&B failed",
@@ -248,35 +248,35 @@ def test_a_training_outlives_the_death_of_its_dashboards(
 
 
 class Hanging:
-    """A mirror that takes no row."""
+    """A dashboard that takes no row."""
 
-    name, later, notes = "a dashboard", "look elsewhere", ["it is slow today"]
+    name, remedy, notes = "a dashboard", "look elsewhere", ["it is slow today"]
 
     def __init__(self) -> None:
-        self.wanted = Event()
+        self.aborted = Event()
 
     def open(self, rows: list[dict[str, Any]]) -> None:
-        self.wanted.wait()
+        self.aborted.wait()
 
     log = close = open
 
-    def abandon(self) -> None:
-        self.wanted.set()
+    def abort(self) -> None:
+        self.aborted.set()
 
 
-def test_a_mirror_that_hangs_costs_the_end_a_stated_time_and_is_told_once() -> None:
-    mirrors, begun = Dashboards([(Hanging(), 0.5)]), time.monotonic()
-    with warnings.catch_warnings(record=True) as told, mirrors:
+def test_a_dashboard_that_hangs_costs_limited_time_and_one_warning() -> None:
+    dashboards, begun = Dashboards([(Hanging(), 0.5)]), time.monotonic()
+    with warnings.catch_warnings(record=True) as caught, dashboards:
         warnings.simplefilter("always")
-        mirrors.begin([])
-        mirrors.log(ROWS[0])
+        dashboards.start([])
+        dashboards.log(ROWS[0])
         assert time.monotonic() - begun < 0.4, "training does not wait"
     assert 0.5 <= time.monotonic() - begun < 3
-    assert [str(warning.message) for warning in told] == [
+    assert [str(warning.message) for warning in caught] == [
         "it is slow today",
         (
             "a dashboard failed (it gave no answer for 0.5 seconds); training and"
-            " journal go on without it; look elsewhere"
+            " metrics.jsonl go on without it; look elsewhere"
         ),
     ]
 
@@ -284,8 +284,8 @@ def test_a_mirror_that_hangs_costs_the_end_a_stated_time_and_is_told_once() -> N
 def test_a_server_that_is_not_there_makes_the_run_an_offline_one(
     server: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And src/send.py gives it all rows when it is there again, a second call none."""
-    monkeypatch.setattr(wandb_run, "START", 1)
+    """When it is back, src/send.py sends all rows, and a second call none."""
+    monkeypatch.setattr(wandb_run, "CONNECT_SECONDS", 1)
     server.delay = 60.0
     overrides = (
         f"runs_dir={tmp_path}",
@@ -299,16 +299,16 @@ def test_a_server_that_is_not_there_makes_the_run_an_offline_one(
     ):
         run(*overrides)
     (folder,) = tmp_path.glob("pretrain/*")
-    journal = read(folder / "metrics.jsonl")
-    assert offline(folder) == journal
+    rows = read_rows(folder / "metrics.jsonl")
+    assert read_offline(folder) == rows
     server.delay = 0.0
-    given = Send(folders=[str(folder)], project=None, entity=None, finish_seconds=5)
-    monkeypatch.setattr(wandb_run, "START", 30)
-    for said in (
-        f"all {len(journal)} rows are in W&B",
-        f"all {len(journal)} rows are in W&B, some were before",
+    options = Send(folders=[str(folder)], project=None, entity=None, finish_seconds=5)
+    monkeypatch.setattr(wandb_run, "CONNECT_SECONDS", 30)
+    for message in (
+        f"all {len(rows)} rows are in W&B",
+        f"all {len(rows)} rows are in W&B, some were before",
     ):
-        assert send(folder, given) == said
-        assert shown(server.runs[folder.name]) == journal
+        assert send(folder, options) == message
+        assert as_logged(server.runs[folder.name]) == rows
     with pytest.raises(ConfigError, match="no finished stage"):
-        send(tmp_path, given)
+        send(tmp_path, options)

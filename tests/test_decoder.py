@@ -1,4 +1,4 @@
-"""The decoder predicts hidden patches from visible ones; the order in which tokens are listed is of no account."""
+"""The decoder predicts hidden patches from visible ones, in any order of tokens."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from unmask.decoder import Decoder, last_block
+from unmask.decoder import Decoder, run_last_block
 from unmask.encoder import transformer_blocks
 from unmask.mae import MAE
 from unmask.masking import Masking
@@ -27,17 +27,17 @@ def test_the_order_of_visible_patches_does_not_matter(
     decoder: Decoder, encoded: Tensor, masking: Masking
 ) -> None:
     order = torch.tensor([2, 0, 3, 1])
-    listed = torch.cat([encoded[:, :1], encoded[:, 1:][:, order]], dim=1)
+    reordered = torch.cat([encoded[:, :1], encoded[:, 1:][:, order]], dim=1)
     permuted = masking._replace(visible_BV=masking.visible_BV[:, order])
     torch.testing.assert_close(
-        decoder(listed, permuted), decoder(encoded, masking), rtol=1e-5, atol=1e-5
+        decoder(reordered, permuted), decoder(encoded, masking), rtol=1e-5, atol=1e-5
     )
 
 
 def test_predictions_follow_the_order_of_the_hidden_patches(
     decoder: Decoder, encoded: Tensor, masking: Masking
 ) -> None:
-    flipped = masking._replace(masked_BM=masking.masked_BM.flip(1))
+    flipped = masking._replace(hidden_BM=masking.hidden_BM.flip(1))
     torch.testing.assert_close(
         decoder(encoded, flipped).flip(1),
         decoder(encoded, masking),
@@ -49,7 +49,7 @@ def test_predictions_follow_the_order_of_the_hidden_patches(
 def test_each_hidden_patch_has_a_prediction_of_its_own(
     decoder: Decoder, encoded: Tensor, masking: Masking
 ) -> None:
-    """The mask token is the same everywhere: only positions can tell the patches apart."""
+    """The mask tokens are equal: only positions can tell the patches apart."""
     pred = decoder(encoded, masking)
     assert pred.shape == (4, 12, 12)
     distances = torch.cdist(pred, pred) + torch.eye(12) * 1e6
@@ -70,20 +70,20 @@ def test_predictions_use_all_that_is_encoded(
 def test_images_of_a_batch_do_not_mix(
     decoder: Decoder, encoded: Tensor, masking: Masking
 ) -> None:
-    alone = decoder(encoded[1:2], Masking(*(part[1:2] for part in masking)))
+    single = decoder(encoded[1:2], Masking(*(part[1:2] for part in masking)))
     torch.testing.assert_close(
-        decoder(encoded, masking)[1:2], alone, rtol=1e-5, atol=1e-5
+        decoder(encoded, masking)[1:2], single, rtol=1e-5, atol=1e-5
     )
 
 
 def test_the_last_block_on_hidden_tokens_alone_is_the_whole_block() -> None:
-    """Outputs and gradients, in float64: what is left out is read by nobody."""
+    """Outputs and gradients are equal, in float64: the other outputs have no reader."""
     torch.manual_seed(0)
     block = transformer_blocks(16, 1, 4, 4.0)[0].double()
     tokens = torch.randn(2, 9, 16, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(2, 6, 16, dtype=torch.float64)
     parameters = [tokens, *block.parameters()]
-    whole, short = block(tokens)[:, 3:], last_block(block, tokens, 3)
+    whole, short = block(tokens)[:, 3:], run_last_block(block, tokens, 3)
     torch.testing.assert_close(short, whole, rtol=1e-12, atol=1e-12)
     ours = torch.autograd.grad((short * weight).sum(), parameters)
     theirs = torch.autograd.grad((whole * weight).sum(), parameters)

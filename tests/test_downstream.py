@@ -1,4 +1,4 @@
-"""After pretraining: the recipes are the paper's, and any images, classes and sizes go all the way through."""
+"""After pretraining: recipes are the paper's, and images of any size, channels and classes can be classified."""
 
 import csv
 import io
@@ -21,8 +21,9 @@ from unmask.exchange.load import resample_positions
 from unmask.patches import sincos_2d
 from unmask.stages.ledger import StageFolder
 from unmask.storage import checkpoints
-from unmask.storage.metrics_log import read
-from unmask.training.stages import Run, StageWork
+from unmask.storage.metrics_log import read_rows
+from unmask.training.run import Run
+from unmask.training.stages import StageRunner
 
 CROPS = {
     "crop": "random",
@@ -189,7 +190,7 @@ CLASSES = ("dark", "grey", "bright")
 
 
 def odd_images(root: Path, channels: int, size: int = 16) -> Path:
-    """Three classes that brightness tells; among them an image of 5000 x 20 pixels in train/ and of 20 x 5000 in val/."""
+    """Three classes of different brightness, with an image of 5000 x 20 pixels in train/ and of 20 x 5000 in val/."""
     generator = np.random.default_rng(0)
     for split, count in (("train", 8), ("val", 4)):
         for level, name in enumerate(CLASSES):
@@ -212,7 +213,7 @@ def odd_images(root: Path, channels: int, size: int = 16) -> Path:
     return root
 
 
-def of_folder(root: Path, *more: str) -> tuple[str, ...]:
+def folder_overrides(root: Path, *more: str) -> tuple[str, ...]:
     return (
         "data=image_folder",
         f"data.root={root}",
@@ -226,13 +227,13 @@ def of_folder(root: Path, *more: str) -> tuple[str, ...]:
     )
 
 
-def folder(*arguments: str) -> Path:
-    """Of the last stage."""
+def stage_folder(*arguments: str) -> Path:
+    """The folder of the last stage."""
     plan = plan_for(*arguments)
     return StageFolder(plan.config.runs_dir, plan.stages[-1]).path
 
 
-def trained(path: Path) -> dict[str, Tensor]:
+def final_weights(path: Path) -> dict[str, Tensor]:
     newest = checkpoints.newest(path / "checkpoints")
     assert newest is not None
     return checkpoints.load(newest)["state_dict"]
@@ -244,7 +245,7 @@ def test_odd_images_of_any_number_of_channels_are_learned(
 ) -> None:
     """1 and 12 channels, 3 classes, 5000 x 20 pixels, with crops, mixup and erasing."""
     policy = ["finetune.augment.policy=rand-m9-mstd0.5-inc1"] if channels == 1 else []
-    arguments = of_folder(
+    arguments = folder_overrides(
         odd_images(tmp_path / "images", channels),
         f"data.channels={channels}",
         "stages=[finetune]",
@@ -262,11 +263,11 @@ def test_odd_images_of_any_number_of_channels_are_learned(
         *policy,
     )
     metrics = run(*arguments)[-1]["metrics"]
-    with (folder(*arguments) / "confusion.csv").open() as file:
+    with (stage_folder(*arguments) / "confusion.csv").open() as file:
         header, *rows = csv.reader(file)
     assert header == ["true", *sorted(CLASSES)]
     assert [sum(map(int, row[1:])) for row in rows] == [4, 4, 4]
-    weights = trained(folder(*arguments))
+    weights = final_weights(stage_folder(*arguments))
     assert weights["model.features.encoder.patch_embed.weight"].shape == (
         16,
         16 * channels,
@@ -285,7 +286,7 @@ def test_positions_are_interpolated_to_the_stages_size_and_nothing_else_changes(
             Image.fromarray(np.full((32, 32, 3), 20 * j + i, dtype=np.uint8)).save(
                 root / name / f"{j}.png"
             )
-    arguments = of_folder(
+    arguments = folder_overrides(
         root, "data.image_size=32", "stages=[finetune]", "finetune.batch_size=8"
     )
     same, larger = plan_for(*arguments), plan_for(*arguments, "finetune.image_size=64")
@@ -294,29 +295,35 @@ def test_positions_are_interpolated_to_the_stages_size_and_nothing_else_changes(
     assert same.stages[1].fingerprint != larger.stages[1].fingerprint
 
     run(*arguments, "finetune.image_size=64", "finetune.base_lr=1e-3")
-    pretrained = trained(StageFolder(larger.config.runs_dir, larger.stages[0]).path)
-    theirs = {
+    pretrained = final_weights(
+        StageFolder(larger.config.runs_dir, larger.stages[0]).path
+    )
+    before = {
         name.removeprefix("model.encoder."): value
         for name, value in pretrained.items()
         if "encoder." in name
     }
-    work = StageWork(
+    runner = StageRunner(
         Run(larger, Console(file=io.StringIO())),
         larger.stages[1],
         StageFolder(larger.config.runs_dir, larger.stages[1]),
     )
-    ours = work.encoder().state_dict()
-    assert ours["pos_embed"].equal(
-        resample_abs_pos_embed(theirs["pos_embed"], [16, 16], [8, 8])
+    loaded = runner.encoder().state_dict()
+    assert loaded["pos_embed"].equal(
+        resample_abs_pos_embed(before["pos_embed"], [16, 16], [8, 8])
     )
-    assert ours["pos_embed"].shape == (1, 257, 16)
-    # the learner's own, not new ones
-    assert not ours["pos_embed"].allclose(sincos_2d(16, (16, 16))[None], atol=1e-2)
-    assert all(ours[name].equal(theirs[name]) for name in theirs if name != "pos_embed")
-    after = trained(
-        folder(*arguments, "finetune.image_size=64", "finetune.base_lr=1e-3")
+    assert loaded["pos_embed"].shape == (1, 257, 16)
+    # interpolated, not computed anew for the larger grid
+    assert not loaded["pos_embed"].allclose(sincos_2d(16, (16, 16))[None], atol=1e-2)
+    assert all(
+        loaded[name].equal(before[name]) for name in before if name != "pos_embed"
     )
-    moved = (after["model.features.encoder.pos_embed"] - ours["pos_embed"]).abs().max()
+    after = final_weights(
+        stage_folder(*arguments, "finetune.image_size=64", "finetune.base_lr=1e-3")
+    )
+    moved = (
+        (after["model.features.encoder.pos_embed"] - loaded["pos_embed"]).abs().max()
+    )
     assert 0 < moved < 0.1
 
 
@@ -349,7 +356,7 @@ def test_a_vit_b_of_224_pixels_loads_at_448() -> None:
         torch.nn.init.zeros_(parameter)
     with torch.no_grad():
         large.cls_token.zero_()
-        assert large.unnormalised(torch.zeros(1, 3, 448, 448)).equal(expected)
+        assert large.unnormalised_tokens(torch.zeros(1, 3, 448, 448)).equal(expected)
 
 
 @pytest.fixture(scope="module")
@@ -376,13 +383,14 @@ def test_the_attentive_probe_learns_and_its_encoder_does_not_move(
     assert metrics["val/accuracy"] > 40  # 10 by chance
     losses = [
         row["train/loss"]
-        for row in read(folder(*arguments) / "metrics.jsonl")
+        for row in read_rows(stage_folder(*arguments) / "metrics.jsonl")
         if "train/loss" in row
     ]
     assert losses[-1] < 0.8 * losses[0]
     plan = plan_for(*arguments)
     before, after = (
-        trained(StageFolder(plan.config.runs_dir, spec).path) for spec in plan.stages
+        final_weights(StageFolder(plan.config.runs_dir, spec).path)
+        for spec in plan.stages
     )
     names = [
         name.removeprefix("model.encoder.")
@@ -396,13 +404,13 @@ def test_the_attentive_probe_learns_and_its_encoder_does_not_move(
     )
     rates = {
         row["part"]: row
-        for row in json.loads((folder(*arguments) / "rates.json").read_text())
+        for row in json.loads((stage_folder(*arguments) / "rates.json").read_text())
     }
     assert rates["block 1"]["trained"] == rates["embedding"]["trained"] == 0
     assert rates["pooling"]["trained"] == rates["pooling"]["parameters"] > 0
 
 
-def test_the_ports_linear_probe_learns_on_crops_of_one_try(
+def test_the_ports_linear_probe_learns_on_single_try_crops(
     probes: tuple[str, ...],
 ) -> None:
     """Its recipe with a batch for 1,000 images; its first losses are not those of Table 10's crops."""
@@ -423,13 +431,13 @@ def test_the_ports_linear_probe_learns_on_crops_of_one_try(
         assert metrics["val/accuracy"] > 16, name  # 10 by chance, give or take 1
         traces[name] = [
             row["train/loss"]
-            for row in read(folder(*arguments) / "metrics.jsonl")
+            for row in read_rows(stage_folder(*arguments) / "metrics.jsonl")
             if "train/loss" in row
         ]
     assert traces["port"] != traces["table10"]
 
 
-def test_micro_batches_of_a_mixing_recipe_keep_together_what_is_mixed(
+def test_micro_batches_do_not_divide_images_that_are_mixed(
     probes: tuple[str, ...],
 ) -> None:
     """26 images in micro-batches of at most 20 would be two of 13, and parts of 2 are mixed."""
@@ -443,7 +451,7 @@ def test_micro_batches_of_a_mixing_recipe_keep_together_what_is_mixed(
         "finetune.epochs=1",
     )
     assert run(*arguments)[-1]["metrics"]["batch_size"] == 26
-    newest = checkpoints.newest(folder(*arguments) / "checkpoints")
+    newest = checkpoints.newest(stage_folder(*arguments) / "checkpoints")
     assert newest is not None
     assert checkpoints.load(newest)["unmask"]["accumulate"] == 13
 
@@ -460,6 +468,6 @@ def test_without_mixing_micro_batches_are_as_few_as_fit(
         "finetune.epochs=1",
     )
     run(*arguments)
-    newest = checkpoints.newest(folder(*arguments) / "checkpoints")
+    newest = checkpoints.newest(stage_folder(*arguments) / "checkpoints")
     assert newest is not None
     assert checkpoints.load(newest)["unmask"]["accumulate"] == 2

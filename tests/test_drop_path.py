@@ -1,4 +1,4 @@
-"""Stochastic depth is timm's arithmetic with coins that only (seed, epoch, sample) decide."""
+"""Stochastic depth is timm's, with draws that only (seed, epoch, sample) decide."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -24,53 +24,53 @@ SIGMAS = 4.5  # one of 65 comparisons is further off by chance in one of 2,000 s
 
 @pytest.fixture
 def branches() -> nn.ModuleList:
-    """Six blocks: the first keeps both its branches, ten branches toss coins."""
+    """Build six blocks: the first never drops, ten branches do."""
     blocks = transformer_blocks(8, 6, 2, 1.0)
     install_drop_path(blocks, linear_rates(6, 0.5))
     return blocks
 
 
-def coins(model: nn.Module) -> Tensor:
-    """What each branch drew for each image."""
+def draws(model: nn.Module) -> Tensor:
+    """Return the number of each image (row) for each branch (column)."""
     return torch.stack(
-        [m.drawn_B for m in model.modules() if isinstance(m, DropPath)], dim=1
+        [m.uniform_B for m in model.modules() if isinstance(m, DropPath)], dim=1
     )  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.25, 0.9])
-def test_given_its_coins_a_branch_is_timms(
+def test_with_the_same_draws_a_branch_is_timms(
     rate: float, monkeypatch: pytest.MonkeyPatch, key: Key
 ) -> None:
     ours, theirs = DropPath(rate), timm.layers.DropPath(rate, scale_by_keep=True)
     sample_drop_path(ours, key, 0, torch.arange(50))
-    drawn_B = ours.drawn_B
-    assert drawn_B is not None
+    uniform_B = ours.uniform_B
+    assert uniform_B is not None
 
-    def flip(self: Tensor, keep: float) -> Tensor:
-        assert keep == 1 - rate
-        return self.copy_((drawn_B >= rate).view(self.shape))
+    def keep_as_ours(self: Tensor, probability: float) -> Tensor:
+        assert probability == 1 - rate
+        return self.copy_((uniform_B >= rate).view(self.shape))
 
-    monkeypatch.setattr(Tensor, "bernoulli_", flip)
+    monkeypatch.setattr(Tensor, "bernoulli_", keep_as_ours)
     branch = torch.randn(50, 3, 4)
-    found = ours(branch)
-    torch.testing.assert_close(found, theirs(branch), rtol=1e-6, atol=0)
-    assert 0 < (found == 0).all(dim=(1, 2)).sum() < 50
+    output = ours(branch)
+    torch.testing.assert_close(output, theirs(branch), rtol=1e-6, atol=0)
+    assert 0 < (output == 0).all(dim=(1, 2)).sum() < 50
 
 
-def test_coins_do_not_depend_on_the_batch_or_its_order(
+def test_draws_do_not_depend_on_the_batch_or_its_order(
     branches: nn.ModuleList, key: Key
 ) -> None:
     ids = torch.arange(40)
     sample_drop_path(branches, key, 3, ids)
-    whole = coins(branches)
+    of_all = draws(branches)
     order = torch.randperm(40, generator=torch.Generator().manual_seed(0))
     parts = []
     for part in order.split(7):
         sample_drop_path(branches, key, 3, part)
-        parts.append(coins(branches))
-    assert torch.cat(parts).equal(whole[order])
+        parts.append(draws(branches))
+    assert torch.cat(parts).equal(of_all[order])
     sample_drop_path(branches, key, 4, ids)
-    assert (coins(branches) == whole).float().mean() < 0.01
+    assert (draws(branches) == of_all).float().mean() < 0.01
 
 
 def test_each_branch_drops_its_share_independently_of_all_others(
@@ -107,14 +107,14 @@ def test_the_expected_branch_is_the_branch(key: Key) -> None:
     )
 
 
-def test_evaluation_drops_nothing_and_needs_no_coins(branches: nn.ModuleList) -> None:
+def test_evaluation_drops_nothing_and_needs_no_draws(branches: nn.ModuleList) -> None:
     tokens = torch.randn(3, 5, 8)
     branch = DropPath(0.5).eval()
     assert branch(tokens) is tokens
     plain = transformer_blocks(8, 6, 2, 1.0)
     plain.load_state_dict(branches.state_dict())
-    dropping, whole = nn.Sequential(*branches).eval(), nn.Sequential(*plain).eval()
-    assert dropping(tokens).equal(whole(tokens))
+    dropping, without = nn.Sequential(*branches).eval(), nn.Sequential(*plain).eval()
+    assert dropping(tokens).equal(without(tokens))
 
 
 @pytest.mark.parametrize(
@@ -129,11 +129,11 @@ def test_rates_are_timms(depth: int, last: float) -> None:
 def test_both_branches_of_a_block_have_its_rate_and_the_first_block_none(
     branches: nn.ModuleList,
 ) -> None:
-    found = [
+    rates = [
         [getattr(getattr(block, name), "rate", None) for block in branches]
         for name in ("drop_path1", "drop_path2")
     ]
-    assert found[0] == found[1] == [None, *linear_rates(6, 0.5)[1:]]
+    assert rates[0] == rates[1] == [None, *linear_rates(6, 0.5)[1:]]
 
 
 @pytest.fixture
@@ -164,17 +164,17 @@ def gradient(task: Classify, images: Tensor, ids: Tensor, parts: int) -> Tensor:
 def test_micro_batches_give_the_gradient_of_the_whole_batch(task: Classify) -> None:
     images = torch.randn(12, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     ids = torch.tensor([3, 14, 15, 92, 65, 35, 89, 79, 32, 38, 46, 26])
-    whole = gradient(task, images, ids, 1)
-    assert whole.norm() > 0.1
+    of_all = gradient(task, images, ids, 1)
+    assert of_all.norm() > 0.1
     for parts in (2, 3, 6):
         torch.testing.assert_close(
-            gradient(task, images, ids, parts), whole, rtol=1e-4, atol=1e-6
+            gradient(task, images, ids, parts), of_all, rtol=1e-4, atol=1e-6
         )
-    other = gradient(task, images, ids + 99, 1)  # same labels, other coins
-    assert (other - whole).norm() > 0.1 * whole.norm()
+    other = gradient(task, images, ids + 99, 1)  # same labels, other draws
+    assert (other - of_all).norm() > 0.1 * of_all.norm()
 
 
-def test_the_seed_decides_the_coins(task: Classify) -> None:
+def test_the_seed_decides_which_branches_are_dropped(task: Classify) -> None:
     images, ids = torch.randn(12, 3, 8, 8), torch.arange(12)
     other = Classify(
         task.model, task.make_optimizer, Regularisation(seed=1, smoothing=0.1)

@@ -1,4 +1,4 @@
-"""The encoder sees the visible patches and nothing else, and its shortcuts change no number."""
+"""The encoder sees only the visible patches, and its shortcuts change no number."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ import unmask.encoder
 from unmask.encoder import Encoder
 from unmask.mae import MAE
 from unmask.masking import Masking
-from unmask.patches import gather, patchify, unpatchify
+from unmask.patches import gather_tokens, patchify, unpatchify
 
 
 @pytest.fixture
@@ -48,7 +48,10 @@ def test_gathering_pixels_equals_gathering_embedded_patches(
 ) -> None:
     embedded = encoder.patch_embed(patchify(images, 2)) + encoder.pos_embed[:, 1:]
     tokens = torch.cat(
-        [encoder.cls_token.expand(4, -1, -1), gather(embedded, masking.visible_BV)],
+        [
+            encoder.cls_token.expand(4, -1, -1),
+            gather_tokens(embedded, masking.visible_BV),
+        ],
         dim=1,
     )
     for block in encoder.blocks:
@@ -63,7 +66,7 @@ def test_fused_and_plain_attention_agree(
 ) -> None:
     plain = encoder(images)
     assert not encoder.blocks[0].attn.fused_attn
-    monkeypatch.setattr(unmask.encoder, "SHORT", 0)
+    monkeypatch.setattr(unmask.encoder, "MAX_UNFUSED_TOKENS", 0)
     fused = encoder(images)
     assert encoder.blocks[0].attn.fused_attn
     torch.testing.assert_close(fused, plain, rtol=1e-5, atol=1e-5)

@@ -1,4 +1,4 @@
-"""DALL-E's published encoder is read without its package, gives its tokens, and nothing else is let in with it."""
+"""DALL-E's published encoder is read without its package, and nothing else is."""
 
 import os
 from collections import OrderedDict
@@ -22,7 +22,7 @@ def published() -> nn.Module:
     return published_dalle.Encoder(WIDTH, CODES)
 
 
-def written(module: nn.Module, path: Path, zipped: bool = True) -> Path:
+def save_module(module: nn.Module, path: Path, zipped: bool = True) -> Path:
     with published_dalle.package():
         torch.save(module, path, _use_new_zipfile_serialization=zipped)
     assert find_spec("dall_e") is None
@@ -31,7 +31,7 @@ def written(module: nn.Module, path: Path, zipped: bool = True) -> Path:
 
 @pytest.fixture
 def images01() -> Tensor:
-    """Of bold colours, one in 8 x 8 pixels, so that tokens differ."""
+    """Two images of bold colours, one in 8 x 8 pixels, so that tokens differ."""
     colours = torch.rand(2, 3, 4, 6, generator=torch.Generator().manual_seed(3)).round()
     return colours.repeat_interleave(8, dim=2).repeat_interleave(8, dim=3)
 
@@ -39,7 +39,7 @@ def images01() -> Tensor:
 def test_the_pickled_module_opens_without_its_package_and_gives_its_tokens(
     published: nn.Module, images01: Tensor, tmp_path: Path
 ) -> None:
-    encoder = read_dalle(written(published, tmp_path / "encoder.pkl"))
+    encoder = read_dalle(save_module(published, tmp_path / "encoder.pkl"))
     expected = published(0.8 * images01 + 0.1).argmax(dim=1).reshape(2, 4 * 6)
     assert encoder.tokens(images01).equal(expected)
     assert len(expected.unique()) > 5
@@ -72,13 +72,10 @@ class Malicious:
 def test_a_module_that_hides_code_is_refused_and_nothing_runs(tmp_path: Path) -> None:
     module = published_dalle.Encoder(WIDTH, CODES)
     module._buffers["more"] = Malicious(tmp_path / "trace")  # type: ignore[assignment]
-    written(module, tmp_path / "encoder.pkl")
+    save_module(module, tmp_path / "encoder.pkl")
     with pytest.raises(
         ValueError,
-        match=(
-            r"encoder.pkl holds more than tensors: it wants \S+mkdir; refused, and"
-            r" nothi"
-        ),
+        match=(r"encoder.pkl holds more than tensors: .*\S+mkdir; refused"),
     ):
         read_dalle(tmp_path / "encoder.pkl")
     assert not (tmp_path / "trace").exists()
@@ -90,30 +87,25 @@ def test_a_module_with_broken_numbers_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"encoder.pkl: blocks.input.b is not finite; copy or download"
     ):
-        read_dalle(written(module, tmp_path / "encoder.pkl"))
+        read_dalle(save_module(module, tmp_path / "encoder.pkl"))
 
 
-def test_modules_in_the_format_before_zip_are_told_the_way_round(
+def test_modules_in_the_format_before_zip_are_refused_with_the_remedy(
     published: nn.Module, tmp_path: Path
 ) -> None:
-    path = written(published, tmp_path / "encoder.pkl", zipped=False)
+    path = save_module(published, tmp_path / "encoder.pkl", zipped=False)
     with pytest.raises(
         ValueError,
-        match=(
-            r"whole module in PyTorch's format before 1.6.*and save its state_dict\(\)"
-        ),
+        match=(r"encoder.pkl .*PyTorch.* before 1\.6.*state_dict\(\)"),
     ):
         read_dalle(path)
 
 
-def test_modules_of_other_classes_are_named(tmp_path: Path) -> None:
+def test_modules_of_other_classes_are_refused_by_name(tmp_path: Path) -> None:
     torch.save(nn.Sequential(nn.BatchNorm2d(3)), tmp_path / "other.pkl")
     with pytest.raises(
         ValueError,
-        match=(
-            r"other.pkl holds more than tensors: it wants torch.nn.*BatchNorm2d;"
-            r" refused"
-        ),
+        match=(r"other.pkl holds more than tensors: .*torch.nn.*BatchNorm2d; refused"),
     ):
         read_dalle(tmp_path / "other.pkl")
 
@@ -132,7 +124,7 @@ def test_other_files_are_refused_in_one_sentence(
     torch.save({"encoder.weight": torch.zeros(2)}, tmp_path / "mae.pt")
     torch.save(nn.Sequential(nn.ReLU()), tmp_path / "empty.pkl")
     (tmp_path / "damaged.pkl").write_bytes(b"\x80\x02 cut")
-    for name, said in {
+    for name, message in {
         "cut.pt": (
             r"cut.pt does not fit DALL-E's encoder: .*Missing"
             r" key.*group_1.block_1.res_path.conv_1.w"
@@ -145,5 +137,5 @@ def test_other_files_are_refused_in_one_sentence(
         "damaged.pkl": r"damaged.pkl is damaged or cut short",
         "nowhere.pkl": r"nowhere.pkl: no such file or folder",
     }.items():
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             read_dalle(tmp_path / name)

@@ -1,4 +1,4 @@
-"""Weights go into models strictly: only the grid may differ."""
+"""Weights are loaded strictly: only the grid may differ."""
 
 from pathlib import Path
 
@@ -9,12 +9,12 @@ from timm.layers import resample_abs_pos_embed
 from foreign_weights import (
     HINTS,
     TINY,
-    encoder_of,
-    mae_of,
-    official,
-    same,
-    saved,
-    weights_of,
+    build_encoder,
+    build_mae,
+    build_weights,
+    equal_tensors,
+    official_state,
+    save_official,
 )
 from unmask.exchange.load import (
     load_classifier,
@@ -22,14 +22,14 @@ from unmask.exchange.load import (
     load_mae,
     resample_positions,
 )
-from unmask.exchange.read import read
+from unmask.exchange.read import read_weights
 from unmask.exchange.weights import Geometry, Stack
-from unmask.exchange.write import write
+from unmask.exchange.write import write_weights
 from unmask.heads import Classifier, FineTuneFeatures
 
 
 @pytest.mark.parametrize("grid", [(7, 7), (2, 8), (5, 3), (4, 4)])
-def test_positions_on_another_grid_are_timms(grid: tuple[int, int]) -> None:
+def test_positions_on_another_grid_match_timms(grid: tuple[int, int]) -> None:
     positions = torch.randn(1, 17, 32)
     ours = resample_positions(positions, (4, 4), grid)
     theirs = resample_abs_pos_embed(positions, list(grid), [4, 4], num_prefix_tokens=1)
@@ -40,18 +40,18 @@ def test_positions_on_another_grid_are_timms(grid: tuple[int, int]) -> None:
 
 
 def test_only_the_grid_may_differ_and_the_report_says_so() -> None:
-    weights = weights_of(TINY)
-    encoder = encoder_of(TINY, grid=(6, 5))
+    weights = build_weights(TINY)
+    encoder = build_encoder(TINY, grid=(6, 5))
     report = load_encoder(encoder, weights)
     assert report.reshaped == {"encoder.pos_embed": "(1, 17, 32) -> (1, 31, 32)"}
     assert "encoder.cls_token" in report.matched
-    same_grid = encoder_of(TINY)
+    same_grid = build_encoder(TINY)
     assert not load_encoder(same_grid, weights).reshaped
-    assert same(same_grid.state_dict(), weights.encoder)
+    assert equal_tensors(same_grid.state_dict(), weights.encoder)
 
 
 @pytest.mark.parametrize(
-    ("other", "said"),
+    ("other", "message"),
     [
         ({"channels": 4}, r"have 3 channels, the model 4; set data.channels=3"),
         (
@@ -67,16 +67,16 @@ def test_only_the_grid_may_differ_and_the_report_says_so() -> None:
     ],
 )
 def test_other_sizes_are_refused_with_the_remedy(
-    other: dict[str, int], said: str
+    other: dict[str, int], message: str
 ) -> None:
-    with pytest.raises(ValueError, match=said):
-        load_encoder(encoder_of(TINY, **other), weights_of(TINY))
+    with pytest.raises(ValueError, match=message):
+        load_encoder(build_encoder(TINY, **other), build_weights(TINY))
 
 
-def test_a_known_model_is_named() -> None:
-    weights = weights_of(Geometry(3, 2, (4, 4), Stack(192, 12, 3, 4.0), None))
+def test_the_remedy_names_a_known_model() -> None:
+    weights = build_weights(Geometry(3, 2, (4, 4), Stack(192, 12, 3, 4.0), None))
     with pytest.raises(ValueError, match=r"set model=mae_vit_ti$"):
-        load_encoder(encoder_of(TINY), weights)
+        load_encoder(build_encoder(TINY), weights)
     deeper = Geometry(3, 2, (4, 4), TINY.encoder, Stack(16, 3, 4, 4.0))
     with pytest.raises(
         ValueError,
@@ -85,18 +85,20 @@ def test_a_known_model_is_named() -> None:
             r" decoder.heads=4"
         ),
     ):
-        load_mae(mae_of(TINY), weights_of(deeper))
+        load_mae(build_mae(TINY), build_weights(deeper))
 
 
 def test_heads_of_another_kind_are_refused(tmp_path: Path) -> None:
-    weights, _ = read(saved(tmp_path / "tuned.pth", official(head="fc_norm")), HINTS)
+    weights, _ = read_weights(
+        save_official(tmp_path / "tuned.pth", official_state(head="fc_norm")), HINTS
+    )
     for pool, classes, probe in (
         ("cls", 5, False),
         ("mean", 4, False),
         ("mean", 5, True),
     ):
         model = Classifier(
-            FineTuneFeatures(encoder_of(TINY), pool), classes, probe, seed=0
+            FineTuneFeatures(build_encoder(TINY), pool), classes, probe, seed=0
         )  # type: ignore[arg-type]
         with pytest.raises(
             ValueError, match=r"the head is .*fc_norm.weight \(32,\).*the model wants"
@@ -105,4 +107,4 @@ def test_heads_of_another_kind_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"classifies the class token.*use layout=timm"
     ):
-        write(weights, tmp_path / "hf", "hf")
+        write_weights(weights, tmp_path / "hf", "hf")

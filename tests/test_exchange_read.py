@@ -1,4 +1,4 @@
-"""Files of others, in every spelling, are understood whole or refused in one sentence."""
+"""Files of other projects, in every spelling, are read completely or refused in one sentence."""
 
 import argparse
 import json
@@ -15,33 +15,32 @@ from torch import Tensor, nn
 from foreign_weights import (
     HINTS,
     TINY,
-    encoder_of,
-    filled,
-    images_for,
-    mae_of,
-    nothing_amiss,
-    official,
-    same,
-    saved,
-    weights_of,
+    build_encoder,
+    build_mae,
+    build_weights,
+    equal_tensors,
+    loaded_completely,
+    official_state,
+    random_images,
+    random_tensors,
+    save_official,
 )
 from unmask.exchange.geometry import Hints
 from unmask.exchange.load import load_encoder, load_mae
-from unmask.exchange.read import read
+from unmask.exchange.read import read_weights
 from unmask.exchange.weights import Stack
-from unmask.exchange.write import write
-
-# --- official files
-# ----------------------------------------------------------------------------------------------
+from unmask.exchange.write import write_weights
 
 
 def test_official_pretraining_files_load_with_and_without_decoder(
     tmp_path: Path,
 ) -> None:
-    state = official(decoder=True)
-    weights, report = read(saved(tmp_path / "mae_visualize.pth", state), HINTS)
+    state = official_state(decoder=True)
+    weights, report = read_weights(
+        save_official(tmp_path / "mae_visualize.pth", state), HINTS
+    )
     assert (weights.layout, weights.geometry, weights.pool) == ("official", TINY, None)
-    model = mae_of(TINY)
+    model = build_mae(TINY)
     loaded = load_mae(model, weights)
     assert len(loaded.matched) == len(model.state_dict()) == len(state)
     assert report.reshaped == {
@@ -49,47 +48,45 @@ def test_official_pretraining_files_load_with_and_without_decoder(
     }
     assert model.decoder.head.weight.equal(state["decoder_pred.weight"])
 
-    alone, _ = read(saved(tmp_path / "mae_pretrain.pth", official()), HINTS)
-    encoder = encoder_of(TINY)
+    alone, _ = read_weights(
+        save_official(tmp_path / "mae_pretrain.pth", official_state()), HINTS
+    )
+    encoder = build_encoder(TINY)
     assert not load_encoder(encoder, alone).missing
     assert encoder.blocks[1].attn.qkv.weight.equal(
-        official()["blocks.1.attn.qkv.weight"]
+        official_state()["blocks.1.attn.qkv.weight"]
     )
     with pytest.raises(ValueError, match=r"these weights \(official\) have no decoder"):
         load_mae(model, alone)
 
 
 def test_official_heads_of_known_widths_need_no_hint(tmp_path: Path) -> None:
-    weights, report = read(
-        saved(tmp_path / "ti.pth", official(decoder=True, width=192))
+    weights, report = read_weights(
+        save_official(tmp_path / "ti.pth", official_state(decoder=True, width=192))
     )
     assert weights.geometry.encoder.heads == 3
     assert weights.geometry.decoder == Stack(16, 2, 16, 4.0)
-    assert "taken to be 16" in report.notes[0]
+    assert "assumed to be 16" in report.notes[0]
     with pytest.raises(
         ValueError, match=r"width 32 is not a known ViT's \(192: 3.*add heads=N"
     ):
-        read(saved(tmp_path / "odd.pth", official()))
+        read_weights(save_official(tmp_path / "odd.pth", official_state()))
     with pytest.raises(
         ValueError, match=r"heads=5 does not divide the encoder's width 32"
     ):
-        read(tmp_path / "odd.pth", Hints(heads=5))
+        read_weights(tmp_path / "odd.pth", Hints(heads=5))
 
 
 def test_wrapped_names_and_a_lone_mask_token_are_understood(tmp_path: Path) -> None:
-    state = {f"module.{name}": value for name, value in official().items()}
-    weights, report = read(
-        saved(
+    state = {f"module.{name}": value for name, value in official_state().items()}
+    weights, report = read_weights(
+        save_official(
             tmp_path / "ddp.pth", state | {"module.mask_token": torch.zeros(1, 1, 16)}
         ),
         HINTS,
     )
     assert weights.decoder is None
     assert list(report.dropped) == ["module.mask_token"]
-
-
-# --- Hugging Face files
-# ------------------------------------------------------------------------------------------
 
 
 def hub_model(kind: str, **more: Any) -> nn.Module:
@@ -112,7 +109,9 @@ def hub_model(kind: str, **more: Any) -> nn.Module:
         config(image_size=8, patch_size=2, **sizes, **more)
     )
     model.load_state_dict(
-        filled({name: value.shape for name, value in model.state_dict().items()})
+        random_tensors(
+            {name: value.shape for name, value in model.state_dict().items()}
+        )
     )
     return model.eval()
 
@@ -123,7 +122,7 @@ def hub_model(kind: str, **more: Any) -> nn.Module:
     ["ViTMAEForPreTraining", "ViTMAEModel", "ViTModel", "ViTForImageClassification"],
 )
 @pytest.mark.parametrize("spelling", ["saved", "in memory", "pytorch_model.bin"])
-def test_what_hugging_face_saves_is_read_in_every_spelling(
+def test_hugging_face_files_are_read_in_every_spelling(
     kind: str, spelling: str, tmp_path: Path
 ) -> None:
     model = hub_model(kind, layer_norm_eps=1e-6)
@@ -138,7 +137,7 @@ def test_what_hugging_face_saves_is_read_in_every_spelling(
         torch.save(state, tmp_path / "pytorch_model.bin")
     else:
         save_file(state, tmp_path / "model.safetensors")
-    weights, report = read(tmp_path)
+    weights, report = read_weights(tmp_path)
     assert (weights.layout, weights.geometry.grid, weights.geometry.encoder) == (
         "hf",
         (4, 4),
@@ -152,7 +151,7 @@ def test_what_hugging_face_saves_is_read_in_every_spelling(
     )
     assert not report.notes
     if kind == "ViTModel":
-        encoder, images = encoder_of(TINY), images_for(TINY)
+        encoder, images = build_encoder(TINY), random_images(TINY)
         load_encoder(encoder, weights)
         torch.testing.assert_close(
             encoder(images), model(images).last_hidden_state, rtol=1e-4, atol=1e-5
@@ -160,7 +159,7 @@ def test_what_hugging_face_saves_is_read_in_every_spelling(
 
 
 def test_the_hubs_spelling_is_what_we_write(tmp_path: Path) -> None:
-    write(weights_of(TINY), tmp_path / "hf", "hf")
+    write_weights(build_weights(TINY), tmp_path / "hf", "hf")
     names = load_file(tmp_path / "hf" / "model.safetensors").keys()
     assert "vit.encoder.layer.1.attention.attention.query.weight" in names
     assert "decoder.decoder_layers.1.intermediate.dense.bias" in names
@@ -169,43 +168,43 @@ def test_the_hubs_spelling_is_what_we_write(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("decoder", "kind"), [(True, "ViTMAEForPreTraining"), (False, "ViTMAEModel")]
 )
-def test_hugging_face_loads_what_we_write_without_a_word(
+def test_hugging_face_loads_what_we_write_without_a_complaint(
     decoder: bool, kind: str, tmp_path: Path
 ) -> None:
     transformers = pytest.importorskip("transformers")
-    weights, _ = read(saved(tmp_path / "in.pth", official(decoder=decoder)), HINTS)
-    write(weights, tmp_path / "hf", "hf")
+    weights, _ = read_weights(
+        save_official(tmp_path / "in.pth", official_state(decoder=decoder)), HINTS
+    )
+    write_weights(weights, tmp_path / "hf", "hf")
     model, info = getattr(transformers, kind).from_pretrained(
         tmp_path / "hf", output_loading_info=True
     )
-    assert nothing_amiss(info)
+    assert loaded_completely(info)
     model.save_pretrained(tmp_path / "again")
-    again, _ = read(tmp_path / "again")
-    assert same(again.named(), weights.named())
+    again, _ = read_weights(tmp_path / "again")
+    assert equal_tensors(again.named_tensors(), weights.named_tensors())
 
 
 def test_an_epsilon_that_differs_is_noted_and_an_activation_that_differs_refused(
     tmp_path: Path,
 ) -> None:
     hub_model("ViTMAEModel").save_pretrained(tmp_path)
-    assert "layer_norm_eps=1e-12, here it is 1e-06" in read(tmp_path)[1].notes[0]
+    assert (
+        "layer_norm_eps=1e-12, here it is 1e-06" in read_weights(tmp_path)[1].notes[0]
+    )
     config = json.loads((tmp_path / "config.json").read_text())
-    for change, said in (
+    for change, message in (
         ({"hidden_act": "relu"}, "hidden_act=relu; only gelu"),
         ({"model_type": "deit"}, "model_type deit; known: vit, vit_mae"),
         ({"num_attention_heads": "4"}, "unusable"),
-        ({"num_channels": 1}, "channels is 1 by what the file says of itself, not 3"),
+        ({"num_channels": 1}, "channels=1;.*channels=3"),
     ):
         (tmp_path / "config.json").write_text(json.dumps(config | change))
-        with pytest.raises(ValueError, match=said):
-            read(tmp_path)
+        with pytest.raises(ValueError, match=message):
+            read_weights(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ValueError, match=r"config.json is not readable as JSON"):
-        read(tmp_path)
-
-
-# --- files that are not whole
-# ------------------------------------------------------------------------------------
+        read_weights(tmp_path)
 
 
 def without(name: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
@@ -213,7 +212,7 @@ def without(name: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (
             without("blocks.1.mlp.fc2.bias"),
@@ -277,12 +276,12 @@ def without(name: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
         (lambda s: {}, r"it holds nothing"),
     ],
 )
-def test_a_file_that_is_not_whole_gets_one_sentence(
-    change: Callable[[dict[str, Tensor]], dict[str, Any]], said: str, tmp_path: Path
+def test_an_incomplete_file_gets_one_sentence(
+    change: Callable[[dict[str, Tensor]], dict[str, Any]], message: str, tmp_path: Path
 ) -> None:
-    path = saved(tmp_path / "bad.pth", change(official()))
-    with pytest.raises(ValueError, match=said) as raised:
-        read(path, HINTS)
+    path = save_official(tmp_path / "bad.pth", change(official_state()))
+    with pytest.raises(ValueError, match=message) as raised:
+        read_weights(path, HINTS)
     assert str(path) in str(raised.value)
     assert "\n" not in str(raised.value)
 
@@ -292,13 +291,15 @@ def test_files_cut_short_empty_or_of_another_kind_get_one_sentence(
     suffix: str, tmp_path: Path
 ) -> None:
     path = tmp_path / f"weights.{suffix}"
-    write(
-        weights_of(TINY), path, "safetensors" if suffix == "safetensors" else "official"
+    write_weights(
+        build_weights(TINY),
+        path,
+        "safetensors" if suffix == "safetensors" else "official",
     )
-    whole = path.read_bytes()
-    for content, said in (
-        (whole[: len(whole) // 2], "damaged or cut short"),
-        (whole[:50], "damaged or cut short"),
+    complete = path.read_bytes()
+    for content, message in (
+        (complete[: len(complete) // 2], "damaged or cut short"),
+        (complete[:50], "damaged or cut short"),
         (b"", "is empty: 0 bytes"),
         (
             b"<html>not found</html>",
@@ -309,16 +310,16 @@ def test_files_cut_short_empty_or_of_another_kind_get_one_sentence(
         ),
     ):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=said) as raised:
-            read(path)
+        with pytest.raises(ValueError, match=message) as raised:
+            read_weights(path)
         assert "\n" not in str(raised.value)
     torch.save([1, 2], path.with_suffix(".list"))
     with pytest.raises(ValueError, match="holds a list, not named tensors"):
-        read(path.with_suffix(".list"))
+        read_weights(path.with_suffix(".list"))
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("spoil", "message"),
     [
         (lambda value: value * float("nan"), "norm.weight is not finite"),
         (
@@ -330,12 +331,12 @@ def test_files_cut_short_empty_or_of_another_kind_get_one_sentence(
     ids=["nan", "integers", "sparse"],
 )
 def test_tensors_that_cannot_be_weights_are_named(
-    spoil: Callable[[Tensor], Tensor], said: str, tmp_path: Path
+    spoil: Callable[[Tensor], Tensor], message: str, tmp_path: Path
 ) -> None:
-    tensors = official()
-    with pytest.raises(ValueError, match=said):
-        read(
-            saved(
+    tensors = official_state()
+    with pytest.raises(ValueError, match=message):
+        read_weights(
+            save_official(
                 tmp_path / "bad.pth",
                 tensors | {"norm.weight": spoil(tensors["norm.weight"])},
             ),
@@ -345,21 +346,21 @@ def test_tensors_that_cannot_be_weights_are_named(
 
 def test_places_without_weights_get_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such file or folder"):
-        read(tmp_path / "none")
+        read_weights(tmp_path / "none")
     with pytest.raises(
         ValueError,
         match=r"holds neither model.safetensors nor pytorch_model.bin nor checkpoints",
     ):
-        read(tmp_path)
+        read_weights(tmp_path)
     (tmp_path / "model.safetensors.index.json").write_text("{}")
     with pytest.raises(ValueError, match="in several shards"):
-        read(tmp_path)
+        read_weights(tmp_path)
     bare = {
-        f"encoder.{name}": value for name, value in weights_of(TINY).encoder.items()
+        f"encoder.{name}": value for name, value in build_weights(TINY).encoder.items()
     }
     save_file(bare, tmp_path / "bare.safetensors")
     with pytest.raises(ValueError, match=r"does not say how many channels"):
-        read(tmp_path / "bare.safetensors", HINTS)
+        read_weights(tmp_path / "bare.safetensors", HINTS)
 
 
 class Intruder:
@@ -375,38 +376,38 @@ def test_a_pickle_that_wants_to_run_code_is_refused_and_leaves_no_trace(
     zipped: bool, tmp_path: Path
 ) -> None:
     trace = tmp_path / "trace"
-    content = {"model": official(), "args": argparse.Namespace(hook=Intruder(trace))}
+    content = {
+        "model": official_state(),
+        "args": argparse.Namespace(hook=Intruder(trace)),
+    }
     torch.save(content, tmp_path / "bad.pth", _use_new_zipfile_serialization=zipped)
     with pytest.raises(
         ValueError,
-        match=(
-            r"holds more than tensors: it wants posix.mkdir; refused, and nothing of it"
-            r" was run"
-        ),
+        match=(r"holds more than tensors: .*posix.mkdir; refused"),
     ) as raised:
-        read(tmp_path / "bad.pth", HINTS)
+        read_weights(tmp_path / "bad.pth", HINTS)
     assert "\n" not in str(raised.value)
     assert not trace.exists()
 
 
-def test_what_is_at_the_target_stays_unless_it_may_go(tmp_path: Path) -> None:
-    weights, path, folder = weights_of(TINY), tmp_path / "there", tmp_path / "folder"
+def test_a_target_that_exists_stays_without_overwrite(tmp_path: Path) -> None:
+    weights, path, folder = build_weights(TINY), tmp_path / "there", tmp_path / "folder"
     path.write_text("mine")
     with pytest.raises(
         ValueError, match=r"there exists; give another place or add overwrite=true"
     ):
-        write(weights, path, "timm")
+        write_weights(weights, path, "timm")
     assert path.read_text() == "mine"
     with pytest.raises(ValueError, match=r"is a file; layout=hf writes a folder"):
-        write(weights, path, "hf", overwrite=True)
-    write(weights, path, "timm", overwrite=True)
-    assert same(read(path)[0].encoder, weights.encoder)
-    write(weights, folder, "hf")
+        write_weights(weights, path, "hf", overwrite=True)
+    write_weights(weights, path, "timm", overwrite=True)
+    assert equal_tensors(read_weights(path)[0].encoder, weights.encoder)
+    write_weights(weights, folder, "hf")
     with pytest.raises(ValueError, match=r"folder exists; give"):
-        write(weights, folder, "hf")
-    write(weights, folder, "hf", overwrite=True)
+        write_weights(weights, folder, "hf")
+    write_weights(weights, folder, "hf", overwrite=True)
     with pytest.raises(ValueError, match=r"is a folder; layout=timm writes a file"):
-        write(weights, folder, "timm", overwrite=True)
+        write_weights(weights, folder, "timm", overwrite=True)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["folder", "there"]
 
 
@@ -418,5 +419,5 @@ def test_a_disk_that_fills_up_leaves_nothing_half_written(
 
     monkeypatch.setattr("unmask.exchange.write.safetensors_bytes", full)
     with pytest.raises(OSError, match="No space left"):
-        write(weights_of(TINY), tmp_path / "out.safetensors", "timm")
+        write_weights(build_weights(TINY), tmp_path / "out.safetensors", "timm")
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""Stages end to end on real digits, small: what they measure, share, mirror and refuse."""
+"""Small runs of all stages on real digits: what they measure, share, write and refuse."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from unmask.commands.cli import user_message
 from unmask.data.loading.batch import Batch
 from unmask.stages.ledger import LedgerError
 from unmask.storage import checkpoints
-from unmask.storage.metrics_log import read
+from unmask.storage.metrics_log import read_rows
 from unmask.tasks.classify import Classify
 from unmask.tasks.pretrain import Pretrain
 
@@ -45,7 +45,7 @@ def test_every_stage_and_control_is_measured_on_all_validation_images(finished) 
     assert {result["images"] for result in results.values()} == {1000}
 
 
-def test_raw_pixels_are_as_good_as_they_are_known_to_be(finished) -> None:
+def test_knn_on_raw_pixels_is_as_accurate_as_published(finished) -> None:
     """kNN on pixels of 4,000 MNIST digits is about 95 %: if ours is not, the protocol is wrong."""
     assert 94 < finished[1]["knn", "pixels"]["metrics"]["val/accuracy"] < 97
 
@@ -65,15 +65,15 @@ def test_the_result_names_its_parent_steps_and_versions(finished) -> None:
     }
 
 
-def test_the_journal_is_mirrored_as_csv(finished) -> None:
+def test_the_metrics_log_is_copied_to_csv(finished) -> None:
     runs, _ = finished
-    (journal,) = runs.glob("pretrain/*/metrics.jsonl")
-    table = pd.read_csv(journal.with_suffix(".csv"))
-    assert list(table["step"]) == [row["step"] for row in read(journal)]
+    (log,) = runs.glob("pretrain/*/metrics.jsonl")
+    table = pd.read_csv(log.with_suffix(".csv"))
+    assert list(table["step"]) == [row["step"] for row in read_rows(log)]
     assert table["val/loss"].notna().sum() == 3
 
 
-def test_a_finished_stage_keeps_one_whole_checkpoint_that_opens_with_weights_only(
+def test_a_finished_stage_keeps_one_checkpoint_that_opens_with_weights_only(
     finished,
 ) -> None:
     runs, _ = finished
@@ -96,11 +96,11 @@ def test_the_fine_tuned_encoder_is_the_pretrained_one_and_moves(finished) -> Non
     def encoder(stage: str) -> dict[str, torch.Tensor]:
         (path,) = finished[0].glob(f"{stage}/*/checkpoints/step=*.ckpt")
         prefix = "model.encoder." if stage == "pretrain" else "model.features.encoder."
-        return checkpoints.weights(path, prefix)
+        return checkpoints.load_weights(path, prefix)
 
     pretrained, random = encoder("pretrain"), encoder("scratch")
     tuned = [
-        checkpoints.weights(p, "model.features.encoder.")
+        checkpoints.load_weights(p, "model.features.encoder.")
         for p in finished[0].glob("finetune/*/checkpoints/step=*.ckpt")
     ]
     (tuned_encoder,) = [state for state in tuned if state]
@@ -137,9 +137,9 @@ def test_accumulated_micro_batches_train_as_the_whole_batch(tmp_path: Path) -> N
     for micro in ("null", "250"):
         runs = tmp_path / micro
         run(f"runs_dir={runs}", "stages=[pretrain]", f"trainer.micro_batch={micro}")
-        (journal,) = runs.glob("pretrain/*/metrics.jsonl")
+        (log,) = runs.glob("pretrain/*/metrics.jsonl")
         losses.append(
-            [row["train/loss"] for row in read(journal) if "train/loss" in row]
+            [row["train/loss"] for row in read_rows(log) if "train/loss" in row]
         )
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
@@ -155,13 +155,13 @@ def test_a_loss_that_is_not_finite_stops_the_stage_and_says_where(
     )
     with pytest.raises(FloatingPointError, match=r"loss is nan .* lower base_lr"):
         run(f"runs_dir={tmp_path}", "stages=[pretrain]")
-    (error,) = tmp_path.glob("pretrain/*/error.txt")
-    assert "FloatingPointError" in error.read_text()
+    (traceback,) = tmp_path.glob("pretrain/*/error.txt")
+    assert "FloatingPointError" in traceback.read_text()
     assert not list(tmp_path.glob("pretrain/*/result.json"))
     assert not list(tmp_path.glob("pretrain/*/checkpoints/step=*.ckpt"))
 
 
-def test_an_unlabelled_heap_of_any_size_pretrains(tmp_path: Path) -> None:
+def test_unlabelled_images_in_one_folder_pretrain(tmp_path: Path) -> None:
     image_folder(tmp_path, classes=("heap",), per_class=12, size=20)
     results = run(
         f"runs_dir={tmp_path / 'runs'}",
@@ -185,7 +185,7 @@ def test_a_probe_with_crops_trains_on_new_crops_each_epoch(
     seen: dict[int, dict[int, torch.Tensor]] = {}
     original = Classify.training_step
 
-    def watched(self: Classify, batch: Batch, index: int) -> torch.Tensor:
+    def recording(self: Classify, batch: Batch, index: int) -> torch.Tensor:
         images = {
             int(i): image
             for i, image in zip(batch.ids_B, batch.images_BCHW, strict=True)
@@ -193,7 +193,7 @@ def test_a_probe_with_crops_trains_on_new_crops_each_epoch(
         seen.setdefault(batch.epoch, {}).update(images)
         return original(self, batch, index)
 
-    monkeypatch.setattr(Classify, "training_step", watched)
+    monkeypatch.setattr(Classify, "training_step", recording)
     run(
         f"runs_dir={tmp_path}",
         "stages=[linear_probe]",
@@ -217,8 +217,8 @@ def test_every_masking_and_target_learns(
         f"target={target}",
         "pretrain.epochs=4",
     )
-    (journal,) = tmp_path.glob("pretrain/*/metrics.jsonl")
-    losses = [row["train/loss"] for row in read(journal) if "train/loss" in row]
+    (log,) = tmp_path.glob("pretrain/*/metrics.jsonl")
+    losses = [row["train/loss"] for row in read_rows(log) if "train/loss" in row]
     assert losses[-1] < losses[0]
 
 
@@ -254,7 +254,7 @@ def test_a_probe_does_not_depend_on_the_micro_batch(tmp_path: Path) -> None:
 def test_weights_that_are_not_finite_at_the_end_are_no_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between two lines of the journal too: nothing is filed."""
+    """Between two lines of the metrics log, too; no result is written."""
     original = Pretrain.training_step
 
     def spoilt(self: Pretrain, batch: Batch, index: int) -> torch.Tensor:
@@ -270,7 +270,7 @@ def test_weights_that_are_not_finite_at_the_end_are_no_result(
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [
         (
             torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore"),
@@ -284,14 +284,14 @@ def test_weights_that_are_not_finite_at_the_end_are_no_result(
             "set a smaller trainer.micro_batch",
         ),
         (
-            TypeError("a mistake of ours"),
-            r"TypeError: a mistake of ours; traceback: .*/error.txt",
+            TypeError("a bug"),
+            r"TypeError: a bug; traceback: .*/error.txt",
         ),
     ],
     ids=["gpu", "cpu", "bug"],
 )
-def test_what_nobody_foresaw_is_told_in_a_line_with_the_place_of_its_traceback(
-    error: Exception, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_unexpected_error_is_one_line_that_names_its_traceback(
+    error: Exception, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def failing(*_: object) -> None:
         raise error
@@ -300,12 +300,12 @@ def test_what_nobody_foresaw_is_told_in_a_line_with_the_place_of_its_traceback(
     with pytest.raises(type(error)) as raised:
         run(f"runs_dir={tmp_path}", "stages=[pretrain]")
     (line,) = user_message(raised.value).splitlines()
-    assert re.search(said, line)
-    (kept,) = tmp_path.glob("pretrain/*/error.txt")
-    assert "Traceback" in kept.read_text()
+    assert re.search(message, line)
+    (traceback,) = tmp_path.glob("pretrain/*/error.txt")
+    assert "Traceback" in traceback.read_text()
 
 
-def test_owner_and_config_stand_beside_the_result(finished) -> None:
+def test_owner_and_config_are_written_beside_the_result(finished) -> None:
     (folder,) = finished[0].glob("pretrain/*")
     assert json.loads((folder / "owner.json").read_text())["pid"] > 0
     assert "mask_ratio: 0.75" in (folder / "config.yaml").read_text()

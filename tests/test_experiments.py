@@ -1,4 +1,4 @@
-"""Every cell of every table is a run of its own, and what tables share is made once."""
+"""Every cell of every table is a different run, and what tables share is run once."""
 
 import re
 import shutil
@@ -10,22 +10,27 @@ import yaml
 from hydra import initialize_config_dir
 
 from hydra_plugins.composition import Composer
-from hydra_plugins.experiment_sweeper import TableCell, cells_by_table, checked, missing
+from hydra_plugins.experiment_sweeper import (
+    TableCell,
+    cells_by_table,
+    cells_without_kept_results,
+    check_cells,
+)
 from small_runs import call, plan_for, raw_config
 from unmask.config import experiments
 from unmask.config.checks import ConfigError, check
 from unmask.config.experiments import (
     ABLATIONS,
     Cell,
-    cells,
+    expand_experiments,
+    experiment_cells,
+    experiment_slugs,
     is_sweep,
     read_paper,
     read_scale,
     read_sweep,
-    slugs,
-    tables_of,
 )
-from unmask.config.overrides import unknown_names
+from unmask.config.overrides import unknown_experiments
 from unmask.config.schema import Config
 from unmask.reports.paper import result_rows
 from unmask.reports.paper.result_rows import ResultRow, read_rows, write_rows
@@ -47,8 +52,8 @@ SCALES = ["embedded", "cifar", "paper"]
 COMPOSER = Composer()
 
 
-def cells_of(arguments: list[str]) -> list[list[str]]:
-    """The overrides of every cell of a sweep, each cell once."""
+def unique_cells(arguments: list[str]) -> list[list[str]]:
+    """Return the overrides of every cell of a sweep, each cell once."""
     return [
         list(cell)
         for cell in dict.fromkeys(
@@ -57,13 +62,13 @@ def cells_of(arguments: list[str]) -> list[list[str]]:
     ]
 
 
-def configured(cell: Cell) -> Config:
-    return composed(tuple(cell.overrides))
+def config_of(cell: Cell) -> Config:
+    return compose_config(tuple(cell.overrides))
 
 
 @cache
-def composed(overrides: tuple[str, ...]) -> Config:
-    """As sweeps do it, each choice of groups once."""
+def compose_config(overrides: tuple[str, ...]) -> Config:
+    """Compose as sweeps do: each choice of groups once."""
     with initialize_config_dir(str(experiments.CONF), version_base="1.3"):
         return check(
             COMPOSER(
@@ -73,10 +78,10 @@ def composed(overrides: tuple[str, ...]) -> Config:
 
 
 def identities(slug: str, scale: str) -> dict[str, tuple[str, ...]]:
-    """Of each row: what decides its pretraining, and what decides its measurements."""
-    found = {}
-    for cell in cells(slug, read_scale(scale), [0]):
-        config = configured(cell)
+    """Return hashes of what each row's pretraining and its measurements depend on."""
+    hashes = {}
+    for cell in experiment_cells(slug, read_scale(scale), [0]):
+        config = config_of(cell)
         stages = [
             kind for kind in config.stages if kind not in ("pretrain", "robustness")
         ]
@@ -89,8 +94,8 @@ def identities(slug: str, scale: str) -> dict[str, tuple[str, ...]]:
             if "robustness" in config.stages
             else []
         )
-        found[cell.row] = (digest(pretrain_science(config, "same")), *recipes, *other)
-    return found
+        hashes[cell.row] = (digest(pretrain_science(config, "same")), *recipes, *other)
+    return hashes
 
 
 @pytest.fixture(scope="module")
@@ -101,9 +106,9 @@ def core() -> dict[str, dict[str, tuple[str, ...]]]:
 def test_the_ablations_are_table_1_footnote_1_and_figures_5_7_and_9_in_that_order() -> (
     None
 ):
-    assert tables_of(ABLATIONS) == CORE
-    assert tables_of("all")[: len(CORE) - 1] == CORE[:-1]
-    assert tables_of("mask_ratio,mask_ratio,decoder_depth") == [
+    assert expand_experiments(ABLATIONS) == CORE
+    assert expand_experiments("all")[: len(CORE) - 1] == CORE[:-1]
+    assert expand_experiments("mask_ratio,mask_ratio,decoder_depth") == [
         "mask_ratio",
         "decoder_depth",
     ]
@@ -132,7 +137,9 @@ def test_the_default_cell_is_one_pretraining_for_all_tables(
     assert len({row[0] for rows in core.values() for row in rows.values()}) == 33
 
 
-@pytest.mark.parametrize("slug", [slug for slug in slugs() if slug not in CORE])
+@pytest.mark.parametrize(
+    "slug", [slug for slug in experiment_slugs() if slug not in CORE]
+)
 def test_the_other_tables_cells_differ_too_at_the_papers_scale(slug: str) -> None:
     rows = identities(slug, "paper")
     with_their_stages = {(row, *ids) for row, ids in rows.items()}
@@ -143,9 +150,9 @@ def test_the_other_tables_cells_differ_too_at_the_papers_scale(slug: str) -> Non
 
 
 @pytest.mark.parametrize("scale", SCALES)
-def test_the_cells_of_every_table_fit_the_schema_at_every_scale(scale: str) -> None:
-    """Rows that need values of their own have them: all cells of a scale pass the checks, each once."""
-    wanted = cells_of(
+def test_the_cells_of_every_table_pass_the_checks_at_every_scale(scale: str) -> None:
+    """Rows to which the paper's values do not fit have others."""
+    wanted = unique_cells(
         [
             "experiment=mask_token,mask_sampling,schedule,decoder_width",
             f"scale={scale}",
@@ -159,15 +166,13 @@ def test_the_cells_of_every_table_fit_the_schema_at_every_scale(scale: str) -> N
                 *overrides, *(["data.root=/x"] if scale == "paper" else []), tiny=False
             )
         )
-        assert configured(Cell("", "", 0, tuple(overrides))) == by_hydra
+        assert config_of(Cell("", "", 0, tuple(overrides))) == by_hydra
 
 
-def test_cells_that_tables_share_are_run_once_and_the_users_overrides_come_last() -> (
-    None
-):
-    alone = cells_of(["experiment=mask_token", "scale=embedded"])
+def test_shared_cells_are_run_once_and_the_users_overrides_come_last() -> None:
+    alone = unique_cells(["experiment=mask_token", "scale=embedded"])
     assert [cell[-1] for cell in alone] == [f"seed={seed}" for seed in (0, 1, 2)] * 2
-    both = cells_of(
+    both = unique_cells(
         [
             "experiment=mask_token,loss_on_all",
             "scale=embedded",
@@ -182,12 +187,15 @@ def test_cells_that_tables_share_are_run_once_and_the_users_overrides_come_last(
     assert len(both) == 3 * 2
 
 
-def test_what_is_no_table_is_swept_as_hydra_does() -> None:
-    assert cells_of(["experiment=demo", "seed=0,1"]) == [
+def test_overrides_without_a_table_are_swept_as_hydra_does() -> None:
+    assert unique_cells(["experiment=demo", "seed=0,1"]) == [
         ["experiment=demo", "seed=0"],
         ["experiment=demo", "seed=1"],
     ]
-    assert cells_of(["decoder.depth=1,2"]) == [["decoder.depth=1"], ["decoder.depth=2"]]
+    assert unique_cells(["decoder.depth=1,2"]) == [
+        ["decoder.depth=1"],
+        ["decoder.depth=2"],
+    ]
     assert not is_sweep("demo")
 
 
@@ -216,29 +224,32 @@ def test_what_is_no_table_is_swept_as_hydra_does() -> None:
         (["experiment=mask_ratio", "seed=abc"], "seed=abc: give whole numbers"),
     ],
 )
-def test_names_that_there_are_not_are_told(arguments: list[str], text: str) -> None:
+def test_unknown_experiments_scales_and_seeds_are_reported(
+    arguments: list[str], text: str
+) -> None:
     with pytest.raises(ConfigError, match=text.replace("?", r"\?")):
-        cells_of(arguments)
+        unique_cells(arguments)
 
 
-def test_a_scale_may_not_name_rows_that_there_are_not() -> None:
+def test_a_scale_may_not_name_unknown_rows() -> None:
     scale = read_scale("embedded").model_copy(
         update={"cells": {"mask_ratio": {"55": []}}}
     )
     with pytest.raises(
         ConfigError, match="scale=embedded: mask_ratio has no row 55; rows are"
     ):
-        list(cells("mask_ratio", scale))
+        list(experiment_cells("mask_ratio", scale))
 
 
 def test_a_row_or_table_may_be_left_out_at_a_scale() -> None:
-    assert not list(cells("robustness", read_scale("embedded")))
+    assert not list(experiment_cells("robustness", read_scale("embedded")))
     assert {
-        cell.row for cell in cells("partial_finetuning", read_scale("embedded"))
+        cell.row
+        for cell in experiment_cells("partial_finetuning", read_scale("embedded"))
     } == {"0", "0.5", "1", "2", "24"}
 
 
-def test_a_file_that_says_too_much_is_named(tmp_path: Path) -> None:
+def test_a_claim_on_an_unknown_column_is_refused(tmp_path: Path) -> None:
     content = yaml.safe_load(
         (Path(__file__).parent.parent / "experiments/mask_token/paper.yaml").read_text()
     )
@@ -249,7 +260,9 @@ def test_a_file_that_says_too_much_is_named(tmp_path: Path) -> None:
 
 
 def test_every_sweep_has_a_paper_and_every_paper_a_sweep() -> None:
-    assert {read_sweep(slug).slug for slug in slugs()} == set(slugs())
+    assert {read_sweep(slug).slug for slug in experiment_slugs()} == set(
+        experiment_slugs()
+    )
 
 
 @pytest.mark.parametrize(
@@ -264,10 +277,10 @@ def test_every_sweep_has_a_paper_and_every_paper_a_sweep() -> None:
         "++scale.cells={}",
     ],
 )
-def test_names_that_hydra_would_skip_without_a_word_are_faults(arguments: str) -> None:
-    """Both are optional groups: the default cell would be trained in their place; a scale is read from its file."""
-    assert len(unknown_names([arguments, "seed=0"])) == 1
-    assert not unknown_names(
+def test_names_that_hydra_would_skip_silently_are_errors(arguments: str) -> None:
+    """Both groups are optional: Hydra would run the default config in their place."""
+    assert len(unknown_experiments([arguments, "seed=0"])) == 1
+    assert not unknown_experiments(
         [
             "experiment=demo",
             "experiment=all",
@@ -279,14 +292,14 @@ def test_names_that_hydra_would_skip_without_a_word_are_faults(arguments: str) -
 
 
 @pytest.mark.process
-def test_many_tables_are_refused_as_one_run() -> None:
-    """Hydra has no such file, and would run the default cell."""
+def test_many_tables_need_a_sweep() -> None:
+    """Hydra has no such file, and would run the default config."""
     done = call("experiment=ablations")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "add -m" in done.stderr
 
 
-def edited(path: Path, before: str, after: str) -> None:
+def replace_text(path: Path, before: str, after: str) -> None:
     path.write_text(path.read_text().replace(before, after))
 
 
@@ -341,13 +354,13 @@ def test_files_that_contradict_each_other_are_refused_by_name(
 ) -> None:
     shutil.copytree(experiments.CONF, tmp_path / "conf")
     monkeypatch.setattr(experiments, "CONF", tmp_path / "conf")
-    edited(tmp_path / "conf" / file, before, after)
+    replace_text(tmp_path / "conf" / file, before, after)
     with pytest.raises(ConfigError, match=text.replace("?", r"\?")):
-        cells_of(["experiment=mask_ratio", "scale=embedded"])
+        unique_cells(["experiment=mask_ratio", "scale=embedded"])
 
 
 @pytest.mark.process
-def test_a_table_without_m_is_refused_in_one_line() -> None:
+def test_a_table_needs_a_sweep() -> None:
     done = call("experiment=mask_token", tiny=False)
     assert done.returncode == 2
     assert done.stderr.startswith(
@@ -356,7 +369,7 @@ def test_a_table_without_m_is_refused_in_one_line() -> None:
     assert done.stderr.count("\n") == 1
 
 
-def test_a_cell_is_skipped_where_all_its_results_are_kept_in_whichever_table(
+def test_a_cell_is_skipped_if_all_its_results_are_kept_in_any_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(result_rows, "EXPERIMENTS", tmp_path)
@@ -371,32 +384,32 @@ def test_a_cell_is_skipped_where_all_its_results_are_kept_in_whichever_table(
         "without mask tokens",
         "hidden patches",
     ]
-    assert len(missing(listed, plans)) == 3, "nothing is kept yet"
+    assert len(cells_without_kept_results(listed, plans)) == 3, "nothing is kept yet"
     path = tmp_path / "mask_token" / "results" / "embedded.csv"
     tuned, probed = (
-        result_rows.measured(plans[tuple(default)], kind).fingerprint
+        result_rows.measured_stage(plans[tuple(default)], kind).fingerprint
         for kind in ("finetune", "linear_probe")
     )  # type: ignore[union-attr]
     rows = [ResultRow("without mask tokens", "ft", 0, 95.0, 1000, tuned, "")]
     write_rows(path, rows, read_paper("mask_token"))
-    assert default in missing(listed, plans), "half of its results"
+    assert default in cells_without_kept_results(listed, plans), "half of its results"
     rows.append(ResultRow("without mask tokens", "lin", 0, 88.8, 1000, probed, ""))
     write_rows(path, rows, read_paper("mask_token"))
-    assert default not in missing(listed, plans)
-    assert len(missing(listed, plans)) == 2
+    assert default not in cells_without_kept_results(listed, plans)
+    assert len(cells_without_kept_results(listed, plans)) == 2
     with pytest.raises(ConfigError, match="this sweep is none"):
-        missing([TableCell("", "", default)], plans)
+        cells_without_kept_results([TableCell("", "", default)], plans)
 
 
-def test_an_override_of_what_a_table_varies_is_refused() -> None:
-    """One model would fill every row, and be judged against itself."""
+def test_an_override_of_the_key_that_a_table_varies_is_refused() -> None:
+    """One model would fill every row, and be compared with itself."""
     with initialize_config_dir(str(experiments.CONF), version_base="1.3"):
         listed = cells_by_table(
             ["experiment=decoder_depth", "scale=embedded", "seed=0", "decoder.depth=1"]
         )
         with pytest.raises(ConfigError, match="rows 1 and 2 are one run; leave out"):
-            checked(listed)
-        checked(
+            check_cells(listed)
+        check_cells(
             cells_by_table(
                 [
                     "experiment=decoder_depth",
@@ -409,9 +422,9 @@ def test_an_override_of_what_a_table_varies_is_refused() -> None:
 
 
 def test_measurements_that_fill_no_column_are_refused() -> None:
-    """They would train for hours and leave the table as it was; pretraining alone is fair, to be measured later."""
+    """They would train for hours and fill nothing; pretraining alone may be measured later."""
     with initialize_config_dir(str(experiments.CONF), version_base="1.3"):
-        asked = ["experiment=decoder_depth", "scale=embedded", "seed=0"]
+        table = ["experiment=decoder_depth", "scale=embedded", "seed=0"]
         with pytest.raises(
             ConfigError,
             match=(
@@ -419,12 +432,12 @@ def test_measurements_that_fill_no_column_are_refused() -> None:
                 r" linear_probe;"
             ),
         ):
-            checked(cells_by_table([*asked, "stages=[knn]"]))
-        checked(cells_by_table([*asked, "stages=[pretrain]"]))
-        checked(cells_by_table([*asked, "stages=[linear_probe,knn]"]))
+            check_cells(cells_by_table([*table, "stages=[knn]"]))
+        check_cells(cells_by_table([*table, "stages=[pretrain]"]))
+        check_cells(cells_by_table([*table, "stages=[linear_probe,knn]"]))
 
 
-def test_a_plus_before_a_key_that_there_is_means_a_mistake() -> None:
+def test_a_plus_before_an_existing_key_is_refused() -> None:
     with initialize_config_dir(str(experiments.CONF), version_base="1.3"):
         with pytest.raises(
             ConfigError,
@@ -449,7 +462,7 @@ def test_a_plus_before_a_key_that_there_is_means_a_mistake() -> None:
         ),
     ],
 )
-def test_facts_that_would_be_ignored_are_refused(
+def test_facts_without_effect_are_refused(
     before: str, after: str, text: str, tmp_path: Path
 ) -> None:
     written = (experiments.EXPERIMENTS / "decoder_depth" / "paper.yaml").read_text()
@@ -460,29 +473,31 @@ def test_facts_that_would_be_ignored_are_refused(
         read_paper(tmp_path)
 
 
-@pytest.mark.parametrize("slug", slugs())
-def test_an_experiment_opens_with_as_many_pretrainings_as_it_takes(slug: str) -> None:
+@pytest.mark.parametrize("slug", experiment_slugs())
+def test_the_cost_comment_states_the_number_of_pretrainings(slug: str) -> None:
     (cost,) = re.findall(
         "^# Cost .*",
         (experiments.CONF / "experiment" / f"{slug}.yaml").read_text(),
         re.MULTILINE,
     )
     for scale in ("embedded", "paper"):
-        listed = list(cells(slug, read_scale(scale), [0]))
-        configs = [configured(cell) for cell in listed]
+        listed = list(experiment_cells(slug, read_scale(scale), [0]))
+        configs = [config_of(cell) for cell in listed]
         trained = [
             config
             for config in configs
-            if {*config.worked_stages} - {"scratch", "robustness"}
+            if {*config.active_stages} - {"scratch", "robustness"}
         ]
-        found = {digest(pretrain_science(config, "same")) for config in trained}
+        pretrainings = {digest(pretrain_science(config, "same")) for config in trained}
         seeds = len(read_scale(scale).seeds)
         stated = re.search(rf"{scale}: (\d+) (pretraining|runs from scratch)", cost)
         if not listed:
             assert stated is None
             continue
         assert stated, cost
-        expected = len(listed) if stated[2] == "runs from scratch" else len(found)
+        expected = (
+            len(listed) if stated[2] == "runs from scratch" else len(pretrainings)
+        )
         assert int(stated[1]) == expected * seeds
 
 
@@ -498,8 +513,8 @@ def test_one_config_is_shown_at_a_time(flag: str) -> None:
     )
 
 
-def test_every_kept_result_is_still_the_one_of_its_row() -> None:
-    """A change of fingerprints must not orphan what took hours: raise RESULT_VERSION and run again, or keep them."""
+def test_every_kept_result_still_belongs_to_its_row() -> None:
+    """Kept results took hours: who changes fingerprints raises RESULT_VERSION and runs again."""
     rows = {
         path.parents[1].name: read_rows(path)
         for path in experiments.EXPERIMENTS.glob("*/results/embedded.csv")
@@ -513,16 +528,16 @@ def test_every_kept_result_is_still_the_one_of_its_row() -> None:
                 f"seed={','.join(map(str, seeds))}",
             ]
         )
-        plans = checked(listed)
+        plans = check_cells(listed)
     fingerprints = {}
     for table, row, overrides in listed:
         paper, plan = read_paper(table), plans[tuple(overrides)]
-        for column, spec in result_rows.asked(plan, paper, row):
+        for column, spec in result_rows.planned_column_stages(plan, paper, row):
             fingerprints[table, row, column, plan.config.seed] = spec.fingerprint
-    found = {
+    kept_results = {
         (table, r.row, r.column, r.seed): r.fingerprint
         for table, of_table in rows.items()
         for r in of_table
     }
-    assert len(found) > 50
-    assert found == {place: fingerprints.get(place) for place in found}
+    assert len(kept_results) > 50
+    assert kept_results == {key: fingerprints.get(key) for key in kept_results}

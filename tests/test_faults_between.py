@@ -1,4 +1,4 @@
-"""Faults between processes: a sweep whose project changes, two on one ledger, a rank that fails, another environment."""
+"""Faults between processes: sweeps that change or meet, a rank that fails, another environment."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -18,8 +18,12 @@ from small_runs import (
 )
 from test_resume import assert_same
 from unmask.config.checks import ConfigError
-from unmask.stages.plan import CHECKED, agree, refuse_change
-from unmask.storage.metrics_log import read
+from unmask.stages.checked_cells import (
+    CHECKED_CELLS,
+    publish_checked_cells,
+    refuse_unchecked_cell,
+)
+from unmask.storage.metrics_log import read_rows
 from warm_children import children
 from warm_commands import Started
 
@@ -30,23 +34,23 @@ QUICK = ("stages=[pretrain]", "pretrain.epochs=1")
 def test_a_cell_that_its_sweep_did_not_check_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv(CHECKED, "")
-    refuse_change(plan_for())  # of no sweep
-    agree([plan_for("seed=1"), plan_for("seed=2")])
-    refuse_change(plan_for("seed=2", "data.num_workers=3"))
+    monkeypatch.setenv(CHECKED_CELLS, "")
+    refuse_unchecked_cell(plan_for())  # no sweep has started it
+    publish_checked_cells([plan_for("seed=1"), plan_for("seed=2")])
+    refuse_unchecked_cell(plan_for("seed=2", "data.num_workers=3"))
     with pytest.raises(
         ConfigError,
         match=r"changed under the sweep: this cell is now pretrain/.*type the sweep's",
     ):
-        refuse_change(plan_for("seed=3"))
+        refuse_unchecked_cell(plan_for("seed=3"))
 
 
 def test_a_config_that_is_edited_under_a_sweep_stops_the_cells_that_are_not_begun(
     tmp_path: Path,
 ) -> None:
     (recipe := tmp_path / "conf" / "pretrain" / "mine.yaml").parent.mkdir(parents=True)
-    given = (ROOT / "conf" / "pretrain" / "small.yaml").read_text()
-    recipe.write_text(given)
+    original = (ROOT / "conf" / "pretrain" / "small.yaml").read_text()
+    recipe.write_text(original)
     arguments = (
         "pretrain=mine",
         *TINY,
@@ -59,7 +63,7 @@ def test_a_config_that_is_edited_under_a_sweep_stops_the_cells_that_are_not_begu
     while not list(tmp_path.glob("runs/pretrain/*/owner.json")):
         assert sweep.poll() is None, sweep.said
         time.sleep(0.02)
-    recipe.write_text(given.replace("weight_decay: 0.05", "weight_decay: 0.06"))
+    recipe.write_text(original.replace("weight_decay: 0.05", "weight_decay: 0.06"))
     assert sweep.wait(timeout=120) == 1
     assert (
         sweep.said.count(
@@ -86,8 +90,8 @@ def test_two_sweeps_on_one_ledger_both_end_well_and_train_each_stage_once(
     with ThreadPoolExecutor() as pool:
         both = list(pool.map(lambda _: call(*arguments), range(2)))
     assert [done.returncode for done in both] == [0, 0], both[0].stderr + both[1].stderr
-    journals = [read(path) for path in tmp_path.glob("pretrain/*/metrics.jsonl")]
-    steps = [[row["step"] for row in rows if "train/loss" in row] for rows in journals]
+    logs = [read_rows(path) for path in tmp_path.glob("pretrain/*/metrics.jsonl")]
+    steps = [[row["step"] for row in rows if "train/loss" in row] for rows in logs]
     assert steps == [[4, 8, 12, 16]] * 2
     assert len(list(tmp_path.glob("knn/*/result.json"))) == 2
 
@@ -95,7 +99,7 @@ def test_two_sweeps_on_one_ledger_both_end_well_and_train_each_stage_once(
 def test_an_error_of_one_process_of_two_is_told_in_its_words_and_ends_the_other(
     tmp_path: Path,
 ) -> None:
-    """An image that cannot be read comes to one of them alone."""
+    """Only one of them gets the image that cannot be read."""
     images = image_folder(tmp_path / "images")
     (images / "cat" / "003.png").write_text("not an image")
     typed = command(
@@ -119,9 +123,12 @@ def test_an_error_of_one_process_of_two_is_told_in_its_words_and_ends_the_other(
 
 
 def test_the_environment_changes_no_bit(tmp_path: Path) -> None:
-    """Hash seed, time zone, language (in Turkish "I" has another small letter), terminal and working directory."""
+    """Hash seed, time zone, language, terminal and working directory.
+
+    In Turkish the lower case of "I" is another letter.
+    """
     overrides = ("stages=[pretrain,knn]", "pretrain.epochs=2")
-    ours = run(f"runs_dir={tmp_path / 'ours'}", *overrides)
+    usual = run(f"runs_dir={tmp_path / 'usual'}", *overrides)
     odd = {
         "PYTHONHASHSEED": "123",
         "TZ": "Asia/Kathmandu",
@@ -133,11 +140,11 @@ def test_the_environment_changes_no_bit(tmp_path: Path) -> None:
         f"runs_dir={tmp_path / 'odd'}", *overrides, cold=True, env=odd, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
-    assert_same(tmp_path / "odd", tmp_path / "ours")
+    assert_same(tmp_path / "odd", tmp_path / "usual")
     names = [
         sorted(p.parent.name for p in (tmp_path / runs).glob("*/*/result.json"))
-        for runs in ("odd", "ours")
+        for runs in ("odd", "usual")
     ]
     assert names[0] == names[1]
     (knn,) = (tmp_path / "odd").glob("knn/*/result.json")
-    assert f'"val/accuracy": {ours[1]["metrics"]["val/accuracy"]}' in knn.read_text()
+    assert f'"val/accuracy": {usual[1]["metrics"]["val/accuracy"]}' in knn.read_text()

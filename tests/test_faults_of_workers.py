@@ -18,12 +18,12 @@ from unmask.callbacks.checkpointing import Checkpointing
 from unmask.callbacks.watchdog import Watchdog
 from unmask.commands.cli import user_message
 from unmask.data.loading import views
-from unmask.data.loading.workers import QuietLoader
+from unmask.data.loading.workers import SignalBlockingLoader
 
 
 @pytest.fixture(scope="module")
 def disk(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[str, ...]]:
-    """A ledger with a run that a worker reads the images of from a disk, and its overrides."""
+    """The ledger of an undisturbed run whose images a worker reads from disk, and its overrides."""
     root = tmp_path_factory.mktemp("disk")
     overrides = (
         "stages=[pretrain]",
@@ -40,8 +40,8 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[str, ...
     return root / "runs", overrides
 
 
-def fault_of_worker(disk: tuple[Path, tuple[str, ...]], runs: Path, *more: str) -> str:
-    """The line that the run ends with."""
+def worker_fault(disk: tuple[Path, tuple[str, ...]], runs: Path, *more: str) -> str:
+    """Run, and return the line that the run ends with."""
     with pytest.raises(ChildProcessError) as raised:
         run(f"runs_dir={runs}", *disk[1], *more)
     (line,) = user_message(raised.value).splitlines()
@@ -49,7 +49,7 @@ def fault_of_worker(disk: tuple[Path, tuple[str, ...]], runs: Path, *more: str) 
 
 
 def kill_workers(wait: float = 0) -> None:
-    """wait: seconds, which the end of one interrupts."""
+    """Kill all loader workers; wait: seconds, which the death of one interrupts."""
     for worker in multiprocessing.active_children():
         if worker.daemon:
             worker.kill()
@@ -68,21 +68,19 @@ def test_a_killed_loader_worker_ends_the_run_in_a_line_and_the_same_command_goes
 
     with monkeypatch.context() as patch:
         patch.setattr(Checkpointing, "on_train_batch_end", killing)
-        line = fault_of_worker(disk, tmp_path)
-    assert (
-        "a loader's worker was killed (so do systems whose memory is full) or gave no"
-        " image for" in line
-    )
+        line = worker_fault(disk, tmp_path)
+    assert "a loader's worker was killed" in line
+    assert "data.num_workers" in line
     assert "the same command goes on from the last checkpoint" in line
     run(f"runs_dir={tmp_path}", *disk[1])
     assert_same(tmp_path, disk[0])
 
 
-def test_the_end_of_a_worker_is_heard_in_a_second_stage_too() -> None:
-    """Lightning ends a fit with the signal handlers that it found: torch's is gone then, which it sets once a process."""
+def test_a_killed_worker_is_noticed_in_a_second_stage_too() -> None:
+    """Lightning restores the signal handlers that it found, and torch sets its own once a process: it is gone then."""
     before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     fit = _SignalConnector(Trainer(logger=False, enable_checkpointing=False))
-    loader = QuietLoader([1, 2, 3], num_workers=1)  # type: ignore[arg-type]
+    loader = SignalBlockingLoader([1, 2, 3], num_workers=1)  # type: ignore[arg-type]
     try:
         fit.register_signal_handlers()
         list(loader)
@@ -101,8 +99,8 @@ def test_the_end_of_a_worker_is_heard_in_a_second_stage_too() -> None:
 def test_a_loader_worker_that_hangs_is_given_up(
     disk: tuple[Path, tuple[str, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It ignores being asked to leave, as all workers do, and would keep this process from ending."""
-    original, opened = views.view, itertools.count()
+    """It ignores SIGTERM, as all workers do, and would keep this process from ending."""
+    original, opened = views.decode_crop, itertools.count()
 
     def hanging(*args: Any) -> torch.Tensor:
         if next(opened) > 30:  # each worker counts for itself
@@ -110,13 +108,13 @@ def test_a_loader_worker_that_hangs_is_given_up(
         return original(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(views, "view", hanging)
-        # so long torch asks a worker to leave
+        patch.setattr(views, "decode_crop", hanging)
+        # seconds that torch waits for a worker that it asked to stop
         patch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.5)
-        # it would end this process, were the first step slow
-        patch.setattr(Watchdog, "_end", lambda self: None)
-        line = fault_of_worker(disk, tmp_path, "trainer.timeout_minutes=0.02")
-    assert "gave no image for trainer.timeout_minutes=0.02; look at the disk" in line
+        # the watchdog would end this process if the first step were slow
+        patch.setattr(Watchdog, "_end_process", lambda self: None)
+        line = worker_fault(disk, tmp_path, "trainer.timeout_minutes=0.02")
+    assert "gave no image for trainer.timeout_minutes=0.02; " in line
     assert not [worker for worker in multiprocessing.active_children() if worker.daemon]
     run(f"runs_dir={tmp_path}", *disk[1])
     assert_same(tmp_path, disk[0])

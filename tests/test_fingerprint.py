@@ -1,4 +1,4 @@
-"""What a result depends on is in its fingerprint; what it cannot depend on is not."""
+"""What a result depends on is in its fingerprint; nothing else is."""
 
 from pathlib import Path
 
@@ -7,8 +7,7 @@ import pytest
 from small_runs import image_folder, plan_for
 from unmask.config.keys import known_keys
 
-# (override, stages whose fingerprint it changes); every key of the config is in one of
-# the two lists
+# every key of the config is in SCIENCE, in MACHINE, or among the keys of recipes below
 P, K, L, A, T, F, S = (
     "pretrain",
     "knn",
@@ -215,7 +214,7 @@ AFFECTED = {
 
 
 @pytest.mark.parametrize("key", SCIENCE)
-def test_what_can_change_a_result_changes_the_fingerprints_of_those_stages_alone(
+def test_a_key_of_science_changes_the_fingerprints_of_its_stages_alone(
     key: str, tmp_path: Path
 ) -> None:
     others = image_folder(tmp_path, classes=("3", "7"))
@@ -230,13 +229,13 @@ def test_what_can_change_a_result_changes_the_fingerprints_of_those_stages_alone
 
 
 @pytest.mark.parametrize("override", MACHINE.values())
-def test_what_cannot_change_a_result_does_not(override: str) -> None:
-    ours, default = fingerprints(*override.split()), fingerprints()
-    assert all(default[stage] == fingerprint for stage, fingerprint in ours.items())
+def test_a_key_of_the_machine_changes_no_fingerprint(override: str) -> None:
+    changed, default = fingerprints(*override.split()), fingerprints()
+    assert all(default[stage] == changed[stage] for stage in changed)
 
 
 @pytest.mark.parametrize(("recipe", "key"), OTHER_VALUES)
-def test_every_value_of_a_recipe_counts(recipe: str, key: str) -> None:
+def test_every_value_of_a_recipe_changes_the_fingerprint(recipe: str, key: str) -> None:
     changed = fingerprints(f"{recipe}.{key}={OTHER_VALUE[recipe][key]}")
     start = {"tokenizer": "images"}.get(
         recipe, "random" if recipe in ("pretrain", "scratch") else "pretrained"
@@ -245,7 +244,7 @@ def test_every_value_of_a_recipe_counts(recipe: str, key: str) -> None:
 
 
 @pytest.mark.parametrize("recipe", REPEATING)
-def test_repeated_views_count_and_a_single_one_leaves_older_fingerprints(
+def test_repeats_change_the_fingerprint_and_a_single_view_keeps_older_ones(
     recipe: str,
 ) -> None:
     flip = f"{recipe}.augment.flip=true"
@@ -260,8 +259,8 @@ def test_repeated_views_count_and_a_single_one_leaves_older_fingerprints(
     assert "repeats" not in spec.science["recipe"]["augment"]
 
 
-def test_every_key_of_the_config_is_in_or_out() -> None:
-    sorted_out = {
+def test_every_key_of_the_config_is_science_or_machine() -> None:
+    listed_keys = {
         "data.channels",
         "data.decode",
         "data.root",
@@ -276,21 +275,21 @@ def test_every_key_of_the_config_is_in_or_out() -> None:
         if not any(other.startswith(f"{key}.") for other in known_keys())
     }
     leaves = {key for key in leaves if not key.startswith("logger.")} | {"logger"}
-    assert leaves == sorted_out
+    assert leaves == listed_keys
 
 
-def test_what_shares_a_batch_counts_not_even_where_images_are_mixed() -> None:
+def test_devices_and_micro_batches_do_not_count_even_with_mixup() -> None:
     mixing = ("finetune.mixup=0.8", "finetune.batch_size=32")
     assert fingerprints(*mixing) == fingerprints(
         *mixing, "trainer.micro_batch=16", "trainer.devices=2"
     )
 
 
-def test_a_stage_of_the_datas_size_is_the_stage_without_a_size_of_its_own() -> None:
+def test_an_image_size_equal_to_the_datas_changes_no_fingerprint() -> None:
     assert fingerprints("finetune.image_size=28") == fingerprints()
 
 
-def test_pretraining_is_shared_by_whatever_is_measured_on_it() -> None:
+def test_pretraining_is_shared_by_all_measurements_of_it() -> None:
     assert (
         fingerprints("knn.k=5", "labels=10", "finetune.epochs=3")["pretrain", "random"]
         == fingerprints()["pretrain", "random"]
@@ -309,7 +308,7 @@ def test_controls_are_shared_between_cells_that_differ_in_pretraining() -> None:
     assert deep["knn", "pretrained"] != default["knn", "pretrained"]
 
 
-def test_what_is_found_in_images_beforehand_is_shared_by_seeds_and_models() -> None:
+def test_fitted_stages_are_shared_by_seeds_and_models() -> None:
     other, default = (
         fingerprints("seed=5", "decoder.depth=4", "model.width=64", "mask_ratio=0.5"),
         fingerprints(),
@@ -333,7 +332,7 @@ def test_raw_pixels_do_not_depend_on_any_encoder() -> None:
     )
 
 
-def test_the_number_of_channels_counts(tmp_path: Path) -> None:
+def test_the_number_of_channels_changes_the_fingerprint(tmp_path: Path) -> None:
     common = (
         "data=image_folder",
         f"data.root={image_folder(tmp_path / 'images')}",
@@ -346,7 +345,9 @@ def test_the_number_of_channels_counts(tmp_path: Path) -> None:
     assert grey.stages[0].fingerprint != rgb.stages[0].fingerprint
 
 
-def test_the_pixels_of_files_count_not_who_decodes_them(tmp_path: Path) -> None:
+def test_pixels_count_and_the_number_of_decoding_threads_does_not(
+    tmp_path: Path,
+) -> None:
     common = (
         "data=image_folder",
         f"data.root={image_folder(tmp_path / 'images')}",
@@ -367,13 +368,13 @@ def test_the_pixels_of_files_count_not_who_decodes_them(tmp_path: Path) -> None:
     assert len({fast, scaled, reference, nvjpeg}) == 4
 
 
-def test_a_folder_is_known_by_its_content_not_its_place(tmp_path: Path) -> None:
+def test_a_folder_is_identified_by_its_content_not_its_path(tmp_path: Path) -> None:
     here, there = image_folder(tmp_path / "here"), image_folder(tmp_path / "there")
     common = ("data=image_folder", "data.image_size=16", "stages=[pretrain]")
 
-    def of(root: Path) -> str:
+    def fingerprint(root: Path) -> str:
         return plan_for(*common, f"data.root={root}", tiny=False).stages[0].fingerprint
 
-    assert of(here) == of(there)
+    assert fingerprint(here) == fingerprint(there)
     (there / "cat" / "000.png").unlink()
-    assert of(here) != of(there)
+    assert fingerprint(here) != fingerprint(there)

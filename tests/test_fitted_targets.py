@@ -1,4 +1,4 @@
-"""What a target learns of the training images first is made once, kept in the ledger, and used as it stands there."""
+"""What a target must know of the training images is fitted once, kept in the ledger, and used from there."""
 
 from pathlib import Path
 
@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 from small_runs import plan_for, run
 from unmask.commands.reconstruct import reconstruct_images
 from unmask.config.checks import ConfigError
-from unmask.data.loading.in_memory import mnist5k
-from unmask.exchange.read import read
+from unmask.data.loading.in_memory import load_mnist5k
+from unmask.exchange.read import read_weights
 from unmask.patches import patchify
 from unmask.stages.ledger import LedgerError, StageFolder
 from unmask.storage import checkpoints
@@ -26,26 +26,27 @@ QUICK = (
 )
 
 
-def made(runs: Path, kind: str) -> Path:
+def only_stage(runs: Path, kind: str) -> Path:
+    """The folder of the one stage of this kind."""
     (folder,) = (runs / kind).iterdir()
     return folder
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A pretraining on coefficients and one on tokens."""
-    place = tmp_path_factory.mktemp("runs")
+    """The ledgers of a pretraining on PCA coefficients and of one on tokens."""
+    root = tmp_path_factory.mktemp("runs")
     for target in ("pca", "dvae"):
-        run(*QUICK, f"target={target}", f"runs_dir={place / target}")
-    return place
+        run(*QUICK, f"target={target}", f"runs_dir={root / target}")
+    return root
 
 
 def test_the_basis_is_that_of_all_training_patches(runs: Path) -> None:
-    train, _ = mnist5k()
+    train, _ = load_mnist5k()
     pixels = (train.images_NCHW.float() / 255 - 0.1307) / 0.3081
     patches = patchify(pixels, 7).flatten(0, 1).double()
     _, values, rows = torch.linalg.svd(patches - patches.mean(0), full_matrices=False)
-    basis = load_file(made(runs / "pca", "patch_pca") / "basis.safetensors")
+    basis = load_file(only_stage(runs / "pca", "patch_pca") / "basis.safetensors")
     torch.testing.assert_close(
         basis["variance_P"], values.square() / len(patches), rtol=1e-6, atol=1e-8
     )
@@ -53,13 +54,13 @@ def test_the_basis_is_that_of_all_training_patches(runs: Path) -> None:
     torch.testing.assert_close(agree, torch.ones_like(agree), rtol=0, atol=1e-6)
 
 
-def test_a_checkpoint_carries_its_basis_and_is_looked_at_without_the_ledger(
+def test_a_checkpoint_holds_its_basis_and_is_drawn_without_the_ledger(
     runs: Path,
 ) -> None:
-    path = checkpoints.newest(made(runs / "pca", "pretrain") / "checkpoints")
+    path = checkpoints.newest(only_stage(runs / "pca", "pretrain") / "checkpoints")
     assert path is not None
     state = checkpoints.load(path)["state_dict"]
-    basis = load_file(made(runs / "pca", "patch_pca") / "basis.safetensors")
+    basis = load_file(only_stage(runs / "pca", "patch_pca") / "basis.safetensors")
     assert state["target.basis_PK"].equal(basis["components_PP"][:, :6].float()), (
         "an eighth of 49"
     )
@@ -68,15 +69,15 @@ def test_a_checkpoint_carries_its_basis_and_is_looked_at_without_the_ledger(
     assert not result.pasted_BCHW.equal(result.original_BCHW)
 
 
-def test_a_second_seed_finds_what_the_first_one_fitted(runs: Path) -> None:
+def test_a_second_seed_uses_what_the_first_one_fitted(runs: Path) -> None:
     for target, stage in (("pca", "patch_pca"), ("dvae", "tokenizer")):
-        before = made(runs / target, stage).stat().st_mtime_ns
+        before = only_stage(runs / target, stage).stat().st_mtime_ns
         run(*QUICK, f"target={target}", f"runs_dir={runs / target}", "seed=1")
-        assert made(runs / target, stage).stat().st_mtime_ns == before
+        assert only_stage(runs / target, stage).stat().st_mtime_ns == before
         assert len(list((runs / target / "pretrain").iterdir())) == 2
 
 
-def test_tokens_are_those_of_the_stage_and_no_picture_is_drawn_of_them(
+def test_tokens_come_from_the_tokenizers_stage_and_are_not_drawn(
     runs: Path,
 ) -> None:
     folder = StageFolder(runs / "dvae", plan_for(*QUICK, "target=dvae").stages[-1])
@@ -95,7 +96,7 @@ def test_tokens_are_those_of_the_stage_and_no_picture_is_drawn_of_them(
         reconstruct_images(path, None, 2, None, 0)
 
 
-def test_the_small_dvae_says_how_many_of_its_codes_are_in_use(runs: Path) -> None:
+def test_the_small_dvae_reports_how_many_codes_are_in_use(runs: Path) -> None:
     result = StageFolder(
         runs / "dvae", plan_for(*QUICK, "target=dvae").stages[0]
     ).result()
@@ -109,12 +110,12 @@ def test_the_encoder_of_a_variant_is_read_and_its_decoder_named(
 ) -> None:
     if variant == "mask tokens":
         run(*QUICK, "encoder.mask_tokens=true", f"runs_dir={tmp_path}")
-        folder = made(tmp_path, "pretrain")
+        folder = only_stage(tmp_path, "pretrain")
     else:
         folder = StageFolder(
             runs / variant, plan_for(*QUICK, f"target={variant}").stages[-1]
         ).path
-    weights, report = read(folder)
+    weights, report = read_weights(folder)
     assert weights.decoder is None
     assert any(
         "a decoder of this project alone" in why for why in report.dropped.values()
@@ -122,9 +123,9 @@ def test_the_encoder_of_a_variant_is_read_and_its_decoder_named(
     assert set(weights.encoder) >= {"cls_token", "pos_embed", "norm.weight"}
 
 
-def test_a_basis_that_is_gone_is_told(tmp_path: Path) -> None:
+def test_a_missing_basis_is_named(tmp_path: Path) -> None:
     run(*QUICK, "target=pca", f"runs_dir={tmp_path}")
-    (made(tmp_path, "patch_pca") / "basis.safetensors").unlink()
+    (only_stage(tmp_path, "patch_pca") / "basis.safetensors").unlink()
     with pytest.raises(
         LedgerError, match=r"is finished but basis\.safetensors cannot be read"
     ):

@@ -1,4 +1,4 @@
-"""FLOPs before the launch: counted on the modules, equal to the architecture's arithmetic and to the paper's ratios."""
+"""FLOPs are counted on the modules, and equal the architecture's arithmetic and the paper's ratios."""
 
 import math
 from collections.abc import Callable
@@ -11,10 +11,10 @@ from torch import nn
 from small_runs import raw_config
 from unmask.config.checks import check
 from unmask.config.schema import Config
-from unmask.initialisation import initialise, without_values
+from unmask.initialisation import initialise, skip_initialisation
 from unmask.mae import MAE
-from unmask.training.flops import Flops, count
-from unmask.training.outline import encoding, outline
+from unmask.training.flops import Flops, count_flops
+from unmask.training.outline import build_outline, encoder_outline
 
 MODELS = ("ti", "s", "b", "l", "h")
 IMAGENET = ("data=imagenet", "data.root=/path")
@@ -26,17 +26,19 @@ def config_of(*overrides: str) -> Config:
 
 @cache
 def pretraining(*overrides: str) -> Flops:
-    """Of the forward pass."""
+    """FLOPs of a forward pass of pretraining."""
     config = config_of(*overrides)
-    return count(lambda: outline(config, "pretrain", "random", 0), backward=False)
+    return count_flops(
+        lambda: build_outline(config, "pretrain", "random", 0), backward=False
+    )
 
 
-def blocks(depth: int, width: int, tokens: int, mlp_ratio: float = 4.0) -> float:
+def block_macs(depth: int, width: int, tokens: int, mlp_ratio: float = 4.0) -> float:
     """MACs: query, key, value, projection; two MLP layers; scores and their sum over values."""
     return depth * (tokens * width**2 * (4 + 2 * mlp_ratio) + 2 * tokens**2 * width)
 
 
-def by_hand(config: Config) -> tuple[float, float, float]:
+def macs_by_hand(config: Config) -> tuple[float, float, float]:
     """MACs of (patch embedding, encoder with it, decoder), written down from the architecture.
 
     The last decoder block computes queries, projection and MLP for hidden patches alone.
@@ -45,14 +47,14 @@ def by_hand(config: Config) -> tuple[float, float, float]:
     hidden, pixels = patches - visible, config.data.patch_size**2 * config.data.channels
     model, decoder = config.model, config.decoder
     embedding = visible * pixels * model.width
-    encoder = embedding + blocks(model.depth, model.width, visible + 1)
+    encoder = embedding + block_macs(model.depth, model.width, visible + 1)
     d, tokens = decoder.width, patches + 1
     last = 2 * tokens * d**2 + hidden * d**2 * (2 + 8) + 2 * hidden * tokens * d
     embed, head = (visible + 1) * model.width * d, hidden * d * pixels
     return (
         embedding,
         encoder,
-        embed + blocks(decoder.depth - 1, d, tokens) + last + head,
+        embed + block_macs(decoder.depth - 1, d, tokens) + last + head,
     )
 
 
@@ -61,14 +63,14 @@ def by_hand(config: Config) -> tuple[float, float, float]:
 def test_counted_flops_are_the_hand_count(model: str, data: str) -> None:
     """Within 1 %, encoder and decoder apart, forward and backward; pixels need no gradient."""
     config = config_of(f"model=mae_vit_{model}", f"data={data}", "data.root=/path")
-    found = count(lambda: outline(config, "pretrain", "random", 0))
-    embedding, encoder, decoder = by_hand(config)
+    found = count_flops(lambda: build_outline(config, "pretrain", "random", 0))
+    embedding, encoder, decoder = macs_by_hand(config)
     assert found.encoder == pytest.approx(2 * encoder, rel=0.01)
-    assert found.after == pytest.approx(2 * decoder, rel=0.01)
+    assert found.after_encoder == pytest.approx(2 * decoder, rel=0.01)
     assert found.encoder_training == pytest.approx(
         2 * (3 * encoder - embedding), rel=0.01
     )
-    assert found.after_training == pytest.approx(3 * 2 * decoder, rel=0.01)
+    assert found.after_encoder_training == pytest.approx(3 * 2 * decoder, rel=0.01)
 
 
 @pytest.mark.parametrize("kind", ["finetune", "scratch", "linear_probe"])
@@ -78,11 +80,11 @@ def test_classifiers_see_whole_images_and_a_frozen_encoder_has_no_backward_pass(
     config = config_of(
         "model=mae_vit_l", *IMAGENET, "finetune=table9_l", "linear_probe=table10"
     )
-    found = count(lambda: outline(config, kind, "pretrained", 1000))
+    found = count_flops(lambda: build_outline(config, kind, "pretrained", 1000))
     embedding = 196 * 768 * 1024
-    encoder, head = embedding + blocks(24, 1024, 197), 1024 * 1000
+    encoder, head = embedding + block_macs(24, 1024, 197), 1024 * 1000
     assert found.encoder == pytest.approx(2 * encoder, rel=0.01)
-    assert found.after == pytest.approx(2 * head, rel=0.01)
+    assert found.after_encoder == pytest.approx(2 * head, rel=0.01)
     trained = 3 * encoder - embedding if kind != "linear_probe" else encoder
     assert found.encoder_training == pytest.approx(2 * trained, rel=0.01)
     assert found.trained == (
@@ -94,9 +96,11 @@ def test_partial_fine_tuning_goes_back_through_its_blocks_alone() -> None:
     config = config_of(
         "model=mae_vit_l", *IMAGENET, "finetune=table9_l", "partial_finetune.blocks=4"
     )
-    found = count(lambda: outline(config, "partial_finetune", "pretrained", 1000))
+    found = count_flops(
+        lambda: build_outline(config, "partial_finetune", "pretrained", 1000)
+    )
     assert found.encoder_training - found.encoder == pytest.approx(
-        2 * 2 * blocks(4, 1024, 197), rel=0.02
+        2 * 2 * block_macs(4, 1024, 197), rel=0.02
     )
 
 
@@ -104,7 +108,9 @@ def test_features_that_are_computed_once_cost_a_head() -> None:
     config = config_of("model=mae_vit_b", *IMAGENET)
     assert config.linear_probe.augment.crop == "none"
     assert (
-        count(lambda: outline(config, "linear_probe", "pretrained", 1000)).forward
+        count_flops(
+            lambda: build_outline(config, "linear_probe", "pretrained", 1000)
+        ).forward
         == 2 * 768 * 1000
     )
 
@@ -135,8 +141,8 @@ def test_a_token_costs_the_default_decoder_nine_per_cent_of_vit_l() -> None:
     """MAE Sec. 3: less than 10 % of the computation per token; both see 197 tokens."""
     config = config_of("model=mae_vit_l", *IMAGENET)
     share = (
-        pretraining("model=mae_vit_l", *IMAGENET).after
-        / count(lambda: encoding(config, "pretrain")).forward
+        pretraining("model=mae_vit_l", *IMAGENET).after_encoder
+        / count_flops(lambda: encoder_outline(config, "pretrain")).forward
     )
     assert share == pytest.approx(0.09, rel=0.07)
 
@@ -166,7 +172,7 @@ def test_the_speed_ups_of_table_2_follow_from_flops() -> None:
 
 
 def test_counting_draws_no_weights(make_mae: Callable[..., MAE]) -> None:
-    with without_values():
+    with skip_initialisation():
         model = nn.Linear(3, 2)
         before = model.weight.clone()
         initialise(model, seed=0)

@@ -1,4 +1,4 @@
-"""What becomes of each kind of image file, whole and as a view: read as people mean it, or bad for a stated reason."""
+"""Each kind of image file is read correctly, whole and as a view, or bad for a stated reason."""
 
 import errno
 import io
@@ -14,12 +14,17 @@ import pytest
 import torch
 from PIL import Image
 
-from unmask.data.images.decoding import decoded, hush, opened, view
+from unmask.data.images.decoding import (
+    decode_crop,
+    decode_image,
+    read_header,
+    silence_pillow,
+)
 from unmask.data.images.unreadable import BadImageError
 from unmask.data.listing.listing import list_images
 from unmask.data.listing.names import Names
-from unmask.data.loading.batch import Format
-from unmask.data.loading.folders import Files, Folder, folder_splits
+from unmask.data.loading.batch import ImageFormat
+from unmask.data.loading.folders import FolderStore, StoredImages, splits_from_listing
 from unmask.data.loading.views import Views
 
 COLOURS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
@@ -27,17 +32,17 @@ BLOCKS = np.arange(6, dtype=np.uint8).reshape(2, 3) * 40
 PHOTO = Image.fromarray(
     np.stack([np.kron(BLOCKS, np.ones((10, 10), np.uint8))] * 3, axis=2)
 )
-FORM = Format((8, 8), (0.5,) * 3, (0.25,) * 3)
+FORMAT = ImageFormat((8, 8), (0.5,) * 3, (0.25,) * 3)
 
 
-def encoded(image: Image.Image, kind: str, **how: object) -> bytes:
+def encoded(image: Image.Image, kind: str, **settings: object) -> bytes:
     file = io.BytesIO()
-    image.save(file, kind, **how)
+    image.save(file, kind, **settings)
     return file.getvalue()
 
 
 def deep_colours() -> bytes:
-    """Pillow writes no such PNG: 16 bits a channel, each byte twice."""
+    """Write a PNG of 16 bits per channel, each byte twice, which Pillow cannot."""
     import zlib
 
     height, width = COLOURS.shape[:2]
@@ -63,7 +68,7 @@ def deep_colours() -> bytes:
 
 
 def with_alpha(mode: str) -> bytes:
-    """Half of it transparent; what is under that stays as it is stored."""
+    """Make half of the pixels transparent; their colours stay as they are stored."""
     image = Image.fromarray(COLOURS).convert(mode)
     image.putalpha(
         Image.fromarray((np.arange(600).reshape(20, 30) % 2 * 255).astype(np.uint8))
@@ -71,9 +76,9 @@ def with_alpha(mode: str) -> bytes:
     return encoded(image, "PNG")
 
 
-def palette(**how: object) -> tuple[bytes, np.ndarray]:
+def palette(**settings: object) -> tuple[bytes, np.ndarray]:
     image = Image.fromarray(COLOURS).quantize(16)
-    return encoded(image, "PNG", **how), np.asarray(image.convert("RGB"))
+    return encoded(image, "PNG", **settings), np.asarray(image.convert("RGB"))
 
 
 def frames() -> tuple[bytes, np.ndarray]:
@@ -113,13 +118,16 @@ READ: dict[str, tuple[bytes, np.ndarray]] = {
 @pytest.mark.parametrize("kind", READ)
 def test_a_kind_of_file_is_read_as_it_is_meant_whole_and_as_a_view(kind: str) -> None:
     content, expected = READ[kind]
-    with warnings.catch_warnings(record=True) as said:
-        hush()
-        image = opened(content, "x", 3)
-        assert (decoded(image) == expected).all()
-        assert (view(image, (3, 5, 8, 8), (8, 8)) == expected[3:11, 5:13]).all()
-        assert decoded(opened(content, "x", 4)).shape == (*expected.shape[:2], 4)
-    assert not said
+    with warnings.catch_warnings(record=True) as caught:
+        silence_pillow()
+        image = read_header(content, "x", 3)
+        assert (decode_image(image) == expected).all()
+        assert (decode_crop(image, (3, 5, 8, 8), (8, 8)) == expected[3:11, 5:13]).all()
+        assert decode_image(read_header(content, "x", 4)).shape == (
+            *expected.shape[:2],
+            4,
+        )
+    assert not caught
 
 
 @pytest.mark.parametrize("adobe", [0, 2], ids=["CMYK", "YCCK"])
@@ -141,21 +149,22 @@ def test_inverted_cmyk_of_adobe_is_not_shown_as_a_negative(adobe: int) -> None:
             ]
         )
     expected = (255 - inks.clip(0, 255)) * (255 - black) / 255
-    image = opened(content, "x.jpg", 3)
-    for pixels in (decoded(image), view(image, (2, 3, 8, 8), (8, 8))):
+    image = read_header(content, "x.jpg", 3)
+    for pixels in (decode_image(image), decode_crop(image, (2, 3, 8, 8), (8, 8))):
         assert np.abs(pixels.astype(float) - expected).max() < 4
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
 @pytest.mark.parametrize("turn", range(10))
-def test_all_eight_orientations_are_turned_upright_and_others_are_none(
+def test_all_eight_orientations_are_turned_upright_and_other_values_are_ignored(
     turn: int, kind: str
 ) -> None:
-    exif, how = Image.Exif(), {"lossless": True} if kind == "WEBP" else {}
+    exif = Image.Exif()
+    settings = {"lossless": True} if kind == "WEBP" else {}
     exif[0x0112] = turn
     content, plain = (
-        encoded(PHOTO, kind, exif=exif, **how),
-        np.asarray(Image.open(io.BytesIO(encoded(PHOTO, kind, **how)))),
+        encoded(PHOTO, kind, exif=exif, **settings),
+        np.asarray(Image.open(io.BytesIO(encoded(PHOTO, kind, **settings)))),
     )
     turns = [
         None,
@@ -170,17 +179,19 @@ def test_all_eight_orientations_are_turned_upright_and_others_are_none(
         None,
     ]
     expected = turns[turn](plain) if turns[turn] else plain
-    image = opened(content, "x", 3)
+    image = read_header(content, "x", 3)
     assert image.size == expected.shape[:2]
-    assert (decoded(image) == expected).all()
-    assert (view(image, (1, 4, 9, 7), (9, 7)) == expected[1:10, 4:11]).all()
+    assert (decode_image(image) == expected).all()
+    assert (decode_crop(image, (1, 4, 9, 7), (9, 7)) == expected[1:10, 4:11]).all()
 
 
 @pytest.mark.parametrize("shape", [(1, 5000), (5000, 1), (1, 1)])
-def test_the_thinnest_images_have_views(shape: tuple[int, int]) -> None:
-    image = opened(encoded(Image.new("RGB", shape[::-1], (9, 80, 200)), "PNG"), "x", 3)
+def test_the_thinnest_images_can_be_viewed(shape: tuple[int, int]) -> None:
+    image = read_header(
+        encoded(Image.new("RGB", shape[::-1], (9, 80, 200)), "PNG"), "x", 3
+    )
     assert image.size == shape
-    assert (view(image, (0, 0, *shape), (8, 8)) == (9, 80, 200)).all()
+    assert (decode_crop(image, (0, 0, *shape), (8, 8)) == (9, 80, 200)).all()
 
 
 def lying_jpeg() -> bytes:
@@ -237,32 +248,32 @@ BAD: dict[str, tuple[str, bytes, str]] = {
 @pytest.mark.parametrize("kind", BAD)
 def test_a_damaged_file_is_bad_for_a_reason_in_a_line(kind: str) -> None:
     name, content, reason = BAD[kind]
-    for read in (decoded, lambda image: view(image, (0, 0, 8, 8), (8, 8))):
+    for read in (decode_image, lambda image: decode_crop(image, (0, 0, 8, 8), (8, 8))):
         with pytest.raises(BadImageError, match=reason) as error:
-            read(opened(content, name, 3))
+            read(read_header(content, name, 3))
         assert len(error.value.reason.splitlines()) == 1
 
 
-def test_a_large_image_below_the_limit_is_read_without_a_word(
+def test_a_large_image_below_the_limit_is_read_without_a_warning(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Pillow warns from half of its limit on, from each worker again."""
+    """Pillow would warn from half of its limit on, in each worker again."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 400)
-    with warnings.catch_warnings(record=True) as said:
-        hush()
-        assert decoded(opened(PNG, "x", 3)).shape == (20, 30, 3)
-    assert not said
+    with warnings.catch_warnings(record=True) as caught:
+        silence_pillow()
+        assert decode_image(read_header(PNG, "x", 3)).shape == (20, 30, 3)
+    assert not caught
 
 
-def test_an_image_that_is_not_of_its_headers_size_is_bad() -> None:
-    image = opened(PNG, "x", 3)
+def test_an_image_of_another_size_than_its_header_says_is_bad() -> None:
+    image = read_header(PNG, "x", 3)
     with pytest.raises(
         BadImageError, match=r"its header says 21 x 30 pixels, it has 20 x 30"
     ):
-        decoded(type(image)(PNG, "x", 3, (21, 30)))
+        decode_image(type(image)(PNG, "x", 3, (21, 30)))
 
 
-def test_memory_that_is_full_is_no_fault_of_a_file(
+def test_a_full_memory_is_not_blamed_on_a_file(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def full(*_: object, **__: object) -> None:
@@ -270,11 +281,11 @@ def test_memory_that_is_full_is_no_fault_of_a_file(
 
     monkeypatch.setattr(Image.Image, "convert", full)
     with pytest.raises(MemoryError):
-        decoded(opened(PNG, "x", 3))
+        decode_image(read_header(PNG, "x", 3))
 
 
 def numbered(root: Path, count: int = 6) -> Path:
-    """Images whose brightness is their number."""
+    """Write images whose brightness is ten times their number."""
     root.mkdir(parents=True, exist_ok=True)
     for i in range(count):
         Image.new("RGB", (8, 8), (10 * i,) * 3).save(root / f"{i}.png")
@@ -283,7 +294,12 @@ def numbered(root: Path, count: int = 6) -> Path:
 
 def views(root: Path) -> Views:
     names = Names(sorted(path.name for path in root.iterdir()))
-    return Views(Files(Folder(root, names), torch.arange(len(names)), 3), FORM, None, 0)
+    return Views(
+        StoredImages(FolderStore(root, names), torch.arange(len(names)), 3),
+        FORMAT,
+        None,
+        0,
+    )
 
 
 def unlinked(path: Path) -> None:
@@ -310,21 +326,21 @@ def folder(path: Path) -> None:
     [
         (unlinked, "No such file"),
         (dangling, "No such file"),
-        (pipe, "it is no file"),
-        (folder, "it is no file|Is a directory"),
+        (pipe, "it is not a file"),
+        (folder, "it is not a file|Is a directory"),
     ],
 )
 def test_what_is_no_file_any_more_is_replaced_and_waited_for_by_nobody(
     spoil: Callable[[Path], None], reason: str, tmp_path: Path
 ) -> None:
-    seen = views(numbered(tmp_path / "images"))
-    assert seen.__getitems__([(0, 2)]).bad == ()
+    split = views(numbered(tmp_path / "images"))
+    assert split.__getitems__([(0, 2)]).bad_images == ()
     spoil(tmp_path / "images" / "2.png")
-    batch = seen.__getitems__([(0, 1), (0, 2), (0, 5)])
+    batch = split.__getitems__([(0, 1), (0, 2), (0, 5)])
     assert batch.images_BCHW[:, 0, 0, 0].tolist() == [10, 30, 50]
     assert batch.ids_B.tolist() == [1, 2, 5]
     assert batch.labels_B.tolist() == [1, 3, 5]
-    (bad,) = batch.bad
+    (bad,) = batch.bad_images
     assert bad.id == 2
     assert re.search(reason, bad.reason)
 
@@ -332,43 +348,43 @@ def test_what_is_no_file_any_more_is_replaced_and_waited_for_by_nobody(
 def test_a_file_that_may_not_be_read_is_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Root may read anything: the refusal is imitated."""
-    seen, original = views(numbered(tmp_path)), Folder.read
+    """The refusal is imitated, since root may read anything."""
+    split, original = views(numbered(tmp_path)), FolderStore.read
 
-    def refusing(self: Folder, i: int) -> bytes:
+    def refusing(self: FolderStore, i: int) -> bytes:
         if i == 5:
             raise PermissionError(13, "Permission denied", self.name(i))
         return original(self, i)
 
-    monkeypatch.setattr(Folder, "read", refusing)
-    batch = seen.__getitems__([(0, 5)])
+    monkeypatch.setattr(FolderStore, "read", refusing)
+    batch = split.__getitems__([(0, 5)])
     assert batch.images_BCHW[0, 0, 0, 0] == 0, "after the last comes the first"
-    assert batch.bad[0].reason == "Permission denied"
+    assert batch.bad_images[0].reason == "Permission denied"
 
 
 def test_a_disk_that_was_busy_is_asked_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, asked = Folder.read, []
+    original, reads = FolderStore.read, []
 
-    def hesitating(self: Folder, i: int) -> bytes:
-        asked.append(i)
-        if asked.count(i) == 1:
+    def hesitating(self: FolderStore, i: int) -> bytes:
+        reads.append(i)
+        if reads.count(i) == 1:
             raise OSError(errno.ESTALE, "Stale file handle")
         return original(self, i)
 
-    monkeypatch.setattr(Folder, "read", hesitating)
+    monkeypatch.setattr(FolderStore, "read", hesitating)
     batch = views(numbered(tmp_path)).__getitems__([(0, 3)])
-    assert (batch.labels_B.item(), batch.bad, asked) == (3, (), [3, 3])
+    assert (batch.labels_B.item(), batch.bad_images, reads) == (3, (), [3, 3])
 
 
-def test_too_many_open_files_are_no_fault_of_any(
+def test_too_many_open_files_are_not_blamed_on_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(self: Folder, i: int) -> bytes:
+    def full(self: FolderStore, i: int) -> bytes:
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr(Folder, "read", full)
+    monkeypatch.setattr(FolderStore, "read", full)
     with pytest.raises(OSError, match="Too many open files"):
         views(numbered(tmp_path)).__getitems__([(0, 0)])
 
@@ -396,11 +412,11 @@ def test_any_name_that_a_file_can_have_is_read_and_told(
         *ODD_NAMES,
         *(f"{i}.png" for i in range(6)),
     }
-    for split in folder_splits(listing, 3, (8, 8), in_memory):
+    for split in splits_from_listing(listing, 3, (8, 8), in_memory):
         assert (
-            Views(split, FORM, None, 0)
+            Views(split, FORMAT, None, 0)
             .__getitems__([(0, i) for i in range(len(split))])
-            .bad
+            .bad_images
             == ()
         )
     for name in ODD_NAMES:
@@ -409,19 +425,29 @@ def test_any_name_that_a_file_can_have_is_read_and_told(
         line.encode()
 
 
-def test_whole_classes_of_bad_files_are_passed_by_in_few_steps(tmp_path: Path) -> None:
+def test_a_whole_class_of_bad_files_is_skipped_in_few_steps(tmp_path: Path) -> None:
     names = Names(f"{i}.png" for i in range(5000))
     for i in range(4000, 5000):
         Image.new("RGB", (8, 8), (i % 251,) * 3).save(tmp_path / f"{i}.png")
-    seen = Views(Files(Folder(tmp_path, names), torch.arange(5000), 3), FORM, None, 0)
-    batch = seen.__getitems__([(0, 1)])
+    split = Views(
+        StoredImages(FolderStore(tmp_path, names), torch.arange(5000), 3),
+        FORMAT,
+        None,
+        0,
+    )
+    batch = split.__getitems__([(0, 1)])
     assert batch.labels_B.item() >= 4000
-    assert len(batch.bad) < 40
+    assert len(batch.bad_images) < 40
 
 
 def test_where_nothing_can_be_read_that_is_told_at_once(tmp_path: Path) -> None:
     names = Names(f"{i}.png" for i in range(5000))
-    seen = Views(Files(Folder(tmp_path, names), torch.arange(5000), 3), FORM, None, 0)
+    split = Views(
+        StoredImages(FolderStore(tmp_path, names), torch.arange(5000), 3),
+        FORMAT,
+        None,
+        0,
+    )
     with pytest.raises(
         ValueError,
         match=(
@@ -429,4 +455,4 @@ def test_where_nothing_can_be_read_that_is_told_at_once(tmp_path: Path) -> None:
             r" file"
         ),
     ):
-        seen.__getitems__([(0, 7)])
+        split.__getitems__([(0, 7)])

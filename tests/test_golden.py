@@ -1,6 +1,7 @@
-"""Losses that code changes must not move unnoticed: a fingerprint does not know the code.
+"""Golden losses: code must not change results unnoticed, as no fingerprint covers it.
 
-Where one of these moves on purpose, raise RESULT_VERSION in unmask/runs/fingerprint.py and write the new numbers down.
+Where one changes on purpose, raise RESULT_VERSION in unmask/stages/fingerprint.py and
+write the new numbers here.
 """
 
 from pathlib import Path

@@ -1,6 +1,4 @@
-"""The ablations of Table 1 do what the paper says of them: mask tokens in the encoder, a linear head, the loss on all
-patches.
-"""
+"""Ablations of Table 1: mask tokens in the encoder, a linear head, other targets and losses."""
 
 from collections.abc import Callable
 
@@ -13,9 +11,9 @@ from unmask.encoder import Encoder
 from unmask.hog import hog
 from unmask.mae import MAE
 from unmask.masking import Masking, RandomMasking
-from unmask.patches import gather, patchify, unpatchify
+from unmask.patches import gather_tokens, patchify, unpatchify
 from unmask.randomness import Key
-from unmask.targets import Hog, PatchPCA, Pixel, Tokens, cross_entropy, wanted_at
+from unmask.targets import Hog, PatchPCA, Pixel, Tokens, cross_entropy, targets_at
 
 GRID, PATCH, PIXELS, WIDTH = (4, 4), 2, 12, 32
 
@@ -34,15 +32,15 @@ def with_mask_tokens(depth: int = 2) -> MAE:
     return MAE(Encoder(GRID, PATCH, 3, WIDTH, 2, 4), decoder, seed=0, mask_tokens=True)
 
 
-def test_the_encoder_with_mask_tokens_sees_every_place_and_no_hidden_pixel(
+def test_an_encoder_with_mask_tokens_sees_every_position_and_no_hidden_pixel(
     images: Tensor, masking: Masking
 ) -> None:
-    model, seen = with_mask_tokens(), []
+    model, tokens_BTD = with_mask_tokens(), []
     model.encoder.blocks[0].register_forward_hook(
-        lambda _, inputs, __: seen.append(inputs[0])
+        lambda _, inputs, __: tokens_BTD.append(inputs[0])
     )
     before = model(images, masking)
-    assert seen[0].shape[1] == 1 + 16
+    assert tokens_BTD[0].shape[1] == 1 + 16
     shown = torch.where(
         masking.hidden_BL[:, :, None],
         torch.randn(4, 16, PIXELS),
@@ -51,20 +49,22 @@ def test_the_encoder_with_mask_tokens_sees_every_place_and_no_hidden_pixel(
     assert model(unpatchify(shown, GRID, 3), masking).equal(before)
 
 
-def test_mask_tokens_stand_at_the_places_of_the_hidden_patches(
+def test_mask_tokens_have_the_positions_of_the_hidden_patches(
     images: Tensor, masking: Masking
 ) -> None:
-    model, seen = with_mask_tokens(), []
+    model, tokens_BTD = with_mask_tokens(), []
     model.encoder.blocks[0].register_forward_hook(
-        lambda _, inputs, __: seen.append(inputs[0])
+        lambda _, inputs, __: tokens_BTD.append(inputs[0])
     )
     model(images, masking)
     assert model.mask_token is not None
-    places = gather(model.encoder.pos_embed[:, 1:].expand(4, -1, -1), masking.masked_BM)
-    torch.testing.assert_close(seen[0][:, 5:], model.mask_token + places)
+    positions_BMD = gather_tokens(
+        model.encoder.pos_embed[:, 1:].expand(4, -1, -1), masking.hidden_BM
+    )
+    torch.testing.assert_close(tokens_BTD[0][:, 5:], model.mask_token + positions_BMD)
 
 
-def test_the_decoder_adds_no_tokens_of_its_own_where_the_encoder_carried_them() -> None:
+def test_the_decoder_adds_no_mask_tokens_if_the_encoder_had_them() -> None:
     assert with_mask_tokens().decoder.mask_token is None
     assert "mask_token" in dict(with_mask_tokens().named_parameters())
 
@@ -81,21 +81,26 @@ def test_every_weight_of_the_variant_learns(
             assert parameter.grad.abs().max() > 0, name
 
 
-def test_a_linear_head_reads_each_patchs_own_token(
+def test_a_linear_head_predicts_each_patch_from_its_own_token(
     images: Tensor, masking: Masking
 ) -> None:
     model = with_mask_tokens(0)
-    encoded = model.encoder(images, masking.visible_BV, model._stand_ins(masking))
+    encoded = model.encoder(
+        images, masking.visible_BV, model._encoder_mask_tokens(masking)
+    )
     torch.testing.assert_close(
         model(images, masking), model.decoder.head(encoded[:, 5:])
     )
 
 
-def test_hidden_patches_are_predicted_alike_whether_or_not_all_are(
+def test_hidden_patches_are_predicted_alike_if_all_patches_are_predicted(
     make_mae: Callable[..., MAE], images: Tensor, masking: Masking
 ) -> None:
     model = make_mae()
-    everything, hidden = model(images, masking, everywhere=True), model(images, masking)
+    everything, hidden = (
+        model(images, masking, predict_visible=True),
+        model(images, masking),
+    )
     assert everything.shape == (4, 16, PIXELS)
     torch.testing.assert_close(everything[:, 4:], hidden)
 
@@ -104,17 +109,20 @@ def test_the_loss_on_all_patches_is_the_mean_error_of_the_whole_image(
     make_mae: Callable[..., MAE], images: Tensor, masking: Masking
 ) -> None:
     model = make_mae()
-    order = torch.cat([masking.visible_BV, masking.masked_BM], dim=1)
-    pred, patches = model(images, masking, everywhere=True), patchify(images, PATCH)
+    order = torch.cat([masking.visible_BV, masking.hidden_BM], dim=1)
+    pred, patches = (
+        model(images, masking, predict_visible=True),
+        patchify(images, PATCH),
+    )
     in_place = torch.zeros_like(patches).scatter(
         1, order[:, :, None].expand_as(pred), pred
     )
-    loss = Pixel().loss(pred, wanted_at(Pixel(), images, order, PATCH))
+    loss = Pixel().loss(pred, targets_at(Pixel(), images, order, PATCH))
     torch.testing.assert_close(loss, (in_place - patches).square().mean())
 
 
 class Brightest:
-    """A tokenizer for tests: the place of the patch's brightest pixel."""
+    """A tokenizer for tests: the index of the patch's brightest pixel."""
 
     codes = PIXELS
 
@@ -125,25 +133,27 @@ class Brightest:
         return patchify(images_BCHW, PATCH).argmax(dim=2)
 
 
-def test_tokens_are_those_of_the_chosen_patches(
+def test_target_tokens_are_those_of_the_hidden_patches(
     images: Tensor, masking: Masking
 ) -> None:
     target = Tokens(Brightest())
-    found = wanted_at(target, images, masking.masked_BM, PATCH)
-    assert found.equal(gather(patchify(images, PATCH), masking.masked_BM).argmax(dim=2))
-    assert target.outputs(PATCH, 3) == PIXELS
+    targets = targets_at(target, images, masking.hidden_BM, PATCH)
+    assert targets.equal(
+        gather_tokens(patchify(images, PATCH), masking.hidden_BM).argmax(dim=2)
+    )
+    assert target.num_outputs(PATCH, 3) == PIXELS
 
 
-def test_gradients_are_those_of_the_chosen_patches(
+def test_target_histograms_are_those_of_the_hidden_patches(
     images: Tensor, masking: Masking
 ) -> None:
-    whole = hog(images, PATCH)
-    found = wanted_at(Hog(), images, masking.masked_BM, PATCH)
-    assert found.equal(gather(whole, masking.masked_BM))
-    assert found.shape[2] == Hog().outputs(PATCH, 3)
+    all_patches = hog(images, PATCH)
+    targets = targets_at(Hog(), images, masking.hidden_BM, PATCH)
+    assert targets.equal(gather_tokens(all_patches, masking.hidden_BM))
+    assert targets.shape[2] == Hog().num_outputs(PATCH, 3)
 
 
-def test_the_loss_of_tokens_is_the_cross_entropy_of_the_right_code() -> None:
+def test_the_loss_on_tokens_is_the_cross_entropy_of_the_right_code() -> None:
     logits, codes = torch.randn(2, 3, 7), torch.randint(0, 7, (2, 3))
     expected = -logits.double().log_softmax(-1).gather(2, codes[:, :, None]).mean()
     torch.testing.assert_close(
@@ -152,11 +162,11 @@ def test_the_loss_of_tokens_is_the_cross_entropy_of_the_right_code() -> None:
     assert cross_entropy(logits.bfloat16(), codes).dtype == torch.float32
 
 
-def test_a_pca_without_a_basis_predicts_nothing_and_asks_for_its_coefficients(
+def test_a_pca_that_is_not_fitted_yet_has_zero_targets_of_the_right_size(
     images: Tensor,
 ) -> None:
     target = PatchPCA(5, PATCH, 3)
-    assert target.outputs(PATCH, 3) == 5
+    assert target.num_outputs(PATCH, 3) == 5
     assert target(patchify(images, PATCH)).abs().max() == 0
     assert set(target.state_dict()) == {
         "mean_P",

@@ -7,7 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from unmask.encoder import Encoder
-from unmask.heads import Classifier, Features, FineTuneFeatures, Given, RawPixels
+from unmask.heads import (
+    Classifier,
+    Features,
+    FineTuneFeatures,
+    PrecomputedFeatures,
+    RawPixels,
+)
 from unmask.mae import MAE
 
 
@@ -29,7 +35,7 @@ def test_features_are_the_class_token_or_the_mean_of_the_patches(
 def test_fine_tuning_normalises_after_pooling_not_before(
     encoder: Encoder, images: Tensor
 ) -> None:
-    pooled = encoder.unnormalised(images)[:, 1:].mean(1)
+    pooled = encoder.unnormalised_tokens(images)[:, 1:].mean(1)
     features = FineTuneFeatures(encoder, "mean")
     with torch.no_grad():
         features.fc_norm.weight.fill_(2)
@@ -51,8 +57,8 @@ def test_positions_learn_in_fine_tuning_only(make_mae: Callable[..., MAE]) -> No
 
 
 def test_the_probe_normalises_without_affine_and_with_eps_1e_6() -> None:
-    """A feature of variance 1e-6 keeps 1/sqrt(2) of unit scale: 1e-5, torch's default, would leave 0.3."""
-    classifier = Classifier(Given(3), 2, probe=True, seed=0)
+    """Variance 1e-6 gives 1/sqrt(2) of unit scale; torch's default eps gives 0.3."""
+    classifier = Classifier(PrecomputedFeatures(3), 2, probe=True, seed=0)
     assert not list(classifier.norm.parameters())
     column = torch.tensor([-1.0, 1.0]).repeat(8)
     normalised = classifier.norm(
@@ -68,7 +74,7 @@ def test_the_probe_normalises_without_affine_and_with_eps_1e_6() -> None:
 
 def test_only_the_probe_has_a_batch_norm() -> None:
     features = torch.randn(5, 3) * 9 + 4
-    classifier = Classifier(Given(3), 2, probe=False, seed=0)
+    classifier = Classifier(PrecomputedFeatures(3), 2, probe=False, seed=0)
     torch.testing.assert_close(
         classifier(features), features @ classifier.head.weight.T
     )
@@ -78,7 +84,10 @@ def test_only_the_probe_has_a_batch_norm() -> None:
 def test_heads_start_as_small_normals_that_the_seed_decides(
     probe: bool, std: float
 ) -> None:
-    heads = [Classifier(Given(500), 100, probe, seed).head for seed in (0, 0, 1)]
+    heads = [
+        Classifier(PrecomputedFeatures(500), 100, probe, seed).head
+        for seed in (0, 0, 1)
+    ]
     assert heads[0].weight.std().item() == pytest.approx(std, rel=0.02)
     assert (heads[0].bias == 0).all()
     assert heads[0].weight.equal(heads[1].weight)

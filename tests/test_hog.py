@@ -1,4 +1,4 @@
-"""Histograms of oriented gradients are those of a loop over pixels, turn with the image and ignore its light."""
+"""Histograms equal a loop over pixels, turn with the image and ignore its light."""
 
 import math
 
@@ -18,7 +18,10 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 def slow_histogram(
     image_HW: np.ndarray, rows: range, cols: range, bins: int
 ) -> np.ndarray:
-    """One cell of one channel, pixel by pixel; past the border the image is reflected about its last pixel."""
+    """Compute one cell of one channel, pixel by pixel.
+
+    Past the border the image is reflected about its last pixel.
+    """
 
     def at(row: int, col: int) -> float:
         row, col = (
@@ -43,7 +46,7 @@ def slow_histogram(
 
 
 def slow_hog(image_CHW: np.ndarray, patch: int, bins: int) -> np.ndarray:
-    """All patches of an image: patch, then row and column of the cell in it, bin, channel."""
+    """Compute all patches; the order in a patch is row, column, bin, channel."""
     channels, height, width = image_CHW.shape
     cell = patch if patch % 2 else patch // 2
     patches = []
@@ -108,7 +111,7 @@ def by_bin(features_BLT: Tensor, patch: int, channels: int, bins: int) -> Tensor
 
 
 def test_an_image_turned_by_90_degrees_has_turned_cells_and_shifted_bins() -> None:
-    """A quarter of a turn is half of the 8 bins: bin k becomes bin k + 4, wherever its cell has gone."""
+    """A quarter of a turn is half of the 8 bins: bin k becomes bin k + 4."""
     images, patch, bins = noise(3, 2, 16, 16), 4, 8
     cells = (
         hog(images, patch, bins)
@@ -124,11 +127,14 @@ def test_an_image_turned_by_90_degrees_has_turned_cells_and_shifted_bins() -> No
 
 
 def test_a_mirrored_image_has_mirrored_orientations() -> None:
-    """Nothing along the upper and lower border: gradients exactly to the side lie on a bin's edge and do not mirror."""
+    """The upper and lower border are empty.
+
+    Gradients exactly to the side lie on a bin's edge and do not mirror.
+    """
     images = noise(3, 1, 12, 12)
     images[:, :, [0, 1, -2, -1]] = 0
     ours, mirrored = (
-        by_bin(hog(seen, 12), 12, 1, 9) for seen in (images, images.flip(3))
+        by_bin(hog(view, 12), 12, 1, 9) for view in (images, images.flip(3))
     )
     torch.testing.assert_close(mirrored, ours.flip(3).flip(4), rtol=0, atol=1e-6)
 
@@ -143,7 +149,7 @@ def test_an_image_of_one_shade_has_no_orientation(level: float) -> None:
 def test_a_slope_falls_into_the_bin_of_its_angle_and_has_length_one(
     angle: int, bins: int
 ) -> None:
-    """Brightness rises towards `angle`, counted from right to down; downhill is the same orientation."""
+    """Brightness rises towards `angle`, from right to down; falling is the same bin."""
     y, x = torch.meshgrid(torch.arange(24.0), torch.arange(24.0), indexing="ij")
     slope = x * math.cos(math.radians(angle)) + y * math.sin(math.radians(angle))
     expected = torch.zeros(bins)
@@ -155,10 +161,10 @@ def test_a_slope_falls_into_the_bin_of_its_angle_and_has_length_one(
 
 
 @pytest.mark.parametrize(("upright", "bin_of_edge"), [(True, 0), (False, 4)])
-def test_an_edge_is_seen_by_the_cells_it_touches_alone(
+def test_an_edge_changes_only_the_cells_that_it_touches(
     upright: bool, bin_of_edge: int
 ) -> None:
-    """Pixels 3 and 4 differ: the pixels on both sides see it, and they lie in the cells on both sides."""
+    """Pixels 3 and 4 differ: both have a gradient, and they lie in two cells."""
     image = torch.zeros(1, 1, 16, 16)
     image[..., 4:] = 1
     image = image if upright else image.mT
@@ -171,7 +177,7 @@ def test_an_edge_is_seen_by_the_cells_it_touches_alone(
 
 
 def test_light_and_contrast_of_a_channel_do_not_matter() -> None:
-    """So normalised and raw pixels have the same target; a negative has it too, as orientations are unsigned."""
+    """Normalised and raw pixels have the same target, and so has a negative image."""
     images = noise(2, 3, 16, 16)
     gain, light = (
         torch.tensor([0.2, 3.0, -1.0]).view(3, 1, 1),

@@ -1,4 +1,4 @@
-"""Embedded digits split cleanly; CIFAR keeps its pixels in place and says what to do without a network."""
+"""The embedded digits are split cleanly; CIFAR keeps its pixels and explains what to do offline."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,15 +12,15 @@ import pytest
 import torch
 import torchvision
 
-from unmask.data.loading.in_memory import InMemory, cifar, mnist5k
+from unmask.data.loading.in_memory import InMemory, load_cifar, load_mnist5k
 
 
 @pytest.fixture(scope="module")
 def digits() -> tuple[InMemory, InMemory]:
-    return mnist5k()
+    return load_mnist5k()
 
 
-def test_digits_are_four_thousand_and_a_thousand_a_hundred_of_each(
+def test_digits_are_split_into_4000_and_1000_with_as_many_of_each_class(
     digits: tuple[InMemory, InMemory],
 ) -> None:
     train, test = digits
@@ -29,7 +29,9 @@ def test_digits_are_four_thousand_and_a_thousand_a_hundred_of_each(
     assert torch.bincount(test.labels_N).tolist() == [100] * 10
 
 
-def test_no_test_digit_is_trained_on(digits: tuple[InMemory, InMemory]) -> None:
+def test_no_test_digit_is_also_a_training_digit(
+    digits: tuple[InMemory, InMemory],
+) -> None:
     train, test = (
         {image.numpy().tobytes() for image in split.images_NCHW} for split in digits
     )
@@ -37,7 +39,7 @@ def test_no_test_digit_is_trained_on(digits: tuple[InMemory, InMemory]) -> None:
 
 
 def test_digits_have_the_statistics_of_mnist(digits: tuple[InMemory, InMemory]) -> None:
-    """Upright, white on black: a wrong scale or a shifted column would show."""
+    """A wrong scale or a shifted column would show."""
     pixels = digits[0].images_NCHW.double() / 255
     assert pixels.mean().item() == pytest.approx(0.1307, abs=0.003)
     assert pixels.std().item() == pytest.approx(0.3081, abs=0.003)
@@ -60,18 +62,18 @@ def test_cifar_without_a_network_lists_the_offline_choices(
         raise URLError("no route to host")
 
     monkeypatch.setattr(torchvision.datasets.CIFAR10, "download", offline)
-    said = (
+    message = (
         rf"data={name} is not in data.root={tmp_path} .*put {archive}.tar.gz into"
         r" .*data.root.*data=image_folder"
     )
-    with pytest.raises(ValueError, match=said):
-        cifar(name, tmp_path, download)
+    with pytest.raises(ValueError, match=message):
+        load_cifar(name, tmp_path, download)
 
 
 def test_two_runs_that_miss_cifar_download_it_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second waits for the first: two writers of one archive would spoil it."""
+    """The second waits for the first: two writers would spoil the archive."""
     downloads: list[Path] = []
 
     def fake(root: Path, train: bool, download: bool) -> SimpleNamespace:
@@ -88,13 +90,14 @@ def test_two_runs_that_miss_cifar_download_it_once(
     with ThreadPoolExecutor() as pool:
         list(
             pool.map(
-                lambda _: cifar("cifar10", tmp_path / "data", download=True), range(2)
+                lambda _: load_cifar("cifar10", tmp_path / "data", download=True),
+                range(2),
             )
         )
     assert downloads == [tmp_path / "data"]
 
 
-def test_cifar_pixels_keep_their_place_and_channel(
+def test_cifar_pixels_keep_their_position_and_channel(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
@@ -103,6 +106,6 @@ def test_cifar_pixels_keep_their_place_and_channel(
         return SimpleNamespace(data=data, targets=[3, 7])
 
     monkeypatch.setattr(torchvision.datasets, "CIFAR10", fake)
-    train, _ = cifar("cifar10", tmp_path, download=False)
+    train, _ = load_cifar("cifar10", tmp_path, download=False)
     assert train.images_NCHW[1, 2, 5, 9] == data[1, 5, 9, 2]
     assert train.labels_N.tolist() == [3, 7]

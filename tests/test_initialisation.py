@@ -1,4 +1,4 @@
-"""Every weight is xavier uniform, every bias zero, each a function of (seed, name) and of nothing else."""
+"""Weights are xavier uniform and a function of (seed, name) only; biases are zero."""
 
 import math
 from collections.abc import Callable
@@ -24,7 +24,7 @@ def state(model: nn.Module, part: str = "") -> dict[str, list[float]]:
 
 
 def test_every_linear_is_xavier_uniform_with_zero_bias(make_mae: MakeMAE) -> None:
-    """The decoder's embedding and head too: left at torch's default they cost accuracy unseen."""
+    """The decoder's embedding and head too: torch's default silently costs accuracy."""
     linears = {
         n: m
         for n, m in make_mae(rough=False).named_modules()

@@ -1,4 +1,4 @@
-"""Whoever decodes a JPEG, whole or by region, gives Pillow's pixels, and Pillow decides what is damaged."""
+"""Every decoder gives Pillow's pixels, whole or by region, and Pillow decides what is damaged."""
 
 import io
 import random
@@ -13,12 +13,12 @@ from PIL import Image
 from unmask.data.images import jpeg, native
 from unmask.data.images.decoding import (
     BadImageError,
-    Encoded,
-    decoded,
-    opened,
-    resized,
-    resized_by_pillow,
-    view,
+    EncodedImage,
+    decode_crop,
+    decode_image,
+    read_header,
+    resize_crop,
+    resize_crop_with_pillow,
 )
 from unmask.data.images.native.__main__ import build
 
@@ -41,9 +41,9 @@ LEFT_TO_PILLOW: dict[str, dict[str, Any]] = {
 
 
 @cache
-def built(folder: Path) -> native.Region | None:
-    path, said = build(folder)
-    return native.load(path) if path else pytest.skip(said)
+def build_decoder(folder: Path) -> native.RegionDecoder | None:
+    path, description = build(folder)
+    return native.load_decoder(path) if path else pytest.skip(description)
 
 
 @pytest.fixture(params=["native", "simplejpeg"])
@@ -53,16 +53,16 @@ def decoder(
     monkeypatch: pytest.MonkeyPatch,
 ) -> str:
     region = (
-        built(tmp_path_factory.getbasetemp() / "native")
+        build_decoder(tmp_path_factory.getbasetemp() / "native")
         if request.param == "native"
         else None
     )
-    monkeypatch.setattr(native, "region", lambda: region)
+    monkeypatch.setattr(native, "region_decoder", lambda: region)
     return request.param
 
 
 def picture(size: tuple[int, int], seed: int = 0, mode: str = "RGB") -> Image.Image:
-    """Waves with noise: every frequency, in luma and in chroma."""
+    """Draw waves with noise: every frequency, in luma and in chroma."""
     generator = np.random.default_rng(seed)
     down, across = np.mgrid[: size[0], : size[1]]
     waves = [
@@ -79,14 +79,14 @@ def encoded(image: Image.Image, **kind: Any) -> bytes:
     return file.getvalue()
 
 
-def boxes(
+def draw_boxes(
     size: tuple[int, int], count: int, seed: int = 0
 ) -> list[tuple[int, int, int, int]]:
     drawn = random.Random(seed)
-    found = [(0, 0, *size)]
+    boxes = [(0, 0, *size)]
     for _ in range(count):
         height, width = drawn.randint(1, size[0]), drawn.randint(1, size[1])
-        found.append(
+        boxes.append(
             (
                 drawn.randint(0, size[0] - height),
                 drawn.randint(0, size[1] - width),
@@ -94,10 +94,10 @@ def boxes(
                 width,
             )
         )
-    return found
+    return boxes
 
 
-def by_pillow(content: bytes, channels: int) -> np.ndarray:
+def decode_by_pillow(content: bytes, channels: int) -> np.ndarray:
     array = np.array(
         Image.open(io.BytesIO(content)).convert({1: "L", 3: "RGB"}[channels])
     )
@@ -112,24 +112,24 @@ def test_any_region_has_the_pixels_that_pillow_decodes(
     for size in SIZES:
         content = encoded(picture(size, mode=mode), **KINDS[kind])
         for channels in (1, 3):
-            image = opened(content, "x.jpg", channels)
+            image = read_header(content, "x.jpg", channels)
             assert image.header is not None
             assert image.size == size
-            whole = by_pillow(content, channels)
-            np.testing.assert_array_equal(decoded(image), whole)
-            for top, left, height, width in boxes(size, 6):
-                found = view(image, (top, left, height, width), (height, width))
+            whole = decode_by_pillow(content, channels)
+            np.testing.assert_array_equal(decode_image(image), whole)
+            for top, left, height, width in draw_boxes(size, 6):
+                crop = decode_crop(image, (top, left, height, width), (height, width))
                 np.testing.assert_array_equal(
-                    found, whole[top : top + height, left : left + width]
+                    crop, whole[top : top + height, left : left + width]
                 )
 
 
 @pytest.mark.parametrize("kind", ["4:2:0", "restarts", "progressive"])
-def test_the_parts_of_fast_decoders_are_used_not_pillow(
+def test_regions_come_from_the_fast_decoder_not_from_pillow(
     kind: str, decoder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    image = opened(encoded(picture((61, 83)), **KINDS[kind]), "x.jpg", 3)
-    region = jpeg.region(image.content, image.header, (3, 5, 20, 30))  # type: ignore[arg-type]
+    image = read_header(encoded(picture((61, 83)), **KINDS[kind]), "x.jpg", 3)
+    region = jpeg.decode_region(image.content, image.header, (3, 5, 20, 30))  # type: ignore[arg-type]
     assert (region is None) == (decoder == "simplejpeg" and kind == "progressive")
 
 
@@ -137,22 +137,26 @@ def test_the_parts_of_fast_decoders_are_used_not_pillow(
 def test_unusual_colours_are_left_to_pillow(kind: str, decoder: str) -> None:
     image = picture((61, 83)).convert("CMYK") if kind == "CMYK" else picture((61, 83))
     content = encoded(image, **LEFT_TO_PILLOW[kind])
-    seen = opened(content, "x.jpg", 3)
+    image = read_header(content, "x.jpg", 3)
     assert (
-        seen.header is None or jpeg.region(content, seen.header, (0, 0, 61, 83)) is None
+        image.header is None
+        or jpeg.decode_region(content, image.header, (0, 0, 61, 83)) is None
     )
-    np.testing.assert_array_equal(decoded(seen), by_pillow(content, 3))
+    np.testing.assert_array_equal(decode_image(image), decode_by_pillow(content, 3))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_turned_photograph_is_seen_upright(orientation: int, decoder: str) -> None:
+def test_a_rotated_photograph_is_decoded_upright(
+    orientation: int, decoder: str
+) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    turned = opened(encoded(picture((40, 64)), exif=exif), "x.jpg", 3)
-    assert turned.size == ((64, 40) if orientation >= 5 else (40, 64))
-    assert (turned.header is not None) == (orientation == 1)
+    rotated = read_header(encoded(picture((40, 64)), exif=exif), "x.jpg", 3)
+    assert rotated.size == ((64, 40) if orientation >= 5 else (40, 64))
+    assert (rotated.header is not None) == (orientation == 1)
     np.testing.assert_array_equal(
-        view(turned, (2, 3, 30, 20), (30, 20)), decoded(turned)[2:32, 3:23]
+        decode_crop(rotated, (2, 3, 30, 20), (30, 20)),
+        decode_image(rotated)[2:32, 3:23],
     )
 
 
@@ -160,13 +164,13 @@ def outcome(
     content: bytes, box: tuple[int, int, int, int], decode: Any
 ) -> np.ndarray | str:
     try:
-        image = opened(content, "x.jpg", 3)
+        image = read_header(content, "x.jpg", 3)
         top, left = min(box[0], image.size[0] - 1), min(box[1], image.size[1] - 1)
         height, width = (
             min(box[2], image.size[0] - top),
             min(box[3], image.size[1] - left),
         )
-        return view(image, (top, left, height, width), (height, width), decode)
+        return decode_crop(image, (top, left, height, width), (height, width), decode)
     except BadImageError:
         return "bad"
 
@@ -192,10 +196,13 @@ def damaged(content: bytes, drawn: random.Random) -> bytes:
 def test_damaged_files_are_judged_as_pillow_judges_them(
     kind: str, decoder: str
 ) -> None:
-    """Cut short anywhere, with bytes changed or added: bad or not is Pillow's word, and so are the pixels."""
+    """Files are cut short anywhere, or have bytes changed or added.
+
+    Whether they are bad is for Pillow to say, and so are their pixels.
+    """
     content, drawn = encoded(picture((70, 90)), **KINDS[kind]), random.Random(0)
     bad = 0
-    for box in boxes((70, 90), 300):
+    for box in draw_boxes((70, 90), 300):
         file = damaged(content, drawn)
         ours, theirs = outcome(file, box, "fast"), outcome(file, box, "reference")
         bad += isinstance(theirs, str)
@@ -207,9 +214,12 @@ def test_damaged_files_are_judged_as_pillow_judges_them(
 def test_a_hostile_file_does_not_crash_the_native_decoder(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    region, drawn = built(tmp_path_factory.getbasetemp() / "native"), random.Random(1)
+    region, drawn = (
+        build_decoder(tmp_path_factory.getbasetemp() / "native"),
+        random.Random(1),
+    )
     assert region is not None
-    taken = 0
+    num_decoded = 0
     for kind in KINDS.values():
         content = encoded(picture((48, 40)), **kind)
         for _ in range(600):
@@ -222,7 +232,7 @@ def test_a_hostile_file_does_not_crash_the_native_decoder(
                     (0, 0, 400, 400),
                 ]
             )
-            taken += (
+            num_decoded += (
                 region(
                     damaged(content, drawn),
                     (48, 40),
@@ -232,68 +242,75 @@ def test_a_hostile_file_does_not_crash_the_native_decoder(
                 )
                 is not None
             )  # type: ignore[arg-type]
-    assert taken > 100
+    assert num_decoded > 100
 
 
-def test_scaled_decoding_gives_the_same_whoever_decodes_and_is_near_the_reference(
+def test_scaled_decoding_does_not_depend_on_the_decoder_and_is_near_the_reference(
     decoder: str,
 ) -> None:
-    image = opened(encoded(picture((400, 520)), quality=95), "x.jpg", 3)
+    image = read_header(encoded(picture((400, 520)), quality=95), "x.jpg", 3)
     for box in ((0, 0, 400, 520), (33, 51, 300, 410), (7, 11, 129, 131)):
-        scale = jpeg.scale_for(box, (64, 64))
+        scale = jpeg.choose_scale(box, (64, 64))
         assert scale == min(box[2] // 64, 4)
         scaled, exact = (
-            view(image, box, (64, 64), "scaled"),
-            view(image, box, (64, 64), "reference"),
+            decode_crop(image, box, (64, 64), "scaled"),
+            decode_crop(image, box, (64, 64), "reference"),
         )
         assert np.abs(scaled.astype(int) - exact).mean() < 4
         assert image.header is not None
-        whole, inside = jpeg.scaled_box(box, image.size, scale)
-        assert inside[0] == box[1] / scale - whole[1]
+        region, inside = jpeg.scaled_box(box, image.size, scale)
+        assert inside[0] == box[1] / scale - region[1]
         assert inside[3] - inside[1] == pytest.approx(box[2] / scale, abs=0.51)
-        theirs = jpeg._whole(image.content, image.header, scale)
-        assert theirs is not None
-        part = jpeg.region(image.content, image.header, whole, scale)
+        top, left, height, width = region
+        whole = jpeg._decode_with_simplejpeg(image.content, image.header, scale)
+        assert whole is not None
+        part = jpeg.decode_region(image.content, image.header, region, scale)
         np.testing.assert_array_equal(
-            part, theirs[whole[0] : whole[0] + whole[2], whole[1] : whole[1] + whole[3]]
+            part, whole[top : top + height, left : left + width]
         )
 
 
 def test_a_crop_of_less_than_twice_the_wanted_size_is_not_scaled() -> None:
-    image = opened(encoded(picture((130, 97))), "x.jpg", 3)
+    image = read_header(encoded(picture((130, 97))), "x.jpg", 3)
     box = (0, 0, 127, 97)
     np.testing.assert_array_equal(
-        view(image, box, (64, 64), "scaled"), view(image, box, (64, 64), "fast")
+        decode_crop(image, box, (64, 64), "scaled"),
+        decode_crop(image, box, (64, 64), "fast"),
     )
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4, 5])
-def test_torch_resizes_as_pillow_does_that_resizes_rows_first(channels: int) -> None:
-    """To two levels of 255. Pillow itself begins with what is less work: what is cut off between the two may differ."""
+def test_torch_resizes_as_pillow_does_if_the_width_comes_first(channels: int) -> None:
+    """They differ by two levels of 255 at most.
+
+    Pillow itself begins with the cheaper pass, so that clipping in between may differ.
+    """
     base = np.asarray(picture((200, 260)))
     array = np.ascontiguousarray(
         np.concatenate([base, base[::-1]], axis=2)[:, :, :channels]
     )
     for shape in ((64, 64), (96, 80), (224, 224)):
-        for box in boxes((200, 260), 4):
-            fast = resized(array, box, shape).astype(int)
-            across = resized_by_pillow(array, box, (box[2], shape[1]))
-            exact = resized_by_pillow(across, (0, 0, box[2], shape[1]), shape)
+        for box in draw_boxes((200, 260), 4):
+            fast = resize_crop(array, box, shape).astype(int)
+            across = resize_crop_with_pillow(array, box, (box[2], shape[1]))
+            exact = resize_crop_with_pillow(across, (0, 0, box[2], shape[1]), shape)
             assert np.abs(fast - exact).max() <= 2
             assert (fast != exact).mean() < 0.02
-            assert np.abs(fast - resized_by_pillow(array, box, shape)).mean() < 0.3
+            assert (
+                np.abs(fast - resize_crop_with_pillow(array, box, shape)).mean() < 0.3
+            )
 
 
-def test_a_header_that_promises_another_size_is_bad() -> None:
+def test_a_header_that_claims_another_size_is_bad() -> None:
     content = encoded(picture((40, 64)))
     with pytest.raises(
         BadImageError,
         match=r"x.jpg cannot be read as an image \(its header says 50 x 64 pixels",
     ):
-        view(Encoded(content, "x.jpg", 3, (50, 64)), (0, 0, 50, 64), (8, 8))
+        decode_crop(EncodedImage(content, "x.jpg", 3, (50, 64)), (0, 0, 50, 64), (8, 8))
 
 
-def test_a_compiler_that_fails_is_told_and_fails_nothing(
+def test_a_compiler_that_fails_is_reported_and_fails_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CC", "false")
@@ -302,21 +319,21 @@ def test_a_compiler_that_fails_is_told_and_fails_nothing(
         "libjpeg-turbo's jpeglib.h is not there or does not fit ()",
     )
     monkeypatch.setattr(native, "FOLDER", tmp_path)
-    assert native.region.__wrapped__() is None
+    assert native.region_decoder.__wrapped__() is None
 
 
 def test_a_library_that_decodes_other_pixels_is_not_used(tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.so"
     wrong.write_bytes(b"no library")
-    assert native.load(wrong) is None
-    assert not native.agrees(
+    assert native.load_decoder(wrong) is None
+    assert not native.matches_pillow(
         lambda content, size, box, channels, scale: np.zeros(
             (box[2], box[3], channels), np.uint8
         )
     )
 
 
-def test_a_photograph_is_turned_by_exif_that_follows_the_frame() -> None:
+def test_exif_after_the_frame_rotates_a_photograph() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     whole = encoded(picture((30, 40)), exif=exif.tobytes())
@@ -325,6 +342,8 @@ def test_a_photograph_is_turned_by_exif_that_follows_the_frame() -> None:
     segment, rest = whole[at:end], whole[:at] + whole[end:]
     frame = rest.find(b"\xff\xc0")
     after = frame + 2 + int.from_bytes(rest[frame + 2 : frame + 4])
-    late = opened(rest[:after] + segment + rest[after:], "late.jpg", 3)
+    late = read_header(rest[:after] + segment + rest[after:], "late.jpg", 3)
     assert late.size == (40, 30)
-    assert np.array_equal(decoded(late), decoded(opened(whole, "early.jpg", 3)))
+    assert np.array_equal(
+        decode_image(late), decode_image(read_header(whole, "early.jpg", 3))
+    )

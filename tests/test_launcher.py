@@ -1,4 +1,4 @@
-"""trainer.devices=2: processes started, watched and ended together; one ledger entry, one page, one exit code."""
+"""trainer.devices=2: ranks start and end together, with one result and exit code."""
 
 import json
 import os
@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from small_runs import ROOT, call, command, environment, running, trained_so_far
-from test_slurm import said, scontrol
-from test_together import apart, weights
+from small_runs import ROOT, call, command, environment, has_logged, is_running
+from test_slurm import fake_scontrol, scontrol_calls
+from test_together import relative_distance, weights
 from unmask.distributed import collectives, launcher
 from warm_children import children
 from warm_commands import Started
@@ -25,15 +25,16 @@ LONG = (
     "pretrain.batch_size=400",
     "trainer.devices=2",
 )
-ENDS = 60  # seconds
+# seconds in which a training that is asked to leave ends
+ENDS = 60
 
 
 @contextmanager
 def training(runs: Path, *more: str) -> Iterator[Started]:
-    """A run on two processes, some steps into its training."""
+    """Start a run on two processes and wait until it has made some steps."""
     process = Started(command(f"runs_dir={runs}", *LONG, *more), runs, environment())
     try:
-        while not trained_so_far(runs, 1):
+        while not has_logged(runs, 1):
             assert process.poll() is None, process.said
             time.sleep(0.05)
         yield process
@@ -49,9 +50,10 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return runs
 
 
-def gone(pids: list[int]) -> bool:
+def have_ended(pids: list[int]) -> bool:
+    """Wait for the processes to end; False where one still runs after 20 s."""
     deadline = time.monotonic() + 20
-    while any(map(running, pids)):
+    while any(map(is_running, pids)):
         if time.monotonic() > deadline:
             return False
         time.sleep(0.1)
@@ -59,37 +61,36 @@ def gone(pids: list[int]) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("asked", "by"),
+    ("receiver", "number"),
     [
-        ("conductor", signal.SIGUSR1),
-        ("first", signal.SIGTERM),
-        ("second", signal.SIGTERM),
+        ("launcher", signal.SIGUSR1),
+        ("rank zero", signal.SIGTERM),
+        ("rank one", signal.SIGTERM),
     ],
 )
-def test_whoever_is_asked_to_leave_all_save_and_leave_with_75(
-    asked: str,
-    by: signal.Signals,
+def test_whichever_process_is_asked_to_leave_all_save_and_leave_with_75(
+    receiver: str,
+    number: signal.Signals,
     undisturbed: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """In a SLURM job the conductor alone asks for it to be run again, and only after SLURM's own signal."""
-    fake = scontrol(tmp_path / "fake")
+    """Only the launcher requeues a SLURM job, and only after SLURM's own signal."""
+    fake = fake_scontrol(tmp_path / "fake")
     monkeypatch.setenv("PATH", f"{fake}:{os.environ['PATH']}")
     monkeypatch.setenv("SLURM_JOB_ID", "812")
     with training(tmp_path) as process:
         pids = children(process.pid)
         assert len(pids) == 2
-        os.kill(
-            {"conductor": process.pid, "first": pids[0], "second": pids[1]}[asked], by
-        )
+        receivers = {"launcher": process.pid, "rank zero": pids[0], "rank one": pids[1]}
+        os.kill(receivers[receiver], number)
         assert process.wait(timeout=ENDS) == 75
-        assert gone(pids)
-    assert said(fake) == (["requeue 812"] if by == signal.SIGUSR1 else [])
+        assert have_ended(pids)
+    assert scontrol_calls(fake) == (["requeue 812"] if number == signal.SIGUSR1 else [])
     (index,) = tmp_path.glob("pretrain/*/checkpoints/last.json")
     assert json.loads(index.read_text())[-1]["step"] > 0
     assert call(f"runs_dir={tmp_path}", *LONG).returncode == 0
-    assert apart(weights(tmp_path), weights(undisturbed)) == 0
+    assert relative_distance(weights(tmp_path), weights(undisturbed)) == 0
 
 
 @pytest.mark.parametrize("killed", [0, 1])
@@ -102,52 +103,52 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on(
         assert process.wait(timeout=ENDS) == 1
         assert f"process {killed} was killed by SIGKILL" in process.said
         assert "the same command goes on from the last checkpoint" in process.said
-        assert gone(pids)
+        assert have_ended(pids)
     assert call(f"runs_dir={tmp_path}", *LONG).returncode == 0
-    assert apart(weights(tmp_path), weights(undisturbed)) == 0
+    assert relative_distance(weights(tmp_path), weights(undisturbed)) == 0
 
 
-def test_one_that_is_asked_before_it_can_answer_leaves_with_75_too(
+def test_a_rank_that_is_asked_while_python_starts_leaves_with_75_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     starting = tmp_path / "starting.py"
     starting.write_text("import os, signal; os.kill(os.getpid(), signal.SIGTERM)")
-    monkeypatch.setattr(launcher, "TRAIN", starting)
+    monkeypatch.setattr(launcher, "TRAIN_SCRIPT", starting)
     assert launcher.Launcher([], 2, 2, None)() == 75
 
 
-def test_one_whose_others_never_come_says_so_in_a_line(
+def test_a_rank_whose_others_never_come_gives_up_and_names_the_key(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", str(launcher._free_port()))
-    said = (
-        r"process 0 of 2 could not meet the others within 0.01 minutes: one hangs, .*"
-        r" raise trainer.timeout_minutes"
-    )
-    with pytest.raises(TimeoutError, match=said), collectives.process_group(0, 2, 0.01):
+    message = r"process 0 of 2 .* within 0\.01 minutes.* raise trainer\.timeout_minutes"
+    with (
+        pytest.raises(TimeoutError, match=message),
+        collectives.process_group(0, 2, 0.01),
+    ):
         pass
 
 
-def test_a_killed_conductor_leaves_no_process(tmp_path: Path) -> None:
+def test_a_killed_launcher_leaves_no_process(tmp_path: Path) -> None:
     with training(tmp_path, "pretrain.epochs=4000") as process:
         pids = children(process.pid)
         assert len(pids) == 2
         process.kill()
-        assert gone(pids)
+        assert have_ended(pids)
     assert not list(tmp_path.glob("pretrain/*/result.json")), (
-        "they left, they did not finish"
+        "the ranks must leave, not finish"
     )
 
 
 def test_a_run_has_one_table_one_page_and_one_folder_a_stage(tmp_path: Path) -> None:
-    wanted = (
+    overrides = (
         f"runs_dir={tmp_path}",
         "trainer.devices=2",
         "stages=[pretrain,knn]",
         "logger=wandb",
     )
-    done = call(*wanted)
+    done = call(*overrides)
     assert done.returncode == 0, done.stderr
     assert not [
         line for line in done.stderr.splitlines() if not line.startswith("wandb:")
@@ -157,7 +158,7 @@ def test_a_run_has_one_table_one_page_and_one_folder_a_stage(tmp_path: Path) -> 
     assert len(list(tmp_path.glob("pretrain/*/wandb/offline-run-*"))) == 1
     (result,) = tmp_path.glob("pretrain/*/result.json")
     assert json.loads(result.read_text())["processes"] == 2
-    again = call(*wanted, "trainer=cpu")
+    again = call(*overrides, "trainer=cpu")
     assert "ledger" in again.stdout or again.returncode == 0
     assert len(list(tmp_path.glob("pretrain/*"))) == 1, "devices change no fingerprint"
 
@@ -172,15 +173,15 @@ def test_a_sweep_of_such_runs_has_one_group_of_processes_a_cell(tmp_path: Path) 
         "pretrain.epochs=1",
     )
     assert done.returncode == 0, done.stderr
-    found = [
+    num_processes = [
         json.loads(path.read_text())["processes"]
         for path in tmp_path.glob("pretrain/*/result.json")
     ]
-    assert found == [1, 1], "trainer.devices=2 finds what one device made"
+    assert num_processes == [1, 1], "trainer.devices=2 must reuse one device's result"
     assert done.stdout.count("from the ledger") == 2
 
 
-def test_the_first_error_is_told_and_files_say_the_rest(tmp_path: Path) -> None:
+def test_the_first_error_is_printed_and_tracebacks_are_in_files(tmp_path: Path) -> None:
     done = call(f"runs_dir={tmp_path}", *LONG, "pretrain.base_lr=1e30")
     assert done.returncode == 1
     assert "loss is nan" in done.stderr or "not finite" in done.stderr, done.stderr
@@ -189,7 +190,7 @@ def test_the_first_error_is_told_and_files_say_the_rest(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "message"),
     [
         (
             ("trainer.devices=3",),
@@ -221,12 +222,12 @@ def test_the_first_error_is_told_and_files_say_the_rest(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_cannot_be_shared_out_is_refused_before_anything_starts(
-    overrides: tuple[str, ...], said: str, tmp_path: Path
+def test_a_batch_that_does_not_split_is_refused_before_anything_starts(
+    overrides: tuple[str, ...], message: str, tmp_path: Path
 ) -> None:
     done = call(f"runs_dir={tmp_path}", *overrides)
     assert (done.returncode, done.stdout) == (2, "")
-    assert said in done.stderr
+    assert message in done.stderr
     assert not list(tmp_path.glob("*/*/checkpoints"))
 
 
@@ -247,10 +248,12 @@ def test_torchrun_starts_it_as_well(tmp_path: Path) -> None:
     assert json.loads(result.read_text())["processes"] == 2
 
 
-def test_other_numbers_than_were_started_are_refused(tmp_path: Path) -> None:
-    # as torchrun says it
-    place = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    refused = call(f"runs_dir={tmp_path}", "stages=[pretrain]", env=place)
+def test_another_number_of_ranks_than_the_config_says_is_refused(
+    tmp_path: Path,
+) -> None:
+    # as torchrun sets them
+    ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    refused = call(f"runs_dir={tmp_path}", "stages=[pretrain]", env=ranks)
     assert refused.returncode == 2
     assert (
         "2 processes were started for trainer.devices=1 on trainer.nodes=1"

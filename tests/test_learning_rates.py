@@ -1,4 +1,4 @@
-"""The table of what is trained says what the recipes of the paper and of the official port do, read off the model."""
+"""The table of learning rates shows what the paper's and the port's recipes do to a model."""
 
 import io
 from collections.abc import Callable
@@ -23,8 +23,14 @@ from unmask.stages.fingerprint import StageSpec, measure_science
 from unmask.stages.ledger import StageFolder
 from unmask.stages.plan import Plan
 from unmask.training import build
-from unmask.training.learning_rates import PartRates, merged, part_rates, rates_table
-from unmask.training.stages import Run, StageWork
+from unmask.training.learning_rates import (
+    PartRates,
+    merge_equal_parts,
+    part_rates,
+    rates_table,
+)
+from unmask.training.run import Run
+from unmask.training.stages import StageRunner
 
 # recipe: (model, depth, width, peak rate, decay of rates, last drop path, pooling), of
 # Table 9 and FINETUNE.md
@@ -50,19 +56,19 @@ PARTIAL = (0, 0.5, 1, 2, 12)
 
 
 class BuiltError(Exception):
-    """Thrown where training would begin."""
+    """Raised where training would begin."""
 
 
-class Untouched(StageWork):
-    """The stage up to its first step, on memory that is reserved and never written: a ViT-H takes no time."""
+class UnwrittenStage(StageRunner):
+    """A stage up to its first step, on memory that is reserved and never written: a ViT-H takes no time."""
 
     def encoder(self) -> Any:
         with torch.device("meta"):
             return build.build_encoder(
-                self.config, self.config.grid_of(self.shape)
+                self.config, self.config.grid_for(self.shape)
             ).to_empty(device="cpu")
 
-    def say_rates(self, model: nn.Module, make_optimizer: Recipe) -> None:
+    def report_rates(self, model: nn.Module, make_optimizer: Recipe) -> None:
         raise BuiltError(model, make_optimizer)
 
 
@@ -81,7 +87,7 @@ def composed(model: str, recipe: str) -> dict[str, Any]:
 def built(
     kind: str, model: str, recipe: str, **values: Any
 ) -> tuple[Classifier, Recipe]:
-    """Model and recipe of a stage on ImageNet, as they enter training; values: what the stage has otherwise."""
+    """Model and optimiser of a stage on ImageNet, as they enter training; values: replace the recipe's."""
     raw = composed(model, recipe)
     config = check(raw | {kind: raw[kind] | values})
     spec = StageSpec(
@@ -93,13 +99,13 @@ def built(
     )
     run.splits = (IMAGES, IMAGES)
     with pytest.raises(BuiltError) as reached:
-        getattr(Untouched(run, spec, StageFolder(Path("none"), spec)), kind)()
+        getattr(UnwrittenStage(run, spec, StageFolder(Path("none"), spec)), kind)()
     return reached.value.args  # type: ignore[return-value]
 
 
 def rates_of(kind: str, model: str, recipe: str, **values: Any) -> list[PartRates]:
-    classifier, made = built(kind, model, recipe, **values)
-    return part_rates(classifier, made(classifier)[0])
+    classifier, make_optimizer = built(kind, model, recipe, **values)
+    return part_rates(classifier, make_optimizer(classifier)[0])
 
 
 @pytest.fixture(params=RECIPES)
@@ -139,18 +145,18 @@ def test_the_peak_rate_falls_with_the_distance_from_the_head(
     )
 
 
-def test_what_is_one_dimensional_and_the_tokens_have_no_weight_decay(
+def test_one_dimensional_parameters_and_tokens_have_no_weight_decay(
     recipe: str, rates: list[PartRates]
 ) -> None:
     model, depth, width, *_ = RECIPES[recipe]
-    classifier, made = built("finetune", model, recipe)
+    classifier, make_optimizer = built("finetune", model, recipe)
     names = {
         id(p): name.removeprefix("features.encoder.")
         for name, p in classifier.named_parameters()
     }
     decay = {
         names[id(p)]: group["weight_decay"]
-        for group in made(classifier)[0].param_groups
+        for group in make_optimizer(classifier)[0].param_groups
         for p in group["params"]
     }
     spared = {"cls_token", "pos_embed"} | {
@@ -226,19 +232,19 @@ def test_the_table_shows_frozen_parts_and_the_rates_of_full_fine_tuning_for_the_
 ) -> None:
     full = rates_of("finetune", "mae_vit_b", "table9")
     _, found = partial(blocks)
-    # place of the first part that is trained
+    # index of the first part that is trained
     first = {0: 13, 0.5: 12, 1: 12, 2: 11, 12: 0}[blocks]
-    for place, (rate, of_full) in enumerate(zip(found, full, strict=True)):
-        assert rate.parameters == of_full.parameters
-        if place < first:
+    for i, (rate, full_rate) in enumerate(zip(found, full, strict=True)):
+        assert rate.parameters == full_rate.parameters
+        if i < first:
             assert (rate.trained, rate.lr, rate.weight_decay, rate.drop_path) == (
                 0,
                 None,
                 None,
                 0,
             )
-        elif blocks != 0.5 or place == 13:
-            assert rate == of_full
+        elif blocks != 0.5 or i == 13:
+            assert rate == full_rate
     if blocks == 0.5:
         assert found[12].lr == full[12].lr
         assert found[12].drop_path == full[12].drop_path, "of the half that is trained"
@@ -256,30 +262,27 @@ def test_equal_neighbours_are_one_row_with_their_sums() -> None:
         replace(PART, part=f"block {i}", trained=i, parameters=i, spared=1)
         for i in (1, 2, 3)
     ]
-    assert list(merged(parts)) == [
-        (
-            "block 1 to block 3",
-            replace(PART, part="block 1 to block 3", trained=6, parameters=6, spared=3),
-        )
+    assert list(merge_equal_parts(parts)) == [
+        replace(PART, part="block 1 to block 3", trained=6, parameters=6, spared=3)
     ]
-    assert list(merged([])) == []
+    assert list(merge_equal_parts([])) == []
 
 
 @pytest.mark.parametrize("key", OTHERS)
 def test_no_difference_is_hidden_in_a_row(key: str) -> None:
     """A block that is trained in part is not one with its neighbours either."""
     odd = replace(PART, part="block 2", **{key: OTHERS[key]})
-    assert list(merged([PART, odd, replace(PART, part="block 3")])) == [
-        ("block 1", PART),
-        ("block 2", odd),
-        ("block 3", replace(PART, part="block 3")),
+    assert list(merge_equal_parts([PART, odd, replace(PART, part="block 3")])) == [
+        PART,
+        odd,
+        replace(PART, part="block 3"),
     ]
 
 
 def test_the_rows_of_every_recipe_stand_for_all_its_parts(
     rates: list[PartRates],
 ) -> None:
-    together = [rate for _, rate in merged(rates)]
+    together = list(merge_equal_parts(rates))
     for key in ("trained", "parameters", "spared"):
         assert sum(getattr(rate, key) for rate in together) == sum(
             getattr(rate, key) for rate in rates
@@ -315,8 +318,8 @@ def test_a_trainable_parameter_that_the_optimiser_lacks_is_an_error(
     with pytest.raises(
         ValueError,
         match=(
-            r"encoder.blocks.1.mlp.fc1.weight: requires_grad is True, and the optimiser"
-            r" says otherwise"
+            r"encoder.blocks.1.mlp.fc1.weight: requires_grad is True, .* not in the"
+            r" optimiser"
         ),
     ):
         part_rates(model, AdamW(kept))
@@ -331,15 +334,14 @@ def test_a_frozen_parameter_that_the_optimiser_holds_is_an_error(
     with pytest.raises(
         ValueError,
         match=(
-            r"decoder.mask_token: requires_grad is False, and the optimiser says"
-            r" otherwise"
+            r"decoder.mask_token: requires_grad is False, but it is in the optimiser"
         ),
     ):
         part_rates(model, optimizer)
 
 
-def test_rates_ladder_is_told_from_the_optimiser_not_from_the_recipe() -> None:
-    """A ladder that reaches no group would be seen."""
+def test_rates_are_read_off_the_optimiser_not_off_the_recipe() -> None:
+    """A layer decay that reached no parameter group would show."""
     classifier, recipe = built("finetune", "mae_vit_b", "table9")
     optimizer, _ = replace(recipe, layer_decay=1.0)(classifier)
     assert {rate.lr for rate in part_rates(classifier, optimizer)} == {4e-3}

@@ -1,4 +1,4 @@
-"""A loader's process does not grow, however many epochs it reads."""
+"""Loader workers do not grow, however many epochs they read."""
 
 import gc
 import io
@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from unmask.data.augment.crops import Augment
+from unmask.data.augment.crops import Augmentation
 from unmask.data.listing.names import Names
-from unmask.data.loading.batch import Format
-from unmask.data.loading.folders import Files
-from unmask.data.loading.module import Loading, loader
+from unmask.data.loading.batch import ImageFormat
+from unmask.data.loading.folders import StoredImages
+from unmask.data.loading.module import LoaderSettings, make_loader
 from unmask.data.loading.sampler import EvalBatches
 from unmask.data.loading.views import Views
 
@@ -24,7 +24,7 @@ MANY = 300_000
 
 @dataclass(frozen=True)
 class OneImage:
-    """Many names of one file."""
+    """A store of many names for one file."""
 
     names: Names
     content: bytes
@@ -40,7 +40,7 @@ class OneImage:
 
 
 def private_megabytes(pid: int) -> float:
-    """What belongs to the process alone."""
+    """Return the memory that the process shares with no other."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     return (
         sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))
@@ -48,23 +48,23 @@ def private_megabytes(pid: int) -> float:
     )
 
 
-@pytest.mark.skipif(
-    sys.platform != "linux", reason="only Linux tells what memory is whose"
-)
-def test_a_process_stays_as_large_as_it_is_over_ten_epochs_and_owns_no_copy_of_the_names() -> (
-    None
-):
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports private memory")
+def test_workers_do_not_grow_over_ten_epochs_nor_copy_the_names() -> None:
     file = io.BytesIO()
     Image.new("RGB", (40, 30), (9, 80, 200)).save(file, "JPEG")
     names = Names(
         f"train/n{i % 1000:08d}/n{i % 1000:08d}_{i}.JPEG" for i in range(MANY)
     )
-    files = Files(
+    files = StoredImages(
         OneImage(names, file.getvalue()), torch.zeros(MANY, dtype=torch.long), 3
     )
-    views = Views(files, Format((16, 16), (0.5,) * 3, (0.5,) * 3), Augment("random"), 0)
-    batches = loader(
-        views, EvalBatches(range(0, MANY, MANY // 128), 16), Loading(2, threads=2)
+    views = Views(
+        files, ImageFormat((16, 16), (0.5,) * 3, (0.5,) * 3), Augmentation("random"), 0
+    )
+    batches = make_loader(
+        views,
+        EvalBatches(range(0, MANY, MANY // 128), 16),
+        LoaderSettings(2, threads=2),
     )
     seen, sizes = 0, []
     for _ in range(10):
@@ -74,7 +74,7 @@ def test_a_process_stays_as_large_as_it_is_over_ten_epochs_and_owns_no_copy_of_t
         ]
         sizes.append(sum(private_megabytes(pid) for pid in workers if pid))
     del batches
-    gc.collect()  # ends its processes
+    gc.collect()  # ends the workers
     assert seen >= 10 * 128
     # pages that were shared are touched for the first time, fewer in each epoch
     assert sizes[-1] < sizes[4] + 6

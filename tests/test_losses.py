@@ -1,4 +1,4 @@
-"""The loss is the mean over a patch's pixels, then over all hidden patches, in float32."""
+"""The loss is the mean over a patch's pixels, then over hidden patches, in float32."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""The whole model has the published sizes and costs, and equals a plain implementation of the paper."""
+"""The model has the published sizes and costs and equals a plain implementation."""
 
 import math
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from unmask.decoder import Decoder
 from unmask.encoder import Encoder
 from unmask.mae import MAE, num_parameters
 from unmask.masking import Masking
-from unmask.patches import gather, patchify
+from unmask.patches import gather_tokens, patchify
 from unmask.targets import NormalisedPixel, mean_squared_error
 
 SIZES = {
@@ -24,7 +24,7 @@ SIZES = {
 
 
 def on_meta(size: str) -> tuple[Encoder, Decoder]:
-    """The model's parts without memory or weights: shapes only."""
+    """Build the model's parts without memory or weights: shapes only."""
     side, patch, width, depth, heads = SIZES[size]
     with torch.device("meta"):
         encoder = Encoder((side, side), patch, 3, width, depth, heads)
@@ -57,7 +57,7 @@ def flops(run: Callable[[], object]) -> int:
     return counter.get_total_flops()
 
 
-def test_the_default_decoder_costs_nine_per_cent_of_vit_l_a_token() -> None:
+def test_the_default_decoder_costs_nine_per_cent_of_vit_l_per_token() -> None:
     """MAE Sec. 4.1, Table 1a and b: 9 % FLOPs per token against ViT-L."""
     encoder, decoder = on_meta("L")
     tokens = torch.empty(1, 197, 1024, device="meta")
@@ -82,13 +82,13 @@ def test_the_loss_equals_a_plain_implementation_in_float64(
     model, images = make_mae().double(), images.double()
     pred = model(images, masking)
     loss = mean_squared_error(
-        pred, NormalisedPixel()(gather(patchify(images, 2), masking.masked_BM))
+        pred, NormalisedPixel()(gather_tokens(patchify(images, 2), masking.hidden_BM))
     )
     plain_pred, plain_loss = plain_mae(
         {**model.state_dict()}, images, masking.hidden_BL, masking.visible_BV
     )
     expected = torch.stack(
-        [row[index] for row, index in zip(plain_pred, masking.masked_BM, strict=True)]
+        [row[index] for row, index in zip(plain_pred, masking.hidden_BM, strict=True)]
     )
     torch.testing.assert_close(pred, expected, rtol=1e-10, atol=1e-10)
     assert loss.item() == pytest.approx(plain_loss.item(), rel=1e-6)
@@ -97,7 +97,11 @@ def test_the_loss_equals_a_plain_implementation_in_float64(
 def plain_mae(
     weights: dict[str, Tensor], images: Tensor, hidden: Tensor, visible: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Convolution, whole sequence in image order, mask tokens in their places, one mean over hidden patches."""
+    """Compute predictions and loss as the paper words it, image by image.
+
+    A convolution embeds the patches; the decoder sees the sequence in image order, with
+    mask tokens for the hidden patches; the loss is one mean over hidden patches.
+    """
     kernel = weights["encoder.patch_embed.weight"].view(32, 2, 2, 3).permute(0, 3, 1, 2)
     embedded = (
         F.conv2d(images, kernel, weights["encoder.patch_embed.bias"], stride=2)
@@ -109,15 +113,17 @@ def plain_mae(
     for image, tokens, index, mask in zip(
         images, embedded, visible, hidden, strict=True
     ):
-        seen = plain_blocks(
+        encoded = plain_blocks(
             weights,
             "encoder",
             torch.cat([weights["encoder.cls_token"][0], tokens[index]]),
         )
-        seen = seen @ weights["decoder.embed.weight"].T + weights["decoder.embed.bias"]
+        encoded = (
+            encoded @ weights["decoder.embed.weight"].T + weights["decoder.embed.bias"]
+        )
         sequence = weights["decoder.mask_token"][0].repeat(17, 1)
-        sequence[0] = seen[0]
-        sequence[1 + index] = seen[1:]
+        sequence[0] = encoded[0]
+        sequence[1 + index] = encoded[1:]
         decoded = plain_blocks(
             weights, "decoder", sequence + weights["decoder.pos_embed"][0]
         )

@@ -1,4 +1,7 @@
-"""Masks are functions of (key, sample, epoch), hide exactly what the ratio says, and follow the named distribution."""
+"""Masks are functions of (key, sample, epoch) and follow the named distribution.
+
+They hide exactly as many patches as the ratio says.
+"""
 
 import math
 import random
@@ -26,7 +29,7 @@ GRID = (14, 14)
 
 
 def neighbour_pairs(hidden_BL: Tensor, grid: tuple[int, int] = GRID) -> Tensor:
-    """How many pairs of adjacent patches are both hidden, in each image: a measure of contiguity."""
+    """Count adjacent pairs of hidden patches in each image: a measure of contiguity."""
     hidden = hidden_BL.view(-1, *grid)
     return (hidden[:, 1:] & hidden[:, :-1]).sum((1, 2)) + (
         hidden[:, :, 1:] & hidden[:, :, :-1]
@@ -37,18 +40,18 @@ def neighbour_pairs(hidden_BL: Tensor, grid: tuple[int, int] = GRID) -> Tensor:
 def test_eight_batches_of_four_are_masked_like_one_of_thirty_two(
     kind: type, key: Key
 ) -> None:
-    make = kind(GRID, 0.75)
-    whole = make(key, torch.arange(32), 3)
-    parts = [make(key, torch.arange(i, i + 4), 3) for i in range(0, 32, 4)]
-    for field, pieces in zip(whole, zip(*parts, strict=True), strict=True):
+    mask = kind(GRID, 0.75)
+    batch = mask(key, torch.arange(32), 3)
+    parts = [mask(key, torch.arange(i, i + 4), 3) for i in range(0, 32, 4)]
+    for field, pieces in zip(batch, zip(*parts, strict=True), strict=True):
         assert field.equal(torch.cat(pieces))
 
 
 @pytest.mark.parametrize("kind", [RandomMasking, BlockMasking])
 def test_masks_differ_between_samples_epochs_and_seeds(kind: type, key: Key) -> None:
-    make = kind(GRID, 0.5)
+    mask = kind(GRID, 0.5)
     ids = torch.arange(20)
-    drawn = [make(key, ids, 0), make(key, ids, 1), make(make_key(1, "test"), ids, 0)]
+    drawn = [mask(key, ids, 0), mask(key, ids, 1), mask(make_key(1, "test"), ids, 0)]
     rows = torch.cat([masking.hidden_BL for masking in drawn])
     assert len(rows.unique(dim=0)) == len(rows)
 
@@ -60,14 +63,14 @@ def test_masks_differ_between_samples_epochs_and_seeds(kind: type, key: Key) -> 
     ratio=st.floats(0.3, 0.7),
     kind=st.sampled_from(KINDS),
 )
-def test_the_three_fields_tell_one_story(
+def test_the_three_fields_of_a_masking_agree(
     rows: int, cols: int, ratio: float, kind: type
 ) -> None:
-    """hidden is False where visible, True where masked, and every patch is exactly one of the two."""
-    masking = kind((rows, cols), ratio)(make_key(0, "story"), torch.arange(5), 0)
+    """hidden_BL is True at hidden patches only; each patch is hidden or visible."""
+    masking = kind((rows, cols), ratio)(make_key(0, "fields"), torch.arange(5), 0)
     assert not masking.hidden_BL.gather(1, masking.visible_BV).any()
-    assert masking.hidden_BL.gather(1, masking.masked_BM).all()
-    both = torch.cat([masking.visible_BV, masking.masked_BM], dim=1)
+    assert masking.hidden_BL.gather(1, masking.hidden_BM).all()
+    both = torch.cat([masking.visible_BV, masking.hidden_BM], dim=1)
     assert both.sort(1).values.equal(torch.arange(rows * cols).expand(5, -1))
     if kind is not GridMasking:
         assert masking.visible_BV.shape[1] == num_visible(rows * cols, ratio)
@@ -99,7 +102,10 @@ def test_a_ratio_that_leaves_nothing_to_see_or_to_predict_is_refused(
 
 
 def test_every_patch_and_every_pair_is_hidden_as_often_as_chance_says(key: Key) -> None:
-    """Without replacement: patches 3/4 of the time, pairs correlated by -1/(L-1); 4.5 and 5.5 standard errors."""
+    """Drawn without replacement: P = 3/4, and pairs correlate by -1 / (L - 1).
+
+    Within 4.5 and 5.5 standard errors.
+    """
     count, patches = 5_000, math.prod(GRID)
     hidden = (
         RandomMasking(GRID, 0.75)(key, torch.arange(count), 0)
@@ -116,11 +122,11 @@ def test_masks_of_successive_epochs_overlap_by_chance_only(key: Key) -> None:
     first, second = (
         RandomMasking(GRID, 0.75)(key, ids, epoch).visible_BV for epoch in (0, 1)
     )
-    shared = torch.stack(
+    overlaps = torch.stack(
         [torch.isin(a, b).sum() for a, b in zip(first, second, strict=True)]
     ).double()
     expected = stats.hypergeom(196, 49, 49)
-    assert abs(shared.mean() - expected.mean()) < 4 * expected.std() / 1_000**0.5
+    assert abs(overlaps.mean() - expected.mean()) < 4 * expected.std() / 1_000**0.5
 
 
 def test_ties_go_to_the_lower_index() -> None:
@@ -128,7 +134,7 @@ def test_ties_go_to_the_lower_index() -> None:
 
 
 @pytest.mark.parametrize("ratio", [0.5, 0.75])
-def test_blocks_hide_exactly_the_asked_share_and_hang_together(
+def test_blocks_hide_exactly_the_ratio_and_are_contiguous(
     ratio: float, key: Key
 ) -> None:
     ids = torch.arange(100)
@@ -141,8 +147,8 @@ def test_blocks_hide_exactly_the_asked_share_and_hang_together(
     )
 
 
-def test_the_first_block_has_the_least_size(key: Key) -> None:
-    """16 of 196 unless told otherwise; rounding both sides can take 4 of the 16."""
+def test_the_first_block_has_at_least_the_smallest_size(key: Key) -> None:
+    """16 of 196 by default; rounding both sides can take away 4 of the 16."""
     hidden = BlockMasking(GRID, 0.25)(key, torch.arange(60), 0).hidden_BL
     for image in hidden.view(-1, *GRID):
         labels, _ = ndimage.label(image.numpy())
@@ -156,7 +162,10 @@ def test_the_first_block_has_the_least_size(key: Key) -> None:
 
 
 def test_blocks_favour_no_side_of_the_image(key: Key) -> None:
-    """Hidden as often near the top as near the bottom, and so for left and right: 4 standard errors of paired rows."""
+    """Top and bottom are hidden equally often, and so are left and right.
+
+    Within 4 standard errors of paired rows.
+    """
     hidden = (
         BlockMasking(GRID, 0.5)(key, torch.arange(300), 0)
         .hidden_BL.view(-1, *GRID)
@@ -168,7 +177,7 @@ def test_blocks_favour_no_side_of_the_image(key: Key) -> None:
 
 
 def test_blocks_are_distributed_as_beit_draws_them(key: Key) -> None:
-    """Against a plain loop over BEiT's description: same contiguity, by a two-sample Kolmogorov-Smirnov test."""
+    """A plain loop after BEiT gives the same contiguity (Kolmogorov-Smirnov test)."""
     ours = neighbour_pairs(BlockMasking(GRID, 0.5)(key, torch.arange(300), 0).hidden_BL)
     source = random.Random(0)
     plain = torch.stack(

@@ -1,4 +1,7 @@
-"""Masks are those of slow loops written from the definitions: MAE's sampling (Sec. 3, Fig. 6), BEiT's blocks (Alg. 1)."""
+"""Masks equal those of slow loops that are written from the definitions.
+
+MAE's sampling (Sec. 3, Fig. 6) and BEiT's blocks (Alg. 1).
+"""
 
 import math
 
@@ -24,8 +27,8 @@ def cells(grid: Cell) -> list[Cell]:
 
 
 def hidden_cells(masking: Masking, grid: Cell) -> list[set[Cell]]:
-    """Where each image is hidden, after a check that the indices say the same and in which order they come."""
-    places = cells(grid)
+    """Return each image's hidden cells, after a check that indices and mask agree."""
+    grid_cells = cells(grid)
     for visible, masked, hidden in zip(
         *(part.tolist() for part in masking), strict=True
     ):
@@ -33,13 +36,17 @@ def hidden_cells(masking: Masking, grid: Cell) -> list[set[Cell]]:
             i for i, is_hidden in enumerate(hidden) if not is_hidden
         ]
         assert sorted(masked) == [i for i, is_hidden in enumerate(hidden) if is_hidden]
-    return [{places[i] for i in masked} for masked in masking.masked_BM.tolist()]
+    return [{grid_cells[i] for i in masked} for masked in masking.hidden_BM.tolist()]
 
 
 def slow_block(
     draw: list[float], grid: Cell, smallest: int, remaining: int
 ) -> set[Cell]:
-    """One rectangle: area uniform in [smallest, remaining], aspect log-uniform in [0.3, 1/0.3], both sides rounded."""
+    """Return one rectangle with rounded sides.
+
+    The area is uniform in [smallest, remaining], the aspect log-uniform in
+    [0.3, 1/0.3].
+    """
     rows, cols = grid
     area = smallest + draw[0] * (remaining - smallest)
     aspect = math.exp(math.log(0.3) + draw[1] * (math.log(1 / 0.3) - math.log(0.3)))
@@ -60,7 +67,10 @@ def slow_block(
 def slow_blocks(
     draws: list[list[float]], grid: Cell, smallest: int, target: int
 ) -> set[Cell]:
-    """Blocks are taken if they hide something new and not too much, until all is hidden or ten in a row fail."""
+    """Take blocks that hide something new and not too much.
+
+    Until `target` cells are hidden or ten blocks in a row are refused.
+    """
     hidden: set[Cell] = set()
     failures = 0
     for draw in draws:
@@ -73,41 +83,50 @@ def slow_blocks(
         else:
             failures += 1
     raise AssertionError(
-        "ten tries a patch cannot run out: a block is taken in each ten, and hides a"
-        " patch"
+        f"{len(draws)} draws cannot run out: of each ten one hides a patch, or the"
+        " search ends"
     )
 
 
 @pytest.mark.parametrize(("grid", "ratio"), SIZES)
-def test_the_same_draws_give_the_same_blocks_and_the_same_top_up(
+def test_the_same_draws_give_the_same_blocks_and_the_same_random_rest(
     grid: Cell, ratio: float, key: Key
 ) -> None:
-    """The free patches of highest noise hide what the blocks left short; the others stay visible in noise's order."""
+    """The free patches of highest noise fill up the count.
+
+    The others are visible, in the order of their noise.
+    """
     ids, patches = torch.arange(50, 110), math.prod(grid)
     target, smallest = round(patches * ratio), max(1, round(patches * 16 / 196))
     masking = BlockMasking(grid, ratio)(key, ids, 7)
     draws = uniform(key, 7, ids, 40 * target).double().view(len(ids), -1, 4).tolist()
     noise = uniform(Key(key.low ^ 1, key.high), 7, ids, patches).tolist()
-    short = 0
-    for i, found in enumerate(hidden_cells(masking, grid)):
+    missing = 0
+    for i, hidden in enumerate(hidden_cells(masking, grid)):
         blocks = slow_blocks(draws[i], grid, smallest, target)
-        level = dict(zip(cells(grid), noise[i], strict=True))
-        free = sorted(set(cells(grid)) - blocks, key=lambda cell: level[cell])
-        kept = free[: patches - target]
-        assert found == blocks | set(free[patches - target :])
-        assert [cells(grid)[index] for index in masking.visible_BV[i].tolist()] == kept
-        short += target - len(blocks)
-    assert short > 0  # the top-up was needed
+        noise_of = dict(zip(cells(grid), noise[i], strict=True))
+        free = sorted(set(cells(grid)) - blocks, key=lambda cell: noise_of[cell])
+        visible = free[: patches - target]
+        assert hidden == blocks | set(free[patches - target :])
+        assert [cells(grid)[index] for index in masking.visible_BV[i].tolist()] == (
+            visible
+        )
+        missing += target - len(blocks)
+    assert missing > 0, "the blocks alone hid enough: the rest was not tested"
 
 
 @pytest.mark.parametrize("min_patches", [1, 4, 16])
-def test_the_smallest_block_may_be_given(min_patches: int, key: Key) -> None:
-    """BEiT's class has 4 where its run script has 16; topped up or not, all blocks are hidden."""
+def test_min_patches_is_the_size_of_the_smallest_block(
+    min_patches: int, key: Key
+) -> None:
+    """BEiT's class has 4 where its run script has 16; all blocks are hidden."""
     grid, target, ids = (14, 14), 98, torch.arange(20)
-    found = hidden_cells(BlockMasking(grid, 0.5, min_patches)(key, ids, 0), grid)
+    all_hidden = hidden_cells(BlockMasking(grid, 0.5, min_patches)(key, ids, 0), grid)
     draws = uniform(key, 0, ids, 40 * target).double().view(len(ids), -1, 4).tolist()
     blocks = [slow_blocks(each, grid, min_patches, target) for each in draws]
-    assert all(block <= hidden for block, hidden in zip(blocks, found, strict=True))
+    assert all(
+        block <= hidden for block, hidden in zip(blocks, all_hidden, strict=True)
+    )
     assert sum(map(len, blocks)) > 0.95 * target * len(ids)
 
 
@@ -118,7 +137,7 @@ def test_the_smallest_block_may_be_given(min_patches: int, key: Key) -> None:
 def test_ten_thousand_images_are_hidden_by_blocks_to_the_same_number(
     grid: Cell, ratio: float, hidden: int, key: Key, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the numbers drawn; these come from torch, which draws them quicker."""
+    """For any draws; these come from torch, which is faster."""
     source = torch.Generator().manual_seed(0)
     monkeypatch.setattr(
         "unmask.masking.uniform",
@@ -137,14 +156,16 @@ def test_ten_thousand_images_are_hidden_by_blocks_to_the_same_number(
 def test_blocks_alone_are_rarely_far_from_the_number_they_should_hide(
     ratio: float, share: tuple[float, float], mean: float, most: int
 ) -> None:
-    """Which is why the top-up does not change what block-wise sampling is."""
+    """So the random rest does not change what block-wise sampling is."""
     grid, target, ids = (14, 14), round(196 * ratio), torch.arange(400)
-    blocks = BlockMasking(grid, ratio)._blocks(make_key(0, "short"), ids, 0, target)
-    short = target - blocks.sum(1)
-    assert short.min() >= 0
-    assert share[0] < (short > 0).double().mean() < share[1]
-    assert short.double().mean() < mean
-    assert short.max() <= most
+    blocks = BlockMasking(grid, ratio)._sample_blocks(
+        make_key(0, "short"), ids, 0, target
+    )
+    missing = target - blocks.sum(1)
+    assert missing.min() >= 0
+    assert share[0] < (missing > 0).double().mean() < share[1]
+    assert missing.double().mean() < mean
+    assert missing.max() <= most
 
 
 @pytest.mark.parametrize(
@@ -169,13 +190,13 @@ def test_the_grid_keeps_the_upper_left_patch_of_every_two_by_two(
 def test_random_sampling_keeps_the_patches_of_lowest_noise(
     grid: Cell, ratio: float, key: Key
 ) -> None:
-    """The number to the nearest patch; visible and masked patches come in the noise's order."""
+    """Both index lists are in the order of the noise; the number is rounded."""
     ids, patches = torch.tensor([3, 1, 4, 15, 926]), math.prod(grid)
     masking = RandomMasking(grid, ratio)(key, ids, 2)
     hidden_cells(masking, grid)
     for visible, masked, noise in zip(
         masking.visible_BV.tolist(),
-        masking.masked_BM.tolist(),
+        masking.hidden_BM.tolist(),
         uniform(key, 2, ids, patches).tolist(),
         strict=True,
     ):
@@ -188,12 +209,15 @@ def test_random_sampling_keeps_the_patches_of_lowest_noise(
 def test_every_pair_of_patches_is_hidden_together_as_often_as_any_other(
     ratio: float,
 ) -> None:
-    """n hidden of 64: P(i) = n / 64 and P(i and j) = n (n - 1) / (64 * 63); 5 standard errors for 2,016 pairs."""
+    """n hidden of 64: P(i) = n / 64 and P(i and j) = n (n - 1) / (64 * 63).
+
+    Within 5 standard errors for 2,016 pairs.
+    """
     count, hidden = 10_000, round(64 * ratio)
-    seen = RandomMasking((8, 8), ratio)(
+    hidden_BL = RandomMasking((8, 8), ratio)(
         make_key(1, "pairs"), torch.arange(count), 0
     ).hidden_BL.float()
-    together = seen.T @ seen / count
+    together = hidden_BL.T @ hidden_BL / count
     once, twice = hidden / 64, hidden * (hidden - 1) / (64 * 63)
     assert (together.diagonal() - once).abs().max() < 4.5 * (
         once * (1 - once) / count

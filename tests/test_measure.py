@@ -1,4 +1,4 @@
-"""Mean and std of a folder are numpy's over all its pixels, are kept, and are refused for other images."""
+"""Mean and std of a folder are numpy's over all its pixels; for other images they are refused."""
 
 import io
 from pathlib import Path
@@ -10,7 +10,12 @@ from PIL import Image
 from rich.console import Console
 
 from small_runs import call, plan_for
-from unmask.commands.measure import Measured, keep, measure, said
+from unmask.commands.measure import (
+    PixelStatistics,
+    describe_statistics,
+    measure,
+    write_statistics,
+)
 from unmask.config.checks import ConfigError
 
 QUIET = Console(file=io.StringIO())
@@ -24,7 +29,7 @@ FOLDER = (
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Photos of several sizes and brightnesses, one of them grey, one no image."""
+    """Photos of several sizes and brightnesses: one is grey, one is no image."""
     generator = np.random.default_rng(0)
     (tmp_path / "images").mkdir()
     for i in range(12):
@@ -35,9 +40,9 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "images"
 
 
-def measured_in(
+def measure_folder(
     root: Path, *more: str, images: int | None = None, threads: int | None = 1
-) -> Measured:
+) -> PixelStatistics:
     return measure(
         plan_for(*FOLDER, f"data.root={root}", "data.holdout=0.3", *more, tiny=False),
         images,
@@ -47,7 +52,7 @@ def measured_in(
 
 
 def test_mean_and_std_are_those_of_all_pixels(root: Path) -> None:
-    found = measured_in(root)
+    measured = measure_folder(root)
     plan = plan_for(*FOLDER, f"data.root={root}", "data.holdout=0.3", tiny=False)
     assert plan.listing is not None
     names = [name for name, _ in plan.listing.train if name != "99.png"]
@@ -56,60 +61,65 @@ def test_mean_and_std_are_those_of_all_pixels(root: Path) -> None:
         for name in names
     ]
     everything = np.concatenate(pixels) / 255
-    np.testing.assert_allclose(found.mean, everything.mean(axis=0), atol=6e-7)
-    np.testing.assert_allclose(found.std, everything.std(axis=0), atol=6e-7)
+    np.testing.assert_allclose(measured.mean, everything.mean(axis=0), atol=6e-7)
+    np.testing.assert_allclose(measured.std, everything.std(axis=0), atol=6e-7)
     assert not np.allclose(
-        found.std,
+        measured.std,
         np.mean([part.std(axis=0) for part in pixels], axis=0) / 255,
         atol=1e-3,
     )
-    assert found.pixels == len(everything)
-    assert sorted(found.sizes) == sorted(
+    assert measured.num_pixels == len(everything)
+    assert sorted(measured.sizes) == sorted(
         Image.open(root / name).size[::-1] for name in names
     )
-    assert dict(found.kinds) == {"RGB": len(names) - 1, "L": 1}
-    assert [Path(error.name).name for error in found.bad] == ["99.png"]
-    assert "99.png: " in said(found)
+    assert dict(measured.kinds) == {"RGB": len(names) - 1, "L": 1}
+    assert [Path(error.name).name for error in measured.bad_images] == ["99.png"]
+    assert "99.png: " in describe_statistics(measured)
 
 
 def test_threads_change_nothing_and_a_sample_is_the_same_each_time(root: Path) -> None:
-    assert measured_in(root, threads=3).squares_C == measured_in(root).squares_C
-    some = measured_in(root, images=4)
-    assert len(some.sizes) + len(some.bad) == 4
     assert (
-        some.sizes == measured_in(root, images=4).sizes != measured_in(root).sizes[:4]
+        measure_folder(root, threads=3).square_sums_C
+        == measure_folder(root).square_sums_C
+    )
+    some = measure_folder(root, images=4)
+    assert len(some.sizes) + len(some.bad_images) == 4
+    assert (
+        some.sizes
+        == measure_folder(root, images=4).sizes
+        != measure_folder(root).sizes[:4]
     )
 
 
-def test_what_is_measured_is_kept_and_used_by_its_values_not_by_its_place(
+def test_kept_statistics_count_by_their_values_not_by_their_path(
     root: Path, tmp_path: Path
 ) -> None:
     common = (*FOLDER, f"data.root={root}", "data.holdout=0.3")
     plan = plan_for(*common, f"runs_dir={tmp_path / 'runs'}", tiny=False)
-    found = measured_in(root)
-    kept = keep(found, None, plan)
-    assert kept == tmp_path / "runs" / "statistics" / f"{plan.identity}.yaml"
+    measured = measure_folder(root)
+    kept = write_statistics(measured, None, plan)
+    assert kept == tmp_path / "runs" / "statistics" / f"{plan.data_identity}.yaml"
     moved = kept.rename(tmp_path / "moved.yaml")
     given = plan_for(
-        *common, f"data.mean={found.mean}", f"data.std={found.std}", tiny=False
+        *common, f"data.mean={measured.mean}", f"data.std={measured.std}", tiny=False
     )
     read = plan_for(*common, f"data.statistics={moved}", tiny=False)
-    assert read.config.data.mean == found.mean
+    assert read.config.data.mean == measured.mean
     assert (
         read.stages[0].fingerprint
         == given.stages[0].fingerprint
         != plan.stages[0].fingerprint
     )
     # a checkpoint's config needs no file
-    assert read.config.plain() == given.config.plain()
+    assert read.config.to_dict() == given.config.to_dict()
 
 
 def test_statistics_of_other_images_channels_or_beside_values_are_refused(
     root: Path, tmp_path: Path
 ) -> None:
     common = (*FOLDER, f"data.root={root}", "data.holdout=0.3")
-    kept = keep(
-        measured_in(root), tmp_path / "here.yaml", plan_for(*common, tiny=False)
+    kept = write_statistics(
+        measure_folder(root), tmp_path / "here.yaml", plan_for(*common, tiny=False)
     )
     use = f"data.statistics={kept}"
     with pytest.raises(
@@ -117,7 +127,8 @@ def test_statistics_of_other_images_channels_or_beside_values_are_refused(
     ):
         plan_for(*common, use, "data.channels=1", tiny=False)
     with pytest.raises(
-        ConfigError, match=r"data.statistics is given and so are data.mean or data.std"
+        ConfigError,
+        match=r"data.statistics=.*here.yaml is set.* data.mean=\[0.1, 0.2, 0.3\].*null",
     ):
         plan_for(*common, use, "data.mean=[0.1,0.2,0.3]", tiny=False)
     with pytest.raises(
@@ -145,15 +156,17 @@ def test_images_without_a_pixel_or_without_contrast_are_refused(tmp_path: Path) 
     (tmp_path / "images").mkdir()
     for i in range(4):
         Image.new("RGB", (8, 8)).save(tmp_path / "images" / f"{i}.png")
-    with pytest.raises(ValueError, match=r"all pixels of a channel are alike"):
-        measured_in(tmp_path / "images")
+    with pytest.raises(
+        ValueError, match=r"a channel are equal \(std \[0\.0, 0\.0, 0\.0\]\)"
+    ):
+        measure_folder(tmp_path / "images")
     for path in (tmp_path / "images").iterdir():
         path.write_text("no image")
     with pytest.raises(
         ValueError,
         match=r"none of 3 images can be read; the first: .*png cannot be read",
     ):
-        measured_in(tmp_path / "images")
+        measure_folder(tmp_path / "images")
 
 
 @pytest.mark.process

@@ -1,4 +1,4 @@
-"""A device whose memory is full: every batch is cut once, then the cell fails alone. (test_plan_memory tells how much it takes.)"""
+"""A device whose memory is full: batches are cut once into twice as many parts, then the cell fails alone."""
 
 import io
 import json
@@ -16,14 +16,14 @@ from torch import Tensor
 
 import train
 from small_runs import ROOT, call, plan_for
-from test_together import apart, weights
+from test_together import relative_distance, weights
 from unmask.commands.cli import CellError
-from unmask.distributed.processes import MEMORY_FULL, PREEMPTED
+from unmask.distributed.processes import OUT_OF_MEMORY, PREEMPTED
 from unmask.distributed.ranks import RankInfo
 from unmask.tasks.pretrain import Pretrain
 
-HELD = 600  # images that the planted device's memory holds
-PLANTED = f"""
+CAPACITY = 600  # images that the small device's memory holds
+SMALL_DEVICE_CODE = f"""
 import sys
 sys.path.insert(0, {str(ROOT / "src")!r})
 import torch
@@ -39,12 +39,12 @@ Pretrain.training_step = training_step
 
 @pytest.fixture
 def small_device(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Images of each micro-batch that came."""
-    original, came = Pretrain.training_step, []
+    """The size of each micro-batch that reached the device."""
+    original, sizes = Pretrain.training_step, []
 
     def training_step(self: Pretrain, batch: Any, batch_idx: int) -> Tensor:
-        came.append(len(batch.ids_B))
-        if came[-1] > HELD:
+        sizes.append(len(batch.ids_B))
+        if sizes[-1] > CAPACITY:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
         return original(self, batch, batch_idx)
 
@@ -52,23 +52,23 @@ def small_device(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     monkeypatch.setattr(
         train.HydraConfig, "get", lambda: SimpleNamespace(mode=RunMode.RUN)
     )
-    return came
+    return sizes
 
 
-class Begun(BaseException):
+class Restarted(BaseException):
     """The process has become another command."""
 
 
-def begun(monkeypatch: pytest.MonkeyPatch, *overrides: str) -> list[str]:
+def restart_command(monkeypatch: pytest.MonkeyPatch, *overrides: str) -> list[str]:
     """The command that a run with these overrides becomes."""
 
     def execv(path: str, typed: list[str]) -> None:
-        raise Begun(typed)
+        raise Restarted(typed)
 
     monkeypatch.setattr(os, "execv", execv)
     monkeypatch.setattr("sys.argv", ["src/train.py", *overrides])
-    with pytest.raises(Begun) as raised:
-        train.work(plan_for(*overrides), Console(file=io.StringIO()))
+    with pytest.raises(Restarted) as raised:
+        train.run_stages(plan_for(*overrides), Console(file=io.StringIO()))
     return raised.value.args[0]
 
 
@@ -79,37 +79,36 @@ def test_a_batch_that_does_not_fit_is_cut_and_the_result_is_the_same(
     capsys: pytest.CaptureFixture,
 ) -> None:
     overrides = (f"runs_dir={tmp_path / 'cut'}", "stages=[pretrain]")
-    command = begun(monkeypatch, *overrides)
+    command = restart_command(monkeypatch, *overrides)
     assert command[1:] == ["src/train.py", *overrides, "trainer.split=2"]
-    assert (
-        "the memory was full: going on with every batch in twice as many parts"
-        in capsys.readouterr().err
-    )
-    train.work(plan_for(*command[2:]), Console(file=io.StringIO()))
+    assert "trainer.split=2" in capsys.readouterr().err
+    train.run_stages(plan_for(*command[2:]), Console(file=io.StringIO()))
     assert small_device == [1000] + 24 * [500]
     monkeypatch.undo()
-    train.work(
+    train.run_stages(
         plan_for(f"runs_dir={tmp_path / 'whole'}", "stages=[pretrain]"),
         Console(file=io.StringIO()),
     )
-    assert apart(weights(tmp_path / "cut"), weights(tmp_path / "whole")) < 1e-4
+    assert (
+        relative_distance(weights(tmp_path / "cut"), weights(tmp_path / "whole")) < 1e-4
+    )
 
 
-def test_who_was_asked_to_leave_meanwhile_leaves(
+def test_a_signal_before_the_restart_ends_the_command(
     small_device: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = Pretrain.training_step
 
-    def asked(self: Pretrain, *args: Any) -> Tensor:
+    def signalled(self: Pretrain, *args: Any) -> Tensor:
         os.kill(os.getpid(), signal.SIGTERM)
         return original(self, *args)
 
-    monkeypatch.setattr(Pretrain, "training_step", asked)
+    monkeypatch.setattr(Pretrain, "training_step", signalled)
     monkeypatch.setattr(
         os, "execv", lambda *_: pytest.fail("the request was forgotten")
     )
     with pytest.raises(SystemExit) as leaving:
-        train.work(
+        train.run_stages(
             plan_for(f"runs_dir={tmp_path}", "stages=[pretrain]"),
             Console(file=io.StringIO()),
         )
@@ -119,8 +118,8 @@ def test_who_was_asked_to_leave_meanwhile_leaves(
 def test_a_time_limit_goes_on_with_what_is_left_of_it(
     small_device: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train, "BEGUN", train.time.monotonic() - 60)
-    *_, limit = begun(
+    monkeypatch.setattr(train, "STARTED_AT", train.time.monotonic() - 60)
+    *_, limit = restart_command(
         monkeypatch,
         f"runs_dir={tmp_path}",
         "stages=[pretrain]",
@@ -139,28 +138,25 @@ def test_a_cell_of_several_processes_within_a_sweeps_process_fails_alone(
             mode=RunMode.MULTIRUN, overrides=SimpleNamespace(task=[])
         ),
     )
-    monkeypatch.setattr(train, "Launcher", lambda *_: lambda: MEMORY_FULL)
+    monkeypatch.setattr(train, "Launcher", lambda *_: lambda: OUT_OF_MEMORY)
     monkeypatch.setattr(
-        os, "execv", lambda *_: pytest.fail("the sweep was begun again")
+        os, "execv", lambda *_: pytest.fail("the sweep was started again")
     )
     with pytest.raises(
         CellError,
-        match=(
-            r"ended with 76; their device's memory is full: set a smaller"
-            r" trainer.micro_batch"
-        ),
+        match=(r"ended with 76; .*memory is full.* trainer.micro_batch"),
     ):
-        train.work(
+        train.run_stages(
             plan_for("stages=[pretrain]", "trainer.devices=2"),
             Console(file=io.StringIO()),
         )
 
 
-def test_what_does_not_fit_then_fails_alone(
+def test_a_cell_that_does_not_fit_even_then_fails_alone(
     small_device: list[int], tmp_path: Path
 ) -> None:
     with pytest.raises(torch.OutOfMemoryError) as raised:
-        train.work(
+        train.run_stages(
             plan_for(
                 f"runs_dir={tmp_path}",
                 "stages=[pretrain]",
@@ -176,28 +172,28 @@ def test_what_does_not_fit_then_fails_alone(
 
 
 @pytest.mark.parametrize(
-    ("started", "by_us", "again"),
+    ("ranks", "by_launcher", "may_restart"),
     [
         (None, False, True),
         (RankInfo(0, 2, 0, 2), True, True),
         (RankInfo(0, 2, 0, 2), False, False),
     ],
-    ids=["alone", "one of ours", "one of torchrun's"],
+    ids=["one process", "our launcher's", "torchrun's"],
 )
-def test_only_who_started_a_process_starts_it_again(
-    started: RankInfo | None,
-    by_us: bool,
-    again: bool,
+def test_ranks_restart_only_where_our_launcher_started_them(
+    ranks: RankInfo | None,
+    by_launcher: bool,
+    may_restart: bool,
     small_device: list[int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (
-        monkeypatch.setenv(train.STARTED, "1")
-        if by_us
-        else monkeypatch.delenv(train.STARTED, raising=False)
+        monkeypatch.setenv(train.STARTED_VARIABLE, "1")
+        if by_launcher
+        else monkeypatch.delenv(train.STARTED_VARIABLE, raising=False)
     )
-    assert train.can_start_again(plan_for(), started) == again
-    assert not train.can_start_again(plan_for("trainer.split=2"), started), "once"
+    assert train.may_restart(plan_for(), ranks) == may_restart
+    assert not train.may_restart(plan_for("trainer.split=2"), ranks), "once"
 
 
 def test_a_cell_that_is_a_function_of_the_sweeps_process_cannot_become_another(
@@ -206,7 +202,7 @@ def test_a_cell_that_is_a_function_of_the_sweeps_process_cannot_become_another(
     monkeypatch.setattr(
         train.HydraConfig, "get", lambda: SimpleNamespace(mode=RunMode.MULTIRUN)
     )
-    assert not train.can_start_again(plan_for(), None)
+    assert not train.may_restart(plan_for(), None)
 
 
 @pytest.mark.parametrize(
@@ -218,8 +214,8 @@ def test_a_batch_is_cut_where_it_may_be(
 ) -> None:
     """64 images, mixed in parts of 16: never into more parts than there are, never unevenly."""
     from unmask.stages.ledger import StageFolder
-    from unmask.training.execute import Run
-    from unmask.training.stages import StageWork
+    from unmask.training.run import Run
+    from unmask.training.stages import StageRunner
 
     plan = plan_for(
         "stages=[scratch]",
@@ -228,25 +224,25 @@ def test_a_batch_is_cut_where_it_may_be(
         f"finetune.mixup={mixed}",
         f"trainer.split={split}",
     )
-    work = StageWork(
+    runner = StageRunner(
         Run(plan, Console(file=io.StringIO())),
         plan.stages[0],
         StageFolder(tmp_path, plan.stages[0]),
     )
-    assert work.fit.accumulate(64) == parts
+    assert runner.fit.num_micro_batches(64) == parts
 
 
 @pytest.mark.process
 def test_a_process_becomes_the_same_command_with_smaller_parts(tmp_path: Path) -> None:
-    """By a Python that starts anew: what is warm only pretends to become another."""
-    (tmp_path / "planted").mkdir()
-    (tmp_path / "planted" / "sitecustomize.py").write_text(PLANTED)
+    """In a newly started Python: a warm process only pretends to become another command."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(SMALL_DEVICE_CODE)
     done = call(
         f"runs_dir={tmp_path / 'runs'}",
         "stages=[pretrain]",
         "pretrain.epochs=1",
         "pretrain.batch_size=250",
-        env={"PYTHONPATH": str(tmp_path / "planted")},
+        env={"PYTHONPATH": str(tmp_path / "site")},
         cold=True,
     )
     assert done.returncode == 0, done.stderr
@@ -255,9 +251,9 @@ def test_a_process_becomes_the_same_command_with_smaller_parts(tmp_path: Path) -
 
 @pytest.mark.process
 def test_two_processes_are_started_again_together(tmp_path: Path) -> None:
-    """Of devices that hold 150 images: shares of 200 become 100."""
-    (tmp_path / "planted").mkdir()
-    (tmp_path / "planted" / "sitecustomize.py").write_text(PLANTED)
+    """On devices that hold 150 images: shares of 200 become 100."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(SMALL_DEVICE_CODE)
     runs = tmp_path / "runs"
     done = call(
         f"runs_dir={runs}",
@@ -265,7 +261,7 @@ def test_two_processes_are_started_again_together(tmp_path: Path) -> None:
         "pretrain.epochs=1",
         "trainer.devices=2",
         "pretrain.batch_size=400",
-        env={"PYTHONPATH": str(tmp_path / "planted")},
+        env={"PYTHONPATH": str(tmp_path / "site")},
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("the memory was full") == 1

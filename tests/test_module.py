@@ -1,4 +1,7 @@
-"""Batches are the same from memory or disk and with any number of workers; evaluation sees no augmentation."""
+"""Batches are the same from memory or disk and for any number of workers.
+
+Evaluation sees no augmentation.
+"""
 
 import gc
 import multiprocessing
@@ -13,25 +16,25 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from unmask.data.augment.crops import Augment
+from unmask.data.augment.crops import Augmentation
 from unmask.data.listing.listing import list_images
-from unmask.data.loading.batch import Batch, Format, normalised
-from unmask.data.loading.folders import Files, folder_splits
-from unmask.data.loading.in_memory import InMemory, placed
-from unmask.data.loading.module import FeatureData, ImageData, Loading
-from unmask.data.loading.on_device import OnDevice, goes_there
-from unmask.data.loading.shared_memory import EACH
+from unmask.data.loading.batch import Batch, ImageFormat, normalise
+from unmask.data.loading.folders import StoredImages, splits_from_listing
+from unmask.data.loading.in_memory import InMemory, place_on_device
+from unmask.data.loading.module import FeatureData, ImageData, LoaderSettings
+from unmask.data.loading.on_device import OnDevice, should_move_to_device
+from unmask.data.loading.shared_memory import SLOTS_PER_WORKER
 from unmask.data.loading.views import Views
-from unmask.data.loading.workers import end_workers
+from unmask.data.loading.workers import kill_workers
 
-FORM = Format((8, 8), (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
-AUGMENT = Augment("random", flip=True)
-Splits = tuple[InMemory | Files, InMemory | Files]
+FORMAT = ImageFormat((8, 8), (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
+AUGMENT = Augmentation("random", flip=True)
+Splits = tuple[InMemory | StoredImages, InMemory | StoredImages]
 
 
-def trainer(taken: int = 0) -> SimpleNamespace:
-    """What a DataModule asks of Lightning: how far training is, and the place of this process."""
-    progress = SimpleNamespace(total=SimpleNamespace(ready=taken))
+def fake_trainer(batches_done: int = 0) -> SimpleNamespace:
+    """Give a DataModule what it needs of a trainer: its progress and this rank."""
+    progress = SimpleNamespace(total=SimpleNamespace(ready=batches_done))
     loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
     return SimpleNamespace(
         fit_loop=loop, accumulate_grad_batches=1, global_rank=0, world_size=1
@@ -39,17 +42,26 @@ def trainer(taken: int = 0) -> SimpleNamespace:
 
 
 def data(
-    splits: Splits, augment: Augment = AUGMENT, workers: int = 0, taken: int = 0
+    splits: Splits,
+    augment: Augmentation = AUGMENT,
+    workers: int = 0,
+    batches_done: int = 0,
 ) -> ImageData:
     module = ImageData(
-        *splits, FORM, augment, list(range(len(splits[0]))), 4, 0, Loading(workers)
+        *splits,
+        FORMAT,
+        augment,
+        list(range(len(splits[0]))),
+        4,
+        0,
+        LoaderSettings(workers),
     )
-    module.trainer = trainer(taken)  # type: ignore[assignment]
+    module.trainer = fake_trainer(batches_done)  # type: ignore[assignment]
     return module
 
 
 def batches(module: ImageData, loader: str = "train") -> list[Batch]:
-    """As a model gets them: cropped and normalised."""
+    """Return the batches as a model gets them: cropped and normalised."""
     loaded = getattr(module, f"{loader}_dataloader")()
     return [module.on_after_batch_transfer(batch, 0) for batch in loaded]
 
@@ -76,30 +88,32 @@ def root(tmp_path: Path) -> Path:
 
 
 def splits(root: Path, in_memory: bool) -> Splits:
-    return folder_splits(list_images(root, holdout=0.5), 3, (8, 8), in_memory)
+    return splits_from_listing(list_images(root, holdout=0.5), 3, (8, 8), in_memory)
 
 
 @pytest.mark.parametrize("loader", ["train", "val"])
 def test_memory_and_disk_give_the_same_batches(loader: str, root: Path) -> None:
-    """To a level of 255: crops of a cut image and of a whole one may round a tie differently."""
-    held, read = data(splits(root, in_memory=True)), data(splits(root, in_memory=False))
+    """They may differ by one level of 255.
+
+    Resizing a cropped image and cropping while resizing round ties differently.
+    """
+    loaded = data(splits(root, in_memory=True))
+    stored = data(splits(root, in_memory=False))
     assert_same(
-        batches(held, loader), batches(read, loader), tolerance=1.01 / 255 / 0.2
+        batches(loaded, loader), batches(stored, loader), tolerance=1.01 / 255 / 0.2
     )
 
 
 def test_workers_do_not_change_batches_or_crops(root: Path) -> None:
-    read = splits(root, in_memory=False)
-    assert_same(batches(data(read, workers=2)), batches(data(read, workers=0)))
+    stored = splits(root, in_memory=False)
+    assert_same(batches(data(stored, workers=2)), batches(data(stored, workers=0)))
 
 
 def test_crops_change_from_epoch_to_epoch_and_repeat_with_it(root: Path) -> None:
-    held = splits(root, in_memory=True)
-    first, again, later = (
-        batches(data(held)),
-        batches(data(held)),
-        batches(data(held, taken=2)),
-    )
+    loaded = splits(root, in_memory=True)
+    first = batches(data(loaded))
+    again = batches(data(loaded))
+    later = batches(data(loaded, batches_done=2))
     assert_same(first, again)
     by_id = [
         {
@@ -114,7 +128,7 @@ def test_crops_change_from_epoch_to_epoch_and_repeat_with_it(root: Path) -> None
     assert later[0].epoch == 1
 
 
-def test_a_view_is_a_function_of_its_ticket_not_of_its_batch(root: Path) -> None:
+def test_a_view_is_a_function_of_its_key_not_of_its_batch(root: Path) -> None:
     views = data(splits(root, in_memory=False)).train_views
     together = views.__getitems__([(3, i) for i in range(6)]).images_BCHW
     apart = [views.__getitems__([(3, i)]).images_BCHW for i in range(6)]
@@ -129,7 +143,7 @@ def test_evaluation_sees_whole_images_in_order_without_augmentation(
     seen = batches(module, "val")
     memory = splits(root, in_memory=True)[1]
     assert isinstance(memory, InMemory)
-    expected = (memory.images_NCHW / 255 - channels(FORM.mean)) / channels(FORM.std)
+    expected = (memory.images_NCHW / 255 - channels(FORMAT.mean)) / channels(FORMAT.std)
     torch.testing.assert_close(
         torch.cat([batch.images_BCHW for batch in seen]), expected
     )
@@ -141,7 +155,7 @@ def test_evaluation_sees_whole_images_in_order_without_augmentation(
     train = splits(root, in_memory=True)[0]
     assert isinstance(train, InMemory)
     torch.testing.assert_close(
-        whole, (train.images_NCHW / 255 - channels(FORM.mean)) / channels(FORM.std)
+        whole, (train.images_NCHW / 255 - channels(FORMAT.mean)) / channels(FORMAT.std)
     )
 
 
@@ -151,26 +165,30 @@ def channels(values: tuple[float, ...]) -> Tensor:
 
 def test_pixels_are_normalised_channel_by_channel() -> None:
     images = torch.full((1, 3, 8, 8), 51, dtype=torch.uint8)
-    found = normalised(
-        Batch(images, torch.tensor([0]), torch.tensor([0]), 0, None), FORM
+    normalised = normalise(
+        Batch(images, torch.tensor([0]), torch.tensor([0]), 0, None), FORMAT
     ).images_BCHW
     expected = [
-        (0.2 - mean) / std for mean, std in zip(FORM.mean, FORM.std, strict=True)
+        (0.2 - mean) / std for mean, std in zip(FORMAT.mean, FORMAT.std, strict=True)
     ]
-    torch.testing.assert_close(found[0, :, 0, 0], torch.tensor(expected))
+    torch.testing.assert_close(normalised[0, :, 0, 0], torch.tensor(expected))
 
 
 def test_only_the_chosen_samples_are_trained_on(root: Path) -> None:
     train, val = splits(root, in_memory=True)
-    module = ImageData(train, val, FORM, AUGMENT, [1, 3, 5, 7], 2, 0, Loading(0))
-    module.trainer = trainer()  # type: ignore[assignment]
+    module = ImageData(
+        train, val, FORMAT, AUGMENT, [1, 3, 5, 7], 2, 0, LoaderSettings(0)
+    )
+    module.trainer = fake_trainer()  # type: ignore[assignment]
     assert sorted(
         torch.cat([batch.ids_B for batch in module.train_dataloader()]).tolist()
     ) == [1, 3, 5, 7]
 
 
-def test_precomputed_features_come_in_the_batches_of_the_images(root: Path) -> None:
-    """A probe on stored features is the probe on images: same order, same labels."""
+def test_precomputed_features_come_in_the_same_batches_as_their_images(
+    root: Path,
+) -> None:
+    """A probe on stored features equals the probe on images: same order, same labels."""
     train, val = splits(root, in_memory=True)
     features = (
         (torch.arange(10.0)[:, None], train.labels_N),
@@ -180,7 +198,7 @@ def test_precomputed_features_come_in_the_batches_of_the_images(root: Path) -> N
         ),
     )
     stored = FeatureData(*features, batch_size=4, seed=0)
-    stored.trainer = trainer()  # type: ignore[assignment]
+    stored.trainer = fake_trainer()  # type: ignore[assignment]
     for ours, theirs in zip(
         stored.train_dataloader(), batches(data((train, val))), strict=True
     ):
@@ -189,7 +207,7 @@ def test_precomputed_features_come_in_the_batches_of_the_images(root: Path) -> N
         assert ours.images_BCHW[:, 0].equal(ours.ids_B.float())
 
 
-def test_evaluation_takes_no_more_at_once_than_the_device_may() -> None:
+def test_evaluation_batches_are_no_larger_than_the_device_allows() -> None:
     from small_runs import plan_for
     from unmask.training.build import build_loading
 
@@ -198,15 +216,17 @@ def test_evaluation_takes_no_more_at_once_than_the_device_may() -> None:
     split = InMemory(
         torch.zeros(10, 3, 8, 8, dtype=torch.uint8), torch.zeros(10, dtype=torch.long)
     )
-    module = ImageData(split, split, FORM, AUGMENT, [0], 1, 0, Loading(0, eval_batch=4))
+    module = ImageData(
+        split, split, FORMAT, AUGMENT, [0], 1, 0, LoaderSettings(0, eval_batch=4)
+    )
     assert [len(batch.ids_B) for batch in batches(module, "val")] == [4, 4, 2]
 
 
 AUGMENTS = [
-    Augment("padded", flip=True),
-    Augment("random", flip=True),
-    Augment("none", flip=True),
-    Augment("padded"),
+    Augmentation("padded", flip=True),
+    Augmentation("random", flip=True),
+    Augmentation("none", flip=True),
+    Augmentation("padded"),
 ]
 
 
@@ -215,60 +235,63 @@ AUGMENTS = [
     "augment", AUGMENTS, ids=lambda augment: f"{augment.crop}-{augment.flip}"
 )
 def test_images_on_the_device_give_the_bits_of_images_in_memory(
-    augment: Augment, repeats: int, root: Path
+    augment: Augmentation, repeats: int, root: Path
 ) -> None:
     train, val = splits(root, in_memory=True)
     assert isinstance(train, InMemory)
     assert isinstance(val, InMemory)
-    there = placed(train, val, "device", torch.device("cpu"))
+    on_device = place_on_device(train, val, "device", torch.device("cpu"))
     augment = replace(augment, repeats=repeats)
     for loader in ("train", "val"):
         assert_same(
             batches(data((train, val), augment), loader),
-            batches(data(there, augment), loader),
+            batches(data(on_device, augment), loader),
         )
-    first, *_ = data(there, augment).train_dataloader()
-    assert first.images_BCHW.numel() == 0  # ids and boxes alone are handed over
+    first, *_ = data(on_device, augment).train_dataloader()
+    # only ids and boxes are handed over
+    assert first.images_BCHW.numel() == 0
 
 
 @pytest.mark.parametrize("augment", AUGMENTS[::2], ids=lambda augment: augment.crop)
-def test_files_give_the_pixels_of_memory_where_nothing_is_resized(
-    augment: Augment, root: Path
+def test_files_and_memory_give_the_same_pixels_if_nothing_is_resized(
+    augment: Augmentation, root: Path
 ) -> None:
-    held, read = (data(splits(root, in_memory), augment) for in_memory in (True, False))
-    assert_same(batches(held), batches(read))
+    loaded = data(splits(root, in_memory=True), augment)
+    stored = data(splits(root, in_memory=False), augment)
+    assert_same(batches(loaded), batches(stored))
 
 
-def test_what_changes_single_images_is_cut_in_memory_though_the_device_has_them(
+def test_transforms_of_single_images_run_in_the_loader_though_the_device_has_the_images(
     root: Path,
 ) -> None:
     train, val = splits(root, in_memory=True)
     assert isinstance(train, InMemory)
     assert isinstance(val, InMemory)
-    jitter, there = (
-        Augment("padded", flip=True, jitter=0.4),
-        placed(train, val, "device", torch.device("cpu")),
-    )
-    assert_same(batches(data((train, val), jitter)), batches(data(there, jitter)))
+    jitter = Augmentation("padded", flip=True, jitter=0.4)
+    on_device = place_on_device(train, val, "device", torch.device("cpu"))
+    assert_same(batches(data((train, val), jitter)), batches(data(on_device, jitter)))
 
 
-def test_a_cpu_decides_for_memory_and_only_device_asks_for_the_device() -> None:
+def test_without_a_gpu_images_go_to_the_device_only_if_that_is_wanted() -> None:
     cpu = torch.device("cpu")
-    assert [goes_there(10, wanted, cpu) for wanted in (None, True, "device")] == [
+    assert [
+        should_move_to_device(10, wanted, cpu) for wanted in (None, True, "device")
+    ] == [
         False,
         False,
         True,
     ]
     images = torch.arange(48, dtype=torch.uint8).view(4, 3, 2, 2)
     # sample 5 is a view of image 1
-    assert OnDevice(images).taken(torch.tensor([5, 2])).equal(images[[1, 2]])
+    assert OnDevice(images).take(torch.tensor([5, 2])).equal(images[[1, 2]])
 
 
-class Counted:
-    """A store that knows what was asked of it."""
+class CountingStore:
+    """A store that counts how often each image is read."""
 
     def __init__(self, store: object) -> None:
-        self.store, self.reads = store, Counter()
+        self.store = store
+        self.reads = Counter()
 
     def __len__(self) -> int:
         return len(self.store)  # type: ignore[arg-type]
@@ -284,14 +307,14 @@ class Counted:
 def test_each_image_is_read_once_for_all_its_views_and_they_differ(root: Path) -> None:
     (train, val), augment = (
         splits(root, in_memory=False),
-        Augment("random", flip=True, repeats=2),
+        Augmentation("random", flip=True, repeats=2),
     )
-    assert isinstance(train, Files)
-    counted = Counted(train.store)
-    module = data((replace(train, store=counted), val), augment)
+    assert isinstance(train, StoredImages)
+    counting = CountingStore(train.store)
+    module = data((replace(train, store=counting), val), augment)
     seen = batches(module)
     assert len(seen) == 5  # 10 images, batches of 4 views: 2 images a step
-    assert set(counted.reads.values()) == {1}
+    assert set(counting.reads.values()) == {1}
     for batch in seen:
         assert (batch.ids_B % 10).tolist() == [
             batch.ids_B[0],
@@ -301,93 +324,97 @@ def test_each_image_is_read_once_for_all_its_views_and_they_differ(root: Path) -
         ]
         assert batch.labels_B.equal(train.labels_N[batch.ids_B % 10])
         assert not batch.images_BCHW[0].equal(batch.images_BCHW[1])
-        alone = module.training_batch(
+        again = module.training_batch(
             batch.epoch, batch.ids_B[1:2].tolist(), torch.device("cpu")
         )
         # a view is a function of its sample
-        assert alone.images_BCHW.equal(batch.images_BCHW[1:2])
+        assert again.images_BCHW.equal(batch.images_BCHW[1:2])
     assert_same(seen, batches(data((train, val), augment, workers=2)))
-    held = data(splits(root, in_memory=True), augment)
-    assert_same(seen, batches(held), tolerance=1.01 / 255 / 0.2)
+    loaded = data(splits(root, in_memory=True), augment)
+    assert_same(seen, batches(loaded), tolerance=1.01 / 255 / 0.2)
 
 
 def test_an_image_that_cannot_be_read_is_replaced_in_all_its_views(root: Path) -> None:
-    (train, val), augment = splits(root, in_memory=False), Augment("random", repeats=2)
-    assert isinstance(train, Files)
+    (train, val), augment = (
+        splits(root, in_memory=False),
+        Augmentation("random", repeats=2),
+    )
+    assert isinstance(train, StoredImages)
     whole = Path(train.store.name(3)).read_bytes()
     Path(train.store.name(3)).write_bytes(whole[: len(whole) // 2])
     views = data((train, val), augment).train_views
     batch = views.__getitems__([(0, 3), (0, 13), (0, 5), (0, 15)])
-    assert [bad.id for bad in batch.bad] == [3]
+    assert [bad.id for bad in batch.bad_images] == [3]
     assert batch.labels_B.equal(train.labels_N[[4, 4, 5, 5]])
-    stand_in = Views(train, FORM, Augment("random", repeats=2), 0)
+    fresh = Views(train, FORMAT, Augmentation("random", repeats=2), 0)
     assert not batch.images_BCHW[0].equal(batch.images_BCHW[1])
-    assert stand_in.__getitems__([(0, 3)]).images_BCHW.equal(batch.images_BCHW[:1])
+    assert fresh.__getitems__([(0, 3)]).images_BCHW.equal(batch.images_BCHW[:1])
 
 
-def test_a_run_that_goes_on_reads_nothing_of_what_came_before(root: Path) -> None:
+def test_a_resumed_run_reads_nothing_that_it_has_used_before(root: Path) -> None:
     train, val = splits(root, in_memory=False)
-    assert isinstance(train, Files)
-    counted = Counted(train.store)
-    late = data((replace(train, store=counted), val), taken=1)
-    (rest,) = batches(late)
+    assert isinstance(train, StoredImages)
+    counting = CountingStore(train.store)
+    resumed = data((replace(train, store=counting), val), batches_done=1)
+    (rest,) = batches(resumed)
     assert rest.ids_B.equal(batches(data((train, val)))[1].ids_B)
-    assert set(counted.reads) == set(rest.ids_B.tolist())
+    assert set(counting.reads) == set(rest.ids_B.tolist())
 
 
 @pytest.mark.parametrize("split", [(1, 3), (2, 2), (0, 4)])
 def test_threads_do_not_change_batches(split: tuple[int, int], root: Path) -> None:
-    read = splits(root, in_memory=False)
-    threaded = data(read)
-    threaded.loading = Loading(split[0], threads=split[1])
-    assert_same(batches(threaded), batches(data(read, workers=0)))
-    # in processes that are forked beside threads
-    assert_same(batches(threaded), batches(data(read, workers=0)))
+    stored = splits(root, in_memory=False)
+    threaded = data(stored)
+    threaded.settings = LoaderSettings(split[0], threads=split[1])
+    assert_same(batches(threaded), batches(data(stored, workers=0)))
+    # again, in workers that are forked while threads exist
+    assert_same(batches(threaded), batches(data(stored, workers=0)))
 
 
-def test_processes_and_threads_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_and_threads_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     from unmask.data.loading import module
 
-    def spread(cores: int, changing: bool = False, **given: int) -> tuple[int, int]:
+    def split(
+        cores: int, has_transform: bool = False, **settings: int
+    ) -> tuple[int, int]:
         monkeypatch.setattr(module, "cores_per_rank", lambda: cores)
-        return Loading(**given).spread(changing)  # type: ignore[arg-type]
+        return LoaderSettings(**settings).split_cores(has_transform)  # type: ignore[arg-type]
 
-    assert spread(1) == spread(2) == (1, 1)
-    assert spread(9) == (2, 4)
-    assert spread(64) == (4, 4)
-    assert spread(9, changing=True) == (8, 1)
-    assert spread(9, num_workers=4) == (4, 2)
-    assert spread(9, num_workers=4, changing=True) == (4, 1)
-    assert spread(9, threads=3) == (3, 3)
-    assert spread(9, num_workers=0) == (0, 4)
+    assert split(1) == split(2) == (1, 1)
+    assert split(9) == (2, 4)
+    assert split(64) == (4, 4)
+    assert split(9, has_transform=True) == (8, 1)
+    assert split(9, num_workers=4) == (4, 2)
+    assert split(9, num_workers=4, has_transform=True) == (4, 1)
+    assert split(9, threads=3) == (3, 3)
+    assert split(9, num_workers=0) == (0, 4)
 
 
-def test_memory_of_batches_is_used_again_when_nothing_refers_to_it_and_not_before(
+def test_memory_of_batches_is_reused_once_nothing_refers_to_it_and_not_before(
     root: Path,
 ) -> None:
     module = data(splits(root, in_memory=False), workers=1)
     module.ids = module.ids * 8  # 20 batches
-    loader, held, places = module.train_dataloader(), [], []
+    loader = module.train_dataloader()
+    kept, addresses = [], []
     for batch in loader:
-        places.append(batch.images_BCHW.data_ptr())
-        held = (
-            [*held, (batch.images_BCHW[1:], batch.images_BCHW[1:].clone())]
-            if len(held) < 2
-            else held
-        )
-    assert len(places) == 20
-    # those that are held lie in slots or, where none is free, elsewhere
-    assert len(set(places)) <= EACH + 2
-    assert all(view.equal(copy) for view, copy in held)
-    # as when Python ends and something holds the loader: nothing is raised
-    end_workers()
+        addresses.append(batch.images_BCHW.data_ptr())
+        if len(kept) < 2:
+            kept.append((batch.images_BCHW[1:], batch.images_BCHW[1:].clone()))
+    assert len(addresses) == 20
+    # two stay in their slots; if none is free, a batch lies elsewhere
+    assert len(set(addresses)) <= SLOTS_PER_WORKER + 2
+    assert all(view.equal(copy) for view, copy in kept)
+    # as when Python ends while something refers to the loader: nothing is raised
+    kill_workers()
     assert not multiprocessing.active_children()
     del batch, loader
     gc.collect()
-    assert held[0][0].equal(held[0][1])  # which outlives the loader
+    # the memory outlives the loader
+    assert kept[0][0].equal(kept[0][1])
 
 
-def test_who_asks_how_files_are_decoded_has_them_read_from_the_disk(
+def test_files_are_read_from_disk_if_data_decode_is_set(
     tmp_path: Path,
 ) -> None:
     from small_runs import image_folder, plan_for
@@ -402,13 +429,13 @@ def test_who_asks_how_files_are_decoded_has_them_read_from_the_disk(
     assert isinstance(load_splits(plan_for(*common))[0], InMemory)
     for decode in ("fast", "scaled", "reference"):
         train, val = load_splits(plan_for(*common, f"data.decode={decode}"))
-        assert isinstance(train, Files)
-        assert isinstance(val, Files)
+        assert isinstance(train, StoredImages)
+        assert isinstance(val, StoredImages)
         assert train.decode == val.decode == decode
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         (
             "data.decode=scaled",
@@ -430,9 +457,11 @@ def test_who_asks_how_files_are_decoded_has_them_read_from_the_disk(
         ),
     ],
 )
-def test_what_reading_would_ignore_is_refused(override: str, said: str) -> None:
+def test_settings_that_reading_would_ignore_are_refused(
+    override: str, message: str
+) -> None:
     from small_runs import plan_for
     from unmask.config.checks import ConfigError
 
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         plan_for(*override.split())

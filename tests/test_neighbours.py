@@ -73,5 +73,5 @@ def test_chunks_do_not_change_the_result(
     bank: LabelledFeatures, queries: LabelledFeatures, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = knn_accuracy(bank, queries, 20, 0.07)
-    monkeypatch.setattr(features, "CHUNK", 7)
+    monkeypatch.setattr(features, "QUERY_CHUNK", 7)
     assert knn_accuracy(bank, queries, 20, 0.07) == whole

@@ -1,4 +1,4 @@
-"""A step that is not finite stops the run before its update, and its record says what it was made of."""
+"""A non-finite step stops the run before its update; its record can make it again."""
 
 import json
 import sys
@@ -9,10 +9,10 @@ import lightning as L
 import pytest
 import torch
 
-from planting import infinite_gradient, infinite_weight, stopped
+from planting import infinite_gradient, infinite_weight, run_until_stopped
 from small_runs import ROOT, environment, run
 from unmask.callbacks import nonfinite
-from unmask.callbacks.nonfinite_record import of_activations
+from unmask.callbacks.nonfinite_record import activation_maxima
 from unmask.data.loading.sampler import EpochBatches
 from unmask.randomness import make_key
 from unmask.storage import checkpoints
@@ -23,28 +23,28 @@ ABSURD = ("stages=[pretrain]", "pretrain.base_lr=1e30", "pretrain.warmup_epochs=
 IMAGES = list(range(4000))
 
 
-@pytest.fixture(params=[False, True], ids=["direct", "lagging"])
-def lags(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """As on a CPU, and as on a GPU: there the host looks one step later."""
-    monkeypatch.setattr(nonfinite, "lagging", lambda device: request.param)
+@pytest.fixture(params=[False, True], ids=["direct", "late"])
+def late(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Read the verdict as on a CPU, or one step later, as on a GPU."""
+    monkeypatch.setattr(nonfinite, "reads_late", lambda device: request.param)
     return request.param
 
 
-def read(folder: Path) -> dict[str, Any]:
+def load_record(folder: Path) -> dict[str, Any]:
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is no JSON")
 
     return json.loads((folder / "record.json").read_text(), parse_constant=refuse)
 
 
-def state(folder: Path) -> dict[str, Any]:
+def load_state(folder: Path) -> dict[str, Any]:
     path = checkpoints.newest(folder)
     assert path is not None
     return torch.load(path, weights_only=True)
 
 
-def sampled(step: int, micro_batches: int = 1) -> list[list[int]]:
-    """What the sampler gives for that step of seed 0, four steps of 1,000 images an epoch."""
+def expected_samples(step: int, micro_batches: int = 1) -> list[list[int]]:
+    """Return what the sampler gives in that step: seed 0, epochs of 4 x 1,000 images."""
     position = (step - 1) * micro_batches
     batches = EpochBatches(
         IMAGES, 1000, micro_batches, make_key(0, "order"), lambda: position
@@ -56,23 +56,23 @@ def sampled(step: int, micro_batches: int = 1) -> list[list[int]]:
 
 
 def test_the_record_names_the_samples_and_holds_the_state_before_the_step(
-    tmp_path: Path, lags: bool
+    tmp_path: Path, late: bool
 ) -> None:
-    """Checkpoints at every step: what is recorded is the newest of them, bit for bit, though the journal may be first."""
-    folder, said = stopped(tmp_path, *ABSURD, "checkpoint.every_steps=1")
-    record = read(folder)
+    """With checkpoints at every step the record has the newest one, bit for bit, even if the metrics log fails first."""
+    folder, message = run_until_stopped(tmp_path, *ABSURD, "checkpoint.every_steps=1")
+    record = load_record(folder)
     assert (record["step"], record["loss"], record["finite"]) == (
         2,
         "nan",
         {"loss": False, "gradients": False, "weights": True},
     )
-    assert record["samples"] == sampled(2)
-    assert said.startswith(
-        "the training loss is nan (not finite) at step 2; this step was not made, and"
-        " it is kept in"
+    assert record["samples"] == expected_samples(2)
+    assert message.startswith(
+        "the training loss is nan (not finite) at step 2; this step was not made; its"
+        f" record is in {folder}; lower base_lr"
     )
-    assert f"python src/replay.py {folder.parent}" in said
-    before, ours = state(folder.parent / "checkpoints"), state(folder)
+    assert f"python src/replay.py {folder.parent}" in message
+    before, ours = load_state(folder.parent / "checkpoints"), load_state(folder)
     assert ours["global_step"] == before["global_step"] == 1
     assert all(
         torch.equal(ours["state_dict"][name], before["state_dict"][name])
@@ -92,16 +92,16 @@ def test_the_record_names_the_samples_and_holds_the_state_before_the_step(
     assert ours["unmask"]["config"] == record["config"]
 
 
-def test_a_look_that_lags_behind_sees_what_a_direct_one_sees(
+def test_a_late_verdict_is_the_same_as_a_direct_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No checkpoint and no line of the journal is near: the weights must have waited for the look."""
+    """No checkpoint or log row is near: the weights must have waited for the verdict."""
     records, states = [], []
-    for lags in (False, True):
-        monkeypatch.setattr(nonfinite, "lagging", lambda device, lags=lags: lags)
-        folder, _ = stopped(tmp_path / str(lags), *ABSURD)
-        records.append(read(folder))
-        states.append(state(folder))
+    for late in (False, True):
+        monkeypatch.setattr(nonfinite, "reads_late", lambda device, late=late: late)
+        folder, _ = run_until_stopped(tmp_path / str(late), *ABSURD)
+        records.append(load_record(folder))
+        states.append(load_state(folder))
     assert (
         len({json.dumps({**record, "sha256": "", "config": ""}) for record in records})
         == 1
@@ -114,17 +114,19 @@ def test_a_look_that_lags_behind_sees_what_a_direct_one_sees(
 
 
 def test_an_infinite_weight_is_found_where_it_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lags: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: bool
 ) -> None:
     infinite_weight(monkeypatch, step=6)
-    folder, _ = stopped(tmp_path, "stages=[pretrain]", "trainer.micro_batch=250")
-    record = read(folder)
+    folder, _ = run_until_stopped(
+        tmp_path, "stages=[pretrain]", "trainer.micro_batch=250"
+    )
+    record = load_record(folder)
     assert (record["step"], record["epoch"], record["finite"]["weights"]) == (
         6,
         1,
         False,
     )
-    assert record["samples"] == sampled(6, micro_batches=4)
+    assert record["samples"] == expected_samples(6, micro_batches=4)
     assert len(record["losses"]) == 4
     assert [
         name
@@ -141,42 +143,43 @@ def test_an_infinite_weight_is_found_where_it_is(
 
 
 def test_a_gradient_alone_stops_the_run_before_it_spoils_the_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lags: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: bool
 ) -> None:
     infinite_gradient(monkeypatch, step=12)  # the last one: no later step would look
-    folder, said = stopped(tmp_path, "stages=[pretrain]")
-    record = read(folder)
+    folder, message = run_until_stopped(tmp_path, "stages=[pretrain]")
+    record = load_record(folder)
     assert record["finite"] == {"loss": True, "gradients": False, "weights": True}
     assert isinstance(record["loss"], float)
     assert all(
-        bool(value.isfinite().all()) for value in state(folder)["state_dict"].values()
+        bool(value.isfinite().all())
+        for value in load_state(folder)["state_dict"].values()
     )
-    assert "and the gradient's norm" in said
+    assert "and the gradient's norm" in message
     assert not list(tmp_path.glob("*/*/result.json"))
     assert not list(tmp_path.glob("*/*/checkpoints/step=00000012.ckpt"))
 
 
-def test_lars_cannot_hold_still_and_is_looked_at_directly(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lags: bool
+def test_lars_knows_no_found_inf_and_is_checked_directly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: bool
 ) -> None:
     pretraining = "pretrain.epochs=1"
     run(f"runs_dir={tmp_path}", "stages=[pretrain]", pretraining)
     infinite_gradient(monkeypatch, step=3)
-    folder, _ = stopped(tmp_path, "stages=[linear_probe]", pretraining)
-    assert bool(state(folder)["state_dict"]["model.head.weight"].isfinite().all())
+    folder, _ = run_until_stopped(tmp_path, "stages=[linear_probe]", pretraining)
+    assert bool(load_state(folder)["state_dict"]["model.head.weight"].isfinite().all())
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "scratch"])
-def test_a_healthy_run_leaves_no_record_and_its_weights_do_not_know_of_the_look(
+def test_a_healthy_run_leaves_no_record_and_the_guard_changes_no_weight(
     stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finals = []
-    for name in ("without", "direct", "lagging"):
+    for name in ("without", "direct", "late"):
         with monkeypatch.context() as patch:
             if name == "without":
                 patch.setattr(fit, "NonfiniteGuard", lambda *_: L.Callback())
             patch.setattr(
-                nonfinite, "lagging", lambda device, name=name: name == "lagging"
+                nonfinite, "reads_late", lambda device, name=name: name == "late"
             )
             run(
                 f"runs_dir={tmp_path / name}",
@@ -184,7 +187,7 @@ def test_a_healthy_run_leaves_no_record_and_its_weights_do_not_know_of_the_look(
                 "labels=100" if stage == "scratch" else "seed=0",
             )
         (folder,) = (tmp_path / name).glob("*/*/checkpoints")
-        finals.append(state(folder))
+        finals.append(load_state(folder))
     assert not list(tmp_path.glob("*/*/*/nonfinite"))
     for other in finals[1:]:
         assert all(
@@ -195,17 +198,17 @@ def test_a_healthy_run_leaves_no_record_and_its_weights_do_not_know_of_the_look(
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("lagging", [False, True])
+@pytest.mark.parametrize("late", [False, True])
 def test_two_processes_stop_at_the_same_step_and_each_records_its_own_samples(
-    lagging: bool, tmp_path: Path
+    late: bool, tmp_path: Path
 ) -> None:
-    """A fault in the samples of one: both leave with the weights before the step, none waits for the other for ever."""
+    """A fault in the samples of one: both stop with the weights before the step, and neither waits for the other."""
     typed = [
         sys.executable,
         str(ROOT / "tests" / "two_processes.py"),
         str(tmp_path),
         "20",
-        str(lagging),
+        str(late),
     ]
     both = Started(typed, tmp_path, environment())
     both.wait(timeout=120)
@@ -238,7 +241,8 @@ def test_two_processes_stop_at_the_same_step_and_each_records_its_own_samples(
     assert not first["finite"]["gradients"]
     assert not second["finite"]["gradients"]
     assert all(
-        bool(value.isfinite().all()) for value in state(folder)["state_dict"].values()
+        bool(value.isfinite().all())
+        for value in load_state(folder)["state_dict"].values()
     )
     assert "state" not in second
 
@@ -257,9 +261,9 @@ def test_a_full_disk_does_not_hide_the_loss(
         run(f"runs_dir={tmp_path}", *ABSURD)
 
 
-def test_maxima_hand_on_what_is_not_a_number() -> None:
+def test_maxima_propagate_nan() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.ReLU())
-    found = of_activations(
+    found = activation_maxima(
         model,
         lambda: [model(torch.tensor([[value]])) for value in (3e38, float("nan"), 1.0)],
     )

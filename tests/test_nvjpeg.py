@@ -1,4 +1,4 @@
-"""Batches that carry JPEGs to the device are those of the loader, here with the CPU as the device."""
+"""Batches whose JPEGs the device decodes are those of the loader, here with the CPU as the device."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -12,20 +12,24 @@ from rich.console import Console
 from small_runs import plan_for
 from test_module import batches, data
 from unmask.config.checks import ConfigError
-from unmask.data.augment.crops import Augment
-from unmask.data.images.decoding import BadImageError, opened
-from unmask.data.images.nvjpeg import Packed
+from unmask.data.augment.crops import Augmentation
+from unmask.data.images.decoding import BadImageError, read_header
+from unmask.data.images.nvjpeg import PackedJpegs
 from unmask.data.listing.listing import list_images
-from unmask.data.loading.folders import Files, folder_splits
+from unmask.data.loading.folders import StoredImages, splits_from_listing
 from unmask.training.execute import execute
 
-# of 255: both decode to the same pixels, and the reference resizes in whole numbers
+# levels of 255 that views may differ: both decode to the same pixels, but the loader
+# resizes in whole numbers
 LEVELS = 6
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Photos and a grey one as JPEG, and what nvJPEG does not take: a PNG, a turned one, CMYK."""
+    """Write JPEGs, one of them grey, and what nvJPEG does not support.
+
+    That is a PNG, a rotated JPEG and a CMYK one.
+    """
     generator = np.random.default_rng(0)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -41,20 +45,24 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def splits(root: Path, decode: str) -> tuple[Files, Files]:
-    found = folder_splits(list_images(root, holdout=0.5), 3, (8, 8), in_memory=False)
+def splits(root: Path, decode: str) -> tuple[StoredImages, StoredImages]:
+    both = splits_from_listing(
+        list_images(root, holdout=0.5), 3, (8, 8), in_memory=False
+    )
     train, val = (
-        replace(split, decode=decode) for split in found if isinstance(split, Files)
+        replace(split, decode=decode)
+        for split in both
+        if isinstance(split, StoredImages)
     )
     return train, val
 
 
 @pytest.mark.parametrize(("repeats", "workers"), [(1, 0), (2, 0), (1, 2)])
 @pytest.mark.parametrize("crop", ["random", "padded"])
-def test_what_the_device_decodes_is_what_the_loader_does_within_a_bound(
+def test_the_device_decodes_what_the_loader_decodes_within_a_bound(
     crop: str, repeats: int, workers: int, root: Path
 ) -> None:
-    augment = Augment(crop, flip=True, repeats=repeats)  # type: ignore[arg-type]
+    augment = Augmentation(crop, flip=True, repeats=repeats)  # type: ignore[arg-type]
     for loader in ("train", "val"):
         reference = batches(data(splits(root, "fast"), augment), loader)
         ours = batches(data(splits(root, "nvjpeg"), augment, workers=workers), loader)
@@ -66,31 +74,33 @@ def test_what_the_device_decodes_is_what_the_loader_does_within_a_bound(
             assert (a.images_BCHW - b.images_BCHW).abs().mean() <= 0.6 / 255 / 0.2
 
 
-def test_the_loader_decodes_what_nvjpeg_does_not_take(root: Path) -> None:
+def test_the_loader_decodes_what_nvjpeg_does_not_support(root: Path) -> None:
     train, _ = splits(root, "nvjpeg")
-    views = data((train, train), Augment("random")).train_views
+    views = data((train, train), Augmentation("random")).train_views
     names = [Path(train.store.name(i)).name for i in range(len(train))]
-    packed = views.__getitems__([(0, i) for i in range(len(train))]).packed
+    packed = views.__getitems__([(0, i) for i in range(len(train))]).packed_jpegs
     assert packed is not None
-    assert {names[i] for i in packed.others} == {"03.png", "05.jpg", "06.jpg"} & set(
-        names
-    )
+    assert {names[i] for i in packed.other_rows} == {
+        "03.png",
+        "05.jpg",
+        "06.jpg",
+    } & set(names)
     assert packed.bytes_N.numel() == sum(
         Path(name).stat().st_size for name in packed.names
     )
 
 
-def test_a_file_that_was_cut_off_is_replaced_by_the_loader(root: Path) -> None:
+def test_the_loader_replaces_a_truncated_file(root: Path) -> None:
     train, _ = splits(root, "nvjpeg")
     path = Path(train.store.name(0))
     path.write_bytes(path.read_bytes()[:-200])
-    batch = data((train, train), Augment("random")).train_views.__getitems__(
+    batch = data((train, train), Augmentation("random")).train_views.__getitems__(
         [(0, 0), (0, 1)]
     )
-    assert [bad.id for bad in batch.bad] == [0]
+    assert [bad.id for bad in batch.bad_images] == [0]
 
 
-def test_a_header_that_pillow_alone_refuses_is_replaced_by_the_loader(
+def test_the_loader_replaces_a_file_whose_header_only_pillow_refuses(
     root: Path,
 ) -> None:
     train, _ = splits(root, "nvjpeg")
@@ -99,26 +109,28 @@ def test_a_header_that_pillow_alone_refuses_is_replaced_by_the_loader(
     # a table of 16 bits, which is too short for one
     content[content.find(b"\xff\xdb") + 4] = 0x10
     path.write_bytes(content)
-    assert opened(bytes(content), path.name, 3).header
-    batch = data((train, train), Augment("random")).train_views.__getitems__(
+    assert read_header(bytes(content), path.name, 3).header
+    batch = data((train, train), Augmentation("random")).train_views.__getitems__(
         [(0, 0), (0, 1)]
     )
-    assert [bad.id for bad in batch.bad] == [0]
+    assert [bad.id for bad in batch.bad_images] == [0]
 
 
-def test_what_neither_decoder_reads_is_named(root: Path) -> None:
+def test_a_file_that_neither_decoder_reads_is_named(root: Path) -> None:
     train, _ = splits(root, "nvjpeg")
     name = train.store.name(1)
     whole = train.store.read(1)
     broken = whole[:30] + bytes(len(whole) - 32) + whole[-2:]
-    image = replace(opened(whole, name, 3), content=broken)
-    packed = Packed([image], [[0]], [])
+    image = replace(read_header(whole, name, 3), content=broken)
+    packed = PackedJpegs([image], [[0]], [])
     with pytest.raises(BadImageError, match=r"jpg cannot be read as an image"):
-        packed.decoded(torch.device("cpu"))
+        packed.decode(torch.device("cpu"))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-def test_without_a_gpu_it_is_refused_at_the_start(root: Path, tmp_path: Path) -> None:
+def test_nvjpeg_without_a_gpu_is_refused_at_the_start(
+    root: Path, tmp_path: Path
+) -> None:
     plan = plan_for(
         "data=image_folder",
         f"data.root={root}",

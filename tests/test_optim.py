@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from small_runs import raw_config
 from unmask.encoder import Encoder
-from unmask.heads import Classifier, FineTuneFeatures, Given
+from unmask.heads import Classifier, FineTuneFeatures, PrecomputedFeatures
 from unmask.mae import MAE
 from unmask.optim import Recipe
 
@@ -25,7 +25,7 @@ PROBE = Recipe("lars", 0.1, 16384, 0.0, (0.9, 0.999), warmup_steps=0, total_step
 
 
 def decays(model: nn.Module, recipe: Recipe) -> dict[str, float]:
-    """Weight decay of every parameter that the optimiser holds."""
+    """Return the weight decay of every parameter that the optimiser has."""
     names = {parameter: name for name, parameter in model.named_parameters()}
     groups = recipe(model)[0].param_groups
     return {
@@ -39,44 +39,46 @@ def test_biases_and_norms_are_not_decayed_but_matrices_and_tokens_are(
     make_mae: Callable[..., MAE],
 ) -> None:
     model = make_mae()
-    found = decays(model, PRETRAIN)
+    decay_of = decays(model, PRETRAIN)
     shapes = {name: p.ndim for name, p in model.named_parameters() if p.requires_grad}
-    assert found == {name: 0.05 if ndim > 1 else 0.0 for name, ndim in shapes.items()}
+    assert decay_of == {
+        name: 0.05 if ndim > 1 else 0.0 for name, ndim in shapes.items()
+    }
     assert (
-        found["encoder.cls_token"]
-        == found["decoder.mask_token"]
-        == found["decoder.head.weight"]
+        decay_of["encoder.cls_token"]
+        == decay_of["decoder.mask_token"]
+        == decay_of["decoder.head.weight"]
         == 0.05
     )
 
 
-def test_fine_tuning_spares_class_token_and_positions_from_decay(
+def test_fine_tuning_does_not_decay_class_token_and_positions(
     make_mae: Callable[..., MAE],
 ) -> None:
     model = Classifier(
         FineTuneFeatures(make_mae().encoder, "mean"), 10, probe=False, seed=0
     )
-    found = decays(model, replace(PRETRAIN, decay_tokens=False))
-    assert found["features.encoder.patch_embed.weight"] == 0.05
-    assert found["features.encoder.cls_token"] == 0
-    assert found["features.encoder.pos_embed"] == 0
+    decay_of = decays(model, replace(PRETRAIN, decay_tokens=False))
+    assert decay_of["features.encoder.patch_embed.weight"] == 0.05
+    assert decay_of["features.encoder.cls_token"] == 0
+    assert decay_of["features.encoder.pos_embed"] == 0
 
 
-def test_lars_spares_them_too(make_mae: Callable[..., MAE]) -> None:
+def test_lars_does_not_decay_them_either(make_mae: Callable[..., MAE]) -> None:
     model = Classifier(
         FineTuneFeatures(make_mae().encoder, "mean"), 10, probe=False, seed=0
     )
-    found = decays(model, replace(PROBE, weight_decay=0.05, decay_tokens=False))
-    assert found["features.encoder.patch_embed.weight"] == 0.05
+    decay_of = decays(model, replace(PROBE, weight_decay=0.05, decay_tokens=False))
+    assert decay_of["features.encoder.patch_embed.weight"] == 0.05
     assert (
-        found["features.encoder.cls_token"] == found["features.encoder.pos_embed"] == 0
+        decay_of["features.encoder.cls_token"]
+        == decay_of["features.encoder.pos_embed"]
+        == 0
     )
 
 
-def test_a_floor_above_a_peak_that_a_small_batch_lowered_does_not_lift_the_rate() -> (
-    None
-):
-    assert replace(PROBE, batch_size=4, base_lr=1e-3, min_lr=1.0).factor(10) == 1
+def test_min_lr_above_the_peak_of_a_small_batch_does_not_raise_the_rate() -> None:
+    assert replace(PROBE, batch_size=4, base_lr=1e-3, min_lr=1.0).lr_factor(10) == 1
 
 
 def test_fixed_positions_are_not_given_to_the_optimiser(
@@ -106,7 +108,7 @@ def test_a_step_at_rate_zero_moves_nothing() -> None:
 
 
 @pytest.mark.parametrize("betas", [(0.9, 0.95), (0.9, 0.999)])
-def test_each_recipe_has_betas_of_its_own(betas: tuple[float, float]) -> None:
+def test_each_recipe_has_its_own_betas(betas: tuple[float, float]) -> None:
     """A peer fine-tunes with pretraining's 0.95; the paper says 0.999."""
     optimizer, _ = Recipe("adamw", 1e-3, 256, 0.05, betas, 0, 10)(nn.Linear(3, 2))
     assert {group["betas"] for group in optimizer.param_groups} == {betas}
@@ -120,8 +122,8 @@ def one_step(model: nn.Module, recipe: Recipe, scale: float) -> Optimizer:
 
 
 def lars_moves(scale: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """How far one step takes the weight and the bias of a probe's head."""
-    model = Classifier(Given(3), 2, probe=False, seed=0)
+    """Return how far one step moves the weight and the bias of a probe's head."""
+    model = Classifier(PrecomputedFeatures(3), 2, probe=False, seed=0)
     before = [p.detach().clone() for p in model.head.parameters()]
     one_step(model, PROBE, scale)
     weight, bias = (
@@ -131,9 +133,9 @@ def lars_moves(scale: float) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_lars_adapts_matrices_even_without_weight_decay() -> None:
-    """A step of lr x 0.001 x |w| whatever the gradient's size; timm's default would be plain SGD here."""
+    """A step is lr x 0.001 x |w| for any gradient; plain SGD's would grow with it."""
     (weight, bias), (weight_of_100, bias_of_100) = lars_moves(1.0), lars_moves(100.0)
-    norm = Classifier(Given(3), 2, probe=False, seed=0).head.weight.norm()
+    norm = Classifier(PrecomputedFeatures(3), 2, probe=False, seed=0).head.weight.norm()
     torch.testing.assert_close(weight.norm(), 6.4 * 0.001 * norm, rtol=1e-3, atol=0)
     torch.testing.assert_close(weight_of_100, weight, rtol=1e-3, atol=1e-12)
     torch.testing.assert_close(bias_of_100, 100 * bias)
@@ -153,7 +155,7 @@ def test_frozen_parameters_are_left_out(recipe: Recipe) -> None:
 
 
 def test_optimiser_and_schedule_state_are_plain_enough_to_be_loaded_safely() -> None:
-    """A schedule that holds a method would put code into every checkpoint."""
+    """A schedule with a method would put its state into every checkpoint."""
     _, schedule = PRETRAIN(nn.Linear(3, 2))
     assert schedule.state_dict()["lr_lambdas"] == [None] * len(schedule.base_lrs)
 
@@ -178,7 +180,7 @@ SIZES = {  # width, depth, heads, patch, grid
 
 
 def timms(name: str) -> str:
-    """Our parameter's name in timm's ViT."""
+    """Return our parameter's name in timm's ViT."""
     return re.sub(
         r"patch_embed\.",
         "patch_embed.proj.",
@@ -188,8 +190,11 @@ def timms(name: str) -> str:
 
 @pytest.mark.parametrize("decay", [0.65, 0.75])
 @pytest.mark.parametrize("size", SIZES)
-def test_the_ladder_is_timms_parameter_by_parameter(size: str, decay: float) -> None:
-    """Scale and weight decay of each parameter of B, L and H with mean pooling, which both models normalise after."""
+def test_layer_decay_is_timms_parameter_by_parameter(size: str, decay: float) -> None:
+    """Each parameter of B, L and H has timm's scale and weight decay.
+
+    With mean pooling, after which both models normalise.
+    """
     width, depth, heads, patch, grid = SIZES[size]
     with torch.device("meta"):
         theirs = timm.create_model(size, global_pool="avg", num_classes=10)
@@ -197,33 +202,38 @@ def test_the_ladder_is_timms_parameter_by_parameter(size: str, decay: float) -> 
             Encoder((grid, grid), patch, 3, width, depth, heads), "mean"
         )
         model = Classifier(features, 10, probe=False, seed=0)
-    spared = theirs.no_weight_decay()
+    undecayed = theirs.no_weight_decay()
     expected = {
         name: (group["lr_scale"], group["weight_decay"])
-        for group in param_groups_layer_decay(theirs, 0.05, spared, layer_decay=decay)
+        for group in param_groups_layer_decay(
+            theirs, 0.05, undecayed, layer_decay=decay
+        )
         for name, parameter in theirs.named_parameters()
         if any(parameter is member for member in group["params"])
     }
     model = model.to_empty(device="cpu")  # reserved, never written
     names = {id(parameter): timms(name) for name, parameter in model.named_parameters()}
     groups = replace(FINETUNE, layer_decay=decay)(model)[0].param_groups
-    found = {
-        names[id(p)]: (g["initial_lr"] / FINETUNE.peak, g["weight_decay"])
+    settings_of = {
+        names[id(p)]: (g["initial_lr"] / FINETUNE.peak_lr, g["weight_decay"])
         for g in groups
         for p in g["params"]
     }
-    assert found.keys() == expected.keys()
-    assert {name: wd for name, (_, wd) in found.items()} == {
+    assert settings_of.keys() == expected.keys()
+    assert {name: wd for name, (_, wd) in settings_of.items()} == {
         name: wd for name, (_, wd) in expected.items()
     }
-    assert {name: lr for name, (lr, _) in found.items()} == pytest.approx(
+    assert {name: lr for name, (lr, _) in settings_of.items()} == pytest.approx(
         {n: lr for n, (lr, _) in expected.items()}
     )
     assert len({lr for lr, _ in expected.values()}) == depth + 2
 
 
 def port_lr(epoch: float, scale: float) -> float:
-    """facebookresearch/mae util/lr_sched.py, with lr 4e-3, min_lr 1e-6, 5 of 100 epochs of warm-up."""
+    """Compute the rate as facebookresearch/mae util/lr_sched.py does.
+
+    lr 4e-3, min_lr 1e-6, 5 of 100 epochs of warm-up.
+    """
     if epoch < 5:
         lr = 4e-3 * epoch / 5
     else:
@@ -233,10 +243,10 @@ def port_lr(epoch: float, scale: float) -> float:
     return lr * scale
 
 
-def test_the_floor_shrinks_with_the_ladder_as_in_the_port(
+def test_min_lr_is_scaled_by_layer_decay_as_in_the_port(
     make_mae: Callable[..., MAE],
 ) -> None:
-    """Each group's rate at every step is the port's: min_lr is multiplied by the layer's scale too."""
+    """Each group's rate is the port's: the layer's scale multiplies min_lr too."""
     model = Classifier(
         FineTuneFeatures(make_mae().encoder, "mean"), 10, probe=False, seed=0
     )

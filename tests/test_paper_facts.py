@@ -1,4 +1,4 @@
-"""The paper's facts: numbers, sweeps and claims fit together, and every claim is true of the paper's own numbers."""
+"""The paper's numbers, our sweeps and its claims fit together; every claim is true of its own numbers."""
 
 from itertools import combinations, pairwise
 from pathlib import Path
@@ -9,7 +9,7 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from small_runs import ROOT
-from unmask.config.schema import Stage
+from unmask.config.stage_kinds import StageKind
 
 SLUGS = sorted(path.parent.name for path in (ROOT / "experiments").glob("*/paper.yaml"))
 ABLATIONS = (
@@ -41,18 +41,18 @@ FORMS = {"best", "rising", "falling", "higher", "within"}
 Table = dict[str, Any]
 
 
-def read(path: Path) -> Table:
+def read_yaml(path: Path) -> Table:
     loaded = yaml.safe_load(path.read_text())
     assert isinstance(loaded, dict)
     return loaded
 
 
 def paper(slug: str) -> Table:
-    return read(ROOT / "experiments" / slug / "paper.yaml")
+    return read_yaml(ROOT / "experiments" / slug / "paper.yaml")
 
 
 def cells(slug: str) -> dict[str, list[str]]:
-    sweep = read(ROOT / "conf" / "experiment" / f"{slug}.yaml")["sweep"]
+    sweep = read_yaml(ROOT / "conf" / "experiment" / f"{slug}.yaml")["sweep"]
     assert sweep["slug"] == slug
     return sweep["cells"]
 
@@ -62,15 +62,18 @@ def rows(facts: Table) -> dict[str, Table]:
 
 
 def column(facts: Table, name: str) -> dict[str, int]:
-    """What the paper prints, in tenths: whole numbers, so that 84.9 - 84.4 is 5 and not 5.000000000000004."""
+    """Return what the paper prints, in tenths.
+
+    As whole numbers: 84.9 - 84.4 is 5 and not 5.000000000000004.
+    """
     values = {label: row.get(name) for label, row in rows(facts).items()}
     return {
         label: round(10 * value) for label, value in values.items() if value is not None
     }
 
 
-def named(claim: Table) -> list[str]:
-    """The rows that a claim speaks of."""
+def named_rows(claim: Table) -> list[str]:
+    """Return the rows that a claim names."""
     if "within" in claim:
         return claim["rows"]
     if "best" in claim:
@@ -81,22 +84,23 @@ def named(claim: Table) -> list[str]:
 
 
 def holds(claim: Table, values: dict[str, int]) -> bool:
-    said = [values[row] for row in named(claim)]
+    numbers = [values[row] for row in named_rows(claim)]
     if "within" in claim:
         return all(
-            abs(a - b) < round(10 * claim["within"]) for a, b in combinations(said, 2)
+            abs(a - b) < round(10 * claim["within"])
+            for a, b in combinations(numbers, 2)
         )
     if "best" in claim:
         return all(
-            said[0] > value for row, value in values.items() if row != claim["best"]
+            numbers[0] > value for row, value in values.items() if row != claim["best"]
         )
     margin = round(10 * claim.get("by", 0))
     return all(
-        (b - a if "rising" in claim else a - b) > margin for a, b in pairwise(said)
+        (b - a if "rising" in claim else a - b) > margin for a, b in pairwise(numbers)
     )
 
 
-def test_every_table_and_figure_that_the_stages_allow_is_there() -> None:
+def test_every_table_and_figure_that_we_have_stages_for_is_there() -> None:
     others = {
         "partial_finetuning",
         "baseline",
@@ -127,7 +131,7 @@ def test_a_table_is_complete(slug: str) -> None:
     if facts["kind"] == "number":
         positions = [float(label) for label in rows(facts)]
         assert positions == sorted(positions)
-    known = {*get_args(Stage), None}
+    known = {*get_args(StageKind), None}
     assert {c.get("stage") for c in facts["columns"].values()} <= known
     assert {
         stage for row in facts["rows"] for stage in row.get("stages", {}).values()
@@ -139,8 +143,8 @@ def test_every_cell_is_a_row_and_every_row_that_a_stage_can_fill_is_a_cell(
     slug: str,
 ) -> None:
     facts = paper(slug)
-    measured = {name for name, c in facts["columns"].items() if c.get("stage")}
-    fillable = [label for label, row in rows(facts).items() if measured & row.keys()]
+    filled = {name for name, c in facts["columns"].items() if c.get("stage")}
+    fillable = [label for label, row in rows(facts).items() if filled & row.keys()]
     assert list(cells(slug)) == fillable, (
         "the sweep has the paper's rows in the paper's order"
     )
@@ -149,23 +153,23 @@ def test_every_cell_is_a_row_and_every_row_that_a_stage_can_fill_is_a_cell(
 
 
 @pytest.mark.parametrize("slug", SLUGS)
-def test_a_cell_runs_the_stages_its_row_is_read_from(slug: str) -> None:
+def test_a_cell_runs_the_stages_that_fill_its_row(slug: str) -> None:
     """Scales run linear probing and fine-tuning, which pretrain; a cell that needs others says so."""
     facts = paper(slug)
     for label, overrides in cells(slug).items():
-        given = [
+        stages = [
             o.removeprefix("stages=[").rstrip("]").split(",")
             for o in overrides
             if o.startswith("stages=")
         ]
-        run = {*(given[0] if given else ["linear_probe", "finetune"])}
+        run = {*(stages[0] if stages else ["linear_probe", "finetune"])}
         run |= {"pretrain"} if run - {"scratch"} else set()
         row = rows(facts)[label]
-        asked = {
+        needed = {
             row.get("stages", {}).get(c, facts["columns"][c].get("stage"))
             for c in row.keys() & facts["columns"]
         }
-        assert asked - {None} <= run, label
+        assert needed - {None} <= run, label
 
 
 @pytest.mark.parametrize("slug", SLUGS)
@@ -227,8 +231,8 @@ def test_the_speed_ups_follow_from_the_hours() -> None:
             assert ratio == pytest.approx(table[label]["speedup"], abs=0.06)
 
 
-def test_what_is_derived_is_not_passed_off_as_printed() -> None:
-    """Footnote 1 gives a difference alone: the number says that it is derived, and what is unknown stays empty."""
+def test_derived_numbers_are_marked_as_derived() -> None:
+    """Footnote 1 gives a difference only: our number says so, and the unknown one stays empty."""
     facts = paper("loss_on_all")
     assert "derived" in facts["protocol"]
     assert rows(facts)["all patches"]["lin"] is None
@@ -260,23 +264,23 @@ def test_every_claim_is_true_of_the_papers_own_numbers(slug: str) -> None:
             claim
         )
         assert facts["columns"][claim["column"]].get("stage"), (
-            "a claim about what nothing here can measure"
+            "a claim on a column that no stage fills"
         )
         values = column(facts, claim["column"])
-        assert set(named(claim)) <= values.keys(), claim
-        assert set(named(claim)) <= cells(slug).keys(), claim
+        assert set(named_rows(claim)) <= values.keys(), claim
+        assert set(named_rows(claim)) <= cells(slug).keys(), claim
         assert holds(claim, values), claim["says"]
 
 
 @pytest.mark.parametrize("slug", SLUGS)
-def test_a_claim_says_where_the_paper_makes_it_and_how_wide_a_margin_is(
+def test_a_claim_cites_the_paper_and_states_its_margin(
     slug: str,
 ) -> None:
     for claim in paper(slug)["claims"]:
-        said = claim["says"]
+        text = claim["says"]
         assert any(
-            place in said
-            for place in (
+            part in text
+            for part in (
                 "(Sec. ",
                 "A.2)",
                 "(Appendix C",
@@ -284,22 +288,24 @@ def test_a_claim_says_where_the_paper_makes_it_and_how_wide_a_margin_is(
                 "footnote 1",
                 "(read off ",
             )
-        ), said
+        ), text
         if "within" in claim:
-            assert f"{claim['within']:g} point" in said, said
+            assert f"{claim['within']:g} point" in text, text
 
 
 @pytest.mark.parametrize("slug", SLUGS)
-def test_a_margin_is_the_papers_spread_and_what_rounding_hides(slug: str) -> None:
+def test_a_margin_is_the_papers_spread_plus_rounding(slug: str) -> None:
     """Printed numbers are up to 0.05 off, so a printed spread of 0.5 is one of less than 0.6."""
     # tenths: the largest of Table 7's differences stands for all, and "about 0.5" is
     # read as less than 1
     spreads = {"pixels_vs_tokens": 2, "loss_on_all": 9}
     for claim in paper(slug)["claims"]:
         if "within" in claim:
-            said = [column(paper(slug), claim["column"])[row] for row in claim["rows"]]
-            spread = spreads.get(slug, max(said) - min(said))
-            assert max(said) - min(said) <= spread
+            numbers = [
+                column(paper(slug), claim["column"])[row] for row in claim["rows"]
+            ]
+            spread = spreads.get(slug, max(numbers) - min(numbers))
+            assert max(numbers) - min(numbers) <= spread
             assert round(10 * claim["within"]) == spread + 1, claim
 
 
@@ -316,16 +322,16 @@ def test_the_sweep_opens_with_question_run_cost_result(slug: str) -> None:
 
 
 @pytest.mark.parametrize("slug", SLUGS)
-def test_a_source_names_authors_venue_preprint_and_place(slug: str) -> None:
+def test_a_source_names_authors_venue_preprint_and_table(slug: str) -> None:
     facts = paper(slug)
     assert facts["source"].startswith("He et al. 2022 (CVPR; arXiv 2111.06377v3), ")
-    place = (
+    table = (
         facts["paper"]
         .split(" (")[0]
         .replace("Footnote", "footnote")
         .replace("Section", "Sec.")
     )
-    assert place in facts["source"]
+    assert table in facts["source"]
 
 
 def test_the_four_sources_of_the_numbers_are_named() -> None:
@@ -353,7 +359,7 @@ def test_overrides_are_hydras_and_name_groups_that_exist(slug: str) -> None:
 
 
 @pytest.mark.parametrize("slug", SLUGS)
-def test_the_program_reads_what_is_written(slug: str) -> None:
+def test_the_schema_reads_the_facts_as_they_are_written(slug: str) -> None:
     experiments = pytest.importorskip("unmask.config.experiments")
     read_in, facts = experiments.read_paper(ROOT / "experiments" / slug), paper(slug)
     assert [row.row for row in read_in.rows] == list(rows(facts))

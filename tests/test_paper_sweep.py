@@ -13,7 +13,7 @@ import pytest
 from hydra_plugins.reporting import report_command
 from small_runs import ROOT, TINY, call, command, environment, raw_config
 from unmask.config.checks import check
-from unmask.reports.paper.protocol_differences import differences
+from unmask.reports.paper.protocol_differences import describe_differences
 from warm_children import children
 from warm_commands import Started
 
@@ -22,7 +22,7 @@ SMALL = [*TINY, "data.image_size=28", "labels=100", "finetune.labels=100", "seed
 KILLS = int(os.environ.get("UNMASK_KILLS", "2"))
 
 
-def sweep(runs: Path, *more: str) -> list[str]:
+def sweep_arguments(runs: Path, *more: str) -> list[str]:
     return [
         "-m",
         "experiment=mask_token",
@@ -33,7 +33,7 @@ def sweep(runs: Path, *more: str) -> list[str]:
     ]
 
 
-def written(runs: Path) -> dict[str, bytes]:
+def report_csv(runs: Path) -> dict[str, bytes]:
     """The CSV files of the report that ended the sweep."""
     out = runs / "report" / "mask_token"
     return {
@@ -50,7 +50,7 @@ def kill_after_progress(runs: Path, delay: float) -> None:
 
     before = progress()
     started = Started(
-        command(*sweep(runs, "checkpoint.every_steps=1"), tiny=False),
+        command(*sweep_arguments(runs, "checkpoint.every_steps=1"), tiny=False),
         runs.parent,
         environment(),
     )
@@ -68,19 +68,21 @@ def kill_after_progress(runs: Path, delay: float) -> None:
 def test_a_table_that_is_killed_and_begun_again_ends_with_the_same_csv(
     tmp_path: Path,
 ) -> None:
-    whole = call(*sweep(tmp_path / "whole"), tiny=False)
-    assert whole.returncode == 0, whole.stderr
-    assert "4 of 4 results" in whole.stdout, (
+    undisturbed = call(*sweep_arguments(tmp_path / "undisturbed"), tiny=False)
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    assert "4 of 4 results" in undisturbed.stdout, (
         "a sweep of tables ends with the report on them"
     )
     generator = random.Random(0)
     for _ in range(KILLS):
         kill_after_progress(tmp_path / "broken", generator.uniform(0, 1))
-    last = call(*sweep(tmp_path / "broken"), tiny=False)
+    last = call(*sweep_arguments(tmp_path / "broken"), tiny=False)
     assert last.returncode == 0, last.stderr
-    assert written(tmp_path / "broken") == written(tmp_path / "whole")
+    assert report_csv(tmp_path / "broken") == report_csv(tmp_path / "undisturbed")
     rows = (
-        written(tmp_path / "whole")["csv/mask_token/embedded.csv"].decode().splitlines()
+        report_csv(tmp_path / "undisturbed")["csv/mask_token/embedded.csv"]
+        .decode()
+        .splitlines()
     )
     assert rows[0] == "row,column,seed,value,images,fingerprint,pretrain"
     assert len(rows) == 1 + 2 * 2
@@ -88,7 +90,7 @@ def test_a_table_that_is_killed_and_begun_again_ends_with_the_same_csv(
 
 @pytest.mark.process
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])
-def test_a_cell_that_fails_leaves_the_others_to_hydras_launchers(
+def test_hydras_own_launchers_go_on_after_a_cell_that_fails(
     launcher: str, tmp_path: Path
 ) -> None:
     # joblib's own workers end with a Python that was started, not forked
@@ -158,7 +160,9 @@ def test_every_number_of_an_experiments_readme_is_the_mean_of_the_results_beside
         "mask_ratio=0.6",
     ],
 )
-def test_whatever_changes_a_result_is_a_difference(key: str, tmp_path: Path) -> None:
+def test_any_key_that_changes_results_is_a_protocol_difference(
+    key: str, tmp_path: Path
+) -> None:
     weights = tmp_path / "weights.safetensors"
     weights.write_bytes(b"x")
     scale = ("scale=embedded", "data.image_size=32")
@@ -166,17 +170,17 @@ def test_whatever_changes_a_result_is_a_difference(key: str, tmp_path: Path) -> 
         check(raw_config(*scale, *more, tiny=False))
         for more in ([key.format(weights=weights)], [])
     )
-    assert differences({"a": (same, same)}) == []
-    assert differences({"a": (changed, same)}) != []
-    both = differences({"a": (changed, same), "b": (same, same)})
+    assert describe_differences({"a": (same, same)}) == []
+    assert describe_differences({"a": (changed, same)}) != []
+    both = describe_differences({"a": (changed, same), "b": (same, same)})
     assert all(line.startswith(("row a: ", "data: ")) for line in both), (
         "of one row alone"
     )
 
 
-def test_a_dvae_of_our_own_is_never_the_papers() -> None:
+def test_a_small_dvae_is_always_a_protocol_difference() -> None:
     config = check(raw_config("scale=embedded", "target=dvae", tiny=False))
-    assert differences({"a": (config, config)}) == [
+    assert describe_differences({"a": (config, config)}) == [
         "target: tokens of a small dVAE trained on this data (paper: DALL-E's, of 250"
         " million images)"
     ]
@@ -203,7 +207,7 @@ def test_a_dvae_of_our_own_is_never_the_papers() -> None:
         ),
     ],
 )
-def test_the_report_is_told_what_the_sweep_was_told(
+def test_the_report_gets_the_overrides_of_the_sweep(
     arguments: list[str], expected: str
 ) -> None:
     command = report_command(arguments)

@@ -1,4 +1,4 @@
-"""The PCA of patches is a plain SVD's, whatever the batches it was summed over (Table 1d)."""
+"""The PCA of patches is a plain SVD's, for any batches (Table 1d)."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def summed(images: torch.Tensor, parts: int) -> PatchSums:
 
 def test_the_basis_is_the_svd_of_the_centred_patches(images: torch.Tensor) -> None:
     patches = patchify(images, PATCH).flatten(0, 1).double()
-    basis = summed(images, 3).basis()
+    basis = summed(images, 3).compute_basis()
     _, values, rows = torch.linalg.svd(patches - patches.mean(0), full_matrices=False)
     torch.testing.assert_close(
         basis.variance_P, values.square() / len(patches), rtol=1e-8, atol=1e-10
@@ -39,7 +39,7 @@ def test_the_basis_is_the_svd_of_the_centred_patches(images: torch.Tensor) -> No
 
 
 def test_the_target_is_what_the_svd_projects_patches_to(images: torch.Tensor) -> None:
-    target, basis = PatchPCA(5, PATCH, 3), summed(images, 1).basis()
+    target, basis = PatchPCA(5, PATCH, 3), summed(images, 1).compute_basis()
     target.mean_P.copy_(basis.mean_P)
     target.basis_PK.copy_(basis.components_PP[:, :5])
     patches = patchify(images, PATCH)
@@ -53,14 +53,17 @@ def test_the_target_is_what_the_svd_projects_patches_to(images: torch.Tensor) ->
 
 def test_batches_do_not_matter(images: torch.Tensor) -> None:
     torch.testing.assert_close(
-        summed(images, 1).basis(), summed(images, 7).basis(), rtol=1e-7, atol=1e-9
+        summed(images, 1).compute_basis(),
+        summed(images, 7).compute_basis(),
+        rtol=1e-7,
+        atol=1e-9,
     )
 
 
-def test_of_all_coefficients_the_pixels_come_back_and_of_few_the_nearest_ones(
+def test_all_coefficients_restore_the_pixels_and_few_the_nearest_ones(
     images: torch.Tensor,
 ) -> None:
-    patches, basis = patchify(images, PATCH), summed(images, 1).basis()
+    patches, basis = patchify(images, PATCH), summed(images, 1).compute_basis()
     errors = []
     for count in (4, 16, PIXELS):
         target = PatchPCA(count, PATCH, 3)
@@ -75,11 +78,11 @@ def test_of_all_coefficients_the_pixels_come_back_and_of_few_the_nearest_ones(
         )
     lost = [basis.variance_P[count:].sum().item() for count in (4, 16)]
     assert errors[:2] == pytest.approx(lost, rel=1e-3), (
-        "what is lost is the variance that is left out"
+        "the error is the variance of the components that are left out"
     )
     assert errors[2] < 1e-8
 
 
-def test_of_nothing_there_is_no_basis() -> None:
-    with pytest.raises(ValueError, match="a PCA of no patches"):
-        PatchSums(4).basis()
+def test_a_basis_of_no_patches_is_refused() -> None:
+    with pytest.raises(ValueError, match="PCA of 0 patches"):
+        PatchSums(4).compute_basis()

@@ -1,9 +1,9 @@
-"""Patches are the official port's: row-major, pixels of a patch as (row, column, channel)."""
+"""Patches are the official port's: row-major, each as (row, column, channel)."""
 
 import pytest
 import torch
 
-from unmask.patches import gather, patchify, unpatchify
+from unmask.patches import gather_tokens, patchify, unpatchify
 
 SIDE = 3
 
@@ -38,6 +38,6 @@ def test_a_patch_size_that_does_not_divide_is_refused() -> None:
 def test_gather_takes_the_chosen_tokens_in_the_order_of_the_index() -> None:
     tokens = torch.randn(2, 4, 3)
     index = torch.tensor([[3, 0], [1, 2]])
-    assert gather(tokens, index).equal(
+    assert gather_tokens(tokens, index).equal(
         torch.stack([tokens[0, [3, 0]], tokens[1, [1, 2]]])
     )

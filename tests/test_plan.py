@@ -21,7 +21,7 @@ def test_each_measurement_is_followed_by_its_controls() -> None:
     ]
 
 
-def test_fine_tuning_a_random_encoder_is_what_scratch_is() -> None:
+def test_scratch_is_the_control_of_fine_tuning() -> None:
     assert titles("stages=[finetune,scratch]") == [
         "pretrain",
         "fine-tune",
@@ -30,7 +30,7 @@ def test_fine_tuning_a_random_encoder_is_what_scratch_is() -> None:
     ]
 
 
-def test_a_measurement_brings_the_pretraining_it_starts_from() -> None:
+def test_a_measurement_is_preceded_by_its_pretraining() -> None:
     assert titles("stages=[knn]", "controls=[]") == ["pretrain", "kNN"]
 
 
@@ -45,7 +45,7 @@ def test_a_stage_named_twice_runs_once() -> None:
     ]
 
 
-def test_unlabelled_images_pretrain_and_nothing_else(tmp_path: Path) -> None:
+def test_unlabelled_images_allow_pretraining_only(tmp_path: Path) -> None:
     image_folder(tmp_path, classes=("heap",))
     flat = tmp_path / "heap"
     common = ("data=image_folder", f"data.root={flat}", "data.image_size=16")

@@ -1,4 +1,4 @@
-"""python src/plan.py: the price of what train.py would do, without the data and without doing it."""
+"""src/plan.py prices what src/train.py would do, without the data and without doing it."""
 
 import re
 import sys
@@ -12,43 +12,43 @@ from small_runs import ROOT, call
 from unmask.config.experiments import CONF
 
 WIDTH = 100
-Price = Callable[..., tuple[int, str]]  # arguments: exit code, what it said
+Price = Callable[..., tuple[int, str]]  # arguments -> (exit code, output)
 
 
 @pytest.fixture
 def price(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> Price:
-    """The command in this process, in an empty folder, on a terminal of 100 columns: (exit code, what it said)."""
+    """Run the command in this process, in an empty folder, on a terminal of 100 columns."""
     monkeypatch.setenv("COLUMNS", str(WIDTH))
     monkeypatch.chdir(tmp_path)
 
-    def typed(*arguments: str) -> tuple[int, str]:
+    def run(*arguments: str) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["plan.py", *arguments])
         try:
-            plan.guarded(plan.run, [*plan.GROUPS, *plan.OWN_KEYS])
+            plan.run_command(plan.run, [*plan.GROUPS, *plan.OWN_KEYS])
             code = 0
         except SystemExit as leaving:
             code = int(leaving.code or 0)
-        said = "".join(capsys.readouterr())
+        output = "".join(capsys.readouterr())
         assert list(tmp_path.iterdir()) == [], "nothing is launched, nothing is written"
-        return code, said
+        return code, output
 
-    return typed
+    return run
 
 
-def row(said: str, name: str) -> list[str]:
+def row(output: str, name: str) -> list[str]:
     """The cells of the first row that begins with that name."""
     line = next(
         line.strip()
-        for line in said.splitlines()
+        for line in output.splitlines()
         if line.strip().startswith(f"{name} ")
     )
     return re.split(r"\s{2,}", line)
 
 
 def test_the_papers_pretraining_has_a_price_without_its_data(price: Price) -> None:
-    code, said = price(
+    code, output = price(
         "model=mae_vit_l",
         "data=imagenet",
         "mask_ratio=0.75",
@@ -59,55 +59,55 @@ def test_the_papers_pretraining_has_a_price_without_its_data(price: Price) -> No
         "watch.times=1",
     )
     assert code == 0
-    assert row(said, "pretrain")[:4] == ["pretrain", "1", "800", "1.02 bn"]
-    hours = float(row(said, "pretrain")[5].removesuffix(" h"))
+    assert row(output, "pretrain")[:4] == ["pretrain", "1", "800", "1.02 bn"]
+    hours = float(row(output, "pretrain")[5].removesuffix(" h"))
     assert hours == pytest.approx(42, rel=0.02)  # as published for 64 V100
-    assert row(said, "parameters, millions")[1] == "330"
-    assert row(said, "images a device")[1] == "64"
-    assert row(said, "micro_batch on 31.7 GiB")[1] == "64 (all)"
-    assert "10.4 % of 125 TFLOP/s in bf16-mixed: published" in said
+    assert row(output, "parameters, millions")[1] == "330"
+    assert row(output, "images a device")[1] == "64"
+    assert row(output, "micro_batch on 31.7 GiB")[1] == "64 (all)"
+    assert "10.4 % of 125 TFLOP/s in bf16-mixed: published" in output
 
 
 def test_a_sweep_shares_what_its_cells_have_in_common(price: Price) -> None:
-    code, said = price(
+    code, output = price(
         "decoder.depth=1,2,4", "hardware=rtx4090", "stages=[linear_probe]"
     )
     assert code == 0
-    assert row(said, "pretrain")[:3] == ["pretrain", "3", "30"]
-    assert row(said, "linear probe")[1] == "3"
-    assert row(said, "linear probe, controls")[1] == "2"
+    assert row(output, "pretrain")[:3] == ["pretrain", "3", "30"]
+    assert row(output, "linear probe")[1] == "3"
+    assert row(output, "linear probe, controls")[1] == "2"
     assert (
         "3 cells, 3 pretrainings, 8 stages in all; 4 that another cell makes are not"
-        " counted again" in " ".join(said.split())
+        " counted again" in " ".join(output.split())
     )
-    assert "decoder 4 x 64" in said
+    assert "decoder 4 x 64" in output
 
 
 def test_every_line_fits_a_hundred_columns_and_no_number_is_cut(price: Price) -> None:
-    _, said = price("experiment=demo", "decoder.depth=1,2,3,4,5", "hardware=h100x8")
-    assert max(map(len, said.splitlines())) <= WIDTH
-    assert "…" not in said
-    assert {*re.findall(r"mae\w*", said)} == {"mae_vit_nano"}, "no name is folded"
+    _, output = price("experiment=demo", "decoder.depth=1,2,3,4,5", "hardware=h100x8")
+    assert max(map(len, output.splitlines())) <= WIDTH
+    assert "…" not in output
+    assert {*re.findall(r"mae\w*", output)} == {"mae_vit_nano"}, "no name is folded"
 
 
 def test_several_experiments_have_a_row_each_and_a_sum(price: Price) -> None:
-    code, said = price(
+    code, output = price(
         "experiment=mask_token,loss_on_all",
         "scale=embedded",
         "seed=0",
         "hardware=h200x8",
     )
     assert code == 0
-    assert row(said, "mask_token")[1:3] == ["2", "2"]
-    assert row(said, "loss_on_all")[1:3] == ["2", "2"]
-    assert row(said, "all, shared ones once")[1:3] == [
+    assert row(output, "mask_token")[1:3] == ["2", "2"]
+    assert row(output, "loss_on_all")[1:3] == ["2", "2"]
+    assert row(output, "all, shared ones once")[1:3] == [
         "4",
         "3",
     ], "the default cell's pretraining is common"
 
 
 @pytest.mark.parametrize("scale", ["embedded", "paper"])
-def test_the_cost_that_an_experiment_opens_with_is_its_price(
+def test_the_cost_in_an_experiments_header_is_its_price(
     scale: str, price: Price
 ) -> None:
     (cost,) = re.findall(
@@ -115,16 +115,16 @@ def test_the_cost_that_an_experiment_opens_with_is_its_price(
         (CONF / "experiment" / "mask_token.yaml").read_text(),
         re.MULTILINE,
     )
-    _, said = price("experiment=mask_token", f"scale={scale}", "hardware=h200x8")
+    _, output = price("experiment=mask_token", f"scale={scale}", "hardware=h200x8")
     flops, hours = (
-        next(cell for cell in row(said, "all") if "FLOP" in cell),
-        row(said, "all")[-2],
+        next(cell for cell in row(output, "all") if "FLOP" in cell),
+        row(output, "all")[-2],
     )
-    assert f"{scale}: {row(said, 'pretrain')[1]} pretrainings, {flops}" in cost
+    assert f"{scale}: {row(output, 'pretrain')[1]} pretrainings, {flops}" in cost
     assert scale == "embedded" or f"{flops}, {hours} hours of an H200" in cost
 
 
-def test_hardware_near_a_known_one_is_told_apart(price: Price) -> None:
+def test_one_value_of_a_known_hardware_can_be_changed(price: Price) -> None:
     one = price(
         "stages=[pretrain]", "model=mae_vit_b", "hardware=a100x8", "hardware.devices=1"
     )[1]
@@ -132,8 +132,8 @@ def test_hardware_near_a_known_one_is_told_apart(price: Price) -> None:
     assert "Models narrower" not in one
 
 
-def test_data_of_ones_own_are_described(price: Price) -> None:
-    code, said = price(
+def test_the_size_of_unknown_data_can_be_given(price: Price) -> None:
+    code, output = price(
         "data=image_folder",
         "stages=[pretrain]",
         "images=640",
@@ -141,11 +141,11 @@ def test_data_of_ones_own_are_described(price: Price) -> None:
         "watch.times=1",
     )
     assert code == 0
-    assert row(said, "pretrain")[3] == f"{4 * 640 + 2 * 64:,}"
+    assert row(output, "pretrain")[3] == f"{4 * 640 + 2 * 64:,}"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (
             ["mask_raito=0.5"],
@@ -170,19 +170,19 @@ def test_data_of_ones_own_are_described(price: Price) -> None:
     ],
 )
 def test_mistakes_are_named_and_end_with_2(
-    price: Price, arguments: list[str], said: str
+    price: Price, arguments: list[str], message: str
 ) -> None:
-    code, text = price(*arguments)
+    code, output = price(*arguments)
     assert code == 2
-    assert said in text
-    assert "Traceback" not in text
+    assert message in output
+    assert "Traceback" not in output
 
 
 def test_help_names_the_hardware(price: Price) -> None:
-    code, said = price("--help")
+    code, output = price("--help")
     assert code == 0
     for path in (ROOT / "conf" / "hardware").glob("*.yaml"):
-        assert path.stem in said
+        assert path.stem in output
 
 
 @pytest.mark.process

@@ -1,4 +1,4 @@
-"""Memory before the launch: what is counted without values is what a real step takes."""
+"""The memory that is counted without values is what a real step takes."""
 
 import math
 from collections.abc import Iterator
@@ -9,11 +9,11 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from small_runs import raw_config
-from unmask.commands.plan.memory import Memory, micro_batch, tally
+from unmask.commands.plan.memory import Memory, count_memory, micro_batch
 from unmask.config.checks import check
 from unmask.config.schema import Config
-from unmask.initialisation import without_values
-from unmask.training.outline import outline
+from unmask.initialisation import skip_initialisation
+from unmask.training.outline import build_outline
 
 GIB, MIB = 2**30, 2**20
 BATCH = 48
@@ -26,7 +26,7 @@ def config_of(*overrides: str) -> Config:
 
 
 def live_bytes(prof: profile) -> Iterator[int]:
-    """Bytes the CPU allocator had given out, after every allocation and release."""
+    """Bytes that the CPU allocator has given out, after each allocation and release."""
     events = [
         e for e in prof.profiler.kineto_results.events() if e.name() == "[memory]"
     ]  # type: ignore[union-attr]
@@ -37,13 +37,16 @@ def live_bytes(prof: profile) -> Iterator[int]:
 
 
 def measured_peak(config: Config, kind: str, batch: int) -> int:
-    """Of two real steps on the CPU, in Lightning's order: the last gradients go when the forward pass is done."""
+    """The peak of two real steps on the CPU.
+
+    As in Lightning, the last gradients are freed when the forward pass is done.
+    """
     half = config.trainer.precision == "bf16-mixed"
     with profile(
         activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True
     ) as prof:
-        with without_values():  # torch's own will do
-            made = outline(config, kind, "pretrained", CLASSES)
+        with skip_initialisation():  # torch's own will do
+            made = build_outline(config, kind, "pretrained", CLASSES)
         optimizer = torch.optim.AdamW(
             [p for p in made.model.parameters() if p.requires_grad], fused=True
         )
@@ -72,8 +75,10 @@ def test_a_real_step_on_the_cpu_takes_what_was_counted(
 ) -> None:
     """Within 5 %, at some 150 MB."""
     config = config_of(*TI, f"trainer.precision={precision}")
-    counted = tally(
-        lambda: outline(config, kind, "pretrained", CLASSES), precision, device="cpu"
+    counted = count_memory(
+        lambda: build_outline(config, kind, "pretrained", CLASSES),
+        precision,
+        device="cpu",
     ).peak(BATCH)
     measured = measured_peak(config, kind, BATCH)
     assert 80 * MIB < measured < 600 * MIB
@@ -86,12 +91,14 @@ def test_weights_gradients_and_moments_are_four_four_and_eight_bytes_a_parameter
 ) -> None:
     """Mixed precision keeps the weights in float32, and a bfloat16 copy of every matrix for the backward pass."""
     config = config_of("model=mae_vit_b", "data=imagenet", "data.root=/path")
-    memory = tally(lambda: outline(config, "pretrain", "random", 0), precision)
+    memory = count_memory(
+        lambda: build_outline(config, "pretrain", "random", 0), precision
+    )
     # the published size of the ViT-B autoencoder, fixed positions included
     assert memory.weights == 4 * 111_907_840
     trained = 111_907_840 - 197 * (768 + 512)
     assert (memory.gradients, memory.optimizer) == (4 * trained, 8 * trained)
-    assert memory.casts == pytest.approx(
+    assert memory.bf16_copies == pytest.approx(
         2 * trained if precision == "bf16-mixed" else 0, rel=0.02
     )
 
@@ -107,58 +114,64 @@ def test_a_mask_of_three_quarters_saves_three_quarters_of_the_encoders_activatio
         "finetune=table9_l",
     )
     config = config_of(*common)
-    masked, whole = (
-        tally(lambda k=kind: outline(config, k, "random", 1000), "32-true")
+    pretraining, finetuning = (
+        count_memory(lambda k=kind: build_outline(config, k, "random", 1000), "32-true")
         for kind in ("pretrain", "finetune")
     )
-    assert masked.encoder / whole.encoder == pytest.approx(50 / 197, rel=0.02)
+    assert pretraining.encoder / finetuning.encoder == pytest.approx(50 / 197, rel=0.02)
 
 
 def test_a_frozen_encoder_keeps_no_activations_and_no_gradients() -> None:
     config = config_of(
         "model=mae_vit_b", "data=imagenet", "data.root=/path", "linear_probe=table10"
     )
-    memory = tally(
-        lambda: outline(config, "linear_probe", "pretrained", 1000), "32-true", "lars"
+    memory = count_memory(
+        lambda: build_outline(config, "linear_probe", "pretrained", 1000),
+        "32-true",
+        "lars",
     )
     head = 768 * 1000 + 1000
     # LARS keeps one moment
     assert (memory.gradients, memory.optimizer) == (4 * head, 4 * head)
     assert memory.encoder == 0
-    assert memory.working > memory.after  # what passes through a layer is all there is
+    assert (
+        memory.working > memory.after_encoder
+    )  # what passes through a layer is all there is
 
 
 def test_on_a_cpu_short_sequences_keep_their_attention_scores() -> None:
     """There explicit attention is faster up to 64 tokens; the fused one keeps a sum a row instead."""
     config = config_of(*TI)
     here, there = (
-        tally(lambda: outline(config, "pretrain", "random", 0), "32-true", device=d)
+        count_memory(
+            lambda: build_outline(config, "pretrain", "random", 0), "32-true", device=d
+        )
         for d in ("cpu", "cuda")
     )
     rows = 4 * 3 * 17  # blocks, heads, tokens
     assert here.encoder - there.encoder == 4 * (17 * rows - rows)
 
 
-GIVEN = Memory(
+MEMORY = Memory(
     4 * MIB,
     4 * MIB,
     8 * MIB,
     0,
     encoder=2 * MIB,
-    after=1 * MIB,
+    after_encoder=1 * MIB,
     working=0.5 * MIB,
     inputs=0.5 * MIB,
 )
 
 
 def test_the_peak_is_the_sum_of_its_parts_and_linear_in_the_batch() -> None:
-    assert GIVEN.peak(10) == sum(GIVEN.parts(10).values()) == 56 * MIB
-    assert GIVEN.peak(30) - GIVEN.peak(20) == 40 * MIB
+    assert MEMORY.peak(10) == sum(MEMORY.parts(10).values()) == 56 * MIB
+    assert MEMORY.peak(30) - MEMORY.peak(20) == 40 * MIB
 
 
 def test_the_largest_micro_batch_divides_the_batch_and_leaves_a_tenth_free() -> None:
     capacity = 160 * MIB  # 144 to use, 16 of them fixed, 4 an image
-    assert GIVEN.largest(capacity) == 32
-    assert micro_batch(GIVEN, capacity, batch=24) == 24
-    assert micro_batch(GIVEN, capacity, batch=90) == 30
-    assert micro_batch(GIVEN, 17 * MIB, batch=8) == 0
+    assert MEMORY.largest_batch(capacity) == 32
+    assert micro_batch(MEMORY, capacity, batch=24) == 24
+    assert micro_batch(MEMORY, capacity, batch=90) == 30
+    assert micro_batch(MEMORY, 17 * MIB, batch=8) == 0

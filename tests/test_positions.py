@@ -31,7 +31,7 @@ def test_positions_follow_the_formula_element_by_element() -> None:
 
 
 def test_positions_are_timms_in_another_order_of_channels() -> None:
-    """timm stacks (sin y, sin x, cos y, cos x); the official port (sin x, cos x, sin y, cos y)."""
+    """timm: sin y, sin x, cos y, cos x; official port: sin x, cos x, sin y, cos y."""
     sin_y, sin_x, cos_y, cos_x = build_sincos2d_pos_embed(list(GRID), WIDTH).chunk(
         4, dim=1
     )
@@ -43,7 +43,7 @@ def test_the_class_token_has_no_position() -> None:
     assert sincos_2d(WIDTH, GRID)[0].tolist() == [0.0] * WIDTH
 
 
-def test_one_half_tells_the_column_and_the_other_the_row() -> None:
+def test_one_half_encodes_the_column_and_the_other_the_row() -> None:
     patches = sincos_2d(WIDTH, GRID)[1:].view(*GRID, WIDTH)
     column, row = patches.chunk(2, dim=-1)
     assert (column == column[:1]).all()

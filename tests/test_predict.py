@@ -16,23 +16,23 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from foreign_weights import official, saved
+from foreign_weights import official_state, save_official
 from small_runs import call, run
-from unmask.commands.predict import Predictions, predict, table, write_csv
+from unmask.commands.predict import Predictions, predict, predictions_table, write_csv
 from unmask.config.arguments import Predict
 from unmask.config.checks import ConfigError
 from unmask.data.listing.listing import list_images
 from unmask.exchange.geometry import Hints
-from unmask.exchange.read import read
-from unmask.exchange.write import write
+from unmask.exchange.read import read_weights
+from unmask.exchange.write import write_weights
 from unmask.storage import checkpoints
-from unmask.training.classifiers import load_ready
+from unmask.training.classifiers import load_trained_classifier
 
 CLASSES = ("cat", "cow", "dog")
 
 
-def drawn(root: Path, per_class: int = 30) -> Path:
-    """Images of several sizes whose brightness tells the class, but for noise that makes a classifier err."""
+def draw_images(root: Path, per_class: int = 30) -> Path:
+    """Images of several sizes whose brightness tells the class, with noise that makes classifiers err."""
     generator = np.random.default_rng(0)
     for i, name in enumerate(CLASSES):
         (root / name).mkdir(parents=True)
@@ -45,10 +45,10 @@ def drawn(root: Path, per_class: int = 30) -> Path:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def images_and_ledger(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A folder of images, and a ledger with every kind of classifier of them."""
     root = tmp_path_factory.mktemp("predictions")
-    images = drawn(root / "images")
+    images = draw_images(root / "images")
     run(
         f"runs_dir={root / 'runs'}",
         "data=image_folder",
@@ -85,7 +85,7 @@ def stage(ledger: Path, kind: str, start: str = "pretrained") -> Path:
     return folder
 
 
-def given(checkpoint: Path, images: Path, **more: Any) -> Predict:
+def arguments(checkpoint: Path, images: Path, **more: Any) -> Predict:
     optional = ("count", "out", "classes", "eval_crop", "heads", "grid")
     values: dict[str, Any] = (
         dict.fromkeys(optional) | {"top": 5, "device": "cpu"} | more
@@ -95,11 +95,12 @@ def given(checkpoint: Path, images: Path, **more: Any) -> Predict:
     )
 
 
-def confusion(found: Predictions, images: Path) -> dict[tuple[str, str], int]:
-    """How often which class was taken for which, of the validation images."""
+def confusion(predictions: Predictions, images: Path) -> dict[tuple[str, str], int]:
+    """How often validation images of a class are predicted as which class."""
     listing = list_images(images, 0.4)
     best = {
-        name: row[0][0] for name, row in zip(found.names, found.rows(), strict=True)
+        name: row[0][0]
+        for name, row in zip(predictions.names, predictions.top_classes(), strict=True)
     }
     return dict(
         Counter((listing.classes[label], best[name]) for name, label in listing.val)
@@ -120,43 +121,45 @@ def confusion(found: Predictions, images: Path) -> dict[tuple[str, str], int]:
     ],
 )
 def test_predicted_classes_are_those_that_evaluation_counted(
-    place: tuple[Path, Path], kind: str, start: str
+    images_and_ledger: tuple[Path, Path], kind: str, start: str
 ) -> None:
-    images, ledger = place
+    images, ledger = images_and_ledger
     folder = stage(ledger, kind, start)
     counted = pd.read_csv(folder / "confusion.csv", index_col="true")
     expected = {(t, p): n for t, row in counted.iterrows() for p, n in row.items() if n}
-    found = predict(given(folder, images))
-    assert confusion(found, images) == expected
-    right = (
+    predictions = predict(arguments(folder, images))
+    assert confusion(predictions, images) == expected
+    accuracy = (
         100
-        * sum(n for (true, said), n in expected.items() if true == said)
+        * sum(n for (true, predicted), n in expected.items() if true == predicted)
         / sum(expected.values())
     )
-    assert right == pytest.approx(
+    assert accuracy == pytest.approx(
         pd.read_json(folder / "result.json", typ="series")["metrics"]["val/accuracy"]
     )
 
 
-def test_averaged_weights_predict_where_there_are_some(
-    place: tuple[Path, Path],
+def test_averaged_weights_predict_where_they_exist(
+    images_and_ledger: tuple[Path, Path],
 ) -> None:
-    """And the test above would notice: the trained weights say something else."""
-    folder = stage(place[1], "finetune")
+    """The trained weights would predict something else, and the test above would notice."""
+    folder = stage(images_and_ledger[1], "finetune")
     path = checkpoints.newest(folder / "checkpoints")
     assert path is not None
-    state = load_ready(folder, Hints(), None, None).model.state_dict()
+    state = load_trained_classifier(folder, Hints(), None, None).model.state_dict()
     averaged, trained = (
-        checkpoints.weights(path, prefix) for prefix in ("ema.module.", "model.")
+        checkpoints.load_weights(path, prefix) for prefix in ("ema.module.", "model.")
     )
     assert all(torch.equal(state[name], averaged[name]) for name in averaged)
     assert not torch.equal(averaged["head.weight"], trained["head.weight"])
 
 
-def test_image_size_is_the_stages_own(place: tuple[Path, Path]) -> None:
-    ledger = place[1]
+def test_image_size_is_the_stages_own(images_and_ledger: tuple[Path, Path]) -> None:
+    ledger = images_and_ledger[1]
     sizes = {
-        kind: load_ready(stage(ledger, kind), Hints(), None, None).form.shape
+        kind: load_trained_classifier(
+            stage(ledger, kind), Hints(), None, None
+        ).image_format.shape
         for kind in ("finetune", "linear_probe", "attentive_probe")
     }
     assert sizes == {
@@ -166,26 +169,42 @@ def test_image_size_is_the_stages_own(place: tuple[Path, Path]) -> None:
     }
 
 
-def test_probabilities_are_sorted_and_sum_to_one(place: tuple[Path, Path]) -> None:
-    found = predict(given(stage(place[1], "finetune"), place[0], count=7, top=2))
-    assert len(found.names) == 7
-    assert found.names[0] == "cat/000.png"
-    assert all(len(row) == 2 and row[0][1] >= row[1][1] for row in found.rows())
-    torch.testing.assert_close(found.probabilities_NK.sum(dim=1), torch.ones(7))
+def test_probabilities_are_sorted_and_sum_to_one(
+    images_and_ledger: tuple[Path, Path],
+) -> None:
+    predictions = predict(
+        arguments(
+            stage(images_and_ledger[1], "finetune"),
+            images_and_ledger[0],
+            count=7,
+            top=2,
+        )
+    )
+    assert len(predictions.names) == 7
+    assert predictions.names[0] == "cat/000.png"
+    assert all(
+        len(row) == 2 and row[0][1] >= row[1][1] for row in predictions.top_classes()
+    )
+    torch.testing.assert_close(predictions.probabilities_NK.sum(dim=1), torch.ones(7))
 
 
 def test_class_names_travel_with_the_checkpoint(
-    place: tuple[Path, Path], tmp_path: Path
+    images_and_ledger: tuple[Path, Path], tmp_path: Path
 ) -> None:
     folder = tmp_path / "elsewhere.ckpt"
-    path = checkpoints.newest(stage(place[1], "finetune") / "checkpoints")
+    path = checkpoints.newest(stage(images_and_ledger[1], "finetune") / "checkpoints")
     assert path is not None
     shutil.copy(path, folder)
-    assert predict(given(folder, place[0] / "cat" / "000.png")).classes == CLASSES
+    assert (
+        predict(arguments(folder, images_and_ledger[0] / "cat" / "000.png")).classes
+        == CLASSES
+    )
     content = checkpoints.load(path)
     del content["unmask"]["classes"]
     torch.save(content, folder)
-    assert predict(given(folder, place[0] / "cat" / "000.png")).classes == (
+    assert predict(
+        arguments(folder, images_and_ledger[0] / "cat" / "000.png")
+    ).classes == (
         "0",
         "1",
         "2",
@@ -193,16 +212,20 @@ def test_class_names_travel_with_the_checkpoint(
     (tmp_path / "names.txt").write_text("Katze\nKuh\nHund\n")
     assert (
         predict(
-            given(folder, place[0], classes=tmp_path.joinpath("names.txt").as_posix())
+            arguments(
+                folder,
+                images_and_ledger[0],
+                classes=tmp_path.joinpath("names.txt").as_posix(),
+            )
         ).classes[2]
         == "Hund"
     )
 
 
 def test_a_head_on_stored_features_needs_the_ledger_around_it(
-    place: tuple[Path, Path], tmp_path: Path
+    images_and_ledger: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    folder = stage(place[1], "linear_probe")
+    folder = stage(images_and_ledger[1], "linear_probe")
     shutil.copytree(folder, tmp_path / "linear_probe" / folder.name)
     with pytest.raises(
         ConfigError,
@@ -211,13 +234,15 @@ def test_a_head_on_stored_features_needs_the_ledger_around_it(
             r" probe"
         ),
     ):
-        predict(given(tmp_path / "linear_probe" / folder.name, place[0]))
+        predict(
+            arguments(tmp_path / "linear_probe" / folder.name, images_and_ledger[0])
+        )
 
 
-def test_what_has_no_classes_is_refused(
-    place: tuple[Path, Path], tmp_path: Path
+def test_checkpoints_and_folders_without_classes_or_images_are_refused(
+    images_and_ledger: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    images, ledger = place
+    images, ledger = images_and_ledger
     (pretrained,) = ledger.glob("pretrain/*")
     with pytest.raises(
         ConfigError,
@@ -226,101 +251,118 @@ def test_what_has_no_classes_is_refused(
             r" attentive_probe"
         ),
     ):
-        predict(given(pretrained, images))
-    torch.save(official(), tmp_path / "encoder.pth")
+        predict(arguments(pretrained, images))
+    torch.save(official_state(), tmp_path / "encoder.pth")
     with pytest.raises(
         ConfigError, match=r"\(timm\) has no classifier's head; give fine-tuned weights"
     ):
-        predict(given(tmp_path / "encoder.pth", images, heads=4))
+        predict(arguments(tmp_path / "encoder.pth", images, heads=4))
     with pytest.raises(
         ConfigError, match=r"checkpoint=.*nowhere: no such file or folder"
     ):
-        predict(given(tmp_path / "nowhere", images))
+        predict(arguments(tmp_path / "nowhere", images))
     with pytest.raises(ConfigError, match=r"images=.*nowhere: no such file or folder"):
-        predict(given(stage(ledger, "finetune"), tmp_path / "nowhere"))
+        predict(arguments(stage(ledger, "finetune"), tmp_path / "nowhere"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match=r"empty: no images in it \(.bmp"):
-        predict(given(stage(ledger, "finetune"), tmp_path / "empty"))
+        predict(arguments(stage(ledger, "finetune"), tmp_path / "empty"))
     (tmp_path / "two.txt").write_text("a\nb")
     with pytest.raises(
         ConfigError, match=r"two.txt has 2 lines, the checkpoint 3 classes"
     ):
         predict(
-            given(stage(ledger, "finetune"), images, classes=str(tmp_path / "two.txt"))
+            arguments(
+                stage(ledger, "finetune"), images, classes=str(tmp_path / "two.txt")
+            )
         )
 
 
-def test_files_that_are_no_images_are_named_and_the_rest_is_predicted(
-    place: tuple[Path, Path], tmp_path: Path
+def test_bad_images_are_named_and_the_others_predicted(
+    images_and_ledger: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    shutil.copytree(place[0] / "cat", tmp_path / "mixed")
+    shutil.copytree(images_and_ledger[0] / "cat", tmp_path / "mixed")
     (tmp_path / "mixed" / "000.png").write_bytes(b"nothing")
     (tmp_path / "mixed" / "notes.txt").write_text("not listed")
-    folder = stage(place[1], "finetune")
-    found, whole = (
-        predict(given(folder, tmp_path / "mixed")),
-        predict(given(folder, place[0] / "cat")),
+    folder = stage(images_and_ledger[1], "finetune")
+    predictions, all_predictions = (
+        predict(arguments(folder, tmp_path / "mixed")),
+        predict(arguments(folder, images_and_ledger[0] / "cat")),
     )
-    assert len(found.faults) == 1
-    assert "mixed/000.png cannot be read as an image" in found.faults[0]
-    assert found.names == whole.names[1:]
+    assert len(predictions.skipped) == 1
+    assert "mixed/000.png cannot be read as an image" in predictions.skipped[0]
+    assert predictions.names == all_predictions.names[1:]
     torch.testing.assert_close(
-        found.probabilities_NK, whole.probabilities_NK[1:], rtol=1e-5, atol=1e-6
+        predictions.probabilities_NK,
+        all_predictions.probabilities_NK[1:],
+        rtol=1e-5,
+        atol=1e-6,
     )
     with pytest.raises(
         ValueError,
         match=r"(?s)000.png cannot be read.*none of 1 files can be read as an image",
     ):
-        predict(given(folder, tmp_path / "mixed" / "000.png"))
+        predict(arguments(folder, tmp_path / "mixed" / "000.png"))
 
 
 @pytest.mark.parametrize("head", ["fc_norm", "cls", "probe"])
-def test_fine_tuned_weights_of_others(
-    head: str, place: tuple[Path, Path], tmp_path: Path
+def test_foreign_fine_tuned_weights_predict_alike_in_every_layout(
+    head: str, images_and_ledger: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    """The official port's, and through ours the other layouts: the same probabilities."""
-    path = saved(tmp_path / "official.pth", official(head=head))
-    first = predict(given(path, place[0], heads=4, count=6))
+    """Weights of the official port, and the same written in the other layouts."""
+    path = save_official(tmp_path / "official.pth", official_state(head=head))
+    first = predict(arguments(path, images_and_ledger[0], heads=4, count=6))
     assert first.classes == ("0", "1", "2", "3", "4")
-    ready = load_ready(path, Hints(heads=4), None, None)
-    assert (ready.form.shape, ready.form.eval_crop, ready.form.mean) == (
+    classifier = load_trained_classifier(path, Hints(heads=4), None, None)
+    assert (
+        classifier.image_format.shape,
+        classifier.image_format.eval_crop,
+        classifier.image_format.mean,
+    ) == (
         (8, 8),
         0.875,
         (0.485, 0.456, 0.406),
     )
-    weights, _ = read(path, Hints(heads=4))
+    weights, _ = read_weights(path, Hints(heads=4))
     for layout in ("timm", "safetensors", *(("hf",) if head != "fc_norm" else ())):
-        write(weights, tmp_path / layout, layout)
-        again = predict(given(tmp_path / layout, place[0], heads=4, count=6))
+        write_weights(weights, tmp_path / layout, layout)
+        again = predict(
+            arguments(tmp_path / layout, images_and_ledger[0], heads=4, count=6)
+        )
         torch.testing.assert_close(
             again.probabilities_NK, first.probabilities_NK, rtol=1e-4, atol=1e-6
         )
         assert again.classes[1] == ("LABEL_1" if layout == "hf" else "1")
 
 
-def test_the_table_is_cut_and_the_csv_is_whole(
-    place: tuple[Path, Path], tmp_path: Path
+def test_the_table_is_cut_and_the_csv_is_not(
+    images_and_ledger: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    found = predict(given(stage(place[1], "finetune"), place[0], top=2))
+    predictions = predict(
+        arguments(stage(images_and_ledger[1], "finetune"), images_and_ledger[0], top=2)
+    )
     shown = io.StringIO()
-    Console(width=160, file=shown).print(table(found, 20))
+    Console(width=160, file=shown).print(predictions_table(predictions, 20))
     assert sum(".png" in line for line in shown.getvalue().splitlines()) == 20
     odd = os.fsdecode(b"\xff.png")  # no UTF-8
-    other = replace(found, names=(odd, *found.names[1:]))
+    other = replace(predictions, names=(odd, *predictions.names[1:]))
     write_csv(other, tmp_path / "all.csv")
     assert b"\n\xff.png," in (tmp_path / "all.csv").read_bytes()
-    Console(width=160, file=shown).print(table(other, 1))
+    Console(width=160, file=shown).print(predictions_table(other, 1))
     assert shown.getvalue().encode().count(b"udcff.png") == 1
-    write_csv(found, tmp_path / "all.csv")
+    write_csv(predictions, tmp_path / "all.csv")
     rows = list(csv.reader((tmp_path / "all.csv").open()))
     assert rows[0] == ["image", "class_1", "probability_1", "class_2", "probability_2"]
     assert len(rows) == 91
-    assert float(rows[1][2]) == pytest.approx(found.rows()[0][0][1], abs=1e-6)
+    assert float(rows[1][2]) == pytest.approx(
+        predictions.top_classes()[0][0][1], abs=1e-6
+    )
 
 
 @pytest.mark.process
-def test_the_command(place: tuple[Path, Path], tmp_path: Path) -> None:
-    images, ledger = place
+def test_the_command_writes_a_csv_and_names_skipped_files(
+    images_and_ledger: tuple[Path, Path], tmp_path: Path
+) -> None:
+    images, ledger = images_and_ledger
     folder, out = stage(ledger, "finetune"), tmp_path / "p.csv"
     done = call(
         f"checkpoint={folder}",
@@ -361,7 +403,7 @@ def test_the_command(place: tuple[Path, Path], tmp_path: Path) -> None:
 
 @pytest.mark.process
 @pytest.mark.parametrize(
-    ("typed", "said"),
+    ("typed", "message"),
     [
         (("images=/tmp",), "checkpoint: missing; give a classifier"),
         (("checkpoint=/nowhere", "images=/tmp", "top=0"), "top = 0"),
@@ -377,10 +419,10 @@ def test_the_command(place: tuple[Path, Path], tmp_path: Path) -> None:
     ],
 )
 def test_wrong_arguments_end_with_2_and_one_line(
-    typed: tuple[str, ...], said: str
+    typed: tuple[str, ...], message: str
 ) -> None:
     done = call(*typed, script="predict.py", tiny=False)
-    assert (done.returncode, said in done.stderr, "Traceback" in done.stderr) == (
+    assert (done.returncode, message in done.stderr, "Traceback" in done.stderr) == (
         2,
         True,
         False,

@@ -1,4 +1,4 @@
-"""Pretraining's loss is of hidden patches alone, under masks that validation fixes and batches do not touch."""
+"""The loss counts hidden patches alone; masks depend on the sample, not the batch."""
 
 from collections.abc import Callable
 
@@ -57,36 +57,37 @@ def validation_loss(
 
 
 class Spy(torch.nn.Module):
-    """In place of the model: notes the masks that it is given."""
+    """Replace the model, record the masks that it gets, and predict zeros."""
 
     def __init__(self, model: MAE) -> None:
         super().__init__()
-        self.encoder, self.seen = model.encoder, []
+        self.encoder = model.encoder
+        self.masks: list[Tensor] = []
 
     def forward(
-        self, images: Tensor, masking: Masking, everywhere: bool = False
+        self, images: Tensor, masking: Masking, predict_visible: bool = False
     ) -> Tensor:
-        self.seen.append(masking.hidden_BL)
-        return torch.zeros(*masking.masked_BM.shape, 12)
+        self.masks.append(masking.hidden_BL)
+        return torch.zeros(*masking.hidden_BM.shape, 12)
 
 
-def masks(task: Pretrain, batches: list[Batch]) -> Tensor:
+def collect_masks(task: Pretrain, batches: list[Batch]) -> Tensor:
     spy = Spy(task.model)
     task.model = spy  # type: ignore[assignment]
     for batch in batches:
         task.training_step(batch, 0)
-    return torch.cat(spy.seen)
+    return torch.cat(spy.masks)
 
 
 def test_the_loss_is_the_error_of_hidden_patches(
     make_task: MakeTask, images: Tensor, key: Key
 ) -> None:
-    """Visible pixels are wrong by any amount in the prediction of an untrained model and count for nothing."""
+    """Visible patches count for nothing, however wrong they are predicted."""
     task = make_task()
     masking = task.masking(key, torch.arange(4), 0)
     full = patchify(images, 2)
     pred = full.clone().scatter(
-        1, masking.masked_BM[:, :, None].expand(-1, -1, 12), task.model(images, masking)
+        1, masking.hidden_BM[:, :, None].expand(-1, -1, 12), task.model(images, masking)
     )
     expected = (pred - full).square().mean(2)[masking.hidden_BL].mean()
     torch.testing.assert_close(
@@ -108,12 +109,12 @@ def test_a_perfect_prediction_of_hidden_patches_costs_nothing(
 
 
 @pytest.mark.parametrize("kind", [RandomMasking, BlockMasking])
-def test_training_masks_are_those_of_the_sample_in_any_batch(
+def test_a_training_mask_is_the_same_in_any_batch(
     make_task: MakeTask, kind: type, images: Tensor
 ) -> None:
     many = images.repeat(8, 1, 1, 1)
-    whole = masks(make_task(kind=kind), [batch_of(many)])
-    parts = masks(
+    whole = collect_masks(make_task(kind=kind), [batch_of(many)])
+    parts = collect_masks(
         make_task(kind=kind), [batch_of(images, first) for first in range(0, 32, 4)]
     )
     assert whole.equal(parts)
@@ -123,10 +124,10 @@ def test_training_masks_are_those_of_the_sample_in_any_batch(
 def test_training_masks_change_with_the_epoch_and_the_seed(
     make_task: MakeTask, images: Tensor
 ) -> None:
-    first = masks(make_task(), [batch_of(images)])
-    assert not first.equal(masks(make_task(), [batch_of(images, epoch=1)]))
-    assert not first.equal(masks(make_task(seed=1), [batch_of(images)]))
-    assert first.equal(masks(make_task(), [batch_of(images)]))
+    first = collect_masks(make_task(), [batch_of(images)])
+    assert not first.equal(collect_masks(make_task(), [batch_of(images, epoch=1)]))
+    assert not first.equal(collect_masks(make_task(seed=1), [batch_of(images)]))
+    assert first.equal(collect_masks(make_task(), [batch_of(images)]))
 
 
 def test_validation_hides_the_same_patches_in_every_epoch_and_for_every_seed(

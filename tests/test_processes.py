@@ -1,4 +1,4 @@
-"""Signals go on to what a process has started, whenever it was started."""
+"""Signals are passed on to the processes that one has started, whenever it did."""
 
 import os
 import signal
@@ -7,11 +7,11 @@ import subprocess
 import pytest
 
 from unmask.distributed import processes
-from unmask.distributed.processes import SIGNALS, Forwarding, received_signals
+from unmask.distributed.processes import STOP_SIGNALS, ForwardSignals, received_signals
 
 
-class Started(subprocess.Popen):
-    """A process that notes what it is sent."""
+class FakeProcess(subprocess.Popen):
+    """A process that notes the signals that it is sent."""
 
     def __init__(self) -> None:
         self.sent: list[int] = []
@@ -32,12 +32,12 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen]:
 def test_a_signal_that_came_while_one_was_being_started_reaches_it(
     started: list,
 ) -> None:
-    with Forwarding(SIGNALS, lambda: started) as signals:
-        started.append(Started())
-        signals.catch_up(started[0])
+    with ForwardSignals(STOP_SIGNALS, lambda: started) as signals:
+        started.append(FakeProcess())
+        signals.forward_earlier(started[0])
         os.kill(os.getpid(), signal.SIGUSR1)
-        late = Started()
-        signals.catch_up(late)
+        late = FakeProcess()
+        signals.forward_earlier(late)
     assert [started[0].sent, late.sent] == [[signal.SIGUSR1], [signal.SIGUSR1]]
 
 
@@ -49,12 +49,12 @@ def test_a_signal_that_came_while_one_was_being_started_reaches_it(
         (signal.SIGUSR1, signal.SIGUSR1),
     ],
 )
-def test_people_end_at_once_by_a_third_ctrl_c_and_schedulers_never_do(
+def test_a_third_ctrl_c_kills_and_a_schedulers_third_signal_does_not(
     number: int, third: int, started: list
 ) -> None:
-    """SLURM sends a step's signals to each of its processes, and those they started hear of them twice."""
-    with Forwarding(SIGNALS, lambda: started):
-        started.append(Started())
+    """SLURM signals all processes of a step, so those with a parent get it twice."""
+    with ForwardSignals(STOP_SIGNALS, lambda: started):
+        started.append(FakeProcess())
         for _ in range(3):
             os.kill(os.getpid(), number)
     assert started[0].sent == [number, number, third]

@@ -1,4 +1,4 @@
-"""Draws are those of Philox4x32-10, depend on nothing but their name, and look random."""
+"""Draws are those of Philox4x32-10, depend only on their name, and look random."""
 
 import itertools
 
@@ -12,12 +12,12 @@ from scipy import stats
 from unmask.randomness import (
     Key,
     make_key,
-    normal_like,
+    normal_tensor,
     permutation,
     philox,
+    random_words,
     uniform,
-    uniform_like,
-    words,
+    uniform_tensor,
 )
 
 LEAST_P = 1e-3  # draws are fixed, so a test that passes once passes always
@@ -51,7 +51,7 @@ def test_a_draw_is_philox_of_block_id_and_step(key: Key) -> None:
         tuple(torch.tensor([word]) for word in (block, 7, 3, 11)) for block in (0, 1)
     ]
     expected = [int(word) for counter in counters for word in philox(counter, key)]
-    assert words(key, 11, torch.tensor([sample]), 8)[0].tolist() == expected
+    assert random_words(key, 11, torch.tensor([sample]), 8)[0].tolist() == expected
 
 
 @settings(derandomize=True, deadline=None, max_examples=25)
@@ -64,17 +64,19 @@ def test_draws_do_not_depend_on_the_batch_or_on_how_many_are_drawn(
     ids: list[int], count: int, cut: int
 ) -> None:
     key, cut = make_key(1, "any"), min(cut, len(ids) - 1)
-    together = words(key, 5, torch.tensor(ids), count)
+    together = random_words(key, 5, torch.tensor(ids), count)
     apart = [
-        words(key, 5, torch.tensor(part), count + 6)[:, :count]
+        random_words(key, 5, torch.tensor(part), count + 6)[:, :count]
         for part in (ids[:cut], ids[cut:])
     ]
     assert together.equal(torch.cat(apart))
 
 
-def test_ids_above_32_bits_have_draws_of_their_own(key: Key) -> None:
+def test_ids_above_32_bits_have_other_draws(key: Key) -> None:
     ids = torch.tensor([5, 5 + 2**32, 5 + 2**33, 5 + 2**62])
-    assert len({tuple(row) for row in words(key, 0, ids, 4).tolist()}) == len(ids)
+    assert len({tuple(row) for row in random_words(key, 0, ids, 4).tolist()}) == len(
+        ids
+    )
 
 
 def test_every_seed_purpose_step_and_sample_is_a_stream_unrelated_to_the_others() -> (
@@ -103,7 +105,7 @@ def test_uniform_draws_are_uniform_and_exact_in_float32(key: Key) -> None:
 
 
 def test_each_bit_of_a_word_is_fair(key: Key) -> None:
-    drawn = words(key, 0, torch.arange(10_000), 4).flatten()
+    drawn = random_words(key, 0, torch.arange(10_000), 4).flatten()
     ones = torch.stack([drawn >> bit & 1 for bit in range(32)]).double().mean(1)
     assert (ones - 0.5).abs().max() < 4.5 * 0.5 / len(drawn) ** 0.5
 
@@ -117,24 +119,24 @@ def test_a_permutation_holds_every_index_once(size: int, step: int) -> None:
 
 
 def test_every_order_is_equally_likely(key: Key) -> None:
-    seen = [tuple(permutation(key, step, 4).tolist()) for step in range(2_400)]
-    counts = [seen.count(order) for order in itertools.permutations(range(4))]
+    drawn = [tuple(permutation(key, step, 4).tolist()) for step in range(2_400)]
+    counts = [drawn.count(order) for order in itertools.permutations(range(4))]
     assert stats.chisquare(counts).pvalue > LEAST_P
 
 
-def test_each_thing_is_as_likely_in_each_place(key: Key) -> None:
-    places = torch.stack([permutation(key, step, 20) for step in range(1_000)])
-    counts = torch.stack([(places == thing).sum(0) for thing in range(20)]).numpy()
+def test_each_index_is_equally_likely_at_each_position(key: Key) -> None:
+    orders = torch.stack([permutation(key, step, 20) for step in range(1_000)])
+    counts = torch.stack([(orders == index).sum(0) for index in range(20)]).numpy()
     assert stats.chisquare(counts.flatten(), ddof=2 * 20 - 2).pvalue > LEAST_P
 
 
 def test_normal_draws_are_normal(key: Key) -> None:
-    drawn = normal_like(key, (50, 1_001))
+    drawn = normal_tensor(key, (50, 1_001))
     assert drawn.shape == (50, 1_001)
     assert stats.kstest(drawn.flatten(), "norm").pvalue > LEAST_P
 
 
 def test_weights_do_not_depend_on_the_pieces_they_are_drawn_in(key: Key) -> None:
-    assert uniform_like(key, (600, 7), rows=256).equal(
-        uniform_like(key, (600, 7), rows=1_000)
+    assert uniform_tensor(key, (600, 7), rows=256).equal(
+        uniform_tensor(key, (600, 7), rows=1_000)
     )

@@ -1,4 +1,4 @@
-"""One model at several ratios: the same order of patches, so that what one ratio hides the next hides too."""
+"""One model at several ratios: what one ratio hides, the next hides too."""
 
 from collections.abc import Callable
 

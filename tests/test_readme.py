@@ -1,31 +1,43 @@
-"""Every command of the README and its guides runs; every dial and file it names exists."""
+"""Every command of the README and of docs/ runs; every dial, file and link in them exists."""
 
+import io
 import re
 import shlex
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from small_runs import ROOT, TINY, call, image_folder, run
+from unmask.commands.prepare.prepare import prepare
 from unmask.config.arguments import (
-    Bench,
     Convert,
     Measure,
+    Predict,
     Prepare,
     Reconstruct,
     Report,
-    keyed,
+    Send,
+    VerifyArguments,
+    fields_by_key,
 )
+from unmask.config.bench_arguments import Bench
 from unmask.config.keys import known_keys
-from unmask.exchange.read import read
-from unmask.exchange.write import write
+from unmask.exchange.read import read_weights
+from unmask.exchange.write import write_weights
 
 README = (ROOT / "README.md").read_text()
-GUIDES = [
-    (ROOT / "docs" / f"{name}.md").read_text()
-    for name in ("images", "loading", "downstream", "weights")
-]
-DOCS = "\n".join([README, *GUIDES])
+PAGES = {path: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
+# config.md is generated from the schema
+WRITTEN_PAGES = {path: text for path, text in PAGES.items() if path.name != "config.md"}
+MARKDOWN = {
+    ROOT / "README.md": README,
+    ROOT / "CHANGELOG.md": (ROOT / "CHANGELOG.md").read_text(),
+    ROOT / "experiments" / "README.md": (ROOT / "experiments/README.md").read_text(),
+    **PAGES,
+}
+DOCS = "\n".join([README, *WRITTEN_PAGES.values()])
+# what needs GPUs, a cluster or the network is in blocks without a language
 BLOCKS = "\n".join(re.findall(r"```bash\n(.*?)```", DOCS, re.DOTALL))
 COMMANDS = list(
     dict.fromkeys(
@@ -41,6 +53,21 @@ PHOTOS = (
     "data.num_workers=0",
     "pretrain.batch_size=4",
 )
+CONTAINERS = ("webdataset", "parquet", "litdata", "raw")
+MAX_README_LINES = 150
+# pages whose commands people must be able to copy
+GUIDES = (
+    "dials",
+    "images",
+    "containers",
+    "loading",
+    "downstream",
+    "weights",
+    "paper",
+    "speed",
+    "exact",
+)
+OTHER_KEYS = {"hydra.launcher.n_jobs", "hydra.sweeper.skip_kept", "hardware"}
 
 
 def test_the_commands_people_came_for_are_there() -> None:
@@ -48,9 +75,21 @@ def test_the_commands_people_came_for_are_there() -> None:
     assert "python src/train.py -m decoder.depth=1,2,4,8" in COMMANDS
 
 
+@pytest.mark.parametrize("page", GUIDES)
+def test_a_guide_has_commands_that_are_run(page: str) -> None:
+    blocks = re.findall(
+        r"```bash\n(.*?)```", PAGES[ROOT / f"docs/{page}.md"], re.DOTALL
+    )
+    assert any(line.startswith("python ") for line in "".join(blocks).splitlines())
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
-    """A folder of images, a ledger, and the fingerprint of a pretraining in it, with a fine-tuning."""
+    """Return a folder of images, a ledger, and the fingerprint of its pretraining.
+
+    The ledger has a fine-tuning too; beside the images are containers of them and a
+    file of weights.
+    """
     root = tmp_path_factory.mktemp("readme")
     images = image_folder(root / "images", size=32)
     runs = root / "runs"
@@ -68,20 +107,21 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
         "stages=[pretrain]",
         "pretrain.epochs=1",
     )
-    done = call(
-        f"from={images}",
-        f"to={root / 'tars'}",
-        "format=webdataset",
-        script="prepare.py",
-        tiny=False,
-    )
-    assert done.returncode == 0, done.stderr
-    write(
-        read(next((root / "others").glob("pretrain/*")))[0],
+    for container in CONTAINERS:
+        prepare_container(images, root / container, container)
+    write_weights(
+        read_weights(next((root / "others").glob("pretrain/*")))[0],
         root / "mae_pretrain_vit_base.pth",
         "official",
     )
     return images, runs, folder.name
+
+
+def prepare_container(images: Path, target: Path, container: str) -> None:
+    """Convert the images as src/prepare.py does, with its defaults."""
+    values = dict.fromkeys(fields_by_key(Prepare))
+    values |= {"from": str(images), "to": str(target), "format": container}
+    prepare(Prepare.model_validate(values), Console(file=io.StringIO()))
 
 
 @pytest.mark.process
@@ -89,74 +129,88 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
 def test_every_command_runs_as_typed_but_smaller(
     typed: str, place: tuple[Path, Path, str], tmp_path: Path
 ) -> None:
-    images, runs, fingerprint = place
-    text = typed.replace("to=/path/to/tars", f"to={tmp_path / 'tars'}").replace(
-        "/path/to/tars", f"{images.parent}/tars"
-    )
-    text = text.replace("/path/to/images", str(images)).replace(
-        "runs/pretrain/<fingerprint>", f"{runs}/pretrain/{fingerprint}"
-    )
-    text = text.replace("/path/to/imagenet", str(images)).replace(
-        "blocks=0,0.5,1,2,4", "blocks=0.5,1"
-    )
-    text = text.replace(
-        "mae_pretrain_vit_base.pth", str(images.parent / "mae_pretrain_vit_base.pth")
-    )
-    text = text.replace("to=vit_base", f"to={tmp_path}/vit_base")
-    (tuned,) = (runs / "finetune").iterdir()
-    text = text.replace("runs/finetune/<fingerprint>", str(tuned))
-    text = text.replace("scale=paper hardware", "scale=embedded hardware")
-    text = text.replace(
-        "experiment=decoder_depth scale=embedded",
-        "experiment=mask_token scale=embedded seed=0",
-    )
-    _, script, *overrides = shlex.split(text)
+    _, script, *overrides = shlex.split(with_real_paths(typed, place, tmp_path))
     name = Path(script).name
+    overrides = make_smaller(name, overrides, place, tmp_path)
+    done = call(*dict.fromkeys(overrides), script=name, tiny=False)
+    assert done.returncode == 0, done.stderr
+
+
+def with_real_paths(typed: str, place: tuple[Path, Path, str], tmp_path: Path) -> str:
+    """Replace the paths that stand for a user's."""
+    images, runs, fingerprint = place
+    root = images.parent
+    (tuned,) = (runs / "finetune").iterdir()
+    text = re.sub(r"\bto=/path/to/", f"to={tmp_path}/", typed)
+    text = re.sub(r"\bto=vit_base", f"to={tmp_path}/vit_base", text)
+    for before, after in {
+        "/path/to/images": str(images),
+        "/path/to/imagenet": str(images),
+        "/path/to/tars": f"{root}/webdataset",
+        "/path/to/": f"{root}/",
+        "runs/pretrain/<fingerprint>": f"{runs}/pretrain/{fingerprint}",
+        "runs/finetune/<fingerprint>": str(tuned),
+        "mae_pretrain_vit_base.pth": f"{root}/mae_pretrain_vit_base.pth",
+    }.items():
+        text = text.replace(before, after)
+    return text
+
+
+def make_smaller(
+    name: str, overrides: list[str], place: tuple[Path, Path, str], tmp_path: Path
+) -> list[str]:
+    """Return the overrides with what makes the command take seconds."""
+    runs = place[1]
     if name == "train.py":
-        dials = {override.split("=")[0] for override in overrides}
-        small = [
-            o
-            for o in TINY
-            if o.split("=")[0] not in dials and not o.startswith("data.")
-        ]
-        overrides += [*small, "pretrain.epochs=1", f"runs_dir={tmp_path}"]
-        overrides += (
-            ["linear_probe.warmup_epochs=0"] if "linear_probe=port" in overrides else []
-        )
-        photos = {"data=image_folder", "data=imagenet"} & set(overrides)
-        overrides += [o for o in PHOTOS if not o.startswith("data=")] if photos else []
-        overrides += (
-            ["robustness.images=10", "robustness.severities=[5]"]
-            if any("robustness" in o for o in overrides)
-            else []
-        )
-        if "scale=embedded" in overrides:
-            overrides += [
-                "data.image_size=28",
-                "data.patch_size=7",
-                "finetune.labels=100",
-            ]
-    if name == "report.py":
-        overrides += [
-            f"runs_dir={runs}",
-            f"out={tmp_path}",
-            "experiment=mask_token,schedule",
-        ]
+        return make_training_smaller(overrides, tmp_path)
     if name == "plan.py":
-        overrides = [
-            override for override in overrides if not override.startswith("seed=")
+        return [
+            override.replace("scale=paper", "scale=embedded") for override in overrides
         ]
     if name == "bench.py":
         shorter = "seconds=0.1" if overrides[:1] == ["loader"] else "rounds=1"
-        overrides += ["batch=1", shorter, "model.depth=1", "decoder.depth=1"]
-    if name == "measure.py":
-        overrides += [f"out={tmp_path / 'statistics.yaml'}"]
-    if name == "reconstruct.py":
-        overrides += [f"out={tmp_path / 'out.png'}"]
-    if name == "convert.py":
-        overrides += ["heads=2", "decoder_heads=2"]
-    done = call(*dict.fromkeys(overrides), script=name, tiny=False)
-    assert done.returncode == 0, done.stderr
+        return [*overrides, "batch=1", shorter, "model.depth=1", "decoder.depth=1"]
+    more = {
+        "report.py": [
+            f"runs_dir={runs}",
+            f"out={tmp_path}",
+            "experiment=mask_token,schedule",
+        ],
+        "measure.py": [f"out={tmp_path / 'statistics.yaml'}"],
+        "reconstruct.py": [f"out={tmp_path / 'out.png'}"],
+        "convert.py": ["heads=2", "decoder_heads=2"],
+    }
+    return [*overrides, *more.get(name, [])]
+
+
+def make_training_smaller(typed: list[str], tmp_path: Path) -> list[str]:
+    smaller_sweeps = {
+        "partial_finetune.blocks=0,0.5,1,2,4": "partial_finetune.blocks=0.5,1",
+        "seed=0,1,2": "seed=0",
+        "experiment=decoder_depth": "experiment=mask_token",
+    }
+    overrides = [smaller_sweeps.get(override, override) for override in typed]
+    if "experiment=mask_token" in overrides:
+        overrides.append("seed=0")
+    dials = {override.split("=")[0] for override in overrides}
+    for override in TINY:
+        key = override.split("=")[0]
+        if key not in dials and not key.startswith("data."):
+            overrides.append(override)
+    overrides += ["pretrain.epochs=1", f"runs_dir={tmp_path}"]
+    if "linear_probe=port" in overrides:
+        overrides.append("linear_probe.warmup_epochs=0")
+    if {"data=image_folder", "data=imagenet"} & set(overrides):
+        overrides += [o for o in PHOTOS if not o.startswith("data=")]
+    if any("robustness" in override for override in overrides):
+        overrides += ["robustness.images=10", "robustness.severities=[5]"]
+    if "scale=embedded" in overrides:
+        overrides += [
+            "data.image_size=28",
+            "data.patch_size=7",
+            "finetune.labels=100",
+        ]
+    return overrides
 
 
 def test_every_dial_exists() -> None:
@@ -165,47 +219,85 @@ def test_every_dial_exists() -> None:
     assert {"mask_ratio", "masking", "labels"} <= keys
     arguments = {
         key
-        for kind in (Bench, Convert, Measure, Prepare, Reconstruct, Report)
-        for key in keyed(kind)
+        for kind in (
+            Bench,
+            Convert,
+            Measure,
+            Predict,
+            Prepare,
+            Reconstruct,
+            Report,
+            Send,
+        )
+        for key in fields_by_key(kind)
     }
-    assert (
-        not keys
-        - set(known_keys())
-        - groups
-        - arguments
-        - {"hydra.launcher.n_jobs", "hydra.sweeper.skip_kept"}
-    )
+    verify = VerifyArguments.model_fields["verify"].annotation
+    assert verify is not None
+    arguments |= {f"verify.{key}" for key in verify.model_fields}
+    assert not keys - set(known_keys()) - groups - arguments - OTHER_KEYS
 
 
 def test_every_make_verb_exists() -> None:
-    verbs = set(re.findall(r"(?:`|^)make ([a-z]+)", README, re.MULTILINE))
-    assert verbs
+    verbs = set(re.findall(r"(?:`|^)make ([a-z]+)", DOCS, re.MULTILINE))
+    assert {"demo", "test", "native", "soak"} <= verbs
     assert verbs <= set(
         re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     )
 
 
-def test_every_picture_and_file_exists() -> None:
-    assert all(
-        (ROOT / path).exists() for path in re.findall(r"!\[[^]]*\]\(([^)]+)\)", README)
-    )
-    assert all(
-        (ROOT / path).exists()
-        for path in re.findall(r"\]\(((?:docs|experiments|conf)/[^)#]+)", README)
-    )
-    for guide in GUIDES:
-        assert all(
-            (ROOT / "docs" / path).exists()
-            for path in re.findall(r"\]\(([^):]+)\)", guide)
-        )
-    for path in re.findall(r"`(src/\w+\.py)`", DOCS):
-        assert (ROOT / path).exists()
+def links(text: str) -> list[str]:
+    """Return the targets of all links and pictures within the project."""
+    targets = re.findall(r"\]\(([^)\s]+)\)", text)
+    return [target for target in targets if "://" not in target]
+
+
+def anchors(text: str) -> set[str]:
+    """Return what a link may name after # in a page, as GitHub makes it of headings."""
+    without_blocks = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", without_blocks, re.MULTILINE)
+    return {
+        re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+        for heading in headings
+    }
+
+
+@pytest.mark.parametrize("page", MARKDOWN, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
+    for target in links(MARKDOWN[page]):
+        name, _, anchor = target.partition("#")
+        path = (page.parent / name).resolve() if name else page
+        assert path.exists(), target
+        if anchor:
+            assert anchor in anchors(path.read_text()), target
+
+
+@pytest.mark.parametrize("page", MARKDOWN, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_file_and_module_that_a_page_names_exists(page: Path) -> None:
+    text = MARKDOWN[page]
+    # the changelog names pages that were renamed
+    folders = "src|tests|conf" if page.name == "CHANGELOG.md" else "src|tests|conf|docs"
+    for name in re.findall(rf"`((?:{folders})/[\w/.]+)`", text):
+        assert (ROOT / name).exists(), name
+    for module in re.findall(r"\bunmask(?:\.\w+)+", text):
+        path = ROOT / "src" / module.replace(".", "/")
+        assert path.is_dir() or path.with_suffix(".py").exists(), module
+
+
+def test_every_page_is_linked_from_the_readme_or_the_dials() -> None:
+    linked = {(ROOT / target.partition("#")[0]) for target in links(README)}
+    dials = ROOT / "docs" / "dials.md"
+    linked |= {
+        dials.parent / target.partition("#")[0] for target in links(PAGES[dials])
+    }
+    assert not [path.name for path in PAGES if path not in linked]
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= MAX_README_LINES
 
 
 def test_every_test_that_the_page_on_failures_names_exists() -> None:
-    named = set(
-        re.findall(r"`(test_\w+)`", (ROOT / "docs" / "failures.md").read_text())
-    )
+    named = set(re.findall(r"`(test_\w+)`", PAGES[ROOT / "docs" / "failures.md"]))
     written = "".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
     assert len(named) > 40
     assert not [name for name in named if f"def {name}(" not in written]

@@ -1,4 +1,4 @@
-"""No option is a silent no-op: each changes what a stage does, not only what it is called."""
+"""No option is a silent no-op: each changes what a stage does, not only its fingerprint."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 
 from small_runs import COARSE, plan_for, run
 from unmask.stages.ledger import StageFolder
-from unmask.storage.metrics_log import read
+from unmask.storage.metrics_log import read_rows
 
 BASE = (
     "model.depth=3",
@@ -60,21 +60,21 @@ CASES = [(stage, key) for stage, options in OPTIONS.items() for key in options]
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One ledger: the pretraining is made once."""
+    """Return one ledger for all tests: its pretraining is run once."""
     return tmp_path_factory.mktemp("runs")
 
 
-def trace(runs: Path, stage: str, *overrides: str) -> dict[str, Any]:
-    """What the stage did: losses and rates of its steps, what it trained, what it measured."""
+def run_stage(runs: Path, stage: str, *overrides: str) -> dict[str, Any]:
+    """Return what a stage did: losses and rates of its steps, and its metrics."""
     arguments = (f"runs_dir={runs}", f"stages=[{stage}]", *BASE, *overrides)
     result = run(*arguments)[-1]
     folder = StageFolder(runs, plan_for(*arguments).stages[-1]).path
-    journal = [
+    log = [
         {k: v for k, v in row.items() if k != "images_per_second"}
-        for row in read(folder / "metrics.jsonl")
+        for row in read_rows(folder / "metrics.jsonl")
     ]
     return {
-        "journal": journal,
+        "log": log,
         "rates": json.loads((folder / "rates.json").read_text()),
         "metrics": result["metrics"],
     }
@@ -84,8 +84,8 @@ def trace(runs: Path, stage: str, *overrides: str) -> dict[str, Any]:
 def test_each_option_changes_what_the_stage_does(
     stage: str, key: str, runs: Path
 ) -> None:
-    changed = trace(runs, stage, f"{stage}.{key}={OPTIONS[stage][key]}")
-    assert changed != trace(runs, stage)
+    changed = run_stage(runs, stage, f"{stage}.{key}={OPTIONS[stage][key]}")
+    assert changed != run_stage(runs, stage)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_what_changes_images_or_targets_changes_the_first_loss(
     key: str, runs: Path
 ) -> None:
     losses = [
-        trace(runs, "finetune", "finetune.base_lr=0.1", *more)["journal"][0][
+        run_stage(runs, "finetune", "finetune.base_lr=0.1", *more)["log"][0][
             "train/loss"
         ]
         for more in ((), (f"finetune.{key}={OPTIONS['finetune'][key]}",))
@@ -113,14 +113,14 @@ def test_what_changes_images_or_targets_changes_the_first_loss(
 
 def test_the_scale_of_random_crops_changes_them(runs: Path) -> None:
     crops = "finetune.augment.crop=random"
-    assert trace(runs, "finetune", crops, "finetune.augment.scale=[0.1,0.2]") != trace(
-        runs, "finetune", crops
-    )
+    assert run_stage(
+        runs, "finetune", crops, "finetune.augment.scale=[0.1,0.2]"
+    ) != run_stage(runs, "finetune", crops)
 
 
-def test_every_measure_of_a_classifier_is_filed(runs: Path) -> None:
-    """Top-1, top-5, calibration, per class and confused with what."""
-    metrics = trace(runs, "finetune")["metrics"]
+def test_a_classifiers_metrics_and_tables_are_stored(runs: Path) -> None:
+    """Top-1, top-5, calibration, accuracy per class, and the confusion matrix."""
+    metrics = run_stage(runs, "finetune")["metrics"]
     assert {
         "val/accuracy",
         "val/top5",
@@ -147,10 +147,10 @@ def test_every_measure_of_a_classifier_is_filed(runs: Path) -> None:
     ]
 
 
-def test_the_average_is_what_is_measured_and_the_weights_without_it_are_told_too(
+def test_averaged_weights_are_evaluated_and_the_others_are_reported_too(
     runs: Path,
 ) -> None:
-    metrics = trace(runs, "scratch", "scratch.ema=0.99")["metrics"]
-    without = trace(runs, "scratch")["metrics"]
+    metrics = run_stage(runs, "scratch", "scratch.ema=0.99")["metrics"]
+    without = run_stage(runs, "scratch")["metrics"]
     assert metrics["val/accuracy_unaveraged"] == without["val/accuracy"]
     assert metrics["val/loss"] != without["val/loss"]

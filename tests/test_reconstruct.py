@@ -1,4 +1,4 @@
-"""Reconstructions by a checkpoint on disk, of the data set's images or of anybody's."""
+"""A checkpoint on disk reconstructs the data set's images, or any others."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from small_runs import call, image_folder, run
-from unmask.commands.reconstruct import checkpoint_file, reconstruct_images
+from unmask.commands.reconstruct import find_checkpoint, reconstruct_images
 from unmask.config.checks import ConfigError
 from unmask.storage import checkpoints
 
@@ -27,7 +27,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_data_sets_own_images_are_the_default(stage: Path) -> None:
     result = reconstruct_images(
-        checkpoint_file(stage), None, count=5, mask_ratio=None, seed=0
+        find_checkpoint(stage), None, count=5, mask_ratio=None, seed=0
     )
     assert result.original_BCHW.shape == (5, 1, 28, 28)
     assert not torch.equal(result.original_BCHW, result.pasted_BCHW)
@@ -38,39 +38,39 @@ def test_images_of_any_size_and_mode_are_cropped_to_fit(
 ) -> None:
     image_folder(tmp_path, per_class=2, size=50)
     result = reconstruct_images(
-        checkpoint_file(stage), tmp_path, count=3, mask_ratio=0.5, seed=0
+        find_checkpoint(stage), tmp_path, count=3, mask_ratio=0.5, seed=0
     )
     assert result.original_BCHW.shape == (3, 1, 28, 28)
 
 
 def test_a_stage_folder_and_its_file_mean_the_same_checkpoint(stage: Path) -> None:
     assert (
-        checkpoint_file(checkpoint_file(stage))
-        == checkpoint_file(stage)
-        == checkpoint_file(stage / "checkpoints")
+        find_checkpoint(find_checkpoint(stage))
+        == find_checkpoint(stage)
+        == find_checkpoint(stage / "checkpoints")
     )
 
 
-def test_what_has_no_decoder_or_no_checkpoint_is_refused(
+def test_stages_without_a_decoder_and_missing_checkpoints_are_refused(
     stage: Path, tmp_path: Path
 ) -> None:
     (scratch,) = stage.parent.parent.glob("scratch/*")
     with pytest.raises(
         ConfigError, match="of stage scratch; only pretraining has a decoder"
     ):
-        reconstruct_images(checkpoint_file(scratch), None, 1, None, 0)
+        reconstruct_images(find_checkpoint(scratch), None, 1, None, 0)
     with pytest.raises(
         ConfigError, match=r"neither a file nor a folder with checkpoints"
     ):
-        checkpoint_file(tmp_path)
+        find_checkpoint(tmp_path)
     with pytest.raises(ConfigError, match=r"no such file or folder"):
-        reconstruct_images(checkpoint_file(stage), tmp_path / "none", 1, None, 0)
+        reconstruct_images(find_checkpoint(stage), tmp_path / "none", 1, None, 0)
     with pytest.raises(ConfigError, match=r"mask_ratio = 2"):
-        reconstruct_images(checkpoint_file(stage), None, 1, 2.0, 0)
+        reconstruct_images(find_checkpoint(stage), None, 1, 2.0, 0)
 
 
 def test_a_checkpoint_of_another_version_says_so(stage: Path, tmp_path: Path) -> None:
-    content = checkpoints.load(checkpoint_file(stage))
+    content = checkpoints.load(find_checkpoint(stage))
     del content["unmask"]["config"]["finetune"]
     path = checkpoints.save(content, tmp_path, 1)
     with pytest.raises(
@@ -87,7 +87,7 @@ def test_a_checkpoint_of_another_version_says_so(stage: Path, tmp_path: Path) ->
 def test_the_command_writes_the_picture(stage: Path, tmp_path: Path) -> None:
     out = tmp_path / "picture.png"
     done = call(
-        f"checkpoint={checkpoint_file(stage)}",
+        f"checkpoint={find_checkpoint(stage)}",
         f"out={out}",
         "count=4",
         script="reconstruct.py",
@@ -98,12 +98,12 @@ def test_the_command_writes_the_picture(stage: Path, tmp_path: Path) -> None:
         assert picture.width > 4 * 3 * 84
     wrong = call("checkpoint=/nowhere", script="reconstruct.py", tiny=False)
     assert (wrong.returncode, "checkpoint=/nowhere" in wrong.stderr) == (2, True)
-    for bad, said in (
+    for bad, message in (
         ("count=0", "count = 0"),
         ("count=abc", "count = 'abc'"),
         ("seed=-1", "seed = -1"),
     ):
         done = call(f"checkpoint={stage}", bad, script="reconstruct.py", tiny=False)
-        assert (done.returncode, said in done.stderr) == (2, True), done.stderr
+        assert (done.returncode, message in done.stderr) == (2, True), done.stderr
     missing = call(script="reconstruct.py", tiny=False)
     assert (missing.returncode, "checkpoint: missing" in missing.stderr) == (2, True)

@@ -1,4 +1,4 @@
-"""Pictures show visible pixels as they are, predictions elsewhere, and leak nothing of what is hidden."""
+"""Pictures show visible pixels as they are and predictions elsewhere; nothing leaks."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from unmask.mae import MAE
 from unmask.masking import Masking
-from unmask.patches import gather, patchify
+from unmask.patches import gather_tokens, patchify
 from unmask.reconstructions import (
     GAP,
     Reconstruction,
@@ -46,16 +46,17 @@ def test_visible_patches_are_pasted_and_hidden_ones_predicted(
     result = reconstruct(model, target, photos, masking, MEAN, STD)
     original, pasted = patchify(pixels(photos), 2), patchify(result.pasted_BCHW, 2)
     torch.testing.assert_close(
-        gather(pasted, masking.visible_BV), gather(original, masking.visible_BV)
+        gather_tokens(pasted, masking.visible_BV),
+        gather_tokens(original, masking.visible_BV),
     )
     pred = target.to_pixels(
-        model(photos, masking), gather(patchify(photos, 2), masking.visible_BV)
+        model(photos, masking), gather_tokens(patchify(photos, 2), masking.visible_BV)
     )
     # a patch is (row, column, channel)
     spread, shift = torch.tensor(STD).repeat(4), torch.tensor(MEAN).repeat(4)
     expected = (pred * spread + shift).clamp(0, 1)
     torch.testing.assert_close(
-        gather(pasted, masking.masked_BM), expected, rtol=1e-5, atol=1e-5
+        gather_tokens(pasted, masking.hidden_BM), expected, rtol=1e-5, atol=1e-5
     )
     torch.testing.assert_close(result.original_BCHW, pixels(photos))
 
@@ -83,9 +84,9 @@ def test_hidden_patches_are_grey(
     masked = patchify(
         reconstruct(make_mae(), Pixel(), photos, masking, MEAN, STD).masked_BCHW, 2
     )
-    assert (gather(masked, masking.masked_BM) == 0.5).all()
-    original = gather(patchify(pixels(photos), 2), masking.visible_BV)
-    torch.testing.assert_close(gather(masked, masking.visible_BV), original)
+    assert (gather_tokens(masked, masking.hidden_BM) == 0.5).all()
+    original = gather_tokens(patchify(pixels(photos), 2), masking.visible_BV)
+    torch.testing.assert_close(gather_tokens(masked, masking.visible_BV), original)
 
 
 @pytest.mark.parametrize(

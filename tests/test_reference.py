@@ -1,4 +1,4 @@
-"""Parity with an independent MAE: Hugging Face's ViTMAEForPreTraining with the same weights, images and noise."""
+"""Parity with Hugging Face's ViTMAEForPreTraining: the same weights, images, noise."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from unmask.decoder import Decoder
 from unmask.encoder import Encoder
 from unmask.mae import MAE
 from unmask.masking import RandomMasking
-from unmask.patches import gather, sincos_2d
+from unmask.patches import gather_tokens, sincos_2d
 from unmask.randomness import make_key, uniform
 from unmask.targets import NormalisedPixel, Pixel
 from unmask.tasks.pretrain import Pretrain
@@ -23,7 +23,7 @@ GRID = (14, 14)
 
 @pytest.fixture(scope="module")
 def reference() -> nn.Module:
-    """ViT-B/16 at 224 pixels; biases and norms moved off their initial values, so that each must be in its place."""
+    """Build ViT-B/16 at 224 pixels, with random biases and norms."""
     torch.manual_seed(0)
     model = transformers.ViTMAEForPreTraining(
         transformers.ViTMAEConfig(layer_norm_eps=1e-6)
@@ -40,7 +40,7 @@ def reference() -> nn.Module:
 
 
 def converted(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Their weights under our names: fused qkv, and the patch kernel flattened by (row, column, channel)."""
+    """Return their weights under our names, with fused qkv and a flat kernel."""
     kernel = theirs["vit.embeddings.patch_embeddings.projection.weight"]
     ours = {
         "encoder.patch_embed.weight": kernel.permute(0, 2, 3, 1).flatten(1),
@@ -130,5 +130,5 @@ def test_loss_and_predictions_are_those_of_the_reference(
     )
     loss = task.reconstruction_loss(Batch(images, -torch.ones(2), ids, 0, None), key, 0)
     torch.testing.assert_close(loss, theirs.loss, rtol=1e-5, atol=0)
-    expected = gather(theirs.logits, masking.masked_BM)
+    expected = gather_tokens(theirs.logits, masking.hidden_BM)
     torch.testing.assert_close(model(images, masking), expected, rtol=1e-4, atol=1e-4)

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from small_runs import image_folder, raw_config, run
-from unmask.commands.bench.in_memory import held_contestants
+from unmask.commands.bench.in_memory import in_memory_contestants
 from unmask.config.checks import ConfigError, check
-from unmask.data.loading.batch import Format
+from unmask.data.loading.batch import ImageFormat
 from unmask.data.loading.in_memory import InMemory
-from unmask.stages.sizes import Size, seen, steps
+from unmask.stages.sizes import DatasetSize, count_images, step_counts
 
 SMALL = (
     "data=image_folder",
@@ -23,7 +23,7 @@ SMALL = (
 )
 
 
-def test_an_epoch_of_repeated_views_has_so_many_times_the_steps(tmp_path: Path) -> None:
+def test_an_epoch_with_repeats_has_that_many_times_the_steps(tmp_path: Path) -> None:
     root = image_folder(tmp_path / "images")  # 18 images to train on
     common = (
         *SMALL,
@@ -37,11 +37,11 @@ def test_an_epoch_of_repeated_views_has_so_many_times_the_steps(tmp_path: Path) 
     assert twice["metrics"]["steps"] == 3 * (18 // 4)
     assert once["fingerprint"] != twice["fingerprint"]
     config = check(raw_config(*common, "augment.repeats=2"))
-    assert steps(config, "pretrain", 18) == (12, 4)
-    assert seen(config, "pretrain", Size(18, 2, 2)).trained == 12 * 8
+    assert step_counts(config, "pretrain", 18) == (12, 4)
+    assert count_images(config, "pretrain", DatasetSize(18, 2, 2)).trained == 12 * 8
 
 
-def test_the_device_changes_no_bit_of_a_run(tmp_path: Path) -> None:
+def test_images_on_the_device_change_no_bit_of_a_run(tmp_path: Path) -> None:
     root = image_folder(tmp_path / "images")
     results = [
         run(
@@ -57,7 +57,7 @@ def test_the_device_changes_no_bit_of_a_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "message"),
     [
         (
             "augment.repeats=3",
@@ -106,20 +106,20 @@ def test_the_device_changes_no_bit_of_a_run(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_cannot_be_is_refused(overrides: str, said: str) -> None:
-    measured = (
+def test_impossible_combinations_are_refused(overrides: str, message: str) -> None:
+    stages = (
         [] if "stages" in overrides else ["stages=[pretrain,linear_probe,finetune]"]
     )
     with pytest.raises(ConfigError) as refusal:
-        check(raw_config(*measured, *overrides.split()))
-    assert said in str(refusal.value)
+        check(raw_config(*stages, *overrides.split()))
+    assert message in str(refusal.value)
 
 
-def test_each_contestant_of_the_loaders_bench_makes_its_batches() -> None:
+def test_each_contestant_of_the_loader_benchmark_makes_its_batches() -> None:
     images = torch.randint(0, 256, (40, 3, 16, 16), dtype=torch.uint8)
-    form = Format((16, 16), (0.5,) * 3, (0.25,) * 3)
-    contestants = held_contestants(
-        InMemory(images, torch.zeros(40, dtype=torch.long)), form
+    image_format = ImageFormat((16, 16), (0.5,) * 3, (0.25,) * 3)
+    contestants = in_memory_contestants(
+        InMemory(images, torch.zeros(40, dtype=torch.long)), image_format
     )
     assert len(contestants) == 6
     for make, count in contestants.values():

@@ -1,4 +1,4 @@
-"""A recorded step is made again to the bit, and what is said to help does."""
+"""A recorded step is repeated to the bit, and the remedies that are named do help."""
 
 import io
 import json
@@ -12,10 +12,10 @@ import pytest
 import torch
 from rich.console import Console
 
-from planting import broken_image, infinite_gradient, infinite_weight, stopped
+from planting import broken_image, infinite_gradient, infinite_weight, run_until_stopped
 from small_runs import call, image_folder, run
 from unmask.callbacks.progress import StageProgress
-from unmask.commands.replay.record import read_record, rebuild
+from unmask.commands.replay.record import read_record, rebuild_step
 from unmask.commands.replay.remedies import (
     CLIP,
     Cure,
@@ -26,7 +26,7 @@ from unmask.commands.replay.remedies import (
 )
 from unmask.commands.replay.replay import replay
 from unmask.config.checks import ConfigError
-from unmask.data.loading.folders import Folder
+from unmask.data.loading.folders import FolderStore
 from unmask.decoder import Decoder
 
 ABSURD = ("stages=[pretrain]", "pretrain.base_lr=1e30", "pretrain.warmup_epochs=0")
@@ -55,10 +55,8 @@ def replayed(folder: Path) -> tuple[bool, str]:
 
 
 def outcomes(folder: Path) -> dict[str, Outcome]:
-    scene = rebuild(read_record(str(folder)))
-    return {
-        cure.name: attempt(scene, cure) for cure in cures(scene, worst_image(scene))
-    }
+    step = rebuild_step(read_record(str(folder)))
+    return {cure.name: attempt(step, cure) for cure in cures(step, worst_image(step))}
 
 
 @pytest.mark.parametrize(
@@ -90,25 +88,25 @@ def outcomes(folder: Path) -> dict[str, Outcome]:
         "tokenizer",
     ],
 )
-def test_a_finite_loss_is_made_again_to_the_bit(
+def test_a_finite_loss_is_repeated_to_the_bit(
     overrides: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Same crops, masks, mixtures, coins, noise: the gradient alone was spoilt, so the loss is a number to compare."""
+    """Crops, masks, mixtures and noise are the same. Only the gradient was spoilt, so the loss is a number."""
     with monkeypatch.context() as patch:
         infinite_gradient(patch, step=2)
-        folder, _ = stopped(tmp_path, *overrides)
+        folder, _ = run_until_stopped(tmp_path, *overrides)
     record = read_record(str(folder))
-    scene = rebuild(record)
-    outcome = attempt(scene, Cure("as recorded"))
+    step = rebuild_step(record)
+    outcome = attempt(step, Cure("as recorded"))
     assert all(math.isfinite(loss) for loss in record.losses)
     assert outcome.losses == record.losses
-    assert record.agrees(outcome.losses, math.inf) == "the same, bit for bit"
-    assert record.agrees(outcome.losses, outcome.gradient) is None, (
+    assert record.compare_losses(outcome.losses, math.inf) == "the same, bit for bit"
+    assert record.compare_losses(outcome.losses, outcome.gradient) is None, (
         "the gradient was not finite, and now it is"
     )
 
 
-def test_probes_are_made_again_from_the_features_they_had(
+def test_probes_are_repeated_from_the_features_they_had(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     short = "pretrain.epochs=1"
@@ -119,15 +117,19 @@ def test_probes_are_made_again_from_the_features_they_had(
         ).parent
         with monkeypatch.context() as patch:
             infinite_gradient(patch, step=3)
-            folder, _ = stopped(runs, "stages=[linear_probe]", short, *overrides)
+            folder, _ = run_until_stopped(
+                runs, "stages=[linear_probe]", short, *overrides
+            )
         record = read_record(str(folder))
-        assert attempt(rebuild(record), Cure("as recorded")).losses == record.losses
+        assert (
+            attempt(rebuild_step(record), Cure("as recorded")).losses == record.losses
+        )
 
 
 def test_the_step_as_recorded_ends_with_the_weights_that_training_would_have(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Moments, rate, decay and all: only so does `half the learning rate` say something."""
+    """Moments, rate and decay are restored: otherwise `half the learning rate` would mean nothing."""
     weights: dict[str, torch.Tensor] = {}
 
     def keep(self: StageProgress, trainer: L.Trainer, module: Any, *_: Any) -> None:
@@ -141,29 +143,31 @@ def test_the_step_as_recorded_ends_with_the_weights_that_training_would_have(
         run(f"runs_dir={tmp_path / 'whole'}", *PRETRAIN)
     with monkeypatch.context() as patch:
         infinite_gradient(patch, step=6)
-        folder, _ = stopped(tmp_path / "spoilt", *PRETRAIN)
-    scene = rebuild(read_record(str(folder)))
-    attempt(scene, Cure("as recorded"))
+        folder, _ = run_until_stopped(tmp_path / "spoilt", *PRETRAIN)
+    step = rebuild_step(read_record(str(folder)))
+    attempt(step, Cure("as recorded"))
     assert all(
         torch.equal(value, weights[name])
-        for name, value in scene.module.state_dict().items()
+        for name, value in step.module.state_dict().items()
     )
-    before = scene.record.state["state_dict"]["model.encoder.patch_embed.weight"]
-    attempt(scene, Cure("half", rate=0.5))
+    before = step.record.state["state_dict"]["model.encoder.patch_embed.weight"]
+    attempt(step, Cure("half", rate=0.5))
     whole, half = (
         state["model.encoder.patch_embed.weight"] - before
-        for state in (weights, scene.module.state_dict())
+        for state in (weights, step.module.state_dict())
     )
     torch.testing.assert_close(half, whole / 2, rtol=1e-2, atol=1e-6)
 
 
-def test_a_run_that_blew_up_is_made_again_and_told_what_grew(tmp_path: Path) -> None:
-    folder, _ = stopped(tmp_path, *ABSURD)
-    same, said = replayed(folder.parent)
+def test_a_run_that_blew_up_is_repeated_and_names_the_largest_weight(
+    tmp_path: Path,
+) -> None:
+    folder, _ = run_until_stopped(tmp_path, *ABSURD)
+    same, printed = replayed(folder.parent)
     assert same
-    assert "loss nan: the same, bit for bit" in said
-    assert "Each of the 1000 images has a loss that is not finite" in said
-    assert "What helps: nothing here; the largest weight was" in said
+    assert "loss nan: the same, bit for bit" in printed
+    assert "Each of the 1000 images has a loss that is not finite" in printed
+    assert "What helps: nothing here; the largest weight was" in printed
     done = call(str(folder), script="replay.py", tiny=False)
     assert done.returncode == 0, done.stderr
     assert "the same, bit for bit" in done.stdout
@@ -174,11 +178,11 @@ def test_an_infinite_weight_is_beyond_all_cures(
 ) -> None:
     with monkeypatch.context() as patch:
         infinite_weight(patch, step=3)
-        folder, _ = stopped(tmp_path, *PRETRAIN)
-    same, said = replayed(folder)
+        folder, _ = run_until_stopped(tmp_path, *PRETRAIN)
+    same, printed = replayed(folder)
     assert same
-    assert "first not finite in decoder.head" in said
-    assert "the weights were not finite when the step began" in said
+    assert "first not finite in decoder.head" in printed
+    assert "the weights were not finite when the step began" in printed
 
 
 def test_the_worst_image_is_named_with_its_file(
@@ -186,7 +190,7 @@ def test_the_worst_image_is_named_with_its_file(
 ) -> None:
     images = image_folder(tmp_path / "images")
     broken_image(monkeypatch, sample=5)
-    folder, _ = stopped(
+    folder, _ = run_until_stopped(
         tmp_path / "runs",
         "data=image_folder",
         f"data.root={images}",
@@ -200,15 +204,18 @@ def test_the_worst_image_is_named_with_its_file(
         "trainer.micro_batch=3",
     )
     record = read_record(str(folder))
-    assert 5 in [sample for ids in record.first["samples"] for sample in ids]
-    scene = rebuild(record)
-    worst = worst_image(scene)
+    assert 5 in [sample for ids in record.rank_zero["samples"] for sample in ids]
+    step = rebuild_step(record)
+    worst = worst_image(step)
     assert (worst.sample, worst.bad, worst.images) == (5, 1, 9)
-    same, said = replayed(folder)
+    same, printed = replayed(folder)
     assert same
-    assert f"Worst image: {scene.image(5)} (loss nan; 1 of 9 are not finite)" in said
-    assert scene.image(5).endswith(".png")
-    assert "What helps: without this batch's worst image (each alone)." in said
+    assert (
+        f"Worst image: {step.describe_sample(5)} (loss nan; 1 of 9 are not finite)"
+        in printed
+    )
+    assert step.describe_sample(5).endswith(".png")
+    assert "What helps: without this batch's worst image (each alone)." in printed
 
 
 def test_of_finite_losses_the_largest_is_the_worst_and_they_make_up_the_steps(
@@ -217,10 +224,10 @@ def test_of_finite_losses_the_largest_is_the_worst_and_they_make_up_the_steps(
     for number, overrides in enumerate((PRETRAIN, MIXED)):
         with monkeypatch.context() as patch:
             infinite_gradient(patch, step=2)
-            folder, _ = stopped(tmp_path / str(number), *overrides)
-        scene = rebuild(read_record(str(folder)))
-        worst, whole = worst_image(scene), attempt(scene, Cure("as recorded"))
-        without = attempt(scene, Cure("without", without=worst))
+            folder, _ = run_until_stopped(tmp_path / str(number), *overrides)
+        step = rebuild_step(read_record(str(folder)))
+        worst, whole = worst_image(step), attempt(step, Cure("as recorded"))
+        without = attempt(step, Cure("without", without=worst))
         assert worst.loss > whole.loss
         if overrides is PRETRAIN:  # mixtures are made anew in a smaller batch
             assert without.loss == pytest.approx(
@@ -233,7 +240,9 @@ def test_clipping_leaves_the_loss_and_cuts_the_gradient(
 ) -> None:
     with monkeypatch.context() as patch:
         infinite_gradient(patch, step=1)
-        folder, _ = stopped(tmp_path, "stages=[scratch]", "finetune.batch_size=1000")
+        folder, _ = run_until_stopped(
+            tmp_path, "stages=[scratch]", "finetune.batch_size=1000"
+        )
     found = outcomes(folder)
     whole, cut = found["as recorded"], found[f"gradient clipping at {CLIP}"]
     assert cut.losses == whole.losses
@@ -246,8 +255,8 @@ def test_the_records_of_two_processes_make_up_one_step(
     """Two with two micro-batches each are one with four: loss, gradient and the weights after it."""
     with monkeypatch.context() as patch:
         infinite_gradient(patch, step=2)
-        folder, _ = stopped(tmp_path, *PRETRAIN, "trainer.micro_batch=250")
-    whole = attempt(rebuild(read_record(str(folder))), Cure("as recorded"))
+        folder, _ = run_until_stopped(tmp_path, *PRETRAIN, "trainer.micro_batch=250")
+    whole = attempt(rebuild_step(read_record(str(folder))), Cure("as recorded"))
     record = json.loads((folder / "record.json").read_text())
     for name, part in (
         ("record.json", slice(0, 2)),
@@ -262,7 +271,7 @@ def test_the_records_of_two_processes_make_up_one_step(
         }
         (folder / name).write_text(json.dumps(mine))
     shared = read_record(str(folder))
-    both = attempt(rebuild(shared), Cure("as recorded"))
+    both = attempt(rebuild_step(shared), Cure("as recorded"))
     assert both.losses == shared.losses
     assert (both.loss, both.gradient, both.after) == pytest.approx(
         (whole.loss, whole.gradient, whole.after), rel=1e-6
@@ -282,7 +291,7 @@ def test_what_only_bfloat16_spoils_is_cured_by_float32(
         return made * math.nan if torch.is_autocast_enabled("cpu") else made
 
     monkeypatch.setattr(Decoder, "forward", spoilt)
-    folder, _ = stopped(tmp_path, *PRETRAIN, "trainer.precision=bf16-mixed")
+    folder, _ = run_until_stopped(tmp_path, *PRETRAIN, "trainer.precision=bf16-mixed")
     found = outcomes(folder)
     assert {name for name, outcome in found.items() if outcome.finite} == {
         "float32 throughout",
@@ -300,7 +309,7 @@ def test_exact_attention_is_the_same_attention(
 ) -> None:
     with monkeypatch.context() as patch:
         infinite_gradient(patch, step=2)
-        folder, _ = stopped(tmp_path, *PRETRAIN)
+        folder, _ = run_until_stopped(tmp_path, *PRETRAIN)
     found = outcomes(folder)
     exact, rounded, whole = (
         found["float32 attention"],
@@ -317,11 +326,11 @@ def test_a_fault_that_does_not_come_again_is_not_the_same(
 ) -> None:
     with monkeypatch.context() as patch:
         broken_image(patch, sample=7)
-        folder, _ = stopped(tmp_path, *PRETRAIN)
-    same, said = replayed(folder)
+        folder, _ = run_until_stopped(tmp_path, *PRETRAIN)
+    same, printed = replayed(folder)
     assert not same
-    assert "not the same" in said
-    assert "a fault of the device may be the cause" in said
+    assert "not the same" in printed
+    assert "a fault of the device may be the cause" in printed
     assert call(f"folder={folder}", script="replay.py", tiny=False).returncode == 1
 
 
@@ -330,7 +339,7 @@ def test_images_that_went_bad_since_are_refused_and_those_that_were_bad_then_are
 ) -> None:
     images = image_folder(tmp_path / "images")
     (images / "cat" / "003.png").write_bytes(b"")
-    folder, _ = stopped(
+    folder, _ = run_until_stopped(
         tmp_path / "runs",
         "data=image_folder",
         f"data.root={images}",
@@ -342,14 +351,14 @@ def test_images_that_went_bad_since_are_refused_and_those_that_were_bad_then_are
         *ABSURD,
     )
     assert replayed(folder)[0], "the same image stands in"
-    original = Folder.read
+    original = FolderStore.read
 
-    def failing(self: Folder, i: int) -> bytes:
+    def failing(self: FolderStore, i: int) -> bytes:
         if self.name(i).endswith("dog/005.png"):
             raise OSError(5, "Input/output error")
         return original(self, i)
 
-    monkeypatch.setattr(Folder, "read", failing)
+    monkeypatch.setattr(FolderStore, "read", failing)
     with pytest.raises(
         ConfigError,
         match=(
@@ -359,9 +368,9 @@ def test_images_that_went_bad_since_are_refused_and_those_that_were_bad_then_are
         replay(str(folder), Console(quiet=True))
 
 
-def test_what_is_no_record_is_refused_in_a_line(tmp_path: Path) -> None:
+def test_missing_and_damaged_records_are_refused_in_one_line(tmp_path: Path) -> None:
     images = image_folder(tmp_path / "images")
-    folder, _ = stopped(
+    folder, _ = run_until_stopped(
         tmp_path / "runs",
         "data=image_folder",
         f"data.root={images}",
@@ -379,7 +388,7 @@ def test_what_is_no_record_is_refused_in_a_line(tmp_path: Path) -> None:
     (damaged / "record.json").write_text((damaged / "record.json").read_text()[:200])
     with pytest.raises(
         ConfigError,
-        match=r"the record is damaged \(.*\); the command of the run makes it again",
+        match=r"the record is damaged \(.*\); run the command",
     ):
         replay(str(damaged), Console())
     flipped = shutil.copytree(folder, tmp_path / "flipped" / "nonfinite")

@@ -1,4 +1,4 @@
-"""The same command always continues: interrupted anywhere, the final weights are those of an undisturbed run."""
+"""Interrupted anywhere, the same command continues to the weights of an undisturbed run."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from unmask.callbacks.checkpointing import PREEMPTED, Checkpointing
 from unmask.callbacks.metrics import MetricsLogger
 from unmask.stages.ledger import StageFolder
 from unmask.storage import checkpoints
-from unmask.storage.metrics_log import read
+from unmask.storage.metrics_log import read_rows
 from warm_commands import Started
 
 
@@ -31,7 +31,7 @@ def final_state(runs: Path, stage: str = "pretrain") -> dict:
     return checkpoints.load(path)
 
 
-def science(rows: list[dict]) -> list[dict]:
+def drop_speed(rows: list[dict]) -> list[dict]:
     return [
         {key: value for key, value in row.items() if key != "images_per_second"}
         for row in rows
@@ -39,7 +39,7 @@ def science(rows: list[dict]) -> list[dict]:
 
 
 def assert_same(ours: Path, undisturbed: Path, stage: str = "pretrain") -> None:
-    """Weights, Adam's moments and every journal line, bit for bit."""
+    """Compare weights, Adam's moments and every row of the metrics log, bit for bit."""
     a, b = final_state(ours, stage), final_state(undisturbed, stage)
     assert a["state_dict"].keys() == b["state_dict"].keys()
     assert all(
@@ -52,15 +52,15 @@ def assert_same(ours: Path, undisturbed: Path, stage: str = "pretrain") -> None:
         for i in moments[0]
         for k in ("exp_avg", "exp_avg_sq")
     )
-    journals = [
-        science(read(next((runs / stage).glob("*/metrics.jsonl"))))
+    logs = [
+        drop_speed(read_rows(next((runs / stage).glob("*/metrics.jsonl"))))
         for runs in (ours, undisturbed)
     ]
-    assert journals[0] == journals[1]
+    assert logs[0] == logs[1]
 
 
 def crash_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """Die after `step` optimiser steps, once everything of that step (a checkpoint, if due) is written."""
+    """Crash after `step` optimiser steps, when all of that step is written."""
     original = Checkpointing.on_train_batch_end
 
     def dying(self: Checkpointing, trainer: object, *args: object) -> None:
@@ -287,7 +287,7 @@ def test_a_damaged_newest_checkpoint_costs_only_the_steps_since_the_one_before(
 def test_a_process_killed_twice_ends_as_if_it_never_was(
     kind: signal.Signals, workers: int, tmp_path: Path
 ) -> None:
-    """SIGKILL leaves whatever was being done; SIGTERM saves and exits with 75, run me again."""
+    """SIGKILL ends it in the middle; SIGTERM makes it save and exit with 75."""
     overrides = [
         "stages=[pretrain]",
         "pretrain.epochs=16",
@@ -307,14 +307,16 @@ def test_a_process_killed_twice_ends_as_if_it_never_was(
     ]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     run(f"runs_dir={whole}", *overrides)
-    journal = StageFolder(killed, plan_for(*overrides).stages[0]).path / "metrics.jsonl"
-    for lines in (2, 8):  # of the journal: at several places between checkpoints
+    metrics_log = (
+        StageFolder(killed, plan_for(*overrides).stages[0]).path / "metrics.jsonl"
+    )
+    for lines in (2, 8):  # rows logged: at several places between checkpoints
         process = Started(
             command(f"runs_dir={killed}", *overrides), tmp_path, environment()
         )
-        wait_for(lambda: len(read(journal)) > lines, process)  # noqa: B023
+        wait_for(lambda: len(read_rows(metrics_log)) > lines, process)  # noqa: B023
         if kind == signal.SIGTERM:
-            os.killpg(process.pid, kind)  # the loader's workers hear of it too
+            os.killpg(process.pid, kind)  # the loader's workers get it too
         else:
             process.send_signal(kind)
         assert process.wait(timeout=60) == (
@@ -337,7 +339,7 @@ def wait_for(
         time.sleep(0.02)
 
 
-def test_the_seconds_of_a_resumed_stage_are_those_of_all_its_parts(
+def test_the_seconds_of_a_resumed_stage_are_those_of_all_attempts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     overrides = (
@@ -361,10 +363,10 @@ def test_the_seconds_of_a_resumed_stage_are_those_of_all_its_parts(
     assert 1000 < result["seconds"] < 1200
 
 
-def test_a_time_limit_saves_and_leaves_as_when_asked_to(
+def test_a_time_limit_saves_and_exits_with_75(
     undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rings: list[Callable[[], None]] = []
+    timeouts: list[Callable[[], None]] = []
 
     class Clock(threading.Timer):
         def __init__(
@@ -375,14 +377,14 @@ def test_a_time_limit_saves_and_leaves_as_when_asked_to(
         ) -> None:
             assert seconds == 120
             super().__init__(seconds, function, args)
-            rings.append(lambda: function(*args))
+            timeouts.append(lambda: function(*args))
 
     original = MetricsLogger.on_train_batch_end
 
     def at_step_5(self: MetricsLogger, trainer: object, *args: object) -> None:
         original(self, trainer, *args)  # type: ignore[arg-type]
         if trainer.global_step == 5:  # type: ignore[attr-defined]
-            rings[0]()
+            timeouts[0]()
 
     with monkeypatch.context() as patch:
         patch.setattr(threading, "Timer", Clock)
@@ -412,7 +414,7 @@ def test_a_signal_whose_exception_is_lost_is_not_lost(
 
     overrides = (f"runs_dir={tmp_path}", "stages=[pretrain,knn]", COARSE)
     owner, name = (
-        (StageFolder, "keep_config")
+        (StageFolder, "write_config")
         if when == "before the fit"
         else (StageFolder, "finish")
     )

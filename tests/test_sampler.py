@@ -1,4 +1,4 @@
-"""The order of samples is a function of (seed, epoch): any place, machine or split sees the same stream."""
+"""The order of samples is a function of (seed, epoch), wherever training resumes and on any machine."""
 
 from itertools import chain
 
@@ -16,7 +16,7 @@ from unmask.data.loading.sampler import (
 from unmask.randomness import Key, make_key
 
 ORDER = make_key(0, "order")
-# (accumulate, world)
+# (accumulate, world size)
 SPLITS = st.sampled_from([(1, 1), (2, 1), (1, 2), (3, 2), (2, 3), (1, 6)])
 Stream = list[list[tuple[int, int]]]
 
@@ -28,16 +28,22 @@ def stream(
     start: int = 0,
     epochs: int = 3,
 ) -> Stream:
-    """All micro-batches of one process until the end of the last epoch, as a trainer would take them."""
-    taken = start
+    """Return all micro-batches of one rank, as a trainer would take them."""
+    batches_done = start
     batches: Stream = []
     sampler = EpochBatches(
-        list(range(100, 100 + size)), 12, split[0], ORDER, lambda: taken, rank, split[1]
+        list(range(100, 100 + size)),
+        12,
+        split[0],
+        ORDER,
+        lambda: batches_done,
+        rank,
+        split[1],
     )
-    while taken < epochs * len(sampler):
+    while batches_done < epochs * len(sampler):
         for batch in sampler:
             batches.append(batch)
-            taken += 1
+            batches_done += 1
     return batches
 
 
@@ -56,18 +62,18 @@ def test_resuming_anywhere_gives_the_rest_of_the_undisturbed_stream(
 def test_an_optimiser_step_sees_the_same_samples_on_any_machine(
     size: int, split: tuple[int, int]
 ) -> None:
-    accumulate, world = split
+    accumulate, world_size = split
     alone = stream(size)
-    ranks = [iter(stream(size, split, rank)) for rank in range(world)]
+    ranks = [iter(stream(size, split, rank)) for rank in range(world_size)]
     for step in alone:
-        parts = [next(process) for _ in range(accumulate) for process in ranks]
+        parts = [next(rank) for _ in range(accumulate) for rank in ranks]
         assert list(chain(*parts)) == step
-    assert all(next(process, None) is None for process in ranks)
+    assert all(next(rank, None) is None for rank in ranks)
 
 
 @settings(derandomize=True, deadline=None, max_examples=30)
 @given(size=st.integers(12, 60))
-def test_no_sample_comes_twice_in_an_epoch_and_only_a_part_batch_waits(
+def test_no_sample_comes_twice_in_an_epoch_and_only_an_incomplete_batch_is_left_out(
     size: int,
 ) -> None:
     for epoch in range(3):
@@ -76,7 +82,7 @@ def test_no_sample_comes_twice_in_an_epoch_and_only_a_part_batch_waits(
         assert set(seen) <= set(range(100, 100 + size))
 
 
-def test_every_epoch_and_every_seed_has_an_order_of_its_own() -> None:
+def test_every_epoch_and_every_seed_has_another_order() -> None:
     orders = [
         tuple(EpochBatches(list(range(30)), 30, 1, key, lambda: 0).order(epoch))
         for key in (ORDER, make_key(1, "order"))
@@ -87,20 +93,22 @@ def test_every_epoch_and_every_seed_has_an_order_of_its_own() -> None:
 
 
 def test_batches_that_do_not_split_are_refused() -> None:
-    said = (
+    message = (
         r"a batch of 10 does not split into 2 micro-batches on 3 processes; pick"
         r" trainer.micro_batch so that"
     )
-    with pytest.raises(ValueError, match=said):
-        EpochBatches(list(range(20)), 10, 2, ORDER, lambda: 0, world=3)
+    with pytest.raises(ValueError, match=message):
+        EpochBatches(list(range(20)), 10, 2, ORDER, lambda: 0, world_size=3)
 
 
-@pytest.mark.parametrize("world", [1, 2, 3])
-def test_evaluation_sees_every_sample_once_on_any_number_of_processes(
-    world: int,
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_evaluation_sees_every_sample_once_on_any_number_of_ranks(
+    world_size: int,
 ) -> None:
-    samplers = [EvalBatches(list(range(10)), 4, rank, world) for rank in range(world)]
-    seen = [ticket for sampler in samplers for batch in sampler for ticket in batch]
+    samplers = [
+        EvalBatches(list(range(10)), 4, rank, world_size) for rank in range(world_size)
+    ]
+    seen = [key for sampler in samplers for batch in sampler for key in batch]
     assert sorted(seen) == [(0, i) for i in range(10)]
     assert all(len(list(sampler)) == len(sampler) for sampler in samplers)
 
@@ -114,25 +122,27 @@ def test_a_labelled_subset_has_all_classes_equally_often(count: int, key: Key) -
     assert counts.max() - counts.min() <= 1
 
 
-def test_a_labelled_subset_is_a_random_choice_of_the_key() -> None:
+def test_a_labelled_subset_is_drawn_at_random_by_the_key() -> None:
     labels = torch.arange(200) % 2
     subsets = [
         balanced_subset(labels, 20, make_key(seed, "labels")) for seed in (0, 0, 1)
     ]
     assert subsets[0] == subsets[1] != subsets[2]
-    often = torch.zeros(200)
+    times_drawn = torch.zeros(200)
     for seed in range(200):
-        often[balanced_subset(labels, 20, make_key(seed, "labels"))] += 1
-    assert often.max() < 20 + 5 * (200 * 0.1 * 0.9) ** 0.5
+        times_drawn[balanced_subset(labels, 20, make_key(seed, "labels"))] += 1
+    assert times_drawn.max() < 20 + 5 * (200 * 0.1 * 0.9) ** 0.5
 
 
-def test_too_small_a_class_is_named_with_what_is_possible(key: Key) -> None:
+def test_a_class_that_is_too_small_is_named_with_the_largest_possible_subset(
+    key: Key,
+) -> None:
     labels = torch.tensor([0] * 50 + [1] * 7)
-    said = (
+    message = (
         r"labels=40 asks for 20 images of class 1, which has 7; at most labels=14 can"
         r" be balanced"
     )
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         balanced_subset(labels, 40, key)
 
 
@@ -145,16 +155,21 @@ def test_too_small_a_class_is_named_with_what_is_possible(key: Key) -> None:
 def test_repeats_draw_each_image_once_an_epoch_in_views_side_by_side(
     size: int, views: int, split: tuple[int, int]
 ) -> None:
-    """A batch has batch / views images; no two processes share one, and any number of them has the same steps."""
-    accumulate, world = split
+    """A batch has batch_size / views images, and no two ranks share one.
+
+    Steps are the same for any number of ranks.
+    """
+    accumulate, world_size = split
     ids, repeats, batch = list(range(5, 5 + size)), Repeats(views, 100), 12 * views
-    if batch // accumulate // world % views or batch > size * views:
+    if batch // accumulate // world_size % views or batch > size * views:
         return
     ranks = [
         list(
-            EpochBatches(ids, batch, accumulate, ORDER, lambda: 0, rank, world, repeats)
+            EpochBatches(
+                ids, batch, accumulate, ORDER, lambda: 0, rank, world_size, repeats
+            )
         )
-        for rank in range(world)
+        for rank in range(world_size)
     ]
     alone = list(EpochBatches(ids, batch, 1, ORDER, lambda: 0, repeats=repeats))
     # an epoch has as many steps as there are batches of images
@@ -170,18 +185,24 @@ def test_repeats_draw_each_image_once_an_epoch_in_views_side_by_side(
             [sample % 100 for sample in part[k : k + views]]
             for k in range(0, len(part), views)
         ]
-        assert all(len(set(of_one)) == 1 for of_one in images)
+        assert all(len(set(image)) == 1 for image in images)
     samples = list(chain(*parts))
     assert len(set(samples)) == len(samples) == size // 12 * batch
     assert len({sample % 100 for sample in samples}) == len(samples) // views
 
 
-def test_repeats_that_a_share_cannot_hold_are_refused() -> None:
-    said = (
+def test_repeats_that_a_rank_cannot_keep_together_are_refused() -> None:
+    message = (
         r"6 images at once on each of 2 processes are not a multiple of"
         r" augment.repeats=4: views of an image stay"
     )
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         EpochBatches(
-            list(range(20)), 12, 1, ORDER, lambda: 0, world=2, repeats=Repeats(4, 20)
+            list(range(20)),
+            12,
+            1,
+            ORDER,
+            lambda: 0,
+            world_size=2,
+            repeats=Repeats(4, 20),
         )

@@ -1,4 +1,4 @@
-"""What the environment holds and what a URL hides is never written, whatever is logged and however a run ends."""
+"""Secrets of the environment and in URLs are never written, however a run ends."""
 
 import socket
 from collections.abc import Iterator
@@ -11,9 +11,9 @@ import wandb
 from fake_wandb import FakeWandb
 from small_runs import call, plan_for, raw_config, run
 from unmask.commands.cli import user_message
-from unmask.config.arguments import Predict, arguments
+from unmask.config.arguments import Predict, parse_arguments
 from unmask.config.checks import ConfigError, check
-from unmask.config.secrets import masked
+from unmask.config.secrets import redact
 from unmask.tasks.classify import Classify
 
 PLANTED = {
@@ -26,7 +26,7 @@ IN_NETRC, IN_URL = "planted0netrc0password", "planted0url0password"
 
 @pytest.fixture
 def planted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[bytes]]:
-    """The secrets, each in its place."""
+    """Plant the secrets, each where users keep it."""
     (tmp_path / "home").mkdir()
     netrc = tmp_path / "home" / ".netrc"
     netrc.write_text(f"machine api.wandb.ai login user password {IN_NETRC}\n")
@@ -40,34 +40,34 @@ def planted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[by
 
 
 @pytest.fixture
-def called(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Addresses beyond this machine that this process tries to reach."""
-    found, connect = [], socket.socket.connect
+def connections(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Return the addresses beyond this machine that this process tries to reach."""
+    addresses, connect = [], socket.socket.connect
 
-    def watched(self: socket.socket, address: Any) -> None:
+    def refuse_connection(self: socket.socket, address: Any) -> None:
         if self.family != socket.AF_UNIX and address[0] not in ("127.0.0.1", "::1"):
-            found.append(address)
+            addresses.append(address)
             raise OSError("no network in this test")
         connect(self, address)
 
-    def named(host: Any, *_: object, **__: object) -> Any:
-        found.append(host)
+    def refuse_lookup(host: Any, *_: object, **__: object) -> Any:
+        addresses.append(host)
         raise socket.gaierror("no names in this test")
 
-    monkeypatch.setattr(socket.socket, "connect", watched)
-    monkeypatch.setattr(socket, "getaddrinfo", named)
-    return found
+    monkeypatch.setattr(socket.socket, "connect", refuse_connection)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse_lookup)
+    return addresses
 
 
-def test_no_secret_is_in_any_byte_that_a_run_writes_or_says(
+def test_no_secret_is_in_any_byte_that_a_run_writes_prints_or_sends(
     planted: list[bytes],
-    called: list[Any],
+    connections: list[Any],
     tmp_path: Path,
     capfd: pytest.CaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Two stages with every mirror, of which one fails with a secret in its words, and the report; and nothing is
-    reached beyond this machine."""
+    """Run two stages with every dashboard, one failing with a secret in its message, and
+    the report; nothing beyond this machine is contacted."""
 
     def failing(*_: object) -> None:
         raise RuntimeError(
@@ -88,13 +88,13 @@ def test_no_secret_is_in_any_byte_that_a_run_writes_or_says(
     with pytest.raises(RuntimeError) as error:
         run(*overrides, "logger.wandb.mode=online")
     print(user_message(error.value))
-    (kept,) = runs.glob("linear_probe/*/error.txt")
-    assert "https://***@host/data refused ***" in kept.read_text()
+    (error_file,) = runs.glob("linear_probe/*/error.txt")
+    assert "https://***@host/data refused ***" in error_file.read_text()
     done = call(
         f"runs_dir={runs}", "experiment=baseline", script="report.py", tiny=False
     )
     assert done.returncode == 0, done.stderr
-    said = "".join([*capfd.readouterr(), done.stdout, done.stderr]).encode()
+    printed = "".join([*capfd.readouterr(), done.stdout, done.stderr]).encode()
     files = {path: path.read_bytes() for path in runs.rglob("*") if path.is_file()}
     assert (
         len(
@@ -106,20 +106,20 @@ def test_no_secret_is_in_any_byte_that_a_run_writes_or_says(
         )
         == 2
     )
-    places = {"said": said, "sent": b"".join(server.bodies), **files}
+    outputs = {"printed": printed, "sent": b"".join(server.bodies), **files}
     assert not [
-        (place, secret)
-        for place, content in places.items()
+        (name, secret)
+        for name, content in outputs.items()
         for secret in planted
         if secret in content
     ]
-    assert not called
-    assert not server.strangers
+    assert not connections
+    assert not server.other_hosts
     server.close()
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         (
             f"data.root=https://user:{IN_URL}@host/images",
@@ -140,9 +140,9 @@ def test_no_secret_is_in_any_byte_that_a_run_writes_or_says(
     ],
 )
 def test_a_config_that_holds_a_secret_is_refused_and_not_repeated(
-    override: str, said: str, planted: list[bytes]
+    override: str, message: str, planted: list[bytes]
 ) -> None:
-    with pytest.raises(ConfigError, match=said) as refused:
+    with pytest.raises(ConfigError, match=message) as refused:
         check(
             raw_config(
                 "logger=wandb",
@@ -152,21 +152,23 @@ def test_a_config_that_holds_a_secret_is_refused_and_not_repeated(
     assert not [secret for secret in planted if secret in str(refused.value).encode()]
 
 
-def test_arguments_of_the_smaller_commands_are_refused_alike() -> None:
+def test_arguments_of_the_smaller_commands_are_refused_too() -> None:
     with pytest.raises(
         ConfigError, match=r"images = ftp://\*\*\*@host: holds a password"
     ):
-        arguments(Predict, {"checkpoint": "x", "images": f"ftp://a:{IN_URL}@host"})
+        parse_arguments(
+            Predict, {"checkpoint": "x", "images": f"ftp://a:{IN_URL}@host"}
+        )
 
 
-def test_what_is_no_secret_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_values_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SORT_KEY", "pretrain")  # too short
-    monkeypatch.setenv("SSH_KEY", "/home/me/runs/of/mine")  # a place
+    monkeypatch.setenv("SSH_KEY", "/home/me/runs/of/mine")  # a path
     monkeypatch.setenv("MODEL_OF_MINE", "mae_vit_nano_of_mine")
     text = (
         "pretrain /home/me/runs/of/mine mae_vit_nano_of_mine a@b.c https://host/step@4"
     )
-    assert masked(text) == text
+    assert redact(text) == text
     assert (
         plan_for("runs_dir=/home/me/runs/of/mine").config.runs_dir
         == "/home/me/runs/of/mine"

@@ -1,4 +1,4 @@
-"""A model in shares trains as a whole one does, and what it leaves is whole: anybody goes on from it."""
+"""A sharded model (FSDP) trains as a whole one does, and its checkpoints are whole."""
 
 import json
 import shutil
@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from small_runs import plan_for, run
-from test_together import apart, losses, results, together, weights
+from test_together import losses, relative_distance, results, train_ranks, weights
 from unmask.callbacks.checkpointing import Checkpointing
-from unmask.commands.replay.record import read_record, rebuild
+from unmask.commands.replay.record import read_record, rebuild_step
 from unmask.commands.replay.remedies import Cure, attempt
 from unmask.config.checks import ConfigError
-from unmask.stages.devices import processes
+from unmask.stages.devices import total_processes
 from unmask.storage import checkpoints
 
 STEPS = (
@@ -25,7 +25,7 @@ STEPS = (
     "pretrain.epochs=2",
     "checkpoint.every_minutes=null",
 )
-TUNED = (
+DOWNSTREAM = (
     "stages=[pretrain,linear_probe,partial_finetune,finetune]",
     "partial_finetune.blocks=0.5",
     "finetune.ema=0.9",
@@ -36,32 +36,32 @@ TUNED = (
     "linear_probe.epochs=1",
     "watch.times=1",
 )
-SHARED = "trainer.sharded=true"
+SHARDED = "trainer.sharded=true"
 Steps = list[dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Steps]]:
-    """Two processes with a share each: the ledger, and what each saw of the pretraining's twenty steps."""
-    folder = tmp_path_factory.mktemp("shared")
-    return folder / "runs", together(
-        folder / "seen", 2, *STEPS, *TUNED, SHARED, f"runs_dir={folder / 'runs'}"
+def sharded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Steps]]:
+    """Train twenty steps on two ranks: the ledger, and what each rank saw."""
+    folder = tmp_path_factory.mktemp("sharded")
+    return folder / "runs", train_ranks(
+        folder / "seen", 2, *STEPS, *DOWNSTREAM, SHARDED, f"runs_dir={folder / 'runs'}"
     )
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("alone")
-    run(*STEPS, *TUNED, f"runs_dir={folder}")
+def unsharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("unsharded")
+    run(*STEPS, *DOWNSTREAM, f"runs_dir={folder}")
     return folder
 
 
 @pytest.fixture(scope="module")
-def broken_off(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same two processes, dead after the eleventh step, in mid-epoch."""
-    folder = tmp_path_factory.mktemp("broken")
-    typed = (*STEPS, SHARED, f"runs_dir={folder / 'runs'}", "checkpoint.every_steps=1")
-    together(folder / "seen", 2, *typed, code=9, CRASH_AT="11")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Kill two ranks after the eleventh step, in mid-epoch."""
+    folder = tmp_path_factory.mktemp("killed")
+    typed = (*STEPS, SHARDED, f"runs_dir={folder / 'runs'}", "checkpoint.every_steps=1")
+    train_ranks(folder / "seen", 2, *typed, code=9, CRASH_AT="11")
     return folder / "runs"
 
 
@@ -72,8 +72,8 @@ def content(runs: Path) -> dict[str, Any]:
     return checkpoints.load(path)
 
 
-def same(ours: dict[int, Any], theirs: dict[int, Any]) -> bool:
-    """The moments of each parameter, bit for bit."""
+def same_moments(ours: dict[int, Any], theirs: dict[int, Any]) -> bool:
+    """Return whether the moments of each parameter are equal, bit for bit."""
     pairs = [
         (ours[i][name], value) for i in theirs for name, value in theirs[i].items()
     ]
@@ -82,33 +82,36 @@ def same(ours: dict[int, Any], theirs: dict[int, Any]) -> bool:
     )
 
 
-def test_each_process_holds_half_of_the_weights_and_moments(
-    shared: tuple[Path, list[Steps]],
+def test_each_rank_has_half_of_the_weights_and_moments(
+    sharded: tuple[Path, list[Steps]],
 ) -> None:
-    _, members = shared
-    whole = content(shared[0])
+    _, ranks = sharded
+    whole = content(sharded[0])
     parameters = sum(value.numel() for value in whole["state_dict"].values())
     moments = sum(
         value.numel()
         for state in whole["optimizer_states"][0]["state"].values()
         for value in state.values()
     )
-    for steps in members:
-        # not quite: tokens and positions have but one row, which is the first one's
-        assert steps[-1]["weights_held"] == pytest.approx(parameters / 2, rel=0.15)
-        assert steps[-1]["moments_held"] == pytest.approx(moments / 2, rel=0.15)
-    assert sum(steps[-1]["weights_held"] for steps in members) == parameters
+    for steps in ranks:
+        # not quite: tokens and positions have one row, which is on rank zero
+        assert steps[-1]["local_weights"] == pytest.approx(parameters / 2, rel=0.15)
+        assert steps[-1]["local_moments"] == pytest.approx(moments / 2, rel=0.15)
+    assert sum(steps[-1]["local_weights"] for steps in ranks) == parameters
 
 
 def test_losses_weights_and_every_stage_are_those_of_one_process(
-    shared: tuple[Path, list[Steps]], alone: Path
+    sharded: tuple[Path, list[Steps]], unsharded: Path
 ) -> None:
-    ours, theirs = results(shared[0]), results(alone)
-    assert losses(shared[0]) == pytest.approx(losses(alone), rel=1e-5)
-    assert apart(weights(shared[0]), weights(alone)) < 1e-4
+    ours, theirs = results(sharded[0]), results(unsharded)
+    assert losses(sharded[0]) == pytest.approx(losses(unsharded), rel=1e-5)
+    assert relative_distance(weights(sharded[0]), weights(unsharded)) < 1e-4
     for stage in ("partial_finetune", "finetune"):  # the average is among these weights
-        assert any(name.startswith("ema.") for name in weights(shared[0], stage))
-        assert apart(weights(shared[0], stage), weights(alone, stage)) < 1e-4
+        assert any(name.startswith("ema.") for name in weights(sharded[0], stage))
+        assert (
+            relative_distance(weights(sharded[0], stage), weights(unsharded, stage))
+            < 1e-4
+        )
     assert ours.keys() == theirs.keys()
     for name, one in theirs.items():
         assert ours[name]["fingerprint"] == one["fingerprint"]
@@ -118,11 +121,11 @@ def test_losses_weights_and_every_stage_are_those_of_one_process(
         ), name
 
 
-def test_a_checkpoint_of_shares_is_one_processs_file(
-    shared: tuple[Path, list[Steps]], alone: Path
+def test_a_sharded_models_checkpoint_is_that_of_one_process(
+    sharded: tuple[Path, list[Steps]], unsharded: Path
 ) -> None:
-    """The same names, shapes, numbers of parameters and groups in the same order, no trace of shares."""
-    ours, theirs = content(shared[0]), content(alone)
+    """Equal names, shapes, parameters and groups, in the same order, and no shards."""
+    ours, theirs = content(sharded[0]), content(unsharded)
     assert ours.keys() == theirs.keys()
     assert list(ours["state_dict"]) == list(theirs["state_dict"])
     assert {type(value) for value in ours["state_dict"].values()} == {torch.Tensor}
@@ -138,94 +141,95 @@ def test_a_checkpoint_of_shares_is_one_processs_file(
         }
 
 
-def test_shares_go_on_to_the_bit(
-    broken_off: Path, shared: tuple[Path, list[Steps]], tmp_path: Path
+def test_a_sharded_run_goes_on_bit_for_bit(
+    killed: Path, sharded: tuple[Path, list[Steps]], tmp_path: Path
 ) -> None:
-    runs = shutil.copytree(broken_off, tmp_path / "runs")
-    seen = together(
+    runs = shutil.copytree(killed, tmp_path / "runs")
+    seen = train_ranks(
         tmp_path / "seen",
         2,
         *STEPS,
-        SHARED,
+        SHARDED,
         f"runs_dir={runs}",
         "checkpoint.every_steps=1",
     )
     assert {len(steps) for steps in seen} == {9}
-    ours, whole = content(runs), content(shared[0])
-    assert losses(runs) == losses(shared[0])
+    ours, whole = content(runs), content(sharded[0])
+    assert losses(runs) == losses(sharded[0])
     assert all(
         torch.equal(ours["state_dict"][name], value)
         for name, value in whole["state_dict"].items()
     )
-    assert same(
+    assert same_moments(
         ours["optimizer_states"][0]["state"], whole["optimizer_states"][0]["state"]
     )
 
 
-def test_one_process_goes_on_from_shares(
-    broken_off: Path, alone: Path, tmp_path: Path
+def test_one_process_goes_on_from_a_sharded_run(
+    killed: Path, unsharded: Path, tmp_path: Path
 ) -> None:
-    runs = shutil.copytree(broken_off, tmp_path / "runs")
+    runs = shutil.copytree(killed, tmp_path / "runs")
     run(*STEPS, f"runs_dir={runs}")
-    assert losses(runs) == pytest.approx(losses(alone), rel=1e-5)
-    assert apart(weights(runs), weights(alone)) < 1e-4
+    assert losses(runs) == pytest.approx(losses(unsharded), rel=1e-5)
+    assert relative_distance(weights(runs), weights(unsharded)) < 1e-4
 
 
-def test_shares_go_on_from_one_process(
-    alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_sharded_run_goes_on_from_one_process(
+    unsharded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    saving = Checkpointing.on_train_batch_end
+    original = Checkpointing.on_train_batch_end
 
-    def dying(self: Checkpointing, trainer: Any, *args: Any) -> None:
-        saving(self, trainer, *args)
+    def save_and_fail(self: Checkpointing, trainer: Any, *args: Any) -> None:
+        original(self, trainer, *args)
         assert trainer.global_step < 11, "as it was planned"
 
     typed = (*STEPS, f"runs_dir={tmp_path / 'runs'}", "checkpoint.every_steps=1")
-    monkeypatch.setattr(Checkpointing, "on_train_batch_end", dying)
+    monkeypatch.setattr(Checkpointing, "on_train_batch_end", save_and_fail)
     with pytest.raises(AssertionError, match="as it was planned"):
         run(*typed)
-    seen = together(tmp_path / "seen", 2, *typed, SHARED)
+    seen = train_ranks(tmp_path / "seen", 2, *typed, SHARDED)
     assert {len(steps) for steps in seen} == {9}
-    assert losses(tmp_path / "runs") == pytest.approx(losses(alone), rel=1e-5)
-    assert apart(weights(tmp_path / "runs"), weights(alone)) < 1e-4
+    assert losses(tmp_path / "runs") == pytest.approx(losses(unsharded), rel=1e-5)
+    assert relative_distance(weights(tmp_path / "runs"), weights(unsharded)) < 1e-4
 
 
-def test_a_step_of_shares_that_is_not_finite_is_recorded_whole(tmp_path: Path) -> None:
-    """The look comes one step later, as on a GPU: the shares must have waited. One process makes the step again, and
-    what it computes in bfloat16 from whole weights is what the shares did.
+def test_a_non_finite_step_of_a_sharded_run_is_recorded_as_a_whole(
+    tmp_path: Path,
+) -> None:
+    """The step is checked one step later, as on a GPU: its shards must still exist.
+
+    One process repeats it from whole weights, in bfloat16, with the same losses.
     """
     half = ("trainer.precision=bf16-mixed", "checkpoint.every_steps=4")
-    typed = (*STEPS, *half, SHARED, f"runs_dir={tmp_path / 'runs'}")
-    together(tmp_path / "seen", 2, *typed, code=1, INFINITE_AT="5")
+    typed = (*STEPS, *half, SHARDED, f"runs_dir={tmp_path / 'runs'}")
+    train_ranks(tmp_path / "seen", 2, *typed, code=1, INFINITE_AT="5")
     (folder,) = tmp_path.glob("runs/pretrain/*/nonfinite")
     record = json.loads((folder / "record.json").read_text())
     assert (record["step"], record["processes"]) == (5, 2)
     assert record["finite"] == {"loss": True, "gradients": False, "weights": True}
-    kept, before = (
-        checkpoints.load(folder / record["state"]),
-        content(tmp_path / "runs"),
-    )
+    recorded = checkpoints.load(folder / record["state"])
+    before = content(tmp_path / "runs")
     assert before["global_step"] == 4
     assert all(
-        torch.equal(kept["state_dict"][name], value)
+        torch.equal(recorded["state_dict"][name], value)
         for name, value in before["state_dict"].items()
     )
-    assert same(
-        kept["optimizer_states"][0]["state"], before["optimizer_states"][0]["state"]
+    assert same_moments(
+        recorded["optimizer_states"][0]["state"], before["optimizer_states"][0]["state"]
     )
     assert record["parameters"].keys() == before["state_dict"].keys()
     whole = read_record(str(folder))
     assert whole.losses == pytest.approx(
-        attempt(rebuild(whole), Cure("as recorded")).losses, rel=1e-6
+        attempt(rebuild_step(whole), Cure("as recorded")).losses, rel=1e-6
     )
 
 
 @pytest.mark.parametrize(
-    ("overrides", "fault"),
+    ("overrides", "message"),
     [
         (
             ("trainer=fsdp", "trainer.devices=1"),
-            "one device holds the whole model, there is nobody to share it with",
+            r"trainer\.sharded = true: .*trainer\.devices=2",
         ),
         (
             ("trainer=fsdp", "stages=[linear_probe]"),
@@ -233,10 +237,10 @@ def test_a_step_of_shares_that_is_not_finite_is_recorded_whole(tmp_path: Path) -
         ),
     ],
 )
-def test_what_cannot_be_shared_is_refused(
-    overrides: tuple[str, ...], fault: str
+def test_what_cannot_be_sharded_is_refused(
+    overrides: tuple[str, ...], message: str
 ) -> None:
-    with pytest.raises(ConfigError, match=fault):
+    with pytest.raises(ConfigError, match=message):
         plan_for(*overrides)
 
 
@@ -244,4 +248,4 @@ def test_a_machine_with_one_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(ConfigError, match=r"trainer\.sharded = true: one device"):
-        processes(plan_for("trainer=fsdp"))
+        total_processes(plan_for("trainer=fsdp"))

@@ -1,4 +1,4 @@
-"""A minute of `make soak`: two cells under the cheapest faults end as undisturbed, bit for bit, and leave nothing."""
+"""A minute of `make soak`: two cells under faults end as undisturbed, bit for bit."""
 
 from pathlib import Path
 from typing import BinaryIO
@@ -27,18 +27,19 @@ QUICK = (
 
 @pytest.fixture(autouse=True)
 def warm(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Starting is most of the time of such small cells; `make soak` starts them as users do."""
+    """Start the small cells quickly; `make soak` starts them as users do."""
 
-    def started(sweep: Sweep, said: BinaryIO) -> Started:
-        (folder := Path(said.name).with_suffix("")).mkdir()
-        said.write(f"see {folder}/stdout and {folder}/stderr\n".encode())
+    def start_sweep(sweep: Sweep, output: BinaryIO) -> Started:
+        folder = Path(output.name).with_suffix("")
+        folder.mkdir()
+        output.write(f"see {folder}/stdout and {folder}/stderr\n".encode())
         return Started(sweep.command(), folder, sweep.environment())
 
-    monkeypatch.setattr(driver, "started", started)
+    monkeypatch.setattr(driver, "start_sweep", start_sweep)
 
 
 def test_a_sweep_under_faults_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
     outcome = Soak(tmp_path, ("crops", "scratch"), FAULTS, Pace(0.3, 0.8), 6, QUICK)()
     assert outcome.complaints == []
-    assert set(outcome.met) == set(FAULTS)
+    assert set(outcome.num_faults) == set(FAULTS)
     assert outcome.restarts > 0

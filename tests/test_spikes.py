@@ -1,4 +1,4 @@
-"""Steps whose loss jumps are left out, counted, and too many end the run; a resumed run leaves out the same ones."""
+"""Steps whose loss jumps are skipped and counted; a resumed run skips the same ones."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from small_runs import run
 from test_resume import Crash, assert_same, crash_at, final_state
 from unmask.callbacks import nonfinite
 from unmask.callbacks.nonfinite import SpikeDetector, SpikeRule
-from unmask.storage.metrics_log import read
+from unmask.storage.metrics_log import read_rows
 from unmask.tasks.pretrain import Pretrain
 
 RULE = (
@@ -25,8 +25,8 @@ RULE = (
 )
 
 
-def jump(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
-    """The loss of those steps (the first is 1) of a pretraining is a hundred times what it is."""
+def make_loss_jump(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
+    """Multiply the loss of those steps (the first is 1) of a pretraining by 100."""
     original = Pretrain.training_step
 
     def planted(self: Pretrain, *args: Any) -> Tensor:
@@ -37,14 +37,14 @@ def jump(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
     monkeypatch.setattr(Pretrain, "training_step", planted)
 
 
-def test_a_loss_is_compared_with_the_mean_of_those_made_before() -> None:
+def test_a_loss_is_compared_with_the_mean_of_the_steps_made_before() -> None:
     spikes = SpikeDetector(SpikeRule(factor=2.0, window=3, limit=1))
     losses = [9.0, 1.0, 2.0, 8.1, 7.9, 8.0, 20.0, 3.0, 40.0]
     verdicts = [bool(spikes.judge(torch.tensor(loss))) for loss in losses]
     # none in the first three; 8.1 > 2 x mean(9, 1, 2); 7.9 is not; 8.0 > 2 x mean(1, 2,
     # 7.9)
     assert verdicts == [False, False, False, True, False, True, True, False, True]
-    assert spikes.state()["recent"] == pytest.approx([2.0, 7.9, 3.0])
+    assert spikes.state_dict()["recent"] == pytest.approx([2.0, 7.9, 3.0])
 
 
 def test_a_loss_that_is_not_a_number_is_no_spike() -> None:
@@ -54,13 +54,13 @@ def test_a_loss_that_is_not_a_number_is_no_spike() -> None:
     ] == [False, False, False]
 
 
-@pytest.mark.parametrize("lags", [False, True])
+@pytest.mark.parametrize("late", [False, True])
 def test_a_step_that_is_left_out_changes_neither_weights_nor_moments(
-    lags: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    late: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The 6th of 12: its checkpoint is that of the 5th but for where the data stand."""
-    monkeypatch.setattr(nonfinite, "lagging", lambda device: lags)
-    jump(monkeypatch, 6)
+    """The 6th of 12: its checkpoint is that of the 5th but for the position in the data."""
+    monkeypatch.setattr(nonfinite, "reads_late", lambda device: late)
+    make_loss_jump(monkeypatch, 6)
     kept = []
     for step in (5, 6):
         with monkeypatch.context() as patch:
@@ -85,12 +85,12 @@ def test_a_step_that_is_left_out_changes_neither_weights_nor_moments(
 def test_spikes_are_counted_and_a_resumed_run_leaves_out_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    jump(monkeypatch, 6, 9)
+    make_loss_jump(monkeypatch, 6, 9)
     (whole,) = run(f"runs_dir={tmp_path / 'whole'}", *RULE)
     assert whole["metrics"]["skipped_steps"] == 2
-    (journal,) = (tmp_path / "whole").glob("pretrain/*/metrics.jsonl")
+    (path,) = (tmp_path / "whole").glob("pretrain/*/metrics.jsonl")
     assert [
-        row["skipped_steps"] for row in read(journal) if "skipped_steps" in row
+        row["skipped_steps"] for row in read_rows(path) if "skipped_steps" in row
     ] == [0, 1, 2]
     with monkeypatch.context() as patch:
         crash_at(patch, 8)
@@ -104,11 +104,12 @@ def test_spikes_are_counted_and_a_resumed_run_leaves_out_the_same(
 def test_one_too_many_ends_the_run_with_a_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    jump(monkeypatch, 5, 7, 8)
+    make_loss_jump(monkeypatch, 5, 7, 8)
     with pytest.raises(
         FloatingPointError,
         match=(
             r"the training loss jumped to .* at step 8, more than 3 times the mean of 2"
+            r" .*number 3, and spikes\.limit=2 allows 2.*base_lr"
         ),
     ):
         run(f"runs_dir={tmp_path}", *RULE)
@@ -117,7 +118,7 @@ def test_one_too_many_ends_the_run_with_a_record(
     assert final_state(tmp_path)["global_step"] == 7
 
 
-def test_the_probes_lars_leaves_them_out_as_well(
+def test_the_linear_probes_lars_skips_spikes_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from unmask.tasks.classify import Classify
@@ -142,13 +143,15 @@ def test_the_probes_lars_leaves_them_out_as_well(
     assert not torch.equal(seen[6], seen[7])
 
 
-def test_what_is_saved_counts_the_spike_of_that_very_step_though_the_host_is_behind() -> (
-    None
-):
+def test_a_checkpoint_counts_spikes_that_the_host_has_not_read_yet() -> None:
     spikes = SpikeDetector(SpikeRule(2.0, 1, 5))
     for loss in (1.0, 9.0, 1.0, 9.0):
         spikes.judge(torch.tensor(loss))
-    spikes.count(2, 9.0)  # the host has looked at the first alone
+    spikes.count_skipped(2, 9.0)  # the host has read the first alone
     resumed = SpikeDetector(spikes.rule)
-    resumed.load(spikes.state())
-    assert (spikes.skipped, resumed.skipped, resumed.state()["skipped"]) == (1, 2, 2)
+    resumed.load_state_dict(spikes.state_dict())
+    assert (spikes.skipped, resumed.skipped, resumed.state_dict()["skipped"]) == (
+        1,
+        2,
+        2,
+    )

@@ -1,4 +1,4 @@
-"""A sweep of submitit's jobs: all results come home; a job that is asked to leave saves first and comes back."""
+"""A sweep of submitit jobs: all results arrive; a preempted job comes back."""
 
 import json
 import os
@@ -20,25 +20,33 @@ from hydra_plugins.submitit_launcher import SubmititLauncher, resources
 from small_runs import ROOT, TINY, command, environment, plan_for, run
 from unmask.config.checks import ConfigError
 from unmask.storage import checkpoints
-from unmask.storage.metrics_log import read
+from unmask.storage.metrics_log import read_rows
 from warm_commands import Started
 
 SBATCH = """#!/bin/bash
 cp "$1" {here}/script
 last=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\).*/\\1/p' "$1")
 for i in $(seq 0 $last); do
-  SLURM_JOB_ID=$((42 + i)) SLURM_ARRAY_JOB_ID=42 SLURM_ARRAY_TASK_ID=$i SLURM_JOB_NUM_NODES=1 setsid bash {here}/script &
+  SLURM_JOB_ID=$((42 + i)) SLURM_ARRAY_JOB_ID=42 SLURM_ARRAY_TASK_ID=$i \\
+    SLURM_JOB_NUM_NODES=1 setsid bash {here}/script &
 done >/dev/null 2>&1
 echo Submitted batch job 42
 """
 SRUN = """#!/bin/bash
 [ "$SLURM_ARRAY_TASK_ID" = 2 ] && exit 137  # its machine dies
-fill() { sed "s/%A/$SLURM_ARRAY_JOB_ID/g; s/%a/$SLURM_ARRAY_TASK_ID/g; s/%t/0/g" <<<"$1"; }
+fill() {
+  sed "s/%A/$SLURM_ARRAY_JOB_ID/g; s/%a/$SLURM_ARRAY_TASK_ID/g; s/%t/0/g" <<<"$1"
+}
 while [ "${1#--}" != "$1" ]; do
-  case $1 in --output) out=$(fill "$2"); shift 2 ;; --error) err=$(fill "$2"); shift 2 ;; *) shift ;; esac
+  case $1 in
+    --output) out=$(fill "$2"); shift 2 ;;
+    --error) err=$(fill "$2"); shift 2 ;;
+    *) shift ;;
+  esac
 done
 mkdir -p "$(dirname "$out")"
-exec env SLURM_STEP_NUM_TASKS=1 SLURM_PROCID=0 SLURM_LOCALID=0 SLURM_NODEID=0 "$@" >>"$out" 2>>"$err"
+exec env SLURM_STEP_NUM_TASKS=1 SLURM_PROCID=0 SLURM_LOCALID=0 SLURM_NODEID=0 \\
+  "$@" >>"$out" 2>>"$err"
 """
 SACCT = (
     "#!/bin/sh\necho"
@@ -52,8 +60,8 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return checkpoints.load(newest)["state_dict"]
 
 
-def trainer_of(folder: Path) -> int:
-    """The process that trains it, some steps on its way."""
+def wait_for_training(folder: Path) -> int:
+    """Wait until the stage has logged a step; return the id of its process."""
     while (
         not (folder / "metrics.jsonl").exists()
         or not (folder / "metrics.jsonl").read_text()
@@ -66,32 +74,31 @@ def trainer_of(folder: Path) -> int:
 def test_a_preempted_job_saves_and_comes_back_and_two_cells_share_a_pretraining(
     tmp_path: Path,
 ) -> None:
-    """Of four cells two stand in the ledger already; the other two race for one pretraining."""
-    runs, both = tmp_path / "runs", ("stages=[pretrain,knn]", "pretrain.epochs=12")
-    interrupted = runs / "pretrain" / plan_for(*both, "seed=1").stages[0].fingerprint
+    """Two of four cells are in the ledger; the other two race for one pretraining."""
+    runs, stages = tmp_path / "runs", ("stages=[pretrain,knn]", "pretrain.epochs=12")
+    interrupted = runs / "pretrain" / plan_for(*stages, "seed=1").stages[0].fingerprint
     for k in (1, 5):
-        run(*both, f"runs_dir={runs}", "seed=2", f"knn.k={k}")
-    wanted = command(
+        run(*stages, f"runs_dir={runs}", "seed=2", f"knn.k={k}")
+    typed = command(
         "-m",
         "hydra/launcher=submitit_local",
-        *both,
+        *stages,
         f"runs_dir={runs}",
         "seed=1,2",
         "knn.k=1,5",
     )
-    sweep = Started(wanted, tmp_path, environment())
+    sweep = Started(typed, tmp_path, environment())
     try:
-        place = Path(f"/proc/{trainer_of(interrupted)}/stat")
-        job = int(place.read_text().rpartition(")")[2].split()[1])  # which started it
-        # submitit's signal; its LocalJob._interrupt would end what watches over the job
+        stat = Path(f"/proc/{wait_for_training(interrupted)}/stat").read_text()
+        # the training's parent is the job
+        job = int(stat.rpartition(")")[2].split()[1])
+        # submitit's signal; its LocalJob._interrupt would end the job's controller
         os.kill(job, signal.SIGUSR2)
         assert sweep.wait(timeout=240) == 0, sweep.stderr.read_text()
     finally:
         sweep.send_signal(signal.SIGTERM)
-    printed, logs = (
-        sweep.stdout.read_text(),
-        [path.read_text() for path in runs.rglob("*_log.out")],
-    )
+    printed = sweep.stdout.read_text()
+    logs = [path.read_text() for path in runs.rglob("*_log.out")]
     assert (printed.count(": done"), printed.count(": from the ledger")) == (
         2,
         2,
@@ -103,30 +110,31 @@ def test_a_preempted_job_saves_and_comes_back_and_two_cells_share_a_pretraining(
         < log.index("Requeued")
     )
     assert any("pretrain: continuing at step" in text for text in logs), (
-        "by the job, or by one that waited for it"
+        "the job itself or one that waited for it must go on"
     )
     assert len(list(runs.glob("knn/*/result.json"))) == 4
     steps = [
         row["step"]
-        for row in read(interrupted / "metrics.jsonl")
+        for row in read_rows(interrupted / "metrics.jsonl")
         if "train/loss" in row
     ]
-    assert steps == list(range(4, 49, 4)), "no step was made twice, and none is missing"
+    assert steps == list(range(4, 49, 4)), "a step was made twice or is missing"
     run(
-        *both[1:], "stages=[pretrain]", "seed=1", f"runs_dir={tmp_path / 'undisturbed'}"
+        *stages[1:],
+        "stages=[pretrain]",
+        "seed=1",
+        f"runs_dir={tmp_path / 'undisturbed'}",
     )
-    ours, whole = (
-        weights(interrupted),
-        weights(tmp_path / "undisturbed" / "pretrain" / interrupted.name),
-    )
-    assert all(torch.equal(ours[name], whole[name]) for name in whole)
+    resumed = weights(interrupted)
+    expected = weights(tmp_path / "undisturbed" / "pretrain" / interrupted.name)
+    assert all(torch.equal(resumed[name], expected[name]) for name in expected)
 
 
 @pytest.mark.process
-def test_slurms_jobs_get_what_cells_take_and_one_that_dies_or_fails_loses_no_other(
+def test_slurm_jobs_get_their_cells_resources_and_a_dead_one_stops_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
-    """Of three cells the first stands in the ledger, the second cannot write there, the third's machine dies."""
+    """One cell is in the ledger, one cannot write there, and one's machine dies."""
     for name, text in (
         ("sbatch", SBATCH.replace("{here}", str(tmp_path))),
         ("srun", SRUN),
@@ -158,29 +166,29 @@ def test_slurms_jobs_get_what_cells_take_and_one_that_dies_or_fails_loses_no_oth
         partition="big",
         tasks_per_node=1,
     )
-    told = environment(
+    variables = environment(
         PATH=f"{tmp_path}:{os.environ['PATH']}", PYTHONPATH=str(ROOT / "src")
     )
     with (
-        patch.dict(os.environ, told),
+        patch.dict(os.environ, variables),
         initialize_config_dir(str(ROOT / "conf"), version_base="1.3"),
-        pytest.raises(SystemExit) as left,
+        pytest.raises(SystemExit) as exited,
     ):
         launcher.launch([[*cell, f"seed={seed}"] for seed in range(3)], 0)
-    assert left.value.code == 1
-    said = capfd.readouterr()
+    assert exited.value.code == 1
+    output = capfd.readouterr()
     assert [
         state
         for state in ("from the ledger", "failed (exit 1)")
-        for _ in range(said.out.count(f": {state}"))
+        for _ in range(output.out.count(f": {state}"))
     ] == [
         "from the ledger",
         "failed (exit 1)",
         "failed (exit 1)",
     ]
-    assert "cannot write in" in said.err
-    assert "job 42_2 ended without a word (NODE_FAIL)" in said.err
-    assert "0_log.err" in said.err
+    assert "cannot write in" in output.err
+    assert "job 42_2 ended without output (NODE_FAIL)" in output.err
+    assert "0_log.err" in output.err
     script = (tmp_path / "script").read_text()
     for line in (
         "--nodes=1",
@@ -197,65 +205,64 @@ def test_slurms_jobs_get_what_cells_take_and_one_that_dies_or_fails_loses_no_oth
     ) < script.index("srun --unbuffered")
 
 
-def trainer(devices: int | None = 8, nodes: int = 1, accelerator: str = "gpu") -> Any:
+def trainer_config(
+    devices: int | None = 8, nodes: int = 1, accelerator: str = "gpu"
+) -> Any:
     return SimpleNamespace(devices=devices, nodes=nodes, accelerator=accelerator)
 
 
 @pytest.mark.parametrize(
-    ("of", "options", "wanted"),
+    ("trainer", "options", "expected"),
     [
-        (trainer(8, 2), {"tasks_per_node": 1}, {"nodes": 2, "gpus_per_node": 8}),
+        (trainer_config(8, 2), {"tasks_per_node": 1}, {"nodes": 2, "gpus_per_node": 8}),
         (
-            trainer(8, 2),
+            trainer_config(8, 2),
             {"tasks_per_node": 8, "nodes": 2},
             {"nodes": 2, "gpus_per_node": 8},
         ),
-        (trainer(), {"gres": "gpu:a100:8"}, {"nodes": 1}),
-        (trainer(None), {"gpus_per_node": 4}, {"nodes": 1}),
-        (trainer(2, accelerator="cpu"), {}, {"nodes": 1}),
-        (trainer(1, accelerator="auto"), {}, {"nodes": 1, "gpus_per_node": 1}),
+        (trainer_config(), {"gres": "gpu:a100:8"}, {"nodes": 1}),
+        (trainer_config(None), {"gpus_per_node": 4}, {"nodes": 1}),
+        (trainer_config(2, accelerator="cpu"), {}, {"nodes": 1}),
+        (trainer_config(1, accelerator="auto"), {}, {"nodes": 1, "gpus_per_node": 1}),
     ],
 )
 def test_a_job_has_the_machines_and_gpus_of_its_cell(
-    of: Any, options: dict[str, Any], wanted: dict[str, Any]
+    trainer: Any, options: dict[str, Any], expected: dict[str, Any]
 ) -> None:
-    assert resources(of, options) == wanted
+    assert resources(trainer, options) == expected
 
 
 @pytest.mark.parametrize(
-    ("of", "options", "said"),
+    ("trainer", "options", "message"),
     [
         (
-            trainer(nodes=2),
+            trainer_config(nodes=2),
             {"nodes": 3},
             "hydra.launcher.nodes = 3: trainer.nodes is 2",
         ),
         (
-            trainer(),
+            trainer_config(),
             {"tasks_per_node": 4},
             (
-                "hydra.launcher.tasks_per_node = 4: 1, which starts a process a device,"
-                " or trainer.devices (8)"
+                "hydra.launcher.tasks_per_node = 4: set 1, which starts a process a"
+                " device, or trainer.devices (8)"
             ),
         ),
         (
-            trainer(),
+            trainer_config(),
             {"gpus_per_node": 4},
             "hydra.launcher.gpus_per_node = 4: too few for trainer.devices=8",
         ),
         (
-            trainer(None),
+            trainer_config(None),
             {},
-            (
-                "trainer.devices = null: how many GPUs is the job to have? say"
-                " trainer.devices=8"
-            ),
+            "trainer.devices = null: a job must know its number of GPUs",
         ),
     ],
 )
 def test_options_that_contradict_the_cell_are_refused(
-    of: Any, options: dict[str, Any], said: str
+    trainer: Any, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError) as error:
-        resources(of, options)
-    assert said in str(error.value)
+        resources(trainer, options)
+    assert message in str(error.value)

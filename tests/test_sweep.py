@@ -1,4 +1,7 @@
-"""A sweep: every cell a process of its own, done ones from the ledger, one pretraining for all that share it."""
+"""A sweep: every cell is a process; finished stages come from the ledger.
+
+Cells that need the same pretraining share it.
+"""
 
 import json
 import re
@@ -10,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from small_runs import call, command, environment, running, trained_so_far
+from small_runs import call, command, environment, has_logged, is_running
 from warm_commands import Started
 
 pytestmark = pytest.mark.process
@@ -47,15 +50,15 @@ def test_cells_that_differ_in_a_measurement_share_the_pretraining_even_side_by_s
     assert done.returncode == 0, done.stderr
     assert pretrainings(tmp_path) == 1
     assert len(list(tmp_path.glob("knn/*/result.json"))) == 2
-    spoken = re.split(r"^Cells", done.stdout, flags=re.MULTILINE)[0].splitlines()
-    assert {line[:6] for line in spoken} == {
+    lines = re.split(r"^Cells", done.stdout, flags=re.MULTILINE)[0].splitlines()
+    assert {line[:6] for line in lines} == {
         "[1/2] ",
         "[2/2] ",
-    }, "every line says whose it is"
+    }, "every line must begin with its cell's prefix"
 
 
 @pytest.mark.parametrize(
-    ("swept", "said"),
+    ("swept", "message"),
     [
         (("decoder.heads=2,3",), "decoder.heads = 3"),
         (
@@ -65,17 +68,17 @@ def test_cells_that_differ_in_a_measurement_share_the_pretraining_even_side_by_s
     ],
 )
 def test_a_bad_cell_is_refused_before_the_first_starts(
-    swept: tuple[str, ...], said: str, tmp_path: Path
+    swept: tuple[str, ...], message: str, tmp_path: Path
 ) -> None:
     done = call("-m", f"runs_dir={tmp_path}", *QUICK, *swept)
     assert done.returncode == 2
     assert "no cell was started" in done.stderr
-    assert said in done.stderr
+    assert message in done.stderr
     assert not list(tmp_path.iterdir())
 
 
 def test_a_failed_cell_does_not_stop_the_rest_and_is_redone(tmp_path: Path) -> None:
-    """Its folder cannot be made: a file lies where the stage's folder should be."""
+    """Its stage cannot make its folder: a file has the folder's name."""
     from small_runs import plan_for
 
     spec = plan_for(*QUICK, "seed=1").stages[0]
@@ -103,7 +106,7 @@ def test_a_stopped_sweep_saves_and_goes_on(tmp_path: Path) -> None:
         "seed=1,2",
     )
     process = Started(command(*arguments), tmp_path, environment())
-    while not trained_so_far(tmp_path, 2):
+    while not has_logged(tmp_path, 2):
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
@@ -119,7 +122,7 @@ def test_a_stopped_sweep_saves_and_goes_on(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="parent-death signals are Linux's")
 def test_a_killed_sweep_leaves_no_process_behind(tmp_path: Path) -> None:
-    """Nobody would own the machine's memory or the stage's lock by mistake."""
+    """A cell that stayed would keep the machine's memory and the stage's lock."""
     arguments = (
         "-m",
         f"runs_dir={tmp_path}",
@@ -130,16 +133,16 @@ def test_a_killed_sweep_leaves_no_process_behind(tmp_path: Path) -> None:
     process = subprocess.Popen(
         command(*arguments), env=environment(), stdout=subprocess.PIPE
     )
-    while not trained_so_far(tmp_path, 1):
+    while not has_logged(tmp_path, 1):
         assert process.poll() is None
         time.sleep(0.05)
     process.kill()
     (owner,) = tmp_path.glob("pretrain/*/owner.json")
     cell = json.loads(owner.read_text())["pid"]
     deadline = time.monotonic() + 60
-    while running(cell):
+    while is_running(cell):
         assert time.monotonic() < deadline
         time.sleep(0.1)
     assert list(tmp_path.glob("pretrain/*/checkpoints/*.ckpt")), (
-        "it saved before it left"
+        "the cell must save before it leaves"
     )

@@ -1,11 +1,11 @@
-"""Tables say what each cell became, with spread where only the seed differs."""
+"""Tables of a sweep show each cell's state and numbers, and the spread over seeds."""
 
 import io
 
 from rich.console import Console
 from rich.table import Table
 
-from unmask.reports.run.tables import cells_table, results_table, spread
+from unmask.reports.run.tables import cells_table, mean_and_spread, results_table
 
 
 def result(title: str, accuracy: float) -> dict:
@@ -27,7 +27,7 @@ def text(table: Table) -> str:
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_only_what_sets_cells_apart_is_shown() -> None:
+def test_a_cell_is_headed_by_the_overrides_that_differ() -> None:
     cells = [
         (["stages=[knn]", f"decoder.depth={d}"], "done", [result("kNN", 10.0 * d)])
         for d in (1, 2)
@@ -56,8 +56,8 @@ def test_seeds_get_mean_and_spread() -> None:
     shown = text(cells_table(cells))
     assert "82.0 +- 2.0" in shown
     assert "n = 3" in shown
-    assert spread(["1.0"]) == "1.0"
-    assert spread(["0.4620", "0.4531"]) == "0.4576 +- 0.0063"
+    assert mean_and_spread(["1.0"]) == "1.0"
+    assert mean_and_spread(["0.4620", "0.4531"]) == "0.4576 +- 0.0063"
 
 
 def test_a_measurement_has_its_unit() -> None:
@@ -66,5 +66,5 @@ def test_a_measurement_has_its_unit() -> None:
     assert "% top-1" in shown
 
 
-def test_a_sweep_none_of_whose_cells_finished_still_has_its_table() -> None:
+def test_a_sweep_without_results_still_has_a_table() -> None:
     assert "preempted" in text(cells_table([([], "preempted: run me again", [])]))

@@ -1,4 +1,4 @@
-"""Targets are the official ones: unbiased variance over a patch, eps 1e-6, float32 whatever the autocast."""
+"""Targets are the official port's: unbiased variance of a patch, eps 1e-6."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def test_normalised_pixels_are_standardised_with_the_unbiased_variance() -> None
 
 
 def test_the_variance_is_guarded_by_one_millionth() -> None:
-    """A patch of variance 1e-6 keeps 1/sqrt(2) of its scale, one without any variance becomes zeros."""
+    """Variance 1e-6 gives 1/sqrt(2) of unit scale, variance 0 gives zeros."""
     patch = torch.tensor([-1.0, 1.0]).repeat(6) * (1e-6 * 11 / 12) ** 0.5
     torch.testing.assert_close(
         NormalisedPixel()(patch[None, None]).var(), torch.tensor(0.5), rtol=1e-4, atol=0
@@ -49,7 +49,7 @@ def test_pixels_are_their_own_target_and_prediction() -> None:
 def test_normalised_predictions_are_undone_with_each_images_visible_statistics() -> (
     None
 ):
-    """Exact where hidden patches have the statistics of the visible ones, and these alone decide."""
+    """Exact where hidden patches have the statistics of the visible ones."""
     pattern = torch.randn(2, 1, 12)
     hidden = pattern[:, :, torch.randperm(12)]
     restored = NormalisedPixel().to_pixels(NormalisedPixel()(hidden), pattern)

@@ -1,4 +1,7 @@
-"""One model trained by several processes: the same samples, crops and masks at each step, the same weights, the same results."""
+"""Several ranks train one model as one process does.
+
+At each step with the same samples, crops and masks, to the same weights and results.
+"""
 
 import json
 import socket
@@ -11,7 +14,7 @@ import torch
 
 from small_runs import ROOT, environment
 from unmask.storage import checkpoints
-from unmask.storage.metrics_log import read
+from unmask.storage.metrics_log import read_rows
 from warm_commands import Started
 
 pytestmark = pytest.mark.process
@@ -22,14 +25,20 @@ STEPS = (
     "augment=crop_random",
     "data.flip=true",
 )
-EVERYTHING = "stages=[pretrain,knn,linear_probe,attentive_probe,partial_finetune,finetune,scratch,robustness]"
+ALL_STAGES = (
+    "stages=[pretrain,knn,linear_probe,attentive_probe,partial_finetune,finetune,"
+    "scratch,robustness]"
+)
 Steps = list[dict[str, torch.Tensor]]
 
 
-def together(
+def train_ranks(
     record: Path, count: int, *overrides: str, code: int = 0, **more: str
 ) -> list[Steps]:
-    """What each of `count` processes saw at each micro-batch."""
+    """Train on `count` ranks; return what each of them saw at each micro-batch.
+
+    code: the exit code that all of them must have. more: environment variables.
+    """
     record.mkdir(parents=True, exist_ok=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -40,9 +49,10 @@ def together(
         "MASTER_PORT": port,
         **more,
     }
-    members = []
+    processes = []
     for r in range(count):
-        (place := record / f"said{r}").mkdir(exist_ok=True)
+        folder = record / f"output{r}"
+        folder.mkdir(exist_ok=True)
         typed = [
             sys.executable,
             str(ROOT / "tests" / "member.py"),
@@ -50,13 +60,10 @@ def together(
             *overrides,
             f"trainer.devices={count}",
         ]
-        members.append(
-            Started(
-                typed, place, environment(RANK=str(r), LOCAL_RANK=str(r), **address)
-            )
-        )
-    codes = {member.wait(timeout=200) for member in members}
-    assert codes == {code}, [member.stderr.read_text() for member in members]
+        ranks = environment(RANK=str(r), LOCAL_RANK=str(r), **address)
+        processes.append(Started(typed, folder, ranks))
+    codes = {process.wait(timeout=200) for process in processes}
+    assert codes == {code}, [process.stderr.read_text() for process in processes]
     return [] if code else [torch.load(record / f"{r}.pt") for r in range(count)]
 
 
@@ -67,10 +74,13 @@ def weights(runs: Path, stage: str = "pretrain") -> dict[str, torch.Tensor]:
     return checkpoints.load(path)["state_dict"]
 
 
-def apart(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
-    """The norm of the difference relative to the norm, of all weights together.
+def relative_distance(
+    ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]
+) -> float:
+    """Return the norm of the difference over the norm, of all weights together.
 
-    The biases of keys have no gradient but rounding's (softmax ignores them), which Adam makes steps of: alone they differ.
+    Not for single weights: softmax ignores the biases of keys, so that their gradients
+    are rounding errors, of which Adam makes full steps.
     """
     assert ours.keys() == theirs.keys()
     flat = [
@@ -83,7 +93,7 @@ def apart(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> flo
 def losses(runs: Path, stage: str = "pretrain") -> list[float]:
     return [
         row["train/loss"]
-        for row in read(next((runs / stage).glob("*/metrics.jsonl")))
+        for row in read_rows(next((runs / stage).glob("*/metrics.jsonl")))
         if "train/loss" in row
     ]
 
@@ -92,25 +102,25 @@ def losses(runs: Path, stage: str = "pretrain") -> list[float]:
 def trained(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[int, tuple[Path, list[Steps]]]:
-    """Fifty steps on 1, 2 and 4 processes: the ledger, and what each process saw."""
-    found = {}
+    """Train fifty steps on 1, 2 and 4 ranks: the ledger, and what each rank saw."""
+    trainings = {}
     for count in (1, 2, 4):
         folder = tmp_path_factory.mktemp(f"on{count}")
-        found[count] = (
+        trainings[count] = (
             folder / "runs",
-            together(folder / "seen", count, *STEPS, f"runs_dir={folder / 'runs'}"),
+            train_ranks(folder / "seen", count, *STEPS, f"runs_dir={folder / 'runs'}"),
         )
-    return found
+    return trainings
 
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_each_step_has_the_same_samples_crops_and_masks(
     count: int, trained: dict[int, tuple[Path, list[Steps]]]
 ) -> None:
-    (alone,), members = trained[1][1], trained[count][1]
-    assert len(alone) == 50
-    assert {len(steps) for steps in members} == {50}
-    for step, shares in zip(alone, zip(*members, strict=True), strict=True):
+    (single,), ranks = trained[1][1], trained[count][1]
+    assert len(single) == 50
+    assert {len(steps) for steps in ranks} == {50}
+    for step, shares in zip(single, zip(*ranks, strict=True), strict=True):
         for name in ("ids", "images", "hidden"):
             assert torch.equal(
                 torch.cat([share[name] for share in shares]), step[name]
@@ -119,10 +129,10 @@ def test_each_step_has_the_same_samples_crops_and_masks(
 
 
 @pytest.mark.parametrize("count", [2, 4])
-def test_losses_and_weights_after_fifty_steps_are_one_processs(
+def test_losses_and_weights_after_fifty_steps_are_those_of_one_process(
     count: int, trained: dict[int, tuple[Path, list[Steps]]]
 ) -> None:
-    """Sums come in another order: the last digits alone may differ."""
+    """Sums are made in another order, so the last digits may differ."""
     means = [
         float(torch.stack([s["loss"] for s in shares]).mean())
         for shares in zip(*trained[count][1], strict=True)
@@ -131,7 +141,7 @@ def test_losses_and_weights_after_fifty_steps_are_one_processs(
         [float(step["loss"]) for step in trained[1][1][0]], rel=1e-5
     )
     assert losses(trained[count][0]) == pytest.approx(losses(trained[1][0]), rel=1e-5)
-    assert apart(weights(trained[count][0]), weights(trained[1][0])) < 1e-4
+    assert relative_distance(weights(trained[count][0]), weights(trained[1][0])) < 1e-4
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 2), (2, 1), (1, 2)])
@@ -142,14 +152,14 @@ def test_a_run_goes_on_exactly_on_as_many_processes_and_closely_on_others(
     tmp_path: Path,
 ) -> None:
     overrides = *STEPS, f"runs_dir={tmp_path / 'runs'}", "checkpoint.every_steps=1"
-    together(tmp_path / "seen", before, *overrides, code=9, CRASH_AT="31")
-    seen = together(tmp_path / "seen", after, *overrides)
+    train_ranks(tmp_path / "seen", before, *overrides, code=9, CRASH_AT="31")
+    seen = train_ranks(tmp_path / "seen", after, *overrides)
     assert {len(steps) for steps in seen} == {19}
-    ours, whole = weights(tmp_path / "runs"), weights(trained[after][0])
+    resumed, expected = weights(tmp_path / "runs"), weights(trained[after][0])
     if before == after:
-        assert all(torch.equal(ours[name], whole[name]) for name in whole)
+        assert all(torch.equal(resumed[name], expected[name]) for name in expected)
         assert losses(tmp_path / "runs") == losses(trained[after][0])
-    assert apart(ours, whole) < 1e-4
+    assert relative_distance(resumed, expected) < 1e-4
     assert losses(tmp_path / "runs") == pytest.approx(
         losses(trained[after][0]), rel=1e-5
     )
@@ -159,7 +169,7 @@ def test_a_run_goes_on_with_other_micro_batches(
     trained: dict[int, tuple[Path, list[Steps]]], tmp_path: Path
 ) -> None:
     overrides = *STEPS, f"runs_dir={tmp_path / 'runs'}", "checkpoint.every_steps=1"
-    together(
+    train_ranks(
         tmp_path / "seen",
         1,
         *overrides,
@@ -167,7 +177,7 @@ def test_a_run_goes_on_with_other_micro_batches(
         code=9,
         CRASH_AT="31",
     )
-    together(
+    train_ranks(
         tmp_path / "seen",
         1,
         *overrides,
@@ -175,21 +185,26 @@ def test_a_run_goes_on_with_other_micro_batches(
         code=9,
         CRASH_AT="33",
     )
-    (steps,) = together(tmp_path / "seen", 1, *overrides)
+    (steps,) = train_ranks(tmp_path / "seen", 1, *overrides)
     assert [len(step["ids"]) for step in steps] == [160] * 17
-    assert apart(weights(tmp_path / "runs"), weights(trained[1][0])) < 1e-4
+    assert relative_distance(weights(tmp_path / "runs"), weights(trained[1][0])) < 1e-4
     assert losses(tmp_path / "runs") == pytest.approx(losses(trained[1][0]), rel=1e-5)
 
 
 def results(runs: Path) -> dict[str, Any]:
-    found = [json.loads(path.read_text()) for path in runs.glob("*/*/result.json")]
-    return {f"{one['stage']} {one['start']}": one for one in found}
+    all_results = [
+        json.loads(path.read_text()) for path in runs.glob("*/*/result.json")
+    ]
+    return {f"{result['stage']} {result['start']}": result for result in all_results}
 
 
-def test_every_stage_gives_what_it_gives_alone(tmp_path: Path) -> None:
-    """Probes share one BatchNorm, validation counts each image once though 1,000 do not split evenly by batches of 256."""
+def test_every_stage_gives_the_result_of_one_process(tmp_path: Path) -> None:
+    """Ranks share one BatchNorm; validation counts each image once.
+
+    Though 1,000 images do not split evenly into batches of 256.
+    """
     overrides = (
-        EVERYTHING,
+        ALL_STAGES,
         "finetune.epochs=1",
         "partial_finetune.blocks=1",
         "controls=[random,pixels]",
@@ -208,28 +223,30 @@ def test_every_stage_gives_what_it_gives_alone(tmp_path: Path) -> None:
         "finetune.ema=0.9",
         "finetune.drop_path=0.2",
     )
-    found = {}
+    by_count = {}
     for count in (1, 2):
-        together(
+        train_ranks(
             tmp_path / "seen", count, *overrides, f"runs_dir={tmp_path / str(count)}"
         )
-        found[count] = results(tmp_path / str(count))
-    assert found[1].keys() == found[2].keys()
-    assert len(found[1]) == 16
-    for name, one in found[1].items():
-        two = found[2][name]
+        by_count[count] = results(tmp_path / str(count))
+    assert by_count[1].keys() == by_count[2].keys()
+    assert len(by_count[1]) == 16
+    for name, one in by_count[1].items():
+        two = by_count[2][name]
         assert two["fingerprint"] == one["fingerprint"]
         assert two["images"] == one["images"]
         assert two["metrics"].keys() == one["metrics"].keys()
         assert two["processes"] == (2 if one["stage"] != "patch_pca" else 1)
         for metric, value in one["metrics"].items():
-            # two images of 1,000 lie on the edge
+            # two of 1,000 images are close to the decision boundary
             near = {"rel": 1e-4} if metric == "val/loss" else {"abs": 0.2}
             assert two["metrics"][metric] == pytest.approx(value, **near), (
                 name,
                 metric,
             )
     assert (
-        apart(weights(tmp_path / "2", "scratch"), weights(tmp_path / "1", "scratch"))
+        relative_distance(
+            weights(tmp_path / "2", "scratch"), weights(tmp_path / "1", "scratch")
+        )
         < 1e-3
     )

@@ -1,4 +1,4 @@
-"""Tokens stand in the order of patches, come from nearby pixels, and are learnt without the codebook's collapse."""
+"""Tokens are in the order of patches, come from nearby pixels, and use many codes."""
 
 import numpy as np
 import pytest
@@ -6,18 +6,23 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from unmask.data.loading.in_memory import mnist5k
+from unmask.data.loading.in_memory import load_mnist5k
 from unmask.mae import num_parameters
 from unmask.patches import patchify, unpatchify
 from unmask.randomness import make_key, uniform
-from unmask.tokenizers import DallEEncoder, DallETokenizer, SmallTokenizer, resize
+from unmask.tokenizers import (
+    DallEEncoder,
+    DallETokenizer,
+    SmallTokenizer,
+    lanczos_resize,
+)
 
 GRID, PATCH = (6, 8), 4
 SMALL_DALLE = {"codes": 64, "width": 16}
 
 
 def rough(model: SmallTokenizer | DallEEncoder) -> SmallTokenizer | DallEEncoder:
-    """Every weight random, so that tokens differ."""
+    """Make every weight random, so that tokens differ."""
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -28,7 +33,7 @@ def rough(model: SmallTokenizer | DallEEncoder) -> SmallTokenizer | DallEEncoder
 
 @pytest.fixture
 def images() -> Tensor:
-    """Patches of one strong colour each, with some noise."""
+    """Return images whose patches have one strong colour each, with some noise."""
     generator = torch.Generator().manual_seed(0)
     colours = torch.randn(2, GRID[0] * GRID[1], 1, 3, generator=generator).expand(
         -1, -1, PATCH**2, -1
@@ -38,7 +43,7 @@ def images() -> Tensor:
 
 
 def digits(count: int) -> Tensor:
-    train = mnist5k()[0].images_NCHW
+    train = load_mnist5k()[0].images_NCHW
     return (train[:: len(train) // count][:count].float() / 255 - 0.13) / 0.31
 
 
@@ -52,12 +57,8 @@ def noise(
     )
 
 
-# --- the small one
-# -----------------------------------------------------------------------------------------------
-
-
 def test_tokens_are_of_the_patches_in_their_order(images: Tensor) -> None:
-    """Within an image of like patches each token is that of its patch; other pixels matter only beside it."""
+    """A token depends on the pixels of its patch and of those beside it."""
     model = rough(SmallTokenizer(PATCH, 3, codes=64, width=16))
     before = model.tokens(images)
     assert before.shape == (2, patchify(images, PATCH).shape[1])
@@ -123,14 +124,14 @@ def test_every_weight_learns_from_the_loss_the_codebook_too(images: Tensor) -> N
 
 
 def test_cold_relaxations_cost_what_the_tokens_cost(images: Tensor) -> None:
-    """Without noise (every uniform number alike) and at temperature 0 a mixture is its most probable code."""
+    """With equal noise and at temperature 0 a mixture is its most probable code."""
     model = rough(SmallTokenizer(PATCH, 3, codes=32, width=16))
-    alike = torch.full((2, GRID[0] * GRID[1], 32), 0.5)
+    equal_noise = torch.full((2, GRID[0] * GRID[1], 32), 0.5)
     hard = (model.reconstruct(model.tokens(images), GRID) - images).square().mean()
-    torch.testing.assert_close(model.loss(images, alike, temperature=1e-6), hard)
+    torch.testing.assert_close(model.loss(images, equal_noise, temperature=1e-6), hard)
 
 
-def test_the_loss_is_finite_for_the_noises_extremes(images: Tensor) -> None:
+def test_the_loss_is_finite_for_the_extremes_of_the_noise(images: Tensor) -> None:
     model = SmallTokenizer(PATCH, 3, codes=32, width=16)
     edges = torch.tensor([0.0, 1 - 2.0**-24]).repeat(2, GRID[0] * GRID[1], 16)
     loss = model.loss(images, edges, temperature=1 / 16, usage_weight=0.1)
@@ -141,38 +142,42 @@ def test_the_loss_is_finite_for_the_noises_extremes(images: Tensor) -> None:
     )
 
 
-def test_the_noise_is_gumbels(images: Tensor) -> None:
-    """Of the codes' scores plus noise the largest is each code as often as its probability says (Gumbel's trick)."""
+def test_the_noise_is_a_gumbel_distribution(images: Tensor) -> None:
+    """Scores plus noise are largest at each code with its probability (Gumbel-max)."""
     probabilities = torch.tensor([0.5, 0.3, 0.15, 0.05])
     model = SmallTokenizer(PATCH, 3, codes=4, width=16)
     drawn = uniform(make_key(0, "trick"), 0, torch.arange(500), 48 * 4).view(500, 48, 4)
-    seen: list[Tensor] = []
-    model.logits = lambda x: probabilities.log().view(1, 4, 1, 1).expand(500, 4, *GRID)  # type: ignore[method-assign]
+    mixtures: list[Tensor] = []
+    scores = probabilities.log().view(1, 4, 1, 1).expand(500, 4, *GRID)
+    model.logits = lambda x: scores  # type: ignore[method-assign]
     model.decode = lambda weights, grid: (
-        seen.append(weights) or torch.zeros(500, 3, 24, 32)
+        mixtures.append(weights) or torch.zeros(500, 3, 24, 32)
     )  # type: ignore
     model.loss(torch.zeros(500, 3, 24, 32), drawn, temperature=0.01)
-    chosen = torch.bincount(seen[0].argmax(dim=2).flatten(), minlength=4) / (500 * 48)
+    chosen = torch.bincount(mixtures[0].argmax(dim=2).flatten(), minlength=4) / (
+        500 * 48
+    )
     torch.testing.assert_close(chosen, probabilities, atol=0.01, rtol=0)
 
 
-def test_even_usage_costs_nothing_and_a_lone_code_the_logarithm_of_all(
+def test_even_usage_costs_nothing_and_a_single_code_the_logarithm_of_all(
     images: Tensor,
 ) -> None:
     model = rough(SmallTokenizer(PATCH, 3, codes=32, width=16))
 
     def price(logits: Tensor) -> float:
-        model.logits = lambda x: logits.expand(2, 32, *GRID)  # type: ignore[method-assign]
+        scores = logits.expand(2, 32, *GRID)
+        model.logits = lambda x: scores  # type: ignore[method-assign]
         drawn = noise(images, model)
         return (
             model.loss(images, drawn, 1.0, usage_weight=1.0)
             - model.loss(images, drawn, 1.0)
         ).item()
 
-    lone = torch.zeros(1, 32, 1, 1)
-    lone[:, 7] = 50
+    single = torch.zeros(1, 32, 1, 1)
+    single[:, 7] = 50
     assert price(torch.zeros(1, 32, 1, 1)) == pytest.approx(0, abs=1e-5)
-    assert price(lone) == pytest.approx(np.log(32), rel=1e-4)
+    assert price(single) == pytest.approx(np.log(32), rel=1e-4)
 
 
 def test_a_few_steps_on_digits_beat_the_mean_image_and_use_many_codes() -> None:
@@ -193,10 +198,6 @@ def test_a_few_steps_on_digits_beat_the_mean_image_and_use_many_codes() -> None:
     error = (model.reconstruct(tokens, (7, 7)) - images).square().mean()
     assert error < 0.5 * blank
     assert len(tokens.unique()) > 16
-
-
-# --- DALL-E's
-# ----------------------------------------------------------------------------------------------------
 
 
 def test_the_published_size_is_53_8_million_parameters_and_8192_codes() -> None:
@@ -255,12 +256,12 @@ def test_normalisation_is_undone_and_grey_is_all_three_colours(images: Tensor) -
 
 @pytest.mark.parametrize("shape", [(16, 24), (64, 40), (48, 48)])
 def test_resizing_is_pillows_lanczos(shape: tuple[int, int]) -> None:
-    """BEiT resizes by Pillow's; on 32-bit floats, so that nothing is rounded on the way."""
+    """BEiT resizes by Pillow's; compared on 32-bit floats, where nothing is rounded."""
     image = torch.rand(32, 48, generator=torch.Generator().manual_seed(1))
     pillow = Image.fromarray(image.numpy()).resize(
         (shape[1], shape[0]), Image.Resampling.LANCZOS
     )
-    ours = resize(image[None, None], shape)[0, 0]
+    ours = lanczos_resize(image[None, None], shape)[0, 0]
     torch.testing.assert_close(
         ours, torch.from_numpy(np.array(pillow)), atol=2e-6, rtol=0
     )
@@ -269,11 +270,10 @@ def test_resizing_is_pillows_lanczos(shape: tuple[int, int]) -> None:
 @pytest.mark.parametrize("kind", ["small", "dalle"])
 def test_tokens_are_exact_under_autocast(kind: str, images: Tensor) -> None:
     encoder = rough(DallEEncoder(**SMALL_DALLE))
-    model = (
-        rough(SmallTokenizer(PATCH, 3))
-        if kind == "small"
-        else DallETokenizer(encoder, GRID, (0.5,) * 3, (0.25,) * 3)  # type: ignore[arg-type]
-    )
+    if kind == "small":
+        model = rough(SmallTokenizer(PATCH, 3))
+    else:
+        model = DallETokenizer(encoder, GRID, (0.5,) * 3, (0.25,) * 3)
     exact = model.tokens(images)
     with torch.autocast("cpu", torch.bfloat16):
         assert model.tokens(images).equal(exact)

@@ -1,4 +1,4 @@
-"""src/verify.py: kills a config's real commands, continues them and says whether anything came out another way."""
+"""src/verify.py kills a config's real commands, continues them and finds what differs."""
 
 import io
 import re
@@ -14,7 +14,7 @@ from hydra import initialize_config_dir
 from rich.console import Console
 
 from small_runs import ROOT, TINY, command, environment, image_folder, plan_for
-from unmask.commands.verify.compare import Compared, differing
+from unmask.commands.verify.compare import Comparison, differing_names
 from unmask.commands.verify.interruptions import How, interruptions
 from unmask.commands.verify.supervised import SupervisedRun, VerifyError
 from unmask.commands.verify.verify import Row, Verification
@@ -23,51 +23,54 @@ from unmask.config.checks import ConfigError
 from warm_commands import Started
 
 sys.path.insert(0, str(ROOT / "src"))
-from verify import asked, prepared
+from verify import plan_run, verify_arguments
 
-Starts = Callable[[list[str], dict[str, str], Path], Started]
-
-
-def warm(typed: list[str], told: dict[str, str], place: Path) -> Started:
-    return Started(typed, place, environment(**told))
+Start = Callable[[list[str], dict[str, str], Path], Started]
 
 
-def with_defect(name: str) -> Starts:
-    def start(typed: list[str], told: dict[str, str], place: Path) -> Started:
-        return warm(
-            [typed[0], str(ROOT / "tests" / "defective.py"), name, *typed[2:]],
-            told,
-            place,
+def start_warm(
+    arguments: list[str], variables: dict[str, str], folder: Path
+) -> Started:
+    return Started(arguments, folder, environment(**variables))
+
+
+def start_with_defect(defect: str) -> Start:
+    script = str(ROOT / "tests" / "defective.py")
+
+    def start(arguments: list[str], variables: dict[str, str], folder: Path) -> Started:
+        return start_warm(
+            [arguments[0], script, defect, *arguments[2:]], variables, folder
         )
 
     return start
 
 
-def given(*own: str) -> Verify:
+def arguments_of(*overrides: str) -> Verify:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return asked(own)
+        return verify_arguments(overrides)
 
 
-def verdict(scratch: Path, *overrides: str, start: Starts = warm) -> tuple[bool, str]:
-    """Whether it is exact, and what was printed."""
+def verify(
+    scratch: Path, *overrides: str, start: Start = start_warm
+) -> tuple[bool, str]:
+    """Return whether the training is exact, and what was printed."""
     scratch.mkdir(exist_ok=True)
-    own = given(*(override for override in overrides if override.startswith("verify.")))
+    own = [override for override in overrides if override.startswith("verify.")]
+    others = [override for override in overrides if override not in own]
+    arguments = arguments_of(*own)
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        typed, plan = prepared(
-            own, [*TINY, *(o for o in overrides if not o.startswith("verify."))]
-        )
-    said = io.StringIO()
-    exact = Verification(
-        own, plan, typed, scratch, Console(file=said, width=100), start
-    )()
-    return exact, said.getvalue()
+        run_overrides, plan = plan_run(arguments, [*TINY, *others])
+    output = io.StringIO()
+    console = Console(file=output, width=100)
+    verification = Verification(arguments, plan, run_overrides, scratch, console, start)
+    return verification(), output.getvalue()
 
 
 @pytest.mark.process
-def test_a_stage_that_is_killed_everywhere_is_exact(tmp_path: Path) -> None:
+def test_a_stage_that_is_killed_at_every_place_is_exact(tmp_path: Path) -> None:
     """With loader workers, accumulation and crops."""
     images = image_folder(tmp_path / "images")
-    exact, said = verdict(
+    exact, printed = verify(
         tmp_path / "scratch",
         "data=image_folder",
         f"data.root={images}",
@@ -82,16 +85,16 @@ def test_a_stage_that_is_killed_everywhere_is_exact(tmp_path: Path) -> None:
         "verify.steps=7",
         "verify.kills=4",
     )
-    assert exact, said
-    made = [line for line in said.splitlines() if " after step " in line]
-    assert [re.sub(r"after step (\d+).*", r"\1", line) for line in made][:3] == [
+    assert exact, printed
+    lines = [line for line in printed.splitlines() if " after step " in line]
+    assert [re.sub(r"after step (\d+).*", r"\1", line) for line in lines][:3] == [
         "pretrain: kill -9 of the command 2",
         "pretrain: kill -9 of the command 4",
         "pretrain: SIGTERM 5",
     ]
-    assert "SIGTERM after step 5, an epoch's first, goes on at 5" in said
-    assert len(made) == 4, said
-    assert said.count("same") == 6, "samples, pixels, masks, loss, weights and journal"
+    assert "SIGTERM after step 5, an epoch's first, goes on at 5" in printed
+    assert len(lines) == 4, printed
+    assert printed.count("same") == 6, "samples, pixels, masks, loss, weights, metrics"
 
 
 @pytest.mark.process
@@ -114,16 +117,18 @@ def test_a_planted_defect_is_found_and_named(
         "verify.kills=1",
         "checkpoint.every_steps=1",
     )
-    exact, said = verdict(tmp_path / "scratch", *small, start=with_defect(defect))
+    exact, printed = verify(
+        tmp_path / "scratch", *small, start=start_with_defect(defect)
+    )
     assert not exact
-    assert f"pretrain, killed: the first {first}" in said
-    assert "final weights differ: model." in said
-    assert f"are kept in {tmp_path / 'scratch'}" in said
+    assert f"pretrain, killed: the first {first}" in printed
+    assert "final weights differ: model." in printed
+    assert f"are kept in {tmp_path / 'scratch'}" in printed
 
 
 @pytest.mark.process
 def test_two_processes_are_killed_and_compared_with_one(tmp_path: Path) -> None:
-    exact, said = verdict(
+    exact, printed = verify(
         tmp_path / "scratch",
         "stages=[pretrain]",
         "trainer.devices=2",
@@ -132,26 +137,26 @@ def test_two_processes_are_killed_and_compared_with_one(tmp_path: Path) -> None:
         "checkpoint.every_steps=1",
         "verify.processes=[1,2]",
     )
-    assert exact, said
-    assert "kill -9 of one process after step 2, goes on at 1" in said
-    assert re.search(r"on1 +same +same +same +\d\.\de-\d+ +\d\.\de-\d+", said), said
-    assert "on2" not in said, "that is what was killed"
+    assert exact, printed
+    assert "kill -9 of one process after step 2, goes on at 1" in printed
+    assert re.search(r"on1 +same +same +same +\d\.\de-\d+ +\d\.\de-\d+", printed), (
+        printed
+    )
+    assert "on2" not in printed, "that is what was killed"
 
 
 @pytest.mark.parametrize(("first", "before"), [(3, True), (4, False)])
-def test_what_differs_before_any_continuation_is_not_blamed_on_one(
+def test_a_difference_before_any_continuation_is_not_blamed_on_one(
     first: int, before: bool, tmp_path: Path
 ) -> None:
-    said = io.StringIO()
+    output = io.StringIO()
     plan = plan_for("stages=[pretrain]", "stop_after=6")
-    verification = Verification(
-        given(), plan, [], tmp_path, Console(file=said, width=200)
-    )
-    verification.resumed[plan.stages[0]] = 3
-    assert not verification.told(
-        [Row(plan.stages[0], "killed", Compared(faults=["differs"], first=first))]
-    )
-    assert ("two undisturbed runs would differ, too" in said.getvalue()) == before
+    console = Console(file=output, width=200)
+    verification = Verification(arguments_of(), plan, [], tmp_path, console)
+    verification.first_resumed[plan.stages[0]] = 3
+    comparison = Comparison(differences=["differs"], first_step=first)
+    assert not verification.print_verdict([Row(plan.stages[0], "killed", comparison)])
+    assert ("two undisturbed runs would differ" in output.getvalue()) == before
 
 
 @pytest.mark.parametrize(
@@ -165,22 +170,22 @@ def test_what_differs_before_any_continuation_is_not_blamed_on_one(
         (2, 100, 9, [1]),
     ],
 )
-def test_places_are_in_mid_epoch_at_its_end_after_it_and_later(
+def test_interruptions_are_in_mid_epoch_at_its_end_after_it_and_later(
     steps: int, per_epoch: int, kills: int, expected: list[int]
 ) -> None:
-    found = interruptions(steps, per_epoch, kills)
-    assert [one.step for one in found] == expected
-    assert all(one.held for one in found[:-1]), (
+    planned = interruptions(steps, per_epoch, kills)
+    assert [each.step for each in planned] == expected
+    assert all(each.is_held for each in planned[:-1]), (
         "the last one finds the run wherever it is"
     )
     assert all(
-        one.step % per_epoch
-        for one in found
-        if one.how == How.SIGTERM and per_epoch > 1
+        each.step % per_epoch
+        for each in planned
+        if each.how == How.SIGTERM and per_epoch > 1
     )
 
 
-def test_what_differs_is_named_down_to_the_tensor() -> None:
+def test_differences_are_named_down_to_the_tensor() -> None:
     ours = {
         "a": torch.zeros(2),
         "b": {0: {"exp_avg": torch.ones(1)}},
@@ -193,15 +198,15 @@ def test_what_differs_is_named_down_to_the_tensor() -> None:
         "c": [1, 2.5],
         "e": 1,
     }
-    assert list(differing(ours, theirs)) == ["b.0.exp_avg", "c.1", "d", "e"]
-    assert list(differing(ours, ours)) == []
+    assert list(differing_names(ours, theirs)) == ["b.0.exp_avg", "c.1", "d", "e"]
+    assert list(differing_names(ours, ours)) == []
 
 
 class Stuck:
-    """A process that neither ends nor trains, until it is killed; or one that has ended with `code`."""
+    """A process that neither ends nor trains until it is killed, or one that has ended."""
 
-    def __init__(self, place: Path, code: int | None = None, said: str = "") -> None:
-        (place / "stderr").write_text(said)
+    def __init__(self, folder: Path, code: int | None = None, stderr: str = "") -> None:
+        (folder / "stderr").write_text(stderr)
         self.pid, self.code = 2**30, code
 
     def poll(self) -> int | None:
@@ -212,12 +217,12 @@ class Stuck:
 
 
 @pytest.mark.parametrize(
-    ("code", "words", "said"),
+    ("code", "stderr", "message"),
     [
         (
             None,
             "reading images",
-            "made no step for 0.001 minutes and was ended; it said:\nreading images",
+            "made no step for 0.001 minutes and was ended; it printed:\nreading images",
         ),
         (
             1,
@@ -231,29 +236,29 @@ class Stuck:
         ),
     ],
 )
-def test_a_run_that_never_gets_there_ends_with_a_message(
-    code: int | None, words: str, said: str, tmp_path: Path
+def test_a_run_that_never_reaches_its_step_ends_with_a_message(
+    code: int | None, stderr: str, message: str, tmp_path: Path
 ) -> None:
-    watched = SupervisedRun(
-        lambda *_: Stuck(tmp_path, code, words),
+    supervised = SupervisedRun(
+        lambda *_: Stuck(tmp_path, code, stderr),
         [],
         tmp_path,
-        tmp_path / "whole" / "pretrain" / "f",
+        tmp_path / "undisturbed" / "pretrain" / "f",
         3,
         lambda: False,
     )
-    with pytest.raises(ConfigError if code == 2 else VerifyError, match=said):
-        watched.arrived(interruptions(8, 4, 1)[0], minutes=0.001)
+    with pytest.raises(ConfigError if code == 2 else VerifyError, match=message):
+        supervised.wait_for(interruptions(8, 4, 1)[0], minutes=0.001)
 
 
 @pytest.mark.process
-def test_who_is_asked_to_leave_leaves_nothing(tmp_path: Path) -> None:
+def test_a_verification_that_is_asked_to_leave_keeps_nothing(tmp_path: Path) -> None:
     process = Started(
         command(f"verify.folder={tmp_path}", "stages=[pretrain]", script="verify.py"),
         tmp_path,
         environment(),
     )
-    while not list(tmp_path.glob("unmask-verify-*/whole.said")):
+    while not list(tmp_path.glob("unmask-verify-*/undisturbed.output")):
         assert process.poll() is None, process.stderr.read_text()
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
@@ -263,7 +268,7 @@ def test_who_is_asked_to_leave_leaves_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("typed", "said"),
+    ("typed", "message"),
     [
         (
             "verify.steps=1",
@@ -288,9 +293,9 @@ def test_who_is_asked_to_leave_leaves_nothing(tmp_path: Path) -> None:
         ("trainer.nodes=2", "trainer.nodes = 2: verify works on one machine"),
     ],
 )
-def test_what_it_cannot_take_is_refused_in_one_line(
-    typed: str, said: str, tmp_path: Path
+def test_runs_that_cannot_be_verified_are_refused_in_one_line(
+    typed: str, message: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match=re.escape(said)):
-        verdict(tmp_path, *typed.split(), start=lambda *_: pytest.fail("started"))
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        verify(tmp_path, *typed.split(), start=lambda *_: pytest.fail("started"))
     assert not list(tmp_path.iterdir())

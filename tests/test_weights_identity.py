@@ -1,4 +1,4 @@
-"""Weights of others are known by their content and measured as they are, whatever their layout."""
+"""Weights of others are identified by their content and measured in any layout."""
 
 from pathlib import Path
 from typing import get_args
@@ -8,20 +8,20 @@ import torch
 
 from small_runs import plan_for, run
 from unmask.config.checks import ConfigError
-from unmask.exchange.read import read
+from unmask.exchange.read import read_weights
 from unmask.exchange.weights import Layout
-from unmask.exchange.write import write
+from unmask.exchange.write import write_weights
 from unmask.stages.fingerprint import weights_identity
 from unmask.stages.ledger import StageFolder
 from unmask.storage import checkpoints
-from unmask.storage.metrics_log import read as read_journal
+from unmask.storage.metrics_log import read_rows
 
 KNN = ("stages=[knn]", "knn.labels=500")
 
 
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
-    """A stage's folder, and what kNN measures on it."""
+    """Return a pretraining's folder, and its kNN accuracy."""
     runs = tmp_path_factory.mktemp("runs")
     accuracy = run(f"runs_dir={runs}", *KNN)[-1]["metrics"]["val/accuracy"]
     (folder,) = runs.glob("pretrain/*")
@@ -34,23 +34,18 @@ def test_every_layout_measures_the_same(
 ) -> None:
     folder, accuracy = pretrained
     if layout == "checkpoint":
-        place = folder
+        weights = folder
     else:
-        place = tmp_path / (
-            "folder"
-            if layout == "hf"
-            else "file.safetensors"
-            if layout == "safetensors"
-            else "file.pth"
-        )
-        write(read(folder)[0], place, layout)
-    (result,) = run(f"runs_dir={tmp_path / 'runs'}", *KNN, f"init_from={place}")
+        names = {"hf": "folder", "safetensors": "file.safetensors"}
+        weights = tmp_path / names.get(layout, "file.pth")
+        write_weights(read_weights(folder)[0], weights, layout)
+    (result,) = run(f"runs_dir={tmp_path / 'runs'}", *KNN, f"init_from={weights}")
     assert (result["start"], result["title"]) == ("given", "kNN, given weights")
     assert result["metrics"]["val/accuracy"] == accuracy
     assert result["parent"] is None
 
 
-def test_fine_tuning_starts_from_them_and_controls_do_not(
+def test_fine_tuning_starts_from_given_weights_and_controls_do_not(
     pretrained: tuple[Path, float], tmp_path: Path
 ) -> None:
     results = run(
@@ -66,18 +61,18 @@ def test_fine_tuning_starts_from_them_and_controls_do_not(
         f"finetune/{results[0]['fingerprint']}/checkpoints/step=*.ckpt"
     )
     ours, theirs = (
-        checkpoints.weights(tuned, "model.features.encoder."),
-        read(pretrained[0])[0].encoder,
+        checkpoints.load_weights(tuned, "model.features.encoder."),
+        read_weights(pretrained[0])[0].encoder,
     )
     torch.testing.assert_close(
         ours["blocks.0.attn.qkv.weight"], theirs["blocks.0.attn.qkv.weight"]
     )
 
 
-def test_pretraining_goes_on_from_them(
+def test_pretraining_starts_from_given_weights(
     pretrained: tuple[Path, float], tmp_path: Path
 ) -> None:
-    """Encoder and decoder: the first loss is about where the given one ended, and the stage is another one."""
+    """The first loss is about where the given pretraining ended; the fingerprint is another."""
     overrides = (
         f"runs_dir={tmp_path}",
         "stages=[pretrain]",
@@ -85,23 +80,23 @@ def test_pretraining_goes_on_from_them(
         "pretrain.base_lr=1e-9",
     )
     (result,) = run(*overrides)
-    journal = read_journal(
+    log = read_rows(
         StageFolder(tmp_path, plan_for(*overrides).stages[0]).path / "metrics.jsonl"
     )
     before = [
         row["val/loss"]
-        for row in read_journal(pretrained[0] / "metrics.jsonl")
+        for row in read_rows(pretrained[0] / "metrics.jsonl")
         if "val/loss" in row
     ][-1]
     assert result["metrics"]["val/loss"] == pytest.approx(before, rel=1e-4)
-    assert journal[0]["train/loss"] == pytest.approx(before, rel=0.1)
+    assert log[0]["train/loss"] == pytest.approx(before, rel=0.1)
     assert result["fingerprint"] != pretrained[0].name
 
 
-def test_an_encoder_alone_pretrains_with_a_new_decoder(
+def test_pretraining_from_an_encoder_alone_has_a_new_decoder(
     pretrained: tuple[Path, float], tmp_path: Path
 ) -> None:
-    write(read(pretrained[0])[0], tmp_path / "encoder.pth", "timm")
+    write_weights(read_weights(pretrained[0])[0], tmp_path / "encoder.pth", "timm")
     (result,) = run(
         f"runs_dir={tmp_path}",
         "stages=[pretrain]",
@@ -110,7 +105,7 @@ def test_an_encoder_alone_pretrains_with_a_new_decoder(
     assert result["title"] == "pretrain, given weights"
 
 
-def test_weights_are_known_by_content_not_by_place(
+def test_weights_are_identified_by_content_not_by_path(
     pretrained: tuple[Path, float], tmp_path: Path
 ) -> None:
     file = next((pretrained[0] / "checkpoints").glob("step=*.ckpt"))
@@ -124,7 +119,7 @@ def test_weights_are_known_by_content_not_by_place(
     )
 
 
-def test_what_is_not_there_or_does_not_fit_is_told_in_a_sentence(
+def test_weights_that_are_missing_or_do_not_fit_are_refused_in_one_line(
     pretrained: tuple[Path, float], tmp_path: Path
 ) -> None:
     with pytest.raises(
@@ -154,20 +149,20 @@ def test_what_is_not_there_or_does_not_fit_is_told_in_a_sentence(
         run(f"runs_dir={tmp_path}", f"init_from={tmp_path / 'noise.pth'}", *KNN)
 
 
-def test_a_stage_at_a_size_of_its_own_can_be_read(tmp_path: Path) -> None:
+def test_a_stage_with_another_image_size_can_be_read(tmp_path: Path) -> None:
     run(
         f"runs_dir={tmp_path}", "stages=[scratch]", "labels=20", "scratch.image_size=56"
     )
-    weights, _ = read(next(tmp_path.glob("scratch/*")))
+    weights, _ = read_weights(next(tmp_path.glob("scratch/*")))
     assert weights.geometry.grid == (8, 8)
 
 
-def test_of_averaged_weights_the_average_is_given(tmp_path: Path) -> None:
-    """It is what the stage measured."""
+def test_the_average_is_read_where_a_stage_has_one(tmp_path: Path) -> None:
+    """The average is what the stage evaluated."""
     run(f"runs_dir={tmp_path}", "stages=[scratch]", "labels=20", "scratch.ema=0.5")
     (folder,) = tmp_path.glob("scratch/*")
     state = checkpoints.load(next(folder.glob("checkpoints/step=*.ckpt")))["state_dict"]
-    weights, report = read(folder)
+    weights, report = read_weights(folder)
     average = state["ema.module.features.encoder.blocks.0.attn.qkv.weight"]
     assert torch.equal(weights.encoder["blocks.0.attn.qkv.weight"], average)
     assert not torch.equal(

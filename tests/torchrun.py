@@ -1,4 +1,4 @@
-"""What the command torchrun is."""
+"""The command torchrun."""
 
 from torch.distributed.run import main
 

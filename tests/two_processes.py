@@ -1,4 +1,7 @@
-"""Two processes on a CPU train a toy together; one sample of one of them is not a number. `folder sample lags`."""
+"""Two ranks on a CPU train a toy model; one sample is not a number.
+
+python tests/two_processes.py FOLDER SAMPLE LAGS
+"""
 
 import sys
 from pathlib import Path
@@ -27,7 +30,7 @@ class Toy(L.LightningModule):
 
 
 def main(folder: Path, sample: int, lags: bool) -> None:
-    nonfinite.lagging = lambda device: lags
+    nonfinite.reads_late = lambda device: lags
     features_ND = torch.randn(32, 4, generator=torch.Generator().manual_seed(0))
     features_ND[sample] = torch.nan
     data = FeatureData(

@@ -1,4 +1,4 @@
-"""The cells of a sweep where each is a process of its own: their command, their states, the table at the end."""
+"""The cells of a sweep whose launcher starts a process or a job for each of them."""
 
 import signal
 import sys
@@ -16,41 +16,44 @@ from unmask.distributed.processes import PREEMPTED
 
 @dataclass
 class Cell:
-    """One cell of the sweep and what became of it."""
+    """Hold one cell of the sweep and what became of it.
+
+    code: the exit code; None where the cell has not ended. stages: its results, from
+    the summary that it writes. pending_state: what tables say while it has no code.
+    """
 
     overrides: list[str]
     code: int | None = None
     stages: list[dict[str, Any]] = field(default_factory=list)
-    waiting: str = "not started"  # what it is where it has no exit code
+    pending_state: str = "not started"
 
     @property
     def state(self) -> str:
+        """Say in a few words what became of the cell."""
         if self.code is None:
-            return self.waiting
+            return self.pending_state
         if self.code < 0:
             return f"killed by {signal.Signals(-self.code).name}"
         if self.code == PREEMPTED:
             return "preempted: run me again"
-        if self.failed:
+        if self.has_failed:
             return f"failed (exit {self.code})"
-        return (
-            "from the ledger"
-            if all(stage["from_ledger"] for stage in self.stages)
-            else "done"
-        )
+        all_old = all(stage["from_ledger"] for stage in self.stages)
+        return "from the ledger" if all_old else "done"
 
     @property
-    def unfinished(self) -> bool:
-        """Not begun, or asked to leave: no fault of its own."""
+    def is_unfinished(self) -> bool:
+        """Whether it is left to do: not started, or preempted."""
         return self.code in (None, PREEMPTED)
 
     @property
-    def failed(self) -> bool:
-        return not self.unfinished and (self.code != 0 or not self.stages)
+    def has_failed(self) -> bool:
+        """Whether it ended with an error, or with 0 and no results."""
+        return not self.is_unfinished and (self.code != 0 or not self.stages)
 
 
-def command(overrides: Sequence[str]) -> list[str]:
-    """That of one run, as the sweep's command was called."""
+def cell_command(overrides: Sequence[str]) -> list[str]:
+    """Return the command of one run, of the same script as the sweep's command."""
     return [
         sys.executable,
         str(Path(sys.argv[0]).resolve()),
@@ -59,25 +62,30 @@ def command(overrides: Sequence[str]) -> list[str]:
     ]
 
 
-def show(cells: Sequence[Cell], reporter: Reporter, whole: bool) -> None:
-    """The table of all cells, and the report where they are the paper's tables."""
+def print_cells(cells: Sequence[Cell], reporter: Reporter, with_report: bool) -> None:
+    """Print the table of all cells, and the report where they are a paper's table."""
+    # plugins are imported at every start, and these take a while
     from rich.console import Console
 
     from unmask.reports.run.tables import cells_table
 
-    Console().print(
-        cells_table([(cell.overrides, cell.state, cell.stages) for cell in cells])
-    )
-    reporter.finish(whole)
+    rows = [(cell.overrides, cell.state, cell.stages) for cell in cells]
+    Console().print(cells_table(rows))
+    reporter.finish(with_report)
 
 
-def ended(cells: Sequence[Cell]) -> list[JobReturn]:
-    """What a launcher returns; it leaves with 1 where a cell failed, and with 75 where one is left to do."""
-    if any(cell.failed for cell in cells):
-        raise SystemExit(1)
-    if any(cell.unfinished for cell in cells):
-        raise SystemExit(PREEMPTED)
+def job_returns(cells: Sequence[Cell]) -> list[JobReturn]:
+    """Return what Hydra wants of a launcher.
+
+    Exits with 1 where a cell failed, with 75 where one is left to do.
+    """
+    if any(cell.has_failed for cell in cells):
+        sys.exit(1)
+    if any(cell.is_unfinished for cell in cells):
+        sys.exit(PREEMPTED)
     return [
-        JobReturn(overrides=c.overrides, status=JobStatus.COMPLETED, _return_value=None)
-        for c in cells
+        JobReturn(
+            overrides=cell.overrides, status=JobStatus.COMPLETED, _return_value=None
+        )
+        for cell in cells
     ]

@@ -1,6 +1,8 @@
-"""hydra/sweeper=experiment: -m experiment=decoder_depth,mask_ratio scale=embedded runs every cell of those tables.
+"""hydra/sweeper=experiment: a sweep over the tables of the paper.
 
-What is no table of the paper is swept as Hydra's basic sweeper does. Cells that two tables share are run once.
+`-m experiment=decoder_depth,mask_ratio scale=embedded` runs every cell of those tables;
+cells that two tables share are run once. What names no table is swept as Hydra's basic
+sweeper does.
 """
 
 import os
@@ -20,25 +22,34 @@ from unmask.commands.cli import fail
 from unmask.config.checks import ConfigError, check
 from unmask.config.experiments import (
     SMALLEST_SCALE,
-    cells,
+    expand_experiments,
+    experiment_cells,
     is_sweep,
-    one_run,
     read_paper,
     read_scale,
-    tables_of,
+    same_run_message,
 )
-from unmask.config.schema import LABELLED
+from unmask.config.stage_kinds import LABELLED_STAGES
 from unmask.distributed.ranks import rank_info
-from unmask.reports.paper.result_rows import all_kept, asked, is_kept
-from unmask.stages.devices import refuse_uneven
-from unmask.stages.plan import Plan, agree, make_plan
+from unmask.reports.paper.result_rows import (
+    has_kept_results,
+    planned_column_stages,
+    read_kept_results,
+)
+from unmask.stages.checked_cells import publish_checked_cells
+from unmask.stages.devices import refuse_uneven_batches
+from unmask.stages.plan import Plan, make_plan
 
 
 @dataclass
 class ExperimentSweeperConfig:
+    """Declare the sweeper's options.
+
+    skip_kept: leave out cells whose results are all kept in experiments/.
+    """
+
     _target_: str = "hydra_plugins.experiment_sweeper.ExperimentSweeper"
     params: dict[str, str] = field(default_factory=dict)
-    # cells whose results are all kept in experiments/ are not run
     skip_kept: bool = False
 
 
@@ -51,7 +62,7 @@ ConfigStore.instance().store(
 
 
 class ExperimentSweeper(BasicSweeper):
-    """Hydra's basic sweeper, which knows the tables of the paper."""
+    """Sweep as Hydra's basic sweeper does, and over the tables of the paper."""
 
     def __init__(
         self, params: dict[str, str] | None = None, skip_kept: bool = False
@@ -60,95 +71,176 @@ class ExperimentSweeper(BasicSweeper):
         self.skip_kept = skip_kept
 
     def sweep(self, arguments: list[str]) -> Any:
-        """All cells are checked, then launched together; what a cell raised is raised when the others are done."""
+        """Check all cells, then launch them together.
+
+        Exits with 2 where one is wrong, before any starts, and with 1 where one failed,
+        after all have ended.
+        """
         assert self.launcher is not None
         try:
-            if started := rank_info():
-                raise ConfigError(
-                    f"-m was started {started.size} times at once; start it once: it"
-                    " starts the cells"
-                )
-            listed = cells_by_table(
-                [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
-            )
-            plans = checked(listed)
-            wanted = (
-                missing(listed, plans)
-                if self.skip_kept
-                else [list(overrides) for overrides in plans]
-            )
+            overrides = self._cells_to_run(arguments)
         except ConfigError as error:
             fail(str(error), 2)
-        if len(wanted) < len(plans):
-            print(
-                f"{len(plans) - len(wanted)} of {len(plans)} cells are not run: their"
-                " results are kept in experiments/ (python src/report.py prints them)"
-            )
-        if not wanted:
+        if not overrides:
             return [[]]
-        agree(plans.values())
-        # submitit's jobs unpickle what they run before they know where this project
-        # lies
-        places = [
-            str(Path(__file__).parents[1]),
-            *filter(None, [os.environ.get("PYTHONPATH")]),
+        _add_project_to_python_path()
+        returns = self.launcher.launch(overrides, initial_job_idx=0)
+        failures = [
+            f"cell {' '.join(cell)}: {_failure(returned)}"
+            for cell, returned in zip(overrides, returns, strict=True)
+            if returned.status != JobStatus.COMPLETED
         ]
-        os.environ["PYTHONPATH"] = os.pathsep.join(places)
-        returns = self.launcher.launch(wanted, initial_job_idx=0)
-        if failed := [
-            line
-            for cell, returned in zip(wanted, returns, strict=True)
-            for line in _fault(cell, returned)
-        ]:
+        if failures:
             fail(
-                f"{len(failed)} of {len(wanted)} cells failed; the same command redoes"
-                " them alone:\n" + "\n".join(failed),
+                f"{len(failures)} of {len(overrides)} cells failed; the same command"
+                " redoes them alone:\n" + "\n".join(failures),
                 1,
             )
         return [returns]
 
+    def _cells_to_run(self, arguments: list[str]) -> list[list[str]]:
+        """Return the overrides of each cell once, all of them checked."""
+        if ranks := rank_info():
+            raise ConfigError(
+                f"-m was started {ranks.world_size} times at once; start it once: it"
+                " starts the cells"
+            )
+        params = [f"{key}={value}" for key, value in self.params.items()]
+        cells = cells_by_table([*params, *arguments])
+        plans = check_cells(cells)
+        overrides = [list(overrides) for overrides in plans]
+        if self.skip_kept:
+            overrides = cells_without_kept_results(cells, plans)
+            if len(overrides) < len(plans):
+                print(
+                    f"{len(plans) - len(overrides)} of {len(plans)} cells are not run:"
+                    " their results are kept in experiments/ (python src/report.py"
+                    " prints them)"
+                )
+        # each cell compares itself with these: the project may change meanwhile
+        if overrides:
+            publish_checked_cells(plans.values())
+        return overrides
+
+
+def _add_project_to_python_path() -> None:
+    """Let submitit's jobs find this project.
+
+    They unpickle what they run before they could extend sys.path.
+    """
+    source = str(Path(__file__).parents[1])
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = f"{source}{os.pathsep}{before}" if before else source
+
+
+def _failure(returned: JobReturn) -> str:
+    """Return a failed cell's error; Hydra raises it where its result is read."""
+    try:
+        return str(returned.return_value)
+    except Exception as error:
+        return str(error)
+
 
 class TableCell(NamedTuple):
-    """A cell of a sweep and the row of the table that it fills; both names are empty where there is no table."""
+    """Name a cell of a sweep and the table's row that it fills.
+
+    Both names are empty where the sweep is no table.
+    """
 
     table: str
     row: str
     overrides: list[str]
 
 
-def checked(listed: list[TableCell]) -> dict[tuple[str, ...], Plan]:
-    """The plan of every cell, each once. Raises ConfigError with what is wrong in any, before the first starts."""
+def cells_by_table(arguments: list[str]) -> list[TableCell]:
+    """Return the cells of each table; a cell of two tables comes twice.
+
+    Raises ConfigError for an unknown experiment or scale, and where no cell is left.
+    """
+    values = typed_values(arguments)
+    if not is_sweep(values.get("experiment", "")):
+        return [TableCell("", "", cell) for cell in _product(arguments)]
+    tables = expand_experiments(values["experiment"])
+    if "scale" not in values:
+        print(f"scale={SMALLEST_SCALE}, since none was given", file=sys.stderr)
+    scales = values.get("scale", SMALLEST_SCALE)
+    seeds = parse_seeds(values.get("seed"))
+    others = [
+        argument
+        for argument in arguments
+        if argument.partition("=")[0] not in ("experiment", "scale", "seed")
+    ]
+    # other overrides may be swept, too: each of their values makes a table
+    cells = [
+        TableCell(table, cell.row, [*cell.overrides, *more])
+        for scale in map(read_scale, scales.split(","))
+        for table in tables
+        for cell in experiment_cells(table, scale, seeds)
+        for more in _product(others)
+    ]
+    if not cells:
+        raise ConfigError(f"scale={scales} leaves out every row of {', '.join(tables)}")
+    return cells
+
+
+def check_cells(cells: list[TableCell]) -> dict[tuple[str, ...], Plan]:
+    """Return the plan of every cell by its overrides, each once.
+
+    Raises ConfigError with all that is wrong in any of them.
+    """
     plans: dict[tuple[str, ...], Plan] = {}
-    faults, composer = [], Composer()
-    for overrides in dict.fromkeys(tuple(cell.overrides) for cell in listed):
+    faults = []
+    composer = Composer()
+    # tables share cells
+    for overrides in dict.fromkeys(tuple(cell.overrides) for cell in cells):
         try:
-            plan = plans[overrides] = make_plan(check(composer(overrides)))
-            # else the machine that works on the cell says how many
-            if plan.config.trainer.devices is not None:
-                refuse_uneven(
-                    plan, plan.config.trainer.devices * plan.config.trainer.nodes
-                )
+            plans[overrides] = _plan_cell(composer, overrides)
         except ConfigError as error:
             faults.append(cell_fault(overrides, error))
-    row_of: dict[tuple[str, ...], str] = {}
-    for table, row, cell in listed if not faults else ():
-        faults += unasked(plans[tuple(cell)], table, row) if table else []
-        stages = table, *(spec.fingerprint for spec in plans[tuple(cell)].stages)
-        if row_of.setdefault(stages, row) != row:
-            faults.append(one_run(table, row_of[stages], row))
+    if not faults:
+        faults = _table_faults(cells, plans)
     if faults:
-        raise ConfigError("no cell was started:\n" + "\n".join(dict.fromkeys(faults)))
+        unique = "\n".join(dict.fromkeys(faults))
+        raise ConfigError(f"no cell was started:\n{unique}")
     return plans
 
 
-def unasked(plan: Plan, table: str, row: str) -> list[str]:
-    """The fault of measurements that fill no column of the table; pretraining alone is fair: measure it later."""
-    paper, measuring = (
-        read_paper(table),
-        [stage for stage in plan.config.stages if stage in LABELLED],
-    )
-    columns = paper.stages_of(paper.row(row))
-    if not measuring or not columns or any(asked(plan, paper, row)):
+def _plan_cell(composer: Composer, overrides: tuple[str, ...]) -> Plan:
+    plan = make_plan(check(composer(overrides)))
+    trainer = plan.config.trainer
+    # trainer.devices=null is the number of GPUs where the cell runs, perhaps elsewhere
+    if trainer.devices is not None:
+        refuse_uneven_batches(plan, trainer.devices * trainer.nodes)
+    return plan
+
+
+def _table_faults(
+    cells: list[TableCell], plans: dict[tuple[str, ...], Plan]
+) -> list[str]:
+    """Return what makes the cells no table: useless stages, or one run for two rows."""
+    faults = []
+    # overrides that change nothing give two rows the same fingerprints
+    row_of: dict[tuple[str, ...], str] = {}
+    for table, row, overrides in cells:
+        plan = plans[tuple(overrides)]
+        if table:
+            faults += unused_measurements(plan, table, row)
+        run = (table, *(spec.fingerprint for spec in plan.stages))
+        first_row = row_of.setdefault(run, row)
+        if first_row != row:
+            faults.append(same_run_message(table, first_row, row))
+    return faults
+
+
+def unused_measurements(plan: Plan, table: str, row: str) -> list[str]:
+    """Return the fault of stages that fill no column of the table, if they do not.
+
+    Pretraining alone is no fault: it may be measured later.
+    """
+    paper = read_paper(table)
+    columns = paper.column_stages(paper.row(row))
+    measures = any(stage in LABELLED_STAGES for stage in plan.config.stages)
+    if not measures or not columns or any(planned_column_stages(plan, paper, row)):
         return []
     return [
         f"experiment={table}: stages={plan.config.stages} fill no column of row {row},"
@@ -157,92 +249,59 @@ def unasked(plan: Plan, table: str, row: str) -> list[str]:
     ]
 
 
-def missing(
-    listed: list[TableCell], plans: dict[tuple[str, ...], Plan]
+def cells_without_kept_results(
+    cells: list[TableCell], plans: dict[tuple[str, ...], Plan]
 ) -> list[list[str]]:
-    """The cells that fill a row of some table of which experiments/ does not keep every result.
+    """Return the cells of which experiments/ does not keep every result.
 
     Raises ConfigError for a sweep that is no table.
     """
-    if not any(cell.table for cell in listed):
+    if not any(cell.table for cell in cells):
         raise ConfigError(
             "hydra.sweeper.skip_kept=true: experiments/ keeps results of the paper's"
-            " tables alone, and this sweep is none; name one (experiment=decoder_depth)"
+            f" tables alone, and these {len(cells)} cells are of none; name one (experiment=decoder_depth)"
             " or leave it out: what is in the ledger is not run again"
         )
-    known = all_kept()
-    wanted = (
-        tuple(c.overrides)
-        for c in listed
-        if not is_kept(plans[tuple(c.overrides)], c.table, c.row, known)
-    )
+    kept = read_kept_results()
+    wanted = [
+        tuple(cell.overrides)
+        for cell in cells
+        if not has_kept_results(
+            plans[tuple(cell.overrides)], cell.table, cell.row, kept
+        )
+    ]
     return [list(overrides) for overrides in dict.fromkeys(wanted)]
 
 
 def cell_fault(overrides: Sequence[str], error: ConfigError) -> str:
-    """What is wrong with a cell, below its name."""
+    """Return what is wrong with a cell, indented below its overrides."""
     return f"cell {' '.join(overrides)}:\n  " + str(error).replace("\n", "\n  ")
 
 
-def _fault(cell: list[str], returned: JobReturn) -> list[str]:
-    """A line for a cell that failed."""
-    if returned.status == JobStatus.COMPLETED:
-        return []
-    try:
-        return [f"cell {' '.join(cell)}: {returned.return_value}"]
-    except Exception as error:
-        return [f"cell {' '.join(cell)}: {error}"]
+def typed_values(arguments: Sequence[str]) -> dict[str, str]:
+    """Return keys and values as typed, without quotes around a value."""
+    values = {}
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        values[key] = value.strip("'\"")
+    return values
 
 
-def cells_by_table(arguments: list[str]) -> list[TableCell]:
-    """The cells of each table, whole."""
-    given = told(arguments)
-    if not is_sweep(given.get("experiment", "")):
-        return [TableCell("", "", cell) for cell in _plain(arguments)]
-    tables = tables_of(given["experiment"])
-    if "scale" not in given:
-        print(f"scale={SMALLEST_SCALE}, as none was given", file=sys.stderr)
-    scales, seeds = given.get("scale", SMALLEST_SCALE), seeds_of(given.get("seed"))
-    rest = [
-        argument
-        for argument in arguments
-        if argument.partition("=")[0] not in ("experiment", "scale", "seed")
-    ]
-    found = [
-        TableCell(slug, cell.row, [*cell.overrides, *more])
-        for scale in map(read_scale, scales.split(","))
-        for slug in tables
-        for cell in cells(slug, scale, seeds)
-        for more in _plain(rest)
-    ]
-    if not found:
-        raise ConfigError(f"scale={scales} leaves out every row of {', '.join(tables)}")
-    return found
-
-
-def told(arguments: Sequence[str]) -> dict[str, str]:
-    """Keys and values as typed, without quotes around a whole value."""
-    return {
-        key: value.strip("'\"")
-        for key, _, value in (argument.partition("=") for argument in arguments)
-    }
-
-
-def seeds_of(text: str | None) -> list[int] | None:
-    """seed=0,1 or seed=range(3) on the command line instead of the scale's."""
+def parse_seeds(text: str | None) -> list[int] | None:
+    """Return the seeds of seed=0,1 or seed=range(3); None leaves them to the scale."""
     if text is None:
         return None
-    found = [
-        dict(override.split("=", 1) for override in cell)["seed"]
-        for cell in _plain([f"seed={text}"])
+    seeds = [
+        override.removeprefix("seed=") for (override,) in _product([f"seed={text}"])
     ]
-    if not all(value.isdecimal() for value in found):
+    if not all(seed.isdecimal() for seed in seeds):
         raise ConfigError(f"seed={text}: give whole numbers such as seed=0,1,2")
-    return [int(value) for value in found]
+    return [int(seed) for seed in seeds]
 
 
-def _plain(arguments: list[str]) -> list[list[str]]:
-    """The product of all values, as Hydra's basic sweeper has it."""
+def _product(arguments: list[str]) -> list[list[str]]:
+    """Return all combinations of values, as Hydra's basic sweeper does."""
     overrides = OverridesParser.create().parse_overrides(arguments)
+    # one batch, whose size has no limit
     (cells,) = BasicSweeper.split_arguments(overrides, None)
     return [list(cell) for cell in cells]

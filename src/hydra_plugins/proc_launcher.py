@@ -1,7 +1,8 @@
 """hydra/launcher=proc: every cell of a sweep is a process of its own.
 
-One process that trains several cells mixes them up under DDP and keeps the memory of the ones before. A cell that fails
-does not stop the rest; a table of the cells ends the sweep.
+One process that trains several cells would mix them up under DDP, and keep the memory
+of earlier ones. A cell that fails does not stop the others; a table of the cells ends
+the sweep.
 """
 
 import json
@@ -20,24 +21,28 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, read_write
 
-from hydra_plugins.cells import Cell, command, ended, show
+from hydra_plugins.cells import Cell, cell_command, job_returns, print_cells
 from hydra_plugins.reporting import Reporter
-from unmask.distributed.line_prefix import PREFIX
+from unmask.distributed.line_prefix import PREFIX_VARIABLE
 from unmask.distributed.processes import (
     PREEMPTED,
-    SIGNALS,
-    SUMMARY,
-    Forwarding,
+    STOP_SIGNALS,
+    SUMMARY_VARIABLE,
+    ForwardSignals,
     start_process,
 )
 from unmask.distributed.slurm import requeue
 
-POLL = 0.05  # seconds
+POLL = 0.05  # seconds between looks at the cells
 
 
 @dataclass
 class ProcLauncherConfig:
-    """n_jobs: how many cells run at once; report: of the paper's tables, write src/report.py's page after each cell."""
+    """Declare the launcher's options.
+
+    n_jobs: how many cells run at once. report: write src/report.py's page after each
+    cell of a paper's table.
+    """
 
     _target_: str = "hydra_plugins.proc_launcher.ProcLauncher"
     n_jobs: int = 1
@@ -52,8 +57,8 @@ ConfigStore.instance().store(
 )
 
 
-class Running(NamedTuple):
-    """A cell's process and the file in which it tells its results."""
+class RunningCell(NamedTuple):
+    """Hold a cell's process and the file to which it writes its results."""
 
     cell: Cell
     process: subprocess.Popen
@@ -61,11 +66,12 @@ class Running(NamedTuple):
 
 
 class ProcLauncher(Launcher):
-    """Starts `python src/train.py <overrides>` for each cell."""
+    """Start `python src/train.py <overrides>` for each cell, n_jobs at a time."""
 
     def __init__(self, n_jobs: int = 1, report: bool = False) -> None:
-        self.n_jobs, self.report = n_jobs, report
-        self.running: list[Running] = []
+        self.n_jobs = n_jobs
+        self.report = report
+        self.running: list[RunningCell] = []
 
     def setup(
         self,
@@ -76,65 +82,76 @@ class ProcLauncher(Launcher):
     ) -> None:
         self.folder = tempfile.TemporaryDirectory(prefix="unmask-sweep-")
         self.requeue = bool(config.trainer.requeue)
-        # Hydra's sweeper leaves a multirun.yaml there; the ledger keeps every cell's
-        # config
+        # Hydra's sweeper writes a multirun.yaml into this folder: nobody needs it, as
+        # the ledger keeps every cell's config
         with read_write(config):
             config.hydra.sweep.dir = self.folder.name
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
+        """Run all cells, print their table, and exit with an error if one failed."""
         if self.n_jobs < 1:
-            print(f"hydra.launcher.n_jobs = {self.n_jobs}: at least 1", file=sys.stderr)
-            raise SystemExit(2)
+            print(
+                f"hydra.launcher.n_jobs = {self.n_jobs}: set at least 1",
+                file=sys.stderr,
+            )
+            sys.exit(2)
         self.reporter = Reporter(sys.argv[1:])
         cells = [Cell(list(overrides)) for overrides in job_overrides]
         with (
             self.folder as folder,
-            Forwarding(SIGNALS, lambda: [r.process for r in self.running]) as signals,
+            ForwardSignals(STOP_SIGNALS, self._processes) as signals,
         ):
             self._run(cells, signals, Path(folder))
-        show(cells, self.reporter, whole=not signals.asked)
-        if any(cell.unfinished for cell in cells):
+        print_cells(cells, self.reporter, with_report=not signals.num_received)
+        if any(cell.is_unfinished for cell in cells):
             requeue(self.requeue)
-        return ended(cells)
+        return job_returns(cells)
 
-    def _run(self, cells: list[Cell], signals: Forwarding, folder: Path) -> None:
-        waiting = list(cells)
+    def _processes(self) -> list[subprocess.Popen]:
+        return [running.process for running in self.running]
+
+    def _run(self, cells: list[Cell], signals: ForwardSignals, folder: Path) -> None:
+        """Keep n_jobs cells running until all have ended.
+
+        After a signal no new cell starts, and the running ones save and exit.
+        """
+        waiting = list(enumerate(cells, start=1))
         while waiting or self.running:
-            while waiting and len(self.running) < self.n_jobs and not signals.asked:
-                cell = waiting.pop(0)
-                place = f"[{cells.index(cell) + 1}/{len(cells)}] "
-                print(f"{place}{' '.join(cell.overrides)}", flush=True)
-                summary = folder / f"{len(waiting)}.json"
-                given = {
-                    SUMMARY: str(summary),
-                    PREFIX: place if self.n_jobs > 1 else "",
-                }
-                self.running.append(
-                    Running(
-                        cell, start_process(command(cell.overrides), given), summary
-                    )
-                )
-                signals.catch_up(self.running[-1].process)
-            if signals.asked and not self.running:
+            while (
+                waiting and len(self.running) < self.n_jobs and not signals.num_received
+            ):
+                number, cell = waiting.pop(0)
+                prefix = f"[{number}/{len(cells)}] "
+                self._start(cell, prefix, folder / f"{number}.json")
+                signals.forward_earlier(self.running[-1].process)
+            if signals.num_received and not self.running:
                 return
             time.sleep(POLL)
-            for done in [
-                running
-                for running in self.running
-                if running.process.poll() is not None
-            ]:
-                self.running.remove(done)
-                self._note(done, signals)
+            ended = [r for r in self.running if r.process.poll() is not None]
+            for running in ended:
+                self.running.remove(running)
+                self._record_end(running, signals)
 
-    def _note(self, done: Running, signals: Forwarding) -> None:
-        """What became of the cell."""
-        cell, cell.code = done.cell, done.process.returncode
-        if signals.asked and -cell.code in SIGNALS:
-            # asked to leave before it could do better: nothing was begun
+    def _start(self, cell: Cell, prefix: str, summary: Path) -> None:
+        print(f"{prefix}{' '.join(cell.overrides)}", flush=True)
+        extra_env = {
+            SUMMARY_VARIABLE: str(summary),
+            # lines of cells that run side by side are told apart
+            PREFIX_VARIABLE: prefix if self.n_jobs > 1 else "",
+        }
+        process = start_process(cell_command(cell.overrides), extra_env)
+        self.running.append(RunningCell(cell, process, summary))
+
+    def _record_end(self, running: RunningCell, signals: ForwardSignals) -> None:
+        """Note the cell's exit code and results."""
+        cell = running.cell
+        cell.code = running.process.returncode
+        if signals.num_received and -cell.code in STOP_SIGNALS:
+            # the signal came before Python could handle it: the cell had done nothing
             cell.code = PREEMPTED
-        if done.summary.exists():
-            cell.stages = json.loads(done.summary.read_text())
-            if self.report and not signals.asked:
+        if running.summary.exists():
+            cell.stages = json.loads(running.summary.read_text())
+            if self.report and not signals.num_received:
                 self.reporter.refresh()

@@ -1,7 +1,9 @@
-"""hydra/launcher=submitit_slurm, submitit_local: every cell of a sweep is a job, with the machines and GPUs it takes.
+"""hydra/launcher=submitit_slurm, submitit_local: every cell of a sweep is a job.
 
-The options are those of hydra-submitit-launcher. That one ends with the first job that dies, whatever the others gave,
-and runs a cell inside the job's own process, where a signal would come in the middle of a step.
+A job gets the machines and GPUs that its cell's trainer asks for. The options are those
+of hydra-submitit-launcher, which ends with the first job that dies, whatever the others
+returned, and runs a cell inside the job's own process, where a signal would come in the
+middle of a step.
 """
 
 import sys
@@ -17,30 +19,34 @@ from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import HydraContext, TaskFunction
-from hydra_plugins.hydra_submitit_launcher.config import (  # type: ignore[import-untyped]
-    BaseQueueConf,
-    LocalQueueConf,
-    SlurmQueueConf,
+from hydra_plugins.hydra_submitit_launcher import (  # type: ignore[import-untyped]
+    config as submitit_config,
 )
 from omegaconf import DictConfig, OmegaConf
 
-from hydra_plugins.cells import Cell, command, ended, show
+from hydra_plugins.cells import Cell, cell_command, job_returns, print_cells
 from hydra_plugins.composition import Composer
 from hydra_plugins.reporting import Reporter
 from unmask.commands.cli import fail
 from unmask.config.checks import ConfigError, check
-from unmask.config.schema import Trainer
-from unmask.distributed.processes import PREEMPTED, SIGNALS, Forwarding
+from unmask.config.trainer import Trainer
+from unmask.distributed.processes import PREEMPTED, STOP_SIGNALS, ForwardSignals
 
-POLL = 1.0  # seconds
-# the rest is one executor's own
-GENERAL = {field.name for field in fields(BaseQueueConf)} - {"submitit_folder"}
-GPUS = {"gpus_per_node", "gpus_per_task", "gres"}
+POLL = 1.0  # seconds between looks at the jobs
+# options of every executor of submitit; others get the name of their cluster in front
+SHARED_OPTIONS = {field.name for field in fields(submitit_config.BaseQueueConf)} - {
+    "submitit_folder"
+}
+GPU_OPTIONS = {"gpus_per_node", "gpus_per_task", "gres"}
 
 
 @dataclass
-class JobsOnSlurm(SlurmQueueConf):
-    """nodes, gpus_per_node: null as the cell's trainer has them; max_num_timeout: how often it may run out of time."""
+class SlurmJobs(submitit_config.SlurmQueueConf):
+    """Declare the options of jobs on SLURM.
+
+    nodes, gpus_per_node: null takes the cell's trainer.nodes and trainer.devices.
+    max_num_timeout: how often a job that runs out of time is queued again.
+    """
 
     _target_: str = "hydra_plugins.submitit_launcher.SubmititLauncher"
     cluster: str = "slurm"
@@ -50,8 +56,8 @@ class JobsOnSlurm(SlurmQueueConf):
 
 
 @dataclass
-class JobsHere(LocalQueueConf):
-    """Processes of this machine, all at once: for trying things out."""
+class LocalJobs(submitit_config.LocalQueueConf):
+    """Declare the options of jobs on this machine, all at once: to try things out."""
 
     _target_: str = "hydra_plugins.submitit_launcher.SubmititLauncher"
     cluster: str = "local"
@@ -61,20 +67,21 @@ class JobsHere(LocalQueueConf):
 
 
 class Registration(SearchPathPlugin):
-    """Under the names of hydra-submitit-launcher, when all plugins have been loaded: in whatever order, ours stay."""
+    """Register under the names of hydra-submitit-launcher.
+
+    Hydra calls it when all plugins have been loaded, in whatever order: these stay.
+    """
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        for name, node in (
-            ("submitit_slurm", JobsOnSlurm),
-            ("submitit_local", JobsHere),
-        ):
+        nodes = {"submitit_slurm": SlurmJobs, "submitit_local": LocalJobs}
+        for name, node in nodes.items():
             ConfigStore.instance().store(
                 group="hydra/launcher", name=name, node=node, provider="unmask"
             )
 
 
 class SubmititLauncher(Launcher):
-    """Submits a job a cell, waits for all of them, and says what became of each."""
+    """Submit a job for each cell, wait for all, and print what became of each."""
 
     def __init__(
         self,
@@ -84,19 +91,21 @@ class SubmititLauncher(Launcher):
         report: bool = False,
         **options: Any,
     ) -> None:
-        self.cluster, self.report = cluster, report
-        self.made: dict[str, Any] = {
+        self.cluster = cluster
+        self.report = report
+        self.executor_options: dict[str, Any] = {
             "folder": submitit_folder,
             "cluster": cluster,
             f"{cluster}_max_num_timeout": max_num_timeout,
         }
+        # OmegaConf's containers become plain ones, which submitit takes
         plain = {
-            key: OmegaConf.to_container(v) if OmegaConf.is_config(v) else v
-            for key, v in options.items()
+            key: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+            for key, value in options.items()
         }
         self.options = {key: value for key, value in plain.items() if value is not None}
-        # of which srun takes no notice since SLURM 22.05
         if cluster == "slurm" and "cpus_per_task" in self.options:
+            # since SLURM 22.05 srun does not inherit the job's cpus_per_task
             self.options["setup"] = [
                 *self.options.get("setup", []),
                 "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK",
@@ -114,120 +123,133 @@ class SubmititLauncher(Launcher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        cells, composer = (
-            [Cell(list(overrides)) for overrides in job_overrides],
-            Composer(),
-        )
+        """Submit all cells, wait, print their table; exit with 1 where one failed."""
+        composer = Composer()
+        cells = [Cell(list(overrides)) for overrides in job_overrides]
         try:
             wanted = [
                 resources(check(composer(cell.overrides)).trainer, self.options)
                 for cell in cells
             ]
             jobs = self._submit(cells, wanted)
-        # of submitit: no SLURM, no such option
+        # the latter ones are submitit's: there is no SLURM, or no such option
         except (ConfigError, ValueError, RuntimeError, NameError) as error:
             fail(str(error), 2)
         reporter = Reporter(sys.argv[1:])
-        with Forwarding(SIGNALS, list) as signals:
-            while (
-                left := [i for i, cell in enumerate(cells) if cell.code is None]
-            ) and not signals.asked:
-                for i in left:
-                    if jobs[i].done():
-                        self._note(cells[i], jobs[i], f"[{i + 1}/{len(cells)}] ")
-                        if self.report:
-                            reporter.refresh()
-                time.sleep(POLL)
-        # this command was asked to leave: SLURM's jobs need it not, those of this
-        # machine end with it
-        for i in left:
-            cells[i].waiting = f"job {jobs[i].job_id} goes on"
+        pending = self._wait(cells, jobs, reporter)
+        for i in pending:
+            # SLURM's jobs go on without this command, those of this machine end with it
+            cells[i].pending_state = f"job {jobs[i].job_id} goes on"
             if self.cluster == "local":
                 cells[i].code = PREEMPTED
                 jobs[i].cancel()
-        show(cells, reporter, whole=not left)
-        return ended(cells)
+        print_cells(cells, reporter, with_report=not pending)
+        return job_returns(cells)
+
+    def _wait(
+        self, cells: Sequence[Cell], jobs: Sequence[Any], reporter: Reporter
+    ) -> list[int]:
+        """Wait for the jobs, and return which are left after a signal."""
+        pending = list(range(len(cells)))
+        # no processes to pass signals on to: they are only counted
+        with ForwardSignals(STOP_SIGNALS, list) as signals:
+            while pending and not signals.num_received:
+                for i in pending:
+                    if jobs[i].done():
+                        self._record_end(cells[i], jobs[i], f"[{i + 1}/{len(cells)}] ")
+                        if self.report:
+                            reporter.refresh()
+                time.sleep(POLL)
+                pending = [i for i in pending if cells[i].code is None]
+        return pending
 
     def _submit(
         self, cells: Sequence[Cell], wanted: Sequence[dict[str, Any]]
     ) -> list[Any]:
-        """An array for each run of cells that want the same."""
+        """Return the jobs: one array for neighbouring cells of the same resources."""
+        # seconds, and only this launcher needs it
         import submitit
 
         from unmask.distributed.submitit_job import CellJob
 
         jobs: list[Any] = []
-        for want, group in groupby(
-            zip(wanted, cells, strict=True), key=lambda pair: pair[0]
-        ):
-            executor = submitit.AutoExecutor(**self.made)
-            given = self.options | want
-            executor.update_parameters(
-                **{
-                    k if k in GENERAL else f"{self.cluster}_{k}": v
-                    for k, v in given.items()
-                }
-            )
-            jobs += executor.map_array(
-                CellJob(), [command(cell.overrides) for _, cell in group]
-            )
+        pairs = zip(wanted, cells, strict=True)
+        for resources_, group in groupby(pairs, key=lambda pair: pair[0]):
+            executor = submitit.AutoExecutor(**self.executor_options)
+            parameters = {
+                key if key in SHARED_OPTIONS else f"{self.cluster}_{key}": value
+                for key, value in (self.options | resources_).items()
+            }
+            executor.update_parameters(**parameters)
+            commands = [cell_command(cell.overrides) for _, cell in group]
+            jobs += executor.map_array(CellJob(), commands)
         print(
-            f"jobs {', '.join(job.job_id for job in jobs)}; what they say:"
+            f"jobs {', '.join(job.job_id for job in jobs)}; their output:"
             f" {jobs[0].paths.folder.parent}",
             flush=True,
         )
         return jobs
 
-    def _note(self, cell: Cell, job: Any, place: str) -> None:
-        """What became of the cell; of one that failed, its last words."""
+    def _record_end(self, cell: Cell, job: Any, prefix: str) -> None:
+        """Note the cell's exit code and results, and print them.
+
+        Of a failed cell, print the last line of its output too.
+        """
         from submitit.core.utils import UncompletedJobError
 
+        task = job.task(0)
         try:
-            found = job.task(0).result()
-            cell.code, cell.stages = found["code"], found["stages"]
-        except UncompletedJobError:  # it was killed, or lost its machine
+            result = task.result()
+            cell.code = result["code"]
+            cell.stages = result["stages"]
+        # the job was killed, or lost its machine
+        except UncompletedJobError:
             cell.code = 1
             print(
-                f"{place}job {job.job_id} ended without a word ({job.task(0).state})",
+                f"{prefix}job {job.job_id} ended without output ({task.state})",
                 file=sys.stderr,
             )
-        print(f"{place}{' '.join(cell.overrides)}: {cell.state}", flush=True)
-        if cell.failed:
-            said = (job.task(0).stderr() or "").strip().splitlines()
+        print(f"{prefix}{' '.join(cell.overrides)}: {cell.state}", flush=True)
+        if cell.has_failed:
+            lines = (task.stderr() or "").strip().splitlines()
+            last_line = lines[-1] if lines else "no output"
             print(
-                f"{place}{said[-1] if said else 'no word'}\n{place}{job.task(0).paths.stderr}",
+                f"{prefix}{last_line}\n{prefix}{task.paths.stderr}",
                 file=sys.stderr,
             )
 
 
 def resources(trainer: Trainer, options: dict[str, Any]) -> dict[str, Any]:
-    """The machines and GPUs of a cell's job, where the launcher's options do not say them. Raises ConfigError."""
-    nodes, tasks, gpus = (
-        options.get(key) for key in ("nodes", "tasks_per_node", "gpus_per_node")
-    )
+    """Return the machines and GPUs of a cell's job that the options do not name.
+
+    Raises ConfigError where the options contradict the cell's trainer.
+    """
+    nodes = options.get("nodes")
+    tasks = options.get("tasks_per_node")
+    gpus = options.get("gpus_per_node")
     if nodes not in (None, trainer.nodes):
         raise ConfigError(
-            f"hydra.launcher.nodes = {nodes}: trainer.nodes is {trainer.nodes}; give"
-            " the latter alone"
+            f"hydra.launcher.nodes = {nodes}: trainer.nodes is {trainer.nodes}; set"
+            " trainer.nodes alone"
         )
     if tasks not in (None, 1, trainer.devices):
         raise ConfigError(
-            f"hydra.launcher.tasks_per_node = {tasks}: 1, which starts a process a"
+            f"hydra.launcher.tasks_per_node = {tasks}: set 1, which starts a process a"
             f" device, or trainer.devices ({trainer.devices})"
         )
     wanted: dict[str, Any] = {"nodes": trainer.nodes}
+    names_gpus = bool(GPU_OPTIONS & options.keys())
     if trainer.accelerator == "cpu":
         return wanted
-    if trainer.devices is None and not GPUS & options.keys():
+    if trainer.devices is None and not names_gpus:
         raise ConfigError(
-            "trainer.devices = null: how many GPUs is the job to have? say"
-            " trainer.devices=8"
+            "trainer.devices = null: a job must know its number of GPUs; set"
+            f" trainer.devices=8, or one of {', '.join(sorted(GPU_OPTIONS))} of"
+            " hydra.launcher"
         )
     if gpus is not None and trainer.devices is not None and gpus < trainer.devices:
         raise ConfigError(
             f"hydra.launcher.gpus_per_node = {gpus}: too few for"
             f" trainer.devices={trainer.devices}"
         )
-    return (
-        wanted if GPUS & options.keys() else wanted | {"gpus_per_node": trainer.devices}
-    )
+    return wanted if names_gpus else wanted | {"gpus_per_node": trainer.devices}

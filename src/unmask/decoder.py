@@ -1,6 +1,7 @@
-"""The MAE decoder: mask tokens join the encoded patches, and the head predicts the hidden ones (MAE Sec. 3).
+"""The MAE decoder: predicts the hidden patches from the encoded visible ones.
 
-The encoder hands over [class, visible], or [class, visible, hidden] where it carries mask tokens itself (Table 1c).
+MAE Sec. 3, "MAE decoder". The encoder hands over the tokens [class, visible], or
+[class, visible, hidden] where it carries mask tokens itself (Table 1c).
 """
 
 import torch
@@ -15,9 +16,10 @@ from unmask.patches import sincos_2d
 
 
 class Decoder(nn.Module):
-    """Depth x width transformer on all patches; out_dim values are predicted for each hidden patch.
+    """Transformer on all patches that predicts `out_dim` values for each hidden one.
 
-    mask_tokens: whether it adds them; not so where the encoder has carried its own.
+    mask_tokens: whether it adds a learned token for each hidden patch; False where the
+    encoder has carried mask tokens of its own.
     """
 
     def __init__(
@@ -45,31 +47,35 @@ class Decoder(nn.Module):
         self,
         encoded_BTD: Float[Tensor, "B T D"],
         masking: Masking,
-        everywhere: bool = False,
+        predict_visible: bool = False,
     ) -> Float[Tensor, "B M P"]:
-        """Predictions for the hidden patches, in the order of masking.masked_BM; everywhere: for all, visible first.
+        """Predict the hidden patches, in the order of masking.hidden_BM.
 
-        Tokens stay in the order [class, visible, hidden]: attention does not mind, and nothing is shuffled back.
+        predict_visible: predict all patches, the visible ones first.
         """
         embedded = self.embed(encoded_BTD)
         patches = [embedded[:, 1:]]
         if self.mask_token is not None:
-            patches.append(self.mask_token.expand(*masking.masked_BM.shape, -1))
-        order_BL = torch.cat([masking.visible_BV, masking.masked_BM], dim=1)
+            patches.append(self.mask_token.expand(*masking.hidden_BM.shape, -1))
+        # Tokens stay in the order [class, visible, hidden]: attention does not depend
+        # on it, so only the positions are brought into this order, not the tokens into
+        # the image's as in the official port.
+        order_BL = torch.cat([masking.visible_BV, masking.hidden_BM], dim=1)
         patches_BLD = torch.cat(patches, dim=1) + self.pos_embed[0, 1:][order_BL]
-        tokens = torch.cat(
-            [embedded[:, :1] + self.pos_embed[:, :1], patches_BLD], dim=1
-        )
-        decoded_BMD = last_block(
-            self.blocks[-1],
-            run_blocks(self.blocks[:-1], tokens),
-            unread(masking, everywhere),
+        cls_token = embedded[:, :1] + self.pos_embed[:, :1]
+        tokens = torch.cat([cls_token, patches_BLD], dim=1)
+        tokens = run_blocks(self.blocks[:-1], tokens)
+        decoded_BMD = run_last_block(
+            self.blocks[-1], tokens, num_unread_tokens(masking, predict_visible)
         )
         return self.head(self.norm(decoded_BMD))
 
 
 class LinearHead(nn.Module):
-    """A decoder of depth 0: each token predicts its own patch, so the encoder must carry the mask tokens."""
+    """A decoder of depth 0: each token predicts its own patch.
+
+    The encoder must carry the mask tokens, or there is no token for a hidden patch.
+    """
 
     def __init__(self, in_width: int, out_dim: int) -> None:
         super().__init__()
@@ -79,40 +85,40 @@ class LinearHead(nn.Module):
         self,
         encoded_BTD: Float[Tensor, "B T D"],
         masking: Masking,
-        everywhere: bool = False,
+        predict_visible: bool = False,
     ) -> Float[Tensor, "B M P"]:
-        return self.head(encoded_BTD[:, unread(masking, everywhere) :])
+        """Predict as Decoder.forward does."""
+        return self.head(encoded_BTD[:, num_unread_tokens(masking, predict_visible) :])
 
 
-def unread(masking: Masking, everywhere: bool) -> int:
-    """How many tokens come before the first whose prediction is asked for: the class token, the visible patches."""
-    return 1 if everywhere else 1 + masking.visible_BV.shape[1]
+def num_unread_tokens(masking: Masking, predict_visible: bool) -> int:
+    """Return how many tokens (class, visible) precede those that are predicted."""
+    return 1 if predict_visible else 1 + masking.visible_BV.shape[1]
 
 
-def last_block(
+def run_last_block(
     block: nn.Module, tokens_BTD: Float[Tensor, "B T D"], skip: int
 ) -> Float[Tensor, "B M D"]:
-    """What the block makes of the tokens after the first `skip`: nobody reads the others, so only their keys and
-    values are computed. Equal to the whole block, to rounding, gradients included.
+    """Return the block's output for the tokens after the first `skip`.
+
+    Nobody reads the output of the others, so only their keys and values are computed.
+    Equal to the whole block up to rounding, gradients included.
     """
     assert isinstance(block, Block)
-    normed_BTD, attention = block.norm1(tokens_BTD), block.attn
-    width, heads = tokens_BTD.shape[2], attention.num_heads
-    (query_weight, other_weight), (query_bias, other_bias) = (
-        part.split([width, 2 * width])
-        for part in (attention.qkv.weight, attention.qkv.bias)
-    )
-    query = (
-        F.linear(normed_BTD[:, skip:], query_weight, query_bias)
-        .unflatten(2, (heads, -1))
-        .transpose(1, 2)
-    )
-    keys_values = F.linear(normed_BTD, other_weight, other_bias).unflatten(
-        2, (2, heads, -1)
-    )
-    key, value = keys_values.permute(2, 0, 3, 1, 4)
-    mixed_BMD = (
-        F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
-    )
+    normed_BTD = block.norm1(tokens_BTD)
+    attention = block.attn
+    width = tokens_BTD.shape[2]
+    heads = attention.num_heads
+
+    # timm stores queries, keys and values as one matrix, in this order
+    query_weight, kv_weight = attention.qkv.weight.split([width, 2 * width])
+    query_bias, kv_bias = attention.qkv.bias.split([width, 2 * width])
+    query = F.linear(normed_BTD[:, skip:], query_weight, query_bias)
+    query = query.unflatten(2, (heads, -1)).transpose(1, 2)
+    keys_values = F.linear(normed_BTD, kv_weight, kv_bias)
+    key, value = keys_values.unflatten(2, (2, heads, -1)).permute(2, 0, 3, 1, 4)
+
+    mixed = F.scaled_dot_product_attention(query, key, value)
+    mixed_BMD = mixed.transpose(1, 2).flatten(2)
     hidden_BMD = tokens_BTD[:, skip:] + attention.proj(mixed_BMD)
     return hidden_BMD + block.mlp(block.norm2(hidden_BMD))

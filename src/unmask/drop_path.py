@@ -1,6 +1,7 @@
-"""Stochastic depth (Huang et al. 2016, arXiv 1603.09382) whose coins are a function of (seed, epoch, sample).
+"""Stochastic depth (Huang et al. 2016, arXiv 1603.09382), reproducible for each image.
 
-timm's draws from the device's generator: the coins of an image would depend on its neighbours in the batch.
+Which branches an image drops is a function of (seed, epoch, sample). timm draws from
+the device's generator, which makes an image depend on its neighbours in the batch.
 """
 
 from typing import cast
@@ -13,43 +14,48 @@ from unmask.randomness import Key, uniform
 
 
 class DropPath(nn.Module):
-    """Drops a residual branch for some images of a training batch and scales it up for the others."""
+    """Drop a residual branch for some images of a training batch.
+
+    The other images' branch is divided by (1 - rate), so that its mean is unchanged.
+    """
 
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
-        # uniform, one an image, set by `toss` before each training step
-        self.drawn_B: Tensor | None = None
+        # one number in [0, 1) an image; sample_drop_path sets it before each step
+        self.uniform_B: Tensor | None = None
 
     def forward(self, branch_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         if not self.training:
             return branch_BTD
-        assert self.drawn_B is not None
-        kept_B = (self.drawn_B >= self.rate).to(branch_BTD.dtype) / (1 - self.rate)
-        return branch_BTD * kept_B[:, None, None]
+        assert self.uniform_B is not None
+        keep_B = (self.uniform_B >= self.rate).to(branch_BTD.dtype)
+        scale_B = keep_B / (1 - self.rate)
+        return branch_BTD * scale_B[:, None, None]
 
 
-def linear_rates(depth: int, last: float) -> list[float]:
-    """The rate of each block: linear from 0 at the first to `last` at the last."""
-    return [last * i / max(1, depth - 1) for i in range(depth)]
+def linear_rates(depth: int, last_rate: float) -> list[float]:
+    """Return each block's rate, linear from 0 to `last_rate`."""
+    return [last_rate * i / max(1, depth - 1) for i in range(depth)]
 
 
-def install_drop_path(blocks: nn.ModuleList, per_block: list[float]) -> None:
-    """Give both branches of each block its rate; a block of rate 0 keeps timm's identity."""
-    for block, rate in zip(blocks, per_block, strict=True):
+def install_drop_path(blocks: nn.ModuleList, rates: list[float]) -> None:
+    """Put a DropPath with the block's rate on both branches of each block."""
+    for block, rate in zip(blocks, rates, strict=True):
+        # a block of rate 0 keeps timm's identity
         if rate:
-            cast(Block, block).drop_path1, cast(Block, block).drop_path2 = (
-                DropPath(rate),
-                DropPath(rate),
-            )
+            block = cast(Block, block)
+            block.drop_path1 = DropPath(rate)
+            block.drop_path2 = DropPath(rate)
 
 
 def sample_drop_path(
     model: nn.Module, key: Key, epoch: int, ids_B: Int[Tensor, "B"]
 ) -> None:
-    """New coins for every branch of the model, for these images in this epoch."""
+    """Decide for every branch of the model which of these images drop it."""
     branches = [module for module in model.modules() if isinstance(module, DropPath)]
-    if branches:
-        drawn_BN = uniform(key, epoch, ids_B, len(branches))
-        for branch, drawn_B in zip(branches, drawn_BN.unbind(1), strict=True):
-            branch.drawn_B = drawn_B
+    if not branches:
+        return
+    uniform_BN = uniform(key, epoch, ids_B, len(branches))
+    for branch, uniform_B in zip(branches, uniform_BN.unbind(1), strict=True):
+        branch.uniform_B = uniform_B

@@ -1,4 +1,4 @@
-"""Classifiers on an encoder: pooling, the linear probe's head and the fine-tuning head (MAE A.1)."""
+"""Classifiers on an encoder: pooling, probe and fine-tuning heads (MAE A.1)."""
 
 from typing import Any, Literal, cast
 
@@ -13,38 +13,48 @@ from unmask.encoder import Encoder, LayerNorm
 from unmask.initialisation import initialise, initialise_normal
 
 Pool = Literal["cls", "mean"]
-PROBE_STD, FINETUNE_STD = 0.01, 2e-5
+# standard deviations of the heads' initial weights
+PROBE_STD = 0.01
+FINETUNE_STD = 2e-5
 
 
 class Features(nn.Module):
-    """One vector an image: the class token or the mean of the patch tokens, after the encoder's last norm."""
+    """Pool the encoder's normalised tokens to one vector an image.
+
+    The vector is the class token or the mean of the patch tokens.
+    """
 
     def __init__(self, encoder: Encoder, pool: Pool) -> None:
         super().__init__()
-        self.encoder, self.pool, self.width = encoder, pool, encoder.width
-        # images; the probe's BatchNorm must see the whole batch, its encoder need not
-        self.at_once: int | None = None
+        self.encoder = encoder
+        self.pool = pool
+        self.width = encoder.width
+        # Images that pass through the encoder at once; None: the whole batch. The
+        # probe's BatchNorm must see the whole batch, its encoder need not.
+        self.micro_batch_size: int | None = None
 
     def forward(self, images_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D"]:
-        return torch.cat(
-            [
-                self._pooled(part)
-                for part in images_BCHW.split(self.at_once or len(images_BCHW))
-            ]
-        )
+        parts = images_BCHW.split(self.micro_batch_size or len(images_BCHW))
+        return torch.cat([self._pool(part) for part in parts])
 
-    def _pooled(self, images_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D"]:
+    def _pool(self, images_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D"]:
         tokens_BTD = self.encoder(images_BCHW)
         return tokens_BTD[:, 0] if self.pool == "cls" else tokens_BTD[:, 1:].mean(dim=1)
 
 
 class FineTuneFeatures(nn.Module):
-    """As Features, but a mean is normalised after pooling, by a new norm: the port's `fc_norm`."""
+    """Pool as Features does, but normalise a mean after pooling.
+
+    The norm is a new one, the official port's `fc_norm`. The encoder's positions are
+    learned from here on.
+    """
 
     def __init__(self, encoder: Encoder, pool: Pool) -> None:
         super().__init__()
-        self.encoder, self.pool, self.width = encoder, pool, encoder.width
-        encoder.pos_embed.requires_grad = True  # positions are learned from here on
+        self.encoder = encoder
+        self.pool = pool
+        self.width = encoder.width
+        encoder.pos_embed.requires_grad = True
         if pool == "mean":
             # not used: the mean has a norm of its own
             encoder.norm.requires_grad_(False)
@@ -53,50 +63,56 @@ class FineTuneFeatures(nn.Module):
     def forward(self, images_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D"]:
         if self.pool == "cls":
             return self.encoder(images_BCHW)[:, 0]
-        return self.fc_norm(self.encoder.unnormalised(images_BCHW)[:, 1:].mean(dim=1))
+        tokens_BTD = self.encoder.unnormalised_tokens(images_BCHW)
+        return self.fc_norm(tokens_BTD[:, 1:].mean(dim=1))
 
 
 class AttentiveFeatures(nn.Module):
-    """A learned query attends to all patch tokens of a frozen encoder: timm's attention pooling, made to be trained."""
+    """Let a learned query attend to all patch tokens of a frozen encoder.
+
+    timm's attention pooling, trained with the probe's head.
+    """
 
     def __init__(self, encoder: Encoder, heads: int, seed: int) -> None:
         super().__init__()
-        self.encoder, self.width = encoder.requires_grad_(False), encoder.width
-        self.at_once: int | None = None  # images, as in Features
+        self.encoder = encoder.requires_grad_(False)
+        self.width = encoder.width
+        # images, as in Features
+        self.micro_batch_size: int | None = None
         self.attention = AttentionPoolLatent(
             encoder.width, num_heads=heads, norm_layer=LayerNorm
         )
-        # timm's draws from the global generator
+        # timm initialises from the global generator; replace that by our keyed draws
         initialise(nn.ModuleDict({"attention": self.attention}), seed)
         initialise_normal(self.attention.latent, 0.02, seed, "attention.latent")
 
     def forward(self, images_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D"]:
+        parts = images_BCHW.split(self.micro_batch_size or len(images_BCHW))
         with torch.no_grad():
-            parts = [
-                self.encoder(part)[:, 1:]
-                for part in images_BCHW.split(self.at_once or len(images_BCHW))
-            ]
-        return self.attention(torch.cat(parts))
+            tokens = [self.encoder(part)[:, 1:] for part in parts]
+        return self.attention(torch.cat(tokens))
 
 
-def train_last_blocks(features: FineTuneFeatures, blocks: float) -> None:
-    """Freeze all before the last blocks (MAE Fig. 9); 0.5 is the MLP half of the last one, all of them is everything.
+def train_last_blocks(features: FineTuneFeatures, num_blocks: float) -> None:
+    """Freeze everything before the last `num_blocks` blocks (MAE Fig. 9).
 
-    What follows the blocks (a norm, the head) is trained in any case.
+    0.5 is the MLP half of the last block; the encoder's depth trains everything. What
+    follows the blocks (a norm, the head) is trained in any case.
     """
-    encoder, depth = features.encoder, len(features.encoder.blocks)
-    if blocks >= depth:
+    encoder = features.encoder
+    depth = len(encoder.blocks)
+    if num_blocks >= depth:
         return
     encoder.requires_grad_(False)
     encoder.norm.requires_grad_(features.pool == "cls")
     last = cast(Block, encoder.blocks[-1])
-    halves = [last.norm2, last.mlp] if blocks == 0.5 else []
-    for part in [*encoder.blocks[depth - int(blocks) :], *halves]:
+    mlp_half = [last.norm2, last.mlp] if num_blocks == 0.5 else []
+    for part in [*encoder.blocks[depth - int(num_blocks) :], *mlp_half]:
         part.requires_grad_(True)
 
 
 class RawPixels(nn.Module):
-    """The control without any encoder: the image as a vector."""
+    """Use the image itself as a vector: the control without any encoder."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -106,8 +122,8 @@ class RawPixels(nn.Module):
         return images_BCHW.flatten(1)
 
 
-class Given(nn.Module):
-    """Features that were computed beforehand."""
+class PrecomputedFeatures(nn.Module):
+    """Pass on features that were computed once, before the training."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -117,13 +133,16 @@ class Given(nn.Module):
         return features_BD
 
 
-AnyFeatures = Features | FineTuneFeatures | AttentiveFeatures | RawPixels | Given
+AnyFeatures = (
+    Features | FineTuneFeatures | AttentiveFeatures | RawPixels | PrecomputedFeatures
+)
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """Statistics of the whole batch, whichever process holds which part of it (torch's SyncBatchNorm asks for GPUs).
+    """Normalise by the statistics of the whole batch, over all ranks.
 
-    Without affine; each process must hold as many images.
+    torch's SyncBatchNorm needs GPUs. Without affine parameters; each rank must hold
+    equally many images.
     """
 
     def forward(self, input: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
@@ -132,24 +151,30 @@ class BatchNorm(nn.BatchNorm1d):
         assert self.running_mean is not None
         assert self.running_var is not None
         size = len(input) * collectives.world_size()
+        momentum = self.momentum or 0.1
         mean_D = collectives.all_reduce_sum(input.sum(dim=0)) / size
-        variance_D = (
-            collectives.all_reduce_sum((input - mean_D).square().sum(dim=0)) / size
-        )
+        squares_D = (input - mean_D).square().sum(dim=0)
+        variance_D = collectives.all_reduce_sum(squares_D) / size
         with torch.no_grad():
-            self.running_mean.lerp_(mean_D, self.momentum or 0.1)
-            self.running_var.lerp_(variance_D * size / (size - 1), self.momentum or 0.1)
+            self.running_mean.lerp_(mean_D, momentum)
+            # torch keeps the unbiased variance, but normalises by the biased one
+            self.running_var.lerp_(variance_D * size / (size - 1), momentum)
         return (input - mean_D) * (variance_D + self.eps).rsqrt()
 
 
 class Classifier(nn.Module):
-    """Features and a linear head; the probe's head normalises first (BatchNorm without affine, eps 1e-6: MAE A.1)."""
+    """Features and a linear head.
+
+    The probe's head normalises first: BatchNorm without affine parameters, eps 1e-6
+    (MAE A.1, "Linear probing").
+    """
 
     def __init__(
         self, features: AnyFeatures, num_classes: int, probe: bool, seed: int
     ) -> None:
         super().__init__()
-        self.features, width = features, features.width
+        self.features = features
+        width = features.width
         self.norm = BatchNorm(width, affine=False, eps=1e-6) if probe else nn.Identity()
         self.head = nn.Linear(width, num_classes)
         initialise_normal(
@@ -164,8 +189,11 @@ class Classifier(nn.Module):
         return self.head(self.norm(self.features(images)))
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """What timm's layer decay asks for: embedding and positions first, then the blocks; the rest comes last."""
+        """Tell timm's layer decay which parameters are the stem and which are blocks.
+
+        Everything else counts as the head, with the full learning rate.
+        """
         encoder = r"^features\.encoder\."
-        # a group that captures would be read as a number
+        # (?:...): timm would read the match of a capturing group as a layer's number
         stem = rf"{encoder}(?:cls_token|pos_embed|patch_embed)"
         return {"stem": stem, "blocks": [(rf"{encoder}blocks\.(\d+)", None)]}

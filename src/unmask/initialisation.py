@@ -1,4 +1,7 @@
-"""Initial weights, each a function of (seed, parameter name): a deeper decoder leaves the encoder's weights alone."""
+"""Initial weights, each a function of (seed, parameter name).
+
+A deeper decoder therefore leaves the encoder's initial weights unchanged.
+"""
 
 import math
 from collections.abc import Iterator
@@ -7,42 +10,47 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from unmask.randomness import make_key, normal_like, uniform_like
+from unmask.randomness import make_key, normal_tensor, uniform_tensor
 
-drawing = True  # whether weights get values
+_skip = False
 
 
 @contextmanager
-def without_values() -> Iterator[None]:
-    """Models that are built within keep whatever torch gave them: enough for counting what they cost."""
-    global drawing
-    before, drawing = drawing, False
+def skip_initialisation() -> Iterator[None]:
+    """Leave the weights of models that are built inside as torch made them.
+
+    Enough for models that only serve to count what they cost.
+    """
+    global _skip
+    before, _skip = _skip, True
     try:
         yield
     finally:
-        drawing = before
+        _skip = before
 
 
 @torch.no_grad()
 def initialise(model: nn.Module, seed: int) -> None:
-    """The official init: xavier uniform for every Linear (qkv as one matrix), zero bias, LayerNorm 1/0.
+    """Initialise as the official port: Linear layers xavier uniform, biases zero.
 
-    Class and mask tokens are normal with std 0.02; fixed positions keep their values.
+    LayerNorms start as the identity, class and mask tokens normal with std 0.02. Fixed
+    positions keep their values.
     """
-    if not drawing:
+    if _skip:
         return
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
+            # queries, keys and values count as one matrix, as in the official port
             bound = math.sqrt(6 / (module.in_features + module.out_features))
-            drawn = uniform_like(
-                make_key(seed, "init", f"{name}.weight"), tuple(module.weight.shape)
-            )
-            module.weight.copy_((2 * drawn - 1) * bound)
+            key = make_key(seed, "init", f"{name}.weight")
+            uniform = uniform_tensor(key, tuple(module.weight.shape))
+            module.weight.copy_((2 * uniform - 1) * bound)
             if module.bias is not None:
                 module.bias.zero_()
         elif isinstance(module, nn.LayerNorm):
             module.weight.fill_(1)
             module.bias.zero_()
+    # not truncated, as in the official port
     for name, parameter in model.named_parameters():
         if name.endswith(("cls_token", "mask_token")):
             initialise_normal(parameter, std=0.02, seed=seed, name=name)
@@ -52,9 +60,8 @@ def initialise(model: nn.Module, seed: int) -> None:
 def initialise_normal(
     parameter: nn.Parameter, std: float, seed: int, name: str
 ) -> None:
-    """Normal weights of the given spread, named for their key."""
-    if not drawing:
+    """Draw a parameter from a normal distribution; `name` is part of the draws' key."""
+    if _skip:
         return
-    parameter.copy_(
-        normal_like(make_key(seed, "init", name), tuple(parameter.shape)) * std
-    )
+    normal = normal_tensor(make_key(seed, "init", name), tuple(parameter.shape))
+    parameter.copy_(normal * std)

@@ -1,4 +1,4 @@
-"""The masked autoencoder (MAE Fig. 1): encode what is visible, decode what is hidden."""
+"""The masked autoencoder (MAE Fig. 1): encode the visible, predict the hidden."""
 
 import torch
 from jaxtyping import Float
@@ -11,10 +11,11 @@ from unmask.masking import Masking
 
 
 class MAE(nn.Module):
-    """An encoder and a decoder on the same grid of patches, with weights that are a function of the seed.
+    """An encoder and a decoder on the same grid of patches.
 
-    mask_tokens: the encoder too sees a learned token in each hidden patch's place (Table 1c, "encoder w/ [M]"), with
-    the patch's position; the decoder then adds none. Whether the paper adds positions there is not published.
+    The initial weights are a function of the seed. mask_tokens: the encoder too gets a
+    learned token for each hidden patch (Table 1c, "encoder w/ [M]"), with the patch's
+    position; the decoder then adds none.
     """
 
     def __init__(
@@ -25,7 +26,8 @@ class MAE(nn.Module):
         mask_tokens: bool = False,
     ) -> None:
         super().__init__()
-        self.encoder, self.decoder = encoder, decoder
+        self.encoder = encoder
+        self.decoder = decoder
         self.mask_token = (
             nn.Parameter(torch.zeros(1, 1, encoder.width)) if mask_tokens else None
         )
@@ -35,22 +37,29 @@ class MAE(nn.Module):
         self,
         images_BCHW: Float[Tensor, "B C H W"],
         masking: Masking,
-        everywhere: bool = False,
+        predict_visible: bool = False,
     ) -> Float[Tensor, "B M P"]:
-        """Predicted patches, in the order of masking.masked_BM; everywhere: of all patches, the visible ones first."""
-        encoded_BTD = self.encoder(
-            images_BCHW, masking.visible_BV, self._stand_ins(masking)
-        )
-        return self.decoder(encoded_BTD, masking, everywhere)
+        """Predict the hidden patches, in the order of masking.hidden_BM.
 
-    def _stand_ins(self, masking: Masking) -> Float[Tensor, "B M D"] | None:
+        predict_visible: predict all patches, the visible ones first.
+        """
+        encoded_BTD = self.encoder(
+            images_BCHW, masking.visible_BV, self._encoder_mask_tokens(masking)
+        )
+        return self.decoder(encoded_BTD, masking, predict_visible)
+
+    def _encoder_mask_tokens(self, masking: Masking) -> Float[Tensor, "B M D"] | None:
         if self.mask_token is None:
             return None
-        return self.mask_token + self.encoder.pos_embed[0, 1:][masking.masked_BM]
+        # whether the paper adds positions to these tokens is not published
+        positions = self.encoder.pos_embed[0, 1:][masking.hidden_BM]
+        return self.mask_token + positions
 
 
 def num_parameters(model: nn.Module, trainable_only: bool = False) -> int:
-    """Fixed positions count as parameters, as in the published sizes, unless only trainable ones are asked for."""
+    """Count parameters; fixed positions are included, as in the published sizes."""
     return sum(
-        p.numel() for p in model.parameters() if p.requires_grad or not trainable_only
+        parameter.numel()
+        for parameter in model.parameters()
+        if parameter.requires_grad or not trainable_only
     )

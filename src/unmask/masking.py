@@ -1,4 +1,4 @@
-"""Which patches are hidden: random, block-wise and grid-wise sampling (MAE Sec. 3, Fig. 6, Table 1f)."""
+"""Random, block-wise and grid-wise masking (MAE Sec. 3, Fig. 6, Table 1f)."""
 
 import math
 from dataclasses import dataclass
@@ -12,24 +12,34 @@ from unmask.randomness import Key, uniform
 
 # BEiT's run script draws blocks of at least 16 of 196 patches
 BEIT_MIN_BLOCK = 16 / 196
-BEIT_ASPECT = 0.3  # log-uniform aspect in [0.3, 1/0.3]
-TRIES = 10
+# the aspect ratio is log-uniform in [0.3, 1/0.3]
+BEIT_ASPECT = 0.3
+# after so many blocks in a row that do not fit, the rest is filled at random
+MAX_FAILED_TRIES = 10
 
 
 class Masking(NamedTuple):
-    """One polarity in the whole project: hidden = True means the encoder does not see the patch."""
+    """Which patches of each image are visible and which are hidden.
 
-    visible_BV: Int[Tensor, "B V"]  # indices of the patches the encoder sees
-    masked_BM: Int[Tensor, "B M"]  # indices of the patches the decoder predicts
-    hidden_BL: Bool[Tensor, "B L"]  # the same in image order
+    One polarity in the whole project: hidden = True means that the encoder does not
+    see the patch.
+    """
+
+    # indices of the patches that the encoder sees
+    visible_BV: Int[Tensor, "B V"]
+    # indices of the hidden patches, which the decoder predicts
+    hidden_BM: Int[Tensor, "B M"]
+    # the same as a mask, in image order
+    hidden_BL: Bool[Tensor, "B L"]
 
 
 def num_visible(num_patches: int, mask_ratio: float) -> int:
-    """How many patches stay visible: rounded to nearest.
+    """Return how many patches stay visible, rounded to the nearest number.
 
-    The official port truncates: at mask_ratio=0.9 it keeps 9 of 100 patches (binary floats), and at 0.4 of 196
-    it keeps 117 where the nearest number is 118.
+    Raises ValueError for a ratio that hides no patch or all of them.
     """
+    # The official port truncates: at mask_ratio=0.9 it keeps 9 of 100 patches (binary
+    # floats), and at 0.4 of 196 it keeps 117 where the nearest number is 118.
     kept = round(num_patches * (1 - mask_ratio))
     if not 0 < kept < num_patches:
         raise ValueError(
@@ -39,43 +49,50 @@ def num_visible(num_patches: int, mask_ratio: float) -> int:
     return kept
 
 
-def from_scores(scores_BL: Float[Tensor, "B L"], kept: int) -> Masking:
-    """Keep the `kept` patches of lowest score; ties go to the lower index, on every device."""
+def masking_from_scores(scores_BL: Float[Tensor, "B L"], num_keep: int) -> Masking:
+    """Keep the `num_keep` patches of lowest score in each image and hide the others."""
+    # stable: ties go to the lower index, on every device
     order_BL = scores_BL.argsort(dim=1, stable=True)
-    hidden_BL = torch.ones_like(scores_BL, dtype=torch.bool).scatter_(
-        1, order_BL[:, :kept], False
-    )
-    return Masking(order_BL[:, :kept], order_BL[:, kept:], hidden_BL)
+    visible_BV = order_BL[:, :num_keep]
+    hidden_BL = torch.ones_like(scores_BL, dtype=torch.bool)
+    hidden_BL.scatter_(1, visible_BV, False)
+    return Masking(visible_BV, order_BL[:, num_keep:], hidden_BL)
 
 
 def random_masking(noise_BL: Float[Tensor, "B L"], mask_ratio: float) -> Masking:
     """Hide a uniformly random subset of each image's patches."""
-    return from_scores(noise_BL, num_visible(noise_BL.shape[1], mask_ratio))
+    return masking_from_scores(noise_BL, num_visible(noise_BL.shape[1], mask_ratio))
 
 
-def grid_masking(batch: int, grid: tuple[int, int]) -> Masking:
-    """Keep one patch of each 2 x 2 cell, the even row and even column, in every image (MAE Fig. 6, right)."""
+def grid_masking(batch_size: int, grid: tuple[int, int]) -> Masking:
+    """Keep one patch of each 2 x 2 cell, at the even row and even column.
+
+    The same in every image (MAE Fig. 6, right).
+    """
     rows, cols = torch.meshgrid(*map(torch.arange, grid), indexing="ij")
     off_lattice_L = ((rows % 2 == 1) | (cols % 2 == 1)).flatten().float()
-    return from_scores(off_lattice_L.expand(batch, -1), int((off_lattice_L == 0).sum()))
+    num_keep = int((off_lattice_L == 0).sum())
+    return masking_from_scores(off_lattice_L.expand(batch_size, -1), num_keep)
 
 
 @dataclass(frozen=True)
 class RandomMasking:
-    """The paper's default: every patch is as likely to be hidden as any other."""
+    """Hide every patch with the same probability: the paper's default."""
 
     grid: tuple[int, int]
     mask_ratio: float
 
     def __call__(self, key: Key, ids_B: Int[Tensor, "B"], epoch: int) -> Masking:
-        return random_masking(
-            uniform(key, epoch, ids_B, math.prod(self.grid)), self.mask_ratio
-        )
+        noise_BL = uniform(key, epoch, ids_B, math.prod(self.grid))
+        return random_masking(noise_BL, self.mask_ratio)
 
 
 @dataclass(frozen=True)
 class GridMasking:
-    """Deterministic: the ratio follows from the grid, 3/4 where both sides are even."""
+    """Hide the same lattice of patches in every image.
+
+    The ratio follows from the grid: 3/4 where both sides are even.
+    """
 
     grid: tuple[int, int]
     mask_ratio: float
@@ -87,9 +104,10 @@ class GridMasking:
 
 @dataclass(frozen=True)
 class BlockMasking:
-    """BEiT's blocks with an exact count: what the blocks leave short is topped up with random patches.
+    """Hide BEiT's rectangular blocks (Bao et al. 2021, Alg. 1), with an exact count.
 
-    min_patches: the smallest block; None scales BEiT's 16 of 196 to the grid.
+    Random patches are added where the blocks alone hide too few. min_patches: the size
+    of the smallest block; None scales BEiT's 16 of 196 to the grid.
     """
 
     grid: tuple[int, int]
@@ -97,61 +115,61 @@ class BlockMasking:
     min_patches: int | None = None
 
     def __call__(self, key: Key, ids_B: Int[Tensor, "B"], epoch: int) -> Masking:
-        # exp and sqrt may differ by device, and with them a block's size
+        # on the CPU: exp and sqrt may differ by device, and with them a block's size
         ids = ids_B.cpu()
         num_patches = math.prod(self.grid)
-        target = num_patches - num_visible(num_patches, self.mask_ratio)
-        hidden_BL = self._blocks(key, ids, epoch, target)
-        # visible patches in random order first: the last of them top up the blocks
-        scores_BL = (
-            uniform(Key(key.low ^ 1, key.high), epoch, ids, num_patches) + hidden_BL
-        )
-        masking = from_scores(scores_BL, num_patches - target)
+        num_keep = num_visible(num_patches, self.mask_ratio)
+        hidden_BL = self._sample_blocks(key, ids, epoch, num_patches - num_keep)
+        # visible patches in random order come first: the last of them fill up the count
+        fill_key = Key(key.low ^ 1, key.high)
+        scores_BL = uniform(fill_key, epoch, ids, num_patches) + hidden_BL
+        masking = masking_from_scores(scores_BL, num_keep)
         return Masking(*(part.to(ids_B.device) for part in masking))
 
-    def _blocks(
-        self, key: Key, ids_B: Int[Tensor, "B"], epoch: int, target: int
+    def _sample_blocks(
+        self, key: Key, ids_B: Int[Tensor, "B"], epoch: int, num_hidden: int
     ) -> Bool[Tensor, "B L"]:
-        """Add blocks until `target` patches are hidden or ten tries in a row fail."""
-        rounds = TRIES * target
-        draws_BR4 = (
-            uniform(key, epoch, ids_B, 4 * rounds).double().view(len(ids_B), rounds, 4)
-        )
-        hidden_BL = torch.zeros(len(ids_B), math.prod(self.grid), dtype=torch.bool)
-        failures_B = torch.zeros(len(ids_B), dtype=torch.long)
+        """Add blocks until `num_hidden` patches are hidden or too many tries fail."""
+        batch = len(ids_B)
+        # failures in a row end the search, so more tries are never needed
+        rounds = MAX_FAILED_TRIES * num_hidden
+        draws_BR4 = uniform(key, epoch, ids_B, 4 * rounds).double()
+        draws_BR4 = draws_BR4.view(batch, rounds, 4)
+        hidden_BL = torch.zeros(batch, math.prod(self.grid), dtype=torch.bool)
+        failures_B = torch.zeros(batch, dtype=torch.long)
         for r in range(rounds):
-            remaining_B = target - hidden_BL.sum(1)
-            active_B = (remaining_B > 0) & (failures_B < TRIES)
+            remaining_B = num_hidden - hidden_BL.sum(1)
+            active_B = (remaining_B > 0) & (failures_B < MAX_FAILED_TRIES)
             if not active_B.any():
                 break
-            block_BL = self._block(draws_BR4[:, r], remaining_B)
+            block_BL = self._sample_block(draws_BR4[:, r], remaining_B)
             added_B = (block_BL & ~hidden_BL).sum(1)
             fits_B = active_B & (added_B > 0) & (added_B <= remaining_B)
             hidden_BL |= block_BL & fits_B[:, None]
             failures_B = torch.where(fits_B, 0, failures_B + 1)
         return hidden_BL
 
-    def _block(
+    def _sample_block(
         self, draw_B4: Float[Tensor, "B 4"], remaining_B: Int[Tensor, "B"]
     ) -> Bool[Tensor, "B L"]:
-        """One rectangle an image: area, aspect, top, left; empty where it is not smaller than the grid."""
+        """Turn four numbers an image (area, aspect, top, left) into one rectangle.
+
+        Empty where the rectangle is not smaller than the grid.
+        """
         rows, cols = self.grid
         smallest = self.min_patches or max(1, round(BEIT_MIN_BLOCK * rows * cols))
         area_B = smallest + draw_B4[:, 0] * (remaining_B - smallest)
         aspect_B = torch.exp((2 * draw_B4[:, 1] - 1) * -math.log(BEIT_ASPECT))
-        height_B, width_B = (
-            (area_B * aspect_B).sqrt().round(),
-            (area_B / aspect_B).sqrt().round(),
-        )
+        height_B = (area_B * aspect_B).sqrt().round()
+        width_B = (area_B / aspect_B).sqrt().round()
         possible_B = (
             (height_B >= 1) & (width_B >= 1) & (height_B < rows) & (width_B < cols)
         )
         top_B = (draw_B4[:, 2] * (rows - height_B + 1)).floor()
         left_B = (draw_B4[:, 3] * (cols - width_B + 1)).floor()
-        row_L, col_L = (
-            torch.arange(rows).repeat_interleave(cols),
-            torch.arange(cols).repeat(rows),
-        )
+        # the row and the column of each patch
+        row_L = torch.arange(rows).repeat_interleave(cols)
+        col_L = torch.arange(cols).repeat(rows)
         in_rows_BL = (row_L >= top_B[:, None]) & (row_L < (top_B + height_B)[:, None])
         in_cols_BL = (col_L >= left_B[:, None]) & (col_L < (left_B + width_B)[:, None])
         return in_rows_BL & in_cols_BL & possible_B[:, None]

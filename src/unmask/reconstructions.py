@@ -1,4 +1,4 @@
-"""Original, masked, reconstruction: the pictures everybody looks at first."""
+"""Pictures of original, masked image and reconstruction (MAE Figs. 2 to 4)."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -11,16 +11,24 @@ from torch import Tensor
 
 from unmask.mae import MAE
 from unmask.masking import Masking, RandomMasking
-from unmask.patches import gather, patchify, unpatchify
+from unmask.patches import gather_tokens, patchify, unpatchify
 from unmask.randomness import make_key
 from unmask.targets import NormalisedPixel, PatchPCA, Pixel
 
-GREY = 0.5  # what stands for a hidden patch, between black and white
-GAP = 2  # pixels between tiles
+# the shade of a hidden patch, between black and white
+GREY = 0.5
+# pixels between tiles
+GAP = 2
+# pixels of a side; smaller images are enlarged
+MIN_TILE = 84
 
 
 class Reconstruction(NamedTuple):
-    """Images in [0, 1]; pasted = visible patches as they are, hidden ones as predicted."""
+    """Images in [0, 1], before and after the model.
+
+    masked: hidden patches are grey. pasted: visible patches as they are, hidden ones as
+    predicted.
+    """
 
     original_BCHW: Float[Tensor, "B C H W"]
     masked_BCHW: Float[Tensor, "B C H W"]
@@ -36,77 +44,81 @@ def reconstruct(
     mean: tuple[float, ...],
     std: tuple[float, ...],
 ) -> Reconstruction:
-    """Fill in what the masking hides; `images` are normalised by mean and std, the result is not."""
+    """Predict the hidden patches and paste them into the images.
+
+    The images are normalised by mean and std; the result is not.
+    """
     encoder = model.encoder
     patches = patchify(images_BCHW, encoder.patch_size).float()
     pred = target.to_pixels(
-        model(images_BCHW, masking), gather(patches, masking.visible_BV)
+        model(images_BCHW, masking), gather_tokens(patches, masking.visible_BV)
     )
-    index = masking.masked_BM[:, :, None].expand_as(pred)
+    index = masking.hidden_BM[:, :, None].expand_as(pred)
     shift, scale = (
         torch.tensor(v, device=patches.device).view(1, -1, 1, 1) for v in (mean, std)
     )
 
     def to_image(content: Float[Tensor, "B L P"]) -> Float[Tensor, "B C H W"]:
-        return (
-            unpatchify(content, encoder.grid, encoder.channels) * scale + shift
-        ).clamp(0, 1)
+        normalised = unpatchify(content, encoder.grid, encoder.channels)
+        return (normalised * scale + shift).clamp(0, 1)
 
-    grey = unpatchify(
+    hidden = unpatchify(
         masking.hidden_BL[:, :, None].expand_as(patches).float(),
         encoder.grid,
         encoder.channels,
     )
     original = to_image(patches)
-    masked = torch.where(grey > 0, torch.full_like(original, GREY), original)
+    masked = torch.where(hidden > 0, torch.full_like(original, GREY), original)
     return Reconstruction(original, masked, to_image(patches.scatter(1, index, pred)))
 
 
 def to_tiles(images_BCHW: Float[Tensor, "B C H W"]) -> UInt8[np.ndarray, "B H W 3"]:
-    """RGB tiles of any number of channels: one is grey, more than three show the first three."""
+    """Turn images in [0, 1] into 8-bit RGB.
+
+    Fewer than three channels: the first one in grey; more: the first three.
+    """
     channels = images_BCHW.shape[1]
-    shown = (
-        images_BCHW[:, :3]
-        if channels >= 3
-        else images_BCHW[:, :1].expand(-1, 3, -1, -1)
-    )
+    if channels >= 3:
+        shown = images_BCHW[:, :3]
+    else:
+        shown = images_BCHW[:, :1].expand(-1, 3, -1, -1)
     return (shown * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
 def contact_sheet(
     result: Reconstruction, per_row: int = 4, zoom: int | None = None
 ) -> Image.Image:
-    """Triples [original | masked | reconstruction], `per_row` of them a row, small images enlarged."""
+    """Draw triples [original | masked | reconstruction], `per_row` of them in a row.
+
+    zoom: pixels of the sheet for each pixel of an image; by default small images are
+    enlarged.
+    """
     triples = np.stack([to_tiles(part) for part in result], axis=1)
     count, _, height, width, _ = triples.shape
-    zoom = zoom or max(1, 84 // max(height, width))
+    zoom = zoom or max(1, MIN_TILE // max(height, width))
     triples = triples.repeat(zoom, axis=2).repeat(zoom, axis=3)
-    height, width = height * zoom + GAP, width * zoom + GAP
+    height, width = height * zoom, width * zoom
+    # pixels from one tile, triple or row to the next
+    tile_pitch = width + GAP
+    triple_pitch = 3 * tile_pitch + 4 * GAP
+    row_pitch = height + 2 * GAP
     per_row = min(per_row, count)
     rows = -(-count // per_row)
-    pitch = 3 * width + 4 * GAP
-    sheet = np.full(
-        (rows * (height + GAP) + GAP, per_row * pitch, 3), 255, dtype=np.uint8
-    )
+    shape = (rows * row_pitch + GAP, per_row * triple_pitch, 3)
+    sheet = np.full(shape, 255, dtype=np.uint8)
     for i, triple in enumerate(triples):
-        top, left = (
-            (i // per_row) * (height + GAP) + GAP,
-            (i % per_row) * pitch + 2 * GAP,
-        )
+        top = (i // per_row) * row_pitch + GAP
+        left = (i % per_row) * triple_pitch + 2 * GAP
         for j, tile in enumerate(triple):
-            sheet[
-                top : top + height - GAP,
-                left + j * width : left + (j + 1) * width - GAP,
-            ] = tile
+            start = left + j * tile_pitch
+            sheet[top : top + height, start : start + width] = tile
     return Image.fromarray(sheet)
 
 
 def save_sheet(result: Reconstruction, path: Path) -> None:
+    """Write the contact sheet to a file and make its folder if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     contact_sheet(result).save(path)
-
-
-SMALLEST_TILE = 84  # pixels of a side; smaller images are enlarged
 
 
 def ratio_sheet(
@@ -118,26 +130,30 @@ def ratio_sheet(
     ratios: tuple[float, ...] = (0.75, 0.85, 0.95),
     seed: int = 0,
 ) -> Image.Image:
-    """A row for each image: the original, then for each ratio what is visible and the reconstruction.
+    """Draw a row for each image: the original, then masked and pasted at each ratio.
 
-    The patches come in one order for all ratios: what a ratio hides, a larger one hides too. Raises ValueError for a
-    ratio that keeps no patch or all of them.
+    A larger ratio hides all that a smaller one hides, and more (MAE Fig. 4). Raises
+    ValueError for a ratio that keeps no patch or all of them.
     """
     columns: list[Tensor] = []
+    key = make_key(seed, "picture")
+    ids = torch.arange(len(images_BCHW))
     for ratio in ratios:
-        masking = RandomMasking(model.encoder.grid, ratio)(
-            make_key(seed, "picture"), torch.arange(len(images_BCHW)), 0
-        )
+        # the same key for all ratios, so the patches come in the same order
+        masking = RandomMasking(model.encoder.grid, ratio)(key, ids, 0)
         masking = Masking(*(part.to(images_BCHW.device) for part in masking))
         result = reconstruct(model, target, images_BCHW, masking, mean, std)
         columns += [result.masked_BCHW, result.pasted_BCHW] if columns else list(result)
-    tiles_BNHWC = np.stack([to_tiles(column) for column in columns], axis=1)
-    zoom = max(1, SMALLEST_TILE // max(tiles_BNHWC.shape[2:4]))
+    return _frame_tiles(np.stack([to_tiles(column) for column in columns], axis=1))
+
+
+def _frame_tiles(tiles_BNHWC: UInt8[np.ndarray, "B N H W 3"]) -> Image.Image:
+    """Draw a row for each image of N tiles, all in white frames."""
+    zoom = max(1, MIN_TILE // max(tiles_BNHWC.shape[2:4]))
     tiles_BNHWC = tiles_BNHWC.repeat(zoom, axis=2).repeat(zoom, axis=3)
+    frame = (GAP, GAP)
     framed = np.pad(
-        tiles_BNHWC,
-        ((0, 0), (0, 0), (GAP, GAP), (GAP, GAP), (0, 0)),
-        constant_values=255,
+        tiles_BNHWC, ((0, 0), (0, 0), frame, frame, (0, 0)), constant_values=255
     )
     rows, count, height, width, _ = framed.shape
     return Image.fromarray(

@@ -1,4 +1,7 @@
-"""What the decoder must predict (MAE Sec. 3 "Reconstruction target", Table 1d); float32 whatever the autocast."""
+"""What the decoder must predict, and the losses (MAE Sec. 3 and Table 1d).
+
+All are computed in float32, also under autocast.
+"""
 
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -9,34 +12,45 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from unmask.hog import hog, hog_dim
-from unmask.patches import gather, patchify
+from unmask.patches import gather_tokens, patchify
+
+# the official port's, under the square root of a patch's variance
+EPS = 1e-6
 
 
 def mean_squared_error(
     pred_BMP: Float[Tensor, "B M P"], target_BMP: Float[Tensor, "B M P"]
 ) -> Float[Tensor, ""]:
-    """Mean over a patch's values, then over all patches of the batch, in float32."""
+    """Average over a patch's values, then over all patches of the batch."""
     return (pred_BMP.float() - target_BMP.float()).square().mean(dim=-1).mean()
 
 
 def cross_entropy(
     logits_BMK: Float[Tensor, "B M K"], codes_BM: Int[Tensor, "B M"]
 ) -> Float[Tensor, ""]:
-    """Of the right code among K, mean over all patches of the batch, in float32 (Table 1d, dVAE token)."""
+    """Average the cross-entropy of K codes over all patches of the batch.
+
+    Table 1d, "dVAE token".
+    """
     return F.cross_entropy(logits_BMK.float().flatten(0, 1), codes_BM.flatten())
 
 
-EPS = 1e-6
+# Each target has:
+#   needs_whole_images   whether it is computed from images or from single patches
+#   num_outputs          how many numbers the decoder predicts for a patch
+#   __call__             the target's values
+#   to_pixels            pixels from predictions, to look at; None where that cannot be
+#   loss                 of predictions and values
 
 
 @dataclass(frozen=True)
 class Pixel:
-    """The pixels of a patch, as the model sees them (normalised by the data set's mean and std)."""
+    """Predict the pixels of a patch, normalised by the data set's mean and std."""
 
-    whole_images = False
+    needs_whole_images = False
     loss = staticmethod(mean_squared_error)
 
-    def outputs(self, patch_size: int, channels: int) -> int:
+    def num_outputs(self, patch_size: int, channels: int) -> int:
         return patch_size**2 * channels
 
     def __call__(self, patches_BMP: Float[Tensor, "B M P"]) -> Float[Tensor, "B M P"]:
@@ -50,26 +64,29 @@ class Pixel:
 
 @dataclass(frozen=True)
 class NormalisedPixel:
-    """Pixels less their patch's mean, over its standard deviation (all p * p * C values together, unbiased)."""
+    """Predict pixels less their patch's mean, over its standard deviation.
 
-    whole_images = False
+    Both are taken over all values of the patch together, the variance unbiased, as in
+    the official port.
+    """
+
+    needs_whole_images = False
     loss = staticmethod(mean_squared_error)
 
-    def outputs(self, patch_size: int, channels: int) -> int:
+    def num_outputs(self, patch_size: int, channels: int) -> int:
         return patch_size**2 * channels
 
     def __call__(self, patches_BMP: Float[Tensor, "B M P"]) -> Float[Tensor, "B M P"]:
         patches = patches_BMP.float()
-        variance, mean = (
-            patches.var(dim=-1, keepdim=True),
-            patches.mean(dim=-1, keepdim=True),
-        )
+        mean = patches.mean(dim=-1, keepdim=True)
+        variance = patches.var(dim=-1, keepdim=True)
         return (patches - mean) / (variance + EPS).sqrt()
 
     def to_pixels(
         self, pred_BMP: Float[Tensor, "B M P"], visible_BVP: Float[Tensor, "B V P"]
     ) -> Float[Tensor, "B M P"]:
-        """Undone with the average statistics of the *visible* patches: the hidden ones' own would leak the answer."""
+        """Undo the normalisation by the average statistics of the *visible* patches."""
+        # the hidden patches' own statistics would leak the answer into the picture
         visible = visible_BVP.float()
         mean = visible.mean(dim=(1, 2), keepdim=True)
         variance = visible.var(dim=-1).mean(dim=1)[:, None, None]
@@ -77,28 +94,31 @@ class NormalisedPixel:
 
 
 class PatchPCA(nn.Module):
-    """The largest principal coefficients of a patch (Table 1d: 96 of 768), centred and not whitened.
+    """Predict the largest principal coefficients of a patch (Table 1d: 96 of 768).
 
-    The basis (`unmask.patch_pca`) is fitted on the training set; until it is given this predicts zeros. It travels in
-    the checkpoint. What the paper does about centring and whitening is not published.
+    Centred and not whitened; what the paper does is not published. The basis is fitted
+    on the training set (`unmask.patch_pca`) and travels in the checkpoint; until it is
+    set, all coefficients are zero.
     """
 
-    whole_images = False
+    needs_whole_images = False
     loss = staticmethod(mean_squared_error)
     mean_P: Float[Tensor, "P"]
     basis_PK: Float[Tensor, "P K"]
 
     def __init__(self, components: int, patch_size: int, channels: int) -> None:
         super().__init__()
-        self.components, pixels = components, patch_size**2 * channels
-        self.register_buffer("mean_P", torch.zeros(pixels))
-        self.register_buffer("basis_PK", torch.zeros(pixels, components))
+        self.components = components
+        patch_dim = patch_size**2 * channels
+        self.register_buffer("mean_P", torch.zeros(patch_dim))
+        self.register_buffer("basis_PK", torch.zeros(patch_dim, components))
 
-    def outputs(self, patch_size: int, channels: int) -> int:
+    def num_outputs(self, patch_size: int, channels: int) -> int:
         return self.components
 
     @torch.no_grad()
     def __call__(self, patches_BMP: Float[Tensor, "B M P"]) -> Float[Tensor, "B M K"]:
+        # autocast would compute the matrix product in half precision
         with torch.autocast(patches_BMP.device.type, enabled=False):
             return (patches_BMP.float() - self.mean_P) @ self.basis_PK
 
@@ -111,14 +131,17 @@ class PatchPCA(nn.Module):
 
 @dataclass(frozen=True)
 class Hog:
-    """Histograms of oriented gradients (MaskFeat, Wei et al. 2022; not in the MAE paper): see `unmask.hog`."""
+    """Predict histograms of oriented gradients: see `unmask.hog`.
+
+    From MaskFeat (Wei et al. 2022); not in the MAE paper.
+    """
 
     bins: int = 9
-    whole_images = True
+    needs_whole_images = True
     to_pixels = None
     loss = staticmethod(mean_squared_error)
 
-    def outputs(self, patch_size: int, channels: int) -> int:
+    def num_outputs(self, patch_size: int, channels: int) -> int:
         return hog_dim(patch_size, channels, self.bins)
 
     def __call__(
@@ -129,7 +152,10 @@ class Hog:
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """Images, as the model sees them, to one of `codes` tokens a patch (`unmask.tokenizers` has two)."""
+    """Turns normalised images into one of `codes` tokens for each patch.
+
+    `unmask.tokenizers` has two of them.
+    """
 
     codes: int
 
@@ -139,19 +165,20 @@ class Tokenizer(Protocol):
 
 
 class Tokens:
-    """Discrete tokens of a frozen dVAE, predicted by cross-entropy over its codebook (Table 1d, after BEiT).
+    """Predict the tokens of a frozen dVAE, by cross-entropy over its codebook.
 
-    No part of the model: checkpoints do not carry it.
+    Table 1d, after BEiT. The tokenizer is no part of the model: checkpoints do not
+    carry it.
     """
 
-    whole_images = True
+    needs_whole_images = True
     to_pixels = None
     loss = staticmethod(cross_entropy)
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
 
-    def outputs(self, patch_size: int, channels: int) -> int:
+    def num_outputs(self, patch_size: int, channels: int) -> int:
         return self.tokenizer.codes
 
     @torch.no_grad()
@@ -164,14 +191,17 @@ class Tokens:
 AnyTarget = Pixel | NormalisedPixel | PatchPCA | Hog | Tokens
 
 
-def wanted_at(
+def targets_at(
     target: AnyTarget,
     images_BCHW: Float[Tensor, "B C H W"],
     index_BM: Int[Tensor, "B M"],
     patch_size: int,
 ) -> Tensor:
-    """What is to be predicted at the chosen patches: (B, M, T) values, or (B, M) codes."""
-    if not target.whole_images:
-        return target(gather(patchify(images_BCHW, patch_size), index_BM))  # type: ignore[call-arg]
-    found = target(images_BCHW, patch_size)  # type: ignore[call-arg]
-    return found.gather(1, index_BM) if found.ndim == 2 else gather(found, index_BM)
+    """Return the target at the chosen patches: (B, M, T) values or (B, M) codes."""
+    if not target.needs_whole_images:
+        patches_BMP = gather_tokens(patchify(images_BCHW, patch_size), index_BM)
+        return target(patches_BMP)  # type: ignore[call-arg]
+    values = target(images_BCHW, patch_size)  # type: ignore[call-arg]
+    if values.ndim == 2:
+        return values.gather(1, index_BM)
+    return gather_tokens(values, index_BM)

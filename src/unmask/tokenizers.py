@@ -1,7 +1,8 @@
-"""Images as discrete tokens, one per patch, for targets in the way of BEiT (MAE Table 1d, "dVAE token").
+"""Images as discrete tokens, one for each patch, as targets (Table 1d, "dVAE token").
 
-Two dVAEs (Ramesh et al. 2021, arXiv 2102.12092, Sec. 2.1): the encoder of DALL-E's, for its published weights, and a
-small one to train on any data set. Both have `codes` and `tokens(images)` in the order of unmask.patches.
+Two dVAEs (Ramesh et al. 2021, arXiv 2102.12092, Sec. 2.1): DALL-E's encoder, for its
+published weights, and a small one to train on any data set. Both have `codes` and
+`tokens(images)`, which returns the tokens in the order of unmask.patches.
 """
 
 import math
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from unmask.initialisation import initialise_normal
 from unmask.patches import unpatchify
 
-# pixels are squeezed to [0.1, 0.9], as the published encoder was trained on them
+# pixels are mapped to [0.1, 0.9], as in the training of the published encoder
 LOGIT_LAPLACE_EPS = 0.1
 DOWNSAMPLING = 8
 DALLE_CODES = 8192
@@ -34,19 +35,18 @@ class PlainConv(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """A bottleneck of a quarter of the width; what it adds is scaled by `gain`."""
+    """Add a bottleneck of a quarter of the width, scaled by `gain`, to the input."""
 
     def __init__(self, in_width: int, out_width: int, gain: float) -> None:
         super().__init__()
-        inner = out_width // 4
         self.gain = gain
-        self.id_path = (
-            PlainConv(in_width, out_width, 1)
-            if in_width != out_width
-            else nn.Identity()
-        )
+        self.id_path: nn.Module = nn.Identity()
+        if in_width != out_width:
+            self.id_path = PlainConv(in_width, out_width, 1)
+        inner = out_width // 4
+        widths = (in_width, inner, inner, inner, out_width)
+        sides = (3, 3, 3, 1)
         layers: OrderedDict[str, nn.Module] = OrderedDict()
-        widths, sides = (in_width, inner, inner, inner, out_width), (3, 3, 3, 1)
         for i, side in enumerate(sides):
             layers[f"relu_{i + 1}"] = nn.ReLU()
             layers[f"conv_{i + 1}"] = PlainConv(widths[i], widths[i + 1], side)
@@ -57,42 +57,48 @@ class ResidualBlock(nn.Module):
 
 
 class DallEEncoder(nn.Module):
-    """DALL-E's image encoder (Ramesh et al. 2021, Appendix A.1), with the published state dict's names.
+    """DALL-E's image encoder (Ramesh et al. 2021, Appendix A.1), frozen.
 
-    Frozen and without weights of its own: exchange.dalle reads them.
+    Parameters have the published state dict's names. They start at zero;
+    unmask.exchange.dalle reads the published weights.
     """
 
     def __init__(
         self, codes: int = DALLE_CODES, width: int = 256, channels: int = 3
     ) -> None:
         super().__init__()
-        self.codes, self.channels = codes, channels
-        groups, depth = 4, 2
+        self.codes = codes
+        self.channels = channels
+        num_groups = 4
+        blocks_per_group = 2
+        # as published: 1 over the square of the number of blocks
+        gain = (num_groups * blocks_per_group) ** -2
         layers: OrderedDict[str, nn.Module] = OrderedDict(
             input=PlainConv(channels, width, 7)
         )
-        here = width
-        for group in range(groups):
-            inside: OrderedDict[str, nn.Module] = OrderedDict()
-            for block in range(depth):
-                inside[f"block_{block + 1}"] = ResidualBlock(
-                    here, width * 2**group, gain=(groups * depth) ** -2
-                )
-                here = width * 2**group
-            if group < groups - 1:
-                inside["pool"] = nn.MaxPool2d(2)
-            layers[f"group_{group + 1}"] = nn.Sequential(inside)
+        in_width = width
+        for group in range(num_groups):
+            out_width = width * 2**group
+            blocks: OrderedDict[str, nn.Module] = OrderedDict()
+            for block in range(blocks_per_group):
+                blocks[f"block_{block + 1}"] = ResidualBlock(in_width, out_width, gain)
+                in_width = out_width
+            # three poolings by 2 make the 8 pixels of a token
+            if group < num_groups - 1:
+                blocks["pool"] = nn.MaxPool2d(2)
+            layers[f"group_{group + 1}"] = nn.Sequential(blocks)
         layers["output"] = nn.Sequential(
-            OrderedDict(relu=nn.ReLU(), conv=PlainConv(here, codes, 1))
+            OrderedDict(relu=nn.ReLU(), conv=PlainConv(in_width, codes, 1))
         )
         self.blocks = nn.Sequential(layers)
         self.requires_grad_(False)
 
     @torch.no_grad()
     def tokens(self, images01_BCHW: Float[Tensor, "B C H W"]) -> Int[Tensor, "B L"]:
-        """One token for each 8 x 8 pixels of images in [0, 1]; float32 whatever the autocast.
+        """Return one token for each 8 x 8 pixels of images in [0, 1].
 
-        Raises ValueError for sides that are no multiple of 8 and for other counts of channels.
+        In float32 also under autocast. Raises ValueError for sides that are no multiple
+        of 8 and for another number of channels.
         """
         _, channels, height, width = images01_BCHW.shape
         if channels != self.channels or height % DOWNSAMPLING or width % DOWNSAMPLING:
@@ -102,16 +108,17 @@ class DallEEncoder(nn.Module):
                 f" of {DOWNSAMPLING}: resize them first"
             )
         with torch.autocast(images01_BCHW.device.type, enabled=False):
-            squeezed = (
-                1 - 2 * LOGIT_LAPLACE_EPS
-            ) * images01_BCHW.float() + LOGIT_LAPLACE_EPS
-            return self.blocks(squeezed).argmax(dim=1).flatten(1)
+            scale = 1 - 2 * LOGIT_LAPLACE_EPS
+            mapped = scale * images01_BCHW.float() + LOGIT_LAPLACE_EPS
+            return self.blocks(mapped).argmax(dim=1).flatten(1)
 
 
 class DallETokenizer(nn.Module):
-    """DALL-E's tokens on the grid of an MAE, of images as the MAE sees them (normalised by mean and std).
+    """DALL-E's tokens of normalised images, one for each patch of an MAE's grid.
 
-    BEiT (Bao et al. 2021) resizes by Lanczos's filter to 8 pixels a token, 112 for a grid of 14; grey becomes RGB.
+    As in BEiT (Bao et al. 2021) images are resized by a Lanczos filter to 8 pixels a
+    token: 112 pixels for a grid of 14. Grey images become RGB. The normalisation by
+    mean and std is undone.
     """
 
     mean: Tensor
@@ -130,46 +137,55 @@ class DallETokenizer(nn.Module):
                 f"images of {len(mean)} channels; DALL-E's tokens are of 1 (grey) or"
                 f" {encoder.channels}"
             )
-        self.encoder, self.grid, self.codes = encoder, grid, encoder.codes
+        self.encoder = encoder
+        self.grid = grid
+        self.codes = encoder.codes
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
 
     @torch.no_grad()
     def tokens(self, images_BCHW: Float[Tensor, "B C H W"]) -> Int[Tensor, "B L"]:
+        """Return the most probable code of each patch."""
+        rows, cols = self.grid
         with torch.autocast(images_BCHW.device.type, enabled=False):
             pixels = images_BCHW.float() * self.std + self.mean
-            resized = resize(
-                pixels, (DOWNSAMPLING * self.grid[0], DOWNSAMPLING * self.grid[1])
-            ).clamp(0, 1)
+            shape = (DOWNSAMPLING * rows, DOWNSAMPLING * cols)
+            # Lanczos overshoots at edges
+            resized = lanczos_resize(pixels, shape).clamp(0, 1)
         return self.encoder.tokens(resized.expand(-1, self.encoder.channels, -1, -1))
 
 
-def resize(
+def lanczos_resize(
     images_BCHW: Float[Tensor, "B C H W"], shape: tuple[int, int]
 ) -> Float[Tensor, "B C h w"]:
-    """Lanczos resampling to (height, width), antialiased as Pillow's: torch has none."""
+    """Resize to (height, width) as Pillow's antialiased Lanczos: torch has none."""
     rows, columns = (
-        lanczos(old, new).to(images_BCHW)
-        for old, new in zip(images_BCHW.shape[2:], shape, strict=True)
+        lanczos_weights(old_size, new_size).to(images_BCHW)
+        for old_size, new_size in zip(images_BCHW.shape[2:], shape, strict=True)
     )
     return rows @ images_BCHW @ columns.T
 
 
-def lanczos(old: int, new: int, lobes: int = 3) -> Float[Tensor, "new old"]:
-    """The weights of `old` pixels in each of `new`: a windowed sinc as wide as the coarser of the two grids."""
-    scale = max(1.0, old / new)
-    centres = (torch.arange(new, dtype=torch.float64) + 0.5) * (old / new)
-    distance = (torch.arange(old, dtype=torch.float64) + 0.5 - centres[:, None]) / scale
-    weights = torch.where(
-        distance.abs() < lobes, torch.sinc(distance) * torch.sinc(distance / lobes), 0.0
-    )
+def lanczos_weights(
+    old_size: int, new_size: int, lobes: int = 3
+) -> Float[Tensor, "new old"]:
+    """Return the weights of the old pixels in each new one: a windowed sinc."""
+    # as wide as the coarser of the two grids: this is what prevents aliasing
+    scale = max(1.0, old_size / new_size)
+    centres = torch.arange(new_size, dtype=torch.float64) + 0.5
+    centres = centres * (old_size / new_size)
+    pixels = torch.arange(old_size, dtype=torch.float64) + 0.5
+    distance = (pixels - centres[:, None]) / scale
+    window = torch.sinc(distance) * torch.sinc(distance / lobes)
+    weights = torch.where(distance.abs() < lobes, window, 0.0)
     return (weights / weights.sum(dim=1, keepdim=True)).float()
 
 
 class SmallTokenizer(nn.Module):
-    """A small dVAE: every patch is one of `codes`, relaxed by Gumbel's noise to be learnt (Jang et al. 2017).
+    """A small dVAE on normalised images: every patch is one of `codes`.
 
-    Images are those that the MAE sees. The encoder sees two pixels beyond a patch, the decoder the patches around it.
+    It is trained with the Gumbel-softmax relaxation (Jang et al. 2017). The encoder
+    sees two pixels beyond a patch, the decoder the patches around it.
     """
 
     def __init__(
@@ -181,8 +197,11 @@ class SmallTokenizer(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.patch_size, self.channels, self.codes = patch_size, channels, codes
-        fine = max(8, width // 4)  # at full resolution
+        self.patch_size = patch_size
+        self.channels = channels
+        self.codes = codes
+        # the width at full resolution
+        fine = max(8, width // 4)
         self.encoder = nn.Sequential(
             nn.Conv2d(channels, fine, 3, padding=1),
             nn.ReLU(),
@@ -198,19 +217,24 @@ class SmallTokenizer(nn.Module):
             nn.ReLU(),
             nn.Conv2d(width, patch_size**2 * channels, 1),
         )
+        self._initialise(seed)
+
+    def _initialise(self, seed: int) -> None:
         for name, parameter in self.named_parameters():
-            # He et al. 2015, as every convolution but the outermost feeds a ReLU
+            # He et al. 2015: all convolutions but the outermost feed a ReLU
             if parameter.ndim == 4:
-                initialise_normal(
-                    parameter, math.sqrt(2 / parameter[0].numel()), seed, name
-                )
+                std = math.sqrt(2 / parameter[0].numel())
+                initialise_normal(parameter, std, seed, name)
             elif name == "codebook":
                 initialise_normal(parameter, 1.0, seed, name)
             else:
                 nn.init.zeros_(parameter)
 
     def logits(self, images_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K h w"]:
-        """Raises ValueError where the patch does not divide the image."""
+        """Return the score of each code for each patch.
+
+        Raises ValueError where the patch size does not divide the image.
+        """
         height, width = images_BCHW.shape[2:]
         if height % self.patch_size or width % self.patch_size:
             raise ValueError(
@@ -221,7 +245,7 @@ class SmallTokenizer(nn.Module):
 
     @torch.no_grad()
     def tokens(self, images_BCHW: Float[Tensor, "B C H W"]) -> Int[Tensor, "B L"]:
-        """The most probable code of each patch; float32 whatever the autocast."""
+        """Return each patch's most probable code; in float32 also under autocast."""
         with torch.autocast(images_BCHW.device.type, enabled=False):
             return self.logits(images_BCHW.float()).argmax(dim=1).flatten(1)
 
@@ -232,37 +256,40 @@ class SmallTokenizer(nn.Module):
         temperature: float,
         usage_weight: float = 0.0,
     ) -> Float[Tensor, ""]:
-        """Squared error of the relaxed reconstruction + usage_weight * KL(mean code probabilities || uniform), nats.
+        """Return the squared error of the relaxed reconstruction + usage_weight * KL.
 
-        noise: uniform numbers in [0, 1). The mean is over all patches of the batch (the diversity loss of wav2vec
-        2.0, Baevski et al. 2020, Eq. 4), so unlike the error it depends on how many images come at once.
+        noise: uniform numbers in [0, 1). KL(mean code probabilities || uniform), in
+        nats, keeps all codes in use (the diversity loss of wav2vec 2.0, Baevski et al.
+        2020, Eq. 4). The mean is over all patches of the batch, so unlike the error it
+        depends on the size of a micro-batch.
         """
         logits_BKhw = self.logits(images_BCHW).float()
         grid = (logits_BKhw.shape[2], logits_BKhw.shape[3])
         scores_BLK = logits_BKhw.flatten(2).mT.contiguous()
-        # of 2**24 equally likely values zero alone would be noise of infinite size
+        # The noise has 2**24 equally likely values, of which zero alone would give
+        # infinite Gumbel noise.
         gumbel_BLK = -(-noise_BLK.clamp(min=2.0**-25).log()).log()
         relaxed_BLK = ((scores_BLK + gumbel_BLK) / temperature).softmax(dim=-1)
-        error = (
-            (self.decode(relaxed_BLK, grid).float() - images_BCHW.float())
-            .square()
-            .mean()
-        )
+        reconstruction_BCHW = self.decode(relaxed_BLK, grid).float()
+        error = (reconstruction_BCHW - images_BCHW.float()).square().mean()
         if not usage_weight:
             return error
+        # KL(p || uniform) = log K - H(p)
         usage_K = scores_BLK.softmax(dim=-1).mean(dim=(0, 1))
-        return error + usage_weight * (
-            math.log(self.codes) - torch.special.entr(usage_K).sum()
-        )
+        entropy = torch.special.entr(usage_K).sum()
+        return error + usage_weight * (math.log(self.codes) - entropy)
 
     def decode(
         self, weights_BLK: Float[Tensor, "B L K"], grid: tuple[int, int]
     ) -> Float[Tensor, "B C H W"]:
-        """Images from mixtures of codes, or from codes as one-hot vectors, on a grid of (rows, columns)."""
-        coarse_BDhw = self.around((weights_BLK @ self.codebook).mT.unflatten(2, grid))
-        return unpatchify(coarse_BDhw.flatten(2).mT, grid, self.channels)
+        """Return images from mixtures of codes on a grid of (rows, columns)."""
+        vectors_BLD = weights_BLK @ self.codebook
+        patches_BPhw = self.around(vectors_BLD.mT.unflatten(2, grid))
+        return unpatchify(patches_BPhw.flatten(2).mT, grid, self.channels)
 
     def reconstruct(
         self, tokens_BL: Int[Tensor, "B L"], grid: tuple[int, int]
     ) -> Float[Tensor, "B C H W"]:
-        return self.decode(F.one_hot(tokens_BL, self.codes).to(self.codebook), grid)
+        """Return images from one code for each patch."""
+        one_hot_BLK = F.one_hot(tokens_BL, self.codes).to(self.codebook)
+        return self.decode(one_hot_BLK, grid)

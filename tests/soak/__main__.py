@@ -1,4 +1,7 @@
-"""python -m soak --minutes 20 --seed 0; exits with 0 where nothing is wrong, else 1 and keeps the folder."""
+"""python -m soak --minutes 20 --seed 0
+
+Exits with 0 where nothing is wrong; else with 1, and keeps the folder.
+"""
 
 import argparse
 import random
@@ -15,7 +18,8 @@ from soak.faults import FAULTS
 from soak.report import show
 from soak.sweep import CELLS
 
-LONG = 20.0  # minutes in which every kind of fault has its turn
+# minutes in which every kind of fault occurs
+LONG = 20.0
 
 
 def main() -> int:
@@ -23,13 +27,13 @@ def main() -> int:
         description="A sweep under random faults must end as an undisturbed one."
     )
     parser.add_argument(
-        "--minutes", type=float, default=LONG, help="how long faults come"
+        "--minutes", type=float, default=LONG, help="how long there are faults"
     )
     parser.add_argument(
         "--seed",
         type=int,
         default=None,
-        help="of the faults and of the sweep; drawn unless given",
+        help="of the faults and of the sweep; random by default",
     )
     parser.add_argument("--cells", nargs="+", choices=CELLS, default=list(CELLS))
     parser.add_argument(
@@ -39,18 +43,18 @@ def main() -> int:
         default=list(FAULTS),
         metavar="FAULT",
     )
-    given = parser.parse_args()
-    seed = random.SystemRandom().randrange(10_000) if given.seed is None else given.seed
+    args = parser.parse_args()
+    seed = random.SystemRandom().randrange(10_000) if args.seed is None else args.seed
     folder = Path(tempfile.mkdtemp(prefix="unmask-soak-"))
-    print(f"seed {seed}, {given.minutes:g} minutes of faults, in {folder}", flush=True)
-    # what it started leaves with it
+    print(f"seed {seed}, {args.minutes:g} minutes of faults, in {folder}", flush=True)
+    # an exception, so that the sweep is ended too
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("asked to leave"))
     outcome = Soak(
-        folder, given.cells, given.faults, Pace(seconds=60 * given.minutes), seed
+        folder, args.cells, args.faults, Pace(seconds=60 * args.minutes), seed
     )()
-    missed = [kind for kind in given.faults if not outcome.met[kind]]
-    if missed and given.minutes >= LONG:
-        outcome.complaints.append(f"these faults had no turn: {', '.join(missed)}")
+    missed = [kind for kind in args.faults if not outcome.num_faults[kind]]
+    if missed and args.minutes >= LONG:
+        outcome.complaints.append(f"these faults did not occur: {', '.join(missed)}")
     show(outcome, seed, Console())
     if not outcome.complaints:
         shutil.rmtree(folder)

@@ -1,4 +1,7 @@
-"""What must be true when a disturbed sweep has ended: the same ledger as the undisturbed one's, and nothing else in it."""
+"""Compare the ledger of a disturbed sweep with that of an undisturbed one.
+
+They must be equal, and nothing else may be left.
+"""
 
 import json
 from collections.abc import Callable, Iterator
@@ -9,22 +12,23 @@ from filelock import FileLock, Timeout
 from PIL import Image
 
 from soak.sweep import Sweep
-from unmask.commands.verify.compare import differing
+from unmask.commands.verify.compare import differing_names
 from unmask.storage import checkpoints
 from unmask.storage.atomic import sha256
-from unmask.storage.checkpoints import BEST, INDEX
+from unmask.storage.checkpoints import BEST_FILE, INDEX_FILE
 
-TIMED = ("seconds", "finished")  # of a result: how long and when
-# of a checkpoint
-SAME = ("state_dict", "optimizer_states", "lr_schedulers", "global_step")
+# of a result: how long it took and when; not compared
+TIMES = ("seconds", "finished")
+# of a checkpoint: must be equal
+CHECKPOINT_KEYS = ("state_dict", "optimizer_states", "lr_schedulers", "global_step")
 
 
-class Noted(Protocol):
+class HasNotes(Protocol):
     notes: Any
 
 
-def compared(quiet: Sweep, shaken: Sweep, outcome: Noted) -> list[str]:
-    """What is wrong, a line each."""
+def compare(quiet: Sweep, shaken: Sweep, outcome: HasNotes) -> list[str]:
+    """Return what is wrong, a line each."""
     stages = sorted(
         path.parent.relative_to(quiet.ledger)
         for path in quiet.ledger.glob("*/*/result.json")
@@ -46,16 +50,16 @@ def compared(quiet: Sweep, shaken: Sweep, outcome: Noted) -> list[str]:
     outcome.notes["checkpoints set aside as damaged"] += len(
         list(shaken.ledger.rglob("*.damaged"))
     )
-    return wrong + list(left_in(shaken.ledger))
+    return wrong + list(leftovers(shaken.ledger))
 
 
 def _differences(ours: Path, theirs: Path) -> Iterator[str]:
     one, two = (_result(folder) for folder in (ours, theirs))
     if one != two:
         yield f"results differ: {one} undisturbed, {two}"
-    journals = [_rows(folder / "metrics.jsonl") for folder in (ours, theirs)]
-    if journals[0] != journals[1]:
-        yield f"journals differ: {theirs / 'metrics.jsonl'}"
+    logs = [_rows(folder / "metrics.jsonl") for folder in (ours, theirs)]
+    if logs[0] != logs[1]:
+        yield f"metrics differ: {theirs / 'metrics.jsonl'}"
     for name in ("classes.csv", "confusion.csv", "rates.json", "basis.safetensors"):
         if _bytes(ours / name) != _bytes(theirs / name):
             yield f"{name} differs"
@@ -63,7 +67,7 @@ def _differences(ours: Path, theirs: Path) -> Iterator[str]:
         return
     paths = [checkpoints.newest(folder / "checkpoints") for folder in (ours, theirs)]
     if paths[0] is None or paths[1] is None:
-        yield f"no whole final checkpoint: {paths}"
+        yield f"no intact final checkpoint: {paths}"
         return
     yield from (
         f"final checkpoints differ in {key}" for key in _differing(paths[0], paths[1])
@@ -85,20 +89,20 @@ def _differences(ours: Path, theirs: Path) -> Iterator[str]:
 def _differing(one: Path, two: Path) -> list[str]:
     first, second = checkpoints.load(one), checkpoints.load(two)
     return list(
-        differing(
-            {key: first.get(key) for key in SAME},
-            {key: second.get(key) for key in SAME},
+        differing_names(
+            {key: first.get(key) for key in CHECKPOINT_KEYS},
+            {key: second.get(key) for key in CHECKPOINT_KEYS},
         )
     )
 
 
 def _result(folder: Path) -> dict[str, Any]:
     result = json.loads((folder / "result.json").read_text())
-    return {key: value for key, value in result.items() if key not in TIMED}
+    return {key: value for key, value in result.items() if key not in TIMES}
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
-    """Every line must be whole. How fast it went is the machine's."""
+    """Read all rows but their speed; raise ValueError for a line that is cut."""
     if not path.exists():
         return []
     rows = [json.loads(line) for line in path.read_text().splitlines()]
@@ -112,15 +116,15 @@ def _bytes(path: Path) -> bytes | None:
     return path.read_bytes() if path.exists() else None
 
 
-def left_in(ledger: Path) -> Iterator[str]:
-    """Torn and temporary files, locks that are held, W&B runs that are doubled."""
+def leftovers(ledger: Path) -> Iterator[str]:
+    """Yield cut and temporary files, locks that are held, W&B runs that are doubled."""
     for path in sorted(ledger.rglob("*")):
         if "wandb" in path.relative_to(ledger).parts or path.is_dir():
             continue
         if path.name.startswith(".") or path.name.endswith((".tmp", "~")):
             yield f"a temporary file is left: {path}"
-        elif fault := _opens(path):
-            yield f"{path} does not open: {fault}"
+        elif error := _opening_error(path):
+            yield f"{path} does not open: {error}"
     for result in sorted(ledger.glob("*/*/result.json")):
         folder = result.parent
         yield from (
@@ -141,10 +145,10 @@ def left_in(ledger: Path) -> Iterator[str]:
 
 
 def _hashes(folder: Path) -> Iterator[str]:
-    """What last.json lists, and best.json names, is there as they say, and no other checkpoint is."""
+    """Yield checkpoints that differ from their index entry or have none."""
     indices = [
         json.loads(path.read_text())
-        for path in (folder / INDEX, folder / BEST)
+        for path in (folder / INDEX_FILE, folder / BEST_FILE)
         if path.exists()
     ]
     entries = [
@@ -156,31 +160,31 @@ def _hashes(folder: Path) -> Iterator[str]:
         path = folder / entry["file"]
         if not path.exists() or sha256(path) != entry["sha256"]:
             yield f"{path} is not what its index says"
-    listed = {entry["file"] for entry in entries}
+    indexed = {entry["file"] for entry in entries}
     yield from (
         f"{path} is in no index"
         for path in folder.glob("*.ckpt")
-        if path.name not in listed
+        if path.name not in indexed
     )
 
 
-def _image(path: Path) -> None:
+def _load_image(path: Path) -> None:
     with Image.open(path) as image:
         image.load()
 
 
-OPENING: dict[str, Callable[[Path], object]] = {
+READERS: dict[str, Callable[[Path], object]] = {
     ".json": lambda path: json.loads(path.read_text()),
     ".jsonl": _rows,
     ".ckpt": checkpoints.load,
-    ".png": _image,
+    ".png": _load_image,
 }
 
 
-def _opens(path: Path) -> str | None:
-    """What went wrong, if something did."""
+def _opening_error(path: Path) -> str | None:
+    """Return why the file does not open; None where it does."""
     try:
-        OPENING.get(path.suffix, lambda _: None)(path)
+        READERS.get(path.suffix, lambda _: None)(path)
     except (OSError, ValueError, SyntaxError) as error:
         return str(error)
     return None

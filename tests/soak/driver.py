@@ -1,4 +1,7 @@
-"""The loop: an undisturbed sweep, the same one under faults until it ends, the comparison; with the next seed again."""
+"""The loop: an undisturbed sweep, the same one under faults, the comparison.
+
+Then again with the next seed.
+"""
 
 import random
 import subprocess
@@ -11,54 +14,64 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from soak.comparison import compared
-from soak.faults import FAULTS, Target, told
+from soak.comparison import compare
+from soak.faults import FAULTS, Target, describe
 from soak.living import end_all, wait_for_none
 from soak.sweep import Sweep
 from unmask.distributed.processes import start_process
 
-# done, a cell failed, asked to leave, killed, asked before it could answer
-ALLOWED = (0, 1, 75, -9, -15)
-LEAVING = 60.0  # seconds in which nothing of a sweep that has ended may be left
+# done, a cell failed, preempted, killed, asked to leave while Python started
+ALLOWED_CODES = (0, 1, 75, -9, -15)
+# seconds after which no process of an ended sweep may be left
+LEAVING = 60.0
 POLL = 0.1
 
 
 @dataclass
 class Outcome:
-    """What a soak saw; it went well where there are no complaints."""
+    """What happened in a soak; it passed where there are no complaints."""
 
     kinds: list[str]
-    met: Counter[str] = field(default_factory=Counter)
+    num_faults: Counter[str] = field(default_factory=Counter)
     codes: Counter[int] = field(default_factory=Counter)
     notes: Counter[str] = field(default_factory=Counter)
     complaints: list[str] = field(default_factory=list)
     rounds: int = 0
     restarts: int = 0
-    disturbed: float = 0.0  # seconds
+    # seconds under faults
+    disturbed: float = 0.0
 
 
 @dataclass
 class Pace:
-    """Seconds from one fault to the next, drawn between two; how long they come, or once each."""
+    """When faults occur: `least` to `most` seconds apart, for `seconds` altogether.
+
+    seconds: None until each kind has occurred once.
+    """
 
     least: float = 10.0
     most: float = 30.0
-    seconds: float | None = None  # None: until each has come once
+    seconds: float | None = None
 
 
-class Restarting:
-    """Starts the sweep again until it ends well."""
+class Restarter:
+    """Start the sweep again until it ends well."""
 
     def __init__(
         self, sweep: Sweep, outcome: Outcome, say: Callable[[str], None]
     ) -> None:
-        self.sweep, self.outcome, self.say = sweep, outcome, say
+        self.sweep = sweep
+        self.outcome = outcome
+        self.say = say
         self.process: subprocess.Popen | None = None
-        self.lock, self.stop = threading.Lock(), threading.Event()
-        self.disturbed_at, self.unexplained = 0.0, 0
+        self.lock = threading.Lock()
+        self.stop = threading.Event()
+        # when the last fault was done, and how many exits had no fault before them
+        self.disturbed_at = 0.0
+        self.unexplained = 0
         self.thread = threading.Thread(target=self._loop, daemon=True)
 
-    def __enter__(self) -> "Restarting":
+    def __enter__(self) -> "Restarter":
         self.thread.start()
         return self
 
@@ -79,11 +92,12 @@ class Restarting:
     def _loop(self) -> None:
         attempt = 0
         while not self.stop.is_set():
-            with self.lock:  # nobody damages anything meanwhile
+            # no fault may damage files while the sweep starts
+            with self.lock:
                 began = time.monotonic()
                 log = self.sweep.folder / f"attempt{attempt:03d}.txt"
-                with log.open("wb") as said:
-                    self.process = started(self.sweep, said)
+                with log.open("wb") as output:
+                    self.process = start_sweep(self.sweep, output)
             code = self.process.wait()
             if self.stop.is_set():
                 return
@@ -93,7 +107,7 @@ class Restarting:
             attempt += 1
             self.outcome.restarts += 1
             self.say(f"the sweep ended with {code} ({log.name})")
-            if code not in ALLOWED:
+            if code not in ALLOWED_CODES:
                 self.outcome.complaints.append(f"exit code {code}: {log}")
             if self.disturbed_at < began:
                 self.unexplained += 1
@@ -103,103 +117,111 @@ class Restarting:
                 if self.unexplained == 3:
                     return
 
-    def ended(self) -> bool:
+    def has_ended(self) -> bool:
         return not self.thread.is_alive()
 
 
-def started(sweep: Sweep, said: object) -> subprocess.Popen:
-    """It leaves when this process does, however that ends."""
-    return start_process(sweep.command(), sweep.environment(), stdout=said, stderr=said)
+def start_sweep(sweep: Sweep, output: object) -> subprocess.Popen:
+    """Start the sweep's command; it leaves when this process ends."""
+    return start_process(
+        sweep.command(), sweep.environment(), stdout=output, stderr=output
+    )
 
 
 class Soak:
-    """Rounds with one seed after the other, until the faults are over."""
+    """Make rounds, each with another seed, until the time of the faults is over."""
 
     def __init__(
         self,
         folder: Path,
         cells: Sequence[str],
-        kinds: Sequence[str],
+        faults: Sequence[str],
         pace: Pace,
         seed: int,
-        more: Sequence[str] = (),
+        extra_overrides: Sequence[str] = (),
         say: Callable[[str], None] = print,
     ) -> None:
-        self.folder, self.cells, self.kinds, self.pace, self.seed = (
-            folder,
-            tuple(cells),
-            list(kinds),
-            pace,
-            seed,
-        )
-        self.more, self.say, self.draw = tuple(more), say, random.Random(seed)
-        self.outcome = Outcome(self.kinds)
-        self.deck: list[str] = []
+        self.folder = folder
+        self.cells = tuple(cells)
+        self.faults = list(faults)
+        self.pace = pace
+        self.seed = seed
+        self.extra_overrides = tuple(extra_overrides)
+        self.say = say
+        self.rng = random.Random(seed)
+        self.outcome = Outcome(self.faults)
+        # of the faults' present turn, in random order
+        self.to_do: list[str] = []
 
     def __call__(self) -> Outcome:
         while True:
-            quiet, shaken = (self._sweep(name) for name in ("undisturbed", "disturbed"))
-            self.say(f"round {self.outcome.rounds + 1}, seed {quiet.seed}: undisturbed")
-            self._undisturbed(quiet)
-            self.say(
-                f"round {self.outcome.rounds + 1}, seed {quiet.seed}: under faults"
-            )
-            self._disturbed(shaken)
+            undisturbed = self._make_sweep("undisturbed")
+            disturbed = self._make_sweep("disturbed")
+            title = f"round {self.outcome.rounds + 1}, seed {undisturbed.seed}"
+            self.say(f"{title}: undisturbed")
+            self._run_undisturbed(undisturbed)
+            self.say(f"{title}: under faults")
+            self._run_disturbed(disturbed)
             if not self.outcome.complaints:
-                self.outcome.complaints += compared(quiet, shaken, self.outcome)
+                self.outcome.complaints += compare(undisturbed, disturbed, self.outcome)
             self.outcome.rounds += 1
-            if self.outcome.complaints or self._over():
+            if self.outcome.complaints or self._is_over():
                 return self.outcome
 
-    def _sweep(self, name: str) -> Sweep:
+    def _make_sweep(self, name: str) -> Sweep:
         seed = self.seed + self.outcome.rounds
         sweep = Sweep(
-            uuid.uuid4().hex, self.folder / f"{name}{seed}", self.cells, seed, self.more
+            uuid.uuid4().hex,
+            self.folder / f"{name}{seed}",
+            self.cells,
+            seed,
+            self.extra_overrides,
         )
         sweep.requests.mkdir(parents=True)
         return sweep
 
-    def _undisturbed(self, sweep: Sweep) -> None:
-        with (sweep.folder / "said.txt").open("wb") as said:
-            process = started(sweep, said)
+    def _run_undisturbed(self, sweep: Sweep) -> None:
+        with (sweep.folder / "output.txt").open("wb") as output:
+            process = start_sweep(sweep, output)
         try:
             code = process.wait()
         finally:
             end_all(sweep.identity)
         if code:
             self.outcome.complaints.append(
-                f"the undisturbed sweep ended with {code}: {sweep.folder}/said.txt"
+                f"the undisturbed sweep ended with {code}: {sweep.folder}/output.txt"
             )
 
-    def _disturbed(self, sweep: Sweep) -> None:
+    def _run_disturbed(self, sweep: Sweep) -> None:
         if self.outcome.complaints:
             return
-        with Restarting(sweep, self.outcome, self.say) as loop:
-            target = Target(sweep, loop.pid, loop.paused, self.draw, self.say)
-            while not loop.ended():
-                if self._over():
+        with Restarter(sweep, self.outcome, self.say) as loop:
+            target = Target(sweep, loop.pid, loop.paused, self.rng, self.say)
+            while not loop.has_ended():
+                if self._is_over():
                     loop.thread.join(1)
                     continue
                 began = time.monotonic()
                 self._wait(loop)
-                if not loop.ended():
-                    self._fault(loop, target)
+                if not loop.has_ended():
+                    self._do_fault(loop, target)
                 self.outcome.disturbed += time.monotonic() - began
             if left := wait_for_none(sweep.identity, LEAVING):
                 self.outcome.complaints.append(
-                    f"processes are left {LEAVING:.0f} s after the sweep: {told(left)}"
+                    f"processes are left {LEAVING:.0f} s after the sweep:"
+                    f" {describe(left)}"
                 )
 
-    def _wait(self, loop: Restarting) -> None:
-        until = time.monotonic() + self.draw.uniform(self.pace.least, self.pace.most)
-        while time.monotonic() < until and not loop.ended():
+    def _wait(self, loop: Restarter) -> None:
+        until = time.monotonic() + self.rng.uniform(self.pace.least, self.pace.most)
+        while time.monotonic() < until and not loop.has_ended():
             time.sleep(POLL)
 
-    def _fault(self, loop: Restarting, target: Target) -> None:
-        """The next in turn that has something to be done to; what has not comes first next time."""
-        if not self.deck:
-            self.deck = self.draw.sample(self.kinds, len(self.kinds))
-        for kind in list(self.deck):
+    def _do_fault(self, loop: Restarter, target: Target) -> None:
+        """Do the next fault that is possible now; the others come first next time."""
+        if not self.to_do:
+            self.to_do = self.rng.sample(self.faults, len(self.faults))
+        for kind in list(self.to_do):
             loop.disturbed_at = float("inf")
             at = time.strftime("%H:%M:%S")
             try:
@@ -210,11 +232,11 @@ class Soak:
             loop.disturbed_at = time.monotonic()
             if done:
                 self.say(f"{at} {kind}")
-                self.deck.remove(kind)
-                self.outcome.met[kind] += 1
+                self.to_do.remove(kind)
+                self.outcome.num_faults[kind] += 1
                 return
 
-    def _over(self) -> bool:
+    def _is_over(self) -> bool:
         if self.pace.seconds is None:
-            return len(self.outcome.met) == len(self.kinds)
+            return len(self.outcome.num_faults) == len(self.faults)
         return self.outcome.disturbed >= self.pace.seconds

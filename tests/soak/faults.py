@@ -1,4 +1,4 @@
-"""What is done to a sweep: to its processes from outside, to its newest checkpoint, or from within on request."""
+"""The faults: to a sweep's processes, to its newest checkpoint, or from within."""
 
 import random
 import signal
@@ -9,131 +9,158 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from soak.living import Living, Role, end_all, living, send
+from soak.living import LivingProcess, Role, end_all, living_processes, send
 from soak.sweep import HANG_MINUTES, Sweep
 from unmask.distributed.processes import start_process
 from unmask.storage import checkpoints
 
-CLAIM = 60.0  # seconds that a request waits for a process that can do it
-# seconds in which a stopped process is gone: the time-out, the grace, and some
+# seconds that a request waits for a process that can do it
+CLAIM = 60.0
+# seconds after which a stopped process is gone: the time-out, the grace, and some
 ENDED = HANG_MINUTES * 60 + 15 + 60
 
 
 class Target(NamedTuple):
-    """What faults are done to. paused: within, nobody starts the sweep again."""
+    """The sweep that faults are done to.
+
+    paused: a context in which the sweep is not started again.
+    """
 
     sweep: Sweep
-    main: Callable[[], int | None]  # the process that was started last
+    # of the process that was started last
+    sweep_pid: Callable[[], int | None]
     paused: Callable[[], "contextmanager[None]"]
-    draw: random.Random
-    say: Callable[[str], None]
+    rng: random.Random
+    log: Callable[[str], None]
 
 
-Fault = Callable[[Target], bool]  # False: there was nothing to do it to
+# returns False where the fault is not possible at present
+Fault = Callable[[Target], bool]
 
 
-def victim(target: Target, role: Role) -> int | None:
+def choose_victim(target: Target, role: Role) -> int | None:
+    """Return the id of a random process of that role; None where there is none."""
     if role == "sweep":
-        return target.main()
-    found = sorted(one.pid for one in living(target.sweep.identity) if one.role == role)
-    return target.draw.choice(found) if found else None
+        return target.sweep_pid()
+    pids = sorted(
+        process.pid
+        for process in living_processes(target.sweep.identity)
+        if process.role == role
+    )
+    return target.rng.choice(pids) if pids else None
 
 
-def signalled(role: Role, number: signal.Signals, times: int = 1) -> Fault:
+def send_to(role: Role, number: signal.Signals, times: int = 1) -> Fault:
+    """Make a fault that sends a signal to a process of that role."""
+
     def fault(target: Target) -> bool:
-        pid = victim(target, role)
+        pid = choose_victim(target, role)
         if pid is None:
             return False
         for turn in range(times):
-            time.sleep(target.draw.uniform(0.05, 1.0) if turn else 0)
+            time.sleep(target.rng.uniform(0.05, 1.0) if turn else 0)
             send(number, [pid])
         return True
 
     return fault
 
 
-def stopped(target: Target) -> bool:
-    """A hang. Whoever watches must end it; else this raises."""
-    pid = victim(target, "rank")
+def stop_rank(target: Target) -> bool:
+    """Let a rank hang; raise AssertionError where the watchdog does not end it."""
+    pid = choose_victim(target, "rank")
     if pid is None:
         return False
     send(signal.SIGSTOP, [pid])
-    since, where = time.monotonic(), _stages(target.sweep)
-    while any(one.pid == pid for one in living(target.sweep.identity)):
+    since = time.monotonic()
+    stages = _unfinished_stages(target.sweep)
+    while any(
+        process.pid == pid for process in living_processes(target.sweep.identity)
+    ):
         if time.monotonic() - since > ENDED:
             send(signal.SIGKILL, [pid])
             raise AssertionError(
                 f"a stopped process was still there after {ENDED:.0f} s; open stages:"
-                f" {where}"
+                f" {stages}"
             )
         time.sleep(0.2)
-    target.say(f"ended after {time.monotonic() - since:.0f} s")
+    target.log(f"ended after {time.monotonic() - since:.0f} s")
     return True
 
 
-def _stages(sweep: Sweep) -> list[Path]:
-    """The unfinished stages that have a checkpoint."""
-    found = (
+def _unfinished_stages(sweep: Sweep) -> list[Path]:
+    """Return the folders of unfinished stages that have a checkpoint."""
+    folders = (
         path.parent.parent for path in sweep.ledger.glob("*/*/checkpoints/last.json")
     )
-    return sorted(folder for folder in found if not (folder / "result.json").exists())
+    return sorted(folder for folder in folders if not (folder / "result.json").exists())
 
 
-def damaged(damage: Callable[[Path, random.Random], None]) -> Fault:
-    """To a file that is in use nobody has an answer; so the machine goes down, and its disk has lost something."""
+def damage_newest(damage: Callable[[Path, random.Random], None]) -> Fault:
+    """Make a fault that damages the newest checkpoint while nothing runs.
+
+    As when the machine goes down and its disk loses something: nothing can protect a
+    file that is in use.
+    """
 
     def fault(target: Target) -> bool:
         with target.paused():
-            if not _stages(target.sweep):
+            if not _unfinished_stages(target.sweep):
                 return False
             end_all(target.sweep.identity)
-            folders = [folder / "checkpoints" for folder in _stages(target.sweep)]
+            folders = [
+                folder / "checkpoints" for folder in _unfinished_stages(target.sweep)
+            ]
+            # the stage has ended meanwhile: this was a mere power cut
             if not folders:
-                return True  # it was a power cut, then
-            newest = folders[0] / checkpoints.entries(folders[0])[-1]["file"]
+                return True
+            newest = folders[0] / checkpoints.index_entries(folders[0])[-1]["file"]
             if newest.exists():
-                damage(newest, target.draw)
+                damage(newest, target.rng)
             return True
 
     return fault
 
 
-def cut(path: Path, draw: random.Random) -> None:
+def cut(path: Path, rng: random.Random) -> None:
     with path.open("rb+") as file:
-        file.truncate(draw.randrange(1, path.stat().st_size))
+        file.truncate(rng.randrange(1, path.stat().st_size))
 
 
-def emptied(path: Path, draw: random.Random) -> None:
+def empty(path: Path, rng: random.Random) -> None:
     path.write_bytes(b"")
 
 
-def flipped(path: Path, draw: random.Random) -> None:
+def flip(path: Path, rng: random.Random) -> None:
     content = bytearray(path.read_bytes())
-    content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+    content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
     path.write_bytes(content)
 
 
 def from_within(name: str) -> Fault:
-    """See inside/sitecustomize.py."""
+    """Make a fault that a process does to itself: see inside/sitecustomize.py."""
 
     def fault(target: Target) -> bool:
-        with _asked(target.sweep, name) as request:
-            return _comes(lambda: not request.exists())
+        with _requested(target.sweep, name) as request:
+            return _becomes_true(lambda: not request.exists())
 
     return fault
 
 
-def read_only(target: Target) -> bool:
-    """For some seconds, for all processes. Not by chmod: root is not bound by it."""
-    with _asked(target.sweep, "ledger read-only") as request:
-        met = _comes(lambda: any(request.parent.glob(f"{request.name}.*")))
+def make_read_only(target: Target) -> bool:
+    """Make the ledger read-only for some seconds, for all processes.
+
+    Not by chmod, which does not bind root.
+    """
+    with _requested(target.sweep, "ledger read-only") as request:
+        met = _becomes_true(lambda: any(request.parent.glob(f"{request.name}.*")))
         if met:
-            time.sleep(target.draw.uniform(1, 5))
+            time.sleep(target.rng.uniform(1, 5))
         return met
 
 
 @contextmanager
-def _asked(sweep: Sweep, name: str) -> Iterator[Path]:
+def _requested(sweep: Sweep, name: str) -> Iterator[Path]:
+    """Hold a request for the fault of that name for the block."""
     request = sweep.requests / name
     for earlier in sweep.requests.glob(f"{name}.*"):
         earlier.unlink()
@@ -144,23 +171,26 @@ def _asked(sweep: Sweep, name: str) -> Iterator[Path]:
         request.unlink(missing_ok=True)
 
 
-def _comes(true: Callable[[], bool]) -> bool:
+def _becomes_true(condition: Callable[[], bool]) -> bool:
     deadline = time.monotonic() + CLAIM
-    while not true():
+    while not condition():
         if time.monotonic() > deadline:
             return False
         time.sleep(0.05)
     return True
 
 
-def second_sweep(target: Target) -> bool:
-    """The same command in the same ledger at the same time, for a while; then it is asked to leave."""
-    with (target.sweep.folder / "second.txt").open("ab") as said:
+def run_second_sweep(target: Target) -> bool:
+    """Run the same command in the same ledger for a while, then ask it to leave."""
+    with (target.sweep.folder / "second.txt").open("ab") as output:
         other = start_process(
-            target.sweep.command(), target.sweep.environment(), stdout=said, stderr=said
+            target.sweep.command(),
+            target.sweep.environment(),
+            stdout=output,
+            stderr=output,
         )
     try:
-        other.wait(target.draw.uniform(8, 20))
+        other.wait(target.rng.uniform(8, 20))
     except subprocess.TimeoutExpired:
         other.terminate()
         try:
@@ -175,21 +205,21 @@ def second_sweep(target: Target) -> bool:
 
 FAULTS: dict[str, Fault] = {
     **{
-        f"SIGKILL to a {role}": signalled(role, signal.SIGKILL)
+        f"SIGKILL to a {role}": send_to(role, signal.SIGKILL)
         for role in ("sweep", "cell", "rank", "worker")
     },
     **{
-        f"SIGTERM to a {role}": signalled(role, signal.SIGTERM)
+        f"SIGTERM to a {role}": send_to(role, signal.SIGTERM)
         for role in ("sweep", "cell", "rank")
     },
     **{
-        f"SIGTERM twice to a {role}": signalled(role, signal.SIGTERM, 2)
+        f"SIGTERM twice to a {role}": send_to(role, signal.SIGTERM, 2)
         for role in ("sweep", "cell", "rank")
     },
-    "SIGSTOP to a rank": stopped,
-    "newest checkpoint cut": damaged(cut),
-    "newest checkpoint emptied": damaged(emptied),
-    "newest checkpoint flipped": damaged(flipped),
+    "SIGSTOP to a rank": stop_rank,
+    "newest checkpoint cut": damage_newest(cut),
+    "newest checkpoint emptied": damage_newest(empty),
+    "newest checkpoint flipped": damage_newest(flip),
     **{
         name: from_within(name)
         for name in (
@@ -202,10 +232,12 @@ FAULTS: dict[str, Fault] = {
             "clock back",
         )
     },
-    "ledger read-only": read_only,
-    "second sweep": second_sweep,
+    "ledger read-only": make_read_only,
+    "second sweep": run_second_sweep,
 }
 
 
-def told(left: list[Living]) -> str:
-    return "; ".join(f"{one.role} {one.pid}: {one.command}" for one in left)
+def describe(processes: list[LivingProcess]) -> str:
+    return "; ".join(
+        f"{process.role} {process.pid}: {process.command}" for process in processes
+    )

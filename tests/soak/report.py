@@ -1,4 +1,4 @@
-"""The table that ends a soak."""
+"""The table at the end of a soak."""
 
 from rich.console import Console
 from rich.table import Table
@@ -9,9 +9,9 @@ from soak.driver import Outcome
 def show(outcome: Outcome, seed: int, console: Console) -> None:
     table = Table("fault", "times", title=f"Soak, seed {seed}")
     for kind in outcome.kinds:
-        table.add_row(kind, str(outcome.met[kind]))
+        table.add_row(kind, str(outcome.num_faults[kind]))
     table.add_section()
-    table.add_row("all faults", str(outcome.met.total()))
+    table.add_row("all faults", str(outcome.num_faults.total()))
     table.add_row("minutes under faults", f"{outcome.disturbed / 60:.1f}")
     table.add_row("rounds", str(outcome.rounds))
     table.add_row("restarts", str(outcome.restarts))

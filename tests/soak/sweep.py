@@ -1,4 +1,4 @@
-"""What the soak runs: small cells that differ in all that a resume has to get right, two processes each."""
+"""What the soak runs: small cells of two ranks, with all that a resume must restore."""
 
 import os
 import sys
@@ -8,7 +8,8 @@ from typing import NamedTuple
 HERE = Path(__file__).parent
 TRAIN = HERE.parents[1] / "src" / "train.py"
 CELLS = tuple(sorted(path.stem for path in (HERE / "conf" / "soak").glob("*.yaml")))
-MARKER = "UNMASK_SOAK"  # in the environment of all that a soak starts
+# in the environment of all processes that a soak starts
+MARKER = "UNMASK_SOAK"
 HANG_MINUTES = 0.2
 COMMON = (
     "trainer=cpu",
@@ -30,13 +31,16 @@ COMMON = (
 
 
 class Sweep(NamedTuple):
-    """One sweep in one ledger; `identity` marks its processes, `folder` has its ledger, requests and logs."""
+    """One sweep in one ledger.
+
+    identity: marks its processes. folder: of its ledger, requests and logs.
+    """
 
     identity: str
     folder: Path
     cells: tuple[str, ...]
     seed: int
-    more: tuple[str, ...] = ()
+    extra_overrides: tuple[str, ...] = ()
 
     @property
     def ledger(self) -> Path:
@@ -56,11 +60,11 @@ class Sweep(NamedTuple):
             f"seed={self.seed}",
             f"runs_dir={self.ledger}",
             *COMMON,
-            *self.more,
+            *self.extra_overrides,
         ]
 
     def environment(self) -> dict[str, str]:
-        """One thread a process: with another number of threads sums come in another order."""
+        """Return the sweep's environment: one thread a process makes sums equal."""
         return {
             **os.environ,
             "OMP_NUM_THREADS": "1",

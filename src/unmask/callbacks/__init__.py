@@ -1,1 +1,1 @@
-"""What watches a fit: progress, the journal of metrics, checkpoints and signals, pictures."""
+"""Lightning callbacks: checkpoints, metrics, dashboards, and guards of a training."""

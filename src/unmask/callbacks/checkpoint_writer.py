@@ -1,8 +1,9 @@
-"""Checkpoints that are written while training goes on: it waits for a copy in memory alone, not for the disk."""
+"""Write checkpoints in the background: training waits for a copy, not for the disk."""
 
 import os
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,80 +15,96 @@ from torch import Tensor
 
 from unmask.storage import checkpoints
 
-LESS_URGENT = 10  # of Linux's nice values
+# On Linux's scale, where 0 is normal and 19 the least urgent.
+NICENESS = 10
+# Buffers by the shape and dtype that fit in them.
+Buffers = dict[tuple[torch.Size, torch.dtype], list[Tensor]]
 
 
 class CheckpointWriter(CheckpointIO):
-    """Lightning's checkpoints through storage.checkpoints: atomic, hashed, read with weights_only; written by a thread.
+    """Save Lightning's checkpoints with storage.checkpoints, in a thread.
 
-    Lightning's AsyncCheckpointIO would copy on the device, whose memory is the scarcer one. At most one checkpoint is
-    being written: a disk that is too slow for the cadence holds training up rather than fill the memory with copies.
+    Lightning's AsyncCheckpointIO copies on the device, whose memory is the scarcer one.
+    At most one checkpoint is being written: a disk that is too slow for the cadence
+    delays training, instead of filling the memory with copies.
     """
 
     def __init__(self, keep: int) -> None:
+        """Keep the newest `keep` checkpoints on the disk."""
         self.keep = keep
         self._thread = ThreadPoolExecutor(
             1, thread_name_prefix="checkpoint", initializer=_yield_to_training
         )
         self._writing: Future[Path] | None = None
-        # memory that copies were in, by what fits there
-        self._room: dict[tuple[Any, ...], list[Tensor]] = {}
+        self._free_buffers: Buffers = {}
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
     ) -> None:
-        step, folder = int(checkpoint["global_step"]), Path(path).parent
-        self._start(
-            checkpoint, lambda copy: checkpoints.save(copy, folder, step, self.keep)
-        )
+        step = int(checkpoint["global_step"])
+        folder = Path(path).parent
+
+        def write(copy: dict[str, Any]) -> Path:
+            return checkpoints.save(copy, folder, step, self.keep)
+
+        self._start(checkpoint, write)
 
     def save_best(
         self, content: dict[str, Any], folder: Path, score: dict[str, float]
     ) -> None:
-        """Beside the others; see checkpoints.save_best."""
+        """Write the best weights beside the checkpoints (checkpoints.save_best)."""
         self._start(content, lambda copy: checkpoints.save_best(copy, folder, score))
 
-    def _start(self, content: dict[str, Any], write: Any) -> None:
+    def _start(
+        self, content: dict[str, Any], write: Callable[[dict[str, Any]], Path]
+    ) -> None:
         self.wait()
-        copy = self._copied(content)
+        copy = self._copy_to_cpu(content)
         self._writing = self._thread.submit(write, copy)
 
-    def _copied(self, content: dict[str, Any]) -> dict[str, Any]:
-        """The same on the CPU, which no later step changes, in the memory of the copy before.
+    def _copy_to_cpu(self, content: dict[str, Any]) -> dict[str, Any]:
+        """Copy all tensors to where no later training step changes them.
 
-        Fresh memory costs ten times the time: the system hands it out page by page.
+        The buffers of the copy before are used again: the system hands fresh memory out
+        page by page, which takes ten times as long.
         """
-        used: dict[tuple[Any, ...], list[Tensor]] = {}
+        used: Buffers = {}
 
         def copy(tensor: Tensor) -> Tensor:
             kind = (tensor.shape, tensor.dtype)
-            free = self._room.get(kind)
-            place = (
-                free.pop()
-                if free
-                else torch.empty(kind[0], dtype=kind[1], pin_memory=tensor.is_cuda)
-            )
-            used.setdefault(kind, []).append(place)
-            return place.copy_(tensor.detach(), non_blocking=True)
+            free = self._free_buffers.get(kind)
+            if free:
+                buffer = free.pop()
+            else:
+                buffer = torch.empty(
+                    tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda
+                )
+            used.setdefault(kind, []).append(buffer)
+            return buffer.copy_(tensor.detach(), non_blocking=True)
 
-        found = apply_to_collection(content, Tensor, copy)
+        copied = apply_to_collection(content, Tensor, copy)
+        # The thread must not write buffers that the GPU is still filling.
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        for kind, places in used.items():
-            self._room.setdefault(kind, []).extend(places)
-        return found
+        # The next copy waits until this one is written, so they may be used again.
+        for kind, buffers in used.items():
+            self._free_buffers.setdefault(kind, []).extend(buffers)
+        return copied
 
     @property
-    def busy(self) -> bool:
+    def is_writing(self) -> bool:
         return self._writing is not None and not self._writing.done()
 
-    def tell(self) -> None:
-        """Raise what the newest writing raised, if it is through."""
-        if not self.busy:
+    def raise_if_failed(self) -> None:
+        """Raise the error of the newest checkpoint, if its writing has ended."""
+        if not self.is_writing:
             self.wait()
 
     def wait(self) -> None:
-        """Until everything is on the disk. Raises what writing raised: OSError with the bytes needed and free."""
+        """Wait until everything is on the disk.
+
+        Raises what writing raised: OSError with the bytes needed and free.
+        """
         writing, self._writing = self._writing, None
         if writing:
             writing.result()
@@ -102,6 +119,7 @@ class CheckpointWriter(CheckpointIO):
 
 
 def _yield_to_training() -> None:
-    """Linux has a nice value for each thread; an urgent writer would take a core from a training on CPUs."""
+    """Lower this thread's priority, so that it takes no core from a CPU training."""
+    # Linux alone has a nice value for each thread.
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LESS_URGENT)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)

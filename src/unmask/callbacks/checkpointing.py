@@ -1,4 +1,4 @@
-"""Checkpoints while training, and leaving in good order when asked to."""
+"""Save checkpoints while training, and exit in good order when preempted."""
 
 import math
 import signal
@@ -18,7 +18,7 @@ from unmask.data.loading.batch import Batch
 from unmask.distributed import collectives
 from unmask.distributed.processes import (
     PREEMPTED,
-    SIGNALS,
+    STOP_SIGNALS,
     received_signals,
     time_limit,
 )
@@ -26,42 +26,45 @@ from unmask.storage import checkpoints
 
 
 class Preempted(SystemExit):
-    """Asked to leave; everything up to this step is saved."""
+    """Exit with code 75: everything up to this step is saved, run me again."""
 
     def __init__(self) -> None:
         super().__init__(PREEMPTED)
 
 
 @contextmanager
-def leaving_when_asked(minutes: float | None = None) -> Iterator[None]:
-    """Outside of fits a signal raises Preempted at once; within one the Keeper saves first.
+def preemptible(minutes: float | None = None) -> Iterator[None]:
+    """Raise Preempted where a signal asks this process to save and exit.
 
-    Who was asked once is leaving: further signals are ignored then, so that the exit code stays. After `minutes` this
-    process asks itself.
+    Within a fit Checkpointing takes over, and saves first. After the first signal
+    further ones are ignored, so that the exit code stays. minutes: how long until this
+    process preempts itself; None: never.
     """
 
-    def leave(number: int, frame: FrameType | None) -> None:
+    def raise_preempted(number: int, frame: FrameType | None) -> None:
         received_signals.append(number)
         raise Preempted
 
     received_signals.clear()
-    main = threading.current_thread() is threading.main_thread()
-    before = (
-        {number: signal.signal(number, leave) for number in SIGNALS} if main else {}
-    )
+    earlier_handlers: dict[int, Any] = {}
+    # Python lets the main thread alone set handlers.
+    if threading.current_thread() is threading.main_thread():
+        earlier_handlers = {
+            number: signal.signal(number, raise_preempted) for number in STOP_SIGNALS
+        }
     try:
         with time_limit(minutes):
             yield
     except Preempted:
-        before = dict.fromkeys(before, signal.SIG_IGN)
+        earlier_handlers = dict.fromkeys(earlier_handlers, signal.SIG_IGN)
         raise
     finally:
-        for number, handler in before.items():
+        for number, handler in earlier_handlers.items():
             signal.signal(number, handler)
 
 
 class Cadence(NamedTuple):
-    """When to save, and whether to keep the best weights too."""
+    """When to save a checkpoint, and whether to keep the best weights too."""
 
     every_minutes: float | None
     every_steps: int | None
@@ -69,41 +72,47 @@ class Cadence(NamedTuple):
 
 
 class Checkpointing(L.Callback):
-    """Saves at optimiser steps, by minutes or by steps; when asked to (SIGNALS) saves and exits with 75.
+    """Save after optimiser steps; when preempted (STOP_SIGNALS), save and exit with 75.
 
-    fault: tells, in any of the processes, what is to end the training with an error once it is saved.
+    get_fault: returns an error that is to end the training once it is saved; one rank
+    is enough. metadata: what each checkpoint says of its stage.
 
-    An epoch's last batch is not saved at (its successor is): there Lightning's loop is between two epochs, and
-    whether it validates after a resume would depend on when it was killed.
+    Nothing is saved after an epoch's last step (but after the next one): there
+    Lightning's loop is between two epochs, and whether it validates after a resume
+    would depend on when the run was killed.
     """
 
     def __init__(
         self,
         folder: Path,
-        io: CheckpointWriter,
+        writer: CheckpointWriter,
         cadence: Cadence,
-        about: dict[str, Any],
-        fault: Callable[[], Exception | None] = lambda: None,
+        metadata: dict[str, Any],
+        get_fault: Callable[[], Exception | None] = lambda: None,
     ) -> None:
-        self.folder, self.io, self.cadence, self.about, self.fault = (
-            folder,
-            io,
-            cadence,
-            about,
-            fault,
-        )
-        self.step, self.saved_at, self.due = 0, time.monotonic(), False
-        self.previous: dict[int, Any] = {}
+        self.folder = folder
+        self.writer = writer
+        self.cadence = cadence
+        self.metadata = metadata
+        self.get_fault = get_fault
+        self.step = 0
+        self.saved_at = time.monotonic()
+        self.is_due = False
+        self.earlier_handlers: dict[int, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.step, self.saved_at = trainer.global_step, time.monotonic()
+        self.step = trainer.global_step
+        self.saved_at = time.monotonic()
+        # Python lets the main thread alone set handlers.
         if threading.current_thread() is threading.main_thread():
-            self.previous = {
-                number: signal.signal(number, self._ask) for number in SIGNALS
+            self.earlier_handlers = {
+                number: signal.signal(number, self._note_signal)
+                for number in STOP_SIGNALS
             }
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
+    def _note_signal(self, number: int, frame: FrameType | None) -> None:
         received_signals.append(number)
+        # A second Ctrl-C does not wait for the end of the step.
         if len(received_signals) > 1 and number == signal.SIGINT:
             raise KeyboardInterrupt
 
@@ -115,61 +124,68 @@ class Checkpointing(L.Callback):
         batch: Batch,
         batch_idx: int,
     ) -> None:
+        # Gradients are still being accumulated, and no checkpoint holds them.
         if trainer.global_step == self.step:
-            return  # gradients are being accumulated, and no checkpoint holds them
+            return
         self.step = trainer.global_step
-        self.io.tell()
-        minutes, steps = self.cadence.every_minutes, self.cadence.every_steps
-        self.due |= bool(minutes and time.monotonic() - self.saved_at >= 60 * minutes)
-        self.due |= bool(steps and self.step % steps == 0)
-        # clocks differ, and one may be asked alone; also before the fit: Python drops
-        # what a handler raises within a
-        # destructor or another library's hook
-        self.due, asked, faulty = collectives.any_rank(
-            self.due, bool(received_signals), bool(self.fault())
+        self.writer.raise_if_failed()
+        self.is_due |= self._is_time_to_save()
+        # Clocks differ, and a signal or a fault may have come to one rank alone.
+        # Signals from before the fit count too: Python drops what a handler raises
+        # within a destructor or another library's hook.
+        self.is_due, preempted, faulty = collectives.any_rank(
+            self.is_due, bool(received_signals), bool(self.get_fault())
         )
-        between_epochs = (
-            batch_idx + 1
-            == trainer.num_training_batches
-            > trainer.accumulate_grad_batches
-        )
-        if (self.due or asked or faulty) and not between_epochs:
-            self._save(
-                trainer, float(collectives.all_reduce_mean(outputs["loss"].detach()))
-            )
-            if asked or faulty:
-                # who leaves before the one that writes would have it ended
-                collectives.on_rank_zero(self.io.wait)
-                self._leave(faulty)
+        if not (self.is_due or preempted or faulty):
+            return
+        if _is_between_epochs(trainer, batch_idx):
+            return
+        loss = float(collectives.all_reduce_mean(outputs["loss"].detach()))
+        self._save(trainer, loss)
+        if preempted or faulty:
+            # If another rank exited first, the launcher would end rank zero while it
+            # writes.
+            collectives.on_rank_zero(self.writer.wait)
+            self._exit(faulty)
 
-    def _leave(self, faulty: bool) -> None:
-        """All processes together; with an error in the words of the first that has some."""
-        fault = collectives.first_non_none(self.fault()) if faulty else None
+    def _is_time_to_save(self) -> bool:
+        minutes, steps = self.cadence.every_minutes, self.cadence.every_steps
+        if minutes and time.monotonic() - self.saved_at >= 60 * minutes:
+            return True
+        return bool(steps and self.step % steps == 0)
+
+    def _exit(self, faulty: bool) -> None:
+        """Raise the same error on all ranks: the first rank's fault, or Preempted."""
+        fault = collectives.first_non_none(self.get_fault()) if faulty else None
         raise fault or Preempted()
 
     def on_validation_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule
     ) -> None:
-        """Keep the weights that are the best so far; those of the end are the result, as in the paper."""
-        score = score_of(trainer.callback_metrics)
-        if (
-            score is None
-            or not self.cadence.best
-            or trainer.state.fn != TrainerFn.FITTING
-        ):
+        """Save the weights if they are the best so far.
+
+        They are an extra: a stage's result is its final weights, as in the paper.
+        """
+        score = selection_score(trainer.callback_metrics)
+        if score is None or not self.cadence.best:
             return
-        if collectives.on_rank_zero(lambda: self._improved(score)):
+        # The final validation comes after the fit.
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        if collectives.on_rank_zero(lambda: self._is_best(score)):
+            # On all ranks: where weights are sharded, each gives its share.
             content = {
                 "state_dict": trainer.strategy.lightning_module_state_dict(),
                 "global_step": trainer.global_step,
-                "unmask": self.about,
+                "unmask": self.metadata,
             }
             if collectives.is_rank_zero():
-                self.io.save_best(content, self.folder, score)
+                self.writer.save_best(content, self.folder, score)
 
-    def _improved(self, score: dict[str, float]) -> bool:
-        self.io.wait()  # the best one before may not be written yet
-        return checkpoints.is_best(self.folder, score)
+    def _is_best(self, score: dict[str, float]) -> bool:
+        # The best weights so far may not be on the disk yet.
+        self.writer.wait()
+        return checkpoints.is_new_best(self.folder, score)
 
     def _save(self, trainer: L.Trainer, loss: float) -> None:
         if not math.isfinite(loss):
@@ -178,7 +194,8 @@ class Checkpointing(L.Callback):
                 " written"
             )
         trainer.save_checkpoint(self.folder / "checkpoint")
-        self.saved_at, self.due = time.monotonic(), False
+        self.saved_at = time.monotonic()
+        self.is_due = False
 
     def on_load_checkpoint(
         self,
@@ -186,46 +203,47 @@ class Checkpointing(L.Callback):
         pl_module: L.LightningModule,
         checkpoint: dict[str, Any],
     ) -> None:
-        """Lightning counts micro-batches: with another number of them a step would be another place in the data.
+        """Convert Lightning's counts to this run's number of micro-batches a step.
 
-        All checkpoints are of optimiser steps, so that their counts can be told in the new number; of the last
-        micro-batch Lightning has yet to count that it is completed.
+        Lightning counts micro-batches: with another number of them a step would be at
+        another place in the data. Raises ValueError for another run's checkpoint.
         """
-        of, ours = checkpoint["unmask"]["fingerprint"], self.about["fingerprint"]
-        if of != ours:
+        stored, current = checkpoint["unmask"], self.metadata
+        if stored["fingerprint"] != current["fingerprint"]:
             raise ValueError(
-                f"{self.folder} holds a checkpoint of the run {of}, and this is {ours};"
-                " remove it"
+                f"{self.folder} holds a checkpoint of the run {stored['fingerprint']},"
+                f" and this is {current['fingerprint']}; remove it"
             )
-        before, now = checkpoint["unmask"]["accumulate"], self.about["accumulate"]
+        before, now = stored["accumulate"], current["accumulate"]
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         for counts in (progress["current"], progress["total"]):
+            # Checkpoints are saved after whole steps, so the division is exact, but
+            # for the last micro-batch: Lightning has yet to count it as completed.
             behind = counts["ready"] - counts["completed"]
-            counts.update(
-                {name: count * now // before for name, count in counts.items()}
-            )
+            for name, count in counts.items():
+                counts[name] = count * now // before
             counts["completed"] = counts["ready"] - behind
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not all(
-            bool(parameter.isfinite().all()) for parameter in pl_module.parameters()
-        ):
+        parameters = pl_module.parameters()
+        if not all(bool(parameter.isfinite().all()) for parameter in parameters):
             raise FloatingPointError(
                 f"weights are not finite after step {self.step}; no final checkpoint"
                 " was written"
             )
-        self.io.wait()
+        self.writer.wait()
         newest = collectives.on_rank_zero(lambda: checkpoints.newest(self.folder))
         if newest is None or newest.name != f"step={trainer.global_step:08d}.ckpt":
             trainer.save_checkpoint(self.folder / "checkpoint")
-            self.io.wait()
+            self.writer.wait()
         if collectives.is_rank_zero():
-            checkpoints.prune(self.folder)
-        asked, faulty = collectives.any_rank(bool(received_signals), bool(self.fault()))
-        # at the very last step: the stage is as good as done, but the run was asked to
-        # leave
-        if asked or faulty:
-            self._leave(faulty)
+            checkpoints.keep_only_newest(self.folder)
+        # The training is complete, but its run was asked to exit during the last step.
+        preempted, faulty = collectives.any_rank(
+            bool(received_signals), bool(self.get_fault())
+        )
+        if preempted or faulty:
+            self._exit(faulty)
 
     def on_save_checkpoint(
         self,
@@ -233,26 +251,36 @@ class Checkpointing(L.Callback):
         pl_module: L.LightningModule,
         checkpoint: dict[str, Any],
     ) -> None:
-        checkpoint["unmask"] = self.about
+        checkpoint["unmask"] = self.metadata
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        with suppress(OSError):  # the first fault must not be hidden by another
-            self.io.wait()
-        # Lightning does not tear down after an exception
+        # The first error must not be hidden by a second one.
+        with suppress(OSError):
+            self.writer.wait()
+        # Lightning does not call teardown after an exception.
         self.teardown(trainer, pl_module, "fit")
 
     def teardown(
         self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str
     ) -> None:
-        for number, handler in self.previous.items():
+        for number, handler in self.earlier_handlers.items():
             signal.signal(number, handler)
-        self.previous = {}
+        self.earlier_handlers = {}
 
 
-def score_of(metrics: Mapping[str, Any]) -> dict[str, float] | None:
-    """What tells better weights from worse: accuracy where there is one, else the loss; None if it is not finite."""
+def _is_between_epochs(trainer: L.Trainer, batch_idx: int) -> bool:
+    """Tell whether this was the last step of an epoch of several steps."""
+    batches = trainer.num_training_batches
+    return batch_idx + 1 == batches and batches > trainer.accumulate_grad_batches
+
+
+def selection_score(metrics: Mapping[str, Any]) -> dict[str, float] | None:
+    """Return what tells better weights from worse: the accuracy, else the loss.
+
+    None if there is neither, or it is not finite.
+    """
     for name in ("val/accuracy", "val/loss"):
         if name in metrics and math.isfinite(float(metrics[name])):
             return {name: float(metrics[name])}

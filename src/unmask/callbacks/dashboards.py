@@ -1,4 +1,7 @@
-"""Mirrors of the journal: places that show a stage's rows. What happens to a mirror never happens to the training."""
+"""Dashboards that show the rows of the metrics log: TensorBoard, or W&B.
+
+Each works in a thread of its own. Whatever happens to a dashboard, training goes on.
+"""
 
 import queue
 import threading
@@ -13,42 +16,50 @@ from torch.utils.tensorboard import SummaryWriter
 
 from unmask.distributed.processes import PREEMPTED
 
-LEAVING = 5.0  # seconds
-Row = dict[str, Any]  # a line of the journal: step, epoch and what was measured there
+# The time that a dashboard has to end when the run is preempted.
+PREEMPTION_SECONDS = 5.0
+# A row of the metrics log: step, epoch, and the metrics at that step.
+Row = dict[str, Any]
 
 
 @runtime_checkable
 class Dashboard(Protocol):
-    """Somewhere that shows rows. later: what to do where it failed; notes: for the user, taken from there."""
+    """Something that shows rows.
+
+    remedy: what the user can do after a failure. notes: warnings for the user; whoever
+    shows them takes them out.
+    """
 
     name: str
-    later: str
+    remedy: str
     notes: list[str]
 
     def open(self, rows: list[Row]) -> None:
-        """Begin, with the rows that the journal kept: each stands there once, whatever earlier attempts left."""
+        """Start with the rows so far, each once, whatever earlier attempts left."""
 
     def log(self, row: Row) -> None: ...
 
     def close(self, code: int) -> None:
-        """code: 0 where the stage came to its end."""
+        """End; `code` is the exit code of the stage, 0 if it is complete."""
 
-    def abandon(self) -> None:
-        """Let go of what is waited for: `close` is not done, or not even begun."""
+    def abort(self) -> None:
+        """Give up what hangs; `close` may be under way, or not even begun."""
 
 
 class TensorBoard:
-    """One event file with all rows of the stage; those of earlier attempts make way for it."""
+    """Write all rows of the stage into one event file, replacing earlier attempts'."""
 
     def __init__(self, folder: Path) -> None:
-        self.name, self.folder = "TensorBoard", folder
-        self.later = "an attempt that goes on writes all rows again"
+        self.name = "TensorBoard"
+        self.folder = folder
+        self.remedy = "an attempt that goes on writes all rows again"
         self.notes: list[str] = []
         self.writer: SummaryWriter | None = None
 
     def open(self, rows: list[Row]) -> None:
         earlier = list(self.folder.glob("events.out.tfevents.*"))
-        # purge_step tells a TensorBoard that has read the earlier ones to forget them
+        # A TensorBoard that has read the earlier files forgets their rows by
+        # purge_step.
         self.writer = SummaryWriter(str(self.folder), purge_step=0)
         for row in rows:
             self.log(row)
@@ -66,94 +77,99 @@ class TensorBoard:
         if self.writer:
             self.writer.close()
 
-    def abandon(self) -> None:
-        pass  # its threads do not keep Python from leaving
+    def abort(self) -> None:
+        # Its threads are daemons, and do not keep Python from exiting.
+        pass
 
 
 class DashboardThread:
-    """A mirror at work in a thread of its own, so that training waits for it at its end alone, and not for ever.
+    """Run a dashboard in a thread, so that training waits for it only at the end.
 
-    Its first fault is told once, and it gets no more rows; so it is with one that is not done `seconds` after the end.
+    After its first fault, of which the user is warned once, it gets no more rows. A
+    dashboard that is not closed `seconds` after the end is given up.
     """
 
-    def __init__(self, mirror: Dashboard, seconds: float, rows: list[Row]) -> None:
-        self.mirror, self.seconds, self.fault, self.told, self.code = (
-            mirror,
-            seconds,
-            "",
-            False,
-            0,
-        )
-        self.rows: queue.SimpleQueue[Row | None] = queue.SimpleQueue()
+    def __init__(self, dashboard: Dashboard, seconds: float, rows: list[Row]) -> None:
+        self.dashboard = dashboard
+        self.seconds = seconds
+        self.fault = ""
+        self.has_warned = False
+        self.exit_code = 0
+        # Rows that the thread has yet to log; None ends it.
+        self.pending: queue.SimpleQueue[Row | None] = queue.SimpleQueue()
         self.thread = threading.Thread(
-            target=self._work, args=(rows,), name=mirror.name, daemon=True
+            target=self._run, args=(rows,), name=dashboard.name, daemon=True
         )
         self.thread.start()
 
     def log(self, row: Row) -> None:
         if not self.fault:
-            self.rows.put(row)
-        self._tell()
+            self.pending.put(row)
+        self._warn()
 
     def close(self, code: int) -> None:
-        """Of who is asked to leave the time is short, and the next attempt gives all rows again."""
-        self.code, seconds = (
-            code,
-            (min(self.seconds, LEAVING) if code == PREEMPTED else self.seconds),
-        )
-        self.rows.put(None)
+        """Wait for the dashboard to end.
+
+        When the run is preempted the wait is short, as the scheduler's patience is; the
+        next attempt shows all rows again.
+        """
+        self.exit_code = code
+        seconds = self.seconds
+        if code == PREEMPTED:
+            seconds = min(seconds, PREEMPTION_SECONDS)
+        self.pending.put(None)
         self.thread.join(seconds)
         if self.thread.is_alive() and not self.fault:
             self.fault = f"it gave no answer for {seconds:g} seconds"
             with suppress(OSError):
-                self.mirror.abandon()
-        self._tell()
+                self.dashboard.abort()
+        self._warn()
 
-    def _work(self, rows: list[Row]) -> None:
+    def _run(self, rows: list[Row]) -> None:
+        # A dashboard's client may raise anything, SystemExit too.
         try:
-            self.mirror.open(rows)
-            for row in iter(self.rows.get, None):
-                self.mirror.log(row)
-        # whatever a dashboard's client raises, SystemExit too
+            self.dashboard.open(rows)
+            for row in iter(self.pending.get, None):
+                self.dashboard.log(row)
         except BaseException as error:
-            self.fault = _said(error)
+            self.fault = _first_line(error)
         try:
-            self.mirror.close(self.code if not self.fault else 1)
+            self.dashboard.close(self.exit_code if not self.fault else 1)
         except BaseException as error:
-            self.fault = self.fault or _said(error)
+            self.fault = self.fault or _first_line(error)
 
-    def _tell(self) -> None:
-        while self.mirror.notes:
-            warnings.warn(self.mirror.notes.pop(0), stacklevel=2)
-        if self.fault and not self.told:
-            self.told = True
+    def _warn(self) -> None:
+        while self.dashboard.notes:
+            warnings.warn(self.dashboard.notes.pop(0), stacklevel=2)
+        if self.fault and not self.has_warned:
+            self.has_warned = True
             warnings.warn(
-                f"{self.mirror.name} failed ({self.fault}); training and journal go on"
-                f" without it; {self.mirror.later}",
+                f"{self.dashboard.name} failed ({self.fault}); training and"
+                f" metrics.jsonl go on without it; {self.dashboard.remedy}",
                 stacklevel=2,
             )
 
 
 class Dashboards:
-    """All mirrors of a stage, from its first row to the end of the block."""
+    """Show a stage on all its dashboards, from `start` to the end of a `with` block."""
 
-    def __init__(self, chosen: Iterable[tuple[Dashboard, float]] = ()) -> None:
-        """Each with the seconds that its end may take."""
-        self.chosen, self.begun = list(chosen), False
-        self.shown: list[DashboardThread] = []
+    def __init__(self, dashboards: Iterable[tuple[Dashboard, float]] = ()) -> None:
+        """Keep each dashboard with the seconds that its end may take."""
+        self.dashboards = list(dashboards)
+        self.has_started = False
+        self.threads: list[DashboardThread] = []
 
-    def begin(self, rows: list[Row]) -> None:
-        """With what the journal has; a second call changes nothing."""
-        if not self.begun:
-            self.begun = True
-            self.shown = [
-                DashboardThread(mirror, seconds, list(rows))
-                for mirror, seconds in self.chosen
-            ]
+    def start(self, rows: list[Row]) -> None:
+        """Open all with the rows of the metrics log; a second call does nothing."""
+        if self.has_started:
+            return
+        self.has_started = True
+        for dashboard, seconds in self.dashboards:
+            self.threads.append(DashboardThread(dashboard, seconds, list(rows)))
 
     def log(self, row: Row) -> None:
-        for mirror in self.shown:
-            mirror.log(row)
+        for thread in self.threads:
+            thread.log(row)
 
     def __enter__(self) -> "Dashboards":
         return self
@@ -164,15 +180,13 @@ class Dashboards:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        code = (
-            error.code
-            if isinstance(error, SystemExit) and isinstance(error.code, int)
-            else int(error is not None)
-        )
-        for mirror in self.shown:
-            mirror.close(code)
+        code = int(error is not None)
+        if isinstance(error, SystemExit) and isinstance(error.code, int):
+            code = error.code
+        for thread in self.threads:
+            thread.close(code)
 
 
-def _said(error: BaseException) -> str:
+def _first_line(error: BaseException) -> str:
     first = next(iter(str(error).splitlines()), "")
     return f"{type(error).__name__}: {first}" if first else type(error).__name__

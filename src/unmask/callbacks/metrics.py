@@ -1,4 +1,7 @@
-"""metrics.jsonl: one line a log, append-only, cut back to the checkpoint on resume; mirrors show it."""
+"""Write metrics.jsonl, the stage's metrics log, and show its rows on dashboards.
+
+The log is append-only; a resume cuts it back to the checkpoint.
+"""
 
 import math
 import time
@@ -14,16 +17,18 @@ import torch
 from unmask.callbacks.dashboards import Dashboards
 from unmask.data.loading.batch import Batch
 from unmask.distributed import collectives
-from unmask.storage.metrics_log import append, read, truncate_after
+from unmask.storage.metrics_log import append_row, read_rows, truncate_after
 
-EVERY = 50  # optimiser steps between two lines, fewer where an epoch is shorter
+# Optimiser steps between two rows; fewer where an epoch is shorter.
+LOG_EVERY = 50
 
 
 class MetricsLogger(L.Callback):
-    """Mean training loss over each window, the learning rate, images per second, and what validation logs.
+    """Log the training loss, learning rate and speed of each window, and validation.
 
-    The running window is part of the checkpoint, so a resumed run writes the lines an undisturbed one does
-    (but for images_per_second).
+    The loss is the mean over a window of steps. The window under way is part of the
+    checkpoint, so a resumed run writes the rows of an undisturbed one, but for
+    images_per_second.
     """
 
     def __init__(
@@ -31,42 +36,47 @@ class MetricsLogger(L.Callback):
         folder: Path,
         batch_size: int,
         steps_per_epoch: int,
-        mirrors: Dashboards | None = None,
-        counts: Callable[[int], dict[str, float]] = lambda step: {},
+        dashboards: Dashboards | None = None,
+        count_events: Callable[[int], dict[str, float]] = lambda step: {},
     ) -> None:
-        """counts: what else to write down at the end of each window, by its step."""
-        self.mirrors, self.counts = mirrors or Dashboards(), counts
-        self.path, self.batch_size, self.steps_per_epoch = (
-            folder / "metrics.jsonl",
-            batch_size,
-            steps_per_epoch,
-        )
-        self.every = min(EVERY, steps_per_epoch)
+        """Log into `folder`; `count_events(step)` adds counts to each window's row."""
+        self.dashboards = dashboards or Dashboards()
+        self.count_events = count_events
+        self.path = folder / "metrics.jsonl"
+        self.batch_size = batch_size
+        self.steps_per_epoch = steps_per_epoch
+        self.every = min(LOG_EVERY, steps_per_epoch)
+        self.step = 0
+        # The window: the sum of its losses, and its number of steps.
         self.total: torch.Tensor | float = 0.0
-        self.count, self.step = 0, 0
-        self.clock, self.clock_step = time.perf_counter(), 0
-        # earlier: seconds before the checkpoint this fit goes on from
-        self.began, self.earlier = self.clock, 0.0
+        self.count = 0
+        # Where the measurement of speed began.
+        self.clock = time.perf_counter()
+        self.clock_step = 0
+        # Seconds that earlier attempts took, up to the checkpoint.
+        self.earlier_seconds = 0.0
+        self.began = self.clock
 
     @property
     def state_key(self) -> str:
-        """Name its state in checkpoints as 0.1 did, whose runs go on."""
+        """Return the name of this state in checkpoints of 0.1, whose runs go on."""
         return "Journal"
 
     def state_dict(self) -> dict[str, float]:
-        seconds = self.earlier + time.perf_counter() - self.began
+        seconds = self.earlier_seconds + time.perf_counter() - self.began
         return {"total": float(self.total), "count": self.count, "seconds": seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.total, self.count = state_dict["total"], int(state_dict["count"])
-        self.earlier = state_dict["seconds"]
+        self.total = state_dict["total"]
+        self.count = int(state_dict["count"])
+        self.earlier_seconds = state_dict["seconds"]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.step = self.clock_step = trainer.global_step
-        self.clock = time.perf_counter()
+        self.step = trainer.global_step
+        self._restart_clock(time.perf_counter())
         if trainer.is_global_zero:
             truncate_after(self.path, trainer.global_step)
-            self.mirrors.begin(read(self.path))
+            self.dashboards.start(read_rows(self.path))
 
     def on_train_batch_end(
         self,
@@ -76,6 +86,8 @@ class MetricsLogger(L.Callback):
         batch: Batch,
         batch_idx: int,
     ) -> None:
+        # The sum stays on the device: reading it here would make the host wait in
+        # every step.
         self.total = self.total + collectives.all_reduce_mean(
             outputs["loss"].detach().float()
         )
@@ -86,8 +98,8 @@ class MetricsLogger(L.Callback):
                 self._log_window(trainer)
 
     def _log_window(self, trainer: L.Trainer) -> None:
-        # Lightning divides the loss by the accumulated micro-batches before it reaches
-        # callbacks
+        # Lightning has divided each loss by the number of micro-batches, so that those
+        # of a step sum to its loss.
         loss = float(self.total) / self.count
         if not math.isfinite(loss):
             raise FloatingPointError(
@@ -96,40 +108,41 @@ class MetricsLogger(L.Callback):
                 " images of these steps"
             )
         now = time.perf_counter()
-        speed = (
-            (self.step - self.clock_step)
-            * self.batch_size
-            / max(now - self.clock, 1e-9)
-        )
-        self.total, self.count, self.clock, self.clock_step = 0.0, 0, now, self.step
-        rate = trainer.optimizers[0].param_groups[0]["lr"]
-        self._write(
-            trainer,
-            {
-                "train/loss": loss,
-                "lr": rate,
-                "images_per_second": round(speed, 1),
-                **self.counts(self.step),
-            },
-        )
+        images = (self.step - self.clock_step) * self.batch_size
+        speed = images / max(now - self.clock, 1e-9)
+        self.total = 0.0
+        self.count = 0
+        self._restart_clock(now)
+        row = {
+            "train/loss": loss,
+            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "images_per_second": round(speed, 1),
+            **self.count_events(self.step),
+        }
+        self._write(trainer, row)
 
     def on_validation_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule
     ) -> None:
-        # a stage that was killed after its last step validates without training
+        # A stage that was killed after its last step validates without training.
         self.step = trainer.global_step
-        measured = {
+        metrics = {
             key: float(value)
             for key, value in trainer.callback_metrics.items()
             if key.startswith("val/")
         }
         if trainer.is_global_zero:
-            rows = read(self.path)
-            self.mirrors.begin(rows)
+            rows = read_rows(self.path)
+            self.dashboards.start(rows)
+            # A stage validates once more after its fit, for its result.
             if not any(row["step"] == self.step and "val/loss" in row for row in rows):
-                self._write(trainer, measured)
-        # speed is that of training alone
-        self.clock, self.clock_step = time.perf_counter(), self.step
+                self._write(trainer, metrics)
+        # The speed is that of training alone.
+        self._restart_clock(time.perf_counter())
+
+    def _restart_clock(self, now: float) -> None:
+        self.clock = now
+        self.clock_step = self.step
 
     def _write(self, trainer: L.Trainer, values: dict[str, float]) -> None:
         row = {
@@ -138,20 +151,21 @@ class MetricsLogger(L.Callback):
             **values,
         }
         if trainer.is_global_zero:
-            append(self.path, row)
-            self.mirrors.log(row)
+            append_row(self.path, row)
+            self.dashboards.log(row)
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
+        # Lightning does not call teardown after an exception.
         self.teardown(trainer, pl_module, "fit")
 
     def teardown(
         self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str
     ) -> None:
         if trainer.is_global_zero and self.path.exists():
-            # a mirror: on a full disk the journal's own error is the one to tell
+            # The table is a copy: where the disk is full, the error of the log itself
+            # is the one to report.
             with suppress(OSError):
-                pd.DataFrame(read(self.path)).to_csv(
-                    self.path.with_suffix(".csv"), index=False
-                )
+                table = pd.DataFrame(read_rows(self.path))
+                table.to_csv(self.path.with_suffix(".csv"), index=False)

@@ -1,28 +1,32 @@
-"""Reconstructions of fixed images under fixed masks, as PNG files, while the model learns."""
+"""Draw reconstructions of fixed images under fixed masks while the model learns."""
 
 from pathlib import Path
 
 import lightning as L
 import torch
 
-from unmask.data.loading.batch import Batch, Format, normalised
+from unmask.data.loading.batch import Batch, ImageFormat, normalise
 from unmask.data.loading.views import Views
 from unmask.reconstructions import reconstruct, save_sheet
 from unmask.targets import NormalisedPixel, PatchPCA, Pixel
-from unmask.tasks.pretrain import FIXED, Pretrain
+from unmask.tasks.pretrain import VALIDATION_KEY, Pretrain
 
 
 class Pictures(L.Callback):
-    """pictures/epoch=N.png after each validation; all processes draw, since each may hold but a share of the weights,
-    and the main one writes.
+    """Write epoch=N.png after each validation, and one before the first step.
+
+    All ranks draw, since each may hold but a share of the weights; rank zero writes.
     """
 
-    def __init__(self, folder: Path, views: Views, form: Format, count: int) -> None:
-        self.folder, self.form = folder, form
-        spread = (
-            torch.linspace(0, len(views) - 1, min(count, len(views))).long().unique()
-        )
-        self.batch: Batch = views.__getitems__([(0, i) for i in spread.tolist()])
+    def __init__(
+        self, folder: Path, views: Views, form: ImageFormat, count: int
+    ) -> None:
+        """Choose `count` images, spread evenly over the views."""
+        self.folder = folder
+        self.form = form
+        last = len(views) - 1
+        indices = torch.linspace(0, last, min(count, len(views))).long().unique()
+        self.batch: Batch = views.__getitems__([(0, i) for i in indices.tolist()])
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.global_step == 0:
@@ -31,36 +35,30 @@ class Pictures(L.Callback):
     def on_validation_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule
     ) -> None:
-        per_epoch = max(
-            1, int(trainer.num_training_batches) // trainer.accumulate_grad_batches
-        )
-        self._draw(trainer, pl_module, round(trainer.global_step / per_epoch))
+        # Lightning counts micro-batches.
+        batches = int(trainer.num_training_batches)
+        steps_per_epoch = max(1, batches // trainer.accumulate_grad_batches)
+        self._draw(trainer, pl_module, round(trainer.global_step / steps_per_epoch))
 
     def _draw(
         self, trainer: L.Trainer, pl_module: L.LightningModule, epoch: int
     ) -> None:
         assert isinstance(pl_module, Pretrain)
-        device = pl_module.device
-        batch = self.batch._replace(
-            images_BCHW=self.batch.images_BCHW.to(device),
-            ids_B=self.batch.ids_B.to(device),
-            boxes_B5=(
-                None if self.batch.boxes_B5 is None else self.batch.boxes_B5.to(device)
-            ),
+        target = pl_module.target
+        assert isinstance(target, Pixel | NormalisedPixel | PatchPCA), (
+            f"{target} predicts no pixels"
         )
-        masking = pl_module.masking(FIXED, batch.ids_B, 0)
-        images = normalised(batch, self.form).images_BCHW
+        batch = _to_device(self.batch, pl_module.device)
+        masking = pl_module.masking(VALIDATION_KEY, batch.ids_B, 0)
+        images_BCHW = normalise(batch, self.form).images_BCHW
         was_training = pl_module.training
         pl_module.eval()
-        assert isinstance(pl_module.target, Pixel | NormalisedPixel | PatchPCA), (
-            "others predict no pixels"
-        )
-        # as validation computes: shares in bfloat16 ask for it
+        # The precision of validation: shards in bfloat16 need it.
         with trainer.precision_plugin.val_step_context():
             result = reconstruct(
                 pl_module.model,
-                pl_module.target,
-                images,
+                target,
+                images_BCHW,
                 masking,
                 self.form.mean,
                 self.form.std,
@@ -68,3 +66,12 @@ class Pictures(L.Callback):
         pl_module.train(was_training)
         if trainer.is_global_zero:
             save_sheet(result, self.folder / f"epoch={epoch:04d}.png")
+
+
+def _to_device(batch: Batch, device: torch.device) -> Batch:
+    boxes_B5 = batch.boxes_B5
+    return batch._replace(
+        images_BCHW=batch.images_BCHW.to(device),
+        ids_B=batch.ids_B.to(device),
+        boxes_B5=None if boxes_B5 is None else boxes_B5.to(device),
+    )

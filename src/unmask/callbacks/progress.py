@@ -1,4 +1,4 @@
-"""One bar a stage: steps, loss, images per second, time left; plain lines where there is no terminal."""
+"""Show the progress of a stage: steps, loss, images per second, time left."""
 
 import time
 from datetime import timedelta
@@ -17,50 +17,60 @@ from rich.progress import (
 
 from unmask.data.loading.batch import Batch
 
-REFRESH = 0.25  # seconds; each refresh reads the loss from the device
-LINE_EVERY = 20.0  # seconds between lines without a terminal
+# Seconds between two updates of the bar; each reads the loss off the device.
+REFRESH_SECONDS = 0.25
+# Seconds between two lines where there is no terminal.
+LINE_SECONDS = 20.0
 
 
 class StageProgress(L.Callback):
-    """Shows the whole stage, epochs included, so that the time left is the stage's."""
+    """Show one bar for the whole stage, or plain lines without a terminal.
+
+    The bar spans all epochs, so that the time left is the stage's.
+    """
 
     def __init__(
         self, title: str, batch_size: int, steps_per_epoch: int, console: Console
     ) -> None:
-        self.title, self.batch_size, self.steps_per_epoch, self.console = (
-            title,
-            batch_size,
-            steps_per_epoch,
-            console,
-        )
+        self.title = title
+        self.batch_size = batch_size
+        self.steps_per_epoch = steps_per_epoch
+        self.console = console
         self.bar: Progress | None = None
-        self.shown, self.step, self.start_step, self.start = 0.0, 0, 0, 0.0
+        self.step = 0
+        # Where this attempt began; a resumed one does not begin at step 0.
+        self.start_step = 0
+        self.start_time = 0.0
+        self.updated_at = 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.step = self.start_step = trainer.global_step
-        self.start = time.monotonic()
-        # the first step is shown: it says how long the rest takes
-        self.shown = self.start - LINE_EVERY
+        self.start_time = time.monotonic()
+        # So that the first step is shown: it says how long the rest takes.
+        self.updated_at = self.start_time - LINE_SECONDS
         if self.step:
             self.console.print(
                 f"{self.title}: continuing at step {self.step:,} of"
                 f" {trainer.max_steps:,}"
             )
         if self.console.is_terminal and trainer.is_global_zero:
-            self.bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[facts]}"),
-                TimeElapsedColumn(),
-                TextColumn("eta"),
-                TimeRemainingColumn(),
-                console=self.console,
-            )
-            self.task = self.bar.add_task(
-                self.title, total=trainer.max_steps, completed=self.step, facts=""
-            )
-            self.bar.start()
+            self._start_bar(trainer.max_steps)
+
+    def _start_bar(self, max_steps: int) -> None:
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[facts]}"),
+            TimeElapsedColumn(),
+            TextColumn("eta"),
+            TimeRemainingColumn(),
+            console=self.console,
+        )
+        self.task = self.bar.add_task(
+            self.title, total=max_steps, completed=self.step, facts=""
+        )
+        self.bar.start()
 
     def on_train_batch_end(
         self,
@@ -72,24 +82,25 @@ class StageProgress(L.Callback):
     ) -> None:
         self.step = trainer.global_step
         now = time.monotonic()
+        # The first step is still accumulating gradients: no speed is known yet.
         if self.step == self.start_step:
-            # gradients are being accumulated for the first step: nobody knows yet how
-            # long the rest takes
             return
-        if now - self.shown < (REFRESH if self.bar else LINE_EVERY):
+        if now - self.updated_at < (REFRESH_SECONDS if self.bar else LINE_SECONDS):
             return
-        self.shown = now
-        rate = (self.step - self.start_step) / max(now - self.start, 1e-9)
+        self.updated_at = now
+        seconds = max(now - self.start_time, 1e-9)
+        steps_per_second = (self.step - self.start_step) / seconds
+        # Lightning has divided the loss by the number of micro-batches.
         loss = float(outputs["loss"]) * trainer.accumulate_grad_batches
         epoch = self.step / self.steps_per_epoch
         facts = (
-            f"epoch {epoch:.1f}  loss {loss:.4f}  {rate * self.batch_size:,.0f}"
-            " images/s"
+            f"epoch {epoch:.1f}  loss {loss:.4f}"
+            f"  {steps_per_second * self.batch_size:,.0f} images/s"
         )
         if self.bar:
             self.bar.update(self.task, completed=self.step, facts=facts)
         elif trainer.is_global_zero:
-            left = (trainer.max_steps - self.step) / max(rate, 1e-9)
+            left = (trainer.max_steps - self.step) / max(steps_per_second, 1e-9)
             line = (
                 f"{self.title}: step {self.step:,}/{trainer.max_steps:,}  {facts}  eta"
                 f" {timedelta(seconds=round(left))}"
@@ -99,6 +110,7 @@ class StageProgress(L.Callback):
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
+        # Lightning does not call teardown after an exception.
         self.teardown(trainer, pl_module, "fit")
 
     def teardown(

@@ -1,9 +1,9 @@
-"""trace.jsonl: a line an optimiser step, with hashes of what the model was given; runs and machines compare by diff."""
+"""Write trace.jsonl, with hashes of what the model saw in each step.
+
+Two runs, or two machines, compare by the diff of their traces.
+"""
 
 import hashlib
-import json
-import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,34 +13,36 @@ from jaxtyping import Int, Shaped
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from unmask.callbacks.checkpoint_writer import CheckpointWriter
 from unmask.data.loading.batch import Batch
 from unmask.distributed import collectives
-from unmask.storage.metrics_log import append, truncate_after
+from unmask.storage.metrics_log import append_row, truncate_after
 
-TRACE = "trace.jsonl"
-PARTS = ("samples", "pixels", "masks")
+TRACE_FILE = "trace.jsonl"
+HASHED_PARTS = ("samples", "pixels", "masks")
 
 
 class Tracer(L.Callback):
-    """Each step's samples (ids and labels), pixels and masks as hashes, and its loss as exact as it is.
+    """Log hashes of each step's samples, pixels and masks, and its exact loss.
 
-    Pixels and masks are those that the model got: crops, changes and mixtures are in them. A hash is a sum over
-    samples, each with its id, so that it is the same however micro-batches and processes share a step out. To stand
-    before the Keeper: the checkpoint of a step must not come before its line.
+    Samples are ids and labels; pixels and masks are those that reached the model, after
+    crops, augmentations and mixing. A hash is a sum over the step's samples, so that it
+    is the same however micro-batches and ranks divide the step. Must come before
+    Checkpointing: the line of a step has to be written before its checkpoint.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.path, self.step = folder / TRACE, 0
-        self.sums: dict[str, Tensor] = {}
+        self.path = folder / TRACE_FILE
+        self.step = 0
+        # Sums over the step under way.
+        self.hash_sums: dict[str, Tensor] = {}
         self.loss = 0.0
-        # to the model, by the micro-batch at hand
-        self.given: dict[str, Tensor] | None = None
+        # What the model got of this micro-batch; None outside of training.
+        self.model_inputs: dict[str, Tensor] | None = None
         self.hook: RemovableHandle | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         self.step = trainer.global_step
-        self.hook = pl_module.model.register_forward_pre_hook(self._look)
+        self.hook = pl_module.model.register_forward_pre_hook(self._note_inputs)
         if collectives.is_rank_zero():
             truncate_after(self.path, self.step)
 
@@ -51,12 +53,17 @@ class Tracer(L.Callback):
         batch: Batch,
         batch_idx: int,
     ) -> None:
-        self.given = {"pixels": batch.images_BCHW}
+        # The small dVAE's loss does not call the model's forward: there the images as
+        # loaded are what it gets.
+        self.model_inputs = {"pixels": batch.images_BCHW}
 
-    def _look(self, model: torch.nn.Module, given: tuple[Any, ...]) -> None:
-        if self.given is not None:  # validation looks at other images
-            masks = {"masks": given[1].hidden_BL} if len(given) > 1 else {}
-            self.given = {"pixels": given[0], **masks}
+    def _note_inputs(self, model: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
+        # Validation's images are no part of the trace.
+        if self.model_inputs is None:
+            return
+        self.model_inputs = {"pixels": inputs[0]}
+        if len(inputs) > 1:
+            self.model_inputs["masks"] = inputs[1].hidden_BL
 
     def on_train_batch_end(
         self,
@@ -66,39 +73,35 @@ class Tracer(L.Callback):
         batch: Batch,
         batch_idx: int,
     ) -> None:
-        seen, self.given = {"samples": batch.labels_B, **(self.given or {})}, None
-        for name, content in seen.items():
-            self.sums[name] = self.sums.get(name, 0) + summed_hashes(
-                batch.ids_B, content
-            )
-        # Lightning has divided it by the number of micro-batches
+        parts = {"samples": batch.labels_B, **(self.model_inputs or {})}
+        self.model_inputs = None
+        for name, content in parts.items():
+            hash_sum = sum_hashes(batch.ids_B, content)
+            self.hash_sums[name] = self.hash_sums.get(name, 0) + hash_sum
+        # Lightning has divided it by the number of micro-batches.
         self.loss += float(outputs["loss"])
         if trainer.global_step > self.step:
             self.step = trainer.global_step
             self._write(batch.epoch)
 
     def _write(self, epoch: int) -> None:
-        sums, loss = (
-            collectives.all_reduce_sum(torch.stack(list(self.sums.values()))),
-            torch.tensor(self.loss).double(),
-        )
+        sums = collectives.all_reduce_sum(torch.stack(list(self.hash_sums.values())))
+        loss = collectives.all_reduce_mean(torch.tensor(self.loss).double())
         hashes = {
-            name: limbs.numpy().tobytes().hex()
-            for name, limbs in zip(self.sums, sums, strict=True)
+            name: words.numpy().tobytes().hex()
+            for name, words in zip(self.hash_sums, sums, strict=True)
         }
-        row = {
-            "step": self.step,
-            "epoch": epoch,
-            **hashes,
-            "loss": float(collectives.all_reduce_mean(loss)).hex(),
-        }
-        self.sums, self.loss = {}, 0.0
+        # In hexadecimal a float loses no bit.
+        row = {"step": self.step, "epoch": epoch, **hashes, "loss": float(loss).hex()}
+        self.hash_sums = {}
+        self.loss = 0.0
         if collectives.is_rank_zero():
-            append(self.path, row)
+            append_row(self.path, row)
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
+        # Lightning does not call teardown after an exception.
         self.teardown(trainer, pl_module, "fit")
 
     def teardown(
@@ -109,66 +112,18 @@ class Tracer(L.Callback):
             self.hook = None
 
 
-def summed_hashes(
+def sum_hashes(
     ids_B: Int[Tensor, "B"], content_B: Shaped[Tensor, "B *any"]
 ) -> Int[Tensor, "2"]:
-    """The sum of 128 bits a sample (its id and its content), in two words that wrap: the order does not count."""
-    rows = (
-        content_B.detach()
-        .cpu()
-        .contiguous()
-        .reshape(len(ids_B), -1)
-        .view(torch.uint8)
-        .numpy()
-    )
+    """Sum 128-bit hashes of the samples, each of its id and its content.
+
+    The sum is two 64-bit words that wrap around: the samples' order does not matter.
+    """
+    rows = content_B.detach().cpu().contiguous().reshape(len(ids_B), -1)
     digests = []
-    for i, row in zip(ids_B.tolist(), rows, strict=True):
-        digest = hashlib.sha256(i.to_bytes(8, "little"))
-        digest.update(row)
-        digests.append(digest.digest()[:16])
+    for i, row in zip(ids_B.tolist(), rows.view(torch.uint8).numpy(), strict=True):
+        sample_hash = hashlib.sha256(i.to_bytes(8, "little"))
+        sample_hash.update(row)
+        digests.append(sample_hash.digest()[:16])
     words = torch.frombuffer(bytearray(b"".join(digests)), dtype=torch.int64)
     return words.view(-1, 2).sum(0)
-
-
-# stage (kind/fingerprint), step (null: none) and folder, told by the environment
-HOLD = "UNMASK_HOLD"
-LONGEST = 120.0  # seconds: whoever asked may be gone
-POLL = 0.01
-
-
-class PauseAtStep(L.Callback):
-    """Tells its process number, and after `step`, before anything is saved of it, waits to be killed or let go.
-
-    Who is let go sees its file held<rank> gone.
-    """
-
-    def __init__(self, folder: Path, step: int | None, io: CheckpointWriter) -> None:
-        self.folder, self.step, self.io = folder, step, io
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        (self.folder / f"pid{collectives.rank()}").write_text(str(os.getpid()))
-
-    def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-    ) -> None:
-        if trainer.global_step != self.step:
-            return
-        self.step, deadline = None, time.monotonic() + LONGEST
-        # what was saved before is on the disk: who kills knows where the run goes on
-        self.io.wait()
-        (held := self.folder / f"held{collectives.rank()}").touch()
-        while held.exists() and time.monotonic() < deadline:
-            time.sleep(POLL)
-
-
-def pause_requested(stage: Path, io: CheckpointWriter) -> list[L.Callback]:
-    """One that holds in this stage, where the environment asks for it."""
-    asked = json.loads(os.environ.get(HOLD, "{}"))
-    if not asked or Path(asked["stage"]).parts != stage.parts[-2:]:
-        return []
-    return [PauseAtStep(Path(asked["folder"]), asked["step"], io)]

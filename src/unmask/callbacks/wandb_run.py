@@ -1,4 +1,4 @@
-"""A stage's rows in Weights & Biases: one run a stage, however often it was interrupted, online and offline."""
+"""Show a stage in Weights & Biases: as one run, however often it was interrupted."""
 
 import os
 import shutil
@@ -11,16 +11,25 @@ from typing import Any, Literal, NamedTuple
 
 from unmask.callbacks.dashboards import Row
 
-# seconds: until W&B counts as unreachable, and beyond finish_seconds until it counts as
-# dead
-START, GRACE = 30, 20
-EARLIER = "earlier-"  # what an earlier attempt left, until this one has its rows
-AXIS = "trainer/global_step"
-BLOCK, HEADER, FULL, LAST = 32768, 7, 1, 4  # bytes, and kinds of pieces, of W&B's file
+# Until W&B counts as unreachable.
+CONNECT_SECONDS = 30
+# Beyond finish_seconds, until W&B's own process is given up.
+ABORT_SECONDS = 20
+# Prefix of folders that an earlier attempt left, until this attempt's rows are written.
+EARLIER = "earlier-"
+STEP_AXIS = "trainer/global_step"
+# W&B's file is a LevelDB log: blocks of bytes that hold pieces of records.
+BLOCK_BYTES = 32768
+HEADER_BYTES = 7
+# Kinds of pieces that end a record.
+FULL_PIECE, LAST_PIECE = 1, 4
 
 
-class RunCard(NamedTuple):
-    """What W&B is told of a stage; the run's id is the fingerprint, so that one stage is one run of a project."""
+class WandbRunInfo(NamedTuple):
+    """What W&B learns of a stage.
+
+    Its fingerprint is the id of the run, so that a stage is one run of a project.
+    """
 
     stage: str
     fingerprint: str
@@ -29,48 +38,58 @@ class RunCard(NamedTuple):
 
 
 class WandbRun:
-    """The run goes on where W&B has rows of it: the journal is given whole each time, and W&B takes what it lacks.
+    """A dashboard: one run of W&B, which goes on where W&B has rows of it.
 
-    Each row has a place of its own in the run (W&B's _step), the same in every attempt: two a step, as a step is
-    logged in training and in validation. What stands at a place is never sent again: rows of a resumed training are
-    bit-identical. Offline nothing is known of the run but what lies in the folder, so each attempt writes all rows.
+    Each attempt begins with the whole metrics log, and W&B takes what it lacks: each
+    row has a fixed index in the run (W&B's _step), two a step, since a step is logged
+    in training and in validation. A row that is there is never sent again: rows of a
+    resumed training are bit-identical. Offline nothing is known of the run but what is
+    in the folder, so each attempt writes all rows.
     """
 
     def __init__(
         self,
-        card: RunCard,
+        info: WandbRunInfo,
         folder: Path,
         project: str,
         entity: str | None,
         online: bool,
         finish_seconds: float,
     ) -> None:
-        """folder: the stage's; W&B's own is made in it."""
-        self.name, self.card, self.folder, self.online = "W&B", card, folder, online
-        self.project, self.entity, self.finish_seconds = project, entity, finish_seconds
-        self.later = (
+        """Use the stage's `folder`; W&B's own is made in it."""
+        self.name = "W&B"
+        self.info = info
+        self.folder = folder
+        self.project = project
+        self.entity = entity
+        self.online = online
+        self.finish_seconds = finish_seconds
+        self.remedy = (
             f"send it later, when the stage is finished: python src/send.py {folder}"
         )
         self.notes: list[str] = []
         self.run: Any = None
-        # what other attempts left; on the disk until this one's file is whole there
+        # Folders of other attempts, kept until this attempt's file is complete.
         self.earlier: list[Path] = []
 
     def open(self, rows: list[Row]) -> None:
-        # where this fails W&B would write to /tmp
+        # W&B writes to /tmp where it cannot make this folder; here that is an error.
         (self.folder / "wandb").mkdir(exist_ok=True)
         self._set_aside()
         self.run = self._connect()
-        self.run.define_metric(AXIS)
-        self.run.define_metric("*", step_metric=AXIS, step_sync=True)
+        self.run.define_metric(STEP_AXIS)
+        self.run.define_metric("*", step_metric=STEP_AXIS, step_sync=True)
         for row in rows:
             self.log(row)
 
     def log(self, row: Row) -> None:
-        place = 2 * row["step"] + ("val/loss" in row)
-        if place >= self.run.starting_step:
-            values = {key: value for key, value in row.items() if key != "step"}
-            self.run.log({**values, AXIS: row["step"]}, step=place, commit=True)
+        index = 2 * row["step"] + ("val/loss" in row)
+        # W&B has the rows before.
+        if index < self.run.starting_step:
+            return
+        values = {key: value for key, value in row.items() if key != "step"}
+        values[STEP_AXIS] = row["step"]
+        self.run.log(values, step=index, commit=True)
 
     def close(self, code: int) -> None:
         if self.run is None:
@@ -83,31 +102,35 @@ class WandbRun:
             raise
         _end_service()
         file = Path(self.run.settings.sync_file)
-        if not self.online and not _whole(file):
+        if not self.online and not _ends_with_record(file):
             raise OSError(f"{file} is cut; is the disk full?")
         for path in self.earlier:
             shutil.rmtree(path, ignore_errors=True)
 
-    def abandon(self) -> None:
-        """W&B's own process hangs, and Python would wait for it at its exit."""
+    def abort(self) -> None:
+        """Kill W&B's own process, which hangs: Python would wait for it at its exit."""
         for children in Path("/proc/self/task").glob("*/children"):
-            for number in children.read_text().split():
-                with suppress(OSError):  # it has ended meanwhile
-                    if Path(f"/proc/{number}/comm").read_text() == "wandb-core\n":
-                        os.kill(int(number), signal.SIGKILL)
+            for pid in children.read_text().split():
+                # It may have ended meanwhile.
+                with suppress(OSError):
+                    if Path(f"/proc/{pid}/comm").read_text() == "wandb-core\n":
+                        os.kill(int(pid), signal.SIGKILL)
 
     def _connect(self) -> Any:
-        """An online run, or an offline one where W&B cannot be reached: a dashboard is no reason to lose a training."""
+        """Start an online run, or an offline one where W&B cannot be reached.
+
+        A dashboard is no reason to lose a training.
+        """
         if not self.online:
             return self._init("offline")
         try:
             return self._init("online")
-        # wandb raises its own, requests' and its service's errors
+        # wandb raises errors of its own, of requests and of its service.
         except Exception as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
         self.notes.append(
             f"W&B cannot be reached ({reason}); the run is logged offline in"
-            f" {self.folder}/wandb: {self.later}"
+            f" {self.folder}/wandb: {self.remedy}"
         )
         with suppress(Exception):
             _end_service()
@@ -116,12 +139,12 @@ class WandbRun:
         return self._init("offline")
 
     def _init(self, mode: Literal["online", "offline"]) -> Any:
-        """Of this machine, its environment and its git nothing is told."""
+        """Start a W&B run that says nothing of this machine, its environment or git."""
         import wandb
 
         settings = wandb.Settings(
-            init_timeout=START,
-            login_timeout=START,
+            init_timeout=CONNECT_SECONDS,
+            login_timeout=CONNECT_SECONDS,
             finish_timeout=self.finish_seconds,
             finish_timeout_raises=True,
             console="off",
@@ -131,27 +154,30 @@ class WandbRun:
             x_disable_meta=True,
             x_save_requirements=False,
         )
-        card = self.card
-        # create_new: a run that somebody else has open in this process is left alone
+        info = self.info
         run = wandb.init(
-            id=card.fingerprint,
-            name=f"{card.stage}-{card.fingerprint}",
-            group=card.group,
-            config=card.config,
+            id=info.fingerprint,
+            name=f"{info.stage}-{info.fingerprint}",
+            group=info.group,
+            config=info.config,
             project=self.project,
             entity=self.entity,
             dir=str(self.folder),
             mode=mode,
             resume="allow" if mode == "online" else None,
+            # A run that other code has open in this process is left alone.
             reinit="create_new",
             settings=settings,
         )
-        if mode == "offline" and any(_known_to_server(path) for path in self.earlier):
-            (Path(run.settings.sync_file + ".synced")).touch()
+        if mode == "offline" and any(_may_be_online(path) for path in self.earlier):
+            Path(run.settings.sync_file + ".synced").touch()
         return run
 
     def _set_aside(self) -> None:
-        """Not deleted before the new run is whole, and not found by `wandb sync` any more."""
+        """Rename earlier attempts' folders, so that `wandb sync` finds one run alone.
+
+        They are deleted only when the new run is complete.
+        """
         for path in (self.folder / "wandb").glob("*run-*"):
             if not path.name.startswith(EARLIER):
                 path.rename(path.with_name(f"{EARLIER}{time.time_ns()}-{path.name}"))
@@ -159,28 +185,42 @@ class WandbRun:
 
 
 def _end_service() -> None:
-    """End W&B's own process: only then its file is whole on the disk. Not where somebody else's run is open in it."""
+    """End W&B's own process, which makes its file complete on the disk.
+
+    Not where other code has a run open in it.
+    """
     import wandb
 
     if wandb.run is None:
         wandb.teardown()
 
 
-def _known_to_server(path: Path) -> bool:
-    """Whether W&B may have a part of the run: `wandb sync` would append all rows to it, and skips what is marked."""
+def _may_be_online(path: Path) -> bool:
+    """Tell whether W&B may have a part of the run in this folder.
+
+    `wandb sync` would append all rows to that part; it skips a run that is marked as
+    synced.
+    """
     return "offline-run-" not in path.name or any(path.glob("*.synced"))
 
 
-def _whole(file: Path) -> bool:
-    """Whether it ends where a record does: on a full disk it does not, and W&B says nothing of it.
+def _ends_with_record(file: Path) -> bool:
+    """Tell whether W&B's file ends where a record does.
 
-    It is LevelDB's log: blocks of 32 KiB with pieces of records, each with its length and kind before it.
+    On a full disk it does not, and W&B reports nothing. In the file each piece of a
+    record follows a header with its length and kind; no header crosses a block's end.
     """
-    content, place, kind = file.read_bytes(), HEADER, 0
-    while place + HEADER <= len(content):
-        if (left := BLOCK - place % BLOCK) < HEADER:
-            place += left
+    content = file.read_bytes()
+    # The file has a header of its own, of the same size.
+    position = HEADER_BYTES
+    kind = 0
+    while position + HEADER_BYTES <= len(content):
+        left = BLOCK_BYTES - position % BLOCK_BYTES
+        if left < HEADER_BYTES:
+            position += left
             continue
-        length, kind = struct.unpack("<HB", content[place + 4 : place + HEADER])
-        place += HEADER + length
-    return place == len(content) and kind in (FULL, LAST)
+        # Four bytes of checksum come first.
+        header = content[position + 4 : position + HEADER_BYTES]
+        length, kind = struct.unpack("<HB", header)
+        position += HEADER_BYTES + length
+    return position == len(content) and kind in (FULL_PIECE, LAST_PIECE)

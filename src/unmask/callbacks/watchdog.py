@@ -1,4 +1,4 @@
-"""A training in which nothing moves any more is ended, after every process has written down where it stands."""
+"""End a training that hangs, with the stacks of all processes on file."""
 
 import faulthandler
 import os
@@ -11,98 +11,111 @@ from typing import Any
 
 import lightning as L
 
-LOOKS = 20  # in the time allowed
-LONGEST = 1.0  # seconds between two looks
+# The watching thread looks this often within the time allowed, and at least once in
+# MAX_SECONDS.
+LOOKS = 20
+MAX_SECONDS = 1.0
 
 
 class Watchdog(L.Callback):
-    """Ends this process with exit code 1 when no batch begins, ends or is saved for `minutes`.
+    """End this process with exit code 1 if no batch begins, ends or is saved.
 
-    stacks.txt (stacks-<rank>.txt of others than the first) then has every thread's stack. Processes that wait for a
-    hung one hang with it, so that all write theirs. It is a thread of Python: code that holds the interpreter's lock
-    for ever is only found by the other processes.
+    After `minutes` without progress stacks.txt (stacks-<rank>.txt for ranks other than
+    zero) gets every thread's stack. Ranks that wait for a hung one hang with it, so
+    that all write theirs. The watchdog is a Python thread: where this process holds the
+    interpreter's lock forever, only the other ranks notice.
     """
 
     def __init__(self, folder: Path, minutes: float) -> None:
-        self.folder, self.limit = folder, 60 * minutes
-        self._idle, self._step, self._rank = 0.0, 0, 0
-        self._over: threading.Event | None = None
+        self.folder = folder
+        self.limit = 60 * minutes
+        self._idle_seconds = 0.0
+        self._step = 0
+        self._rank = 0
+        self._stop: threading.Event | None = None
 
     def setup(
         self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str
     ) -> None:
-        self._rank, self._idle, self._over = trainer.global_rank, 0.0, threading.Event()
+        self._rank = trainer.global_rank
+        self._idle_seconds = 0.0
+        self._stop = threading.Event()
         threading.Thread(
-            target=self._watch, args=(self._over,), name="watchdog", daemon=True
+            target=self._watch, args=(self._stop,), name="watchdog", daemon=True
         ).start()
 
-    def moved(self, trainer: L.Trainer, *_: Any) -> None:
-        """At every sign of life."""
-        self._idle, self._step = 0.0, trainer.global_step
+    def note_progress(self, trainer: L.Trainer, *_: Any) -> None:
+        self._idle_seconds = 0.0
+        self._step = trainer.global_step
 
-    on_train_batch_start = on_train_batch_end = on_save_checkpoint = (
-        on_validation_start
-    ) = moved
-    on_validation_batch_start = on_validation_batch_end = on_validation_end = (
-        on_train_end
-    ) = moved
+    # Every sign of life.
+    on_train_batch_start = note_progress
+    on_train_batch_end = note_progress
+    on_train_end = note_progress
+    on_save_checkpoint = note_progress
+    on_validation_start = note_progress
+    on_validation_batch_start = note_progress
+    on_validation_batch_end = note_progress
+    on_validation_end = note_progress
 
-    def _watch(self, over: threading.Event) -> None:
-        """Time is counted look by look: a process that was stopped (Ctrl-Z) or a machine that slept has not hung."""
-        pause = min(LONGEST, self.limit / LOOKS)
-        looked = time.monotonic()
-        while not over.wait(pause):
+    def _watch(self, stop: threading.Event) -> None:
+        pause = min(MAX_SECONDS, self.limit / LOOKS)
+        before = time.monotonic()
+        while not stop.wait(pause):
             now = time.monotonic()
-            self._idle += min(now - looked, 2 * pause)
-            looked = now
-            if self._idle > self.limit:
-                self._end()
+            # A look counts for two pauses at most: a process that was stopped (Ctrl-Z)
+            # or a machine that slept has not hung.
+            self._idle_seconds += min(now - before, 2 * pause)
+            before = now
+            if self._idle_seconds > self.limit:
+                self._end_process()
 
-    def _end(self) -> None:
-        path = self.folder / (
-            f"stacks-{self._rank}.txt" if self._rank else "stacks.txt"
-        )
-        told = (
+    def _end_process(self) -> None:
+        name = f"stacks-{self._rank}.txt" if self._rank else "stacks.txt"
+        path = self.folder / name
+        summary = (
             f"process {self._rank} has not moved for {self.limit / 60:g} minutes after"
             f" step {self._step}"
         )
         try:
             with path.open("w") as file:
-                print(f"{told}\n", file=file, flush=True)
+                print(f"{summary}\n", file=file, flush=True)
                 faulthandler.dump_traceback(file, all_threads=True)
             where = f"every thread's stack is in {path}"
-        except OSError as error:  # what hangs may be the disk
+        # What hangs may be the disk.
+        except OSError as error:
             where = f"its stacks could not be written ({error})"
         print(
-            f"{told}, at {_main_place()}; {where}; the same command goes on from the"
-            " last checkpoint; if a step may take longer, raise"
+            f"{summary}, at {_main_thread_position()}; {where}; the same command goes"
+            " on from the last checkpoint; if a step may take longer, raise"
             " trainer.timeout_minutes",
             file=sys.stderr,
             flush=True,
         )
-        os._exit(1)  # nothing that hangs can be asked to leave
+        # A process that hangs can run no handlers.
+        os._exit(1)
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
+        # Lightning does not call teardown after an exception.
         self.teardown(trainer, pl_module, "fit")
 
     def teardown(
         self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str
     ) -> None:
-        if self._over:
-            self._over.set()
+        if self._stop:
+            self._stop.set()
 
 
-def _main_place() -> str:
-    """Where the main thread stands, of this project's own code if it is in it."""
-    frames = traceback.extract_stack(
-        sys._current_frames()[threading.main_thread().ident or 0]
-    )
-    ours = [
-        frame
-        for frame in frames
-        if Path(__file__).parents[1] in Path(frame.filename).parents
-    ]
-    frame = (ours or frames)[-1]
+def _main_thread_position() -> str:
+    """Return the file, line and function where the main thread is.
+
+    The innermost frame of this project is the one that says most, if there is one.
+    """
+    main_thread = threading.main_thread().ident or 0
+    frames = traceback.extract_stack(sys._current_frames()[main_thread])
+    project = Path(__file__).parents[1]
+    own_frames = [frame for frame in frames if project in Path(frame.filename).parents]
+    frame = (own_frames or frames)[-1]
     return f"{frame.filename}:{frame.lineno} ({frame.name})"

@@ -1,4 +1,4 @@
-"""What the commands share: exit codes, and a word on mistyped keys before anything starts."""
+"""Shared by all commands: exit codes, errors in one line, checks of the typed keys."""
 
 import os
 import sys
@@ -10,130 +10,144 @@ from typing import NoReturn
 
 from unmask.config.checks import ConfigError
 from unmask.config.experiments import CONF
-from unmask.config.overrides import unknown_choices, unknown_names, unknown_overrides
-from unmask.config.secrets import masked
+from unmask.config.overrides import unknown_choices, unknown_experiments, unknown_keys
+from unmask.config.secrets import redact
 from unmask.stages.ledger import LedgerError
 
-# raised with a text for the user
-EXPLAINED = (LedgerError, ValueError, OSError, FloatingPointError)
+# their text is written for the user, so it is shown without a traceback
+USER_ERRORS = (LedgerError, ValueError, OSError, FloatingPointError)
 MULTIRUN = ("-m", "--multirun")
-SHOWING = ("--cfg", "-c", "--info", "-i")  # what they show is one run's
+# Hydra's flags that print a config instead of running it
+SHOW_CONFIG_FLAGS = ("--cfg", "-c", "--info", "-i")
+TELEMETRY_OFF = {
+    # W&B reports its own crashes to its makers
+    "WANDB_ERROR_REPORTING": "false",
+    # huggingface_hub, and with it timm and transformers
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    # a convention that other packages follow
+    "DO_NOT_TRACK": "1",
+}
+# True once Hydra has composed the config and called the command
+command_started = False
 
 
 class CellError(RuntimeError):
-    """A cell of a sweep that shares its process with the sweep (Hydra's own launchers): the others go on."""
+    """Report a failed cell of a sweep that runs in the sweep's process.
 
-
-QUIET = {
-    "WANDB_ERROR_REPORTING": "false",  # W&B's own reports of its faults, to its makers
-    # huggingface_hub, and with it timm and transformers
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "DO_NOT_TRACK": "1",  # whoever else heeds it
-}
-started = False  # whether Hydra composed a config and called the command
+    Hydra's own launchers run cells like this; the other cells go on.
+    """
 
 
 def fail(message: str, code: int) -> NoReturn:
-    """Say it on stderr and leave: 1 error, 2 bad config."""
+    """Print the message to stderr and exit: 1 for an error, 2 for a bad config."""
     print(message, file=sys.stderr)
     raise SystemExit(code)
 
 
 def user_message(error: BaseException) -> str:
-    """The error's own words.
+    """Return what the user should read about an error.
 
-    Of one that a loader's worker passed on, its last line, without the worker's traceback. Of one that nobody foresaw,
-    its kind, its first line and the notes it got on its way: the remedy, and where the traceback stands.
+    An error that a loader worker passed on: its last line, without the worker's
+    traceback. An unexpected error: its type, its first line and its notes, which
+    say what to do and where the traceback is.
     """
-    text = masked(str(error))
+    text = redact(str(error))
     if "Original Traceback" in text:
         return text.strip().splitlines()[-1].split(": ", 1)[-1]
     if isinstance(error, OSError) and error.strerror:
-        return (
-            f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-        )
-    if isinstance(error, EXPLAINED):
+        if error.filename:
+            return f"{error.filename}: {error.strerror}"
+        return error.strerror
+    if isinstance(error, USER_ERRORS):
         return text
-    first = next(iter(text.strip().splitlines()), "")
-    return "; ".join(
-        [f"{type(error).__name__}: {first}", *getattr(error, "__notes__", [])]
-    )
+    lines = text.strip().splitlines()
+    summary = f"{type(error).__name__}: {lines[0] if lines else ''}"
+    return "; ".join([summary, *getattr(error, "__notes__", [])])
 
 
 @contextmanager
 def exit_on_user_error() -> Iterator[None]:
-    """Within, what has a text for the user is told in a line and ends the command: 2 bad arguments, else 1."""
+    """Turn errors of the user into one line and an exit code.
+
+    The code is 2 for bad arguments and 1 for everything else.
+    """
     try:
         yield
     except ConfigError as error:
         fail(str(error), 2)
-    except EXPLAINED as error:
+    except USER_ERRORS as error:
         fail(user_message(error), 1)
 
 
 def disable_telemetry() -> None:
-    """Nothing that this project uses reports to its makers, in this process and those it starts."""
-    os.environ.update(QUIET)
+    """Stop packages from reporting to their makers, here and in child processes."""
+    os.environ.update(TELEMETRY_OFF)
 
 
 def mark_started() -> None:
-    """To be called first by a command: from here on faults are no longer Hydra's about the command line."""
-    global started
-    started = True
-    # without the line of Python that said it
+    """Mark that the command itself runs; every command calls this first.
+
+    From here on an exit code of 1 is no longer a mistake on the command line.
+    """
+    global command_started
+    command_started = True
+    # by default Python prints the source line that warned, too
     warnings.formatwarning = lambda message, *_, **__: f"{message}\n"
 
 
 def config_flags(arguments: Sequence[str]) -> list[str]:
-    """--config-dir and its like as typed, with their values: a command that this one starts composes from there too."""
-    found, pending = [], False
+    """Return --config-dir and similar flags with their values, as typed.
+
+    A command that starts another one passes them on, so that both compose from the
+    same folders.
+    """
+    flags = []
+    expects_value = False
     for argument in arguments:
-        flag = argument.startswith(("--config-", "-cd", "-cn", "-cp"))
-        if flag or pending:
-            found.append(argument)
-        pending = flag and "=" not in argument
-    return found
+        is_flag = argument.startswith(("--config-", "-cd", "-cn", "-cp"))
+        if is_flag or expects_value:
+            flags.append(argument)
+        expects_value = is_flag and "=" not in argument
+    return flags
 
 
-def quoted(argument: str) -> str:
-    """key=value with the value in quotes where it has an '=' of its own, as step=N.ckpt has: Hydra would choke."""
+def quote_value(argument: str) -> str:
+    """Quote the value of key=value where it contains '=' itself.
+
+    Hydra cannot parse checkpoint=.../step=5.ckpt without quotes.
+    """
     key, equals, value = argument.partition("=")
-    plain = (
-        "=" in value
-        and not argument.startswith("-")
-        and value[0] not in "'\"[{("
-        and "," not in value
-    )
-    return f"{key}{equals}'{value}'" if plain else argument
+    # quoted values, lists, dicts and sweeps already have a meaning for Hydra
+    is_structured = value.startswith(("'", '"', "[", "{", "(")) or "," in value
+    if "=" not in value or argument.startswith("-") or is_structured:
+        return argument
+    return f"{key}{equals}'{value}'"
 
 
-def explanation(file: str) -> str:
-    """A command's own file of defaults, with its comments and the choices of its groups, without what Hydra reads."""
-    lines = file.partition("\nhydra:")[0].splitlines()
-    chosen = [
-        line[4:].partition(":")
-        for line in lines
-        if line.startswith("  - ") and "override" not in line
-    ]
-    groups = [
-        f"{group}:{value}    # one of"
-        f" {', '.join(sorted(path.stem for path in (CONF / group).glob('*.yaml')))}"
-        for group, colon, value in chosen
-        if colon
-    ]
-    return (
-        "\n".join(
-            [
-                *(line for line in lines if not line.startswith(("defaults:", "  - "))),
-                *groups,
-            ]
-        )
-        + "\n"
-    )
+def help_text(yaml_text: str) -> str:
+    """Turn a command's file of defaults into its help.
+
+    Comments stay; the part that only Hydra reads is left out; groups are shown with
+    their choices.
+    """
+    lines = yaml_text.partition("\nhydra:")[0].splitlines()
+    help_lines = [line for line in lines if not line.startswith(("defaults:", "  - "))]
+    for line in lines:
+        if not line.startswith("  - ") or "override" in line:
+            continue
+        group, colon, value = line[4:].partition(":")
+        # an entry without a colon, such as _self_, is no group
+        if colon:
+            choices = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+            help_lines.append(f"{group}:{value}    # one of {', '.join(choices)}")
+    return "\n".join(help_lines) + "\n"
 
 
-def one_word(arguments: Sequence[str], key: str) -> list[str]:
-    """A plain word stands for `key`; two of them end the command with exit code 2."""
+def positional_to_key(arguments: Sequence[str], key: str) -> list[str]:
+    """Replace the one argument without '=' by key='argument'.
+
+    Two of them end the command with exit code 2.
+    """
     words = [
         argument
         for argument in arguments
@@ -147,43 +161,58 @@ def one_word(arguments: Sequence[str], key: str) -> list[str]:
     ]
 
 
-def guarded(command: Callable[[], None], keys: Iterable[str]) -> None:
-    """Run a Hydra command; mistyped keys and Hydra's own complaints about overrides end with exit code 2."""
+def run_command(command: Callable[[], None], keys: Iterable[str]) -> None:
+    """Check the typed keys, then run the command.
+
+    Mistyped keys and Hydra's complaints about overrides end with exit code 2.
+    """
     disable_telemetry()
-    own = CONF / f"{Path(sys.argv[0]).stem}.yaml"
-    if {"-h", "--help"} & {*sys.argv} and own.exists():  # src/train.py has Hydra's page
-        print(explanation(own.read_text()), end="")
-        raise SystemExit(0)
-    if (
-        faults := unknown_overrides(sys.argv[1:], keys)
-        + unknown_names(sys.argv[1:])
-        + unknown_choices(sys.argv[1:])
-    ):
-        fail("\n".join(faults), 2)
-    shown = next(
-        (
-            argument
-            for argument in sys.argv[1:]
-            if argument.partition("=")[0] in SHOWING
-        ),
-        None,
-    )
-    if shown and any(flag in sys.argv for flag in MULTIRUN):
-        fail(
-            f"{shown} shows the config of one run and -m starts many; leave out one of"
-            " them",
-            2,
-        )
-    sys.argv[1:] = map(quoted, sys.argv[1:])
+    _print_help()
+    _check_arguments(sys.argv[1:], keys)
+    arguments = [quote_value(argument) for argument in sys.argv[1:]]
     # argparse wants -m before the overrides; people type it anywhere
-    sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in MULTIRUN)
+    arguments.sort(key=lambda argument: argument not in MULTIRUN)
+    sys.argv[1:] = arguments
     try:
         command()
     except SystemExit as leaving:
-        if (
-            leaving.code == 1
-            and not started
-            and not any(flag in sys.argv for flag in MULTIRUN)
-        ):
+        # Hydra exits with 1 when it cannot compose the config: that is a bad config
+        if leaving.code == 1 and not command_started and not _is_multirun(arguments):
             raise SystemExit(2) from None
         raise
+
+
+def _print_help() -> None:
+    """Answer --help from the command's own defaults, if it has such a file.
+
+    src/train.py has none and leaves the answer to Hydra.
+    """
+    defaults = CONF / f"{Path(sys.argv[0]).stem}.yaml"
+    if {"-h", "--help"} & {*sys.argv} and defaults.exists():
+        print(help_text(defaults.read_text()), end="")
+        raise SystemExit(0)
+
+
+def _check_arguments(arguments: list[str], keys: Iterable[str]) -> None:
+    unknown = (
+        unknown_keys(arguments, keys)
+        + unknown_experiments(arguments)
+        + unknown_choices(arguments)
+    )
+    if unknown:
+        fail("\n".join(unknown), 2)
+    show_flags = [
+        argument
+        for argument in arguments
+        if argument.partition("=")[0] in SHOW_CONFIG_FLAGS
+    ]
+    if show_flags and _is_multirun(arguments):
+        fail(
+            f"{show_flags[0]} shows the config of one run and -m starts many; leave out"
+            " one of them",
+            2,
+        )
+
+
+def _is_multirun(arguments: Sequence[str]) -> bool:
+    return any(flag in arguments for flag in MULTIRUN)

@@ -1,4 +1,4 @@
-"""One file of weights into another, and the table that says what became of every tensor."""
+"""Convert weights to another layout, with a table of what became of each tensor."""
 
 from pathlib import Path
 
@@ -7,22 +7,31 @@ from rich.table import Table
 from unmask.config.arguments import Convert
 from unmask.config.checks import ConfigError
 from unmask.exchange.geometry import Hints
-from unmask.exchange.read import read
-from unmask.exchange.summary import described
-from unmask.exchange.write import refuse_existing, write
+from unmask.exchange.read import read_weights
+from unmask.exchange.summary import report_table
+from unmask.exchange.write import check_target, write_weights
 
 
-def convert(given: Convert) -> Table:
-    """Raises ConfigError for a source that is not there or a target that is, ValueError for unusable weights."""
-    source, target = Path(given.source), Path(given.to)
+def convert(arguments: Convert) -> Table:
+    """Read the weights, write them in the wanted layout, and report each tensor.
+
+    Raises ConfigError for a source that is missing or a target that exists, ValueError
+    for unusable weights.
+    """
+    source = Path(arguments.source)
+    target = Path(arguments.to)
     if not source.exists():
         raise ConfigError(f"from={source}: no such file or folder")
+    # checked first: reading a large file takes minutes
     try:
-        refuse_existing(target, given.layout, given.overwrite)
+        check_target(target, arguments.layout, arguments.overwrite)
     except ValueError as error:
         raise ConfigError(f"to={error}") from None
-    weights, reading = read(source, Hints(given.heads, given.decoder_heads, given.grid))
-    writing = write(weights, target, given.layout, given.overwrite)
-    return described(
-        weights, {f"read {weights.layout}": reading, f"write {given.layout}": writing}
-    )
+    hints = Hints(arguments.heads, arguments.decoder_heads, arguments.grid)
+    weights, read_report = read_weights(source, hints)
+    write_report = write_weights(weights, target, arguments.layout, arguments.overwrite)
+    steps = {
+        f"read {weights.layout}": read_report,
+        f"write {arguments.layout}": write_report,
+    }
+    return report_table(weights, steps)

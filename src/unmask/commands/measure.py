@@ -1,4 +1,4 @@
-"""One pass over the training images: mean and std of their pixels, their sizes and kinds, and those that are bad."""
+"""Measure the training images in one pass: mean, std, sizes, kinds and bad images."""
 
 import io
 import math
@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.progress import track
 
 from unmask.data.images.arrays import Content, is_array
-from unmask.data.images.decoding import decoded, opened
-from unmask.data.images.unreadable import BadImageError, content_of
-from unmask.data.loading.folders import Files
+from unmask.data.images.decoding import decode_image, read_header
+from unmask.data.images.unreadable import BadImageError, read_content
+from unmask.data.loading.folders import StoredImages
 from unmask.data.loading.in_memory import InMemory
 from unmask.distributed.processes import available_cores
 from unmask.randomness import make_key, permutation
@@ -26,100 +26,115 @@ from unmask.stages.plan import Plan
 from unmask.storage.atomic import write_text
 from unmask.training.build import load_splits
 
-AT_ONCE = 256  # images between two looks of the progress bar
-NAMED = 20  # bad files that are printed
+CHUNK_SIZE = 256  # images between two updates of the progress bar
+MAX_PRINTED = 20  # bad images that are printed by name
 
 
-class Sums(NamedTuple):
-    """Of one image: exact integers, so that neither order nor threads matter."""
+class ImageSums(NamedTuple):
+    """Sums over the pixels of one image, in uint8 values.
 
-    pixels: int
-    values_C: list[int]
-    squares_C: list[int]
+    They are exact integers, so neither the order of images nor threads matter.
+    size is (height, width); kind is what the file holds, such as RGB.
+    """
+
+    num_pixels: int
+    sums_C: list[int]
+    square_sums_C: list[int]
     size: tuple[int, int]
     kind: str
 
 
 @dataclass
-class Measured:
-    """identity: of the data set. sizes: (height, width) of each image. kinds: modes of image files, or arrays."""
+class PixelStatistics:
+    """Collect the sums of all images of a data set.
+
+    identity: that of the data set. num_listed: its training images, measured or not.
+    sizes: (height, width) of each image. kinds: how many images of each kind.
+    """
 
     identity: str
     source: str
     channels: int
-    of: int
-    pixels: int = 0
-    values_C: list[int] = field(default_factory=list)
-    squares_C: list[int] = field(default_factory=list)
+    num_listed: int
+    num_pixels: int = 0
+    sums_C: list[int] = field(default_factory=list)
+    square_sums_C: list[int] = field(default_factory=list)
     sizes: list[tuple[int, int]] = field(default_factory=list)
     kinds: Counter[str] = field(default_factory=Counter)
-    bad: list[BadImageError] = field(default_factory=list)
+    bad_images: list[BadImageError] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.sums_C = self.sums_C or [0] * self.channels
+        self.square_sums_C = self.square_sums_C or [0] * self.channels
 
     @property
     def mean(self) -> list[float]:
-        return [round(total / self.pixels / 255, 6) for total in self.values_C]
+        """Return the mean of each channel, of values in [0, 1]."""
+        return [round(total / self.num_pixels / 255, 6) for total in self.sums_C]
 
     @property
     def std(self) -> list[float]:
-        """Of all pixels, not the mean of each image's; in integers, for the difference of two large numbers is left."""
-        pairs = zip(self.values_C, self.squares_C, strict=True)
-        return [
-            round(math.sqrt(self.pixels * squares - total**2) / self.pixels / 255, 6)
-            for total, squares in pairs
-        ]
+        """Return the std over all pixels of each channel, of values in [0, 1].
 
-    def add(self, found: Sums | BadImageError) -> None:
-        if isinstance(found, BadImageError):
-            self.bad.append(found)
+        This is not the mean of the images' stds.
+        """
+        stds = []
+        for total, squares in zip(self.sums_C, self.square_sums_C, strict=True):
+            # N sum(x^2) - sum(x)^2 is a small difference of large numbers: floats
+            # would lose it, integers do not
+            variance = self.num_pixels * squares - total**2
+            stds.append(round(math.sqrt(variance) / self.num_pixels / 255, 6))
+        return stds
+
+    def add(self, image: ImageSums | BadImageError) -> None:
+        if isinstance(image, BadImageError):
+            self.bad_images.append(image)
             return
-        self.pixels += found.pixels
-        self.values_C = [
-            a + b
-            for a, b in zip(
-                self.values_C or [0] * self.channels, found.values_C, strict=True
-            )
-        ]
-        self.squares_C = [
-            a + b
-            for a, b in zip(
-                self.squares_C or [0] * self.channels, found.squares_C, strict=True
-            )
-        ]
-        self.sizes.append(found.size)
-        self.kinds[found.kind] += 1
+        self.num_pixels += image.num_pixels
+        self.sums_C = _add(self.sums_C, image.sums_C)
+        self.square_sums_C = _add(self.square_sums_C, image.square_sums_C)
+        # kept one by one: quartiles need all of them
+        self.sizes.append(image.size)
+        self.kinds[image.kind] += 1
 
 
-def sums(image_HWC: UInt8[np.ndarray, "H W C"], kind: str) -> Sums:
-    # integers below 2**53 are exact in float64, and its products are quick
+def _add(totals_C: list[int], values_C: list[int]) -> list[int]:
+    return [a + b for a, b in zip(totals_C, values_C, strict=True)]
+
+
+def sum_pixels(image_HWC: UInt8[np.ndarray, "H W C"], kind: str) -> ImageSums:
+    # float64 holds integers below 2**53 exactly, and its dot product is fast
     channels = [
         image_HWC[:, :, c].ravel().astype(np.float64) for c in range(image_HWC.shape[2])
     ]
     height, width = image_HWC.shape[:2]
-    return Sums(
+    return ImageSums(
         height * width,
-        [int(x.sum()) for x in channels],
-        [int(x @ x) for x in channels],
+        [int(values.sum()) for values in channels],
+        [int(values @ values) for values in channels],
         (height, width),
         kind,
     )
 
 
-def one(split: InMemory | Files, i: int) -> Sums | BadImageError:
+def measure_image(split: InMemory | StoredImages, i: int) -> ImageSums | BadImageError:
+    # data sets such as CIFAR are decoded already
     if isinstance(split, InMemory):
-        return sums(split.images_NCHW[i].permute(1, 2, 0).numpy(), "in memory")
+        return sum_pixels(split.images_NCHW[i].permute(1, 2, 0).numpy(), "in memory")
     name = split.store.name(i)
     try:
-        content = content_of(split.store, i)
-        return sums(
-            decoded(opened(content, name, split.channels)),
-            kind_of(content, name, split.channels),
-        )
+        content = read_content(split.store, i)
+        image_HWC = decode_image(read_header(content, name, split.channels))
+        return sum_pixels(image_HWC, image_kind(content, name, split.channels))
     except BadImageError as error:
         return error
 
 
-def kind_of(content: Content, name: str, channels: int) -> str:
-    """Of the file itself: a mode of Pillow's (RGB, L, CMYK, ...), or an array of so many channels."""
+def image_kind(content: Content, name: str, channels: int) -> str:
+    """Return the mode of an image file (RGB, L, CMYK, ...), or say that it is an array.
+
+    The mode is the file's own, before it is brought to `channels`.
+    """
     if not isinstance(content, bytes) or is_array(content, name):
         return f"array of {channels}"
     with Image.open(io.BytesIO(content)) as image:
@@ -128,65 +143,74 @@ def kind_of(content: Content, name: str, channels: int) -> str:
 
 def measure(
     plan: Plan, images: int | None, threads: int | None, console: Console
-) -> Measured:
-    """Raises ValueError where no image can be read, or all pixels of a channel are alike."""
+) -> PixelStatistics:
+    """Measure all training images, or a random sample of `images` of them.
+
+    Raises ValueError where no image can be read, or all pixels of a channel are equal.
+    """
     data = plan.config.data
+    # files are decoded here one by one and need not fit into memory
     plan.config.data.in_memory = None if plan.listing is None else False
     split, _ = load_splits(plan)
     ids = list(range(len(split)))
     if images is not None and images < len(split):
-        ids = sorted(
-            permutation(make_key(0, "statistics"), 0, len(split))[:images].tolist()
-        )
-    measured = Measured(plan.identity, data.source, data.channels, len(split))
-    parts = [ids[k : k + AT_ONCE] for k in range(0, len(ids), AT_ONCE)]
-    with ThreadPoolExecutor(threads or available_cores()) as pool:
-        for part in track(
-            parts, description="measuring", console=console, transient=True
-        ):
-            for found in pool.map(lambda i: one(split, i), part):
-                measured.add(found)
-    if not measured.pixels:
-        raise ValueError(
-            f"none of {len(ids)} images can be read; the first: {measured.bad[0]}"
-        )
-    if not all(measured.std):
-        raise ValueError(
-            f"all pixels of a channel are alike (std {measured.std}): there is nothing"
-            " to normalise by"
-        )
-    return measured
-
-
-def quartiles(measured: Measured) -> dict[str, list[int]]:
-    """Least, lower quartile, median, upper quartile and most."""
-    sizes = np.array(measured.sizes)
-    found = np.percentile(sizes, [0, 25, 50, 75, 100], axis=0, method="nearest")
-    return {"height": found[:, 0].tolist(), "width": found[:, 1].tolist()}
-
-
-def keep(measured: Measured, out: Path | None, plan: Plan) -> Path:
-    """Write the file that data.statistics takes."""
-    seen = len(measured.sizes) + len(measured.bad)
-    # which must not take the place of all
-    some = f"-{seen}" if seen < measured.of else ""
-    out = (
-        out
-        or Path(plan.config.runs_dir).expanduser()
-        / "statistics"
-        / f"{measured.identity}{some}.yaml"
+        # a fixed key: the same sample each time; sorted: files are read in order
+        order = permutation(make_key(0, "statistics"), 0, len(split))
+        ids = sorted(order[:images].tolist())
+    statistics = PixelStatistics(
+        plan.data_identity, data.source, data.channels, len(split)
     )
+    chunks = [ids[k : k + CHUNK_SIZE] for k in range(0, len(ids), CHUNK_SIZE)]
+    with ThreadPoolExecutor(threads or available_cores()) as pool:
+        for chunk in track(
+            chunks, description="measuring", console=console, transient=True
+        ):
+            for image in pool.map(lambda i: measure_image(split, i), chunk):
+                statistics.add(image)
+    if not statistics.num_pixels:
+        raise ValueError(
+            f"none of {len(ids)} images can be read; the first:"
+            f" {statistics.bad_images[0]}"
+        )
+    if not all(statistics.std):
+        raise ValueError(
+            f"all pixels of a channel are equal (std {statistics.std}): there is"
+            " nothing to normalise by"
+        )
+    return statistics
+
+
+def size_quartiles(statistics: PixelStatistics) -> dict[str, list[int]]:
+    """Return minimum, quartiles and maximum of the images' heights and widths."""
+    quartiles = np.percentile(
+        np.array(statistics.sizes), [0, 25, 50, 75, 100], axis=0, method="nearest"
+    )
+    return {"height": quartiles[:, 0].tolist(), "width": quartiles[:, 1].tolist()}
+
+
+def write_statistics(statistics: PixelStatistics, out: Path | None, plan: Plan) -> Path:
+    """Write the file that data.statistics= reads, and return its path.
+
+    By default it goes to <runs_dir>/statistics/<identity>.yaml.
+    """
+    if out is None:
+        folder = Path(plan.config.runs_dir).expanduser() / "statistics"
+        num_measured = len(statistics.sizes) + len(statistics.bad_images)
+        # a sample must not overwrite the statistics of all images
+        is_sample = num_measured < statistics.num_listed
+        sample = f"-{num_measured}" if is_sample else ""
+        out = folder / f"{statistics.identity}{sample}.yaml"
     content = {
-        "identity": measured.identity,
-        "source": measured.source,
-        "channels": measured.channels,
-        "mean": measured.mean,
-        "std": measured.std,
-        "images": len(measured.sizes),
-        "of": measured.of,
-        "sizes": quartiles(measured),
-        "kinds": dict(measured.kinds.most_common()),
-        "bad": [f"{error.name}: {error.reason}" for error in measured.bad],
+        "identity": statistics.identity,
+        "source": statistics.source,
+        "channels": statistics.channels,
+        "mean": statistics.mean,
+        "std": statistics.std,
+        "images": len(statistics.sizes),
+        "of": statistics.num_listed,
+        "sizes": size_quartiles(statistics),
+        "kinds": dict(statistics.kinds.most_common()),
+        "bad": [f"{error.name}: {error.reason}" for error in statistics.bad_images],
     }
     out.parent.mkdir(parents=True, exist_ok=True)
     write_text(
@@ -202,24 +226,26 @@ def keep(measured: Measured, out: Path | None, plan: Plan) -> Path:
     return out
 
 
-def said(measured: Measured) -> str:
-    """All of it, for people."""
+def describe_statistics(statistics: PixelStatistics) -> str:
+    """Return the statistics as lines for the terminal."""
     lines = [
-        f"{len(measured.sizes):,} of {measured.of:,} training images,"
-        f" {measured.pixels:,} pixels"
+        f"{len(statistics.sizes):,} of {statistics.num_listed:,} training images,"
+        f" {statistics.num_pixels:,} pixels",
+        f"mean {statistics.mean}",
+        f"std  {statistics.std}",
     ]
-    lines += [f"mean {measured.mean}", f"std  {measured.std}"]
-    for name, values in quartiles(measured).items():
+    for name, values in size_quartiles(statistics).items():
         lines.append(
             f"{name}: {values[0]} to {values[4]}, quartiles {values[1]}, {values[2]},"
             f" {values[3]}"
         )
-    lines.append(
-        "kinds:"
-        f" {', '.join(f'{kind} {count:,}' for kind, count in measured.kinds.most_common())}"
-    )
-    if measured.bad:
-        more = f", the first {NAMED}" if len(measured.bad) > NAMED else ""
-        lines.append(f"{len(measured.bad):,} cannot be read{more}:")
-        lines += [f"  {error.name}: {error.reason}" for error in measured.bad[:NAMED]]
+    kinds = [f"{kind} {count:,}" for kind, count in statistics.kinds.most_common()]
+    lines.append(f"kinds: {', '.join(kinds)}")
+    bad_images = statistics.bad_images
+    if bad_images:
+        rest = f", the first {MAX_PRINTED}" if len(bad_images) > MAX_PRINTED else ""
+        lines.append(f"{len(bad_images):,} cannot be read{rest}:")
+        lines += [
+            f"  {error.name}: {error.reason}" for error in bad_images[:MAX_PRINTED]
+        ]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Classes of images by a classifier on disk, seen as evaluation sees them."""
+"""Predict the classes of images with a classifier on disk, as evaluation sees them."""
 
 import csv
 import io
@@ -14,181 +14,209 @@ from torch import Tensor
 
 from unmask.config.arguments import Predict
 from unmask.config.checks import ConfigError
-from unmask.data.images.unreadable import shown as printable
-from unmask.data.listing.listing import SUFFIXES, image_files
+from unmask.data.images.unreadable import printable
+from unmask.data.listing.listing import IMAGE_SUFFIXES, list_image_files
 from unmask.data.listing.names import Names
-from unmask.data.loading.batch import Batch, normalised
-from unmask.data.loading.folders import Files, Folder
+from unmask.data.loading.batch import Batch, normalise
+from unmask.data.loading.folders import FolderStore, StoredImages
 from unmask.data.loading.views import Views
 from unmask.exchange.geometry import Hints
-from unmask.storage.atomic import replacing
-from unmask.training.classifiers import Ready, load_ready
+from unmask.storage.atomic import atomic_write
+from unmask.training.classifiers import TrainedClassifier, load_trained_classifier
 
-SHOWN = 20
+MAX_ROWS = 20  # images in the table, and faults in an error, when there are more
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Images that could be read, the probabilities of all classes, and what is wrong with the other files."""
+    """Hold the class probabilities of all images that could be read.
+
+    top: how many classes are shown for each image. skipped: what is wrong with the
+    other files. assumption: what is assumed about foreign weights, in a sentence.
+    """
 
     names: tuple[str, ...]
     probabilities_NK: Float[Tensor, "N K"]
     classes: tuple[str, ...]
     top: int
-    faults: tuple[str, ...]
-    assumed: str = ""  # what weights of others do not tell of the images they want
+    skipped: tuple[str, ...]
+    assumption: str = ""
 
-    def rows(self) -> list[list[tuple[str, float]]]:
-        """The most probable classes of each image, best first."""
-        best = self.probabilities_NK.topk(min(self.top, len(self.classes)))
-        return [
-            [(self.classes[k], p) for p, k in zip(values, indices, strict=True)]
-            for values, indices in zip(
-                best.values.tolist(), best.indices.tolist(), strict=True
-            )
-        ]
+    def top_classes(self) -> list[list[tuple[str, float]]]:
+        """Return (class, probability) of the top classes of each image, best first."""
+        top = self.probabilities_NK.topk(min(self.top, len(self.classes)))
+        rows = []
+        for values, indices in zip(
+            top.values.tolist(), top.indices.tolist(), strict=True
+        ):
+            labels = [self.classes[k] for k in indices]
+            rows.append(list(zip(labels, values, strict=True)))
+        return rows
 
 
-def predict(given: Predict) -> Predictions:
-    """Raises ConfigError for wrong arguments, ValueError where not one of the images can be read."""
-    if given.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
-            "device=cuda: torch finds no GPU here; use device=auto or device=cpu"
-        )
-    if given.out and not Path(given.out).absolute().parent.is_dir():
-        raise ConfigError(
-            f"out={given.out}: its folder does not exist; make it, or give another"
-            " place"
-        )
-    root, files = _files(Path(given.images), given.count)
-    hints = Hints(heads=given.heads, grid=given.grid)
-    ready = load_ready(
-        Path(given.checkpoint).expanduser(),
-        hints,
-        given.eval_crop,
-        Path(given.classes) if given.classes else None,
+def predict(arguments: Predict) -> Predictions:
+    """Predict the classes of all wanted images.
+
+    Raises ConfigError for wrong arguments, ValueError where no image can be read.
+    """
+    _check_arguments(arguments)
+    root, names = _list_images(Path(arguments.images), arguments.count)
+    classifier = load_trained_classifier(
+        Path(arguments.checkpoint).expanduser(),
+        Hints(heads=arguments.heads, grid=arguments.grid),
+        arguments.eval_crop,
+        Path(arguments.classes) if arguments.classes else None,
     )
-    device = "cuda" if given.device != "cpu" and torch.cuda.is_available() else "cpu"
-    ready.model.to(device)
-    readable, parts, faults = [], [], []
-    for start in range(0, len(files), ready.at_once):
-        names, images, bad = _read(root, files[start : start + ready.at_once], ready)
-        readable += names
-        faults += bad
+    # `auto` takes a GPU where there is one
+    use_gpu = arguments.device != "cpu" and torch.cuda.is_available()
+    device = "cuda" if use_gpu else "cpu"
+    classifier.model.to(device)
+    # batch by batch: a folder may hold more images than memory
+    readable = []
+    probabilities = []
+    faults = []
+    for start in range(0, len(names), classifier.batch_size):
+        batch_names = names[start : start + classifier.batch_size]
+        read_names, images, batch_faults = _read_crops(root, batch_names, classifier)
+        readable += read_names
+        faults += batch_faults
         if images:
-            parts.append(_probabilities(ready, torch.cat(images), device))
-    if not parts:
+            images_BCHW = torch.cat(images)
+            probabilities.append(class_probabilities(classifier, images_BCHW, device))
+    if not probabilities:
+        first_faults = "\n".join(faults[:MAX_ROWS])
         raise ValueError(
-            "\n".join(
-                [*faults[:SHOWN], f"none of {len(files)} files can be read as an image"]
-            )
+            f"{first_faults}\nnone of {len(names)} files can be read as an image"
         )
     return Predictions(
         tuple(readable),
-        torch.cat(parts),
-        ready.classes,
-        given.top,
+        torch.cat(probabilities),
+        classifier.class_names,
+        arguments.top,
         tuple(faults),
-        _assumed(ready) if ready.of_others else "",
+        describe_assumption(classifier) if classifier.is_foreign else "",
     )
 
 
-def _files(place: Path, count: int | None) -> tuple[Path, list[str]]:
-    """The folder, and the images in it by name."""
-    place = place.expanduser()
-    if not place.exists():
-        raise ConfigError(f"images={place}: no such file or folder")
-    root, names = (
-        (place, image_files(place, place))
-        if place.is_dir()
-        else (place.parent, [place.name])
-    )
+def _check_arguments(arguments: Predict) -> None:
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            f"device={arguments.device}: torch finds no GPU here; use device=auto or"
+            " device=cpu"
+        )
+    # checked first: otherwise it fails after all images are predicted
+    if arguments.out and not Path(arguments.out).absolute().parent.is_dir():
+        raise ConfigError(
+            f"out={arguments.out}: its folder does not exist; make it, or give another"
+            " place"
+        )
+
+
+def _list_images(path: Path, count: int | None) -> tuple[Path, list[str]]:
+    """Return a folder and the names of the first `count` images below it, sorted."""
+    path = path.expanduser()
+    if not path.exists():
+        raise ConfigError(f"images={path}: no such file or folder")
+    if path.is_dir():
+        root, names = path, list_image_files(path, path)
+    else:
+        root, names = path.parent, [path.name]
     if not names:
         raise ConfigError(
-            f"images={place}: no images in it ({' '.join(sorted(SUFFIXES))}); shards"
-            " are made a folder of images by src/prepare.py with format=folder"
+            f"images={path}: no images in it ({' '.join(sorted(IMAGE_SUFFIXES))}); to"
+            " turn shards into a folder of images: src/prepare.py with format=folder"
         )
     return root, names[:count]
 
 
-def _read(
-    root: Path, names: list[str], ready: Ready
+def _read_crops(
+    root: Path, names: list[str], classifier: TrainedClassifier
 ) -> tuple[list[str], list[UInt8[Tensor, "1 C H W"]], list[str]]:
-    """Names and evaluation's crops of the files that can be read, and what is said of the others."""
-    files = Files(
-        Folder(root, Names(names)), torch.full((len(names),), -1), ready.channels
-    )
-    # nothing stands in for what cannot be read
-    views = Views(files, ready.form, None, seed=0, stand_ins=False)
+    """Read images as evaluation crops them.
 
-    def crop(i: int) -> Tensor | ValueError:
+    Returns the names that could be read, their images, and what is wrong with the
+    other files.
+    """
+    # the classes are what we want to know
+    no_labels_N = torch.full((len(names),), -1)
+    files = StoredImages(
+        FolderStore(root, Names(names)), no_labels_N, classifier.channels
+    )
+    # in training another image would stand in for a bad one; here it must not
+    views = Views(files, classifier.image_format, None, seed=0, allow_substitutes=False)
+
+    def read_crop(i: int) -> Tensor | ValueError:
         try:
             return views.__getitems__([(0, i)]).images_BCHW
         except ValueError as error:
             return error
 
     with ThreadPoolExecutor() as pool:
-        read = list(zip(names, pool.map(crop, range(len(names))), strict=True))
-    images = {name: image for name, image in read if isinstance(image, Tensor)}
-    return (
-        list(images),
-        list(images.values()),
-        [str(error) for _, error in read if isinstance(error, ValueError)],
-    )
+        crops = list(pool.map(read_crop, range(len(names))))
+    readable = []
+    images = []
+    faults = []
+    for name, crop in zip(names, crops, strict=True):
+        if isinstance(crop, Tensor):
+            readable.append(name)
+            images.append(crop)
+        else:
+            faults.append(str(crop))
+    return readable, images, faults
 
 
 @torch.no_grad()
-def _probabilities(
-    ready: Ready, images_BCHW: UInt8[Tensor, "B C H W"], device: str
+def class_probabilities(
+    classifier: TrainedClassifier, images_BCHW: UInt8[Tensor, "B C H W"], device: str
 ) -> Float[Tensor, "B K"]:
-    ids = torch.arange(len(images_BCHW))
-    batch = normalised(Batch(images_BCHW.to(device), ids, ids, 0, None), ready.form)
-    with torch.autocast(device, torch.bfloat16, enabled=ready.bfloat16):
-        logits_BK = ready.model(batch.images_BCHW)
+    # a batch wants ids and labels, but nothing here depends on them
+    ids_B = torch.arange(len(images_BCHW))
+    batch = normalise(
+        Batch(images_BCHW.to(device), ids_B, ids_B, 0, None), classifier.image_format
+    )
+    with torch.autocast(device, torch.bfloat16, enabled=classifier.bfloat16):
+        logits_BK = classifier.model(batch.images_BCHW)
     return logits_BK.float().softmax(dim=1).cpu()
 
 
-def table(found: Predictions, shown: int | None) -> Table:
-    """A row an image, of the first `shown` or of all."""
-    best = found.rows()[:shown]
-    columns = Table("image", *(str(place) for place in range(1, len(best[0]) + 1)))
-    for name, row in zip(found.names, best, strict=False):
-        columns.add_row(
+def predictions_table(predictions: Predictions, max_rows: int | None) -> Table:
+    """Return a table with a row for each image: of the first `max_rows`, or of all."""
+    rows = predictions.top_classes()[:max_rows]
+    table = Table("image", *(str(rank) for rank in range(1, len(rows[0]) + 1)))
+    for name, row in zip(predictions.names, rows, strict=False):
+        # escaped: Rich reads [bold] in a file's name as markup
+        table.add_row(
             escape(printable(name)),
             *(f"{escape(label)} {100 * p:.1f} %" for label, p in row),
         )
-    return columns
+    return table
 
 
-def write_csv(found: Predictions, path: Path) -> None:
-    """All images: name, then each class with its probability."""
+def write_csv(predictions: Predictions, path: Path) -> None:
+    """Write a row for each image: its name, then each top class and its probability."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    rows = found.rows()
-    places = range(1, len(rows[0]) + 1)
-    writer.writerow(
-        [
-            "image",
-            *(
-                cell
-                for place in places
-                for cell in (f"class_{place}", f"probability_{place}")
-            ),
-        ]
-    )
-    for name, row in zip(found.names, rows, strict=True):
-        writer.writerow(
-            [name, *(cell for label, p in row for cell in (label, f"{p:.6f}"))]
-        )
-    with replacing(path) as file:
-        # names that are not UTF-8 as the disk has them
+    rows = predictions.top_classes()
+    header = ["image"]
+    for rank in range(1, len(rows[0]) + 1):
+        header += [f"class_{rank}", f"probability_{rank}"]
+    writer.writerow(header)
+    for name, row in zip(predictions.names, rows, strict=True):
+        values = [name]
+        for label, probability in row:
+            values += [label, f"{probability:.6f}"]
+        writer.writerow(values)
+    with atomic_write(path) as file:
+        # names that are not UTF-8 are written with the bytes they have on disk
         file.write(text.getvalue().encode("utf-8", "surrogateescape"))
 
 
-def _assumed(ready: Ready) -> str:
-    form = ready.form
+def describe_assumption(classifier: TrainedClassifier) -> str:
+    """Say which images foreign weights are assumed to expect: their file does not."""
+    image_format = classifier.image_format
+    height, width = image_format.shape
     return (
-        f"assumed of these weights: {form.shape[0]} x {form.shape[1]} pixels, mean"
-        f" {list(form.mean)}, std {list(form.std)}, centre crop {form.eval_crop:g}"
-        " (eval_crop=...)"
+        f"assumed of these weights: {height} x {width} pixels, mean"
+        f" {list(image_format.mean)}, std {list(image_format.std)}, centre crop"
+        f" {image_format.eval_crop:g} (eval_crop=...)"
     )

@@ -1,18 +1,25 @@
-"""Reconstructions by any checkpoint, of any images."""
+"""Reconstruct images with a pretraining checkpoint."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from unmask.config.checks import ConfigError, check, check_stored
+from unmask.config.checks import ConfigError, check, check_checkpoint_config
 from unmask.config.groups import HogTarget, TokensTarget
 from unmask.config.schema import Config
-from unmask.data.augment.crops import centre_boxes, crop_resize
-from unmask.data.images.unreadable import Bad, BadImageError, candidates, none_of
-from unmask.data.listing.listing import SUFFIXES
-from unmask.data.loading.folders import Files, open_image, stored
+from unmask.data.augment.crops import centre_boxes
+from unmask.data.augment.resampling import resize_crops
+from unmask.data.images.unreadable import (
+    BadImage,
+    BadImageError,
+    no_substitute_error,
+    substitute_candidates,
+)
+from unmask.data.listing.listing import IMAGE_SUFFIXES
+from unmask.data.loading.folders import StoredImages, read_image, read_stored
 from unmask.data.loading.in_memory import InMemory
 from unmask.mae import MAE
 from unmask.randomness import make_key
@@ -23,16 +30,19 @@ from unmask.targets import NormalisedPixel, PatchPCA, Pixel
 from unmask.training import build
 
 
-def checkpoint_file(place: str | Path) -> Path:
-    """The file itself, or the newest checkpoint of a stage's folder. Raises ConfigError where there is none."""
-    place = Path(place)
-    if place.is_file():
-        return place
-    folder = place if place.name == "checkpoints" else place / "checkpoints"
+def find_checkpoint(path: str | Path) -> Path:
+    """Return the file itself, or the newest checkpoint in a stage's folder.
+
+    Raises ConfigError where there is none.
+    """
+    path = Path(path)
+    if path.is_file():
+        return path
+    folder = path if path.name == "checkpoints" else path / "checkpoints"
     newest = checkpoints.newest(folder)
     if newest is None:
         raise ConfigError(
-            f"checkpoint={place}: neither a file nor a folder with checkpoints; see"
+            f"checkpoint={path}: neither a file nor a folder with checkpoints; see"
             " runs/pretrain/*"
         )
     return newest
@@ -45,113 +55,138 @@ def reconstruct_images(
     mask_ratio: float | None,
     seed: int,
 ) -> Reconstruction:
-    """Load a pretraining checkpoint, hide patches of the images, fill them in.
+    """Load a pretraining checkpoint, hide patches of images and fill them in.
 
-    Raises ConfigError for a checkpoint of another stage, one that predicts no pixels, or images that are missing.
+    images: a file or a folder; by default, validation images of the checkpoint's data.
+    Raises ConfigError for a checkpoint of another stage, one that does not predict
+    pixels, or images that are missing.
     """
-    loaded = load_autoencoder(checkpoint, mask_ratio)
-    batch_BCHW = loaded.normalised(images, count)
-    masking = build.build_masking(loaded.config)(
-        make_key(seed, "picture"), torch.arange(len(batch_BCHW)), 0
-    )
-    form = build.build_format(loaded.config)
+    autoencoder = load_autoencoder(checkpoint, mask_ratio)
+    images_BCHW = autoencoder.normalised_images(images, count)
+    make_masking = build.build_masking(autoencoder.config)
+    # one key for the seed and ids from 0 on: the same masks whatever the images are
+    masking = make_masking(make_key(seed, "picture"), torch.arange(len(images_BCHW)), 0)
+    image_format = build.build_format(autoencoder.config)
     return reconstruct(
-        loaded.model, loaded.target, batch_BCHW, masking, form.mean, form.std
+        autoencoder.model,
+        autoencoder.target,
+        images_BCHW,
+        masking,
+        image_format.mean,
+        image_format.std,
     )
 
 
-class Loaded(NamedTuple):
-    """A pretrained autoencoder that predicts pixels, and the config it was trained by."""
+class LoadedAutoencoder(NamedTuple):
+    """Hold a pretrained autoencoder that predicts pixels, and its config."""
 
     model: MAE
     target: Pixel | NormalisedPixel | PatchPCA
     config: Config
 
-    def normalised(self, images: Path | None, count: int) -> Tensor:
-        """Images as the model sees them: given ones, or validation images of its own data."""
-        raw_BCHW = (
-            _given_images(images, count, self.config)
-            if images
-            else _own_images(count, self.config)
-        )
-        form = build.build_format(self.config)
-        mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (form.mean, form.std))
-        return (raw_BCHW / 255 - mean) / std
+    def normalised_images(
+        self, images: Path | None, count: int
+    ) -> Float[Tensor, "B C H W"]:
+        """Return images as the model expects them.
+
+        They are read from `images`, or are validation images of the checkpoint's data.
+        """
+        if images:
+            pixels_BCHW = _read_images(images, count, self.config)
+        else:
+            pixels_BCHW = _validation_images(count, self.config)
+        image_format = build.build_format(self.config)
+        mean_1C11 = torch.tensor(image_format.mean).view(1, -1, 1, 1)
+        std_1C11 = torch.tensor(image_format.std).view(1, -1, 1, 1)
+        return (pixels_BCHW / 255 - mean_1C11) / std_1C11
 
 
-def load_autoencoder(checkpoint: Path, mask_ratio: float | None = None) -> Loaded:
-    """Raises ConfigError for a checkpoint of another stage, or one that predicts no pixels."""
+def load_autoencoder(
+    checkpoint: Path, mask_ratio: float | None = None
+) -> LoadedAutoencoder:
+    """Load a pretraining checkpoint whose predictions can be drawn.
+
+    Raises ConfigError for a checkpoint of another stage, or one that does not predict
+    pixels.
+    """
     content = checkpoints.load(checkpoint)
-    about: dict[str, Any] = content.get("unmask", {})
-    if about.get("stage") != "pretrain":
+    header: dict[str, Any] = content.get("unmask", {})
+    if header.get("stage") != "pretrain":
         raise ConfigError(
-            f"checkpoint={checkpoint} is of stage {about.get('stage')}; only"
+            f"checkpoint={checkpoint} is of stage {header.get('stage')}; only"
             " pretraining has a decoder"
         )
-    check_stored(about["config"])
-    config = check(
-        about["config"] | ({"mask_ratio": mask_ratio} if mask_ratio is not None else {})
-    )
+    # first as it was stored: the error names the version, not mask_ratio
+    check_checkpoint_config(header["config"])
+    changes = {"mask_ratio": mask_ratio} if mask_ratio is not None else {}
+    config = check(header["config"] | changes)
     if isinstance(config.target, HogTarget | TokensTarget):
-        what = (
-            "histograms of gradients"
-            if isinstance(config.target, HogTarget)
-            else "tokens of a dVAE"
-        )
+        is_hog = isinstance(config.target, HogTarget)
+        predicted = "histograms of gradients" if is_hog else "tokens of a dVAE"
         raise ConfigError(
-            f"checkpoint={checkpoint} predicts {what}, not pixels: there is nothing to"
-            " draw"
+            f"checkpoint={checkpoint} predicts {predicted}, not pixels: there is"
+            " nothing to draw"
         )
-    target, state = build.build_target(config), content["state_dict"]
-    assert isinstance(target, Pixel | NormalisedPixel | PatchPCA)
     model = build.build_mae(config).eval()
+    target = build.build_target(config)
+    assert isinstance(target, Pixel | NormalisedPixel | PatchPCA)
     for part, prefix in ((model, "model."), (target, "target.")):
+        # Pixel and NormalisedPixel have no weights
         if isinstance(part, nn.Module):
-            part.load_state_dict(checkpoints.below(state, prefix))
-    return Loaded(model, target, config)
+            state = checkpoints.strip_prefix(content["state_dict"], prefix)
+            part.load_state_dict(state)
+    return LoadedAutoencoder(model, target, config)
 
 
-def _given_images(place: Path, count: int, config: Config) -> torch.Tensor:
-    if not place.exists():
-        raise ConfigError(f"images={place}: no such file or folder")
-    files = (
-        [place]
-        if place.is_file()
-        else sorted(p for p in place.rglob("*") if p.suffix.lower() in SUFFIXES)
-    )
+def _read_images(path: Path, count: int, config: Config) -> Float[Tensor, "B C H W"]:
+    if not path.exists():
+        raise ConfigError(f"images={path}: no such file or folder")
+    if path.is_file():
+        files = [path]
+    else:
+        files = sorted(
+            file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES
+        )
     if not files:
         raise ConfigError(
-            f"images={place}: no images in it ({' '.join(sorted(SUFFIXES))})"
+            f"images={path}: no images in it ({' '.join(sorted(IMAGE_SUFFIXES))})"
         )
-    return torch.cat(
-        [_fit(open_image(path, config.data.channels), config) for path in files[:count]]
-    )
+    # one by one: files may have different sizes until they are cropped
+    images = [read_image(file, config.data.channels) for file in files[:count]]
+    return torch.cat([_centre_crop(image_CHW, config) for image_CHW in images])
 
 
-def _own_images(count: int, config: Config) -> torch.Tensor:
-    """Validation images, spread over the set."""
+def _validation_images(count: int, config: Config) -> Float[Tensor, "B C H W"]:
+    """Return validation images, evenly spread over the split."""
     _, val = build.load_splits(make_plan(config))
-    chosen = (
-        torch.linspace(0, len(val) - 1, min(count, len(val))).long().unique().tolist()
-    )
-    if isinstance(val, InMemory):
-        return torch.cat([_fit(val.images_NCHW[i], config) for i in chosen])
-    return torch.cat([_fit(_standing(val, i), config) for i in chosen])
+    # the first ones of a folder would all be of one class
+    positions = torch.linspace(0, len(val) - 1, min(count, len(val))).long()
+    crops = []
+    for i in positions.unique().tolist():
+        if isinstance(val, InMemory):
+            image_CHW = val.images_NCHW[i]
+        else:
+            image_CHW = _read_or_substitute(val, i)
+        crops.append(_centre_crop(image_CHW, config))
+    return torch.cat(crops)
 
 
-def _standing(files: Files, i: int) -> torch.Tensor:
-    """The image, or the one that stands in for it in training."""
-    bad = []
-    for other in candidates(i, len(files)):
+def _read_or_substitute(files: StoredImages, i: int) -> UInt8[Tensor, "C H W"]:
+    """Return an image, or its substitute where it is bad, as in training."""
+    bad_images = []
+    for candidate in substitute_candidates(i, len(files)):
         try:
-            return stored(files, other)
+            return read_stored(files, candidate)
         except BadImageError as error:
-            bad.append(Bad(other, error.name, error.reason))
-    raise none_of(bad)
+            bad_images.append(BadImage(candidate, error.name, error.reason))
+    raise no_substitute_error(bad_images)
 
 
-def _fit(image_CHW: torch.Tensor, config: Config) -> torch.Tensor:
-    """The centre crop that evaluation uses."""
+def _centre_crop(
+    image_CHW: UInt8[Tensor, "C H W"], config: Config
+) -> Float[Tensor, "1 C h w"]:
+    """Return the centre crop that evaluation uses, values from 0 to 255."""
+    # crops are computed for batches; this is a batch of one
     size_12 = torch.tensor([image_CHW.shape[1:]])
     boxes = centre_boxes(size_12, config.data.image_size, config.data.eval_crop)
-    return crop_resize(image_CHW[None], boxes, config.data.image_size)
+    return resize_crops(image_CHW[None], boxes, config.data.image_size)

@@ -1,58 +1,63 @@
-"""Finished stages to W&B: what was offline, or what it did not take while they were trained."""
+"""Send finished stages to W&B: runs that were offline, or rows that did not arrive."""
 
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from unmask.callbacks.wandb_run import RunCard, WandbRun
+from unmask.callbacks.wandb_run import WandbRun, WandbRunInfo
 from unmask.config.arguments import Send
 from unmask.config.checks import ConfigError, refuse_secrets
 from unmask.stages.ledger import read_result
-from unmask.storage.metrics_log import read
+from unmask.storage.metrics_log import read_rows
 
 
-def send(folder: Path, given: Send) -> str:
-    """Give W&B the journal of a finished stage, in words. Rows that the run has are not sent again.
+def send(folder: Path, arguments: Send) -> str:
+    """Send the metrics of a finished stage to W&B and return what was done.
 
-    Raises ConfigError where no finished stage lies in the folder, OSError where W&B does not take it.
+    Rows that the run already has are not sent again. Raises ConfigError where the
+    folder holds no finished stage, OSError where W&B does not accept the rows.
     """
     result = read_result(folder)
     if result is None:
         raise ConfigError(
-            f"{folder}: no finished stage (it has no result.json); the command that"
-            " trains it goes on, and with logger=wandb sends it"
+            f"{folder}: no finished stage (it has no result.json); run its training"
+            " command again to finish it, with logger=wandb to send it as well"
         )
-    rows = read(folder / "metrics.jsonl")
+    rows = read_rows(folder / "metrics.jsonl")
     if not rows:
         return "no metrics over time, nothing to send"
-    run = _run(folder, result, given)
+    run = _build_run(folder, result, arguments)
     run.open(rows)
     if not run.online:
+        # 1: W&B marks the run as failed, not as finished
         run.close(1)
         raise OSError(run.notes[0])
-    had = run.run.starting_step
+    # above 0 where W&B resumed a run that has rows already
+    first_step = run.run.starting_step
     try:
         run.close(0)
     except Exception as error:
         raise OSError(
-            f"{folder}: W&B did not take all rows ({error}); {run.later}"
+            f"{folder}: W&B did not take all rows ({error}); {run.remedy}"
         ) from None
-    return f"all {len(rows)} rows are in W&B" + (", some were before" if had else "")
+    earlier = ", some were before" if first_step else ""
+    return f"all {len(rows)} rows are in W&B{earlier}"
 
 
-def _run(folder: Path, result: dict[str, Any], given: Send) -> WandbRun:
+def _build_run(folder: Path, result: dict[str, Any], arguments: Send) -> WandbRun:
     config = yaml.safe_load((folder / "config.yaml").read_text())["config"]
-    refuse_secrets(config)  # of a version that did not refuse them itself
-    chosen = (config.get("logger") or {}).get("wandb") or {}
+    # stages of early versions may hold secrets: those versions did not refuse them
+    refuse_secrets(config)
+    wandb_config = (config.get("logger") or {}).get("wandb") or {}
     fingerprint = result["fingerprint"]
     return WandbRun(
-        RunCard(
+        WandbRunInfo(
             result["stage"], fingerprint, result.get("parent") or fingerprint, config
         ),
         folder,
-        given.project or chosen.get("project") or "unmask",
-        given.entity or chosen.get("entity"),
+        arguments.project or wandb_config.get("project") or "unmask",
+        arguments.entity or wandb_config.get("entity"),
         True,
-        given.finish_seconds,
+        arguments.finish_seconds,
     )

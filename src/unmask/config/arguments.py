@@ -1,29 +1,27 @@
-"""What the smaller commands may be told: types and ranges, checked before torch is imported."""
+"""The arguments of the smaller commands, checked before torch is imported."""
 
-from collections.abc import Iterable
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 from pydantic.fields import FieldInfo
 
-from unmask.config.checks import ConfigError, described, of_reading, refuse_secrets
-from unmask.config.schema import (
-    Container,
+from unmask.config.checks import AnySection, raise_errors, refuse_secrets, validate
+from unmask.config.data import Container
+from unmask.config.section import (
     Count,
-    Data,
-    Decoder,
-    Model,
-    Part,
+    OpenFraction,
     Positive,
-    Proportion,
-    Share,
+    PositiveFraction,
+    Section,
+    Seed,
 )
 
-Arguments = TypeVar("Arguments", bound=Part)
-LARGEST_CHUNK = 1024  # MiB
+# LitData counts the bytes of a chunk in 32 bits
+MAX_CHUNK_MIB = 1024
+CONTAINER_NAMES = "folder, webdataset, parquet, litdata or raw"
 
 
-class Reconstruct(Part):
+class Reconstruct(Section):
     checkpoint: str = Field(
         description="a step=N.ckpt file or a stage's folder in the ledger"
     )
@@ -32,313 +30,252 @@ class Reconstruct(Part):
             "an image, a folder of images, or null: the data set's validation images"
         )
     )
-    count: Count = Field(description="how many")
-    mask_ratio: Share | None = Field(description="null: the checkpoint's")
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
-        description="another seed, other masks"
+    count: Count = Field(description="number of images")
+    mask_ratio: OpenFraction | None = Field(
+        description="fraction of the patches that is hidden; null: as in pretraining"
     )
-    out: str = Field(description="where the picture goes")
+    seed: Seed = Field(description="seed of the masks")
+    out: str = Field(description="a file name for the picture")
 
 
-class Predict(Part):
+class Predict(Section):
     checkpoint: str = Field(
         description=(
-            "a classifier: a stage's folder in the ledger, its file, or weights of"
-            " others"
+            "a classifier: a stage's folder in the ledger, its step=N.ckpt file, or"
+            " fine-tuned weights (official MAE, timm, Hugging Face)"
         )
     )
     images: str = Field(description="an image or a folder of images")
     count: Count | None = Field(
-        description="how many, in the order of their names; null: all"
+        description="number of images, in the order of their names; null: all"
     )
-    top: Count = Field(description="how many classes are named for each image")
-    out: str | None = Field(description="a CSV file with all of it; null: none")
+    top: Count = Field(description="number of classes named for each image")
+    out: str | None = Field(
+        description="a CSV file with all predictions; null: no file"
+    )
     classes: str | None = Field(
-        description="a file of class names, one a line; null: the checkpoint's own"
+        description="a file of class names, one in a line; null: the checkpoint's own"
     )
-    eval_crop: Proportion | None = Field(
-        description="side of the centre crop; null: the checkpoint's, 0.875 of others"
+    eval_crop: PositiveFraction | None = Field(
+        description=(
+            "side of the centre crop, as a fraction of the image; null: the"
+            " checkpoint's, or 0.875 for weights without one"
+        )
     )
     heads: Count | None = Field(
         description=(
-            "of weights of others; null: as recorded, or the known ViT's of this width"
+            "attention heads, if the weights do not say; null: as recorded, or those of"
+            " the known ViT of this width"
         )
     )
+    # neither heads nor grid can be read off the shapes of weights
     grid: tuple[Count, Count] | None = Field(
         description="[rows, columns] of patches; null: as recorded, or square"
     )
     device: Literal["auto", "cpu", "cuda"]
 
 
-class Convert(Part):
+class Convert(Section):
+    # users type from=, which is a keyword of Python
     source: str = Field(
         alias="from",
         description="a file, a Hugging Face folder or a stage's folder in the ledger",
     )
     to: str = Field(description="a file, or with layout=hf a folder")
     layout: Literal["timm", "hf", "official", "safetensors"] = Field(
-        description="what is written"
+        description="the layout to write"
     )
     heads: Count | None = Field(
         description=(
-            "of the encoder; null: as recorded, or the known ViT's of this width"
+            "attention heads of the encoder; null: as recorded, or those of the known"
+            " ViT of this width"
         )
     )
     decoder_heads: Count | None = Field(
-        description="of the decoder; null: as recorded, or 16 as in the paper"
+        description=(
+            "attention heads of the decoder; null: as recorded, or 16 as in the paper"
+        )
     )
     grid: tuple[Count, Count] | None = Field(
         description="[rows, columns] of patches; null: as recorded, or square"
     )
-    overwrite: bool = Field(
-        description="whether something that stands at `to` may be replaced"
-    )
+    overwrite: bool = Field(description="replace what already exists at `to`")
 
 
-class Prepare(Part):
-    given: str = Field(alias="from", description="a folder of images or of shards")
+class Prepare(Section):
+    input_path: str = Field(alias="from", description="a folder of images or of shards")
     to: str = Field(
-        description="a folder; one in which the same command was killed is gone on with"
+        description=(
+            "a folder; one in which the same command was interrupted is completed"
+        )
     )
     format: Container = Field(
-        description="what is written; raw: uint8 pixels, which are read in microseconds"
+        description="what to write; raw: uint8 pixels, which are read in microseconds"
     )
-    source: Container | None = Field(description="what from= holds; null: found out")
+    source: Container | None = Field(
+        description="what `from` holds; null: found out from its files"
+    )
     short_side: Count | None = Field(
         description=(
-            "pixels that the shorter side is brought to, never up; null: as it is"
+            "shrink images whose shorter side has more pixels than this; null: keep"
+            " their size"
         )
     )
     quality: Annotated[int, Field(ge=1, le=95)] | None = Field(
-        description="of JPEG; null: 90 with short_side, else bytes stay as they are"
+        description=(
+            "JPEG quality; null: 90 with short_side, otherwise files are copied as they"
+            " are"
+        )
     )
-    channels: Count | None = Field(description="of raw pixels; null: 3")
-    shard_mb: Count | None = Field(description="null: 256; litdata 64, raw 1024")
-    workers: Count | None = Field(description="threads; null: one for each core")
+    channels: Count | None = Field(description="channels of raw pixels; null: 3")
+    shard_mb: Count | None = Field(
+        description="size of a shard in MiB; null: 256, for litdata 64, for raw 1024"
+    )
+    workers: Count | None = Field(
+        description="number of threads; null: one for each core"
+    )
 
     @model_validator(mode="after")
-    def raw_alone(self) -> "Prepare":
+    def check_format(self) -> "Prepare":
         if self.quality and self.format == "raw":
             raise ValueError(
                 f"quality = {self.quality}: raw pixels have none; set quality=null"
             )
         if self.channels and self.format != "raw":
             raise ValueError(
-                f"channels = {self.channels}: only raw pixels are brought to a number"
-                " of them; set null"
+                f"channels = {self.channels}: only format=raw sets the number of"
+                " channels; set channels=null"
             )
-        return self
-
-    @model_validator(mode="after")
-    def chunks_are_small(self) -> "Prepare":
-        """LitData counts the bytes of a chunk in 32 bits."""
-        if self.format == "litdata" and (self.shard_mb or 0) > LARGEST_CHUNK:
+        if self.format == "litdata" and (self.shard_mb or 0) > MAX_CHUNK_MIB:
             raise ValueError(
-                f"shard_mb = {self.shard_mb}: LitData's chunks have {LARGEST_CHUNK} at"
-                " most"
+                f"shard_mb = {self.shard_mb}: a LitData chunk has {MAX_CHUNK_MIB} MiB"
+                f" at most; set shard_mb={MAX_CHUNK_MIB} or less"
             )
         return self
 
 
-class Replay(Part):
+class Replay(Section):
     folder: str = Field(
         description=(
-            "a stage's folder that holds nonfinite/record.json, or that nonfinite/"
+            "a stage's folder with nonfinite/record.json in it, or that nonfinite/"
+            " folder"
         )
     )
 
 
-class Verify(Part):
-    """The part of src/verify.py's arguments that is not the run's."""
+class Verify(Section):
+    """What src/verify.py takes beside the run's own config."""
 
+    # an interruption needs a step before it and one after it
     steps: Annotated[int, Field(ge=2)] = Field(
-        description="of each stage, with the learning rates of the whole"
+        description=(
+            "steps of each stage, with the learning rates of the full schedule"
+        )
     )
-    kills: Count = Field(description="interruptions of each stage")
-    processes: list[Count] = Field(description="numbers of processes that are compared")
-    minutes: Positive = Field(
-        description="a run that makes no step for so long is ended"
+    kills: Count = Field(description="how often each stage is interrupted")
+    processes: list[Count] = Field(
+        description="also train with these numbers of processes, and compare"
     )
+    minutes: Positive = Field(description="end a run that makes no step for this long")
     folder: str | None = Field(
-        description="where its scratch space lies; null: among temporary files"
+        description="a folder for scratch files; null: among temporary files"
     )
-    loss_bound: Positive = Field(description="relative, between numbers of processes")
+    loss_bound: Positive = Field(
+        description="largest relative difference of losses between numbers of processes"
+    )
+    # |a - b| / |b| over all weights
     weights_bound: Positive = Field(
-        description="relative norm, between numbers of processes"
+        description=(
+            "largest relative difference of weights (norm) between numbers of processes"
+        )
     )
 
 
-class VerifyArguments(Part):
+# conf/verify.yaml has the key `verify` alone
+class VerifyArguments(Section):
     verify: Verify
 
 
-class Report(Part):
+class Report(Section):
     experiment: str = Field(
-        description="a name, names with commas between, ablations or all"
+        description="a name, names separated by commas, ablations or all"
     )
     scale: str | None = Field(
-        description="embedded, cifar, paper; null: those that have results"
+        description="embedded, cifar or paper; null: every scale that has results"
     )
-    runs_dir: str = Field(description="the ledger")
+    runs_dir: str = Field(description="the folder of the ledger")
     out: str | None = Field(
-        description=(
-            "the folder for the page and its files; null: in the ledger's report/"
-        )
+        description="folder for the page and its files; null: report/ in the ledger"
     )
     keep: bool = Field(
         description=(
-            "also write experiments/<name>/results/<scale>.csv and README.md, of all"
-            " scales"
+            "also write the results of all scales to"
+            " experiments/<name>/results/<scale>.csv and README.md"
         )
     )
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = (
         Field(description="null: the scale's, and others that are kept")
     )
-    overrides: list[str] = Field(description="what the sweep was given besides")
+    overrides: list[str] = Field(
+        description="other overrides that the sweep was started with"
+    )
 
     @model_validator(mode="after")
-    def seeds_differ(self) -> "Report":
+    def check_seeds(self) -> "Report":
         if self.seeds and len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds = {self.seeds}: each only once")
+            raise ValueError(f"seeds = {self.seeds}: give each seed only once")
         return self
 
 
-class Send(Part):
+class Send(Section):
     folders: Annotated[list[str], Field(min_length=1)] = Field(
-        description="of finished stages"
+        description="the folders of finished stages"
     )
-    project: str | None = Field(description="null: the stage's own, else unmask")
-    entity: str | None = Field(description="null: the stage's own, else the account's")
+    project: str | None = Field(
+        description="W&B project; null: the stage's own, or else unmask"
+    )
+    entity: str | None = Field(
+        description="W&B user or team; null: the stage's own, or else the account's"
+    )
     finish_seconds: Positive = Field(
-        description="how long W&B has to take the last rows"
+        description="how long to wait for W&B to take the last rows"
     )
 
 
-class Measure(Part):
-    """The part of src/measure.py's arguments that is not the run's."""
+class Measure(Section):
+    """What src/measure.py takes beside the run's own config."""
 
     images: Count | None = Field(
-        description="so many of the training images, drawn; null: all"
+        description="number of training images to measure, drawn at random; null: all"
     )
     out: str | None = Field(
-        description=(
-            "where mean, std and the rest are kept; null: in runs_dir/statistics/"
-        )
+        description="file for the result; null: in runs_dir/statistics/"
     )
-    threads: Count | None = Field(description="that decode; null: one a core")
-
-
-class Bench(Part):
-    subject: Literal["step", "guards", "loader"] = Field(
-        description=(
-            "step: a training step beside a peer's; guards: what looking after a run"
-            " costs; loader: reading"
-        )
-    )
-    data: Data | None = Field(default=None, description="the images that loader reads")
-    source: Container = Field(
-        description=(
-            "what loader's images lie in: folder, webdataset, parquet, litdata or raw"
-        )
-    )
-    seconds: Positive = Field(
-        description="how long loader compares the ways of reading"
-    )
-    batch: Count = Field(description="images a step")
-    rounds: Count = Field(
-        description="timed steps of each contestant, in turn; of guards: checkpoints"
-    )
-    threads: Count | None = Field(description="null: torch's choice")
-    image_size: Count
-    patch_size: Count
-    channels: Count
-    mask_ratio: Share
-    norm_pix: bool = Field(description="normalised pixel targets")
-    device: Literal["auto", "cpu", "cuda"]
-    model: Model
-    decoder: Decoder
-
-    @model_validator(mode="after")
-    def images_fit(self) -> "Bench":
-        if (self.data is None) == (self.subject == "loader"):
-            raise ValueError(
-                "data: loader needs images: add data=image_folder"
-                " data.root=/path/to/images"
-                if self.data is None
-                else (
-                    f"data={self.data.source}: {self.subject} reads no images; leave"
-                    " data out, or ask for loader"
-                )
-            )
-        if faults := "\n".join(of_reading(self.data, self.source) if self.data else ()):
-            raise ValueError(faults)
-        return self
-
-    @model_validator(mode="after")
-    def patches_fit(self) -> "Bench":
-        if self.image_size % self.patch_size:
-            raise ValueError(
-                f"image_size = {self.image_size}: not a multiple of"
-                f" patch_size={self.patch_size}; nearest:"
-                f" {max(1, round(self.image_size / self.patch_size)) * self.patch_size}"
-            )
-        return self
-
-
-UNUSED = {
-    "step": {
-        "seconds": "rounds counts its steps",
-        "source": "only loader reads images",
-    },
-    "guards": {
-        "seconds": "rounds counts its steps",
-        "source": "only loader reads images",
-    },
-    "loader": {
-        "image_size": "set data.image_size",
-        "patch_size": "set data.patch_size",
-        "channels": "set data.channels",
-        "threads": "set data.threads",
-        "rounds": "set seconds, for which it measures",
-    },
-}
-
-
-def unused(subject: str, typed: Iterable[str]) -> str:
-    """A line for each key of bench that was typed and would change nothing."""
-    return "\n".join(
-        f"{key}: {subject} takes none; {UNUSED[subject][key]}"
-        for key in typed
-        if key in UNUSED[subject]
+    threads: Count | None = Field(
+        description="number of decoding threads; null: one for each core"
     )
 
 
-def keyed(kind: type[Part]) -> dict[str, FieldInfo]:
-    """The fields by the keys that users type."""
-    return {field.alias or name: field for name, field in kind.model_fields.items()}
+def fields_by_key(section: type[Section]) -> dict[str, FieldInfo]:
+    """Return the fields of a section by the keys that users type."""
+    return {field.alias or name: field for name, field in section.model_fields.items()}
 
 
-def arguments(kind: type[Arguments], raw: Any) -> Arguments:
-    """The typed arguments. Raises ConfigError with a line for each fault."""
-    texts = {
+def parse_arguments(section: type[AnySection], raw: Any) -> AnySection:
+    """Return the typed arguments; ConfigError with one line for each error."""
+    # what must be typed: a text without a default
+    required = {
         key: field.description
-        for key, field in keyed(kind).items()
+        for key, field in fields_by_key(section).items()
         if field.annotation is str
     }
-    texts |= (
-        {"format": "folder, webdataset, parquet, litdata or raw"}
-        if kind is Prepare
-        else {}
-    )
-    missing = [
+    # no default says which format people want
+    if section is Prepare:
+        required["format"] = CONTAINER_NAMES
+    raise_errors(
         f"{key}: missing; give {description}"
-        for key, description in texts.items()
+        for key, description in required.items()
         if raw[key] is None
-    ]
-    if missing:
-        raise ConfigError("\n".join(missing))
+    )
     refuse_secrets(raw)
-    try:
-        return kind.model_validate(raw)
-    except ValidationError as error:
-        raise ConfigError(described(error)) from None
+    return validate(section, raw)

@@ -1,62 +1,71 @@
-"""The parts that are swapped whole: how patches are hidden, what is predicted (groups masking and target)."""
+"""The parts of a run that are swapped as a whole: masking, target, loggers."""
 
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from unmask.config.recipes import Count, Part, Positive
+from unmask.config.section import Count, Positive, Section
 
-MASKINGS, TARGETS = (
-    "chosen by masking=random, block or grid",
-    "chosen by target=pixel, pixel_norm, pca, dvae or hog",
-)
+MASKING_MEANING = "set by masking=random, block or grid"
+TARGET_MEANING = "set by target=pixel, pixel_norm, pca, dvae or hog"
 
 
-class PlainMasking(Part):
+class PlainMasking(Section):
+    """Masking without options of its own."""
+
     target_: Literal["unmask.masking.RandomMasking", "unmask.masking.GridMasking"] = (
-        Field(alias="_target_", description=MASKINGS)
+        Field(alias="_target_", description=MASKING_MEANING)
     )
 
 
-class BlockMasking(Part):
+class BlockMasking(Section):
     target_: Literal["unmask.masking.BlockMasking"] = Field(
-        alias="_target_", description=MASKINGS
+        alias="_target_", description=MASKING_MEANING
     )
     min_patches: Count | None = Field(
-        description="smallest block; null scales BEiT's 16 of 196 to the grid"
+        description=(
+            "number of patches in the smallest block; null: BEiT's 16 of 196, scaled"
+            " to the grid"
+        )
     )
 
 
+# `_target_` says which of the classes a section is checked against
 Masking = Annotated[PlainMasking | BlockMasking, Field(discriminator="target_")]
 
 
-class PixelTarget(Part):
+# the target of the default config, with or without normalisation per patch
+class PixelTarget(Section):
     target_: Literal["unmask.targets.Pixel", "unmask.targets.NormalisedPixel"] = Field(
-        alias="_target_", description=TARGETS
+        alias="_target_", description=TARGET_MEANING
     )
 
 
-class PCATarget(Part):
+class PCATarget(Section):
     target_: Literal["unmask.targets.PatchPCA"] = Field(
-        alias="_target_", description=TARGETS
+        alias="_target_", description=TARGET_MEANING
     )
     components: Count | None = Field(
-        description="largest coefficients; null: an eighth, as the paper's 96 of 768"
+        description=(
+            "number of principal components to predict; null: 1/8 of a patch's values,"
+            " as the paper's 96 of 768"
+        )
     )
 
 
-class HogTarget(Part):
+class HogTarget(Section):
     target_: Literal["unmask.targets.Hog"] = Field(
-        alias="_target_", description=TARGETS
+        alias="_target_", description=TARGET_MEANING
     )
     bins: Annotated[int, Field(ge=2, le=64)] = Field(
-        description="orientations of a histogram of gradients"
+        description="orientation bins of a histogram of oriented gradients (HOG)"
     )
 
 
-class TokensTarget(Part):
+# its tokens come from the section `tokenizer`
+class TokensTarget(Section):
     target_: Literal["unmask.targets.Tokens"] = Field(
-        alias="_target_", description=TARGETS
+        alias="_target_", description=TARGET_MEANING
     )
 
 
@@ -65,24 +74,30 @@ Target = Annotated[
 ]
 
 
-class Wandb(Part):
+class Wandb(Section):
     project: str = Field(description="W&B project")
-    entity: str | None = Field(description="W&B user or team; null: the account's own")
+    entity: str | None = Field(
+        description="W&B user or team; null: the default of your W&B account"
+    )
     mode: Literal["offline", "online"] = Field(
         description="offline needs no account and no network"
     )
     finish_seconds: Positive = Field(
-        description="how long the end of a stage waits for W&B to take the last rows"
+        description="how long a stage waits at its end for W&B to take the last rows"
     )
 
 
-class Tensorboard(Part):
-    name: str = Field(description="sub-folder of the stage's folder")
+class Tensorboard(Section):
+    name: str = Field(
+        description="where TensorBoard's files go: a folder inside the stage's folder"
+    )
 
 
-class Loggers(Part):
+class Loggers(Section):
+    # the only section without keys: conf/logger/csv.yaml is empty
     csv: dict[str, Any] | None = Field(
-        default=None, description="metrics.csv is always written"
+        default=None,
+        description="has no options: metrics.csv is always written",
     )
     wandb: Wandb | None = None
     tensorboard: Tensorboard | None = None

@@ -1,114 +1,163 @@
-"""What must fit together where images are augmented, repeated and held: a line a fault."""
+"""What must fit together where images are read, augmented and repeated."""
 
 from collections.abc import Iterator
 
-from unmask.config.recipes import Augment, augment_of, mixed_together
+from unmask.config.augmentation import Augment, mixing_group_size, stage_augment
+from unmask.config.data import SMALL_DATASET_CHANNELS, Container, Data
 from unmask.config.schema import Config
 
 
-def of_images(config: Config) -> Iterator[str]:
-    stages = dict.fromkeys(["pretrain", *config.worked_stages])
-    augments = {
-        name: augment for name in stages if (augment := augment_of(config, name))
-    }
-    for name, augment in augments.items():
-        yield from _augment(
-            config, "augment" if name == "pretrain" else f"{name}.augment", augment
+def check_reading(data: Data, container: Container) -> Iterator[str]:
+    """Yield an error message for each setting that these images make no use of."""
+    is_small = data.source in SMALL_DATASET_CHANNELS
+    if data.decode != "auto" and (is_small or data.in_memory):
+        in_memory = str(data.in_memory).lower()
+        images = (
+            f"data={data.source} is"
+            if is_small
+            else f"data.in_memory={in_memory}: images are"
         )
+        yield (
+            f"data.decode = {data.decode}: {images} decoded once into memory; set"
+            " data.decode=auto"
+        )
+    if container == "raw" and data.decode in ("scaled", "nvjpeg"):
+        yield (
+            f"data.decode = {data.decode}: raw pixels are not decoded; set"
+            " data.decode=auto or reference"
+        )
+    if data.threads and is_small:
+        yield (
+            f"data.threads = {data.threads}: data={data.source} is held in memory; set"
+            " data.threads=null"
+        )
+    if data.root and data.source == "mnist5k":
+        yield (
+            f"data.root = {data.root}: data=mnist5k comes with the install; add"
+            " data=image_folder or imagenet"
+        )
+    # data=imagenet has the source image_folder, too
+    if container != "folder" and data.source != "image_folder":
+        yield (
+            f"source = {container}: data={data.source} comes in no such container; set"
+            " source=folder"
+        )
+    if container in ("folder", "raw") and "://" in str(data.root):
+        yield (
+            f"source = {container}: it must lie in a local folder, not in"
+            f" data.root={data.root}; set source=litdata, webdataset or parquet"
+        )
+
+
+def check_images(config: Config) -> Iterator[str]:
+    """Yield an error message where augmentation, repeats and reading do not fit."""
+    augments = {}
+    # the keys of `augment` are checked even where nothing is pretrained
+    for stage in dict.fromkeys(["pretrain", *config.active_stages]):
+        augment = stage_augment(config, stage)
+        if augment:
+            augments[stage] = augment
+    for stage, augment in augments.items():
+        yield from _check_augment(config, _augment_key(stage), augment)
         if augment.repeats > 1:
-            yield from _repeats(config, name, augment)
-    used = [
-        augment for name, augment in augments.items() if name in config.worked_stages
+            yield from _check_repeats(config, stage, augment)
+    active = [
+        augment for stage, augment in augments.items() if stage in config.active_stages
     ]
-    yield from _nvjpeg(config, used)
-    if (
-        config.data.decode == "scaled"
-        and used
-        and all(augment.repeats > 1 for augment in used)
-    ):
+    yield from _check_nvjpeg(config, active)
+    if not active:
+        return
+    # one decoding serves all views of an image
+    if config.data.decode == "scaled" and all(a.repeats > 1 for a in active):
         yield (
             "data.decode = scaled: images that are seen in several views are decoded"
             " whole; use data.decode=fast"
         )
-    if (
-        config.data.in_memory == "device"
-        and used
-        and all(augment.by_image for augment in used)
-    ):
+    if config.data.in_memory == "device" and all(a.works_per_image for a in active):
         yield (
             "data.in_memory = device: each stage changes single images (augment.policy,"
             " augment.jitter), which is done on the CPU; set data.in_memory=true"
         )
 
 
-def _nvjpeg(config: Config, used: list[Augment]) -> Iterator[str]:
-    """It decodes files, on a GPU, of grey or three colours, and what changes single images does so on the CPU."""
-    data, fault = config.data, "data.decode = nvjpeg"
+def _augment_key(stage: str) -> str:
+    """Return the key under which a stage's augmentation stands."""
+    return "augment" if stage == "pretrain" else f"{stage}.augment"
+
+
+def _check_nvjpeg(config: Config, active: list[Augment]) -> Iterator[str]:
+    """Yield an error message where JPEGs cannot be decoded on the GPU."""
+    data, problem = config.data, "data.decode = nvjpeg"
     if data.decode != "nvjpeg":
         return
     if config.trainer.accelerator == "cpu":
         yield (
-            f"{fault}: trainer.accelerator=cpu has no GPU to decode on; use"
+            f"{problem}: trainer.accelerator=cpu has no GPU to decode on; use"
             " data.decode=auto"
         )
     if data.channels not in (1, 3):
         yield (
-            f"{fault}: JPEGs have 1 or 3 channels, not {data.channels}; use"
+            f"{problem}: JPEGs have 1 or 3 channels, not {data.channels}; use"
             " data.decode=auto"
         )
-    if used and all(augment.by_image for augment in used):
+    if active and all(augment.works_per_image for augment in active):
         yield (
-            f"{fault}: each stage changes single images on the CPU (policy, jitter);"
-            " use data.decode=auto"
+            f"{problem}: each stage changes single images on the CPU (augment.policy,"
+            " augment.jitter); use data.decode=auto"
         )
 
 
-def _augment(config: Config, name: str, augment: Augment) -> Iterator[str]:
+def _check_augment(config: Config, key: str, augment: Augment) -> Iterator[str]:
     low, high = augment.scale
+    channels = config.data.channels
     if low > high:
         yield (
-            f"{name}.scale = {list(augment.scale)}: the smaller share comes first; try"
-            f" [{high}, {low}]"
+            f"{key}.scale = {list(augment.scale)}: the smaller fraction comes first;"
+            f" try [{high}, {low}]"
         )
-    if augment.policy and config.data.channels not in (1, 3):
+    if augment.policy and channels not in (1, 3):
         yield (
-            f"{name}.policy = {augment.policy}: RandAugment knows 1 or 3 channels, not"
-            f" {config.data.channels}"
+            f"{key}.policy = {augment.policy}: RandAugment knows 1 or 3 channels, not"
+            f" {channels}; set {key}.policy=null"
         )
-    if augment.jitter and config.data.channels not in (1, 3):
+    if augment.jitter and channels not in (1, 3):
         yield (
-            f"{name}.jitter = {augment.jitter:g}: colours are of 1 or 3 channels, not"
-            f" {config.data.channels}"
+            f"{key}.jitter = {augment.jitter:g}: colour jitter knows 1 or 3 channels,"
+            f" not {channels}; set {key}.jitter=0"
         )
     if augment.jitter and augment.policy:
         yield (
-            f"{name}.jitter = {augment.jitter:g}: RandAugment changes colours already;"
-            f" set {name}.policy=null"
+            f"{key}.jitter = {augment.jitter:g}: RandAugment changes colours already;"
+            f" set {key}.policy=null or {key}.jitter=0"
         )
 
 
-def _repeats(config: Config, name: str, augment: Augment) -> Iterator[str]:
-    """Views of an image come in one batch, are not the same, and are not mixed with each other."""
-    recipe, key = (
-        getattr(config, name),
-        ("augment" if name == "pretrain" else f"{name}.augment"),
-    )
-    fault, batch = f"{key}.repeats = {augment.repeats}", recipe.batch_size
+def _check_repeats(config: Config, stage: str, augment: Augment) -> Iterator[str]:
+    """Yield an error message where the views of an image do not fit into a batch.
+
+    They must come in one batch, differ, and not be mixed with each other.
+    """
+    recipe, key = getattr(config, stage), _augment_key(stage)
+    problem, batch = f"{key}.repeats = {augment.repeats}", recipe.batch_size
     if batch % augment.repeats:
         yield (
-            f"{fault}: {name}.batch_size={batch} is not a multiple of it; pick one that"
-            " divides the batch"
+            f"{problem}: {stage}.batch_size={batch} is not a multiple of it; pick one"
+            " that divides the batch"
         )
-    elif name != "pretrain" and not augment.changes:
+        return
+    # masks differ between views, so that pretraining needs no augmentation
+    if stage != "pretrain" and not augment.changes_images:
         yield (
-            f"{fault}: {key} changes nothing, and all views of an image would be the"
-            " same; set it to 1"
+            f"{problem}: {key} changes nothing, and all views of an image would be the"
+            f" same; set {key}.repeats=1"
         )
-    elif (
-        getattr(recipe, "mixup", 0) or getattr(recipe, "cutmix", 0)
-    ) and mixed_together(batch) // 2 % augment.repeats:
-        half = mixed_together(batch) // 2
-        yield (
-            f"{fault}: images would be mixed with views of their own; pick a divisor of"
-            f" {half}"
-        )
+        return
+    if getattr(recipe, "mixup", 0) or getattr(recipe, "cutmix", 0):
+        # timm mixes a group with itself in reverse order: views of one image that lie
+        # across its middle would meet
+        half = mixing_group_size(batch) // 2
+        if half % augment.repeats:
+            yield (
+                f"{problem}: images would be mixed with views of their own; pick a"
+                f" divisor of {half}"
+            )

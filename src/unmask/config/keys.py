@@ -1,4 +1,4 @@
-"""Keys of the config: which there are, and which one was meant."""
+"""The keys of the config: which exist, and which one a mistyped key may have meant."""
 
 import difflib
 from collections.abc import Iterable, Iterator
@@ -10,41 +10,41 @@ from unmask.config.schema import Config
 
 
 def known_keys() -> list[str]:
-    """Every dotted key a config may have."""
-    return sorted(set(_keys(Config, "")))
+    """List every dotted key that a config may have."""
+    return sorted(set(_section_keys(Config, "")))
 
 
-def _keys(part: type[BaseModel], prefix: str) -> Iterator[str]:
-    for name, field in part.model_fields.items():
+def _section_keys(section: type[BaseModel], prefix: str) -> Iterator[str]:
+    for name, field in section.model_fields.items():
+        # the alias is what users type: `_target_` for the attribute target_
         key = f"{prefix}{field.alias or name}"
         yield key
-        for inner in models_in(field.annotation):
-            yield from _keys(inner, f"{key}.")
+        for nested in nested_sections(field.annotation):
+            yield from _section_keys(nested, f"{key}.")
 
 
-def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    """The sections of the config that a field's type names."""
+def nested_sections(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Yield the sections of the config that a field's type names."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
-    for inner in get_args(annotation):
-        yield from models_in(inner)
+    for argument in get_args(annotation):
+        yield from nested_sections(argument)
 
 
-def suggestion(key: str, known: Iterable[str]) -> str:
-    """'; did you mean ...?' where something is near, by the whole path or by its last part."""
+def did_you_mean(key: str, known: Iterable[str]) -> str:
+    """Return '; did you mean ...?' with the nearest key, '' where none is near."""
     known = list(known)
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
     if not near:
-        lasts = {path.rsplit(".", 1)[-1]: path for path in known}
-        near = [
-            lasts[last]
-            for last in difflib.get_close_matches(
-                key.rsplit(".", 1)[-1], lasts, n=1, cutoff=0.75
-            )
-        ]
+        # people forget the section: `epochs` for `pretrain.epochs`
+        by_last_part = {path.rsplit(".", 1)[-1]: path for path in known}
+        last_parts = difflib.get_close_matches(
+            key.rsplit(".", 1)[-1], by_last_part, n=1, cutoff=0.75
+        )
+        near = [by_last_part[last] for last in last_parts]
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def key_of(override: str) -> str:
-    """What an override sets: `image_size` of `+image_size=32`."""
+def override_key(override: str) -> str:
+    """Return the key that an override sets: `image_size` for `+image_size=32`."""
     return override.partition("=")[0].lstrip("+~")

@@ -1,6 +1,6 @@
-"""Overrides of the command line that name a key, group or experiment that there is not."""
+"""Overrides whose key, group, experiment or scale does not exist."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from unmask.config.checks import ConfigError
 from unmask.config.experiments import (
@@ -8,95 +8,110 @@ from unmask.config.experiments import (
     ALL,
     CONF,
     is_sweep,
-    no_such,
     read_scale,
     read_sweep,
+    unknown_name_message,
 )
-from unmask.config.keys import key_of, known_keys, suggestion
+from unmask.config.keys import did_you_mean, known_keys, override_key
+
+# sections that take any key below them
+OPEN_SECTIONS = ("logger.csv.",)
 
 
-def unknown_overrides(arguments: list[str], extra: Iterable[str] = ()) -> list[str]:
-    """A line for each plain key=value argument whose key no config has; Hydra's own syntax is left to Hydra."""
-    known = [*known_keys(), *extra]
-    faults = []
-    for argument in arguments:
-        key = key_of(argument)
-        if (
-            argument.startswith("-")
-            or "=" not in argument
-            or key.startswith("hydra")
-            or "@" in key
-        ):
-            continue
-        if key not in known and not any(
-            key.startswith(f"{whole}.") for whole in ("logger.csv",)
-        ):
-            faults.append(f"{key}: there is no such key{suggestion(key, known)}")
-    return faults
+def unknown_keys(arguments: list[str], extra: Iterable[str] = ()) -> list[str]:
+    """Return an error message for each key=value argument whose key does not exist.
 
-
-def unknown_names(arguments: list[str]) -> list[str]:
-    """A line for each experiment=... or scale=... that there is not, or whose files are wrong.
-
-    To Hydra both are optional groups: it would run the default without a word. Nor is a value of a scale's file taken
-    from the command line: tables are read from the file, so it would change nothing.
+    extra: keys that are allowed beside those of the config. What only Hydra
+    understands (flags, `hydra.`, `group@package`) is left to Hydra.
     """
-    faults = []
-    for key, _, value in (argument.partition("=") for argument in arguments):
+    known = [*known_keys(), *extra]
+    errors = []
+    for argument in arguments:
+        key = override_key(argument)
+        is_flag = argument.startswith("-") or "=" not in argument
+        if is_flag or key.startswith("hydra") or "@" in key:
+            continue
+        if key not in known and not key.startswith(OPEN_SECTIONS):
+            errors.append(f"{key}: there is no such key{did_you_mean(key, known)}")
+    return errors
+
+
+def unknown_experiments(arguments: list[str]) -> list[str]:
+    """Return an error message for each experiment=... or scale=... that does not exist.
+
+    Files that exist and are wrong are errors, too. Hydra does not notice: both groups
+    are optional, and it would run the default config. Nor may a value of a scale be
+    typed: tables are read from the scale's file, so that it would change nothing.
+    """
+    errors = []
+    for key, value in _key_value_pairs(arguments):
         if key.lstrip("+~").startswith("scale."):
-            faults.append(
+            errors.append(
                 f"{key}: a scale's values are those of its file,"
                 " conf/scale/<name>.yaml; other seeds: seed=0,1,2"
             )
-        names = value.strip("'\"").split(",") if key in ("experiment", "scale") else []
-        for name in {*names} - {
-            "null",
-            *([ALL, ABLATIONS] if key == "experiment" else []),
-        }:
-            try:
-                if key == "scale":
-                    read_scale(name)
-                elif (
-                    is_sweep(name)
-                    or not (CONF / "experiment" / f"{name}.yaml").exists()
-                ):
-                    read_sweep(name)
-            except ConfigError as error:
-                faults.append(str(error))
-    return faults
+        if key in ("experiment", "scale"):
+            for name in dict.fromkeys(value.strip("'\"").split(",")):
+                errors += _check_name(key, name)
+    return errors
+
+
+def _key_value_pairs(arguments: list[str]) -> Iterator[tuple[str, str]]:
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        yield key, value
+
+
+def _check_name(key: str, name: str) -> list[str]:
+    """Return the error of one experiment or scale, if there is one."""
+    # scale=null and experiment=null are the default
+    if name == "null":
+        return []
+    try:
+        if key == "scale":
+            read_scale(name)
+        elif name not in (ALL, ABLATIONS):
+            is_file = (CONF / "experiment" / f"{name}.yaml").exists()
+            # the config of one run is checked when Hydra has composed it
+            if is_sweep(name) or not is_file:
+                read_sweep(name)
+    except ConfigError as error:
+        return [str(error)]
+    return []
 
 
 def unknown_choices(arguments: list[str]) -> list[str]:
-    """A line for each group=choice that conf/ lacks, and for each value of a logger that is not chosen.
+    """Return an error message for each group=choice that conf/ lacks.
 
-    Hydra says the first in many lines. Where --config-dir adds choices, they are Hydra's to know.
+    Also for each value of a logger that is not chosen. Hydra's own message has many
+    lines. With --config-dir only Hydra knows which choices exist.
     """
-    pairs = [
-        (key.lstrip("+"), value)
-        for key, _, value in (argument.partition("=") for argument in arguments)
-    ]
     if any(argument.startswith(("--config-", "-cd", "-cp")) for argument in arguments):
         return []
-    faults = []
+    pairs = [(key.lstrip("+"), value) for key, value in _key_value_pairs(arguments)]
+    loggers = " ".join(value for key, value in pairs if key == "logger")
+    errors = []
     for key, value in pairs:
-        known = (
-            sorted(path.stem for path in (CONF / key).glob("*.yaml"))
-            if key.isidentifier()
-            else []
-        )
-        for name in [each.strip(" '\"") for each in value.strip("'\"[]").split(",")]:
-            # choice(...), glob(...)
-            sought = known and key not in ("experiment", "scale") and "(" not in value
-            if sought and name not in (*known, "null", ""):
-                faults.append(no_such(key, name, known))
-        part, _, rest = key.partition(".")
+        errors += _check_choices(key, value)
+        section, _, rest = key.partition(".")
         logger = rest.partition(".")[0]
-        if (
-            part == "logger"
-            and logger
-            and not any(key == "logger" and logger in value for key, value in pairs)
-        ):
-            faults.append(
+        if section == "logger" and logger and logger not in loggers:
+            errors.append(
                 f"{key}: the logger {logger} is not chosen; add logger={logger}"
             )
-    return faults
+    return errors
+
+
+def _check_choices(group: str, value: str) -> list[str]:
+    """Return an error message for each choice of a group that conf/ does not have."""
+    files = (CONF / group).glob("*.yaml") if group.isidentifier() else ()
+    known = sorted(path.stem for path in files)
+    # experiments and scales are checked above; choice(...) and glob(...) are Hydra's
+    if not known or group in ("experiment", "scale") or "(" in value:
+        return []
+    names = [name.strip(" '\"") for name in value.strip("'\"[]").split(",")]
+    return [
+        unknown_name_message(group, name, known)
+        for name in names
+        if name not in (*known, "null", "")
+    ]

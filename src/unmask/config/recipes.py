@@ -1,25 +1,33 @@
-"""What the config says of each stage: optimiser and schedule, the images as training sees them, the measurement."""
+"""How each stage trains or measures: optimiser, schedule, augmentation, labels."""
 
-import re
-from math import lcm
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, model_validator
 
-Share = Annotated[float, Field(gt=0, lt=1)]
-Rate = Annotated[float, Field(ge=0, lt=1)]
-Proportion = Annotated[float, Field(gt=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Pool = Literal["cls", "mean"]
+from unmask.config.recipe_types import (
+    BaseLr,
+    BatchSize,
+    Betas,
+    Cutmix,
+    DropPath,
+    EmaDecay,
+    Epochs,
+    FrozenPooling,
+    ImageSize,
+    Labels,
+    LayerDecay,
+    MinLr,
+    Mixup,
+    Optimizer,
+    Pooling,
+    Smoothing,
+    TrainedPooling,
+    TrainingImages,
+    WarmupEpochs,
+    WeightDecay,
+)
+from unmask.config.section import Count, NonNegative, Positive, Section, Seed
+
 Corruption = Literal[
     "gaussian_noise",
     "shot_noise",
@@ -37,308 +45,244 @@ Corruption = Literal[
     "pixelate",
     "jpeg_compression",
 ]
-Labels = Annotated[
-    Count | None,
-    Field(description="train on this many labels, classes equally often; null: all"),
-]
-ImageSize = Annotated[
-    tuple[Count, Count] | None,
-    BeforeValidator(lambda value: pair(value)),
-    Field(
-        description=(
-            "pixels in this stage, positions are interpolated; null: data.image_size"
+# the share of all epochs: Table 8 warms up for 40 of 800
+WARMUP_SHARE = 0.05
+
+
+def check_schedule(recipe: Any) -> Any:
+    """Fill in the warm-up; ValueError where warm-up or rates do not fit."""
+    if recipe.warmup_epochs is None:
+        recipe.warmup_epochs = recipe.epochs * WARMUP_SHARE
+    if recipe.warmup_epochs >= recipe.epochs:
+        raise ValueError(
+            f"warmup_epochs={recipe.warmup_epochs:g} must be less than"
+            f" epochs={recipe.epochs}; try warmup_epochs={recipe.epochs / 10:g}"
         )
-    ),
-]
-POLICY_WORD = re.compile(r"(m|n|inc|mmax)\d+|(p|mstd)\d+(\.\d+)?")
-WARMUP = 0.05  # of the epochs: Table 8 warms up for 40 of 800
-MOST_MIXED = 16  # images
-
-
-class Part(BaseModel):
-    """A section of the config; keys that are not listed are faults."""
-
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
-
-
-def pair(value: Any) -> Any:
-    """One number stands for a square."""
-    if isinstance(value, list | tuple) and len(value) == 1:
-        value = value[0]
-    return (value, value) if isinstance(value, int) else value
-
-
-def mixed_together(batch_size: int) -> int:
-    """Images that mixup and cutmix mix with each other: even, at most 16, and a divisor of an even batch.
-
-    The same whatever the micro-batches and processes are that share the batch: the port mixes within a GPU's part.
-    """
-    return next(size for size in range(MOST_MIXED, 0, -2) if batch_size % size == 0)
-
-
-def kept_together(recipe: Any, batch_size: int, repeats: int) -> int:
-    """Images of that batch that no micro-batch and no process may part: those that are mixed, and views of one."""
-    mixed = (
-        mixed_together(batch_size)
-        if getattr(recipe, "mixup", 0) or getattr(recipe, "cutmix", 0)
-        else 1
-    )
-    return lcm(mixed, repeats)
-
-
-class Augment(Part):
-    crop: Literal["none", "fixed", "random", "random_once", "padded"] = Field(
-        description=(
-            "none; one size anywhere; a random size, ten tries (Table 1e) or one, as"
-            " the official probe has it; the image moved by up to an eighth of a side"
-            " over black (CIFAR's)"
+    # a schedule that ends above its peak is a typo in one of the two
+    peak = recipe.base_lr * recipe.batch_size / 256
+    if recipe.min_lr > peak:
+        raise ValueError(
+            f"min_lr={recipe.min_lr:g} is above the peak rate {peak:g} (base_lr *"
+            f" batch_size / 256); set min_lr to {peak:g} or less"
         )
-    )
-    scale: tuple[Proportion, Proportion] = Field(
-        description="area of a random crop, shares"
-    )
-    flip: bool = Field(description="mirror half of the training images")
-    policy: str | None = Field(
-        description=(
-            "RandAugment in timm's words (rand-m9-mstd0.5-inc1), 1 or 3 channels"
+    return recipe
+
+
+def check_mixing_and_decay(recipe: Any) -> Any:
+    """Raise ValueError where mixing or layer decay do not fit batch or optimiser."""
+    if (recipe.mixup or recipe.cutmix) and recipe.batch_size % 2:
+        raise ValueError(
+            f"batch_size={recipe.batch_size}: mixup and cutmix mix pairs of images; use"
+            f" an even batch, such as batch_size={recipe.batch_size + 1}"
         )
-    )
-    erasing: Rate = Field(
-        description=(
-            "share of images in which a random box is erased (timm's, pixel noise)"
+    if recipe.optimizer == "lars" and recipe.layer_decay < 1:
+        raise ValueError(
+            f"layer_decay={recipe.layer_decay:g}: LARS sets the rate of each weight"
+            " matrix itself; use optimizer=adamw or layer_decay=1"
         )
-    )
-    jitter: Rate = Field(
-        description=(
-            "strength of brightness, contrast and saturation jitter (Table 1e); 0: none"
-        )
-    )
-    repeats: Count = Field(
-        description=(
-            "views of each image in a batch, for one decoding (repeated augmentation)"
-        )
-    )
-
-    @property
-    def changes(self) -> bool:
-        """Whether an image looks different in each epoch."""
-        return self.crop != "none" or self.flip or self.erasing > 0 or self.by_image
-
-    @property
-    def by_image(self) -> bool:
-        """Whether images are changed one at a time, on the CPU."""
-        return self.policy is not None or self.jitter > 0
-
-    @field_validator("policy")
-    @classmethod
-    def known(cls, value: str | None) -> str | None:
-        words = (value or "rand").split("-")
-        # timm asserts on these deep inside the first batch
-        if words[0] != "rand" or not all(
-            POLICY_WORD.fullmatch(word) for word in words[1:]
-        ):
-            raise ValueError(
-                f"augment.policy={value}: write RandAugment as timm does, such as"
-                " rand-m9-mstd0.5-inc1"
-            )
-        return value
+    return recipe
 
 
-class Recipe(Part):
-    """How a stage is optimised (Tables 8 to 11)."""
+class Recipe(Section):
+    """How pretraining is optimised (Table 8)."""
 
-    optimizer: Literal["adamw", "lars"] = Field(
-        description="AdamW, or LARS with trust ratios for matrices"
-    )
-    epochs: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
-        description="passes over the stage's training images"
-    )
-    batch_size: Count = Field(
-        description=(
-            "images of an optimiser step, on all devices and micro-batches together"
-        )
-    )
-    base_lr: Positive = Field(
-        description=(
-            "learning rate per 256 images; the rate is base_lr * batch_size / 256"
-        )
-    )
-    min_lr: NonNegative = Field(
-        description="the rate at which the cosine ends, not scaled by the batch"
-    )
-    warmup_epochs: NonNegative | None = Field(
-        description="linear warm-up from 0, by step; null: 5 % of epochs"
-    )
-    weight_decay: NonNegative = Field(description="not for biases and 1-D parameters")
-    betas: tuple[Share, Share] = Field(
-        description="Adam's betas; LARS takes the first as momentum"
-    )
+    optimizer: Optimizer
+    epochs: Epochs
+    batch_size: BatchSize
+    base_lr: BaseLr
+    min_lr: MinLr
+    warmup_epochs: WarmupEpochs
+    weight_decay: WeightDecay
+    betas: Betas
 
-    @model_validator(mode="after")
-    def schedule_fits(self) -> "Recipe":
-        if self.warmup_epochs is None:
-            self.warmup_epochs = self.epochs * WARMUP
-        if self.warmup_epochs >= self.epochs:
-            raise ValueError(
-                f"warmup_epochs={self.warmup_epochs:g} must be less than"
-                f" epochs={self.epochs}; try warmup_epochs={self.epochs / 10:g}"
-            )
-        peak = self.base_lr * self.batch_size / 256
-        if self.min_lr > peak:
-            raise ValueError(
-                f"min_lr={self.min_lr:g} is above the peak rate {peak:g} (base_lr *"
-                " batch_size / 256)"
-            )
-        return self
+    check_schedule = model_validator(mode="after")(check_schedule)
 
 
-class TokenizerRecipe(Recipe):
-    """Where the tokens of target=dvae come from: DALL-E's encoder in a file, or a small dVAE trained on the data.
+class TokenizerRecipe(Section):
+    """Where the tokens of target=dvae come from, and how a small dVAE is trained.
 
-    It stands at the root, beside the targets, so that one value serves the rows of a table that have other targets.
+    This section stands at the root and not below target: a table's rows with other
+    targets then accept its keys too.
     """
 
+    optimizer: Optimizer
+    epochs: Epochs
+    batch_size: BatchSize
+    base_lr: BaseLr
+    min_lr: MinLr
+    warmup_epochs: WarmupEpochs
+    weight_decay: WeightDecay
+    betas: Betas
     file: Annotated[str, Field(min_length=1)] | None = Field(
         description=(
-            "the encoder of DALL-E's dVAE; null: a small dVAE of our own, trained on"
-            " the data (stage tokenizer)"
+            "file with the encoder of DALL-E's dVAE; null: train a small dVAE on the"
+            " data (stage tokenizer)"
         )
     )
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
-        description="its own: runs of other seeds share the tokenizer"
+    seed: Seed = Field(
+        description=(
+            "seed of the dVAE's training; apart from `seed`, so that runs with other"
+            " seeds share one tokenizer"
+        )
     )
     codes: Annotated[int, Field(ge=2, le=65_536)] = Field(
-        description="size of the codebook (DALL-E's: 8192)"
+        description="number of codes in the codebook (DALL-E: 8192)"
     )
-    width: Count = Field(description="channels of its convolutions")
+    width: Count = Field(description="channels of the dVAE's convolutions")
     usage_weight: NonNegative = Field(
-        description="weight of the loss that asks for all codes to be used alike"
+        description=(
+            "weight of the loss term that pushes all codes to be used equally often"
+        )
     )
 
+    check_schedule = model_validator(mode="after")(check_schedule)
 
-class Probe(Recipe):
-    """A linear head on frozen features."""
 
-    pool: Pool = Field(
-        description="the feature: class token, or mean of the patch tokens"
-    )
-    augment: Augment = Field(description="the training images")
+class Probe(Section):
+    """A linear head on frozen features (Table 10)."""
+
+    optimizer: Optimizer
+    epochs: Epochs
+    batch_size: BatchSize
+    base_lr: BaseLr
+    min_lr: MinLr
+    warmup_epochs: WarmupEpochs
+    weight_decay: WeightDecay
+    betas: Betas
+    pool: FrozenPooling
+    augment: TrainingImages
     labels: Labels
     image_size: ImageSize
 
+    check_schedule = model_validator(mode="after")(check_schedule)
 
-class AttentiveProbe(Recipe):
+
+class AttentiveProbe(Section):
     """A learned query attends to all frozen patch tokens, then a linear head."""
 
-    heads: Count = Field(description="heads of the pooling attention")
-    augment: Augment = Field(description="the training images")
+    optimizer: Optimizer
+    epochs: Epochs
+    batch_size: BatchSize
+    base_lr: BaseLr
+    min_lr: MinLr
+    warmup_epochs: WarmupEpochs
+    weight_decay: WeightDecay
+    betas: Betas
+    heads: Count = Field(description="attention heads of the pooling layer")
+    augment: TrainingImages
     labels: Labels
     image_size: ImageSize
 
+    check_schedule = model_validator(mode="after")(check_schedule)
 
-class FineTune(Recipe):
+
+class FineTune(Section):
     """The encoder is trained as well (Tables 9 and 11)."""
 
-    pool: Pool = Field(
-        description=(
-            "the feature: class token, or mean of the patch tokens and a norm of"
-            " its own"
-        )
-    )
-    augment: Augment = Field(description="the training images")
+    optimizer: Optimizer
+    epochs: Epochs
+    batch_size: BatchSize
+    base_lr: BaseLr
+    min_lr: MinLr
+    warmup_epochs: WarmupEpochs
+    weight_decay: WeightDecay
+    betas: Betas
+    pool: TrainedPooling
+    augment: TrainingImages
     labels: Labels
     image_size: ImageSize
-    layer_decay: Proportion = Field(
-        description="rate of each block over that of the one after it; 1: none"
-    )
-    drop_path: Rate = Field(
-        description="stochastic depth of the last block, linear from 0 at the first"
-    )
-    smoothing: Rate = Field(description="label smoothing")
-    mixup: NonNegative = Field(description="alpha of mixup; 0: none")
-    cutmix: NonNegative = Field(
-        description="alpha of cutmix; 0: none; with mixup, each half of the time"
-    )
-    ema: Share | None = Field(
-        description="decay of the averaged weights that are measured; null: no average"
-    )
+    layer_decay: LayerDecay
+    drop_path: DropPath
+    smoothing: Smoothing
+    mixup: Mixup
+    cutmix: Cutmix
+    ema: EmaDecay
 
-    @model_validator(mode="after")
-    def pairs(self) -> "FineTune":
-        if (self.mixup or self.cutmix) and self.batch_size % 2:
-            raise ValueError(
-                f"batch_size={self.batch_size}: mixup and cutmix mix pairs of images;"
-                " take an even batch"
-            )
-        if self.optimizer == "lars" and self.layer_decay < 1:
-            raise ValueError(
-                f"layer_decay={self.layer_decay:g}: LARS sets a rate for each matrix"
-                " itself; use adamw"
-            )
-        return self
+    check_schedule = model_validator(mode="after")(check_schedule)
+    check_mixing_and_decay = model_validator(mode="after")(check_mixing_and_decay)
 
 
-class PartialFineTune(FineTune):
+class PartialFineTune(Section):
+    """Only the last blocks of the encoder are trained (Fig. 9)."""
+
+    optimizer: Optimizer
+    epochs: Epochs
+    batch_size: BatchSize
+    base_lr: BaseLr
+    min_lr: MinLr
+    warmup_epochs: WarmupEpochs
+    weight_decay: WeightDecay
+    betas: Betas
+    pool: TrainedPooling
+    augment: TrainingImages
+    labels: Labels
+    image_size: ImageSize
+    layer_decay: LayerDecay
+    drop_path: DropPath
+    smoothing: Smoothing
+    mixup: Mixup
+    cutmix: Cutmix
+    ema: EmaDecay
+    # a number with a half: Fig. 9 has a point for the MLP of the last block
     blocks: Annotated[float, Field(ge=0)] = Field(
         description=(
-            "how many last blocks are trained (Fig. 9); 0: what follows them, 0.5: and"
-            " the last block's MLP"
+            "how many of the last blocks are trained (Fig. 9); 0: only what follows the"
+            " blocks; 0.5: also the MLP of the last block"
         )
     )
 
+    check_schedule = model_validator(mode="after")(check_schedule)
+    check_mixing_and_decay = model_validator(mode="after")(check_mixing_and_decay)
 
-class Robustness(Part):
-    """What a trained classifier is measured on, beside its own validation images (Table 13)."""
+
+class Robustness(Section):
+    """What a classifier is tested on beside its validation images (Table 13)."""
 
     of: Literal["finetune", "partial_finetune", "scratch"] = Field(
-        description="the stage whose classifier it is"
+        description="the stage that trains the classifier to test"
     )
     source: Literal["corrupted", "corrupted_folders", "folder"] = Field(
         description=(
-            "own images corrupted on the fly; root/<corruption>/<severity>/<class>/"
-            " (ImageNet-C); root/<class>/"
+            "`corrupted`: corrupt the data set's validation images on the fly;"
+            " `corrupted_folders`: read root/<corruption>/<severity>/<class>/"
+            " (ImageNet-C); `folder`: read root/<class>/"
         )
     )
-    root: str | None = Field(description="where those folders are")
+    root: str | None = Field(
+        description="where the folders lie; not used with source=corrupted"
+    )
     corruptions: list[Corruption] | None = Field(
-        description="which of the 15 of ImageNet-C; null: all"
+        description="which of ImageNet-C's 15 corruptions; null: all"
     )
     severities: Annotated[
         list[Annotated[int, Field(ge=1, le=5)]], Field(min_length=1)
-    ] = Field(description="1 to 5")
-    images: Count | None = Field(description="so many, spread over the set; null: all")
+    ] = Field(description="severities of the corruptions, from 1 (weak) to 5 (strong)")
+    images: Count | None = Field(
+        description="test this many images, spread evenly over the set; null: all"
+    )
 
     @model_validator(mode="after")
-    def root_given(self) -> "Robustness":
+    def check_root(self) -> "Robustness":
         if self.source != "corrupted" and not self.root:
             raise ValueError(
                 f"robustness.root: robustness.source={self.source} needs the folder of"
-                " those images"
+                " those images; add robustness.root=/path/to/images"
             )
         return self
 
 
-class Knn(Part):
-    k: Count = Field(description="neighbours that vote")
-    temperature: Positive = Field(description="votes weigh exp(cosine / temperature)")
-    pool: Pool = Field(
-        description="the feature: class token, or mean of the patch tokens"
+class Knn(Section):
+    k: Count = Field(description="number of nearest neighbours that vote")
+    # Wu et al. 2018
+    temperature: Positive = Field(
+        description="the weight of a vote is exp(cosine similarity / temperature)"
+    )
+    pool: Pooling = Field(
+        description=(
+            "the feature of an image: the class token (cls), or the mean of the patch"
+            " tokens (mean)"
+        )
     )
     labels: Count | None = Field(
-        description="size of the labelled bank; null: all training images"
+        description="number of labelled images in the kNN bank; null: all"
     )
-
-
-def augment_of(config: Any, stage: str) -> Augment | None:
-    """How a stage's training images are changed; None: not at all."""
-    return (
-        config.augment
-        if stage == "pretrain"
-        else getattr(getattr(config, stage, None), "augment", None)
-    )
-
-
-def repeats_of(config: Any, stage: str) -> int:
-    """Views of each image in a batch of that stage."""
-    augment = augment_of(config, stage)
-    return augment.repeats if augment else 1

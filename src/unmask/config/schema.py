@@ -1,399 +1,158 @@
-"""What a config may say: types, ranges and what must fit together, checked before torch is imported.
+"""What a config may hold: its keys, types and ranges, checked before torch is imported.
 
-The YAML files in conf/ hold the values; defaults live there alone.
+The YAML files in conf/ hold the values: defaults live there and nowhere else.
+`unmask.config.checks` adds what must fit together.
 """
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    PrivateAttr,
-    field_validator,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, model_validator
 
+from unmask.config.augmentation import Augment
+from unmask.config.data import Container, Data, default_patch_size
 from unmask.config.groups import Loggers, Masking, PCATarget, Target, TokensTarget
 from unmask.config.recipes import (
     AttentiveProbe,
-    Augment,
-    Count,
     FineTune,
     Knn,
-    Part,
     PartialFineTune,
-    Positive,
     Probe,
-    Proportion,
     Recipe,
     Robustness,
-    Share,
     TokenizerRecipe,
-    pair,
 )
-from unmask.config.statistics import taken_statistics
+from unmask.config.section import Count, OpenFraction, Positive, Section, Seed
+from unmask.config.stage_kinds import StageKind
+from unmask.config.trainer import Checkpoint, Spikes, Trainer, Watch
 
 Width = Annotated[int, Field(ge=1, le=16_384)]
 Depth = Annotated[int, Field(ge=1, le=256)]
 DecoderDepth = Annotated[int, Field(ge=0, le=256)]
-Stage = Literal[
-    "patch_pca",
-    "tokenizer",
-    "pretrain",
-    "knn",
-    "linear_probe",
-    "attentive_probe",
-    "partial_finetune",
-    "finetune",
-    "scratch",
-    "robustness",
-]
 Control = Literal["random", "pixels"]
-Decode = Literal["auto", "fast", "scaled", "reference", "nvjpeg"]
-Source = Literal[
-    "mnist5k",
-    "cifar10",
-    "cifar100",
-    "image_folder",
-    "inat2017",
-    "inat2018",
-    "inat2019",
-    "places205",
-    "places365",
-    "listed",
-]
-Container = Literal["folder", "webdataset", "parquet", "litdata", "raw"]
-TRAINED = (
-    "pretrain",
-    "linear_probe",
-    "attentive_probe",
-    "partial_finetune",
-    "finetune",
-    "scratch",
-)
-FROZEN = ("linear_probe", "attentive_probe")  # of these a head alone is trained
-# these train encoders
-ENCODING = tuple(stage for stage in TRAINED if stage not in FROZEN)
-STEPPED = (*TRAINED, "tokenizer")  # all that train by steps
-UNLABELLED = ("patch_pca", "tokenizer", "pretrain")
-LABELLED: tuple[str, ...] = tuple(
-    stage for stage in get_args(Stage) if stage not in UNLABELLED
-)
-CHANNELS = {"mnist5k": 1, "cifar10": 3, "cifar100": 3}
-MAX_PATCH, MIN_GRID = 16, 8  # what an automatic patch size respects
 
 
-def listed(value: Any) -> Any:
-    """One name stands for a list of it."""
-    return [value] if isinstance(value, str) else value
-
-
-class Model(Part):
-    name: str = Field(description="what tables call it")
-    width: Width = Field(description="channels of the encoder's tokens")
-    depth: Depth = Field(description="transformer blocks of the encoder")
+class Model(Section):
+    name: str = Field(description="the model's name in tables")
+    width: Width = Field(description="width of the encoder: channels of its tokens")
+    depth: Depth = Field(description="number of transformer blocks in the encoder")
     heads: Width = Field(description="attention heads of the encoder")
     mlp_ratio: Positive = Field(
-        description="hidden width of the MLP over the block's width"
+        description="hidden width of the MLP, as a multiple of the block's width"
     )
     patch_size_at_224: Count = Field(
-        description="patch size on images of 224 pixels (14 for ViT-H, else 16)"
-    )
-
-
-class Encoder(Part):
-    mask_tokens: bool = Field(
-        description="the encoder sees mask tokens in place of hidden patches (Table 1c)"
-    )
-
-
-class Decoder(Part):
-    depth: DecoderDepth = Field(
         description=(
-            "transformer blocks of the decoder (Table 1a); 0: a linear head, with"
-            " encoder.mask_tokens=true"
+            "side of a patch for images of 224 pixels (14 for ViT-H, 16 for the others)"
         )
     )
-    width: Width = Field(description="channels of the decoder's tokens (Table 1b)")
+
+
+class Encoder(Section):
+    mask_tokens: bool = Field(
+        description=(
+            "feed mask tokens to the encoder in place of the hidden patches (Table 1c)"
+        )
+    )
+
+
+class Decoder(Section):
+    # without a block, mask tokens must have passed through the encoder
+    depth: DecoderDepth = Field(
+        description=(
+            "number of transformer blocks in the decoder (Table 1a); 0: a linear head,"
+            " which needs encoder.mask_tokens=true"
+        )
+    )
+    width: Width = Field(
+        description="width of the decoder: channels of its tokens (Table 1b)"
+    )
     heads: Width = Field(description="attention heads of the decoder")
 
 
-class Scale(Part):
-    """A size at which the paper's experiments are made; `unmask.config.experiments` reads it."""
+class Scale(Section):
+    """A size at which the paper's experiments are run.
 
-    name: str = Field(description="what tables and files call it")
-    seeds: Annotated[
-        list[Annotated[int, Field(ge=0, lt=2**63)]], Field(min_length=1)
-    ] = Field(description="every cell of an experiment is made with each")
+    Its values are read from its file, by `unmask.config.experiments`.
+    """
+
+    name: str = Field(description="the scale's name in tables and files")
+    seeds: Annotated[list[Seed], Field(min_length=1)] = Field(
+        description="every cell of an experiment is run with each of these seeds"
+    )
     cells: dict[str, dict[str, list[str] | None] | None] = Field(
         description=(
             "experiment: row: overrides, where the paper's values do not fit this size;"
-            " null: left out"
+            " null leaves the row or the experiment out"
         )
     )
 
 
-class Data(Part):
-    source: Source = Field(description="where images come from")
-    root: str | None = Field(description="folder of the files; mnist5k needs none")
-    download: bool = Field(description="let torchvision download what is missing")
-    image_size: tuple[Count, Count] = Field(
-        description="pixels the model sees: one number, or [height, width]"
-    )
-    patch_size: Count | None = Field(
-        description="pixels of a patch's side; null chooses by image_size and model"
-    )
-    channels: Count = Field(
-        description="1 grey, 3 RGB, 4 RGBA; others from .npy and TIFF files"
-    )
-    mean: list[float] | None = Field(
-        description="per channel, of pixels in [0, 1]; null: see docs/images.md"
-    )
-    std: list[Positive] | None = Field(description="per channel")
-    statistics: str | None = Field(
-        description="a file of src/measure.py that has mean and std of these images"
-    )
-    flip: bool = Field(
-        description=(
-            "whether a mirrored image is still one of the same class (not so for"
-            " digits)"
-        )
-    )
-    eval_crop: Proportion = Field(
-        description="side of the centre crop (0.875: 224 of 256)"
-    )
-    holdout: Annotated[float, Field(gt=0, le=0.5)] = Field(
-        description="share of images held out where a folder has no val/ or test/"
-    )
-    in_memory: bool | Literal["device"] | None = Field(
-        description=(
-            "decode once into memory, or onto each training device; null decides by"
-            " size and device"
-        )
-    )
-    decode: Decode = Field(
-        description=(
-            "of files: fast (auto), scaled (large crops at 1/2 to 1/8), Pillow's alone,"
-            " or on the training GPU"
-        )
-    )
-    bad_limit: Annotated[float, Field(ge=0, le=1)] = Field(
-        description=(
-            "more unreadable files than this share of a split's images end the run"
-            " (image_folder); 0: one does"
-        )
-    )
-    num_workers: Annotated[int, Field(ge=0)] | None = Field(
-        description="loader processes; null: by cores and threads"
-    )
-    threads: Count | None = Field(
-        description="that decode in each loader process; null: up to 4, by cores"
-    )
-
-    # the identity of the images that mean and std were measured on
-    _measured: str | None = PrivateAttr(default=None)
-
-    @field_validator("image_size", mode="before")
-    @classmethod
-    def square(cls, value: Any) -> Any:
-        return pair(value)
-
-    @model_validator(mode="after")
-    def complete(self) -> "Data":
-        """Fill in statistics: ImageNet's for three channels, else 0.5 and 0.25."""
-        if self.channels != CHANNELS.get(self.source, self.channels):
-            raise ValueError(
-                f"data.channels={self.channels}: {self.source} has"
-                f" {CHANNELS[self.source]}"
-            )
-        taken = taken_statistics(self.statistics, self.mean, self.std, self.channels)
-        self.mean, self.std, self._measured = (
-            list(taken.mean),
-            list(taken.std),
-            taken.identity,
-        )
-        self.statistics = None  # which file they came from does not matter
-        for name, values in (("mean", self.mean), ("std", self.std)):
-            if len(values) != self.channels:
-                raise ValueError(
-                    f"data.{name} has {len(values)} values for"
-                    f" data.channels={self.channels}"
-                )
-        if self.source in CHANNELS and self.in_memory is False:
-            raise ValueError(
-                f"data.in_memory=false: {self.source} is held in memory; take null,"
-                " true or device"
-            )
-        if self.source not in CHANNELS and not self.root:
-            raise ValueError(
-                "data.root: missing; these images lie in a folder of yours: add"
-                " data.root=/path/to/images"
-            )
-        return self
-
-    @property
-    def measured(self) -> str | None:
-        return self._measured
+def as_list(value: Any) -> Any:
+    """Turn one name into a list of it, so that stages=knn may be typed."""
+    return [value] if isinstance(value, str) else value
 
 
-class Trainer(Part):
-    accelerator: Literal["auto", "cpu", "gpu"] = Field(
-        description="which kind of device"
-    )
-    precision: Literal["32-true", "bf16-mixed"] = Field(
-        description="targets and loss are float32 in any case"
-    )
-    micro_batch: Count | None = Field(
-        description="images a device takes at once; null: its whole share of the batch"
-    )
-    devices: Count | None = Field(
-        description=(
-            "processes on each machine, one a device, that train one model; null: all"
-            " GPUs"
-        )
-    )
-    nodes: Count = Field(
-        description="machines, each started by srun, submitit or torchrun"
-    )
-    sharded: bool = Field(
-        description=(
-            "each device holds a share of weights, gradients and moments (FSDP2);"
-            " probes keep whole copies"
-        )
-    )
-    split: Count = Field(
-        description=(
-            "cut each batch in so many times as many micro-batches; set to 2 by a run"
-            " whose memory was full"
-        )
-    )
-    timeout_minutes: Positive = Field(
-        description=(
-            "training in which nothing moves for so long is ended, with the stacks of"
-            " all processes on file"
-        )
-    )
-    max_minutes: Positive | None = Field(
-        description=(
-            "save and leave with exit code 75 after so long, as when asked to; null:"
-            " train to the end"
-        )
-    )
-    requeue: bool = Field(
-        description=(
-            "after saving on SIGUSR1 or SIGUSR2, put the SLURM job into the queue again"
-            " (not on SIGTERM)"
-        )
-    )
+class Config(Section):
+    """The whole config."""
 
-
-class Checkpoint(Part):
-    every_minutes: Positive | None = Field(
-        description="save when this long has passed since the last one"
+    seed: Seed = Field(
+        description="initialisation, order of images, crops and masks follow from it"
     )
-    every_steps: Count | None = Field(
-        description="save after this many optimiser steps"
+    # the paper's is 0.75
+    mask_ratio: OpenFraction = Field(
+        description="fraction of the patches that is hidden (Fig. 5)"
     )
-    keep: Annotated[int, Field(ge=1)] = Field(
-        description="how many to keep while training"
-    )
-    best: bool = Field(
-        description=(
-            "also keep the weights that validated best; results are those of the last"
-            " ones"
-        )
-    )
-
-
-class Spikes(Part):
-    factor: Annotated[float, Field(gt=1)] | None = Field(
-        description=(
-            "do not make a step whose loss is more than so many times the mean before"
-            " it; null: make all"
-        )
-    )
-    window: Count = Field(
-        description=(
-            "steps that the mean is taken over; the first so many are made in any case"
-        )
-    )
-    limit: Annotated[int, Field(ge=0)] = Field(
-        description="how many such steps a stage may leave out"
-    )
-
-
-class Watch(Part):
-    times: Count = Field(
-        description="how often a stage validates (and pretraining draws) on its way"
-    )
-    pictures: Count = Field(description="how many validation images are reconstructed")
-    trace: bool = Field(
-        description=(
-            "write trace.jsonl: of each step the loss and hashes of samples, pixels and"
-            " masks: docs/exact.md"
-        )
-    )
-
-
-def chosen_patch_size(image_size: tuple[int, int], at_224: int) -> int:
-    """At 224 px the model's own; else the largest divisor up to 16 px that leaves 8 x 8 patches or more."""
-    if image_size == (224, 224):
-        return at_224
-    small = [
-        p
-        for p in range(1, MAX_PATCH + 1)
-        if all(s % p == 0 and s // p >= MIN_GRID for s in image_size)
-    ]
-    return max(small, default=1)
-
-
-class Config(Part):
-    """The whole of it; `unmask.config.checks` adds what must fit together."""
-
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
-        description="order, crops, masks, init all follow from it"
-    )
-    mask_ratio: Share = Field(description="share of patches that is hidden (Fig. 5)")
     labels: Count | None = Field(
-        description="few-label fine-tuning: train finetune and scratch on this many"
+        description=(
+            "fine-tune and train from scratch on this many labelled images, spread"
+            " evenly over the classes; null: on all"
+        )
     )
-    stages: Annotated[list[Stage], BeforeValidator(listed), Field(min_length=1)] = (
-        Field(description="what to run, in order")
-    )
+    stages: Annotated[
+        list[StageKind], BeforeValidator(as_list), Field(min_length=1)
+    ] = Field(description="the stages to run, in order")
     controls: list[Control] = Field(
-        description="repeat each measurement on a random encoder and on raw pixels"
+        description=(
+            "also measure a random encoder, and the raw pixels, in the same way, for"
+            " comparison"
+        )
     )
     source: Container = Field(
         description=(
-            "what the images of image_folder and imagenet lie in: docs/sources.md"
+            "how the images of data=image_folder or imagenet are stored"
+            " (docs/containers.md)"
         )
     )
     init_from: str | None = Field(
         description=(
-            "weights of others to start from: official MAE, Hugging Face, timm or ours;"
-            " null: none"
+            "pretrained weights to start from: an official MAE, Hugging Face or timm"
+            " file, or a stage's folder; null: random weights"
         )
     )
     stop_after: Count | None = Field(
         description=(
-            "make only the first so many steps of each stage, with the learning rates"
-            " of the whole; null: all"
+            "stop each stage after this many steps, with the learning rates of the full"
+            " schedule; null: train to the end"
         )
     )
     runs_dir: Annotated[str, Field(min_length=1)] = Field(
-        description="where the ledger is"
+        description="folder of the ledger, where all results are stored"
     )
     wait: bool = Field(
         description=(
-            "when another process owns a stage: wait for its result, or fail at once"
+            "if another process is working on a stage: true waits for its result, false"
+            " fails at once"
         )
     )
     scale: Scale | None = Field(
         default=None, description="set by scale=embedded, cifar or paper"
     )
+    # the paper's footnote 1: the loss on all patches costs 0.5 % accuracy
     loss_on: Literal["hidden", "all"] = Field(
-        description="the patches whose error is the loss (footnote 1: all)"
+        description=(
+            "the patches whose error is the loss: the hidden ones, or all (footnote 1)"
+        )
     )
+    # each of these is a group in conf/, or a section of conf/config.yaml
     model: Model
     encoder: Encoder
     decoder: Decoder
@@ -419,58 +178,60 @@ class Config(Part):
     @model_validator(mode="after")
     def choose_patch_size(self) -> "Config":
         if self.data.patch_size is None:
-            self.data.patch_size = chosen_patch_size(
+            self.data.patch_size = default_patch_size(
                 self.data.image_size, self.model.patch_size_at_224
             )
         return self
 
+    # after choose_patch_size: validators run in the order of their definition
     @model_validator(mode="after")
     def choose_components(self) -> "Config":
         if isinstance(self.target, PCATarget) and self.target.components is None:
             assert self.data.patch_size is not None
-            self.target.components = max(
-                1, self.data.patch_size**2 * self.data.channels // 8
-            )
+            # the paper's 96 of 16 * 16 * 3 = 768
+            values = self.data.patch_size**2 * self.data.channels
+            self.target.components = max(1, values // 8)
         return self
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of patches."""
-        return self.grid_of(self.data.image_size)
+        """Return the rows and columns of patches in an image of the data's size."""
+        return self.grid_for(self.data.image_size)
 
-    def grid_of(self, image_size: tuple[int, int]) -> tuple[int, int]:
+    def grid_for(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """Return the rows and columns of patches in an image of (height, width)."""
         assert self.data.patch_size is not None
-        return (
-            image_size[0] // self.data.patch_size,
-            image_size[1] // self.data.patch_size,
-        )
+        height, width = image_size
+        return height // self.data.patch_size, width // self.data.patch_size
 
     @property
-    def worked_stages(self) -> list[str]:
-        """The stages that are asked for, and the one whose classifier the robustness stage measures."""
+    def active_stages(self) -> list[str]:
+        """Return the stages to run, and the one whose classifier robustness tests."""
         implied = [self.robustness.of] if "robustness" in self.stages else []
         return list(dict.fromkeys([*self.stages, *implied]))
 
     def stage_image_size(self, stage: str) -> tuple[int, int]:
-        """Pixels (height, width) in that stage: its own, or the data's."""
-        return (
-            getattr(getattr(self, stage, None), "image_size", None)
-            or self.data.image_size
-        )
+        """Return (height, width) in pixels: the stage's own, or else the data's."""
+        recipe = getattr(self, stage, None)
+        return getattr(recipe, "image_size", None) or self.data.image_size
 
     @property
     def tokenizer_file(self) -> str | None:
-        """DALL-E's encoder, where tokens are the target and it is given."""
+        """Return the file of DALL-E's encoder, None where the run uses none."""
         return self.tokenizer.file if isinstance(self.target, TokensTarget) else None
 
     @property
     def num_visible(self) -> int:
-        """Patches the encoder sees; a grid's follow from its shape (`unmask.masking` has the definitions)."""
+        """Return how many patches the encoder sees.
+
+        It repeats `unmask.masking`, which cannot be asked: it imports torch.
+        """
         rows, cols = self.grid
+        # a grid keeps one patch of each 2 x 2, also of those cut off at the border
         if self.masking.target_.endswith("GridMasking"):
             return -(-rows // 2) * -(-cols // 2)
         return round(rows * cols * (1 - self.mask_ratio))
 
-    def plain(self) -> dict[str, Any]:
-        """Plain containers, as stored beside results and in checkpoints."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain containers, as they stand beside results and in checkpoints."""
         return self.model_dump(by_alias=True, mode="json")

@@ -1,6 +1,7 @@
-"""Passwords and tokens: refused where a config or an argument holds one, covered where a text would repeat it.
+"""Passwords and tokens: refused in configs and arguments, hidden in printed texts.
 
-Known are the values of this process's environment whose names say what they are, and passwords in URLs.
+A secret is the value of an environment variable whose name says so, or the user part
+of a URL.
 """
 
 import os
@@ -8,50 +9,60 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-NAMES = re.compile(
+SECRET_NAME = re.compile(
     r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?)$", re.IGNORECASE
 )
-IN_URL = re.compile(r"(?<=://)[^/\s@'\"]+@")  # user:password@, or token@
-SHORTEST = 12  # characters: TOKENIZERS_KEY=false is no secret
-COVER = "***"
+URL_CREDENTIALS = re.compile(r"(?<=://)[^/\s@'\"]+@")  # user:password@, or token@
+# characters: TOKENIZERS_KEY=false holds no secret
+MIN_SECRET_LENGTH = 12
+REDACTED = "***"
 
 
-def masked(text: str) -> str:
-    """The text without the secrets in it."""
-    return _covered(text, _of_environment())
+def redact(text: str) -> str:
+    """Return the text with every secret replaced by ***."""
+    return _redact(text, _environment_secrets())
 
 
-def refused(raw: Any) -> Iterator[str]:
-    """A line for each value of a config that holds one: configs are kept in results, checkpoints and dashboards."""
-    return _refused(raw, "", _of_environment())
+def check_secrets(raw: Any) -> Iterator[str]:
+    """Yield an error message for each value of a config that holds a secret.
+
+    Configs are stored with results, in checkpoints and on dashboards.
+    """
+    return _check_value(raw, "", _environment_secrets())
 
 
-def _covered(text: str, secrets: list[str]) -> str:
-    for value in secrets:
-        text = text.replace(value, COVER)
-    return IN_URL.sub(f"{COVER}@", text)
+def _redact(text: str, secrets: list[str]) -> str:
+    for secret in secrets:
+        text = text.replace(secret, REDACTED)
+    return URL_CREDENTIALS.sub(f"{REDACTED}@", text)
 
 
-def _refused(raw: Any, place: str, secrets: list[str]) -> Iterator[str]:
-    if isinstance(raw, dict):
-        for key, value in raw.items():
-            yield from _refused(value, f"{place}.{key}" if place else str(key), secrets)
-    elif isinstance(raw, list | tuple):
-        for value in raw:
-            yield from _refused(value, place, secrets)
-    elif isinstance(raw, str) and (shown := _covered(raw, secrets)) != raw:
-        yield (
-            f"{place} = {shown}: holds a password or a token, and configs are kept with"
-            " every result; leave it out, and let the tool that needs it find it in"
-            " the environment or in ~/.netrc"
-        )
+def _check_value(value: Any, key: str, secrets: list[str]) -> Iterator[str]:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            inner_key = f"{key}.{name}" if key else str(name)
+            yield from _check_value(inner, inner_key, secrets)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _check_value(inner, key, secrets)
+    elif isinstance(value, str):
+        shown = _redact(value, secrets)
+        if shown != value:
+            yield (
+                f"{key} = {shown}: holds a password or a token, and configs are stored"
+                " with every result; leave it out: the tool that needs it reads it"
+                " from the environment or from ~/.netrc"
+            )
 
 
-def _of_environment() -> list[str]:
-    """Longest first, as one may be a part of another. Places of files are none."""
-    found = {value for name, value in os.environ.items() if NAMES.search(name)}
-    return sorted(
-        (v for v in found if len(v) >= SHORTEST and not v.startswith(("/", "~"))),
-        key=len,
-        reverse=True,
-    )
+def _environment_secrets() -> list[str]:
+    """List the secrets of this process's environment, the longest first."""
+    values = {value for name, value in os.environ.items() if SECRET_NAME.search(name)}
+    secrets = [
+        value
+        for value in values
+        # paths are no secrets: SSH_KEY=/home/me/key
+        if len(value) >= MIN_SECRET_LENGTH and not value.startswith(("/", "~"))
+    ]
+    # one secret may be a part of another
+    return sorted(secrets, key=len, reverse=True)

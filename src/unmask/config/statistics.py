@@ -1,4 +1,7 @@
-"""Mean and std of a data set's pixels: given, kept in a file by src/measure.py, or ImageNet's. Imports no torch."""
+"""Mean and std of a data set's pixels.
+
+They stand in the config, in a file of src/measure.py, or are ImageNet's.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,74 +10,85 @@ from typing import Annotated, Any, NamedTuple
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-Value = Annotated[float, Field(ge=0, le=1)]
+UnitInterval = Annotated[float, Field(ge=0, le=1)]
+MAX_REASON_LENGTH = 120  # characters of an error that a message repeats
 
 
 def standard_statistics(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and std per channel where nobody gives them: ImageNet's for three channels, else 0.5 and 0.25."""
+    """Return the default mean and std of each channel.
+
+    Three channels have ImageNet's; any other number has 0.5 and 0.25.
+    """
     if channels == 3:
         return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     return (0.5,) * channels, (0.25,) * channels
 
 
-class Statistics(BaseModel):
-    """Per channel, over all pixels of the training images, in [0, 1]; identity: of the data set."""
+class MeasuredStatistics(BaseModel):
+    """What a file of src/measure.py says of the training images' pixels, in [0, 1]."""
 
-    model_config = ConfigDict(extra="ignore")  # the file says more, for people
+    # the file holds more, for people to read
+    model_config = ConfigDict(extra="ignore")
 
+    # of the data set that was measured
     identity: str
     channels: int
-    mean: list[Value]
+    mean: list[UnitInterval]
     std: list[Annotated[float, Field(gt=0, le=1)]]
 
 
-def read_statistics(file: str) -> Statistics:
-    """Raises ValueError where the file is none of src/measure.py's."""
+def read_statistics(file: str) -> MeasuredStatistics:
+    """Read a file of src/measure.py; ValueError where it is not one."""
     try:
         content: Any = yaml.safe_load(Path(file).expanduser().read_text())
-        found = Statistics.model_validate(content)
+        statistics = MeasuredStatistics.model_validate(content)
     except (OSError, UnicodeError, yaml.YAMLError, ValidationError) as error:
-        reason = (
-            error.strerror
-            if isinstance(error, OSError)
-            else " ".join(str(error).split())[:120]
-        )
+        reason = " ".join(str(error).split())[:MAX_REASON_LENGTH]
+        if isinstance(error, OSError):
+            reason = error.strerror or reason
         raise ValueError(
             f"data.statistics={file} cannot be read ({reason}); python src/measure.py"
             " <your data> writes such a file"
         ) from None
-    if {len(found.mean), len(found.std)} != {found.channels}:
+    lengths = {len(statistics.mean), len(statistics.std)}
+    if lengths != {statistics.channels}:
         raise ValueError(
-            f"data.statistics={file} has {len(found.mean)} means for {found.channels}"
-            " channels; measure anew"
+            f"data.statistics={file} has {len(statistics.mean)} means and"
+            f" {len(statistics.std)} stds for {statistics.channels} channels; write it"
+            " again: python src/measure.py <your data>"
         )
-    return found
+    return statistics
 
 
-class Taken(NamedTuple):
-    """identity: of the images that they were measured on, where that is known."""
+class ResolvedStatistics(NamedTuple):
+    """Mean and std of each channel, and the images they were measured on."""
 
     mean: Sequence[float]
     std: Sequence[float]
+    # of the measured data set; None where nobody knows
     identity: str | None = None
 
 
-def taken_statistics(
+def resolve_statistics(
     file: str | None, mean: list[float] | None, std: list[float] | None, channels: int
-) -> Taken:
-    """The file's, the given ones, or the usual ones. Raises ValueError where a file and values are given."""
+) -> ResolvedStatistics:
+    """Take mean and std from the file, from the config, or the defaults.
+
+    Raises ValueError where both a file and values are set, or the file does not fit.
+    """
     if file is None:
-        usual = standard_statistics(channels)
-        return Taken(mean or usual[0], std or usual[1])
+        default_mean, default_std = standard_statistics(channels)
+        return ResolvedStatistics(mean or default_mean, std or default_std)
     if mean or std:
         raise ValueError(
-            "data.statistics is given and so are data.mean or data.std; set these two"
-            " to null"
+            f"data.statistics={file} is set, and so are data.mean={mean} and"
+            f" data.std={std}; set both of these to null, or data.statistics=null"
         )
-    found = read_statistics(file)
-    if found.channels != channels:
+    measured = read_statistics(file)
+    if measured.channels != channels:
         raise ValueError(
-            f"data.statistics={file} is of images of {found.channels} channels, not of"
-            f" {channels}"
+            f"data.statistics={file} is of images of {measured.channels} channels, not"
+            f" of {channels}; measure these images with src/measure.py, or set"
+            f" data.channels={measured.channels}"
         )
-    return Taken(found.mean, found.std, found.identity)
+    return ResolvedStatistics(measured.mean, measured.std, measured.identity)

@@ -1,1 +1,1 @@
-"""Sources of images, keyed crops, the sampler, and the DataModule that joins them."""
+"""Listings of images, containers that store them, decoding, augmentation, loading."""

@@ -1,6 +1,7 @@
-"""What processes that train one model together tell each other; to one that is alone each gives back what it got.
+"""Communication between the ranks that train one model.
 
-Tensors on the CPU travel by gloo, those on a GPU by NCCL; `joined` opens both.
+In a single process, without a process group, each function returns its argument.
+Tensors on the CPU travel by gloo, those on a GPU by NCCL; `process_group` opens both.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,7 @@ Result = TypeVar("Result")
 
 
 def world_size() -> int:
-    """How many processes there are."""
+    """Return the number of ranks."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
@@ -27,15 +28,16 @@ def rank() -> int:
 
 
 def is_rank_zero() -> bool:
-    """Whether this is the one that writes files and speaks."""
+    """Return whether this rank is the one that writes files and prints."""
     return rank() == 0
 
 
 @contextmanager
 def process_group(rank: int, size: int, minutes: float) -> Iterator[None]:
-    """Within, `size` processes can talk, at MASTER_ADDR and MASTER_PORT.
+    """Connect `size` ranks, which meet at MASTER_ADDR and MASTER_PORT, for the block.
 
-    minutes: after which one that gets no answer raises RuntimeError, TimeoutError where they never met.
+    minutes: how long to wait for the others. Raises TimeoutError where they do not
+    meet; inside, a call that gets no answer raises RuntimeError.
     """
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
@@ -43,12 +45,12 @@ def process_group(rank: int, size: int, minutes: float) -> Iterator[None]:
             backend, rank=rank, world_size=size, timeout=timedelta(minutes=minutes)
         )
     except dist.DistError as error:
+        first_line = next(iter(str(error).splitlines()), "")
         raise TimeoutError(
             f"process {rank} of {size} could not meet the others within {minutes:g}"
             " minutes: one hangs, or was not started, or cannot be reached"
-            f" ({next(iter(str(error).splitlines()), '')}); the same command goes on"
-            " from the last checkpoint; if starting takes longer, raise"
-            " trainer.timeout_minutes"
+            f" ({first_line}); the same command goes on from the last checkpoint; if"
+            " starting takes longer, raise trainer.timeout_minutes"
         ) from error
     yield
     # not after an error: the others may be gone, and NCCL would wait for them
@@ -56,21 +58,26 @@ def process_group(rank: int, size: int, minutes: float) -> Iterator[None]:
 
 
 def all_reduce_mean(value: Float[Tensor, ""]) -> Float[Tensor, ""]:
-    """Over the processes, the same bits in each."""
+    """Return the mean over the ranks, with the same bits in each."""
     if world_size() == 1:
         return value
+    # all_reduce works in place
     total = value.detach().clone()
     dist.all_reduce(total)
     return total / world_size()
 
 
 def all_reduce_sum(value: Num[Tensor, "*shape"]) -> Num[Tensor, "*shape"]:
-    """Over the processes; gradients flow back to all of them."""
+    """Return the sum over the ranks; gradients flow back to all of them."""
     return value if world_size() == 1 else cast(Tensor, _AllReduceSum.apply(value))
 
 
 class _AllReduceSum(torch.autograd.Function):
-    """What each process adds reaches every loss; theirs are averaged later, as DDP does."""
+    """Sum values forwards and gradients backwards.
+
+    Each rank's value is part of every rank's loss. The gradients are sums, not means:
+    DDP averages those of the parameters afterwards.
+    """
 
     @staticmethod
     def forward(ctx: Any, value: Tensor) -> Tensor:
@@ -86,25 +93,27 @@ class _AllReduceSum(torch.autograd.Function):
 
 
 def any_rank(*flags: bool) -> list[bool]:
-    """Each flag, raised where any process raises it."""
+    """Return for each flag whether it is set on any rank."""
     if world_size() == 1:
         return list(flags)
+    # one message for all flags: the maximum of 0 and 1 is "or"
     raised = torch.tensor(flags, dtype=torch.int32)
     dist.all_reduce(raised, op=dist.ReduceOp.MAX)
     return [bool(flag) for flag in raised]
 
 
 def first_non_none(content: Any) -> Any:
-    """What the first process has that has something; None where none has."""
+    """Return the content of the first rank that has one; None where none has."""
     if world_size() == 1:
         return content
-    box: list[Any] = [None] * world_size()
-    dist.all_gather_object(box, content)
-    return next((each for each in box if each is not None), None)
+    # pickled: for small things only
+    contents: list[Any] = [None] * world_size()
+    dist.all_gather_object(contents, content)
+    return next((each for each in contents if each is not None), None)
 
 
 def broadcast(content: Any = None) -> Any:
-    """What the one that leads says; others give nothing."""
+    """Return rank zero's content on every rank; the others need not pass any."""
     if world_size() == 1:
         return content
     box = [content]
@@ -112,17 +121,21 @@ def broadcast(content: Any = None) -> Any:
     return box[0]
 
 
-def on_rank_zero(find: Callable[[], Result]) -> Result:
-    """What the one that leads finds; the others do not look for themselves."""
-    return broadcast(find() if is_rank_zero() else None)
+def on_rank_zero(compute: Callable[[], Result]) -> Result:
+    """Call `compute` on rank zero only and return its result on every rank."""
+    return broadcast(compute() if is_rank_zero() else None)
 
 
 def gather_interleaved(rows_N: Tensor) -> Tensor:
-    """All rows in order, where process r of w holds rows r, r + w, r + 2 w, ... (on the CPU)."""
+    """Return all rows in order, on every rank.
+
+    Rank r of w holds rows r, r + w, r + 2 w, ..., on the CPU.
+    """
     if world_size() == 1:
         return rows_N
     sizes: list[Any] = [None] * world_size()
     dist.all_gather_object(sizes, len(rows_N))
+    # all_gather takes tensors of one shape
     padded = rows_N.new_zeros((max(sizes), *rows_N.shape[1:]))
     padded[: len(rows_N)] = rows_N
     parts = [torch.empty_like(padded) for _ in sizes]
@@ -131,12 +144,12 @@ def gather_interleaved(rows_N: Tensor) -> Tensor:
 
 
 def _interleave(parts: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
-    found = parts[0].new_empty((sum(sizes), *parts[0].shape[1:]))
+    rows = parts[0].new_empty((sum(sizes), *parts[0].shape[1:]))
     for r, (part, size) in enumerate(zip(parts, sizes, strict=True)):
-        found[r :: len(parts)] = part[:size]
-    return found
+        rows[r :: len(parts)] = part[:size]
+    return rows
 
 
 def full_tensor(value: Tensor) -> Tensor:
-    """The tensor of all shares; all processes must ask."""
+    """Return the whole of a sharded tensor; all ranks must call it."""
     return value.full_tensor() if isinstance(value, DTensor) else value

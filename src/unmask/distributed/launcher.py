@@ -1,6 +1,7 @@
-"""One process a device, started, watched and ended together: what torchrun does, but for exit codes and first words.
+"""Start one rank for each device of this machine, watch them and end them together.
 
-torchrun turns each exit code into 1, and 75 (preempted: run me again) would be lost to sweeps and schedulers.
+As torchrun does, but torchrun turns each exit code into 1: the code 75 (preempted, run
+me again) would not reach sweeps and schedulers. And only the first error is printed.
 """
 
 import os
@@ -15,61 +16,67 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from unmask.distributed.processes import (
-    MEMORY_FULL,
+    OUT_OF_MEMORY,
     PREEMPTED,
-    SIGNALS,
-    Forwarding,
+    STOP_SIGNALS,
+    ForwardSignals,
     available_cores,
     send_signal,
     start_process,
 )
 from unmask.distributed.ranks import RankInfo
 
-TRAIN = Path(__file__).parents[2] / "train.py"
-# set in what it starts: the results are told by who started them
-STARTED = "UNMASK_STARTED"
-POLL = 0.05  # seconds
-GRACE = 15.0  # seconds that the others have when one is gone
+TRAIN_SCRIPT = Path(__file__).parents[2] / "train.py"
+# set in the ranks that are started here: the launcher's command prints the results
+STARTED_VARIABLE = "UNMASK_STARTED"
+POLL_SECONDS = 0.05
+# how long the other ranks may take to leave when one has ended
+GRACE_SECONDS = 15.0
 
 
 class RankProcess(NamedTuple):
-    """A started process, and where what it says on stderr goes; None: to ours."""
+    """A started rank and the file of its stderr; None: it writes to the launcher's."""
 
     rank: int
     process: subprocess.Popen
-    said: IO[bytes] | None
+    stderr: IO[bytes] | None
 
 
 class Launcher:
-    """Starts `python train.py <overrides>` once a device of this machine."""
+    """Run `python train.py <overrides>` as one rank for each device of this machine.
+
+    launcher_rank: the launcher's own, where srun has started one on each machine;
+    None on a single machine.
+    """
 
     def __init__(
-        self, overrides: Sequence[str], each: int, total: int, started: RankInfo | None
+        self,
+        overrides: Sequence[str],
+        local_world_size: int,
+        world_size: int,
+        launcher_rank: RankInfo | None,
     ) -> None:
-        self.overrides, self.each, self.total, self.started = (
-            list(overrides),
-            each,
-            total,
-            started,
-        )
-        self.members: list[RankProcess] = []
+        self.overrides = list(overrides)
+        self.local_world_size = local_world_size
+        self.world_size = world_size
+        self.launcher_rank = launcher_rank
+        self.rank_processes: list[RankProcess] = []
 
     def __call__(self) -> int:
-        """Wait for the end; the exit code of the first that did not end well, else 0."""
-        if self.started:
-            address = {
-                name: os.environ[name] for name in ("MASTER_ADDR", "MASTER_PORT")
-            }
-        else:
-            address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+        """Return 0, or the exit code of the rank that failed first, after the end."""
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+        # several machines meet at the address that they all know
+        if self.launcher_rank:
+            address = {name: os.environ[name] for name in address}
         with (
             tempfile.TemporaryDirectory(prefix="unmask-ranks-") as folder,
-            Forwarding(SIGNALS, self._processes) as signals,
+            ForwardSignals(STOP_SIGNALS, self._processes) as signals,
         ):
             try:
-                for local in range(self.each):
-                    self.members.append(self._start(local, address, Path(folder)))
-                    signals.catch_up(self.members[-1].process)
+                for local_rank in range(self.local_world_size):
+                    started = self._start(local_rank, address, Path(folder))
+                    self.rank_processes.append(started)
+                    signals.forward_earlier(started.process)
                 return self._watch()
             finally:
                 for process in self._processes():
@@ -77,67 +84,85 @@ class Launcher:
                     process.wait()
 
     def _processes(self) -> list[subprocess.Popen]:
-        return [member.process for member in self.members]
+        return [started.process for started in self.rank_processes]
 
-    def _start(self, local: int, address: dict[str, str], folder: Path) -> RankProcess:
-        """All but the first are silent: what they say is kept, for when one of them fails first."""
-        rank = (self.started.machine if self.started else 0) * self.each + local
-        # each process would take all cores
-        threads = max(1, available_cores() // self.each)
-        told = address | {
+    def _start(
+        self, local_rank: int, address: dict[str, str], folder: Path
+    ) -> RankProcess:
+        """Start a rank. All but rank zero are silent; their stderr goes to a file."""
+        node_rank = self.launcher_rank.node_rank if self.launcher_rank else 0
+        rank = node_rank * self.local_world_size + local_rank
+        # else each process would take all cores
+        threads = max(1, available_cores() // self.local_world_size)
+        variables = address | {
             "RANK": str(rank),
-            "WORLD_SIZE": str(self.total),
-            "LOCAL_RANK": str(local),
-            "LOCAL_WORLD_SIZE": str(self.each),
-            "NODE_RANK": str(rank // self.each),
-            STARTED: "1",
+            "WORLD_SIZE": str(self.world_size),
+            "LOCAL_RANK": str(local_rank),
+            "LOCAL_WORLD_SIZE": str(self.local_world_size),
+            "NODE_RANK": str(node_rank),
+            STARTED_VARIABLE: "1",
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
         }
-        said = (folder / f"{rank}.txt").open("w+b") if rank else None
-        silent = {"stdout": subprocess.DEVNULL, "stderr": said} if said else {}
-        return RankProcess(
-            rank,
-            start_process(
-                [sys.executable, str(TRAIN), *self.overrides], told, **silent
-            ),
-            said,
+        command = [sys.executable, str(TRAIN_SCRIPT), *self.overrides]
+        if rank == 0:
+            return RankProcess(rank, start_process(command, variables), None)
+        stderr = (folder / f"{rank}.txt").open("w+b")
+        process = start_process(
+            command, variables, stdout=subprocess.DEVNULL, stderr=stderr
         )
+        return RankProcess(rank, process, stderr)
 
     def _watch(self) -> int:
+        """Wait for all ranks; when one fails, stop the others."""
         first: RankProcess | None = None
         deadline = float("inf")
         while any(process.poll() is None for process in self._processes()):
-            time.sleep(POLL)
-            gone = [member for member in self.members if member.process.poll()]
-            if gone and first is None:
-                first = min(gone, key=_blame)
-                deadline = time.monotonic() + GRACE
+            time.sleep(POLL_SECONDS)
+            failed = self._failed()
+            if failed and first is None:
+                first = min(failed, key=_order_of_blame)
+                deadline = time.monotonic() + GRACE_SECONDS
+                # ranks agree among themselves to save when one is preempted
                 if first.process.returncode != PREEMPTED:
                     send_signal(signal.SIGTERM, self._processes())
             if time.monotonic() > deadline:
                 send_signal(signal.SIGKILL, self._processes())
-        first = first or next(
-            (member for member in self.members if member.process.returncode), None
-        )
-        return _told(first) if first else 0
+        # all may have ended within one look
+        if first is None:
+            first = next(iter(self._failed()), None)
+        return _report(first) if first else 0
+
+    def _failed(self) -> list[RankProcess]:
+        """Return the ranks that have ended with another exit code than 0."""
+        return [started for started in self.rank_processes if started.process.poll()]
 
 
-def _blame(member: RankProcess) -> tuple[bool, bool]:
-    """Of several gone at one look, the killed one (its code is negative) is why others failed; so is one that left."""
-    code = member.process.returncode
-    return code > 0, code not in (PREEMPTED, MEMORY_FULL)
+def _order_of_blame(failed: RankProcess) -> tuple[bool, bool]:
+    """Sort ranks that have failed since the last look: the cause comes first.
+
+    A rank that a signal killed (its code is negative), then one that left on purpose;
+    other codes are often the consequence, such as a broken connection.
+    """
+    code = failed.process.returncode
+    return code > 0, code not in (PREEMPTED, OUT_OF_MEMORY)
 
 
-def _told(first: RankProcess) -> int:
-    """Say what the first one that failed said, unless it was heard; its exit code, 1 where a signal killed it."""
+def _report(first: RankProcess) -> int:
+    """Print why the first rank failed; return the launcher's exit code.
+
+    The rank's own code, but 1 where a signal killed it.
+    """
     code = first.process.returncode
-    if code in (PREEMPTED, MEMORY_FULL):
+    if code in (PREEMPTED, OUT_OF_MEMORY):
         return code
-    if -code in SIGNALS:  # asked before it could answer: Python was still starting
+    # asked to leave before it could answer: Python was still starting
+    if -code in STOP_SIGNALS:
         return PREEMPTED
-    if first.said:
-        first.said.seek(0)
-        print(first.said.read().decode(errors="replace").strip(), file=sys.stderr)
+    # rank zero has printed its error itself
+    if first.stderr:
+        first.stderr.seek(0)
+        error = first.stderr.read().decode(errors="replace").strip()
+        print(error, file=sys.stderr)
     if code > 0:
         if first.rank:
             print(
@@ -145,9 +170,10 @@ def _told(first: RankProcess) -> int:
                 file=sys.stderr,
             )
         return code
+    cause = " (as the system does when memory is full)"
     print(
         f"process {first.rank} was killed by {signal.Signals(-code).name}"
-        + (" (so do systems whose memory is full)" if code == -signal.SIGKILL else "")
+        + (cause if code == -signal.SIGKILL else "")
         + "; the same command goes on from the last checkpoint",
         file=sys.stderr,
     )

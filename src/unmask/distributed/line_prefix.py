@@ -1,4 +1,4 @@
-"""Which of the cells that run side by side is speaking: a mark before every line of a process."""
+"""A prefix before every line of a cell's output: which of several cells prints it."""
 
 import atexit
 import io
@@ -7,12 +7,13 @@ import shutil
 import sys
 from typing import Protocol, runtime_checkable
 
-PREFIX = "UNMASK_CELL"  # set by the launcher of a sweep
+# holds the prefix; set by the launcher of a sweep
+PREFIX_VARIABLE = "UNMASK_CELL"
 
 
 @runtime_checkable
 class Stream(Protocol):
-    """What is needed of a text stream to write below it."""
+    """The methods of a text stream that PrefixedStream uses."""
 
     def write(self, text: str, /) -> int: ...
 
@@ -22,27 +23,33 @@ class Stream(Protocol):
 
 
 class PrefixedStream(io.TextIOBase):
-    """A text stream that begins every line with a mark and writes no line in parts, so that two never mix."""
+    """A text stream that begins every line with a prefix.
 
-    def __init__(self, stream: Stream, mark: str) -> None:
-        self._stream, self.mark, self._open = stream, mark, ""
+    Each line is written as a whole, so that lines of several processes do not mix.
+    """
+
+    def __init__(self, stream: Stream, prefix: str) -> None:
+        self._stream = stream
+        self.prefix = prefix
+        # the last line, as long as it has no end
+        self._unfinished = ""
 
     def write(self, text: str) -> int:
-        whole, newline, self._open = (self._open + text).rpartition("\n")
+        text_so_far = self._unfinished + text
+        lines, newline, self._unfinished = text_so_far.rpartition("\n")
         if newline:
-            self._stream.write(
-                "".join(f"{self.mark}{line}\n" for line in whole.split("\n"))
-            )
+            prefixed = [f"{self.prefix}{line}\n" for line in lines.split("\n")]
+            self._stream.write("".join(prefixed))
             self._stream.flush()
         return len(text)
 
     def close_line(self) -> None:
-        """Write what stands on a line that has no end yet."""
-        if self._open:
+        """Write the unfinished line, if there is one."""
+        if self._unfinished:
             self.write("\n")
 
     def isatty(self) -> bool:
-        """A bar that moves has a line of the terminal for itself; cells side by side have not."""
+        """Return False: a moving progress bar needs a line of its own."""
         return False
 
     def fileno(self) -> int:
@@ -50,13 +57,20 @@ class PrefixedStream(io.TextIOBase):
 
 
 def prefix_lines() -> None:
-    """To be called first by a command that may be a cell of a sweep."""
-    mark = os.environ.pop(PREFIX, "")  # its own, not its workers'
-    if mark:
-        os.environ["COLUMNS"] = str(shutil.get_terminal_size().columns - len(mark))
-        sys.stdout, sys.stderr = stdout, stderr = (
-            PrefixedStream(sys.stdout, mark),
-            PrefixedStream(sys.stderr, mark),
-        )
-        atexit.register(stdout.close_line)
-        atexit.register(stderr.close_line)
+    """Prefix this process's stdout and stderr if the launcher of a sweep asks for it.
+
+    To be called first by a command that may be a cell of a sweep.
+    """
+    # taken out of the environment: the processes that it starts do not inherit it
+    prefix = os.environ.pop(PREFIX_VARIABLE, "")
+    if not prefix:
+        return
+    # tables must fit beside the prefix
+    columns = shutil.get_terminal_size().columns - len(prefix)
+    os.environ["COLUMNS"] = str(columns)
+    stdout = PrefixedStream(sys.stdout, prefix)
+    stderr = PrefixedStream(sys.stderr, prefix)
+    sys.stdout = stdout
+    sys.stderr = stderr
+    atexit.register(stdout.close_line)
+    atexit.register(stderr.close_line)

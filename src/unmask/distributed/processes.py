@@ -1,4 +1,4 @@
-"""Processes that this project starts: how they begin, what they are told, how they are asked to leave."""
+"""Processes that this project starts: their environment, signals and exit codes."""
 
 import ctypes
 import os
@@ -11,17 +11,18 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-PREEMPTED = 75  # exit code: run me again
-# exit code of one of several processes: start all of us again, with smaller
-# micro-batches
-MEMORY_FULL = 76
-# what SLURM and submitit send ahead of a limit; people send the others
-PREEMPTING = (signal.SIGUSR1, signal.SIGUSR2)
-# that ask a training to save and leave
-SIGNALS = (signal.SIGTERM, signal.SIGINT, *PREEMPTING)
-# set in every process that is started here: who started it answers for it
-CHILD = "UNMASK_CHILD"
-LEAKING = (
+# exit code of a command that was asked to save and leave: run it again
+PREEMPTED = 75
+# exit code of one of several ranks: start all of them again, with smaller micro-batches
+OUT_OF_MEMORY = 76
+# sent by SLURM and submitit ahead of a time limit; people send the other two
+PREEMPTION_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)
+# each of them asks a training to save and leave
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, *PREEMPTION_SIGNALS)
+# set in every process that start_process starts: its parent asks SLURM to requeue
+CHILD_VARIABLE = "UNMASK_CHILD"
+# not inherited: the parent may be a rank of its own group
+RANK_VARIABLES = (
     "LOCAL_RANK",
     "LOCAL_WORLD_SIZE",
     "NODE_RANK",
@@ -32,25 +33,30 @@ LEAKING = (
     "MASTER_PORT",
     "PL_GLOBAL_SEED",
 )
-# names the file in which a cell of a sweep tells its results to who started it
-SUMMARY = "UNMASK_SUMMARY"
+# names the file into which a cell of a sweep writes its results for the launcher
+SUMMARY_VARIABLE = "UNMASK_SUMMARY"
+# from Linux's <sys/prctl.h>
 PR_SET_PDEATHSIG = 1
-# those of SIGNALS that have come to this process, in order
+# the STOP_SIGNALS that this process has received, in order
 received_signals: list[int] = []
 
 
 def start_process(
     command: list[str], extra_env: dict[str, str], **streams: Any
 ) -> subprocess.Popen:
-    """In a session of its own, with our environment and what it is `told`, but without our place in a group."""
-    environment = (
-        {key: value for key, value in os.environ.items() if key not in LEAKING}
-        | {CHILD: "1"}
-        | extra_env
-    )
+    """Start a command in a session of its own.
+
+    It gets this process's environment without the RANK_VARIABLES, and `extra_env`.
+    streams: stdout and stderr, as of subprocess.Popen.
+    """
+    inherited = {
+        name: value for name, value in os.environ.items() if name not in RANK_VARIABLES
+    }
     return subprocess.Popen(
         command,
-        env=environment,
+        env=inherited | {CHILD_VARIABLE: "1"} | extra_env,
+        # a signal to this process's group, such as Ctrl-C, must reach it only once:
+        # from ForwardSignals
         start_new_session=True,
         preexec_fn=_end_with_parent,
         **streams,
@@ -58,28 +64,29 @@ def start_process(
 
 
 def _end_with_parent() -> None:
-    """Linux sends a process SIGTERM when its parent dies, so that none is left behind."""
+    """Ask Linux to send SIGTERM when the parent dies: no process stays behind."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def available_cores() -> int:
-    """Those that this process may use: schedulers give a job fewer than the machine has."""
-    return (
-        len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    )
+    """Return how many cores this process may use; a scheduler may restrict them."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def cores_per_rank() -> int:
-    """The share of this one of the processes that train on this machine; a task that SLURM bound has its own."""
-    here = available_cores()
-    if os.environ.get("SLURM_CPUS_PER_TASK") == str(here):
-        return here
-    return max(1, here // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    """Return this rank's share of the machine's cores."""
+    cores = available_cores()
+    # SLURM has bound this task to its own cores already
+    if os.environ.get("SLURM_CPUS_PER_TASK") == str(cores):
+        return cores
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 def send_signal(number: int, processes: Iterable[subprocess.Popen]) -> None:
-    """To those that still run."""
+    """Send a signal to those processes that still run."""
     for process in processes:
         if process.poll() is None:
             process.send_signal(number)
@@ -87,38 +94,42 @@ def send_signal(number: int, processes: Iterable[subprocess.Popen]) -> None:
 
 @contextmanager
 def time_limit(minutes: float | None) -> Iterator[None]:
-    """After so long this process asks itself to leave, as a scheduler would ahead of its own limit."""
+    """Ask this process to save and leave after `minutes`; None: no limit.
+
+    It sends SIGUSR1 to itself, as a scheduler does ahead of its own limit.
+    """
     if minutes is None:
         yield
         return
-    clock = threading.Timer(60 * minutes, os.kill, (os.getpid(), signal.SIGUSR1))
-    clock.daemon = True
-    clock.start()
+    timer = threading.Timer(60 * minutes, os.kill, (os.getpid(), signal.SIGUSR1))
+    timer.daemon = True
+    timer.start()
     try:
         yield
     finally:
-        clock.cancel()
+        timer.cancel()
 
 
-class Forwarding:
-    """Within, signals to this process go on to those that it started: they save and leave.
+class ForwardSignals:
+    """Within the block, pass on signals to the processes that this one has started.
 
-    The third SIGINT ends them at once (people press Ctrl-C twice). asked: how many signals came.
+    They save and leave. A third SIGINT kills them at once: people press Ctrl-C twice.
+    num_received: how many signals have come.
     """
 
     def __init__(
-        self, numbers: Iterable[int], started: Callable[[], Iterable[subprocess.Popen]]
+        self,
+        signals: Iterable[int],
+        list_processes: Callable[[], Iterable[subprocess.Popen]],
     ) -> None:
-        self.numbers, self.started, self.asked, self.interrupted = (
-            numbers,
-            started,
-            0,
-            0,
-        )
+        self.signals = signals
+        self.list_processes = list_processes
+        self.num_received = 0
+        self.num_interrupts = 0
 
-    def __enter__(self) -> "Forwarding":
+    def __enter__(self) -> "ForwardSignals":
         self.before = {
-            number: signal.signal(number, self._forward) for number in self.numbers
+            number: signal.signal(number, self._forward) for number in self.signals
         }
         return self
 
@@ -128,11 +139,15 @@ class Forwarding:
 
     def _forward(self, number: int, frame: FrameType | None) -> None:
         received_signals.append(number)
-        self.asked += 1
-        self.interrupted += number == signal.SIGINT
-        send_signal(number if self.interrupted < 3 else signal.SIGKILL, self.started())
+        self.num_received += 1
+        self.num_interrupts += number == signal.SIGINT
+        sent = number if self.num_interrupts < 3 else signal.SIGKILL
+        send_signal(sent, self.list_processes())
 
-    def catch_up(self, process: subprocess.Popen) -> None:
-        """To be called when one has been started and is known: what came before goes to it as well."""
-        if self.asked:
+    def forward_earlier(self, process: subprocess.Popen) -> None:
+        """Pass on the last signal, if one came, to a process that has just started.
+
+        Call it once list_processes returns the process: no signal is then lost.
+        """
+        if self.num_received:
             send_signal(received_signals[-1], [process])

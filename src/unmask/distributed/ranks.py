@@ -1,4 +1,4 @@
-"""Which of several processes this one is, and how many a run asks for."""
+"""Which rank this process is among those that train one model."""
 
 import os
 import random
@@ -7,75 +7,88 @@ from typing import Any, NamedTuple
 
 from unmask.config.checks import ConfigError
 
-PORTS = 20_000, 32_767  # below those that systems give to outgoing connections
+# below the ports that systems give to outgoing connections
+PORT_RANGE = 20_000, 32_767
 
 
 class RankInfo(NamedTuple):
-    """A process among those that work on one run: its place among all, and on its machine."""
+    """A process among those of one run: all of them, and those on its machine."""
 
     rank: int
-    size: int
+    world_size: int
     local_rank: int
-    local_size: int
+    local_world_size: int
 
     @property
-    def machine(self) -> int:
-        return self.rank // self.local_size
+    def node_rank(self) -> int:
+        return self.rank // self.local_world_size
 
 
 @cache
 def rank_info() -> RankInfo | None:
-    """None where this process was started by itself; else its place, as Conductor, torchrun, srun or submitit say."""
-    if not {"RANK", "WORLD_SIZE", "LOCAL_RANK"} <= os.environ.keys():
-        os.environ.update(_of_job())
-    size = int(os.environ.get("WORLD_SIZE", 1))
-    if size == 1:
-        return None
-    local = int(os.environ["LOCAL_RANK"]), int(os.environ.get("LOCAL_WORLD_SIZE", size))
-    return RankInfo(int(os.environ["RANK"]), size, *local)
+    """Return this process's rank, or None where it is the only process of its run.
 
-
-def _of_job() -> dict[str, str]:
-    """What srun or submitit say of this process, in torchrun's words; nothing outside of a step of several tasks.
-
-    Ranks are counted machine by machine, whatever order --distribution gave the tasks.
+    It is read from torchrun's variables, which our launcher sets too; under srun or
+    submitit it sets them itself. Raises ConfigError for unequally many tasks a machine.
     """
-    job = _job()
+    if not {"RANK", "WORLD_SIZE", "LOCAL_RANK"} <= os.environ.keys():
+        os.environ.update(_variables_of_job())
+    world_size = int(os.environ.get("WORLD_SIZE", 1))
+    if world_size == 1:
+        return None
+    return RankInfo(
+        int(os.environ["RANK"]),
+        world_size,
+        int(os.environ["LOCAL_RANK"]),
+        int(os.environ.get("LOCAL_WORLD_SIZE", world_size)),
+    )
+
+
+def _variables_of_job() -> dict[str, str]:
+    """Return torchrun's variables for a task that srun or submitit has started.
+
+    Empty for a process that is alone. Ranks are counted machine by machine, whatever
+    order --distribution gave the tasks.
+    """
+    job = _job_environment()
     if job is None or job.num_tasks == 1:
         return {}
-    each, left = divmod(job.num_tasks, job.num_nodes)
-    # 8(x2) where they are as many everywhere
-    if left or "," in os.environ.get("SLURM_STEP_TASKS_PER_NODE", ""):
+    local_world_size, remainder = divmod(job.num_tasks, job.num_nodes)
+    # "8(x2)" where all machines have equally many tasks, "8,4" where they do not
+    if remainder or "," in os.environ.get("SLURM_STEP_TASKS_PER_NODE", ""):
         raise ConfigError(
             f"{job.num_tasks} tasks on {job.num_nodes} machines are not equally many on"
             " each; start one a machine, or one a device: srun --ntasks-per-node=..."
         )
-    # two steps of a job may share a machine
+    # the port must be the same in all tasks, but two steps of a job may share a machine
     step = f"{job.job_id}.{os.environ.get('SLURM_STEP_ID', '')}"
     return {
-        "RANK": str(job.node * each + job.local_rank),
+        "RANK": str(job.node * local_world_size + job.local_rank),
         "WORLD_SIZE": str(job.num_tasks),
         "LOCAL_RANK": str(job.local_rank),
-        "LOCAL_WORLD_SIZE": str(each),
+        "LOCAL_WORLD_SIZE": str(local_world_size),
         "NODE_RANK": str(job.node),
         "MASTER_ADDR": job.hostnames[0],
-        "MASTER_PORT": str(random.Random(step).randint(*PORTS)),
+        "MASTER_PORT": str(random.Random(step).randint(*PORT_RANGE)),
     }
 
 
-def _job() -> Any:
-    """submitit's words on its local job, or on a step of SLURM's, in which its jobs run as well as those of srun."""
+def _job_environment() -> Any:
+    """Return submitit's view of its local job or of a SLURM step; None outside of both.
+
+    submitit's own SLURM jobs are steps as well as those of srun.
+    """
     if os.environ.get("SUBMITIT_EXECUTOR") == "local":
         from submitit import JobEnvironment
 
         return JobEnvironment()
-    # a batch script's own process is in no step
+    # a batch script itself runs in no step
     if "SLURM_STEP_NUM_TASKS" not in os.environ:
         return None
     from submitit.slurm.slurm import SlurmJobEnvironment
 
-    class Step(SlurmJobEnvironment):
-        """A step may have fewer machines and tasks than its job."""
+    class StepEnvironment(SlurmJobEnvironment):
+        """Read the step's variables: it may have fewer tasks than the job."""
 
         _env = SlurmJobEnvironment._env | {
             "num_tasks": "SLURM_STEP_NUM_TASKS",
@@ -83,4 +96,5 @@ def _job() -> Any:
             "nodes": "SLURM_STEP_NODELIST",
         }
 
-    return Step() if int(os.environ["SLURM_STEP_NUM_TASKS"]) > 1 else None
+    num_tasks = int(os.environ["SLURM_STEP_NUM_TASKS"])
+    return StepEnvironment() if num_tasks > 1 else None

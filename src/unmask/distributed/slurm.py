@@ -1,76 +1,79 @@
-"""A SLURM job that was asked to leave ahead of its limit is put into the queue again."""
+"""Put a preempted SLURM job into the queue again."""
 
 import os
 import subprocess
 import time
 
-from unmask.distributed.processes import CHILD, PREEMPTING, received_signals
+from unmask.distributed.processes import (
+    CHILD_VARIABLE,
+    PREEMPTION_SIGNALS,
+    received_signals,
+)
 from unmask.distributed.ranks import rank_info
 
-PATIENCE = 60  # seconds for an answer of scontrol
-# seconds that the first task has, as on some clusters a task's exit code ends all
-# (KillOnBadExit)
-HEAD_START = 10
+# how long scontrol may take to answer
+SCONTROL_SECONDS = 60
+# The other tasks wait before they exit: on some clusters (KillOnBadExit) a task's exit
+# code ends all tasks, and the first one must have asked by then.
+HEAD_START_SECONDS = 10
 
 
-def requeue(wanted: bool) -> None:
-    """To be called by who leaves with 75, all being saved: the first task of the job asks for it to be run again.
+def requeue(enabled: bool) -> None:
+    """Ask SLURM to run this job again, and print its answer.
 
-    Only after SIGUSR1 or SIGUSR2: scancel sends SIGTERM, people Ctrl-C, and they want an end. A job of submitit's is
-    put back by submitit, and processes of a run or cells of a sweep by what started them.
+    To be called by a command that has saved and is about to exit with 75. The job's
+    first task asks. Nothing happens outside of a SLURM job, or where another process
+    asks: submitit for its own jobs, the parent for ranks and for cells of a sweep.
     """
-    asked = bool(received_signals) and received_signals[0] in PREEMPTING
+    # Only after SLURM's own signals. scancel sends SIGTERM and people press Ctrl-C:
+    # they want the job to end.
+    is_preempted = bool(received_signals) and received_signals[0] in PREEMPTION_SIGNALS
     if (
-        not wanted
-        or not asked
+        not enabled
+        or not is_preempted
         or "SLURM_JOB_ID" not in os.environ
-        or {CHILD, "SUBMITIT_EXECUTOR"} & os.environ.keys()
+        or {CHILD_VARIABLE, "SUBMITIT_EXECUTOR"} & os.environ.keys()
     ):
         return
-    place = rank_info()
-    if place is not None and place.rank > 0:
-        time.sleep(HEAD_START)
+    ranks = rank_info()
+    if ranks is not None and ranks.rank > 0:
+        time.sleep(HEAD_START_SECONDS)
         return
     job = job_id()
-    refusal = _refused(job)
-    print(
-        (
+    refusal = _ask_scontrol(job)
+    if refusal:
+        answer = (
             f"job {job} was not put into the queue again ({refusal}); run the same"
             " command again to go on"
-            if refusal
-            else f"job {job} is in the queue again and goes on from here"
-        ),
-        flush=True,
-    )
+        )
+    else:
+        answer = f"job {job} is in the queue again and goes on from here"
+    print(answer, flush=True)
 
 
 def job_id() -> str:
-    """The array task's own: SLURM_JOB_ID of one of them is the id of the whole array."""
-    array, task = (
-        os.environ.get("SLURM_ARRAY_JOB_ID"),
-        os.environ.get("SLURM_ARRAY_TASK_ID"),
-    )
+    """Return the job's id; for a task of an array, the task's and not the array's."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    task = os.environ.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{task}" if array and task else os.environ["SLURM_JOB_ID"]
 
 
-def _refused(job: str) -> str:
-    """Why SLURM does not do it; nothing where it does."""
+def _ask_scontrol(job: str) -> str:
+    """Requeue the job; return why it was refused, or an empty string."""
     try:
         done = subprocess.run(
             ["scontrol", "requeue", job],
             capture_output=True,
             text=True,
-            timeout=PATIENCE,
+            timeout=SCONTROL_SECONDS,
         )
     except FileNotFoundError:
         return "there is no scontrol here"
     except subprocess.TimeoutExpired:
-        return f"scontrol gave no answer in {PATIENCE} seconds"
-    said = done.stderr.strip() or done.stdout.strip()
-    return (
-        ""
-        if done.returncode == 0
-        else said.splitlines()[-1]
-        if said
-        else f"scontrol ended with {done.returncode}"
-    )
+        return f"scontrol gave no answer in {SCONTROL_SECONDS} seconds"
+    if done.returncode == 0:
+        return ""
+    output = done.stderr.strip() or done.stdout.strip()
+    if output:
+        return output.splitlines()[-1]
+    return f"scontrol ended with {done.returncode}"

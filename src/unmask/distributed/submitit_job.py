@@ -1,4 +1,4 @@
-"""What a job of submitit's does: the command of one cell; asked to leave, it is put into the queue again."""
+"""A submitit job that runs one cell of a sweep, and is requeued when preempted."""
 
 import json
 import signal
@@ -11,39 +11,45 @@ from submitit.core.utils import DelayedSubmission, UncompletedJobError
 
 from unmask.distributed.processes import (
     PREEMPTED,
-    SIGNALS,
-    SUMMARY,
-    Forwarding,
+    STOP_SIGNALS,
+    SUMMARY_VARIABLE,
+    ForwardSignals,
     received_signals,
     start_process,
 )
 
 
 class CellJob:
-    """A command as a process of its own, so that nothing that asks it to leave comes in the middle of a step.
+    """Run a cell's command as a process of its own, so that it can save when preempted.
 
-    It gets every signal that the job gets. When it has saved and left, the signal goes on to the handler that stood
-    there before: submitit's, which ends the job and puts it into the queue again at its own signal, and passes over
-    SIGTERM: then the command goes on until the job is really ended.
+    The command gets every signal that the job gets. When it has saved and left, the
+    signal goes on to submitit's handler, which requeues the job at its own signal and
+    ignores SIGTERM; in the latter case the command starts again and goes on until the
+    job is really ended.
     """
 
     def __call__(self, command: Sequence[str]) -> dict[str, Any]:
-        """The command's exit code and what its stages gave."""
-        before = {number: signal.getsignal(number) for number in SIGNALS}
+        """Return the command's exit code and the results of its stages."""
+        handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
         while True:
             code, stages = _run(command)
             if code == PREEMPTED and received_signals:
                 try:
-                    _hand_on(before)
-                except UncompletedJobError as refusal:  # it ran out of time too often
+                    _call_handlers(handlers)
+                # submitit's refusal: the job ran out of time too often
+                except UncompletedJobError as refusal:
                     print(refusal, flush=True)
                 else:
+                    # submitit has ignored it, so the job still has time
                     if set(received_signals) == {signal.SIGTERM}:
                         continue
             return {"code": code, "stages": stages}
 
     def checkpoint(self, command: Sequence[str]) -> DelayedSubmission:
-        """submitit's question what to run when the job comes back: the same, and the ledger knows where it stands."""
+        """Tell submitit what to run after requeueing: the same command.
+
+        The ledger knows how far the run has come.
+        """
         return DelayedSubmission(self, command)
 
 
@@ -52,22 +58,26 @@ def _run(command: Sequence[str]) -> tuple[int, list[dict[str, Any]]]:
     with tempfile.TemporaryDirectory(prefix="unmask-cell-") as folder:
         summary = Path(folder) / "summary.json"
         children: list[Any] = []
-        with Forwarding(SIGNALS, lambda: children) as signals:
-            children.append(start_process(list(command), {SUMMARY: str(summary)}))
-            signals.catch_up(children[0])
-            code = children[0].wait()
-        if received_signals and -code in SIGNALS:
-            code = PREEMPTED  # asked before it could do better: nothing was begun
-        return code, json.loads(summary.read_text()) if summary.exists() else []
+        with ForwardSignals(STOP_SIGNALS, lambda: children) as signals:
+            process = start_process(list(command), {SUMMARY_VARIABLE: str(summary)})
+            children.append(process)
+            signals.forward_earlier(process)
+            code = process.wait()
+        # killed by the signal: Python was still starting and nothing was begun
+        if received_signals and -code in STOP_SIGNALS:
+            code = PREEMPTED
+        stages = json.loads(summary.read_text()) if summary.exists() else []
+        return code, stages
 
 
-def _hand_on(before: dict[signal.Signals, Any]) -> None:
-    """What came goes to those who would have got it; submitit's own handler may end this process here."""
+def _call_handlers(handlers: dict[signal.Signals, Any]) -> None:
+    """Call the handlers of the received signals; submitit's may end this process."""
     for number in map(signal.Signals, dict.fromkeys(received_signals)):
         print(
             f"asked to leave by {number.name}; the run has ended and goes on from its"
             " last checkpoint",
             flush=True,
         )
-        if callable(before[number]):
-            before[number](number, None)
+        handler = handlers[number]
+        if callable(handler):
+            handler(number, None)

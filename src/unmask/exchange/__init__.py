@@ -1,1 +1,1 @@
-"""Weights of others, in both directions, exactly: the official port, Hugging Face, timm, safetensors."""
+"""Weights of other projects, read and written exactly: MAE, Hugging Face, timm."""

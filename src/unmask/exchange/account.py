@@ -1,106 +1,113 @@
-"""Every name and every shape of a file accounted for: nothing is missing, left over or of another size unseen."""
+"""Account for every name and shape of a file: nothing missing, left over or resized."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from torch import Tensor
 
-from unmask.exchange.geometry import depths
-from unmask.exchange.names import apart, renamed, table
-from unmask.exchange.weights import Geometry, Layout, Stack, shapes
+from unmask.exchange.geometry import count_blocks
+from unmask.exchange.names import name_table, split_name, translate_name
+from unmask.exchange.weights import Geometry, Layout, Stack, expected_shapes
 
-SHOWN = 8
-STACK = Stack(width=4, depth=1, heads=1, mlp_ratio=1)  # names depend on the depth alone
+# An error lists so many names or shapes.
+MAX_LISTED = 8
+# Parameter names depend on the depth alone, so the other sizes may be the smallest.
+MINIMAL_STACK = Stack(width=4, depth=1, heads=1, mlp_ratio=1)
 
 
-def check_names(ours: Mapping[str, str | None], layout: Layout) -> None:
-    """Given the file's names with ours, raise ValueError unless they are a model's names, all and no other."""
-    found = {name for name in ours.values() if name}
-    wanted = _wanted(found)
+def check_names(names: Mapping[str, str | None], layout: Layout) -> None:
+    """Check that the names are those of a model, all of them and no other.
+
+    names: each name in the file, with this project's name for it (None: unknown).
+    Raises ValueError, with names as the file spells them.
+    """
+    present = {name for name in names.values() if name}
+    expected = _expected_names(present)
+    # Hugging Face keeps query, key and value apart.
     if layout == "hf":
-        wanted = {piece for name in wanted for piece in apart(name)}
-    names = table(layout, probe="norm.running_mean" in found)
-    missing = [renamed(name, names) or name for name in wanted - found]
-    unexpected = [old for old, new in ours.items() if new not in wanted]
-    faults = [
-        f"{kind} {listed(names)}"
-        for kind, names in (("missing", missing), ("unexpected", unexpected))
-        if names
-    ]
+        expected = {piece for name in expected for piece in split_name(name)}
+    table = name_table(layout, probe="norm.running_mean" in present)
+    missing = [translate_name(name, table) or name for name in expected - present]
+    unexpected = [old for old, new in names.items() if new not in expected]
+    faults = []
+    if missing:
+        faults.append(f"missing {_abbreviate(missing)}")
+    if unexpected:
+        faults.append(f"unexpected {_abbreviate(unexpected)}")
     if faults:
-        raise ValueError("; ".join(faults))
-    if (
-        layout not in ("checkpoint", "safetensors")
-        and {"fc_norm.weight", "encoder.norm.weight"} <= found
-    ):
+        raise ValueError(f"tensors of a {layout} file: {'; '.join(faults)}")
+    # A fine-tuned classifier of this project keeps the encoder's unused norm.
+    is_foreign = layout not in ("checkpoint", "safetensors")
+    if is_foreign and {"fc_norm.weight", "encoder.norm.weight"} <= present:
         raise ValueError(
-            "it has norm and fc_norm, before and after pooling; known classifiers have"
-            " one of them"
+            "it has norm and fc_norm, before and after pooling; known classifiers of"
+            f" layout {layout} have one of the two"
         )
 
 
-def _wanted(found: set[str]) -> set[str]:
-    """The names of a model with the parts and the depth of this one."""
-    depth, decoder = depths(found), any(name.startswith("decoder.") for name in found)
-    sized = Geometry(
-        1,
-        1,
-        (1, 1),
-        replace(STACK, depth=max(1, depth["encoder"])),
-        replace(STACK, depth=max(1, depth["decoder"])) if decoder else None,
-    )
-    head = set(_both("head")) if found & {*_both("head")} else set()
-    after_pooling = set(_both("fc_norm")) if found & {*_both("fc_norm")} else set()
-    batch_norm = {name for name in found if name.startswith("norm.")}
-    statistics = (
-        {"norm.running_mean", "norm.running_var", "norm.num_batches_tracked"}
-        if batch_norm
-        else set()
-    )
-    return {*shapes(sized), *head, *after_pooling, *statistics} - may_lack(found).keys()
+def _expected_names(present: set[str]) -> set[str]:
+    """Return the names of a model with the same parts and depth as this one."""
+    depth = count_blocks(present)
+    encoder = replace(MINIMAL_STACK, depth=max(1, depth["encoder"]))
+    decoder = None
+    if any(name.startswith("decoder.") for name in present):
+        decoder = replace(MINIMAL_STACK, depth=max(1, depth["decoder"]))
+    expected = set(expected_shapes(Geometry(1, 1, (1, 1), encoder, decoder)))
+    # A head has both its weight and its bias, even if one of them is missing.
+    for stem in ("head", "fc_norm"):
+        pair = set(_weight_and_bias(stem))
+        if present & pair:
+            expected |= pair
+    if any(name.startswith("norm.") for name in present):
+        # The BatchNorm of a linear probe has statistics alone (MAE A.1).
+        expected |= {
+            "norm.running_mean",
+            "norm.running_var",
+            "norm.num_batches_tracked",
+        }
+    return expected - allowed_missing(present).keys()
 
 
-def _both(stem: str) -> tuple[str, str]:
+def _weight_and_bias(stem: str) -> tuple[str, str]:
     return f"{stem}.weight", f"{stem}.bias"
 
 
-def may_lack(found: Iterable[str]) -> dict[str, str]:
-    """Names that may be missing, and why."""
-    names = set(found)
+def allowed_missing(present: Iterable[str]) -> dict[str, str]:
+    """Return the names that may be missing, each with the reason."""
+    names = set(present)
     if "fc_norm.weight" not in names or "encoder.norm.weight" in names:
         return {}
-    return dict.fromkeys(
-        _both("encoder.norm"), "the classifier normalises after pooling instead"
-    )
+    reason = "the classifier normalises after pooling instead"
+    return dict.fromkeys(_weight_and_bias("encoder.norm"), reason)
 
 
 def check_shapes(tensors: Mapping[str, Tensor], geometry: Geometry) -> None:
-    """Raise ValueError where a tensor is not of the size that the others imply."""
+    """Raise ValueError if a tensor's shape contradicts those of the others."""
     width = geometry.encoder.width
-    wanted = {name: tuple(shape) for name, shape in shapes(geometry).items()}
-    wanted |= dict.fromkeys(
-        (*_both("fc_norm"), "norm.running_mean", "norm.running_var"), (width,)
-    )
+    expected = {name: tuple(shape) for name, shape in expected_shapes(geometry).items()}
+    per_channel = ("norm.running_mean", "norm.running_var")
+    for name in (*_weight_and_bias("fc_norm"), *per_channel):
+        expected[name] = (width,)
     if "head.weight" in tensors:
         classes = len(tensors["head.weight"])
-        wanted |= {
-            "head.weight": (classes, width),
-            "head.bias": (classes,),
-            "norm.num_batches_tracked": (),
-        }
+        expected["head.weight"] = (classes, width)
+        expected["head.bias"] = (classes,)
+        expected["norm.num_batches_tracked"] = ()
     wrong = [
-        f"{name} is {shape(value)}, not {wanted[name]}"
+        f"{name} is {shape_text(value)}, not {expected[name]}"
         for name, value in tensors.items()
-        if tuple(value.shape) != wanted[name]
+        if tuple(value.shape) != expected[name]
     ]
     if wrong:
-        raise ValueError(listed(wrong))
+        raise ValueError(f"shapes that do not fit: {_abbreviate(wrong)}")
 
 
-def listed(names: list[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(sorted(names)[:SHOWN]) + more
+def _abbreviate(items: list[str]) -> str:
+    rest = len(items) - MAX_LISTED
+    more = f" and {rest} more" if rest > 0 else ""
+    return ", ".join(sorted(items)[:MAX_LISTED]) + more
 
 
-def shape(tensor: Tensor) -> str:
+def shape_text(tensor: Tensor) -> str:
+    """Return the shape as a tuple is printed: (3, 16, 16)."""
     return str(tuple(tensor.shape))

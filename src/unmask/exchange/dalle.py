@@ -1,4 +1,7 @@
-"""DALL-E's published encoder, a pickled module of classes that are not here, opened without running any of it."""
+"""Read DALL-E's published encoder without its package, and without running its code.
+
+The file is a pickled module whose classes are not installed here.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,10 +9,12 @@ from typing import Any
 
 from torch import Tensor
 
-from unmask.exchange.files import open_weights, unpickled
+from unmask.exchange.files import load_pickle, open_weights
 from unmask.tokenizers import DallEEncoder
 
-PICKLED = (  # the classes that https://cdn.openai.com/dall-e/encoder.pkl is made of
+URL = "https://cdn.openai.com/dall-e/encoder.pkl"
+# The classes that the published file is made of; any other is refused.
+PUBLISHED_CLASSES = (
     "dall_e.encoder.Encoder",
     "dall_e.encoder.EncoderBlock",
     "dall_e.utils.Conv2d",
@@ -21,33 +26,36 @@ PICKLED = (  # the classes that https://cdn.openai.com/dall-e/encoder.pkl is mad
 
 
 class Inert:
-    """In place of every class of the file: it keeps what was stored in an instance and can do nothing."""
+    """Stand in for every class of the file: hold an instance's data, do nothing."""
 
 
 def read_dalle(path: Path) -> DallEEncoder:
-    """The encoder of the published encoder.pkl, or of a file of its state dict (PyTorch's or safetensors).
+    """Read the published encoder.pkl, or a file of its state dict.
 
-    Raises ValueError where the file is damaged, wants any class but those of the published one, or has other tensors.
+    A state dict may be in PyTorch's format or in safetensors. Raises ValueError if
+    the file is damaged, needs other classes, or has other tensors.
     """
-    tensors = _tensors(path)
-    first, last = tensors.get("blocks.input.w"), tensors.get("blocks.output.conv.w")
+    tensors = _read_tensors(path)
+    first = tensors.get("blocks.input.w")
+    last = tensors.get("blocks.output.conv.w")
     if first is None or last is None or first.ndim != 4 or last.ndim != 4:
         raise ValueError(
             f"{path} is not DALL-E's encoder: its tensors are"
             f" [{', '.join(sorted(tensors)[:3])}, ...]; wanted are those of"
-            " https://cdn.openai.com/dall-e/encoder.pkl (blocks.input.w, ...)"
+            f" {URL} (blocks.input.w, ...)"
         )
     broken = [name for name, value in tensors.items() if not value.isfinite().all()]
     if broken:
         raise ValueError(
             f"{path}: {broken[0]} is not finite; copy or download the file again"
         )
+    # Convolution kernels are (outputs, inputs, height, width).
     encoder = DallEEncoder(
         codes=last.shape[0], width=first.shape[0], channels=first.shape[1]
     )
     try:
         encoder.load_state_dict(tensors)
-    # one line for each tensor that is missing, unknown or of another shape
+    # torch has a line for each tensor that is missing, unknown or of another shape.
     except RuntimeError as error:
         raise ValueError(
             f"{path} does not fit DALL-E's encoder: {' '.join(str(error).split())}"
@@ -55,26 +63,27 @@ def read_dalle(path: Path) -> DallEEncoder:
     return encoder
 
 
-def _tensors(path: Path) -> dict[str, Tensor]:
+def _read_tensors(path: Path) -> dict[str, Tensor]:
     if path.is_file() and path.suffix != ".safetensors":
-        content = unpickled(path, [(Inert, name) for name in PICKLED])
+        content = load_pickle(path, [(Inert, name) for name in PUBLISHED_CLASSES])
         if isinstance(content, Inert):
-            return _collected(content, "")
+            return _collect_state(content, "")
     return open_weights(path).tensors
 
 
-def _collected(module: Inert, prefix: str) -> dict[str, Tensor]:
-    """Parameters and buffers by their names in a state dict, out of the dictionaries that nn.Module keeps them in."""
-    held, found = vars(module), {}
+def _collect_state(module: Inert, prefix: str) -> dict[str, Tensor]:
+    """Return what the module's state_dict() would, from nn.Module's own dicts."""
+    attributes = vars(module)
+    state = {}
     for kind in ("_parameters", "_buffers"):
-        for name, value in _mapping(held.get(kind)).items():
+        for name, value in _as_mapping(attributes.get(kind)).items():
             if isinstance(value, Tensor):
-                found[f"{prefix}{name}"] = value.detach()
-    for name, child in _mapping(held.get("_modules")).items():
+                state[f"{prefix}{name}"] = value.detach()
+    for name, child in _as_mapping(attributes.get("_modules")).items():
         if isinstance(child, Inert):
-            found |= _collected(child, f"{prefix}{name}.")
-    return found
+            state |= _collect_state(child, f"{prefix}{name}.")
+    return state
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
+def _as_mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}

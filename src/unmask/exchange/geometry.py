@@ -1,4 +1,7 @@
-"""A model's sizes from its tensors, and from hints where tensors cannot tell: heads, and grids that are not square."""
+"""Derive a model's sizes from its tensors, and from hints where tensors cannot tell.
+
+Tensors do not show the number of heads, nor the sides of a grid that is not square.
+"""
 
 import math
 import re
@@ -8,18 +11,20 @@ from typing import Any
 
 from torch import Tensor
 
-from unmask.exchange.files import Opened
+from unmask.exchange.files import WeightsFile
 from unmask.exchange.weights import Geometry, Stack
 from unmask.heads import Pool
 
-HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}  # ViT-Ti, S, B, L, H
-DECODER_HEADS = 16  # of every decoder in the paper
-BLOCK = re.compile(r"(encoder|decoder)\.blocks\.(\d+)\.")
+# ViT-Ti, S, B, L, H.
+HEADS_BY_WIDTH = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
+# Of every decoder in the paper.
+DECODER_HEADS = 16
+BLOCK_NAME = re.compile(r"(encoder|decoder)\.blocks\.(\d+)\.")
 
 
 @dataclass(frozen=True)
 class Hints:
-    """What names and shapes do not tell."""
+    """Sizes that names and shapes may leave open; None: not known."""
 
     heads: int | None = None
     decoder_heads: int | None = None
@@ -28,36 +33,49 @@ class Hints:
     patch_size: int | None = None
     pool: Pool | None = None
 
-    def filled(self, otherwise: "Hints") -> "Hints":
-        """What is not known here is taken from there."""
-        own = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(
-            otherwise,
-            **{name: value for name, value in own.items() if value is not None},
-        )
+    def with_defaults(self, defaults: "Hints") -> "Hints":
+        """Fill in what is not known here."""
+        known = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is not None:
+                known[field.name] = value
+        return replace(defaults, **known)
 
-    def joined(self, told: "Hints") -> "Hints":
-        """Both; what is told fills in what the file does not say. Raises ValueError where they contradict."""
-        both = {}
-        for name in (field.name for field in fields(self)):
-            own, other = getattr(self, name), getattr(told, name)
-            if own is not None and other is not None and own != other:
+    def merged_with(self, other: "Hints") -> "Hints":
+        """Join what a file says of itself with what is known otherwise.
+
+        Raises ValueError if the two contradict.
+        """
+        merged = {}
+        for field in fields(self):
+            name = field.name
+            ours, theirs = getattr(self, name), getattr(other, name)
+            if ours is not None and theirs is not None and ours != theirs:
                 raise ValueError(
-                    f"{name} is {own} by what the file says of itself, not {other}"
+                    f"the file describes itself as {name}={ours}; its tensors, or the"
+                    f" arguments given, say {name}={theirs}"
                 )
-            both[name] = own if own is not None else other
-        return Hints(**both)
+            merged[name] = ours if ours is not None else theirs
+        return Hints(**merged)
 
 
-def recorded(opened: Opened) -> Hints:
-    """What config.json, this project's record or a checkpoint's config say. Raises ValueError where it is unusable."""
+def recorded_hints(file: WeightsFile) -> Hints:
+    """Return the sizes that the file itself records.
+
+    They are in a checkpoint's config, in this project's record, or in Hugging Face's
+    config.json. Raises ValueError if they are unusable.
+    """
     try:
-        if "config" in opened.record:
-            hints = _of_checkpoint(opened.record)
-        elif "geometry" in opened.record:
-            hints = _of_record(opened.record)
+        if "config" in file.record:
+            hints = _checkpoint_hints(file.record)
+        elif "geometry" in file.record:
+            hints = _record_hints(file.record)
+        elif file.config:
+            hints = _hub_hints(file.config)
         else:
-            hints = _of_config(opened.config) if opened.config else Hints()
+            hints = Hints()
+    # Whatever a record of another form leads to.
     except (
         KeyError,
         TypeError,
@@ -68,131 +86,131 @@ def recorded(opened: Opened) -> Hints:
         raise ValueError(
             f"what the file says of its sizes is unusable: {error!r}"
         ) from error
-    sizes = (
-        hints.heads,
-        hints.decoder_heads,
-        hints.channels,
-        hints.patch_size,
-        *(hints.grid or ()),
-    )
-    if any(
-        size is not None and (not isinstance(size, int) or size < 1) for size in sizes
-    ):
-        raise ValueError(f"what the file says of its sizes is unusable: {hints}")
+    sizes = [hints.heads, hints.decoder_heads, hints.channels, hints.patch_size]
+    sizes += hints.grid or ()
+    for size in sizes:
+        if size is not None and (not isinstance(size, int) or size < 1):
+            raise ValueError(f"what the file says of its sizes is unusable: {hints}")
     return hints
 
 
-def _of_checkpoint(record: dict[str, Any]) -> Hints:
-    config, data = record["config"], record["config"]["data"]
-    # a stage may have its own
-    size = config.get(record["stage"], {}).get("image_size") or data["image_size"]
-    rows, columns = (side // data["patch_size"] for side in size)
-    pool = config.get(record["stage"], {}).get("pool")
-    heads = config["decoder"]["heads"] if record["stage"] == "pretrain" else None
+def _checkpoint_hints(record: dict[str, Any]) -> Hints:
+    config = record["config"]
+    data = config["data"]
+    # A stage may have an image size and a pooling of its own.
+    recipe = config.get(record["stage"], {})
+    height, width = recipe.get("image_size") or data["image_size"]
+    patch_size = data["patch_size"]
+    is_pretraining = record["stage"] == "pretrain"
     return Hints(
-        config["model"]["heads"],
-        heads,
-        (rows, columns),
-        data["channels"],
-        data["patch_size"],
-        pool,
+        heads=config["model"]["heads"],
+        decoder_heads=config["decoder"]["heads"] if is_pretraining else None,
+        grid=(height // patch_size, width // patch_size),
+        channels=data["channels"],
+        patch_size=patch_size,
+        pool=recipe.get("pool"),
     )
 
 
-def _of_record(record: dict[str, Any]) -> Hints:
-    given, decoder = record["geometry"], record["geometry"]["decoder"]
-    rows, columns = given["grid"]
-    heads = decoder["heads"] if decoder else None
+def _record_hints(record: dict[str, Any]) -> Hints:
+    geometry = record["geometry"]
+    decoder = geometry["decoder"]
+    rows, columns = geometry["grid"]
     return Hints(
-        given["encoder"]["heads"],
-        heads,
-        (rows, columns),
-        given["channels"],
-        given["patch_size"],
-        record.get("pool"),
+        heads=geometry["encoder"]["heads"],
+        decoder_heads=decoder["heads"] if decoder else None,
+        grid=(rows, columns),
+        channels=geometry["channels"],
+        patch_size=geometry["patch_size"],
+        pool=record.get("pool"),
     )
 
 
-def _of_config(config: dict[str, Any]) -> Hints:
-    """Hugging Face's config.json."""
-    kind, activation = config.get("model_type", "vit"), config.get("hidden_act", "gelu")
+def _hub_hints(config: dict[str, Any]) -> Hints:
+    """Read Hugging Face's config.json."""
+    kind = config.get("model_type", "vit")
     if kind not in ("vit", "vit_mae"):
         raise ValueError(f"config.json is of model_type {kind}; known: vit, vit_mae")
+    activation = config.get("hidden_act", "gelu")
     if activation != "gelu":
         raise ValueError(
             f"config.json has hidden_act={activation}; only gelu gives the same"
             " features here"
         )
-    image, patch = (_pair(config.get(key)) for key in ("image_size", "patch_size"))
-    grid = (image[0] // patch[0], image[1] // patch[1]) if image and patch else None
-    decoder_heads = config.get("decoder_num_attention_heads")
+    grid = None
+    image = _height_and_width(config.get("image_size"))
+    patch = _height_and_width(config.get("patch_size"))
+    if image and patch:
+        grid = (image[0] // patch[0], image[1] // patch[1])
     return Hints(
-        config.get("num_attention_heads"),
-        decoder_heads,
-        grid,
-        config.get("num_channels"),
-        None,
-        None,
+        heads=config.get("num_attention_heads"),
+        decoder_heads=config.get("decoder_num_attention_heads"),
+        grid=grid,
+        channels=config.get("num_channels"),
     )
 
 
-def _pair(value: Any) -> tuple[int, int] | None:
-    return (
-        None
-        if value is None
-        else (value, value)
-        if isinstance(value, int)
-        else (value[0], value[1])
-    )
+def _height_and_width(value: Any) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    if isinstance(value, int):
+        return value, value
+    return value[0], value[1]
 
 
-def depths(names: Iterable[str]) -> dict[str, int]:
-    """Blocks of the encoder and of the decoder, by the highest number in the names."""
-    found: dict[str, set[int]] = {"encoder": set(), "decoder": set()}
-    for match in filter(None, map(BLOCK.match, names)):
-        found[match.group(1)].add(int(match.group(2)))
-    gaps = [
-        f"{part}'s block {max(own)}, but only {len(own)} of them"
-        for part, own in found.items()
-        if own
-    ]
-    # checked before a model of so many blocks is laid out: the number is anybody's
-    if any(max(own, default=0) > 10 * len(own) + 10 for own in found.values()):
+def count_blocks(names: Iterable[str]) -> dict[str, int]:
+    """Count the blocks of the encoder and the decoder by the highest number in names.
+
+    Raises ValueError if the numbers have too large gaps.
+    """
+    indices: dict[str, set[int]] = {"encoder": set(), "decoder": set()}
+    for match in filter(None, map(BLOCK_NAME.match, names)):
+        indices[match.group(1)].add(int(match.group(2)))
+    # The file may hold any number: it is checked before a model of so many blocks is
+    # laid out.
+    if any(max(some, default=0) > 10 * len(some) + 10 for some in indices.values()):
+        gaps = [
+            f"{part}'s block {max(some)}, but only {len(some)} of them"
+            for part, some in indices.items()
+            if some
+        ]
         raise ValueError(f"there is the {' and the '.join(gaps)}")
-    return {part: max(own, default=-1) + 1 for part, own in found.items()}
+    return {part: max(some, default=-1) + 1 for part, some in indices.items()}
 
 
-def derive(tensors: dict[str, Tensor], hints: Hints) -> Geometry:
-    """The sizes that our tensors imply. Raises ValueError where they and the hints leave something open."""
+def derive_geometry(tensors: dict[str, Tensor], hints: Hints) -> Geometry:
+    """Return the sizes that tensors under this project's names imply.
+
+    Raises ValueError if the tensors and the hints leave something open.
+    """
     if not hints.channels or not hints.patch_size:
+        values = tensors["encoder.patch_embed.weight"].shape[-1]
         raise ValueError(
-            "the file does not say how many channels its patches have; it lacks its"
-            " record of sizes"
+            f"the file does not say how many channels its patches of {values} values"
+            " have; it lacks its record of sizes"
         )
-    depth, width = depths(tensors), tensors["encoder.cls_token"].shape[-1]
-    heads = hints.heads or HEADS.get(width)
+    depth = count_blocks(tensors)
+    width = tensors["encoder.cls_token"].shape[-1]
+    heads = hints.heads or HEADS_BY_WIDTH.get(width)
     if heads is None:
-        sizes = ", ".join(f"{known}: {count}" for known, count in HEADS.items())
+        known = ", ".join(f"{size}: {count}" for size, count in HEADS_BY_WIDTH.items())
         raise ValueError(
             f"heads are not visible in tensors, and width {width} is not a known ViT's"
-            f" ({sizes}); add heads=N"
+            f" ({known}); add heads=N"
         )
-    grid = hints.grid or _square(tensors["encoder.pos_embed"].shape[1] - 1)
-    encoder = _stack(tensors, "encoder", width, depth["encoder"], heads)
+    # The class token has a position too.
+    patches = tensors["encoder.pos_embed"].shape[1] - 1
+    grid = hints.grid or _square_grid(patches)
+    encoder = _derive_stack(tensors, "encoder", width, depth["encoder"], heads)
     decoder = None
     if depth["decoder"]:
         width = tensors["decoder.mask_token"].shape[-1]
-        decoder = _stack(
-            tensors,
-            "decoder",
-            width,
-            depth["decoder"],
-            hints.decoder_heads or DECODER_HEADS,
-        )
+        heads = hints.decoder_heads or DECODER_HEADS
+        decoder = _derive_stack(tensors, "decoder", width, depth["decoder"], heads)
     return Geometry(hints.channels, hints.patch_size, grid, encoder, decoder)
 
 
-def _stack(
+def _derive_stack(
     tensors: dict[str, Tensor], part: str, width: int, depth: int, heads: int
 ) -> Stack:
     if width % heads:
@@ -204,12 +222,13 @@ def _stack(
         )
     hidden = tensors[f"{part}.blocks.0.mlp.fc1.weight"].shape[0]
     ratio = hidden / width
-    if int(width * ratio) < hidden:  # timm truncates width * ratio
+    # timm truncates width * ratio: a ratio rounded down would lose a unit.
+    if int(width * ratio) < hidden:
         ratio = math.nextafter(ratio, math.inf)
     return Stack(width, depth, heads, ratio)
 
 
-def _square(patches: int) -> tuple[int, int]:
+def _square_grid(patches: int) -> tuple[int, int]:
     side = math.isqrt(patches)
     if side * side != patches:
         fitting = [

@@ -1,49 +1,57 @@
-"""The config.json that Hugging Face's ViTMAE and ViT are built from."""
+"""Write the config.json that Hugging Face builds ViTMAE and ViT from."""
 
 from typing import Any
 
 from unmask.exchange.weights import Weights
 
-EPS = 1e-6
+# Of this project's LayerNorms, as of the official ones.
+LAYER_NORM_EPS = 1e-6
 
 
 def hub_config(weights: Weights) -> dict[str, Any]:
-    """Of ViTMAEForPreTraining with a decoder, ViTForImageClassification with a head, else ViTMAEModel."""
-    sizes = weights.geometry
-    rows, columns = sizes.grid
-    height, width = rows * sizes.patch_size, columns * sizes.patch_size
+    """Return the config of the Hugging Face model that fits these weights.
+
+    With a decoder that is ViTMAEForPreTraining, with a head ViTForImageClassification,
+    else ViTMAEModel.
+    """
+    geometry = weights.geometry
+    encoder = geometry.encoder
+    rows, columns = geometry.grid
+    height = rows * geometry.patch_size
+    width = columns * geometry.patch_size
     config: dict[str, Any] = {
-        "hidden_size": sizes.encoder.width,
-        "num_hidden_layers": sizes.encoder.depth,
-        "num_attention_heads": sizes.encoder.heads,
-        "intermediate_size": round(sizes.encoder.width * sizes.encoder.mlp_ratio),
+        "hidden_size": encoder.width,
+        "num_hidden_layers": encoder.depth,
+        "num_attention_heads": encoder.heads,
+        "intermediate_size": round(encoder.width * encoder.mlp_ratio),
         "image_size": height if height == width else [height, width],
-        "patch_size": sizes.patch_size,
-        "num_channels": sizes.channels,
-        "layer_norm_eps": EPS,  # theirs is 1e-12 unless told
+        "patch_size": geometry.patch_size,
+        "num_channels": geometry.channels,
+        # Hugging Face's default is 1e-12.
+        "layer_norm_eps": LAYER_NORM_EPS,
         "hidden_act": "gelu",
         "qkv_bias": True,
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
     }
     if weights.head is not None:
-        return config | _classes(len(weights.head["head.weight"]))
+        return config | _classifier_config(len(weights.head["head.weight"]))
     config |= {"model_type": "vit_mae", "architectures": ["ViTMAEModel"]}
-    if sizes.decoder is None:
+    decoder = geometry.decoder
+    if decoder is None:
         return config
     return config | {
         "architectures": ["ViTMAEForPreTraining"],
-        "decoder_hidden_size": sizes.decoder.width,
-        "decoder_num_hidden_layers": sizes.decoder.depth,
-        "decoder_num_attention_heads": sizes.decoder.heads,
-        "decoder_intermediate_size": round(
-            sizes.decoder.width * sizes.decoder.mlp_ratio
-        ),
+        "decoder_hidden_size": decoder.width,
+        "decoder_num_hidden_layers": decoder.depth,
+        "decoder_num_attention_heads": decoder.heads,
+        "decoder_intermediate_size": round(decoder.width * decoder.mlp_ratio),
     }
 
 
-def _classes(count: int) -> dict[str, Any]:
-    names = {str(index): f"LABEL_{index}" for index in range(count)}
+def _classifier_config(classes: int) -> dict[str, Any]:
+    # The names that Hugging Face itself gives to classes without a name.
+    names = {str(index): f"LABEL_{index}" for index in range(classes)}
     return {
         "model_type": "vit",
         "architectures": ["ViTForImageClassification"],

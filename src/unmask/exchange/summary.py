@@ -1,4 +1,4 @@
-"""The table that says what became of every tensor of a file of weights."""
+"""Tell in a table what became of every tensor of a file of weights."""
 
 import re
 from collections import Counter
@@ -10,59 +10,62 @@ from rich.table import Column, Table
 from unmask.exchange.weights import Report, Weights
 
 
-def described(weights: Weights, steps: Mapping[str, Report]) -> Table:
-    """A row for each kind of change, blocks together; the sizes in the title."""
+def report_table(weights: Weights, steps: Mapping[str, Report]) -> Table:
+    """Return a table with a row for each kind of change in each step.
+
+    Blocks share a row; the sizes are in the title.
+    """
     table = Table(
         "step",
         Column("tensors", overflow="fold"),
         "what became of them",
-        title=sizes(weights),
+        title=describe_geometry(weights),
     )
     for step, report in steps.items():
-        for tensors, what in _rows(report):
-            table.add_row(step, escape(tensors), escape(what))
+        for tensors, change in _rows(report):
+            table.add_row(step, escape(tensors), escape(change))
     return table
 
 
-def sizes(weights: Weights) -> str:
-    """The geometry in a line."""
-    size, encoder, decoder = (
-        weights.geometry,
-        weights.geometry.encoder,
-        weights.geometry.decoder,
-    )
-    words = [
-        f"{size.grid[0]} x {size.grid[1]} patches of {size.patch_size} pixels,"
-        f" {size.channels} channels"
+def describe_geometry(weights: Weights) -> str:
+    """Return the sizes of the model in a line."""
+    geometry = weights.geometry
+    encoder, decoder = geometry.encoder, geometry.decoder
+    rows, columns = geometry.grid
+    parts = [
+        f"{rows} x {columns} patches of {geometry.patch_size} pixels,"
+        f" {geometry.channels} channels",
+        f"encoder {encoder.width} x {encoder.depth}, {encoder.heads} heads",
     ]
-    words += [f"encoder {encoder.width} x {encoder.depth}, {encoder.heads} heads"]
-    words += (
-        [f"decoder {decoder.width} x {decoder.depth}, {decoder.heads} heads"]
-        if decoder
-        else []
-    )
+    if decoder:
+        parts.append(
+            f"decoder {decoder.width} x {decoder.depth}, {decoder.heads} heads"
+        )
     if weights.head and "head.weight" in weights.head:
-        words += [
-            f"{len(weights.head['head.weight'])} classes of the {weights.pool} feature"
-        ]
-    return "; ".join(words)
+        classes = len(weights.head["head.weight"])
+        parts.append(f"{classes} classes of the {weights.pool} feature")
+    return "; ".join(parts)
 
 
 def _rows(report: Report) -> Iterator[tuple[str, str]]:
     yield f"{len(report.matched)} tensors", "matched, bit for bit"
-    alike = Counter(
+    # A * for the block's number makes equal changes of all blocks one row.
+    changes = Counter(
         (re.sub(r"\.\d+\.", ".*.", name), change)
         for name, change in report.reshaped.items()
     )
-    for (name, change), count in sorted(alike.items()):
-        yield f"{name} ({count} times)" if count > 1 else name, f"reshaped: {change}"
-    for kind, names in (
-        ("missing, known", report.missing),
-        ("dropped, known", report.dropped),
-    ):
-        for reason in dict.fromkeys(names.values()):
-            those = [name for name, why in names.items() if why == reason]
-            more = f" and {len(those) - 1} more" if len(those) > 1 else ""
-            yield those[0] + more, f"{kind}: {reason}"
+    for (name, change), count in sorted(changes.items()):
+        times = f" ({count} times)" if count > 1 else ""
+        yield f"{name}{times}", f"reshaped: {change}"
+    yield from _rows_by_reason("missing, known", report.missing)
+    yield from _rows_by_reason("dropped, known", report.dropped)
     for note in report.notes:
         yield "", f"note: {note}"
+
+
+def _rows_by_reason(kind: str, reasons: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    # One row a reason, with the first of its names.
+    for reason in dict.fromkeys(reasons.values()):
+        names = [name for name, value in reasons.items() if value == reason]
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        yield names[0] + more, f"{kind}: {reason}"

@@ -1,4 +1,4 @@
-"""What is exchanged: tensors under this project's names, the sizes they imply, and a report of what was done."""
+"""Weights under this project's names, the sizes they imply, and what was converted."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,12 +11,14 @@ from unmask.decoder import Decoder
 from unmask.encoder import Encoder
 from unmask.heads import Pool
 
+# official: of github.com/facebookresearch/mae; hf: Hugging Face; safetensors and
+# checkpoint: of this project.
 Layout = Literal["official", "timm", "hf", "safetensors", "checkpoint"]
 
 
 @dataclass(frozen=True)
 class Stack:
-    """The size of a transformer."""
+    """Sizes of a stack of transformer blocks."""
 
     width: int
     depth: int
@@ -26,7 +28,10 @@ class Stack:
 
 @dataclass(frozen=True)
 class Geometry:
-    """What a model must be for the weights to fit; `grid` is (rows, columns) of patches."""
+    """Sizes that a model must have for the weights to fit.
+
+    grid: (rows, columns) of patches.
+    """
 
     channels: int
     patch_size: int
@@ -37,9 +42,11 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Weights:
-    """Tensors as read, dtype included; `head` holds a classifier's fc_norm, norm (a probe's BatchNorm) and head.
+    """Tensors of a model as they were read, dtype included.
 
-    The encoder has no `norm` where a foreign classifier normalises after pooling (`fc_norm`) instead.
+    head: a classifier's fc_norm, norm (a probe's BatchNorm) and head. pool: the feature
+    that the head classifies; None without a head. The encoder has no `norm` where a
+    foreign classifier normalises after pooling (`fc_norm`) instead.
     """
 
     encoder: dict[str, Tensor]
@@ -47,62 +54,70 @@ class Weights:
     head: dict[str, Tensor] | None
     geometry: Geometry
     layout: Layout
-    pool: Pool | None  # what the head classifies; None without a head
+    pool: Pool | None
 
-    def named(self) -> dict[str, Tensor]:
-        """All tensors in one dictionary: encoder.*, decoder.*, and the head's names as they are."""
-        encoder = {f"encoder.{name}": value for name, value in self.encoder.items()}
-        decoder = {
-            f"decoder.{name}": value for name, value in (self.decoder or {}).items()
-        }
-        return encoder | decoder | (self.head or {})
+    def named_tensors(self) -> dict[str, Tensor]:
+        """Return all tensors in one dictionary.
+
+        Its names are encoder.*, decoder.*, and those of the head as they are.
+        """
+        named = {f"encoder.{name}": value for name, value in self.encoder.items()}
+        for name, value in (self.decoder or {}).items():
+            named[f"decoder.{name}"] = value
+        return named | (self.head or {})
 
 
 @dataclass(frozen=True)
 class Report:
-    """What happened to each tensor; whatever has no explanation was an error before a report could be made."""
+    """What became of each tensor; a tensor without an explanation is an error.
 
-    matched: tuple[str, ...] = ()  # one to one, bit for bit, perhaps under another name
-    # name: old shape -> new shape
+    matched: names of tensors that are the same bit for bit. reshaped: what changed.
+    missing: why a tensor may be missing, and what takes its place. dropped: why it is
+    not needed.
+    """
+
+    matched: tuple[str, ...] = ()
     reshaped: Mapping[str, str] = field(default_factory=dict)
-    # name: why it may be, and what stands in its place
     missing: Mapping[str, str] = field(default_factory=dict)
-    # name: why it is not needed
     dropped: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
-def shapes(geometry: Geometry) -> dict[str, torch.Size]:
-    """Names and shapes of the encoder and decoder of this size: the models' own, without their memory."""
-    size, encoder, decoder = (
-        geometry.patch_size**2 * geometry.channels,
-        geometry.encoder,
-        geometry.decoder,
-    )
+def expected_shapes(geometry: Geometry) -> dict[str, torch.Size]:
+    """Return names and shapes of the tensors of a model of these sizes."""
+    # The models themselves are asked, on the meta device: they take no memory there.
     with torch.device("meta"):
-        parts: dict[str, Encoder | Decoder] = {
-            "encoder": Encoder(
-                geometry.grid,
-                geometry.patch_size,
-                geometry.channels,
-                encoder.width,
-                encoder.depth,
-                encoder.heads,
-                encoder.mlp_ratio,
-            )
-        }
-        if decoder:
-            parts["decoder"] = Decoder(
-                geometry.grid,
-                encoder.width,
-                size,
-                decoder.width,
-                decoder.depth,
-                decoder.heads,
-                decoder.mlp_ratio,
-            )
+        parts: dict[str, Encoder | Decoder] = {"encoder": _build_encoder(geometry)}
+        if geometry.decoder:
+            parts["decoder"] = _build_decoder(geometry, geometry.decoder)
     return {
-        f"{part}.{name}": v.shape
+        f"{part}.{name}": value.shape
         for part, model in parts.items()
-        for name, v in model.state_dict().items()
+        for name, value in model.state_dict().items()
     }
+
+
+def _build_encoder(geometry: Geometry) -> Encoder:
+    stack = geometry.encoder
+    return Encoder(
+        geometry.grid,
+        geometry.patch_size,
+        geometry.channels,
+        stack.width,
+        stack.depth,
+        stack.heads,
+        stack.mlp_ratio,
+    )
+
+
+def _build_decoder(geometry: Geometry, stack: Stack) -> Decoder:
+    return Decoder(
+        geometry.grid,
+        geometry.encoder.width,
+        # It predicts the pixels of a patch; other targets have no foreign layout.
+        geometry.patch_size**2 * geometry.channels,
+        stack.width,
+        stack.depth,
+        stack.heads,
+        stack.mlp_ratio,
+    )

@@ -1,4 +1,4 @@
-"""From Weights to a file that others load: the official code, Hugging Face, timm, or this project's own safetensors."""
+"""Write weights for others: the official code, Hugging Face, timm, or safetensors."""
 
 import json
 from collections.abc import Mapping
@@ -10,116 +10,129 @@ import torch
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
-from unmask.exchange.account import shape
+from unmask.exchange.account import shape_text
 from unmask.exchange.hub import hub_config
-from unmask.exchange.names import KERNEL, apart, conv_kernel, renamed, split, table
+from unmask.exchange.names import (
+    PATCH_KERNEL,
+    name_table,
+    split_name,
+    split_qkv,
+    to_conv_kernel,
+    translate_name,
+)
 from unmask.exchange.weights import Report, Weights
-from unmask.storage.atomic import replacing, write_json
+from unmask.storage.atomic import atomic_write, write_json
 
-Written = Literal["timm", "hf", "official", "safetensors"]
+WritableLayout = Literal["timm", "hf", "official", "safetensors"]
+# Of the linear probe (MAE A.1).
 BATCH_NORM_EPS = 1e-6
-UNUSED = "not used: the classifier normalises after pooling"
 
 
 @dataclass(frozen=True)
-class Content:
-    """Tensors under the other layout's names, and how they came to be."""
+class Converted:
+    """Tensors under a layout's names, and what was done to them."""
 
     tensors: dict[str, Tensor]
     report: Report
 
 
-def write(
-    weights: Weights, path: Path, layout: Written, overwrite: bool = False
+def write_weights(
+    weights: Weights, path: Path, layout: WritableLayout, overwrite: bool = False
 ) -> Report:
-    """Write atomically, and report.
+    """Write the weights atomically, and report what was done to them.
 
-    Raises ValueError where the target stands already, or the layout cannot say what these weights are.
+    Raises ValueError if something is at the target, or the layout cannot express
+    what these weights do.
     """
-    refuse_existing(path, layout, overwrite)
-    content = outward(weights, layout)
+    check_target(path, layout, overwrite)
+    converted = _convert(weights, layout)
     path.parent.mkdir(parents=True, exist_ok=True)
+    # With this record the file can be read back without hints.
     record = {"geometry": asdict(weights.geometry), "pool": weights.pool}
     if layout == "hf":
-        _save_folder(path, content.tensors, hub_config(weights))
+        _save_folder(path, converted.tensors, hub_config(weights))
     elif layout == "safetensors" or (
         layout == "timm" and path.suffix == ".safetensors"
     ):
-        _save_tensors(
-            path, content.tensors, {"format": "pt", "unmask": json.dumps(record)}
-        )
+        metadata = {"format": "pt", "unmask": json.dumps(record)}
+        _save_tensors(path, converted.tensors, metadata)
     else:
-        container = "model" if layout == "official" else "state_dict"
-        with replacing(path) as file:
-            torch.save({container: content.tensors, "unmask": record}, file)
-    return content.report
+        key = "model" if layout == "official" else "state_dict"
+        with atomic_write(path) as file:
+            torch.save({key: converted.tensors, "unmask": record}, file)
+    return converted.report
 
 
-def refuse_existing(path: Path, layout: Written, overwrite: bool) -> None:
-    """Raise ValueError where something stands at the target that may not, or could not, be replaced."""
-    if layout not in get_args(Written):
-        raise ValueError(f"layout={layout}: known are {', '.join(get_args(Written))}")
+def check_target(path: Path, layout: WritableLayout, overwrite: bool) -> None:
+    """Raise ValueError if the target exists and may not, or cannot, be replaced."""
+    layouts = get_args(WritableLayout)
+    if layout not in layouts:
+        raise ValueError(f"layout={layout}: known are {', '.join(layouts)}")
     if path.exists() and path.is_dir() != (layout == "hf"):
-        kinds = ("a folder", "a file") if path.is_dir() else ("a file", "a folder")
+        present, written = "a file", "a folder"
+        if path.is_dir():
+            present, written = written, present
         raise ValueError(
-            f"{path} is {kinds[0]}; layout={layout} writes {kinds[1]}: give another"
-            " place"
+            f"{path} is {present}; layout={layout} writes {written}: give another place"
         )
-    occupied = any(path.iterdir()) if path.is_dir() else path.exists()
-    if occupied and not overwrite:
+    is_occupied = any(path.iterdir()) if path.is_dir() else path.exists()
+    if is_occupied and not overwrite:
         raise ValueError(f"{path} exists; give another place or add overwrite=true")
 
 
-def outward(weights: Weights, layout: Written) -> Content:
-    """The tensors as the layout has them; raises ValueError where it has no names for what they do."""
-    named = weights.named()
+def _convert(weights: Weights, layout: WritableLayout) -> Converted:
+    """Convert names and shapes to the layout's.
+
+    Raises ValueError if the layout cannot express what the weights do.
+    """
+    tensors = weights.named_tensors()
     if layout == "safetensors":
-        return Content(
-            {name: _own(value) for name, value in named.items()}, Report(tuple(named))
-        )
-    _refuse_unspeakable(weights, layout)
-    named, dropped, notes = _without_unused(named, weights, layout)
-    named, folded, head_notes = _with_plain_head(named, layout)
-    kernel = conv_kernel(named[KERNEL], weights.geometry.patch_size)
-    reshaped = {KERNEL: f"{shape(named[KERNEL])} -> {shape(kernel)}"} | folded
-    shaped = named | {KERNEL: kernel}
+        copies = {name: _copy(value) for name, value in tensors.items()}
+        return Converted(copies, Report(tuple(tensors)))
+    _check_expressible(weights, layout)
+    tensors, dropped, notes = _drop_unused(tensors, weights, layout)
+    tensors, folded, head_notes = _fold_probe(tensors, layout)
+    matrix = tensors[PATCH_KERNEL]
+    kernel = to_conv_kernel(matrix, weights.geometry.patch_size)
+    change = f"{shape_text(matrix)} -> {shape_text(kernel)}"
+    reshaped = {PATCH_KERNEL: change} | folded
+    converted = tensors | {PATCH_KERNEL: kernel}
+    # Hugging Face keeps query, key and value apart.
     if layout == "hf":
-        reshaped |= {
-            n: f"{shape(v)} -> 3 x {shape(v.chunk(3)[0])}"
-            for n, v in named.items()
-            if len(apart(n)) == 3
-        }
-        shaped = split(shaped)
-    names = table(layout, probe="norm.running_mean" in shaped)
-    prefix = "vit." if layout == "hf" and (weights.decoder or weights.head) else ""
-    tensors = {
-        _prefixed(cast(str, renamed(name, names)), prefix): _own(value)
-        for name, value in shaped.items()
-    }
-    matched = tuple(name for name in named if name not in reshaped)
-    return Content(
-        tensors, Report(matched, reshaped, {}, dropped, (*notes, *head_notes))
-    )
+        for name, value in tensors.items():
+            if len(split_name(name)) == 3:
+                piece = value.chunk(3)[0]
+                reshaped[name] = f"{shape_text(value)} -> 3 x {shape_text(piece)}"
+        converted = split_qkv(converted)
+    table = name_table(layout, probe="norm.running_mean" in converted)
+    # Hugging Face's models with a decoder or a head hold the encoder as `vit`.
+    has_more = weights.decoder or weights.head
+    prefix = "vit." if layout == "hf" and has_more else ""
+    renamed = {}
+    for name, value in converted.items():
+        theirs = cast(str, translate_name(name, table))
+        if not theirs.startswith(("decoder.", "classifier.")):
+            theirs = prefix + theirs
+        renamed[theirs] = _copy(value)
+    matched = tuple(name for name in tensors if name not in reshaped)
+    report = Report(matched, reshaped, {}, dropped, (*notes, *head_notes))
+    return Converted(renamed, report)
 
 
-def _own(tensor: Tensor) -> Tensor:
-    """With memory of its own: a view of a larger tensor would take all of it into the file."""
+def _copy(tensor: Tensor) -> Tensor:
+    """Copy to memory of its own: a view would take all of its base into the file."""
     return tensor.detach().clone(memory_format=torch.contiguous_format)
 
 
-def _prefixed(name: str, prefix: str) -> str:
-    return name if name.startswith(("decoder.", "classifier.")) else prefix + name
-
-
-def _refuse_unspeakable(weights: Weights, layout: Written) -> None:
+def _check_expressible(weights: Weights, layout: WritableLayout) -> None:
     after_pooling = "fc_norm.weight" in (weights.head or {})
     if layout == "hf" and weights.pool == "mean":
         raise ValueError(
-            "Hugging Face's ViT classifies the class token, these weights the mean of"
-            " the patches; use layout=timm"
+            f"layout={layout}: Hugging Face's ViT classifies the class token, these"
+            " weights the mean of the patches; use layout=timm"
         )
     rows, columns = weights.geometry.grid
-    # transformers takes the root of the number of patches
+    # transformers takes the square root of the number of patches.
     if layout == "hf" and weights.decoder and rows != columns:
         raise ValueError(
             f"Hugging Face's ViTMAE decodes square grids only, not {rows} x {columns};"
@@ -127,53 +140,58 @@ def _refuse_unspeakable(weights: Weights, layout: Written) -> None:
         )
     if layout == "official" and weights.pool == "mean" and not after_pooling:
         raise ValueError(
-            "the official classifier has no mean without a norm after it; use"
-            " layout=timm or safetensors"
+            f"layout={layout}: the official classifier has no mean without a norm after"
+            " it; use layout=timm or layout=safetensors"
         )
 
 
-def _without_unused(
-    named: dict[str, Tensor], weights: Weights, layout: Written
+def _drop_unused(
+    tensors: dict[str, Tensor], weights: Weights, layout: WritableLayout
 ) -> tuple[dict[str, Tensor], dict[str, str], tuple[str, ...]]:
-    """Without what the layout has no place for and the result does not need."""
+    """Drop what the layout cannot hold and the result does not need.
+
+    Also returns the dropped tensors with the reason, and notes for the user.
+    """
     dropped: dict[str, str] = {}
     notes: tuple[str, ...] = ()
-    if "fc_norm.weight" in named:
-        dropped |= dict.fromkeys(
-            {"encoder.norm.weight", "encoder.norm.bias"} & named.keys(), UNUSED
-        )
+    if "fc_norm.weight" in tensors:
+        for name in ("encoder.norm.weight", "encoder.norm.bias"):
+            if name in tensors:
+                dropped[name] = "not used: the classifier normalises after pooling"
     if layout == "timm":
-        dropped |= {
-            name: "timm's ViT has no decoder"
-            for name in named
-            if name.startswith("decoder.")
-        }
-        pooled = "global_pool='avg'" + (
-            "" if "fc_norm.weight" in named else ", fc_norm=False"
-        )
-        classes = len(named["head.weight"]) if weights.head else 0
-        notes = (
-            (
-                "timm.create_model(...,"
-                f" num_classes={classes}{', ' + pooled if weights.pool == 'mean' else ''})"
-            ),
-        )
-    return (
-        {name: value for name, value in named.items() if name not in dropped},
-        dropped,
-        notes,
-    )
+        for name in tensors:
+            if name.startswith("decoder."):
+                dropped[name] = "timm's ViT has no decoder"
+        notes = (_timm_call(tensors, weights),)
+    kept = {name: value for name, value in tensors.items() if name not in dropped}
+    return kept, dropped, notes
 
 
-def _with_plain_head(
-    named: dict[str, Tensor], layout: Written
+def _timm_call(tensors: dict[str, Tensor], weights: Weights) -> str:
+    """Return the call that builds timm's model for these weights."""
+    classes = len(tensors["head.weight"]) if weights.head else 0
+    arguments = f"num_classes={classes}"
+    if weights.pool == "mean":
+        arguments += ", global_pool='avg'"
+        # timm normalises after pooling by default.
+        if "fc_norm.weight" not in tensors:
+            arguments += ", fc_norm=False"
+    return f"timm.create_model(..., {arguments})"
+
+
+def _fold_probe(
+    tensors: dict[str, Tensor], layout: WritableLayout
 ) -> tuple[dict[str, Tensor], dict[str, str], tuple[str, ...]]:
-    """A probe's BatchNorm folded into its Linear, but for the official layout, which keeps both."""
-    if layout == "official" or "norm.running_mean" not in named:
-        return named, {}, ()
-    folded = fold(named)
+    """Fold a linear probe's BatchNorm into its Linear.
+
+    The official layout keeps both. Also returns what was changed, and notes for the
+    user.
+    """
+    if layout == "official" or "norm.running_mean" not in tensors:
+        return tensors, {}, ()
+    folded = _fold_batch_norm(tensors)
     rest = {
-        name: value for name, value in named.items() if not name.startswith("norm.")
+        name: value for name, value in tensors.items() if not name.startswith("norm.")
     }
     note = (
         "the probe's BatchNorm is folded into its Linear: equal to rounding, not bit"
@@ -182,27 +200,36 @@ def _with_plain_head(
     return rest | folded, dict.fromkeys(folded, "BatchNorm folded in"), (note,)
 
 
-def fold(head: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """BatchNorm (without affine) and Linear as one Linear, computed in float64 and rounded once."""
-    scale_D = (head["norm.running_var"].double() + BATCH_NORM_EPS).rsqrt()
-    weight_KD = head["head.weight"].double() * scale_D
-    bias_K = head["head.bias"].double() - weight_KD @ head["norm.running_mean"].double()
-    dtype = head["head.weight"].dtype
-    return {"head.weight": weight_KD.to(dtype), "head.bias": bias_K.to(dtype)}
+def _fold_batch_norm(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return BatchNorm (without affine) and Linear as one Linear.
+
+    W (x - mean) / std + b = (W / std) x + (b - W mean / std), in float64 and rounded
+    once.
+    """
+    weight = tensors["head.weight"]
+    mean_D = tensors["norm.running_mean"].double()
+    variance_D = tensors["norm.running_var"].double()
+    weight_KD = weight.double() * (variance_D + BATCH_NORM_EPS).rsqrt()
+    bias_K = tensors["head.bias"].double() - weight_KD @ mean_D
+    return {
+        "head.weight": weight_KD.to(weight.dtype),
+        "head.bias": bias_K.to(weight.dtype),
+    }
 
 
 def _save_tensors(
-    path: Path, tensors: dict[str, Tensor], about: dict[str, str]
+    path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]
 ) -> None:
-    with replacing(path) as file:
-        file.write(safetensors_bytes(tensors, about))
+    with atomic_write(path) as file:
+        file.write(safetensors_bytes(tensors, metadata))
 
 
 def _save_folder(
     folder: Path, tensors: dict[str, Tensor], config: dict[str, Any]
 ) -> None:
-    """config.json last, and an older one away first: a kill never leaves a config beside another's weights."""
     folder.mkdir(exist_ok=True)
+    # config.json comes last, and an older one goes first: a kill never leaves a config
+    # beside the weights of another.
     (folder / "config.json").unlink(missing_ok=True)
     _save_tensors(folder / "model.safetensors", tensors, {"format": "pt"})
     write_json(folder / "config.json", config)

@@ -1,1 +1,1 @@
-"""Tables, figures and the page, made from the ledger alone."""
+"""Tables, figures and pages, made from the ledger and experiments/."""

@@ -1,1 +1,1 @@
-"""Names of 0.1 that pickled jobs in a queue still hold."""
+"""Import paths of version 0.1 that pickled jobs in a queue still use."""

@@ -1,4 +1,4 @@
-"""Where jobs that were queued by 0.1 look for their class."""
+"""The import path under which jobs queued by version 0.1 look for CellJob."""
 
 from unmask.distributed.submitit_job import CellJob
 

@@ -1,1 +1,1 @@
-"""What a run does, under which fingerprint, filed in which ledger."""
+"""The stages of a run: plans, fingerprints, and the ledger of results."""

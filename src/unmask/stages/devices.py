@@ -1,46 +1,55 @@
-"""How many processes a run asks for, and whether its batches split among them."""
+"""How many processes a run needs, and whether its batches split evenly among them."""
 
 from typing import Any
 
-from unmask.config.checks import ALONE, ConfigError
-from unmask.config.recipes import kept_together, repeats_of
-from unmask.config.schema import TRAINED, Trainer
+from unmask.config.augmentation import indivisible_group_size, stage_repeats
+from unmask.config.checks import ConfigError, raise_errors
+from unmask.config.stage_checks import SHARDED_ON_ONE_DEVICE
+from unmask.config.stage_kinds import TRAINED_STAGES
+from unmask.config.trainer import Trainer
 from unmask.distributed.ranks import rank_info
 from unmask.stages.plan import Plan
-from unmask.stages.sizes import batch_of
+from unmask.stages.sizes import stage_batch_size
 
 
-def devices(trainer: Trainer) -> int:
-    """How many processes work on each machine. Raises ConfigError where nobody says and there is no GPU."""
-    started = rank_info()
+def devices_per_node(trainer: Trainer) -> int:
+    """Return how many processes train on each machine.
+
+    Raises ConfigError where nothing says so and there is no GPU to count.
+    """
     if trainer.devices is not None:
         return trainer.devices
-    if started and started.local_size > 1:
-        return started.local_size
+    started = rank_info()
+    if started and started.local_world_size > 1:
+        return started.local_world_size
+    # importing torch takes seconds: only where it must count the GPUs
     import torch
 
     if trainer.accelerator == "cpu" or not torch.cuda.is_available():
         raise ConfigError(
-            "trainer.devices = null: all GPUs, and there is none here; say how many:"
+            "trainer.devices = null: all GPUs, and there is none here; say how many"
+            f" processes of trainer.accelerator={trainer.accelerator} there should be:"
             " trainer.devices=2"
         )
     return torch.cuda.device_count()
 
 
-def processes(plan: Plan) -> int:
-    """How many work on the run, on all machines.
+def total_processes(plan: Plan) -> int:
+    """Return how many processes train on all machines together.
 
-    Raises ConfigError where a batch does not split evenly among them, other numbers of them were started, or one is to
-    share with itself.
+    Raises ConfigError where another number of processes was started, or a batch does
+    not split evenly among them.
     """
     trainer, started = plan.config.trainer, rank_info()
-    each = devices(trainer)
-    total = each * trainer.nodes
-    if started and started.size not in (total, trainer.nodes):
+    per_node = devices_per_node(trainer)
+    total = per_node * trainer.nodes
+    # one task a device, or one a machine, which then starts the others
+    if started and started.world_size not in (total, trainer.nodes):
         raise ConfigError(
-            f"{started.size} processes were started for trainer.devices={each} on"
-            f" trainer.nodes={trainer.nodes}; start {total}, one a device, or"
-            f" {trainer.nodes}, one a machine, or set both to what there is"
+            f"{started.world_size} processes were started for"
+            f" trainer.devices={per_node} on trainer.nodes={trainer.nodes}; start"
+            f" {total}, one a device, or {trainer.nodes}, one a machine, or set both"
+            " keys to what was started"
         )
     if started is None and trainer.nodes > 1:
         raise ConfigError(
@@ -48,41 +57,40 @@ def processes(plan: Plan) -> int:
             " a machine or once a device (srun, torchrun), or sweep with"
             " hydra/launcher=submitit_slurm"
         )
-    refuse_uneven(plan, total)
+    refuse_uneven_batches(plan, total)
     return total
 
 
-def refuse_uneven(plan: Plan, total: int) -> None:
-    """Raises ConfigError where a batch does not split evenly among so many processes."""
-    if plan.config.trainer.sharded and total == 1:
-        raise ConfigError(ALONE)
-    faults = [
-        fault
-        for kind in plan.config.worked_stages
-        if kind in TRAINED
-        for fault in _uneven(plan, kind, total)
-    ]
-    if faults:
-        raise ConfigError("\n".join(faults))
+def refuse_uneven_batches(plan: Plan, num_processes: int) -> None:
+    """Raise ConfigError where a batch does not split evenly among the processes."""
+    if plan.config.trainer.sharded and num_processes == 1:
+        raise_errors([SHARDED_ON_ONE_DEVICE])
+    raise_errors(
+        error
+        for kind in plan.config.active_stages
+        if kind in TRAINED_STAGES
+        for error in _check_batch(plan, kind, num_processes)
+    )
 
 
-def _uneven(plan: Plan, kind: str, total: int) -> list[str]:
+def _check_batch(plan: Plan, kind: str, num_processes: int) -> list[str]:
     recipe: Any = getattr(plan.config, kind)
-    images = plan.training_images
-    batch = batch_of(plan.config, kind, images)
-    repeats = repeats_of(plan.config, kind)
-    unit = kept_together(recipe, batch, repeats)
-    shared = total * unit
-    if total == 1 or batch % shared == 0:
+    images = plan.num_training_images
+    batch = stage_batch_size(plan.config, kind, images)
+    repeats = stage_repeats(plan.config, kind)
+    group = indivisible_group_size(recipe, batch, repeats)
+    # each process takes the same number of whole groups
+    unit = num_processes * group
+    if num_processes == 1 or batch % unit == 0:
         return []
-    near = [
+    nearest = [
         size
-        for size in (batch // shared * shared, -(-batch // shared) * shared)
+        for size in (batch // unit * unit, -(-batch // unit) * unit)
         if 0 < size <= images * repeats
     ]
-    why = "stay together" if repeats > 1 else "are mixed with each other"
-    parts = f" in parts of {unit} images that {why}" if unit > 1 else ""
+    reason = "stay together" if repeats > 1 else "are mixed with each other"
+    parts = f" in parts of {group} images that {reason}" if group > 1 else ""
     return [
-        f"{kind}.batch_size = {batch}: does not split evenly on {total}"
-        f" processes{parts}; near: {near}"
+        f"{kind}.batch_size = {batch}: does not split evenly on {num_processes}"
+        f" processes{parts}; near: {nearest}"
     ]

@@ -1,8 +1,9 @@
 """What a stage's result depends on, as a hash: the science, never the machine.
 
-In: seed, architecture, masking, target, recipe, crops, what the model sees of the data, the data's identity, the
-stage it starts from, precision and RESULT_VERSION. Out: devices, micro-batches, workers, paths, loggers, checkpoint
-cadence, pictures, which other stages run. A test lists every key of the config on one side or the other.
+In: seed, architecture, masking, target, recipe, crops, what the model sees of the data,
+the data's identity, the stage it starts from, precision and RESULT_VERSION. Out:
+devices, micro-batches, workers, paths, loggers, when checkpoints are saved, pictures,
+which other stages run. A test puts every key of the config on one side or the other.
 """
 
 import hashlib
@@ -11,13 +12,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from unmask.config.augmentation import mixing_group_size
 from unmask.config.checks import ConfigError
+from unmask.config.data import SMALL_DATASET_CHANNELS, Data
 from unmask.config.groups import TokensTarget
-from unmask.config.recipes import mixed_together
-from unmask.config.schema import CHANNELS, STEPPED, Config, Data
+from unmask.config.schema import Config
+from unmask.config.stage_kinds import FITTED_STAGES, STEPPED_STAGES
 from unmask.storage.atomic import sha256
 
-RESULT_VERSION = 1  # raise it when a change of the code changes results
+# raise it when a change of the code changes results
+RESULT_VERSION = 1
+# what tables call a stage; the others by their kind
 TITLES = {
     "knn": "kNN",
     "linear_probe": "linear probe",
@@ -27,61 +32,81 @@ TITLES = {
     "patch_pca": "PCA of patches",
     "tokenizer": "own dVAE",
 }
-# what a target needs to know of the training images before pretraining starts
-FITTED = ("patch_pca", "tokenizer")
+# what titles add for the weights that a stage starts from
+START_TITLES = {
+    "pretrained": "",
+    "given": ", given weights",
+    "random": ", random encoder",
+    "pixels": ", raw pixels",
+}
+PRETRAIN_KEYS = (
+    "seed",
+    "mask_ratio",
+    "encoder",
+    "decoder",
+    "masking",
+    "target",
+    "loss_on",
+    "augment",
+    "pretrain",
+)
 # values of a recipe that mean nothing to raw pixels
-OF_ENCODERS = ("pool", "layer_decay", "drop_path")
+ENCODER_KEYS = ("pool", "layer_decay", "drop_path")
 DATA_KEYS = ("image_size", "patch_size", "channels", "mean", "std", "eval_crop")
+# names differ from model to model of the same shape
+MODEL_KEYS = ("width", "depth", "heads", "mlp_ratio")
+# weights in a Hugging Face folder
+MODEL_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
-def chosen_decode(data: Data) -> Literal["fast", "scaled", "reference", "nvjpeg"]:
-    """How files are decoded."""
+def resolve_decode(data: Data) -> Literal["fast", "scaled", "reference", "nvjpeg"]:
+    """Return how files are decoded; `auto` is `fast`."""
     return "fast" if data.decode == "auto" else data.decode
 
 
-def kind_title(kind: str) -> str:
-    """What tables call all stages of a kind."""
+def stage_title(kind: str) -> str:
+    """Return what tables call all stages of a kind."""
     return TITLES.get(kind, kind).partition(",")[0]
 
 
 @dataclass(frozen=True)
 class StageSpec:
-    """One fit or evaluation. start: which weights the features come from; parent: the stage that made them."""
+    """One stage of a run: what it does, from which weights, after which stage.
+
+    start: "pretrained", "given" (init_from), "random" (also: from scratch), "pixels",
+    or "images" for what is fitted to images. science: all that the result depends on,
+    beside the parent, which made the weights.
+    """
 
     kind: str
-    # "pretrained", "given" (init_from), "random" (also: from scratch), "pixels" or
-    # "images"
     start: str
+    # two stages are the same if kind, start and parents are: their science then is, too
     science: dict[str, Any] = field(compare=False)
     parent: "StageSpec | None" = None
 
     @property
     def fingerprint(self) -> str:
-        return digest(
-            {**self.science, "parent": self.parent.fingerprint if self.parent else None}
-        )
+        parent = self.parent.fingerprint if self.parent else None
+        return digest({**self.science, "parent": parent})
 
     @property
     def title(self) -> str:
-        of = {
-            "pretrained": "",
-            "given": ", given weights",
-            "random": ", random encoder",
-            "pixels": ", raw pixels",
-        }
+        """Return what tables call this stage."""
         if self.kind in ("pretrain", "scratch"):
-            return self.kind + of["given" if self.start == "given" else "pretrained"]
-        if self.kind in FITTED:
+            given = START_TITLES["given"] if self.start == "given" else ""
+            return self.kind + given
+        if self.kind in FITTED_STAGES:
             return TITLES[self.kind]
+        recipe = self.science["recipe"]
         if self.kind == "robustness":
-            recipe = self.science["recipe"]
-            return f"robustness of {recipe['of']}" + (
-                "" if recipe["source"] == "corrupted" else f", {recipe['source']}"
-            )
-        return TITLES[self.kind].format(**self.science["recipe"]) + of[self.start]
+            is_own_data = recipe["source"] == "corrupted"
+            source = "" if is_own_data else f", {recipe['source']}"
+            return f"robustness of {recipe['of']}{source}"
+        return TITLES[self.kind].format(**recipe) + START_TITLES[self.start]
 
 
 def digest(content: dict[str, Any]) -> str:
+    """Return 12 hexadecimal digits of the content, whatever the order of its keys."""
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
@@ -92,147 +117,139 @@ def pretrain_science(
     weights: str | None = None,
     tokenizer: str | None = None,
 ) -> dict[str, Any]:
-    """weights: the identity of those it starts from, where it is not from random ones; tokenizer: of a file's."""
-    plain = config.plain()
-    keys = (
-        "seed",
-        "mask_ratio",
-        "encoder",
-        "decoder",
-        "masking",
-        "target",
-        "loss_on",
-        "augment",
-        "pretrain",
-    )
-    science = (
-        _common("pretrain", config, identity)
-        | {key: plain[key] for key in keys}
-        | {"model": _shape(plain)}
-    )
-    science["augment"] = _told(plain["augment"])
+    """Return what a pretraining depends on.
+
+    weights: the identity of those it starts from, None where they are random;
+    tokenizer: the identity of DALL-E's encoder, where it makes the tokens.
+    """
+    values = config.to_dict()
+    science = _common_science("pretrain", config, identity)
+    science |= {key: values[key] for key in PRETRAIN_KEYS}
+    science["model"] = _model_shape(values)
+    science["augment"] = _drop_single_repeats(values["augment"])
     if isinstance(config.target, TokensTarget):
-        science["target"] = plain["target"] | {"file": tokenizer}
-    return science | ({"weights": weights} if weights else {})
+        science["target"] = values["target"] | {"file": tokenizer}
+    if weights:
+        science["weights"] = weights
+    return science
 
 
 def fitted_science(kind: str, config: Config, identity: str) -> dict[str, Any]:
-    """Of the PCA of patches, or of the small dVAE: no model, no masks, and not the run's seed."""
-    recipe = {
-        key: value
-        for key, value in config.plain()["tokenizer"].items()
-        if key != "file"
-    }
-    return _common(kind, config, identity) | (
-        {"recipe": recipe} if kind == "tokenizer" else {}
-    )
+    """Return what the PCA of patches or the small dVAE depends on.
+
+    No model, no masks, and not the run's seed: many runs share one of them.
+    """
+    science = _common_science(kind, config, identity)
+    if kind == "tokenizer":
+        recipe = config.to_dict()["tokenizer"]
+        # with a file nothing is trained
+        science["recipe"] = {k: v for k, v in recipe.items() if k != "file"}
+    return science
 
 
 def measure_science(
     kind: str, start: str, config: Config, identity: str, weights: str | None = None
 ) -> dict[str, Any]:
-    """Of a measuring stage: the encoder's shape counts only where it is not the parent's or absent."""
-    plain = config.plain()
-    # the size counts as the data's, whoever set it
-    recipe = {key: value for key, value in plain[kind].items() if key != "image_size"}
-    recipe |= {"augment": _told(recipe["augment"])} if "augment" in recipe else {}
-    science = _common(kind, config, identity) | {"start": start, "recipe": recipe}
+    """Return what a measurement depends on beside its parent.
+
+    The model's shape is in it only where no parent has it: with a random encoder and
+    with given weights, whose identity is `weights`.
+    """
+    values = config.to_dict()
+    # the size counts among the data, whether the stage or the data sets it
+    recipe = {key: value for key, value in values[kind].items() if key != "image_size"}
+    if "augment" in recipe:
+        recipe["augment"] = _drop_single_repeats(recipe["augment"])
+    science = _common_science(kind, config, identity)
+    science |= {"start": start, "recipe": recipe}
     if recipe.get("mixup") or recipe.get("cutmix"):
-        science["mixed_together"] = mixed_together(recipe["batch_size"])
-    if kind != "knn" or start == "random" or plain[kind]["labels"]:
-        science["seed"] = plain["seed"]
+        science["mixed_together"] = mixing_group_size(recipe["batch_size"])
+    # kNN on all labels draws nothing
+    if kind != "knn" or start == "random" or values[kind]["labels"]:
+        science["seed"] = values["seed"]
     if start in ("random", "given"):
-        science["model"] = _shape(plain)
+        science["model"] = _model_shape(values)
     if start == "given":
         science["weights"] = weights
     if start == "pixels":
         science["data"] = {
-            key: value for key, value in science["data"].items() if key != "patch_size"
+            k: v for k, v in science["data"].items() if k != "patch_size"
         }
-        science["recipe"] = {
-            key: value for key, value in recipe.items() if key not in OF_ENCODERS
-        }
+        science["recipe"] = {k: v for k, v in recipe.items() if k not in ENCODER_KEYS}
     return science
 
 
 def robustness_science(
-    config: Config, identity: str, other: str | None
+    config: Config, identity: str, test_identity: str | None
 ) -> dict[str, Any]:
-    """other: the identity of the images in its own folders; the classifier is the parent's."""
-    recipe = {
-        key: value
-        for key, value in config.plain()["robustness"].items()
-        if key != "root"
+    """Return what the robustness stage depends on beside its parent, the classifier.
+
+    test_identity: of the images in folders of their own, None where there are none.
+    """
+    recipe = config.to_dict()["robustness"]
+    # the classifier's stage says which images it saw, of which size
+    science = _common_science(config.robustness.of, config, identity)
+    science["stage"] = "robustness"
+    science["recipe"] = {k: v for k, v in recipe.items() if k != "root"}
+    science["seed"] = config.seed
+    science["other"] = test_identity
+    return science
+
+
+def _common_science(kind: str, config: Config, identity: str) -> dict[str, Any]:
+    """Return what every stage depends on."""
+    values = config.to_dict()["data"]
+    values["image_size"] = list(config.stage_image_size(kind))
+    data = {"identity": identity} | {key: values[key] for key in DATA_KEYS}
+    if config.data.source not in SMALL_DATASET_CHANNELS:
+        # which library decodes does not count: all of them give the same pixels
+        data["pixels"] = resolve_decode(config.data)
+    science: dict[str, Any] = {
+        "version": RESULT_VERSION,
+        "stage": kind,
+        "precision": config.trainer.precision,
+        "data": data,
     }
-    common = _common(config.robustness.of, config, identity) | {"stage": "robustness"}
-    return common | {"recipe": recipe, "seed": config.seed, "other": other}
+    # only where they are set: results from before these keys existed stay valid
+    if kind in STEPPED_STAGES and config.spikes.factor:
+        science["spikes"] = [config.spikes.factor, config.spikes.window]
+    if kind in STEPPED_STAGES and config.stop_after:
+        science["stop_after"] = config.stop_after
+    return science
 
 
-def _common(kind: str, config: Config, identity: str) -> dict[str, Any]:
-    data = config.plain()["data"] | {"image_size": list(config.stage_image_size(kind))}
-    # which decoder is here counts not: all give the same pixels
-    of_files = (
-        {} if data["source"] in CHANNELS else {"pixels": chosen_decode(config.data)}
-    )
-    leaves_out = config.spikes.factor and kind in STEPPED
-    spikes = (
-        {"spikes": [config.spikes.factor, config.spikes.window]} if leaves_out else {}
-    )
-    cut = (
-        {"stop_after": config.stop_after}
-        if config.stop_after and kind in STEPPED
-        else {}
-    )
-    return (
-        spikes
-        | cut
-        | {
-            "version": RESULT_VERSION,
-            "stage": kind,
-            "precision": config.trainer.precision,
-            "data": (
-                {"identity": identity}
-                | {key: data[key] for key in DATA_KEYS}
-                | of_files
-            ),
-        }
-    )
-
-
-def _told(augment: dict[str, Any]) -> dict[str, Any]:
-    """Without what results had before there was a choice: their fingerprints stay."""
+def _drop_single_repeats(augment: dict[str, Any]) -> dict[str, Any]:
+    """Leave out repeats=1: results from before this key existed stay valid."""
     return {
         key: value for key, value in augment.items() if (key, value) != ("repeats", 1)
     }
 
 
-def _shape(plain: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: plain["model"][key] for key in ("width", "depth", "heads", "mlp_ratio")
-    }
+def _model_shape(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: values["model"][key] for key in MODEL_KEYS}
 
 
-MODEL_FILES = ("model.safetensors", "pytorch_model.bin")
+def weights_identity(path: str, key: str = "init_from") -> str:
+    """Return a hash of weights, the same wherever they lie.
 
-
-def weights_identity(place: str, key: str = "init_from") -> str:
-    """The same for the same weights wherever they lie. Raises ConfigError where there are none."""
-    path = Path(place).expanduser()
-    if path.is_file():
-        return sha256(path)[:16]
-    inside = next(
-        (path / name for name in MODEL_FILES if (path / name).is_file()), None
-    )
-    if inside:
-        config = path / "config.json"  # heads and kind of model stand there
-        return hashlib.sha256(
-            (sha256(inside) + (sha256(config) if config.exists() else "")).encode()
-        ).hexdigest()[:16]
-    folder = path if path.name == "checkpoints" else path / "checkpoints"
-    files = sorted(folder.glob("step=*.ckpt"))
-    if not files:
+    path: a file, a Hugging Face folder, or a stage's folder, whose last checkpoint
+    counts. Raises ConfigError, which names `key`, where there are no weights.
+    """
+    place = Path(path).expanduser()
+    if place.is_file():
+        return sha256(place)[:16]
+    for name in MODEL_FILES:
+        model_file = place / name
+        if model_file.is_file():
+            # heads and the kind of model stand in config.json alone
+            config = place / "config.json"
+            hashes = sha256(model_file) + (sha256(config) if config.exists() else "")
+            return hashlib.sha256(hashes.encode()).hexdigest()[:16]
+    folder = place if place.name == "checkpoints" else place / "checkpoints"
+    checkpoints = sorted(folder.glob("step=*.ckpt"))
+    if not checkpoints:
         raise ConfigError(
-            f"{key} = {place}: neither a file, nor a Hugging Face folder, nor a stage's"
+            f"{key} = {path}: neither a file, nor a Hugging Face folder, nor a stage's"
             " folder with checkpoints"
         )
-    return sha256(files[-1])[:16]
+    return sha256(checkpoints[-1])[:16]

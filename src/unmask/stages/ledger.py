@@ -1,11 +1,14 @@
-"""The ledger: runs/<stage>/<fingerprint>/ holds everything of one stage; result.json appears last and atomically."""
+"""The ledger: runs/<stage>/<fingerprint>/ holds everything of one stage.
+
+result.json appears last, and atomically: where it exists, the stage is done.
+"""
 
 import json
 import os
 import socket
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,19 +17,24 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from unmask.config.secrets import masked
+from unmask.config.secrets import redact
 from unmask.stages.fingerprint import StageSpec
 from unmask.storage.atomic import write_json, write_text
 
-POLL = 0.2  # seconds between looks at a lock
+POLL_SECONDS = 0.2  # between looks at a lock
+# what every result.json has
+REQUIRED_KEYS = {"metrics", "title", "fingerprint", "seconds", "images"}
 
 
 class LedgerError(RuntimeError):
-    """The ledger cannot be used: not writable, or owned by another process."""
+    """The ledger cannot be used: not writable, or locked by another process."""
 
 
 class StageFolder:
-    """One stage's folder. Where result.json stands the stage is done, whatever any exit code said."""
+    """The folder of one stage; with result.json in it the stage is done.
+
+    That holds whatever exit code the process ended with.
+    """
 
     def __init__(self, runs_dir: str | Path, spec: StageSpec) -> None:
         self.spec = spec
@@ -41,67 +49,80 @@ class StageFolder:
         return self.path / "pictures"
 
     def result(self) -> dict[str, Any] | None:
-        """The finished stage's result, or None."""
+        """Return the finished stage's result, or None."""
         return read_result(self.path)
 
-    def open(self) -> None:
-        """Make the folder. Raises LedgerError where it cannot be written."""
+    def create(self) -> None:
+        """Make the folder; LedgerError where it cannot be written."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            # existing folders may be read-only, and disks full
             probe = self.path / f".probe.{os.getpid()}"
             probe.write_text("")
-            probe.unlink(missing_ok=True)  # an owner may have swept it
+            # the stage's owner may have removed it as a leftover
+            probe.unlink(missing_ok=True)
         except OSError as error:
             raise LedgerError(
-                f"cannot write in {self.path}: {error.strerror or error}; free or"
-                " unlock it, or choose another place for the ledger:"
+                f"cannot write in {self.path}: {error.strerror or error}; make it"
+                " writable or free some space, or choose another folder for the ledger:"
                 " runs_dir=/path/to/a/writable/folder"
             ) from None
 
-    def keep_config(self, config: dict[str, Any]) -> None:
-        """The resolved config and what the fingerprint was made of, by the owner."""
-        text = yaml.safe_dump(
-            {"science": self.spec.science, "config": config}, sort_keys=False
-        )
-        write_text(self.path / "config.yaml", text)
+    def write_config(self, config: dict[str, Any]) -> None:
+        """Write the resolved config, and what the fingerprint was made of."""
+        content = {"science": self.spec.science, "config": config}
+        write_text(self.path / "config.yaml", yaml.safe_dump(content, sort_keys=False))
 
     @contextmanager
-    def owned(
-        self, wait: bool, say: Any = print, waiting: Any = lambda: None
+    def hold_lock(
+        self,
+        wait: bool,
+        report: Callable[[str], object] = print,
+        while_waiting: Callable[[], object] = lambda: None,
     ) -> Iterator[None]:
-        """Hold the folder's lock; a killed owner's lock frees itself. `waiting` is called again and again meanwhile.
+        """Hold the folder's lock; the lock of a killed process frees itself.
 
-        Raises LedgerError if another process holds it and wait is False.
+        report: takes the message that says who holds it; while_waiting: is called
+        between looks at the lock. Raises LedgerError if another process holds it and
+        wait is False.
         """
         lock = FileLock(self.path / "lock")
         try:
-            lock.acquire(timeout=POLL)
+            lock.acquire(timeout=POLL_SECONDS)
         except Timeout:
             if not wait:
                 raise LedgerError(
-                    f"{self.path} is owned by {self._owner()}; wait for it, stop it, or"
-                    " drop wait=false"
+                    f"{self.path} is owned by {self._describe_owner()}; wait for it,"
+                    " stop it, or drop wait=false"
                 ) from None
-            say(
-                f"{self.spec.title}: waiting for {self._owner()}, which works on"
-                f" {self.path}"
+            report(
+                f"{self.spec.title}: waiting for {self._describe_owner()}, which works"
+                f" on {self.path}"
             )
             while not lock.is_locked:
-                waiting()
+                while_waiting()
                 with suppress(Timeout):
-                    lock.acquire(timeout=POLL)
+                    lock.acquire(timeout=POLL_SECONDS)
         try:
-            self._sweep()
-            owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": now()}
+            self._remove_leftovers()
+            owner = {
+                "pid": os.getpid(),
+                "host": socket.gethostname(),
+                "since": utc_now(),
+            }
             write_json(self.path / "owner.json", owner)
             yield
         finally:
             lock.release()
 
-    def _sweep(self) -> None:
-        """Remove what kills left half-written here; checkpoints see to their own folder."""
-        for left in [*self.path.glob(".*.tmp"), *self.path.glob(".probe.*")]:
-            left.unlink(missing_ok=True)
+    def _remove_leftovers(self) -> None:
+        """Remove files that a killed process left half-written.
+
+        Checkpoints look after their own folder.
+        """
+        for pattern in (".*.tmp", ".probe.*"):
+            for path in list(self.path.glob(pattern)):
+                path.unlink(missing_ok=True)
 
     def finish(
         self, metrics: dict[str, float], facts: dict[str, Any]
@@ -116,43 +137,46 @@ class StageFolder:
             "parent": spec.parent.fingerprint if spec.parent else None,
             "metrics": metrics,
             **facts,
-            "finished": now(),
+            "finished": utc_now(),
         }
-        for left in [*self.path.glob("error*.txt"), *self.path.glob("stacks*.txt")]:
-            left.unlink(missing_ok=True)
+        # of attempts that failed before
+        for pattern in ("error*.txt", "stacks*.txt"):
+            for path in list(self.path.glob(pattern)):
+                path.unlink(missing_ok=True)
         write_json(self.path / "result.json", result)
         return result
 
-    def fail(self, error: BaseException, name: str = "error.txt") -> None:
-        """Leave the error where the next reader looks."""
-        text = masked("".join(traceback.format_exception(error)))
-        try:
-            write_text(self.path / name, f"{now()}\n{text}")
-        except OSError:
-            return  # a full disk must not hide the error that is being reported
+    def record_failure(self, error: BaseException, name: str = "error.txt") -> None:
+        """Write the error and its traceback into the stage's folder."""
+        text = redact("".join(traceback.format_exception(error)))
+        # a full disk must not hide the error that is being reported
+        with suppress(OSError):
+            write_text(self.path / name, f"{utc_now()}\n{text}")
 
-    def _owner(self) -> str:
+    def _describe_owner(self) -> str:
         try:
             owner = json.loads((self.path / "owner.json").read_text())
             return f"process {owner['pid']} on {owner['host']} (since {owner['since']})"
+        # the owner may not have written it yet
         except (OSError, json.JSONDecodeError, KeyError):
             return "another process"
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
-    """What result.json in a stage's folder says, None where there is none. Raises LedgerError for a damaged one."""
+    """Read result.json in a stage's folder, None where there is none.
+
+    Raises LedgerError for a damaged one.
+    """
     try:
         result = json.loads((folder / "result.json").read_text())
-        if (
-            not {"metrics", "title", "fingerprint", "seconds", "images"}
-            <= result.keys()
-        ):
-            raise ValueError("parts are missing")
-        if fault := _impossible(result):
-            raise ValueError(fault)
+        missing = REQUIRED_KEYS - result.keys()
+        if missing:
+            raise ValueError(f"{', '.join(sorted(missing))} missing")
+        _check_values(result)
         return result
     except (FileNotFoundError, NotADirectoryError):
         return None
+    # AttributeError: JSON, but not an object
     except (OSError, ValueError, AttributeError) as error:
         raise LedgerError(
             f"{folder}/result.json cannot be read ({error}); remove it to redo the"
@@ -160,10 +184,10 @@ def read_result(folder: Path) -> dict[str, Any] | None:
         ) from None
 
 
-def _impossible(result: dict[str, Any]) -> str | None:
-    """What no stage can have written, in words."""
+def _check_values(result: dict[str, Any]) -> None:
+    """Raise ValueError for values that no stage can have written."""
     if not isinstance(result["metrics"], dict):
-        return f"metrics are {result['metrics']!r}"
+        raise ValueError(f"metrics are {result['metrics']!r}")
     numbers = {
         "seconds": result["seconds"],
         "images": result["images"],
@@ -171,11 +195,10 @@ def _impossible(result: dict[str, Any]) -> str | None:
     }
     for name, value in numbers.items():
         if not isinstance(value, int | float):
-            return f"{name} is {value!r}, no number"
+            raise ValueError(f"{name} is {value!r}, not a number")
         if "accuracy" in name and not 0 <= value <= 100:
-            return f"{name} is {value}, not within 0 to 100"
-    return None
+            raise ValueError(f"{name} is {value}, not within 0 to 100")
 
 
-def now() -> str:
+def utc_now() -> str:
     return datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="seconds")

@@ -1,126 +1,134 @@
-"""How many images a stage sees: sizes of well-known data, or of a folder that is here."""
+"""How many images and steps a stage has: of known data sets, and of folders."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from unmask.config.augmentation import stage_repeats
 from unmask.config.checks import ConfigError
-from unmask.config.recipes import Corruption, repeats_of
+from unmask.config.recipes import Corruption
 from unmask.config.schema import Config
-from unmask.data.sources import list_source
+from unmask.stages.plan import list_dataset
 
 
 @dataclass(frozen=True)
-class Size:
-    """Images of the two splits, and classes."""
+class DatasetSize:
+    """Numbers of training images, validation images and classes."""
 
     train: int
     val: int
     classes: int
 
 
-# By the name that data=... takes. ImageNet-1K: Russakovsky et al. 2015, Table 2; CIFAR:
-# Krizhevsky 2009;
-# iNaturalist: github.com/visipedia/inat_comp, a README a year; Places205: Zhou et al.
-# 2014; Places365: its devkit
-KNOWN = {
-    "mnist5k": Size(4_000, 1_000, 10),
-    "cifar10": Size(50_000, 10_000, 10),
-    "cifar100": Size(50_000, 10_000, 100),
-    "imagenet": Size(1_281_167, 50_000, 1_000),
-    "inat2017": Size(579_184, 95_986, 5_089),
-    "inat2018": Size(437_513, 24_426, 8_142),
-    "inat2019": Size(265_213, 3_030, 1_010),
-    "places205": Size(2_448_873, 20_500, 205),
-    "places365": Size(1_803_460, 36_500, 365),
+# By the name that data=... takes. ImageNet-1K: Russakovsky et al. 2015, Table 2;
+# CIFAR: Krizhevsky 2009; iNaturalist: the README of each year in
+# github.com/visipedia/inat_comp; Places205: Zhou et al. 2014; Places365: its devkit
+KNOWN_SIZES = {
+    "mnist5k": DatasetSize(4_000, 1_000, 10),
+    "cifar10": DatasetSize(50_000, 10_000, 10),
+    "cifar100": DatasetSize(50_000, 10_000, 100),
+    "imagenet": DatasetSize(1_281_167, 50_000, 1_000),
+    "inat2017": DatasetSize(579_184, 95_986, 5_089),
+    "inat2018": DatasetSize(437_513, 24_426, 8_142),
+    "inat2019": DatasetSize(265_213, 3_030, 1_010),
+    "places205": DatasetSize(2_448_873, 20_500, 205),
+    "places365": DatasetSize(1_803_460, 36_500, 365),
 }
 
 
-def size_of(config: Config, chosen: str, given: Size | None = None) -> Size:
-    """given: what the user says; chosen: the name that data=... took.
+def dataset_size(
+    config: Config, dataset: str, typed: DatasetSize | None = None
+) -> DatasetSize:
+    """Return the size that the user typed, a known one, or that of the folder.
 
-    Raises ConfigError where nobody knows and the folder is not here.
+    dataset: the name that data=... took. Raises ConfigError where the folder is not
+    here and nothing else tells.
     """
-    if given:
-        return given
-    if chosen in KNOWN:
-        return KNOWN[chosen]
-    root = Path(str(config.data.root)).expanduser()
-    if not root.is_dir() and "://" not in str(config.data.root):
+    if typed:
+        return typed
+    if dataset in KNOWN_SIZES:
+        return KNOWN_SIZES[dataset]
+    data = config.data
+    is_url = "://" in str(data.root)
+    if not is_url and not Path(str(data.root)).expanduser().is_dir():
         raise ConfigError(
-            f"data={chosen}: data.root={config.data.root} is not here, and nobody knows"
-            " how many images it holds; add images=100000 classes=10, or a data.root"
-            " that is here"
+            f"data={dataset}: data.root={data.root} is not here, and nobody knows how"
+            " many images it holds; add images=100000 classes=10, or a data.root that"
+            " is here"
         )
-    try:
-        listing = list_source(
-            config.data.source,
-            str(config.data.root),
-            config.data.holdout,
-            config.source,
-        )
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-    return Size(len(listing.train), len(listing.val), len(listing.classes))
+    listing = list_dataset(data, config.source)
+    # only the small data sets have none, and those are known
+    assert listing is not None
+    return DatasetSize(len(listing.train), len(listing.val), len(listing.classes))
 
 
 @dataclass(frozen=True)
-class Seen:
-    """Images that a stage trains on, all epochs together, and that it only looks at (validation, features)."""
+class ImageCounts:
+    """How many images a stage processes, over all epochs.
+
+    trained: forward and backward; evaluated: forward only (validation, features).
+    """
 
     trained: int
-    looked_at: int
+    evaluated: int
 
 
-def seen(config: Config, kind: str, size: Size) -> Seen:
-    """As the loaders have it: whole batches alone, a batch cut to an even number where there are fewer images."""
+def count_images(config: Config, kind: str, size: DatasetSize) -> ImageCounts:
+    """Count the images of a stage as its loaders deliver them."""
     recipe: Any = getattr(config, kind)
     if kind == "robustness":
-        return Seen(0, _corrupted(config, size))
-    count = drawn(recipe, size.train)
+        return ImageCounts(0, _count_corrupted(config, size))
+    used = num_used_images(recipe, size.train)
+    # kNN and the fitted targets take each image once
     if not hasattr(recipe, "epochs"):
-        return Seen(0, count + size.val)
-    made, per_epoch = steps(config, kind, size.train)
+        return ImageCounts(0, used + size.val)
+    num_steps, per_epoch = step_counts(config, kind, size.train)
+    epochs_between = -(-recipe.epochs // config.watch.times)
     # and once more at the end
-    rounds = made // per_epoch // -(-recipe.epochs // config.watch.times) + 1
-    return Seen(made * batch_of(config, kind, size.train), rounds * size.val)
+    validations = num_steps // per_epoch // epochs_between + 1
+    trained = num_steps * stage_batch_size(config, kind, size.train)
+    return ImageCounts(trained, validations * size.val)
 
 
-def steps(config: Config, kind: str, images: int) -> tuple[int, int]:
-    """How many a stage makes that has so many training images to take from, and how many an epoch has."""
+def step_counts(config: Config, kind: str, images: int) -> tuple[int, int]:
+    """Return (all steps, steps of an epoch) of a stage with that many training images.
+
+    An epoch has whole batches only: what is left over waits for the next one.
+    """
     recipe: Any = getattr(config, kind)
-    per_epoch = (
-        drawn(recipe, images)
-        * repeats_of(config, kind)
-        // batch_of(config, kind, images)
-    )
+    views = num_used_images(recipe, images) * stage_repeats(config, kind)
+    per_epoch = views // stage_batch_size(config, kind, images)
     total = recipe.epochs * per_epoch
     return min(config.stop_after or total, total), per_epoch
 
 
-def drawn(recipe: Any, images: int) -> int:
-    """How many of the training images a stage takes: so many labels, where it asks for few."""
+def num_used_images(recipe: Any, images: int) -> int:
+    """Return how many training images a stage uses: `labels`, where it is set."""
     return min(getattr(recipe, "labels", None) or images, images)
 
 
-def batch_of(config: Config, kind: str, images: int) -> int:
-    """The batch of a stage that has so many training images to take from."""
+def stage_batch_size(config: Config, kind: str, images: int) -> int:
+    """Return the batch size of a stage with that many training images."""
     recipe = getattr(config, kind)
-    return fitting(recipe.batch_size, drawn(recipe, images), repeats_of(config, kind))
+    used = num_used_images(recipe, images)
+    return fit_batch_size(recipe.batch_size, used, stage_repeats(config, kind))
 
 
-def fitting(batch: int, count: int, repeats: int = 1) -> int:
-    """The batch that is taken of so many views of `count` images; an even one where there are fewer than asked: mixup
-    pairs images.
-    """
-    if batch <= count * repeats:
-        return batch
-    return (count - count % 2 if count > 1 else 1) * repeats
+def fit_batch_size(batch_size: int, images: int, repeats: int = 1) -> int:
+    """Return the batch size, cut down where there are fewer views than that."""
+    if batch_size <= images * repeats:
+        return batch_size
+    # even, as mixup pairs images
+    used = images - images % 2 if images > 1 else 1
+    return used * repeats
 
 
-def _corrupted(config: Config, size: Size) -> int:
-    """Each corruption at each severity of so many validation images; other folders are taken to be as large."""
+def _count_corrupted(config: Config, size: DatasetSize) -> int:
+    """Count the images of the robustness stage: each corruption at each severity."""
     recipe = config.robustness
+    # other folders are taken to be as large as the validation set
     images = min(recipe.images or size.val, size.val)
-    kinds = len(recipe.corruptions or get_args(Corruption))
-    return images * (1 if recipe.source == "folder" else kinds * len(recipe.severities))
+    if recipe.source == "folder":
+        return images
+    corruptions = recipe.corruptions or get_args(Corruption)
+    return images * len(corruptions) * len(recipe.severities)

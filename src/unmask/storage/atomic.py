@@ -1,4 +1,8 @@
-"""Files that a kill or a full disk leaves whole: written beside their place, flushed, then renamed."""
+"""Files that a kill or a full disk leaves complete: the old content or the new one.
+
+A file is written under a temporary name in the same folder, flushed to the disk, then
+renamed.
+"""
 
 import errno
 import hashlib
@@ -12,52 +16,61 @@ from typing import Any, BinaryIO
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to; it takes its place, on the disk, when the block ends well, and vanishes when it does not."""
-    # not the process's number: containers that share a disk have the same ones
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """Open a temporary file that becomes `path` when the block ends without an error.
+
+    After an error it is removed, and an older file at `path` stays. Raises OSError
+    where the file cannot be written.
+    """
+    # Not named by the process id: containers that share a disk may have equal ones.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with beside.open("wb") as file:
+        with temporary.open("wb") as file:
             yield file
             file.flush()
-            # a rename may reach the disk before the content does: after a power cut the
-            # file would be empty
+            # A rename may reach the disk before the content does: after a power cut the
+            # file would be empty.
             os.fsync(file.fileno())
             inode = os.fstat(file.fileno()).st_ino
-        _rename(beside, path, inode)
+        _rename(temporary, path, inode)
     except OSError as error:
-        beside.unlink(missing_ok=True)
-        # of a full disk Python names no file
+        temporary.unlink(missing_ok=True)
+        # Python does not name the file when the disk is full
         raise OSError(
             error.errno, f"cannot write {path}: {error.strerror}; free or unlock it"
         ) from error
     except BaseException:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
-def _rename(beside: Path, path: Path, inode: int) -> None:
-    """A network file system that lost its own answer asks again, and is told of a rename it made: no such file."""
+def _rename(temporary: Path, path: Path, inode: int) -> None:
+    """Rename, and ignore an error if the rename was made nevertheless.
+
+    A network file system that loses the server's answer repeats the request, and is
+    told that there is no such file: its first request has renamed it.
+    """
     try:
-        beside.replace(path)
+        temporary.replace(path)
     except OSError as error:
-        if (
-            error.errno not in (errno.ENOENT, errno.ESTALE)
-            or not path.exists()
-            or path.stat().st_ino != inode
-        ):
-            raise
+        may_be_repeated = error.errno in (errno.ENOENT, errno.ESTALE)
+        if may_be_repeated and path.exists() and path.stat().st_ino == inode:
+            return
+        raise
 
 
 def write_text(path: Path, text: str) -> None:
-    with replacing(path) as file:
+    """Write a text file atomically, in UTF-8."""
+    with atomic_write(path) as file:
         file.write(text.encode())
 
 
 def write_json(path: Path, content: Any) -> None:
+    """Write an indented JSON file atomically."""
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def sha256(path: Path) -> str:
+    """Return the hexadecimal SHA-256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,7 +1,7 @@
-"""Checkpoint files that a kill, a full disk or a flipped bit cannot turn into a lost run.
+"""Checkpoint files: no kill, full disk or flipped bit may cost the run.
 
-A checkpoint is written beside its place, flushed to the disk, then renamed; `last.json` lists the kept ones with
-their sha256, newest last. Loading takes the newest whose hash fits and sets damaged ones aside.
+A checkpoint is written atomically. `last.json` lists the kept ones with their sha256,
+newest last. Loading takes the newest whose hash is right and sets damaged ones aside.
 """
 
 import json
@@ -14,29 +14,31 @@ from typing import Any, BinaryIO
 import torch
 from torch.serialization import get_crc32_options, set_crc32_options
 
-from unmask.storage.atomic import replacing, sha256, write_json
+from unmask.storage.atomic import atomic_write, sha256, write_json
 
-INDEX, BEST = "last.json", "best.json"
+INDEX_FILE = "last.json"
+BEST_FILE = "best.json"
 
 
 def save(checkpoint: dict[str, Any], folder: Path, step: int, keep: int = 2) -> Path:
-    """Write step=N.ckpt, point last.json to it and drop all but the newest `keep`.
+    """Write step=N.ckpt, list it in last.json and remove all but the newest `keep`.
 
-    Raises OSError with the free and needed bytes where the file cannot be written; older checkpoints stay.
+    Raises OSError, with the written and the free bytes, where the file cannot be
+    written; older checkpoints then stay.
     """
     path = folder / f"step={step:08d}.ckpt"
     _write(checkpoint, path)
-    # a kill before the index is written leaves a file that the index does not list: it
-    # is swept with the next save
+    # After a kill at this point last.json does not list the new file; the next save
+    # removes it.
     entry = {"file": path.name, "sha256": sha256(path), "step": step}
     older = [
         old
-        for old in entries(folder)
+        for old in index_entries(folder)
         if old["file"] != path.name and (folder / old["file"]).exists()
     ]
     kept = older[-(keep - 1) :] if keep > 1 else []
-    write_json(folder / INDEX, [*kept, entry])
-    sweep(folder, {old["file"] for old in [*kept, entry]})
+    write_json(folder / INDEX_FILE, [*kept, entry])
+    remove_unlisted(folder, {old["file"] for old in [*kept, entry]})
     return path
 
 
@@ -44,29 +46,27 @@ def _write(content: dict[str, Any], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     written = free = 0
     try:
-        with replacing(path) as file:
+        with atomic_write(path) as file:
             try:
                 _dump(content, file)
             finally:
-                written, free = file.tell(), shutil.disk_usage(path.parent).free
+                written = file.tell()
+                free = shutil.disk_usage(path.parent).free
+    # torch's zip writer turns a full disk into a RuntimeError about positions
     except (OSError, RuntimeError) as error:
-        # torch's own zip writer turns a full disk into a RuntimeError about positions
-        # in an archive
-        reason = (
-            os.strerror(error.errno)
-            if isinstance(error, OSError) and error.errno
-            else "the disk is full or failing"
-        )
-        whole = entries(path.parent)
+        reason = "the disk is full or failing"
+        if isinstance(error, OSError) and error.errno:
+            reason = os.strerror(error.errno)
+        older = index_entries(path.parent)
+        resume = f"it goes on at {older[-1]['file']}" if older else "it begins anew"
         raise OSError(
             f"cannot write {path}: {reason} (after {written:,} bytes, {free:,} free);"
-            " free some space and type the same command again: "
-            + (f"it goes on at {whole[-1]['file']}" if whole else "it begins anew")
+            f" free some space and type the same command again: {resume}"
         ) from error
 
 
 def _dump(content: dict[str, Any], file: BinaryIO) -> None:
-    """Without the checksums of torch's own, which nothing reads: sha256 is taken of the whole file."""
+    """Save without torch's own checksums: the sha256 covers the whole file."""
     before = get_crc32_options()
     set_crc32_options(False)
     try:
@@ -76,60 +76,69 @@ def _dump(content: dict[str, Any], file: BinaryIO) -> None:
 
 
 def save_best(content: dict[str, Any], folder: Path, score: dict[str, float]) -> Path:
-    """Write best=N.ckpt and point best.json to it, with its score; the one before goes. Raises as `save`."""
-    path = folder / f"best={content['global_step']:08d}.ckpt"
+    """Write best=N.ckpt, name it and its score in best.json and remove the one before.
+
+    Raises as `save` does.
+    """
+    step = content["global_step"]
+    path = folder / f"best={step:08d}.ckpt"
     _write(content, path)
-    write_json(
-        folder / BEST,
-        {
-            "file": path.name,
-            "sha256": sha256(path),
-            "step": content["global_step"],
-            **score,
-        },
-    )
-    _sweep_best(folder)
+    entry = {"file": path.name, "sha256": sha256(path), "step": step, **score}
+    write_json(folder / BEST_FILE, entry)
+    _remove_former_best(folder)
     return path
 
 
-def _sweep_best(folder: Path) -> None:
-    """Remove those that best.json does not name."""
-    kept = best(folder)
-    for path in folder.glob("best=*.ckpt") if kept else ():
-        if kept and path.name != kept["file"]:
+def _remove_former_best(folder: Path) -> None:
+    """Remove all best=*.ckpt but the one that best.json names."""
+    best = read_best(folder)
+    if best is None:
+        return
+    for path in folder.glob("best=*.ckpt"):
+        if path.name != best["file"]:
             path.unlink(missing_ok=True)
 
 
-def best(folder: Path) -> dict[str, Any] | None:
-    """What best.json says: file, sha256, step, and the score by its name; None where there is none, or no such file."""
+def read_best(folder: Path) -> dict[str, Any] | None:
+    """Return the entry of best.json: file, sha256, step and the score by its name.
+
+    None where there is no such entry or its file is gone.
+    """
     try:
-        kept = json.loads((folder / BEST).read_text())
-        return kept if (folder / kept["file"]).exists() else None
+        best = json.loads((folder / BEST_FILE).read_text())
+        return best if (folder / best["file"]).exists() else None
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
 
-def is_best(folder: Path, score: dict[str, float]) -> bool:
-    """Whether no better one is kept: accuracies are better when larger, losses when smaller."""
+def is_new_best(folder: Path, score: dict[str, float]) -> bool:
+    """Return whether the score is better than the saved best, if there is one.
+
+    score: one value by its name; accuracies are to be large, losses small.
+    """
     ((name, value),) = score.items()
-    before = (best(folder) or {}).get(name)
-    return before is None or (value > before if "accuracy" in name else value < before)
+    best = (read_best(folder) or {}).get(name)
+    if best is None:
+        return True
+    return value > best if "accuracy" in name else value < best
 
 
-def entries(folder: Path) -> list[dict[str, Any]]:
-    """What last.json lists, oldest first; where it is missing or damaged, the files that open, with their hash now."""
+def index_entries(folder: Path) -> list[dict[str, Any]]:
+    """Return the entries of last.json (file, sha256, step), oldest first.
+
+    Where last.json is missing or damaged: one for each checkpoint file that opens.
+    """
     try:
-        listed = json.loads((folder / INDEX).read_text())
-        if listed and all(
-            {"file", "sha256", "step"} <= entry.keys() for entry in listed
-        ):
-            return listed
+        entries = json.loads((folder / INDEX_FILE).read_text())
+        keys = {"file", "sha256", "step"}
+        if entries and all(keys <= entry.keys() for entry in entries):
+            return entries
     except (OSError, ValueError, TypeError, AttributeError):
-        pass  # not there, cut, or something else's
-    paths = sorted(folder.glob("step=*.ckpt"))
+        # missing, cut, or not JSON of this form
+        pass
     return [
         {"file": path.name, "sha256": sha256(path), "step": _step(path)}
-        for path in paths
+        for path in sorted(folder.glob("step=*.ckpt"))
         if _opens(path)
     ]
 
@@ -147,41 +156,42 @@ def _opens(path: Path) -> bool:
     return True
 
 
-def set_aside(path: Path, why: str) -> None:
+def set_aside(path: Path, reason: str) -> None:
+    """Rename a damaged checkpoint to *.damaged and warn."""
     aside = path.replace(path.with_suffix(".damaged"))
     warnings.warn(
-        f"{path.name} is damaged ({why}), set aside as {aside.name}", stacklevel=3
+        f"{path.name} is damaged ({reason}), set aside as {aside.name}", stacklevel=3
     )
 
 
-def prune(folder: Path) -> None:
-    """Keep the newest alone: of a finished stage nobody needs more."""
-    newest_entries = [
-        entry for entry in entries(folder) if (folder / entry["file"]).exists()
-    ][-1:]
-    write_json(folder / INDEX, newest_entries)
-    sweep(folder, {entry["file"] for entry in newest_entries})
-    _sweep_best(folder)  # one that a kill left
+def keep_only_newest(folder: Path) -> None:
+    """Remove all checkpoints of a finished stage but the newest and the best."""
+    entries = index_entries(folder)
+    existing = [entry for entry in entries if (folder / entry["file"]).exists()]
+    newest_entries = existing[-1:]
+    write_json(folder / INDEX_FILE, newest_entries)
+    remove_unlisted(folder, {entry["file"] for entry in newest_entries})
+    # a kill may have left one
+    _remove_former_best(folder)
 
 
-def sweep(folder: Path, kept: set[str]) -> None:
-    """Remove checkpoints that are not kept and what a kill left half-written of them.
-
-    Nothing else: into a record's folder the other processes write at the same time.
-    """
-    half = [
+def remove_unlisted(folder: Path, listed: set[str]) -> None:
+    """Remove checkpoints that are not listed, and temporary files that a kill left."""
+    # Only files of checkpoints: other processes may be writing into the same folder,
+    # such as their parts of a record of a non-finite step.
+    temporary = [
         path
-        for name in ("step=*.ckpt", "best=*.ckpt", INDEX, BEST)
+        for name in ("step=*.ckpt", "best=*.ckpt", INDEX_FILE, BEST_FILE)
         for path in folder.glob(f".{name}.*.tmp")
     ]
-    for path in [*folder.glob("step=*.ckpt"), *half]:
-        if path.name not in kept:
+    for path in [*folder.glob("step=*.ckpt"), *temporary]:
+        if path.name not in listed:
             path.unlink(missing_ok=True)
 
 
 def newest(folder: Path) -> Path | None:
-    """The newest whole checkpoint; damaged ones are renamed to *.damaged with a warning."""
-    for entry in reversed(entries(folder)):
+    """Return the newest intact checkpoint; set damaged ones aside with a warning."""
+    for entry in reversed(index_entries(folder)):
         path = folder / entry["file"]
         if not path.exists():
             continue
@@ -192,16 +202,18 @@ def newest(folder: Path) -> Path | None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """A checkpoint's content on the CPU; only tensors and plain containers are unpickled.
+    """Return a checkpoint's content on the CPU.
 
-    Raises ValueError where the file is not a checkpoint of this project or wants to run code.
+    Only tensors and plain containers are unpickled. Raises ValueError where there is no
+    file, or the file is not a checkpoint of this project or wants to run code.
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise ValueError(f"no checkpoint at {path}") from None
-    except Exception as error:  # zip, pickle and torch each have their own
-        # torch's text would advise to open the file with all that may be hidden in it
+    # zip, pickle and torch each raise errors of their own
+    except Exception as error:
+        # Do not show torch's text: it advises to open the file without this protection.
         refused = "GLOBAL" in str(error)
         reason = (
             "it wants to run code, which is refused"
@@ -211,13 +223,15 @@ def load(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not a readable checkpoint: {reason}") from error
 
 
-def weights(path: Path, prefix: str = "model.") -> dict[str, torch.Tensor]:
-    """The state dict below `prefix`, without it."""
-    return below(load(path)["state_dict"], prefix)
+def load_weights(path: Path, prefix: str = "model.") -> dict[str, torch.Tensor]:
+    """Return the state dict's tensors below `prefix`; see strip_prefix."""
+    return strip_prefix(load(path)["state_dict"], prefix)
 
 
-def below(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    """The tensors whose names begin with `prefix`, by what follows it."""
+def strip_prefix(
+    state: dict[str, torch.Tensor], prefix: str
+) -> dict[str, torch.Tensor]:
+    """Return the tensors whose names begin with `prefix`, named by what follows it."""
     return {
         name.removeprefix(prefix): value
         for name, value in state.items()

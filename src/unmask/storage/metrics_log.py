@@ -1,4 +1,7 @@
-"""metrics.jsonl, the source of truth for tables, curves and pages: one line a log, append-only."""
+"""JSON lines files, above all metrics.jsonl: one row for each log, append-only.
+
+metrics.jsonl is the source of truth for tables, curves, pages and dashboards.
+"""
 
 import json
 import os
@@ -9,42 +12,50 @@ from typing import Any
 from unmask.storage.atomic import write_text
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    """The journal's lines; a half-written one (a kill, a full disk) does not count."""
-    return _rows(path.read_text(errors="replace")) if path.exists() else []
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Return all rows, or none where there is no file.
+
+    A line that a kill or a full disk has cut is skipped.
+    """
+    return _parse(path.read_text(errors="replace")) if path.exists() else []
 
 
-def read_from(path: Path, start: int) -> tuple[list[dict[str, Any]], int]:
-    """The whole lines from that byte on, and where they end."""
+def read_rows_from(path: Path, start: int) -> tuple[list[dict[str, Any]], int]:
+    """Return the complete rows from byte `start` on, and the byte where they end."""
     with path.open("rb") as file:
         file.seek(start)
         text = file.read()
+    # another process may be writing the last line
     end = text.rfind(b"\n") + 1
-    return _rows(text[:end].decode(errors="replace")), start + end
+    return _parse(text[:end].decode(errors="replace")), start + end
 
 
-def _rows(text: str) -> list[dict[str, Any]]:
+def _parse(text: str) -> list[dict[str, Any]]:
     rows = []
-    for row in text.splitlines():
+    for line in text.splitlines():
         with suppress(json.JSONDecodeError):
-            rows.append(json.loads(row))
+            rows.append(json.loads(line))
     return rows
 
 
-def line(row: dict[str, Any]) -> str:
+def encode_row(row: dict[str, Any]) -> str:
+    """Return the row as a line of the file."""
     return json.dumps(row) + "\n"
 
 
-def append(path: Path, row: dict[str, Any]) -> None:
-    """Raises OSError with the place and the remedy where the line cannot be written."""
+def append_row(path: Path, row: dict[str, Any]) -> None:
+    """Add a row at the end.
+
+    Raises OSError, with what to do, where it cannot be written.
+    """
     try:
         with path.open("ab+") as file:
             if file.tell():
                 file.seek(-1, os.SEEK_END)
-                # a line that a kill cut: the next one must not be lost with it
+                # after a line that a kill has cut: else both lines would be lost
                 if file.read(1) != b"\n":
                     file.write(b"\n")
-            file.write(line(row).encode())
+            file.write(encode_row(row).encode())
     except OSError as error:
         raise OSError(
             f"cannot write {path}: {error.strerror}; free or unlock it and type the"
@@ -53,6 +64,9 @@ def append(path: Path, row: dict[str, Any]) -> None:
 
 
 def truncate_after(path: Path, step: int) -> None:
-    """Drop what was logged after `step`: those steps are about to be made again."""
-    kept = [row for row in read(path) if row["step"] <= step and step > 0]
-    write_text(path, "".join(map(line, kept)))
+    """Drop the rows after `step`, whose steps are about to be made again.
+
+    Step 0 drops all: the training begins anew.
+    """
+    kept = [row for row in read_rows(path) if row["step"] <= step and step > 0]
+    write_text(path, "".join(map(encode_row, kept)))

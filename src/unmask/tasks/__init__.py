@@ -1,1 +1,1 @@
-"""LightningModules: pretraining, classification on features or fine-tuned encoders, features for kNN."""
+"""LightningModules that are trained, and frozen features for kNN and robustness."""

@@ -1,4 +1,7 @@
-"""Classification: probes, fine-tuning and training from scratch differ only in the model and the training they get."""
+"""Classification: linear probes, fine-tuning and training from scratch (MAE App. A).
+
+They differ only in the model and the optimiser that they are given.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,16 +29,20 @@ from unmask.data.loading.batch import Batch
 from unmask.drop_path import sample_drop_path
 from unmask.heads import Classifier
 from unmask.optim import MakeOptimizer
-from unmask.randomness import borrowed_generators, make_key, words
+from unmask.randomness import make_key, random_words, seeded_generators
 
-CONFUSABLE = 1000  # classes
+# The square of iNaturalist's 8,142 classes would take half a gigabyte, and seconds a
+# batch.
+MAX_CONFUSION_CLASSES = 1000
 
 
 @dataclass(frozen=True)
 class Regularisation:
-    """Label smoothing, mixup and cutmix by their alphas (0: none), the decay of averaged weights (None: no average).
+    """Regularisation of a fine-tuning (MAE Table 9); the defaults switch all of it off.
 
-    seed: of the mixing and of drop path. together: images that are mixed with each other (None: the batch).
+    seed: seed of mixing and drop path. smoothing: share of the label spread over all
+    classes. mixup, cutmix: alphas. ema: decay of the averaged weights. mix_size: how
+    many images are mixed with each other; None: the batch.
     """
 
     seed: int = 0
@@ -43,46 +50,45 @@ class Regularisation:
     mixup: float = 0.0
     cutmix: float = 0.0
     ema: float | None = None
-    together: int | None = None
+    mix_size: int | None = None
 
 
 class Classify(L.LightningModule):
-    """Cross-entropy training; accuracies and calibration error over all validation images, in per cent."""
+    """Train by cross-entropy; measure accuracies and calibration error in per cent."""
 
     def __init__(
-        self, model: Classifier, make_optimizer: MakeOptimizer, regular: Regularisation
+        self,
+        model: Classifier,
+        make_optimizer: MakeOptimizer,
+        regularisation: Regularisation,
     ) -> None:
         super().__init__()
-        self.model, self.make_optimizer, self.regular = model, make_optimizer, regular
-        self.coins, self.mixing_key = (
-            make_key(regular.seed, "drop path"),
-            make_key(regular.seed, "mixup"),
-        )
+        self.model = model
+        self.make_optimizer = make_optimizer
+        self.regularisation = regularisation
+        self.drop_path_key = make_key(regularisation.seed, "drop path")
+        self.mixup_key = make_key(regularisation.seed, "mixup")
         classes = model.head.out_features
-        self.mixing = _mixing(regular, classes)
-        self.ema = (
-            ModelEmaV3(model, decay=regular.ema).requires_grad_(False)
-            if regular.ema
-            else None
-        )
-        self.metrics = MetricCollection(_metrics(classes))
-        self.unaveraged = (
-            MulticlassAccuracy(classes, average="micro") if regular.ema else None
-        )
-        self.per_class = MulticlassStatScores(classes, average=None)
-        # the square of iNaturalist's 8,142 classes would take half a gigabyte and
-        # seconds a batch
-        self.confusion = (
-            MulticlassConfusionMatrix(classes) if classes <= CONFUSABLE else None
-        )
+        self.mixup = _make_mixup(regularisation, classes)
+        self.metrics = MetricCollection(_make_metrics(classes))
+        self.class_scores = MulticlassStatScores(classes, average=None)
+        self.confusion: MulticlassConfusionMatrix | None = None
+        if classes <= MAX_CONFUSION_CLASSES:
+            self.confusion = MulticlassConfusionMatrix(classes)
+        self.ema: ModelEmaV3 | None = None
+        self.unaveraged_accuracy: MulticlassAccuracy | None = None
+        if regularisation.ema:
+            average = ModelEmaV3(model, decay=regularisation.ema)
+            self.ema = average.requires_grad_(False)
+            self.unaveraged_accuracy = MulticlassAccuracy(classes, average="micro")
 
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
-        sample_drop_path(self.model, self.coins, batch.epoch, batch.ids_B)
-        if self.mixing is None:
+        sample_drop_path(self.model, self.drop_path_key, batch.epoch, batch.ids_B)
+        if self.mixup is None:
             return F.cross_entropy(
                 self.model(batch.images_BCHW),
                 batch.labels_B,
-                label_smoothing=self.regular.smoothing,
+                label_smoothing=self.regularisation.smoothing,
             )
         images_BCHW, targets_BK = self.mix(batch)
         return SoftTargetCrossEntropy()(self.model(images_BCHW), targets_BK)
@@ -90,55 +96,63 @@ class Classify(L.LightningModule):
     def mix(
         self, batch: Batch
     ) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B K"]]:
-        """timm's mixup or cutmix of each part with itself reversed; its ratio is named by epoch and first sample.
+        """Mix images and labels by timm's mixup or cutmix; return them as soft targets.
 
-        A part is the same whoever holds it, so that a batch is mixed as one process alone would.
+        Each group of `mix_size` images is mixed with itself in reverse order, in a way
+        that depends on (seed, epoch, first sample) alone: several ranks mix a batch as
+        one process does.
         """
-        assert self.mixing is not None
-        size = self.regular.together or len(batch.ids_B)
-        images, targets = batch.images_BCHW.clone(), []  # timm mixes in place
-        parts = zip(
-            images.split(size),
+        assert self.mixup is not None
+        size = self.regularisation.mix_size or len(batch.ids_B)
+        # timm mixes in place, and the batch is still needed as it came.
+        images_BCHW = batch.images_BCHW.clone()
+        targets = []
+        groups = zip(
+            images_BCHW.split(size),
             batch.labels_B.split(size),
             batch.ids_B.split(size),
             strict=True,
         )
-        for images_PCHW, labels_P, ids_P in parts:
-            (state,) = words(self.mixing_key, batch.epoch, ids_P[:1], 2).tolist()
-            with borrowed_generators(state):
-                mixed, targets_PK = self.mixing(images_PCHW, labels_P)
-            images_PCHW.copy_(mixed)
-            targets.append(targets_PK)
-        return images, torch.cat(targets)
+        for images_GCHW, labels_G, ids_G in groups:
+            (state,) = random_words(self.mixup_key, batch.epoch, ids_G[:1], 2).tolist()
+            # timm draws from numpy's global generator.
+            with seeded_generators(state):
+                mixed_GCHW, targets_GK = self.mixup(images_GCHW, labels_G)
+            images_GCHW.copy_(mixed_GCHW)
+            targets.append(targets_GK)
+        return images_BCHW, torch.cat(targets)
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
     ) -> None:
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        # here, not at the end of the batch: a checkpoint of this step must hold its
-        # average
+        # Not in on_train_batch_end: a checkpoint of this step must hold its average.
         if self.ema is not None:
             self.ema.update(self.model)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        # An unreadable image must not count through the image that replaces it.
         batch, count = drop_substitutes(batch)
-        logits_BK = self.measured_model()(batch.images_BCHW)
-        unaveraged_BK = (
-            logits_BK if self.unaveraged is None else self.model(batch.images_BCHW)
-        )
+        logits_BK = self.evaluated_model()(batch.images_BCHW)
+        # Before the return below: where weights are sharded, every rank has to take
+        # part in every forward pass.
+        unaveraged_BK = logits_BK
+        if self.unaveraged_accuracy is not None:
+            unaveraged_BK = self.model(batch.images_BCHW)
         loss = F.cross_entropy(logits_BK, batch.labels_B)
         self.log("val/loss", loss, batch_size=count, sync_dist=True, logger=False)
         if not count:
             return
         self.metrics.update(logits_BK.softmax(dim=1), batch.labels_B)
-        self.per_class.update(logits_BK, batch.labels_B)
+        self.class_scores.update(logits_BK, batch.labels_B)
         if self.confusion is not None:
             self.confusion.update(logits_BK, batch.labels_B)
-        if self.unaveraged is not None:
-            self.unaveraged.update(unaveraged_BK, batch.labels_B)
+        if self.unaveraged_accuracy is not None:
+            self.unaveraged_accuracy.update(unaveraged_BK, batch.labels_B)
 
     def on_validation_epoch_start(self) -> None:
-        self.per_class.reset()  # its counts are read after the epoch
+        # Not at the epoch's end: these counts are read after it.
+        self.class_scores.reset()
         if self.confusion is not None:
             self.confusion.reset()
 
@@ -146,54 +160,51 @@ class Classify(L.LightningModule):
         for name, value in self.metrics.compute().items():
             self.log(f"val/{name}", 100 * value, logger=False)
         self.metrics.reset()
-        if self.unaveraged is not None:
-            self.log(
-                "val/accuracy_unaveraged", 100 * self.unaveraged.compute(), logger=False
-            )
-            self.unaveraged.reset()
+        if self.unaveraged_accuracy is not None:
+            accuracy = 100 * self.unaveraged_accuracy.compute()
+            self.log("val/accuracy_unaveraged", accuracy, logger=False)
+            self.unaveraged_accuracy.reset()
 
-    def measured_model(self) -> Callable[[Tensor], Tensor]:
-        """The averaged weights where there is an average, else the trained ones."""
+    def evaluated_model(self) -> Callable[[Tensor], Tensor]:
+        """Return the model with averaged weights, or the trained one without `ema`."""
         return self.model if self.ema is None else self.ema.module
 
     def confusion_counts(self) -> Int[Tensor, "K K"] | None:
-        """Validation images by true class (row) and predicted one (column), where the classes are not too many."""
+        """Count the last validation's images by true class (row) and predicted one.
+
+        None where there are more than MAX_CONFUSION_CLASSES classes.
+        """
         return None if self.confusion is None else self.confusion.compute()
 
     def class_counts(self) -> tuple[Int[Tensor, "K"], Int[Tensor, "K"]]:
-        """Images of each class in the last validation, and how many of them were right."""
-        # true and false positives, true and false negatives, support
-        counts_K5 = self.per_class.compute()
+        """Count each class's images of the last validation, and the correct ones."""
+        # Columns: true positives, false positives, true negatives, false negatives,
+        # support.
+        counts_K5 = self.class_scores.compute()
         return counts_K5[:, 4], counts_K5[:, 0]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer, schedule = self.make_optimizer(self.model)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
+        # The schedule counts optimiser steps, not epochs.
+        lr_scheduler = {"scheduler": schedule, "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": lr_scheduler}
 
 
-def _mixing(regular: Regularisation, classes: int) -> Mixup | None:
-    if not regular.mixup and not regular.cutmix:
+def _make_mixup(regularisation: Regularisation, classes: int) -> Mixup | None:
+    if not regularisation.mixup and not regularisation.cutmix:
         return None
     return Mixup(
-        regular.mixup,
-        regular.cutmix,
-        label_smoothing=regular.smoothing,
+        regularisation.mixup,
+        regularisation.cutmix,
+        label_smoothing=regularisation.smoothing,
         num_classes=classes,
     )
 
 
-def _metrics(classes: int) -> dict[str, Any]:
-    top5 = (
-        {"top5": MulticlassAccuracy(classes, average="micro", top_k=5)}
-        if classes > 5
-        else {}
-    )
-    calibration = MulticlassCalibrationError(classes)
-    return {
-        "accuracy": MulticlassAccuracy(classes, average="micro"),
-        **top5,
-        "calibration_error": calibration,
-    }
+def _make_metrics(classes: int) -> dict[str, Any]:
+    metrics: dict[str, Any] = {"accuracy": MulticlassAccuracy(classes, average="micro")}
+    # Among five classes or fewer a top-5 accuracy is always 100 %.
+    if classes > 5:
+        metrics["top5"] = MulticlassAccuracy(classes, average="micro", top_k=5)
+    metrics["calibration_error"] = MulticlassCalibrationError(classes)
+    return metrics

@@ -1,4 +1,4 @@
-"""Frozen features of whole splits, for kNN and for probes without augmentation."""
+"""Frozen features of whole splits: for kNN, robustness and unaugmented probes."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -12,36 +12,42 @@ from torch import Tensor, nn
 from unmask.data.augment.corruptions import corrupt
 from unmask.data.loading.bad_images import is_original
 from unmask.data.loading.batch import Batch
-from unmask.data.loading.module import Evaluation, ImageData
+from unmask.data.loading.module import EvaluationData, ImageData
 from unmask.distributed import collectives
 from unmask.randomness import Key
 
+# Queries that are compared with the bank at once: it bounds the similarity matrix.
+QUERY_CHUNK = 1024
+
 
 class LabelledFeatures(NamedTuple):
-    """One vector and one label an image."""
+    """A feature vector and a label for each of N images."""
 
     features_ND: Float[Tensor, "N D"]
     labels_N: Int[Tensor, "N"]
 
 
-class Predicted(NamedTuple):
-    """own: 0 where another image stands in for the sample's."""
+class ModelOutputs(NamedTuple):
+    """A frozen model's outputs on a split (features, or logits), in its order.
 
-    features_ND: Float[Tensor, "N D"]
+    is_original_N: 1, or 0 where another image was substituted for an unreadable one.
+    """
+
+    outputs_ND: Float[Tensor, "N D"]
     labels_N: Int[Tensor, "N"]
-    own_N: Int[Tensor, "N"]
+    is_original_N: Int[Tensor, "N"]
 
-    def all(self) -> LabelledFeatures:
-        return LabelledFeatures(self.features_ND, self.labels_N)
+    def all_samples(self) -> LabelledFeatures:
+        return LabelledFeatures(self.outputs_ND, self.labels_N)
 
-    def measured(self) -> LabelledFeatures:
-        """Each image once: none that stands in for another."""
-        kept_N = self.own_N.bool()
-        return LabelledFeatures(self.features_ND[kept_N], self.labels_N[kept_N])
+    def originals(self) -> LabelledFeatures:
+        """Leave out substitutes, so that each image counts once."""
+        rows_N = self.is_original_N.bool()
+        return LabelledFeatures(self.outputs_ND[rows_N], self.labels_N[rows_N])
 
 
-class Extract(L.LightningModule):
-    """Runs a frozen model over a split."""
+class FeatureExtractor(L.LightningModule):
+    """Run a frozen model over a split with `trainer.predict`."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -49,41 +55,45 @@ class Extract(L.LightningModule):
 
     def predict_step(
         self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
-    ) -> Predicted:
-        return Predicted(
+    ) -> ModelOutputs:
+        # On the CPU: a split's features need not fit the accelerator's memory.
+        return ModelOutputs(
             self.model(batch.images_BCHW).float().cpu(),
             batch.labels_B.cpu(),
             is_original(batch).long().cpu(),
         )
 
 
-def extract(
+def extract_features(
     trainer: L.Trainer, model: nn.Module, data: ImageData
 ) -> tuple[LabelledFeatures, LabelledFeatures]:
-    """Features of the training samples and of the validation samples, as evaluation sees both.
+    """Return the features of the training and of the validation images.
 
-    A training sample that cannot be read has those of the image that stands in for it, as in any training; a
-    validation sample is left out.
+    Both are seen as evaluation sees them, without augmentation. An unreadable training
+    image has its substitute's features, as in any training; an unreadable validation
+    image is left out.
     """
-    predicted = trainer.predict(Extract(model), datamodule=data)
-    assert predicted is not None
-    bank, queries = map(joint, predicted)
-    return bank.all(), queries.measured()
+    batches = trainer.predict(FeatureExtractor(model), datamodule=data)
+    assert batches is not None
+    train, val = map(gather_outputs, batches)
+    return train.all_samples(), val.originals()
 
 
-def joint(predicted: Any) -> Predicted:
-    """The batches of all processes as one split, in its order."""
-    return Predicted(
-        *(
-            collectives.gather_interleaved(torch.cat(part))
-            for part in zip(*predicted, strict=True)
-        )
+def gather_outputs(batches: Any) -> ModelOutputs:
+    """Join the batches of all ranks into one split, in its order."""
+    # Each batch is a tuple of the same columns.
+    columns = zip(*batches, strict=True)
+    return ModelOutputs(
+        *(collectives.gather_interleaved(torch.cat(column)) for column in columns)
     )
 
 
 @dataclass(frozen=True)
 class Corruption:
-    """One of the 15 at one severity, for whole batches: the same for an image in any batch."""
+    """Apply one of the 15 corruptions of ImageNet-C, at one severity, to a batch.
+
+    An image is corrupted in the same way in any batch.
+    """
 
     name: str
     severity: int
@@ -92,46 +102,49 @@ class Corruption:
     def __call__(
         self, images_BCHW: UInt8[Tensor, "B C H W"], epoch: int, ids_B: Int[Tensor, "B"]
     ) -> UInt8[Tensor, "B C H W"]:
+        # The epoch is left out: every evaluation sees the same images.
         return corrupt(images_BCHW, self.name, self.severity, self.key, ids_B)
 
 
-def accuracy(
-    trainer: L.Trainer, model: nn.Module, data: Evaluation, classes: tuple[int, ...]
+def measure_accuracy(
+    trainer: L.Trainer, model: nn.Module, data: EvaluationData, classes: tuple[int, ...]
 ) -> float:
-    """Top-1 in per cent, among `classes` alone.
+    """Return the top-1 accuracy in per cent, choosing among `classes` alone.
 
-    ImageNet-A and -R hold 200 of the 1,000 classes; their authors leave the other logits out.
+    ImageNet-A and -R hold 200 of the 1,000 classes, and their authors ignore the logits
+    of the others.
     """
-    predicted = trainer.predict(Extract(model), datamodule=data)
-    assert predicted is not None
-    logits_NK, labels_N = joint(predicted).measured()
-    return 100 * right(logits_NK, labels_N, classes).double().mean().item()
+    batches = trainer.predict(FeatureExtractor(model), datamodule=data)
+    assert batches is not None
+    logits_NK, labels_N = gather_outputs(batches).originals()
+    return 100 * is_correct(logits_NK, labels_N, classes).double().mean().item()
 
 
-def right(
+def is_correct(
     logits_NK: Float[Tensor, "N K"],
     labels_N: Int[Tensor, "N"],
     classes: tuple[int, ...],
 ) -> Int[Tensor, "N"]:
-    """1 where the best of the allowed classes is the label."""
-    allowed = torch.full((logits_NK.shape[1],), float("-inf")).index_fill(
-        0, torch.tensor(classes), 0.0
-    )
-    return ((logits_NK + allowed).argmax(dim=1) == labels_N).int()
-
-
-CHUNK = 1024  # queries at once, to bound the similarity matrix
+    """Return 1 where the largest logit among `classes` is the label's, else 0."""
+    # Minus infinity takes the other classes out of the argmax.
+    penalty_K = torch.full((logits_NK.shape[1],), float("-inf"))
+    penalty_K = penalty_K.index_fill(0, torch.tensor(classes), 0.0)
+    return ((logits_NK + penalty_K).argmax(dim=1) == labels_N).int()
 
 
 def knn_accuracy(
     bank: LabelledFeatures, queries: LabelledFeatures, k: int, temperature: float
 ) -> float:
-    """Top-1 accuracy in per cent; k is cut to the size of the bank."""
+    """Return the top-1 accuracy of a kNN classifier, in per cent.
+
+    A bank of fewer than k vectors votes as a whole.
+    """
+    # A class of the queries may be missing from the bank.
     num_classes = int(torch.cat([bank.labels_N, queries.labels_N]).max()) + 1
-    predicted = [
-        knn_scores(bank, chunk, num_classes, k, temperature).argmax(dim=1)
-        for chunk in queries.features_ND.split(CHUNK)
-    ]
+    predicted = []
+    for chunk_ND in queries.features_ND.split(QUERY_CHUNK):
+        scores_NK = knn_scores(bank, chunk_ND, num_classes, k, temperature)
+        predicted.append(scores_NK.argmax(dim=1))
     return 100 * (torch.cat(predicted) == queries.labels_N).double().mean().item()
 
 
@@ -142,14 +155,16 @@ def knn_scores(
     k: int,
     temperature: float,
 ) -> Float[Tensor, "N K"]:
-    """Votes of the k most similar bank vectors, each weighted by exp(cosine / temperature)."""
-    similarity_NM = (
-        F.normalize(queries_ND, dim=1) @ F.normalize(bank.features_ND, dim=1).T
-    )
+    """Sum, for each class, the votes of the k most similar vectors of the bank.
+
+    A vote weighs exp(cosine / temperature), up to a constant factor (Wu et al. 2018).
+    """
+    queries_ND = F.normalize(queries_ND, dim=1)
+    bank_MD = F.normalize(bank.features_ND, dim=1)
+    similarity_NM = queries_ND @ bank_MD.T
     nearest = similarity_NM.topk(min(k, len(bank.labels_N)), dim=1)
     labels_Nk: Int[Tensor, "N k"] = bank.labels_N[nearest.indices]
-    # less one: exp stays within float32
+    # Minus one, the largest cosine, keeps exp within float32 at low temperatures.
     votes_Nk = ((nearest.values - 1) / temperature).exp()
-    return votes_Nk.new_zeros(len(queries_ND), num_classes).scatter_add_(
-        1, labels_Nk, votes_Nk
-    )
+    scores_NK = votes_Nk.new_zeros(len(queries_ND), num_classes)
+    return scores_NK.scatter_add_(1, labels_Nk, votes_Nk)

@@ -1,8 +1,8 @@
-"""Pretraining: predict hidden patches."""
+"""Masked autoencoder pretraining: hide most of an image, predict it (MAE Sec. 3)."""
 
 import lightning as L
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
@@ -12,17 +12,18 @@ from unmask.mae import MAE
 from unmask.masking import BlockMasking, GridMasking, RandomMasking
 from unmask.optim import MakeOptimizer
 from unmask.randomness import Key, make_key
-from unmask.targets import AnyTarget, wanted_at
+from unmask.targets import AnyTarget, targets_at
 
 AnyMasking = RandomMasking | BlockMasking | GridMasking
-# whatever the run's seed: validation curves compare between runs
-FIXED = make_key(0, "validation mask")
+# The run's seed is left out, so that validation curves of all runs compare.
+VALIDATION_KEY = make_key(0, "validation mask")
 
 
 class Pretrain(L.LightningModule):
-    """The MAE objective; masks are a function of (seed, epoch, sample), in validation of the sample alone.
+    """Train an MAE to predict its target at the hidden patches of each image.
 
-    everywhere: the loss is on all patches, not on the hidden ones alone (footnote 1).
+    A training mask is a function of (seed, epoch, sample), a validation mask of the
+    sample alone: neither knows of batches, ranks or interruptions.
     """
 
     def __init__(
@@ -32,46 +33,56 @@ class Pretrain(L.LightningModule):
         target: AnyTarget,
         seed: int,
         make_optimizer: MakeOptimizer,
-        everywhere: bool = False,
+        loss_on_all: bool = False,
     ) -> None:
+        """Keep the parts; `loss_on_all` counts the visible patches too (footnote 1)."""
         super().__init__()
-        self.model, self.masking, self.target, self.everywhere = (
-            model,
-            masking,
-            target,
-            everywhere,
-        )
-        self.key, self.make_optimizer = make_key(seed, "mask"), make_optimizer
+        self.model = model
+        self.masking = masking
+        self.target = target
+        self.mask_key = make_key(seed, "mask")
+        self.make_optimizer = make_optimizer
+        self.loss_on_all = loss_on_all
 
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
-        return self.reconstruction_loss(batch, self.key, batch.epoch)
+        return self.reconstruction_loss(batch, self.mask_key, batch.epoch)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        # An unreadable image must not count through the image that replaces it.
         batch, count = drop_substitutes(batch)
-        loss = self.reconstruction_loss(batch, FIXED, epoch=0)
+        loss = self.reconstruction_loss(batch, VALIDATION_KEY, epoch=0)
         self.log("val/loss", loss, batch_size=count, sync_dist=True, logger=False)
 
     def reconstruction_loss(
         self, batch: Batch, key: Key, epoch: int
     ) -> Float[Tensor, ""]:
-        return self.target.loss(*self.predicted(batch, key, epoch))
+        """Mask the images, predict, and compare with the target."""
+        pred_BMP, target_BM = self.predict(batch, key, epoch)
+        return self.target.loss(pred_BMP, target_BM)
 
-    def predicted(self, batch: Batch, key: Key, epoch: int) -> tuple[Tensor, Tensor]:
-        """What the decoder says of the patches whose error counts, and what it should say."""
+    def predict(
+        self, batch: Batch, key: Key, epoch: int
+    ) -> tuple[Float[Tensor, "B M P"], Shaped[Tensor, "B M *value"]]:
+        """Return predictions and targets of the M patches that the loss counts.
+
+        A target is a vector a patch, or one code a patch where tokens are predicted.
+        """
         masking = self.masking(key, batch.ids_B, epoch)
-        pred_BMP = self.model(batch.images_BCHW, masking, self.everywhere)
-        index_BM = (
-            torch.cat([masking.visible_BV, masking.masked_BM], 1)
-            if self.everywhere
-            else masking.masked_BM
+        pred_BMP = self.model(
+            batch.images_BCHW, masking, predict_visible=self.loss_on_all
         )
-        return pred_BMP, wanted_at(
+
+        index_BM = masking.hidden_BM
+        if self.loss_on_all:
+            # In the order of the predictions: the visible patches come first.
+            index_BM = torch.cat([masking.visible_BV, masking.hidden_BM], dim=1)
+        target_BM = targets_at(
             self.target, batch.images_BCHW, index_BM, self.model.encoder.patch_size
         )
+        return pred_BMP, target_BM
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer, schedule = self.make_optimizer(self.model)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
+        # The schedule counts optimiser steps, not epochs.
+        lr_scheduler = {"scheduler": schedule, "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": lr_scheduler}

@@ -1,4 +1,4 @@
-"""Training the small dVAE whose tokens an MAE is to predict."""
+"""Training of the small dVAE whose tokens an MAE can predict (MAE Table 1d)."""
 
 import math
 from dataclasses import dataclass
@@ -19,39 +19,50 @@ from unmask.tokenizers import SmallTokenizer
 
 @dataclass(frozen=True)
 class Annealing:
-    """The temperature by optimiser step, geometrically from `start` to `end` (DALL-E's goes from 1 to 1/16)."""
+    """Lower the Gumbel-softmax temperature geometrically over the optimiser steps.
+
+    DALL-E's falls from 1 to 1/16.
+    """
 
     total_steps: int
     start: float = 2.0
     end: float = 1 / 16
 
     def __call__(self, step: int) -> float:
-        return self.start * (self.end / self.start) ** min(1.0, step / self.total_steps)
+        progress = min(1.0, step / self.total_steps)
+        return self.start * (self.end / self.start) ** progress
 
 
 class CodeUsage(Metric):
-    """Perplexity of the codes in use: 1 where all patches share one, the size of the codebook where all are even."""
+    """Perplexity of the codes in use, over all validation patches.
+
+    It is 1 where all patches share one code, and the size of the codebook where all
+    codes are used equally often.
+    """
 
     counts_K: Tensor
     full_state_update = False
 
     def __init__(self, codes: int) -> None:
         super().__init__()
-        self.add_state(
-            "counts_K", torch.zeros(codes, dtype=torch.long), dist_reduce_fx="sum"
-        )
+        counts_K = torch.zeros(codes, dtype=torch.long)
+        self.add_state("counts_K", counts_K, dist_reduce_fx="sum")
 
     def update(self, tokens_BL: Int[Tensor, "B L"]) -> None:
-        self.counts_K += torch.bincount(
-            tokens_BL.flatten(), minlength=len(self.counts_K)
-        )
+        num_codes = len(self.counts_K)
+        self.counts_K += torch.bincount(tokens_BL.flatten(), minlength=num_codes)
 
     def compute(self) -> Float[Tensor, ""]:
-        return torch.special.entr(self.counts_K / self.counts_K.sum()).sum().exp()
+        share_K = self.counts_K / self.counts_K.sum()
+        # entr is -p log p, and 0 for a code that is never used.
+        return torch.special.entr(share_K).sum().exp()
 
 
 class TrainTokenizer(L.LightningModule):
-    """The dVAE's objective; Gumbel's noise is a function of (seed, epoch, sample), the temperature of the step."""
+    """Train a dVAE with the Gumbel-softmax relaxation.
+
+    The noise is a function of (seed, epoch, sample), the temperature one of the step.
+    """
 
     def __init__(
         self,
@@ -61,40 +72,42 @@ class TrainTokenizer(L.LightningModule):
         annealing: Annealing,
         usage_weight: float,
     ) -> None:
+        """Keep the parts; `usage_weight` scales the reward for using all codes."""
         super().__init__()
-        self.model, self.make_optimizer = model, make_optimizer
-        self.key, self.annealing, self.usage_weight = (
-            make_key(seed, "gumbel"),
-            annealing,
-            usage_weight,
-        )
+        self.model = model
+        self.make_optimizer = make_optimizer
+        self.annealing = annealing
+        self.usage_weight = usage_weight
+        self.noise_key = make_key(seed, "gumbel")
         self.usage = CodeUsage(model.codes)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
-        return self.relaxed_loss(batch, self.annealing(self.trainer.global_step))
+        temperature = self.annealing(self.trainer.global_step)
+        return self.relaxed_loss(batch, temperature)
 
     def relaxed_loss(self, batch: Batch, temperature: float) -> Float[Tensor, ""]:
-        patches = math.prod(batch.images_BCHW.shape[2:]) // self.model.patch_size**2
-        noise = uniform(self.key, batch.epoch, batch.ids_B, patches * self.model.codes)
-        noise_BLK = noise.unflatten(1, (patches, self.model.codes))
+        """Return the training loss of the batch at this temperature."""
+        codes = self.model.codes
+        pixels = math.prod(batch.images_BCHW.shape[2:])
+        patches = pixels // self.model.patch_size**2
+        # Uniform numbers; the loss makes Gumbel noise of them.
+        noise = uniform(self.noise_key, batch.epoch, batch.ids_B, patches * codes)
+        noise_BLK = noise.unflatten(1, (patches, codes))
         return self.model.loss(
             batch.images_BCHW, noise_BLK, temperature, self.usage_weight
         )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """The loss is the squared error of what the chosen codes alone give back, without noise."""
+        """Log the squared error of images decoded from their chosen codes alone."""
         batch, count = drop_substitutes(batch)
         tokens_BL = self.model.tokens(batch.images_BCHW)
+        # Without an original the batch holds substitutes, which do not count.
         if count:
             self.usage.update(tokens_BL)
-        height, width = (
-            side // self.model.patch_size for side in batch.images_BCHW.shape[2:]
-        )
-        error = (
-            self.model.reconstruct(tokens_BL, (height, width)).float()
-            - batch.images_BCHW.float()
-        )
-        loss = error.square().mean()
+        height, width = batch.images_BCHW.shape[2:]
+        grid = (height // self.model.patch_size, width // self.model.patch_size)
+        decoded_BCHW = self.model.reconstruct(tokens_BL, grid).float()
+        loss = (decoded_BCHW - batch.images_BCHW.float()).square().mean()
         self.log("val/loss", loss, batch_size=count, sync_dist=True, logger=False)
 
     def on_validation_epoch_end(self) -> None:
@@ -103,7 +116,6 @@ class TrainTokenizer(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer, schedule = self.make_optimizer(self.model)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
+        # The schedule counts optimiser steps, not epochs.
+        lr_scheduler = {"scheduler": schedule, "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": lr_scheduler}

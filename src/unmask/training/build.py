@@ -1,4 +1,4 @@
-"""From a checked config to the objects it names."""
+"""From a checked config to the objects that it names: models, targets, loaders."""
 
 from importlib import import_module
 from pathlib import Path
@@ -7,32 +7,54 @@ from typing import Any
 import torch
 from torch import nn
 
+from unmask.config.augmentation import Augment as AugmentConfig
+from unmask.config.data import Data
 from unmask.config.groups import PCATarget, TokensTarget
-from unmask.config.recipes import Augment as AugmentConfig
-from unmask.config.schema import Config, Data
-from unmask.data.augment.crops import Augment
-from unmask.data.images.decoding import Decode
+from unmask.config.schema import Config
+from unmask.data.augment.crops import Augmentation
+from unmask.data.images.decoding import DecodeMode
 from unmask.data.listing.listing import Listing
-from unmask.data.loading.batch import Format
-from unmask.data.loading.folders import Files, folder_splits
-from unmask.data.loading.in_memory import InMemory, cifar, mnist5k, placed
-from unmask.data.loading.module import EVAL_BATCH, Loading
+from unmask.data.loading.batch import ImageFormat
+from unmask.data.loading.folders import StoredImages, splits_from_listing
+from unmask.data.loading.in_memory import (
+    InMemory,
+    load_cifar,
+    load_mnist5k,
+    place_on_device,
+)
+from unmask.data.loading.module import EVAL_BATCH, LoaderSettings
 from unmask.decoder import Decoder, LinearHead
 from unmask.encoder import Encoder
 from unmask.exchange.dalle import read_dalle
 from unmask.initialisation import initialise
 from unmask.mae import MAE
-from unmask.stages.fingerprint import chosen_decode
+from unmask.stages.fingerprint import resolve_decode
 from unmask.stages.plan import Plan
 from unmask.targets import AnyTarget, Tokens
 from unmask.tasks.pretrain import AnyMasking
 from unmask.tokenizers import DALLE_CODES, DallETokenizer, SmallTokenizer
 
+# pixels; fine-tuning above it sees whole images, as in the official port
+STANDARD_SIZE = 224
+# of trainer.timeout_minutes: loaders give up on a worker that hangs, and name it,
+# before the watchdog ends the run without knowing why
+LOADER_TIMEOUT_SHARE = 0.8
+NO_AUGMENTATION = AugmentConfig(
+    crop="none",
+    scale=(1.0, 1.0),
+    flip=False,
+    policy=None,
+    erasing=0.0,
+    jitter=0.0,
+    repeats=1,
+)
+
 
 def construct(spec: dict[str, Any], **more: Any) -> Any:
-    """Call the `_target_` of a part with its values. The schema has allowed only this project's constructors."""
+    """Call the constructor that `_target_` names with the other values of the spec."""
     values = dict(spec)
     module, name = values.pop("_target_").rsplit(".", 1)
+    # the schema has allowed this project's constructors alone
     assert module.startswith("unmask."), module
     return getattr(import_module(module), name)(**values, **more)
 
@@ -40,8 +62,13 @@ def construct(spec: dict[str, Any], **more: Any) -> Any:
 def build_encoder(
     config: Config, grid: tuple[int, int] | None = None, seed: int | None = None
 ) -> Encoder:
-    """The configured encoder, on the data's grid or another; with a seed its weights are those its MAE starts from."""
-    model, data = config.model, config.data
+    """Return the configured encoder.
+
+    grid: patches in height and width; those of the data by default. seed: initialise
+    it as the autoencoder of that seed starts.
+    """
+    model = config.model
+    data = config.data
     assert data.patch_size is not None
     encoder = Encoder(
         grid or config.grid,
@@ -53,42 +80,46 @@ def build_encoder(
         model.mlp_ratio,
     )
     if seed is not None:
+        # random numbers depend on a parameter's name, which starts with "encoder."
         initialise(nn.ModuleDict({"encoder": encoder}), seed)
     return encoder
 
 
-def outputs(config: Config) -> int:
-    """How many values the decoder predicts for a patch."""
-    if isinstance(config.target, TokensTarget):
-        return DALLE_CODES if config.tokenizer_file else config.tokenizer.codes
-    assert config.data.patch_size is not None
-    return build_target(config).outputs(config.data.patch_size, config.data.channels)
-
-
 def build_mae(config: Config) -> MAE:
-    """The configured autoencoder, which predicts what the target asks for."""
-    decoder, with_tokens = config.decoder, config.encoder.mask_tokens
-    return MAE(
-        build_encoder(config),
-        (
-            Decoder(
-                config.grid,
-                config.model.width,
-                outputs(config),
-                decoder.width,
-                decoder.depth,
-                decoder.heads,
-                mask_tokens=not with_tokens,
-            )
-            if decoder.depth
-            else LinearHead(config.model.width, outputs(config))
-        ),
-        config.seed,
-        with_tokens,
-    )
+    """Return the configured autoencoder, which predicts what the target asks for."""
+    decoder = config.decoder
+    encoder = build_encoder(config)
+    num_outputs = decoder_outputs(config)
+    # ablation of Table 1c: mask tokens enter the encoder instead of the decoder
+    encoder_has_mask_tokens = config.encoder.mask_tokens
+    head: Decoder | LinearHead
+    if decoder.depth:
+        head = Decoder(
+            config.grid,
+            config.model.width,
+            num_outputs,
+            decoder.width,
+            decoder.depth,
+            decoder.heads,
+            mask_tokens=not encoder_has_mask_tokens,
+        )
+    else:
+        head = LinearHead(config.model.width, num_outputs)
+    return MAE(encoder, head, config.seed, encoder_has_mask_tokens)
+
+
+def decoder_outputs(config: Config) -> int:
+    """Return how many values the decoder predicts for a patch."""
+    if isinstance(config.target, TokensTarget):
+        # without the tokenizer itself, whose file may be large
+        return DALLE_CODES if config.tokenizer_file else config.tokenizer.codes
+    data = config.data
+    assert data.patch_size is not None
+    return build_target(config).num_outputs(data.patch_size, data.channels)
 
 
 def build_masking(config: Config) -> AnyMasking:
+    """Return the configured masking on the data's grid of patches."""
     return construct(
         config.masking.model_dump(by_alias=True),
         grid=config.grid,
@@ -97,8 +128,12 @@ def build_masking(config: Config) -> AnyMasking:
 
 
 def build_target(config: Config) -> AnyTarget:
-    """The configured target; one that is fitted on images still has to be given what was found."""
-    spec, data = config.target.model_dump(by_alias=True), config.data
+    """Return the configured target.
+
+    One that is fitted on images (a PCA, a small dVAE) still lacks what was fitted.
+    """
+    spec = config.target.model_dump(by_alias=True)
+    data = config.data
     if isinstance(config.target, PCATarget):
         return construct(spec, patch_size=data.patch_size, channels=data.channels)
     if isinstance(config.target, TokensTarget):
@@ -107,43 +142,31 @@ def build_target(config: Config) -> AnyTarget:
 
 
 def build_tokenizer(config: Config) -> SmallTokenizer | DallETokenizer:
-    """DALL-E's where its file is given, else the small one as it is before its training."""
-    if config.tokenizer_file:
-        form = build_format(config)
-        return DallETokenizer(
-            read_dalle(Path(config.tokenizer_file).expanduser()),
-            config.grid,
-            form.mean,
-            form.std,
-        )
-    return small_tokenizer(config)
+    """Return DALL-E's tokenizer where a file is named, else an untrained small one."""
+    if not config.tokenizer_file:
+        return build_small_tokenizer(config)
+    image_format = build_format(config)
+    return DallETokenizer(
+        read_dalle(Path(config.tokenizer_file).expanduser()),
+        config.grid,
+        image_format.mean,
+        image_format.std,
+    )
 
 
-def small_tokenizer(config: Config) -> SmallTokenizer:
-    data, small = config.data, config.tokenizer
+def build_small_tokenizer(config: Config) -> SmallTokenizer:
+    """Return the small dVAE as it is before its training."""
+    data = config.data
+    small = config.tokenizer
     assert data.patch_size is not None
     return SmallTokenizer(
         data.patch_size, data.channels, small.codes, small.width, small.seed
     )
 
 
-STANDARD = 224  # pixels
-# of trainer.timeout_minutes: a worker that hangs is told as such, before the watchdog
-# ends all
-LOADERS_SHARE = 0.8
-PLAIN = AugmentConfig(
-    crop="none",
-    scale=(1.0, 1.0),
-    flip=False,
-    policy=None,
-    erasing=0.0,
-    jitter=0.0,
-    repeats=1,
-)
-
-
-def build_augment(augment: AugmentConfig, eval_crop: float) -> Augment:
-    return Augment(
+def build_augment(augment: AugmentConfig, eval_crop: float) -> Augmentation:
+    """Return the augmentation of training images, with evaluation's crop ratio."""
+    return Augmentation(
         augment.crop,
         augment.scale,
         augment.flip,
@@ -155,59 +178,66 @@ def build_augment(augment: AugmentConfig, eval_crop: float) -> Augment:
     )
 
 
-def build_format(config: Config, shape: tuple[int, int] | None = None) -> Format:
+def build_format(config: Config, shape: tuple[int, int] | None = None) -> ImageFormat:
+    """Return size, statistics and evaluation crop of images.
+
+    shape: height and width of a stage that differs from the data's.
+    """
     data = config.data
     assert data.mean is not None
     assert data.std is not None
-    larger = shape is not None and shape != data.image_size and max(shape) > STANDARD
-    # fine-tuned above 224 pixels, images are measured whole: the official port's crop
-    # ratio is 1 there
-    return Format(
-        shape or data.image_size,
-        tuple(data.mean),
-        tuple(data.std),
-        1.0 if larger else data.eval_crop,
-    )
+    shape = shape or data.image_size
+    eval_crop = data.eval_crop
+    # fine-tuned above 224 pixels, images are evaluated whole: there the official
+    # port's crop ratio is 1
+    if shape != data.image_size and max(shape) > STANDARD_SIZE:
+        eval_crop = 1.0
+    return ImageFormat(shape, tuple(data.mean), tuple(data.std), eval_crop)
 
 
-def build_loading(config: Config) -> Loading:
+def build_loading(config: Config) -> LoaderSettings:
+    """Return workers, threads, evaluation batch and timeout of the loaders."""
     trainer = config.trainer
-    at_once = max(
-        1, min(EVAL_BATCH, trainer.micro_batch or EVAL_BATCH) // trainer.split
+    largest = min(EVAL_BATCH, trainer.micro_batch or EVAL_BATCH)
+    eval_batch = max(1, largest // trainer.split)
+    timeout_seconds = LOADER_TIMEOUT_SHARE * 60 * trainer.timeout_minutes
+    return LoaderSettings(
+        config.data.num_workers, eval_batch, timeout_seconds, config.data.threads
     )
-    patience = LOADERS_SHARE * 60 * trainer.timeout_minutes
-    return Loading(config.data.num_workers, at_once, patience, config.data.threads)
 
 
-def load_splits(plan: Plan) -> tuple[InMemory | Files, InMemory | Files]:
-    """(train, validation) images and labels."""
+def load_splits(plan: Plan) -> tuple[InMemory | StoredImages, InMemory | StoredImages]:
+    """Return training and validation images with labels, on this rank's device."""
     data = plan.config.data
-    train, val = splits_of(data, plan.listing, chosen_decode(data))
+    train, val = open_splits(data, plan.listing, resolve_decode(data))
     if isinstance(train, InMemory) and isinstance(val, InMemory):
-        return placed(train, val, data.in_memory, training_device(plan.config))
+        return place_on_device(train, val, data.in_memory, training_device(plan.config))
     return train, val
 
 
-def splits_of(
-    data: Data, listing: Listing | None, decode: Decode
-) -> tuple[InMemory | Files, InMemory | Files]:
-    """(train, validation), in this process's memory or still to be read. listing: of data that is no known set."""
+def open_splits(
+    data: Data, listing: Listing | None, decode: DecodeMode
+) -> tuple[InMemory | StoredImages, InMemory | StoredImages]:
+    """Return (training, validation) images, in memory or to be read when needed.
+
+    listing: which images there are; None for the known data sets, which are loaded.
+    """
     if listing:
-        held = None if data.in_memory is None else bool(data.in_memory)
-        # who asks how files are decoded wants them to be
-        held = held if data.decode == "auto" else False
-        return folder_splits(listing, data.channels, data.image_size, held, decode)
+        in_memory = None if data.in_memory is None else bool(data.in_memory)
+        # images in memory are never decoded again: with data.decode they are read
+        if data.decode != "auto":
+            in_memory = False
+        return splits_from_listing(
+            listing, data.channels, data.image_size, in_memory, decode
+        )
     if data.source == "mnist5k":
-        return mnist5k()
+        return load_mnist5k()
     assert data.source == "cifar10" or data.source == "cifar100"
-    return cifar(data.source, Path(data.root or "data"), data.download)
+    return load_cifar(data.source, Path(data.root or "data"), data.download)
 
 
 def training_device(config: Config) -> torch.device:
-    """Of this process."""
-    gpu = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
-    return (
-        torch.device("cuda", torch.cuda.current_device())
-        if gpu
-        else torch.device("cpu")
-    )
+    """Return the device on which this process trains."""
+    if config.trainer.accelerator == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device())

@@ -1,4 +1,4 @@
-"""Classifiers from files: of this project's measuring stages, and of others' fine-tuned weights."""
+"""Trained classifiers from files: checkpoints, and fine-tuned weights of others."""
 
 import json
 from dataclasses import dataclass, replace
@@ -7,17 +7,18 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from unmask.config.checks import ConfigError, check_stored
-from unmask.config.schema import LABELLED, Config
+from unmask.config.checks import ConfigError, check_checkpoint_config
+from unmask.config.schema import Config
+from unmask.config.stage_kinds import LABELLED_STAGES
 from unmask.config.statistics import standard_statistics
-from unmask.data.loading.batch import Format
+from unmask.data.loading.batch import ImageFormat
 from unmask.data.loading.module import EVAL_BATCH
-from unmask.data.sources import CLASSES
+from unmask.data.sources import CLASS_NAMES
 from unmask.encoder import Encoder
-from unmask.exchange.files import Opened, open_weights
+from unmask.exchange.files import WeightsFile, open_weights
 from unmask.exchange.geometry import Hints
 from unmask.exchange.load import load_classifier, load_pretrained
-from unmask.exchange.read import read
+from unmask.exchange.read import read_weights
 from unmask.heads import (
     AnyFeatures,
     AttentiveFeatures,
@@ -30,193 +31,239 @@ from unmask.stages.ledger import read_result
 from unmask.storage import checkpoints
 from unmask.training import build
 
-CROP_OF_OTHERS = 0.875  # 224 of 256: how ImageNet's fine-tuned weights are measured
-ENCODER, HEAD = "features.encoder.", "head.weight"
+# 224 of 256 pixels: how fine-tuned ImageNet weights are evaluated
+FOREIGN_EVAL_CROP = 0.875
+# how names begin in a classifier's state
+ENCODER_PREFIX = "features.encoder."
+AVERAGE_PREFIX = "ema.module."
+HEAD_WEIGHT = "head.weight"
 State = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Ready:
-    """A classifier in eval mode, with the images that it was measured on: their format, channels and batches."""
+class TrainedClassifier:
+    """Hold a classifier in eval mode and how images are prepared for it.
+
+    is_foreign: the weights are of another project, whose files do not say how images
+    were prepared: image_format is an assumption then.
+    """
 
     model: nn.Module
-    form: Format
+    image_format: ImageFormat
     channels: int
-    classes: tuple[str, ...]
-    at_once: int = EVAL_BATCH
+    class_names: tuple[str, ...]
+    batch_size: int = EVAL_BATCH
     bfloat16: bool = False
-    of_others: bool = False  # then the format is assumed: the file does not tell it
+    is_foreign: bool = False
 
 
-def load_ready(
-    place: Path, hints: Hints, eval_crop: float | None, class_file: Path | None
-) -> Ready:
-    """Raises ConfigError for what is not there or no classifier, ValueError for unusable files."""
-    if not place.exists():
-        raise ConfigError(f"checkpoint={place}: no such file or folder")
-    opened = open_weights(place)
-    ready = (
-        _ours(opened) if "config" in opened.record else _theirs(opened, place, hints)
-    )
+def load_trained_classifier(
+    path: Path, hints: Hints, eval_crop: float | None, class_file: Path | None
+) -> TrainedClassifier:
+    """Load a classifier from a checkpoint of this project or from foreign weights.
+
+    hints: sizes that the file does not name. eval_crop and class_file, one class name a
+    line, replace what the file says. Raises ConfigError where there is no file or no
+    classifier in it, ValueError where it cannot be read.
+    """
+    if not path.exists():
+        raise ConfigError(f"checkpoint={path}: no such file or folder")
+    file = open_weights(path)
+    if "config" in file.record:
+        classifier = _from_checkpoint(file)
+    else:
+        classifier = _from_foreign_weights(file, path, hints)
     if eval_crop:
-        ready = replace(ready, form=replace(ready.form, eval_crop=eval_crop))
+        image_format = replace(classifier.image_format, eval_crop=eval_crop)
+        classifier = replace(classifier, image_format=image_format)
     if class_file:
-        ready = replace(ready, classes=_names(class_file, len(ready.classes)))
-    ready.model.eval().requires_grad_(False)
-    return ready
+        names = _read_class_names(class_file, len(classifier.class_names))
+        classifier = replace(classifier, class_names=names)
+    classifier.model.eval().requires_grad_(False)
+    return classifier
 
 
-def of_stage(path: Path, content: dict[str, Any]) -> Ready:
-    """The classifier in a checkpoint of this project that is already read, ready to be asked."""
-    ready = _ours(Opened(path, content["state_dict"], {}, content["unmask"], None))
-    ready.model.eval().requires_grad_(False)
-    return ready
+def classifier_from_checkpoint(
+    path: Path, content: dict[str, Any]
+) -> TrainedClassifier:
+    """Return the classifier in the content of a checkpoint of this project."""
+    file = WeightsFile(path, content["state_dict"], {}, content["unmask"], None)
+    classifier = _from_checkpoint(file)
+    classifier.model.eval().requires_grad_(False)
+    return classifier
 
 
-def _ours(opened: Opened) -> Ready:
-    """The averaged weights where there are some: they are what evaluation measured."""
-    about = opened.record
-    config, kind = check_stored(about["config"]), about["stage"]
-    if kind not in LABELLED:
-        # which train nothing
-        others = ", ".join(
-            stage for stage in LABELLED if stage not in ("knn", "robustness")
-        )
+def _from_checkpoint(file: WeightsFile) -> TrainedClassifier:
+    record = file.record
+    config = check_checkpoint_config(record["config"])
+    kind = record["stage"]
+    if kind not in LABELLED_STAGES:
+        trained = [
+            kind for kind in LABELLED_STAGES if kind not in ("knn", "robustness")
+        ]
         raise ConfigError(
-            f"checkpoint={opened.path} is of stage {kind}, which knows no classes; give"
-            f" one of {others}"
+            f"checkpoint={file.path} is of stage {kind}, which knows no classes; give"
+            f" one of {', '.join(trained)}"
         )
-    prefix = (
-        "ema.module."
-        if any(name.startswith("ema.module.") for name in opened.tensors)
-        else "model."
+    # averaged weights, where there are some: evaluation measured them
+    has_average = any(name.startswith(AVERAGE_PREFIX) for name in file.tensors)
+    prefix = AVERAGE_PREFIX if has_average else "model."
+    state = checkpoints.strip_prefix(file.tensors, prefix)
+    num_classes = len(state[HEAD_WEIGHT])
+    model = Classifier(
+        _features(config, kind, state, file.path),
+        num_classes,
+        # the BatchNorm before a probe's head (MAE A.1)
+        "norm.running_mean" in state,
+        config.seed,
     )
-    state = checkpoints.below(opened.tensors, prefix)
-    shape = config.stage_image_size(kind)
-    features = _features(config, kind, state, opened.path)
-    count = len(state[HEAD])
-    model = Classifier(features, count, "norm.running_mean" in state, config.seed)
-    # a head on stored features comes without the encoder, which _features has filled in
-    own = {
-        name: v for name, v in model.state_dict().items() if name.startswith(ENCODER)
+    # a head on stored features comes without the encoder, which _features has loaded
+    loaded = {
+        name: value
+        for name, value in model.state_dict().items()
+        if name.startswith(ENCODER_PREFIX)
     }
-    model.load_state_dict(own | state)
-    form, loading = build.build_format(config, shape), build.build_loading(config)
-    names = tuple(
-        about.get("classes")
-        or CLASSES.get(config.data.source)
-        or map(str, range(count))
+    model.load_state_dict(loaded | state)
+    names = (
+        record.get("classes")
+        or CLASS_NAMES.get(config.data.source)
+        or map(str, range(num_classes))
     )
-    bfloat16 = config.trainer.precision == "bf16-mixed"
-    return Ready(model, form, config.data.channels, names, loading.eval_batch, bfloat16)
+    return TrainedClassifier(
+        model,
+        build.build_format(config, config.stage_image_size(kind)),
+        config.data.channels,
+        tuple(names),
+        build.build_loading(config).eval_batch,
+        bfloat16=config.trainer.precision == "bf16-mixed",
+    )
 
 
 def _features(config: Config, kind: str, state: State, path: Path) -> AnyFeatures:
-    """What the head classifies, as the stage made it; its weights come later, but for a head on stored features."""
-    recipe, grid = getattr(config, kind), config.grid_of(config.stage_image_size(kind))
-    if not any(name.startswith(ENCODER) for name in state):
-        return (
-            _pixels(config, kind)
-            if kind != "linear_probe"
-            else _stored_features(config, path)
-        )
+    """Return the features that the head classifies, built as the stage built them.
+
+    Their weights are still to be loaded, but for a head on stored features.
+    """
+    recipe = getattr(config, kind)
+    has_encoder = any(name.startswith(ENCODER_PREFIX) for name in state)
+    # a probe of features that were computed once
+    if not has_encoder and kind == "linear_probe":
+        return _stored_features(config, path)
+    if not has_encoder:
+        return _raw_pixels(config, kind)
+    grid = config.grid_for(config.stage_image_size(kind))
     encoder = build.build_encoder(config, grid)
     if kind == "attentive_probe":
         return AttentiveFeatures(encoder, recipe.heads, config.seed)
-    return (
-        Features(encoder, recipe.pool)
-        if kind == "linear_probe"
-        else FineTuneFeatures(encoder, recipe.pool)
-    )
+    if kind == "linear_probe":
+        return Features(encoder, recipe.pool)
+    return FineTuneFeatures(encoder, recipe.pool)
 
 
-def _pixels(config: Config, kind: str) -> RawPixels:
+def _raw_pixels(config: Config, kind: str) -> RawPixels:
     height, width = config.stage_image_size(kind)
     return RawPixels(config.data.channels * height * width)
 
 
 def _stored_features(config: Config, path: Path) -> AnyFeatures:
-    """Of a probe on stored features, whose checkpoint is the head alone: the ledger around it has the rest."""
-    stage = path.resolve().parent.parent
-    result = read_result(stage) or {}
-    if result.get("start") == "pixels":
-        return _pixels(config, "linear_probe")
-    if result.get("start") == "given":
+    """Return the encoder under a probe on stored features, whose checkpoint lacks it.
+
+    The ledger around the checkpoint has it. Raises ConfigError where it has not.
+    """
+    # runs/linear_probe/<fingerprint>/checkpoints/step=N.ckpt
+    stage_folder = path.resolve().parent.parent
+    runs_dir = stage_folder.parent.parent
+    result = read_result(stage_folder) or {}
+    start = result.get("start")
+    if start == "pixels":
+        return _raw_pixels(config, "linear_probe")
+    if start == "given":
         raise ConfigError(
             f"checkpoint={path} is a head on stored features of the weights that"
             " init_from named; train a probe that sees crops"
             " (linear_probe.augment.crop=random): its checkpoint keeps the encoder"
         )
-    grid, random = (
-        config.grid_of(config.stage_image_size("linear_probe")),
-        result.get("start") == "random",
-    )
-    encoder = build.build_encoder(config, grid, config.seed if random else None)
-    if not random:
-        parent = checkpoints.newest(
-            stage.parent.parent / "pretrain" / str(result.get("parent")) / "checkpoints"
+    grid = config.grid_for(config.stage_image_size("linear_probe"))
+    if start == "random":
+        encoder = build.build_encoder(config, grid, config.seed)
+        return Features(encoder, config.linear_probe.pool)
+    encoder = build.build_encoder(config, grid)
+    parent_folder = runs_dir / "pretrain" / str(result.get("parent"))
+    parent = checkpoints.newest(parent_folder / "checkpoints")
+    if parent is None:
+        raise ConfigError(
+            f"checkpoint={path} is a head on stored features: it holds no encoder,"
+            " and the finished pretraining under it does not lie in the ledger"
+            " around it; give it where it was made, or train a probe that sees"
+            " crops (linear_probe.augment.crop=random), which keeps its encoder"
         )
-        if parent is None:
-            raise ConfigError(
-                f"checkpoint={path} is a head on stored features: it holds no encoder,"
-                " and the finished pretraining under it does not lie in the ledger"
-                " around it; give it where it was made, or train a probe that sees"
-                " crops (linear_probe.augment.crop=random), which keeps its encoder"
-            )
-        load_pretrained(encoder, checkpoints.load(parent)["state_dict"], config.grid)
+    load_pretrained(encoder, checkpoints.load(parent)["state_dict"], config.grid)
     return Features(encoder, config.linear_probe.pool)
 
 
-def _theirs(opened: Opened, place: Path, hints: Hints) -> Ready:
-    """Weights of others say nothing of their images: square ones of the grid's size, ImageNet's statistics."""
-    weights, _ = read(place, hints)
-    head, size = weights.head, weights.geometry
+def _from_foreign_weights(
+    file: WeightsFile, path: Path, hints: Hints
+) -> TrainedClassifier:
+    """Load weights of another project, whose images are assumed to fill the grid."""
+    weights, _ = read_weights(path, hints)
+    head = weights.head
+    geometry = weights.geometry
     if head is None or weights.pool is None:
         raise ConfigError(
-            f"checkpoint={opened.path} ({weights.layout}) has no classifier's head;"
+            f"checkpoint={file.path} ({weights.layout}) has no classifier's head;"
             " give fine-tuned weights"
         )
-    stack = size.encoder
+    stack = geometry.encoder
     encoder = Encoder(
-        size.grid,
-        size.patch_size,
-        size.channels,
+        geometry.grid,
+        geometry.patch_size,
+        geometry.channels,
         stack.width,
         stack.depth,
         stack.heads,
         stack.mlp_ratio,
     )
-    kind = FineTuneFeatures if "fc_norm.weight" in head else Features
+    # the port's fine-tuned models normalise after pooling the mean
+    features = FineTuneFeatures if "fc_norm.weight" in head else Features
+    num_classes = len(head[HEAD_WEIGHT])
     model = Classifier(
-        kind(encoder, weights.pool),
-        len(head[HEAD]),
+        features(encoder, weights.pool),
+        num_classes,
         "norm.running_mean" in head,
         seed=0,
     )
     load_classifier(model, weights)
-    rows, columns = size.grid
-    mean, std = _statistics(opened, size.channels)
-    shape = (rows * size.patch_size, columns * size.patch_size)
-    form = Format(
-        shape, mean, std, CROP_OF_OTHERS if max(shape) <= build.STANDARD else 1.0
+    # Hugging Face's config.json; numbers stand in for missing names
+    labels = file.config.get("id2label", {})
+    names = tuple(str(labels.get(str(i), i)) for i in range(num_classes))
+    rows, columns = geometry.grid
+    shape = (rows * geometry.patch_size, columns * geometry.patch_size)
+    mean, std = _statistics(file, geometry.channels)
+    eval_crop = FOREIGN_EVAL_CROP if max(shape) <= build.STANDARD_SIZE else 1.0
+    image_format = ImageFormat(shape, mean, std, eval_crop)
+    return TrainedClassifier(
+        model, image_format, geometry.channels, names, is_foreign=True
     )
-    labels = opened.config.get("id2label", {})
-    names = tuple(str(labels.get(str(i), i)) for i in range(len(head[HEAD])))
-    return Ready(model, form, size.channels, names, of_others=True)
 
 
 def _statistics(
-    opened: Opened, channels: int
+    file: WeightsFile, channels: int
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Of Hugging Face folders what stands beside the weights (often 0.5 and 0.5), else ImageNet's."""
-    beside = opened.path.parent / "preprocessor_config.json"
-    told = json.loads(beside.read_text()) if opened.config and beside.is_file() else {}
-    if len(told.get("image_mean", ())) == len(told.get("image_std", ())) == channels:
-        return tuple(told["image_mean"]), tuple(told["image_std"])
+    """Return mean and std of the images, those of ImageNet by default.
+
+    A Hugging Face folder has them beside the weights; they are often 0.5 and 0.5.
+    """
+    preprocessor = file.path.parent / "preprocessor_config.json"
+    if file.config and preprocessor.is_file():
+        content = json.loads(preprocessor.read_text())
+        mean = tuple(content.get("image_mean", ()))
+        std = tuple(content.get("image_std", ()))
+        if len(mean) == len(std) == channels:
+            return mean, std
     return standard_statistics(channels)
 
 
-def _names(path: Path, count: int) -> tuple[str, ...]:
+def _read_class_names(path: Path, count: int) -> tuple[str, ...]:
     if not path.is_file():
         raise ConfigError(
             f"classes={path}: no such file; give one with a class name a line"

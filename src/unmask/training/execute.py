@@ -1,4 +1,4 @@
-"""The stages of a run, one after the other; a finished one comes from the ledger."""
+"""The stages of a run, one after the other; finished ones come from the ledger."""
 
 import logging
 import time
@@ -11,82 +11,75 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from unmask.callbacks.checkpointing import Preempted, leaving_when_asked
+from unmask.callbacks.checkpointing import Preempted, preemptible
 from unmask.config.checks import ConfigError
-from unmask.config.schema import Trainer
-from unmask.data.loading.workers import end_workers, lost_worker
+from unmask.config.schema import Config
+from unmask.config.stage_kinds import FITTED_STAGES
 from unmask.distributed import collectives
 from unmask.distributed.processes import received_signals
 from unmask.distributed.ranks import rank_info
-from unmask.stages.fingerprint import FITTED, StageSpec
+from unmask.stages.fingerprint import StageSpec
 from unmask.stages.ledger import StageFolder
 from unmask.stages.plan import Plan
-from unmask.training.stages import Run, StageWork
+from unmask.training.failures import handle_failure
+from unmask.training.run import Run
+from unmask.training.stages import StageRunner
 
-VERSIONS = ("torch", "lightning", "timm")
-# what the leader says again and again while another run owns the stage
+Result = dict[str, Any]  # the content of a stage's result.json
+REPORTED_PACKAGES = ("torch", "lightning", "timm")
+# what rank zero broadcasts again and again while another run works on the stage: ranks
+# that hear nothing for too long would give up
 WAITING = "waiting"
-POLL = 0.5  # seconds
-# of a process that waits for the others, in the time after which one that does not move
-# is ended
-PATIENCE = 1.5
+POLL = 0.5  # seconds between looks for a result
+# times trainer.timeout_minutes: the watchdog, which knows where each rank stands, ends
+# a run that hangs before the other ranks give up on it
+GROUP_PATIENCE = 1.5
 
 
-def execute(plan: Plan, console: Console) -> list[dict[str, Any]]:
-    """Results of all stages in order. Raises what a stage raised, after noting it there.
+def execute(plan: Plan, console: Console) -> list[Result]:
+    """Return the results of all stages, making those that the ledger lacks.
 
-    Asked to leave (by one of SIGNALS) it raises Preempted, within a fit after saving. Where this process is one
-    of several, all of them work on each stage together; but what a target needs to know of the images (FITTED) is
-    found by the first one alone.
+    All ranks work on each stage together, but rank zero alone fits what a target must
+    know of the images first (FITTED_STAGES). Raises Preempted where this process is
+    asked to stop, after saving; raises what a stage raised, after noting it in the
+    stage's folder.
     """
-    hush()
-    if plan.config.trainer.accelerator == "gpu" and not torch.cuda.is_available():
-        raise ConfigError(
-            "trainer.accelerator = gpu: torch finds no GPU here; use trainer=auto or"
-            " trainer=cpu"
-        )
-    if plan.config.data.decode == "nvjpeg" and not torch.cuda.is_available():
-        raise ConfigError(
-            "data.decode = nvjpeg: torch finds no GPU here; use data.decode=auto"
-        )
-    run, place = Run(plan, console), rank_info()
+    silence_lightning()
+    _refuse_missing_gpu(plan.config)
     for note in plan.listing.notes if plan.listing else ():
         console.print(f"warning: {note}", soft_wrap=True, markup=False)
-    with leaving_when_asked(plan.config.trainer.max_minutes):
-        alone = [spec for spec in plan.stages if spec.kind in FITTED]
-        follows = place is not None and place.rank > 0
+    run = Run(plan, console)
+    fitted = [spec for spec in plan.stages if spec.kind in FITTED_STAGES]
+    others = [spec for spec in plan.stages if spec.kind not in FITTED_STAGES]
+    ranks = rank_info()
+    is_rank_zero = ranks is None or ranks.rank == 0
+    with preemptible(plan.config.trainer.max_minutes):
+        # before the ranks meet: fitting may take longer than they wait for each other
         results = [
-            _awaited(run, spec) if follows else _stage(run, spec) for spec in alone
+            _stage_result(run, spec) if is_rank_zero else _wait_for_result(run, spec)
+            for spec in fitted
         ]
-        with _together(plan):
-            return results + [
-                _stage(run, spec) for spec in plan.stages if spec not in alone
-            ]
+        with _joined_ranks(plan):
+            return results + [_stage_result(run, spec) for spec in others]
 
 
-@contextmanager
-def _together(plan: Plan) -> Iterator[None]:
-    """One of several joins the others."""
-    place = rank_info()
-    if place is None:
-        yield
+def _refuse_missing_gpu(config: Config) -> None:
+    if torch.cuda.is_available():
         return
-    if torch.cuda.is_available() and plan.config.trainer.accelerator != "cpu":
-        if place.local_rank >= (seen := torch.cuda.device_count()):
-            raise ConfigError(
-                f"process {place.local_rank} of this machine sees {seen} GPU(s): start"
-                " one process a GPU, and let each see all of them; srun:"
-                " --gpus-per-node, not --gpus-per-task, which hides the others"
-            )
-        torch.cuda.set_device(place.local_rank)
-    # the watchdog comes first: it knows where each process stands
-    minutes = PATIENCE * plan.config.trainer.timeout_minutes
-    with collectives.process_group(place.rank, place.size, minutes):
-        yield
+    if config.trainer.accelerator == "gpu":
+        raise ConfigError(
+            f"trainer.accelerator = {config.trainer.accelerator}: torch finds no GPU"
+            " here; use trainer=auto or trainer=cpu"
+        )
+    if config.data.decode == "nvjpeg":
+        raise ConfigError(
+            f"data.decode = {config.data.decode}: torch finds no GPU here; use"
+            " data.decode=auto"
+        )
 
 
-def hush() -> None:
-    """Lightning's notices about hardware, adverts and loaders that are as they should be here."""
+def silence_lightning() -> None:
+    """Hide Lightning's adverts, and its advice on what is deliberate here."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     for message in (
         ".*many workers.*",
@@ -100,100 +93,104 @@ def hush() -> None:
         warnings.filterwarnings("ignore", message=message)
 
 
-def _awaited(run: Run, spec: StageSpec) -> dict[str, Any]:
-    """The result of what another process of this run is making; if that fails, this process is ended with it."""
+@contextmanager
+def _joined_ranks(plan: Plan) -> Iterator[None]:
+    """Let the ranks of this run work together within; do nothing where there is one."""
+    ranks = rank_info()
+    if ranks is None:
+        yield
+        return
+    if torch.cuda.is_available() and plan.config.trainer.accelerator != "cpu":
+        visible = torch.cuda.device_count()
+        if ranks.local_rank >= visible:
+            raise ConfigError(
+                f"process {ranks.local_rank} of this machine sees {visible} GPU(s):"
+                " start one process a GPU, and let each see all of them; srun:"
+                " --gpus-per-node, not --gpus-per-task, which hides the others"
+            )
+        torch.cuda.set_device(ranks.local_rank)
+    minutes = GROUP_PATIENCE * plan.config.trainer.timeout_minutes
+    with collectives.process_group(ranks.rank, ranks.world_size, minutes):
+        yield
+
+
+def _wait_for_result(run: Run, spec: StageSpec) -> Result:
+    """Wait until rank zero has finished the stage.
+
+    Where it fails, the launcher ends this process too.
+    """
     folder = StageFolder(run.config.runs_dir, spec)
     while (result := folder.result()) is None:
         time.sleep(POLL)
     return result
 
 
-def _stage(run: Run, spec: StageSpec) -> dict[str, Any]:
-    """The leader, or the only one, decides whether there is work, owns the folder and writes; the others follow."""
-    if received_signals:  # and what was raised then was lost
+def _stage_result(run: Run, spec: StageSpec) -> Result:
+    """Return the stage's result, from the ledger or by running the stage.
+
+    Rank zero decides which, holds the folder's lock and writes; the others follow.
+    """
+    # a signal may come where Python drops what its handler raises
+    if received_signals:
         raise Preempted
     folder = StageFolder(run.config.runs_dir, spec)
     if not collectives.is_rank_zero():
-        while (told := collectives.broadcast()) == WAITING:
+        while (message := collectives.broadcast()) == WAITING:
             pass
-        return told or _worked(run, spec, folder)
+        return message or _run_stage(run, spec, folder)
     if result := folder.result():
         run.console.print(f"{spec.title}: from the ledger, {folder.path}")
         return collectives.broadcast(result)
-    folder.open()
-    with folder.owned(
+    folder.create()
+    with folder.hold_lock(
         run.config.wait, run.console.print, lambda: collectives.broadcast(WAITING)
     ):
-        # another run may have finished it while we waited
+        # another run may have finished it while this one waited for the lock
         if result := collectives.broadcast(folder.result()):
             return result
-        folder.keep_config(run.config.plain())
+        folder.write_config(run.config.to_dict())
         run.console.print(f"{spec.title}: {folder.path}")
-        return _worked(run, spec, folder)
+        return _run_stage(run, spec, folder)
 
 
-def _worked(run: Run, spec: StageSpec, folder: StageFolder) -> dict[str, Any]:
-    """What the stage's work gives, filed by the leader."""
+def _run_stage(run: Run, spec: StageSpec, folder: StageFolder) -> Result:
+    """Train or evaluate, and write result.json on rank zero."""
     start = time.monotonic()
-    work = StageWork(run, spec, folder)
+    runner = StageRunner(run, spec, folder)
     try:
-        metrics = getattr(work, spec.kind)()
-    except SystemExit:  # ours, or one of Lightning's, which leaves with 0 when asked to
+        # a stage's kind is the name of the method that runs it
+        metrics = getattr(runner, spec.kind)()
+    # Preempted, or Lightning's own exit, which has code 0
+    except SystemExit:
         run.console.print(
             f"{spec.title}: stopped, {folder.path}; the same command goes on from there"
         )
         raise Preempted from None
     except (Exception, KeyboardInterrupt) as error:
-        name = (
-            "error.txt"
-            if collectives.is_rank_zero()
-            else f"error-{collectives.rank()}.txt"
-        )
-        folder.fail(error, name)
-        if lost_worker(error):
-            end_workers()
-            raise ChildProcessError(
-                f"{spec.title}: a loader's worker was killed (so do systems whose"
-                " memory is full) or gave no image for"
-                f" trainer.timeout_minutes={run.config.trainer.timeout_minutes:g}; look"
-                " at the disk, or set a smaller data.num_workers; the same command"
-                " goes on from the last checkpoint"
-            ) from error
-        advise(error, run.config.trainer, folder, name)
+        handle_failure(error, run.config.trainer, folder)
         raise
     if not collectives.is_rank_zero():
         return collectives.broadcast()
-    seconds = round(work.fit.seconds_before + time.monotonic() - start, 1)
-    facts = {"seconds": seconds, "versions": {name: version(name) for name in VERSIONS}}
-    bad = work.fit.bad.merge()
+    seconds = runner.fit.earlier_seconds + time.monotonic() - start
+    facts = _result_facts(run, runner, metrics, seconds)
+    return collectives.broadcast(folder.finish(metrics, facts))
+
+
+def _result_facts(
+    run: Run, runner: StageRunner, metrics: dict[str, float], seconds: float
+) -> dict[str, Any]:
+    """Return what a result says beside its metrics: time, versions, images."""
+    bad_images = runner.fit.bad_images.merge()
+    # a stage that measures other images than the validation split counts them itself
     images = int(metrics.pop("images")) if "images" in metrics else len(run.splits[1])
-    images -= sum(row["split"] == "validation" for row in bad)
-    facts |= {
+    images -= sum(row["split"] == "validation" for row in bad_images)
+    facts: dict[str, Any] = {
+        "seconds": round(seconds, 1),
+        "versions": {name: version(name) for name in REPORTED_PACKAGES},
         "threads": torch.get_num_threads(),
         "processes": collectives.world_size(),
         "images": images,
     }
-    facts |= {"bad_images": len(bad)} if bad else {}
-    return collectives.broadcast(folder.finish(metrics, facts))
-
-
-def memory_full(error: BaseException) -> bool:
-    """Of the device, or of this process."""
-    # the CPU's allocator raises a plain RuntimeError: only its text says what happened
-    return isinstance(
-        error, torch.OutOfMemoryError | MemoryError
-    ) or "can't allocate memory" in str(error)
-
-
-def advise(
-    error: BaseException, trainer: Trainer, folder: StageFolder, name: str = "error.txt"
-) -> None:
-    """Notes on the error for whoever reads it: the remedy where it is known, and where the whole of it stands."""
-    if memory_full(error):
-        now = "the whole batch" if trainer.micro_batch is None else trainer.micro_batch
-        now = now if trainer.split == 1 else f"{now}, in {trainer.split} parts"
-        error.add_note(
-            "the device's memory is full: set a smaller trainer.micro_batch (now"
-            f" {now}); the same command then goes on from the last checkpoint"
-        )
-    error.add_note(f"traceback: {folder.path}/{name}")
+    if bad_images:
+        facts["bad_images"] = len(bad_images)
+    return facts

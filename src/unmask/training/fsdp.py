@@ -1,4 +1,4 @@
-"""How several processes share one model: a copy each (DDP), or a share each (FSDP2)."""
+"""How several ranks train one model: with a copy each (DDP) or a share each (FSDP2)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,114 +22,57 @@ from unmask.distributed.collectives import full_tensor
 from unmask.tasks.classify import Classify
 
 
-def shard(model: nn.Module, mesh: DeviceMesh, half: bool) -> None:
-    """Cut every parameter along its first axis into one share a process of the mesh, once.
-
-    half: blocks are sent and computed in bfloat16, from float32 shares, and gradients added up in float32. Norms,
-    embeddings, tokens and the head stay with the root in float32: what autocast makes of them is then what it makes
-    of whole models.
-    """
-    if isinstance(model, FSDPModule):
-        return
-    policy = MixedPrecisionPolicy(
-        torch.bfloat16 if half else None, torch.float32, cast_forward_inputs=False
-    )
-    for block in _called(model):
-        fully_shard([block.attn, block.mlp], mesh=mesh, mp_policy=policy)
-    # the root, too, drops what it gathered: else parameters() would be whole tensors
-    # after a validation
-    fully_shard(model, mesh=mesh, reshard_after_forward=True)
+def build_strategy(is_sharded: bool) -> DDPStrategy:
+    """Return Lightning's strategy for ranks that have joined a process group."""
+    if is_sharded:
+        return ShardedStrategy()
+    # buffers are the same on all ranks by construction; broadcasting them would wait
+    # where ranks have different numbers of validation batches
+    return DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
-def _called(model: nn.Module) -> list[Any]:
-    """Blocks whose forward runs; a decoder's last one is taken apart (`decoder.last_block`), and nothing would gather
-    what it needs.
-    """
-    apart = {part.blocks[-1] for part in model.modules() if isinstance(part, Decoder)}
-    return [
-        part
-        for part in model.modules()
-        if isinstance(part, Block) and part not in apart
-    ]
+class ShardedStrategy(DDPStrategy):
+    """Train with a share of the model on each rank.
 
-
-def gathered(state: Any) -> Any:
-    """The state with whole tensors on the CPU, for the process that leads; the others help and get nothing."""
-
-    def gather(value: Any) -> Any:
-        if not isinstance(value, Tensor):
-            return value
-        full = full_tensor(value.detach())
-        return full.cpu() if collectives.is_rank_zero() else None
-
-    found = tree_map(gather, state)
-    return found if collectives.is_rank_zero() else {}
-
-
-def shared_out(state: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
-    """An optimiser's whole state with each moment cut as its parameter is; every process has read all of it."""
-    parameters = [
-        parameter for group in optimizer.param_groups for parameter in group["params"]
-    ]
-
-    def share(value: Any, parameter: Tensor) -> Any:
-        if (
-            not isinstance(parameter, DTensor)
-            or not isinstance(value, Tensor)
-            or value.shape != parameter.shape
-        ):
-            return value  # a count of steps
-        return distribute_tensor(
-            value, parameter.device_mesh, parameter.placements, src_data_rank=None
-        )
-
-    moments = {
-        i: {name: share(value, parameters[i]) for name, value in kept.items()}
-        for i, kept in state["state"].items()
-    }
-    return {**state, "state": moments}
-
-
-class Sharded(DDPStrategy):
-    """Lightning's DDP with shares in the place of copies; its checkpoints are DDP's, and each reads the other's.
-
-    Weights are restored before they are cut, the optimiser's state after. Lightning's own ModelParallelStrategy reads
-    and writes files of its own, past our checkpoints, and wants to be told the shares by every module.
+    Checkpoints are those of DDP, and either strategy reads the other's: weights are
+    loaded before they are cut, the optimiser's state after. Lightning's own
+    ModelParallelStrategy writes files of its own instead, and leaves the cutting to
+    every module.
     """
 
     def setup(self, trainer: L.Trainer) -> None:
-        """For a fit, and for the validation of its final weights, which are cut already."""
+        """Cut the model, and set up the optimisers for a fit.
+
+        The validation after a fit finds the model cut already.
+        """
         assert self.accelerator is not None
         self.accelerator.setup(trainer)
         mesh = init_device_mesh(self.root_device.type, (collectives.world_size(),))
-        for model in _models(self.lightning_module):
-            shard(model, mesh, half=trainer.precision == "bf16-mixed")
-        self.model_to_device()  # what is not cut: a target's tables, metrics
+        for model in _sharded_models(self.lightning_module):
+            shard(model, mesh, bfloat16=trainer.precision == "bf16-mixed")
+        # what is not cut moves as it is: a target's tables, metrics
+        self.model_to_device()
         if trainer.state.fn == TrainerFn.FITTING:
             self.setup_optimizers(trainer)
         self.setup_precision_plugin()
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         assert self.lightning_module is not None
-        return gathered(self.lightning_module.state_dict())
+        return gather_state(self.lightning_module.state_dict())
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        return gathered(
-            (
-                optimizer._optimizer
-                if isinstance(optimizer, LightningOptimizer)
-                else optimizer
-            ).state_dict()
-        )
+        if isinstance(optimizer, LightningOptimizer):
+            optimizer = optimizer._optimizer
+        return gather_state(optimizer.state_dict())
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        for optimizer, state in zip(
-            self.optimizers, checkpoint["optimizer_states"], strict=True
-        ):
-            optimizer.load_state_dict(shared_out(state, optimizer))
+        states = checkpoint["optimizer_states"]
+        for optimizer, state in zip(self.optimizers, states, strict=True):
+            optimizer.load_state_dict(shard_optimizer_state(state, optimizer))
 
     def teardown(self) -> None:
-        """The shares stay where they are: the validation after the fit needs them there."""
+        """Leave the shares in place: the validation after the fit needs them."""
+        # DDPStrategy's own teardown would move the model to the CPU
         assert self.accelerator is not None
         assert self.cluster_environment is not None
         self.cluster_environment.teardown()
@@ -138,18 +81,84 @@ class Sharded(DDPStrategy):
         self.checkpoint_io.teardown()
 
 
-def _models(module: Any) -> list[nn.Module]:
-    """What is trained, and its average where there is one; frozen targets stay whole."""
-    averaged = (
-        [module.ema.module] if isinstance(module, Classify) and module.ema else []
+def _sharded_models(module: Any) -> list[nn.Module]:
+    """Return the trained model and its average; a frozen target stays whole."""
+    if isinstance(module, Classify) and module.ema:
+        return [module.model, module.ema.module]
+    return [module.model]
+
+
+def shard(model: nn.Module, mesh: DeviceMesh, bfloat16: bool) -> None:
+    """Cut every parameter along its first axis into one share a rank, once.
+
+    bfloat16: gather and compute blocks in bfloat16, from float32 shares, and add
+    gradients up in float32. Norms, embeddings, tokens and the head stay in float32
+    with the root, so that autocast does to them what it does to a whole model.
+    """
+    if isinstance(model, FSDPModule):
+        return
+    policy = MixedPrecisionPolicy(
+        torch.bfloat16 if bfloat16 else None, torch.float32, cast_forward_inputs=False
     )
-    return [module.model, *averaged]
+    for block in _blocks_with_forward(model):
+        fully_shard([block.attn, block.mlp], mesh=mesh, mp_policy=policy)
+    # the root, too, drops what it gathered: else parameters() would be whole tensors
+    # after a validation
+    fully_shard(model, mesh=mesh, reshard_after_forward=True)
 
 
-def strategy(sharded: bool) -> DDPStrategy:
-    """Of processes that have joined."""
-    if sharded:
-        return Sharded()
-    # buffers: the same everywhere by construction; sending them would wait where
-    # validation batches are uneven
-    return DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
+def _blocks_with_forward(model: nn.Module) -> list[Any]:
+    """Return the blocks whose forward is called, which is when FSDP gathers them.
+
+    A decoder's last block is not: `decoder.run_last_block` calls its parts one by one.
+    """
+    last_blocks = {
+        part.blocks[-1] for part in model.modules() if isinstance(part, Decoder)
+    }
+    return [
+        part
+        for part in model.modules()
+        if isinstance(part, Block) and part not in last_blocks
+    ]
+
+
+def gather_state(state: Any) -> Any:
+    """Return the state with whole tensors on the CPU of rank zero, else an empty dict.
+
+    All ranks must call it, since each sends its shares.
+    """
+
+    def gather(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        full = full_tensor(value.detach())
+        return full.cpu() if collectives.is_rank_zero() else None
+
+    gathered = tree_map(gather, state)
+    return gathered if collectives.is_rank_zero() else {}
+
+
+def shard_optimizer_state(
+    state: dict[str, Any], optimizer: Optimizer
+) -> dict[str, Any]:
+    """Return an optimiser's whole state with each moment cut as its parameter is.
+
+    Every rank has read all of it, so nothing is sent.
+    """
+    parameters = [
+        parameter for group in optimizer.param_groups for parameter in group["params"]
+    ]
+
+    def share(value: Any, parameter: Tensor) -> Any:
+        is_moment = isinstance(value, Tensor) and value.shape == parameter.shape
+        if not is_moment or not isinstance(parameter, DTensor):
+            return value  # a count of steps
+        return distribute_tensor(
+            value, parameter.device_mesh, parameter.placements, src_data_rank=None
+        )
+
+    moments = {
+        i: {name: share(value, parameters[i]) for name, value in by_name.items()}
+        for i, by_name in state["state"].items()
+    }
+    return {**state, "state": moments}

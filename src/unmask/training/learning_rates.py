@@ -1,8 +1,12 @@
-"""What a recipe does to each part of a model, read off the model and its optimiser, not off the recipe."""
+"""What a recipe does to each part of a model, read off the model and its optimiser.
+
+A mistake in the recipe's code, such as a layer decay that reaches no parameter, shows
+in this table, as it would not in one made from the recipe.
+"""
 
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from rich.table import Table
@@ -17,9 +21,11 @@ BLOCK = re.compile(r"encoder\.blocks\.(\d+)")
 
 @dataclass(frozen=True)
 class PartRates:
-    """One part of the model: parameters that are trained and in all, peak learning rate, decay, drop path.
+    """Say how one part of the model is trained.
 
-    weight_decay: of its matrices; biases and other 1-D parameters have none, and `spared` counts what has none.
+    trained: how many of its parameters are. lr: at its peak; None where frozen.
+    weight_decay: of its matrices; spared: how many trained parameters have none, such
+    as biases.
     """
 
     part: str
@@ -32,24 +38,31 @@ class PartRates:
 
 
 def part_rates(model: nn.Module, optimizer: Optimizer) -> list[PartRates]:
-    """The parts in the order of the forward pass. Raises ValueError where the optimiser lacks a trainable parameter."""
+    """Return the parts in the order of the forward pass.
+
+    Raises ValueError where the optimiser lacks a trainable parameter, or has a frozen
+    one.
+    """
+    # a tensor's == compares values, hence its identity
     groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     parts: dict[str, list[tuple[nn.Parameter, dict[str, Any] | None]]] = {}
     for name, parameter in model.named_parameters():
         group = groups.get(id(parameter))
         if (group is None) == parameter.requires_grad:
+            where = "not in" if group is None else "in"
             raise ValueError(
-                f"{name}: requires_grad is {parameter.requires_grad}, and the optimiser"
-                " says otherwise"
+                f"{name}: requires_grad is {parameter.requires_grad}, but it is"
+                f" {where} the optimiser"
             )
-        parts.setdefault(_part(name), []).append((parameter, group))
-    drops = {
-        _part(name): module.rate
+        parts.setdefault(_part_name(name), []).append((parameter, group))
+    drop_paths = {
+        _part_name(name): module.rate
         for name, module in model.named_modules()
         if isinstance(module, DropPath)
     }
     return [
-        _rates(part, members, drops.get(part, 0.0)) for part, members in parts.items()
+        _rates(part, members, drop_paths.get(part, 0.0))
+        for part, members in parts.items()
     ]
 
 
@@ -59,77 +72,80 @@ def _rates(
     drop_path: float,
 ) -> PartRates:
     trained = [(p.numel(), group) for p, group in members if group is not None]
-    lr = {group["initial_lr"] for _, group in trained}
-    decays = {group["weight_decay"] for _, group in trained}
-    assert len(lr) <= 1, f"{part} has several rates: {lr}"
+    # initial_lr is the peak: the schedule multiplies it by at most 1
+    lrs = {group["initial_lr"] for _, group in trained}
+    assert len(lrs) <= 1, f"{part} has several rates: {lrs}"
+    # matrices have the recipe's decay, biases none: the larger one is shown
+    decays = [group["weight_decay"] for _, group in trained]
     return PartRates(
         part,
-        sum(n for n, _ in trained),
-        sum(p.numel() for p, _ in members),
-        next(iter(lr), None),
+        sum(count for count, _ in trained),
+        sum(parameter.numel() for parameter, _ in members),
+        next(iter(lrs), None),
         max(decays, default=None),
-        sum(n for n, group in trained if not group["weight_decay"]),
+        sum(count for count, group in trained if not group["weight_decay"]),
         drop_path,
     )
 
 
-def _part(name: str) -> str:
-    if EMBEDDING.search(name):
+def _part_name(parameter_name: str) -> str:
+    if EMBEDDING.search(parameter_name):
         return "embedding"
-    if block := BLOCK.search(name):
+    if block := BLOCK.search(parameter_name):
         return f"block {int(block[1]) + 1}"
-    return "pooling" if "attention" in name else "head"
-
-
-def merged(rates: list[PartRates]) -> Iterator[tuple[str, PartRates]]:
-    """Neighbours that are treated alike, as one: 'block 1 - block 12'."""
-    run: list[PartRates] = []
-    for rate in [*rates, None]:
-        if run and (rate is None or _treatment(rate) != _treatment(run[-1])):
-            names = run[0].part if len(run) == 1 else f"{run[0].part} to {run[-1].part}"
-            sums = [
-                sum(getattr(r, key) for r in run)
-                for key in ("trained", "parameters", "spared")
-            ]
-            last = run[-1]
-            yield (
-                names,
-                PartRates(
-                    names,
-                    sums[0],
-                    sums[1],
-                    last.lr,
-                    last.weight_decay,
-                    sums[2],
-                    last.drop_path,
-                ),
-            )
-            run = []
-        if rate:
-            run.append(rate)
-
-
-def _treatment(rate: PartRates) -> tuple[Any, ...]:
-    whole = rate.trained == rate.parameters
-    return rate.trained > 0, whole, rate.lr, rate.weight_decay, rate.drop_path
+    return "pooling" if "attention" in parameter_name else "head"
 
 
 def rates_table(title: str, rates: list[PartRates]) -> Table:
-    """For the terminal, before training starts."""
+    """Return the table that is printed before training starts."""
     table = Table(title=title, title_justify="left")
     table.add_column("part", no_wrap=True)
     for column in ("trained", "of", "peak lr", "decay", "drop path"):
         table.add_column(column, justify="right", no_wrap=True)
-    for name, rate in merged(rates):
-        lr = "frozen" if rate.lr is None else f"{rate.lr:.3g}"
-        decay = "" if rate.weight_decay is None else f"{rate.weight_decay:g}"
-        drop = f"{rate.drop_path:.3f}" if rate.drop_path else ""
+    for rate in merge_equal_parts(rates):
         table.add_row(
-            name, f"{rate.trained:,}", f"{rate.parameters:,}", lr, decay, drop
+            rate.part,
+            f"{rate.trained:,}",
+            f"{rate.parameters:,}",
+            "frozen" if rate.lr is None else f"{rate.lr:.3g}",
+            "" if rate.weight_decay is None else f"{rate.weight_decay:g}",
+            f"{rate.drop_path:.3f}" if rate.drop_path else "",
         )
     return table
 
 
-def rows(rates: list[PartRates]) -> list[dict[str, Any]]:
-    """Plain values, to be kept beside the result."""
+def rates_as_rows(rates: list[PartRates]) -> list[dict[str, Any]]:
+    """Return plain values for rates.json."""
     return [asdict(rate) for rate in rates]
+
+
+def merge_equal_parts(rates: list[PartRates]) -> Iterator[PartRates]:
+    """Merge neighbours that are treated alike, as in "block 1 to block 12"."""
+    neighbours: list[PartRates] = []
+    for rate in rates:
+        if neighbours and _treatment(rate) != _treatment(neighbours[-1]):
+            yield _merge(neighbours)
+            neighbours = []
+        neighbours.append(rate)
+    if neighbours:
+        yield _merge(neighbours)
+
+
+def _treatment(rate: PartRates) -> tuple[Any, ...]:
+    """Return what two parts must share to be one row of the table."""
+    is_trained = rate.trained > 0
+    is_whole = rate.trained == rate.parameters
+    return is_trained, is_whole, rate.lr, rate.weight_decay, rate.drop_path
+
+
+def _merge(rates: list[PartRates]) -> PartRates:
+    """Return one row with the sums of the parts' counts."""
+    first, last = rates[0], rates[-1]
+    # rates and drop path are the same in all of them
+    return replace(
+        first,
+        part=first.part if len(rates) == 1 else f"{first.part} to {last.part}",
+        trained=sum(rate.trained for rate in rates),
+        parameters=sum(rate.parameters for rate in rates),
+        spared=sum(rate.spared for rate in rates),
+    )

@@ -1,4 +1,7 @@
-"""A stage's model and the loss of one batch, to be built where there are no values: for counting what they cost."""
+"""A stage's model and the loss of one batch, without values: to count what they cost.
+
+Built on torch's meta device, where tensors have shapes and nothing is computed.
+"""
 
 import math
 from collections.abc import Callable
@@ -8,18 +11,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unmask.config.schema import FROZEN, Config
+from unmask.config.schema import Config
+from unmask.config.stage_kinds import FROZEN_STAGES
 from unmask.encoder import Encoder
 from unmask.heads import (
+    AnyFeatures,
     AttentiveFeatures,
     Classifier,
     Features,
     FineTuneFeatures,
-    Given,
+    PrecomputedFeatures,
     RawPixels,
     train_last_blocks,
 )
-from unmask.mae import MAE
 from unmask.masking import Masking
 from unmask.training.build import build_encoder, build_mae
 
@@ -28,114 +32,137 @@ Inputs = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class Outline:
-    """after: the parts that come after the encoder (decoder or head); inputs: one batch of so many images."""
+    """Hold a stage's model with what a training step does to it.
+
+    after_encoder: the parts that follow the encoder, a decoder or a head. inputs: gives
+    a batch of so many images.
+    """
 
     model: nn.Module
-    after: tuple[nn.Module, ...]
+    after_encoder: tuple[nn.Module, ...]
     inputs: Callable[[int], Inputs]
     loss: Callable[[Inputs], Tensor]
 
 
-def outline(config: Config, kind: str, start: str, classes: int) -> Outline:
-    """Of the stage `kind` that starts from `start`, as `unmask.training.stages` trains it."""
+def build_outline(config: Config, kind: str, start: str, num_classes: int) -> Outline:
+    """Return the outline of a stage as `unmask.training.stages` trains it.
+
+    start: the weights it starts from, as in a StageSpec.
+    """
     if kind == "pretrain":
-        return pretraining(config)
-    return classifying(
-        classifier(config, kind, start, classes), _shape(config, kind, start), classes
+        return pretraining_outline(config)
+    return classifier_outline(
+        build_classifier(config, kind, start, num_classes),
+        _input_shape(config, kind, start),
+        num_classes,
     )
 
 
-def pretraining(config: Config) -> Outline:
-    model: MAE = build_mae(config)
-    patches, visible = math.prod(config.grid), config.num_visible
-    everywhere = config.loss_on == "all"
+def pretraining_outline(config: Config) -> Outline:
+    """Return the autoencoder with a loss on the patches that it must predict."""
+    model = build_mae(config)
+    num_patches = math.prod(config.grid)
+    num_visible = config.num_visible
+    predicts_all = config.loss_on == "all"
 
+    # the values of patch indices change no shape: any will do
     def inputs(batch: int) -> Inputs:
-        images = torch.empty(batch, config.data.channels, *config.data.image_size)
-        order = torch.empty(batch, patches, dtype=torch.long)
+        images_BCHW = torch.empty(batch, config.data.channels, *config.data.image_size)
+        order_BL = torch.empty(batch, num_patches, dtype=torch.long)
+        hidden_BL = torch.empty(batch, num_patches, dtype=torch.bool)
         return (
-            images,
-            order[:, :visible],
-            order[:, visible:],
-            torch.empty(batch, patches, dtype=torch.bool),
+            images_BCHW,
+            order_BL[:, :num_visible],
+            order_BL[:, num_visible:],
+            hidden_BL,
         )
 
-    def loss(given: Inputs) -> Tensor:
-        # targets and loss are float32
-        predicted = model(given[0], Masking(*given[1:]), everywhere).float()
+    def loss(batch: Inputs) -> Tensor:
+        images_BCHW, *masking = batch
+        # targets and losses are float32 whatever the precision of the model
+        predicted = model(images_BCHW, Masking(*masking), predicts_all).float()
         return F.mse_loss(predicted, torch.empty_like(predicted))
 
     return Outline(model, (model.decoder,), inputs, loss)
 
 
-def classifier(config: Config, kind: str, start: str, classes: int) -> Classifier:
-    """The classifier of a measuring stage; of a probe whose features are computed once, what is trained on them."""
-    recipe, probe = getattr(config, kind), kind in FROZEN
-    pixels = config.data.channels * math.prod(config.stage_image_size(kind))
-    features: Features | FineTuneFeatures | AttentiveFeatures | RawPixels | Given
-    if computed_once(config, kind):
-        features = Given(pixels if start == "pixels" else config.model.width)
-    elif start == "pixels":
-        features = RawPixels(pixels)
-    else:
-        encoder = stage_encoder(config, kind)
-        if kind == "attentive_probe":
-            features = AttentiveFeatures(encoder, recipe.heads, config.seed)
-        elif kind == "linear_probe":
-            features = Features(encoder, recipe.pool).requires_grad_(False)
-        else:
-            features = FineTuneFeatures(encoder, recipe.pool)
-            train_last_blocks(features, getattr(recipe, "blocks", math.inf))
-    return Classifier(features, classes, probe, config.seed)
+def build_classifier(
+    config: Config, kind: str, start: str, num_classes: int
+) -> Classifier:
+    """Return the classifier that a stage trains.
 
-
-def stage_encoder(config: Config, kind: str) -> Encoder:
-    """On the grid of that stage's images."""
-    return build_encoder(config, config.grid_of(config.stage_image_size(kind)))
-
-
-def computed_once(config: Config, kind: str) -> bool:
-    """Frozen features of images that no augmentation changes."""
-    return kind == "linear_probe" and not config.linear_probe.augment.changes
-
-
-def _shape(config: Config, kind: str, start: str) -> tuple[int, ...]:
-    """Of one input: an image, or the features that were computed once."""
-    size = config.stage_image_size(kind)
-    if computed_once(config, kind):
-        return (
-            (
-                config.data.channels * math.prod(size)
-                if start == "pixels"
-                else config.model.width
-            ),
+    Where its features are computed once, the encoder is no part of it.
+    """
+    recipe = getattr(config, kind)
+    num_pixels = config.data.channels * math.prod(config.stage_image_size(kind))
+    features: AnyFeatures
+    if has_fixed_features(config, kind):
+        features = PrecomputedFeatures(
+            num_pixels if start == "pixels" else config.model.width
         )
-    return (config.data.channels, *size)
+    elif start == "pixels":
+        features = RawPixels(num_pixels)
+    elif kind == "attentive_probe":
+        encoder = build_stage_encoder(config, kind)
+        features = AttentiveFeatures(encoder, recipe.heads, config.seed)
+    elif kind == "linear_probe":
+        encoder = build_stage_encoder(config, kind)
+        features = Features(encoder, recipe.pool).requires_grad_(False)
+    else:
+        features = FineTuneFeatures(build_stage_encoder(config, kind), recipe.pool)
+        train_last_blocks(features, getattr(recipe, "blocks", math.inf))
+    return Classifier(features, num_classes, kind in FROZEN_STAGES, config.seed)
 
 
-def classifying(model: Classifier, shape: tuple[int, ...], classes: int) -> Outline:
+def build_stage_encoder(config: Config, kind: str) -> Encoder:
+    """Return the encoder on the grid of the stage's images."""
+    return build_encoder(config, config.grid_for(config.stage_image_size(kind)))
+
+
+def has_fixed_features(config: Config, kind: str) -> bool:
+    """Return whether features are computed once: frozen, on images without changes."""
+    return kind == "linear_probe" and not config.linear_probe.augment.changes_images
+
+
+def _input_shape(config: Config, kind: str, start: str) -> tuple[int, ...]:
+    """Return the shape of one input: an image, or features that are computed once."""
+    image_shape = (config.data.channels, *config.stage_image_size(kind))
+    if not has_fixed_features(config, kind):
+        return image_shape
+    width = math.prod(image_shape) if start == "pixels" else config.model.width
+    return (width,)
+
+
+def classifier_outline(
+    model: Classifier, shape: tuple[int, ...], num_classes: int
+) -> Outline:
+    """Return the classifier with cross-entropy on soft labels, as mixup makes them."""
+
     def inputs(batch: int) -> Inputs:
-        return torch.empty(batch, *shape), torch.empty(batch, classes)
+        return torch.empty(batch, *shape), torch.empty(batch, num_classes)
 
-    def loss(given: Inputs) -> Tensor:
-        return F.cross_entropy(model(given[0]).float(), given[1])
+    def loss(batch: Inputs) -> Tensor:
+        images, targets_BK = batch
+        return F.cross_entropy(model(images).float(), targets_BK)
 
+    after_encoder: list[nn.Module] = [model.head]
+    # attention pooling is trained, too, and is no part of the encoder
     attention = getattr(model.features, "attention", None)
-    return Outline(
-        model,
-        (model.head, *([attention] if attention is not None else [])),
-        inputs,
-        loss,
-    )
+    if attention is not None:
+        after_encoder.append(attention)
+    return Outline(model, tuple(after_encoder), inputs, loss)
 
 
-def encoding(config: Config, kind: str) -> Outline:
-    """An encoder's features of whole images, without any head."""
-    encoder = stage_encoder(config, kind).requires_grad_(False)
+def encoder_outline(config: Config, kind: str) -> Outline:
+    """Return a frozen encoder on whole images, without a head, as kNN uses it."""
+    encoder = build_stage_encoder(config, kind).requires_grad_(False)
     shape = (config.data.channels, *config.stage_image_size(kind))
-    return Outline(
-        encoder,
-        (),
-        lambda batch: (torch.empty(batch, *shape),),
-        lambda given: encoder(given[0]).square().mean(),
-    )
+
+    def inputs(batch: int) -> Inputs:
+        return (torch.empty(batch, *shape),)
+
+    def loss(batch: Inputs) -> Tensor:
+        # FLOP counters want a scalar; elementwise work counts for nothing
+        return encoder(batch[0]).square().mean()
+
+    return Outline(encoder, (), inputs, loss)

@@ -1,155 +1,91 @@
-"""The work of each stage: what is trained on which images from which weights, and what is measured."""
+"""What each kind of stage does: from a recipe to a model, its images and their fit.
 
-from functools import cached_property
+A stage is one training or one evaluation. Pretraining comes first, before it what its
+target must know of the images (`patch_pca`, `tokenizer`); then the encoder is evaluated
+(`knn`, the probes, fine-tuning), and last a fine-tuned classifier (`robustness`).
+"""
+
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
-from rich.console import Console
 from torch import nn
 
 from unmask.callbacks.pictures import Pictures
-from unmask.config.recipes import Augment as AugmentConfig
+from unmask.config.augmentation import mixing_group_size
 from unmask.config.recipes import (
     FineTune,
     PartialFineTune,
     TokenizerRecipe,
-    mixed_together,
 )
-from unmask.config.schema import FROZEN
+from unmask.config.stage_kinds import FROZEN_STAGES
 from unmask.data.listing.names import Names
-from unmask.data.loading.bad_images import BadImages
-from unmask.data.loading.folders import Files, Folder
-from unmask.data.loading.in_memory import InMemory
+from unmask.data.loading.folders import FolderStore, StoredImages
 from unmask.data.loading.module import FeatureData, ImageData
-from unmask.data.loading.sampler import balanced_subset
 from unmask.distributed import collectives
 from unmask.drop_path import DropPath, install_drop_path, linear_rates
 from unmask.encoder import Encoder
-from unmask.exchange.geometry import Hints
-from unmask.exchange.load import load_encoder, load_mae, load_pretrained
-from unmask.exchange.read import read
-from unmask.exchange.summary import described
-from unmask.exchange.weights import Weights
 from unmask.heads import (
     AttentiveFeatures,
     Classifier,
     Features,
     FineTuneFeatures,
-    Given,
     Pool,
+    PrecomputedFeatures,
     RawPixels,
     train_last_blocks,
 )
 from unmask.optim import Recipe
-from unmask.randomness import make_key
 from unmask.stages.fingerprint import StageSpec
-from unmask.stages.ledger import LedgerError, StageFolder
-from unmask.stages.plan import Plan
-from unmask.stages.sizes import fitting
-from unmask.storage import checkpoints
+from unmask.stages.ledger import StageFolder
 from unmask.storage.atomic import write_json
-from unmask.targets import AnyTarget, NormalisedPixel, PatchPCA, Pixel, Tokens
+from unmask.targets import AnyTarget, PatchPCA, Tokens
 from unmask.tasks.classify import Classify, Regularisation
-from unmask.tasks.features import LabelledFeatures, extract, knn_accuracy
+from unmask.tasks.features import LabelledFeatures, extract_features, knn_accuracy
 from unmask.tasks.pretrain import Pretrain
 from unmask.tasks.tokenizer import Annealing, TrainTokenizer
 from unmask.training import build
-from unmask.training.classifiers import of_stage
-from unmask.training.fit import Fitting, Metrics
-from unmask.training.fitted_targets import fit_patch_pca, give_basis, give_weights
-from unmask.training.learning_rates import part_rates, rates_table, rows
-from unmask.training.robustness import Robustness
-
-Shape = tuple[int, int]
-NOTHING = Files(Folder(Path(), Names(())), torch.empty(0, dtype=torch.long), 1)
-
-
-class Run:
-    """What the stages of one run share: the plan, the images (read once, when first needed), the console."""
-
-    def __init__(self, plan: Plan, console: Console) -> None:
-        self.plan, self.config, self.console = plan, plan.config, console
-        self.extracted: dict[
-            tuple[Any, ...], tuple[LabelledFeatures, LabelledFeatures, BadImages]
-        ] = {}
-
-    @cached_property
-    def splits(self) -> tuple[InMemory | Files, InMemory | Files]:
-        return build.load_splits(self.plan)
-
-    def data(
-        self,
-        batch_size: int | None,
-        labels: int | None,
-        augment: AugmentConfig,
-        shape: Shape,
-        seed: int | None = None,
-    ) -> ImageData:
-        """Loaders of a stage; the batch is cut to the number of images where there are fewer, to an even one.
-
-        seed: of the order and the crops, where it is not the run's.
-        """
-        train, val = self.splits
-        key = make_key(self.config.seed, "labels")
-        # all are no list: each loader process would come to own a copy
-        ids = (
-            balanced_subset(train.labels_N, labels, key)
-            if labels and labels < len(train)
-            else range(len(train))
-        )
-        batch = fitting(batch_size or len(ids), len(ids), augment.repeats)
-        if batch_size and batch < batch_size:
-            self.console.print(
-                f"  batch of {batch}, not {batch_size}: there are no more training"
-                " images"
-            )
-        return ImageData(
-            train,
-            val,
-            build.build_format(self.config, shape),
-            build.build_augment(augment, self.config.data.eval_crop),
-            ids,
-            batch,
-            self.config.seed if seed is None else seed,
-            build.build_loading(self.config),
-        )
+from unmask.training.class_tables import write_class_tables
+from unmask.training.classifiers import classifier_from_checkpoint
+from unmask.training.fit import Fitter, Metrics
+from unmask.training.fitted_targets import fit_patch_pca, load_basis, load_tokenizer
+from unmask.training.learning_rates import part_rates, rates_as_rows, rates_table
+from unmask.training.robustness import RobustnessEvaluation
+from unmask.training.run import Run, Shape
+from unmask.training.starting_weights import (
+    load_init_from,
+    read_parent_checkpoint,
+    starting_encoder,
+)
 
 
-class StageWork:
-    """One stage being worked on in its folder; a method for each kind of stage."""
+class StageRunner:
+    """Train or evaluate one stage in its folder.
+
+    Each kind of stage has a method of its name, which returns the stage's metrics.
+    """
 
     def __init__(self, run: Run, spec: StageSpec, folder: StageFolder) -> None:
-        self.run, self.spec, self.folder, self.config = run, spec, folder, run.config
+        self.run = run
+        self.config = run.config
+        self.spec = spec
+        self.folder = folder
+        # the stage's part of the config; patch_pca has none
         self.recipe: Any = getattr(run.config, spec.kind, None)
         self.shape: Shape = run.config.stage_image_size(spec.kind)
-        self.fit = Fitting(run.plan, spec, folder, run.console)
+        self.fit = Fitter(run.plan, spec, folder, run.console)
 
     def pretrain(self) -> Metrics:
+        """Train the masked autoencoder (MAE Sec. 3)."""
         config = self.config
-        data = self.run.data(self.recipe.batch_size, None, config.augment, self.shape)
+        data = self.run.image_data(
+            self.recipe.batch_size, None, config.augment, self.shape
+        )
         target = self.target()
-        model, masking = build.build_mae(config), build.build_masking(config)
+        model = build.build_mae(config)
+        masking = build.build_masking(config)
         if self.spec.start == "given":
-            weights = self.given_weights()
-            # an encoder alone can be gone on with: its decoder starts anew
-            whole = (
-                weights.decoder is not None
-                and isinstance(target, Pixel | NormalisedPixel)
-                and config.decoder.depth
-            )
-            report = (
-                load_mae(model, weights)
-                if whole
-                else load_encoder(model.encoder, weights)
-            )
-            self.run.console.print(described(weights, {"load": report}))
-            if not whole:
-                self.run.console.print(
-                    "  these weights have no decoder for this target: it starts from"
-                    " random ones"
-                )
+            load_init_from(model, target, config, self.run.console)
         module = Pretrain(
             model,
             masking,
@@ -158,188 +94,168 @@ class StageWork:
             self.optimizer(data),
             config.loss_on == "all",
         )
-        if target.to_pixels is None:  # there is nothing to draw
+        # predictions of HOG or tokens cannot be drawn
+        if target.to_pixels is None:
             return self.fit(module, data, [])
         pictures = Pictures(
-            self.folder.pictures, data.val_views, data.form, config.watch.pictures
+            self.folder.pictures,
+            data.val_views,
+            data.image_format,
+            config.watch.pictures,
         )
         return self.fit(module, data, [pictures])
 
-    def patch_pca(self) -> Metrics:
-        assert self.config.data.patch_size is not None
-        data = self.run.data(None, None, build.PLAIN, self.shape)
-        return fit_patch_pca(
-            self.folder, data, self.config.data.patch_size, self.fit.bad
-        )
-
-    def tokenizer(self) -> Metrics:
-        """A dVAE is made once for all seeds, from images as evaluation sees them."""
-        recipe: TokenizerRecipe = self.recipe
-        data = self.run.data(
-            recipe.batch_size, None, build.PLAIN, self.shape, recipe.seed
-        )
-        make_optimizer = self.optimizer(data)
-        annealing = Annealing(make_optimizer.total_steps)
-        model = build.small_tokenizer(self.config)
-        module = TrainTokenizer(
-            model, recipe.seed, make_optimizer, annealing, recipe.usage_weight
-        )
-        return self.fit(module, data, [])
-
     def target(self) -> AnyTarget:
-        """The target, with what the stage before found in the training images."""
+        """Return the pretraining target, with what an earlier stage fitted for it."""
         target = build.build_target(self.config)
         if self.spec.parent is None:
             return target
         if isinstance(target, PatchPCA):
-            give_basis(target, StageFolder(self.config.runs_dir, self.spec.parent).path)
+            load_basis(target, StageFolder(self.config.runs_dir, self.spec.parent).path)
         elif isinstance(target, Tokens):
-            give_weights(target.tokenizer, self.parent_checkpoint()[1]["state_dict"])
+            _, content = self.parent_checkpoint()
+            load_tokenizer(target.tokenizer, content["state_dict"])
         return target
 
+    def patch_pca(self) -> Metrics:
+        """Fit the PCA of the training images' patches, which a target predicts."""
+        assert self.config.data.patch_size is not None
+        data = self.run.image_data(None, None, build.NO_AUGMENTATION, self.shape)
+        return fit_patch_pca(
+            self.folder, data, self.config.data.patch_size, self.fit.bad_images
+        )
+
+    def tokenizer(self) -> Metrics:
+        """Train the small dVAE, once for all seeds, on images without augmentation."""
+        recipe: TokenizerRecipe = self.recipe
+        data = self.run.image_data(
+            recipe.batch_size, None, build.NO_AUGMENTATION, self.shape, recipe.seed
+        )
+        make_optimizer = self.optimizer(data)
+        module = TrainTokenizer(
+            build.build_small_tokenizer(self.config),
+            recipe.seed,
+            make_optimizer,
+            Annealing(make_optimizer.total_steps),
+            recipe.usage_weight,
+        )
+        return self.fit(module, data, [])
+
     def knn(self) -> Metrics:
+        """Classify the validation images by their nearest training images' features."""
         knn = self.config.knn
-        data = self.run.data(None, knn.labels, build.PLAIN, self.shape)
+        data = self.run.image_data(None, knn.labels, build.NO_AUGMENTATION, self.shape)
+        # the training images are the bank, the validation images the queries
         bank, queries = self.extract(knn.pool, knn.labels, data)
         return {"val/accuracy": knn_accuracy(bank, queries, knn.k, knn.temperature)}
 
     def linear_probe(self) -> Metrics:
-        """Without augmentation the frozen features never change: they are computed once."""
-        recipe, data = self.recipe, self.data()
-        if not recipe.augment.changes:
-            bank, queries = self.extract(recipe.pool, recipe.labels, data)
-            fixed = FeatureData(bank, queries, data.batch_size, self.config.seed)
-            return self.classify(Given(bank.features_ND.shape[1]), fixed, data)
+        """Train a linear classifier on frozen features (MAE A.1, Table 10)."""
+        recipe = self.recipe
+        images = self.labelled_images()
+        if not recipe.augment.changes_images:
+            # features of unchanged images never change: they are computed once
+            bank, queries = self.extract(recipe.pool, recipe.labels, images)
+            stored = FeatureData(bank, queries, images.batch_size, self.config.seed)
+            width = bank.features_ND.shape[1]
+            return self.classify(PrecomputedFeatures(width), stored, images)
         features = self.features(recipe.pool).eval().requires_grad_(False)
-        features.at_once = self.at_once(data)
-        return self.classify(features, data, data)
+        features.micro_batch_size = self.frozen_micro_batch_size(images)
+        return self.classify(features, images, images)
 
     def attentive_probe(self) -> Metrics:
+        """Train attention pooling and a linear classifier on a frozen encoder."""
         features = AttentiveFeatures(
             self.encoder(), self.recipe.heads, self.config.seed
         )
-        data = self.data()
-        features.at_once = self.at_once(data)
-        return self.classify(features, data, data)
+        images = self.labelled_images()
+        features.micro_batch_size = self.frozen_micro_batch_size(images)
+        return self.classify(features, images, images)
 
     def finetune(self) -> Metrics:
-        recipe: FineTune = self.recipe
-        data = self.data()
+        """Train encoder and classifier end to end (MAE A.1, Table 9).
+
+        Partial fine-tuning trains the encoder's last blocks alone (MAE Fig. 9). Raw
+        pixels, a control, have no encoder.
+        """
+        recipe: FineTune | PartialFineTune = self.recipe
+        images = self.labelled_images()
         if self.spec.start == "pixels":
-            return self.classify(self.features(recipe.pool), data, data)
+            return self.classify(self.features(recipe.pool), images, images)
         features = FineTuneFeatures(self.encoder(), recipe.pool)
-        depth = len(features.encoder.blocks)
-        per_block = linear_rates(depth, recipe.drop_path)
         if isinstance(recipe, PartialFineTune):
             train_last_blocks(features, recipe.blocks)
-            # a frozen block gives the same features each time: coins there would only
-            # add noise
-            per_block = [
-                rate if i >= depth - recipe.blocks else 0.0
-                for i, rate in enumerate(per_block)
-            ]
-        install_drop_path(features.encoder.blocks, per_block)
-        if (
-            isinstance(recipe, PartialFineTune)
-            and recipe.blocks == 0.5
-            and recipe.drop_path
-        ):
-            # of the half that is trained
-            features.encoder.blocks[-1].drop_path2 = DropPath(recipe.drop_path)
-        return self.classify(features, data, data)
+        _install_drop_path(features.encoder, recipe)
+        return self.classify(features, images, images)
 
+    # they differ from fine-tuning in their recipes and in what they start from
     scratch = partial_finetune = finetune
 
     def robustness(self) -> Metrics:
-        ready = of_stage(*self.parent_checkpoint())
-        own = self.run.splits[1] if self.recipe.source == "corrupted" else NOTHING
-        return Robustness(self.run.plan, self.folder, self.fit)(ready.model, own)
-
-    def at_once(self, data: ImageData) -> int | None:
-        """Images that a frozen encoder takes; None: all of a process's share."""
-        trainer = self.config.trainer
-        if trainer.split == 1:
-            return trainer.micro_batch
-        return max(
-            1,
-            (trainer.micro_batch or data.batch_size // collectives.world_size())
-            // trainer.split,
+        """Measure a finished classifier on images it was not trained for (Table 13)."""
+        classifier = classifier_from_checkpoint(*self.parent_checkpoint())
+        validation = (
+            self.run.splits[1] if self.recipe.source == "corrupted" else _no_images()
         )
+        evaluation = RobustnessEvaluation(self.run.plan, self.folder, self.fit)
+        return evaluation(classifier.model, validation)
 
-    def data(self) -> ImageData:
-        return self.run.data(
+    def labelled_images(self) -> ImageData:
+        """Return the loaders of a classifier: batch, labels and augmentation."""
+        return self.run.image_data(
             self.recipe.batch_size, self.recipe.labels, self.recipe.augment, self.shape
         )
 
+    def frozen_micro_batch_size(self, images: ImageData) -> int | None:
+        """Return how many images a frozen encoder takes at once; None takes all.
+
+        The head sees the whole batch in any case, as its BatchNorm must.
+        """
+        trainer = self.config.trainer
+        if trainer.split == 1:
+            return trainer.micro_batch
+        rank_share = images.batch_size // collectives.world_size()
+        return max(1, (trainer.micro_batch or rank_share) // trainer.split)
+
+    def features(self, pool: Pool) -> Features | RawPixels:
+        """Return the frozen features that a kNN or a linear probe classifies."""
+        if self.spec.start == "pixels":
+            height, width = self.shape
+            return RawPixels(self.config.data.channels * height * width)
+        return Features(self.encoder(), pool)
+
     def extract(
-        self, pool: Pool, labels: int | None, data: ImageData
+        self, pool: Pool, labels: int | None, images: ImageData
     ) -> tuple[LabelledFeatures, LabelledFeatures]:
-        """Features of both splits, computed once for all stages of a run that use them."""
-        wanted = (self.spec.start, pool, labels, self.shape)
-        if wanted not in self.run.extracted:
-            found = extract(self.fit.quiet_trainer(), self.features(pool), data)
-            self.run.extracted[wanted] = (*found, self.fit.bad)
-        bank, queries, bad = self.run.extracted[wanted]
-        self.fit.bad.adopt(bad)
+        """Return features of both splits, computed once for all stages of a run."""
+        # all that the features of one run depend on
+        key = (self.spec.start, pool, labels, self.shape)
+        if key not in self.run.features:
+            bank, queries = extract_features(
+                self.fit.evaluation_trainer(), self.features(pool), images
+            )
+            self.run.features[key] = (bank, queries, self.fit.bad_images)
+        bank, queries, bad_images = self.run.features[key]
+        # this stage did not read the images, yet its result depends on the bad ones
+        self.fit.bad_images.copy_from(bad_images)
         return bank, queries
 
     def encoder(self) -> Encoder:
-        """The parent's encoder, the given one, or the random one of this seed."""
-        grid = self.config.grid_of(self.shape)
-        if self.spec.start == "given":
-            encoder, weights = (
-                build.build_encoder(self.config, grid),
-                self.given_weights(),
-            )
-            self.run.console.print(
-                described(weights, {"load": load_encoder(encoder, weights)})
-            )
-            return encoder
-        if self.spec.parent is None:
-            return build.build_encoder(self.config, grid, self.config.seed)
-        encoder = build.build_encoder(self.config, grid)
-        load_pretrained(
-            encoder, self.parent_checkpoint()[1]["state_dict"], self.config.grid
-        )
-        return encoder
+        """Return the encoder with the weights that this stage starts from."""
+        return starting_encoder(self.config, self.spec, self.run.console)
 
     def parent_checkpoint(self) -> tuple[Path, dict[str, Any]]:
-        """Place and content of the final one of the stage that this one starts from."""
-        assert self.spec.parent is not None
-        folder = StageFolder(self.config.runs_dir, self.spec.parent)
-        path = collectives.on_rank_zero(lambda: checkpoints.newest(folder.checkpoints))
-        if path is None:
-            raise LedgerError(
-                f"{folder.path} is finished but has no whole checkpoint; remove that"
-                " folder to redo it"
-            )
-        result, content = folder.result(), checkpoints.load(path)
-        if result is None or content["global_step"] != result["metrics"]["steps"]:
-            raise LedgerError(
-                f"the final checkpoint of {folder.path} is missing or damaged,"
-                f" {path.name} is an earlier one; remove {folder.path}/result.json and"
-                " the same command makes the last steps again"
-            )
-        return path, content
-
-    def given_weights(self) -> Weights:
-        """init_from, whatever its layout; sizes it does not tell are taken from the config."""
-        model, decoder = self.config.model, self.config.decoder
-        weights, _ = read(
-            Path(str(self.config.init_from)).expanduser(),
-            otherwise=Hints(model.heads, decoder.heads),
-        )
-        return weights
-
-    def features(self, pool: Pool) -> Features | RawPixels:
-        if self.spec.start == "pixels":
-            return RawPixels(self.config.data.channels * self.shape[0] * self.shape[1])
-        return Features(self.encoder(), pool)
+        """Return path and content of the parent stage's final checkpoint."""
+        return read_parent_checkpoint(self.config, self.spec)
 
     def optimizer(self, data: ImageData) -> Recipe:
-        recipe, per_epoch = (
-            self.recipe,
-            len(data.ids) * data.repeats.views // data.batch_size,
+        """Return the recipe's optimizer and schedule, counted in optimiser steps."""
+        recipe = self.recipe
+        # repeated augmentation makes several views of an image
+        steps_per_epoch = len(data.ids) * data.repeats.views // data.batch_size
+        # pixels have no layers whose rates could decay
+        layer_decay = (
+            getattr(recipe, "layer_decay", 1.0) if self.spec.start != "pixels" else 1.0
         )
         return Recipe(
             recipe.optimizer,
@@ -347,66 +263,74 @@ class StageWork:
             data.batch_size,
             recipe.weight_decay,
             recipe.betas,
-            round(recipe.warmup_epochs * per_epoch),
-            recipe.epochs * per_epoch,
+            round(recipe.warmup_epochs * steps_per_epoch),
+            recipe.epochs * steps_per_epoch,
             decay_tokens=self.spec.kind == "pretrain",
             min_lr=recipe.min_lr,
-            layer_decay=(
-                getattr(recipe, "layer_decay", 1.0)
-                if self.spec.start != "pixels"
-                else 1.0
-            ),
+            layer_decay=layer_decay,
         )
 
     def classify(
-        self, features: Any, fed: ImageData | FeatureData, data: ImageData
+        self, features: Any, data: ImageData | FeatureData, images: ImageData
     ) -> Metrics:
-        """Train a classifier on the features and file what it confuses."""
-        config, recipe = self.config, self.recipe
+        """Train a classifier on the features and write its tables of classes.
+
+        data: what the loaders give, images or stored features. images: those that set
+        batch size and schedule.
+        """
+        is_probe = self.spec.kind in FROZEN_STAGES
         model = Classifier(
-            features, self.run.plan.num_classes, self.spec.kind in FROZEN, config.seed
+            features, self.run.plan.num_classes, is_probe, self.config.seed
         )
-        regular = Regularisation(config.seed)
-        if isinstance(recipe, FineTune):
-            together = mixed_together(data.batch_size)
-            regular = Regularisation(
-                config.seed,
-                recipe.smoothing,
-                recipe.mixup,
-                recipe.cutmix,
-                recipe.ema,
-                together,
-            )
-        make_optimizer = self.optimizer(data)
-        self.say_rates(model, make_optimizer)
-        module = Classify(model, make_optimizer, regular)
-        metrics = self.fit(module, fed, [])
-        self.file_classes(module)
+        make_optimizer = self.optimizer(images)
+        # before the first step: what is shown is what training starts with
+        self.report_rates(model, make_optimizer)
+        regularisation = self.regularisation(images.batch_size)
+        module = Classify(model, make_optimizer, regularisation)
+        metrics = self.fit(module, data, [])
+        write_class_tables(self.folder.path, self.run.plan.class_names, module)
         return metrics
 
-    def file_classes(self, module: Classify) -> None:
-        """classes.csv, and confusion.csv where there are not too many classes for a square of them."""
-        names, (images, right) = list(self.run.plan.class_names), module.class_counts()
-        counts = module.confusion_counts()  # all processes add theirs
-        if not collectives.is_rank_zero():
-            return
-        table = pd.DataFrame({"class": names, "images": images.cpu().numpy()})
-        # a class without validation images has no accuracy, and an empty cell
-        table["accuracy"] = (
-            100 * right.cpu().numpy() / table["images"].replace(0, float("nan"))
-        ).round(2)
-        table.to_csv(self.folder.path / "classes.csv", index=False)
-        if counts is not None:
-            confusion = pd.DataFrame(
-                counts.cpu().numpy(), index=pd.Index(names, name="true"), columns=names
-            )
-            confusion.to_csv(self.folder.path / "confusion.csv")
-
-    def say_rates(self, model: nn.Module, make_optimizer: Recipe) -> None:
-        """Show and keep what is trained at which rate, before the first step."""
-        found = part_rates(model, make_optimizer(model)[0])
-        self.run.console.print(
-            rates_table(f"{self.spec.title}: what is trained", found)
+    def regularisation(self, batch_size: int) -> Regularisation:
+        """Return smoothing, mixup, cutmix and weight averaging; probes have none."""
+        recipe = self.recipe
+        if not isinstance(recipe, FineTune | PartialFineTune):
+            return Regularisation(self.config.seed)
+        return Regularisation(
+            self.config.seed,
+            recipe.smoothing,
+            recipe.mixup,
+            recipe.cutmix,
+            recipe.ema,
+            mixing_group_size(batch_size),
         )
+
+    def report_rates(self, model: nn.Module, make_optimizer: Recipe) -> None:
+        """Print and write what is trained at which rate, before the first step."""
+        optimizer, _ = make_optimizer(model)
+        rates = part_rates(model, optimizer)
+        title = f"{self.spec.title}: what is trained"
+        self.run.console.print(rates_table(title, rates))
         if collectives.is_rank_zero():
-            write_json(self.folder.path / "rates.json", rows(found))
+            write_json(self.folder.path / "rates.json", rates_as_rows(rates))
+
+
+def _install_drop_path(encoder: Encoder, recipe: FineTune | PartialFineTune) -> None:
+    """Give each block its drop-path rate: linear in depth, none where it is frozen."""
+    depth = len(encoder.blocks)
+    rates = linear_rates(depth, recipe.drop_path)
+    if isinstance(recipe, PartialFineTune):
+        # a frozen block gives the same features each time; dropping it would add noise
+        first_trained = depth - recipe.blocks
+        rates = [rate if i >= first_trained else 0.0 for i, rate in enumerate(rates)]
+    install_drop_path(encoder.blocks, rates)
+    is_half_block = isinstance(recipe, PartialFineTune) and recipe.blocks == 0.5
+    if is_half_block and recipe.drop_path:
+        # the MLP, which is the half of the last block that is trained
+        encoder.blocks[-1].drop_path2 = DropPath(recipe.drop_path)
+
+
+def _no_images() -> StoredImages:
+    """Return an empty split, for stages that read folders of their own."""
+    store = FolderStore(Path(), Names(()))
+    return StoredImages(store, torch.empty(0, dtype=torch.long), 1)

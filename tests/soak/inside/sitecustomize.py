@@ -1,7 +1,8 @@
-"""Faults that come from within: in every Python that the soak starts, Python itself imports this file first.
+"""Faults from within: each Python process that the soak starts imports this file first.
 
-The soak asks by a file in UNMASK_SOAK_REQUESTS, named as the fault. The process that renames it first has claimed it
-and does it, once. What stands after the new name is the claimer's parent: the conductor of its cell.
+The soak requests a fault by a file of its name in UNMASK_SOAK_REQUESTS. The process
+that renames the file first has claimed the request and does the fault, once. The new
+name ends in the id of the claimer's parent: the launcher of its cell.
 """
 
 import errno
@@ -15,94 +16,102 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
-REQUESTS, LEDGER = os.environ["UNMASK_SOAK_REQUESTS"], os.environ["UNMASK_SOAK_LEDGER"]
-WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
-CHANGING = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate")
-JUMP = 86_400.0  # seconds
+REQUESTS = os.environ["UNMASK_SOAK_REQUESTS"]
+LEDGER = os.environ["UNMASK_SOAK_LEDGER"]
+WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+CHANGING_EVENTS = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate")
+# seconds
+CLOCK_JUMP = 86_400.0
 
 
-def claimed(fault: str) -> bool:
+def claim(fault: str) -> bool:
+    """Claim the request for a fault; False where there is none."""
     try:
         os.rename(f"{REQUESTS}/{fault}", f"{REQUESTS}/{fault}.{os.getppid()}")
-    except OSError:  # nobody asks, or another was quicker
+    # there is no request, or another process was quicker
+    except OSError:
         return False
     return True
 
 
-def failed(number: int, path: str) -> OSError:
+def make_error(number: int, path: str) -> OSError:
     return OSError(number, os.strerror(number), path)
 
 
 def audit(event: str, details: tuple[Any, ...]) -> None:
-    """What is raised here the caller gets: a ledger that is read-only while the request stands, a rename that is lost."""
-    if event != "open" and event not in CHANGING:
+    """Raise errors in the audited call: a read-only ledger, or a lost rename."""
+    if event != "open" and event not in CHANGING_EVENTS:
         return
     path = str(details[1] if event == "os.rename" else details[0])
     if not path.startswith(LEDGER):
         return
-    if (event != "open" or details[2] & WRITING) and os.path.exists(
+    if (event != "open" or details[2] & WRITE_FLAGS) and os.path.exists(
         f"{REQUESTS}/ledger read-only"
     ):
         os.close(os.open(f"{REQUESTS}/ledger read-only.{os.getppid()}", os.O_CREAT))
-        raise failed(errno.EROFS, path)
-    if event == "os.rename" and claimed("rename lost"):
-        raise failed(errno.EIO, path)
+        raise make_error(errno.EROFS, path)
+    if event == "os.rename" and claim("rename lost"):
+        raise make_error(errno.EIO, path)
 
 
-def full_at_flush(flush: Callable[[int], None]) -> Callable[[int], None]:
+def fail_at_fsync(flush: Callable[[int], None]) -> Callable[[int], None]:
     def fsync(file: Any) -> None:
         number = file if isinstance(file, int) else file.fileno()
-        if ".ckpt." in os.readlink(f"/proc/self/fd/{number}") and claimed(
+        if ".ckpt." in os.readlink(f"/proc/self/fd/{number}") and claim(
             "disk full while saving"
         ):
             os.ftruncate(number, os.fstat(number).st_size // 2)
-            raise failed(errno.ENOSPC, "")
+            raise make_error(errno.ENOSPC, "")
         flush(file)
 
     return fsync
 
 
-def in_metrics_log(metrics: ModuleType) -> None:
-    append = metrics.append
+def patch_metrics(metrics: ModuleType) -> None:
+    append = metrics.append_row
 
-    def half(path: Any, row: dict[str, Any]) -> None:
-        if claimed("disk full while logging"):
+    def append_half(path: Any, row: dict[str, Any]) -> None:
+        if claim("disk full while logging"):
             with path.open("ab") as file:
                 file.write(b'{"step": ')
-            raise failed(errno.ENOSPC, str(path))
+            raise make_error(errno.ENOSPC, str(path))
         append(path, row)
 
-    metrics.append = half  # type: ignore[attr-defined]
+    metrics.append_row = append_half  # type: ignore[attr-defined]
 
 
-def in_checkpointing(checkpointing: ModuleType) -> None:
-    at_end, real = checkpointing.Checkpointing.on_train_batch_end, time.time
+def patch_checkpointing(checkpointing: ModuleType) -> None:
+    original = checkpointing.Checkpointing.on_train_batch_end
+    real_time = time.time
 
-    def jumping(self: Any, *args: Any, **named: Any) -> None:
-        for fault, seconds in (("clock forward", JUMP), ("clock back", -JUMP)):
-            if claimed(fault):
-                time.time = lambda seconds=seconds: real() + seconds
-        at_end(self, *args, **named)
+    def jump(self: Any, *args: Any, **named: Any) -> None:
+        for fault, seconds in (
+            ("clock forward", CLOCK_JUMP),
+            ("clock back", -CLOCK_JUMP),
+        ):
+            if claim(fault):
+                time.time = lambda seconds=seconds: real_time() + seconds
+        original(self, *args, **named)
 
-    checkpointing.Checkpointing.on_train_batch_end = jumping
+    checkpointing.Checkpointing.on_train_batch_end = jump
 
 
-def in_task(kind: str) -> Callable[[ModuleType], None]:
+def patch_task(class_name: str) -> Callable[[ModuleType], None]:
     def patch(module: ModuleType) -> None:
-        task = getattr(module, kind)
+        task = getattr(module, class_name)
         step = task.training_step
 
         def faulty(self: Any, batch: Any, batch_idx: int) -> Any:
-            # all that this cell's conductor starts: where it tries again with smaller
-            # parts, these do not fit either
-            if claimed("out of memory") or os.path.exists(
+            # also in all other ranks that this cell's launcher starts, when it tries
+            # again with smaller micro-batches
+            if claim("out of memory") or os.path.exists(
                 f"{REQUESTS}/out of memory.{os.getppid()}"
             ):
                 import torch
 
-                raise torch.OutOfMemoryError("the soak's own: can't allocate memory")
+                raise torch.OutOfMemoryError("by the soak: can't allocate memory")
             loss = step(self, batch, batch_idx)
-            return loss * float("nan") if claimed("loss is NaN") else loss
+            return loss * float("nan") if claim("loss is NaN") else loss
 
         task.training_step = faulty
 
@@ -110,15 +119,15 @@ def in_task(kind: str) -> Callable[[ModuleType], None]:
 
 
 PATCHES = {
-    "unmask.callbacks.metrics": in_metrics_log,
-    "unmask.callbacks.checkpointing": in_checkpointing,
-    "unmask.tasks.pretrain": in_task("Pretrain"),
-    "unmask.tasks.classify": in_task("Classify"),
+    "unmask.callbacks.metrics": patch_metrics,
+    "unmask.callbacks.checkpointing": patch_checkpointing,
+    "unmask.tasks.pretrain": patch_task("Pretrain"),
+    "unmask.tasks.classify": patch_task("Classify"),
 }
 
 
-class Patching(MetaPathFinder):
-    """Finds as the others do, and patches what was imported."""
+class PatchingFinder(MetaPathFinder):
+    """Find modules as the other finders do, and patch them after their import."""
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> ModuleSpec | None:
         if name not in PATCHES:
@@ -141,9 +150,9 @@ class Patching(MetaPathFinder):
 
 
 if sys.argv[0].endswith("train.py"):
-    os.fsync = full_at_flush(os.fsync)  # type: ignore[assignment]
+    os.fsync = fail_at_fsync(os.fsync)  # type: ignore[assignment]
     sys.addaudithook(audit)
-    sys.meta_path.insert(0, Patching())
-    # in a process that was forked with them
+    sys.meta_path.insert(0, PatchingFinder())
+    # a process that was forked has them already
     for name in sys.modules.keys() & PATCHES.keys():
         PATCHES[name](sys.modules[name])

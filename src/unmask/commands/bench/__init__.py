@@ -1,1 +1,1 @@
-"""src/bench.py: the step, the loader, and what stands around them."""
+"""Benchmarks of src/bench.py: the training step, its callbacks, the loader."""

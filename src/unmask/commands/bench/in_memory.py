@@ -1,4 +1,7 @@
-"""What cutting small images out of memory costs beside torchvision's transforms in a DataLoader, for src/bench.py."""
+"""Compare crops of small images in memory with torchvision's in a DataLoader.
+
+src/bench.py uses this for data sets that lie in memory, such as CIFAR.
+"""
 
 import statistics
 import time
@@ -8,31 +11,39 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from unmask.data.augment.crops import Augment, margins
-from unmask.data.loading.batch import Format, drawn, normalised
+from unmask.data.augment.crops import Augmentation, margin_sizes
+from unmask.data.loading.batch import ImageFormat, apply_pending, normalise
 from unmask.data.loading.in_memory import InMemory
-from unmask.data.loading.module import Loading, loader
+from unmask.data.loading.module import LoaderSettings, make_loader
 from unmask.data.loading.on_device import OnDevice
 from unmask.data.loading.sampler import EpochBatches
 from unmask.data.loading.views import Views
 from unmask.randomness import make_key
 
-BATCH, OURS, THEIRS = 256, 5120, 1024  # images: of a batch, and of a round of either
-PADDED, RANDOM = Augment("padded", flip=True), Augment("random", (0.2, 1.0), flip=True)
-# what is made in a round, and of how many images
+BATCH_SIZE = 256
+# images of a round; fewer for torchvision, which takes several times as long
+OUR_IMAGES = 5120
+TORCHVISION_IMAGES = 1024
+PADDED_CROP = Augmentation("padded", flip=True)
+RANDOM_CROP = Augmentation("random", (0.2, 1.0), flip=True)
+# runs one round (its number is the argument), and how many images a round has
 Contestant = tuple[Callable[[int], Any], int]
 
 
-class Transformed(Dataset):
-    """Images one at a time, as torchvision's own data sets give them."""
+class TransformDataset(Dataset):
+    """Give images one at a time, as torchvision's own data sets do."""
 
-    def __init__(self, images_NHWC: np.ndarray, transform: Any) -> None:
-        self.images_NHWC, self.transform = images_NHWC, transform
+    def __init__(
+        self, images_NHWC: UInt8[np.ndarray, "N H W *C"], transform: Any
+    ) -> None:
+        self.images_NHWC = images_NHWC
+        self.transform = transform
 
     def __len__(self) -> int:
         return len(self.images_NHWC)
@@ -41,95 +52,124 @@ class Transformed(Dataset):
         return self.transform(Image.fromarray(self.images_NHWC[i])), 0
 
 
-def held_contestants(split: InMemory, form: Format) -> dict[str, Contestant]:
-    """Each makes normalised float batches (or uint8 ones) in this process, of images that have the wanted size."""
-    few = InMemory(split.images_NCHW[:OURS], split.labels_N[:OURS])
-    there = replace(few, resident=OnDevice(few.images_NCHW))
-    to_square = transforms.RandomResizedCrop(
-        form.shape, (0.2, 1), interpolation=transforms.InterpolationMode.BICUBIC
+def in_memory_contestants(
+    split: InMemory, image_format: ImageFormat
+) -> dict[str, Contestant]:
+    """Return all ways of making batches of images in memory, by name.
+
+    Each makes normalised floats (or uint8 where its name says so) in this process.
+    """
+    few = InMemory(split.images_NCHW[:OUR_IMAGES], split.labels_N[:OUR_IMAGES])
+    on_device = replace(few, on_device=OnDevice(few.images_NCHW))
+    shape = image_format.shape
+    padded = transforms.RandomCrop(shape, margin_sizes(shape)[::-1])
+    resized = transforms.RandomResizedCrop(
+        shape, (0.2, 1), interpolation=transforms.InterpolationMode.BICUBIC
     )
-    by_torchvision = min(THEIRS, len(few))
+    # ours drops the last batch where it is not full
+    our_count = len(few) - len(few) % min(BATCH_SIZE, len(few))
+    their_count = min(TORCHVISION_IMAGES, len(few))
     return {
         "torchvision, padded crop": (
-            _theirs(
-                few, form, transforms.RandomCrop(form.shape, margins(form.shape)[::-1])
-            ),
-            by_torchvision,
+            _torchvision_epoch(few, image_format, padded),
+            their_count,
         ),
-        "padded crop": (_ours(few, form, PADDED), _whole(few)),
-        "padded crop, uint8": (_ours(few, form, PADDED, as_bytes=True), _whole(few)),
-        "padded crop, images on the device": (_ours(there, form, PADDED), _whole(few)),
+        "padded crop": (_our_epoch(few, image_format, PADDED_CROP), our_count),
+        "padded crop, uint8": (
+            _our_epoch(few, image_format, PADDED_CROP, as_uint8=True),
+            our_count,
+        ),
+        "padded crop, images on the device": (
+            _our_epoch(on_device, image_format, PADDED_CROP),
+            our_count,
+        ),
         "torchvision, random resized crop": (
-            _theirs(few, form, to_square),
-            by_torchvision,
+            _torchvision_epoch(few, image_format, resized),
+            their_count,
         ),
-        "random resized crop": (_ours(few, form, RANDOM), _whole(few)),
+        "random resized crop": (_our_epoch(few, image_format, RANDOM_CROP), our_count),
     }
 
 
-def _whole(split: InMemory) -> int:
-    """Images of an epoch's whole batches."""
-    return len(split) - len(split) % min(BATCH, len(split))
-
-
-def _ours(
-    split: InMemory, form: Format, augment: Augment, as_bytes: bool = False
+def _our_epoch(
+    split: InMemory,
+    image_format: ImageFormat,
+    augmentation: Augmentation,
+    as_uint8: bool = False,
 ) -> Callable[[int], None]:
-    views, batch = Views(split, form, augment, 0), min(BATCH, len(split))
+    views = Views(split, image_format, augmentation, 0)
+    batch_size = min(BATCH_SIZE, len(split))
 
-    def epoch(turn: int) -> None:
+    def run_epoch(turn: int) -> None:
+        # starting at the turn's own step gives each turn crops of its own
+        first_step = turn * (len(split) // batch_size)
         batches = EpochBatches(
             list(range(len(split))),
-            batch,
+            batch_size,
             1,
             make_key(0, "order"),
-            lambda: turn * (len(split) // batch),
+            lambda: first_step,
         )
-        for made in loader(views, batches, Loading(0)):
-            _ = drawn(made, form.shape) if as_bytes else normalised(made, form)
+        for batch in make_loader(views, batches, LoaderSettings(0)):
+            if as_uint8:
+                apply_pending(batch, image_format.shape)
+            else:
+                normalise(batch, image_format)
 
-    return epoch
+    return run_epoch
 
 
-def _theirs(split: InMemory, form: Format, crop: Any) -> Callable[[int], None]:
-    """In a DataLoader without workers: what a core does."""
-    images = split.images_NCHW[:THEIRS].permute(0, 2, 3, 1).numpy()
+def _torchvision_epoch(
+    split: InMemory, image_format: ImageFormat, crop: Any
+) -> Callable[[int], None]:
+    """Return an epoch of a DataLoader without workers: what one core can do."""
+    images = split.images_NCHW[:TORCHVISION_IMAGES].permute(0, 2, 3, 1).numpy()
+    # Pillow wants grey images without an axis for channels
     images = images[..., 0] if images.shape[3] == 1 else images
-    rest = [
-        transforms.RandomHorizontalFlip(),
-        transforms.ToTensor(),
-        transforms.Normalize(form.mean, form.std),
-    ]
-    transformed = Transformed(
-        np.ascontiguousarray(images), transforms.Compose([crop, *rest])
+    transform = transforms.Compose(
+        [
+            crop,
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize(image_format.mean, image_format.std),
+        ]
     )
-    batches = DataLoader(transformed, batch_size=min(BATCH, len(images)), shuffle=True)
+    dataset = TransformDataset(np.ascontiguousarray(images), transform)
+    batch_size = min(BATCH_SIZE, len(images))
+    batches = DataLoader(dataset, batch_size=batch_size, shuffle=True)
 
-    def epoch(turn: int) -> None:
+    def run_epoch(turn: int) -> None:
         torch.manual_seed(turn)
         for _ in batches:
             pass
 
-    return epoch
+    return run_epoch
 
 
-def compared(split: InMemory, form: Format, rounds: int = 8) -> dict[str, float]:
-    """Images a second of a core: medians by the process's own clock, in turn, after a round that warms up."""
-    contestants, taken = held_contestants(split, form), dict[str, list[float]]()
+def compare_in_memory(
+    split: InMemory, image_format: ImageFormat, rounds: int = 8
+) -> dict[str, float]:
+    """Return images a second of one core, by contestant.
+
+    They are medians of rounds in turn, in CPU time, after a round that warms up.
+    """
+    contestants = in_memory_contestants(split, image_format)
+    paces: dict[str, list[float]] = {name: [] for name in contestants}
     for turn in range(rounds + 1):
-        for name, (make, count) in contestants.items():
+        for name, (run_epoch, count) in contestants.items():
             start = time.process_time()
-            make(turn)
-            taken.setdefault(name, []).append(count / (time.process_time() - start))
-    return {name: statistics.median(rates[1:]) for name, rates in taken.items()}
+            run_epoch(turn)
+            paces[name].append(count / (time.process_time() - start))
+    return {name: statistics.median(turns[1:]) for name, turns in paces.items()}
 
 
-if __name__ == "__main__":  # of CIFAR's size; what is in the images does not matter
+if __name__ == "__main__":
     torch.set_num_threads(1)
-    noise = torch.randint(0, 256, (OURS, 3, 32, 32), dtype=torch.uint8)
-    measured = compared(
-        InMemory(noise, torch.zeros(OURS).long()),
-        Format((32, 32), (0.5,) * 3, (0.25,) * 3),
+    # CIFAR's shape; what is in the images does not matter
+    noise = torch.randint(0, 256, (OUR_IMAGES, 3, 32, 32), dtype=torch.uint8)
+    measured = compare_in_memory(
+        InMemory(noise, torch.zeros(OUR_IMAGES).long()),
+        ImageFormat((32, 32), (0.5,) * 3, (0.25,) * 3),
     )
-    for name, rate in measured.items():
-        print(f"{name:36s}{rate:10,.0f} images/s")
+    for name, pace in measured.items():
+        print(f"{name:36s}{pace:10,.0f} images/s")

@@ -1,239 +1,180 @@
-"""What is measured of a sample of files before whole paths are: their first reading, and each step of the way."""
+"""Time single parts of reading images: the first read, and each step of the way."""
 
-import io
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
+from jaxtyping import UInt8
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from unmask.data.augment.crops import Augment
-from unmask.data.images.decoding import Encoded, decoded, opened, region, resized, view
+from unmask.data.augment.crops import Augmentation
+from unmask.data.images.arrays import Content
+from unmask.data.images.decoding import (
+    EncodedImage,
+    decode_crop,
+    decode_image,
+    decode_jpeg_region,
+    read_header,
+    resize_crop,
+)
 from unmask.data.images.jpeg import Box
-from unmask.data.images.unreadable import BadImageError, content_of
-from unmask.data.loading.batch import Batch, Format, normalised
-from unmask.data.loading.folders import Files
+from unmask.data.images.unreadable import BadImageError, read_content
+from unmask.data.loading.batch import Batch, ImageFormat, normalise
+from unmask.data.loading.folders import StoredImages
 from unmask.randomness import make_key
 
-
-class Sample(NamedTuple):
-    """ids: of images that can be read; bad: the others. pace: images a second, size: bytes of one on average."""
-
-    ids: list[int]
-    bad: list[BadImageError]
-    pace: float
-    size: float
+REPETITIONS = 3  # the last one counts
 
 
-def first_read(split: Files, ids: list[int], at_once: int) -> Sample:
-    """By the clock, before anything else has read them: what the disk gives, or the system's cache of it."""
+class FirstRead(NamedTuple):
+    """What the first read of a sample of files showed.
 
-    def read(i: int) -> bytes | np.ndarray | BadImageError:
+    mean_bytes: the average size of a file.
+    """
+
+    readable_ids: list[int]
+    bad_images: list[BadImageError]
+    images_per_second: float
+    mean_bytes: float
+
+
+def read_first_time(split: StoredImages, ids: list[int], num_threads: int) -> FirstRead:
+    """Time reading files before anything else reads them.
+
+    The clock shows what the disk gives, or the system's cache of it.
+    """
+
+    def read(i: int) -> Content | BadImageError:
         try:
-            return content_of(split.store, i)
+            return read_content(split.store, i)
         except BadImageError as error:
             return error
 
-    with ThreadPoolExecutor(at_once) as pool:
+    with ThreadPoolExecutor(num_threads) as pool:
         start = time.perf_counter()
         contents = list(pool.map(read, ids))
-        taken = time.perf_counter() - start
-    sizes, good, bad = [], [], []
+        seconds = time.perf_counter() - start
+    # only decoding tells whether an image is bad; the clock has stopped
+    sizes = []
+    readable_ids = []
+    bad_images = []
     for i, content in zip(ids, contents, strict=True):
         try:
             if isinstance(content, BadImageError):
                 raise content
-            decoded(opened(content, split.store.name(i), split.channels))
+            decode_image(read_header(content, split.store.name(i), split.channels))
         except BadImageError as error:
-            bad.append(error)
+            bad_images.append(error)
         else:
-            good.append(i)
+            readable_ids.append(i)
             sizes.append(
                 content.nbytes if isinstance(content, np.ndarray) else len(content)
             )
-    return Sample(good, bad, len(ids) / taken, sum(sizes) / max(1, len(sizes)))
+    mean_bytes = sum(sizes) / max(1, len(sizes))
+    return FirstRead(readable_ids, bad_images, len(ids) / seconds, mean_bytes)
 
 
 @dataclass
 class Stopwatch:
-    """CPU seconds, by the name of what was done."""
+    """Collect CPU seconds an image by the name of what was done."""
 
-    count: int
-    taken: dict[str, float] = field(default_factory=dict)
+    num_images: int
+    seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
+        # CPU time: other programs on the machine do not count
         start = time.process_time()
         yield
-        self.taken[name] = (time.process_time() - start) / self.count
+        self.seconds[name] = (time.process_time() - start) / self.num_images
 
 
-def parts_of(
-    split: Files, form: Format, augment: Augment, ids: list[int]
+def time_parts(
+    split: StoredImages,
+    image_format: ImageFormat,
+    augmentation: Augmentation,
+    ids: list[int],
 ) -> dict[str, float]:
-    """Of an image in each step of the way, on the fastest path; each step of all images at once."""
-    for _ in range(3):  # the last one counts
+    """Return the CPU seconds an image of each step of the fastest path.
+
+    Each step is made of all images before the next one, so that it can be timed.
+    """
+    for _ in range(REPETITIONS):
         watch = Stopwatch(len(ids))
-        with watch("read"):
-            contents = [split.store.read(i) for i in ids]
-        with watch("header"):
-            images = [
-                opened(c, split.store.name(i), split.channels)
-                for i, c in zip(ids, contents, strict=True)
-            ]
-        with watch("crops"):
-            sizes = torch.tensor([image.size for image in images])
-            boxes = augment.boxes(
-                make_key(0, "crop"), torch.tensor(ids), 0, sizes, form.shape
-            ).tolist()
-        with watch("decode"):
-            parts = [
-                _cut(image, (a, b, h, w))
-                for image, (a, b, h, w, _) in zip(images, boxes, strict=True)
-            ]
-        with watch("resize"):
-            seen = [
-                resized(part, (0, 0, *part.shape[:2]), form.shape) for part in parts
-            ]
-        with watch("collate"):
-            batch = np.stack(seen)
-        with watch("mirror, normalise"):
-            ready = Batch(
-                torch.from_numpy(batch).permute(0, 3, 1, 2),
-                sizes[:, 0],
-                sizes[:, 0],
-                0,
-                None,
-            )
-            normalised(
-                ready._replace(
-                    mirrored_B=torch.tensor([bool(box[4]) for box in boxes])
-                ),
-                form,
-            )
+        batch_BHWC = _load_step_by_step(split, image_format, augmentation, ids, watch)
     if torch.cuda.is_available():
-        del watch.taken["mirror, normalise"]  # the GPU does it
-        watch.taken["copy to the GPU"] = _copy_seconds(torch.from_numpy(batch)) / len(
-            ids
+        # with a GPU the loader only copies, and the GPU mirrors and normalises
+        del watch.seconds["mirror, normalise"]
+        copy_seconds = _time_copy(torch.from_numpy(batch_BHWC))
+        watch.seconds["copy to the GPU"] = copy_seconds / len(ids)
+    return watch.seconds
+
+
+def _load_step_by_step(
+    split: StoredImages,
+    image_format: ImageFormat,
+    augmentation: Augmentation,
+    ids: list[int],
+    watch: Stopwatch,
+) -> UInt8[np.ndarray, "B H W C"]:
+    shape = image_format.shape
+    with watch("read"):
+        contents = [split.store.read(i) for i in ids]
+    with watch("header"):
+        images = [
+            read_header(content, split.store.name(i), split.channels)
+            for i, content in zip(ids, contents, strict=True)
+        ]
+    with watch("crops"):
+        sizes_B2 = torch.tensor([image.size for image in images])
+        key = make_key(0, "crop")
+        boxes = augmentation.draw_boxes(
+            key, torch.tensor(ids), 0, sizes_B2, shape
+        ).tolist()
+    with watch("decode"):
+        crops = [
+            _decode_box(image, (top, left, height, width))
+            for image, (top, left, height, width, _) in zip(images, boxes, strict=True)
+        ]
+    with watch("resize"):
+        views = [resize_crop(crop, (0, 0, *crop.shape[:2]), shape) for crop in crops]
+    with watch("collate"):
+        batch_BHWC = np.stack(views)
+    with watch("mirror, normalise"):
+        # ids and labels play no part in it
+        any_ids_B = sizes_B2[:, 0]
+        batch = Batch(
+            torch.from_numpy(batch_BHWC).permute(0, 3, 1, 2),
+            any_ids_B,
+            any_ids_B,
+            0,
+            None,
         )
-    return watch.taken
+        mirrored_B = torch.tensor([bool(box[4]) for box in boxes])
+        normalise(batch._replace(mirrored_B=mirrored_B), image_format)
+    return batch_BHWC
 
 
-def _copy_seconds(batch: Tensor) -> float:
+def _decode_box(image: EncodedImage, box: Box) -> UInt8[np.ndarray, "h w C"]:
+    """Decode the box, without resizing it."""
+    region_HWC = decode_jpeg_region(image, box) if image.header else None
+    # where the fast decoder complains, Pillow decides what the pixels are
+    if region_HWC is None:
+        return decode_crop(image, box, box[2:])
+    return region_HWC
+
+
+def _time_copy(batch: Tensor) -> float:
+    """Return the seconds of a copy to the GPU from pinned memory."""
     pinned = batch.pin_memory()
-    for _ in range(3):
+    for _ in range(REPETITIONS):
         torch.cuda.synchronize()
         start = time.perf_counter()
         pinned.to("cuda", non_blocking=True)
         torch.cuda.synchronize()
     return time.perf_counter() - start
-
-
-def _cut(image: Encoded, box: Box) -> np.ndarray:
-    """Nothing but decoding."""
-    part = region(image, box) if image.header else None
-    return view(image, box, box[2:]) if part is None else part
-
-
-def official_view(form: Format) -> Callable[[Image.Image], Tensor]:
-    """main_pretrain.py: RandomResizedCrop(224, (0.2, 1), bicubic), flip, ToTensor, Normalize."""
-    from torchvision import transforms as T
-
-    crop = T.RandomResizedCrop(
-        form.shape, (0.2, 1.0), interpolation=T.InterpolationMode.BICUBIC
-    )
-    return T.Compose(
-        [crop, T.RandomHorizontalFlip(), T.ToTensor(), T.Normalize(form.mean, form.std)]
-    )
-
-
-class Official(Dataset):
-    def __init__(
-        self, opened: Callable[[int], Image.Image], ids: Sequence[int], form: Format
-    ) -> None:
-        self.opened, self.ids, self.view = opened, ids, official_view(form)
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, k: int) -> tuple[Any, int]:
-        return self.view(self.opened(self.ids[k])), 0
-
-
-def official_loader(
-    opened: Callable[[int], Image.Image],
-    ids: Sequence[int],
-    form: Format,
-    batch: int,
-    workers: int,
-) -> DataLoader:
-    data = Official(opened, ids, form)
-    return DataLoader(
-        data,
-        batch_size=batch,
-        num_workers=workers,
-        pin_memory=torch.cuda.is_available(),
-    )
-
-
-PRESIZED = 256 / 224  # short side of what is stored, over that of what is seen
-QUALITY = 90
-
-
-@dataclass(frozen=True)
-class Held:
-    """A store in memory or in a memory map: contents as they are, bytes or pixels."""
-
-    contents: Sequence[Any]
-    suffix: str
-
-    def __len__(self) -> int:
-        return len(self.contents)
-
-    def name(self, i: int) -> str:
-        return f"{i}{self.suffix}"
-
-    def read(self, i: int) -> Any:
-        return self.contents[i]
-
-
-def smaller_copies(
-    split: Files, seen: int, ids: list[int], place: Path
-) -> tuple[Files, Files]:
-    """Copies whose short side is 8/7 of what the model sees: as JPEGs, and as pixels in a memory map."""
-    side, contents, images = round(PRESIZED * seen), [], []
-    for i in ids:
-        whole = decoded(
-            opened(split.store.read(i), split.store.name(i), split.channels)
-        )
-        share = min(1.0, side / min(whole.shape[:2]))
-        height, width = (max(side, round(share * length)) for length in whole.shape[:2])
-        images.append(
-            np.ascontiguousarray(
-                resized(whole, (0, 0, *whole.shape[:2]), (height, width))
-            )
-        )
-        file = io.BytesIO()
-        Image.fromarray(images[-1].squeeze()).save(
-            file, "JPEG" if split.channels < 4 else "PNG", quality=QUALITY
-        )
-        contents.append(file.getvalue())
-    (place / "pixels").write_bytes(b"".join(image.tobytes() for image in images))
-    ends = np.cumsum([0, *(image.size for image in images)])
-    flat = np.memmap(place / "pixels", dtype=np.uint8, mode="c")
-    pixels = [
-        flat[a:b].reshape(i.shape)
-        for a, b, i in zip(ends, ends[1:], images, strict=False)
-    ]
-    labels = torch.full((len(ids),), -1)
-    return Files(Held(contents, ".jpg"), labels, split.channels), Files(
-        Held(pixels, ""), labels, split.channels
-    )

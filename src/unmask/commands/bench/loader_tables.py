@@ -1,146 +1,178 @@
-"""What `src/bench.py loader` says: tables of what was measured, and what to do in a sentence."""
+"""Tables and advice that `src/bench.py loader` prints."""
 
 import statistics
 from collections.abc import Iterator
 
 from rich.table import Table
 
-from unmask.commands.bench.loader import OFFICIAL, Found
-from unmask.data.loading.module import TOGETHER
+from unmask.commands.bench.loader import LoadingCosts
+from unmask.commands.bench.reading_paths import OFFICIAL
+from unmask.data.loading.module import THREADS_PER_WORKER
 from unmask.distributed.processes import available_cores
 
-ON_DEVICE = ("mirror, normalise", "copy to the GPU")  # after the loader
-NAMED = 5  # bad files that are printed
-WITHOUT = "fast, simplejpeg"  # where no decoder is built of this version's source
-# of cores, over what the model takes: not every image is of the average size
-SPARE = 1.2
+# parts that come after the loader
+DEVICE_PARTS = ("mirror, normalise", "copy to the GPU")
+MAX_PRINTED = 5  # bad images that are printed by name
+# the fastest path where `make native` has not built the decoder
+WITHOUT_NATIVE = "fast, simplejpeg"
+# cores above what the model needs: not every image is of the average size
+SPARE_FACTOR = 1.2
 
 
-def tables(found: Found) -> Iterator[Table]:
-    yield _paths(found)
-    if found.parts:
-        yield _parts(found)
-    yield _loaders(found)
+def loading_tables(costs: LoadingCosts) -> Iterator[Table]:
+    yield _paths_table(costs)
+    if costs.parts:
+        yield _parts_table(costs)
+    yield _loaders_table(costs)
 
 
-def _paths(found: Found) -> Table:
+def _paths_table(costs: LoadingCosts) -> Table:
     table = Table(
-        "way", "ms an image", "images/s a core", "x official", title=found.images
+        "way",
+        "ms an image",
+        "images/s a core",
+        "x official",
+        title=costs.images_description,
     )
-    official = found.paths[OFFICIAL]
-    for name, taken in found.paths.items():
+    official = costs.paths[OFFICIAL]
+    for name, seconds in costs.paths.items():
         # round by round: what else the machine does changes more slowly than that
-        ratio = statistics.median(o / t for o, t in zip(official, taken, strict=True))
-        middle = statistics.median(taken)
+        ratios = [other / own for other, own in zip(official, seconds, strict=True)]
+        median = statistics.median(seconds)
         table.add_row(
-            name, f"{1000 * middle:.3f}", f"{1 / middle:,.0f}", f"{ratio:.2f}"
+            name,
+            f"{1000 * median:.3f}",
+            f"{1 / median:,.0f}",
+            f"{statistics.median(ratios):.2f}",
         )
     return table
 
 
-def _parts(found: Found) -> Table:
+def _parts_table(costs: LoadingCosts) -> Table:
     table = Table("step of the fast path", "ms an image", "share", "images/s a core")
-    total = sum(found.parts.values())
-    for name, taken in found.parts.items():
-        pace = f"{1 / taken:,.0f}" if taken else ""
-        table.add_row(name, f"{1000 * taken:.3f}", f"{100 * taken / total:.0f} %", pace)
+    total = sum(costs.parts.values())
+    for name, seconds in costs.parts.items():
+        # a step can be too short for the clock
+        pace = f"{1 / seconds:,.0f}" if seconds else ""
+        share = f"{100 * seconds / total:.0f} %"
+        table.add_row(name, f"{1000 * seconds:.3f}", share, pace)
     return table
 
 
-def _loaders(found: Found) -> Table:
-    processes, threads = found.spread
-    where = (
-        f"data.num_workers={processes} data.threads={threads}"
-        if processes
-        else "in this process"
-    )
-    table = Table("whole loader", "images/s", "x official", title=where)
-    official = found.loaders.get(OFFICIAL)
-    for name, pace in found.loaders.items():
-        name += (
-            f", {found.at_once} process{'es' if found.at_once > 1 else ''}"
-            if name == OFFICIAL
-            else ""
-        )
-        table.add_row(
-            name, f"{pace:,.0f}", f"{pace / official:.2f}" if official else ""
-        )
-    if found.first:
-        megabytes = found.first.pace * found.first.size / 1e6
+def _loaders_table(costs: LoadingCosts) -> Table:
+    processes, threads = costs.spread
+    title = "in this process"
+    if processes:
+        title = f"data.num_workers={processes} data.threads={threads}"
+    table = Table("whole loader", "images/s", "x official", title=title)
+    official = costs.loaders.get(OFFICIAL)
+    for name, pace in costs.loaders.items():
+        if name == OFFICIAL:
+            plural = "es" if costs.concurrent_reads > 1 else ""
+            name = f"{name}, {costs.concurrent_reads} process{plural}"
+        ratio = f"{pace / official:.2f}" if official else ""
+        table.add_row(name, f"{pace:,.0f}", ratio)
+    if costs.first_read:
+        pace = costs.first_read.images_per_second
+        megabytes = pace * costs.first_read.mean_bytes / 1e6
         table.add_row(
             "files alone, read for the first time",
-            f"{found.first.pace:,.0f}",
+            f"{pace:,.0f}",
             f"{megabytes:,.0f} MB/s",
         )
     return table
 
 
-def unread(found: Found) -> Iterator[str]:
-    """Files of the sample that are no images, in whose place others were measured."""
-    bad = found.first.bad if found.first else []
-    yield from (f"left out: {error}" for error in bad[:NAMED])
-    if len(bad) > NAMED:
-        yield f"left out: {len(bad) - NAMED} more that cannot be read"
+def list_bad_images(costs: LoadingCosts) -> Iterator[str]:
+    """Yield a line for each bad image of the sample; they were not measured."""
+    bad_images = costs.first_read.bad_images if costs.first_read else []
+    for error in bad_images[:MAX_PRINTED]:
+        yield f"left out: {error}"
+    if len(bad_images) > MAX_PRINTED:
+        yield f"left out: {len(bad_images) - MAX_PRINTED} more that cannot be read"
 
 
-def used_path(found: Found, decode: str) -> str:
-    """The way that a training with this data.decode goes here; of what a GPU decodes the loader's own way."""
-    kind = "fast" if decode in ("auto", "nvjpeg") else decode
-    return next(
-        (name for name in found.paths if name.startswith(kind)), list(found.paths)[-1]
+def path_in_training(costs: LoadingCosts, decode: str) -> str:
+    """Return the name of the path that a training with data.decode=... takes here.
+
+    What nvJPEG cannot decode goes the fast path, too. Images in memory have their own.
+    """
+    prefix = "fast" if decode in ("auto", "nvjpeg") else decode
+    for name in costs.paths:
+        if name.startswith(prefix):
+            return name
+    return list(costs.paths)[-1]
+
+
+def loading_advice(
+    costs: LoadingCosts, decode: str, needed: float | None, device: str
+) -> str:
+    """Say what limits the training, and what to set.
+
+    needed: images a second that the model takes; None where that is not known.
+    """
+    path = path_in_training(costs, decode)
+    core_pace = 1 / statistics.median(costs.paths[path])
+    text = (
+        f"A core reads {core_pace:,.0f} images/s here ({path}{_slowest_part(costs)})."
     )
-
-
-def advice(found: Found, decode: str, need: float | None, device: str) -> str:
-    """What limits, and what to set. need: images a second that the model takes."""
-    path = used_path(found, decode)
-    a_core = 1 / statistics.median(found.paths[path])
-    ways = {name: taken for name, taken in found.parts.items() if name not in ON_DEVICE}
-    step = f", mostly to {max(ways, key=lambda name: ways[name])}" if ways else ""
-    said = f"A core reads {a_core:,.0f} images/s here ({path}){step}."
-    if path == WITHOUT:
-        said += " What `make native` builds reads JPEGs about 1.5 times as fast."
-    if need is None:
-        return said
-    if found.first and found.first.pace < SPARE * need:
+    if path == WITHOUT_NATIVE:
+        text += " The decoder of `make native` reads JPEGs about 1.5 times as fast."
+    if needed is None:
+        return text
+    first_read = costs.first_read
+    if first_read and first_read.images_per_second < SPARE_FACTOR * needed:
         return (
-            f"{said} The model takes {need:,.0f} on {device}. The disk is the limit: it"
-            f" gave {found.first.pace:,.0f} files/s; put them on a quicker one, or make"
-            " them fewer and smaller: src/prepare.py with short_side=256"
+            f"{text} The model takes {needed:,.0f} on {device}. The disk is the limit:"
+            f" it gave {first_read.images_per_second:,.0f} files/s; put the files on a"
+            " faster one, or make them fewer and smaller: src/prepare.py with"
+            " short_side=256"
         )
-    wanted = max(1, round(SPARE * need / a_core + 0.5))
-    said += (
-        f" The model takes {need:,.0f} on {device}: {wanted}"
-        f" {'core' if wanted == 1 else 'cores'} to read them."
+    # rounded up
+    cores = max(1, round(SPARE_FACTOR * needed / core_pace + 0.5))
+    text += (
+        f" The model takes {needed:,.0f} on {device}: {cores}"
+        f" {'core' if cores == 1 else 'cores'} to read them."
     )
-    if not found.parts:
-        return f"{said} The images are in memory, there is nothing to set."
-    here = max(1, available_cores() - 1)
-    if wanted <= here:
-        return f"{said} The model is the limit: {_settings(wanted)}."
-    stored = [name for name in found.paths if "stored" in name]
-    enough = next(
-        (
-            name
-            for name in stored
-            if SPARE * need * statistics.median(found.paths[name]) <= here
-        ),
-        None,
-    )
-    presize = (
-        "src/prepare.py with"
-        f" short_side=256{' format=raw' if enough != stored[0] else ''}"
-    )
-    ends = "is enough" if enough else "helps most, and is not enough"
+    if not costs.parts:
+        return f"{text} The images are in memory, there is nothing to set."
+    # one core is for the training itself
+    free_cores = max(1, available_cores() - 1)
+    if cores <= free_cores:
+        return f"{text} The model is the limit: {_settings(cores)}."
+    copies = _smaller_copies_advice(costs, needed, free_cores)
     return (
-        f"{said} Reading is the limit, {here} are free: {_settings(here)}; {presize}"
-        f" {ends}."
+        f"{text} Reading is the limit; {free_cores} cores are free:"
+        f" {_settings(free_cores)}; {copies}."
     )
 
 
-def _settings(wanted: int) -> str:
-    threads = min(TOGETHER, wanted)
-    return (
-        f"data.num_workers={-(-wanted // threads)} data.threads={threads}"
-        " data.decode=auto"
-    )
+def _slowest_part(costs: LoadingCosts) -> str:
+    parts = {
+        name: seconds
+        for name, seconds in costs.parts.items()
+        if name not in DEVICE_PARTS
+    }
+    if not parts:
+        return ""
+    return f"; slowest step: {max(parts, key=lambda name: parts[name])}"
+
+
+def _smaller_copies_advice(costs: LoadingCosts, needed: float, free_cores: int) -> str:
+    """Say which smaller copies of the images would be read fast enough."""
+    stored = [name for name in costs.paths if "stored" in name]
+    fast_enough = [
+        name
+        for name in stored
+        if SPARE_FACTOR * needed * statistics.median(costs.paths[name]) <= free_cores
+    ]
+    # JPEGs come first: they take far less disk than raw pixels
+    raw = "" if fast_enough[:1] == stored[:1] else " format=raw"
+    verdict = "is enough" if fast_enough else "helps most, and is not enough"
+    return f"src/prepare.py with short_side=256{raw} {verdict}"
+
+
+def _settings(cores: int) -> str:
+    threads = min(THREADS_PER_WORKER, cores)
+    workers = -(-cores // threads)
+    return f"data.num_workers={workers} data.threads={threads} data.decode=auto"

@@ -1,4 +1,4 @@
-"""One pretraining step beside a peer's: same sizes, same images, in turn, in one run."""
+"""Time a pretraining step beside Hugging Face's ViTMAE: same sizes, same images."""
 
 import statistics
 import time
@@ -6,36 +6,40 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from unmask.decoder import Decoder
 from unmask.encoder import Encoder
 from unmask.mae import MAE
 from unmask.masking import random_masking
-from unmask.targets import NormalisedPixel, Pixel, wanted_at
+from unmask.targets import NormalisedPixel, Pixel, targets_at
 
+WARM_UP_ROUNDS = 2
+# makes one training step and returns its loss
 Step = Callable[[], float]
 
 
-def our_mae(spec: dict[str, Any]) -> tuple[MAE, Pixel | NormalisedPixel]:
-    """This project's model of the given sizes, and what it predicts."""
-    model, decoder, patch = spec["model"], spec["decoder"], spec["patch_size"]
+def build_our_mae(spec: dict[str, Any]) -> tuple[MAE, Pixel | NormalisedPixel]:
+    """Build this project's model in the given sizes, and its target."""
+    model = spec["model"]
+    decoder = spec["decoder"]
+    patch = spec["patch_size"]
     side = spec["image_size"] // patch
-    encoder = Encoder(
-        (side, side),
-        patch,
-        spec["channels"],
-        model["width"],
-        model["depth"],
-        model["heads"],
-    )
-    pixels = patch**2 * spec["channels"]
     mae = MAE(
-        encoder,
+        Encoder(
+            (side, side),
+            patch,
+            spec["channels"],
+            model["width"],
+            model["depth"],
+            model["heads"],
+        ),
         Decoder(
             (side, side),
             model["width"],
-            pixels,
+            # the decoder predicts every pixel of a patch
+            patch**2 * spec["channels"],
             decoder["width"],
             decoder["depth"],
             decoder["heads"],
@@ -44,44 +48,52 @@ def our_mae(spec: dict[str, Any]) -> tuple[MAE, Pixel | NormalisedPixel]:
     return mae, NormalisedPixel() if spec["norm_pix"] else Pixel()
 
 
-def device_of(spec: dict[str, Any]) -> torch.device:
-    """Where to measure; with as many threads as are wanted."""
+def set_up_device(spec: dict[str, Any]) -> torch.device:
+    """Return the device to measure on, and set torch's number of threads."""
     if spec["threads"]:
         torch.set_num_threads(spec["threads"])
-    wanted = spec["device"]
-    return torch.device(
-        ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
-    )
+    if spec["device"] != "auto":
+        return torch.device(spec["device"])
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def our_step(spec: dict[str, Any], images_BCHW: Tensor, noise_BL: Tensor) -> Step:
-    """Forward, backward and AdamW of this project's MAE."""
-    mae, target = our_mae(spec)
+def our_step(
+    spec: dict[str, Any],
+    images_BCHW: Float[Tensor, "B C H W"],
+    noise_BL: Float[Tensor, "B L"],
+) -> Step:
+    """Return a step of this project's MAE: forward, backward and AdamW."""
+    mae, target = build_our_mae(spec)
     mae.to(images_BCHW.device)
-    optimizer = torch.optim.AdamW(
-        mae.parameters(), lr=1e-4, betas=(0.9, 0.95), fused=True
-    )
+    optimizer = _build_optimizer(mae)
 
     def step() -> float:
         masking = random_masking(noise_BL, spec["mask_ratio"])
         loss = target.loss(
             mae(images_BCHW, masking),
-            wanted_at(target, images_BCHW, masking.masked_BM, spec["patch_size"]),
+            targets_at(target, images_BCHW, masking.hidden_BM, spec["patch_size"]),
         )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
+        # .item() waits for the device, as a loop that logs its loss does
         return loss.item()
 
     return step
 
 
-def vitmae_step(spec: dict[str, Any], images_BCHW: Tensor, noise_BL: Tensor) -> Step:
-    """The same of Hugging Face's ViTMAEForPreTraining with the same noise."""
+def vitmae_step(
+    spec: dict[str, Any],
+    images_BCHW: Float[Tensor, "B C H W"],
+    noise_BL: Float[Tensor, "B L"],
+) -> Step:
+    """Return the same step of Hugging Face's ViTMAE, with the same noise."""
+    # transformers comes with the development packages only
     from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
-    model, decoder = spec["model"], spec["decoder"]
-    peer = ViTMAEForPreTraining(
+    model = spec["model"]
+    decoder = spec["decoder"]
+    vitmae = ViTMAEForPreTraining(
         ViTMAEConfig(
             hidden_size=model["width"],
             num_hidden_layers=model["depth"],
@@ -98,13 +110,11 @@ def vitmae_step(spec: dict[str, Any], images_BCHW: Tensor, noise_BL: Tensor) -> 
             decoder_intermediate_size=4 * decoder["width"],
         )
     )
-    peer.to(images_BCHW.device).train()
-    optimizer = torch.optim.AdamW(
-        peer.parameters(), lr=1e-4, betas=(0.9, 0.95), fused=True
-    )
+    vitmae.to(images_BCHW.device).train()
+    optimizer = _build_optimizer(vitmae)
 
     def step() -> float:
-        loss = peer(images_BCHW, noise=noise_BL).loss
+        loss = vitmae(images_BCHW, noise=noise_BL).loss
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -113,43 +123,57 @@ def vitmae_step(spec: dict[str, Any], images_BCHW: Tensor, noise_BL: Tensor) -> 
     return step
 
 
-def interleaved(
+def _build_optimizer(model: nn.Module) -> torch.optim.AdamW:
+    # betas of MAE's Table 8; the learning rate does not matter for speed
+    return torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), fused=True)
+
+
+def time_steps(
     steps: dict[str, Step], rounds: int, synchronise: Callable[[], None]
 ) -> dict[str, list[float]]:
-    """Seconds of each contestant's step, in turn, after two rounds of warm-up."""
+    """Return the seconds of each contestant's steps, after a warm-up.
+
+    The contestants take turns, so that whatever else the machine does slows all of
+    them alike.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in range(rounds + 2):
+    for turn in range(rounds + WARM_UP_ROUNDS):
         for name, step in steps.items():
             synchronise()
             start = time.perf_counter()
             step()
             synchronise()
-            if turn >= 2:
+            if turn >= WARM_UP_ROUNDS:
                 seconds[name].append(time.perf_counter() - start)
     return seconds
 
 
 def compare_steps(spec: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """Median, least and most seconds a step, and the median of the per-round ratios to the peer."""
-    device = device_of(spec)
-    side = spec["image_size"] // spec["patch_size"]
+    """Return median, least and most seconds of a step, and the ratio to our step.
+
+    The ratio is the median of the ratios in each round.
+    """
+    device = set_up_device(spec)
+    num_patches = (spec["image_size"] // spec["patch_size"]) ** 2
+    # random images: a step takes as long whatever it sees
     generator = torch.Generator().manual_seed(0)
     shape = (spec["batch"], spec["channels"], spec["image_size"], spec["image_size"])
-    images = torch.randn(shape, generator=generator).to(device)
-    noise = torch.rand(spec["batch"], side * side, generator=generator).to(device)
+    images_BCHW = torch.randn(shape, generator=generator).to(device)
+    noise_BL = torch.rand(spec["batch"], num_patches, generator=generator).to(device)
     steps = {
-        "unmask": our_step(spec, images, noise),
-        "transformers ViTMAE": vitmae_step(spec, images, noise),
+        "unmask": our_step(spec, images_BCHW, noise_BL),
+        "transformers ViTMAE": vitmae_step(spec, images_BCHW, noise_BL),
     }
     synchronise = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    seconds = interleaved(steps, spec["rounds"], synchronise)
+    seconds = time_steps(steps, spec["rounds"], synchronise)
     ours = seconds["unmask"]
-    return {
-        name: {
-            "median": statistics.median(taken),
-            "least": min(taken),
-            "most": max(taken),
-            "ratio": statistics.median(t / o for t, o in zip(taken, ours, strict=True)),
+    rows = {}
+    for name, step_seconds in seconds.items():
+        ratios = [other / our for other, our in zip(step_seconds, ours, strict=True)]
+        rows[name] = {
+            "median": statistics.median(step_seconds),
+            "least": min(step_seconds),
+            "most": max(step_seconds),
+            "ratio": statistics.median(ratios),
         }
-        for name, taken in seconds.items()
-    }
+    return rows

@@ -1,1 +1,1 @@
-"""src/plan.py: prices."""
+"""Prices of runs, for src/plan.py: FLOPs, memory, time and disk."""

@@ -1,1 +1,1 @@
-"""src/replay.py: a failed step made again."""
+"""The replay of a step that was not finite, for src/replay.py."""

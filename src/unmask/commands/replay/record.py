@@ -1,4 +1,4 @@
-"""A recorded step made again: its record, the module and the images it was made of, the losses it had."""
+"""Rebuild a recorded step: its record, its module and the images it was made of."""
 
 import json
 import math
@@ -11,22 +11,23 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from unmask.callbacks.nonfinite_record import FOLDER, RECORD
-from unmask.config.checks import ConfigError, check_stored
-from unmask.data.images.unreadable import shown
+from unmask.callbacks.nonfinite_record import RECORD_FILE, RECORD_FOLDER
+from unmask.config.checks import ConfigError, check_checkpoint_config
+from unmask.data.images.unreadable import printable
 from unmask.data.loading.bad_images import BadImages
 from unmask.data.loading.batch import Batch
-from unmask.data.loading.folders import Files
+from unmask.data.loading.folders import StoredImages
 from unmask.data.loading.module import FeatureData, ImageData
 from unmask.stages.ledger import LedgerError, StageFolder
 from unmask.stages.plan import make_plan
 from unmask.storage import checkpoints
 from unmask.storage.atomic import sha256
-from unmask.tasks.recompute import Trained
-from unmask.training.execute import hush
-from unmask.training.stages import Run, StageWork
+from unmask.tasks.recompute import TrainingTask
+from unmask.training.execute import silence_lightning
+from unmask.training.run import Run
+from unmask.training.stages import StageRunner
 
-NEEDED = {
+REQUIRED_KEYS = {
     "step",
     "epoch",
     "samples",
@@ -41,191 +42,228 @@ NEEDED = {
     "config",
     "activations",
 }
-# relative: other devices and other numbers of threads sum in another order
-CLOSE = 1e-3
+# other devices and other numbers of threads sum in another order
+RELATIVE_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
 class Record:
-    """What the processes wrote (the first one first), and the state before the step."""
+    """Hold what the ranks recorded (rank zero first), and the state before the step."""
 
     folder: Path
     ranks: list[dict[str, Any]]
     state: dict[str, Any]
 
     @property
-    def first(self) -> dict[str, Any]:
+    def rank_zero(self) -> dict[str, Any]:
         return self.ranks[0]
 
     @property
     def step(self) -> int:
-        """Its number; the first is 1."""
-        return int(self.first["step"])
+        """Return the number of the step; the first one is 1."""
+        return int(self.rank_zero["step"])
 
     @property
     def bfloat16(self) -> bool:
-        return self.first["precision"] == "bf16-mixed"
+        return self.rank_zero["precision"] == "bf16-mixed"
 
     @property
     def losses(self) -> list[float]:
-        """Of each process's micro-batches, over their number in a step of one process."""
+        """Return the recorded loss of each micro-batch of all ranks.
+
+        As in training, each is divided by the number of micro-batches of a rank.
+        """
         return [float(loss) for rank in self.ranks for loss in rank["losses"]]
 
-    def agrees(self, losses: list[float], gradient: float) -> str | None:
-        """How a step with these losses and this norm of the gradient is the recorded one; None: it is not."""
-        pairs = list(zip(self.losses, losses, strict=True))
-        if math.isfinite(gradient) != math.isfinite(float(self.first["gradient_norm"])):
+    def compare_losses(self, losses: list[float], gradient_norm: float) -> str | None:
+        """Say how a recomputed step equals the recorded one; None where it does not."""
+        recorded_norm = float(self.rank_zero["gradient_norm"])
+        if math.isfinite(gradient_norm) != math.isfinite(recorded_norm):
             return None
+        pairs = list(zip(self.losses, losses, strict=True))
+        # NaN is not equal to itself
         if all(a == b or (math.isnan(a) and math.isnan(b)) for a, b in pairs):
             return "the same, bit for bit"
-        both = all(
-            math.isclose(a, b, rel_tol=CLOSE)
+        is_close = all(
+            math.isclose(a, b, rel_tol=RELATIVE_TOLERANCE)
             or not (math.isfinite(a) or math.isfinite(b))
             for a, b in pairs
         )
-        return "the same up to rounding" if both else None
+        return "the same up to rounding" if is_close else None
 
 
-def read_record(place: str) -> Record:
-    """Of a stage's folder, or its nonfinite/. Raises ConfigError where there is none, or a damaged one."""
-    given = Path(place).expanduser()
-    given = given.parent if given.name == RECORD else given
-    folder = given if given.name == FOLDER else given / FOLDER
-    if not (folder / RECORD).is_file():
+def read_record(path: str) -> Record:
+    """Read the record in a stage's folder, or in its nonfinite/.
+
+    Raises ConfigError where there is none, or a damaged one.
+    """
+    folder = Path(path).expanduser()
+    if folder.name == RECORD_FILE:
+        folder = folder.parent
+    if folder.name != RECORD_FOLDER:
+        folder = folder / RECORD_FOLDER
+    if not (folder / RECORD_FILE).is_file():
         raise ConfigError(
-            f"folder={place}: no {FOLDER}/{RECORD} there; give the folder of a stage"
-            " that ended with a loss that was not finite, as in"
+            f"folder={path}: no {RECORD_FOLDER}/{RECORD_FILE} there; give the folder of"
+            " a stage that ended with a loss that was not finite, as in"
             " runs/pretrain/<fingerprint>"
         )
     try:
-        ranks = [
-            json.loads(path.read_text())
-            for path in [folder / RECORD, *sorted(folder.glob("record.rank*.json"))]
-        ]
-        if lacking := NEEDED - set.intersection(*(set(rank) for rank in ranks)):
-            raise ValueError(f"without {', '.join(sorted(lacking))}")
-        if len(ranks) != ranks[0]["processes"]:
-            raise ValueError(
-                f"of {len(ranks)} processes, not of {ranks[0]['processes']}"
-            )
-        path = folder / str(ranks[0]["state"])
-        if sha256(path) != ranks[0]["sha256"]:
-            raise ValueError(f"the sha256 of {path.name} differs")
-        return Record(folder, ranks, checkpoints.load(path))
+        return _load_record(folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
-            f"folder={place}: the record is damaged ({error}); the command of the run"
-            " makes it again"
+            f"folder={path}: the record is damaged ({error}); run the command of the"
+            " training again to make a new one"
         ) from None
 
 
-class BuiltError(Exception):
-    """No fault: a stage's work has come to where it would train."""
+def _load_record(folder: Path) -> Record:
+    paths = [folder / RECORD_FILE, *sorted(folder.glob("record.rank*.json"))]
+    ranks = [json.loads(path.read_text()) for path in paths]
+    missing = REQUIRED_KEYS - set.intersection(*(set(rank) for rank in ranks))
+    if missing:
+        raise ValueError(f"without {', '.join(sorted(missing))}")
+    if len(ranks) != ranks[0]["processes"]:
+        raise ValueError(f"of {len(ranks)} processes, not of {ranks[0]['processes']}")
+    # the weights before the step are only in rank zero's record
+    state_path = folder / str(ranks[0]["state"])
+    if sha256(state_path) != ranks[0]["sha256"]:
+        raise ValueError(f"the sha256 of {state_path.name} differs")
+    return Record(folder, ranks, checkpoints.load(state_path))
 
-    def __init__(self, module: Trained, data: ImageData | FeatureData) -> None:
-        self.module, self.data = module, data
+
+class ReachedFitError(Exception):
+    """Stop a stage where it would begin to train; nothing has failed."""
+
+    def __init__(self, module: TrainingTask, data: ImageData | FeatureData) -> None:
+        self.module = module
+        self.data = data
 
 
 @dataclass(frozen=True)
-class Halting:
-    """Stands in a stage's work where its fit stands."""
+class StopAtFit:
+    """Take the place of a stage's fit and stop instead of training."""
 
-    quiet_trainer: Callable[[], Any]
-    bad: BadImages
+    evaluation_trainer: Callable[[], Any]
+    bad_images: BadImages
 
     def __call__(
-        self, module: Trained, data: ImageData | FeatureData, callbacks: list[Any]
+        self, module: TrainingTask, data: ImageData | FeatureData, callbacks: list[Any]
     ) -> Any:
-        raise BuiltError(module, data)
+        raise ReachedFitError(module, data)
 
 
 @dataclass(frozen=True)
 class ReplayedStep:
-    """Everything of the step: parts are its micro-batches, on the device, as the model was given them."""
+    """Hold everything of the step.
+
+    micro_batches: on the device, as the model got them.
+    """
 
     record: Record
-    module: Trained
+    module: TrainingTask
     data: ImageData | FeatureData
-    parts: list[Batch]
+    micro_batches: list[Batch]
 
-    def image(self, sample: int) -> str:
-        """A sample's id, and its file where it has one."""
-        split = (
-            self.data.train_views.split if isinstance(self.data, ImageData) else None
-        )
-        if not isinstance(split, Files):
+    def describe_sample(self, sample: int) -> str:
+        """Return a sample's id, and its file where it has one."""
+        if not isinstance(self.data, ImageData):
             return f"sample {sample}"
-        image = sample % len(split)  # of repeated views each is a sample
-        return f"sample {sample}, {split.store.name(image)}"
+        split = self.data.train_views.split
+        if not isinstance(split, StoredImages):
+            return f"sample {sample}"
+        # with augment.repeats, view k of image i is sample i + k * len(split)
+        return f"sample {sample}, {split.store.name(sample % len(split))}"
 
 
-def rebuild(record: Record) -> ReplayedStep:
-    """The stage's module with the recorded weights and the recorded samples.
+def rebuild_step(record: Record) -> ReplayedStep:
+    """Build the stage's module with the recorded weights, and the recorded batches.
 
-    Raises ConfigError where the images or what the stage started from are gone or changed.
+    Raises ConfigError where the images, or the weights that the stage started from,
+    are gone or changed.
     """
-    hush()
-    first = record.first
-    module, data, met = _stage(record)
+    silence_lightning()
+    rank_zero = record.rank_zero
+    module, data, bad_images = _rebuild_stage(record)
     module.load_state_dict(record.state["state_dict"])
-    device = torch.device(
-        "cuda" if first["device"] == "cuda" and torch.cuda.is_available() else "cpu"
-    )
-    # with another number sums come in another order
-    torch.set_num_threads(int(first["threads"]))
+    use_gpu = rank_zero["device"] == "cuda" and torch.cuda.is_available()
+    device = torch.device("cuda" if use_gpu else "cpu")
+    # another number of threads would sum in another order
+    torch.set_num_threads(int(rank_zero["threads"]))
     module.to(device)
-    samples = [ids for rank in record.ranks for ids in rank["samples"]]
+    epoch = int(rank_zero["epoch"])
     try:
-        parts = [
-            data.training_batch(int(first["epoch"]), ids, device) for ids in samples
+        micro_batches = [
+            data.training_batch(epoch, ids, device)
+            for rank in record.ranks
+            for ids in rank["samples"]
         ]
     except (OSError, ValueError, IndexError) as error:
         raise ConfigError(
             f"images of the recorded step cannot be read: {error}"
         ) from None
-    # those that are listed could not be read then either, and the same ones stood in
-    # for them
-    lost = {bad.name: bad.reason for part in parts for bad in part.bad} | met.reasons()
-    known = BadImages(record.folder.resolve().parent, 1.0, print).reasons()
-    if gone := [name for name in lost if name not in known]:
-        raise ConfigError(
-            f"images of the recorded step cannot be read: {shown(gone[0])}"
-            f" ({lost[gone[0]]})"
-        )
-    return ReplayedStep(record, module, data, parts)
+    _check_bad_images(record, micro_batches, bad_images)
+    return ReplayedStep(record, module, data, micro_batches)
 
 
-def _stage(record: Record) -> tuple[Trained, ImageData | FeatureData, BadImages]:
-    """What the stage's work would train, on what, and which images it could not read before.
+def _check_bad_images(
+    record: Record, micro_batches: list[Batch], bad_images: BadImages
+) -> None:
+    """Raise ConfigError for images that have become bad since the step.
 
-    Nothing is written but to a folder that goes away.
+    Those that were bad then are listed in the stage's folder; they have the same
+    substitutes now as then.
     """
-    first, place = record.first, record.folder.resolve().parent
-    raw = dict(first["config"])
-    # else somebody took the record out of its ledger
-    if place.name == first["fingerprint"]:
-        raw["runs_dir"] = str(place.parents[1])
-    config = check_stored(raw)
+    stage_folder = record.folder.resolve().parent
+    listed = BadImages(stage_folder, 1.0, print).reasons_by_name()
+    reasons = {
+        bad.name: bad.reason for batch in micro_batches for bad in batch.bad_images
+    }
+    reasons |= bad_images.reasons_by_name()
+    for name, reason in reasons.items():
+        if name not in listed:
+            raise ConfigError(
+                f"images of the recorded step cannot be read: {printable(name)}"
+                f" ({reason})"
+            )
+
+
+def _rebuild_stage(
+    record: Record,
+) -> tuple[TrainingTask, ImageData | FeatureData, BadImages]:
+    """Return what the stage would train, on what data, and which images are bad.
+
+    Everything is written to a temporary folder.
+    """
+    rank_zero = record.rank_zero
+    stage_folder = record.folder.resolve().parent
+    raw_config = dict(rank_zero["config"])
+    # the ledger may have moved; the record may also have been copied out of it
+    if stage_folder.name == rank_zero["fingerprint"]:
+        raw_config["runs_dir"] = str(stage_folder.parents[1])
+    config = check_checkpoint_config(raw_config)
     plan = make_plan(config)
-    spec = next(
-        (spec for spec in plan.stages if spec.fingerprint == first["fingerprint"]), None
-    )
-    if spec is None:
+    specs = {spec.fingerprint: spec for spec in plan.stages}
+    if rank_zero["fingerprint"] not in specs:
         raise ConfigError(
             f"the images in data.root={config.data.root}, or this version's results,"
-            f" are not those of the record: {first['stage']} {first['fingerprint']} is"
-            " none of the stages that its config now has"
+            f" are not those of the record: {rank_zero['stage']}"
+            f" {rank_zero['fingerprint']} is none of the stages that its config now has"
         )
-    with TemporaryDirectory() as aside:
-        folder = StageFolder(aside, spec)
-        folder.open()
-        work = StageWork(Run(plan, Console(quiet=True)), spec, folder)
-        met = work.fit.bad
-        work.fit = Halting(work.fit.quiet_trainer, met)  # type: ignore[assignment]
+    spec = specs[rank_zero["fingerprint"]]
+    with TemporaryDirectory() as temporary:
+        folder = StageFolder(temporary, spec)
+        folder.create()
+        runner = StageRunner(Run(plan, Console(quiet=True)), spec, folder)
+        bad_images = runner.fit.bad_images
+        runner.fit = StopAtFit(  # type: ignore[assignment]
+            runner.fit.evaluation_trainer, bad_images
+        )
         try:
-            getattr(work, spec.kind)()
-        except BuiltError as built:
-            return built.module, built.data, met
+            # the runner has a method for each kind of stage
+            getattr(runner, spec.kind)()
+        except ReachedFitError as reached:
+            return reached.module, reached.data, bad_images
         except (LedgerError, OSError, ValueError) as error:
             raise ConfigError(
                 f"what the step was made of cannot be read: {error}"

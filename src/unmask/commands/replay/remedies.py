@@ -1,4 +1,7 @@
-"""What is usually tried when a loss is not finite, on the very step: each cure alone, then all together."""
+"""Try the usual remedies for a loss that is not finite on a recorded step.
+
+Each is tried alone, then all together.
+"""
 
 import math
 from collections.abc import Iterator
@@ -19,11 +22,19 @@ from torch.overrides import TorchFunctionMode
 from unmask.commands.replay.record import ReplayedStep
 from unmask.tasks.classify import Classify
 from unmask.tasks.pretrain import Pretrain
-from unmask.tasks.recompute import Trained, loss_again, losses_by_sample, rows
+from unmask.tasks.recompute import (
+    TrainingTask,
+    recompute_loss,
+    recompute_sample_losses,
+    select_samples,
+)
 
 
 class Worst(NamedTuple):
-    """An image by its place: row `row` of micro-batch `part`. bad: how many of all have a loss that is not finite."""
+    """Point to an image: row `row` of micro-batch `part`.
+
+    bad: how many of all images have a loss that is not finite.
+    """
 
     part: int
     row: int
@@ -33,14 +44,17 @@ class Worst(NamedTuple):
     images: int
 
 
-def worst_image(scene: ReplayedStep) -> Worst:
-    """The first one with pixels that are not finite, else with such a loss of its own, else that of the largest."""
+def worst_image(replayed: ReplayedStep) -> Worst:
+    """Return the first image with pixels that are not finite.
+
+    If there is none, the first whose loss is not finite; else that of the largest loss.
+    """
     best: tuple[tuple[bool, bool, float], int, int, float] | None = None
     bad = 0
-    for part, batch in enumerate(scene.parts):
-        with computed(scene.module, scene.record.bfloat16):
-            losses = losses_by_sample(
-                scene.module, batch, scene.record.step - 1
+    for part, batch in enumerate(replayed.micro_batches):
+        with computed(replayed.module, replayed.record.bfloat16):
+            losses = recompute_sample_losses(
+                replayed.module, batch, replayed.record.step - 1
             ).tolist()
         sound = batch.images_BCHW.flatten(1).isfinite().all(dim=1).tolist()
         bad += sum(not math.isfinite(loss) for loss in losses)
@@ -51,8 +65,10 @@ def worst_image(scene: ReplayedStep) -> Worst:
                 best = (weight, part, row, loss)
     assert best is not None
     _, part, row, loss = best
-    images = sum(len(batch.ids_B) for batch in scene.parts)
-    return Worst(part, row, int(scene.parts[part].ids_B[row]), loss, bad, images)
+    images = sum(len(batch.ids_B) for batch in replayed.micro_batches)
+    return Worst(
+        part, row, int(replayed.micro_batches[part].ids_B[row]), loss, bad, images
+    )
 
 
 CLIP = 1.0  # the largest norm of the gradient
@@ -61,9 +77,10 @@ PARTS = ("decoder", "attention")
 
 @dataclass(frozen=True)
 class Cure:
-    """Ways in which a step is made otherwise than recorded; None and () are as recorded.
+    """Change how a step is made; None and () are as recorded.
 
-    exact: parts of the model, of PARTS, that are computed in float32. rate: on the learning rate.
+    exact: parts of the model (PARTS) that are computed in float32. rate: a factor on
+    the learning rate.
     """
 
     name: str
@@ -75,12 +92,16 @@ class Cure:
 
 
 class Outcome(NamedTuple):
-    """A step under a cure. losses: of each micro-batch, over their number; after: the step's loss once it is made."""
+    """Hold a step under a remedy.
+
+    losses: of each micro-batch, divided by their number. gradient: its norm; clipped:
+    its norm after clipping. after: the loss once the step is made.
+    """
 
     cure: Cure
     losses: list[float]
-    gradient: float  # its norm
-    clipped: float | None  # its norm once it is clipped
+    gradient: float
+    clipped: float | None
     after: float
     processes: int
 
@@ -95,9 +116,9 @@ class Outcome(NamedTuple):
         )
 
 
-def cures(scene: ReplayedStep, worst: Worst) -> list[Cure]:
-    """As recorded, each cure that would change something, and those together that go together."""
-    bfloat16, module = scene.record.bfloat16, scene.module
+def cures(replayed: ReplayedStep, worst: Worst) -> list[Cure]:
+    """Return no change, each remedy that changes something, and all that combine."""
+    bfloat16, module = replayed.record.bfloat16, replayed.module
     attends = any(isinstance(part, Block) for part in module.modules())
     alone = [Cure("float32 throughout", bfloat16=False)] if bfloat16 else []
     if bfloat16 and isinstance(module, Pretrain):
@@ -121,14 +142,14 @@ def cures(scene: ReplayedStep, worst: Worst) -> list[Cure]:
     return [Cure("as recorded"), *alone, together]
 
 
-def attempt(scene: ReplayedStep, cure: Cure) -> Outcome:
-    """The recorded step under a cure, from the recorded state: forward, backward, update, and the loss after it."""
-    module, processes = scene.module, len(scene.record.ranks)
-    module.load_state_dict(scene.record.state["state_dict"])
+def attempt(replayed: ReplayedStep, cure: Cure) -> Outcome:
+    """Repeat the recorded step under a remedy: gradient, update, and the loss after."""
+    module, processes = replayed.module, len(replayed.record.ranks)
+    module.load_state_dict(replayed.record.state["state_dict"])
     module.zero_grad()
-    share = len(scene.parts) // processes
+    share = len(replayed.micro_batches) // processes
     losses = []
-    for loss in _forward(scene, cure):
+    for loss in _forward(replayed, cure):
         (loss / share / processes).backward()
         losses.append(float(loss.detach() / share))
     gradient, clipped = _norm(module), None
@@ -139,51 +160,52 @@ def attempt(scene: ReplayedStep, cure: Cure) -> Outcome:
     # load_state_dict would take the moments themselves, and the step would change the
     # record
     made["optimizer"].load_state_dict(
-        deepcopy(scene.record.state["optimizer_states"][0])
+        deepcopy(replayed.record.state["optimizer_states"][0])
     )
     for group in made["optimizer"].param_groups:
         group["lr"] *= cure.rate
     made["optimizer"].step()
     with torch.no_grad():
         after = (
-            sum(float(loss.detach() / share) for loss in _forward(scene, cure))
+            sum(float(loss.detach() / share) for loss in _forward(replayed, cure))
             / processes
         )
     return Outcome(cure, losses, gradient, clipped, after, processes)
 
 
 def _norm(module: nn.Module) -> float:
-    """Of the gradient, as the recorder computes it."""
+    """Return the norm of the gradient, as it was recorded."""
     return float(
         get_total_norm([p.grad for p in module.parameters() if p.grad is not None])
     )
 
 
-def _forward(scene: ReplayedStep, cure: Cure) -> Iterator[Tensor]:
-    """The loss of each micro-batch in turn."""
-    for index, batch in enumerate(scene.parts):
+def _forward(replayed: ReplayedStep, cure: Cure) -> Iterator[Tensor]:
+    """Yield the loss of each micro-batch."""
+    for index, batch in enumerate(replayed.micro_batches):
         without = cure.without if cure.without and cure.without.part == index else None
         if without:
             count, mixed = (
                 len(batch.ids_B),
-                isinstance(scene.module, Classify) and scene.module.mixing is not None,
+                isinstance(replayed.module, Classify)
+                and replayed.module.mixup is not None,
             )
             # mixed with its mirror image
             gone = {without.row, count - 1 - without.row} if mixed else {without.row}
-            batch = rows(batch, [i for i in range(count) if i not in gone])
+            batch = select_samples(batch, [i for i in range(count) if i not in gone])
             if not len(batch.ids_B):
                 continue
-        bfloat16 = scene.record.bfloat16 if cure.bfloat16 is None else cure.bfloat16
-        with computed(scene.module, bfloat16, cure.exact):
-            loss = loss_again(scene.module, batch, scene.record.step - 1)
+        bfloat16 = replayed.record.bfloat16 if cure.bfloat16 is None else cure.bfloat16
+        with computed(replayed.module, bfloat16, cure.exact):
+            loss = recompute_loss(replayed.module, batch, replayed.record.step - 1)
         yield loss
 
 
 @contextmanager
 def computed(
-    module: Trained, bfloat16: bool, exact: tuple[str, ...] = ()
+    module: TrainingTask, bfloat16: bool, exact: tuple[str, ...] = ()
 ) -> Iterator[None]:
-    """Forwards within are made as Lightning's bf16-mixed or 32-true makes them, but for the exact parts."""
+    """Compute as Lightning's bf16-mixed or 32-true does, except for the exact parts."""
     parts: list[nn.Module] = []
     if "decoder" in exact and isinstance(module, Pretrain):
         parts.append(module.model.decoder)
@@ -202,7 +224,7 @@ def computed(
 
 
 def _exactly(forward: Any, *given: Any, **named: Any) -> Any:
-    """The same function of float32 inputs, outside of autocast."""
+    """Call the same function with float32 inputs, outside of autocast."""
     floats = [
         (
             value.float()
@@ -217,7 +239,7 @@ def _exactly(forward: Any, *given: Any, **named: Any) -> Any:
 
 
 class PlainAttention(TorchFunctionMode):
-    """Attention by matrix products and softmax in float32, not by a fused kernel."""
+    """Compute attention by matrix products and softmax in float32, not fused."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None

@@ -1,1 +1,1 @@
-"""src/verify.py: a run that was interrupted ends as one that was not."""
+"""Verification that training is exact, for src/verify.py."""

@@ -1,4 +1,4 @@
-"""Two ledgers' folders of one stage, compared: each step's samples, pixels, masks and loss, then all that is left."""
+"""Compare two trainings of one stage: each step's trace, then what they leave."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -8,176 +8,221 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unmask.callbacks.tracer import PARTS, TRACE
+from unmask.callbacks.tracer import HASHED_PARTS, TRACE_FILE
 from unmask.stages.ledger import read_result
 from unmask.storage import checkpoints
-from unmask.storage.metrics_log import read
+from unmask.storage.metrics_log import read_rows
 
-TIMED = ("images_per_second",)  # of the journal: no two runs have these alike
-MOMENTS = ("optimizer_states", "lr_schedulers", "global_step")
-SHOWN = 3  # tensors that are named
+# metrics that differ in any two runs
+TIMING_KEYS = ("images_per_second",)
+OPTIMIZER_KEYS = ("optimizer_states", "lr_schedulers", "global_step")
+MAX_NAMED = 3  # tensors in a message
 
 
 @dataclass
-class Compared:
-    """faults: what differs, in words, the first step before all else. cells: for the table, by column."""
+class Comparison:
+    """Hold what differs between two trainings.
 
-    cells: dict[str, str] = field(default_factory=dict)
-    faults: list[str] = field(default_factory=list)
-    first: int | None = None  # the first step that differs
+    by_column: a word for each column of the table. differences: sentences, the first
+    step that differs before all else. first_step: that step.
+    """
+
+    by_column: dict[str, str] = field(default_factory=dict)
+    differences: list[str] = field(default_factory=list)
+    first_step: int | None = None
 
 
-def exactly(ours: Path, whole: Path) -> Compared:
-    """Bit by bit; both are folders of a finished stage."""
-    found = _traced(ours, whole, (*PARTS, "loss"))
-    a, b = (_final(folder) for folder in (ours, whole))
-    states = {
-        "weights": list(differing(a["state_dict"], b["state_dict"])),
-        "moments": list(
-            differing({k: a.get(k) for k in MOMENTS}, {k: b.get(k) for k in MOMENTS})
-        ),
-    }
-    for name, names in states.items():
-        found.cells["weights"] = "same" if not any(states.values()) else "differ"
+def compare_exactly(ours: Path, undisturbed: Path) -> Comparison:
+    """Compare bit for bit. Both are folders of a finished stage."""
+    comparison = _compare_traces(ours, undisturbed, (*HASHED_PARTS, "loss"))
+    _compare_checkpoints(comparison, ours, undisturbed)
+    _compare_metrics(comparison, ours, undisturbed)
+    return comparison
+
+
+def _compare_checkpoints(comparison: Comparison, ours: Path, undisturbed: Path) -> None:
+    our_state = _load_newest(ours)
+    their_state = _load_newest(undisturbed)
+    # moments beside the weights: a lost moment shows in the weights a step later
+    weights = differing_names(our_state["state_dict"], their_state["state_dict"])
+    moments = differing_names(
+        {key: our_state.get(key) for key in OPTIMIZER_KEYS},
+        {key: their_state.get(key) for key in OPTIMIZER_KEYS},
+    )
+    names_by_part = {"weights": list(weights), "moments": list(moments)}
+    is_same = not any(names_by_part.values())
+    comparison.by_column["weights"] = "same" if is_same else "differ"
+    for part, names in names_by_part.items():
         if names:
-            more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-            found.faults.append(
-                f"final {name} differ: {', '.join(names[:SHOWN])}{more}"
+            more = ""
+            if len(names) > MAX_NAMED:
+                more = f" and {len(names) - MAX_NAMED} more"
+            comparison.differences.append(
+                f"final {part} differ: {', '.join(names[:MAX_NAMED])}{more}"
             )
-    journals = [_untimed(read(folder / "metrics.jsonl")) for folder in (ours, whole)]
-    results = [
-        (read_result(folder) or {}).get("metrics", {}) for folder in (ours, whole)
-    ]
-    found.cells["journal"] = (
-        "same" if journals[0] == journals[1] and results[0] == results[1] else "differs"
+
+
+def _compare_metrics(comparison: Comparison, ours: Path, undisturbed: Path) -> None:
+    """Compare metrics.jsonl, times aside, and the metrics of result.json."""
+    our_rows = _without_timings(read_rows(ours / "metrics.jsonl"))
+    their_rows = _without_timings(read_rows(undisturbed / "metrics.jsonl"))
+    our_result = (read_result(ours) or {}).get("metrics", {})
+    their_result = (read_result(undisturbed) or {}).get("metrics", {})
+    is_same = our_rows == their_rows and our_result == their_result
+    comparison.by_column["metrics"] = "same" if is_same else "differs"
+    if our_rows != their_rows:
+        # where one log is only shorter, it differs from the line after its last
+        line = min(len(our_rows), len(their_rows))
+        for i, (our, their) in enumerate(zip(our_rows, their_rows, strict=False)):
+            if our != their:
+                line = i
+                break
+        comparison.differences.append(f"metrics.jsonl differs from line {line + 1} on")
+    if our_result != their_result:
+        values = [
+            f"{key} is {our_result.get(key)}, undisturbed {their_result[key]}"
+            for key in their_result
+            if our_result.get(key) != their_result[key]
+        ]
+        comparison.differences.append(f"results differ: {', '.join(values)}")
+
+
+def compare_within_bounds(
+    ours: Path, undisturbed: Path, loss_bound: float, weights_bound: float
+) -> Comparison:
+    """Compare trainings on two numbers of processes.
+
+    What the model gets is compared bit for bit; losses and weights may differ by
+    relative bounds, since sums over processes are made in another order.
+    """
+    comparison = _compare_traces(ours, undisturbed, HASHED_PARTS)
+    our_rows = read_rows(ours / TRACE_FILE)
+    their_rows = read_rows(undisturbed / TRACE_FILE)
+    steps = []
+    distances = []
+    for our, their in zip(our_rows, their_rows, strict=False):
+        steps.append(our["step"])
+        distances.append(
+            _relative_difference(
+                float.fromhex(our["loss"]), float.fromhex(their["loss"])
+            )
+        )
+    comparison.by_column["loss"] = f"{max(distances):.1e}" if distances else ""
+    for step, distance in zip(steps, distances, strict=True):
+        # `not <=`: a NaN is beyond any bound
+        if not distance <= loss_bound:
+            comparison.first_step = min(step, comparison.first_step or step)
+            comparison.differences.append(
+                f"losses are {distance:.1e} apart at step {step}, bound {loss_bound:g}"
+            )
+            break
+    distance = relative_distance(
+        _load_newest(ours)["state_dict"], _load_newest(undisturbed)["state_dict"]
     )
-    if journals[0] != journals[1]:
-        pairs = zip(journals[0], journals[1], strict=False)
-        i = next(
-            (i for i, (x, y) in enumerate(pairs) if x != y), min(map(len, journals))
+    comparison.by_column["weights"] = f"{distance:.1e}"
+    if not distance <= weights_bound:
+        comparison.differences.append(
+            f"final weights are {distance:.1e} apart, bound {weights_bound:g}"
         )
-        found.faults.append(f"metrics.jsonl differs from line {i + 1} on")
-    if results[0] != results[1]:
-        keys = [key for key in results[1] if results[0].get(key) != results[1][key]]
-        values = (
-            f"{key} is {results[0].get(key)}, undisturbed {results[1][key]}"
-            for key in keys
-        )
-        found.faults.append(f"results differ: {', '.join(values)}")
-    return found
+    return comparison
 
 
-def closely(ours: Path, whole: Path, losses: float, weights: float) -> Compared:
-    """Of two numbers of processes: what the model is given bit by bit, losses and weights within relative bounds."""
-    found = _traced(ours, whole, PARTS)
-    pairs = list(zip(*(read(folder / TRACE) for folder in (ours, whole)), strict=False))
-    apart = [_relative(*(float.fromhex(row["loss"]) for row in pair)) for pair in pairs]
-    worst = max(range(len(apart)), key=apart.__getitem__, default=0)
-    found.cells["loss"] = f"{apart[worst]:.1e}" if apart else ""
-    if beyond := [i for i, distance in enumerate(apart) if not distance <= losses]:
-        at = pairs[beyond[0]][0]["step"]
-        found.first = min(at, found.first or at)
-        found.faults.append(
-            f"losses are {apart[beyond[0]]:.1e} apart at step {at}, bound {losses:g}"
-        )
-    distance = norm_apart(*(_final(folder)["state_dict"] for folder in (ours, whole)))
-    found.cells["weights"] = f"{distance:.1e}"
-    if not distance <= weights:
-        found.faults.append(
-            f"final weights are {distance:.1e} apart, bound {weights:g}"
-        )
-    return found
-
-
-def _traced(ours: Path, whole: Path, parts: tuple[str, ...]) -> Compared:
-    """Both traces step by step."""
-    a, b = (
-        {row["step"]: row for row in read(folder / TRACE)} for folder in (ours, whole)
-    )
-    found = Compared()
-    firsts: dict[str, int] = {}
+def _compare_traces(
+    ours: Path, undisturbed: Path, parts: tuple[str, ...]
+) -> Comparison:
+    """Compare both traces step by step."""
+    our_rows = {row["step"]: row for row in read_rows(ours / TRACE_FILE)}
+    their_rows = {row["step"]: row for row in read_rows(undisturbed / TRACE_FILE)}
+    comparison = Comparison()
+    # of each part: all that follows from a difference differs as well
+    first_steps: dict[str, int] = {}
     for part in parts:
-        steps = [
-            step
-            for step in sorted(a.keys() | b.keys())
-            if a.get(step, {}).get(part) != b.get(step, {}).get(part)
-        ]
-        seen = any(part in row for row in b.values())
-        found.cells[part] = f"step {steps[0]}" if steps else "same" if seen else ""
-        firsts |= {part: steps[0]} if steps else {}
-    if firsts:
-        found.first = min(firsts.values())
-        names = " and ".join(
-            part for part, step in firsts.items() if step == found.first
+        is_traced = any(part in row for row in their_rows.values())
+        comparison.by_column[part] = "same" if is_traced else ""
+        for step in sorted(our_rows.keys() | their_rows.keys()):
+            our_value = our_rows.get(step, {}).get(part)
+            if our_value != their_rows.get(step, {}).get(part):
+                comparison.by_column[part] = f"step {step}"
+                first_steps[part] = step
+                break
+    if not first_steps:
+        return comparison
+    first_step = min(first_steps.values())
+    comparison.first_step = first_step
+    if first_step not in our_rows:
+        comparison.differences.append(f"step {first_step} is missing in this run")
+    elif first_step not in their_rows:
+        comparison.differences.append(
+            f"step {first_step} is missing in the undisturbed run"
         )
-        lost = [
-            name
-            for name, rows in (("this", a), ("the undisturbed", b))
-            if found.first not in rows
-        ]
-        found.faults.append(
-            f"step {found.first} is missing in {lost[0]} run"
-            if lost
-            else f"the first step that differs is {found.first}, in its {names}"
+    else:
+        names = [part for part, step in first_steps.items() if step == first_step]
+        comparison.differences.append(
+            f"the first step that differs is {first_step}, in its {' and '.join(names)}"
         )
-    return found
+    return comparison
 
 
-def _untimed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _without_timings(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [
-        {key: value for key, value in row.items() if key not in TIMED} for row in rows
+        {key: value for key, value in row.items() if key not in TIMING_KEYS}
+        for row in rows
     ]
 
 
-def _final(folder: Path) -> dict[str, Any]:
-    path = checkpoints.newest(folder / "checkpoints")
+def _load_newest(stage_folder: Path) -> dict[str, Any]:
+    path = checkpoints.newest(stage_folder / "checkpoints")
     if path is None:
-        raise ValueError(f"{folder} holds no whole checkpoint")
+        raise ValueError(f"{stage_folder} holds no complete checkpoint")
     return checkpoints.load(path)
 
 
-def differing(a: Any, b: Any, name: str = "") -> Iterator[str]:
-    """Dotted names of what is not the same, bit by bit, in two nests of containers, tensors and numbers."""
+def differing_names(a: Any, b: Any, name: str = "") -> Iterator[str]:
+    """Yield the dotted names of what differs between two nested values.
+
+    They hold containers, tensors and numbers; equal means bit for bit.
+    """
     if isinstance(a, dict) and isinstance(b, dict):
         for key in [*a, *(key for key in b if key not in a)]:
             inner = f"{name}.{key}" if name else str(key)
             if key in a and key in b:
-                yield from differing(a[key], b[key], inner)
+                yield from differing_names(a[key], b[key], inner)
             else:
                 yield inner
     elif isinstance(a, list | tuple) and type(a) is type(b) and len(a) == len(b):
         for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            yield from differing(x, y, f"{name}.{i}")
+            yield from differing_names(x, y, f"{name}.{i}")
     elif isinstance(a, Tensor) and isinstance(b, Tensor):
-        if not identical(a, b):
+        if not is_identical(a, b):
             yield name
-    # a float's repr tells all its bits
+    # repr shows all bits of a float
     elif type(a) is not type(b) or repr(a) != repr(b):
         yield name
 
 
-def identical(a: Tensor, b: Tensor) -> bool:
-    """Bit for bit: NaN is NaN, and 0.0 is not -0.0."""
+def is_identical(a: Tensor, b: Tensor) -> bool:
+    """Tell whether tensors are equal bit for bit: NaN is NaN, and 0.0 is not -0.0."""
     if a.dtype != b.dtype or a.shape != b.shape:
         return False
-    return torch.equal(
-        *(tensor.contiguous().reshape(-1).view(torch.uint8) for tensor in (a, b))
-    )
+    a_bytes = a.contiguous().reshape(-1).view(torch.uint8)
+    b_bytes = b.contiguous().reshape(-1).view(torch.uint8)
+    return torch.equal(a_bytes, b_bytes)
 
 
-def norm_apart(ours: dict[str, Tensor], whole: dict[str, Tensor]) -> float:
-    """The norm of the difference relative to the norm, of all weights together.
+def relative_distance(ours: dict[str, Tensor], undisturbed: dict[str, Tensor]) -> float:
+    """Return ||a - b|| / ||b|| of all weights together; inf for other names.
 
-    Alone, biases of keys differ: softmax ignores them, their gradient is rounding's, and Adam makes steps of it.
+    Single tensors may differ much more: softmax ignores the biases of keys, so their
+    gradient is rounding, and Adam makes full steps of it.
     """
-    if ours.keys() != whole.keys():
+    if ours.keys() != undisturbed.keys():
         return float("inf")
-    flat = [
-        torch.cat([state[name].double().flatten() for name in sorted(whole)])
-        for state in (ours, whole)
-    ]
-    return float((flat[0] - flat[1]).norm() / flat[1].norm())
+    # in double precision: the distance may be as small as float32 rounding
+    names = sorted(undisturbed)
+    a = torch.cat([ours[name].double().flatten() for name in names])
+    b = torch.cat([undisturbed[name].double().flatten() for name in names])
+    return float((a - b).norm() / b.norm())
 
 
-def _relative(ours: float, whole: float) -> float:
-    return abs(ours - whole) / abs(whole) if ours != whole else 0.0
+def _relative_difference(a: float, b: float) -> float:
+    return abs(a - b) / abs(b) if a != b else 0.0

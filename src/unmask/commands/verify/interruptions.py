@@ -1,71 +1,84 @@
-"""Where src/verify.py interrupts a stage, and how: in mid-epoch, at an epoch's last batch, right after it, later."""
+"""Where and how src/verify.py interrupts a stage.
+
+It does so in the middle of an epoch, at its last batch, right after it, and later.
+"""
 
 from collections.abc import Iterator
 from enum import StrEnum
 from typing import NamedTuple
 
-from unmask.config.schema import STEPPED
+from unmask.config.stage_kinds import STEPPED_STAGES
 from unmask.stages.fingerprint import StageSpec
 from unmask.stages.plan import Plan
-from unmask.stages.sizes import steps
+from unmask.stages.sizes import step_counts
 
 
-def trained(plan: Plan) -> list[StageSpec]:
-    return [spec for spec in plan.stages if spec.kind in STEPPED]
+def trained_stages(plan: Plan) -> list[StageSpec]:
+    """Return the stages that make steps; others only measure."""
+    return [spec for spec in plan.stages if spec.kind in STEPPED_STAGES]
 
 
-def steps_of(plan: Plan, kind: str) -> tuple[int, int]:
-    """How many steps are made of a stage, and how many an epoch has."""
-    return steps(plan.config, kind, plan.training_images)
+def count_steps(plan: Plan, kind: str) -> tuple[int, int]:
+    """Return how many steps a stage makes, and how many an epoch has."""
+    return step_counts(plan.config, kind, plan.num_training_images)
 
 
 class How(StrEnum):
-    PROCESS = "kill -9 of one process"  # where there are several; else of the command
+    """Name the ways to interrupt, as they are printed."""
+
+    # with a single process, the whole command is killed instead
+    PROCESS = "kill -9 of one process"
     COMMAND = "kill -9 of the command"
     SIGTERM = "SIGTERM"
 
 
 class Interruption(NamedTuple):
-    """held: right after this step, before it is saved; else as soon as it is seen to be made, in whatever follows."""
+    """Interrupt a stage at a step.
+
+    is_held: the run is held right after the step, before it saves. Otherwise it is
+    interrupted wherever it is once the step is seen to be done.
+    """
 
     step: int
     how: How
-    held: bool
+    is_held: bool
 
 
 def interruptions(steps: int, per_epoch: int, kills: int) -> list[Interruption]:
-    """At most `kills`, in order; the last of them finds the run wherever it is then.
+    """Return at most `kills` interruptions of a stage, in order.
 
-    Where no epoch ends within these steps, they are in its middle.
+    The first three are around the end of the first epoch; where these steps do not
+    reach it, they are spread evenly. Later ones follow up to the end, and the last of
+    those does not hold the run.
     """
-    reached = per_epoch + 1 < steps
-    first = (
-        [per_epoch // 2, per_epoch, per_epoch + 1]
-        if reached
-        else [steps // 4, steps // 2, steps * 3 // 4]
-    )
-    more = max(0, kills - len(first))
-    later = [
-        first[-1] + (steps - first[-1]) * i // (more + 1) for i in range(1, more + 1)
+    if per_epoch + 1 < steps:
+        first_steps = [per_epoch // 2, per_epoch, per_epoch + 1]
+    else:
+        first_steps = [steps // 4, steps // 2, steps * 3 // 4]
+    first = [
+        Interruption(step, how, True)
+        for step, how in zip(first_steps, How, strict=True)
     ]
-    found = [
-        Interruption(step, how, True) for step, how in zip(first, How, strict=True)
-    ][:kills]
-    found += [
-        Interruption(step, _later(i, step, per_epoch), i < more - 1)
-        for i, step in enumerate(later)
-    ]
-    return list(_rising(found, steps))
+    num_later = max(0, kills - len(first))
+    start = first_steps[-1]
+    later = []
+    for i in range(num_later):
+        step = start + (steps - start) * (i + 1) // (num_later + 1)
+        is_held = i < num_later - 1
+        later.append(Interruption(step, _later_how(i, step, per_epoch), is_held))
+    return list(_increasing([*first[:kills], *later], steps))
 
 
-def _later(i: int, step: int, per_epoch: int) -> How:
-    """Who is asked at an epoch's last batch makes one more step: that one may be the next place."""
+def _later_how(i: int, step: int, per_epoch: int) -> How:
+    # never SIGTERM at an epoch's last batch: a run that is asked to leave there makes
+    # one more step, which may be that of the next interruption
     return How.SIGTERM if i % 2 and step % per_epoch else How.COMMAND
 
 
-def _rising(found: list[Interruption], steps: int) -> Iterator[Interruption]:
+def _increasing(candidates: list[Interruption], steps: int) -> Iterator[Interruption]:
+    """Drop interruptions that are not after the one before, or not before the end."""
     last = 0
-    for one in found:
-        if last < one.step < steps:
-            yield one
-            last = one.step
+    for interruption in candidates:
+        if last < interruption.step < steps:
+            yield interruption
+            last = interruption.step

@@ -1,4 +1,4 @@
-"""A training command that is watched from outside: awaited, held at a step, killed, asked to leave."""
+"""A training command under supervision: held at a step, killed, or asked to leave."""
 
 import json
 import os
@@ -9,177 +9,212 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from unmask.callbacks.tracer import HOLD, TRACE
+from unmask.callbacks.pause import PAUSE_VARIABLE
+from unmask.callbacks.tracer import TRACE_FILE
 from unmask.commands.verify.interruptions import How, Interruption
 from unmask.config.checks import ConfigError
 from unmask.distributed.processes import PREEMPTED
-from unmask.storage.metrics_log import read
+from unmask.storage.metrics_log import read_rows
 
-POLL = 0.005
-ENDS = 60  # seconds that the kernel has to end a process
-ARRIVES = 0.3  # seconds that a signal has to reach all processes before they go on
+POLL_SECONDS = 0.005
+# how long the kernel may take to end a killed process
+KILL_SECONDS = 60
+# a signal has to reach all processes before they are released
+SIGNAL_SECONDS = 0.3
 BAD_CONFIG = 2
-FULL = ("No space left", "disk is full", "quota")
+# stderr says one of these where a disk or a quota is full
+DISK_FULL_WORDS = ("No space left", "disk is full", "quota")
 MORE_SPACE = (
     "the scratch space is full: give a folder on a larger disk,"
     " verify.folder=/path/to/folder"
 )
-TAIL = 12  # lines of what a failed command said
+TAIL_LINES = 12  # of what a failed command printed
 
-# command, environment, folder for stdout and stderr: Popen
+# starts (command, environment, folder for stdout and stderr) and returns the Popen
 Start = Callable[[list[str], dict[str, str], Path], Any]
 
 
 class VerifyError(ValueError):
-    """A command that does not do what it should, in words."""
+    """Report a command that does not do what it should."""
 
 
 class SupervisedRun:
-    """One start of a command; `place` takes what it says. stage: its folder, where it may be held after `step`.
+    """Start a command and watch it from outside.
 
-    leaving: whether to stop watching; a flag, since what a signal's handler raises may be lost (within a fork it is).
+    output_folder: for its stdout and stderr; its name begins with that of the run.
+    stage_folder: of the stage that is held after `step`. should_leave: whether to stop
+    watching. It is called again and again: an exception from a signal handler can get
+    lost, for one within a fork.
     """
 
     def __init__(
         self,
         start: Start,
         command: list[str],
-        place: Path,
-        stage: Path,
+        output_folder: Path,
+        stage_folder: Path,
         step: int | None,
-        leaving: Callable[[], bool],
+        should_leave: Callable[[], bool],
     ) -> None:
-        self.stage, self.place, self.folder, self.leaving = (
-            stage,
-            place,
-            place / "hold",
-            leaving,
-        )
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for left in self.folder.iterdir():
-            left.unlink()
-        asked = {
-            "stage": "/".join(stage.parts[-2:]),
+        self.output_folder = output_folder
+        self.stage_folder = stage_folder
+        self.should_leave = should_leave
+        # the processes write their numbers there, and files while they are held
+        self.hold_folder = output_folder / "hold"
+        self.hold_folder.mkdir(parents=True, exist_ok=True)
+        for leftover in self.hold_folder.iterdir():
+            leftover.unlink()
+        pause = {
+            "stage": "/".join(stage_folder.parts[-2:]),
             "step": step,
-            "folder": str(self.folder),
+            "folder": str(self.hold_folder),
         }
-        self.process = start(command, {HOLD: json.dumps(asked)}, place)
+        environment = {PAUSE_VARIABLE: json.dumps(pause)}
+        self.process = start(command, environment, output_folder)
 
-    def ended(self, minutes: float, code: int = 0) -> None:
-        """Wait. Raises VerifyError where it ends with another code."""
-        for _ in self._progress(minutes):
-            if (left := self.process.poll()) is not None:
-                if left != code:
-                    raise self.fault(left)
+    def wait_for_end(self, minutes: float, code: int = 0) -> None:
+        """Wait until the command ends.
+
+        Raises VerifyError where its exit code is another one.
+        """
+        for _ in self._poll(minutes):
+            exit_code = self.process.poll()
+            if exit_code is not None:
+                if exit_code != code:
+                    raise self.failure(exit_code)
                 return
 
-    def arrived(self, where: Interruption, minutes: float) -> bool:
-        """Wait until it is there; False where it ended well before. Raises VerifyError where it ended otherwise."""
-        for _ in self._progress(minutes):
-            if (
-                (self.folder / "held0").exists()
-                if where.held
-                else self.made() >= where.step
-            ):
+    def wait_for(self, interruption: Interruption, minutes: float) -> bool:
+        """Wait until the run is where it is to be interrupted.
+
+        False where it ended well before. Raises VerifyError where it failed.
+        """
+        for _ in self._poll(minutes):
+            if interruption.is_held:
+                is_there = (self.hold_folder / "held0").exists()
+            else:
+                is_there = self.newest_step() >= interruption.step
+            if is_there:
                 return True
-            if (left := self.process.poll()) is not None:
-                if left:
-                    raise self.fault(left)
+            exit_code = self.process.poll()
+            if exit_code is not None:
+                if exit_code:
+                    raise self.failure(exit_code)
                 return False
         raise AssertionError
 
     def interrupt(self, how: How, minutes: float) -> How:
-        """Really: the kernel ends it, or it is asked to. Waits for its end; what was done."""
-        members = [int(path.read_text()) for path in sorted(self.folder.glob("pid*"))]
+        """Kill the run or ask it to leave, await its end, and return what was done."""
+        pids = [int(path.read_text()) for path in self._pid_files()]
         if how == How.SIGTERM:
             self.process.send_signal(signal.SIGTERM)
-        elif how == How.PROCESS and len(members) > 1:
-            os.kill(members[-1], signal.SIGKILL)
+        elif how == How.PROCESS and len(pids) > 1:
+            # the others must notice by themselves
+            os.kill(pids[-1], signal.SIGKILL)
         else:
             how = How.COMMAND
             self.kill()
-        time.sleep(ARRIVES)
-        for held in self.folder.glob("held*"):
+        time.sleep(SIGNAL_SECONDS)
+        # release the processes that are held
+        for held in self.hold_folder.glob("held*"):
             held.unlink()
-        for _ in self._progress(minutes):
-            if (left := self.process.poll()) is not None:
+        for _ in self._poll(minutes):
+            exit_code = self.process.poll()
+            if exit_code is not None:
                 break
-        if how == How.SIGTERM and left != PREEMPTED:
+        if how == How.SIGTERM and exit_code != PREEMPTED:
             raise VerifyError(
-                self.words(
-                    f"was asked to leave by SIGTERM and ended with {left}, not with"
-                    f" {PREEMPTED}"
+                self.describe(
+                    f"was asked to leave by SIGTERM and ended with {exit_code}, not"
+                    f" with {PREEMPTED}"
                 )
             )
         return how
 
     def kill(self) -> None:
-        """Everything that it started, too: each process leads a group of its own, with its loader's workers."""
+        """Kill the command and everything that it started.
+
+        Each process leads a group of its own, with the workers of its loader.
+        """
         if self.process.poll() is not None:
             return
-        for path in self.folder.glob("pid*"):
-            with suppress(ValueError):  # not yet written
-                _kill(int(path.read_text()))
-        _kill(self.process.pid)
-        self.process.wait(timeout=ENDS)
+        for path in self._pid_files():
+            # an empty file: the process is just about to write it
+            with suppress(ValueError):
+                _kill_group(int(path.read_text()))
+        _kill_group(self.process.pid)
+        self.process.wait(timeout=KILL_SECONDS)
 
-    def fault(self, code: int) -> ValueError:
-        """What a command that failed by itself says; of a bad config the same as the command."""
-        if code == BAD_CONFIG:
-            return ConfigError(
-                (self.place / "stderr").read_text(errors="replace").strip()
-            )
-        full = any(
-            word in (self.place / "stderr").read_text(errors="replace") for word in FULL
-        )
-        return VerifyError(
-            self.words(f"ended with {code}") + (f"\n{MORE_SPACE}" if full else "")
-        )
+    def _pid_files(self) -> list[Path]:
+        return sorted(self.hold_folder.glob("pid*"))
 
-    def words(self, what: str) -> str:
-        """What happened, and the last that it said."""
-        said = (self.place / "stderr").read_text(
-            errors="replace"
-        ).strip() or "(nothing on stderr)"
-        return (
-            f"the run that is to be {self.place.name} {what}; it said:\n"
-            + "\n".join(said.splitlines()[-TAIL:])
-        )
+    def failure(self, exit_code: int) -> ValueError:
+        """Return the error for a command that failed by itself.
 
-    def made(self) -> int:
-        """The newest step; lines of an earlier start are of earlier steps than those that are awaited."""
-        return max((row["step"] for row in read(self.stage / TRACE)), default=0)
+        For a bad config it has the command's own message.
+        """
+        stderr = self._stderr()
+        if exit_code == BAD_CONFIG:
+            return ConfigError(stderr.strip())
+        remedy = ""
+        if any(words in stderr for words in DISK_FULL_WORDS):
+            remedy = f"\n{MORE_SPACE}"
+        return VerifyError(self.describe(f"ended with {exit_code}") + remedy)
 
-    def _progress(self, minutes: float) -> Iterator[None]:
-        """Beats. Raises VerifyError when for so long no step was made and no stage begun or finished."""
-        before, deadline = self._state(), time.monotonic() + 60 * minutes
+    def describe(self, event: str) -> str:
+        """Return what happened to the run, and the last lines that it printed."""
+        stderr = self._stderr().strip() or "(nothing on stderr)"
+        tail = "\n".join(stderr.splitlines()[-TAIL_LINES:])
+        return f"the {self.output_folder.stem} run {event}; it printed:\n{tail}"
+
+    def _stderr(self) -> str:
+        return (self.output_folder / "stderr").read_text(errors="replace")
+
+    def newest_step(self) -> int:
+        """Return the last step in the trace.
+
+        Rows of an earlier start do no harm: they are of earlier steps.
+        """
+        rows = read_rows(self.stage_folder / TRACE_FILE)
+        return max((row["step"] for row in rows), default=0)
+
+    def _poll(self, minutes: float) -> Iterator[None]:
+        """Yield again and again while the run makes progress.
+
+        Raises VerifyError when for so many minutes no step was made and no stage begun
+        or finished.
+        """
+        before = self._progress()
+        deadline = time.monotonic() + 60 * minutes
         while True:
             yield
-            time.sleep(POLL)
-            if self.leaving():
+            time.sleep(POLL_SECONDS)
+            if self.should_leave():
                 raise SystemExit(PREEMPTED)
-            if time.monotonic() > deadline:
-                if (now := self._state()) == before:
-                    self.kill()
-                    raise VerifyError(
-                        self.words(
-                            f"made no step for {minutes:g} minutes and was ended"
-                        )
-                    )
-                before, deadline = now, time.monotonic() + 60 * minutes
+            if time.monotonic() <= deadline:
+                continue
+            now = self._progress()
+            if now == before:
+                self.kill()
+                raise VerifyError(
+                    self.describe(f"made no step for {minutes:g} minutes and was ended")
+                )
+            before = now
+            deadline = time.monotonic() + 60 * minutes
 
-    def _state(self) -> list[tuple[str, int]]:
-        ledger = self.stage.parents[1]
+    def _progress(self) -> list[tuple[str, int]]:
+        """Return the files that grow with each step and stage, with their sizes."""
+        ledger = self.stage_folder.parents[1]
         files = [
-            *ledger.glob(f"*/*/{TRACE}"),
+            *ledger.glob(f"*/*/{TRACE_FILE}"),
             *ledger.glob("*/*/result.json"),
             *ledger.glob("*/*/config.yaml"),
         ]
         return sorted((str(path), path.stat().st_size) for path in files)
 
 
-def _kill(pid: int) -> None:
-    """It and its group."""
+def _kill_group(pid: int) -> None:
+    """Kill a process and its group."""
     for kill in (os.killpg, os.kill):
         with suppress(ProcessLookupError):
             kill(pid, signal.SIGKILL)

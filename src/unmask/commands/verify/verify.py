@@ -1,4 +1,8 @@
-"""Whether a config trains exactly: killed and continued, on other numbers of processes; see docs/exact.md."""
+"""Verify that a config trains exactly: see docs/exact.md.
+
+A run that is killed and continued is compared with an undisturbed one, and so are runs
+on other numbers of processes.
+"""
 
 import sys
 import time
@@ -12,219 +16,237 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from unmask.commands.verify.compare import Compared, closely, exactly
+from unmask.commands.verify.compare import (
+    Comparison,
+    compare_exactly,
+    compare_within_bounds,
+)
 from unmask.commands.verify.interruptions import (
     Interruption,
+    count_steps,
     interruptions,
-    steps_of,
-    trained,
+    trained_stages,
 )
 from unmask.commands.verify.supervised import Start, SupervisedRun
 from unmask.config.arguments import Verify
 from unmask.distributed import processes
-from unmask.distributed.launcher import TRAIN
+from unmask.distributed.launcher import TRAIN_SCRIPT
 from unmask.stages.fingerprint import StageSpec
 from unmask.stages.ledger import StageFolder, read_result
 from unmask.stages.plan import Plan
 from unmask.storage import checkpoints
 
-COLUMNS = ("samples", "pixels", "masks", "loss", "weights", "journal")
+COLUMNS = ("samples", "pixels", "masks", "loss", "weights", "metrics")
+# names of runs; each has a ledger of that name in the scratch space
+UNDISTURBED = "undisturbed"
+KILLED = "killed"
 
 
-def start(command: list[str], told: dict[str, str], place: Path) -> Any:
-    with (place / "stdout").open("w") as said, (place / "stderr").open("w") as wrong:
-        return processes.start_process(command, told, stdout=said, stderr=wrong)
+def start_command(command: list[str], environment: dict[str, str], folder: Path) -> Any:
+    """Start a command whose stdout and stderr go to files in `folder`."""
+    with (folder / "stdout").open("w") as out, (folder / "stderr").open("w") as err:
+        return processes.start_process(command, environment, stdout=out, stderr=err)
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the verdict."""
+    """Hold a line of the verdict: how a stage of the run compares."""
 
     stage: StageSpec
-    against: str
-    compared: Compared
+    run: str
+    comparison: Comparison
 
 
 class Verification:
-    """Trains in ledgers below `scratch` by real commands, and compares. overrides: of the cut run, without a ledger."""
+    """Train in ledgers below `scratch` with the real command, and compare.
+
+    overrides: those of the shortened run, without a ledger.
+    """
 
     def __init__(
         self,
-        given: Verify,
+        arguments: Verify,
         plan: Plan,
         overrides: Sequence[str],
         scratch: Path,
         console: Console,
-        start: Start = start,
+        start: Start = start_command,
     ) -> None:
-        self.given, self.plan, self.overrides, self.scratch = (
-            given,
-            plan,
-            list(overrides),
-            scratch,
-        )
-        self.console, self.start = console, start
-        self.stages, self.signals = (
-            trained(plan),
-            processes.Forwarding(processes.SIGNALS, tuple),
-        )
+        self.arguments = arguments
+        self.plan = plan
+        self.overrides = list(overrides)
+        self.scratch = scratch
+        self.console = console
+        self.start = start
+        self.stages = trained_stages(plan)
+        # nothing is forwarded (tuple lists no processes): a signal is only counted, and
+        # the supervised run notices it
+        self.signals = processes.ForwardSignals(processes.STOP_SIGNALS, tuple)
         # the first step that a killed run went on from
-        self.resumed: dict[StageSpec, int] = {}
+        self.first_resumed: dict[StageSpec, int] = {}
 
     def __call__(self) -> bool:
-        """Prints the verdict; whether all is exact. Asked to leave it raises SystemExit with 75."""
-        with self.signals:
-            rows = self._trained()
-        self.console.print(verdict_table(rows))
-        return self.told(rows)
+        """Print the verdict and return whether the training is exact.
 
-    def _trained(self) -> list[Row]:
-        self._undisturbed("whole")
-        self._disturbed("killed")
-        rows = [
-            Row(
-                spec,
-                "killed",
-                exactly(self._folder("killed", spec), self._folder("whole", spec)),
+        Raises SystemExit(75) when it is asked to leave.
+        """
+        with self.signals:
+            rows = self._train_and_compare()
+        self.console.print(verdict_table(rows))
+        return self.print_verdict(rows)
+
+    def _train_and_compare(self) -> list[Row]:
+        self._run_undisturbed(UNDISTURBED)
+        self._run_interrupted(KILLED)
+        rows = []
+        for spec in self.stages:
+            comparison = compare_exactly(
+                self._folder(KILLED, spec), self._folder(UNDISTURBED, spec)
             )
-            for spec in self.stages
-        ]
-        alone = (read_result(self._folder("whole", self.stages[0])) or {}).get(
-            "processes"
-        )
-        for count in dict.fromkeys(self.given.processes):
-            if count != alone:
-                self._undisturbed(name := f"on{count}", f"trainer.devices={count}")
-                rows += [
-                    Row(spec, name, self._closely(name, spec)) for spec in self.stages
-                ]
+            rows.append(Row(spec, KILLED, comparison))
+        result = read_result(self._folder(UNDISTURBED, self.stages[0])) or {}
+        for count in dict.fromkeys(self.arguments.processes):
+            # on as many processes as the undisturbed run there is nothing to learn
+            if count == result.get("processes"):
+                continue
+            run = f"on{count}"
+            self._run_undisturbed(run, f"trainer.devices={count}")
+            for spec in self.stages:
+                comparison = compare_within_bounds(
+                    self._folder(run, spec),
+                    self._folder(UNDISTURBED, spec),
+                    self.arguments.loss_bound,
+                    self.arguments.weights_bound,
+                )
+                rows.append(Row(spec, run, comparison))
         return rows
 
-    def _closely(self, name: str, spec: StageSpec) -> Compared:
-        folders = self._folder(name, spec), self._folder("whole", spec)
-        return closely(*folders, self.given.loss_bound, self.given.weights_bound)
-
-    def _folder(self, name: str, spec: StageSpec) -> Path:
-        return StageFolder(self.scratch / name, spec).path
+    def _folder(self, run: str, spec: StageSpec) -> Path:
+        return StageFolder(self.scratch / run, spec).path
 
     @contextmanager
-    def _watched(
-        self, name: str, spec: StageSpec, step: int | None, *more: str
+    def _supervise(
+        self, run: str, spec: StageSpec, step: int | None, *overrides: str
     ) -> Iterator[SupervisedRun]:
-        """A start of the command in the ledger `name`; nothing of it is left running."""
+        """Start the command in the run's ledger; at the end nothing of it is left."""
         command = [
             sys.executable,
-            str(TRAIN),
+            str(TRAIN_SCRIPT),
             *self.overrides,
-            *more,
-            f"runs_dir='{self.scratch / name}'",
+            *overrides,
+            f"runs_dir='{self.scratch / run}'",
         ]
-        (place := self.scratch / f"{name}.said").mkdir(exist_ok=True)
-        watched = SupervisedRun(
+        output_folder = self.scratch / f"{run}.output"
+        output_folder.mkdir(exist_ok=True)
+        supervised = SupervisedRun(
             self.start,
             command,
-            place,
-            self._folder(name, spec),
+            output_folder,
+            self._folder(run, spec),
             step,
-            lambda: self.signals.asked > 0,
+            lambda: self.signals.num_received > 0,
         )
         try:
-            yield watched
+            yield supervised
         finally:
-            watched.kill()
+            supervised.kill()
 
-    def _undisturbed(self, name: str, *more: str) -> None:
+    def _run_undisturbed(self, run: str, *overrides: str) -> None:
         began = time.monotonic()
-        with self._watched(name, self.stages[0], None, *more) as watched:
-            watched.ended(self.given.minutes)
-        made = ", ".join(
-            f"{steps_of(self.plan, spec.kind)[0]} of {spec.title}"
+        with self._supervise(run, self.stages[0], None, *overrides) as supervised:
+            supervised.wait_for_end(self.arguments.minutes)
+        steps = ", ".join(
+            f"{count_steps(self.plan, spec.kind)[0]} of {spec.title}"
             for spec in self.stages
         )
-        self._say(
-            f"undisturbed{''.join(f', {each}' for each in more)}: steps {made}"
-            f" ({time.monotonic() - began:.0f} s)"
-        )
+        title = ", ".join([UNDISTURBED, *overrides])
+        self._print(f"{title}: steps {steps} ({time.monotonic() - began:.0f} s)")
 
-    def _disturbed(self, name: str) -> None:
-        """Each stage interrupted again and again, and the whole at last continued to its end."""
+    def _run_interrupted(self, run: str) -> None:
+        """Interrupt each stage again and again, then let the run go on to its end."""
         for spec in self.stages:
-            steps, per_epoch = steps_of(self.plan, spec.kind)
+            steps, per_epoch = count_steps(self.plan, spec.kind)
             if per_epoch + 1 >= steps:
-                self._say(
+                self._print(
                     f"{spec.title}: an epoch has {per_epoch} steps, and these {steps}"
                     f" do not go beyond its end; verify.steps={per_epoch + 2} would"
                 )
-            for where in interruptions(steps, per_epoch, self.given.kills):
-                self._interrupted(name, spec, where, per_epoch)
-        with self._watched(name, self.stages[0], None) as watched:
-            watched.ended(self.given.minutes)
+            for interruption in interruptions(steps, per_epoch, self.arguments.kills):
+                self._interrupt(run, spec, interruption, per_epoch)
+        with self._supervise(run, self.stages[0], None) as supervised:
+            supervised.wait_for_end(self.arguments.minutes)
 
-    def _interrupted(
-        self, name: str, spec: StageSpec, where: Interruption, per_epoch: int
+    def _interrupt(
+        self, run: str, spec: StageSpec, interruption: Interruption, per_epoch: int
     ) -> None:
-        with self._watched(name, spec, where.step if where.held else None) as watched:
-            if not watched.arrived(where, self.given.minutes):
-                self._say(
-                    f"{spec.title}: no interruption at step {where.step}, it ended"
-                    " before"
+        minutes = self.arguments.minutes
+        held_step = interruption.step if interruption.is_held else None
+        with self._supervise(run, spec, held_step) as supervised:
+            if not supervised.wait_for(interruption, minutes):
+                self._print(
+                    f"{spec.title}: no interruption at step {interruption.step}, it"
+                    " ended before"
                 )
                 return
-            how = watched.interrupt(where.how, self.given.minutes)
-            made = watched.made()
-        saved = checkpoints.entries(self._folder(name, spec) / "checkpoints")
-        at = saved[-1]["step"] if saved else 0
-        if at:
-            self.resumed.setdefault(spec, at)
-        self._say(
-            f"{spec.title}: {how} after step {made}{_place(made, per_epoch)}, goes on"
-            f" at {at}"
+            how = supervised.interrupt(interruption.how, minutes)
+            last_step = supervised.newest_step()
+        saved = checkpoints.index_entries(self._folder(run, spec) / "checkpoints")
+        resumed_step = saved[-1]["step"] if saved else 0
+        # from step 0 it begins anew: that is no continuation
+        if resumed_step:
+            self.first_resumed.setdefault(spec, resumed_step)
+        self._print(
+            f"{spec.title}: {how} after step"
+            f" {last_step}{_place_in_epoch(last_step, per_epoch)}, goes on at"
+            f" {resumed_step}"
         )
 
-    def told(self, rows: list[Row]) -> bool:
-        """The verdict in words."""
+    def print_verdict(self, rows: list[Row]) -> bool:
+        """Print what differs and return whether nothing does."""
         for row in rows:
-            for fault in row.compared.faults:
-                self._say(f"{row.stage.title}, {row.against}: {fault}")
+            for difference in row.comparison.differences:
+                self._print(f"{row.stage.title}, {row.run}: {difference}")
+            first_step = row.comparison.first_step
+            # then continuing is not to blame
             if (
-                row.against == "killed"
-                and row.compared.first
-                and row.compared.first <= self.resumed.get(row.stage, 0)
+                row.run == KILLED
+                and first_step
+                and first_step <= self.first_resumed.get(row.stage, 0)
             ):
-                self._say(
-                    f"{row.stage.title}: no continuation lies before step"
-                    f" {row.compared.first}: two undisturbed runs would differ, too;"
-                    " look for draws of its own, or for a device whose kernels are not"
-                    " deterministic"
+                self._print(
+                    f"{row.stage.title}: the run was not continued before step"
+                    f" {first_step}: two undisturbed runs would differ, too; look for"
+                    " random numbers that do not come from the seed, or for a device"
+                    " whose kernels are not deterministic"
                 )
-        exact = not any(row.compared.faults for row in rows)
-        self._say(
-            "exact"
-            if exact
-            else f"NOT exact; the traces and checkpoints are kept in {self.scratch}"
-        )
-        return exact
+        is_exact = not any(row.comparison.differences for row in rows)
+        if is_exact:
+            self._print("exact")
+        else:
+            self._print(
+                f"NOT exact; the traces and checkpoints are kept in {self.scratch}"
+            )
+        return is_exact
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         self.console.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
-def _place(step: int, per_epoch: int) -> str:
+def _place_in_epoch(step: int, per_epoch: int) -> str:
     if step % per_epoch == 0:
         return ", an epoch's last"
     return ", an epoch's first" if step % per_epoch == 1 and step > 1 else ""
 
 
 def verdict_table(rows: list[Row]) -> Table:
+    """Return a row for each stage of each run, beside the undisturbed run."""
     table = Table(
         title="Against the undisturbed run", box=SIMPLE_HEAD, title_justify="left"
     )
     for column in ("stage", "run", *COLUMNS):
+        # stages may be folded in a narrow terminal, the rest may not
         table.add_column(column, min_width=None if column == "stage" else len(column))
     for row in rows:
-        table.add_row(
-            row.stage.title,
-            row.against,
-            *(row.compared.cells.get(column, "") for column in COLUMNS),
-        )
+        words = [row.comparison.by_column.get(column, "") for column in COLUMNS]
+        table.add_row(row.stage.title, row.run, *words)
     return table

@@ -1,1 +1,1 @@
-"""Crops, colours, corruptions."""
+"""Changes of images: crops and flips, colours, RandAugment, corruptions."""

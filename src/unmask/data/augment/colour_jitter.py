@@ -1,6 +1,7 @@
-"""Colour jitter (MAE Table 1e): brightness, contrast and saturation by random factors, in a random order.
+"""Colour jitter (MAE Table 1e): random brightness, contrast and saturation.
 
-The paper publishes no strength; BEiT's code has 0.4 for each of the three. The arithmetic is torchvision's.
+The three come in a random order. The paper publishes no strength; BEiT's code uses 0.4
+for each of the three. The arithmetic is torchvision's.
 """
 
 from dataclasses import dataclass
@@ -21,7 +22,10 @@ OPERATIONS = (adjust_brightness, adjust_contrast, adjust_saturation)
 
 @dataclass(frozen=True)
 class ColourJitter:
-    """For whole batches of grey or RGB images, after the crop; saturation leaves grey images as they are."""
+    """Change batches of grey or RGB images, after the crop.
+
+    Saturation leaves grey images unchanged.
+    """
 
     strength: float
     key: Key
@@ -29,13 +33,13 @@ class ColourJitter:
     def __call__(
         self, images_BCHW: UInt8[Tensor, "B C H W"], epoch: int, ids_B: Int[Tensor, "B"]
     ) -> UInt8[Tensor, "B C H W"]:
-        if images_BCHW.shape[1] not in (1, 3):
+        channels = images_BCHW.shape[1]
+        if channels not in (1, 3):
             raise ValueError(
-                f"colour jitter came upon images of {images_BCHW.shape[1]} channels,"
-                " and knows 1 (grey) and 3 (RGB); leave the jitter out for these"
-                " images"
+                f"colour jitter cannot change images of {channels} channels, only of 1"
+                " (grey) or 3 (RGB); set augment.jitter=0"
             )
-        factors_B3, order_B3 = self.draws(epoch, ids_B)
+        factors_B3, order_B3 = self.draw(epoch, ids_B)
         changed = []
         for image_CHW, factors, order in zip(
             images_BCHW, factors_B3.tolist(), order_B3.tolist(), strict=True
@@ -45,18 +49,23 @@ class ColourJitter:
             changed.append(image_CHW)
         return torch.stack(changed)
 
-    def draws(
+    def draw(
         self, epoch: int, ids_B: Int[Tensor, "B"]
     ) -> tuple[Float[Tensor, "B 3"], Int[Tensor, "B 3"]]:
-        """Factors of brightness, contrast and saturation, and which of the three comes first, second and third."""
+        """Draw the factor of each operation, and the order of the operations."""
         drawn_B6 = uniform(self.key, epoch, ids_B, 6).double()
-        return 1 + self.strength * (2 * drawn_B6[:, :3] - 1), drawn_B6[:, 3:].argsort(
-            dim=1, stable=True
-        )
+        factors_B3 = 1 + self.strength * (2 * drawn_B6[:, :3] - 1)
+        # sorting three uniform numbers gives a uniform order
+        order_B3 = drawn_B6[:, 3:].argsort(dim=1, stable=True)
+        return factors_B3, order_B3
 
 
-def colour_jitter(strength: float, key: Key) -> ColourJitter:
-    """Factors uniform in [1 - strength, 1 + strength), each a function of (seed, epoch, sample id)."""
+def make_colour_jitter(strength: float, key: Key) -> ColourJitter:
+    """Draw factors uniform in [1 - strength, 1 + strength).
+
+    Each is a function of (seed, epoch, sample id). Raises ValueError for strengths
+    outside [0, 1].
+    """
     if not 0 <= strength <= 1:
         raise ValueError(
             f"a jitter of {strength} is not between 0 and 1; 0.4 is BEiT's, 0 changes"

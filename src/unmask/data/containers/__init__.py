@@ -1,1 +1,4 @@
-"""Images in shards: tar (WebDataset), Parquet (as on the Hub), LitData's chunks, raw pixels. Nothing imports torch."""
+"""Images in shards: WebDataset's tars, the Hub's Parquet, LitData's chunks, raw pixels.
+
+Nothing in here imports torch when it is imported.
+"""

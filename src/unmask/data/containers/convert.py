@@ -1,4 +1,7 @@
-"""A source made into another container: in parallel, shard by shard, each read back and compared before it counts."""
+"""Conversion of a source into another container, in parallel, shard by shard.
+
+Each shard is read back and compared with what was written.
+"""
 
 import csv
 import io
@@ -16,207 +19,229 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from unmask.data.containers.change import Change
-from unmask.data.containers.contents import INDEX, Contents, write_index
+from unmask.data.containers.contents import Contents
+from unmask.data.containers.converted_images import ConvertedImages, read_source
+from unmask.data.containers.index import INDEX_FILE, write_index
 from unmask.data.containers.roots import Shard
-from unmask.data.containers.tasks import (
-    Images,
-    Record,
-    Task,
-    finished,
+from unmask.data.containers.shard_records import (
+    LABEL,
+    NAME,
+    OFFSET,
+    SHAPE,
+    SIZE,
+    ShardRecord,
+    load_finished_record,
     record_path,
-    stored,
 )
-from unmask.data.containers.writers import WRITE, digest_of, read_back
-from unmask.data.images.unreadable import BadImageError, shown
+from unmask.data.containers.shard_tasks import ShardTask
+from unmask.data.containers.transcode import Transcode
+from unmask.data.containers.writers import WRITERS, content_digest, read_back
+from unmask.data.images.unreadable import BadImageError, printable
 from unmask.data.listing.catalogue import (
-    PREPARED,
-    PREPARING,
+    PREPARED_FILE,
+    PREPARING_FOLDER,
     Catalogue,
     ClassFolders,
-    within,
+    folder_slice,
 )
 from unmask.data.listing.names import Names
-from unmask.storage.atomic import replacing, sha256, write_json, write_text
+from unmask.storage.atomic import atomic_write, sha256, write_json, write_text
 
-BAD = "bad_images.csv"
-UNREAD_LIMIT = 0.05  # of the images, as data.bad_limit in training
-Told = Callable[[int], None]  # of so many images more
+BAD_IMAGES_FILE = "bad_images.csv"
+
+# The share of the images that may be unreadable, as data.bad_limit in training.
+MAX_UNREAD_SHARE = 0.05
+
+# Called with the number of images that are done since the last call.
+OnProgress = Callable[[int], None]
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """found: the source. kind: of the target. tasks: its shards, which `planned` made of the same source.
+    """Convert a source into a container at `target`.
 
-    damaged: shards that stood there once, and no longer as they were made.
+    kind: of the target. tasks: its shards, as `plan_shards` made them of the catalogue.
+    damaged: names of shards that an earlier run finished but that have changed since.
     """
 
-    found: Catalogue
+    catalogue: Catalogue
     kind: str
     target: Path
-    change: Change
-    tasks: list[Task]
+    transcode: Transcode
+    tasks: list[ShardTask]
     damaged: list[str] = field(default_factory=list)
 
     def labels(self) -> tuple[Int[np.ndarray, "N"], tuple[str, ...]]:
-        """Those beside the images, else those of class folders, for those who read labels from shards."""
-        if self.found.labels is not None:
-            return self.found.labels, self.found.classes
-        split = self.found.splits[:1] == ("train",)
-        part = (
-            within(self.found.names, "train")
-            if split
-            else slice(0, len(self.found.names))
-        )
-        folders = ClassFolders.at(int(split), self.found.names)
-        classes = folders.classes(part)
+        """Return (labels, class names) to store: those of the source's shards, if any.
+
+        Otherwise those of class folders, for other readers of the target.
+        """
+        catalogue = self.catalogue
+        if catalogue.labels is not None:
+            return catalogue.labels, catalogue.classes
+        has_train = catalogue.splits[:1] == ("train",)
+        train = slice(0, len(catalogue.names))
+        if has_train:
+            train = folder_slice(catalogue.names, "train")
+        folders = ClassFolders.from_names(int(has_train), catalogue.names)
+        classes = folders.class_names(train)
+        # other readers know only -1 as no label
         return np.maximum(folders.labels(classes), -1), classes
 
-    def run(self, workers: int, told: Told) -> list[Record]:
-        """Records of all shards. What an earlier run finished is taken over; the first fault ends it.
+    def run(self, workers: int, on_progress: OnProgress) -> list[ShardRecord]:
+        """Write all shards in threads, and return their records.
 
-        A file that cannot be read is none, until there are too many: then it is the disk that cannot.
+        Shards that an earlier run finished are kept. The first error ends the run. A
+        file that cannot be read is not an error, until there are too many: then the
+        disk is at fault, and ValueError is raised.
         """
         labels, classes = self.labels()
         unread: list[tuple[str, str]] = []
 
-        def one(task: Task) -> Record:
-            record = finished(self.target, task)
-            if record is None and record_path(self.target, task).exists():
-                self.damaged.append(task.name)
-            if record is None or self._mended(task, record):
-                record = self._made(task, labels, classes)
-            unread.extend(record.unread().items())
-            if len(unread) > ceil(UNREAD_LIMIT * len(self.found.names)):
-                (name, why), others = unread[0], len(unread) - 1
-                raise ValueError(
-                    f"{shown(name)} ({why}) and {others} more of"
-                    f" {len(self.found.names)} images cannot be read; is the disk"
-                    " there? The same command goes on once they can be read"
-                )
-            told(len(task.places))
+        def run_task(task: ShardTask) -> ShardRecord:
+            record = self._finished_record(task)
+            if record is None:
+                record = self._write_shard(task, labels, classes)
+            unread.extend(record.unread_reasons().items())
+            self._limit_unread(unread)
+            on_progress(len(task.indices))
             return record
 
         with ThreadPoolExecutor(workers) as pool:
-            futures = [pool.submit(one, task) for task in self.tasks]
+            futures = [pool.submit(run_task, task) for task in self.tasks]
             try:
-                _wait(futures)
+                _wait_for_all(futures)
+            # an interrupt of the keyboard, too, must not wait for queued shards
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
         return [future.result() for future in futures]
 
-    def _mended(self, task: Task, record: Record) -> bool:
-        """Whether an image that could not be read now can."""
-        unread = record.unread()
-        for place in task.places.tolist() if unread else ():
-            if self.found.names[place] in unread:
+    def _finished_record(self, task: ShardTask) -> ShardRecord | None:
+        """Return the record of a shard that need not be written again."""
+        record = load_finished_record(self.target, task)
+        if record is None:
+            if record_path(self.target, task).exists():
+                self.damaged.append(task.name)
+            return None
+        return None if self._can_complete(task, record) else record
+
+    def _can_complete(self, task: ShardTask, record: ShardRecord) -> bool:
+        """Say whether an image of the shard that could not be read can be read now."""
+        unread = record.unread_reasons()
+        if not unread:
+            return False
+        for i in task.indices.tolist():
+            if self.catalogue.names[i] in unread:
                 with suppress(BadImageError):
-                    stored(self.found, place)
+                    read_source(self.catalogue, i)
                     return True
         return False
 
-    def _made(
-        self, task: Task, labels: Int[np.ndarray, "N"], classes: tuple[str, ...]
-    ) -> Record:
-        samples, path = (
-            Images(self.found, task, self.change, labels),
-            self.target / task.name,
-        )
+    def _limit_unread(self, unread: list[tuple[str, str]]) -> None:
+        num_images = len(self.catalogue.names)
+        if len(unread) > ceil(MAX_UNREAD_SHARE * num_images):
+            name, reason = unread[0]
+            raise ValueError(
+                f"{printable(name)} ({reason}) and {len(unread) - 1} more of"
+                f" {num_images} images cannot be read; is the disk there? The same"
+                " command continues once they can be read"
+            )
+
+    def _write_shard(
+        self, task: ShardTask, labels: Int[np.ndarray, "N"], classes: tuple[str, ...]
+    ) -> ShardRecord:
+        images = ConvertedImages(self.catalogue, task, self.transcode, labels)
+        path = self.target / task.name
         path.parent.mkdir(parents=True, exist_ok=True)
         if self.kind == "folder":
-            size, whole = _write_files(self.target, samples), ""
+            size = _write_files(self.target, images)
+            digest = ""
         else:
-            WRITE[self.kind](path, samples, classes)
-            self._compare(path, samples)
-            size, whole = path.stat().st_size, sha256(path)
-        record = Record(size, whole, samples.rows, samples.digests, samples.bad)
+            WRITERS[self.kind](path, images, classes)
+            self._set_offsets(path, images)
+            _require_same_bytes(path, images)
+            size = path.stat().st_size
+            digest = sha256(path)
+        record = ShardRecord(size, digest, images.rows, images.digests, images.bad)
         record.write(record_path(self.target, task))
         return record
 
-    def _compare(self, path: Path, samples: Images) -> None:
-        """Raises OSError where an image is not read back as it was written; fills in where it stands."""
-        rows = read_back(self.kind, path)
-        if self.kind == "raw":
-            for row, end in zip(
-                samples.rows,
-                np.cumsum([row[2] for row in samples.rows]).tolist(),
-                strict=True,
-            ):
-                row[3] = end - row[2]
-        else:
-            told, wanted = [row.name for row in rows], [row[0] for row in samples.rows]
-            if told != wanted:
-                raise OSError(
-                    f"{path} holds {len(told)} images, not the {len(wanted)} that were"
-                    " written; run me again"
-                )
-            for row, back in zip(samples.rows, rows, strict=True):
-                row[3] = back.offset
-        with path.open("rb") as file:
-            for (name, _, size, offset, _), digest in zip(
-                samples.rows, samples.digests, strict=True
-            ):
-                file.seek(offset)
-                if offset < 0 or digest_of(file.read(size)) != digest:
-                    raise OSError(
-                        f"{path}: {name} is not read back as it was written; check the"
-                        " disk, run me again"
-                    )
+    def _set_offsets(self, path: Path, images: ConvertedImages) -> None:
+        """Fill in the offset of each image in the shard.
 
-    def finish(self, records: list[Record], facts: dict[str, Any]) -> Contents:
-        """Write the index and what is told of it: then the target is whole. Raises OSError where images are missing."""
-        contents = self.contents(records)
-        if contents.names != self.found.names:
+        Raises OSError where other images than the written ones are read back.
+        """
+        if self.kind == "raw":
+            offset = 0
+            for row in images.rows:
+                row[OFFSET] = offset
+                offset += row[SIZE]
+            return
+        entries = read_back(self.kind, path)
+        written = [row[NAME] for row in images.rows]
+        if [entry.name for entry in entries] != written:
             raise OSError(
-                f"{self.target} has {len(contents.names)} of {len(self.found.names)}"
-                " images; run me again"
+                f"{path} holds {len(entries)} images, not the {len(written)} that were"
+                " written; run the same command again"
+            )
+        for row, entry in zip(images.rows, entries, strict=True):
+            row[OFFSET] = entry.offset
+
+    def finish(self, records: list[ShardRecord], facts: dict[str, Any]) -> Contents:
+        """Write the index, the list of bad images and `facts`: the target is complete.
+
+        Raises OSError where images are missing.
+        """
+        contents = self.build_contents(records)
+        if contents.names != self.catalogue.names:
+            raise OSError(
+                f"{self.target} has {len(contents.names)} of"
+                f" {len(self.catalogue.names)} images; run the same command again"
             )
         bad = [row for record in records for row in record.bad]
-        write_bad(self.target, bad)
+        write_bad_images(self.target, bad)
         if self.kind == "litdata":
             self._list_chunks(records)
-        write_index(contents, self.target / INDEX, self.kind)
-        shards = {
+        write_index(contents, self.target / INDEX_FILE, self.kind)
+        digests = {
             task.name: record.sha256
             for task, record in zip(self.tasks, records, strict=True)
         }
-        write_json(
-            self.target / PREPARED, facts | {"bad_images": len(bad), "sha256": shards}
-        )
-        shutil.rmtree(self.target / PREPARING)
+        facts = facts | {"bad_images": len(bad), "sha256": digests}
+        # after all other files: from here on the target counts as finished
+        write_json(self.target / PREPARED_FILE, facts)
+        shutil.rmtree(self.target / PREPARING_FOLDER)
         return contents
 
-    def contents(self, records: list[Record]) -> Contents:
+    def build_contents(self, records: list[ShardRecord]) -> Contents:
+        """Join the records of all shards, sorted by name."""
         rows = [row for record in records for row in record.rows]
         counts = [len(record.rows) for record in records]
-        owners = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
-        shapes = (
-            np.array([row[4] for row in rows], dtype=np.int32)
-            if self.kind == "raw"
-            else None
+        numbers = np.array(
+            [(row[LABEL], row[SIZE], row[OFFSET]) for row in rows], dtype=np.int64
         )
-        digests = np.frombuffer(
-            bytes.fromhex("".join(chain.from_iterable(r.digests for r in records))),
-            np.uint8,
-        )
-        files = tuple(_shard(self.target, task.name) for task in self.tasks)
-        numbers = np.array([row[1:4] for row in rows], dtype=np.int64).reshape(-1, 3)
+        # the shape is needed where there are no rows
+        labels, sizes, offsets = numbers.reshape(-1, 3).T
+        digests = "".join(chain.from_iterable(record.digests for record in records))
+        shapes = None
+        if self.kind == "raw":
+            shapes = np.array([row[SHAPE] for row in rows], dtype=np.int32)
         return Contents(
-            Names(row[0] for row in rows),
-            numbers[:, 0].astype(np.int32),
-            numbers[:, 1],
-            owners,
-            numbers[:, 2],
-            files,
+            Names(row[NAME] for row in rows),
+            labels.astype(np.int32),
+            sizes,
+            np.repeat(np.arange(len(counts), dtype=np.int32), counts),
+            offsets,
+            tuple(_describe_shard(self.target, task.name) for task in self.tasks),
             self.labels()[1],
-            digests.reshape(-1, 32),
+            np.frombuffer(bytes.fromhex(digests), np.uint8).reshape(-1, 32),
             shapes,
-            prepared=True,
-        ).in_order()
+            is_prepared=True,
+        ).sorted_by_name()
 
-    def _list_chunks(self, records: list[Record]) -> None:
-        """index.json of each folder of chunks."""
+    def _list_chunks(self, records: list[ShardRecord]) -> None:
+        """Write the chunks into index.json of each folder, for LitData's readers."""
         folders: dict[Path, list[dict]] = {}
         for task, record in zip(self.tasks, records, strict=True):
             path = self.target / task.name
@@ -228,12 +253,13 @@ class Conversion:
             }
             folders.setdefault(path.parent, []).append(chunk)
         for folder, chunks in folders.items():
-            form = json.loads((folder / "index.json").read_bytes())
-            write_text(folder / "index.json", json.dumps(form | {"chunks": chunks}))
+            index = json.loads((folder / "index.json").read_bytes())
+            index["chunks"] = chunks
+            write_text(folder / "index.json", json.dumps(index))
 
 
-def _wait(futures: Iterable[Future]) -> None:
-    """Until all are done, or one failed."""
+def _wait_for_all(futures: Iterable[Future]) -> None:
+    """Wait until all are done; raise the error of the first that fails."""
     pending = set(futures)
     while pending:
         done, pending = wait(pending, return_when=FIRST_COMPLETED)
@@ -241,47 +267,66 @@ def _wait(futures: Iterable[Future]) -> None:
             future.result()
 
 
-def _shard(target: Path, name: str) -> Shard:
+def _describe_shard(target: Path, name: str) -> Shard:
     path = target / name
-    status = path.stat() if path.is_file() else None
-    return Shard(
-        name, status.st_size if status else 0, str(status.st_mtime_ns) if status else ""
-    )
+    # a shard of a folder of files is no file itself
+    if not path.is_file():
+        return Shard(name, 0, "")
+    status = path.stat()
+    return Shard(name, status.st_size, str(status.st_mtime_ns))
 
 
-def _write_files(target: Path, samples: Images) -> int:
+def _require_same_bytes(path: Path, images: ConvertedImages) -> None:
+    """Raise OSError where an image is not in the shard as it was written."""
+    with path.open("rb") as file:
+        for row, digest in zip(images.rows, images.digests, strict=True):
+            offset = row[OFFSET]
+            # below zero: a compressed row, but images must be readable by offset
+            if offset >= 0:
+                file.seek(offset)
+            if offset < 0 or content_digest(file.read(row[SIZE])) != digest:
+                raise OSError(
+                    f"{path}: {row[NAME]} is not read back as it was written; check"
+                    " the disk, and run the same command again"
+                )
+
+
+def _write_files(target: Path, images: ConvertedImages) -> int:
+    """Write images as files of their names, and return their bytes together."""
     total = 0
-    for sample in samples:
+    for sample in images:
         path = target / sample.name
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.tmp")
+        temporary = path.with_name(f".{path.name}.tmp")
         assert isinstance(sample.content, bytes)
-        beside.write_bytes(sample.content)
-        beside.replace(path)
-        if digest_of(path.read_bytes()) != samples.digests[-1]:
+        temporary.write_bytes(sample.content)
+        temporary.replace(path)
+        if content_digest(path.read_bytes()) != images.digests[-1]:
             raise OSError(
-                f"{path} is not read back as it was written; check the disk, run me"
-                " again"
+                f"{path} is not read back as it was written; check the disk, and run"
+                " the same command again"
             )
         total += len(sample.content)
     return total
 
 
-def write_bad(target: Path, bad: list[list[str]]) -> None:
-    """Images that could not be decoded, by name; they were copied as they are."""
-    (target / BAD).unlink(missing_ok=True)
+def write_bad_images(target: Path, bad: list[list[str]]) -> None:
+    """Write [name, reason] of each bad image; without any, remove an older file."""
+    path = target / BAD_IMAGES_FILE
+    path.unlink(missing_ok=True)
     if bad:
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([["image", "reason"], *bad])
-        with replacing(target / BAD) as file:
+        with atomic_write(path) as file:
             file.write(text.getvalue().encode("utf-8", "surrogateescape"))
 
 
-def read_bad(target: Path) -> dict[str, str]:
-    """Reasons by names."""
-    if not (target / BAD).exists():
+def read_bad_images(target: Path) -> dict[str, str]:
+    """Read the reasons of bad images by name; empty where there is no file."""
+    path = target / BAD_IMAGES_FILE
+    if not path.exists():
         return {}
-    with (target / BAD).open(
-        newline="", encoding="utf-8", errors="surrogateescape"
-    ) as file:
-        return dict(list(csv.reader(file))[1:])
+    # surrogateescape: names of files may be any bytes
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        rows = list(csv.reader(file))
+    return dict(rows[1:])

@@ -1,4 +1,7 @@
-"""From what shards call their images to the names that these have in a folder, so that both are one data set."""
+"""Names of images in shards, turned into the names that they have in a folder.
+
+So both are one data set, with one identity.
+"""
 
 import re
 from dataclasses import replace
@@ -6,80 +9,103 @@ from dataclasses import replace
 import numpy as np
 
 from unmask.data.containers.contents import Contents
-from unmask.data.listing.catalogue import TRAIN_NAMES, VAL_NAMES, ClassFolders, within
+from unmask.data.listing.catalogue import (
+    TRAIN_SPLITS,
+    VAL_SPLITS,
+    ClassFolders,
+    folder_slice,
+)
 from unmask.data.listing.names import Names
 
-SPLITS = (*TRAIN_NAMES, *VAL_NAMES)
-# ImageNet's images in shards of the Hub: the class is part of the name, or its number
-# stands beside
-OF_TRAIN = re.compile(r"train/(?:.*/)?((n\d{8})_\d+)(?:_n\d{8})?\.\w+")
-OF_VAL = re.compile(r"val\w*/(?:.*/)?(ILSVRC2012_val_\d{8})(?:_n\d{8})?\.\w+")
+SPLITS = (*TRAIN_SPLITS, *VAL_SPLITS)
+
+# ImageNet's images in shards of the Hub, below the split that `add_split` put before
+# them. Names of training images contain the class folder (WordNet id); of validation
+# images it follows from the label.
+IMAGENET_TRAIN_NAME = re.compile(r"train/(?:.*/)?((n\d{8})_\d+)(?:_n\d{8})?\.\w+")
+IMAGENET_VAL_NAME = re.compile(
+    r"val\w*/(?:.*/)?(ILSVRC2012_val_\d{8})(?:_n\d{8})?\.\w+"
+)
 
 
-def split_of(shard: str) -> str | None:
-    """train of data/train-00000-of-00294.parquet and of imagenet1k-train-0000.tar."""
+def split_of_shard(shard: str) -> str | None:
+    """Return the split that a shard's name tells, or None.
+
+    train of data/train-00000-of-00294.parquet and of imagenet1k-train-0000.tar.
+    """
     words = re.split(r"[^a-z]+", shard.lower())
+    # the last one: imagenet-train/test-0000.tar is a shard of test images
     return next((word for word in reversed(words) if word in SPLITS), None)
 
 
-def below_split(name: str, shard: str) -> str:
-    split = split_of(shard)
-    return name if split is None or name.startswith(f"{split}/") else f"{split}/{name}"
+def add_split(name: str, shard: str) -> str:
+    """Put the split of an image's shard before its name, if it is not there."""
+    split = split_of_shard(shard)
+    if split is None or name.startswith(f"{split}/"):
+        return name
+    return f"{split}/{name}"
 
 
-def splits_in(names: Names) -> tuple[str, ...]:
-    """Those of names that are in order."""
-    return tuple(
-        split for split in SPLITS if (part := within(names, split)).stop > part.start
-    )
+def find_splits(names: Names) -> tuple[str, ...]:
+    """Return the splits that sorted names begin with."""
+    parts = ((split, folder_slice(names, split)) for split in SPLITS)
+    return tuple(split for split, part in parts if part.stop > part.start)
 
 
-def as_in_folders(found: Contents) -> Contents:
-    """ImageNet's images under the names that they have in class folders; others stay as they are."""
-    splits = splits_in(found.names)
-    train = within(found.names, "train")
+def rename_as_in_folders(contents: Contents) -> Contents:
+    """Give ImageNet's images the names that they have in class folders.
+
+    Contents that are not clearly ImageNet's are returned as they are.
+    """
+    train = folder_slice(contents.names, "train")
     if (
-        splits[:1] != ("train",)
-        or not (found.labels[train] >= 0).all()
-        or labels_are_folders(found)
+        "train" not in find_splits(contents.names)
+        or (contents.labels[train] < 0).any()
+        or labels_match_folders(contents)
     ):
-        return found
-    matched = [OF_TRAIN.fullmatch(name) for name in found.names[train]]
+        return contents
+    matches = [IMAGENET_TRAIN_NAME.fullmatch(name) for name in contents.names[train]]
     pairs = {
         (int(label), match[2])
-        for match, label in zip(matched, found.labels[train], strict=True)
+        for match, label in zip(matches, contents.labels[train], strict=True)
         if match
     }
     folders = dict(pairs)
-    if not all(matched) or not len(folders) == len(pairs) == len(set(folders.values())):
-        return found
-
-    def renamed(name: str, label: int) -> str:
-        if match := OF_TRAIN.fullmatch(name):
-            return f"train/{match[2]}/{match[1]}.JPEG"
-        if (match := OF_VAL.fullmatch(name)) and label in folders:
-            return f"val/{folders[label]}/{match[1]}.JPEG"
-        return name
-
+    # labels and class folders must be in one-to-one relation
+    is_bijection = len(folders) == len(pairs) == len(set(folders.values()))
+    if not all(matches) or not is_bijection:
+        return contents
     names = Names(
-        renamed(name, label)
-        for name, label in zip(found.names, found.labels.tolist(), strict=True)
+        _folder_name(name, label, folders)
+        for name, label in zip(contents.names, contents.labels.tolist(), strict=True)
     )
-    return replace(found, names=names).in_order()
+    return replace(contents, names=names).sorted_by_name()
 
 
-def labels_are_folders(found: Contents) -> bool:
-    """Whether class folders in the names tell what the labels tell; those count that are in a folder then."""
-    splits = splits_in(found.names)
-    train = (
-        within(found.names, splits[0])
-        if splits[:1] == ("train",)
-        else slice(0, len(found.names))
-    )
-    folders = ClassFolders.at(1 if splits[:1] == ("train",) else 0, found.names)
-    classes = folders.classes(train)
+def _folder_name(name: str, label: int, folders: dict[int, str]) -> str:
+    if match := IMAGENET_TRAIN_NAME.fullmatch(name):
+        return f"train/{match[2]}/{match[1]}.JPEG"
+    match = IMAGENET_VAL_NAME.fullmatch(name)
+    if match and label in folders:
+        return f"val/{folders[label]}/{match[1]}.JPEG"
+    return name
+
+
+def labels_match_folders(contents: Contents) -> bool:
+    """Say whether class folders in the names divide training as the labels do.
+
+    Then the folders are used, as in a folder of the same images.
+    """
+    has_train = "train" in find_splits(contents.names)
+    train = slice(0, len(contents.names))
+    if has_train:
+        train = folder_slice(contents.names, "train")
+    folders = ClassFolders.from_names(1 if has_train else 0, contents.names)
+    classes = folders.class_names(train)
     if not classes:
         return False
-    named = folders.labels(classes)[train]
-    pairs = len(np.unique(found.labels[train].astype(np.int64) * len(classes) + named))
-    return pairs == len(classes) == len(np.unique(found.labels[train]))
+    labels = contents.labels[train].astype(np.int64)
+    by_folder = folders.labels(classes)[train]
+    # as many pairs as labels and as folders: each label has one folder and vice versa
+    num_pairs = len(np.unique(labels * len(classes) + by_folder))
+    return num_pairs == len(classes) == len(np.unique(labels))

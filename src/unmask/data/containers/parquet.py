@@ -1,7 +1,7 @@
-"""Parquet shards, as on the Hub: a column of struct<bytes, path>, labels as integers, names of classes in the metadata.
+"""Parquet shards as on the Hub: images as struct<bytes, path>, labels as integers.
 
-Where pages are plain and not compressed, an image's bytes stand in the file as they are and are read by offset. Else a
-row group is decoded for it.
+Where pages are plain and uncompressed, the file contains an image's bytes unchanged
+and they are read by offset. Otherwise a whole row group is decoded for one image.
 """
 
 import json
@@ -11,84 +11,83 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from unmask.data.containers.tars import Found, Row
+from unmask.data.containers.tars import ImageEntry, ScannedShard
 
-IMAGES, LABELS = (
-    ("image", "img", "jpg", "jpeg", "png"),
-    (
-        "label",
-        "labels",
-        "fine_label",
-        "cls",
-        "target",
-    ),
-)
-# the latter two are of levels, not of values
-PLAIN = frozenset(["PLAIN", "RLE", "BIT_PACKED"])
+IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png")
+LABEL_COLUMNS = ("label", "labels", "fine_label", "cls", "target")
+
+# Encodings that leave values as they are; the last two are of levels, not of values.
+PLAIN_ENCODINGS = frozenset(["PLAIN", "RLE", "BIT_PACKED"])
+
+# Shards are scanned and read in many threads already.
+READ_OPTIONS: dict[str, Any] = {"use_threads": False}
+
+# Bits for the row in a location that encodes (row group, row).
 ROW_BITS = 32
-Reading = dict[str, Any]
-QUIETLY: Reading = {"use_threads": False}
 
 
-def row_place(group: int, row: int) -> int:
-    """A number below zero for a row that has no offset."""
+def encode_row(group: int, row: int) -> int:
+    """Encode a row without an offset as a number below zero, in place of the offset."""
     return -1 - (group << ROW_BITS | row)
 
 
-def row_at(place: int) -> tuple[int, int]:
-    return divmod(-1 - place, 1 << ROW_BITS)
+def decode_row(offset: int) -> tuple[int, int]:
+    """Return the (row group, row) of a number below zero."""
+    return divmod(-1 - offset, 1 << ROW_BITS)
 
 
-def scan_parquet(file: Any, shard: str) -> Found:
-    """All of it is read once, for the sizes of the images. Raises ValueError where it is damaged or holds no images."""
+def scan_parquet(file: Any, shard: str) -> ScannedShard:
+    """List the images of a shard, which is read as a whole for their sizes.
+
+    Raises ValueError where it is damaged or holds no images.
+    """
     try:
         reader = pq.ParquetFile(file, pre_buffer=False)
-        image, label, classes = columns(reader.schema_arrow, shard)
-        rows: list[Row] = []
+        image, label, classes = find_columns(reader.schema_arrow, shard)
+        entries: list[ImageEntry] = []
         for group in range(reader.num_row_groups):
-            rows += _scan_group(reader, file, group, (image, label), shard)
+            entries += _scan_group(reader, file, group, (image, label), shard)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(
-            f"{shard} is no whole Parquet file ({str(error).strip()}); copy or make it"
-            " again"
+            f"{shard} is not a complete Parquet file ({str(error).strip()}); copy or"
+            " make it again"
         ) from None
-    return Found(rows, classes)
+    return ScannedShard(entries, classes)
 
 
-def columns(schema: pa.Schema, shard: str) -> tuple[str, str | None, tuple[str, ...]]:
-    """(image, label, names of classes), by the Hub's metadata or by the usual names."""
-    about = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    features = about.get("info", {}).get("features", {})
-    images = [
-        name
-        for name, kind in features.items()
-        if isinstance(kind, dict) and kind.get("_type") == "Image"
-    ]
-    named = {
-        name: kind["names"]
-        for name, kind in features.items()
-        if isinstance(kind, dict) and "names" in kind
+def find_columns(
+    schema: pa.Schema, shard: str
+) -> tuple[str, str | None, tuple[str, ...]]:
+    """Return (image column, label column, class names).
+
+    Columns are found by the Hub's metadata, or by the usual names. Raises ValueError
+    where no column holds images.
+    """
+    metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    features = metadata.get("info", {}).get("features", {})
+    features = {k: v for k, v in features.items() if isinstance(v, dict)}
+    images = [name for name, kind in features.items() if kind.get("_type") == "Image"]
+    class_names = {
+        name: kind["names"] for name, kind in features.items() if "names" in kind
     }
-    image = next(
-        (
-            name
-            for name in (*images, *IMAGES)
-            if name in schema.names and _holds_bytes(schema, name)
-        ),
-        None,
-    )
+    candidates = (*images, *IMAGE_COLUMNS)
+    image = next((name for name in candidates if _holds_bytes(schema, name)), None)
     if image is None:
         raise ValueError(
             f"{shard} has the columns {', '.join(schema.names)}; expected image:"
             " struct<bytes, path>"
         )
-    label = next((name for name in (*named, *LABELS) if name in schema.names), None)
-    if label is not None and not pa.types.is_integer(schema.field(label).type):
-        label = None
-    return image, label, tuple(named.get(label, ())) if label else ()
+    candidates = (*class_names, *LABEL_COLUMNS)
+    label = next((name for name in candidates if name in schema.names), None)
+    # a column called label may hold words, which are not indices of classes
+    if label is None or not pa.types.is_integer(schema.field(label).type):
+        return image, None, ()
+    return image, label, tuple(class_names.get(label, ()))
 
 
 def _holds_bytes(schema: pa.Schema, name: str) -> bool:
+    if name not in schema.names:
+        return False
     kind = schema.field(name).type
     return pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
 
@@ -97,32 +96,32 @@ def _scan_group(
     reader: pq.ParquetFile,
     file: Any,
     group: int,
-    names: tuple[str, str | None],
+    columns: tuple[str, str | None],
     shard: str,
-) -> list[Row]:
-    image, label = names
+) -> list[ImageEntry]:
+    image, label = columns
     table = reader.read_row_group(
-        group, columns=[name for name in names if name], **QUIETLY
+        group, columns=[name for name in columns if name], **READ_OPTIONS
     )
     images = table[image].combine_chunks()
     contents = images.field("bytes").to_pylist()
-    known = images.type.get_field_index("path") >= 0
-    paths = images.field("path").to_pylist() if known else [None] * len(contents)
+    has_paths = images.type.get_field_index("path") >= 0
+    paths = images.field("path").to_pylist() if has_paths else [None] * len(contents)
     labels = table[label].to_pylist() if label else [-1] * len(contents)
-    places = _offsets(reader, file, group, image, contents)
+    offsets = _find_offsets(reader, file, group, image, contents)
+
+    # images without names are numbered through the shard
     stem = shard.rpartition("/")[2].rpartition(".")[0]
-    before = len(contents) and sum(
-        reader.metadata.row_group(g).num_rows for g in range(group)
-    )
+    first = sum(reader.metadata.row_group(g).num_rows for g in range(group))
     return [
-        Row(
-            path or f"{stem}-{before + k:08d}{_suffix(content)}",
+        ImageEntry(
+            path or f"{stem}-{first + k:08d}{_suffix(content)}",
             -1 if each is None else each,
             len(content or b""),
-            place,
+            offset,
         )
-        for k, (path, each, content, place) in enumerate(
-            zip(paths, labels, contents, places, strict=True)
+        for k, (path, each, content, offset) in enumerate(
+            zip(paths, labels, contents, offsets, strict=True)
         )
     ]
 
@@ -131,52 +130,69 @@ def _suffix(content: bytes | None) -> str:
     return ".png" if (content or b"").startswith(b"\x89PNG") else ".jpg"
 
 
-def _offsets(
+def _find_offsets(
     reader: pq.ParquetFile, file: Any, group: int, image: str, contents: list[Any]
 ) -> list[int]:
-    """Where each content stands in the file, found by looking for it after the one before; else its row."""
-    chunk = _chunk(reader, group, f"{image}.bytes")
-    if chunk.compression != "UNCOMPRESSED" or not set(chunk.encodings) <= PLAIN:
-        return [row_place(group, k) for k in range(len(contents))]
-    start, places, at = chunk.data_page_offset, [], 0
+    """Return the offset of each content in the file, or its encoded row.
+
+    Arrow does not tell offsets, so each content is searched for after the last.
+    """
+    rows = [encode_row(group, k) for k in range(len(contents))]
+    chunk = _column_chunk(reader, group, f"{image}.bytes")
+    if (
+        chunk.compression != "UNCOMPRESSED"
+        or not set(chunk.encodings) <= PLAIN_ENCODINGS
+    ):
+        return rows
+    start = chunk.data_page_offset
     file.seek(start)
-    raw = file.read(chunk.total_compressed_size)
-    for k, content in enumerate(contents):
+    pages = file.read(chunk.total_compressed_size)
+    offsets = []
+    position = 0
+    for content in contents:
         content = content or b""
-        at = raw.find(len(content).to_bytes(4, "little") + content, at)
-        if at < 0:
-            return [row_place(group, k) for k in range(len(contents))]
-        places.append(start + at + 4)
-        at += 4 + len(content)
-    return places
+        # plain pages store each value behind its length
+        length = len(content).to_bytes(4, "little")
+        position = pages.find(length + content, position)
+        if position < 0:
+            return rows
+        offsets.append(start + position + 4)
+        position += 4 + len(content)
+    return offsets
 
 
-def _chunk(reader: pq.ParquetFile, group: int, path: str) -> Any:
-    about = reader.metadata.row_group(group)
-    return next(
-        about.column(k)
-        for k in range(about.num_columns)
-        if about.column(k).path_in_schema == path
-    )
+def _column_chunk(reader: pq.ParquetFile, group: int, path: str) -> Any:
+    row_group = reader.metadata.row_group(group)
+    columns = (row_group.column(k) for k in range(row_group.num_columns))
+    return next(column for column in columns if column.path_in_schema == path)
 
 
-class RowGroups:
-    """Decoded row groups of compressed files, the last few of them. For one process and one thread at a time."""
+class RowGroupCache:
+    """Keep the last few decoded row groups of compressed files.
 
-    def __init__(self, kept: int = 4) -> None:
-        self.kept, self.groups = kept, OrderedDict[tuple[str, int], pa.Array]()
+    For one process, and one thread at a time.
+    """
 
-    def read(self, root: Any, shard: str, place: int) -> bytes:
-        group, row = row_at(place)
+    def __init__(self, max_groups: int = 4) -> None:
+        self.max_groups = max_groups
+        self.groups: OrderedDict[tuple[str, int], pa.Array] = OrderedDict()
+
+    def read(self, root: Any, shard: str, offset: int) -> bytes:
+        """Return the image of an encoded row."""
+        group, row = decode_row(offset)
         if (shard, group) not in self.groups:
-            with root.open(shard) as file:
-                reader = pq.ParquetFile(file, pre_buffer=False)
-                image, _, _ = columns(reader.schema_arrow, shard)
-                table = reader.read_row_group(
-                    group, columns=[f"{image}.bytes"], **QUIETLY
-                )
-            self.groups[shard, group] = table[image].combine_chunks().field("bytes")
-            while len(self.groups) > self.kept:
+            self.groups[shard, group] = self._decode(root, shard, group)
+            while len(self.groups) > self.max_groups:
                 self.groups.popitem(last=False)
+        # the least recently used group comes first, and is dropped first
         self.groups.move_to_end((shard, group))
         return self.groups[shard, group][row].as_py() or b""
+
+    def _decode(self, root: Any, shard: str, group: int) -> pa.Array:
+        with root.open(shard) as file:
+            reader = pq.ParquetFile(file, pre_buffer=False)
+            image, _, _ = find_columns(reader.schema_arrow, shard)
+            table = reader.read_row_group(
+                group, columns=[f"{image}.bytes"], **READ_OPTIONS
+            )
+        return table[image].combine_chunks().field("bytes")

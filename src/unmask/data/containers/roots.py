@@ -1,4 +1,4 @@
-"""Where shards lie: a local folder, read by pread on descriptors, or object storage, read by ranges through fsspec."""
+"""Roots that hold shards: a local folder, or object storage through fsspec."""
 
 import errno
 import os
@@ -7,13 +7,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-OPEN = 256  # descriptors that a store keeps; the limit of a process is often 1,024
-CHANGED = ("ETag", "etag", "mtime", "created")  # what services tell of an object
-PEEKED = 4096  # bytes read ahead while headers are scanned
+# Files that a root keeps open; the limit of a process is often 1,024.
+MAX_DESCRIPTORS = 256
+
+# Keys by which storage services tell that an object has changed.
+CHANGE_KEYS = ("ETag", "etag", "mtime", "created")
+
+# Bytes that are read ahead while headers are scanned.
+READ_AHEAD = 4096
+
+# Name, number, "of" the count, a hash or nothing, suffix: x-00003-of-00294-1a2b.parquet
+NUMBERED_SHARD = re.compile(r"(.*?)(\d+)(-of-\d+)?((?:-[0-9a-f]+)?\.\w+)")
 
 
 class Shard(NamedTuple):
-    """Relative to the root; changed: nanoseconds, or what object storage says instead."""
+    """Describe a shard; its name is relative to the root.
+
+    changed: the time of modification in nanoseconds, or object storage's own mark.
+    """
 
     name: str
     size: int
@@ -21,65 +32,80 @@ class Shard(NamedTuple):
 
 
 class LocalRoot:
-    """Descriptors may be shared by threads and with processes that are forked: pread has no position."""
+    """Read shards of a local folder by pread, on descriptors that stay open.
 
-    def __init__(self, root: Path) -> None:
-        self.root, self.opened = root, dict[str, int]()
+    Threads and forked processes may share the descriptors: pread moves no position.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._descriptors: dict[str, int] = {}
 
     def __str__(self) -> str:
-        return str(self.root)
+        return str(self.folder)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"root": self.root, "opened": {}}
+        # descriptors mean nothing in a process that was spawned
+        return {"folder": self.folder, "_descriptors": {}}
 
-    def shards(self, suffix: str) -> list[Shard]:
-        """All files below that end so, by name; hidden files and folders are none."""
-        found = []
-        for path in self.root.rglob(f"*{suffix}"):
-            name = path.relative_to(self.root)
-            if not any(part[0] == "." for part in name.parts) and path.is_file():
+    def list_shards(self, suffix: str) -> list[Shard]:
+        """Return all files that end so, by name; hidden ones are left out."""
+        shards = []
+        for path in self.folder.rglob(f"*{suffix}"):
+            name = path.relative_to(self.folder)
+            is_hidden = any(part.startswith(".") for part in name.parts)
+            if path.is_file() and not is_hidden:
                 status = path.stat()
-                found.append(Shard(str(name), status.st_size, str(status.st_mtime_ns)))
-        return sorted(found)
+                shards.append(Shard(str(name), status.st_size, str(status.st_mtime_ns)))
+        return sorted(shards)
 
     def open(self, name: str) -> BinaryIO:
-        return (self.root / name).open("rb")
+        """Open a shard to scan it."""
+        return (self.folder / name).open("rb")
 
     def read(self, name: str, offset: int, size: int) -> bytes:
-        descriptor = self.opened.get(name)
-        if descriptor is None and len(self.opened) < OPEN:
-            fresh = os.open(self.root / name, os.O_RDONLY)
-            descriptor = self.opened.setdefault(name, fresh)
-            if descriptor != fresh:  # another thread was first
-                os.close(fresh)
+        """Return `size` bytes of a shard. Raises OSError where it ends earlier."""
+        descriptor = self._descriptor(name)
         if descriptor is not None:
             content = os.pread(descriptor, size, offset)
         else:
             with self.open(name) as file:
                 content = os.pread(file.fileno(), size, offset)
-        return whole(content, size, str(self.root / name))
+        return require_length(content, size, str(self.folder / name))
+
+    def _descriptor(self, name: str) -> int | None:
+        """Return an open descriptor, or None where no more may stay open."""
+        descriptor = self._descriptors.get(name)
+        if descriptor is None and len(self._descriptors) < MAX_DESCRIPTORS:
+            opened = os.open(self.folder / name, os.O_RDONLY)
+            # atomic: of two threads one wins, and the other closes what it opened
+            descriptor = self._descriptors.setdefault(name, opened)
+            if descriptor != opened:
+                os.close(opened)
+        return descriptor
 
     def __del__(self) -> None:
-        for descriptor in self.opened.values():
+        for descriptor in self._descriptors.values():
             os.close(descriptor)
 
 
 class RemoteRoot:
-    """A URL that fsspec knows; a file system for each process, since event loops do not survive a fork."""
+    """Read shards below a URL by ranged requests, from any service fsspec knows."""
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
-        self.made: tuple[int, Any, str] | None = None
+        # (process id, file system, path): event loops do not survive a fork
+        self._connection: tuple[int, Any, str] | None = None
 
     def __str__(self) -> str:
         return self.url
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"url": self.url, "made": None}
+        return {"url": self.url, "_connection": None}
 
-    @property
-    def _system(self) -> tuple[Any, str]:
-        if self.made is None or self.made[0] != os.getpid():
+    def _connect(self) -> tuple[Any, str]:
+        """Return this process's file system, and the root's path in it."""
+        if self._connection is None or self._connection[0] != os.getpid():
             import fsspec
 
             try:
@@ -88,87 +114,114 @@ class RemoteRoot:
                 raise ValueError(
                     f"data.root={self.url} cannot be reached: {error}"
                 ) from None
-            self.made = (os.getpid(), system, path.rstrip("/"))
-        return self.made[1:]
+            self._connection = (os.getpid(), system, path.rstrip("/"))
+        return self._connection[1:]
 
-    def shards(self, suffix: str) -> list[Shard]:
-        system, root = self._system
+    def list_shards(self, suffix: str) -> list[Shard]:
+        """Return all objects that end so, by name."""
+        system, root = self._connect()
         try:
             found = system.find(root, detail=True)
-        except Exception as error:  # each service has its own
+        # each service raises errors of its own
+        except Exception as error:
             raise ValueError(
                 f"data.root={self.url} cannot be listed ({type(error).__name__}:"
                 f" {error})"
             ) from None
-        told = {
-            path: next((str(each[key]) for key in CHANGED if each.get(key)), "")
-            for path, each in found.items()
-        }
         return sorted(
-            Shard(path[len(root) + 1 :], found[path]["size"], changed)
-            for path, changed in told.items()
+            Shard(path[len(root) + 1 :], facts["size"], _change_mark(facts))
+            for path, facts in found.items()
             if path.endswith(suffix)
         )
 
     def open(self, name: str) -> Any:
-        system, root = self._system
-        return system.open(f"{root}/{name}", "rb", block_size=PEEKED)
+        """Open a shard to scan it."""
+        system, root = self._connect()
+        return system.open(f"{root}/{name}", "rb", block_size=READ_AHEAD)
 
     def read(self, name: str, offset: int, size: int) -> bytes:
-        system, root = self._system
+        """Return `size` bytes of a shard. Raises OSError where they cannot be had."""
+        system, root = self._connect()
         try:
             content = system.cat_file(f"{root}/{name}", start=offset, end=offset + size)
         except OSError:
             raise
+        # as OSError, which loaders take for a bad image
         except Exception as error:
             raise OSError(
                 errno.EIO, f"{type(error).__name__}: {error}", f"{self.url}/{name}"
             ) from error
-        return whole(content, size, f"{self.url}/{name}")
+        return require_length(content, size, f"{self.url}/{name}")
+
+
+def _change_mark(facts: dict[str, Any]) -> str:
+    return next((str(facts[key]) for key in CHANGE_KEYS if facts.get(key)), "")
 
 
 Root = LocalRoot | RemoteRoot
 
 
-def whole(content: bytes, size: int, name: str) -> bytes:
+def require_length(content: bytes, size: int, name: str) -> bytes:
+    """Return the content; raise OSError where it is shorter than `size`."""
     if len(content) < size:
-        raise OSError(errno.EIO, f"it ends {size - len(content)} bytes too early", name)
+        missing = size - len(content)
+        raise OSError(errno.EIO, f"it ends {missing} bytes too early", name)
     return content
 
 
-def root_of(place: str) -> Root:
-    """Raises ValueError where a local folder is missing."""
-    if "://" in place:
-        return RemoteRoot(place)
-    folder = Path(place).expanduser()
+def open_root(location: str) -> Root:
+    """Return the root at a URL or local path.
+
+    Raises ValueError where a local folder is missing.
+    """
+    if "://" in location:
+        return RemoteRoot(location)
+    folder = Path(location).expanduser()
     if not folder.is_dir():
         raise ValueError(
-            f"data.root={place} is not a folder; give an existing folder of shards, or"
-            " a URL"
+            f"data.root={location} is not a folder; give an existing folder of shards,"
+            " or a URL"
         )
     return LocalRoot(folder)
 
 
-def numbered_gaps(shards: list[Shard]) -> Iterator[str]:
-    """Names of shards that others' numbers say should be there: train-00000-of-00294, or x-0000.tar up to the last."""
-    groups: dict[tuple[str, str, str], set[int]] = {}
-    widths: dict[tuple[str, str, str], int] = {}
+class _Series(NamedTuple):
+    """Identify shards that are numbered together; total: as in -of-00294, or empty."""
+
+    before: str
+    total: str
+    after: str
+
+
+def missing_shards(shards: list[Shard]) -> Iterator[str]:
+    """Yield the names of shards that the numbers of the others show to be missing.
+
+    Names like train-00000-of-00294 tell how many there are; of names like x-0000.tar
+    those up to the largest number are expected.
+    """
+    numbers: dict[_Series, set[int]] = {}
+    widths: dict[_Series, int] = {}
     for shard in shards:
-        if match := re.fullmatch(
-            r"(.*?)(\d+)(-of-\d+)?((?:-[0-9a-f]+)?\.\w+)", shard.name
-        ):
-            key = (
-                match[1],
-                match[3] or "",
-                match[4] if not match[3] else "." + match[4].rpartition(".")[2],
-            )
-            groups.setdefault(key, set()).add(int(match[2]))
-            widths[key] = len(match[2])
-    first = min(
-        (min(numbers) for (_, of, _), numbers in groups.items() if not of), default=0
-    )
-    for (before, of, after), numbers in groups.items():
-        expected = range(int(of[4:])) if of else range(first, max(numbers) + 1)
-        for number in expected:
-            if number not in numbers:
-                yield f"{before}{number:0{widths[before, of, after]}d}{of}{after}"
+        match = NUMBERED_SHARD.fullmatch(shard.name)
+        if match is None:
+            continue
+        before, number, total, after = match.groups(default="")
+        if total:
+            # a hash may follow, a different one for each shard: ignore it
+            after = "." + after.rpartition(".")[2]
+        series = _Series(before, total, after)
+        numbers.setdefault(series, set()).add(int(number))
+        widths[series] = len(number)
+
+    # Numbers may begin at 1, but then they do in every series.
+    open_ended = [min(present) for s, present in numbers.items() if not s.total]
+    first = min(open_ended, default=0)
+    for series, present in numbers.items():
+        if series.total:
+            expected = range(int(series.total.removeprefix("-of-")))
+        else:
+            expected = range(first, max(present) + 1)
+        for k in expected:
+            if k not in present:
+                digits = f"{k:0{widths[series]}d}"
+                yield f"{series.before}{digits}{series.total}{series.after}"

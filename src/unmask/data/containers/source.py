@@ -1,271 +1,248 @@
-"""A source of images in shards, listed as a folder of the same images is."""
+"""Sources of images in shards, listed as a folder of the same images is."""
 
 import hashlib
-import itertools
 import json
 import warnings
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import PurePath
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
-from jaxtyping import Int64
-from rich.console import Console
-from rich.progress import Progress
-
-from unmask.data.containers.contents import Contents, keep_index, kept_index, one_scan
+from unmask.data.containers.contents import Contents
+from unmask.data.containers.index import save_index, saved_indexes, scan_lock
 from unmask.data.containers.naming import (
-    as_in_folders,
-    below_split,
-    labels_are_folders,
-    splits_in,
+    find_splits,
+    labels_match_folders,
+    rename_as_in_folders,
 )
 from unmask.data.containers.parquet import scan_parquet
-from unmask.data.containers.roots import LocalRoot, Root, Shard, numbered_gaps, root_of
-from unmask.data.containers.shards import RawPixels, Shards
-from unmask.data.containers.streamed import Streamed, fetched_index
-from unmask.data.containers.tars import Found, scan_tar
-from unmask.data.listing.catalogue import (
-    SUFFIX_OF,
-    Catalogue,
-    refuse_unfinished,
-    within,
+from unmask.data.containers.roots import (
+    LocalRoot,
+    Root,
+    Shard,
+    missing_shards,
+    open_root,
 )
-from unmask.data.listing.listing import Listing, arranged
-from unmask.data.listing.names import Names
-from unmask.distributed.processes import available_cores
-
-Kind = Literal["webdataset", "parquet", "litdata", "raw"]
+from unmask.data.containers.scan import scan_shards
+from unmask.data.containers.stores import RawPixelStore, ShardStore
+from unmask.data.containers.streamed import StreamedStore, fetch_index
+from unmask.data.containers.tars import ScannedShard, scan_tar
+from unmask.data.listing.catalogue import (
+    SHARD_SUFFIXES,
+    Catalogue,
+    folder_slice,
+    require_finished,
+)
+from unmask.data.listing.listing import Listing, make_listing
 
 
 class Container(NamedTuple):
+    """Describe a kind of shards; scan: None where only src/prepare.py writes them.
+
+    Then their index is written with them.
+    """
+
     suffix: str
-    what: str
-    # None: src/prepare.py alone makes it, and its index with it
-    scan: Callable[..., Found] | None
+    description: str
+    scan: Callable[..., ScannedShard] | None
 
 
+# By the values of `source`.
 CONTAINERS: dict[str, Container] = {
-    "webdataset": Container(SUFFIX_OF["webdataset"], "tar shards", scan_tar),
-    "parquet": Container(SUFFIX_OF["parquet"], "Parquet files", scan_parquet),
-    "litdata": Container(SUFFIX_OF["litdata"], "LitData chunks", None),
-    "raw": Container(SUFFIX_OF["raw"], "files of raw pixels", None),
+    "webdataset": Container(SHARD_SUFFIXES["webdataset"], "tar shards", scan_tar),
+    "parquet": Container(SHARD_SUFFIXES["parquet"], "Parquet files", scan_parquet),
+    "litdata": Container(SHARD_SUFFIXES["litdata"], "LitData chunks", None),
+    "raw": Container(SHARD_SUFFIXES["raw"], "files of raw pixels", None),
 }
 
 
-def list_container(kind: str, place: str, holdout: float) -> Listing:
-    """Raises ValueError in a line where shards are missing, damaged or of another kind."""
-    found = catalogue_of(kind, place)
-    return arranged(found, PurePath(place), holdout)
+def list_container(kind: str, location: str, holdout: float) -> Listing:
+    """List the images of shards at a path or URL.
+
+    Raises ValueError where shards are missing, damaged or of another kind.
+    """
+    catalogue = catalogue_container(kind, location)
+    return make_listing(catalogue, PurePath(location), holdout)
 
 
-def catalogue_of(kind: str, place: str) -> Catalogue:
-    if kind == "litdata" and "://" in place:
-        contents = fetched_index(place)
-        return _catalogue(contents, Streamed(place, contents))
-    root = root_of(place)
-    if kind == "raw" and not isinstance(root, LocalRoot):
-        raise ValueError(
-            f"data.root={place}: raw pixels are mapped into memory, so they must lie in"
-            " a local folder"
-        )
-    contents = contents_of(kind, root)
+def catalogue_container(kind: str, location: str) -> Catalogue:
+    """Catalogue the images of shards; raises ValueError as `list_container` does."""
+    if kind == "litdata" and "://" in location:
+        contents = fetch_index(location)
+        return _to_catalogue(contents, StreamedStore(location, contents))
+    root = open_root(location)
     if kind == "raw":
-        assert isinstance(root, LocalRoot)
-        return replace(_catalogue(contents, RawPixels(root, contents)), marked=True)
-    if int(contents.offsets.min(initial=0)) < 0:
+        if not isinstance(root, LocalRoot):
+            raise ValueError(
+                f"data.root={location}: raw pixels are mapped into memory, so they must"
+                " lie in a local folder"
+            )
+        contents = read_contents(kind, root)
+        catalogue = _to_catalogue(contents, RawPixelStore(root, contents))
+        # sizes of raw pixels say little: all images may have one size
+        return replace(catalogue, identified_by_digest=True)
+    contents = read_contents(kind, root)
+    is_compressed = int(contents.offsets.min(initial=0)) < 0
+    if is_compressed:
         warnings.warn(
-            f"{place}: these Parquet files are compressed, so that each image costs a"
-            " whole row group; made once, shards that are not are read as fast as"
-            f" files: python src/prepare.py from={place} to=... format=parquet",
+            f"{location}: these Parquet files are compressed, so reading an image"
+            " decodes a whole row group; uncompressed ones are read as fast as files:"
+            f" python src/prepare.py from={location} to=... format=parquet",
             stacklevel=1,
         )
-    return _catalogue(contents, Shards(root, contents))
+    return _to_catalogue(contents, ShardStore(root, contents))
 
 
-def _catalogue(contents: Contents, store: Shards | Streamed | RawPixels) -> Catalogue:
+def _to_catalogue(
+    contents: Contents, store: ShardStore | StreamedStore | RawPixelStore
+) -> Catalogue:
     digests = contents.digests
 
     def digest(i: int) -> str:
         if digests is not None:
             return digests[i].tobytes().hex()
         content = store.read(i)
-        return hashlib.sha256(
-            content if isinstance(content, bytes) else content.tobytes()
-        ).hexdigest()
+        encoded = content if isinstance(content, bytes) else content.tobytes()
+        return hashlib.sha256(encoded).hexdigest()
 
-    beside = bool((contents.labels >= 0).any()) and not labels_are_folders(contents)
-    classes = contents.classes or tuple(
-        map(str, range(int(contents.labels.max(initial=-1)) + 1))
+    catalogue = Catalogue(
+        contents.names, contents.sizes, store, find_splits(contents.names), digest
     )
-    return Catalogue(
-        contents.names,
-        contents.sizes,
-        store,
-        splits_in(contents.names),
-        digest,
-        contents.labels if beside else None,
-        classes if beside else (),
-    )
+    has_labels = bool((contents.labels >= 0).any())
+    if not has_labels or labels_match_folders(contents):
+        return catalogue
+    # without names of classes their numbers are the names
+    num_classes = int(contents.labels.max(initial=-1)) + 1
+    classes = contents.classes or tuple(map(str, range(num_classes)))
+    return replace(catalogue, labels=contents.labels, classes=classes)
 
 
-def contents_of(kind: str, root: Root) -> Contents:
-    """By the index that was kept, if the shards are still those; else by a scan."""
+def read_contents(kind: str, root: Root) -> Contents:
+    """Read the index of these shards if it still fits them, otherwise scan them.
+
+    Raises ValueError where shards are missing or damaged.
+    """
     container = CONTAINERS[kind]
     if isinstance(root, LocalRoot):
-        refuse_unfinished(root.root)
-    shards = root.shards(container.suffix)
+        require_finished(root.folder)
+    shards = root.list_shards(container.suffix)
     if not shards:
-        packed = _packed(kind, root)
-        others = [
-            other
-            for other, each in CONTAINERS.items()
-            if other != kind and root.shards(each.suffix)
-        ]
-        more = (
-            f", but {CONTAINERS[others[0]].what}: set source={others[0]}"
-            if others
-            else "; for folders of images leave source out"
-        )
-        more += (
-            f"; {packed[0].name} is compressed as a whole: unpack it" if packed else ""
-        )
         raise ValueError(
-            f"data.root={root} has no {container.what} (*{container.suffix}){more}"
+            f"data.root={root} has no {container.description}"
+            f" (*{container.suffix}){_hint_without_shards(kind, root)}"
         )
-    if (kept := _kept(kind, root, shards)) is not None:
-        return kept
+    indexed = _read_saved_index(kind, root, shards)
+    if indexed is not None:
+        return indexed
     if container.scan is None:
+        # their shapes or items are described nowhere else
         raise ValueError(
-            f"data.root={root} has {container.what} but no whole unmask.index; copy it"
-            f" too, or make both: python src/prepare.py from=... to={root}"
-            f" format={kind}"
+            f"data.root={root} has {container.description} but no readable"
+            " unmask.index; copy it too, or make both: python src/prepare.py from=..."
+            f" to={root} format={kind}"
         )
-    if missing := list(numbered_gaps(shards)):
+    missing = list(missing_shards(shards))
+    if missing:
         raise ValueError(
             f"{root}/{missing[0]} is missing ({len(missing)} of the numbered shards"
             " are); copy it too"
         )
-    # of the processes of a run, or of a sweep, the others wait for what it finds
-    with one_scan(root):
-        return _kept(kind, root, shards) or _found(container.scan, kind, root, shards)
+    # of the processes of a run or a sweep one scans, and the others wait here
+    with scan_lock(root):
+        indexed = _read_saved_index(kind, root, shards)
+        if indexed is not None:
+            return indexed
+        contents = rename_as_in_folders(scan_shards(container.scan, root, shards))
+        _check_counts(contents, root)
+        save_index(contents, root, kind)
+        return contents
 
 
-def _kept(kind: str, root: Root, shards: list[Shard]) -> Contents | None:
-    for kept in kept_index(root, kind):
-        if list(kept.files) == shards:
-            return kept
-        # copied perhaps, then at other times; but never with other sizes
-        if kept.prepared:
-            _refuse_others(kept.files, shards, root)
-            return kept
+def _hint_without_shards(kind: str, root: Root) -> str:
+    """Describe what there is instead of shards of this kind, and what to type."""
+    others = [
+        source
+        for source, container in CONTAINERS.items()
+        if source != kind and root.list_shards(container.suffix)
+    ]
+    if others:
+        hint = f", but {CONTAINERS[others[0]].description}: set source={others[0]}"
+    else:
+        hint = "; for folders of images leave source out"
+    if kind == "webdataset":
+        compressed = [*root.list_shards(".tar.gz"), *root.list_shards(".tgz")]
+        if compressed:
+            # images could only be read after all that precedes them
+            hint += f"; {compressed[0].name} is compressed as a whole: unpack it"
+    return hint
+
+
+def _read_saved_index(kind: str, root: Root, shards: list[Shard]) -> Contents | None:
+    for contents in saved_indexes(root, kind):
+        if list(contents.shards) == shards:
+            return contents
+        # copied shards have other times, but never other sizes
+        if contents.is_prepared:
+            _require_prepared_shards(contents.shards, shards, root)
+            return contents
     return None
 
 
-def _found(
-    scan: Callable[..., Found], kind: str, root: Root, shards: list[Shard]
-) -> Contents:
-    contents = as_in_folders(scanned(scan, root, shards))
-    _check_counts(contents, root)
-    keep_index(contents, root, kind)
-    return contents
+def _require_prepared_shards(
+    prepared: tuple[Shard, ...], present: list[Shard], root: Root
+) -> None:
+    """Raise ValueError unless the shards are those that src/prepare.py wrote.
 
-
-def _packed(kind: str, root: Root) -> list[Shard]:
-    return (
-        [*root.shards(".tar.gz"), *root.shards(".tgz")] if kind == "webdataset" else []
-    )
-
-
-def _refuse_others(wanted: tuple[Shard, ...], shards: list[Shard], root: Root) -> None:
-    """Shards that src/prepare.py wrote are never others, only missing or cut."""
-    sizes = {shard.name: shard.size for shard in shards}
-    if added := sorted(sizes.keys() - {shard.name for shard in wanted}):
+    Such shards never change; they can only be missing or cut off.
+    """
+    sizes = {shard.name: shard.size for shard in present}
+    added = sorted(sizes.keys() - {shard.name for shard in prepared})
+    if added:
         raise ValueError(
-            f"{root}/{added[0]} lies among shards that src/prepare.py wrote, and is"
-            " none: move it away"
+            f"{root}/{added[0]} is among shards that src/prepare.py wrote, but is not"
+            " one of them; move it away"
         )
-    for shard in wanted:
+    for shard in prepared:
         if shard.name not in sizes:
             raise ValueError(
-                f"{root}/{shard.name} is missing: copy it again, or run the same"
+                f"{root}/{shard.name} is missing; copy it again, or run the same"
                 " src/prepare.py again"
             )
         if sizes[shard.name] != shard.size:
             raise ValueError(
                 f"{root}/{shard.name} has {sizes[shard.name]} bytes, but was written"
-                f" with {shard.size}: copy it again, or run the same src/prepare.py"
+                f" with {shard.size}; copy it again, or run the same src/prepare.py"
                 " again"
             )
 
 
-def scanned(scan: Callable[..., Found], root: Root, shards: list[Shard]) -> Contents:
-    """Threads: what takes long of a Parquet file is done outside of Python."""
-
-    def one(shard: Shard) -> Columns:
-        with root.open(shard.name) as file:
-            return columns_of(scan(file, f"{root}/{shard.name}"), shard.name)
-
-    bar = Progress(
-        console=Console(stderr=True), transient=True, disable=len(shards) < 9
-    )
-    with ThreadPoolExecutor(available_cores()) as pool, bar:
-        found = list(
-            bar.track(pool.map(one, shards), len(shards), description=f"listing {root}")
-        )
-    return gathered(found, shards)
-
-
-class Columns(NamedTuple):
-    """Of one shard, in little memory."""
-
-    names: Names
-    numbers: Int64[np.ndarray, "N 3"]  # label, size, offset
-    classes: tuple[str, ...]
-
-
-def columns_of(found: Found, shard: str) -> Columns:
-    numbers = np.array([row[1:] for row in found.rows], dtype=np.int64).reshape(-1, 3)
-    return Columns(
-        Names(below_split(row.name, shard) for row in found.rows),
-        numbers,
-        found.classes,
-    )
-
-
-def gathered(found: list[Columns], shards: list[Shard]) -> Contents:
-    labels, sizes, offsets = np.concatenate([each.numbers for each in found]).T
-    counts = [len(each.names) for each in found]
-    names = Names(itertools.chain.from_iterable(each.names for each in found))
-    classes = next((each.classes for each in found if each.classes), ())
-    owners = np.repeat(np.arange(len(shards), dtype=np.int32), counts)
-    return Contents(
-        names, labels.astype(np.int32), sizes, owners, offsets, tuple(shards), classes
-    ).in_order()
-
-
 def _check_counts(contents: Contents, root: Root) -> None:
-    """Where the Hub's _info.json lies beside the shards, it says how many images each split has."""
-    if not isinstance(root, LocalRoot) or not (root.root / "_info.json").is_file():
+    """Raise ValueError where a split has other images than the Hub's _info.json says.
+
+    It lies beside the shards, and shows where the last of them were not copied.
+    """
+    if not isinstance(root, LocalRoot) or not (root.folder / "_info.json").is_file():
         return
     try:
-        splits = json.loads((root.root / "_info.json").read_bytes())["splits"]
-        told = {name: int(about["num_samples"]) for name, about in splits.items()}
+        splits = json.loads((root.folder / "_info.json").read_bytes())["splits"]
+        expected = {name: int(facts["num_samples"]) for name, facts in splits.items()}
     except (ValueError, KeyError, TypeError, AttributeError):
         return
-    ours = {split_name(name): 0 for name in splits_in(contents.names)}
-    for name in splits_in(contents.names):
-        part = within(contents.names, name)
-        ours[split_name(name)] += part.stop - part.start
-    for name, count in told.items():
-        if (have := ours.get(split_name(name))) is not None and have != count:
+    counts: dict[str, int] = {}
+    for split in find_splits(contents.names):
+        part = folder_slice(contents.names, split)
+        role = _split_role(split)
+        counts[role] = counts.get(role, 0) + part.stop - part.start
+    for split, count in expected.items():
+        actual = counts.get(_split_role(split))
+        # a split that is left out as a whole is left out on purpose
+        if actual is not None and actual != count:
             raise ValueError(
-                f"{root}/_info.json says {count} images in {name}, the shards hold"
-                f" {have}: copy them all"
+                f"{root}/_info.json says {count} images in {split}, the shards hold"
+                f" {actual}; copy them all"
             )
 
 
-def split_name(name: str) -> str:
-    return "train" if name == "train" else "val"
+def _split_role(split: str) -> str:
+    """Return train or val: the Hub's validation may be called val here."""
+    return "train" if split == "train" else "val"

@@ -1,4 +1,8 @@
-"""LitData's chunks in object storage, fetched through LitData: kept whole where all fit on the disk, else by ranges."""
+"""LitData's chunks in object storage, fetched through LitData's downloaders.
+
+Chunks are kept as a whole where all fit on the disk; otherwise images are fetched one
+by one.
+"""
 
 import errno
 import io
@@ -7,97 +11,121 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from unmask.data.containers.contents import INDEX, Contents, cache_folder, read_index
-from unmask.data.containers.roots import LocalRoot, whole
+from unmask.data.containers.contents import Contents
+from unmask.data.containers.index import INDEX_FILE, cache_folder, read_index
+from unmask.data.containers.roots import LocalRoot, require_length
 
-CACHED = 0.75  # of a disk that chunks may fill
-# it would ask the package registry
+# The share of the free disk that chunks may fill.
+MAX_DISK_SHARE = 0.75
+
+# LitData would ask the package registry for its newest version.
 os.environ.setdefault("LITDATA_DISABLE_VERSION_CHECK", "1")
 
 
-def fetched_index(url: str) -> Contents:
-    """The index beside index.json. Raises ValueError where it cannot be had."""
+def fetch_index(url: str) -> Contents:
+    """Fetch the index that lies beside index.json.
+
+    Raises ValueError where it cannot be read.
+    """
     content = io.BytesIO()
     try:
-        # not to a file: that starts threads that a process forked later must not have
-        downloader(url, "").download_fileobj(f"{url.rstrip('/')}/{INDEX}", content)
-    except Exception as error:  # each service has its own
+        # Into memory: to download a file starts threads, which a process that is
+        # forked later must not have.
+        index_url = f"{url.rstrip('/')}/{INDEX_FILE}"
+        make_downloader(url, "").download_fileobj(index_url, content)
+    # each service raises errors of its own
+    except Exception as error:
         raise ValueError(
-            f"{url}/{INDEX} cannot be read ({_first_line(error)}); it lies there where"
-            " src/prepare.py format=litdata wrote what was uploaded"
+            f"{url}/{INDEX_FILE} cannot be read ({type(error).__name__}:"
+            f" {_first_line(error)}); upload all that src/prepare.py format=litdata"
+            " wrote"
         ) from None
     content.seek(0)
     contents = read_index(content, "litdata")
     if contents is None:
         raise ValueError(
-            f"{url}/{INDEX} is damaged or another version's; copy it again"
+            f"{url}/{INDEX_FILE} is damaged or of another version; copy it again"
         )
     return contents
 
 
-def downloader(url: str, folder: str) -> Any:
+def make_downloader(url: str, folder: str) -> Any:
+    """Return LitData's downloader for the scheme of this URL."""
     from litdata.streaming.downloader import get_downloader
 
     return get_downloader(url, folder, [])
 
 
-class Streamed:
-    """Any image at any time, from any thread: LitData's downloaders ask no more than one for each process."""
+class StreamedStore:
+    """Read images of remote chunks, any at any time and from any thread.
+
+    LitData's downloaders may be shared by threads but not by processes.
+    """
 
     def __init__(self, url: str, contents: Contents) -> None:
-        self.url, self.files = (
-            url.rstrip("/"),
-            tuple(shard.name for shard in contents.files),
-        )
-        self.names, self.sizes = contents.names, contents.sizes
-        self.shards, self.offsets = contents.shards, contents.offsets
-        self.cache = LocalRoot(cache_folder(f"{self.url} {contents.files}"))
-        self.cache.root.mkdir(parents=True, exist_ok=True)
-        kept = sum(path.stat().st_size for path in self.cache.root.rglob("*.bin"))
-        room = CACHED * (shutil.disk_usage(self.cache.root).free + kept)
-        self.keeps = sum(shard.size for shard in contents.files) <= room
-        self._own: tuple[int, Any] | None = None
+        self.url = url.rstrip("/")
+        self.shards = tuple(shard.name for shard in contents.shards)
+        self.names = contents.names
+        self.sizes = contents.sizes
+        self.shard_ids = contents.shard_ids
+        self.offsets = contents.offsets
+        self.cache = LocalRoot(cache_folder(f"{self.url} {contents.shards}"))
+        self.cache.folder.mkdir(parents=True, exist_ok=True)
+        self.keeps_chunks = self._fits_on_disk(contents)
+        self._downloader: tuple[int, Any] | None = None
+
+    def _fits_on_disk(self, contents: Contents) -> bool:
+        # chunks of an earlier run take space that these may have
+        cached = sum(path.stat().st_size for path in self.cache.folder.rglob("*.bin"))
+        free = shutil.disk_usage(self.cache.folder).free
+        total = sum(shard.size for shard in contents.shards)
+        return total <= MAX_DISK_SHARE * (free + cached)
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_own": None}
+        return self.__dict__ | {"_downloader": None}
 
     def name(self, i: int) -> str:
-        return f"{self.url}/{self.files[self.shards[i]]}: {self.names[i]}"
+        return f"{self.url}/{self.shards[self.shard_ids[i]]}: {self.names[i]}"
 
     def read(self, i: int) -> bytes:
-        shard, offset, size = (
-            self.files[self.shards[i]],
-            int(self.offsets[i]),
-            int(self.sizes[i]),
-        )
-        local = self.cache.root / shard
+        shard = self.shards[self.shard_ids[i]]
+        offset, size = int(self.offsets[i]), int(self.sizes[i])
+        chunk = self.cache.folder / shard
         try:
-            if self.keeps and self._here(shard, local):
+            if self.keeps_chunks and self._fetch_chunk(shard, chunk):
                 return self.cache.read(shard, offset, size)
-            found = self._downloader().download_bytes(
-                f"{self.url}/{shard}", offset, size, str(local)
+            fetched = self._process_downloader().download_bytes(
+                f"{self.url}/{shard}", offset, size, str(chunk)
             )
-            return whole(bytes(found), size, self.name(i))
+            return require_length(bytes(fetched), size, self.name(i))
         except OSError:
             raise
+        # as OSError, which loaders take for a bad image
         except Exception as error:
-            raise OSError(errno.EIO, _first_line(error), self.name(i)) from error
+            reason = f"{type(error).__name__}: {_first_line(error)}"
+            raise OSError(errno.EIO, reason, self.name(i)) from error
 
-    def _here(self, shard: str, local: Path) -> bool:
-        """Not while another process fetches the chunk, which nobody waits for."""
-        if not local.exists():
-            local.parent.mkdir(parents=True, exist_ok=True)
-            self._downloader().download_file(f"{self.url}/{shard}", str(local))
-        return local.exists()
+    def _fetch_chunk(self, shard: str, chunk: Path) -> bool:
+        """Fetch a chunk if it is not there; return whether it is there now.
 
-    def _downloader(self) -> Any:
-        if self._own is None or self._own[0] != os.getpid():
-            self._own = (os.getpid(), downloader(self.url, str(self.cache.root)))
-        return self._own[1]
+        It is not while another process fetches it, which nobody waits for.
+        """
+        if not chunk.exists():
+            chunk.parent.mkdir(parents=True, exist_ok=True)
+            url = f"{self.url}/{shard}"
+            self._process_downloader().download_file(url, str(chunk))
+        return chunk.exists()
+
+    def _process_downloader(self) -> Any:
+        if self._downloader is None or self._downloader[0] != os.getpid():
+            downloader = make_downloader(self.url, str(self.cache.folder))
+            self._downloader = (os.getpid(), downloader)
+        return self._downloader[1]
 
 
 def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else ""

@@ -1,4 +1,7 @@
-"""Tar shards, as WebDataset and the Hub have them: what belongs to an image has its name with another suffix."""
+"""Tar shards as WebDataset and the Hub write them.
+
+What belongs to an image has the image's name with another suffix.
+"""
 
 import json
 import tarfile
@@ -7,8 +10,8 @@ from typing import Any, NamedTuple
 from unmask.data.listing.scan import is_image
 
 
-class Row(NamedTuple):
-    """An image of a shard: its name there, the label beside it (-1: none), where its bytes are."""
+class ImageEntry(NamedTuple):
+    """Describe an image in a shard; label: -1 where none is stored with it."""
 
     name: str
     label: int
@@ -16,62 +19,78 @@ class Row(NamedTuple):
     offset: int
 
 
-class Found(NamedTuple):
-    """What one shard holds, and the names of the classes where it tells them."""
+class ScannedShard(NamedTuple):
+    """List what one shard holds; classes: their names, where the shard stores them."""
 
-    rows: list[Row]
+    entries: list[ImageEntry]
     classes: tuple[str, ...] = ()
 
 
-def scan_tar(file: Any, shard: str) -> Found:
-    """The headers alone. Raises ValueError where the shard is damaged or ends too early."""
-    rows: list[Row] = []
+def scan_tar(file: Any, shard: str) -> ScannedShard:
+    """List the images of a tar by its headers; of the contents only labels are read.
+
+    Raises ValueError where the shard is damaged or ends too early.
+    """
+    entries: list[ImageEntry] = []
     labels: dict[str, int] = {}
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
-                if not member.isfile():
-                    continue
-                stem, _, suffix = member.name.removeprefix("./").rpartition(".")
-                if is_image(member.name):
-                    rows.append(
-                        Row(
-                            member.name.removeprefix("./"),
-                            -1,
-                            member.size,
-                            member.offset_data,
-                        )
-                    )
-                elif suffix in ("cls", "json"):
-                    content = tar.extractfile(member)
-                    assert content is not None
-                    if (label := _label(suffix, content.read())) is not None:
-                        labels[stem] = label
+                if member.isfile():
+                    _scan_member(tar, member, entries, labels)
+            # A tar that was cut between two members looks complete, but for the
+            # block of zeros at its end.
             file.seek(tar.offset)
             if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                raise tarfile.ReadError("it ends without the mark of an end")
+                raise tarfile.ReadError(f"no end of the archive at byte {tar.offset}")
     except (tarfile.TarError, EOFError) as error:
         raise ValueError(
-            f"{shard} is no whole tar file ({error}); copy or make it again"
+            f"{shard} is not a complete tar file ({error}); copy or make it again"
         ) from None
-    return Found([row._replace(label=_beside(row.name, labels)) for row in rows])
+    # labels may follow the image that they belong to
+    return ScannedShard(
+        [entry._replace(label=_find_label(entry.name, labels)) for entry in entries]
+    )
 
 
-def _beside(name: str, labels: dict[str, int]) -> int:
-    """The label of the same name without its suffix: without the last, or as WebDataset has it all after a point."""
+def _scan_member(
+    tar: tarfile.TarFile,
+    member: tarfile.TarInfo,
+    entries: list[ImageEntry],
+    labels: dict[str, int],
+) -> None:
+    name = member.name.removeprefix("./")
+    stem, _, suffix = name.rpartition(".")
+    if is_image(member.name):
+        entries.append(ImageEntry(name, -1, member.size, member.offset_data))
+    elif suffix in ("cls", "json"):
+        content = tar.extractfile(member)
+        assert content is not None
+        label = _parse_label(suffix, content.read())
+        if label is not None:
+            labels[stem] = label
+
+
+def _find_label(name: str, labels: dict[str, int]) -> int:
+    """Return the label stored with an image, or -1.
+
+    What belongs together has one name up to the last point, or as in WebDataset up to
+    the first point.
+    """
     stem = name.rpartition(".")[0]
     folder, slash, base = name.rpartition("/")
-    return labels.get(stem, labels.get(folder + slash + base.partition(".")[0], -1))
+    webdataset_key = folder + slash + base.partition(".")[0]
+    return labels.get(stem, labels.get(webdataset_key, -1))
 
 
-def _label(suffix: str, content: bytes) -> int | None:
+def _parse_label(suffix: str, content: bytes) -> int | None:
     try:
         if suffix == "cls":
             return int(content)
-        found = json.loads(content)
-        label = (
-            found.get("label", found.get("cls")) if isinstance(found, dict) else None
-        )
-        return label if isinstance(label, int) else None
+        metadata = json.loads(content)
     except ValueError:
         return None
+    if not isinstance(metadata, dict):
+        return None
+    label = metadata.get("label", metadata.get("cls"))
+    return label if isinstance(label, int) else None

@@ -1,4 +1,7 @@
-"""One shard each of WebDataset, Parquet and LitData by their own libraries, of raw pixels and of a folder by hand."""
+"""Writers of one shard each: WebDataset, Parquet and LitData by their own libraries.
+
+Raw pixels are written as they are.
+"""
 
 import hashlib
 import io
@@ -16,113 +19,117 @@ import pyarrow.parquet as pq
 from jaxtyping import UInt8
 
 from unmask.data.containers.parquet import scan_parquet
-from unmask.data.containers.tars import Row, scan_tar
-from unmask.storage.atomic import replacing
+from unmask.data.containers.tars import ImageEntry, scan_tar
+from unmask.storage.atomic import atomic_write
 
-ROWS = 100  # of a row group, as on the Hub
-MAKING = ".chunk"  # how folders begin in which LitData makes one
+# Images in a row group, as on the Hub.
+ROWS_PER_GROUP = 100
+
+# Begins the names of temporary folders in which LitData writes a chunk.
+CHUNK_FOLDER_PREFIX = ".chunk"
 
 
 class Sample(NamedTuple):
+    """Hold an image as it is stored; label: -1 without classes."""
+
     name: str
     label: int
     content: bytes | UInt8[np.ndarray, "H W C"]
 
 
-Samples = Iterable[Sample]
-
-
-def write_tar(path: Path, samples: Samples, classes: tuple[str, ...]) -> None:
+def write_tar(path: Path, samples: Iterable[Sample], classes: tuple[str, ...]) -> None:
+    """Write a tar in which labels lie beside the images, as WebDataset reads them."""
     from webdataset.writer import TarWriter
 
     with (
-        replacing(path) as file,
+        atomic_write(path) as file,
+        # mtime=0: the same images make the same bytes
         TarWriter(file, encoder=False, mtime=0, format="PAX_FORMAT") as tar,
     ):
         for name, label, content in samples:
             key, _, suffix = name.rpartition(".")
-            beside = {} if label < 0 else {"cls": str(label).encode()}
-            tar.write({"__key__": key, suffix: content, **beside})
+            label_member = {} if label < 0 else {"cls": str(label).encode()}
+            tar.write({"__key__": key, suffix: content, **label_member})
 
 
-def write_parquet(path: Path, samples: Samples, classes: tuple[str, ...]) -> None:
-    """Plain pages without compression: images are compressed already, and are read by offset."""
-    label = (
-        {"names": list(classes), "_type": "ClassLabel"}
-        if classes
-        else {"dtype": "int64", "_type": "Value"}
-    )
-    about = {"info": {"features": {"image": {"_type": "Image"}, "label": label}}}
-    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+def write_parquet(
+    path: Path, samples: Iterable[Sample], classes: tuple[str, ...]
+) -> None:
+    """Write a Parquet file with the Hub's columns.
+
+    Pages are plain and uncompressed, so that images, compressed already, can be read by
+    offset.
+    """
+    image_type = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     schema = pa.schema(
-        [("image", image), ("label", pa.int64())],
-        metadata={"huggingface": json.dumps(about)},
+        [("image", image_type), ("label", pa.int64())],
+        metadata={"huggingface": json.dumps(_hub_metadata(classes))},
     )
     plain = {"compression": "none", "use_dictionary": False, "write_statistics": False}
-    with replacing(path) as file, pq.ParquetWriter(file, schema, **plain) as writer:
-        for batch in batches(samples, ROWS):
-            images = [
-                {"bytes": sample.content, "path": sample.name} for sample in batch
-            ]
-            writer.write_batch(
-                pa.record_batch(
-                    [pa.array(images, image), [s.label for s in batch]], schema=schema
-                )
-            )
+    with atomic_write(path) as file, pq.ParquetWriter(file, schema, **plain) as writer:
+        for rows in _in_groups(samples, ROWS_PER_GROUP):
+            images = [{"bytes": row.content, "path": row.name} for row in rows]
+            labels = [row.label for row in rows]
+            columns = [pa.array(images, image_type), labels]
+            writer.write_batch(pa.record_batch(columns, schema=schema))
 
 
-def batches(samples: Samples, size: int) -> Iterator[list[Sample]]:
-    batch: list[Sample] = []
+def _hub_metadata(classes: tuple[str, ...]) -> dict:
+    """Describe the columns as the library datasets does."""
+    if classes:
+        label = {"names": list(classes), "_type": "ClassLabel"}
+    else:
+        label = {"dtype": "int64", "_type": "Value"}
+    return {"info": {"features": {"image": {"_type": "Image"}, "label": label}}}
+
+
+def _in_groups(samples: Iterable[Sample], size: int) -> Iterator[list[Sample]]:
+    group: list[Sample] = []
     for sample in samples:
-        batch.append(sample)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+        group.append(sample)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group
 
 
-def write_chunk(path: Path, samples: Samples, classes: tuple[str, ...]) -> None:
-    """A sample is (image, name, label): a dict would be read a window of 256 at a time."""
+def write_chunk(
+    path: Path, samples: Iterable[Sample], classes: tuple[str, ...]
+) -> None:
+    """Write a chunk of LitData, and an index.json that describes its items."""
     from litdata.streaming.writer import BinaryWriter
 
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=MAKING) as folder:
+    with tempfile.TemporaryDirectory(
+        dir=path.parent, prefix=CHUNK_FOLDER_PREFIX
+    ) as folder:
+        # as large as LitData allows: the shard is one chunk
         writer = BinaryWriter(folder, chunk_bytes=2**31)
         for k, sample in enumerate(samples):
+            # a tuple: dicts would be read a window of 256 at a time
             writer[k] = (sample.content, sample.name, sample.label)
-        (made,) = writer.done()
+        (chunk_path,) = writer.done()
         writer.merge()
-        # the form of all; its list is written in the end
-        with replacing(path.with_name("index.json")) as file:
+        # All chunks have items of one form, so any chunk's index.json will do; the
+        # list of chunks in it is replaced when all are written.
+        with atomic_write(path.with_name("index.json")) as file:
             file.write((Path(folder) / "index.json").read_bytes())
-        with open(made, "rb") as chunk:  # noqa: PTH123
+        with open(chunk_path, "rb") as chunk:  # noqa: PTH123
             os.fsync(chunk.fileno())
-        Path(made).replace(path)
+        Path(chunk_path).replace(path)
 
 
-def write_pixels(path: Path, samples: Samples, classes: tuple[str, ...]) -> None:
-    with replacing(path) as file:
+def write_pixels(
+    path: Path, samples: Iterable[Sample], classes: tuple[str, ...]
+) -> None:
+    """Write raw pixels one after the other; the index alone knows their shapes."""
+    with atomic_write(path) as file:
         for sample in samples:
             assert isinstance(sample.content, np.ndarray)
             file.write(np.ascontiguousarray(sample.content).data)
 
 
-def scan_chunk(file: io.BufferedIOBase) -> list[Row]:
-    """LitData's layout: a count, where each item begins and the last ends; of an item the sizes of its parts first."""
-    (count,) = struct.unpack("<I", file.read(4))
-    places = struct.unpack(f"<{count + 1}I", file.read(4 * (count + 1)))
-    rows = []
-    for place in places[:-1]:
-        file.seek(place)
-        image, name, label = struct.unpack("<3I", file.read(12))
-        file.seek(place + 12 + image)
-        tail = file.read(name + label)
-        number = int.from_bytes(tail[name:], "little", signed=True)
-        rows.append(Row(tail[:name].decode("utf-8"), number, image, place + 12))
-    return rows
-
-
-WRITE: dict[str, Callable[[Path, Samples, tuple[str, ...]], None]] = {
+WRITERS: dict[str, Callable[[Path, Iterable[Sample], tuple[str, ...]], None]] = {
     "webdataset": write_tar,
     "parquet": write_parquet,
     "litdata": write_chunk,
@@ -130,17 +137,42 @@ WRITE: dict[str, Callable[[Path, Samples, tuple[str, ...]], None]] = {
 }
 
 
-def read_back(kind: str, path: Path) -> list[Row]:
-    """Names, sizes and places, as who reads the shard will find them; of raw pixels nothing can be found."""
+def read_back(kind: str, path: Path) -> list[ImageEntry]:
+    """List the images of a shard as its readers will find them.
+
+    Raw pixels have no headers, so of them nothing is listed.
+    """
     with path.open("rb") as file:
         if kind == "webdataset":
-            return scan_tar(file, str(path)).rows
+            return scan_tar(file, str(path)).entries
         if kind == "parquet":
-            return scan_parquet(file, str(path)).rows
+            return scan_parquet(file, str(path)).entries
         return scan_chunk(file) if kind == "litdata" else []
 
 
-def digest_of(content: bytes | UInt8[np.ndarray, "H W C"]) -> str:
-    return hashlib.sha256(
-        content if isinstance(content, bytes) else np.ascontiguousarray(content).data
-    ).hexdigest()
+def scan_chunk(file: io.BufferedIOBase) -> list[ImageEntry]:
+    """List the images of a chunk of LitData.
+
+    A chunk is a count, the offset of each item and the end of the last, then the items.
+    An item is the three sizes of image, name and label, then these three.
+    """
+    (count,) = struct.unpack("<I", file.read(4))
+    offsets = struct.unpack(f"<{count + 1}I", file.read(4 * (count + 1)))
+    entries = []
+    for offset in offsets[:-1]:
+        file.seek(offset)
+        image_size, name_size, label_size = struct.unpack("<3I", file.read(12))
+        # behind the three sizes of four bytes each
+        image_offset = offset + 12
+        file.seek(image_offset + image_size)
+        tail = file.read(name_size + label_size)
+        name = tail[:name_size].decode("utf-8")
+        label = int.from_bytes(tail[name_size:], "little", signed=True)
+        entries.append(ImageEntry(name, label, image_size, image_offset))
+    return entries
+
+
+def content_digest(content: bytes | UInt8[np.ndarray, "H W C"]) -> str:
+    """Return the sha256 of a file's bytes, or of raw pixels."""
+    data = content if isinstance(content, bytes) else np.ascontiguousarray(content).data
+    return hashlib.sha256(data).hexdigest()

@@ -1,1 +1,1 @@
-"""One image from bytes to pixels."""
+"""Single images, from encoded bytes to pixels."""

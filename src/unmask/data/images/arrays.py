@@ -1,7 +1,9 @@
-"""Images that are arrays: .npy, and the TIFFs that Pillow does not read (many channels, 16 bits, floats, pages).
+"""Images stored as arrays: .npy files, and the TIFFs that Pillow cannot read.
 
-8 bits are taken as they are and 16 are divided by 257, so that 65535 is white. Floats are shares of white and have to
-lie in [0, 1]: whatever else they count, no scale of theirs is known from one image.
+Pillow cannot read TIFFs of many channels, 16-bit colours, floats or several pages.
+8-bit values are used as they are. 16-bit values are divided by 257, so that 65535
+becomes 255 (white). Floats are shares of white and must lie in [0, 1]: one image alone
+does not reveal any other scale.
 """
 
 import io
@@ -10,75 +12,86 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped, UInt8
 
-Content = bytes | np.ndarray  # of a file, or pixels that a store keeps as such
-TIFFS = (".tif", ".tiff")
-PILLOWS = ("MINISBLACK", "MINISWHITE", "RGB", "PALETTE", "SEPARATED", "YCBCR", "CIELAB")
+# the bytes of an image file, or the pixels of a store that keeps arrays
+Content = bytes | np.ndarray
+TIFF_SUFFIXES = (".tif", ".tiff")
+COLOUR_PHOTOMETRICS = ("RGB", "PALETTE", "SEPARATED", "YCBCR", "CIELAB")
 
 
 def is_array(content: Content, name: str) -> bool:
-    """Whether it is read here: what Pillow reads it also turns, and brings to other numbers of channels."""
+    """Return whether this module reads the image, rather than Pillow.
+
+    Whatever Pillow can read is also turned upright and converted to other numbers of
+    channels, which arrays are not.
+    """
     if not isinstance(content, bytes):
         return True
-    # Pillow goes by content, not by name
-    if not name.lower().endswith(TIFFS) or content[:2] not in (b"II", b"MM"):
+    # Pillow recognises a TIFF by its content, whatever the file is called
+    if not name.lower().endswith(TIFF_SUFFIXES) or content[:2] not in (b"II", b"MM"):
         return name.lower().endswith(".npy")
     import tifffile
 
     with tifffile.TiffFile(io.BytesIO(content)) as file:
         page: Any = file.pages.first
-        depth = str(page.dtype)
         if len(file.series[0].pages) > 1:
             return True
-        grey = page.samplesperpixel == 1 and depth in ("bool", "uint8", "uint16")
-        colours = page.photometric.name in PILLOWS[2:] or page.samplesperpixel == 2
-        return not (
-            grey or (depth == "uint8" and page.samplesperpixel <= 4 and colours)
-        )
+        return not _pillow_reads_page(page)
 
 
-def array_size(content: Content, name: str, channels: int) -> tuple[int, int]:
-    """(height, width). Raises ValueError where it is no image of so many channels."""
+def _pillow_reads_page(page: Any) -> bool:
+    depth, samples = str(page.dtype), page.samplesperpixel
+    # two samples are grey and opacity
+    has_colour = page.photometric.name in COLOUR_PHOTOMETRICS or samples == 2
+    if samples == 1 and depth in ("bool", "uint8", "uint16"):
+        return True
+    return depth == "uint8" and samples <= 4 and has_colour
+
+
+def read_array_size(content: Content, name: str, channels: int) -> tuple[int, int]:
+    """Return (height, width) from the header, without reading the pixels.
+
+    Raises ValueError if the array is no image of that many channels.
+    """
     axes = ""
     if not isinstance(content, bytes):
         shape, dtype = content.shape, content.dtype
     elif name.lower().endswith(".npy"):
-        shape, dtype = _header(content)
+        shape, dtype = _read_npy_header(content)
     else:
         import tifffile
 
         with tifffile.TiffFile(io.BytesIO(content)) as file:
-            shape, dtype, axes = (
-                file.series[0].shape,
-                file.series[0].dtype,
-                file.series[0].axes,
-            )
-    # as if the pixels were there: an array of one number, seen in that shape; a header
-    # may claim any size
-    height, width, _ = _ordered(
-        np.broadcast_to(np.zeros((), dtype), shape), channels, axes
-    ).shape
+            series = file.series[0]
+            shape, dtype, axes = series.shape, series.dtype, series.axes
+    # a single number broadcast to the claimed shape takes no memory, however large
+    # the shape that a damaged or hostile header claims
+    placeholder = np.broadcast_to(np.zeros((), dtype), shape)
+    height, width, _ = _channels_last(placeholder, channels, axes).shape
     return height, width
 
 
-def array_pixels(
+def read_array(
     content: Content, name: str, channels: int
 ) -> UInt8[np.ndarray, "H W C"]:
-    """Raises ValueError where it is no image of so many channels, or of numbers without a scale."""
+    """Read all pixels as uint8, channels last.
+
+    Raises ValueError if the array is no image of that many channels, or its numbers
+    have no known scale.
+    """
     if not isinstance(content, bytes):
-        return _eight_bits(_ordered(content, channels))
+        return _to_uint8(_channels_last(content, channels))
     if name.lower().endswith(".npy"):
-        return _eight_bits(
-            _ordered(np.load(io.BytesIO(content), allow_pickle=False), channels)
-        )
+        # pickled arrays could run any code
+        array = np.load(io.BytesIO(content), allow_pickle=False)
+        return _to_uint8(_channels_last(array, channels))
     import tifffile
 
     with tifffile.TiffFile(io.BytesIO(content)) as file:
         series = file.series[0]
-        return _eight_bits(_ordered(series.asarray(), channels, series.axes))
+        return _to_uint8(_channels_last(series.asarray(), channels, series.axes))
 
 
-def _header(content: bytes) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and kind of a .npy array."""
+def _read_npy_header(content: bytes) -> tuple[tuple[int, ...], np.dtype]:
     file = io.BytesIO(content)
     version = np.lib.format.read_magic(file)
     read = (
@@ -90,50 +103,58 @@ def _header(content: bytes) -> tuple[tuple[int, ...], np.dtype]:
     return shape, dtype
 
 
-def _ordered(
+def _channels_last(
     array: Shaped[np.ndarray, "..."], channels: int, axes: str = ""
 ) -> Shaped[np.ndarray, "H W C"]:
-    """Channels last. A TIFF names its axes, and its pages are channels; else the axis of the wanted size is theirs, the
-    last one where two are.
+    """Move the channel axis to the end.
+
+    A TIFF names its axes; the one that is neither Y nor X (pages, samples) holds the
+    channels. Without names it is the axis of size `channels`, the last one if both
+    the first and the last have that size.
     """
     array = array[:, :, None] if array.ndim == 2 else array
     if array.ndim == 3 and "Y" in axes and "X" in axes and len(axes) == 3:
-        named = next(i for i, axis in enumerate(axes) if axis not in "YX")
-        if array.shape[named] == channels:
-            return np.moveaxis(array, named, 2)
+        channel_axis = next(i for i, axis in enumerate(axes) if axis not in "YX")
+        if array.shape[channel_axis] == channels:
+            return np.moveaxis(array, channel_axis, 2)
     if array.ndim == 3 and array.shape[2] == channels:
         return array
     if array.ndim == 3 and array.shape[0] == channels:
         return np.moveaxis(array, 0, 2)
-    what = f"{array.dtype} of shape {array.shape}" + (f" (axes {axes})" if axes else "")
-    fewest = min(array.shape[0], array.shape[2]) if array.ndim == 3 else 0
-    cure = (
-        f"; set data.channels={fewest} where that is their number"
-        if 0 < fewest < 256
-        else ""
-    )
+    actual = f"{array.dtype} of shape {array.shape}"
+    if axes:
+        actual += f" (axes {axes})"
     raise ValueError(
-        f"it holds {what}; data.channels={channels} needs (H, W, {channels}) or"
-        f" ({channels}, H, W){cure}"
+        f"it holds {actual}; data.channels={channels} needs (H, W, {channels}) or"
+        f" ({channels}, H, W){_channels_hint(array)}"
     )
 
 
-def _eight_bits(array_HWC: Shaped[np.ndarray, "H W C"]) -> UInt8[np.ndarray, "H W C"]:
-    kind = array_HWC.dtype
-    if kind == np.bool_:
-        found = array_HWC * np.uint8(255)
-    elif kind == np.uint8:
-        found = array_HWC
-    elif kind == np.uint16:
-        found = array_HWC // 257
-    elif np.issubdtype(kind, np.floating):
+def _channels_hint(array: Shaped[np.ndarray, "..."]) -> str:
+    # the smaller outer axis is probably the channel axis
+    likely = min(array.shape[0], array.shape[2]) if array.ndim == 3 else 0
+    if not 0 < likely < 256:
+        return ""
+    return f"; set data.channels={likely} if that is their number"
+
+
+def _to_uint8(array_HWC: Shaped[np.ndarray, "H W C"]) -> UInt8[np.ndarray, "H W C"]:
+    dtype = array_HWC.dtype
+    if dtype == np.bool_:
+        scaled = array_HWC * np.uint8(255)
+    elif dtype == np.uint8:
+        scaled = array_HWC
+    elif dtype == np.uint16:
+        scaled = array_HWC // 257
+    elif np.issubdtype(dtype, np.floating):
         low, high = array_HWC.min(), array_HWC.max()
-        if not (low >= 0 and high <= 1):  # nor NaN
+        # written this way round, the test also catches NaN
+        if not (low >= 0 and high <= 1):
             raise ValueError(
                 f"its floats reach from {low:g} to {high:g}; bring them to [0, 1], or"
                 " save uint8 or uint16"
             )
-        found = np.rint(array_HWC * 255)
+        scaled = np.rint(array_HWC * 255)
     else:
-        raise ValueError(f"it holds {kind}; save uint8, uint16, or floats in [0, 1]")
-    return np.ascontiguousarray(found, dtype=np.uint8)
+        raise ValueError(f"it holds {dtype}; save uint8, uint16, or floats in [0, 1]")
+    return np.ascontiguousarray(scaled, dtype=np.uint8)

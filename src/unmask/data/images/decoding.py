@@ -1,8 +1,12 @@
-"""From the bytes of an image to a view of it: the header first, then the crop is chosen, then it is decoded, resized.
+"""Decode one image: read its header, choose a crop box, then decode and resize that.
 
-Decoding is upright (EXIF), of the wanted number of channels, with 16-bit grey scaled, not clipped. `fast` decodes of a
-JPEG what the crop needs, to Pillow's very pixels; `scaled` decodes large crops at a half, a quarter or an eighth;
-`reference` is Pillow alone; `nvjpeg` leaves JPEGs to the training device, and the others are decoded as by `fast`.
+Images are decoded upright (EXIF orientation), with the wanted number of channels, and
+16-bit grey is scaled to 8 bits rather than clipped. The modes (`data.decode`):
+
+- `fast` decodes only the crop box of a JPEG, to exactly Pillow's pixels;
+- `scaled` decodes large crop boxes at a half, a quarter or an eighth of their size;
+- `reference` uses Pillow alone;
+- `nvjpeg` leaves JPEGs to the training device; other formats are decoded as by `fast`.
 """
 
 import io
@@ -17,44 +21,44 @@ from PIL import Image
 from torch.nn.functional import interpolate
 
 from unmask.data.images import jpeg
-from unmask.data.images.arrays import Content, array_pixels, array_size, is_array
+from unmask.data.images.arrays import Content, is_array, read_array, read_array_size
 from unmask.data.images.jpeg import Box
-from unmask.data.images.unreadable import MAX_PIXELS, BadImageError, reason_of
+from unmask.data.images.unreadable import MAX_PIXELS, BadImageError, short_reason
 
-MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)  # EXIF: these values swap height and width
-UPRIGHT = dict(
-    enumerate(
-        (
-            Image.Transpose.FLIP_LEFT_RIGHT,
-            Image.Transpose.ROTATE_180,
-            Image.Transpose.FLIP_TOP_BOTTOM,
-            Image.Transpose.TRANSPOSE,
-            Image.Transpose.ROTATE_270,
-            Image.Transpose.TRANSVERSE,
-            Image.Transpose.ROTATE_90,
-        ),
-        start=2,
-    )
-)
-Decode = Literal["fast", "scaled", "reference", "nvjpeg"]
+DecodeMode = Literal["fast", "scaled", "reference", "nvjpeg"]
+PILLOW_MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # by number of channels
+
+# EXIF's tag; its values 1 to 8 say how the stored image must be turned or mirrored
+ORIENTATION_TAG = 0x0112
+SWAPS_SIDES = (5, 6, 7, 8)  # these values swap height and width
+TO_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
-def hush() -> None:
-    """What Pillow thinks of odd files it would say in each worker again: of damaged EXIF, or of an image of half the
-    size that it refuses.
+def silence_pillow() -> None:
+    """Ignore Pillow's warnings about odd files, which each worker would repeat.
+
+    It warns about damaged EXIF, and about images from half the size that it refuses.
     """
     warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
-hush()
+silence_pillow()
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """An image whose header has been read. size: upright (height, width).
+class EncodedImage:
+    """An image whose header has been read, but not its pixels.
 
-    header: of a JPEG that others than Pillow may decode.
+    size: (height, width) once upright. header: of a JPEG that may be decoded by
+    something other than Pillow, else None.
     """
 
     content: Content
@@ -64,43 +68,44 @@ class Encoded:
     header: jpeg.Header | None = None
 
 
-def opened(content: Content, name: str, channels: int) -> Encoded:
-    """Read the header alone. Raises BadImageError."""
+def read_header(content: Content, name: str, channels: int) -> EncodedImage:
+    """Read the header only, to know the size. Raises BadImageError."""
     try:
-        if not len(content):
-            raise ValueError("it is empty")
-        if not isinstance(content, bytes) or is_array(content, name):
-            return Encoded(
-                content,
-                name,
-                channels,
-                within_bounds(*array_size(content, name, channels)),
-            )
-        if channels not in MODES:
-            raise ValueError(
-                f"image files have 1, 3 or 4 channels, not {channels}; use .npy arrays"
-            )
-        found = jpeg.header(content) if channels in (1, 3) else None
-        if found and not found.perhaps_turned:
-            return Encoded(content, name, channels, found.size, found)
-        with Image.open(io.BytesIO(content)) as image:
-            turn = orientation(image)
-            width, height = image.size[::-1] if turn in TURNED else image.size
-            return Encoded(
-                content,
-                name,
-                channels,
-                within_bounds(height, width),
-                None if turn in UPRIGHT else found,
-            )
-    except MemoryError:  # no fault of the file's
+        size, header = _parse_header(content, name, channels)
+    # a full memory is not the file's fault
+    except MemoryError:
         raise
     except Exception as error:
-        raise BadImageError(name, reason_of(error)) from error
+        raise BadImageError(name, short_reason(error)) from error
+    return EncodedImage(content, name, channels, size, header)
 
 
-def within_bounds(height: int, width: int) -> tuple[int, int]:
-    """The size. Raises ValueError where a header tells of more pixels than any decoder here is to make."""
+def _parse_header(
+    content: Content, name: str, channels: int
+) -> tuple[tuple[int, int], jpeg.Header | None]:
+    """Return the size once upright, and the JPEG header if the fast decoders apply."""
+    if not len(content):
+        raise ValueError("it is empty")
+    if not isinstance(content, bytes) or is_array(content, name):
+        return check_size(*read_array_size(content, name, channels)), None
+    if channels not in PILLOW_MODES:
+        raise ValueError(
+            f"image files have 1, 3 or 4 channels, not {channels}; use .npy arrays"
+        )
+    header = jpeg.parse_header(content) if channels in (1, 3) else None
+    if header and not header.may_be_rotated:
+        return header.size, header
+    with Image.open(io.BytesIO(content)) as image:
+        orientation = exif_orientation(image)
+        width, height = image.size
+        if orientation in SWAPS_SIDES:
+            width, height = height, width
+    # the fast decoders do not turn images
+    return check_size(height, width), None if orientation in TO_UPRIGHT else header
+
+
+def check_size(height: int, width: int) -> tuple[int, int]:
+    """Return (height, width). Raises ValueError if they claim too many pixels."""
     if height * width > MAX_PIXELS:
         raise ValueError(
             f"its {height} x {width} pixels are more than the {MAX_PIXELS:,} that are"
@@ -109,138 +114,150 @@ def within_bounds(height: int, width: int) -> tuple[int, int]:
     return height, width
 
 
-def decoded(image: Encoded) -> UInt8[np.ndarray, "H W C"]:
-    """All of it. Raises BadImageError."""
-    whole = region(image, (0, 0, *image.size)) if image.header else None
-    return _by_pillow(image) if whole is None else whole
-
-
-def view(
-    image: Encoded, box: Box, shape: tuple[int, int], decode: Decode = "fast"
-) -> UInt8[np.ndarray, "h w C"]:
-    """The box, resized to `shape`. Raises BadImageError."""
-    if decode == "reference":
-        return resized_by_pillow(_by_pillow(image), box, shape)
+def decode_image(image: EncodedImage) -> UInt8[np.ndarray, "H W C"]:
+    """Decode the whole image. Raises BadImageError."""
     if image.header:
-        # of progressive files all is read anyway, and not every decoder scales them
-        scale = (
-            jpeg.scale_for(box, shape)
-            if decode == "scaled" and not image.header.progressive
-            else 1
-        )
-        whole, inside = jpeg.scaled_box(box, image.size, scale)
-        part = region(image, whole, scale)
-        if part is not None:
-            # a box between pixels is Pillow's to cut: to round it would move the
-            # picture
-            return (
-                resized(part, (0, 0, *part.shape[:2]), shape)
-                if scale == 1
-                else _pillow_resized(part, shape, inside)
-            )
-    return resized(_by_pillow(image), box, shape)
+        pixels = decode_jpeg_region(image, (0, 0, *image.size))
+        if pixels is not None:
+            return pixels
+    return _decode_whole(image)
 
 
-def resized(
+def decode_crop(
+    image: EncodedImage, box: Box, shape: tuple[int, int], decode: DecodeMode = "fast"
+) -> UInt8[np.ndarray, "h w C"]:
+    """Decode the crop box and resize it to `shape`. Raises BadImageError."""
+    if decode == "reference":
+        return resize_crop_with_pillow(_decode_whole(image), box, shape)
+    if image.header:
+        # progressive files are read as a whole anyway, and not every decoder scales
+        # them
+        may_scale = decode == "scaled" and not image.header.progressive
+        scale = jpeg.choose_scale(box, shape) if may_scale else 1
+        region, box_in_region = jpeg.scaled_box(box, image.size, scale)
+        pixels = decode_jpeg_region(image, region, scale)
+        if pixels is not None and scale == 1:
+            return resize_crop(pixels, (0, 0, *pixels.shape[:2]), shape)
+        if pixels is not None:
+            # a scaled box lies between pixels; only Pillow resizes from there, and
+            # rounding the box would shift the picture
+            return _resize_with_pillow(pixels, shape, box_in_region)
+    return resize_crop(_decode_whole(image), box, shape)
+
+
+def resize_crop(
     array_HWC: UInt8[np.ndarray, "H W C"], box: Box, shape: tuple[int, int]
 ) -> UInt8[np.ndarray, "h w C"]:
-    """Pillow's antialiased bicubic, rows first, in torch's vectorised code: within 2 of 255 of Pillow in that order."""
+    """Cut out the box and resize it by torch's vectorised antialiased bicubic.
+
+    The width comes first. Pillow with its passes in that order differs by at most 2 of
+    255.
+    """
     top, left, height, width = box
-    cut = torch.from_numpy(array_HWC[top : top + height, left : left + width])
+    crop = torch.from_numpy(array_HWC[top : top + height, left : left + width])
     if (height, width) == shape:
-        return cut.numpy()
-    # as a batch of one first: so torch knows that channels come last, and leaves them
-    # there
-    out = interpolate(
-        cut[None].permute(0, 3, 1, 2), size=shape, mode="bicubic", antialias=True
-    )
+        return crop.numpy()
+    # the batch axis must come before the permutation: only then does torch see the
+    # channels-last layout, and keeps it
+    batch = crop[None].permute(0, 3, 1, 2)
+    out = interpolate(batch, size=shape, mode="bicubic", antialias=True)
     return out.permute(0, 2, 3, 1)[0].numpy()
 
 
-def resized_by_pillow(
+def resize_crop_with_pillow(
     array_HWC: UInt8[np.ndarray, "H W C"], box: Box, shape: tuple[int, int]
 ) -> UInt8[np.ndarray, "h w C"]:
-    """Channel by channel where Pillow has no such kind of image, and of RGBA, whose colours it weights by opacity."""
+    """Cut out the box and resize it by Pillow's bicubic."""
     top, left, height, width = box
-    return _pillow_resized(array_HWC[top : top + height, left : left + width], shape)
+    crop = array_HWC[top : top + height, left : left + width]
+    return _resize_with_pillow(crop, shape)
 
 
-def _pillow_resized(
-    cut_HWC: UInt8[np.ndarray, "H W C"],
+def _resize_with_pillow(
+    crop_HWC: UInt8[np.ndarray, "H W C"],
     shape: tuple[int, int],
-    inside: tuple[float, float, float, float] | None = None,
+    box: tuple[float, float, float, float] | None = None,
 ) -> UInt8[np.ndarray, "h w C"]:
-    colours = cut_HWC.shape[2] == 3
-    parts = [cut_HWC] if colours else list(np.moveaxis(cut_HWC, 2, 0))
+    """Resize the box (left, top, right, bottom; by default all) to `shape`."""
+    is_rgb = crop_HWC.shape[2] == 3
+    # Pillow has no images of other channel counts, and it would weight the colours of
+    # RGBA by opacity: their channels are resized one by one
+    parts = [crop_HWC] if is_rgb else list(np.moveaxis(crop_HWC, 2, 0))
     images = [Image.fromarray(np.ascontiguousarray(part)) for part in parts]
-    out = [
-        np.asarray(image.resize(shape[::-1], Image.Resampling.BICUBIC, inside))
+    resized = [
+        np.asarray(image.resize(shape[::-1], Image.Resampling.BICUBIC, box))
         for image in images
     ]
-    return out[0] if colours else np.stack(out, axis=2)
+    return resized[0] if is_rgb else np.stack(resized, axis=2)
 
 
-def region(
-    image: Encoded, box: Box, scale: int = 1
+def decode_jpeg_region(
+    image: EncodedImage, box: Box, scale: int = 1
 ) -> UInt8[np.ndarray, "h w C"] | None:
-    """By the fast decoders, to Pillow's pixels; None where one complains: then Pillow decides."""
+    """Decode the box by a fast decoder, to exactly Pillow's pixels.
+
+    Returns None if the decoder complains about the file; Pillow then decides.
+    """
     assert image.header is not None
     assert isinstance(image.content, bytes)
-    part = jpeg.region(image.content, image.header, box, scale)
-    if part is None or part.shape[2] == image.channels:
-        return part
+    pixels = jpeg.decode_region(image.content, image.header, box, scale)
+    if pixels is None or pixels.shape[2] == image.channels:
+        return pixels
     if image.channels == 3:
-        return np.repeat(part, 3, axis=2)
-    # Pillow's grey is not the JPEG's luma
-    return np.array(Image.fromarray(part).convert("L"))[:, :, None]
+        return np.repeat(pixels, 3, axis=2)
+    # Pillow computes grey from RGB, which is not quite the luma that the JPEG stores
+    return np.array(Image.fromarray(pixels).convert("L"))[:, :, None]
 
 
-def _by_pillow(image: Encoded) -> UInt8[np.ndarray, "H W C"]:
-    """Or as an array, where it is one."""
+def _decode_whole(image: EncodedImage) -> UInt8[np.ndarray, "H W C"]:
+    """Decode the whole image by Pillow, or read it if it is an array."""
+    content, name = image.content, image.name
     try:
-        read = image.content, image.name
-        array = (
-            array_pixels(*read, image.channels) if is_array(*read) else _pixels(image)
-        )
+        if is_array(content, name):
+            array = read_array(content, name, image.channels)
+        else:
+            array = _decode_with_pillow(image)
         if array.shape[:2] != image.size:
-            wanted, got = (
-                " x ".join(map(str, size)) for size in (image.size, array.shape[:2])
-            )
-            raise ValueError(f"its header says {wanted} pixels, it has {got}")
+            claimed = " x ".join(map(str, image.size))
+            actual = " x ".join(map(str, array.shape[:2]))
+            raise ValueError(f"its header says {claimed} pixels, it has {actual}")
     except MemoryError:
         raise
     except Exception as error:
-        raise BadImageError(image.name, reason_of(error)) from error
+        raise BadImageError(name, short_reason(error)) from error
     return array[:, :, None] if array.ndim == 2 else array
 
 
-def _pixels(encoded: Encoded) -> np.ndarray:
+def _decode_with_pillow(encoded: EncodedImage) -> np.ndarray:
     assert isinstance(encoded.content, bytes)
     with Image.open(io.BytesIO(encoded.content)) as image:
-        turn = UPRIGHT.get(orientation(image))
-        upright = image if turn is None else image.transpose(turn)
-        if upright.mode == "F":  # Pillow would clip 0..1 to black
+        transpose = TO_UPRIGHT.get(exif_orientation(image))
+        upright = image if transpose is None else image.transpose(transpose)
+        # Pillow would clip floats in [0, 1] to black
+        if upright.mode == "F":
             raise ValueError(
-                "its pixels are floating point; save it as 8 or 16 bits, or as a .npy"
-                " array in [0, 1]"
+                f"its pixels are floating point (mode {upright.mode}); save it as 8 or"
+                " 16 bits, or as a .npy array in [0, 1]"
             )
-        # Pillow would clip 16 bits at 255: nearly all white
+        # Pillow would clip 16-bit values at 255: nearly all white
         if upright.mode.startswith("I"):
-            upright = Image.fromarray(
-                (np.asarray(upright) // 257).clip(0, 255).astype(np.uint8)
-            )
-        # a copy: torch warns of arrays that cannot be written
-        return np.array(upright.convert(MODES[encoded.channels]))
+            scaled = (np.asarray(upright) // 257).clip(0, 255).astype(np.uint8)
+            upright = Image.fromarray(scaled)
+        # np.array copies: torch warns about arrays that cannot be written
+        return np.array(upright.convert(PILLOW_MODES[encoded.channels]))
 
 
-def orientation(image: Image.Image) -> int:
-    """EXIF's, 1 (upright) where there is none or it is damaged; of what stands before the pixels."""
-    # which Pillow turns as it loads them, and its size is the upright one before
+def exif_orientation(image: Image.Image) -> int:
+    """Return EXIF's orientation; 1 (upright) if there is none or it is damaged.
+
+    Only EXIF that comes before the pixels counts.
+    """
+    # Pillow turns TIFFs itself when it loads them, and reports the upright size
     if image.format == "TIFF":
         return 1
     try:
-        # of a PNG without EXIF its own getexif would decode all pixels to look behind
-        # them
-        return int(Image.Image.getexif(image).get(ORIENTATION, 1))
+        # the base class's method: PNG's own getexif decodes all pixels to look for
+        # EXIF behind them
+        return int(Image.Image.getexif(image).get(ORIENTATION_TAG, 1))
     except Exception:
         return 1

@@ -1,6 +1,8 @@
-"""Regions of JPEGs by whichever decoder is there, with the very pixels that Pillow would decode.
+"""Decode regions of JPEGs by the fastest decoder that is installed.
 
-What not all of them decode alike is left to Pillow: CMYK, RGB inside, odd sampling, 12 bits, damaged files.
+Each decoder gives exactly the pixels that Pillow would give. Files that not all of
+them decode alike are left to Pillow: CMYK, RGB without luma, unusual chroma sampling,
+12 bits, damaged files.
 """
 
 import re
@@ -13,119 +15,143 @@ from jaxtyping import UInt8
 from unmask.data.images import native
 
 Box = tuple[int, int, int, int]  # top, left, height, width
-SEQUENTIAL, PROGRESSIVE = (0xC0, 0xC1), 0xC2
+
+# the second byte of JPEG's markers, after 0xFF (ITU-T T.81, Table B.1)
+SEQUENTIAL = (0xC0, 0xC1)
+PROGRESSIVE = 0xC2
 FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
-SCAN, END, EXIF, FILL = 0xDA, b"\xff\xd9", 0xE1, 0xFF
+SCAN = 0xDA
+EXIF = 0xE1
+PADDING = 0xFF
+START_OF_IMAGE = b"\xff\xd8"
+END_OF_IMAGE = b"\xff\xd9"
+
+# EXIF's orientation tag in either byte order, or its XMP form
 ORIENTATION = re.compile(rb"\x01\x12|\x12\x01|tiff:Orientation")
-# pixels; of what is larger Pillow is asked, which knows of decompression bombs
-LARGEST = 2**26
+# larger images go to Pillow, which knows about decompression bombs
+MAX_FAST_PIXELS = 2**26
 SUBSAMPLINGS = ("444", "422", "420")
 SCALES = (8, 4, 2)
 
 
 @dataclass(frozen=True)
 class Header:
-    """size: (height, width) as stored. perhaps_turned: something in it may be an orientation."""
+    """size: (height, width) as stored. may_be_rotated: it may hold an orientation."""
 
     size: tuple[int, int]
     components: int
     progressive: bool
-    perhaps_turned: bool
+    may_be_rotated: bool
 
 
-def header(content: bytes) -> Header | None:
-    """Of a whole JPEG of grey or colour, 8 bits; None of anything else, and where its end is missing.
+def parse_header(content: bytes) -> Header | None:
+    """Parse the header of a complete 8-bit JPEG of grey or colour.
 
-    All up to the scan is looked at: EXIF may follow the frame.
+    Returns None for anything else, and for a file whose end is missing. All segments
+    up to the scan are read, since EXIF may follow the frame.
     """
-    if content[:2] != b"\xff\xd8" or content[-2:] != END:
+    if content[:2] != START_OF_IMAGE or content[-2:] != END_OF_IMAGE:
         return None
-    at, turned, frame = 2, False, b""
-    while at + 9 < len(content) and content[at] == 0xFF:
-        marker = content[at + 1]
-        if marker == FILL:
-            at += 1
+    position = 2
+    may_be_rotated = False
+    frame_marker, frame = 0, b""
+    while position + 9 < len(content) and content[position] == 0xFF:
+        marker = content[position + 1]
+        if marker == PADDING:
+            position += 1
             continue
-        length = content[at + 2] << 8 | content[at + 3]
-        if marker == EXIF and ORIENTATION.search(content[at + 4 : at + 2 + length]):
-            turned = True
+        # the length counts its own two bytes, but not the marker's
+        length = content[position + 2] << 8 | content[position + 3]
+        body = position + 4
+        if marker == EXIF and ORIENTATION.search(content[body : position + 2 + length]):
+            may_be_rotated = True
         if marker in FRAMES:
-            frame = content[at + 1 : at + 2] + content[at + 4 : at + 10]
+            frame_marker, frame = marker, content[body : body + 6]
         if marker == SCAN:
-            return _frame(frame[0], frame[1:], turned) if len(frame) == 7 else None
+            if len(frame) != 6:
+                return None
+            return _parse_frame(frame_marker, frame, may_be_rotated)
         if length < 2:
             return None
-        at += 2 + length
+        position += 2 + length
     return None
 
 
-def _frame(marker: int, fields: bytes, turned: bool) -> Header | None:
-    bits, height, width, components = (
-        fields[0],
-        fields[1] << 8 | fields[2],
-        fields[3] << 8 | fields[4],
-        fields[5],
-    )
-    known = marker in SEQUENTIAL or marker == PROGRESSIVE
-    if (
-        not known
-        or bits != 8
-        or components not in (1, 3)
-        or not 0 < height * width <= LARGEST
-    ):
+def _parse_frame(marker: int, fields: bytes, may_be_rotated: bool) -> Header | None:
+    """Parse the frame's bits, height, width and number of components."""
+    bits = fields[0]
+    height = fields[1] << 8 | fields[2]
+    width = fields[3] << 8 | fields[4]
+    components = fields[5]
+    if marker not in SEQUENTIAL and marker != PROGRESSIVE:
         return None
-    return Header((height, width), components, marker == PROGRESSIVE, turned)
+    if bits != 8 or components not in (1, 3):
+        return None
+    if not 0 < height * width <= MAX_FAST_PIXELS:
+        return None
+    return Header((height, width), components, marker == PROGRESSIVE, may_be_rotated)
 
 
-def region(
-    content: bytes, of: Header, box: Box, scale: int = 1
+def decode_region(
+    content: bytes, header: Header, box: Box, scale: int = 1
 ) -> UInt8[np.ndarray, "h w C"] | None:
-    """The box, in pixels of the image at 1/scale, of as many channels as are stored; None: Pillow should decide."""
-    decode = native.region()
+    """Decode the box, which counts pixels of the image at 1/scale.
+
+    The channels are those that the file stores. Returns None if Pillow should decide.
+    """
+    decode = native.region_decoder()
     if decode:
-        return decode(content, of.size, box, of.components, scale)
+        return decode(content, header.size, box, header.components, scale)
     top, left, height, width = box
     try:
-        whole = _whole(content, of, scale)
-    except ValueError:  # it complains: of damage, or of what it does not know
+        image = _decode_with_simplejpeg(content, header, scale)
+    # the decoder complains about damage, or about something it does not support
+    except ValueError:
         return None
-    return None if whole is None else whole[top : top + height, left : left + width]
+    return None if image is None else image[top : top + height, left : left + width]
 
 
-def _whole(content: bytes, of: Header, scale: int) -> UInt8[np.ndarray, "H W C"] | None:
-    (height, width), grey = of.size, of.components == 1
-    found = simplejpeg.decode_jpeg_header(content)
-    if (
-        of.progressive
-        or found[:2] != of.size
-        or found[2] != ("Gray" if grey else "YCbCr")
-    ):
+def _decode_with_simplejpeg(
+    content: bytes, header: Header, scale: int
+) -> UInt8[np.ndarray, "H W C"] | None:
+    height, width = header.size
+    is_grey = header.components == 1
+    if header.progressive:
         return None
-    if not grey and found[3] not in SUBSAMPLINGS:
+    *size, colourspace, subsampling = simplejpeg.decode_jpeg_header(content)[:4]
+    if tuple(size) != header.size or colourspace != ("Gray" if is_grey else "YCbCr"):
         return None
-    least = -(-height // scale), -(-width // scale)
-    whole = simplejpeg.decode_jpeg(
-        content, "Gray" if grey else "RGB", False, False, *least, 1
+    if not is_grey and subsampling not in SUBSAMPLINGS:
+        return None
+    min_height, min_width = -(-height // scale), -(-width // scale)
+    image = simplejpeg.decode_jpeg(
+        content,
+        "Gray" if is_grey else "RGB",
+        fastdct=False,
+        fastupsample=False,
+        min_height=min_height,
+        min_width=min_width,
+        min_factor=1,
     )
-    return whole if whole.shape[:2] == least else None
+    return image if image.shape[:2] == (min_height, min_width) else None
 
 
-def scale_for(box: Box, shape: tuple[int, int]) -> int:
-    """The largest of 8, 4, 2 that leaves as many pixels as are wanted, or more; else 1."""
-    return next(
-        (
-            scale
-            for scale in SCALES
-            if box[2] >= scale * shape[0] and box[3] >= scale * shape[1]
-        ),
-        1,
-    )
+def choose_scale(box: Box, shape: tuple[int, int]) -> int:
+    """Return the largest of 8, 4, 2 at which the box still has `shape` pixels; or 1."""
+    for scale in SCALES:
+        if box[2] >= scale * shape[0] and box[3] >= scale * shape[1]:
+            return scale
+    return 1
 
 
 def scaled_box(
     box: Box, size: tuple[int, int], scale: int
 ) -> tuple[Box, tuple[float, float, float, float]]:
-    """The whole pixels at 1/scale that the box touches, and where in them it lies: left, top, right, bottom."""
+    """Return the whole pixels that the box touches at 1/scale, and the box in them.
+
+    The box in them is (left, top, right, bottom), as Pillow wants it.
+    """
+    # a scaled image has ceil(side / scale) pixels
     ends = [
         min(-(-side // scale), -(-(start + length) // scale))
         for side, start, length in zip(size, box[:2], box[2:], strict=True)

@@ -1,5 +1,7 @@
-"""Images that cannot be read, and which others stand in for them: a function of the sample alone, never of chance,
-of workers or of where the images are held.
+"""Bad images (which cannot be read), and which images may be their substitutes.
+
+A substitute is a function of the sample alone: it does not depend on chance, on
+workers, or on where the images are held.
 """
 
 import errno
@@ -16,19 +18,20 @@ from unmask.data.listing.stores import Store
 
 Read = TypeVar("Read")
 
-# faults of this process, which other images would meet too
-OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-# what a disk over a network may get over
-PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET)
-PAUSES = (0.1, 1.0)  # seconds before it is asked again
-# of any image, by its header: Pillow's own bound on decompression bombs
+# errors of this process rather than of the file: other images would meet them too
+PROCESS_FAULTS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+# errors from which a network disk may recover
+TRANSIENT_FAULTS = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET)
+RETRY_PAUSES = (0.1, 1.0)  # seconds before each further attempt
+# of any image, by its header: Pillow's own limit against decompression bombs
 MAX_PIXELS = 178_956_970
-# neighbours that are tried one by one, and images in all, for one that has to stand in
-NEAR, MOST = 16, 256
+# images that are tried as a substitute: one by one beside the bad one, and in all
+NUM_NEIGHBOURS = 16
+MAX_CANDIDATES = 256
 
 
-class Bad(NamedTuple):
-    """An image that could not be read, in whose place another stands."""
+class BadImage(NamedTuple):
+    """An image that could not be read, so that a substitute was used."""
 
     id: int
     name: str
@@ -36,78 +39,84 @@ class Bad(NamedTuple):
 
 
 class BadImageError(ValueError):
-    """It cannot be read as an image of the wanted kind: its name and why."""
+    """A file cannot be read as an image of the wanted kind."""
 
     def __init__(self, name: str, reason: object) -> None:
         super().__init__(
-            f"{shown(name)} cannot be read as an image ({reason}); mend or remove the"
-            " file"
+            f"{printable(name)} cannot be read as an image ({reason}); mend or remove"
+            " the file"
         )
-        self.name, self.reason = name, str(reason)
+        self.name = name
+        self.reason = str(reason)
 
 
-def patiently(read: Callable[[int], Read], i: int) -> Read:
-    """What is read for a sample; a file is not bad because its disk was busy."""
-    for pause in PAUSES:
+def retry_read(read: Callable[[int], Read], i: int) -> Read:
+    """Read sample i, and try again if the disk fails in a way that may pass."""
+    for pause in RETRY_PAUSES:
         try:
             return read(i)
         except OSError as error:
-            if error.errno not in PASSING:
+            if error.errno not in TRANSIENT_FAULTS:
                 raise
             time.sleep(pause)
     return read(i)
 
 
-def content_of(store: Store, i: int) -> bytes | UInt8[np.ndarray, "H W C"]:
-    """What a store has of a sample. Raises BadImageError where its file gives nothing."""
+def read_content(store: Store, i: int) -> bytes | UInt8[np.ndarray, "H W C"]:
+    """Read what a store holds of sample i. Raises BadImageError if it cannot."""
     try:
-        return patiently(store.read, i)
+        return retry_read(store.read, i)
     except OSError as error:
-        raise unreadable(store.name(i), error) from error
+        raise to_bad_image_error(store.name(i), error) from error
 
 
-def unreadable(name: str, error: OSError) -> BadImageError:
-    """What is said of a file; raises the error itself where no file is to blame."""
-    if error.errno in OURS:
+def to_bad_image_error(name: str, error: OSError) -> BadImageError:
+    """Blame the file; raise the error itself if the fault is this process's."""
+    if error.errno in PROCESS_FAULTS:
         raise error
     return BadImageError(name, error.strerror or error)
 
 
-def candidates(i: int, count: int) -> Iterator[int]:
-    """The sample, then those that may stand in for it, in order: its neighbours, mostly of its class; then farther
-    and farther ones, since a class may be bad as a whole.
+def substitute_candidates(i: int, count: int) -> Iterator[int]:
+    """Yield sample i, then those that may be its substitute, in order.
+
+    Neighbours come first, since they mostly have the same class; then samples at
+    doubling distances, since a whole class may be bad; then the rest.
     """
     yield i
-    far = [NEAR << k for k in range(1, count.bit_length())]
-    steps = dict.fromkeys([*range(1, NEAR + 1), *far, *range(NEAR + 1, MOST)])
+    near = range(1, NUM_NEIGHBOURS + 1)
+    doubling = [NUM_NEIGHBOURS << k for k in range(1, count.bit_length())]
+    rest = range(NUM_NEIGHBOURS + 1, MAX_CANDIDATES)
+    # a dict keeps the first of equal steps, in order
+    steps = dict.fromkeys([*near, *doubling, *rest])
     yield from ((i + k) % count for k in steps if k < count)
 
 
-def none_of(bad: Sequence[Bad]) -> ValueError:
-    disks = {os.strerror(number) for number in errno.errorcode}
-    ask = "; is the disk there?" if bad[0].reason in disks else ""
-    first = f"{shown(bad[0].name)} ({bad[0].reason})"
+def no_substitute_error(bad: Sequence[BadImage]) -> ValueError:
+    """Describe the images that were tried, and ask about the disk if it failed."""
+    disk_errors = {os.strerror(number) for number in errno.errorcode}
+    hint = "; is the disk there?" if bad[0].reason in disk_errors else ""
+    first = f"{printable(bad[0].name)} ({bad[0].reason})"
     return ValueError(
-        f"none of {len(bad)} images in a row can be read, the first is {first}{ask}"
+        f"none of {len(bad)} images in a row can be read, the first is {first}{hint}"
     )
 
 
-def shown(name: str) -> str:
-    """A name that fits a line of any terminal: what cannot be printed is escaped."""
+def printable(name: str) -> str:
+    """Escape what a terminal cannot print, so that a name fits on one line."""
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape").decode("ascii")
         for c in name
     )
 
 
-def reason_of(error: Exception) -> str:
-    """In a line; Pillow's word for an unknown format is the address of a buffer."""
+def short_reason(error: Exception) -> str:
+    """Return one line that says why an image cannot be read."""
     if isinstance(error, BadImageError):
         return error.reason
+    # Pillow's own message shows the address of a buffer instead of a name
     if isinstance(error, UnidentifiedImageError):
         return "it is no image of a known format"
     if isinstance(error, Image.DecompressionBombError):
-        return (
-            f"its header tells of more than the {MAX_PIXELS:,} pixels that are allowed"
-        )
+        return f"its header claims more than the {MAX_PIXELS:,} pixels that are allowed"
     return " ".join(str(error).split()) or type(error).__name__

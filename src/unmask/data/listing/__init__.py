@@ -1,1 +1,1 @@
-"""Which images there are; imports no torch."""
+"""Find which images there are; nothing in here imports torch."""

@@ -1,4 +1,7 @@
-"""What a source of images holds, whichever its container, and how names and labels become splits and classes."""
+"""Catalogue of the images in a source, and how names become splits and classes.
+
+A source is a folder or any container of shards; nothing here depends on which.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,28 +13,41 @@ import numpy as np
 from jaxtyping import Bool, Int, Int32, Int64
 
 from unmask.data.listing.names import Names
-from unmask.data.listing.stores import Store
+from unmask.data.listing.stores import FolderStore, Store
+from unmask.storage.atomic import sha256
 
-TRAIN_NAMES, VAL_NAMES = ("train",), ("val", "valid", "validation", "test")
-# of shards, by `source`
-SUFFIX_OF = {
+# Names of folders, or words in names of shards, that mean training or validation.
+TRAIN_SPLITS = ("train",)
+VAL_SPLITS = ("val", "valid", "validation", "test")
+
+# Suffixes of shards, by `source`.
+SHARD_SUFFIXES = {
     "webdataset": ".tar",
     "parquet": ".parquet",
     "litdata": ".bin",
     "raw": ".pixels",
 }
-# in a folder that src/prepare.py writes, and has written
-PREPARING, PREPARED = ".preparing", "prepared.json"
-# labels of images in no class folder, and in one that training lacks
-LOOSE, UNKNOWN = -1, -2
+
+# In a target of src/prepare.py: the first while it works, the second once it is done.
+PREPARING_FOLDER = ".preparing"
+PREPARED_FILE = "prepared.json"
+
+# Labels of an image in no class folder, and in a class folder that training lacks.
+NO_CLASS_FOLDER = -1
+UNKNOWN_CLASS = -2
 
 
 @dataclass(frozen=True)
 class Catalogue:
-    """All images of a source in the order of their names, which are relative to its root: train/cat/1.jpg.
+    """List all images of a source, sorted by name.
 
-    labels: that stand beside the images, of classes; None: class folders tell. splits: those it has, of TRAIN_NAMES
-    and VAL_NAMES. digest: the sha256 of an image; marked: whether that is what it is known by, at any size.
+    names: relative to the root, as in train/cat/1.jpg.
+    sizes: bytes, or NOT_A_FILE.
+    splits: the members of TRAIN_SPLITS and VAL_SPLITS that the names begin with.
+    digest: returns the sha256 of the image at an index.
+    labels: indices into classes, of shards that store labels; None: class folders are
+        the labels.
+    identified_by_digest: the identity hashes every image's content, however many.
     """
 
     names: Names
@@ -41,99 +57,130 @@ class Catalogue:
     digest: Callable[[int], str]
     labels: Int32[np.ndarray, "N"] | None = None
     classes: tuple[str, ...] = ()
-    marked: bool = False
+    identified_by_digest: bool = False
 
 
-def within(names: Names, folder: str) -> slice:
-    """The places of sorted names that begin with folder/."""
-    # 0 follows the slash
-    return slice(_first(names, f"{folder}/"), _first(names, f"{folder}0"))
+def catalogue_files(
+    root: Path,
+    names: Names,
+    sizes: Int64[np.ndarray, "N"],
+    splits: tuple[str, ...] = (),
+) -> Catalogue:
+    """Catalogue files below the root that are known by name and size."""
+    store = FolderStore(root, names)
+    return Catalogue(names, sizes, store, splits, lambda i: sha256(root / names[i]))
 
 
-def _first(names: Names, bound: str) -> int:
+def folder_slice(names: Names, folder: str) -> slice:
+    """Return the slice of sorted names that begin with folder/."""
+    # the character 0 follows the slash in UTF-8
+    return slice(_lower_bound(names, f"{folder}/"), _lower_bound(names, f"{folder}0"))
+
+
+def _lower_bound(names: Names, bound: str) -> int:
     low, high = 0, len(names)
     while low < high:
         middle = (low + high) // 2
-        low, high = (middle + 1, high) if names[middle] < bound else (low, middle)
+        if names[middle] < bound:
+            low = middle + 1
+        else:
+            high = middle
     return low
 
 
 @dataclass(frozen=True)
 class ClassFolders:
-    """The folders at a depth below the root, in the order in which names meet them, and each name's own."""
+    """Hold the folders that may be classes, and the folder of each image.
+
+    folder_ids_N: indices into folders, or NO_CLASS_FOLDER.
+    """
 
     folders: tuple[str, ...]
-    ids_N: Int32[np.ndarray, "N"]
+    folder_ids_N: Int32[np.ndarray, "N"]
 
     @classmethod
-    def at(cls, depth: int, names: Names) -> "ClassFolders":
-        met: dict[str, int] = {}
-        ids = np.empty(len(names), dtype=np.int32)
-        for place, name in enumerate(names):
+    def from_names(cls, depth: int, names: Names) -> "ClassFolders":
+        """Collect the folders that lie `depth` folders below the root."""
+        ids: dict[str, int] = {}
+        folder_ids = np.empty(len(names), dtype=np.int32)
+        for i, name in enumerate(names):
             parts = name.split("/", depth + 1)
-            ids[place] = (
-                met.setdefault(parts[depth], len(met))
-                if len(parts) > depth + 1
-                else LOOSE
+            is_in_folder = len(parts) > depth + 1
+            folder_ids[i] = (
+                ids.setdefault(parts[depth], len(ids))
+                if is_in_folder
+                else NO_CLASS_FOLDER
             )
-        return cls(tuple(met), ids)
+        return cls(tuple(ids), folder_ids)
 
-    def classes(self, train: slice) -> tuple[str, ...]:
-        """Those of training; none if any of its images lies outside a class folder."""
-        ids = np.unique(self.ids_N[train])
-        return (
-            ()
-            if len(ids) and ids[0] == LOOSE
-            else tuple(sorted(self.folders[i] for i in ids))
-        )
+    def class_names(self, train: slice) -> tuple[str, ...]:
+        """Return the class folders of training, sorted.
+
+        There are none if a single training image lies outside a class folder.
+        """
+        ids = np.unique(self.folder_ids_N[train])
+        # sorted, and NO_CLASS_FOLDER is the least
+        if len(ids) and ids[0] == NO_CLASS_FOLDER:
+            return ()
+        return tuple(sorted(self.folders[i] for i in ids))
 
     def labels(self, classes: tuple[str, ...]) -> Int32[np.ndarray, "N"]:
+        """Return each image's index into classes; -1 for all where there are none."""
         if not classes:
-            return np.full(len(self.ids_N), -1, dtype=np.int32)
+            return np.full(len(self.folder_ids_N), -1, dtype=np.int32)
         index = {name: i for i, name in enumerate(classes)}
-        return np.array(
-            [*(index.get(name, UNKNOWN) for name in self.folders), LOOSE],
-            dtype=np.int32,
-        )[self.ids_N]
+        labels = [index.get(name, UNKNOWN_CLASS) for name in self.folders]
+        # the last entry is what the folder id NO_CLASS_FOLDER = -1 reads
+        table = np.array([*labels, NO_CLASS_FOLDER], dtype=np.int32)
+        return table[self.folder_ids_N]
 
-    def among(self, places: Int[np.ndarray, "M"]) -> list[str]:
-        return sorted(self.folders[i] for i in np.unique(self.ids_N[places]))
+    def folders_of(self, indices: Int[np.ndarray, "M"]) -> list[str]:
+        """Return the folders of these images, sorted, each once."""
+        return sorted(self.folders[i] for i in np.unique(self.folder_ids_N[indices]))
 
 
-def held_out(labels_N: Int[np.ndarray, "N"], holdout: float) -> Bool[np.ndarray, "N"]:
-    """The share of each class, to within one image; of all together where no class is large enough."""
-    # as it was written: 0.29 * 100 is less than 29 in binary
+def holdout_mask(
+    labels_N: Int[np.ndarray, "N"], holdout: float
+) -> Bool[np.ndarray, "N"]:
+    """Choose the images that are held out for validation; True = held out.
+
+    The share `holdout` of each class, to within one image and spread over it. Where no
+    class is large enough for one image, the share of all images together.
+    """
+    # as it was typed: the float 0.29 times 100 is less than 29
     share = Fraction(str(holdout))
-    numbers, sizes = _within_class(labels_N)
+    positions, sizes = _positions_in_class(labels_N)
     largest = int(sizes.max(initial=0))
+    # image k is held out where the running count floor(k * share) goes up
     chosen = [floor((k + 1) * share) > floor(k * share) for k in range(largest)]
-    held = np.array([*chosen, False], dtype=bool)[numbers]
-    if not held.any():
-        # the second image in every few, but never one that is alone in its class:
-        # training would not know it
+    mask = np.array(chosen, dtype=bool)[positions]
+    if not mask.any():
+        # The second image in every few, but never one that is alone in its class:
+        # training would not know the class.
         every = min(max(2, round(1 / holdout)), max(2, len(labels_N)))
-        held[np.flatnonzero(sizes > 1)[1::every]] = True
-    return held
+        mask[np.flatnonzero(sizes > 1)[1::every]] = True
+    return mask
 
 
-def _within_class(
+def _positions_in_class(
     labels_N: Int[np.ndarray, "N"],
 ) -> tuple[Int[np.ndarray, "N"], Int[np.ndarray, "N"]]:
-    """Of each image its number in its class, and how many that has."""
+    """Return each image's position in its class, and the size of that class."""
     order = np.argsort(labels_N, kind="stable")
     _, starts, inverse, counts = np.unique(
         labels_N[order], return_index=True, return_inverse=True, return_counts=True
     )
-    numbers, sizes = np.empty_like(order), np.empty_like(order)
-    numbers[order] = np.arange(len(labels_N)) - starts[inverse]
+    positions = np.empty_like(order)
+    sizes = np.empty_like(order)
+    positions[order] = np.arange(len(labels_N)) - starts[inverse]
     sizes[order] = counts[inverse]
-    return numbers, sizes
+    return positions, sizes
 
 
-def refuse_unfinished(root: Path) -> None:
-    """Raises ValueError where a conversion was begun and never was whole."""
-    if (root / PREPARING).is_dir() and not (root / PREPARED).is_file():
+def require_finished(root: Path) -> None:
+    """Raise ValueError if src/prepare.py began a conversion here and did not finish."""
+    if (root / PREPARING_FOLDER).is_dir() and not (root / PREPARED_FILE).is_file():
         raise ValueError(
-            f"data.root={root} is not finished: run the same src/prepare.py again,"
-            " which goes on"
+            f"data.root={root} is not finished: run the same src/prepare.py again; it"
+            " continues where it stopped"
         )

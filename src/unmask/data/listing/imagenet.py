@@ -1,4 +1,4 @@
-"""ImageNet's own names: its images' class folders from the devkit, or from what the names themselves say."""
+"""ImageNet's flat validation folder, sorted into classes by the devkit beside it."""
 
 import itertools
 import re
@@ -7,67 +7,85 @@ from pathlib import Path
 
 import numpy as np
 
-from unmask.data.listing.catalogue import VAL_NAMES, Catalogue, within
+from unmask.data.listing.catalogue import VAL_SPLITS, Catalogue, folder_slice
 from unmask.data.listing.names import Names
-from unmask.data.listing.stores import Folder
+from unmask.data.listing.stores import FolderStore
 
-DEVKIT = "ILSVRC2012_devkit_t12"
-TRUTH = "ILSVRC2012_validation_ground_truth.txt"
-FLAT = re.compile(r"(?:val|validation)/ILSVRC2012_val_(\d{8})\.\w+")
+DEVKIT_FOLDER = "ILSVRC2012_devkit_t12"
+GROUND_TRUTH_FILE = "ILSVRC2012_validation_ground_truth.txt"
+FLAT_VAL_NAME = re.compile(r"(?:val|validation)/ILSVRC2012_val_(\d{8})\.\w+")
 
 
-def with_devkit(found: Catalogue, root: Path) -> Catalogue:
-    """Flat validation images under the names that they have in class folders, so that both are one data set."""
-    data = root / DEVKIT / "data"
-    folder = next((name for name in VAL_NAMES if name in found.splits), None)
-    if folder is None or not data.is_dir():
-        return found
-    val = within(found.names, folder)
-    matched = [FLAT.fullmatch(name) for name in found.names[val]]
-    numbers = [int(match[1]) for match in matched if match]
-    if not numbers or len(numbers) < len(matched):
-        return found
-    truth = ground_truth(data)
-    if max(numbers) > len(truth):
+def apply_devkit_labels(catalogue: Catalogue, root: Path) -> Catalogue:
+    """Name flat validation images as they are named in class folders.
+
+    So both layouts are one data set with one identity. Catalogues without a devkit,
+    or with other validation images, are returned as they are. Raises ValueError where
+    the devkit is damaged or lists fewer images than there are.
+    """
+    data = root / DEVKIT_FOLDER / "data"
+    split = next((name for name in VAL_SPLITS if name in catalogue.splits), None)
+    if split is None or not data.is_dir():
+        return catalogue
+    val = folder_slice(catalogue.names, split)
+    matches = [FLAT_VAL_NAME.fullmatch(name) for name in catalogue.names[val]]
+    numbers = [int(match[1]) for match in matches if match]
+    if not numbers or len(numbers) < len(matches):
+        return catalogue
+
+    folders = read_ground_truth(data)
+    if max(numbers) > len(folders):
         raise ValueError(
-            f"{data / TRUTH} has {len(truth)} lines, but there is a validation image"
-            f" {max(numbers)}"
+            f"{data / GROUND_TRUTH_FILE} has {len(folders)} lines, but there is a"
+            f" validation image {max(numbers)}"
         )
-    named = [
-        f"{folder}/{truth[number - 1]}/{name.rpartition('/')[2]}"
-        for number, name in zip(numbers, found.names[val], strict=True)
+    # the devkit counts images from 1
+    new_names = [
+        f"{split}/{folders[number - 1]}/{name.rpartition('/')[2]}"
+        for number, name in zip(numbers, catalogue.names[val], strict=True)
     ]
-    order = np.array(sorted(range(len(named)), key=named.__getitem__))
-    places = np.arange(len(found.names))
-    places[val] = places[val][order]
-    before, after = found.names[: val.start], found.names[val.stop :]
-    names = Names(itertools.chain(before, (named[i] for i in order), after))
-    physical = found.names.take(places)
-    store = Folder(root, physical)
+    return _rename_slice(catalogue, root, val, new_names)
+
+
+def _rename_slice(
+    catalogue: Catalogue, root: Path, part: slice, new_names: list[str]
+) -> Catalogue:
+    """Rename the images of a slice and sort it again; files keep their paths."""
+    order = np.array(sorted(range(len(new_names)), key=new_names.__getitem__))
+    indices = np.arange(len(catalogue.names))
+    indices[part] = indices[part][order]
+    before = catalogue.names[: part.start]
+    after = catalogue.names[part.stop :]
+    renamed = (new_names[i] for i in order)
     return replace(
-        found,
-        names=names,
-        sizes=found.sizes[places],
-        store=store,
-        digest=lambda i: found.digest(int(places[i])),
+        catalogue,
+        names=Names(itertools.chain(before, renamed, after)),
+        sizes=catalogue.sizes[indices],
+        store=FolderStore(root, catalogue.names.take(indices)),
+        digest=lambda i: catalogue.digest(int(indices[i])),
     )
 
 
-def ground_truth(data: Path) -> list[str]:
-    """The class folder (WordNet id) of each validation image."""
+def read_ground_truth(data: Path) -> list[str]:
+    """Read the class folder (WordNet id) of each validation image from the devkit.
+
+    data: the devkit's folder data/. Raises ValueError where it cannot be read.
+    """
+    # imported here, for scipy is slow to import and few folders have a devkit
     from scipy.io import loadmat
 
     try:
-        lines = (data / TRUTH).read_text().split()
+        lines = (data / GROUND_TRUTH_FILE).read_text().split()
         synsets = loadmat(str(data / "meta.mat"), squeeze_me=True)["synsets"]
     except (OSError, KeyError, ValueError) as error:
         raise ValueError(
             f"{data} cannot be read ({error}); unpack ILSVRC2012_devkit_t12.tar.gz"
             " again"
         ) from None
-    leaves = {
+    # synsets with children are groups of classes, not classes
+    wnids = {
         int(row["ILSVRC2012_ID"]): str(row["WNID"])
         for row in synsets
         if int(row["num_children"]) == 0
     }
-    return [leaves[int(line)] for line in lines]
+    return [wnids[int(line)] for line in lines]

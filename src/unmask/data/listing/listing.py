@@ -1,280 +1,285 @@
-"""What is in a folder of images, and its identity: names and content of the files, never where they lie.
+"""Listing of a folder of images: its splits, labels, classes and identity.
 
-Of large folders the sizes stand for the content. Imports no torch: a finished run is recognised before it is needed.
+Imports no torch, so that a finished run is recognised before torch is needed.
 """
 
-import hashlib
-import itertools
-import os
-from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int, Int32
 
-from unmask.data.listing import odd_folders
+from unmask.data.listing import identity, odd_folders
 from unmask.data.listing.catalogue import (
-    LOOSE,
-    TRAIN_NAMES,
-    UNKNOWN,
-    VAL_NAMES,
+    NO_CLASS_FOLDER,
+    TRAIN_SPLITS,
+    UNKNOWN_CLASS,
+    VAL_SPLITS,
     Catalogue,
     ClassFolders,
-    held_out,
-    refuse_unfinished,
-    within,
+    catalogue_files,
+    folder_slice,
+    holdout_mask,
+    require_finished,
 )
-from unmask.data.listing.imagenet import DEVKIT, with_devkit
-from unmask.data.listing.names import Names, Samples
-from unmask.data.listing.odd_folders import UNREADABLE
-from unmask.data.listing.scan import NO_FILE, SUFFIXES, scan
-from unmask.data.listing.stores import Folder, Store, Taken
-from unmask.storage.atomic import sha256
+from unmask.data.listing.identity import (
+    compute_identity,
+    content_keys,
+    file_content_keys,
+    take_names,
+)
+from unmask.data.listing.imagenet import DEVKIT_FOLDER, apply_devkit_labels
+from unmask.data.listing.names import LabelledNames, Names
+from unmask.data.listing.scan import IMAGE_SUFFIXES, NOT_A_FILE, scan_folders
+from unmask.data.listing.stores import FolderStore, Store, Subset
 
-UNCOMPRESSED = frozenset([".npy", ".bmp", ".ppm", ".pgm", ".tif", ".tiff"])
-Places = Int[np.ndarray, "_"]
-Labelled = tuple[Int32[np.ndarray, "_"], tuple[str, ...], ClassFolders | None]
-# up to here all of a folder is read to know it: about a second
-READ_FILES, READ_BYTES = 20_000, 2**28
+Indices = Int[np.ndarray, "_"]
+
+SHOWN = 5  # names in a message
 
 
 @dataclass(frozen=True)
 class Listing:
-    """Files of both splits relative to the root; labels are indices into classes, or -1 without classes.
+    """List the images of both splits, by names relative to the root.
 
-    stores: of both splits, where an image is not the file of its name below the root. notes: what is odd about them,
-    but no fault.
+    Labels are indices into classes, or -1 where there are no classes.
+    stores: one for each split; None: each image is the file of its name below the root.
+    notes: oddities that are not faults, in sentences.
     """
 
     root: PurePath
-    train: Samples
-    val: Samples
+    train: LabelledNames
+    val: LabelledNames
     classes: tuple[str, ...]
     identity: str
     stores: tuple[Store, Store] | None = None
     notes: tuple[str, ...] = ()
 
 
-def list_images(root: str | Path, holdout: float = 0.1) -> Listing:
-    """Find train/ and val/ (or test/), class folders below them, or a flat heap of images.
+class ImageLabels(NamedTuple):
+    """Labels of all images of a catalogue; folders: None where shards store labels."""
 
-    Without a split the share `holdout` of each class is held out, spread over it in name order.
-    Raises ValueError where the folder is missing, holds too few images, or has a validation split alone.
+    labels_N: Int32[np.ndarray, "N"]
+    classes: tuple[str, ...]
+    folders: ClassFolders | None
+
+
+def list_images(root: str | Path, holdout: float = 0.1) -> Listing:
+    """List train/ and val/ (or test/) with class folders, or a flat folder of images.
+
+    Without a validation folder the share `holdout` of each class is held out, spread
+    over the class in the order of names. Raises ValueError where the folder is missing,
+    holds too few images, or has a validation folder only.
     """
     root = Path(root).expanduser()
-    found = catalogued(root)
-    listing = arranged(found, root, holdout)
-    for folder in found.splits or ("",):
-        part = within(found.names, folder) if folder else slice(0, len(found.names))
-        held = (
-            ClassFolders.at(1 if folder else 0, found.names[part]).folders
-            if listing.classes
-            else ()
-        )
-        odd_folders.refuse_empty(root / folder, part.stop - part.start, set(held))
+    catalogue = catalogue_folder(root)
+    listing = make_listing(catalogue, root, holdout)
+    # "" stands for a folder without train/ and val/: its classes lie in the root
+    for split in catalogue.splits or ("",):
+        names = catalogue.names
+        if split:
+            names = names[folder_slice(names, split)]
+        filled: set[str] = set()
+        if listing.classes:
+            filled.update(ClassFolders.from_names(1 if split else 0, names).folders)
+        odd_folders.refuse_empty_classes(root / split, len(names), filled)
     return listing
 
 
-def catalogued(root: Path) -> Catalogue:
-    """The images of a folder; ImageNet's flat validation images get the class folders that its devkit tells."""
+def catalogue_folder(root: Path) -> Catalogue:
+    """Catalogue the images of a folder, and sort ImageNet's flat val/ by its devkit.
+
+    Raises ValueError where the folder is missing, unfinished or cannot be read.
+    """
     if not root.is_dir():
         raise ValueError(
             f"data.root={root} is not a folder; give an existing folder of images:"
             " data.root=/path/to/it"
         )
-    refuse_unfinished(root)
-    found = (_split_folder(root, TRAIN_NAMES), _split_folder(root, VAL_NAMES))
-    folders = [folder for folder in found if folder]
-    names, sizes = scan(root, folders or [root])
-    if len(sizes) and (sizes == NO_FILE).all():
+    require_finished(root)
+    splits = (_find_split(root, TRAIN_SPLITS), _find_split(root, VAL_SPLITS))
+    folders = [folder for folder in splits if folder]
+    # with train/ and val/ other folders are ignored
+    names, sizes = scan_folders(root, folders or [root])
+    # a single such file is a bad image; if all are, the disk is at fault
+    if len(sizes) and (sizes == NOT_A_FILE).all():
         raise ValueError(
             f"none of {len(names)} images below data.root={root} can be read, the first"
             f" is {names[0]}; is the disk there?"
         )
-    return with_devkit(
-        _of_files(root, names, sizes, tuple(folder.name for folder in folders)), root
-    )
+    split_names = tuple(folder.name for folder in folders)
+    return apply_devkit_labels(catalogue_files(root, names, sizes, split_names), root)
 
 
-def _of_files(
-    root: Path, names: Names, sizes: np.ndarray, splits: tuple[str, ...] = ()
-) -> Catalogue:
-    return Catalogue(
-        names, sizes, Folder(root, names), splits, lambda i: sha256(root / names[i])
-    )
-
-
-def arranged(found: Catalogue, root: PurePath, holdout: float) -> Listing:
-    """Splits, labels and the identity of what a source holds. Raises ValueError as `list_images` does."""
-    training = next((name for name in found.splits if name in TRAIN_NAMES), None)
-    validation = next((name for name in VAL_NAMES if name in found.splits), None)
-    if validation and not training:
-        raise ValueError(
-            f"data.root={root} has {validation}/ but no train/; add it, or point"
-            " data.root to the images"
-        )
-    train = within(found.names, training) if training else slice(0, len(found.names))
-    classes, labels, folders = found.classes, found.labels, None
-    if labels is None:
-        # a lone train/ is no class
-        folders = ClassFolders.at(1 if training else 0, found.names)
-        classes = folders.classes(train)
-        labels = folders.labels(classes)
-    places = np.arange(len(found.names), dtype=np.int32)
-    if validation:
-        pair = places[train], places[within(found.names, validation)]
-    else:
-        held = held_out(labels[train], holdout)
-        if len(held) > 1 and not held.any():
-            raise ValueError(
-                f"data.root={root} has no val/, and none of its {len(held)} images can"
-                " be held out for validation: each is alone in its class, which"
-                " training would not know without it; add val/ or images, or put all"
-                " into one folder, without classes"
-            )
-        pair = places[train][~held], places[train][held]
-    _check(found.names, pair, (labels, classes, folders), root)
-    splits = [Samples.packed(_taken(found.names, part), labels[part]) for part in pair]
-    as_named = isinstance(found.store, Folder) and found.store.names is found.names
-    stores = (
-        None if as_named else (Taken(found.store, pair[0]), Taken(found.store, pair[1]))
-    )
-    marks: Iterable[str] = marks_of(found, pair)
-    known: tuple[list[str], list[str]] = [], []
-    if len(places) <= READ_FILES:
-        marks = list(marks)
-        known = marks[: len(pair[0])], marks[len(pair[0]) :]
-    met = [np.unique(split.labels).tolist() for split in splits]
-    odd = odd_folders.notes((met[0], met[1]), known, classes)
-    identity = identity_of(splits, marks, classes)
-    return Listing(root, splits[0], splits[1], classes, identity, stores, tuple(odd))
-
-
-def _taken(names: Names, places: Places) -> Names:
-    """The same memory, where they follow each other."""
-    whole = len(places) and places[-1] - places[0] == len(places) - 1
-    return names[places[0] : places[-1] + 1] if whole else names.take(places)
-
-
-def _check(
-    names: Names, pair: tuple[Places, Places], labelled: Labelled, root: PurePath
-) -> None:
-    (train, val), (labels, classes, folders) = pair, labelled
-    if not len(train) or not len(val):
-        allowed = " ".join(sorted(SUFFIXES))
-        raise ValueError(
-            f"data.root={root} has {len(train)} training and {len(val)} validation"
-            f" images; both need at least one ({allowed}){_there(root)}"
-        )
-    loose = val[labels[val] == LOOSE] if classes else val[:0]
-    if len(loose):
-        raise ValueError(
-            f"{names[int(loose[0])]} and {len(loose) - 1} more validation images lie in"
-            f" no class folder, but training has {len(classes)} classes; sort them into"
-            " folders of those names (ImageNet's val/ comes flat: its devkit's ground"
-            f" truth says which image goes where, if {DEVKIT}/ lies in data.root)"
-        )
-    unknown = val[labels[val] == UNKNOWN]
-    if len(unknown):
-        lacking = folders.among(unknown) if folders else []
-        raise ValueError(
-            f"validation has {len(lacking)} classes that training lacks:"
-            f" {', '.join(lacking[:5])}; training has"
-            f" {', '.join(classes[:5])}{' ...' if len(classes) > 5 else ''}: give both"
-            " the same class folders"
-        )
-
-
-def _there(root: PurePath) -> str:
-    return (
-        f"; what is there: {odd_folders.lying_below(root)}"
-        if isinstance(root, Path) and root.is_dir()
-        else ""
-    )
-
-
-def list_other(root: Path, classes: tuple[str, ...]) -> Listing:
-    """Another set of images of (some of) the same classes, all of it as validation images.
-
-    Raises ValueError where the folder is missing, empty, or has class folders that training lacks.
-    """
-    if not root.is_dir():
-        raise ValueError(
-            f"{root} is not a folder; it should hold a folder of images for each class"
-        )
-    names, sizes = scan(root, [root])
-    if not names:
-        raise ValueError(f"{root} has no images ({' '.join(sorted(SUFFIXES))})")
-    folders, places = ClassFolders.at(0, names), np.arange(len(names))
-    labels = folders.labels(classes)
-    _check(names, (places, places), (labels, classes, folders), root)
-    val = Samples.packed(names, labels)
-    return Listing(
-        root,
-        Samples(),
-        val,
-        classes,
-        identity_of([val], listed_marks(root, names, sizes), classes),
-    )
-
-
-def _split_folder(root: Path, names: tuple[str, ...]) -> Path | None:
+def _find_split(root: Path, names: tuple[str, ...]) -> Path | None:
     for name in names:
         odd_folders.refuse_file(root / name)
     return next((root / name for name in names if (root / name).is_dir()), None)
 
 
-def image_files(root: Path, folder: Path) -> list[str]:
-    """Names, relative to the root, of all images below the folder, in order; hidden files are none."""
-    return list(scan(root, [folder])[0])
+def make_listing(catalogue: Catalogue, root: PurePath, holdout: float) -> Listing:
+    """Divide a catalogue into splits and label it.
 
-
-def marks_of(found: Catalogue, parts: Sequence[Places]) -> Iterator[str]:
-    """Of each image its content where that is quickly read, else its size; always the content of uncompressed ones,
-    whose size stays when pixels change; of what is no file, that.
+    Raises ValueError as `list_images` does.
     """
-    places = np.concatenate(parts)
-    sizes = found.sizes[places]
-    all_read = found.marked or (
-        len(places) <= READ_FILES and int(sizes.clip(0).sum()) <= READ_BYTES
+    train_split = next((s for s in catalogue.splits if s in TRAIN_SPLITS), None)
+    val_split = next((s for s in VAL_SPLITS if s in catalogue.splits), None)
+    if val_split and not train_split:
+        raise ValueError(
+            f"data.root={root} has {val_split}/ but no train/; add train/, or point"
+            " data.root to the folder of images"
+        )
+    labels = _label_images(catalogue, train_split)
+    # int32: half the memory of a million indices
+    indices = np.arange(len(catalogue.names), dtype=np.int32)
+    train = indices[_split_slice(catalogue, train_split)]
+    if val_split:
+        val = indices[_split_slice(catalogue, val_split)]
+    else:
+        train, val = _hold_out(train, labels, holdout, root)
+    _require_images(train, val, root)
+    _require_known_classes(catalogue.names, val, labels)
+    return _build_listing(catalogue, (train, val), labels, root)
+
+
+def _split_slice(catalogue: Catalogue, split: str | None) -> slice:
+    """Return the images of a split; without splits all images are training images."""
+    if split is None:
+        return slice(0, len(catalogue.names))
+    return folder_slice(catalogue.names, split)
+
+
+def _label_images(catalogue: Catalogue, train_split: str | None) -> ImageLabels:
+    if catalogue.labels is not None:
+        return ImageLabels(catalogue.labels, catalogue.classes, None)
+    # without val/ too, train/ is a split and not a class
+    depth = 1 if train_split else 0
+    folders = ClassFolders.from_names(depth, catalogue.names)
+    classes = folders.class_names(_split_slice(catalogue, train_split))
+    return ImageLabels(folders.labels(classes), classes, folders)
+
+
+def _hold_out(
+    train: Indices, labels: ImageLabels, holdout: float, root: PurePath
+) -> tuple[Indices, Indices]:
+    held_out = holdout_mask(labels.labels_N[train], holdout)
+    # a single image fails later, as too few images
+    if len(held_out) > 1 and not held_out.any():
+        raise ValueError(
+            f"data.root={root} has no val/, and none of its {len(held_out)} images can"
+            " be held out for validation, for each is the only image of its class; add"
+            " val/ or more images, or put all images into one folder without classes"
+        )
+    return train[~held_out], train[held_out]
+
+
+def _build_listing(
+    catalogue: Catalogue,
+    splits: tuple[Indices, Indices],
+    labels: ImageLabels,
+    root: PurePath,
+) -> Listing:
+    names = catalogue.names
+    train, val = (
+        LabelledNames.from_arrays(take_names(names, split), labels.labels_N[split])
+        for split in splits
     )
-    names = itertools.chain.from_iterable(_taken(found.names, part) for part in parts)
-    for place, size, name in zip(places.tolist(), sizes.tolist(), names, strict=True):
-        read = all_read or os.path.splitext(name)[1].lower() in UNCOMPRESSED
-        yield (
-            UNREADABLE
-            if size == NO_FILE
-            else _content(found, place)
-            if read
-            else str(size)
+    store = catalogue.store
+    stores = (Subset(store, splits[0]), Subset(store, splits[1]))
+    # renamed images, as by the devkit, are not the files of their names
+    files_have_names = isinstance(store, FolderStore) and store.names is names
+
+    keys = content_keys(catalogue, splits)
+    listed_keys: tuple[list[str], list[str]] = [], []
+    # only in small sets: a million keys would take more memory than the names
+    if len(names) <= identity.MAX_HASHED_FILES:
+        all_keys = list(keys)
+        keys = iter(all_keys)
+        listed_keys = all_keys[: len(train)], all_keys[len(train) :]
+    used_labels = (
+        np.unique(train.labels).tolist(),
+        np.unique(val.labels).tolist(),
+    )
+    notes = odd_folders.find_oddities(used_labels, listed_keys, labels.classes)
+    return Listing(
+        root,
+        train,
+        val,
+        labels.classes,
+        compute_identity((train, val), keys, labels.classes),
+        None if files_have_names else stores,
+        tuple(notes),
+    )
+
+
+def _require_images(train: Indices, val: Indices, root: PurePath) -> None:
+    if len(train) and len(val):
+        return
+    suffixes = " ".join(sorted(IMAGE_SUFFIXES))
+    # a URL is no folder to look into
+    others = (
+        f"; what is there: {odd_folders.describe_files(root)}"
+        if isinstance(root, Path) and root.is_dir()
+        else ""
+    )
+    raise ValueError(
+        f"data.root={root} has {len(train)} training and {len(val)} validation images;"
+        f" both need at least one ({suffixes}){others}"
+    )
+
+
+def _require_known_classes(names: Names, val: Indices, labels: ImageLabels) -> None:
+    """Raise ValueError for validation images whose class training does not know."""
+    classes = labels.classes
+    val_labels = labels.labels_N[val]
+    # without classes every label is -1, and no image is at fault
+    outside = val[val_labels == NO_CLASS_FOLDER] if classes else val[:0]
+    if len(outside):
+        raise ValueError(
+            f"{names[int(outside[0])]} and {len(outside) - 1} more validation images"
+            f" lie in no class folder, but training has {len(classes)} classes; sort"
+            " them into folders of those names (for ImageNet's flat val/ unpack the"
+            f" devkit: {DEVKIT_FOLDER}/ in data.root)"
+        )
+    unknown = val[val_labels == UNKNOWN_CLASS]
+    if len(unknown):
+        missing = labels.folders.folders_of(unknown) if labels.folders else []
+        more = " ..." if len(classes) > SHOWN else ""
+        raise ValueError(
+            f"validation has {len(missing)} classes that training lacks:"
+            f" {', '.join(missing[:SHOWN])}; training has"
+            f" {', '.join(classes[:SHOWN])}{more}; give both the same class folders"
         )
 
 
-def _content(found: Catalogue, place: int) -> str:
-    try:
-        return found.digest(place)
-    except OSError:  # the run lists and replaces it
-        return UNREADABLE
+def list_evaluation_set(root: Path, classes: tuple[str, ...]) -> Listing:
+    """List another set of images of the same classes, or some of them, as validation.
 
-
-def listed_marks(root: Path, names: Names, sizes: np.ndarray) -> Iterator[str]:
-    """The same of files below the root that are known by name, with their sizes (NO_FILE)."""
-    return marks_of(_of_files(root, names, sizes), (np.arange(len(names)),))
-
-
-def identity_of(
-    splits: Sequence[Samples], marks: Iterable[str], classes: tuple[str, ...]
-) -> str:
-    """A hash of the classes and of each file's name, label and content (or size)."""
-    lines = (
-        f"{name}\0{mark}\0{label}"
-        for (name, label), mark in zip(itertools.chain(*splits), marks, strict=True)
-    )
-    whole, first = hashlib.sha256(), True
-    for line in itertools.chain(classes, lines):
-        whole.update(
-            ("" if first else "\n").encode() + line.encode("utf-8", "surrogateescape")
+    Raises ValueError where the folder is missing, empty, or has class folders that
+    training lacks.
+    """
+    if not root.is_dir():
+        raise ValueError(
+            f"{root} is not a folder; it should hold a folder of images for each class"
         )
-        first = False
-    return whole.hexdigest()[:16]
+    names, sizes = scan_folders(root, [root])
+    if not names:
+        raise ValueError(f"{root} has no images ({' '.join(sorted(IMAGE_SUFFIXES))})")
+    folders = ClassFolders.from_names(0, names)
+    labels = ImageLabels(folders.labels(classes), classes, folders)
+    _require_known_classes(names, np.arange(len(names)), labels)
+    val = LabelledNames.from_arrays(names, labels.labels_N)
+    keys = file_content_keys(root, names, sizes)
+    return Listing(
+        root,
+        LabelledNames(),
+        val,
+        classes,
+        compute_identity([val], keys, classes),
+    )
+
+
+def list_image_files(root: Path, folder: Path) -> list[str]:
+    """Return the sorted names, relative to the root, of all images below the folder."""
+    return list(scan_folders(root, [folder])[0])

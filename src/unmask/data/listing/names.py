@@ -1,6 +1,7 @@
-"""Names and labels of many images in little memory: a million of them take no more than their characters and numbers.
+"""Names and labels of many images in arrays, which take no more than their characters.
 
-Lists of Python objects take ten times as much, and each loader process comes to own a copy by counting references.
+Lists of Python objects take ten times as much memory, and every loader worker ends up
+with a copy: counting references writes to the pages that processes share.
 """
 
 from array import array
@@ -10,11 +11,11 @@ from typing import overload
 import numpy as np
 from jaxtyping import Int, Int32, Int64, UInt8
 
-BLOCK = 65_536  # names that are moved or read at once
+BLOCK = 65_536  # names that are copied or decoded at once
 
 
 class Names(Sequence[str]):
-    """Texts as one run of UTF-8 and the places where each ends."""
+    """Hold strings as one run of UTF-8 bytes and the offsets where each ends."""
 
     def __init__(self, names: Iterable[str] = ()) -> None:
         text, ends = bytearray(), array("q", [0])
@@ -25,23 +26,25 @@ class Names(Sequence[str]):
         self.ends = np.frombuffer(ends, dtype=np.int64)
 
     @classmethod
-    def packed(
+    def from_arrays(
         cls, text: UInt8[np.ndarray, "C"], ends: Int64[np.ndarray, "N1"]
     ) -> "Names":
-        """What is in this form already; text may reach beyond the first and the last name."""
+        """Wrap arrays of this form; text may reach beyond the first and last name."""
         names = cls()
         names.text, names.ends = text, ends
         return names
 
-    def not_text(self) -> str | None:
-        """The first name that is no UTF-8: file systems allow any bytes."""
+    def first_non_utf8(self) -> str | None:
+        """Return the first name that is not valid UTF-8: file systems allow any bytes.
+
+        Return None where all names are valid.
+        """
         start = int(self.ends[0])
         try:
             self.text[start : int(self.ends[-1])].tobytes().decode()
         except UnicodeDecodeError as error:
-            return self[
-                int(np.searchsorted(self.ends, start + error.start, side="right")) - 1
-            ]
+            offset = start + error.start
+            return self[int(np.searchsorted(self.ends, offset, side="right")) - 1]
         return None
 
     def __len__(self) -> int:
@@ -54,56 +57,56 @@ class Names(Sequence[str]):
     def __getitem__(self, i: int | slice) -> "str | Names":
         if isinstance(i, slice):
             start, stop, step = i.indices(len(self))
-            if step == 1:  # the same memory
-                return Names.packed(self.text, self.ends[start : max(start, stop) + 1])
+            if step == 1:
+                # shares the memory of these names
+                ends = self.ends[start : max(start, stop) + 1]
+                return Names.from_arrays(self.text, ends)
             return self.take(np.arange(start, stop, step))
         k = range(len(self))[i]
-        return (
-            self.text[self.ends[k] : self.ends[k + 1]]
-            .tobytes()
-            .decode("utf-8", "surrogateescape")
-        )
+        encoded = self.text[self.ends[k] : self.ends[k + 1]].tobytes()
+        return encoded.decode("utf-8", "surrogateescape")
 
     def __iter__(self) -> Iterator[str]:
         for start in range(0, len(self), BLOCK):
             ends = self.ends[start : start + BLOCK + 1]
-            text, places = (
-                self.text[ends[0] : ends[-1]].tobytes(),
-                (ends - ends[0]).tolist(),
-            )
-            for k in range(len(places) - 1):
-                yield text[places[k] : places[k + 1]].decode("utf-8", "surrogateescape")
+            text = self.text[ends[0] : ends[-1]].tobytes()
+            offsets = (ends - ends[0]).tolist()
+            for k in range(len(offsets) - 1):
+                encoded = text[offsets[k] : offsets[k + 1]]
+                yield encoded.decode("utf-8", "surrogateescape")
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Names):
             return NotImplemented
         same = np.array_equal(self.ends - self.ends[0], other.ends - other.ends[0])
-        return same and np.array_equal(self._used, other._used)
+        return same and np.array_equal(self._used_text, other._used_text)
 
     __hash__ = None  # type: ignore[assignment]
 
     @property
-    def _used(self) -> UInt8[np.ndarray, "C"]:
+    def _used_text(self) -> UInt8[np.ndarray, "C"]:
         return self.text[self.ends[0] : self.ends[-1]]
 
-    def take(self, places: Int[np.ndarray, "M"]) -> "Names":
-        """Those, in that order."""
-        sizes = np.diff(self.ends)[places]
+    def take(self, indices: Int[np.ndarray, "M"]) -> "Names":
+        """Copy the names at these indices, in this order."""
+        sizes = np.diff(self.ends)[indices]
         ends = np.concatenate([[0], np.cumsum(sizes)])
         text = np.empty(int(ends[-1]), dtype=np.uint8)
-        # a number for each character is eight times the text
-        for start in range(0, len(places), BLOCK):
+        # In blocks: an index for each character is eight times the text.
+        for start in range(0, len(indices), BLOCK):
             block = slice(start, start + BLOCK)
-            first, last = ends[start], ends[min(start + BLOCK, len(places))]
-            shift = np.repeat(
-                self.ends[:-1][places[block]] - ends[:-1][block], sizes[block]
-            )
+            first, last = ends[start], ends[min(start + BLOCK, len(indices))]
+            starts = self.ends[:-1][indices[block]]
+            shift = np.repeat(starts - ends[:-1][block], sizes[block])
             text[first:last] = self.text[shift + np.arange(first, last)]
-        return Names.packed(text, ends)
+        return Names.from_arrays(text, ends)
 
 
-class Samples(Sequence[tuple[str, int]]):
-    """(name, label) of each image of a split; equal to the same pairs in any sequence."""
+class LabelledNames(Sequence[tuple[str, int]]):
+    """Hold (name, label) of each image of a split.
+
+    Equal to any sequence of the same pairs.
+    """
 
     def __init__(self, pairs: Iterable[tuple[str, int]] = ()) -> None:
         labels = array("i")
@@ -117,10 +120,14 @@ class Samples(Sequence[tuple[str, int]]):
         self.labels = np.frombuffer(labels, dtype=np.int32)
 
     @classmethod
-    def packed(cls, names: Names, labels: Int32[np.ndarray, "N"]) -> "Samples":
-        samples = cls()
-        samples.names, samples.labels = names, labels.astype(np.int32, copy=False)
-        return samples
+    def from_arrays(
+        cls, names: Names, labels: Int32[np.ndarray, "N"]
+    ) -> "LabelledNames":
+        """Wrap names and labels of one length, without a copy."""
+        pairs = cls()
+        pairs.names = names
+        pairs.labels = labels.astype(np.int32, copy=False)
+        return pairs
 
     def __len__(self) -> int:
         return len(self.names)
@@ -128,10 +135,10 @@ class Samples(Sequence[tuple[str, int]]):
     @overload
     def __getitem__(self, i: int) -> tuple[str, int]: ...
     @overload
-    def __getitem__(self, i: slice) -> "Samples": ...
-    def __getitem__(self, i: int | slice) -> "tuple[str, int] | Samples":
+    def __getitem__(self, i: slice) -> "LabelledNames": ...
+    def __getitem__(self, i: int | slice) -> "tuple[str, int] | LabelledNames":
         if isinstance(i, slice):
-            return Samples.packed(self.names[i], self.labels[i])
+            return LabelledNames.from_arrays(self.names[i], self.labels[i])
         return self.names[i], int(self.labels[i])
 
     def __iter__(self) -> Iterator[tuple[str, int]]:
@@ -139,10 +146,9 @@ class Samples(Sequence[tuple[str, int]]):
             yield name, int(self.labels[k])
 
     def __eq__(self, other: object) -> bool:
-        if isinstance(other, Samples):
-            return (
-                np.array_equal(self.labels, other.labels) and self.names == other.names
-            )
+        if isinstance(other, LabelledNames):
+            same_labels = np.array_equal(self.labels, other.labels)
+            return same_labels and self.names == other.names
         if not isinstance(other, Sequence) or len(other) != len(self):
             return False
         return all(ours == theirs for ours, theirs in zip(self, other, strict=True))

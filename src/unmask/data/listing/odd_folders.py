@@ -1,4 +1,4 @@
-"""What is odd about a folder of images: told at the start where it is a fault, as a warning where it may be meant.
+"""Oddities of image folders: faults stop a run at its start, others become notes.
 
 Imports no torch, for the same reason as `unmask.data.listing.listing`.
 """
@@ -10,84 +10,111 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from unmask.data.listing.catalogue import SUFFIX_OF
+from unmask.data.listing.catalogue import SHARD_SUFFIXES
 
-# stands for the content of a file that cannot be read; the run lists and replaces it
+# The content key of a file that cannot be read. Identities contain it.
 UNREADABLE = "unreadable"
-SHOWN = 5
+
+SHOWN = 5  # names in a message
+SHA256_DIGITS = 64
 
 
-def refuse_empty(folder: Path, images: int, held: set[str]) -> None:
-    """A class whose folder has no image would vanish without a word. held: the class folders that have some."""
+def refuse_empty_classes(folder: Path, num_images: int, filled: set[str]) -> None:
+    """Raise ValueError for a class folder without images: its class would vanish.
+
+    filled: the class folders that have images; where it is empty there are no classes.
+    """
+    # names like __MACOSX and .cache are left behind by programs
     with os.scandir(folder) as entries:
-        there = [
+        folders = [
             entry.name
             for entry in entries
             if entry.is_dir() and not entry.name.startswith((".", "__"))
         ]
-    if empty := sorted(set(there) - held) if held else []:
+    empty = sorted(set(folders) - filled) if filled else []
+    if empty:
         raise ValueError(
-            f"{folder} has {len(empty)} class folders without an image beside {images}"
-            f" images of {len(held)} classes: {', '.join(empty[:SHOWN])}; put images"
-            " into them, remove them, or let their names begin with a dot"
+            f"{folder} has {len(empty)} class folders without an image beside"
+            f" {num_images} images of {len(filled)} classes:"
+            f" {', '.join(empty[:SHOWN])}; put images into them, remove them, or let"
+            " their names begin with a dot"
         )
 
 
 def refuse_file(path: Path) -> None:
+    """Raise ValueError where a split should be a folder but is a file."""
     if path.is_file():
         raise ValueError(
-            f"{path} is a file, where a folder of images is looked for; rename or"
-            " remove it"
+            f"{path} is a file, but should be a folder of images; rename or remove it"
         )
 
 
-def lying_below(root: Path) -> str:
-    """Of all files the most frequent suffixes, in words; of shards by which `source` they would be read."""
-    found = Counter(
+def describe_files(root: Path) -> str:
+    """Count the most frequent suffixes below the root, in words.
+
+    Where they are shards, add the `source=` that reads them.
+    """
+    counts = Counter(
         Path(name).suffix.lower() or name
         for _, _, names in os.walk(root)
         for name in names
     )
-    frequent = sorted(found.items(), key=lambda item: (-item[1], item[0]))[:SHOWN]
-    kind = next(
-        (
-            f": set source={kind}"
-            for kind, suffix in SUFFIX_OF.items()
-            if suffix in found
-        ),
-        "",
-    )
-    return (
-        ", ".join(f"{count} x {suffix}" for suffix, count in frequent) or "no files"
-    ) + kind
+    frequent = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:SHOWN]
+    text = ", ".join(f"{count} x {suffix}" for suffix, count in frequent)
+    for source, suffix in SHARD_SUFFIXES.items():
+        if suffix in counts:
+            return f"{text}: set source={source}"
+    return text or "no files"
 
 
-def notes(
+def find_oddities(
     labels: tuple[Sequence[int], Sequence[int]],
-    marks: tuple[Sequence[str], Sequence[str]],
+    keys: tuple[Sequence[str], Sequence[str]],
     classes: tuple[str, ...],
 ) -> Iterator[str]:
-    """Of the training and the validation images; a mark is a file's sha256, or less where files are not read."""
-    if classes and (lacking := sorted(set(labels[0]) - set(labels[1]))):
-        names = ", ".join(classes[label] for label in lacking[:SHOWN])
+    """Yield a note on each oddity that may be intended; users see it as a warning.
+
+    labels: those that occur in training and in validation.
+    keys: the content keys of training and validation; empty for large sets.
+    """
+    yield from _classes_without_validation(labels, classes)
+    yield from _similar_class_names(classes)
+    yield from _repeated_images(keys)
+
+
+def _classes_without_validation(
+    labels: tuple[Sequence[int], Sequence[int]], classes: tuple[str, ...]
+) -> Iterator[str]:
+    missing = sorted(set(labels[0]) - set(labels[1]))
+    if classes and missing:
+        names = ", ".join(classes[label] for label in missing[:SHOWN])
         yield (
-            f"{len(lacking)} of {len(classes)} classes have no validation image:"
+            f"{len(missing)} of {len(classes)} classes have no validation image:"
             f" {names}"
         )
-    written: dict[str, str] = {}
+
+
+def _similar_class_names(classes: tuple[str, ...]) -> Iterator[str]:
+    first_spelling: dict[str, str] = {}
     for name in classes:
-        other = written.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
+        # NFC: the same accented letter can be one or two Unicode characters
+        folded = unicodedata.normalize("NFC", name).casefold()
+        other = first_spelling.setdefault(folded, name)
         if other != name:
             yield (
-                f"{other} and {name} are two classes, whose names differ in case or in"
-                " how accents are written alone"
+                f"{other} and {name} are two classes, whose names differ only in case"
+                " or in how accents are encoded"
             )
-    # of empty files
-    known = {mark for mark in marks[0] if len(mark) == 64} - {
-        hashlib.sha256().hexdigest()
-    }
-    if twice := sum(mark in known for mark in marks[1]):
+
+
+def _repeated_images(keys: tuple[Sequence[str], Sequence[str]]) -> Iterator[str]:
+    train, val = keys
+    digests = {key for key in train if len(key) == SHA256_DIGITS}
+    # all empty files are alike
+    digests.discard(hashlib.sha256().hexdigest())
+    repeated = sum(key in digests for key in val)
+    if repeated:
         yield (
-            f"{twice} of {len(marks[1])} validation images are training images too, by"
-            " their content"
+            f"{repeated} of {len(val)} validation images are training images too: they"
+            " have the same content"
         )

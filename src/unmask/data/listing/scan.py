@@ -1,4 +1,4 @@
-"""The image files below folders, in the order of their names, with their sizes: a million in little memory."""
+"""Find the image files below folders with their sizes: a million in little memory."""
 
 import os
 from array import array
@@ -11,7 +11,7 @@ from jaxtyping import Int64
 
 from unmask.data.listing.names import Names
 
-SUFFIXES = frozenset(
+IMAGE_SUFFIXES = frozenset(
     [
         ".png",
         ".jpg",
@@ -27,57 +27,72 @@ SUFFIXES = frozenset(
     ]
 )
 
-NO_FILE = -1
+# The size of a path that is not a regular file.
+NOT_A_FILE = -1
 
 
 def is_image(name: str) -> bool:
-    """By its suffix; hidden files are none."""
+    """Say by its suffix whether a file is an image; hidden files are not."""
     base = name.rpartition("/")[2]
-    return os.path.splitext(base)[1].lower() in SUFFIXES and base[0] != "."
+    return os.path.splitext(base)[1].lower() in IMAGE_SUFFIXES and base[0] != "."
 
 
-def scan(root: Path, folders: Sequence[Path]) -> tuple[Names, Int64[np.ndarray, "N"]]:
-    """Names relative to the root, and bytes (NO_FILE). Raises ValueError with the folder that cannot be read."""
+def scan_folders(
+    root: Path, folders: Sequence[Path]
+) -> tuple[Names, Int64[np.ndarray, "N"]]:
+    """Return the names of all images below the folders, and their sizes.
+
+    Names are relative to the root and sorted; sizes are bytes, or NOT_A_FILE.
+    Raises ValueError with the path of a folder that cannot be read.
+    """
     sizes = array("q")
 
-    def found() -> Iterator[str]:
+    def names() -> Iterator[str]:
         for folder in sorted(folders):
             prefix = "" if folder == root else f"{folder.relative_to(root)}/"
-            for name, path in _files(str(folder), prefix, ()):
-                sizes.append(size_of(path))
+            for name, path in _walk(str(folder), prefix, ()):
+                # in step with the names, which are consumed one by one
+                sizes.append(file_size(path))
                 yield name
 
     try:
-        return Names(found()), np.frombuffer(sizes, dtype=np.int64)
+        return Names(names()), np.frombuffer(sizes, dtype=np.int64)
     except OSError as error:
         raise ValueError(
-            f"{error.filename} cannot be read ({error.strerror}); unlock it, or move it"
-            " away"
+            f"{error.filename} cannot be read ({error.strerror}); change its"
+            " permissions, or move it away"
         ) from None
 
 
-def size_of(path: str) -> int:
-    """Bytes; NO_FILE for what is none: a link may lead nowhere, and a pipe would never end."""
+def file_size(path: str) -> int:
+    """Return the size in bytes, or NOT_A_FILE.
+
+    A link may lead nowhere, and reading a named pipe would never end.
+    """
     try:
         status = os.stat(path)  # noqa: PTH116
     except OSError:
-        return NO_FILE
-    return status.st_size if S_ISREG(status.st_mode) else NO_FILE
+        return NOT_A_FILE
+    return status.st_size if S_ISREG(status.st_mode) else NOT_A_FILE
 
 
-def _files(
-    folder: str, prefix: str, above: tuple[str, ...]
+def _walk(
+    folder: str, prefix: str, parents: tuple[str, ...]
 ) -> Iterator[tuple[str, str]]:
-    """(name, path); a folder counts with the slash after it, so that whole names are in order. Links are followed."""
+    """Yield (name, path) in the order of full names, following links."""
     real = os.path.realpath(folder)
-    if real in above:  # a link to a folder that it lies in
+    # a link to a folder that contains it would lead round for ever
+    if real in parents:
         return
+    # Folders are compared with their slash: of full names a-b/1 sorts before a/1,
+    # though a sorts before a-b.
     with os.scandir(folder) as entries:
         names = sorted(
             f"{entry.name}/" if entry.is_dir() else entry.name for entry in entries
         )
     for name in names:
-        if name[-1] == "/":
-            yield from _files(f"{folder}/{name[:-1]}", prefix + name, (*above, real))
+        if name.endswith("/"):
+            path = f"{folder}/{name[:-1]}"
+            yield from _walk(path, prefix + name, (*parents, real))
         elif is_image(name):
             yield prefix + name, f"{folder}/{name}"

@@ -1,10 +1,13 @@
-"""Where encoded images lie: each store hands out one by its number, from any thread or process. Imports no torch."""
+"""Stores of encoded images: each hands out images by index, in any thread or process.
+
+Imports no torch.
+"""
 
 import errno
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from stat import S_ISREG
+from stat import S_ISREG, filemode
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -15,20 +18,25 @@ from unmask.data.listing.names import Names
 
 @runtime_checkable
 class Store(Protocol):
+    """Hand out encoded images by index; what every container implements."""
+
     def __len__(self) -> int: ...
 
     def name(self, i: int) -> str:
-        """As messages name it: a path, or a shard and a name in it."""
+        """Return what messages call the image: a path, or a shard and a name in it."""
         ...
 
     def read(self, i: int) -> bytes | UInt8[np.ndarray, "H W C"]:
-        """The bytes of a file, or the pixels of one that is kept as such. Raises OSError where it cannot be read."""
+        """Return the bytes of a file, or pixels where the store keeps raw pixels.
+
+        Raises OSError where the image cannot be read.
+        """
         ...
 
 
 @dataclass(frozen=True)
-class Folder:
-    """Files below a root."""
+class FolderStore:
+    """Read files below a root folder."""
 
     root: Path
     names: Names
@@ -40,35 +48,41 @@ class Folder:
         return f"{self.root}/{self.names[i]}"
 
     def read(self, i: int) -> bytes:
-        # not to wait for whoever would write into a pipe
+        # O_NONBLOCK: opening a named pipe would wait for a writer, perhaps for ever
         file = os.open(self.name(i), os.O_RDONLY | os.O_NONBLOCK)
         try:
             status = os.fstat(file)
             if not S_ISREG(status.st_mode):
-                raise OSError(errno.EINVAL, "it is no file")
-            content = os.read(file, status.st_size + 1)
-            while len(content) < status.st_size and (
-                more := os.read(file, status.st_size - len(content))
-            ):
-                # 2 GB are read at once at most, and by some file systems less
-                content += more
-            return content
+                mode = filemode(status.st_mode)
+                raise OSError(errno.EINVAL, f"it is not a file ({mode})")
+            return _read_all(file, status.st_size)
         finally:
             os.close(file)
 
 
+def _read_all(file: int, size: int) -> bytes:
+    content = os.read(file, size + 1)
+    # One call returns 2 GB at most, and less on some file systems.
+    while len(content) < size:
+        more = os.read(file, size - len(content))
+        if not more:
+            break
+        content += more
+    return content
+
+
 @dataclass(frozen=True)
-class Taken:
-    """Some of a store's images, in that order: a split of it."""
+class Subset:
+    """Hand out some images of a store, in the order of the indices: one split of it."""
 
     store: Store
-    places: Int[np.ndarray, "M"]
+    indices: Int[np.ndarray, "M"]
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.indices)
 
     def name(self, i: int) -> str:
-        return self.store.name(int(self.places[i]))
+        return self.store.name(int(self.indices[i]))
 
     def read(self, i: int) -> bytes | UInt8[np.ndarray, "H W C"]:
-        return self.store.read(int(self.places[i]))
+        return self.store.read(int(self.indices[i]))

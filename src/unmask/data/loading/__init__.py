@@ -1,1 +1,1 @@
-"""Batches: the sampler, loader processes, the DataModule."""
+"""Batches: images of a split, the sampler, loader workers, the DataModules."""

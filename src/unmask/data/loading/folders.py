@@ -1,4 +1,8 @@
-"""Folders of images of any size: decoded once into memory where all are small and of one size, else read as needed."""
+"""Stored images of any size.
+
+They are decoded once into memory if all are small and of one size; otherwise they are
+read as needed.
+"""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -8,153 +12,166 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from unmask.data.images.decoding import Content, Decode, decoded, opened
+from unmask.data.images.decoding import Content, DecodeMode, decode_image, read_header
 from unmask.data.images.unreadable import (
-    Bad,
+    BadImage,
     BadImageError,
-    candidates,
-    content_of,
-    none_of,
-    unreadable,
+    no_substitute_error,
+    read_content,
+    substitute_candidates,
+    to_bad_image_error,
 )
 from unmask.data.listing.listing import Listing
 from unmask.data.listing.names import Names
-from unmask.data.listing.stores import Folder, Store, Taken
+from unmask.data.listing.stores import FolderStore, Store, Subset
 from unmask.data.loading.in_memory import InMemory
 
-__all__ = ["Files", "Folder", "Store", "Taken"]
+__all__ = ["FolderStore", "Store", "StoredImages", "Subset"]
+
+# a split whose pixels take more bytes is not loaded into memory by default
+MAX_AUTO_BYTES = 2**30
+NUM_PEEKED = 32  # images that are read to learn whether all have one size
+IMAGES_PER_TASK = 2048  # that a thread decodes at once
+
+
+class OddSizeError(ValueError):
+    """An image has another size than data.image_size."""
 
 
 @dataclass(frozen=True)
-class Files:
-    """One split that stays where it lies; images are read and decoded when asked for. Labels are -1 without classes."""
+class StoredImages:
+    """A split in a store; images are read and decoded when they are needed.
+
+    Labels are -1 without classes.
+    """
 
     store: Store
     labels_N: Int[Tensor, "N"]
     channels: int
-    decode: Decode = "fast"
+    decode: DecodeMode = "fast"
 
     def __len__(self) -> int:
         return len(self.store)
 
 
-MEMORY_LIMIT = 2**30  # bytes of pixels a split may take to be held in memory
-PEEK = 32
-SLICE = 2048  # images a thread decodes in one go
+def read_image(path: Path, channels: int) -> UInt8[Tensor, "C H W"]:
+    """Read and decode the file of an image.
 
-
-class OddSizeError(ValueError):
-    """An image has another size than the rest."""
-
-
-def open_image(path: Path, channels: int) -> UInt8[Tensor, "C H W"]:
-    """All of an image. .npy files hold uint8 arrays of (H, W) or (H, W, channels), for any number of channels.
-
-    Raises ValueError with the path where the file cannot be read as that.
+    .npy files hold arrays of (H, W), (H, W, channels) or (channels, H, W), for any
+    number of channels. Raises BadImageError with the path if it cannot be read.
     """
     try:
-        content = Folder(path.parent, Names((path.name,))).read(0)
+        content = FolderStore(path.parent, Names((path.name,))).read(0)
     except OSError as error:
-        raise unreadable(str(path), error) from error
-    return whole(content, str(path), channels)
+        raise to_bad_image_error(str(path), error) from error
+    return decode_to_tensor(content, str(path), channels)
 
 
-def whole(content: Content, name: str, channels: int) -> UInt8[Tensor, "C H W"]:
-    return torch.from_numpy(
-        decoded(opened(content, name, channels)).transpose(2, 0, 1).copy()
-    )
+def read_stored(images: StoredImages, i: int) -> UInt8[Tensor, "C H W"]:
+    """Read and decode image i of a split. Raises BadImageError."""
+    content = read_content(images.store, i)
+    return decode_to_tensor(content, images.store.name(i), images.channels)
 
 
-def stored(files: Files, i: int) -> UInt8[Tensor, "C H W"]:
-    """All of one of a split's images."""
-    return whole(content_of(files.store, i), files.store.name(i), files.channels)
+def decode_to_tensor(
+    content: Content, name: str, channels: int
+) -> UInt8[Tensor, "C H W"]:
+    pixels_HWC = decode_image(read_header(content, name, channels))
+    return torch.from_numpy(pixels_HWC.transpose(2, 0, 1).copy())
 
 
-def folder_splits(
+def splits_from_listing(
     listing: Listing,
     channels: int,
     shape: tuple[int, int],
     in_memory: bool | None,
-    decode: Decode = "fast",
-) -> tuple[InMemory | Files, InMemory | Files]:
-    """(train, val); in_memory=None decides by the first files' sizes and the memory that all would take."""
-    splits = [_files(listing, number, channels) for number in range(2)]
-    if in_memory or (
-        in_memory is None and all(_fits(split, shape) for split in splits)
-    ):
+    decode: DecodeMode = "fast",
+) -> tuple[InMemory | StoredImages, InMemory | StoredImages]:
+    """Return (train, val), loaded into memory or left in their stores.
+
+    in_memory=None decides by the sizes of some images and the memory that all would
+    take. Raises OddSizeError if in_memory=True and an image has another size.
+    """
+    train = _stored_split(listing, 0, channels)
+    val = _stored_split(listing, 1, channels)
+    if in_memory or (in_memory is None and _fits(train, shape) and _fits(val, shape)):
         try:
-            return _load(splits[0], shape), _load(splits[1], shape)
+            return _load_split(train, shape), _load_split(val, shape)
+        # an image that was not peeked at has another size
         except OddSizeError:
             if in_memory:
                 raise
-    return replace(splits[0], decode=decode), replace(splits[1], decode=decode)
+    return replace(train, decode=decode), replace(val, decode=decode)
 
 
-def _files(listing: Listing, number: int, channels: int) -> Files:
-    split = (listing.train, listing.val)[number]
-    store = (
-        listing.stores[number]
-        if listing.stores
-        else Folder(Path(listing.root), split.names)
-    )
-    return Files(store, torch.from_numpy(split.labels).long(), channels)
+def _stored_split(listing: Listing, index: int, channels: int) -> StoredImages:
+    split = (listing.train, listing.val)[index]
+    if listing.stores:
+        store = listing.stores[index]
+    else:
+        store = FolderStore(Path(listing.root), split.names)
+    return StoredImages(store, torch.from_numpy(split.labels).long(), channels)
 
 
-def _fits(files: Files, shape: tuple[int, int]) -> bool:
-    """Small images only: all peeked ones have the wanted size, and all files together stay below the limit."""
-    if len(files) * files.channels * shape[0] * shape[1] > MEMORY_LIMIT:
+def _fits(images: StoredImages, shape: tuple[int, int]) -> bool:
+    """Return whether a split is small enough, and of one size as far as peeked at."""
+    if len(images) * images.channels * shape[0] * shape[1] > MAX_AUTO_BYTES:
         return False
-    every = max(1, len(files) // PEEK)
-    return {_shape(files, i) for i in range(0, len(files), every)} - {None} == {shape}
+    step = max(1, len(images) // NUM_PEEKED)
+    # bad images have no size, and their substitutes will have the right one
+    sizes = {_read_size(images, i) for i in range(0, len(images), step)}
+    return sizes - {None} == {shape}
 
 
-def _shape(files: Files, i: int) -> tuple[int, int] | None:
+def _read_size(images: StoredImages, i: int) -> tuple[int, int] | None:
     try:
-        return (image := stored(files, i)).shape[1], image.shape[2]
+        image = read_stored(images, i)
     except BadImageError:
         return None
+    return image.shape[1], image.shape[2]
 
 
-def _load(files: Files, shape: tuple[int, int]) -> InMemory:
-    images = torch.empty((len(files), files.channels, *shape), dtype=torch.uint8)
-    faults: dict[int, Bad] = {}
+def _load_split(images: StoredImages, shape: tuple[int, int]) -> InMemory:
+    """Decode a whole split. Raises OddSizeError if an image has another size."""
+    pixels = torch.empty((len(images), images.channels, *shape), dtype=torch.uint8)
+    bad: dict[int, BadImage] = {}
 
     def decode(start: int) -> None:
-        for i in range(start, min(start + SLICE, len(files))):
+        for i in range(start, min(start + IMAGES_PER_TASK, len(images))):
             decode_one(i)
 
     def decode_one(i: int) -> None:
         try:
-            image = stored(files, i)
+            image = read_stored(images, i)
         except BadImageError as error:
-            faults[i] = Bad(i, error.name, error.reason)
+            bad[i] = BadImage(i, error.name, error.reason)
             return
         if image.shape[1:] != shape:
             raise OddSizeError(
-                f"{files.store.name(i)} is {image.shape[1]} x {image.shape[2]},"
+                f"{images.store.name(i)} is {image.shape[1]} x {image.shape[2]},"
                 f" data.image_size is {shape[0]} x {shape[1]}; other sizes are read"
                 " from disk and resized: set data.in_memory=false"
             )
-        images[i] = image
+        pixels[i] = image
 
     with ThreadPoolExecutor() as pool:
-        list(pool.map(decode, range(0, len(files), SLICE)))
-    return _filled(InMemory(images, files.labels_N.clone()), faults)
+        # list() raises what a task raised
+        list(pool.map(decode, range(0, len(images), IMAGES_PER_TASK)))
+    split = InMemory(pixels, images.labels_N.clone())
+    _fill_substitutes(split, bad)
+    return split
 
 
-def _filled(held: InMemory, faults: dict[int, Bad]) -> InMemory:
-    """With the very images that would stand in were all read from disk."""
-    for i in sorted(faults):
-        tried: list[Bad] = []
-        for other in candidates(i, len(held)):
-            if other not in faults:
-                held.images_NCHW[i], held.labels_N[i] = (
-                    held.images_NCHW[other],
-                    held.labels_N[other],
-                )
+def _fill_substitutes(split: InMemory, bad: dict[int, BadImage]) -> None:
+    """Fill in the substitutes that would be used if all were read from disk."""
+    for i in sorted(bad):
+        tried: list[BadImage] = []
+        for candidate in substitute_candidates(i, len(split)):
+            if candidate not in bad:
+                split.images_NCHW[i] = split.images_NCHW[candidate]
+                split.labels_N[i] = split.labels_N[candidate]
                 break
-            tried.append(faults[other])
+            tried.append(bad[candidate])
         else:
-            raise none_of(tried)
-        held.bad[i] = tuple(tried)
-    return held
+            raise no_substitute_error(tried)
+        split.bad_images[i] = tuple(tried)

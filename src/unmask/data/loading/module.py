@@ -1,4 +1,8 @@
-"""The DataModule: batches of uint8 images with their sample ids, cropped and normalised on the device."""
+"""The DataModules of the stages, and the loaders that they use.
+
+A loader yields uint8 images with their sample ids; they are cropped, where that is
+left, and normalised on the device.
+"""
 
 import math
 from collections.abc import Sequence
@@ -8,123 +12,174 @@ from typing import Any
 
 import lightning as L
 import torch
+from jaxtyping import Float, Int
 from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from unmask.data.augment.crops import Augment
-from unmask.data.augment.randaugment import erase
-from unmask.data.loading.bad_images import Seen
-from unmask.data.loading.batch import Batch, Format, normalised
-from unmask.data.loading.folders import Files
+from unmask.data.augment.crops import Augmentation
+from unmask.data.augment.randaugment import erase_boxes
+from unmask.data.loading.bad_images import SplitProgress
+from unmask.data.loading.batch import Batch, ImageFormat, normalise
+from unmask.data.loading.folders import StoredImages
 from unmask.data.loading.in_memory import InMemory
-from unmask.data.loading.sampler import EpochBatches, EvalBatches, Repeats, SampleKey
-from unmask.data.loading.shared_memory import BatchMessage, slots_for
+from unmask.data.loading.sampler import (
+    NO_REPEATS,
+    EpochBatches,
+    EvalBatches,
+    Repeats,
+    SampleKey,
+)
+from unmask.data.loading.shared_memory import BatchMessage, make_slots
 from unmask.data.loading.views import Views
-from unmask.data.loading.workers import QuietLoader, quiet_worker
+from unmask.data.loading.workers import SignalBlockingLoader, init_worker
 from unmask.distributed.processes import cores_per_rank
 from unmask.randomness import make_key
 
-EVAL_BATCH = 256  # images; fewer where the device takes fewer at once
-MOST, TOGETHER = 16, 4  # cores that read images, and threads that share an interpreter
+EVAL_BATCH = 256  # images; fewer if the device takes fewer at once
+MAX_CORES = 16  # that read images, of one rank
+THREADS_PER_WORKER = 4  # that share an interpreter
 
 
-def unwrapped(batch: Any) -> Any:
-    """A view gives whole batches: there is nothing to collate."""
+@dataclass(frozen=True)
+class LoaderSettings:
+    """How batches are read, which never changes what is in them.
+
+    num_workers: data.num_workers. eval_batch: images in a batch of evaluation. timeout:
+    seconds after which a worker that delivers no batch is given up. threads:
+    data.threads, which decode in each process.
+    """
+
+    num_workers: int | None = None
+    eval_batch: int = EVAL_BATCH
+    timeout: float = 1800.0
+    threads: int | None = None
+
+    def split_cores(self, has_transform: bool) -> tuple[int, int]:
+        """Return (loader workers, threads in each).
+
+        By default they use all cores of this rank but one, at most 16. Decoders release
+        the interpreter's lock, so four threads share a worker. Transforms of images
+        (RandAugment, jitter) hold it, and get one worker for each core.
+        """
+        cores = min(MAX_CORES, max(1, cores_per_rank() - 1))
+        if self.threads:
+            threads = self.threads
+        elif has_transform:
+            threads = 1
+        else:
+            per_worker = max(1, cores // (self.num_workers or 1))
+            threads = min(THREADS_PER_WORKER, per_worker)
+        if self.num_workers is not None:
+            return self.num_workers, threads
+        return -(-cores // threads), threads
+
+
+def no_collate(batch: Any) -> Any:
+    """Return the batch as it is: `Views` already makes whole batches."""
     return batch
 
 
-class ImageData(L.LightningDataModule):
-    """Train and validation loaders of one stage.
+def make_loader(
+    views: Views, batches: EpochBatches | EvalBatches, settings: LoaderSettings
+) -> DataLoader:
+    """Make a DataLoader of these batches; also sets the views' number of threads."""
+    has_transform = views.transform is not None
+    workers, views.threads = settings.split_cores(has_transform)
+    # to crop in memory is faster than to hand over to a process; a transform of single
+    # images is not
+    if isinstance(views.split, InMemory) and not has_transform:
+        workers = 0
+    channels = len(views.image_format.mean)
+    bytes_per_image = math.prod(views.image_format.shape) * channels
+    slots = make_slots(workers, batches.max_samples * bytes_per_image)
+    return SignalBlockingLoader(
+        views,
+        batch_sampler=batches,
+        # batches of workers travel through shared memory
+        collate_fn=BatchMessage if workers else no_collate,
+        num_workers=workers,
+        worker_init_fn=partial(init_worker, slots),
+        pin_memory=torch.cuda.is_available(),
+        # starting workers anew in each epoch would take seconds
+        persistent_workers=workers > 0,
+        timeout=settings.timeout if workers else 0,
+    )
 
-    ids: the training samples (a labelled subset, say). batch_size is the effective one; micro_batch is what one
-    process takes at once. workers apply to images on disk only: memory needs none.
+
+class ImageData(L.LightningDataModule):
+    """The training and validation loaders of a stage.
+
+    ids: the training samples (a labelled subset, say). batch_size: the effective one,
+    of an optimiser step. Workers are only used for images that are read as needed.
     """
 
     def __init__(
         self,
-        train: InMemory | Files,
-        val: InMemory | Files,
-        form: Format,
-        augment: Augment,
+        train: InMemory | StoredImages,
+        val: InMemory | StoredImages,
+        image_format: ImageFormat,
+        augment: Augmentation,
         ids: Sequence[int],
         batch_size: int,
         seed: int,
-        loading: "Loading",
+        settings: LoaderSettings,
     ) -> None:
         super().__init__()
-        self.form, self.loading, self.ids, self.batch_size, self.seed = (
-            form,
-            loading,
-            ids,
-            batch_size,
-            seed,
-        )
+        self.image_format = image_format
+        self.settings = settings
+        self.ids = ids
+        self.batch_size = batch_size
+        self.seed = seed
         self.repeats = Repeats(augment.repeats, len(train))
-        self.erasing, self.erasing_key = augment.erasing, make_key(seed, "erasing")
-        self.train_views = Views(train, form, augment, seed)
-        self.val_views = Views(val, form, None, seed)
+        self.erasing = augment.erasing
+        self.erasing_key = make_key(seed, "erasing")
+        self.train_views = Views(train, image_format, augment, seed)
+        self.val_views = Views(val, image_format, None, seed)
 
     def train_dataloader(self) -> DataLoader:
-        trainer = self.trainer
-        assert trainer is not None
-        progress = trainer.fit_loop.epoch_loop.batch_progress
-        batches = EpochBatches(
-            self.ids,
-            self.batch_size,
-            trainer.accumulate_grad_batches,
-            make_key(self.seed, "order"),
-            lambda: progress.total.ready,
-            trainer.global_rank,
-            trainer.world_size,
-            self.repeats,
+        batches = _epoch_batches(
+            self.trainer, self.ids, self.batch_size, self.seed, self.repeats
         )
-        return loader(self.train_views, batches, self.loading)
+        return make_loader(self.train_views, batches, self.settings)
 
     def val_dataloader(self) -> DataLoader:
         return self._eval_loader(self.val_views, range(len(self.val_views)))
 
     def predict_dataloader(self) -> list[DataLoader]:
-        """The training images as evaluation sees them, then the validation images: what features are made of."""
-        bank = Views(self.train_views.split, self.form, None, self.seed)
+        """Return the images that features are computed from.
+
+        They are the training images as evaluation crops them, then the validation
+        images.
+        """
+        # without augmentation
+        bank = Views(self.train_views.split, self.image_format, None, self.seed)
         return [self._eval_loader(bank, self.ids), self.val_dataloader()]
 
-    def seen(self, loader: int) -> Seen:
-        """Which images those of `predict_dataloader` are, and how many."""
-        return (
-            Seen("validation", len(self.val_views))
-            if loader
-            else Seen("training", len(self.ids))
-        )
+    def split_progress(self, loader: int) -> SplitProgress:
+        """Name the images of that loader of `predict_dataloader`, and count them."""
+        if loader:
+            return SplitProgress("validation", len(self.val_views))
+        return SplitProgress("training", len(self.ids))
 
     def _eval_loader(self, views: Views, ids: Sequence[int]) -> DataLoader:
-        rank, world = (
-            (self.trainer.global_rank, self.trainer.world_size)
-            if self.trainer
-            else (0, 1)
-        )
-        return loader(
-            views, EvalBatches(ids, self.loading.eval_batch, rank, world), self.loading
-        )
+        batches = _eval_batches(self.trainer, ids, self.settings.eval_batch)
+        return make_loader(views, batches, self.settings)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        return self._prepared(
-            batch, bool(self.erasing and self.trainer and self.trainer.training)
-        )
+        erases = bool(self.erasing and self.trainer and self.trainer.training)
+        return self._prepare(batch, erases)
 
     def training_batch(self, epoch: int, ids: list[int], device: torch.device) -> Batch:
-        """These samples once more, as training is given them in that epoch."""
-        return self._prepared(
-            move_data_to_device(
-                self.train_views.__getitems__([(epoch, i) for i in ids]), device
-            ),
-            True,
-        )
+        """Make a batch of these samples as training gets them in that epoch."""
+        batch = self.train_views.__getitems__([(epoch, i) for i in ids])
+        return self._prepare(move_data_to_device(batch, device), True)
 
-    def _prepared(self, batch: Batch, erased: bool) -> Batch:
-        batch = normalised(batch, self.form)
-        if self.erasing and erased:
-            erase(
+    def _prepare(self, batch: Batch, erases: bool) -> Batch:
+        """Normalise the images, and erase random boxes for training."""
+        batch = normalise(batch, self.image_format)
+        if self.erasing and erases:
+            erase_boxes(
                 batch.images_BCHW,
                 self.erasing,
                 self.erasing_key,
@@ -134,150 +189,112 @@ class ImageData(L.LightningDataModule):
         return batch
 
 
-class Evaluation(L.LightningDataModule):
-    """Some images of a split, to be predicted: cropped, changed and normalised as they were made to be.
+class EvaluationData(L.LightningDataModule):
+    """Some images of a split for prediction, as their views define them.
 
-    name: of the images, where those that cannot be read are listed.
+    name: of the images, in the list of bad images.
     """
 
     def __init__(
-        self, views: Views, ids: list[int], loading: "Loading", name: str = "validation"
+        self,
+        views: Views,
+        ids: list[int],
+        settings: LoaderSettings,
+        name: str = "validation",
     ) -> None:
         super().__init__()
-        self.views, self.ids, self.loading, self.name = views, ids, loading, name
+        self.views = views
+        self.ids = ids
+        self.settings = settings
+        self.name = name
 
-    def seen(self, loader: int) -> Seen:
-        return Seen(self.name, len(self.ids))
+    def split_progress(self, loader: int) -> SplitProgress:
+        """Name the images, and count them."""
+        return SplitProgress(self.name, len(self.ids))
 
     def predict_dataloader(self) -> DataLoader:
-        rank, world = (
-            (self.trainer.global_rank, self.trainer.world_size)
-            if self.trainer
-            else (0, 1)
-        )
-        return loader(
-            self.views,
-            EvalBatches(self.ids, self.loading.eval_batch, rank, world),
-            self.loading,
-        )
+        batches = _eval_batches(self.trainer, self.ids, self.settings.eval_batch)
+        return make_loader(self.views, batches, self.settings)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        return normalised(batch, self.views.form)
+        return normalise(batch, self.views.image_format)
 
 
 class FeatureData(L.LightningDataModule):
-    """Features computed beforehand, for a probe that sees no augmentation; batches as from ImageData."""
+    """Features computed beforehand, for a probe without augmentation.
+
+    train, val: (features, labels). Batches are like those of ImageData.
+    """
 
     def __init__(
         self, train: Sequence[Tensor], val: Sequence[Tensor], batch_size: int, seed: int
     ) -> None:
         super().__init__()
-        self.splits, self.batch_size, self.seed = (train, val), batch_size, seed
+        self.train_rows = FeatureRows(*train)
+        self.val_rows = FeatureRows(*val)
+        self.batch_size = batch_size
+        self.seed = seed
 
     def train_dataloader(self) -> DataLoader:
-        trainer = self.trainer
-        assert trainer is not None
-        progress = trainer.fit_loop.epoch_loop.batch_progress
-        ids = list(range(len(self.splits[0][1])))
-        batches = EpochBatches(
-            ids,
-            self.batch_size,
-            trainer.accumulate_grad_batches,
-            make_key(self.seed, "order"),
-            lambda: progress.total.ready,
-            trainer.global_rank,
-            trainer.world_size,
-        )
-        return DataLoader(
-            Rows(*self.splits[0]), batch_sampler=batches, collate_fn=unwrapped
-        )
-
-    def training_batch(self, epoch: int, ids: list[int], device: torch.device) -> Batch:
-        """These samples once more."""
-        return move_data_to_device(
-            Rows(*self.splits[0]).__getitems__([(epoch, i) for i in ids]), device
-        )
+        ids = list(range(len(self.train_rows)))
+        batches = _epoch_batches(self.trainer, ids, self.batch_size, self.seed)
+        return DataLoader(self.train_rows, batch_sampler=batches, collate_fn=no_collate)
 
     def val_dataloader(self) -> DataLoader:
         assert self.trainer is not None
-        ids = list(range(len(self.splits[1][1])))
-        batches = EvalBatches(
-            ids, EVAL_BATCH, self.trainer.global_rank, self.trainer.world_size
-        )
-        return DataLoader(
-            Rows(*self.splits[1]), batch_sampler=batches, collate_fn=unwrapped
-        )
+        ids = list(range(len(self.val_rows)))
+        batches = _eval_batches(self.trainer, ids, EVAL_BATCH)
+        return DataLoader(self.val_rows, batch_sampler=batches, collate_fn=no_collate)
+
+    def training_batch(self, epoch: int, ids: list[int], device: torch.device) -> Batch:
+        """Make a batch of these samples as training gets them."""
+        batch = self.train_rows.__getitems__([(epoch, i) for i in ids])
+        return move_data_to_device(batch, device)
 
 
-class Rows(Dataset):
-    """Vectors and labels by batches of (epoch, id)."""
+class FeatureRows(Dataset):
+    """Features and labels, as batches of (epoch, id)."""
 
-    def __init__(self, features_ND: Tensor, labels_N: Tensor) -> None:
-        self.features_ND, self.labels_N = features_ND, labels_N
+    def __init__(
+        self, features_ND: Float[Tensor, "N D"], labels_N: Int[Tensor, "N"]
+    ) -> None:
+        self.features_ND = features_ND
+        self.labels_N = labels_N
 
     def __len__(self) -> int:
         return len(self.labels_N)
 
-    def __getitems__(self, tickets: list[SampleKey]) -> Batch:
-        ids = torch.tensor([i for _, i in tickets])
-        return Batch(
-            self.features_ND[ids], self.labels_N[ids], ids, tickets[0][0], None
-        )
+    def __getitems__(self, keys: list[SampleKey]) -> Batch:
+        epoch = keys[0][0]
+        ids_B = torch.tensor([i for _, i in keys])
+        return Batch(self.features_ND[ids_B], self.labels_N[ids_B], ids_B, epoch, None)
 
 
-@dataclass(frozen=True)
-class Loading:
-    """How batches are read, which never changes what they are.
-
-    patience: seconds after which a worker that gives no batch is given up. threads: that decode in each process.
-    """
-
-    num_workers: int | None = None
-    eval_batch: int = EVAL_BATCH
-    patience: float = 1800.0
-    threads: int | None = None
-
-    def spread(self, changing: bool) -> tuple[int, int]:
-        """(loader processes, threads in each); where nobody says, all of its cores but one, at most 16.
-
-        Processes that train on one machine share its cores out.
-
-        Decoders work without the interpreter's lock, so that threads are enough, and share a process in fours; what
-        changes images holds it (RandAugment, jitter), and gets a process for each core.
-        """
-        wanted = min(MOST, max(1, cores_per_rank() - 1))
-        if self.threads is None and self.num_workers is None:
-            threads = 1 if changing else min(TOGETHER, wanted)
-        else:
-            threads = self.threads or (
-                1
-                if changing
-                else min(TOGETHER, max(1, wanted // (self.num_workers or 1)))
-            )
-        return (
-            -(-wanted // threads) if self.num_workers is None else self.num_workers
-        ), threads
-
-
-def loader(
-    views: Views, batches: EpochBatches | EvalBatches, loading: Loading
-) -> DataLoader:
-    workers, views.threads = loading.spread(views.change is not None)
-    # cutting out of memory is quicker than handing over to a process; what changes
-    # single images is not
-    workers = (
-        0 if isinstance(views.split, InMemory) and views.change is None else workers
+def _epoch_batches(
+    trainer: Any,
+    ids: Sequence[int],
+    batch_size: int,
+    seed: int,
+    repeats: Repeats = NO_REPEATS,
+) -> EpochBatches:
+    """Return the training batches of this rank, from where the trainer stands."""
+    assert trainer is not None
+    # counts the micro-batches of all epochs, and is restored from checkpoints
+    progress = trainer.fit_loop.epoch_loop.batch_progress
+    return EpochBatches(
+        ids,
+        batch_size,
+        trainer.accumulate_grad_batches,
+        make_key(seed, "order"),
+        lambda: progress.total.ready,
+        trainer.global_rank,
+        trainer.world_size,
+        repeats,
     )
-    slots = slots_for(
-        workers, batches.largest * math.prod(views.form.shape) * len(views.form.mean)
-    )
-    return QuietLoader(
-        views,
-        batch_sampler=batches,
-        collate_fn=BatchMessage if workers else unwrapped,
-        num_workers=workers,
-        worker_init_fn=partial(quiet_worker, slots),
-        pin_memory=torch.cuda.is_available(),
-        persistent_workers=workers > 0,
-        timeout=loading.patience if workers else 0,
-    )
+
+
+def _eval_batches(trainer: Any, ids: Sequence[int], batch_size: int) -> EvalBatches:
+    """Return the evaluation batches of this rank; without a trainer, all of them."""
+    if trainer is None:
+        return EvalBatches(ids, batch_size)
+    return EvalBatches(ids, batch_size, trainer.global_rank, trainer.world_size)

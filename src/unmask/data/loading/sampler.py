@@ -1,9 +1,14 @@
-"""The order of the samples: a function of (seed, epoch), so a resumed run needs no saved state."""
+"""The order of the samples: a function of (seed, epoch).
+
+A resumed run therefore needs no saved state.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 from torch.utils.data import Sampler
 
 from unmask.randomness import Key, permutation
@@ -12,26 +17,32 @@ SampleKey = tuple[int, int]  # (epoch, sample id)
 
 
 class Repeats(NamedTuple):
-    """How often a batch has each of its images. View k of image i is sample i + k * images: it has its own crop and
-    mask, and `images` is the size of the split, whichever of its images are drawn.
+    """How many views a batch has of each of its images (repeated augmentation).
+
+    View k of image i is sample i + k * num_images, with a crop and a mask of its own.
+    num_images counts the whole split, whichever of its images are sampled.
     """
 
     views: int = 1
-    images: int = 0
+    num_images: int = 0
 
 
-ONCE = Repeats()
+NO_REPEATS = Repeats()
 
 
 class EpochBatches(Sampler[list[SampleKey]]):
-    """Batches of (epoch, sample id) for one process, from where training stands.
+    """Yield batches of (epoch, sample id) for one rank, from where training stands.
 
-    Global batch k is slice k of the epoch's permutation; each of `accumulate` micro-batches is cut from it and each
-    of `world` processes takes its part, so the samples of an optimiser step do not depend on the machine.
-    Images that do not fill a whole optimiser step wait for the next epoch's order.
-    With repeats a batch has batch_size / views images, and all views of an image stand side by side in one process.
+    Global batch k is slice k of the epoch's permutation. It is cut into `accumulate`
+    micro-batches, and each of the `world_size` ranks takes its part of them: so the
+    samples of an optimiser step do not depend on the machine. Images that do not fill a
+    whole optimiser step are left out until the next epoch's permutation.
 
-    position: tells how many micro-batches this process has been given before (Lightning's progress).
+    With repeats a batch has batch_size / views images, and all views of an image are
+    side by side in one rank.
+
+    position: returns how many micro-batches this rank has had (Lightning's progress).
+    key: of the permutation; None keeps the order of `ids`.
     """
 
     def __init__(
@@ -42,72 +53,85 @@ class EpochBatches(Sampler[list[SampleKey]]):
         key: Key | None,
         position: Callable[[], int],
         rank: int = 0,
-        world: int = 1,
-        repeats: Repeats = ONCE,
+        world_size: int = 1,
+        repeats: Repeats = NO_REPEATS,
     ) -> None:
-        views = f" in {repeats.views} views each" if repeats.views > 1 else ""
         if batch_size > len(ids) * repeats.views:
+            views = f" in {repeats.views} views each" if repeats.views > 1 else ""
             raise ValueError(
                 f"a batch of {batch_size} cannot be drawn from {len(ids)}"
                 f" images{views}; lower batch_size"
             )
-        if batch_size % (accumulate * world):
+        if batch_size % (accumulate * world_size):
             raise ValueError(
                 f"a batch of {batch_size} does not split into {accumulate}"
-                f" micro-batches on {world} processes; pick trainer.micro_batch so that"
-                f" micro_batch x processes divides {batch_size}"
+                f" micro-batches on {world_size} processes; pick trainer.micro_batch so"
+                f" that micro_batch x processes divides {batch_size}"
             )
-        if batch_size // (accumulate * world) % repeats.views:
+        per_rank = batch_size // (accumulate * world_size)
+        if per_rank % repeats.views:
             raise ValueError(
-                f"{batch_size // (accumulate * world)} images at once on each of"
-                f" {world} processes are not a multiple of"
-                f" augment.repeats={repeats.views}: views of an image stay together"
+                f"{per_rank} images at once on each of {world_size} processes are not a"
+                f" multiple of augment.repeats={repeats.views}: views of an image stay"
+                " together"
             )
+        self.ids = ids
+        self.batch_size = batch_size
+        self.accumulate = accumulate
+        self.key = key
+        self.position = position
+        self.rank = rank
+        self.world_size = world_size
         self.repeats = repeats
-        self.ids, self.batch_size, self.accumulate = ids, batch_size, accumulate
-        self.key, self.position, self.rank, self.world = key, position, rank, world
         self.sampler = self  # Lightning looks for set_epoch one level down
 
     def __len__(self) -> int:
         return len(self.ids) * self.repeats.views // self.batch_size * self.accumulate
 
     @property
-    def largest(self) -> int:
-        """Samples of a batch, at most."""
-        return self.batch_size // (self.accumulate * self.world)
+    def max_samples(self) -> int:
+        """Return the largest number of samples in a batch."""
+        return self.batch_size // (self.accumulate * self.world_size)
 
     def order(self, epoch: int) -> Sequence[int]:
-        """Of the images."""
+        """Return the images of an epoch in their order."""
         if self.key is None:
             return self.ids
-        return [
-            self.ids[i] for i in permutation(self.key, epoch, len(self.ids)).tolist()
-        ]
+        shuffled = permutation(self.key, epoch, len(self.ids)).tolist()
+        return [self.ids[i] for i in shuffled]
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
+        # a resumed run begins inside an epoch
         epoch, first = divmod(self.position(), len(self))
         order = self.order(epoch)
-        micro = self.batch_size // self.accumulate
-        share = micro // self.world
-        views, images = self.repeats
+        micro_batch = self.batch_size // self.accumulate
+        per_rank = micro_batch // self.world_size
+        views, num_images = self.repeats
         for k in range(first, len(self)):
-            start = k * micro + self.rank * share
-            drawn = order[start // views : (start + share) // views]
+            # this rank's part of global micro-batch k, counted in samples
+            start = k * micro_batch + self.rank * per_rank
+            ids = order[start // views : (start + per_rank) // views]
+            # the views of an image are side by side
             if views > 1:
-                drawn = [i + view * images for i in drawn for view in range(views)]
-            yield [(epoch, i) for i in drawn]
+                ids = [i + view * num_images for i in ids for view in range(views)]
+            yield [(epoch, i) for i in ids]
 
 
 class EvalBatches(Sampler[list[SampleKey]]):
-    """All samples once, in order, the last batch short; processes take turns, none sees a sample twice."""
+    """Yield all samples once, in order; the last batch may be smaller.
+
+    Samples alternate between ranks, and none is seen twice.
+    """
 
     def __init__(
-        self, ids: Sequence[int], batch_size: int, rank: int = 0, world: int = 1
+        self, ids: Sequence[int], batch_size: int, rank: int = 0, world_size: int = 1
     ) -> None:
-        self.ids, self.batch_size = ids[rank::world], batch_size
+        self.ids = ids[rank::world_size]
+        self.batch_size = batch_size
 
     @property
-    def largest(self) -> int:
+    def max_samples(self) -> int:
+        """Return the largest number of samples in a batch."""
         return min(self.batch_size, len(self.ids))
 
     def __len__(self) -> int:
@@ -118,25 +142,25 @@ class EvalBatches(Sampler[list[SampleKey]]):
             yield [(0, i) for i in self.ids[start : start + self.batch_size]]
 
 
-def balanced_subset(labels_N: torch.Tensor, count: int, key: Key) -> list[int]:
-    """`count` sample ids, classes equally often (to within one), drawn without replacement.
+def balanced_subset(labels_N: Int[Tensor, "N"], count: int, key: Key) -> list[int]:
+    """Draw `count` sample ids without replacement, the same number of each class.
 
-    Raises ValueError where a class has too few samples.
+    The numbers differ by one at most. Raises ValueError if a class has too few samples.
     """
     classes = sorted(set(labels_N.tolist()))
     shares = [count // len(classes)] * len(classes)
+    # which classes get one more is drawn, too
     for extra in permutation(key, 1, len(classes)).tolist()[: count % len(classes)]:
         shares[extra] += 1
     order = permutation(key, 0, len(labels_N))
     chosen = []
     for label, share in zip(classes, shares, strict=True):
-        of_class = order[labels_N[order] == label]
-        if len(of_class) < share:
+        members = order[labels_N[order] == label]
+        if len(members) < share:
+            most = int(torch.bincount(labels_N).min()) * len(classes)
             raise ValueError(
                 f"labels={count} asks for {share} images of class {label}, which has"
-                f" {len(of_class)}; at most"
-                f" labels={int(torch.bincount(labels_N).min()) * len(classes)} can be"
-                " balanced"
+                f" {len(members)}; at most labels={most} can be balanced"
             )
-        chosen += of_class[:share].tolist()
+        chosen += members[:share].tolist()
     return sorted(chosen)

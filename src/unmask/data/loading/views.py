@@ -1,8 +1,9 @@
-"""A split seen through an augmentation: whole batches by (epoch, sample id), the same for any number of workers."""
+"""A split as an augmentation shows it: whole batches by (epoch, sample id).
+
+Batches are the same for any number of workers.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import compress
-from operator import not_
 from typing import NamedTuple
 
 import numpy as np
@@ -11,329 +12,358 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from unmask.data.augment.colour_jitter import colour_jitter
-from unmask.data.augment.crops import Augment, centre_boxes
-from unmask.data.augment.randaugment import rand_augment
+from unmask.data.augment.colour_jitter import make_colour_jitter
+from unmask.data.augment.crops import Augmentation, centre_boxes
+from unmask.data.augment.randaugment import make_rand_augment
 from unmask.data.images.decoding import (
-    Decode,
-    Encoded,
-    decoded,
-    opened,
-    resized,
-    resized_by_pillow,
-    view,
+    DecodeMode,
+    EncodedImage,
+    decode_crop,
+    decode_image,
+    read_header,
+    resize_crop,
+    resize_crop_with_pillow,
 )
-from unmask.data.images.nvjpeg import Packed, is_for_device
+from unmask.data.images.nvjpeg import PackedJpegs, can_decode_on_device
 from unmask.data.images.unreadable import (
-    Bad,
+    BadImage,
     BadImageError,
-    candidates,
-    content_of,
-    none_of,
+    no_substitute_error,
+    read_content,
+    substitute_candidates,
 )
-from unmask.data.loading.batch import Batch, Format, drawn
-from unmask.data.loading.folders import Files
-from unmask.data.loading.in_memory import Draws, InMemory, all_draws, side_by_side
+from unmask.data.loading.batch import Batch, ImageFormat, apply_pending
+from unmask.data.loading.folders import StoredImages
+from unmask.data.loading.in_memory import (
+    EpochDraws,
+    InMemory,
+    draw_epoch,
+    rows_by_image,
+)
 from unmask.data.loading.sampler import SampleKey
-from unmask.data.loading.shared_memory import new_batch
-from unmask.data.loading.workers import Threads
+from unmask.data.loading.shared_memory import empty_batch
+from unmask.data.loading.workers import ThreadPools
 from unmask.randomness import make_key
 
 # (uint8 images, epoch, sample ids) to uint8 images
-Change = Callable[[Tensor, int, Tensor], Tensor]
+Transform = Callable[[Tensor, int, Tensor], Tensor]
 
 
-class Views(Dataset):
-    """change: what is done to the cropped images; unless given it is the augmentation's RandAugment or colour jitter.
+class OpenedImage(NamedTuple):
+    """An image whose header has been read, and where the batch shows it.
 
-    threads: that decode the images of a batch. stand_ins: another image of the split stands in for one that cannot be
-    read, else that is an error. It is the split's next, not the stage's: in memory the same one stands in for all.
-    """
-
-    def __init__(
-        self,
-        split: InMemory | Files,
-        form: Format,
-        augment: Augment | None,
-        seed: int,
-        change: Change | None = None,
-        stand_ins: bool = True,
-        threads: int = 1,
-    ) -> None:
-        self.split, self.form, self.augment, self.key = (
-            split,
-            form,
-            augment,
-            make_key(seed, "crop"),
-        )
-        self.stand_ins, self.threads, self.change = stand_ins, threads, change
-        self._drawn: Draws | None = None
-        self.pool = Threads()
-        if augment and augment.policy:
-            self.change = rand_augment(
-                augment.policy, form.mean, form.shape, make_key(seed, "policy")
-            )
-        elif augment and augment.jitter:
-            self.change = colour_jitter(augment.jitter, make_key(seed, "jitter"))
-
-    def __len__(self) -> int:
-        return len(self.split)
-
-    def __getitems__(self, tickets: list[SampleKey]) -> Batch:
-        epoch, ids = tickets[0][0], torch.tensor([i for _, i in tickets])
-        if isinstance(self.split, InMemory):
-            return self._held(self.split, epoch, ids)
-        packed = self.split.decode == "nvjpeg" and self.change is None
-        return (self._packed if packed else self._read)(self.split, epoch, ids)
-
-    def _held(self, split: InMemory, epoch: int, ids: Tensor) -> Batch:
-        if self._drawn is None or self._drawn.epoch != epoch:
-            _, _, *size = split.images_NCHW.shape
-            whole = self.form.shape if tuple(size) == self.form.shape else None
-            samples = len(split) * (self.augment.repeats if self.augment else 1)
-
-            def draw(some: Tensor) -> tuple[Tensor, Tensor | None]:
-                return self._boxes(some, epoch, [size] * len(some)), self._shifts(
-                    some, epoch
-                )
-
-            self._drawn = all_draws(epoch, samples, whole, draw)
-        which, draws = ids % len(split), self._drawn
-        # index_select takes whole rows: in places an order of magnitude quicker than an
-        # index
-        boxes = (
-            None
-            if draws.boxes_N5 is None
-            else draws.boxes_N5.index_select(0, ids).long()
-        )
-        shifts = (
-            None
-            if draws.shifts_N2 is None
-            else draws.shifts_N2.index_select(0, ids).long()
-        )
-        mirrored = (
-            None if draws.mirrored_N is None else draws.mirrored_N.index_select(0, ids)
-        )
-        resident = split.resident if self.change is None else None
-        images = (
-            split.images_NCHW[:0]
-            if resident
-            else split.images_NCHW.index_select(0, which)
-        )
-        faults = (
-            (bad for i in which.tolist() for bad in split.bad.get(i, ()))
-            if split.bad
-            else ()
-        )
-        bad = tuple(dict.fromkeys(faults))
-        return self._changed(
-            Batch(
-                images,
-                split.labels_N[which],
-                ids,
-                epoch,
-                boxes,
-                mirrored,
-                bad,
-                shifts,
-                resident,
-            )
-        )
-
-    def _changed(self, batch: Batch) -> Batch:
-        """Cut, and changed as the augmentation asks, where it works on single images; else left for the device."""
-        if self.change is None:
-            return batch
-        images = self.change(
-            drawn(batch, self.form.shape).byte(), batch.epoch, batch.ids_B
-        )
-        return batch._replace(
-            images_BCHW=images, boxes_B5=None, mirrored_B=None, shifts_B2=None
-        )
-
-    def _read(self, files: Files, epoch: int, ids: Tensor) -> Batch:
-        """All headers, then all crops, then all pixels: crops of a batch are drawn at once."""
-        found = self._headers(files, ids, together=self._repeated)
-        boxes = self._boxes(ids, epoch, _sizes(found))
-        images = new_batch(len(ids), *self.form.shape, files.channels)
-        pixels = images.numpy()
-
-        def fill(used: Found) -> Found:
-            own = boxes[used.rows]
-            while True:
-                try:
-                    for row, seen in zip(
-                        used.rows,
-                        self._seen(used.image, own, files.decode),
-                        strict=True,
-                    ):
-                        pixels[row] = seen
-                    return used
-                except BadImageError as error:
-                    used = self._next(used, error)
-                    own = self._boxes(
-                        ids[used.rows], epoch, [used.image.size] * len(own)
-                    )
-
-        found = self.pool.map(fill, found, self.threads)
-        return self._changed(
-            self._batch(files, images, found, ids, epoch, boxes)._replace(boxes_B5=None)
-        )
-
-    def _packed(self, files: Files, epoch: int, ids: Tensor) -> Batch:
-        """Headers and crops here; JPEGs are decoded on the device, and the loader decodes what is none."""
-        found = self._headers(files, ids, together=True)
-        there = [is_for_device(each.image) for each in found]
-        jpegs = list(compress(found, there))
-        # before crops are drawn: from here on it is known that they can be read
-        wholes = self.pool.map(
-            self._whole, list(compress(found, map(not_, there))), self.threads
-        )
-        found = jpegs + [used for used, _ in wholes]
-        boxes = self._boxes(ids, epoch, _sizes(found))
-        others = [(row, whole) for used, whole in wholes for row in used.rows]
-        images = new_batch(len(others), *self.form.shape, files.channels)
-        for k, (row, whole) in enumerate(others):
-            top, left, height, width = boxes[row, :4].tolist()
-            images[k] = torch.from_numpy(
-                resized(whole, (top, left, height, width), self.form.shape)
-            )
-        packed = Packed(
-            [each.image for each in jpegs],
-            [each.rows for each in jpegs],
-            [row for row, _ in others],
-        )
-        return self._batch(files, images, found, ids, epoch, boxes)._replace(
-            packed=packed
-        )
-
-    def _batch(
-        self,
-        files: Files,
-        images: UInt8[Tensor, "K h w C"],
-        found: list["Found"],
-        ids: Tensor,
-        epoch: int,
-        boxes: Int[Tensor, "B 5"],
-    ) -> Batch:
-        """What is known of it besides pixels."""
-        used = torch.empty(len(ids), dtype=torch.long)
-        for each in found:
-            used[each.rows] = each.id
-        bad = tuple(dict.fromkeys(bad for each in found for bad in each.bad))
-        mirrored, shifts = (
-            (boxes[:, 4].bool() if boxes[:, 4].any() else None),
-            self._shifts(ids, epoch),
-        )
-        return Batch(
-            images.permute(0, 3, 1, 2),
-            files.labels_N[used],
-            ids,
-            epoch,
-            boxes,
-            mirrored,
-            bad,
-            shifts,
-        )
-
-    @property
-    def _repeated(self) -> bool:
-        return self.augment is not None and self.augment.repeats > 1
-
-    def _seen(
-        self, image: Encoded, boxes_K5: Int[Tensor, "K 5"], decode: Decode
-    ) -> Iterator[UInt8[np.ndarray, "h w C"]]:
-        """Each view of it; several of one decoding."""
-        places = [
-            (top, left, height, width)
-            for top, left, height, width, _ in boxes_K5.tolist()
-        ]
-        shape = self.form.shape
-        if not self._repeated:
-            yield from (view(image, place, shape, decode) for place in places)
-            return
-        whole, cut = (
-            decoded(image),
-            (resized_by_pillow if decode == "reference" else resized),
-        )
-        yield from (cut(whole, place, shape) for place in places)
-
-    def _headers(self, files: Files, ids: Tensor, together: bool) -> list["Found"]:
-        """Of each row of the batch, or of each image with all rows that are views of it."""
-        which = (ids % len(files)).tolist()
-        groups = (
-            list(side_by_side(which).items())
-            if together
-            else [(i, [row]) for row, i in enumerate(which)]
-        )
-        return self.pool.map(lambda group: self._header(*group), groups, self.threads)
-
-    def _whole(self, used: "Found") -> tuple["Found", UInt8[np.ndarray, "H W C"]]:
-        """All of the image, or of the one that stands in for it."""
-        while True:
-            try:
-                return used, decoded(used.image)
-            except BadImageError as error:
-                used = self._next(used, error)
-
-    def _next(self, used: "Found", error: BadImageError) -> "Found":
-        """That stands in for one whose pixels cannot be read. Raises the error where none may."""
-        if not self.stand_ins:
-            raise error
-        return self._header(
-            used.wanted, used.rows, (*used.bad, Bad(used.id, error.name, error.reason))
-        )
-
-    def _header(self, i: int, rows: list[int], bad: tuple[Bad, ...] = ()) -> "Found":
-        """Of the sample, or of the next that can be read: never by chance, never by workers."""
-        assert isinstance(self.split, Files)
-        tried = {each.id for each in bad}
-        for other in candidates(i, len(self.split)):
-            if other in tried:
-                continue
-            name = self.split.store.name(other)
-            try:
-                image = opened(
-                    content_of(self.split.store, other), name, self.split.channels
-                )
-                return Found(i, rows, other, image, bad)
-            except BadImageError as error:
-                if not self.stand_ins:
-                    raise
-                bad = (*bad, Bad(other, name, error.reason))
-        raise none_of(bad)
-
-    def _shifts(self, ids_B: Tensor, epoch: int) -> Int[Tensor, "B 2"] | None:
-        return (
-            self.augment.shifts(self.key, ids_B, epoch, self.form.shape)
-            if self.augment
-            else None
-        )
-
-    def _boxes(
-        self, ids_B: Tensor, epoch: int, sizes: Sequence[Sequence[int]]
-    ) -> Int[Tensor, "B 5"]:
-        # of many sizes much quicker than torch.tensor
-        sizes_B2 = torch.from_numpy(np.array(sizes))
-        if self.augment is None:
-            return centre_boxes(sizes_B2, self.form.shape, self.form.eval_crop)
-        return self.augment.boxes(self.key, ids_B, epoch, sizes_B2, self.form.shape)
-
-
-class Found(NamedTuple):
-    """An image with its header read. wanted: the sample that it is or stands in for, which the batch has in `rows`.
-
-    id: the sample that it is; bad: those that could not be read before it.
+    wanted: the sample that the batch asked for, in its rows `rows`. id: the sample that
+    is used, `wanted` itself or a substitute. bad: those that could not be read before.
     """
 
     wanted: int
     rows: list[int]
     id: int
-    image: Encoded
-    bad: tuple[Bad, ...]
+    image: EncodedImage
+    bad: tuple[BadImage, ...]
 
 
-def _sizes(found: Sequence[Found]) -> list[tuple[int, int]]:
-    """In the order of the batch's rows."""
-    by_row = {row: each.image.size for each in found for row in each.rows}
+class Views(Dataset):
+    """The views of a split: each sample cropped and changed as (epoch, id) determines.
+
+    augment: None for evaluation, which crops the centre. transform: what is done to the
+    cropped images, by default the augmentation's RandAugment or colour jitter.
+    allow_substitutes: use another image of the split for one that cannot be read;
+    otherwise that is an error. The substitute is the split's next image, whichever
+    subset of it the stage uses: so that a split in memory can hold the same one for all
+    stages. threads: how many decode the images of a batch.
+    """
+
+    def __init__(
+        self,
+        split: InMemory | StoredImages,
+        image_format: ImageFormat,
+        augment: Augmentation | None,
+        seed: int,
+        transform: Transform | None = None,
+        allow_substitutes: bool = True,
+        threads: int = 1,
+    ) -> None:
+        self.split = split
+        self.image_format = image_format
+        self.augment = augment
+        self.key = make_key(seed, "crop")
+        self.transform = transform
+        self.allow_substitutes = allow_substitutes
+        self.threads = threads
+        self.pools = ThreadPools()
+        self._epoch_draws: EpochDraws | None = None
+        if augment and augment.policy:
+            self.transform = make_rand_augment(
+                augment.policy,
+                image_format.mean,
+                image_format.shape,
+                make_key(seed, "policy"),
+            )
+        elif augment and augment.jitter:
+            self.transform = make_colour_jitter(
+                augment.jitter, make_key(seed, "jitter")
+            )
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitems__(self, keys: list[SampleKey]) -> Batch:
+        """Make one batch of samples of one epoch."""
+        epoch = keys[0][0]
+        ids_B = torch.tensor([i for _, i in keys])
+        if isinstance(self.split, InMemory):
+            return self._batch_from_memory(self.split, epoch, ids_B)
+        # a transform needs the pixels here
+        if self.split.decode == "nvjpeg" and self.transform is None:
+            return self._batch_for_device(self.split, epoch, ids_B)
+        return self._batch_from_store(self.split, epoch, ids_B)
+
+    def _batch_from_memory(self, split: InMemory, epoch: int, ids_B: Tensor) -> Batch:
+        draws = self._draws_of_epoch(split, epoch)
+        image_B = ids_B % len(split)
+        # index_select copies whole rows: up to ten times as fast as indexing
+        boxes, shifts, mirrored = (
+            None if each is None else each.index_select(0, ids_B)
+            for each in (draws.boxes_N5, draws.shifts_N2, draws.mirrored_N)
+        )
+        on_device = split.on_device if self.transform is None else None
+        if on_device:
+            images = split.images_NCHW[:0]
+        else:
+            images = split.images_NCHW.index_select(0, image_B)
+        bad: dict[BadImage, None] = {}
+        if split.bad_images:
+            for i in image_B.tolist():
+                bad |= dict.fromkeys(split.bad_images.get(i, ()))
+        batch = Batch(
+            images,
+            split.labels_N[image_B],
+            ids_B,
+            epoch,
+            None if boxes is None else boxes.long(),
+            mirrored,
+            tuple(bad),
+            None if shifts is None else shifts.long(),
+            on_device,
+        )
+        return self._apply_transform(batch)
+
+    def _draws_of_epoch(self, split: InMemory, epoch: int) -> EpochDraws:
+        """Draw the crops of a whole epoch when its first batch is made."""
+        if self._epoch_draws is not None and self._epoch_draws.epoch == epoch:
+            return self._epoch_draws
+        height, width = split.images_NCHW.shape[2:]
+        has_shape = (height, width) == self.image_format.shape
+        repeats = self.augment.repeats if self.augment else 1
+
+        def draw(ids_B: Tensor) -> tuple[Tensor, Tensor | None]:
+            boxes = self._draw_boxes(ids_B, epoch, [(height, width)] * len(ids_B))
+            return boxes, self._draw_shifts(ids_B, epoch)
+
+        self._epoch_draws = draw_epoch(
+            epoch,
+            len(split) * repeats,
+            self.image_format.shape if has_shape else None,
+            draw,
+        )
+        return self._epoch_draws
+
+    def _apply_transform(self, batch: Batch) -> Batch:
+        """Crop the images and apply the transform, if any, which takes single images.
+
+        Without a transform, cropping images in memory is left to the device.
+        """
+        if self.transform is None:
+            return batch
+        cropped = apply_pending(batch, self.image_format.shape).byte()
+        images = self.transform(cropped, batch.epoch, batch.ids_B)
+        return batch._replace(
+            images_BCHW=images, boxes_B5=None, mirrored_B=None, shifts_B2=None
+        )
+
+    def _batch_from_store(
+        self, images: StoredImages, epoch: int, ids_B: Tensor
+    ) -> Batch:
+        """Read all headers, then draw all crops at once, then decode all pixels."""
+        opened = self._read_headers(images, ids_B, group=self._has_repeats)
+        boxes_B5 = self._draw_boxes(ids_B, epoch, _sizes_by_row(opened))
+        views_BhwC = empty_batch(len(ids_B), *self.image_format.shape, images.channels)
+        pixels = views_BhwC.numpy()
+
+        def decode(image: OpenedImage) -> OpenedImage:
+            boxes_K5 = boxes_B5[image.rows]
+            while True:
+                try:
+                    views = self._decode_views(image.image, boxes_K5, images.decode)
+                    for row, view in zip(image.rows, views, strict=True):
+                        pixels[row] = view
+                    return image
+                except BadImageError as error:
+                    # a substitute may have another size: draw its boxes anew
+                    image = self._open_substitute(image, error)
+                    sizes = [image.image.size] * len(image.rows)
+                    boxes_K5 = self._draw_boxes(ids_B[image.rows], epoch, sizes)
+
+        opened = self.pools.map(decode, opened, self.threads)
+        batch = self._make_batch(images, views_BhwC, opened, ids_B, epoch, boxes_B5)
+        return self._apply_transform(batch._replace(boxes_B5=None))
+
+    def _batch_for_device(
+        self, images: StoredImages, epoch: int, ids_B: Tensor
+    ) -> Batch:
+        """Read headers and draw crops here, and leave JPEGs to the device.
+
+        Images that the device cannot decode are decoded here.
+        """
+        opened = self._read_headers(images, ids_B, group=True)
+        jpegs: list[OpenedImage] = []
+        others: list[OpenedImage] = []
+        for each in opened:
+            (jpegs if can_decode_on_device(each.image) else others).append(each)
+        # decoded before crops are drawn: after that, all are known to be readable
+        decoded = self.pools.map(self._decode_or_substitute, others, self.threads)
+        opened = jpegs + [image for image, _ in decoded]
+        boxes_B5 = self._draw_boxes(ids_B, epoch, _sizes_by_row(opened))
+
+        shape = self.image_format.shape
+        other_rows = [(row, pixels) for image, pixels in decoded for row in image.rows]
+        views_KhwC = empty_batch(len(other_rows), *shape, images.channels)
+        for k, (row, pixels) in enumerate(other_rows):
+            top, left, height, width = boxes_B5[row, :4].tolist()
+            view = resize_crop(pixels, (top, left, height, width), shape)
+            views_KhwC[k] = torch.from_numpy(view)
+        packed = PackedJpegs(
+            [each.image for each in jpegs],
+            [each.rows for each in jpegs],
+            [row for row, _ in other_rows],
+        )
+        batch = self._make_batch(images, views_KhwC, opened, ids_B, epoch, boxes_B5)
+        return batch._replace(packed_jpegs=packed)
+
+    def _make_batch(
+        self,
+        images: StoredImages,
+        views: UInt8[Tensor, "K h w C"],
+        opened: list[OpenedImage],
+        ids_B: Tensor,
+        epoch: int,
+        boxes_B5: Int[Tensor, "B 5"],
+    ) -> Batch:
+        """Add labels, bad images and what is left to do to the views."""
+        # a substitute brings its own label
+        used_B = torch.empty(len(ids_B), dtype=torch.long)
+        for each in opened:
+            used_B[each.rows] = each.id
+        bad = dict.fromkeys(bad for each in opened for bad in each.bad)
+        mirrored_B = boxes_B5[:, 4].bool()
+        return Batch(
+            views.permute(0, 3, 1, 2),
+            images.labels_N[used_B],
+            ids_B,
+            epoch,
+            boxes_B5,
+            mirrored_B if mirrored_B.any() else None,
+            tuple(bad),
+            self._draw_shifts(ids_B, epoch),
+        )
+
+    @property
+    def _has_repeats(self) -> bool:
+        return self.augment is not None and self.augment.repeats > 1
+
+    def _decode_views(
+        self, image: EncodedImage, boxes_K5: Int[Tensor, "K 5"], decode: DecodeMode
+    ) -> Iterator[UInt8[np.ndarray, "h w C"]]:
+        """Yield the view of each box; several views share one decoding of the image."""
+        shape = self.image_format.shape
+        boxes = [
+            (top, left, height, width)
+            for top, left, height, width, _ in boxes_K5.tolist()
+        ]
+        if not self._has_repeats:
+            for box in boxes:
+                yield decode_crop(image, box, shape, decode)
+            return
+        pixels = decode_image(image)
+        resize = resize_crop_with_pillow if decode == "reference" else resize_crop
+        for box in boxes:
+            yield resize(pixels, box, shape)
+
+    def _read_headers(
+        self, images: StoredImages, ids_B: Tensor, group: bool
+    ) -> list[OpenedImage]:
+        """Open the image of each row; with `group`, once for all rows that show it."""
+        wanted = (ids_B % len(images)).tolist()
+        rows = (
+            list(rows_by_image(wanted).items())
+            if group
+            else [(i, [row]) for row, i in enumerate(wanted)]
+        )
+        return self.pools.map(
+            lambda item: self._open_readable(*item), rows, self.threads
+        )
+
+    def _decode_or_substitute(
+        self, image: OpenedImage
+    ) -> tuple[OpenedImage, UInt8[np.ndarray, "H W C"]]:
+        """Decode the whole image, or the first substitute that can be decoded."""
+        while True:
+            try:
+                return image, decode_image(image.image)
+            except BadImageError as error:
+                image = self._open_substitute(image, error)
+
+    def _open_substitute(self, image: OpenedImage, error: BadImageError) -> OpenedImage:
+        """Open the substitute of an image whose pixels cannot be read.
+
+        Raises the error if there may be none.
+        """
+        if not self.allow_substitutes:
+            raise error
+        bad = BadImage(image.id, error.name, error.reason)
+        return self._open_readable(image.wanted, image.rows, (*image.bad, bad))
+
+    def _open_readable(
+        self, wanted: int, rows: list[int], bad: tuple[BadImage, ...] = ()
+    ) -> OpenedImage:
+        """Open the wanted sample, or the first candidate whose header can be read.
+
+        The choice depends on nothing but the sample: neither on chance nor on workers.
+        """
+        assert isinstance(self.split, StoredImages)
+        store, channels = self.split.store, self.split.channels
+        tried = {each.id for each in bad}
+        for candidate in substitute_candidates(wanted, len(self.split)):
+            if candidate in tried:
+                continue
+            name = store.name(candidate)
+            try:
+                image = read_header(read_content(store, candidate), name, channels)
+                return OpenedImage(wanted, rows, candidate, image, bad)
+            except BadImageError as error:
+                if not self.allow_substitutes:
+                    raise
+                bad = (*bad, BadImage(candidate, name, error.reason))
+        raise no_substitute_error(bad)
+
+    def _draw_shifts(self, ids_B: Tensor, epoch: int) -> Int[Tensor, "B 2"] | None:
+        if self.augment is None:
+            return None
+        return self.augment.draw_shifts(self.key, ids_B, epoch, self.image_format.shape)
+
+    def _draw_boxes(
+        self, ids_B: Tensor, epoch: int, sizes: Sequence[Sequence[int]]
+    ) -> Int[Tensor, "B 5"]:
+        # for many sizes, this is much faster than torch.tensor
+        sizes_B2 = torch.from_numpy(np.array(sizes))
+        shape = self.image_format.shape
+        if self.augment is None:
+            return centre_boxes(sizes_B2, shape, self.image_format.eval_crop)
+        return self.augment.draw_boxes(self.key, ids_B, epoch, sizes_B2, shape)
+
+
+def _sizes_by_row(opened: Sequence[OpenedImage]) -> list[tuple[int, int]]:
+    """Return the size of the image in each row of the batch, in order."""
+    by_row = {row: each.image.size for each in opened for row in each.rows}
     return [by_row[row] for row in range(len(by_row))]

@@ -1,10 +1,14 @@
-"""The processes that read images for a loader: deaf to signals, known when they are lost, ended by force."""
+"""The processes that read images for a loader, and the threads inside them.
+
+Workers ignore signals, are noticed when they are lost, and are ended by force.
+"""
 
 import atexit
 import gc
 import multiprocessing
 
-# before `atexit` below: what is registered later is called earlier
+# imported before `atexit.register` below, since what is registered last is called
+# first: workers must be killed before multiprocessing waits for them
 import multiprocessing.util
 import os
 import signal
@@ -16,99 +20,122 @@ from typing import Any, TypeVar
 from torch.utils.data import DataLoader
 from torch.utils.data._utils import signal_handling
 
-from unmask.data.loading.shared_memory import Slots, use
-from unmask.distributed.processes import SIGNALS
+from unmask.data.loading.shared_memory import Slots, attach_worker
+from unmask.distributed.processes import STOP_SIGNALS
 
 
-class QuietLoader(DataLoader):
-    """Its workers are deaf from their first moment: until `quiet_worker` runs a signal to the group would end one."""
+class SignalBlockingLoader(DataLoader):
+    """A DataLoader whose workers never receive the signals that ask a run to leave.
+
+    A signal to the whole process group must not end a worker before `init_worker` has
+    run in it.
+    """
 
     def __iter__(self) -> Any:
-        _hear_of_ends()
-        # which those that are started here inherit
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        _restore_sigchld_handler()
+        # workers that are started here inherit the blocked signals
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
             return super().__iter__()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _hear_of_ends() -> None:
-    """Let torch hear of the end of a worker: it asks for that once a process, and Lightning takes it away after a fit.
+def _restore_sigchld_handler() -> None:
+    """Make torch notice workers that die.
 
-    Without, a worker that was killed in a second stage would be waited for until the loader's time-out.
+    torch installs its handler once per process, and Lightning removes it after a fit.
+    Without it, a worker that is killed in a second stage would be waited for until the
+    loader's timeout.
     """
-    heard = signal.getsignal(signal.SIGCHLD)
-    if getattr(heard, "__module__", None) != signal_handling.__name__:
-        # torch asks again when the next workers start
+    handler = signal.getsignal(signal.SIGCHLD)
+    if getattr(handler, "__module__", None) != signal_handling.__name__:
+        # torch installs the handler again when the next workers start
         signal_handling._SIGCHLD_handler_set = False
 
 
-def quiet_worker(slots: Slots | None, process: int) -> None:
-    """Workers outlive signals to the group, so that the main process can still save."""
-    use(slots, process)
-    for sig in SIGNALS:
-        signal.signal(sig, signal.SIG_IGN)
-    # what is inherited: a collector that looks through it would make its pages this
-    # process's own
+def init_worker(slots: Slots | None, worker: int) -> None:
+    """Let this worker outlive signals to the group, so that the main process can save.
+
+    It is the DataLoader's worker_init_fn, and also attaches the worker to its slots of
+    shared memory.
+    """
+    attach_worker(slots, worker)
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    # the garbage collector writes into every object it visits, which would copy the
+    # pages that are inherited from the main process
     gc.freeze()
 
 
-def lost_worker(error: BaseException) -> bool:
-    """Whether the error is of a worker that died or hangs; torch has a word for it only where it looks in time."""
-    text = str(error)
-    # it died while it handed a batch over
+def is_lost_worker(error: BaseException) -> bool:
+    """Return whether the error means that a worker died or hangs.
+
+    torch says so in words only if it looks in time.
+    """
+    # the worker died while it handed a batch over
     if isinstance(error, EOFError | ConnectionError):
         return any(
             "torch/utils/data" in frame.filename
             for frame in traceback.extract_tb(error.__traceback__)
         )
-    said = text.startswith(("DataLoader worker", "DataLoader timed out"))
-    return isinstance(error, RuntimeError) and said and "Original Traceback" not in text
+    if not isinstance(error, RuntimeError):
+        return False
+    text = str(error)
+    # errors that a worker raised itself carry its traceback
+    is_reported = text.startswith(("DataLoader worker", "DataLoader timed out"))
+    return is_reported and "Original Traceback" not in text
 
 
-def end_workers() -> None:
-    """Of all loaders of this process: one that hangs ignores being asked, and this process would wait for it."""
-    # torch would take these for lost ones, and raise
-    heard = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+def kill_workers() -> None:
+    """Kill the workers of all loaders of this process.
+
+    A worker that hangs would not react to a polite request, and this process would wait
+    for it.
+    """
+    # torch's handler would take these for lost workers, and raise
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for child in multiprocessing.active_children():
         if child.daemon:
             child.kill()
             child.join(timeout=5)
-    signal.signal(signal.SIGCHLD, heard)
+    signal.signal(signal.SIGCHLD, before)
 
 
-# those that something still holds when Python ends, a traceback say, would be asked in
-# vain, and waited for
-atexit.register(end_workers)
+# workers that something still refers to when Python ends (a traceback, say) would be
+# asked in vain to end, and waited for
+atexit.register(kill_workers)
 
 
 Item = TypeVar("Item")
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 
 
-class Threads:
-    """Of each process its own: one that is forked inherits what stands here, but no threads."""
+class ThreadPools:
+    """Thread pools, one set for each process: forked processes inherit no threads."""
 
     def __init__(self) -> None:
+        # by (process id, number of threads)
         self.pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
 
     def map(
-        self, function: Callable[[Item], Made], items: Sequence[Item], count: int
-    ) -> list[Made]:
-        """Of each item in order; threads take the next one as they are free."""
+        self, function: Callable[[Item], Result], items: Sequence[Item], count: int
+    ) -> list[Result]:
+        """Apply the function to all items by `count` threads; keep the items' order."""
         if count == 1 or len(items) <= 1:
             return list(map(function, items))
-        found: list[Any] = [None] * len(items)
-        turns = iter(enumerate(items))
+        results: list[Any] = [None] * len(items)
+        queue = iter(enumerate(items))
 
+        # each thread takes the next item as soon as it is free; iterators of
+        # enumerate are safe to share under the interpreter's lock
         def work() -> None:
-            for k, item in turns:
-                found[k] = function(item)
+            for k, item in queue:
+                results[k] = function(item)
 
-        for done in [self._pool(count).submit(work) for _ in range(count)]:
-            done.result()
-        return found
+        for future in [self._pool(count).submit(work) for _ in range(count)]:
+            future.result()
+        return results
 
     def _pool(self, count: int) -> ThreadPoolExecutor:
         key = os.getpid(), count
@@ -117,5 +144,5 @@ class Threads:
         return self.pools[key]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Threads stay where they are."""
+        """Pickle without threads."""
         return {"pools": {}}

@@ -1,1 +1,1 @@
-"""The paper's tables with ours beside them."""
+"""The paper's tables and figures beside our results."""

@@ -1,4 +1,7 @@
-"""How far a difference of two measurements would vary: a bootstrap over seeds, or over the images of a single seed."""
+"""A bootstrap of the difference of two measurements.
+
+It resamples the seeds or, where a row has a single seed, the images of that seed.
+"""
 
 import math
 from typing import NamedTuple
@@ -8,100 +11,124 @@ from jaxtyping import Float
 from scipy import special, stats  # type: ignore[import-untyped]
 
 DRAWS = 10_000
-FEWEST_RANKED = 3
+MIN_RANKED_ROWS = 3
 
 
 class Sample(NamedTuple):
-    """One row's values, a seed each, and how many images each was measured on."""
+    """One row's values, one for each seed, and how many images measured each."""
 
     values: tuple[float, ...]
     images: int
 
     @property
     def mean(self) -> float:
+        """Return the mean over seeds."""
         return float(np.mean(self.values))
 
     @property
-    def over_seeds(self) -> bool:
-        """Seeds that agree to the last digit say nothing about how far others would lie."""
+    def seeds_differ(self) -> bool:
+        """Return whether the seeds can tell how far other seeds would lie."""
+        # Seeds that agree to the last digit are a rounding, not a spread of zero.
         return len(set(self.values)) > 1
 
 
 class Deviations(NamedTuple):
-    """Draws of (mean of a resample - mean), the mean's variance, its degrees of freedom, and the values' least step."""
+    """How one row's mean varies under resampling."""
 
+    # mean of a resample minus the mean
     draws_N: Float[np.ndarray, "N"]
+    # of the mean
     variance: float
+    # degrees of freedom of that variance
     df: float
-    step: float = 0.0
+    # smallest step between two possible values: an image of an accuracy
+    resolution: float = 0.0
 
 
 class Difference(NamedTuple):
-    """mean(a) - mean(b) and the draws around it."""
+    """A difference of two means, and the draws around it."""
 
     mean: float
     draws_N: Float[np.ndarray, "N"]
     df: float
-    step: float
+    resolution: float
 
     def bound(self, level: float, upper: bool) -> float:
-        """The one-sided bound at `level`, widened from normal to Student's tails at that level.
-
-        By 1.96's own ratio t_0.975 / 1.96 at every level, three equal rows would be told apart in 0.8 % of draws where
-        0.2 % are allowed (Bonferroni over 28 pairs); the level's own ratio keeps what is allowed at all of them.
-        """
-        wider = special.stdtrit(self.df, level) / special.ndtri(level)
-        reach = wider * np.quantile(self.draws_N, level if upper else 1 - level)
-        # an image of each row decides nothing
-        return float(self.mean + reach + (self.step if upper else -self.step))
+        """Return the one-sided confidence bound at `level`."""
+        # The bootstrap of few seeds has normal tails: widen them to Student's at
+        # this very level. With the ratio t_0.975 / 1.96 at every level, three equal
+        # rows would be told apart in 0.8 % of draws where 0.2 % are allowed
+        # (Bonferroni over 28 pairs); the level's own ratio keeps to what is allowed.
+        tail_ratio = special.stdtrit(self.df, level) / special.ndtri(level)
+        quantile = np.quantile(self.draws_N, level if upper else 1 - level)
+        # One image more or less in either row must decide nothing.
+        step = self.resolution if upper else -self.resolution
+        return float(self.mean + tail_ratio * quantile + step)
 
 
 def bootstrap_deviations(
-    sample: Sample, accuracy: bool, rng: np.random.Generator
+    sample: Sample, is_accuracy: bool, rng: np.random.Generator
 ) -> Deviations | None:
-    """None where nothing says how far the value would vary: a single seed of what is no accuracy in per cent."""
-    n = len(sample.values)
-    if sample.over_seeds:
-        values_S = np.array(sample.values)
-        resampled_SN = values_S[rng.integers(n, size=(n, DRAWS))]
-        unbiased = math.sqrt(n / (n - 1))  # a resample of n varies by n - 1 parts of n
-        return Deviations(
-            (resampled_SN.mean(axis=0) - sample.mean) * unbiased,
-            float(values_S.var(ddof=1)) / n,
-            n - 1,
-        )
-    if not accuracy or sample.images < 1:
+    """Resample a row's seeds, or the images of a single seed.
+
+    Return None where nothing tells how far the value would vary: a single seed of
+    something that is no accuracy in per cent.
+    """
+    if sample.seeds_differ:
+        return _resample_seeds(sample, rng)
+    if not is_accuracy or sample.images < 1:
         return None
-    # half an image of either kind: an accuracy of 100 % is not certain either
-    share = (sample.mean / 100 * sample.images + 0.5) / (sample.images + 1)
-    draws_N = 100 * (
-        rng.binomial(sample.images, share, size=DRAWS) / sample.images - share
-    )
-    return Deviations(
-        draws_N,
-        1e4 * share * (1 - share) / sample.images,
-        math.inf,
-        100 / sample.images,
-    )
+    return _resample_images(sample, rng)
 
 
-def difference(
-    a: tuple[Sample, Deviations], b: tuple[Sample, Deviations]
+def _resample_seeds(sample: Sample, rng: np.random.Generator) -> Deviations:
+    n = len(sample.values)
+    values_S = np.array(sample.values)
+    resampled_SN = values_S[rng.integers(n, size=(n, DRAWS))]
+    # The mean of a resample has (n - 1) / n of the unbiased variance.
+    unbiased = math.sqrt(n / (n - 1))
+    draws_N = (resampled_SN.mean(axis=0) - sample.mean) * unbiased
+    variance = float(values_S.var(ddof=1)) / n
+    return Deviations(draws_N, variance, n - 1)
+
+
+def _resample_images(sample: Sample, rng: np.random.Generator) -> Deviations:
+    n = sample.images
+    # Half an image of either kind is added: even 100 % is not certain.
+    share = (sample.mean / 100 * n + 0.5) / (n + 1)
+    draws_N = 100 * (rng.binomial(n, share, size=DRAWS) / n - share)
+    variance = 1e4 * share * (1 - share) / n
+    return Deviations(draws_N, variance, math.inf, 100 / n)
+
+
+def mean_difference(
+    first: tuple[Sample, Deviations], second: tuple[Sample, Deviations]
 ) -> Difference:
-    """Degrees of freedom by Welch (1947) and Satterthwaite; infinite where both are over images."""
-    (first, of_first), (second, of_second) = a, b
-    total = of_first.variance + of_second.variance
-    parts = sum(part.variance**2 / part.df for part in (of_first, of_second))
-    draws_N, step = of_first.draws_N - of_second.draws_N, of_first.step + of_second.step
+    """Return mean(first) - mean(second) with its draws.
+
+    The degrees of freedom are Welch's (1947); they are infinite where both samples
+    resample images.
+    """
+    (sample_a, a), (sample_b, b) = first, second
+    # Welch-Satterthwaite: (v_a + v_b)^2 / (v_a^2 / df_a + v_b^2 / df_b)
+    total = a.variance + b.variance
+    parts = sum(part.variance**2 / part.df for part in (a, b))
     return Difference(
-        first.mean - second.mean, draws_N, total**2 / parts if parts else math.inf, step
+        mean=sample_a.mean - sample_b.mean,
+        draws_N=a.draws_N - b.draws_N,
+        df=total**2 / parts if parts else math.inf,
+        resolution=a.resolution + b.resolution,
     )
 
 
 def rank_correlation(pairs: list[tuple[float, float]]) -> float | None:
-    """Spearman's; None under three pairs or where one side is all equal."""
-    if len(pairs) < FEWEST_RANKED or any(
-        len(set(side)) == 1 for side in zip(*pairs, strict=True)
-    ):
+    """Return Spearman's rank correlation.
+
+    Return None for fewer than three pairs, or where one side is constant.
+    """
+    if len(pairs) < MIN_RANKED_ROWS:
         return None
-    return float(stats.spearmanr(*zip(*pairs, strict=True)).statistic)
+    first, second = zip(*pairs, strict=True)
+    if len(set(first)) == 1 or len(set(second)) == 1:
+        return None
+    return float(stats.spearmanr(first, second).statistic)

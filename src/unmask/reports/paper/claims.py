@@ -1,8 +1,10 @@
-"""Whether a claim of the paper holds for our rows.
+"""Decide whether a claim of the paper holds for our rows.
 
-Every claim is a conjunction of inequalities mean(high) - mean(low) > margin. It holds if each of them is confirmed,
-one-sided at 95 %: an intersection-union test (Berger 1982) needs no correction for their number. It does not hold if
-any is refuted, at 5 % over all of them (Bonferroni).
+A claim is a conjunction of inequalities mean(high) - mean(low) > margin.
+
+It holds if each of them is confirmed, one-sided at 95 %: an intersection-union test
+(Berger 1982) needs no correction for their number. It does not hold if any of them is
+refuted, at 5 % over all of them (Bonferroni).
 """
 
 import hashlib
@@ -13,20 +15,20 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from unmask.config.experiments import Claim
+from unmask.config.paper_facts import Claim
 from unmask.reports.paper.bootstrap import (
     Difference,
     Sample,
     bootstrap_deviations,
-    difference,
+    mean_difference,
 )
 
 Verdict = Literal["holds", "does not hold", "cannot tell"]
-LEVEL = 0.95
+CONFIDENCE = 0.95
 
 
 class Inequality(NamedTuple):
-    """mean(high) - mean(low) > margin."""
+    """The statement mean(high) - mean(low) > margin about two rows."""
 
     high: str
     low: str
@@ -34,175 +36,183 @@ class Inequality(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A claim, its verdict, and why in one sentence."""
+class JudgedClaim:
+    """A claim, its verdict, and the reason in one sentence."""
 
     claim: Claim
     verdict: Verdict
-    why: str
+    reason: str
 
 
-class Measured(NamedTuple):
-    """What is known of a claim's column: each row's sample, which rows compete, which a scale leaves out."""
+class ColumnSamples(NamedTuple):
+    """Our results in the column that a claim is about."""
 
+    # by row
     samples: dict[str, Sample]
-    rivals: list[str]
+    # the rows that the best row must beat
+    competing_rows: list[str]
     unit: str
-    accuracy: bool  # per cent of images: one seed's spread is then binomial
-    left_out: Collection[str] = ()
+    # in per cent of images: the spread of a single seed is then binomial
+    is_accuracy: bool
+    # the rows that this scale does not make
+    omitted_rows: Collection[str] = ()
 
 
 def inequalities(
-    claim: Claim, rivals: list[str]
+    claim: Claim, competing_rows: list[str]
 ) -> tuple[list[Inequality], list[Inequality]]:
-    """What must all be confirmed, and what may be refuted: of a trend any pair, but neighbours imply the rest."""
+    """Return the inequalities that confirm the claim, and those that refute it.
+
+    All of the first must be confirmed; one refuted of the second is enough.
+    """
     if claim.best is not None:
-        above = [
-            Inequality(claim.best, other) for other in rivals if other != claim.best
-        ]
+        others = [row for row in competing_rows if row != claim.best]
+        above = [Inequality(claim.best, other) for other in others]
         return above, above
     if claim.higher is not None:
         high, low = claim.higher
-        return [Inequality(high, low, claim.by)], [Inequality(high, low, claim.by)]
+        above = [Inequality(high, low, claim.by)]
+        return above, above
     if claim.within is not None:
-        pairs = combinations(claim.rows or [], 2)
-        close = [
-            Inequality(*order, -claim.within)
-            for a, b in pairs
-            for order in ((a, b), (b, a))
-        ]
+        # |a - b| < within  is  a - b > -within  and  b - a > -within
+        close = []
+        for a, b in combinations(claim.rows or [], 2):
+            close += [
+                Inequality(a, b, -claim.within),
+                Inequality(b, a, -claim.within),
+            ]
         return close, close
     upwards = claim.rising or list(reversed(claim.falling or []))
+    # A trend is confirmed between neighbours, which implies the rest, but any pair
+    # in the wrong order refutes it.
     return (
         [Inequality(high, low) for low, high in pairwise(upwards)],
         [Inequality(high, low) for low, high in combinations(upwards, 2)],
     )
 
 
-def judge(claim: Claim, measured: Measured) -> Judged:
-    """Deterministic: the bootstrap's generator is seeded by what the claim says."""
-    to_confirm, to_refute = inequalities(claim, measured.rivals)
-    needed = list(
+def judge(claim: Claim, column: ColumnSamples) -> JudgedClaim:
+    """Decide a claim from the results in its column.
+
+    The same results give the same verdict: the claim's text seeds the bootstrap.
+    """
+    to_confirm, to_refute = inequalities(claim, column.competing_rows)
+    rows = list(
         dict.fromkeys(row for pair in to_refute for row in (pair.high, pair.low))
     )
-    if fault := _lacking(needed, measured):
-        return Judged(claim, "cannot tell", fault)
-    rng = np.random.default_rng(
-        int.from_bytes(hashlib.sha256(claim.says.encode()).digest()[:8], "little")
-    )
-    known = {}
-    for row in needed:
-        sample = measured.samples[row]
-        around = bootstrap_deviations(sample, measured.accuracy, rng)
-        if around is None:
-            return Judged(claim, "cannot tell", _one_seed(row, sample))
-        known[row] = sample, around
+    if missing := _describe_missing(rows, column):
+        return JudgedClaim(claim, "cannot tell", missing)
+    digest = hashlib.sha256(claim.says.encode()).digest()
+    rng = np.random.default_rng(int.from_bytes(digest[:8], "little"))
+    resampled = {}
+    for row in rows:
+        sample = column.samples[row]
+        deviations = bootstrap_deviations(sample, column.is_accuracy, rng)
+        if deviations is None:
+            return JudgedClaim(claim, "cannot tell", _describe_no_spread(row, sample))
+        resampled[row] = sample, deviations
     differences = {
-        pair: difference(known[pair.high], known[pair.low])
+        pair: mean_difference(resampled[pair.high], resampled[pair.low])
         for pair in {*to_confirm, *to_refute}
     }
-    return _verdict(claim, to_confirm, to_refute, differences, measured)
+    verdict, reason = _decide(to_confirm, to_refute, differences, column)
+    return JudgedClaim(claim, verdict, reason)
 
 
-def _verdict(
-    claim: Claim,
+def _decide(
     to_confirm: list[Inequality],
     to_refute: list[Inequality],
     differences: dict[Inequality, Difference],
-    measured: Measured,
-) -> Judged:
-    strict = 1 - (1 - LEVEL) / len(to_refute)
-    beaten = {
+    column: ColumnSamples,
+) -> tuple[Verdict, str]:
+    """Return the verdict and its reason: the inequality that decided."""
+    # Bonferroni: one false refutation in twenty over all inequalities together
+    strict = 1 - (1 - CONFIDENCE) / len(to_refute)
+    upper = {
         pair: differences[pair].bound(strict, upper=True) - pair.margin
         for pair in to_refute
     }
-    worst = min(to_refute, key=lambda pair: beaten[pair])
-    if beaten[worst] < 0:
-        return Judged(
-            claim,
-            "does not hold",
-            _why(worst, differences[worst], strict, measured) + ".",
-        )
-    slack = {
-        pair: differences[pair].bound(LEVEL, upper=False) - pair.margin
+    worst = min(to_refute, key=lambda pair: upper[pair])
+    worst_text = _describe_difference(worst, differences[worst], strict, column)
+    if upper[worst] < 0:
+        return "does not hold", f"{worst_text}."
+
+    lower = {
+        pair: differences[pair].bound(CONFIDENCE, upper=False) - pair.margin
         for pair in to_confirm
     }
-    closest = min(to_confirm, key=lambda pair: slack[pair])
-    why = _why(closest, differences[closest], LEVEL, measured)
-    count = len(to_confirm)
-    if slack[closest] > 0:
-        return Judged(
-            claim,
-            "holds",
-            why + (f": the closest of {count} comparisons." if count > 1 else "."),
-        )
+    closest = min(to_confirm, key=lambda pair: lower[pair])
+    text = _describe_difference(closest, differences[closest], CONFIDENCE, column)
+    if lower[closest] > 0:
+        count = len(to_confirm)
+        suffix = f": the closest of {count} comparisons" if count > 1 else ""
+        return "holds", f"{text}{suffix}."
+
     if len(to_refute) == 1:
-        return Judged(claim, "cannot tell", why + ".")
-    why = _why(worst, differences[worst], strict, measured)
-    return Judged(
-        claim,
-        "cannot tell",
-        f"{why}: the likeliest to fail of {len(to_refute)} comparisons, whose level is "
-        "corrected for their number.",
+        return "cannot tell", f"{text}."
+    return "cannot tell", (
+        f"{worst_text}: the likeliest to fail of {len(to_refute)} comparisons, at a"
+        " level that is corrected for their number."
     )
 
 
-def _lacking(needed: list[str], measured: Measured) -> str | None:
-    """What is missing, in words."""
-    if len(needed) < 2:
+def _describe_missing(rows: list[str], column: ColumnSamples) -> str | None:
+    """Say which of the rows have no result; return None where all have one."""
+    if len(rows) < 2:
         return "There are no two rows to compare."
-    if absent := [row for row in needed if row in measured.left_out]:
-        return f"This scale leaves out {_listed(absent)}."
-    if absent := [row for row in needed if row not in measured.samples]:
-        return f"No result yet of {_listed(absent)}."
+    omitted = [row for row in rows if row in column.omitted_rows]
+    if omitted:
+        return f"This scale leaves out {_quote_rows(omitted)}."
+    absent = [row for row in rows if row not in column.samples]
+    if absent:
+        return f"No result yet of {_quote_rows(absent)}."
     return None
 
 
-def _listed(rows: list[str]) -> str:
-    return ("row " if len(rows) == 1 else "rows ") + ", ".join(
-        f"“{row}”" for row in rows
-    )
+def _quote_rows(rows: list[str]) -> str:
+    noun = "row" if len(rows) == 1 else "rows"
+    return f"{noun} " + ", ".join(f"“{row}”" for row in rows)
 
 
-def _one_seed(row: str, sample: Sample) -> str:
-    seeds = (
-        "one seed"
-        if len(sample.values) == 1
-        else f"{len(sample.values)} seeds with the same value"
-    )
+def _describe_no_spread(row: str, sample: Sample) -> str:
+    count = len(sample.values)
+    seeds = "one seed" if count == 1 else f"{count} seeds with the same value"
     return (
         f"Row “{row}” has {seeds}, which does not say how far others would lie; run"
         " more seeds."
     )
 
 
-def points(unit: str) -> str:
-    """What a difference of two values in that unit is counted in."""
+def difference_unit(unit: str) -> str:
+    """Return the unit of a difference of two values: points for per cent."""
     return "points" if "%" in unit else unit
 
 
-def _why(pair: Inequality, found: Difference, level: float, measured: Measured) -> str:
-    """The decisive difference with its two-sided interval, and what the interval is over."""
-    low, high = found.bound(level, upper=False), found.bound(level, upper=True)
+def _describe_difference(
+    pair: Inequality, difference: Difference, level: float, column: ColumnSamples
+) -> str:
+    """Give the difference, its two-sided interval, and what was resampled."""
+    low = difference.bound(level, upper=False)
+    high = difference.bound(level, upper=True)
+    # A bound at 95 % on either side is an interval of 90 %.
     percent = f"{100 * (2 * level - 1):.3g}"
     claimed = ""
     if pair.margin > 0:
-        claimed = f"; more than {pair.margin:g} is claimed"
+        claimed = f"; the claim is more than {pair.margin:g}"
     elif pair.margin < 0:
-        claimed = f"; less than {-pair.margin:g} either way is claimed"
-    bases = dict.fromkeys(
-        _basis(measured.samples[row]) for row in (pair.high, pair.low)
+        claimed = f"; the claim is less than {-pair.margin:g} in either direction"
+    sizes = dict.fromkeys(
+        _describe_size(column.samples[row]) for row in (pair.high, pair.low)
     )
     return (
-        f"“{pair.high}” less “{pair.low}” is {found.mean:+.2f} {points(measured.unit)}"
-        f" ({percent} % interval {low:+.2f} to {high:+.2f}, over"
-        f" {' and '.join(bases)}){claimed}"
+        f"“{pair.high}” minus “{pair.low}” is {difference.mean:+.2f}"
+        f" {difference_unit(column.unit)} ({percent} % interval {low:+.2f} to"
+        f" {high:+.2f}, over {' and '.join(sizes)}){claimed}"
     )
 
 
-def _basis(sample: Sample) -> str:
-    if sample.over_seeds:
+def _describe_size(sample: Sample) -> str:
+    if sample.seeds_differ:
         return f"{len(sample.values)} seeds"
-    return f"{sample.images:,} images" + (
-        " of one seed" if len(sample.values) == 1 else ""
-    )
+    seed = " of one seed" if len(sample.values) == 1 else ""
+    return f"{sample.images:,} images{seed}"

@@ -1,4 +1,8 @@
-"""The paper's figure with ours in it: fine-tuning above, linear probing below, the paper's axis left and ours right."""
+"""The paper's figure with ours in it.
+
+Fine-tuning stands above linear probing; the paper's numbers use the left axis and ours
+the right one.
+"""
 
 import io
 import re
@@ -12,19 +16,27 @@ from matplotlib.figure import Figure
 
 from unmask.reports.paper.comparison import Comparison
 from unmask.reports.run.figures import to_svg
-from unmask.storage.atomic import replacing, write_text
+from unmask.storage.atomic import atomic_write, write_text
 
-WIDTH, HEIGHT = 4.8, 2.5  # inches, a panel
-DOTS = 160
-OURS, INK = ("#2f81f7", "#0f9d8a", "#a371f7"), "#24292f"
-PAPER, PAPER_MARKS = ("#8c959f", "#b08800", "#bc4c00", "#8250df"), "sD^v"
-PLACEHOLDER = "#010203"  # what becomes the page's own text colour
-IDENTIFIED = re.compile(r'\bid="|href="#|url\(#')  # what comes before an identifier
-# stages whose numbers share a panel of a curve
-FINE_TUNED = ("finetune", "scratch", "partial_finetune")
-NARROWEST = 1.0  # units that an axis spans at least: noise is not to look like a trend
-CROWDED = 0.04  # share of the axis under which two tick labels would overlap
-WRAP = 12  # characters
+# of a panel, in inches
+WIDTH = 4.8
+HEIGHT = 2.5
+DPI = 160
+OUR_COLOURS = ("#2f81f7", "#0f9d8a", "#a371f7")
+PAPER_COLOURS = ("#8c959f", "#b08800", "#bc4c00", "#8250df")
+PAPER_MARKERS = "sD^v"
+TEXT_COLOUR = "#24292f"
+# stands for the colour of the page's own text, which replaces it in the SVG
+PLACEHOLDER = "#010203"
+# what comes before an identifier in an SVG
+IDENTIFIER_PREFIX = re.compile(r'\bid="|href="#|url\(#')
+# the stages whose numbers share a panel of a curve
+FINE_TUNING_STAGES = ("finetune", "scratch", "partial_finetune")
+# An axis spans at least one unit, so that noise does not look like a trend.
+MIN_SPAN = 1.0
+# tick labels closer than this share of the axis would overlap
+MIN_TICK_GAP = 0.04
+LABEL_WIDTH = 12  # characters
 
 
 class Series(NamedTuple):
@@ -33,162 +45,170 @@ class Series(NamedTuple):
     name: str
     unit: str
     values: list[float | None]
-    spreads: list[float | None]
-    ours: bool
+    # standard deviations over seeds
+    stds: list[float | None]
+    is_ours: bool
 
 
-def comparison_figure(content: Comparison) -> Figure | None:
-    """None for what the paper prints as a table only, and where there is no number at all."""
-    panels = [
-        panel
-        for panel in _panels(content)
-        if any(v is not None for s in panel for v in s.values)
-    ]
-    if content.paper.form == "table" or not panels:
+def comparison_figure(comparison: Comparison) -> Figure | None:
+    """Draw the paper's figure or table with our numbers in it.
+
+    Return None for what the paper prints as a table only, and where there is no number.
+    """
+    if comparison.paper.form == "table":
+        return None
+    panels = [panel for panel in _panels(comparison) if any(map(_has_values, panel))]
+    if not panels:
         return None
     figure = Figure((WIDTH, HEIGHT * len(panels) + 0.5), layout="constrained")
     axes = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
-    for place, panel in zip(axes, panels, strict=True):
-        _draw(place, panel, content)
-    _rows_axis(axes[-1], content)
+    for left, panel in zip(axes, panels, strict=True):
+        _draw_panel(left, panel, comparison)
+    _label_rows(axes[-1], comparison)
     figure.align_ylabels()
     return figure
 
 
-def figure_svg(content: Comparison, themed: bool = False) -> str | None:
-    """The <svg> element; `themed`: text and axes take the colour of the text around them."""
-    with mpl.rc_context(_style(PLACEHOLDER if themed else INK)):
-        figure = comparison_figure(content)
+def figure_svg(comparison: Comparison, themed: bool = False) -> str | None:
+    """Return the <svg> element; `themed` text takes the colour of the page's text."""
+    with mpl.rc_context(_style(PLACEHOLDER if themed else TEXT_COLOUR)):
+        figure = comparison_figure(comparison)
         svg = to_svg(figure) if figure else None
     if svg is None or not themed:
         return svg
-    # it shares a page with others
-    unique = IDENTIFIED.sub(rf"\g<0>{content.slug}-{content.scale}-", svg)
+    # A themed figure shares a page with others: its identifiers must be its own.
+    prefix = f"{comparison.slug}-{comparison.scale}-"
+    unique = IDENTIFIER_PREFIX.sub(rf"\g<0>{prefix}", svg)
     return unique.replace(PLACEHOLDER, "currentColor")
 
 
-def figure_png(content: Comparison) -> bytes | None:
-    """On white; the same bytes for the same data and the same version of matplotlib."""
-    with mpl.rc_context(_style(INK)):
-        figure = comparison_figure(content)
+def figure_png(comparison: Comparison) -> bytes | None:
+    """Return the figure on white.
+
+    The bytes are the same for the same data and the same version of matplotlib.
+    """
+    with mpl.rc_context(_style(TEXT_COLOUR)):
+        figure = comparison_figure(comparison)
         if figure is None:
             return None
         buffer = io.BytesIO()
         figure.savefig(
             buffer,
             format="png",
-            dpi=DOTS,
+            dpi=DPI,
+            # the version of matplotlib would change the bytes
             metadata={"Software": None},
             facecolor="white",
         )
     return buffer.getvalue()
 
 
-def write_figures(content: Comparison, folder: Path) -> list[Path]:
-    """<experiment>-<scale>.svg and .png; nothing where there is no figure."""
-    svg, png = figure_svg(content), figure_png(content)
+def write_figures(comparison: Comparison, folder: Path) -> list[Path]:
+    """Write <experiment>-<scale>.svg and .png; write nothing without a figure."""
+    svg = figure_svg(comparison)
+    png = figure_png(comparison)
     if svg is None or png is None:
         return []
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [
-        folder / f"{content.slug}-{content.scale}.{kind}" for kind in ("svg", "png")
-    ]
-    write_text(paths[0], svg)
-    with replacing(paths[1]) as file:
+    stem = f"{comparison.slug}-{comparison.scale}"
+    svg_path = folder / f"{stem}.svg"
+    png_path = folder / f"{stem}.png"
+    write_text(svg_path, svg)
+    with atomic_write(png_path) as file:
         file.write(png)
-    return paths
+    return [svg_path, png_path]
 
 
-def _style(ink: str) -> dict[str, Any]:
-    keys = (
-        "text.color",
-        "axes.labelcolor",
-        "axes.edgecolor",
-        "xtick.color",
-        "ytick.color",
-    )
-    return dict.fromkeys(keys, ink) | {
+def _style(text_colour: str) -> dict[str, Any]:
+    return {
+        "text.color": text_colour,
+        "axes.labelcolor": text_colour,
+        "axes.edgecolor": text_colour,
+        "xtick.color": text_colour,
+        "ytick.color": text_colour,
         "font.size": 9.5,
         "xtick.labelsize": 8.5,
         "ytick.labelsize": 8.5,
     }
 
 
-def _panels(content: Comparison) -> list[list[Series]]:
-    """The paper's and our numbers by what they measure; the paper's extras in the first panel of their unit."""
-    columns, panels = content.paper.columns, dict[str, list[Series]]()
-    for name in content.measured:
-        family = name
-        if content.paper.form == "curve" and columns[name].stage in FINE_TUNED:
-            family = "fine-tuned"
-        panels.setdefault(family, []).extend(_series(content, name))
+def _has_values(series: Series) -> bool:
+    return any(value is not None for value in series.values)
+
+
+def _panels(comparison: Comparison) -> list[list[Series]]:
+    """Group the paper's and our numbers by what they measure."""
+    columns = comparison.paper.columns
+    is_curve = comparison.paper.form == "curve"
+    panels: dict[str, list[Series]] = {}
+    for name in comparison.trained_columns:
+        key = name
+        if is_curve and columns[name].stage in FINE_TUNING_STAGES:
+            key = "fine-tuned"
+        panels.setdefault(key, []).extend(_column_series(comparison, name))
     for name, column in columns.items():
-        if name in content.measured:
+        if name in comparison.trained_columns:
             continue
-        same = [
-            family for family, panel in panels.items() if panel[0].unit == column.unit
-        ]
-        if same:
-            panels[same[0]].extend(_series(content, name))
+        # What only the paper reports joins the first panel of its unit.
+        for panel in panels.values():
+            if panel[0].unit == column.unit:
+                panel.extend(_column_series(comparison, name))
+                break
     return list(panels.values())
 
 
-def _series(content: Comparison, name: str) -> list[Series]:
-    cells, column = (
-        [row.cells[name] for row in content.rows],
-        content.paper.columns[name],
+def _column_series(comparison: Comparison, name: str) -> list[Series]:
+    column = comparison.paper.columns[name]
+    cells = [row.cells[name] for row in comparison.rows]
+    papers = Series(
+        column.title,
+        column.unit,
+        values=[cell.paper for cell in cells],
+        stds=[None] * len(cells),
+        is_ours=False,
     )
-    series = [
-        Series(
-            column.title,
-            column.unit,
-            [cell.paper for cell in cells],
-            [None] * len(cells),
-            False,
-        )
-    ]
-    if name in content.measured:
-        series.append(
-            Series(
-                column.title,
-                column.unit,
-                [cell.mean for cell in cells],
-                [cell.spread for cell in cells],
-                True,
-            )
-        )
-    return series
+    if name not in comparison.trained_columns:
+        return [papers]
+    ours = Series(
+        column.title,
+        column.unit,
+        values=[cell.mean for cell in cells],
+        stds=[cell.std for cell in cells],
+        is_ours=True,
+    )
+    return [papers, ours]
 
 
-def _draw(left: Axes, panel: list[Series], content: Comparison) -> None:
-    unit, right = panel[0].unit, None
+def _draw_panel(left: Axes, panel: list[Series], comparison: Comparison) -> None:
+    unit = panel[0].unit
+    is_bars = comparison.paper.form == "bars"
     left.set_ylabel(f"paper, {unit}")
-    if any(
-        value is not None for series in panel if series.ours for value in series.values
-    ):
+    right = None
+    if any(series.is_ours and _has_values(series) for series in panel):
         right = left.twinx()
-        right.set_ylabel(f"ours, {unit}", color=OURS[0])
-        right.tick_params(axis="y", colors=OURS[0])
+        right.set_ylabel(f"ours, {unit}", color=OUR_COLOURS[0])
+        right.tick_params(axis="y", colors=OUR_COLOURS[0])
         right.spines["top"].set_visible(False)
-        right.spines[["right"]].set_color(OURS[0])
+        right.spines[["right"]].set_color(OUR_COLOURS[0])
     else:
         left.spines["right"].set_visible(False)
     left.spines["top"].set_visible(False)
     left.grid(axis="y", color=mpl.rcParams["text.color"], alpha=0.15, linewidth=0.6)
     left.set_axisbelow(True)
-    draw = _curves if content.paper.form == "curve" else _bars
-    draw(left, right, panel, [_place(content, i) for i in range(len(content.rows))])
-    for axes, ours in ((left, False), (right, True)):
-        if axes is not None:
-            _range(
-                axes,
-                [series for series in panel if series.ours == ours],
-                content.paper.form == "bars",
-            )
-    handles = [
-        *left.get_legend_handles_labels()[0],
-        *(right.get_legend_handles_labels()[0] if right else []),
-    ]
+
+    positions = [_row_position(comparison, i) for i in range(len(comparison.rows))]
+    draw = _draw_curves if comparison.paper.form == "curve" else _draw_bars
+    draw(left, right, panel, positions)
+    _set_range(left, [series for series in panel if not series.is_ours], is_bars)
+    if right is not None:
+        _set_range(right, [series for series in panel if series.is_ours], is_bars)
+    _add_legend(left, right)
+
+
+def _add_legend(left: Axes, right: Axes | None) -> None:
+    handles, _ = left.get_legend_handles_labels()
+    if right is not None:
+        handles = [*handles, *right.get_legend_handles_labels()[0]]
     left.legend(
         handles=handles,
         frameon=False,
@@ -199,129 +219,136 @@ def _draw(left: Axes, panel: list[Series], content: Comparison) -> None:
     )
 
 
-def _place(content: Comparison, i: int) -> float:
-    """Where a row stands on the x axis: its number on a curve of numbers, else its rank."""
-    if content.paper.form == "curve" and content.paper.kind == "number":
-        return float(content.rows[i].label)
+def _row_position(comparison: Comparison, i: int) -> float:
+    """Return where a row stands on the x axis.
+
+    It is the row's number on a curve of numbers, else its index.
+    """
+    paper = comparison.paper
+    if paper.form == "curve" and paper.kind == "number":
+        return float(comparison.rows[i].label)
     return float(i)
 
 
-def _curves(
-    left: Axes, right: Axes | None, panel: list[Series], places: list[float]
+def _draw_curves(
+    left: Axes, right: Axes | None, panel: list[Series], positions: list[float]
 ) -> None:
-    counts = {True: 0, False: 0}
+    num_drawn = {True: 0, False: 0}
     for series in panel:
-        axes, colours = (right, OURS) if series.ours else (left, PAPER)
-        rank = counts[series.ours]
-        counts[series.ours] += 1
-        known = [
-            (x, y, e)
-            for x, y, e in zip(places, series.values, series.spreads, strict=True)
+        axes = right if series.is_ours else left
+        i = num_drawn[series.is_ours]
+        num_drawn[series.is_ours] += 1
+        points = [
+            (x, y, std)
+            for x, y, std in zip(positions, series.values, series.stds, strict=True)
             if y is not None
         ]
-        if axes is None or not known:
+        if axes is None or not points:
             continue
-        xs, ys, spreads = zip(*known, strict=True)
-        marker, line = ("o", "-") if series.ours else (PAPER_MARKS[rank % 4], "--")
-        errors = [spread or 0.0 for spread in spreads] if any(spreads) else None
+        colours = OUR_COLOURS if series.is_ours else PAPER_COLOURS
+        xs, ys, stds = zip(*points, strict=True)
         axes.errorbar(
             xs,
             ys,
-            errors,
-            color=colours[rank % len(colours)],
-            marker=marker,
-            linestyle=line,
+            [std or 0.0 for std in stds] if any(stds) else None,
+            color=colours[i % len(colours)],
+            marker="o" if series.is_ours else PAPER_MARKERS[i % len(PAPER_MARKERS)],
+            linestyle="-" if series.is_ours else "--",
             markersize=4.5,
             linewidth=1.5,
             capsize=2.5,
-            label=_named(series),
+            label=_legend_label(series),
         )
 
 
-def _named(series: Series) -> str:
-    return f"{series.name}, {'ours (right)' if series.ours else 'paper (left)'}"
+def _legend_label(series: Series) -> str:
+    return f"{series.name}, {'ours (right)' if series.is_ours else 'paper (left)'}"
 
 
-def _bars(
-    left: Axes, right: Axes | None, panel: list[Series], places: list[float]
+def _draw_bars(
+    left: Axes, right: Axes | None, panel: list[Series], positions: list[float]
 ) -> None:
-    """Groups of bars; an extra of the paper's own stands where the group's first bar would."""
-    drawn = [
-        series for series in panel if any(value is not None for value in series.values)
-    ]
-    for rank, series in enumerate(drawn):
-        axes, colour = (right, OURS[0]) if series.ours else (left, PAPER[min(rank, 1)])
+    # What only the paper reports is drawn where the paper's bar of the row would be.
+    for i, series in enumerate(filter(_has_values, panel)):
+        axes = right if series.is_ours else left
         if axes is None:
             continue
-        label, ink = _named(series), mpl.rcParams["text.color"]
-        for place, value, spread in zip(
-            places, series.values, series.spreads, strict=True
-        ):
-            if value is None:
-                continue
-            x, error = (
-                place + (0.2 if series.ours else -0.2),
-                {
-                    "ecolor": ink,
-                    "elinewidth": 1,
-                },
-            )
-            axes.bar(
-                x,
-                value,
-                0.37,
-                color=colour,
-                yerr=spread,
-                capsize=2.5,
-                error_kw=error,
-                label=label,
-            )
-            top, above = (x, value + (spread or 0)), (0, 2)
-            axes.annotate(
-                f"{value:.1f}",
-                top,
-                above,
-                textcoords="offset points",
-                ha="center",
-                fontsize=8,
-            )
-            label = "_"  # one entry of the legend is enough
+        colour = OUR_COLOURS[0] if series.is_ours else PAPER_COLOURS[min(i, 1)]
+        _draw_bar_series(axes, series, positions, colour)
 
 
-def _range(axes: Axes, group: list[Series], bars: bool) -> None:
-    """Its own range, of at least NARROWEST; bars leave room under the lowest and for the numbers above."""
-    known = [
-        (v, e or 0.0)
-        for series in group
-        for v, e in zip(series.values, series.spreads, strict=True)
-        if v is not None
-    ]
-    low, high = min(v - e for v, e in known), max(v + e for v, e in known)
-    lacking = max(0.0, NARROWEST - (high - low))
-    low, high = low - lacking / 2, high + lacking / 2
+def _draw_bar_series(
+    axes: Axes, series: Series, positions: list[float], colour: str
+) -> None:
+    label = _legend_label(series)
+    offset = 0.2 if series.is_ours else -0.2
+    for position, value, std in zip(positions, series.values, series.stds, strict=True):
+        if value is None:
+            continue
+        x = position + offset
+        axes.bar(
+            x,
+            value,
+            0.37,
+            color=colour,
+            yerr=std,
+            capsize=2.5,
+            error_kw={"ecolor": mpl.rcParams["text.color"], "elinewidth": 1},
+            label=label,
+        )
+        axes.annotate(
+            f"{value:.1f}",
+            (x, value + (std or 0)),
+            (0, 2),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8,
+        )
+        # matplotlib leaves labels that begin with "_" out of the legend
+        label = "_"
+
+
+def _set_range(axes: Axes, group: list[Series], is_bars: bool) -> None:
+    """Fit the axis to its own numbers: each side has its own range."""
+    lows = []
+    highs = []
+    for series in group:
+        for value, std in zip(series.values, series.stds, strict=True):
+            if value is not None:
+                lows.append(value - (std or 0.0))
+                highs.append(value + (std or 0.0))
+    low = min(lows)
+    high = max(highs)
+    missing_span = max(0.0, MIN_SPAN - (high - low))
+    low -= missing_span / 2
+    high += missing_span / 2
     span = high - low
-    axes.set_ylim(
-        low - (0.35 if bars else 0.1) * span, high + (0.22 if bars else 0.1) * span
-    )
+    # The lowest bar needs a visible height, and the numbers above bars need room.
+    below = 0.35 if is_bars else 0.1
+    above = 0.22 if is_bars else 0.1
+    axes.set_ylim(low - below * span, high + above * span)
 
 
-def _rows_axis(axes: Axes, content: Comparison) -> None:
-    places = [_place(content, i) for i in range(len(content.rows))]
-    labels = [row.label for row in content.rows]
-    axes.set_xlabel(content.paper.axis)
-    if content.paper.form == "curve" and content.paper.x_scale == "log":
+def _label_rows(axes: Axes, comparison: Comparison) -> None:
+    paper = comparison.paper
+    positions = [_row_position(comparison, i) for i in range(len(comparison.rows))]
+    labels = [row.label for row in comparison.rows]
+    axes.set_xlabel(paper.axis)
+    if paper.form == "curve" and paper.x_scale == "log":
         axes.set_xscale("log")
         axes.minorticks_off()
-    elif content.paper.form == "curve":
-        shown = _uncrowded(places)
-        places, labels = [places[i] for i in shown], [labels[i] for i in shown]
-    axes.set_xticks(places, [textwrap.fill(label, WRAP) for label in labels])
+    elif paper.form == "curve":
+        shown = _indices_with_room(positions)
+        positions = [positions[i] for i in shown]
+        labels = [labels[i] for i in shown]
+    axes.set_xticks(positions, [textwrap.fill(text, LABEL_WIDTH) for text in labels])
 
 
-def _uncrowded(places: list[float]) -> list[int]:
-    """The places whose labels have room, from the left."""
-    span, shown = max(places) - min(places), [0]
-    for i in range(1, len(places)):
-        if places[i] - places[shown[-1]] >= CROWDED * span:
+def _indices_with_room(positions: list[float]) -> list[int]:
+    """Return the indices whose labels do not overlap, from the left."""
+    span = max(positions) - min(positions)
+    shown = [0]
+    for i in range(1, len(positions)):
+        if positions[i] - positions[shown[-1]] >= MIN_TICK_GAP * span:
             shown.append(i)
     return shown

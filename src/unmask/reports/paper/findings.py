@@ -1,4 +1,4 @@
-"""Everything that is finished of the paper's experiments, at every scale, set beside the paper."""
+"""Find all finished results of the paper's experiments, and compare them with it."""
 
 import re
 import shlex
@@ -14,20 +14,29 @@ from unmask.config.experiments import (
     CONF,
     EXPERIMENTS,
     Cell,
-    Paper,
-    cells,
+    expand_experiments,
+    experiment_cells,
     read_paper,
     read_scale,
-    tables_of,
 )
+from unmask.config.paper_facts import Paper
 from unmask.config.schema import Config, Scale
-from unmask.reports.paper.collect import Compose, Gathered, gather
-from unmask.reports.paper.comparison import Section, compare
-from unmask.reports.paper.protocol_differences import differences
-from unmask.reports.paper.result_rows import Kept, ResultRow, all_kept, read_rows
-from unmask.stages.fingerprint import kind_title
-from unmask.training.flops import count
-from unmask.training.outline import pretraining
+from unmask.reports.paper.collect import CollectedResults, Compose, collect_results
+from unmask.reports.paper.comparison import Comparison, Section, compare
+from unmask.reports.paper.protocol_differences import describe_differences
+from unmask.reports.paper.result_rows import (
+    KeptResults,
+    ResultRow,
+    read_kept_results,
+    read_rows,
+)
+from unmask.stages.fingerprint import stage_title
+from unmask.training.flops import count_flops
+from unmask.training.outline import pretraining_outline
+
+PAPER_SCALE = "paper"
+# the scale's name in a stage's config.yaml
+SCALE_NAME = re.compile(r"^ +scale:\n +name: (\S+)$", re.MULTILINE)
 
 
 class Finding(NamedTuple):
@@ -35,146 +44,175 @@ class Finding(NamedTuple):
 
     section: Section
     rows: list[ResultRow]
+    # what a reader of the numbers must know
     notes: list[str]
 
 
-PAPER = "paper"
-# in a stage's config.yaml
-SCALE = re.compile(r"^ +scale:\n +name: (\S+)$", re.MULTILINE)
-
-
-def kept_results(slug: str, scale: str) -> Path:
+def kept_results_path(slug: str, scale: str) -> Path:
+    """Return the file that keeps an experiment's results at one scale."""
     return EXPERIMENTS / slug / "results" / f"{scale}.csv"
 
 
-def findings(given: Report, compose: Compose) -> list[Finding]:
-    """The asked experiments in the paper's order, each at its scales; without a scale, those that have results.
+def collect_findings(args: Report, compose: Compose) -> list[Finding]:
+    """Return the experiments of args.experiment in the paper's order.
 
-    Raises ConfigError for an experiment or scale that there is not, and where other cells than a table's would be kept.
+    Each is given at the scales of args.scale, or else at those that have results.
+    Raise ConfigError for an unknown experiment or scale, and where keep=true would keep
+    results of other cells than the table's.
     """
-    if strange := [
-        override
-        for override in given.overrides
-        if given.keep and not override.startswith("data.root=")
-    ]:
-        raise ConfigError(
-            f"keep=true with overrides={strange}: kept is the table as conf/ has it;"
-            " leave them out (data.root= may stay), or report without keep"
-        )
-    scales = given.scale.split(",") if given.scale else _with_results(given.runs_dir)
-    found, kept = [], all_kept()
-    for slug in tables_of(given.experiment):
+    if args.keep:
+        _refuse_overrides(args.overrides)
+    scales = [read_scale(name) for name in _scale_names(args)]
+    kept = read_kept_results()
+    findings = []
+    for slug in expand_experiments(args.experiment):
         paper = read_paper(slug)
-        for scale in map(read_scale, scales):
-            finding = _finding(paper, slug, scale, given, compose, kept)
-            content = finding.section.content
-            if content.done or (given.scale and content.expected):
-                found.append(finding)
-    return found
+        for scale in scales:
+            finding = _find(paper, slug, scale, args, compose, kept)
+            comparison = finding.section.comparison
+            if comparison.done or (args.scale and comparison.expected):
+                findings.append(finding)
+    return findings
 
 
-def _with_results(runs_dir: str) -> list[str]:
-    """The scales of which the ledger has a stage, or experiments/ kept results: others need not be composed."""
-    kept = {path.stem for path in EXPERIMENTS.glob("*/results/*.csv")}
-    texts = (path.read_text() for path in Path(runs_dir).glob("*/*/config.yaml"))
-    made = {match.group(1) for match in map(SCALE.search, texts) if match}
-    return [
-        path.stem
-        for path in sorted((CONF / "scale").glob("*.yaml"), reverse=True)
-        if path.stem in kept | made
-    ]
+def _refuse_overrides(overrides: list[str]) -> None:
+    # The path of the images changes no result.
+    refused = [o for o in overrides if not o.startswith("data.root=")]
+    if refused:
+        raise ConfigError(
+            f"keep=true with overrides={refused}: only results of the tables as conf/"
+            " has them are kept; leave these overrides out (data.root= may stay), or"
+            " leave out keep=true"
+        )
 
 
-def _finding(
-    paper: Paper, slug: str, scale: Scale, given: Report, compose: Compose, kept: Kept
+def _scale_names(args: Report) -> list[str]:
+    """Return args.scale, or else the scales with a stage or kept results."""
+    if args.scale:
+        return args.scale.split(",")
+    names = {path.stem for path in EXPERIMENTS.glob("*/results/*.csv")}
+    # Composing every cell of every scale would take minutes; these files tell the
+    # scales that were run.
+    for path in Path(args.runs_dir).glob("*/*/config.yaml"):
+        if match := SCALE_NAME.search(path.read_text()):
+            names.add(match.group(1))
+    scales = sorted((CONF / "scale").glob("*.yaml"), reverse=True)
+    return [path.stem for path in scales if path.stem in names]
+
+
+def _find(
+    paper: Paper,
+    slug: str,
+    scale: Scale,
+    args: Report,
+    compose: Compose,
+    kept: KeptResults,
 ) -> Finding:
-    own = read_rows(kept_results(slug, scale.name))
-    more = sorted({*(given.seeds or []), *(row.seed for row in own)})
-    asked = [] if given.keep else given.seeds or []  # what is kept is all that there is
-    seeded = scale.model_copy(
-        update={"seeds": asked or list(dict.fromkeys([*scale.seeds, *more]))}
-    )
+    """Collect and compare one experiment at one scale."""
+    kept_rows = read_rows(kept_results_path(slug, scale.name))
+    # keep=true writes the whole file anew: it must hold every seed there is.
+    wanted_seeds = [] if args.keep else args.seeds or []
+    more_seeds = sorted({*(args.seeds or []), *(row.seed for row in kept_rows)})
+    all_seeds = list(dict.fromkeys([*scale.seeds, *more_seeds]))
 
-    def with_overrides(overrides: Sequence[str]) -> Config:
-        return compose([*overrides, *given.overrides])
+    def compose_with_overrides(overrides: Sequence[str]) -> Config:
+        return compose([*overrides, *args.overrides])
 
-    made = list(cells(slug, scale, scale.seeds[:1]))
-    left_out = [
-        row.row for row in paper.rows if row.row not in {cell.row for cell in made}
-    ]
-    gathered = gather(
+    collected = collect_results(
         paper,
         slug,
-        seeded,
-        with_overrides,
-        given.runs_dir,
+        scale.model_copy(update={"seeds": wanted_seeds or all_seeds}),
+        compose_with_overrides,
+        args.runs_dir,
         kept,
-        [] if given.overrides else own,
+        unverified=[] if args.overrides else kept_rows,
     )
-    lines = (
-        [*_differences(gathered, made, slug, compose), *paper.unlike]
-        if gathered.rows
-        else []
+    comparison = _compare(
+        paper, slug, scale, collected, len(wanted_seeds or scale.seeds), compose
     )
-    counted = {
-        name: relative_flops(paper, gathered.configs)
-        for name, column in paper.columns.items()
-        if column.counted
-    }
-    content = compare(
+    notes = [*collected.notes]
+    if collected.num_kept:
+        notes.append(
+            f"{slug}: {collected.num_kept} of {len(collected.rows)} results are those"
+            " kept in experiments/"
+        )
+    command = _train_command(slug, scale.name, args)
+    cost = (
+        f"{_describe_stages(collected.stage_kinds)}python src/plan.py experiment={slug}"
+        f" scale={scale.name} computes its price"
+    )
+    return Finding(Section(comparison, command, cost), collected.rows, notes)
+
+
+def _compare(
+    paper: Paper,
+    slug: str,
+    scale: Scale,
+    collected: CollectedResults,
+    num_seeds: int,
+    compose: Compose,
+) -> Comparison:
+    cells = list(experiment_cells(slug, scale, scale.seeds[:1]))
+    made_rows = {cell.row for cell in cells}
+    differences = []
+    if collected.rows:
+        differences += _protocol_differences(collected, cells, slug, compose)
+        differences += paper.unlike
+    return compare(
         paper,
         slug,
         scale.name,
-        gathered.rows,
-        len(asked or scale.seeds),
-        lines,
-        left_out,
-        counted,
-    )
-    typed = [f"experiment={slug}", f"scale={scale.name}", *given.overrides]
-    typed += [f"seed={','.join(map(str, given.seeds))}"] if given.seeds else []
-    notes = [*gathered.notes]
-    if gathered.from_kept:
-        notes.append(
-            f"{slug}: {gathered.from_kept} of {len(gathered.rows)} results are those"
-            " kept in experiments/"
-        )
-    cost = (
-        f"{_stages(gathered)}python src/plan.py experiment={slug} scale={scale.name}"
-        " prices it"
-    )
-    return Finding(
-        Section(content, f"python src/train.py -m {shlex.join(typed)}", cost),
-        gathered.rows,
-        notes,
+        collected.rows,
+        num_seeds,
+        differences,
+        omitted_rows=[row.row for row in paper.rows if row.row not in made_rows],
+        counted_values={
+            name: relative_flops(paper, collected.configs)
+            for name, column in paper.columns.items()
+            if column.counted
+        },
     )
 
 
-def _stages(gathered: Gathered) -> str:
-    """How many of each kind the table takes, shared ones once; nothing where the images, so the stages, are unknown."""
-    counts = Counter(map(kind_title, gathered.stages.values()))
-    named = ", ".join(f"{count} x {name}" for name, count in counts.items())
-    return f"{named}; " if named else ""
+def _train_command(slug: str, scale: str, args: Report) -> str:
+    overrides = [f"experiment={slug}", f"scale={scale}", *args.overrides]
+    if args.seeds:
+        overrides.append(f"seed={','.join(map(str, args.seeds))}")
+    return f"python src/train.py -m {shlex.join(overrides)}"
+
+
+def _describe_stages(stage_kinds: dict[str, str]) -> str:
+    """Say how many stages of each kind the table takes, each shared one once.
+
+    Return nothing where there are no stages: without the images they are unknown.
+    """
+    counts = Counter(map(stage_title, stage_kinds.values()))
+    text = ", ".join(f"{count} x {name}" for name, count in counts.items())
+    return f"{text}; " if text else ""
 
 
 def relative_flops(paper: Paper, configs: dict[str, Config]) -> dict[str, float]:
-    """Of an image's pretraining step, in times the default row's; torch counts them on the very modules that train."""
+    """Return each row's FLOPs of a pretraining step, in times the default row's.
+
+    torch counts them on the very modules that would train.
+    """
     if paper.default not in configs:
         return {}
-    found = {
-        row: count(partial(pretraining, config)).training
+    flops = {
+        row: count_flops(partial(pretraining_outline, config)).training
         for row, config in configs.items()
     }
-    return {row: flops / found[paper.default] for row, flops in found.items()}
+    return {row: value / flops[paper.default] for row, value in flops.items()}
 
 
-def _differences(
-    gathered: Gathered, made: list[Cell], slug: str, compose: Compose
+def _protocol_differences(
+    collected: CollectedResults, cells: list[Cell], slug: str, compose: Compose
 ) -> list[str]:
-    papers = {cell.row: cell for cell in cells(slug, read_scale(PAPER), [0])}
+    paper_scale = read_scale(PAPER_SCALE)
+    paper_cells = {cell.row: cell for cell in experiment_cells(slug, paper_scale, [0])}
     pairs = {}
-    for cell in made:
-        config = gathered.configs.get(cell.row)
-        if config is not None and cell.row in papers:
-            pairs[cell.row] = (config, compose(papers[cell.row].overrides))
-    return differences(pairs, gathered.listed)
+    for cell in cells:
+        config = collected.configs.get(cell.row)
+        if config is not None and cell.row in paper_cells:
+            pairs[cell.row] = (config, compose(paper_cells[cell.row].overrides))
+    return describe_differences(pairs, collected.dataset_size)

@@ -1,24 +1,28 @@
-"""What stands between an experiment of ours and the paper's: the paper's protocol is a config too (scale=paper).
+"""Describe how our experiment differs from the paper's protocol, in words.
 
-What is compared is what fingerprints are made of, so that nothing which changes a result goes unsaid; but for the
-precision, which the paper does not tell.
+The paper's protocol is a config too (scale=paper). Both are compared by what their
+fingerprints are made of, so that nothing which changes a result goes unsaid; only the
+precision is left out, as the paper does not state it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from unmask.config.groups import TokensTarget
-from unmask.config.recipes import WARMUP
-from unmask.config.schema import UNLABELLED, Config
+from unmask.config.recipes import WARMUP_SHARE
+from unmask.config.schema import Config
+from unmask.config.stage_kinds import UNLABELLED_STAGES
 from unmask.stages.fingerprint import TITLES, measure_science, pretrain_science
-from unmask.stages.sizes import KNOWN
+from unmask.stages.sizes import KNOWN_SIZES
 
-IMAGENET = (KNOWN["imagenet"].train, KNOWN["imagenet"].classes)
-NAMES = {
+# training images and classes
+IMAGENET_SIZE = (KNOWN_SIZES["imagenet"].train, KNOWN_SIZES["imagenet"].classes)
+DATASET_NAMES = {
     "mnist5k": "5,000 MNIST digits",
     "cifar10": "CIFAR-10",
     "cifar100": "CIFAR-100",
 }
+# the section of each key of the pretraining's fingerprint
 SECTIONS = {
     "model": "encoder",
     "encoder": "encoder",
@@ -31,148 +35,152 @@ SECTIONS = {
     "pretrain": "pretraining",
     "data": "images",
 }
-# of the images: told in a sentence
-OWN_LINE = ("identity", "image_size", "patch_size", "channels")
-Pair = tuple[Config, Config]
+STAGE_SECTIONS = {
+    **TITLES,
+    "finetune": "fine-tuning",
+    "scratch": "from scratch",
+    "partial_finetune": "partial fine-tuning",
+}
+# keys that the line about the data describes
+DATA_KEYS = ("identity", "image_size", "patch_size", "channels")
+# our config and the paper's
+ConfigPair = tuple[Config, Config]
 
 
-def differences(
-    pairs: Mapping[str, Pair], listed: tuple[int, int] | None = None
+def describe_differences(
+    pairs: Mapping[str, ConfigPair], dataset_size: tuple[int, int] | None = None
 ) -> list[str]:
-    """A line for each section that differs; what differs in some rows alone is said of them.
+    """Return a line for each section that differs; none where the protocols are alike.
 
-    pairs: of each row (our config, the paper's). listed: training images and classes where the data is a folder that
-    takes ImageNet's place. Empty: like for like.
+    pairs: by the table's row. A difference of some rows alone names these rows.
+    dataset_size: training images and classes of a folder that replaces ImageNet.
     """
-    found = {row: _sections(*pair) for row, pair in pairs.items()}
-    texts = [text for sections in found.values() for text in sections]
-    lines = _data(*next(iter(pairs.values())), listed) if pairs else []
+    sections_of = {row: _changed_sections(*pair) for row, pair in pairs.items()}
+    lines = []
+    if pairs:
+        lines += _describe_data(*next(iter(pairs.values())), dataset_size)
+    texts = [text for sections in sections_of.values() for text in sections]
     for text in dict.fromkeys(texts):
-        rows = [row for row, sections in found.items() if text in sections]
-        lines.append(text if len(rows) == len(found) else f"{_named(rows)}: {text}")
+        rows = [row for row, sections in sections_of.items() if text in sections]
+        if len(rows) == len(sections_of):
+            lines.append(text)
+        else:
+            noun = "row" if len(rows) == 1 else "rows"
+            lines.append(f"{noun} {', '.join(rows)}: {text}")
     return lines
 
 
-def _named(rows: Sequence[str]) -> str:
-    return ("row " if len(rows) == 1 else "rows ") + ", ".join(rows)
-
-
-def _data(ours: Config, papers: Config, listed: tuple[int, int] | None) -> list[str]:
-    data, theirs = ours.data, papers.data
-    same = data.source == theirs.source and listed in (None, IMAGENET)
-    if (
-        same
-        and data.image_size == theirs.image_size
-        and data.patch_size == theirs.patch_size
-    ):
+def _describe_data(
+    ours: Config, papers: Config, dataset_size: tuple[int, int] | None
+) -> list[str]:
+    data = ours.data
+    paper_data = papers.data
+    is_same = (
+        data.source == paper_data.source
+        and dataset_size in (None, IMAGENET_SIZE)
+        and data.image_size == paper_data.image_size
+        and data.patch_size == paper_data.patch_size
+    )
+    if is_same:
         return []
-    name = NAMES.get(data.source, data.source.replace("_", " "))
-    if listed and data.source == theirs.source:
-        name = f"{listed[0]:,} images in {listed[1]:,} classes"
-    (height, width), (rows, cols) = data.image_size, ours.grid
+    name = DATASET_NAMES.get(data.source, data.source.replace("_", " "))
+    if dataset_size and data.source == paper_data.source:
+        images, classes = dataset_size
+        name = f"{images:,} images in {classes:,} classes"
+    height, width = data.image_size
+    rows, columns = ours.grid
     return [
-        f"data: {name} at {height} x {width} pixels in {rows} x {cols} patches (the"
-        f" paper: ImageNet-1K at {theirs.image_size[0]} x {theirs.image_size[1]} in"
-        f" {papers.grid[0]} x {papers.grid[1]})"
+        f"data: {name} at {height} x {width} pixels in {rows} x {columns} patches (the"
+        f" paper: ImageNet-1K at {paper_data.image_size[0]} x"
+        f" {paper_data.image_size[1]} in {papers.grid[0]} x {papers.grid[1]})"
     ]
 
 
-def _sections(ours: Config, papers: Config) -> list[str]:
-    changed: dict[str, list[str]] = {}
-    mine, theirs = pretrain_science(ours, ""), pretrain_science(papers, "")
-    for key, name in SECTIONS.items():
-        changed.setdefault(name, []).extend(
-            _values(_part(mine, key), _part(theirs, key))
-        )
-    for kind in ours.worked_stages:
-        if kind not in UNLABELLED:
-            changed[_title(kind)] = _stage(kind, ours, papers)
+def _changed_sections(ours: Config, papers: Config) -> list[str]:
+    changes: dict[str, list[str]] = {}
+    our_science = pretrain_science(ours, "")
+    paper_science = pretrain_science(papers, "")
+    for key, section in SECTIONS.items():
+        values = _as_mapping(key, our_science[key])
+        paper_values = _as_mapping(key, paper_science[key])
+        changes.setdefault(section, []).extend(_changed_values(values, paper_values))
+    for kind in ours.active_stages:
+        if kind not in UNLABELLED_STAGES:
+            section = STAGE_SECTIONS.get(kind, kind)
+            changes[section] = _changed_recipe(kind, ours, papers)
     if ours.data.source != papers.data.source:
-        # other images have a mean and a centre crop of their own
-        changed["images"] = []
+        # Other images come with their own mean and centre crop.
+        changes["images"] = []
     if ours.init_from != papers.init_from:
-        changed["start"] = [f"weights of {ours.init_from} (paper: random ones)"]
+        changes["start"] = [f"weights of {ours.init_from} (paper: random ones)"]
     if isinstance(ours.target, TokensTarget) and ours.tokenizer_file is None:
-        changed["target"] = [
+        changes["target"] = [
             "tokens of a small dVAE trained on this data (paper: DALL-E's, of 250"
             " million images)"
         ]
-    return [f"{name}: {', '.join(texts)}" for name, texts in changed.items() if texts]
+    return [f"{name}: {', '.join(texts)}" for name, texts in changes.items() if texts]
 
 
-def _part(science: Mapping[str, Any], key: str) -> dict[str, Any]:
-    value = science[key]
+def _as_mapping(key: str, value: Any) -> dict[str, Any]:
     return dict(value) if isinstance(value, Mapping) else {key: value}
 
 
-def _title(kind: str) -> str:
-    return {
-        "finetune": "fine-tuning",
-        "scratch": "from scratch",
-        "partial_finetune": "partial fine-tuning",
-    }.get(kind, TITLES.get(kind, kind))
-
-
-def _stage(kind: str, ours: Config, papers: Config) -> list[str]:
-    """Its recipe, and its image size where that is not the data's."""
+def _changed_recipe(kind: str, ours: Config, papers: Config) -> list[str]:
     if kind == "robustness":
-        return _values(
+        return _changed_values(
             ours.robustness.model_dump(exclude={"root"}),
             papers.robustness.model_dump(exclude={"root"}),
         )
     start = "random" if kind == "scratch" else "pretrained"
-    mine, theirs = (
-        measure_science(kind, start, config, "")["recipe"] for config in (ours, papers)
-    )
-    sizes = [config.stage_image_size(kind) for config in (ours, papers)]
-    own = sizes[0] != ours.data.image_size or sizes[1] != papers.data.image_size
-    size = [_change("image_size", *sizes)] if own and sizes[0] != sizes[1] else []
-    return [*_values(mine, theirs), *size]
+    recipe = measure_science(kind, start, ours, "")["recipe"]
+    paper_recipe = measure_science(kind, start, papers, "")["recipe"]
+    changes = _changed_values(recipe, paper_recipe)
+
+    size = ours.stage_image_size(kind)
+    paper_size = papers.stage_image_size(kind)
+    # Where both stages use the data's own size, the line about the data says it.
+    is_own_size = size != ours.data.image_size or paper_size != papers.data.image_size
+    if is_own_size and size != paper_size:
+        changes.append(_describe_change("image_size", size, paper_size))
+    return changes
 
 
-def _values(
-    mine: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = ""
+def _changed_values(
+    ours: Mapping[str, Any], papers: Mapping[str, Any], prefix: str = ""
 ) -> list[str]:
-    """The keys that differ; one target or masking in place of another is one change."""
-    if mine.get("_target_") != theirs.get("_target_"):
-        return [
-            _change(
-                "kind",
-                *(
-                    str(part.get("_target_")).rsplit(".", 1)[-1]
-                    for part in (mine, theirs)
-                ),
-            )
-        ]
-    texts = []
-    for key in mine:
-        if key in OWN_LINE or mine[key] == theirs.get(key):
+    # One target or masking in place of another is one change, whatever its keys.
+    if ours.get("_target_") != papers.get("_target_"):
+        return [_describe_change("kind", _class_name(ours), _class_name(papers))]
+    changes = []
+    for key, value in ours.items():
+        if key in DATA_KEYS or value == papers.get(key):
             continue
-        if isinstance(mine[key], Mapping):
-            texts += _values(mine[key], theirs[key], f"{prefix}{key}.")
-        elif not _proportional(key, mine, theirs):
-            texts.append(_change(f"{prefix}{key}", mine[key], theirs.get(key)))
-    return texts
+        if isinstance(value, Mapping):
+            changes += _changed_values(value, papers[key], f"{prefix}{key}.")
+        elif not (key == "warmup_epochs" and _is_default_warmup(ours, papers)):
+            changes.append(_describe_change(f"{prefix}{key}", value, papers.get(key)))
+    return changes
 
 
-def _proportional(key: str, mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
-    """A warm-up that is the same share of the epochs is no difference of its own."""
+def _class_name(part: Mapping[str, Any]) -> str:
+    return str(part.get("_target_")).rsplit(".", 1)[-1]
+
+
+def _is_default_warmup(ours: Mapping[str, Any], papers: Mapping[str, Any]) -> bool:
+    """Return whether both warm up over the same share of their epochs."""
     return (
-        key == "warmup_epochs"
-        and mine[key] == mine["epochs"] * WARMUP
-        and theirs[key] == theirs["epochs"] * WARMUP
+        ours["warmup_epochs"] == ours["epochs"] * WARMUP_SHARE
+        and papers["warmup_epochs"] == papers["epochs"] * WARMUP_SHARE
     )
 
 
-def _change(key: str, mine: Any, theirs: Any) -> str:
-    return f"{key} {_text(mine)} (paper {_text(theirs)})"
+def _describe_change(key: str, value: Any, paper_value: Any) -> str:
+    return f"{key} {_format(value)} (paper {_format(paper_value)})"
 
 
-def _text(value: Any) -> str:
-    return (
-        "none"
-        if value is None
-        else f"{value:g}"
-        if isinstance(value, float)
-        else str(value)
-    )
+def _format(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value)

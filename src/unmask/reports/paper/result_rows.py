@@ -1,4 +1,7 @@
-"""The rows of experiments/<slug>/results/<scale>.csv: a measurement each, in an order that their content decides."""
+"""The rows of experiments/<slug>/results/<scale>.csv: one measured value each.
+
+Their order follows from their content, so that the same results are the same bytes.
+"""
 
 import csv
 import io
@@ -8,80 +11,108 @@ from pathlib import Path
 from typing import NamedTuple
 
 from unmask.config.checks import ConfigError
-from unmask.config.experiments import EXPERIMENTS, Paper, read_paper
+from unmask.config.experiments import EXPERIMENTS, read_paper
+from unmask.config.paper_facts import Paper
 from unmask.stages.fingerprint import StageSpec
 from unmask.stages.plan import Plan
 from unmask.storage.atomic import write_text
 
+# Training from scratch starts at "random". So does the control of a probe, but it comes
+# after the probe itself in the plan.
+TRAINED_STARTS = ("pretrained", "given", "random")
+
 
 class ResultRow(NamedTuple):
-    """A measured value, the fingerprint of its stage, and that of the pretraining it came from (may be empty)."""
+    """A measured value with its place in the table and its fingerprints.
+
+    The fields are the columns of the CSV file.
+    """
 
     row: str
     column: str
     seed: int
     value: float
+    # how many images it was measured on
     images: int
+    # of the stage that measured it
     fingerprint: str
+    # fingerprint of the pretraining that it started from; may be empty
     pretrain: str
 
 
-def ordered(rows: list[ResultRow], paper: Paper) -> list[ResultRow]:
-    """The paper's order of rows and columns, then seeds; what is the same twice stands once.
+# by metric and fingerprint
+KeptResults = dict[tuple[str, str], ResultRow]
 
-    Raises ConfigError for a row or column that the paper's table lacks, and for two values of one measurement.
+
+def sort_rows(rows: list[ResultRow], paper: Paper) -> list[ResultRow]:
+    """Return the rows in the paper's order, then by seed, each once.
+
+    Raise ConfigError for a row or column that the paper's table lacks, for a value that
+    cannot be, and for two values of one measurement.
     """
-    labels, columns = [row.row for row in paper.rows], list(paper.columns)
+    labels = [row.row for row in paper.rows]
+    columns = list(paper.columns)
     for row in rows:
-        if row.row not in labels or row.column not in columns:
-            raise ConfigError(
-                f"results have row {row.row!r}, column {row.column!r}; {paper.paper}"
-                f" has rows {labels} and columns {columns}: correct the results or"
-                " paper.yaml"
-            )
-        accuracy = "accuracy" in paper.columns[row.column].metric
-        if (
-            row.images < 1
-            or row.seed < 0
-            or not math.isfinite(row.value)
-            or (accuracy and not 0 <= row.value <= 100)
-        ):
-            raise ConfigError(
-                f"results of {paper.paper} have {row}: images are at least 1, seeds at"
-                " least 0, values finite and accuracies within 0 to 100; correct or"
-                " remove that line"
-            )
-    kept: dict[tuple[int, int, int], ResultRow] = {}
+        _check_row(row, paper)
+    by_position: dict[tuple[int, int, int], ResultRow] = {}
     for row in sorted(set(rows)):
-        place = labels.index(row.row), columns.index(row.column), row.seed
-        before = kept.setdefault(place, row)
-        if before != row:
+        position = labels.index(row.row), columns.index(row.column), row.seed
+        first = by_position.setdefault(position, row)
+        if first != row:
             raise ConfigError(
                 f"two results for row {row.row!r}, column {row.column!r}, seed"
-                f" {row.seed}: {before.value} ({before.fingerprint}) and {row.value}"
+                f" {row.seed}: {first.value} ({first.fingerprint}) and {row.value}"
                 f" ({row.fingerprint}); keep one of them"
             )
-    return [kept[place] for place in sorted(kept)]
+    return [by_position[position] for position in sorted(by_position)]
 
 
-def rows_text(rows: list[ResultRow], paper: Paper) -> str:
-    """CSV whose bytes are the same for the same rows in any order; floats as Python repeats them."""
+def _check_row(row: ResultRow, paper: Paper) -> None:
+    labels = [paper_row.row for paper_row in paper.rows]
+    columns = list(paper.columns)
+    if row.row not in labels or row.column not in columns:
+        raise ConfigError(
+            f"results have row {row.row!r}, column {row.column!r}; {paper.paper} has"
+            f" rows {labels} and columns {columns}: correct the results or paper.yaml"
+        )
+    is_accuracy = "accuracy" in paper.columns[row.column].metric
+    is_valid = (
+        row.images >= 1
+        and row.seed >= 0
+        and math.isfinite(row.value)
+        and (not is_accuracy or 0 <= row.value <= 100)
+    )
+    if not is_valid:
+        raise ConfigError(
+            f"results of {paper.paper} have {row}: images must be at least 1, seed at"
+            " least 0, value finite and an accuracy within 0 to 100; correct or remove"
+            " that line"
+        )
+
+
+def rows_to_csv(rows: list[ResultRow], paper: Paper) -> str:
+    """Return the CSV text: the same bytes for the same rows in any order."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(ResultRow._fields)
-    for row in ordered(rows, paper):
+    for row in sort_rows(rows, paper):
+        # repr gives the shortest text that reads back as the same float
         values = row._asdict() | {"value": repr(float(row.value))}
         writer.writerow(values.values())
     return buffer.getvalue()
 
 
 def write_rows(path: Path, rows: list[ResultRow], paper: Paper) -> None:
+    """Write the rows as CSV, in the paper's order."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, rows_text(rows, paper))
+    write_text(path, rows_to_csv(rows, paper))
 
 
 def read_rows(path: Path) -> list[ResultRow]:
-    """No rows where there is no file. Raises ConfigError for a file with other columns or without numbers."""
+    """Read a file of `write_rows`; return no rows where there is no file.
+
+    Raise ConfigError for a file with other columns or without numbers.
+    """
     if not path.exists():
         return []
     try:
@@ -97,58 +128,62 @@ def read_rows(path: Path) -> list[ResultRow]:
         )
     try:
         return [
-            ResultRow(r, c, int(s), float(v), int(i), f, p)
-            for r, c, s, v, i, f, p in lines
+            ResultRow(
+                row, column, int(seed), float(value), int(images), fingerprint, pretrain
+            )
+            for row, column, seed, value, images, fingerprint, pretrain in lines
         ]
     except ValueError as error:
         raise ConfigError(
             f"{path} is damaged ({error}); restore or remove it: the ledger still has"
-            " its own"
+            " its results"
         ) from None
 
 
-MEASURED_FROM = ("pretrained", "given", "random")
-Kept = dict[tuple[str, str], ResultRow]  # by metric and fingerprint
+def read_kept_results() -> KeptResults:
+    """Read every experiments/*/results/*.csv.
 
-
-def measured(plan: Plan, stage: str) -> StageSpec | None:
-    """The stage of the plan that a column asks for: the one on trained weights, not its controls."""
-    return next(
-        (s for s in plan.stages if s.kind == stage and s.start in MEASURED_FROM), None
-    )
-
-
-def all_kept() -> Kept:
-    """Of experiments/*/results/*.csv. Raises ConfigError for a damaged file, or two values of one measurement."""
-    found: Kept = {}
+    Raise ConfigError for a damaged file, or two values of one measurement.
+    """
+    kept: KeptResults = {}
     for path in sorted(EXPERIMENTS.glob("*/results/*.csv")):
         paper = read_paper(path.parents[1].name)
-        for row in ordered(read_rows(path), paper):
-            before = found.setdefault(
-                (paper.columns[row.column].metric, row.fingerprint), row
-            )
-            if before.value != row.value:
+        for row in sort_rows(read_rows(path), paper):
+            # Tables share stages: the default row stands in many of them.
+            key = paper.columns[row.column].metric, row.fingerprint
+            first = kept.setdefault(key, row)
+            if first.value != row.value:
                 raise ConfigError(
                     f"{path}: row {row.row!r}, {row.column}, seed {row.seed} is"
-                    f" {row.value}, but {before.value} in another table, for the same"
+                    f" {row.value}, but {first.value} in another table, for the same"
                     f" stage {row.fingerprint}; correct one of them"
                 )
-    return found
+    return kept
 
 
-def asked(plan: Plan, paper: Paper, row: str) -> Iterator[tuple[str, StageSpec]]:
-    """Each column of ours in the table's row, with the stage of the plan that fills it."""
-    for column, stage in paper.stages_of(paper.row(row)).items():
-        spec = measured(plan, stage)
+def measured_stage(plan: Plan, kind: str) -> StageSpec | None:
+    """Return the plan's stage of that kind on trained weights, not its controls."""
+    for spec in plan.stages:
+        if spec.kind == kind and spec.start in TRAINED_STARTS:
+            return spec
+    return None
+
+
+def planned_column_stages(
+    plan: Plan, paper: Paper, row: str
+) -> Iterator[tuple[str, StageSpec]]:
+    """Yield each column that the plan fills in the table's row, with its stage."""
+    for column, kind in paper.column_stages(paper.row(row)).items():
+        spec = measured_stage(plan, kind)
         if spec is not None:
             yield column, spec
 
 
-def is_kept(plan: Plan, table: str, row: str, known: Kept) -> bool:
-    """Whether all that this plan measures for the table's row is known."""
+def has_kept_results(plan: Plan, table: str, row: str, kept: KeptResults) -> bool:
+    """Return whether all that the plan measures for the table's row is kept."""
     paper = read_paper(table)
-    wanted = [
+    keys = [
         (paper.columns[column].metric, spec.fingerprint)
-        for column, spec in asked(plan, paper, row)
+        for column, spec in planned_column_stages(plan, paper, row)
     ]
-    return bool(wanted) and all(key in known for key in wanted)
+    return bool(keys) and all(key in kept for key in keys)

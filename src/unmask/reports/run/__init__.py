@@ -1,1 +1,1 @@
-"""One run's page."""
+"""The page of one run, and the tables that the terminal shows."""

@@ -1,4 +1,4 @@
-"""Tables for the terminal."""
+"""Tables for the terminal: the results of a run, and the cells of a sweep."""
 
 import statistics
 from typing import Any
@@ -6,25 +6,33 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+# a stage's result.json
 Result = dict[str, Any]
-SIDE_BY_SIDE = 6  # cells
+# overrides, state, and the results of its stages
+SweepCell = tuple[list[str], str, list[Result]]
+# (number, unit) of each stage, by its title
+Numbers = dict[str, tuple[str, str]]
+
+# A terminal has room for so many cells as columns; more cells become rows.
+MAX_CELL_COLUMNS = 6
+NO_VALUE = "-"
 
 
-def headline(result: Result) -> tuple[str, str]:
-    """The number a stage is about, with its unit."""
+def main_metric(result: Result) -> tuple[str, str]:
+    """Return the number that a stage is about, and its unit."""
     metrics = result["metrics"]
     if "val/accuracy" in metrics:
         return f"{metrics['val/accuracy']:.1f}", "% top-1"
     if "hold_most" in metrics:
-        return (
-            f"{metrics['hold_most']}",
-            f"of {metrics['coefficients']:.0f} coefficients hold 90 % of the variance",
+        unit = (
+            f"of {metrics['coefficients']:.0f} coefficients hold 90 % of the variance"
         )
+        return f"{metrics['hold_most']}", unit
     return f"{metrics['val/loss']:.4f}", "validation loss"
 
 
 def results_table(results: list[Result]) -> Table:
-    """One row a stage: title, number, unit, seconds, fingerprint."""
+    """Draw one row for each stage of a run."""
     table = Table(title="Results", title_justify="left")
     table.add_column("stage")
     table.add_column("result", justify="right")
@@ -33,7 +41,7 @@ def results_table(results: list[Result]) -> Table:
     table.add_column("seconds", justify="right")
     table.add_column("fingerprint", style="dim", no_wrap=True)
     for result in results:
-        number, unit = headline(result)
+        number, unit = main_metric(result)
         table.add_row(
             result["title"],
             number,
@@ -45,78 +53,79 @@ def results_table(results: list[Result]) -> Table:
     return table
 
 
-Cell = tuple[list[str], str, list[Result]]  # overrides, state, what its stages gave
+def cells_table(cells: list[SweepCell]) -> Table:
+    """Draw the cells of a sweep as columns, or as rows where there are many.
 
-
-def cells_table(cells: list[Cell]) -> Table:
-    """A column a cell of a sweep, a row a measurement; mean and spread where the cells differ in the seed alone.
-
-    More cells than a screen has room for become rows.
+    Cells that differ in the seed alone get a column of mean and standard deviation.
     """
-    common = (
-        set.intersection(*(set(overrides) for overrides, _, _ in cells))
-        if len(cells) > 1
-        else set()
-    )
-    own = [
-        [override for override in overrides if override not in common]
-        for overrides, _, _ in cells
-    ]
-    numbers = [
-        {result["title"]: headline(result) for result in stages}
-        for _, _, stages in cells
-    ]
+    varied = _varied_overrides([overrides for overrides, _, _ in cells])
     states = [state for _, state, _ in cells]
-    if len(cells) > SIDE_BY_SIDE:
-        return _long_table(own, states, numbers)
-    over_seeds = len(cells) > 1 and all(
-        len(o) == 1 and o[0].startswith("seed=") for o in own
+    numbers = [
+        {result["title"]: main_metric(result) for result in results}
+        for _, _, results in cells
+    ]
+    if len(cells) > MAX_CELL_COLUMNS:
+        return _table_of_rows(varied, states, numbers)
+    return _table_of_columns(varied, states, numbers)
+
+
+def _varied_overrides(cells: list[list[str]]) -> list[list[str]]:
+    """Return each cell's overrides without those that all cells share."""
+    if len(cells) < 2:
+        return cells
+    shared = set.intersection(*map(set, cells))
+    return [[o for o in overrides if o not in shared] for overrides in cells]
+
+
+def _table_of_columns(
+    varied: list[list[str]], states: list[str], numbers: list[Numbers]
+) -> Table:
+    only_seeds = len(varied) > 1 and all(
+        len(overrides) == 1 and overrides[0].startswith("seed=") for overrides in varied
     )
     table = Table(title="Cells", title_justify="left")
     table.add_column("")
-    for overrides in own:
+    for overrides in varied:
         table.add_column(escape("\n".join(overrides)), justify="right", overflow="fold")
-    if over_seeds:
+    state_row = ["state", *states]
+    if only_seeds:
         table.add_column("mean +- s.d.", justify="right")
-    table.add_row(
-        "state", *states, *([f"n = {sum(map(bool, numbers))}"] if over_seeds else [])
-    )
+        num_finished = sum(bool(cell) for cell in numbers)
+        state_row.append(f"n = {num_finished}")
+    table.add_row(*state_row)
+
     for title in dict.fromkeys(title for cell in numbers for title in cell):
-        found = [cell[title] for cell in numbers if title in cell]
-        row = [cell[title][0] if title in cell else "-" for cell in numbers]
-        table.add_row(
-            f"{title}, {found[0][1]}",
-            *row,
-            *([spread([number for number, _ in found])] if over_seeds else []),
-        )
+        known = [cell[title] for cell in numbers if title in cell]
+        unit = known[0][1]
+        row = [f"{title}, {unit}"]
+        row += [cell[title][0] if title in cell else NO_VALUE for cell in numbers]
+        if only_seeds:
+            row.append(mean_and_spread([number for number, _ in known]))
+        table.add_row(*row)
     return table
 
 
-def _long_table(
-    own: list[list[str]], states: list[str], numbers: list[dict[str, tuple[str, str]]]
+def _table_of_rows(
+    varied: list[list[str]], states: list[str], numbers: list[Numbers]
 ) -> Table:
-    """A row a cell, a column a measurement."""
     table = Table(title="Cells", title_justify="left")
     table.add_column("")
     table.add_column("state")
     units = {title: unit for cell in numbers for title, (_, unit) in cell.items()}
     for title, unit in units.items():
         table.add_column(f"{title}, {unit}", justify="right")
-    for overrides, state, cell in zip(own, states, numbers, strict=True):
-        values = [cell[title][0] if title in cell else "-" for title in units]
+    for overrides, state, cell in zip(varied, states, numbers, strict=True):
+        values = [cell[title][0] if title in cell else NO_VALUE for title in units]
         table.add_row(escape(" ".join(overrides)), state, *values)
     return table
 
 
-def spread(numbers: list[str]) -> str:
-    """Mean and sample standard deviation, to the decimals the numbers have."""
+def mean_and_spread(numbers: list[str]) -> str:
+    """Return mean and sample standard deviation with the decimals of the numbers."""
     if len(numbers) < 2:
         return numbers[0]
-    values, decimals = (
-        [float(number) for number in numbers],
-        len(numbers[0].partition(".")[2]),
-    )
-    return (
-        f"{statistics.mean(values):.{decimals}f} +-"
-        f" {statistics.stdev(values):.{decimals}f}"
-    )
+    values = [float(number) for number in numbers]
+    decimals = len(numbers[0].partition(".")[2])
+    mean = statistics.mean(values)
+    std = statistics.stdev(values)
+    return f"{mean:.{decimals}f} +- {std:.{decimals}f}"

@@ -1,10 +1,15 @@
-"""The 15 common corruptions of ImageNet-C (Hendrycks & Dietterich 2019, arXiv 1903.12261), made on the fly.
+"""The 15 common corruptions of ImageNet-C, made when they are needed.
 
-Any size from 8 x 8 and any number of channels: three are taken as RGB, others as shades (`grey`, `brightness` and
-`jpeg_compression` say what that means). Constants: severities.py. They differ from the published image files in
-this: frost is made, not photographed; the kernel of defocus sums to one at every radius (theirs to 1.01 from 8 on);
-results are rounded to the nearest level, not down, and not stored as JPEG; intermediate layers are not rounded.
-Random draws are ours, so images agree with the published ones in distribution, not pixel by pixel.
+Hendrycks & Dietterich 2019, arXiv 1903.12261. Images may have any size from 8 x 8 and
+any number of channels: three are taken as RGB, others as shades (`to_grey`,
+`brightness` and `jpeg_compression` say what that means). The constants are in
+severities.py. Differences from the published image files:
+
+- frost is drawn, not photographed;
+- the kernel of defocus sums to one at every radius (theirs to 1.01 from radius 8 on);
+- results are rounded to the nearest level, not down, and not stored as JPEG;
+- intermediate layers are not rounded;
+- random draws are ours, so images agree in distribution, not pixel by pixel.
 """
 
 from collections.abc import Callable
@@ -31,7 +36,7 @@ from unmask.data.augment.corruptions.noise import (
     shot_noise,
 )
 from unmask.data.augment.corruptions.random import Draws
-from unmask.data.augment.corruptions.severities import constants
+from unmask.data.augment.corruptions.severities import severity_constants
 from unmask.data.augment.corruptions.weather import brightness, fog, frost, snow
 from unmask.randomness import Key, make_key
 
@@ -65,20 +70,23 @@ def corrupt(
     key: Key,
     ids_B: Int[Tensor, "B"],
 ) -> UInt8[Tensor, "B C H W"]:
-    """Each image corrupted as a function of (key, name, severity, its id): one by one, on the CPU.
+    """Corrupt each image, as a function of (key, name, severity, its id).
 
-    One by one, so that the bits do not depend on the batch; some draws need log and cos, which differ by device.
+    Raises ValueError for unknown names or severities, and for images below 8 x 8.
     """
     height, width = images_BCHW.shape[2:]
     _check(name, severity, height, width)
     draw_key = make_key(key.high << 32 | key.low, name, severity)
-    chosen = constants(name, severity, height, width)
+    constants = severity_constants(name, severity, height, width)
+    # on the CPU: some draws need log and cos, whose last bits differ by device
     pixels_BCHW = images_BCHW.cpu().float() / 255
     out_BCHW = torch.empty_like(pixels_BCHW)
+    # one by one, so that the bits do not depend on the batch
     for out_CHW, image_CHW, sample in zip(
         out_BCHW, pixels_BCHW, ids_B.tolist(), strict=True
     ):
-        out_CHW.copy_(CORRUPTIONS[name](image_CHW, Draws(draw_key, sample), *chosen))
+        draws = Draws(draw_key, sample)
+        out_CHW.copy_(CORRUPTIONS[name](image_CHW, draws, *constants))
     return (out_BCHW.clamp(0, 1) * 255).round().byte().to(images_BCHW.device)
 
 

@@ -1,4 +1,4 @@
-"""Gaussian, shot and impulse noise, drawn for each pixel and channel on its own."""
+"""Gaussian, shot and impulse noise, drawn for each pixel and channel separately."""
 
 from functools import lru_cache
 
@@ -18,28 +18,37 @@ def gaussian_noise(
 def shot_noise(
     image_CHW: Float[Tensor, "C H W"], draws: Draws, photons: float
 ) -> Float[Tensor, "C H W"]:
-    """Poisson counts of mean image x photons, by inverse transform: exact, and one uniform number a pixel."""
+    """Draw Poisson counts of mean image x photons.
+
+    The inverse transform is exact, and needs one uniform number for each pixel.
+    """
     levels = (image_CHW * 255).round().long()
     cdf_LK = poisson_cdf(photons)
-    # level + cdf rises from row to row, so that one search finds the count in the row
-    # of a pixel's level
+    # level + cdf rises from row to row, so one search finds the count in the row of a
+    # pixel's level
     rising = (cdf_LK + torch.arange(256, dtype=torch.float64)[:, None]).flatten()
-    found = torch.searchsorted(rising, levels + draws.uniform(0, *image_CHW.shape))
-    return (found - levels * cdf_LK.shape[1]).float() / photons
+    drawn = draws.uniform(0, *image_CHW.shape)
+    index = torch.searchsorted(rising, levels + drawn)
+    counts = index - levels * cdf_LK.shape[1]
+    return counts.float() / photons
 
 
 @lru_cache(maxsize=16)
 def poisson_cdf(photons: float) -> Float[Tensor, "256 K"]:
-    """P(count <= k) for each of the 256 grey levels; K is ten standard deviations above the brightest mean."""
+    """Return P(count <= k) for each of the 256 grey levels.
+
+    The counts reach ten standard deviations above the mean of white.
+    """
     rates = torch.arange(256, dtype=torch.float64)[:, None] / 255 * photons
     counts = torch.arange(int(photons + 10 * photons**0.5 + 20), dtype=torch.float64)
     log_mass = torch.xlogy(counts, rates) - rates - torch.lgamma(counts + 1)
+    # rounding errors may add up to a little more than one
     return (log_mass.exp().cumsum(1)).clamp(max=1)
 
 
 def impulse_noise(
     image_CHW: Float[Tensor, "C H W"], draws: Draws, share: float
 ) -> Float[Tensor, "C H W"]:
-    """Salt and pepper: half of the hit values turn white, half black."""
+    """Turn a share of the values white or black (salt and pepper), half each."""
     drawn = draws.uniform(0, *image_CHW.shape)
     return image_CHW.masked_fill(drawn < share, 0.0).masked_fill(drawn < share / 2, 1.0)

@@ -1,19 +1,22 @@
 """The published constants of the five severities, for large and for small images.
 
-Facts read from github.com/hendrycks/robustness, ImageNet-C/create_c: make_imagenet_c.py (images of 224 x 224) and
-make_cifar_c.py (32 x 32). Lengths are in pixels of those sizes and are not rescaled; amplitudes are shares of white.
+They are facts read from github.com/hendrycks/robustness, ImageNet-C/create_c:
+make_imagenet_c.py (images of 224 x 224) and make_cifar_c.py (32 x 32). Lengths are in
+pixels of those sizes and are not rescaled; amplitudes are shares of white.
 """
 
-Levels = tuple[tuple[float, ...], ...]  # the constants of severity 1, 2, 3, 4, 5
+# the constants of severity 1, 2, 3, 4 and 5
+Levels = tuple[tuple[float, ...], ...]
 
-# from this shorter side on an image gets ImageNet-C's constants, below it CIFAR-10-C's
+# images whose shorter side has so many pixels get ImageNet-C's constants, smaller ones
+# get CIFAR-10-C's
 LARGE_SIDE = 128
-# the original's side for elastic_transform, a slip of 224 that its published images
-# carry
+# the side that elastic_transform was written for: a slip of 224 that the published
+# images carry
 ELASTIC = 244
 
-# what the numbers of a row are, in order
-MEANING = {
+# the meaning of each number in a row
+CONSTANT_MEANINGS = {
     "gaussian_noise": "standard deviation",
     "shot_noise": "photons of a white pixel",
     "impulse_noise": "share of pixels hit",
@@ -22,8 +25,7 @@ MEANING = {
     "motion_blur": "radius, sigma",
     "zoom_blur": "end and step of the zoom factors from 1",
     "snow": (
-        "mean, sigma, zoom, threshold, radius, sigma of the fall, share of the image"
-        " kept"
+        "mean, sigma, zoom, threshold, radius, sigma of the fall, weight of the image"
     ),
     "frost": "weight of the image, weight of the ice",
     "fog": "thickness, decay of the fractal",
@@ -95,7 +97,9 @@ CIFAR: dict[str, Levels] = {
 }
 
 
-def constants(name: str, severity: int, height: int, width: int) -> tuple[float, ...]:
-    """The numbers of one corruption at severity 1 to 5 for images of this size."""
+def severity_constants(
+    name: str, severity: int, height: int, width: int
+) -> tuple[float, ...]:
+    """Return the constants of a corruption at severity 1 to 5 for this image size."""
     table = IMAGENET if min(height, width) >= LARGE_SIDE else CIFAR
     return table[name][severity - 1]

@@ -1,4 +1,4 @@
-"""Snow, frost, fog and brightness."""
+"""The weather: snow, frost, fog and brightness."""
 
 import math
 
@@ -7,9 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unmask.data.augment.corruptions.filters import (
-    along_line,
+    blur_along_line,
+    gaussian_blur,
     line_weights,
-    smooth,
     zoom,
 )
 from unmask.data.augment.corruptions.random import Draws
@@ -17,12 +17,12 @@ from unmask.data.augment.corruptions.random import Draws
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, OpenCV's grey of RGB
 ICE = (0.80, 0.92, 1.0)  # the tint of frost on RGB images
 NEEDLES = 14  # the longer side over the length of a needle of ice
-# needles that start within a needle's length, side branches a pixel
-SEEDS, BUDS = 0.1, 0.15
+SEEDS = 0.1  # needles that start within a needle's length
+BUDS = 0.15  # side branches per pixel
 
 
-def grey(image_CHW: Float[Tensor, "C H W"]) -> Float[Tensor, "1 H W"]:
-    """The luma of three channels, taken as RGB; the mean of any other number of channels."""
+def to_grey(image_CHW: Float[Tensor, "C H W"]) -> Float[Tensor, "1 H W"]:
+    """Return the luma of three channels (RGB), or the mean of any other number."""
     if len(image_CHW) == 3:
         return (torch.tensor(LUMA)[:, None, None] * image_CHW).sum(0, keepdim=True)
     return image_CHW.mean(0, keepdim=True)
@@ -37,65 +37,84 @@ def snow(
     threshold: float,
     radius: float,
     sigma: float,
-    kept: float,
+    image_weight: float,
 ) -> Float[Tensor, "C H W"]:
-    """Flakes are zoomed noise above a threshold, blurred as they fall; the scene is mixed with a whitened one."""
+    """Whiten the image and add flakes.
+
+    Flakes are zoomed noise above a threshold, blurred along the direction in which
+    they fall.
+    """
     height, width = image_CHW.shape[1:]
-    flakes = zoom(mean + spread * draws.normal(0, 1, height, width), size)
+    noise = mean + spread * draws.normal(0, 1, height, width)
+    flakes = zoom(noise, size)
     flakes = torch.where(flakes < threshold, 0.0, flakes).clamp(0, 1)
-    flakes = along_line(flakes, radius, sigma, draws.between(1, -135, -45))
-    whitened = torch.maximum(image_CHW, 1.5 * grey(image_CHW) + 0.5)
-    return kept * image_CHW + (1 - kept) * whitened + flakes + flakes.flip(1, 2)
+    degrees = draws.uniform_between(1, -135, -45)
+    flakes = blur_along_line(flakes, radius, sigma, degrees)
+    whitened = torch.maximum(image_CHW, 1.5 * to_grey(image_CHW) + 0.5)
+    scene = image_weight * image_CHW + (1 - image_weight) * whitened
+    # a second layer: the same flakes, turned by 180 degrees
+    return scene + flakes + flakes.flip(1, 2)
 
 
 def fog(
     image_CHW: Float[Tensor, "C H W"], draws: Draws, thickness: float, decay: float
 ) -> Float[Tensor, "C H W"]:
-    """Add a plasma fractal, then scale so that the brightest pixel could stay as bright as it was."""
+    """Add a plasma fractal, then rescale.
+
+    After that, the brightest pixel cannot be brighter than it was.
+    """
     brightest = image_CHW.max()
     _, height, width = image_CHW.shape
-    plasma_HW = plasma(draws, 0, (height, width), decay)
+    plasma_HW = plasma_fractal(draws, 0, (height, width), decay)
     return (image_CHW + thickness * plasma_HW) * brightest / (brightest + thickness)
 
 
-def plasma(
+def plasma_fractal(
     draws: Draws, stream: int, size: tuple[int, int], decay: float
 ) -> Float[Tensor, "H W"]:
-    """Diamond-square on a torus: each halving adds noise decay**2 times smaller than the one before; 0 to 1."""
+    """Draw a fractal in [0, 1] by the diamond-square algorithm on a torus.
+
+    Each time the grid is halved, the added noise is decay**2 times smaller.
+    """
+    # the smallest power of two that covers the longer side
     levels = (max(size) - 1).bit_length()
     drawn = 2 * draws.uniform(stream, 4**levels).float() - 1
-    field_NN, used = torch.zeros(1, 1), 0
+    field_NN = torch.zeros(1, 1)
+    used = 0
     for level in range(levels):
         count = 3 * field_NN.numel()
-        wobble = decay ** (-2 * level) * drawn[used : used + count].reshape(
-            3, *field_NN.shape
-        )
-        field_NN, used = _refine(field_NN, wobble), used + count
+        noise = drawn[used : used + count].reshape(3, *field_NN.shape)
+        field_NN = _refine(field_NN, decay ** (-2 * level) * noise)
+        used += count
     field_NN = field_NN - field_NN.min()
     return (field_NN / field_NN.max())[: size[0], : size[1]]
 
 
 def _refine(
-    field_NN: Float[Tensor, "N N"], wobble_3NN: Float[Tensor, "3 N N"]
+    field_NN: Float[Tensor, "N N"], noise_3NN: Float[Tensor, "3 N N"]
 ) -> Float[Tensor, "2*N 2*N"]:
-    """Twice the grid: the old points, the middles of their squares, then those of the edges of either direction."""
-    below, right = field_NN.roll(-1, 0), field_NN.roll(-1, 1)
-    middle = (field_NN + below + right + below.roll(-1, 1)) / 4 + wobble_3NN[0]
-    on_row = (field_NN + right + middle + middle.roll(1, 0)) / 4 + wobble_3NN[1]
-    on_col = (field_NN + below + middle + middle.roll(1, 1)) / 4 + wobble_3NN[2]
-    rows = [
-        torch.stack(pair, dim=-1).flatten(1)
-        for pair in ((field_NN, on_row), (on_col, middle))
-    ]
-    return torch.stack(rows, dim=1).flatten(0, 1)
+    """Double the grid: add the middles of its squares, then those of the edges.
+
+    Each new point is the mean of its four neighbours plus noise.
+    """
+    below = field_NN.roll(-1, 0)
+    right = field_NN.roll(-1, 1)
+    diagonal = below.roll(-1, 1)
+    middle = (field_NN + below + right + diagonal) / 4 + noise_3NN[0]
+    on_row = (field_NN + right + middle + middle.roll(1, 0)) / 4 + noise_3NN[1]
+    on_col = (field_NN + below + middle + middle.roll(1, 1)) / 4 + noise_3NN[2]
+    even_rows = torch.stack([field_NN, on_row], dim=-1).flatten(1)
+    odd_rows = torch.stack([on_col, middle], dim=-1).flatten(1)
+    return torch.stack([even_rows, odd_rows], dim=1).flatten(0, 1)
 
 
 def frost(
     image_CHW: Float[Tensor, "C H W"], draws: Draws, scene: float, ice: float
 ) -> Float[Tensor, "C H W"]:
-    """A weighted sum of the image and of ice.
+    """Add up the image and ice, each with its weight.
 
-    Deviation: the original cuts the ice out of five photographs; ours is made (`ice_texture`), so no file is needed.
+    This differs from the original, which cuts the ice out of five photographs: ours
+    is drawn (`ice_texture`), so that no file is needed.
     """
     channels, height, width = image_CHW.shape
     texture_HW = ice_texture(draws, (height, width))
@@ -104,53 +123,59 @@ def frost(
 
 
 def ice_texture(draws: Draws, size: tuple[int, int]) -> Float[Tensor, "H W"]:
-    """Needles with side branches that grow from seeds in six directions 60 degrees apart, dense where the cover is."""
+    """Draw needles of ice with side branches, densest where the ice cover is.
+
+    They grow from seeds in six directions, 60 degrees apart.
+    """
     length = max(4.0, max(size) / NEEDLES)
-    # cut off at the end: there needles grow from the repeated edge
+    # cut off at the end: within the margin, needles grow from the repeated edge
     margin = 2 * math.ceil(length)
     canvas = (size[0] + 2 * margin, size[1] + 2 * margin)
-    cover_HW, axis = 0.3 + 0.7 * plasma(draws, 0, canvas, 1.6), draws.between(1, 0, 60)
+    cover_HW = 0.3 + 0.7 * plasma_fractal(draws, 0, canvas, 1.6)
+    axis = draws.uniform_between(1, 0, 60)
     crystals_HW = torch.zeros(canvas)
     for turn, drawn_HW in enumerate(draws.uniform(2, 6, *canvas).float()):
+        # the two ends of one uniform number: no pixel is both a seed and a bud
         seeds_HW = (drawn_HW < SEEDS / length * cover_HW**2).float()
         buds_HW = (drawn_HW > 1 - BUDS).float()
-        crystals_HW = torch.maximum(
-            crystals_HW, _branching(seeds_HW, buds_HW, length, axis + 60 * turn)
-        )
-    crystals_HW = smooth(crystals_HW[None], length / 20)[0]
+        grown_HW = _grow_branches(seeds_HW, buds_HW, length, axis + 60 * turn)
+        crystals_HW = torch.maximum(crystals_HW, grown_HW)
+    crystals_HW = gaussian_blur(crystals_HW[None], length / 20)[0]
     ice_HW = (0.25 * cover_HW + 1.2 * crystals_HW * cover_HW).clamp(0, 1)
     return ice_HW[margin:-margin, margin:-margin]
 
 
-def _branching(
+def _grow_branches(
     seeds_HW: Float[Tensor, "H W"],
     buds_HW: Float[Tensor, "H W"],
     length: float,
     degrees: float,
 ) -> Float[Tensor, "H W"]:
-    """A stem from each seed, and shorter branches to both sides where a stem meets a bud."""
-    stem_1HW = _grown(seeds_HW[None], length, degrees)
+    """Grow a stem from each seed, and shorter branches where a stem meets a bud."""
+    stem_1HW = _grow_lines(seeds_HW[None], length, degrees)
     branches = [
-        _grown(stem_1HW * buds_HW, length / 2, degrees + side) for side in (-60, 60)
+        _grow_lines(stem_1HW * buds_HW, length / 2, degrees + side)
+        for side in (-60, 60)
     ]
     return torch.stack([stem_1HW, *branches]).amax(0)[0].clamp(0, 1)
 
 
-def _grown(
+def _grow_lines(
     seeds_1HW: Float[Tensor, "1 H W"], length: float, degrees: float
 ) -> Float[Tensor, "1 H W"]:
-    """A line from each seed, as bright as it and then fading."""
-    return along_line(seeds_1HW, length, length, degrees) * sum(
-        line_weights(length, length)
-    )
+    """Grow a line from each seed: first as bright as the seed, then fading."""
+    lines_1HW = blur_along_line(seeds_1HW, length, length, degrees)
+    # undo the blur's division by the sum of its weights
+    return lines_1HW * sum(line_weights(length, length))
 
 
 def brightness(
     image_CHW: Float[Tensor, "C H W"], draws: Draws, added: float
 ) -> Float[Tensor, "C H W"]:
-    """Raise the HSV value, hue and saturation kept: all channels grow by one factor.
+    """Raise the HSV value, and keep hue and saturation.
 
-    The value is the largest channel, whatever their number: one grey channel is simply raised. Black becomes grey.
+    All channels grow by one factor. The value is the largest channel, however many
+    there are: a single grey channel is simply raised. Black becomes grey.
     """
     value = image_CHW.amax(0, keepdim=True)
     raised = (value + added).clamp(0, 1)

@@ -1,6 +1,7 @@
-"""An optional decoder of our own: a region of a JPEG by the system's libjpeg-turbo, where it was built at set-up.
+"""An optional decoder of JPEG regions, built at set-up on the system's libjpeg-turbo.
 
-Where it was not, or does not give Pillow's very pixels, there is none and nobody is told: others decode the same.
+Where it was not built, or does not give exactly Pillow's pixels, other decoders are
+used without a message: their pixels are the same.
 """
 
 import ctypes
@@ -17,40 +18,46 @@ from jaxtyping import UInt8
 from PIL import Image
 
 SOURCES = (Path(__file__).parent / "region.c", Path(__file__).parent / "entropy.h")
-FOLDER = Path(sys.prefix) / "lib" / "unmask-native"  # of this virtual environment
-# never the libjpeg that Pillow carries
+FOLDER = Path(sys.prefix) / "lib" / "unmask-native"  # in this virtual environment
+# its symbols must not bind to the libjpeg that Pillow brings along
 LOCAL = getattr(os, "RTLD_LOCAL", 0) | getattr(os, "RTLD_DEEPBIND", 0)
-KINDS: tuple[tuple[int, dict[str, int]], ...] = (
+# (channels, Pillow's settings) of the small JPEGs that test a built decoder: one for
+# each kind that it is asked to decode
+TEST_JPEGS: tuple[tuple[int, dict[str, int]], ...] = (
     (3, {"subsampling": 2}),
     (3, {"subsampling": 1}),
     (3, {"subsampling": 0, "restart_marker_blocks": 3}),
     (3, {"subsampling": 2, "progressive": 1}),
     (1, {}),
 )
-Size, Place = ctypes.c_int * 2, ctypes.c_int * 4
+CSize = ctypes.c_int * 2
+CBox = ctypes.c_int * 4
 # (content, (height, width), (top, left, height, width), channels, denominator) to
-# pixels, or None: ask another decoder
-Region = Callable[
+# pixels; None: ask another decoder
+RegionDecoder = Callable[
     [bytes, tuple[int, int], tuple[int, int, int, int], int, int],
     UInt8[np.ndarray, "h w C"] | None,
 ]
 
 
 @cache
-def region() -> Region | None:
-    """The decoder that was built of this source."""
+def region_decoder() -> RegionDecoder | None:
+    """Return the decoder that was built from the present source, if there is one."""
     built = sorted(FOLDER.glob(f"region-{source_hash()}-*.so"))
-    return load(built[-1]) if built else None
+    return load_decoder(built[-1]) if built else None
 
 
 def source_hash() -> str:
-    return hashlib.sha256(b"".join(path.read_bytes() for path in SOURCES)).hexdigest()[
-        :12
-    ]
+    """Return 12 hex digits that name the built library after its source."""
+    source = b"".join(path.read_bytes() for path in SOURCES)
+    return hashlib.sha256(source).hexdigest()[:12]
 
 
-def load(path: Path) -> Region | None:
-    """None where it cannot be loaded, or decodes other pixels than Pillow: libraries are changed beneath programs."""
+def load_decoder(path: Path) -> RegionDecoder | None:
+    """Load a built library; return None if it cannot be loaded or is not exact.
+
+    It is tested at each start, since system libraries may change after the build.
+    """
     try:
         function = ctypes.CDLL(str(path), mode=LOCAL).unmask_region
     except (OSError, AttributeError):
@@ -58,8 +65,8 @@ def load(path: Path) -> Region | None:
     function.argtypes = [
         ctypes.c_char_p,
         ctypes.c_size_t,
-        Size,
-        Place,
+        CSize,
+        CBox,
         ctypes.c_int,
         ctypes.c_int,
         ctypes.c_void_p,
@@ -74,38 +81,40 @@ def load(path: Path) -> Region | None:
         denominator: int,
     ) -> UInt8[np.ndarray, "h w C"] | None:
         out = np.empty((box[2], box[3], channels), dtype=np.uint8)
+        # ctypes releases the interpreter's lock, so threads decode in parallel
         failed = function(
             content,
             len(content),
-            Size(*size),
-            Place(*box),
+            CSize(*size),
+            CBox(*box),
             channels,
             denominator,
             out.ctypes.data,
-        )  # without the interpreter's lock: ctypes lets go of it
+        )
         return None if failed else out
 
-    return decode if agrees(decode) else None
+    return decode if matches_pillow(decode) else None
 
 
-def agrees(decode: Region) -> bool:
-    """Whether it decodes as Pillow does: each kind of JPEG that it is asked for, on a small picture."""
-    across, down = np.meshgrid(np.arange(75), np.arange(53))
-    picture = np.stack([across * 3, down * 4, (across * down) % 251], axis=2).astype(
-        np.uint8
-    )
+def matches_pillow(decode: RegionDecoder) -> bool:
+    """Return whether it decodes a small picture exactly as Pillow, for each kind."""
+    x, y = np.meshgrid(np.arange(75), np.arange(53))
+    picture = np.stack([x * 3, y * 4, (x * y) % 251], axis=2).astype(np.uint8)
     return all(
-        _agrees(decode, picture[:, :, :depth], settings) for depth, settings in KINDS
+        _matches_one(decode, picture[:, :, :channels], settings)
+        for channels, settings in TEST_JPEGS
     )
 
 
-def _agrees(
-    decode: Region, picture: UInt8[np.ndarray, "H W C"], settings: dict[str, int]
+def _matches_one(
+    decode: RegionDecoder,
+    picture: UInt8[np.ndarray, "H W C"],
+    settings: dict[str, int],
 ) -> bool:
-    file, depth = io.BytesIO(), picture.shape[2]
-    Image.fromarray(picture if depth == 3 else picture[:, :, 0]).save(
-        file, "JPEG", quality=90, **settings
-    )
-    whole = np.asarray(Image.open(file)).reshape(picture.shape)
-    ours = decode(file.getvalue(), (53, 75), (21, 18, 20, 40), depth, 1)
-    return ours is not None and np.array_equal(ours, whole[21:41, 18:58])
+    file = io.BytesIO()
+    channels = picture.shape[2]
+    image = Image.fromarray(picture if channels == 3 else picture[:, :, 0])
+    image.save(file, "JPEG", quality=90, **settings)
+    reference = np.asarray(Image.open(file)).reshape(picture.shape)
+    region = decode(file.getvalue(), (53, 75), (21, 18, 20, 40), channels, 1)
+    return region is not None and np.array_equal(region, reference[21:41, 18:58])

@@ -1,4 +1,4 @@
-"""Builds the optional decoder into this virtual environment, and says in a line how it went."""
+"""Build the optional decoder into this virtual environment; print how it went."""
 
 import os
 import shutil
@@ -11,72 +11,83 @@ from unmask.data.images import native
 
 CHECK = (
     "import sys; from pathlib import Path; "
-    "from unmask.data.images.native import load; sys.exit(not load(Path(sys.argv[1])))"
+    "from unmask.data.images.native import load_decoder; "
+    "sys.exit(not load_decoder(Path(sys.argv[1])))"
 )
 FLAGS = ("-O2", "-fPIC", "-shared", "-Wall")
 
 
 def build(folder: Path) -> tuple[Path | None, str]:
-    """Where it lies now, and what to say; None where there is none, which never fails anything."""
-    compiler = os.environ.get("CC") or next(
-        filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None
-    )
+    """Build the library; return (path, description), or (None, why not).
+
+    Nothing depends on the library: without it the same pixels are decoded slower.
+    """
+    compiler = find_compiler()
     if compiler is None:
         return None, "there is no C compiler"
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as place:
-        made = Path(place) / "region.so"
-        done = run(compiler, *FLAGS, str(native.SOURCES[0]), "-o", str(made), "-ljpeg")
-        if done.returncode:
-            complaint = next(
-                (line for line in done.stderr.splitlines() if "error" in line),
-                done.stderr.strip(),
-            )
+    with tempfile.TemporaryDirectory(dir=folder) as workspace:
+        library = Path(workspace) / "region.so"
+        source = str(native.SOURCES[0])
+        compiled = run(compiler, *FLAGS, source, "-o", str(library), "-ljpeg")
+        if compiled.returncode:
+            complaint = first_error(compiled.stderr)[-120:]
             return (
                 None,
-                (
-                    "libjpeg-turbo's jpeglib.h is not there or does not fit"
-                    f" ({complaint[-120:]})"
-                ),
+                f"libjpeg-turbo's jpeglib.h is not there or does not fit ({complaint})",
             )
         # in a process of its own: a library that does not fit its header may crash
-        if run(
-            sys.executable,
-            "-c",
-            CHECK,
-            str(made),
-            PYTHONPATH=str(native.SOURCES[0].parents[4]),
-        ).returncode:
+        src = str(native.SOURCES[0].parents[4])
+        checked = run(sys.executable, "-c", CHECK, str(library), PYTHONPATH=src)
+        if checked.returncode:
             return None, "this machine's libjpeg decodes other pixels than Pillow"
-        target = folder / f"region-{native.source_hash()}-{turbo(compiler)}.so"
-        made.replace(target)
+        version = turbo_version(compiler)
+        target = folder / f"region-{native.source_hash()}-{version}.so"
+        # in one step: no process ever loads half a library
+        library.replace(target)
     return target, f"JPEGs are decoded by region ({target.stem})"
 
 
-def run(*command: str, **more: str) -> subprocess.CompletedProcess[str]:
+def find_compiler() -> str | None:
+    """Return $CC, or the first C compiler on the path."""
+    installed = filter(None, map(shutil.which, ("cc", "gcc", "clang")))
+    return os.environ.get("CC") or next(installed, None)
+
+
+def first_error(stderr: str) -> str:
+    """Return the first line that names an error, or all of a short output."""
+    errors = (line for line in stderr.splitlines() if "error" in line)
+    return next(errors, stderr.strip())
+
+
+def run(*command: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a command with these environment variables added, and capture its output."""
     return subprocess.run(
-        command, capture_output=True, text=True, check=False, env=os.environ | more
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | variables,
     )
 
 
-def turbo(compiler: str) -> str:
-    """The library's version, as its header tells it."""
-    asked = subprocess.run(
+def turbo_version(compiler: str) -> str:
+    """Return libjpeg-turbo's version as its header defines it; "0" if unknown."""
+    header = "#include <stdio.h>\n#include <jpeglib.h>\nLIBJPEG_TURBO_VERSION_NUMBER\n"
+    preprocessed = subprocess.run(
         [compiler, "-E", "-P", "-"],
-        input=(
-            "#include <stdio.h>\n#include <jpeglib.h>\nLIBJPEG_TURBO_VERSION_NUMBER\n"
-        ),
+        input=header,
         capture_output=True,
         text=True,
         check=False,
     )
-    return asked.stdout.split()[-1] if asked.stdout.split() else "0"
+    tokens = preprocessed.stdout.split()
+    return tokens[-1] if tokens else "0"
 
 
 if __name__ == "__main__":
-    path, said = build(native.FOLDER)
-    print(
-        f"native decoder: built, {said}"
-        if path
-        else f"native decoder: not built, {said}; simplejpeg decodes instead"
-    )
+    path, description = build(native.FOLDER)
+    if path:
+        print(f"native decoder: built, {description}")
+    else:
+        print(f"native decoder: not built, {description}; simplejpeg decodes instead")

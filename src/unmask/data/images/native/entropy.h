@@ -1,21 +1,25 @@
-/* Huffman decoding of the only scan of a sequential JPEG, half as long as the library's own takes: most of the time of
- * reading a photograph. One look at a table gives run, length and value of a short code together, bits are fetched eight
- * bytes at a time, and what lies outside the wanted columns is not kept.
+/* Huffman decoding of the only scan of a sequential JPEG, half as long as the library's
+ * own takes: most of the time of reading a photograph. One look at a table gives run,
+ * length and value of a short code together, bits are fetched eight bytes at a time,
+ * and what lies outside the wanted columns is not kept.
  *
- * Anything irregular (an early marker, an unknown code, a run past the block) leaves by the library's error exit.
+ * Anything irregular (an early marker, an unknown code, a run past the block) leaves by
+ * the library's error exit.
  */
 #include <stdint.h>
 
 enum { LOOK = 11, TABLE = 1 << LOOK, FEW = 5, COMPLETE = 1 << 7, ENDED = 100 };
 
-/* Start of libjpeg's struct jpeg_entropy_decoder, the same since 1998; what is loaded is tried before it is used. */
+/* Start of libjpeg's struct jpeg_entropy_decoder, the same since 1998; what is loaded
+ * is tried before it is used. */
 struct entropy_methods {
     void (*start_pass)(j_decompress_ptr);
     boolean (*decode_mcu)(j_decompress_ptr, JBLOCKROW *);
 };
 
-/* entry: value << 16 | symbol << 8 | COMPLETE | length, complete where the value's own bits are within LOOK, too;
- * then the symbol is the run, or ENDED. Of longer codes, by length: all below `limit` in 16 bits, and their symbols.
+/* entry: value << 16 | symbol << 8 | COMPLETE | length, complete where the value's own
+ * bits are within LOOK, too; then the symbol is the run, or ENDED. Of longer codes, by
+ * length: all below `limit` in 16 bits, and their symbols.
  */
 struct codes {
     int32_t entry[TABLE];
@@ -31,20 +35,28 @@ struct reader {
     int dc[MAX_COMPS_IN_SCAN];
     unsigned until_restart;
     int next_restart;
-    JDIMENSION column, first, last; /* of MCUs; those outside first..last are not kept */
+    JDIMENSION column, first,
+        last; /* of MCUs; those outside first..last are not kept */
     struct codes *dc_codes[MAX_COMPS_IN_SCAN], *ac_codes[MAX_COMPS_IN_SCAN];
     struct codes codes[2 * MAX_COMPS_IN_SCAN];
 };
 
 static const unsigned char zigzag[DCTSIZE2] = {
-    0,  1,  8,  16, 9,  2,  3,  10, 17, 24, 32, 25, 18, 11, 4,  5,  12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6,  7,  14, 21, 28,
-    35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55, 62, 63,
+    0,  1,  8,  16, 9,  2,  3,  10, 17, 24, 32, 25, 18, 11, 4,  5,
+    12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6,  7,  14, 21, 28,
+    35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51,
+    58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55, 62, 63,
 };
 
-static int extended(int value, int size) { return size && value < 1 << (size - 1) ? value - (1 << size) + 1 : value; }
+static int extended(int value, int size) {
+    return size && value < 1 << (size - 1) ? value - (1 << size) + 1 : value;
+}
 
-/* The library, too, lets every run without a value end a block, but that of sixteen zeros. */
-static int ends(int symbol) { return !(symbol & 15) && symbol != 0xF0; }
+/* The library, too, lets every run without a value end a block, but that of sixteen
+ * zeros. */
+static int ends(int symbol) {
+    return !(symbol & 15) && symbol != 0xF0;
+}
 
 /* Of a short code: what its entries hold, for each of the bits that may follow it. */
 static int32_t entry_of(int symbol, int length, int bits, int is_dc) {
@@ -52,7 +64,8 @@ static int32_t entry_of(int symbol, int length, int bits, int is_dc) {
     if (!is_dc && ends(symbol)) return ENDED << 8 | COMPLETE | length;
     if (length + size > LOOK || size > 15) return (int32_t)(symbol << 8 | length);
     int value = bits >> (LOOK - length - size) & ((1 << size) - 1);
-    return (int32_t)((uint32_t)extended(value, size) << 16 | (uint32_t)(run << 8 | COMPLETE | (length + size)));
+    return (int32_t)((uint32_t)extended(value, size) << 16 |
+                     (uint32_t)(run << 8 | COMPLETE | (length + size)));
 }
 
 static int make_codes(struct codes *codes, const JHUFF_TBL *table, int is_dc) {
@@ -92,7 +105,8 @@ static inline void fill(struct reader *from) {
     while (from->have < 56 && from->at < from->end) {
         uint64_t byte = *from->at;
         if (byte == 0xFF) {
-            if (from->end - from->at < 2 || from->at[1] != 0) return; /* a marker: zeros follow */
+            if (from->end - from->at < 2 || from->at[1] != 0)
+                return; /* a marker: zeros follow */
             from->at++;
         }
         from->at++;
@@ -118,18 +132,20 @@ static int long_code(struct reader *from, const struct codes *codes, int32_t ent
     for (int length = LOOK + 1; length <= 16; length++)
         if (next < codes->limit[length]) {
             take(from, length);
-            return codes->symbols[(codes->offset[length] + (int)(next >> (16 - length))) & 255];
+            return codes
+                ->symbols[(codes->offset[length] + (int)(next >> (16 - length))) & 255];
         }
     return -1;
 }
 
-static inline int read_block(struct reader *from, const struct codes *dc_codes, const struct codes *ac_codes, int *dc,
-                             JCOEF *block) {
+static inline int read_block(struct reader *from, const struct codes *dc_codes,
+                             const struct codes *ac_codes, int *dc, JCOEF *block) {
     if (from->have < 32) fill(from);
     int32_t entry = dc_codes->entry[from->bits >> (64 - LOOK)];
     if (entry & COMPLETE) {
         take(from, entry & 63);
-        *dc = (int)((unsigned)*dc + (unsigned)(entry >> 16)); /* wraps in hostile files */
+        *dc =
+            (int)((unsigned)*dc + (unsigned)(entry >> 16)); /* wraps in hostile files */
     } else {
         int size = long_code(from, dc_codes, entry);
         if (size < 0 || size > 15) return 0;
@@ -138,7 +154,8 @@ static inline int read_block(struct reader *from, const struct codes *dc_codes, 
     if (block) block[0] = (JCOEF)*dc;
     int k = 1;
     while (k < DCTSIZE2) {
-        fill(from); /* enough for FEW short codes: to ask before each would cost more, by the branches guessed wrong */
+        fill(from); /* enough for FEW short codes: to ask before each would cost more,
+                       by the branches guessed wrong */
         uint64_t bits = from->bits;
         int used = 0, turn = 0, led = 0;
         for (; turn < FEW; turn++) {
@@ -171,8 +188,11 @@ static inline int read_block(struct reader *from, const struct codes *dc_codes, 
 
 static int restart(struct reader *from, j_decompress_ptr jpeg) {
     if (from->have < 0 || from->end - from->at < 2) return 0;
-    /* whole bytes that were fetched ahead and are not of this interval cannot be: a marker stops the fetching */
-    if (from->have >= 8 || from->at[0] != 0xFF || from->at[1] != JPEG_RST0 + from->next_restart) return 0;
+    /* whole bytes that were fetched ahead and are not of this interval cannot be: a
+     * marker stops the fetching */
+    if (from->have >= 8 || from->at[0] != 0xFF ||
+        from->at[1] != JPEG_RST0 + from->next_restart)
+        return 0;
     from->at += 2;
     from->bits = 0;
     from->have = 0;
@@ -185,14 +205,16 @@ static int restart(struct reader *from, j_decompress_ptr jpeg) {
 static boolean read_mcu(j_decompress_ptr jpeg, JBLOCKROW *blocks) {
     struct reader *from = jpeg->client_data;
     if (jpeg->restart_interval) {
-        if (from->until_restart == 0 && !restart(from, jpeg)) jpeg->err->error_exit((j_common_ptr)jpeg);
+        if (from->until_restart == 0 && !restart(from, jpeg))
+            jpeg->err->error_exit((j_common_ptr)jpeg);
         from->until_restart--;
     }
     int kept = blocks && from->column >= from->first && from->column <= from->last;
     if (++from->column == jpeg->MCUs_per_row) from->column = 0;
     for (int i = 0; i < jpeg->blocks_in_MCU; i++) {
         int part = jpeg->MCU_membership[i];
-        if (!read_block(from, from->dc_codes[part], from->ac_codes[part], &from->dc[part], kept ? *blocks[i] : NULL))
+        if (!read_block(from, from->dc_codes[part], from->ac_codes[part],
+                        &from->dc[part], kept ? *blocks[i] : NULL))
             jpeg->err->error_exit((j_common_ptr)jpeg);
     }
     if (from->have < 0) jpeg->err->error_exit((j_common_ptr)jpeg);
@@ -200,7 +222,8 @@ static boolean read_mcu(j_decompress_ptr jpeg, JBLOCKROW *blocks) {
 }
 
 /* Takes the place of the library's decoder, before the first row is read. */
-static int take_over(struct jpeg_decompress_struct *jpeg, struct reader *from, JDIMENSION first, JDIMENSION last) {
+static int take_over(struct jpeg_decompress_struct *jpeg, struct reader *from,
+                     JDIMENSION first, JDIMENSION last) {
     from->at = jpeg->src->next_input_byte;
     from->end = from->at + jpeg->src->bytes_in_buffer;
     from->bits = 0;
@@ -216,14 +239,18 @@ static int take_over(struct jpeg_decompress_struct *jpeg, struct reader *from, J
         from->dc_codes[part] = &from->codes[2 * part];
         from->ac_codes[part] = &from->codes[2 * part + 1];
         for (int other = 0; other < part; other++) { /* as chroma's two do */
-            if (jpeg->cur_comp_info[other]->dc_tbl_no == info->dc_tbl_no) from->dc_codes[part] = from->dc_codes[other];
-            if (jpeg->cur_comp_info[other]->ac_tbl_no == info->ac_tbl_no) from->ac_codes[part] = from->ac_codes[other];
+            if (jpeg->cur_comp_info[other]->dc_tbl_no == info->dc_tbl_no)
+                from->dc_codes[part] = from->dc_codes[other];
+            if (jpeg->cur_comp_info[other]->ac_tbl_no == info->ac_tbl_no)
+                from->ac_codes[part] = from->ac_codes[other];
         }
         if (from->dc_codes[part] == &from->codes[2 * part] &&
-            !make_codes(from->dc_codes[part], jpeg->dc_huff_tbl_ptrs[info->dc_tbl_no], 1))
+            !make_codes(from->dc_codes[part], jpeg->dc_huff_tbl_ptrs[info->dc_tbl_no],
+                        1))
             return 0;
         if (from->ac_codes[part] == &from->codes[2 * part + 1] &&
-            !make_codes(from->ac_codes[part], jpeg->ac_huff_tbl_ptrs[info->ac_tbl_no], 0))
+            !make_codes(from->ac_codes[part], jpeg->ac_huff_tbl_ptrs[info->ac_tbl_no],
+                        0))
             return 0;
     }
     jpeg->client_data = from;

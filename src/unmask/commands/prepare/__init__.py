@@ -1,0 +1,1 @@
+"""Conversion of images into containers, for src/prepare.py."""

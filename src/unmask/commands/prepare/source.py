@@ -1,0 +1,130 @@
+"""The source of a conversion: what kind it is, and which images it holds."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from unmask.config.arguments import Prepare
+from unmask.config.checks import ConfigError
+from unmask.data.containers.contents import sort_order
+from unmask.data.containers.index import INDEX_FILE, read_index_kind
+from unmask.data.containers.source import CONTAINERS, catalogue_container
+from unmask.data.images.unreadable import printable
+from unmask.data.listing.catalogue import Catalogue
+from unmask.data.listing.listing import catalogue_folder
+from unmask.data.listing.names import Names
+from unmask.data.listing.stores import Subset
+
+
+def detect_container(path: str) -> str:
+    """Return the kind of container that a folder holds.
+
+    It is a folder of images unless shards lie in it. Raises ConfigError where shards of
+    several kinds do.
+    """
+    folder = Path(path).expanduser()
+    if "://" in path or not folder.is_dir():
+        raise ConfigError(
+            f"from={path}: no such folder; for object storage say what it holds:"
+            " source=webdataset"
+        )
+    indexed_kind = read_index_kind(folder / INDEX_FILE)
+    if indexed_kind:
+        return indexed_kind
+    # two levels and no deeper: a folder of images may hold a million files
+    if (folder / "train").is_dir():
+        folder = folder / "train"
+    kinds = [
+        kind
+        for kind, container in CONTAINERS.items()
+        if container.scan and _holds_files(folder, container.suffix)
+    ]
+    if len(kinds) > 1:
+        raise ConfigError(
+            f"from={path}: it holds {' and '.join(kinds)}; say which: source={kinds[0]}"
+        )
+    return kinds[0] if kinds else "folder"
+
+
+def _holds_files(folder: Path, suffix: str) -> bool:
+    return any(folder.glob(f"*{suffix}")) or any(folder.glob(f"*/*{suffix}"))
+
+
+def check_arguments(arguments: Prepare, target: Path, kind: str) -> None:
+    """Raise ConfigError for folders or formats that do not go together."""
+    source_path = Path(arguments.input_path).expanduser().resolve()
+    target_path = target.resolve()
+    if target_path.is_relative_to(source_path) or source_path.is_relative_to(
+        target_path
+    ):
+        raise ConfigError(
+            f"to={arguments.to}: it must not lie in from={arguments.input_path}, nor"
+            " that in it"
+        )
+    is_compressed = arguments.short_side or arguments.quality
+    if kind == "raw" and arguments.format != "raw" and not is_compressed:
+        raise ConfigError(
+            f"format = {arguments.format}: raw pixels have to be compressed for it; add"
+            " quality=90"
+        )
+
+
+def read_catalogue(kind: str, arguments: Prepare) -> Catalogue:
+    """List the images of the source, as the target's format needs them.
+
+    Raises ConfigError where there are none, or where the format cannot hold their
+    names.
+    """
+    path = arguments.input_path
+    try:
+        if kind == "folder":
+            catalogue = catalogue_folder(Path(path).expanduser())
+        else:
+            catalogue = catalogue_container(kind, path)
+    except ValueError as error:
+        # in training the same folder is data.root
+        raise ConfigError(str(error).replace("data.root=", "from=")) from None
+    if not len(catalogue.names):
+        raise ConfigError(f"from={path}: there are no images in it")
+    if arguments.format in ("parquet", "litdata"):
+        odd_name = catalogue.names.first_non_utf8()
+        if odd_name is not None:
+            raise ConfigError(
+                f"format = {arguments.format}: it stores names as text, and"
+                f" {printable(odd_name)} is none (UTF-8); rename it, or choose"
+                " webdataset, raw or folder"
+            )
+    if arguments.format == "folder" and catalogue.labels is not None:
+        return move_into_class_folders(catalogue)
+    return catalogue
+
+
+def move_into_class_folders(catalogue: Catalogue) -> Catalogue:
+    """Turn labels that are stored beside the images into class folders.
+
+    A folder of images has no other way to hold its labels.
+    """
+    assert catalogue.labels is not None
+
+    def with_class_folder(name: str, label: int) -> str:
+        folder, _, file_name = name.rpartition("/")
+        # images without a label stay where they are
+        class_folder = ""
+        if label >= 0:
+            class_folder = catalogue.classes[label].replace("/", "_")
+        return "/".join(part for part in (folder, class_folder, file_name) if part)
+
+    names = Names(
+        with_class_folder(name, label)
+        for name, label in zip(catalogue.names, catalogue.labels.tolist(), strict=True)
+    )
+    # catalogues are sorted by name
+    order = sort_order(names)
+    return replace(
+        catalogue,
+        names=names.take(order),
+        sizes=catalogue.sizes[order],
+        store=Subset(catalogue.store, order),
+        labels=None,
+        digest=lambda i: catalogue.digest(int(order[i])),
+        classes=(),
+    )

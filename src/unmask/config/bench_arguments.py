@@ -1,0 +1,103 @@
+"""The arguments of src/bench.py, of which each subject takes some."""
+
+from collections.abc import Iterable
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from unmask.config.arguments import CONTAINER_NAMES
+from unmask.config.data import Container, Data
+from unmask.config.image_checks import check_reading
+from unmask.config.schema import Decoder, Model
+from unmask.config.section import Count, OpenFraction, Positive, Section
+
+# subject: key: what to do in place of setting it
+UNUSED_KEYS = {
+    "step": {
+        "seconds": "rounds counts its steps",
+        "source": "only loader reads images",
+    },
+    "guards": {
+        "seconds": "rounds counts its steps",
+        "source": "only loader reads images",
+    },
+    "loader": {
+        "image_size": "set data.image_size",
+        "patch_size": "set data.patch_size",
+        "channels": "set data.channels",
+        "threads": "set data.threads",
+        "rounds": "set seconds, for which it measures",
+    },
+}
+
+
+class Bench(Section):
+    subject: Literal["step", "guards", "loader"] = Field(
+        description=(
+            "step: a training step beside Hugging Face's; guards: what checkpoints,"
+            " logs and checks add to a step; loader: reading images"
+        )
+    )
+    data: Data | None = Field(default=None, description="the images that loader reads")
+    source: Container = Field(
+        description=f"how the images of loader are stored: {CONTAINER_NAMES}"
+    )
+    seconds: Positive = Field(
+        description="how long loader compares the ways of reading"
+    )
+    batch: Count = Field(description="images of a step")
+    rounds: Count = Field(
+        description=(
+            "timed steps of each implementation, in turn; for guards: checkpoints"
+        )
+    )
+    # of the model; loader counts its own by data.threads
+    threads: Count | None = Field(description="torch's threads; null: its own choice")
+    image_size: Count
+    patch_size: Count
+    channels: Count
+    mask_ratio: OpenFraction
+    norm_pix: bool = Field(description="predict normalised pixels")
+    device: Literal["auto", "cpu", "cuda"]
+    model: Model
+    decoder: Decoder
+
+    # the other subjects draw random images
+    @model_validator(mode="after")
+    def check_data(self) -> "Bench":
+        if self.data is None:
+            if self.subject == "loader":
+                raise ValueError(
+                    f"data: {self.subject} needs images: add data=image_folder"
+                    " data.root=/path/to/images"
+                )
+            return self
+        if self.subject != "loader":
+            raise ValueError(
+                f"data={self.data.source}: {self.subject} reads no images; leave data"
+                " out, or ask for loader"
+            )
+        errors = "\n".join(check_reading(self.data, self.source))
+        if errors:
+            raise ValueError(errors)
+        return self
+
+    @model_validator(mode="after")
+    def check_patches(self) -> "Bench":
+        if self.image_size % self.patch_size:
+            patches = max(1, round(self.image_size / self.patch_size))
+            raise ValueError(
+                f"image_size = {self.image_size}: not a multiple of"
+                f" patch_size={self.patch_size}; the nearest image size is"
+                f" {patches * self.patch_size}"
+            )
+        return self
+
+
+def unused_keys(subject: str, typed: Iterable[str]) -> str:
+    """Return an error message for each typed key that would change nothing."""
+    return "\n".join(
+        f"{key}: {subject} does not use it; {UNUSED_KEYS[subject][key]}"
+        for key in typed
+        if key in UNUSED_KEYS[subject]
+    )

@@ -1,0 +1,202 @@
+"""The section `data` of the config: which images, and how they are read."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PrivateAttr, field_validator, model_validator
+
+from unmask.config.section import (
+    Count,
+    Positive,
+    PositiveFraction,
+    Section,
+    height_and_width,
+)
+from unmask.config.statistics import resolve_statistics
+
+Decode = Literal["auto", "fast", "scaled", "reference", "nvjpeg"]
+DataSource = Literal[
+    "mnist5k",
+    "cifar10",
+    "cifar100",
+    "image_folder",
+    "inat2017",
+    "inat2018",
+    "inat2019",
+    "places205",
+    "places365",
+    "listed",
+]
+Container = Literal["folder", "webdataset", "parquet", "litdata", "raw"]
+# data sets that always fit into memory, and the channels of their images
+SMALL_DATASET_CHANNELS = {"mnist5k": 1, "cifar10": 3, "cifar100": 3}
+# what the patch size of data.patch_size=null respects: pixels, and patches a side
+MAX_PATCH = 16
+MIN_GRID = 8
+
+
+class Data(Section):
+    source: DataSource = Field(
+        description="the data set, or how a folder of your own is laid out"
+    )
+    root: str | None = Field(
+        description="folder with the images; mnist5k comes with the install"
+    )
+    download: bool = Field(
+        description="let torchvision download the data set if it is missing (CIFAR)"
+    )
+    image_size: tuple[Count, Count] = Field(
+        description=(
+            "size in pixels of the images that the model sees: one number, or [height,"
+            " width]"
+        )
+    )
+    patch_size: Count | None = Field(
+        description=(
+            "side of a patch in pixels; null: the model's own at 224 pixels, otherwise"
+            " chosen to fit image_size"
+        )
+    )
+    channels: Count = Field(
+        description=("1 grey, 3 RGB, 4 RGBA; any other number from .npy and TIFF files")
+    )
+    mean: list[float] | None = Field(
+        description=(
+            "mean of each channel, for pixels in [0, 1]; null: ImageNet's for 3"
+            " channels, otherwise 0.5 (docs/images.md)"
+        )
+    )
+    std: list[Positive] | None = Field(
+        description=(
+            "standard deviation of each channel; null: ImageNet's for 3 channels,"
+            " otherwise 0.25"
+        )
+    )
+    statistics: str | None = Field(
+        description=(
+            "file of src/measure.py with mean and std of these images, in place of"
+            " data.mean and data.std"
+        )
+    )
+    flip: bool = Field(
+        description=(
+            "whether a mirrored image still belongs to the same class (false for"
+            " digits); most values of augment.flip follow it"
+        )
+    )
+    eval_crop: PositiveFraction = Field(
+        description=(
+            "side of the centre crop for evaluation, as a fraction of the image (0.875:"
+            " 224 of 256 pixels)"
+        )
+    )
+    holdout: Annotated[float, Field(gt=0, le=0.5)] = Field(
+        description=(
+            "fraction of the images held out for validation if the folder has no val/"
+            " or test/"
+        )
+    )
+    # the pixels are the same from memory and from the device
+    in_memory: bool | Literal["device"] | None = Field(
+        description=(
+            "true: decode all images once into memory; `device`: into the memory of"
+            " each training device; false: read them from disk; null: decide by their"
+            " size and the device"
+        )
+    )
+    decode: Decode = Field(
+        description=(
+            "how image files are decoded; `fast` (also `auto`): with the fastest"
+            " decoder installed; `scaled`: JPEGs at 1/2 to 1/8 of their size for large"
+            " crops; `reference`: by Pillow only; `nvjpeg`: on the training GPU"
+        )
+    )
+    # below it another image of the split stands in for one that cannot be read
+    bad_limit: Annotated[float, Field(ge=0, le=1)] = Field(
+        description=(
+            "end the run if more than this fraction of a split's images cannot be read"
+            " (image_folder); 0: at the first one"
+        )
+    )
+    num_workers: Annotated[int, Field(ge=0)] | None = Field(
+        description=(
+            "loader worker processes; null: chosen by the number of cores and threads"
+        )
+    )
+    threads: Count | None = Field(
+        description=(
+            "decoding threads in each loader worker; null: up to 4, by the number of"
+            " cores"
+        )
+    )
+
+    # the data set that mean and std were measured on, None where nobody knows
+    _statistics_identity: str | None = PrivateAttr(default=None)
+
+    @field_validator("image_size", mode="before")
+    @classmethod
+    def parse_image_size(cls, value: Any) -> Any:
+        return height_and_width(value)
+
+    @model_validator(mode="after")
+    def check_channels(self) -> "Data":
+        expected = SMALL_DATASET_CHANNELS.get(self.source, self.channels)
+        if self.channels != expected:
+            raise ValueError(
+                f"data.channels={self.channels}: {self.source} has {expected}; set"
+                f" data.channels={expected}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def fill_statistics(self) -> "Data":
+        resolved = resolve_statistics(
+            self.statistics, self.mean, self.std, self.channels
+        )
+        self.mean = list(resolved.mean)
+        self.std = list(resolved.std)
+        self._statistics_identity = resolved.identity
+        # results depend on the values, not on the file that they came from
+        self.statistics = None
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != self.channels:
+                raise ValueError(
+                    f"data.{name} has {len(values)} values for"
+                    f" data.channels={self.channels}; give one value for each channel"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def check_source(self) -> "Data":
+        if self.source in SMALL_DATASET_CHANNELS:
+            if self.in_memory is False:
+                raise ValueError(
+                    f"data.in_memory=false: {self.source} is held in memory in any"
+                    " case; set data.in_memory to null, true or device"
+                )
+        elif not self.root:
+            raise ValueError(
+                f"data.root: missing; data.source={self.source} reads images from a"
+                " folder; add data.root=/path/to/images"
+            )
+        return self
+
+    @property
+    def statistics_identity(self) -> str | None:
+        """Return the identity of the data set that mean and std were measured on."""
+        return self._statistics_identity
+
+
+def default_patch_size(image_size: tuple[int, int], size_at_224: int) -> int:
+    """Choose the side of a patch for images of (height, width) pixels.
+
+    At 224 pixels it is the model's own; otherwise the largest divisor up to 16 that
+    leaves a grid of 8 x 8 patches or more.
+    """
+    if image_size == (224, 224):
+        return size_at_224
+    divisors = [
+        size
+        for size in range(1, MAX_PATCH + 1)
+        if all(side % size == 0 and side // size >= MIN_GRID for side in image_size)
+    ]
+    return max(divisors, default=1)

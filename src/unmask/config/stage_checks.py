@@ -1,0 +1,143 @@
+"""What each stage asks of the config, and values that would change nothing."""
+
+from collections.abc import Iterator
+
+from unmask.config.augmentation import indivisible_group_size, stage_repeats
+from unmask.config.image_checks import check_reading
+from unmask.config.model_checks import check_block_size
+from unmask.config.schema import Config
+from unmask.config.stage_kinds import ENCODER_STAGES, FROZEN_STAGES, LABELLED_STAGES
+
+MIN_CORRUPTED_SIDE = 8  # pixels; the corruptions do not work on less
+# seconds that W&B may take at the end of a stage, for each minute of
+# trainer.timeout_minutes: the other processes wait for so long
+FINISH_SECONDS_PER_TIMEOUT_MINUTE = 30.0
+SHARDED_ON_ONE_DEVICE = (
+    "trainer.sharded = true: one device holds the whole model, so that there is nothing"
+    " to shard; set trainer.devices=2 or more, or trainer.sharded=false"
+)
+
+
+def check_stages(config: Config) -> Iterator[str]:
+    """Yield an error message for each stage that cannot run as configured."""
+    yield from _check_batches(config)
+    blocks, depth = config.partial_finetune.blocks, config.model.depth
+    # half a block is its MLP (Fig. 9)
+    allowed = (0.5, *range(depth + 1))
+    if "partial_finetune" in config.active_stages and blocks not in allowed:
+        yield (
+            f"partial_finetune.blocks = {blocks:g}: give 0, 0.5 (the last MLP) or a"
+            f" whole number up to {depth}"
+        )
+    if "robustness" in config.stages:
+        kind = config.robustness.of
+        side = min(config.stage_image_size(kind))
+        if side < MIN_CORRUPTED_SIDE:
+            yield (
+                f"robustness: corruptions need images of {MIN_CORRUPTED_SIDE} x"
+                f" {MIN_CORRUPTED_SIDE} pixels or more, and those of {kind} have a side"
+                f" of {side}; set a larger data.image_size, or leave robustness out of"
+                " stages"
+            )
+    heads, width = config.attentive_probe.heads, config.model.width
+    if "attentive_probe" in config.stages and width % heads:
+        yield (
+            f"attentive_probe.heads = {heads}: does not divide model.width={width}; set"
+            f" attentive_probe.heads={config.model.heads}"
+        )
+    yield from _check_groups(config)
+
+
+def _check_batches(config: Config) -> Iterator[str]:
+    """Yield an error message where micro-batches do not split a batch evenly."""
+    micro_batch, split = config.trainer.micro_batch, config.trainer.split
+    # a frozen encoder runs without gradients, in parts of any size
+    for stage in set(config.active_stages) - set(FROZEN_STAGES):
+        batch = getattr(getattr(config, stage, None), "batch_size", None)
+        if not batch:
+            continue
+        if micro_batch and micro_batch < batch and batch % micro_batch:
+            yield (
+                f"trainer.micro_batch = {micro_batch}: {stage}.batch_size={batch} is"
+                " not a multiple of it; pick one that divides the batch"
+            )
+        if split > batch:
+            yield (
+                f"trainer.split = {split}: {stage}.batch_size={batch} has fewer images;"
+                f" set trainer.split={batch} or less"
+            )
+
+
+def _check_groups(config: Config) -> Iterator[str]:
+    """Yield an error message where a micro-batch parts images that stay together."""
+    micro_batch = config.trainer.micro_batch
+    if not micro_batch:
+        return
+    for stage in config.active_stages:
+        recipe = getattr(config, stage, None)
+        batch = getattr(recipe, "batch_size", 1)
+        repeats = stage_repeats(config, stage)
+        group = indivisible_group_size(recipe, batch, repeats)
+        does = (
+            f"keeps {group} views together"
+            if repeats > 1
+            else f"mixes {group} images with each other"
+        )
+        if micro_batch % group:
+            yield (
+                f"trainer.micro_batch = {micro_batch}: {stage} {does}; take a multiple"
+                f" of {group}"
+            )
+
+
+def check_unused(config: Config) -> Iterator[str]:
+    """Yield an error message for each value that would change nothing."""
+    active = set(config.active_stages)
+    yield from check_reading(config.data, config.source)
+    if config.init_from and active <= {"scratch", "robustness"}:
+        yield (
+            f"init_from = {config.init_from}: scratch starts from random weights; add a"
+            " stage that uses it"
+        )
+    if config.labels and not {"partial_finetune", "finetune", "scratch"} & active:
+        yield (
+            f"labels = {config.labels}: none of the stages {config.stages} uses it; add"
+            " finetune or scratch, or set knn.labels, linear_probe.labels or"
+            " attentive_probe.labels"
+        )
+    yield from _check_devices(config)
+    yield from check_block_size(config)
+
+
+def _check_devices(config: Config) -> Iterator[str]:
+    """Yield an error message for what one device, or several, cannot do."""
+    trainer, wandb = config.trainer, config.logger.wandb
+    is_one_device = trainer.devices == trainer.nodes == 1
+    if trainer.sharded and is_one_device:
+        yield SHARDED_ON_ONE_DEVICE
+    if trainer.sharded and not set(ENCODER_STAGES) & set(config.active_stages):
+        yield (
+            f"trainer.sharded = true: none of the stages {config.stages} trains an"
+            " encoder, and frozen encoders are not sharded; set trainer.sharded=false"
+        )
+    longest = FINISH_SECONDS_PER_TIMEOUT_MINUTE * trainer.timeout_minutes
+    is_online = wandb is not None and wandb.mode == "online"
+    if wandb and is_online and not is_one_device and wandb.finish_seconds > longest:
+        yield (
+            f"logger.wandb.finish_seconds = {wandb.finish_seconds:g}: the other"
+            f" processes do not wait that long; set it to {longest:g} or less, or raise"
+            " trainer.timeout_minutes"
+        )
+
+
+def check_labels(config: Config, num_classes: int) -> list[str]:
+    """Return an error message for stages that need labels on data that has none."""
+    stages = [stage for stage in config.stages if stage in LABELLED_STAGES]
+    if num_classes > 1 or not stages:
+        return []
+    layout = "one class folder" if num_classes else "no class folders"
+    return [
+        f"stages = {config.stages}: {', '.join(stages)} need labels, and the images in"
+        f" data.root={config.data.root} lie in {layout}; sort them into one folder a"
+        " class, or run stages=[pretrain]"
+    ]

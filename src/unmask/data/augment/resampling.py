@@ -1,0 +1,142 @@
+"""Crop, resize, shift and mirror whole batches at once, on any device."""
+
+from functools import lru_cache
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from unmask.data.augment.crops import margin_sizes
+
+CUBIC = -0.5  # Pillow's bicubic coefficient
+FLOATS_PER_CHUNK = 2**18  # a megabyte
+# of all boxes of a small image; 32 x 32 pixels need half of it
+MAX_CACHED_WEIGHTS = 2**22
+
+
+def shift_images(
+    images_BCHW: Tensor, shifts_B2: Int[Tensor, "B 2"], mirrored_B: Bool[Tensor, "B"]
+) -> Tensor:
+    """Shift each image (down, right) over black, at most by the margins, then mirror.
+
+    The images and their mirror images are laid into one black canvas. There each
+    shifted image is one contiguous run of memory: copying runs is many times faster
+    than gathering pixels.
+    """
+    batch, channels, height, width = images_BCHW.shape
+    up, left = margin_sizes((height, width))
+    # one margin between two rows, channels or images serves both, and one more goes
+    # before the first
+    tall = height + up
+    wide = width + left
+    start = up * wide + left
+    per_image = channels * tall * wide
+    canvas = images_BCHW.new_zeros(2 * batch * per_image + start)
+    inner = canvas.as_strided(
+        (2, batch, channels, height, width),
+        (batch * per_image, per_image, tall * wide, wide, 1),
+        start,
+    )
+    inner[0] = images_BCHW
+    inner[1] = images_BCHW.flip(3)
+    # from the first to the last pixel of an image
+    run = (channels - 1) * tall * wide + (height - 1) * wide + width
+    # a mirrored image moves the other way before it is mirrored
+    right_B = torch.where(mirrored_B, -shifts_B2[:, 1], shifts_B2[:, 1])
+    index_B = torch.arange(batch, device=images_BCHW.device) + batch * mirrored_B
+    start_B = start + index_B * per_image - shifts_B2[:, 0] * wide - right_B
+    runs = canvas.as_strided((len(canvas) - run + 1, run), (1, 1))
+    shifted = runs.index_select(0, start_B)
+    return shifted.as_strided(
+        (batch, channels, height, width), (run, tall * wide, wide, 1)
+    )
+
+
+def resize_crops(
+    images_BCHW: Tensor, boxes_B5: Int[Tensor, "B 5"], shape: tuple[int, int]
+) -> Float[Tensor, "B C h w"]:
+    """Cut out the boxes, resize them to `shape`, and mirror them; values are 0..255.
+
+    The width is resized first, and both passes are rounded and clipped, like Pillow's.
+    """
+    top, left, height, width, mirrored = boxes_B5.unbind(1)
+    batch, channels, height_in, width_in = images_BCHW.shape
+    unmirrored = torch.zeros_like(mirrored)
+    rows = resampling_matrix(top, height, height_in, shape[0], unmirrored)
+    cols = resampling_matrix(left, width, width_in, shape[1], mirrored)
+    # rows outermost, so that each chunk is one plain product
+    out_BhCw = torch.empty(
+        batch, shape[0], channels, shape[1], device=images_BCHW.device
+    )
+    # on a CPU, chunks whose intermediate results stay in its caches are three times as
+    # fast
+    chunk = batch
+    if not images_BCHW.is_cuda:
+        chunk = max(1, FLOATS_PER_CHUNK // images_BCHW[0].numel())
+    parts = (each.split(chunk) for each in (images_BCHW, rows, cols, out_BhCw))
+    for images, row, col, out in zip(*parts, strict=True):
+        # the rows of all channels side by side: one product for each image is several
+        # times faster than one for each channel
+        pixels = images.transpose(1, 2).contiguous().float().flatten(1, 2)
+        across = torch.bmm(pixels, col.mT).round_().clamp_(0, 255)
+        across = across.view(len(images), height_in, -1)
+        out.copy_(torch.bmm(row, across).view_as(out))
+    return out_BhCw.round_().clamp_(0, 255).transpose(1, 2)
+
+
+def resampling_matrix(
+    start_B: Int[Tensor, "B"],
+    length_B: Int[Tensor, "B"],
+    size_in: int,
+    size_out: int,
+    mirrored_B: Int[Tensor, "B"],
+) -> Float[Tensor, "B out in"]:
+    """Return weights that cut [start, start + length) out of `size_in` pixels.
+
+    They resize it to `size_out`, and mirror it where wanted. This is Pillow's
+    antialiased bicubic: the kernel widens when shrinking and is renormalised at the
+    box's edges.
+    """
+    if 2 * size_in**3 * size_out > MAX_CACHED_WEIGHTS:
+        weight = _cubic_weights(start_B, length_B, size_in, size_out)
+        return torch.where(mirrored_B[:, None, None].bool(), weight.flip(1), weight)
+    cached = _all_weights(size_in, size_out, start_B.device)
+    index_B = (mirrored_B * size_in + start_B) * size_in + length_B - 1
+    return cached.index_select(0, index_B)
+
+
+@lru_cache(maxsize=8)
+def _all_weights(
+    size_in: int, size_out: int, device: torch.device
+) -> Float[Tensor, "all out in"]:
+    """Compute the weights of every start and length, and their mirror images.
+
+    For a batch of small images, computing its weights would take longer than applying
+    them.
+    """
+    index = torch.arange(size_in, device=device)
+    start, length = torch.meshgrid(index, index, indexing="ij")
+    weight = _cubic_weights(start.flatten(), length.flatten() + 1, size_in, size_out)
+    return torch.cat([weight, weight.flip(1)])
+
+
+def _cubic_weights(
+    start_B: Int[Tensor, "B"], length_B: Int[Tensor, "B"], size_in: int, size_out: int
+) -> Float[Tensor, "B out in"]:
+    """Weigh each input pixel for each output pixel by Keys's cubic (a = -0.5)."""
+    device = start_B.device
+    scale_B11 = (length_B.float() / size_out)[:, None, None]
+    width_B11 = scale_B11.clamp(min=1)
+    pixel_1I = torch.arange(size_in, device=device, dtype=torch.float32)[None, None, :]
+    out_1O1 = torch.arange(size_out, device=device)[None, :, None] + 0.5
+    centre_BO1 = out_1O1 * scale_B11 + start_B[:, None, None]
+    x = ((pixel_1I + 0.5 - centre_BO1) / width_B11).abs()
+    near = ((CUBIC + 2) * x - (CUBIC + 3)) * x * x + 1
+    far = ((CUBIC * x - 5 * CUBIC) * x + 8 * CUBIC) * x - 4 * CUBIC
+    weight = torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
+    # pixels outside of the box count nothing, as if the image ended there
+    is_inside = (pixel_1I >= start_B[:, None, None]) & (
+        pixel_1I < (start_B + length_B)[:, None, None]
+    )
+    weight = weight * is_inside
+    return weight / weight.sum(dim=2, keepdim=True)

@@ -1,0 +1,33 @@
+"""classes.csv and confusion.csv: what a classifier gets right and what it confuses."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from unmask.distributed import collectives
+from unmask.tasks.classify import Classify
+
+
+def write_class_tables(
+    folder: Path, class_names: Sequence[str], module: Classify
+) -> None:
+    """Write classes.csv, and confusion.csv where there are few enough classes.
+
+    All ranks call it, since their counts are summed; rank zero writes.
+    """
+    images, correct = module.class_counts()
+    confusion = module.confusion_counts()
+    if not collectives.is_rank_zero():
+        return
+    names = list(class_names)
+    table = pd.DataFrame({"class": names, "images": images.cpu().numpy()})
+    # a class without validation images has an empty cell instead of an accuracy
+    shown = table["images"].replace(0, float("nan"))
+    table["accuracy"] = (100 * correct.cpu().numpy() / shown).round(2)
+    table.to_csv(folder / "classes.csv", index=False)
+    if confusion is not None:
+        square = pd.DataFrame(
+            confusion.cpu().numpy(), index=pd.Index(names, name="true"), columns=names
+        )
+        square.to_csv(folder / "confusion.csv")
