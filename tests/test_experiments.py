@@ -397,7 +397,9 @@ def test_a_cell_is_skipped_if_all_its_results_are_kept_in_any_table(
     write_rows(path, rows, read_paper("mask_token"))
     assert default not in cells_without_kept_results(listed, plans)
     assert len(cells_without_kept_results(listed, plans)) == 2
-    with pytest.raises(ConfigError, match="this sweep is none"):
+    with pytest.raises(
+        ConfigError, match=r"skip_kept=true: .*experiment=decoder_depth"
+    ):
         cells_without_kept_results([TableCell("", "", default)], plans)
 
 

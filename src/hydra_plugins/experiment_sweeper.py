@@ -259,8 +259,9 @@ def cells_without_kept_results(
     if not any(cell.table for cell in cells):
         raise ConfigError(
             "hydra.sweeper.skip_kept=true: experiments/ keeps results of the paper's"
-            f" tables alone, and these {len(cells)} cells are of none; name one (experiment=decoder_depth)"
-            " or leave it out: what is in the ledger is not run again"
+            f" tables alone, and these {len(cells)} cells are of none; name one"
+            " (experiment=decoder_depth) or leave it out: what is in the ledger is not"
+            " run again"
         )
     kept = read_kept_results()
     wanted = [
