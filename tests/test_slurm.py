@@ -131,7 +131,7 @@ def test_a_refusal_is_printed_in_one_line(
 
 def test_the_guides_script_starts_a_run_that_the_config_knows(tmp_path: Path) -> None:
     (script,) = re.findall(
-        r"```bash\n(#!/bin/bash\n.*?)```",
+        r"```(?:bash)?\n(#!/bin/bash\n.*?)```",
         (ROOT / "docs" / "slurm.md").read_text(),
         re.DOTALL,
     )

@@ -35,7 +35,7 @@ def check_names(names: Mapping[str, str | None], layout: Layout) -> None:
     if unexpected:
         faults.append(f"unexpected {_abbreviate(unexpected)}")
     if faults:
-        raise ValueError(f"tensors of a {layout} file: {'; '.join(faults)}")
+        raise ValueError("; ".join(faults))
     # A fine-tuned classifier of this project keeps the encoder's unused norm.
     is_foreign = layout not in ("checkpoint", "safetensors")
     if is_foreign and {"fc_norm.weight", "encoder.norm.weight"} <= present:
