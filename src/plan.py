@@ -24,8 +24,8 @@ from unmask.config.stage_kinds import TRAINED_STAGES
 from unmask.stages.sizes import DatasetSize, dataset_size
 
 if TYPE_CHECKING:
-    from unmask.commands.plan.cost import Cell
-    from unmask.commands.plan.estimator import Estimator, TrainingStep
+    from unmask.commands.plan.price_stages import Estimator, TrainingStep
+    from unmask.commands.plan.price_types import Cell
 
 GROUPS = [str(path.relative_to(CONF)) for path in CONF.rglob("*") if path.is_dir()]
 # the groups and keys of plan.yaml, which train.py does not have
@@ -133,9 +133,9 @@ def print_price(runs: list[PlannedRun], arguments: PlanArguments) -> None:
     """Count FLOPs and memory, measure speed where that is asked for, and print."""
     # these import torch, for which --help and wrong arguments need not wait
     from unmask.commands.plan.assumptions import VIT_B_WIDTH, assumptions
-    from unmask.commands.plan.cost import Cell
-    from unmask.commands.plan.estimator import Estimator
+    from unmask.commands.plan.price_stages import Estimator
     from unmask.commands.plan.price_table import price_table
+    from unmask.commands.plan.price_types import Cell
     from unmask.commands.plan.step_tables import step_tables
 
     console = Console()
@@ -172,7 +172,7 @@ def training_steps(
     estimator: "Estimator", cells: list["Cell"], devices: int
 ) -> list["TrainingStep"]:
     """Return the different training steps of the cells, in the order of the stages."""
-    from unmask.commands.plan.estimator import has_training_step
+    from unmask.commands.plan.price_stages import has_training_step
 
     steps = [
         estimator.training_step(cell.config, price.spec.kind, cell.size, devices)

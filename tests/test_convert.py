@@ -14,8 +14,8 @@ from unmask.commands.convert import convert
 from unmask.config.arguments import Convert
 from unmask.config.checks import ConfigError, check
 from unmask.exchange.geometry import Hints
-from unmask.exchange.load import load_classifier, load_mae
-from unmask.exchange.read import read_weights
+from unmask.exchange.load_into_model import load_classifier, load_mae
+from unmask.exchange.read_weights import read_weights
 from unmask.heads import Classifier, FineTuneFeatures
 from unmask.storage import checkpoints
 from unmask.training import build

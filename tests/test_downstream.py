@@ -17,7 +17,7 @@ from torch import Tensor
 from small_runs import ROOT, plan_for, raw_config, run
 from unmask.config.checks import check
 from unmask.encoder import Encoder
-from unmask.exchange.load import resample_positions
+from unmask.exchange.load_into_model import resample_positions
 from unmask.patches import sincos_2d
 from unmask.stages.ledger import StageFolder
 from unmask.storage import checkpoints

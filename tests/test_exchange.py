@@ -25,8 +25,8 @@ from foreign_weights import (
     random_tensors,
     save_official,
 )
-from unmask.exchange.load import load_classifier, load_encoder, load_mae
-from unmask.exchange.read import read_weights
+from unmask.exchange.load_into_model import load_classifier, load_encoder, load_mae
+from unmask.exchange.read_weights import read_weights
 from unmask.exchange.weights import Geometry, Stack
 from unmask.exchange.write import WritableLayout, write_weights
 from unmask.heads import Classifier, Features, FineTuneFeatures

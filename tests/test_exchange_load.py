@@ -16,13 +16,13 @@ from foreign_weights import (
     official_state,
     save_official,
 )
-from unmask.exchange.load import (
+from unmask.exchange.load_into_model import (
     load_classifier,
     load_encoder,
     load_mae,
     resample_positions,
 )
-from unmask.exchange.read import read_weights
+from unmask.exchange.read_weights import read_weights
 from unmask.exchange.weights import Geometry, Stack
 from unmask.exchange.write import write_weights
 from unmask.heads import Classifier, FineTuneFeatures

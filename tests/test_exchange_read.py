@@ -26,8 +26,8 @@ from foreign_weights import (
     save_official,
 )
 from unmask.exchange.geometry import Hints
-from unmask.exchange.load import load_encoder, load_mae
-from unmask.exchange.read import read_weights
+from unmask.exchange.load_into_model import load_encoder, load_mae
+from unmask.exchange.read_weights import read_weights
 from unmask.exchange.weights import Stack
 from unmask.exchange.write import write_weights
 

@@ -10,7 +10,7 @@ from small_runs import plan_for, run
 from unmask.commands.reconstruct import reconstruct_images
 from unmask.config.checks import ConfigError
 from unmask.data.loading.in_memory import load_mnist5k
-from unmask.exchange.read import read_weights
+from unmask.exchange.read_weights import read_weights
 from unmask.patches import patchify
 from unmask.stages.ledger import LedgerError, StageFolder
 from unmask.storage import checkpoints

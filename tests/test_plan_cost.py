@@ -8,9 +8,9 @@ from omegaconf import OmegaConf
 
 from small_runs import ROOT, image_folder, plan_for, raw_config, run
 from unmask.commands.plan import speed
-from unmask.commands.plan.cost import Cell, StagePrice, sum_prices, unique_stages
-from unmask.commands.plan.estimator import Estimator
 from unmask.commands.plan.hardware import GIB, Hardware, check_plan_arguments
+from unmask.commands.plan.price_stages import Estimator
+from unmask.commands.plan.price_types import Cell, StagePrice, sum_prices, unique_stages
 from unmask.commands.plan.step_tables import measured_table
 from unmask.config.checks import ConfigError, check
 from unmask.config.schema import Config

@@ -23,7 +23,7 @@ from unmask.config.arguments import Predict
 from unmask.config.checks import ConfigError
 from unmask.data.listing.listing import list_images
 from unmask.exchange.geometry import Hints
-from unmask.exchange.read import read_weights
+from unmask.exchange.read_weights import read_weights
 from unmask.exchange.write import write_weights
 from unmask.storage import checkpoints
 from unmask.training.classifiers import load_trained_classifier

@@ -23,7 +23,7 @@ from unmask.config.arguments import (
 )
 from unmask.config.bench_arguments import Bench
 from unmask.config.keys import known_keys
-from unmask.exchange.read import read_weights
+from unmask.exchange.read_weights import read_weights
 from unmask.exchange.write import write_weights
 
 README = (ROOT / "README.md").read_text()

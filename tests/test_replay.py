@@ -15,7 +15,7 @@ from rich.console import Console
 from planting import broken_image, infinite_gradient, infinite_weight, run_until_stopped
 from small_runs import call, image_folder, run
 from unmask.callbacks.progress import StageProgress
-from unmask.commands.replay.record import read_record, rebuild_step
+from unmask.commands.replay.rebuild import read_record, rebuild_step
 from unmask.commands.replay.remedies import (
     CLIP,
     Cure,

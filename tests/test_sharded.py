@@ -11,7 +11,7 @@ import torch
 from small_runs import plan_for, run
 from test_together import losses, relative_distance, results, train_ranks, weights
 from unmask.callbacks.checkpointing import Checkpointing
-from unmask.commands.replay.record import read_record, rebuild_step
+from unmask.commands.replay.rebuild import read_record, rebuild_step
 from unmask.commands.replay.remedies import Cure, attempt
 from unmask.config.checks import ConfigError
 from unmask.stages.devices import total_processes

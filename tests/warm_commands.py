@@ -30,7 +30,7 @@ from warm_children import SOURCE, open_nursery, show
 IMPORTED = [
     "unmask.training.execute",
     "unmask.reports.paper.page",
-    "unmask.exchange.read",
+    "unmask.exchange.read_weights",
     "hydra",
     "wandb",
     "matplotlib.pyplot",

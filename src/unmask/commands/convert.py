@@ -7,7 +7,7 @@ from rich.table import Table
 from unmask.config.arguments import Convert
 from unmask.config.checks import ConfigError
 from unmask.exchange.geometry import Hints
-from unmask.exchange.read import read_weights
+from unmask.exchange.read_weights import read_weights
 from unmask.exchange.summary import report_table
 from unmask.exchange.write import check_target, write_weights
 

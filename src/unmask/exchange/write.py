@@ -11,7 +11,7 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from unmask.exchange.account import shape_text
-from unmask.exchange.hub import hub_config
+from unmask.exchange.hf_config import hub_config
 from unmask.exchange.names import (
     PATCH_KERNEL,
     name_table,

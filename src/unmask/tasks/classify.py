@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from timm.data.mixup import Mixup
 from timm.loss import SoftTargetCrossEntropy
 from timm.utils import ModelEmaV3
 from torch import Tensor
@@ -29,7 +27,8 @@ from unmask.data.loading.batch import Batch
 from unmask.drop_path import sample_drop_path
 from unmask.heads import Classifier
 from unmask.optim import MakeOptimizer
-from unmask.randomness import make_key, random_words, seeded_generators
+from unmask.randomness import make_key
+from unmask.tasks.mixup import make_mixup, mix_batch
 
 # The square of iNaturalist's 8,142 classes would take half a gigabyte, and seconds a
 # batch.
@@ -69,7 +68,12 @@ class Classify(L.LightningModule):
         self.drop_path_key = make_key(regularisation.seed, "drop path")
         self.mixup_key = make_key(regularisation.seed, "mixup")
         classes = model.head.out_features
-        self.mixup = _make_mixup(regularisation, classes)
+        self.mixup = make_mixup(
+            regularisation.mixup,
+            regularisation.cutmix,
+            regularisation.smoothing,
+            classes,
+        )
         self.metrics = MetricCollection(_make_metrics(classes))
         self.class_scores = MulticlassStatScores(classes, average=None)
         self.confusion: MulticlassConfusionMatrix | None = None
@@ -96,31 +100,10 @@ class Classify(L.LightningModule):
     def mix(
         self, batch: Batch
     ) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B K"]]:
-        """Mix images and labels by timm's mixup or cutmix; return them as soft targets.
-
-        Each group of `mix_size` images is mixed with itself in reverse order, in a way
-        that depends on (seed, epoch, first sample) alone: several ranks mix a batch as
-        one process does.
-        """
+        """Return mixed images and their soft targets; see `tasks.mixup`."""
         assert self.mixup is not None
-        size = self.regularisation.mix_size or len(batch.ids_B)
-        # timm mixes in place, and the batch is still needed as it came.
-        images_BCHW = batch.images_BCHW.clone()
-        targets = []
-        groups = zip(
-            images_BCHW.split(size),
-            batch.labels_B.split(size),
-            batch.ids_B.split(size),
-            strict=True,
-        )
-        for images_GCHW, labels_G, ids_G in groups:
-            (state,) = random_words(self.mixup_key, batch.epoch, ids_G[:1], 2).tolist()
-            # timm draws from numpy's global generator.
-            with seeded_generators(state):
-                mixed_GCHW, targets_GK = self.mixup(images_GCHW, labels_G)
-            images_GCHW.copy_(mixed_GCHW)
-            targets.append(targets_GK)
-        return images_BCHW, torch.cat(targets)
+        mix_size = self.regularisation.mix_size
+        return mix_batch(self.mixup, batch, self.mixup_key, mix_size)
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
@@ -188,17 +171,6 @@ class Classify(L.LightningModule):
         # The schedule counts optimiser steps, not epochs.
         lr_scheduler = {"scheduler": schedule, "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": lr_scheduler}
-
-
-def _make_mixup(regularisation: Regularisation, classes: int) -> Mixup | None:
-    if not regularisation.mixup and not regularisation.cutmix:
-        return None
-    return Mixup(
-        regularisation.mixup,
-        regularisation.cutmix,
-        label_smoothing=regularisation.smoothing,
-        num_classes=classes,
-    )
 
 
 def _make_metrics(classes: int) -> dict[str, Any]:

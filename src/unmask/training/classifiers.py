@@ -17,8 +17,8 @@ from unmask.data.sources import CLASS_NAMES
 from unmask.encoder import Encoder
 from unmask.exchange.files import WeightsFile, open_weights
 from unmask.exchange.geometry import Hints
-from unmask.exchange.load import load_classifier, load_pretrained
-from unmask.exchange.read import read_weights
+from unmask.exchange.load_into_model import load_classifier, load_pretrained
+from unmask.exchange.read_weights import read_weights
 from unmask.heads import (
     AnyFeatures,
     AttentiveFeatures,

@@ -41,7 +41,8 @@ from unmask.stages.ledger import StageFolder
 from unmask.storage.atomic import write_json
 from unmask.targets import AnyTarget, PatchPCA, Tokens
 from unmask.tasks.classify import Classify, Regularisation
-from unmask.tasks.features import LabelledFeatures, extract_features, knn_accuracy
+from unmask.tasks.features import LabelledFeatures, extract_features
+from unmask.tasks.knn import knn_accuracy
 from unmask.tasks.pretrain import Pretrain
 from unmask.tasks.tokenizer import Annealing, TrainTokenizer
 from unmask.training import build

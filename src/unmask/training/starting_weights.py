@@ -9,8 +9,8 @@ from unmask.config.schema import Config
 from unmask.distributed import collectives
 from unmask.encoder import Encoder
 from unmask.exchange.geometry import Hints
-from unmask.exchange.load import load_encoder, load_mae, load_pretrained
-from unmask.exchange.read import read_weights
+from unmask.exchange.load_into_model import load_encoder, load_mae, load_pretrained
+from unmask.exchange.read_weights import read_weights
 from unmask.exchange.summary import report_table
 from unmask.exchange.weights import Weights
 from unmask.mae import MAE

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
-from unmask.commands.plan.cost import Cell
-from unmask.commands.plan.estimator import PRICED_KINDS
 from unmask.commands.plan.hardware import PRECISION_NAMES, Hardware, Precision
 from unmask.commands.plan.memory import FREE_SHARE
+from unmask.commands.plan.price_stages import PRICED_KINDS
+from unmask.commands.plan.price_types import Cell
 
 # narrower models cannot keep a large device busy
 VIT_B_WIDTH = 768

@@ -3,14 +3,14 @@
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from unmask.commands.plan.cost import (
+from unmask.commands.plan.hardware import Hardware
+from unmask.commands.plan.price_types import (
     Cell,
     StagePrice,
     Total,
     sum_prices,
     unique_stages,
 )
-from unmask.commands.plan.hardware import Hardware
 from unmask.commands.plan.units import (
     UNKNOWN,
     count_noun,

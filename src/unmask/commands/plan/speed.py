@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from unmask.commands.plan.cost import TrainingStep
 from unmask.commands.plan.hardware import (
     GIB,
     PRECISION_NAMES,
@@ -18,6 +17,7 @@ from unmask.commands.plan.hardware import (
     Hardware,
     Precision,
 )
+from unmask.commands.plan.price_types import TrainingStep
 from unmask.commands.plan.units import count_noun
 from unmask.config.schema import Config
 from unmask.data.loading.batch import Batch

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from unmask.commands.plan.cost import TrainingStep
 from unmask.commands.plan.hardware import GIB, Hardware
+from unmask.commands.plan.price_types import TrainingStep
 from unmask.commands.plan.speed import MeasuredSpeed
 from unmask.commands.plan.units import (
     MIB,

@@ -19,7 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 from torch.overrides import TorchFunctionMode
 
-from unmask.commands.replay.record import ReplayedStep
+from unmask.commands.replay.rebuild import ReplayedStep
 from unmask.tasks.classify import Classify
 from unmask.tasks.pretrain import Pretrain
 from unmask.tasks.recompute import (

@@ -5,7 +5,7 @@ import math
 from rich.console import Console
 from rich.table import Table
 
-from unmask.commands.replay.record import (
+from unmask.commands.replay.rebuild import (
     Record,
     ReplayedStep,
     read_record,

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from unmask.data.containers.tars import ImageEntry, ScannedShard
+from unmask.data.containers.scan_tar import ImageEntry, ScannedShard
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "cls", "target")

@@ -13,7 +13,7 @@ from rich.progress import Progress
 from unmask.data.containers.contents import Contents
 from unmask.data.containers.naming import add_split
 from unmask.data.containers.roots import Root, Shard
-from unmask.data.containers.tars import ScannedShard
+from unmask.data.containers.scan_tar import ScannedShard
 from unmask.data.listing.names import Names
 from unmask.distributed.processes import available_cores
 

@@ -24,9 +24,9 @@ from unmask.data.containers.roots import (
     open_root,
 )
 from unmask.data.containers.scan import scan_shards
-from unmask.data.containers.stores import RawPixelStore, ShardStore
+from unmask.data.containers.scan_tar import ScannedShard, scan_tar
+from unmask.data.containers.shard_stores import RawPixelStore, ShardStore
 from unmask.data.containers.streamed import StreamedStore, fetch_index
-from unmask.data.containers.tars import ScannedShard, scan_tar
 from unmask.data.listing.catalogue import (
     SHARD_SUFFIXES,
     Catalogue,

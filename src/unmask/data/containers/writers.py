@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from jaxtyping import UInt8
 
 from unmask.data.containers.parquet import scan_parquet
-from unmask.data.containers.tars import ImageEntry, scan_tar
+from unmask.data.containers.scan_tar import ImageEntry, scan_tar
 from unmask.storage.atomic import atomic_write
 
 # Images in a row group, as on the Hub.

@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
-from unmask.tasks import features
-from unmask.tasks.features import LabelledFeatures, knn_accuracy, knn_scores
+from unmask.tasks import knn
+from unmask.tasks.features import LabelledFeatures
+from unmask.tasks.knn import knn_accuracy, knn_scores
 
 
 @pytest.fixture
@@ -73,5 +74,5 @@ def test_chunks_do_not_change_the_result(
     bank: LabelledFeatures, queries: LabelledFeatures, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = knn_accuracy(bank, queries, 20, 0.07)
-    monkeypatch.setattr(features, "QUERY_CHUNK", 7)
+    monkeypatch.setattr(knn, "QUERY_CHUNK", 7)
     assert knn_accuracy(bank, queries, 20, 0.07) == whole

@@ -19,7 +19,7 @@ from unmask.exchange.geometry import (
     derive_geometry,
     recorded_hints,
 )
-from unmask.exchange.hub import LAYER_NORM_EPS
+from unmask.exchange.hf_config import LAYER_NORM_EPS
 from unmask.exchange.names import (
     KNOWN_EXTRAS,
     PATCH_KERNEL,

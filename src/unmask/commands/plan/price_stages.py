@@ -3,13 +3,13 @@
 import json
 from typing import Any
 
-from unmask.commands.plan.cost import Cell, StagePrice, TrainingStep
 from unmask.commands.plan.memory import (
     FLOAT_BYTES,
     OPTIMIZER_STATE_BYTES,
     Memory,
     count_memory,
 )
+from unmask.commands.plan.price_types import Cell, StagePrice, TrainingStep
 from unmask.config.schema import Config
 from unmask.config.stage_kinds import TRAINED_STAGES
 from unmask.stages.fingerprint import StageSpec
