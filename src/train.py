@@ -1,4 +1,8 @@
-"""Train one run, its stages in order; with -m a sweep of runs. See --help."""
+"""Train one run, its stages in order; with -m a sweep of runs. See --help.
+
+A cell is one run of a sweep. The ledger is runs_dir, with a folder for each stage
+(docs/ledger.md). A listing says which images there are.
+"""
 
 import os
 import signal
@@ -64,7 +68,7 @@ from unmask.stages.plan import Plan, make_plan
 CONF = Path(__file__).parent.parent / "conf"
 GROUPS = [str(path.relative_to(CONF)) for path in CONF.rglob("*") if path.is_dir()]
 STARTED_AT = time.monotonic()
-# what a restarted command gets of trainer.max_minutes at least
+# a restarted command gets at least this much of trainer.max_minutes
 MIN_MINUTES = 0.01
 
 Result = dict[str, Any]  # the content of a stage's result.json
@@ -117,7 +121,7 @@ def run_config(cfg: DictConfig, console: Console) -> None:
 
 
 def run_stages(plan: Plan, console: Console) -> list[Result]:
-    """Return the results of all stages, made here or by one process a device.
+    """Return the results of all stages, made here or by one process per device.
 
     Empty where this process is one of several and not the one that reports.
     """
@@ -126,6 +130,7 @@ def run_stages(plan: Plan, console: Console) -> list[Result]:
     if world_size > 1 and (ranks is None or ranks.world_size < world_size):
         return launch_ranks(plan, ranks, world_size)
 
+    # these import torch, which takes seconds
     from unmask.training.execute import execute
     from unmask.training.failures import is_out_of_memory
 
@@ -144,10 +149,10 @@ def run_stages(plan: Plan, console: Console) -> list[Result]:
 
 
 def launch_ranks(plan: Plan, ranks: RankInfo | None, world_size: int) -> list[Result]:
-    """Start this command once a device of this machine, wait, and read the results.
+    """Start this command once per device of this machine, wait, and read the results.
 
-    ranks: which of the machines this one is, where torchrun or srun started a process
-    on each. Only the first one returns results.
+    ranks: this machine's rank, if torchrun or srun started one process per machine.
+    Only the first machine returns results.
     """
     per_node = world_size // plan.config.trainer.nodes
     overrides = [
@@ -200,7 +205,7 @@ def may_restart(plan: Plan, ranks: RankInfo | None) -> bool:
 
 
 def restart_with_smaller_micro_batches(plan: Plan) -> NoReturn:
-    """Become the same command with every batch in twice as many micro-batches.
+    """Replace this process by the same command, with twice as many micro-batches.
 
     A new process, since nothing else frees a device's memory so well.
     """

@@ -101,7 +101,7 @@ def test_heads_of_another_kind_are_refused(tmp_path: Path) -> None:
             FineTuneFeatures(build_encoder(TINY), pool), classes, probe, seed=0
         )  # type: ignore[arg-type]
         with pytest.raises(
-            ValueError, match=r"the head is .*fc_norm.weight \(32,\).*the model wants"
+            ValueError, match=r"head has .*fc_norm.weight \(32,\).*needs"
         ):
             load_classifier(model, weights)
     with pytest.raises(

@@ -197,7 +197,7 @@ def test_an_epsilon_that_differs_is_noted_and_an_activation_that_differs_refused
         ({"hidden_act": "relu"}, "hidden_act=relu; only gelu"),
         ({"model_type": "deit"}, "model_type deit; known: vit, vit_mae"),
         ({"num_attention_heads": "4"}, "unusable"),
-        ({"num_channels": 1}, "channels=1;.*channels=3"),
+        ({"num_channels": 1}, "channels=1.*channels=3"),
     ):
         (tmp_path / "config.json").write_text(json.dumps(config | change))
         with pytest.raises(ValueError, match=message):

@@ -255,7 +255,7 @@ def test_a_claim_on_an_unknown_column_is_refused(tmp_path: Path) -> None:
     )
     content["claims"][0]["column"] = "fft"
     (tmp_path / "paper.yaml").write_text(yaml.safe_dump(content))
-    with pytest.raises(ConfigError, match="there is no column fft"):
+    with pytest.raises(ConfigError, match="unknown column fft"):
         read_paper(tmp_path)
 
 

@@ -316,7 +316,7 @@ def test_a_run_whose_config_was_changed_is_another_and_takes_no_checkpoint_of_th
     shutil.copytree(first / "checkpoints", other / "checkpoints")
     with pytest.raises(
         ValueError,
-        match=rf"holds a checkpoint of the run {first.name}, and this is {other.name}",
+        match=rf"holds a checkpoint of the run {first.name}, and this run is {other.name}",
     ):
         run(f"runs_dir={tmp_path}", *PRETRAIN, "pretrain.base_lr=1e-3")
     run(f"runs_dir={tmp_path}", *PRETRAIN)

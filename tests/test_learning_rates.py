@@ -18,7 +18,7 @@ from small_runs import raw_config
 from unmask.config.checks import check
 from unmask.data.loading.in_memory import InMemory
 from unmask.heads import Classifier
-from unmask.optim import Recipe
+from unmask.optim import OptimizerRecipe
 from unmask.stages.fingerprint import StageSpec, measure_science
 from unmask.stages.ledger import StageFolder
 from unmask.stages.plan import Plan
@@ -68,7 +68,7 @@ class UnwrittenStage(StageRunner):
                 self.config, self.config.grid_for(self.shape)
             ).to_empty(device="cpu")
 
-    def report_rates(self, model: nn.Module, make_optimizer: Recipe) -> None:
+    def report_rates(self, model: nn.Module, make_optimizer: OptimizerRecipe) -> None:
         raise BuiltError(model, make_optimizer)
 
 
@@ -86,7 +86,7 @@ def composed(model: str, recipe: str) -> dict[str, Any]:
 @cache
 def built(
     kind: str, model: str, recipe: str, **values: Any
-) -> tuple[Classifier, Recipe]:
+) -> tuple[Classifier, OptimizerRecipe]:
     """Model and optimiser of a stage on ImageNet, as they enter training; values: replace the recipe's."""
     raw = composed(model, recipe)
     config = check(raw | {kind: raw[kind] | values})

@@ -143,7 +143,7 @@ def test_statistics_of_other_images_channels_or_beside_values_are_refused(
     with pytest.raises(
         ConfigError,
         match=(
-            r"data.statistics is of other images \(\w+, these are \w+\); measure these"
+            r"data.statistics was .* \(\w+; these are\s+\w+\); .*python src/measure.py"
         ),
     ):
         plan_for(*common, use, tiny=False)

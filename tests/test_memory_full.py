@@ -229,7 +229,7 @@ def test_a_batch_is_cut_where_it_may_be(
         plan.stages[0],
         StageFolder(tmp_path, plan.stages[0]),
     )
-    assert runner.fit.num_micro_batches(64) == parts
+    assert runner.fitter.num_micro_batches(64) == parts
 
 
 @pytest.mark.process

@@ -16,15 +16,17 @@ from small_runs import raw_config
 from unmask.encoder import Encoder
 from unmask.heads import Classifier, FineTuneFeatures, PrecomputedFeatures
 from unmask.mae import MAE
-from unmask.optim import Recipe
+from unmask.optim import OptimizerRecipe
 
-PRETRAIN = Recipe(
+PRETRAIN = OptimizerRecipe(
     "adamw", 1.5e-4, 4096, 0.05, (0.9, 0.95), warmup_steps=4, total_steps=12
 )
-PROBE = Recipe("lars", 0.1, 16384, 0.0, (0.9, 0.999), warmup_steps=0, total_steps=10)
+PROBE = OptimizerRecipe(
+    "lars", 0.1, 16384, 0.0, (0.9, 0.999), warmup_steps=0, total_steps=10
+)
 
 
-def decays(model: nn.Module, recipe: Recipe) -> dict[str, float]:
+def decays(model: nn.Module, recipe: OptimizerRecipe) -> dict[str, float]:
     """Return the weight decay of every parameter that the optimiser has."""
     names = {parameter: name for name, parameter in model.named_parameters()}
     groups = recipe(model)[0].param_groups
@@ -110,11 +112,13 @@ def test_a_step_at_rate_zero_moves_nothing() -> None:
 @pytest.mark.parametrize("betas", [(0.9, 0.95), (0.9, 0.999)])
 def test_each_recipe_has_its_own_betas(betas: tuple[float, float]) -> None:
     """A peer fine-tunes with pretraining's 0.95; the paper says 0.999."""
-    optimizer, _ = Recipe("adamw", 1e-3, 256, 0.05, betas, 0, 10)(nn.Linear(3, 2))
+    optimizer, _ = OptimizerRecipe("adamw", 1e-3, 256, 0.05, betas, 0, 10)(
+        nn.Linear(3, 2)
+    )
     assert {group["betas"] for group in optimizer.param_groups} == {betas}
 
 
-def one_step(model: nn.Module, recipe: Recipe, scale: float) -> Optimizer:
+def one_step(model: nn.Module, recipe: OptimizerRecipe, scale: float) -> Optimizer:
     optimizer, _ = recipe(model)
     (scale * model(torch.ones(1, 3)).sum()).backward()
     optimizer.step()
@@ -148,7 +152,7 @@ def test_lars_has_the_recipes_momentum() -> None:
 
 
 @pytest.mark.parametrize("recipe", [PRETRAIN, PROBE], ids=["adamw", "lars"])
-def test_frozen_parameters_are_left_out(recipe: Recipe) -> None:
+def test_frozen_parameters_are_left_out(recipe: OptimizerRecipe) -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))
     model[0].requires_grad_(False)
     assert set(decays(model, recipe)) == {"1.weight", "1.bias"}
@@ -160,7 +164,7 @@ def test_optimiser_and_schedule_state_are_plain_enough_to_be_loaded_safely() -> 
     assert schedule.state_dict()["lr_lambdas"] == [None] * len(schedule.base_lrs)
 
 
-FINETUNE = Recipe(
+FINETUNE = OptimizerRecipe(
     "adamw",
     1e-3,
     1024,

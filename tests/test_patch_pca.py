@@ -84,5 +84,5 @@ def test_all_coefficients_restore_the_pixels_and_few_the_nearest_ones(
 
 
 def test_a_basis_of_no_patches_is_refused() -> None:
-    with pytest.raises(ValueError, match="PCA of 0 patches"):
+    with pytest.raises(ValueError, match="0 patches were added"):
         PatchSums(4).compute_basis()

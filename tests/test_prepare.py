@@ -526,7 +526,7 @@ def test_the_kind_of_a_folder_is_detected_or_asked_for(
     assert detect_container(str(tmp_path / "raw")) == "raw"
     with pytest.raises(
         ConfigError,
-        match=r"format = folder: .* quality=90",
+        match=r"format=folder .* quality=90",
     ):
         run_prepare(tmp_path / "raw", tmp_path / "target", "folder")
     run_prepare(tmp_path / "raw", tmp_path / "photos", "folder", quality=95)

@@ -413,7 +413,7 @@ def test_a_list_of_another_encoding_is_named(tmp_path: Path) -> None:
         ),
         (
             '{"images": [], "annotations": [], "categories": [{"id": 1}]}',
-            r"category lacks 'name'; each needs id and name",
+            r"category has no 'name'; each needs id and name",
         ),
     ],
 )

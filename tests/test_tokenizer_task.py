@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from unmask.data.loading.batch import Batch
 from unmask.data.loading.in_memory import load_mnist5k
-from unmask.optim import Recipe
+from unmask.optim import OptimizerRecipe
 from unmask.tasks.tokenizer import Annealing, CodeUsage, TrainTokenizer
 from unmask.tokenizers import SmallTokenizer
 
@@ -43,7 +43,7 @@ def batches(count: int = STEPS, size: int = 16) -> list[Batch]:
 
 def make_task(seed: int = 0, usage_weight: float = 0.1) -> TrainTokenizer:
     model = SmallTokenizer(4, 1, codes=16, width=16, seed=seed)
-    recipe = Recipe("adamw", 0.048, 16, 0.0, (0.9, 0.95), 1, STEPS)
+    recipe = OptimizerRecipe("adamw", 0.048, 16, 0.0, (0.9, 0.95), 1, STEPS)
     return TrainTokenizer(model, seed, recipe, Annealing(STEPS), usage_weight)
 
 

@@ -222,7 +222,7 @@ class Stuck:
         (
             None,
             "reading images",
-            "made no step for 0.001 minutes and was ended; it printed:\nreading images",
+            "made no progress for 0.001 minutes, so it was killed; it printed:\nreading images",
         ),
         (
             1,

@@ -132,13 +132,13 @@ class SubmititLauncher(Launcher):
                 for cell in cells
             ]
             jobs = self._submit(cells, wanted)
-        # the latter ones are submitit's: there is no SLURM, or no such option
+        # submitit raises the last three: SLURM is missing, or an option does not exist
         except (ConfigError, ValueError, RuntimeError, NameError) as error:
             fail(str(error), 2)
         reporter = Reporter(sys.argv[1:])
         pending = self._wait(cells, jobs, reporter)
         for i in pending:
-            # SLURM's jobs go on without this command, those of this machine end with it
+            # SLURM jobs continue after this command ends; local jobs do not
             cells[i].pending_state = f"job {jobs[i].job_id} goes on"
             if self.cluster == "local":
                 cells[i].code = PREEMPTED

@@ -72,10 +72,11 @@ class Encoder(nn.Module):
         visible_BV: Int[Tensor, "B V"] | None = None,
         hidden_BMD: Float[Tensor, "B M D"] | None = None,
     ) -> Float[Tensor, "B T D"]:
-        """Return normalised tokens [class, patches] of the visible patches, or of all.
+        """Return normalised tokens [class, patches] of the visible patches.
 
-        hidden: tokens that stand for the hidden patches, positions included; they are
-        appended to the others (Table 1c, "encoder w/ [M]").
+        visible_BV: None stands for all patches. hidden_BMD: tokens that stand for the
+        hidden patches, positions included; they are appended to the others (Table 1c,
+        "encoder w/ [M]").
         """
         return self.norm(self.unnormalised_tokens(images_BCHW, visible_BV, hidden_BMD))
 

@@ -33,7 +33,7 @@ MakeOptimizer = Callable[[nn.Module], tuple[Optimizer, LambdaLR]]
 
 
 @dataclass(frozen=True)
-class Recipe:
+class OptimizerRecipe:
     """How one stage is optimised; calling it makes the optimiser and its schedule.
 
     Steps are optimiser steps; batch_size is the effective one. decay_tokens: whether
@@ -58,7 +58,8 @@ class Recipe:
         """Return the optimiser of the model's trainable parameters and its schedule."""
         make = self._adamw if self.optimizer == "adamw" else self._lars
         optimizer = make(model, self.peak_lr)
-        # a lambda: LambdaLR saves any other callable's state in checkpoints
+        # LambdaLR would save the attributes of a callable object in checkpoints, but
+        # not those of a lambda
         return optimizer, LambdaLR(optimizer, lambda step: self.lr_factor(step))
 
     @property

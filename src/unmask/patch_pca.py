@@ -43,7 +43,7 @@ class PatchSums:
         """
         if not self.count:
             raise ValueError(
-                f"a PCA of {self.count} patches; add training images first"
+                f"{self.count} patches were added; add() training images before the PCA"
             )
         mean_P = self.sum_P / self.count
         # Cov(x) = E[x x^T] - E[x] E[x]^T

@@ -64,7 +64,7 @@ def philox(
 def random_words(
     key: Key, step: int, ids_B: Int[Tensor, "B"], count: int, first: int = 0
 ) -> Int[Tensor, "B n"]:
-    """Draw `count` 32-bit words for each sample id, from the stream's word `first` on.
+    """Draw `count` 32-bit words for each sample id, from word number `first` on.
 
     0 <= step < 2**32 and 0 <= id < 2**63.
     """

@@ -212,7 +212,8 @@ class Checkpointing(L.Callback):
         if stored["fingerprint"] != current["fingerprint"]:
             raise ValueError(
                 f"{self.folder} holds a checkpoint of the run {stored['fingerprint']},"
-                f" and this is {current['fingerprint']}; remove it"
+                f" and this run is {current['fingerprint']}; remove that folder to"
+                " train again"
             )
         before, now = stored["accumulate"], current["accumulate"]
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]

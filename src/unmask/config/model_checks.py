@@ -46,7 +46,7 @@ def check_geometry(config: Config) -> Iterator[str]:
 
 
 def _check_image_sizes(config: Config) -> str | None:
-    """Return the error of the first side that patches do not fill exactly."""
+    """Return an error for the first side that is not a multiple of patch_size."""
     patch = config.data.patch_size
     assert patch is not None
     sizes = {"data": config.data.image_size}
@@ -57,7 +57,7 @@ def _check_image_sizes(config: Config) -> str | None:
             if side % patch:
                 nearest = max(patch, round(side / patch) * patch)
                 near = range(2, min(side, 2 * patch + 1))
-                divisors = [size for size in near if side % size == 0]
+                divisors = [divisor for divisor in near if side % divisor == 0]
                 hint = (
                     f", patch sizes that divide {side}: {divisors}" if divisors else ""
                 )

@@ -145,7 +145,7 @@ class Paper(Section):
         unknown += [f"column {name}" for name in columns if name not in self.columns]
         if unknown:
             raise ValueError(
-                f"{self.paper}: there is no {unknown[0]}; rows are {labels}, columns"
-                f" {list(self.columns)}"
+                f"{self.paper}: unknown {unknown[0]}; known rows: {labels}; known"
+                f" columns: {list(self.columns)}"
             )
         return self

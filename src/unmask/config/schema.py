@@ -233,5 +233,5 @@ class Config(Section):
         return round(rows * cols * (1 - self.mask_ratio))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain containers, as they stand beside results and in checkpoints."""
+        """Return plain containers, as stored in config.yaml and in checkpoints."""
         return self.model_dump(by_alias=True, mode="json")

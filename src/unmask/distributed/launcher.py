@@ -120,7 +120,7 @@ class Launcher:
             time.sleep(POLL_SECONDS)
             failed = self._failed()
             if failed and first is None:
-                first = min(failed, key=_order_of_blame)
+                first = min(failed, key=_blame_sort_key)
                 deadline = time.monotonic() + GRACE_SECONDS
                 # ranks agree among themselves to save when one is preempted
                 if first.process.returncode != PREEMPTED:
@@ -137,11 +137,11 @@ class Launcher:
         return [started for started in self.rank_processes if started.process.poll()]
 
 
-def _order_of_blame(failed: RankProcess) -> tuple[bool, bool]:
-    """Sort ranks that have failed since the last look: the cause comes first.
+def _blame_sort_key(failed: RankProcess) -> tuple[bool, bool]:
+    """Return a sort key that puts the likely cause of a failure first.
 
-    A rank that a signal killed (its code is negative), then one that left on purpose;
-    other codes are often the consequence, such as a broken connection.
+    Ranks killed by a signal (a negative code) come first, then ranks that exited on
+    purpose. Other codes are often consequences, such as a broken connection.
     """
     code = failed.process.returncode
     return code > 0, code not in (PREEMPTED, OUT_OF_MEMORY)

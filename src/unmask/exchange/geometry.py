@@ -53,8 +53,8 @@ class Hints:
             ours, theirs = getattr(self, name), getattr(other, name)
             if ours is not None and theirs is not None and ours != theirs:
                 raise ValueError(
-                    f"the file describes itself as {name}={ours}; its tensors, or the"
-                    f" arguments given, say {name}={theirs}"
+                    f"the file's metadata says {name}={ours}, but its tensors or your"
+                    f" arguments say {name}={theirs}"
                 )
             merged[name] = ours if ours is not None else theirs
         return Hints(**merged)

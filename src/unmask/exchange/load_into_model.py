@@ -149,8 +149,8 @@ def _check_head(
     given = ", ".join(f"{name} {shape_text(value)}" for name, value in theirs.items())
     wanted = ", ".join(f"{name} {shape_text(value)}" for name, value in ours.items())
     raise ValueError(
-        f"the head is {given or 'nothing'} (pool={weights.pool}); the model wants"
-        f" {wanted} (pool={features.pool})"
+        f"the file's head has {given or 'no tensors'} (pool={weights.pool}); this model"
+        f" needs {wanted} (pool={features.pool})"
     )
 
 

@@ -67,7 +67,7 @@ def check_target(path: Path, layout: WritableLayout, overwrite: bool) -> None:
     """Raise ValueError if the target exists and may not, or cannot, be replaced."""
     layouts = get_args(WritableLayout)
     if layout not in layouts:
-        raise ValueError(f"layout={layout}: known are {', '.join(layouts)}")
+        raise ValueError(f"unknown layout={layout}; choose one of {', '.join(layouts)}")
     if path.exists() and path.is_dir() != (layout == "hf"):
         present, written = "a file", "a folder"
         if path.is_dir():

@@ -80,8 +80,8 @@ def make_plan(config: Config, listing: Listing | None = None) -> Plan:
     measured = config.data.statistics_identity
     if measured not in (None, identity):
         raise ConfigError(
-            f"data.statistics is of other images ({measured}, these are {identity});"
-            " measure these: python src/measure.py with the same data"
+            f"data.statistics was measured on other images ({measured}; these are"
+            f" {identity}); measure again: python src/measure.py with the same data"
         )
     raise_errors(
         [

@@ -134,7 +134,7 @@ class Classify(L.LightningModule):
             self.unaveraged_accuracy.update(unaveraged_BK, batch.labels_B)
 
     def on_validation_epoch_start(self) -> None:
-        # Not at the epoch's end: these counts are read after it.
+        # Reset here, because the counts are read after the epoch ends.
         self.class_scores.reset()
         if self.confusion is not None:
             self.confusion.reset()

@@ -1,4 +1,7 @@
-"""Masked autoencoder pretraining: hide most of an image, predict it (MAE Sec. 3)."""
+"""Masked autoencoder pretraining: hide most of an image, predict it (MAE Sec. 3).
+
+Names end in their axes (B images, L patches, M hidden patches; see unmask/__init__.py).
+"""
 
 import lightning as L
 import torch
@@ -23,7 +26,7 @@ class Pretrain(L.LightningModule):
     """Train an MAE to predict its target at the hidden patches of each image.
 
     A training mask is a function of (seed, epoch, sample), a validation mask of the
-    sample alone: neither knows of batches, ranks or interruptions.
+    sample alone: neither depends on batches, ranks or interruptions.
     """
 
     def __init__(
@@ -48,7 +51,7 @@ class Pretrain(L.LightningModule):
         return self.reconstruction_loss(batch, self.mask_key, batch.epoch)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        # An unreadable image must not count through the image that replaces it.
+        # Leave out the images that stand in for unreadable ones.
         batch, count = drop_substitutes(batch)
         loss = self.reconstruction_loss(batch, VALIDATION_KEY, epoch=0)
         self.log("val/loss", loss, batch_size=count, sync_dist=True, logger=False)
@@ -65,7 +68,7 @@ class Pretrain(L.LightningModule):
     ) -> tuple[Float[Tensor, "B M P"], Shaped[Tensor, "B M *value"]]:
         """Return predictions and targets of the M patches that the loss counts.
 
-        A target is a vector a patch, or one code a patch where tokens are predicted.
+        A target is one vector per patch, or one code per patch if tokens are predicted.
         """
         masking = self.masking(key, batch.ids_B, epoch)
         pred_BMP = self.model(

@@ -29,19 +29,19 @@ Result = dict[str, Any]  # the content of a stage's result.json
 REPORTED_PACKAGES = ("torch", "lightning", "timm")
 # what rank zero broadcasts again and again while another run works on the stage: ranks
 # that hear nothing for too long would give up
-WAITING = "waiting"
+KEEP_ALIVE = "waiting"
 POLL = 0.5  # seconds between looks for a result
 # times trainer.timeout_minutes: the watchdog, which knows where each rank stands, ends
 # a run that hangs before the other ranks give up on it
-GROUP_PATIENCE = 1.5
+PROCESS_GROUP_TIMEOUT_FACTOR = 1.5
 
 
 def execute(plan: Plan, console: Console) -> list[Result]:
     """Return the results of all stages, making those that the ledger lacks.
 
-    All ranks work on each stage together, but rank zero alone fits what a target must
-    know of the images first (FITTED_STAGES). Raises Preempted where this process is
-    asked to stop, after saving; raises what a stage raised, after noting it in the
+    All ranks work on each stage together, but rank zero alone fits the PCA or the
+    tokenizer that a target needs (FITTED_STAGES). Raises Preempted where this process
+    is asked to stop, after saving; raises what a stage raised, after noting it in the
     stage's folder.
     """
     silence_lightning()
@@ -59,7 +59,7 @@ def execute(plan: Plan, console: Console) -> list[Result]:
             _stage_result(run, spec) if is_rank_zero else _wait_for_result(run, spec)
             for spec in fitted
         ]
-        with _joined_ranks(plan):
+        with _process_group_of(plan):
             return results + [_stage_result(run, spec) for spec in others]
 
 
@@ -94,7 +94,7 @@ def silence_lightning() -> None:
 
 
 @contextmanager
-def _joined_ranks(plan: Plan) -> Iterator[None]:
+def _process_group_of(plan: Plan) -> Iterator[None]:
     """Let the ranks of this run work together within; do nothing where there is one."""
     ranks = rank_info()
     if ranks is None:
@@ -109,7 +109,7 @@ def _joined_ranks(plan: Plan) -> Iterator[None]:
                 " --gpus-per-node, not --gpus-per-task, which hides the others"
             )
         torch.cuda.set_device(ranks.local_rank)
-    minutes = GROUP_PATIENCE * plan.config.trainer.timeout_minutes
+    minutes = PROCESS_GROUP_TIMEOUT_FACTOR * plan.config.trainer.timeout_minutes
     with collectives.process_group(ranks.rank, ranks.world_size, minutes):
         yield
 
@@ -130,12 +130,12 @@ def _stage_result(run: Run, spec: StageSpec) -> Result:
 
     Rank zero decides which, holds the folder's lock and writes; the others follow.
     """
-    # a signal may come where Python drops what its handler raises
+    # an exception that was raised in a signal handler may have been lost
     if received_signals:
         raise Preempted
     folder = StageFolder(run.config.runs_dir, spec)
     if not collectives.is_rank_zero():
-        while (message := collectives.broadcast()) == WAITING:
+        while (message := collectives.broadcast()) == KEEP_ALIVE:
             pass
         return message or _run_stage(run, spec, folder)
     if result := folder.result():
@@ -143,7 +143,7 @@ def _stage_result(run: Run, spec: StageSpec) -> Result:
         return collectives.broadcast(result)
     folder.create()
     with folder.hold_lock(
-        run.config.wait, run.console.print, lambda: collectives.broadcast(WAITING)
+        run.config.wait, run.console.print, lambda: collectives.broadcast(KEEP_ALIVE)
     ):
         # another run may have finished it while this one waited for the lock
         if result := collectives.broadcast(folder.result()):
@@ -160,7 +160,7 @@ def _run_stage(run: Run, spec: StageSpec, folder: StageFolder) -> Result:
     try:
         # a stage's kind is the name of the method that runs it
         metrics = getattr(runner, spec.kind)()
-    # Preempted, or Lightning's own exit, which has code 0
+    # Preempted is a SystemExit; Lightning's own exit has code 0
     except SystemExit:
         run.console.print(
             f"{spec.title}: stopped, {folder.path}; the same command goes on from there"
@@ -171,7 +171,7 @@ def _run_stage(run: Run, spec: StageSpec, folder: StageFolder) -> Result:
         raise
     if not collectives.is_rank_zero():
         return collectives.broadcast()
-    seconds = runner.fit.earlier_seconds + time.monotonic() - start
+    seconds = runner.fitter.earlier_seconds + time.monotonic() - start
     facts = _result_facts(run, runner, metrics, seconds)
     return collectives.broadcast(folder.finish(metrics, facts))
 
@@ -180,7 +180,7 @@ def _result_facts(
     run: Run, runner: StageRunner, metrics: dict[str, float], seconds: float
 ) -> dict[str, Any]:
     """Return what a result says beside its metrics: time, versions, images."""
-    bad_images = runner.fit.bad_images.merge()
+    bad_images = runner.fitter.bad_images.merge()
     # a stage that measures other images than the validation split counts them itself
     images = int(metrics.pop("images")) if "images" in metrics else len(run.splits[1])
     images -= sum(row["split"] == "validation" for row in bad_images)

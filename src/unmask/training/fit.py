@@ -22,7 +22,7 @@ from unmask.data.loading.bad_images import BadImages
 from unmask.data.loading.module import FeatureData, ImageData
 from unmask.distributed import collectives
 from unmask.mae import num_parameters
-from unmask.optim import Recipe
+from unmask.optim import OptimizerRecipe
 from unmask.stages.fingerprint import StageSpec
 from unmask.stages.ledger import StageFolder
 from unmask.stages.plan import Plan
@@ -43,7 +43,7 @@ QUIET_TRAINER: dict[str, Any] = {
 
 
 class Fitter:
-    """Train one stage, from wherever its folder stands to the end."""
+    """Train one stage, from the newest checkpoint in its folder if there is one."""
 
     def __init__(
         self, plan: Plan, spec: StageSpec, folder: StageFolder, console: Console
@@ -75,7 +75,7 @@ class Fitter:
         of the final weights is not finite.
         """
         make_optimizer = module.make_optimizer
-        assert isinstance(make_optimizer, Recipe)
+        assert isinstance(make_optimizer, OptimizerRecipe)
         writer = CheckpointWriter(self.config.checkpoint.keep)
         spikes = self._spike_detector()
         dashboards = choose_dashboards(self.config, self.spec, self.folder.path)
@@ -116,9 +116,10 @@ class Fitter:
     def _trainer(
         self,
         callbacks: list[L.Callback],
-        make_optimizer: Recipe,
+        make_optimizer: OptimizerRecipe,
         writer: CheckpointWriter,
     ) -> L.Trainer:
+        # rounded up
         epochs_between = -(-self.recipe.epochs // self.config.watch.times)
         is_sharded = self._is_sharded()
         return L.Trainer(
@@ -170,7 +171,7 @@ class Fitter:
 
     def _common_callbacks(
         self,
-        make_optimizer: Recipe,
+        make_optimizer: OptimizerRecipe,
         writer: CheckpointWriter,
         logger: MetricsLogger,
         spikes: SpikeDetector | None,
@@ -178,7 +179,7 @@ class Fitter:
         """Return the callbacks of every stage, in the order in which they must run."""
         folder = self.folder.path
         facts = self._checkpoint_facts(make_optimizer.batch_size)
-        rule = self.config.checkpoint
+        settings = self.config.checkpoint
         return [
             Watchdog(folder, self.config.trainer.timeout_minutes),
             # before anything is written: a non-finite step leaves no trace elsewhere
@@ -191,7 +192,7 @@ class Fitter:
             Checkpointing(
                 self.folder.checkpoints,
                 writer,
-                Cadence(rule.every_minutes, rule.every_steps, rule.best),
+                Cadence(settings.every_minutes, settings.every_steps, settings.best),
                 facts,
                 lambda: self.bad_images.limit_error,
             ),
@@ -218,7 +219,7 @@ class Fitter:
 
     def _metrics_logger(
         self,
-        make_optimizer: Recipe,
+        make_optimizer: OptimizerRecipe,
         dashboards: Dashboards,
         spikes: SpikeDetector | None,
     ) -> MetricsLogger:
@@ -241,11 +242,11 @@ class Fitter:
         count = self.bad_images.count("training", step)
         return {"bad_images": count} if count else {}
 
-    def _steps_per_epoch(self, make_optimizer: Recipe) -> int:
+    def _steps_per_epoch(self, make_optimizer: OptimizerRecipe) -> int:
         return make_optimizer.total_steps // self.recipe.epochs
 
-    def _num_steps(self, make_optimizer: Recipe) -> int:
-        """Return how many steps are made; the schedule stays that of all of them."""
+    def _num_steps(self, make_optimizer: OptimizerRecipe) -> int:
+        """Return how many steps are made: stop_after leaves the schedule unchanged."""
         total = make_optimizer.total_steps
         return min(total, self.config.stop_after or total)
 

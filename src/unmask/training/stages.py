@@ -35,7 +35,7 @@ from unmask.heads import (
     RawPixels,
     train_last_blocks,
 )
-from unmask.optim import Recipe
+from unmask.optim import OptimizerRecipe
 from unmask.stages.fingerprint import StageSpec
 from unmask.stages.ledger import StageFolder
 from unmask.storage.atomic import write_json
@@ -74,7 +74,7 @@ class StageRunner:
         # the stage's part of the config; patch_pca has none
         self.recipe: Any = getattr(run.config, spec.kind, None)
         self.shape: Shape = run.config.stage_image_size(spec.kind)
-        self.fit = Fitter(run.plan, spec, folder, run.console)
+        self.fitter = Fitter(run.plan, spec, folder, run.console)
 
     def pretrain(self) -> Metrics:
         """Train the masked autoencoder (MAE Sec. 3)."""
@@ -92,19 +92,19 @@ class StageRunner:
             masking,
             target,
             config.seed,
-            self.optimizer(data),
+            self.optimizer_recipe(data),
             config.loss_on == "all",
         )
         # predictions of HOG or tokens cannot be drawn
         if target.to_pixels is None:
-            return self.fit(module, data, [])
+            return self.fitter(module, data, [])
         pictures = Pictures(
             self.folder.pictures,
             data.val_views,
             data.image_format,
             config.watch.pictures,
         )
-        return self.fit(module, data, [pictures])
+        return self.fitter(module, data, [pictures])
 
     def target(self) -> AnyTarget:
         """Return the pretraining target, with what an earlier stage fitted for it."""
@@ -123,7 +123,7 @@ class StageRunner:
         assert self.config.data.patch_size is not None
         data = self.run.image_data(None, None, build.NO_AUGMENTATION, self.shape)
         return fit_patch_pca(
-            self.folder, data, self.config.data.patch_size, self.fit.bad_images
+            self.folder, data, self.config.data.patch_size, self.fitter.bad_images
         )
 
     def tokenizer(self) -> Metrics:
@@ -132,7 +132,7 @@ class StageRunner:
         data = self.run.image_data(
             recipe.batch_size, None, build.NO_AUGMENTATION, self.shape, recipe.seed
         )
-        make_optimizer = self.optimizer(data)
+        make_optimizer = self.optimizer_recipe(data)
         module = TrainTokenizer(
             build.build_small_tokenizer(self.config),
             recipe.seed,
@@ -140,7 +140,7 @@ class StageRunner:
             Annealing(make_optimizer.total_steps),
             recipe.usage_weight,
         )
-        return self.fit(module, data, [])
+        return self.fitter(module, data, [])
 
     def knn(self) -> Metrics:
         """Classify the validation images by their nearest training images' features."""
@@ -198,7 +198,7 @@ class StageRunner:
         validation = (
             self.run.splits[1] if self.recipe.source == "corrupted" else _no_images()
         )
-        evaluation = RobustnessEvaluation(self.run.plan, self.folder, self.fit)
+        evaluation = RobustnessEvaluation(self.run.plan, self.folder, self.fitter)
         return evaluation(classifier.model, validation)
 
     def labelled_images(self) -> ImageData:
@@ -233,12 +233,12 @@ class StageRunner:
         key = (self.spec.start, pool, labels, self.shape)
         if key not in self.run.features:
             bank, queries = extract_features(
-                self.fit.evaluation_trainer(), self.features(pool), images
+                self.fitter.evaluation_trainer(), self.features(pool), images
             )
-            self.run.features[key] = (bank, queries, self.fit.bad_images)
+            self.run.features[key] = (bank, queries, self.fitter.bad_images)
         bank, queries, bad_images = self.run.features[key]
         # this stage did not read the images, yet its result depends on the bad ones
-        self.fit.bad_images.copy_from(bad_images)
+        self.fitter.bad_images.copy_from(bad_images)
         return bank, queries
 
     def encoder(self) -> Encoder:
@@ -249,7 +249,7 @@ class StageRunner:
         """Return path and content of the parent stage's final checkpoint."""
         return read_parent_checkpoint(self.config, self.spec)
 
-    def optimizer(self, data: ImageData) -> Recipe:
+    def optimizer_recipe(self, data: ImageData) -> OptimizerRecipe:
         """Return the recipe's optimizer and schedule, counted in optimiser steps."""
         recipe = self.recipe
         # repeated augmentation makes several views of an image
@@ -258,7 +258,7 @@ class StageRunner:
         layer_decay = (
             getattr(recipe, "layer_decay", 1.0) if self.spec.start != "pixels" else 1.0
         )
-        return Recipe(
+        return OptimizerRecipe(
             recipe.optimizer,
             recipe.base_lr,
             data.batch_size,
@@ -283,12 +283,12 @@ class StageRunner:
         model = Classifier(
             features, self.run.plan.num_classes, is_probe, self.config.seed
         )
-        make_optimizer = self.optimizer(images)
+        make_optimizer = self.optimizer_recipe(images)
         # before the first step: what is shown is what training starts with
         self.report_rates(model, make_optimizer)
         regularisation = self.regularisation(images.batch_size)
         module = Classify(model, make_optimizer, regularisation)
-        metrics = self.fit(module, data, [])
+        metrics = self.fitter(module, data, [])
         write_class_tables(self.folder.path, self.run.plan.class_names, module)
         return metrics
 
@@ -306,7 +306,7 @@ class StageRunner:
             mixing_group_size(batch_size),
         )
 
-    def report_rates(self, model: nn.Module, make_optimizer: Recipe) -> None:
+    def report_rates(self, model: nn.Module, make_optimizer: OptimizerRecipe) -> None:
         """Print and write what is trained at which rate, before the first step."""
         optimizer, _ = make_optimizer(model)
         rates = part_rates(model, optimizer)

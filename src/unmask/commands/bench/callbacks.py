@@ -26,7 +26,7 @@ from unmask.data.loading.batch import ImageFormat
 from unmask.data.loading.in_memory import InMemory
 from unmask.data.loading.module import ImageData, LoaderSettings
 from unmask.masking import RandomMasking
-from unmask.optim import Recipe
+from unmask.optim import OptimizerRecipe
 from unmask.tasks.pretrain import Pretrain
 from unmask.training.fit import QUIET_TRAINER
 
@@ -188,7 +188,7 @@ def _checkpoint_costs(clock: StepClock, save_seconds: list[float]) -> dict[str, 
 
 def _build_module(spec: dict[str, Any], steps: int) -> Pretrain:
     mae, target = build_our_mae(spec)
-    recipe = Recipe("adamw", 1e-4, spec["batch"], 0.05, (0.9, 0.95), 1, steps)
+    recipe = OptimizerRecipe("adamw", 1e-4, spec["batch"], 0.05, (0.9, 0.95), 1, steps)
     masking = RandomMasking(mae.encoder.grid, spec["mask_ratio"])
     return Pretrain(mae, masking, target, 0, recipe)
 

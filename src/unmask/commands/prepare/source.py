@@ -63,8 +63,8 @@ def check_arguments(arguments: Prepare, target: Path, kind: str) -> None:
     is_compressed = arguments.short_side or arguments.quality
     if kind == "raw" and arguments.format != "raw" and not is_compressed:
         raise ConfigError(
-            f"format = {arguments.format}: raw pixels have to be compressed for it; add"
-            " quality=90"
+            f"format={arguments.format} stores compressed images, and the source has"
+            " raw pixels; add quality=90"
         )
 
 

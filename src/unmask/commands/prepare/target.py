@@ -35,8 +35,8 @@ def lock_target(target: Path) -> Iterator[None]:
         raise ConfigError(f"to={target}: another src/prepare.py writes there") from None
     except PermissionError as error:
         raise ConfigError(
-            f"to={target}: {error.filename} may not be written; choose another folder,"
-            " or have its owner unlock it"
+            f"to={target}: no permission to write {error.filename}; choose another"
+            " folder, or ask its owner for write permission"
         ) from None
     try:
         yield

@@ -246,18 +246,18 @@ def _rebuild_stage(
     specs = {spec.fingerprint: spec for spec in plan.stages}
     if rank_zero["fingerprint"] not in specs:
         raise ConfigError(
-            f"the images in data.root={config.data.root}, or this version's results,"
-            f" are not those of the record: {rank_zero['stage']}"
-            f" {rank_zero['fingerprint']} is none of the stages that its config now has"
+            f"the recorded stage {rank_zero['stage']} {rank_zero['fingerprint']} cannot"
+            f" be rebuilt: the images in data.root={config.data.root} or the version"
+            " of the results changed since"
         )
     spec = specs[rank_zero["fingerprint"]]
     with TemporaryDirectory() as temporary:
         folder = StageFolder(temporary, spec)
         folder.create()
         runner = StageRunner(Run(plan, Console(quiet=True)), spec, folder)
-        bad_images = runner.fit.bad_images
-        runner.fit = StopAtFit(  # type: ignore[assignment]
-            runner.fit.evaluation_trainer, bad_images
+        bad_images = runner.fitter.bad_images
+        runner.fitter = StopAtFit(  # type: ignore[assignment]
+            runner.fitter.evaluation_trainer, bad_images
         )
         try:
             # the runner has a method for each kind of stage

@@ -1,4 +1,4 @@
-"""Output of src/replay.py: is the repeated step the same, and which remedies help?"""
+"""Repeat a recorded step; print whether it is the same and which remedies help."""
 
 import math
 

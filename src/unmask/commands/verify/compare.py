@@ -173,7 +173,9 @@ def _without_timings(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _load_newest(stage_folder: Path) -> dict[str, Any]:
     path = checkpoints.newest(stage_folder / "checkpoints")
     if path is None:
-        raise ValueError(f"{stage_folder} holds no complete checkpoint")
+        raise ValueError(
+            f"{stage_folder} holds no complete checkpoint; run the stage again"
+        )
     return checkpoints.load(path)
 
 

@@ -173,7 +173,7 @@ class SupervisedRun:
     def newest_step(self) -> int:
         """Return the last step in the trace.
 
-        Rows of an earlier start do no harm: they are of earlier steps.
+        Rows from before a restart may be included: interruptions come at later steps.
         """
         rows = read_rows(self.stage_folder / TRACE_FILE)
         return max((row["step"] for row in rows), default=0)
@@ -197,7 +197,9 @@ class SupervisedRun:
             if now == before:
                 self.kill()
                 raise VerifyError(
-                    self.describe(f"made no step for {minutes:g} minutes and was ended")
+                    self.describe(
+                        f"made no progress for {minutes:g} minutes, so it was killed"
+                    )
                 )
             before = now
             deadline = time.monotonic() + 60 * minutes

@@ -221,7 +221,7 @@ class Conversion:
         numbers = np.array(
             [(row[LABEL], row[SIZE], row[OFFSET]) for row in rows], dtype=np.int64
         )
-        # the shape is needed where there are no rows
+        # reshaped, so that an empty list also unpacks into three columns
         labels, sizes, offsets = numbers.reshape(-1, 3).T
         digests = "".join(chain.from_iterable(record.digests for record in records))
         shapes = None
@@ -281,7 +281,8 @@ def _require_same_bytes(path: Path, images: ConvertedImages) -> None:
     with path.open("rb") as file:
         for row, digest in zip(images.rows, images.digests, strict=True):
             offset = row[OFFSET]
-            # below zero: a compressed row, but images must be readable by offset
+            # a negative offset marks a compressed row, which no plain read can check:
+            # it is an error
             if offset >= 0:
                 file.seek(offset)
             if offset < 0 or content_digest(file.read(row[SIZE])) != digest:

@@ -199,8 +199,8 @@ def _require_prepared_shards(
     added = sorted(sizes.keys() - {shard.name for shard in prepared})
     if added:
         raise ValueError(
-            f"{root}/{added[0]} is among shards that src/prepare.py wrote, but is not"
-            " one of them; move it away"
+            f"{root}/{added[0]} was not written by src/prepare.py, unlike the other"
+            " shards in this folder; move it away"
         )
     for shard in prepared:
         if shard.name not in sizes:
@@ -239,7 +239,7 @@ def _check_counts(contents: Contents, root: Root) -> None:
         if actual is not None and actual != count:
             raise ValueError(
                 f"{root}/_info.json says {count} images in {split}, the shards hold"
-                f" {actual}; copy them all"
+                f" {actual}; some shards are missing: copy all of them"
             )
 
 

@@ -111,7 +111,7 @@ class StreamedStore:
     def _fetch_chunk(self, shard: str, chunk: Path) -> bool:
         """Fetch a chunk if it is not there; return whether it is there now.
 
-        It is not while another process fetches it, which nobody waits for.
+        Returns False while another process is fetching it; this one does not wait.
         """
         if not chunk.exists():
             chunk.parent.mkdir(parents=True, exist_ok=True)

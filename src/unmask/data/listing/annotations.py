@@ -93,9 +93,14 @@ def _read_coco(path: Path) -> tuple[LabelledPaths, dict[ClassKey, str]]:
 def _category_names(categories: Any, path: Path) -> dict[ClassKey, str]:
     try:
         return {each["id"]: str(each["name"]) for each in categories}
-    except (KeyError, TypeError) as error:
+    except KeyError as error:
         raise ValueError(
-            f"{path}: a category lacks {error}; each needs id and name"
+            f"{path}: a category has no {error}; each needs id and name"
+        ) from None
+    except TypeError:
+        raise ValueError(
+            f"{path}: categories must be a list of objects with id and name, not"
+            f" {type(categories).__name__}"
         ) from None
 
 

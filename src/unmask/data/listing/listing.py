@@ -153,7 +153,7 @@ def _split_slice(catalogue: Catalogue, split: str | None) -> slice:
 def _label_images(catalogue: Catalogue, train_split: str | None) -> ImageLabels:
     if catalogue.labels is not None:
         return ImageLabels(catalogue.labels, catalogue.classes, None)
-    # without val/ too, train/ is a split and not a class
+    # train/ is a split and not a class, even if there is no val/
     depth = 1 if train_split else 0
     folders = ClassFolders.from_names(depth, catalogue.names)
     classes = folders.class_names(_split_slice(catalogue, train_split))
@@ -201,7 +201,7 @@ def _build_listing(
         np.unique(train.labels).tolist(),
         np.unique(val.labels).tolist(),
     )
-    notes = odd_folders.find_oddities(used_labels, listed_keys, labels.classes)
+    notes = odd_folders.find_warnings(used_labels, listed_keys, labels.classes)
     return Listing(
         root,
         train,

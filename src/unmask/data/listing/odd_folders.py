@@ -67,12 +67,12 @@ def describe_files(root: Path) -> str:
     return text or "no files"
 
 
-def find_oddities(
+def find_warnings(
     labels: tuple[Sequence[int], Sequence[int]],
     keys: tuple[Sequence[str], Sequence[str]],
     classes: tuple[str, ...],
 ) -> Iterator[str]:
-    """Yield a note on each oddity that may be intended; users see it as a warning.
+    """Yield a warning for each suspicious property of the folders.
 
     labels: those that occur in training and in validation.
     keys: the content keys of training and validation; empty for large sets.

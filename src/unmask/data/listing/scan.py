@@ -51,7 +51,7 @@ def scan_folders(
         for folder in sorted(folders):
             prefix = "" if folder == root else f"{folder.relative_to(root)}/"
             for name, path in _walk(str(folder), prefix, ()):
-                # in step with the names, which are consumed one by one
+                # appended here, so that sizes and names keep the same order
                 sizes.append(file_size(path))
                 yield name
 

@@ -96,10 +96,10 @@ def _describe_data(
     ]
 
 
-def _changed_sections(ours: Config, papers: Config) -> list[str]:
+def _changed_sections(ours: Config, paper_config: Config) -> list[str]:
     changes: dict[str, list[str]] = {}
     our_science = pretrain_science(ours, "")
-    paper_science = pretrain_science(papers, "")
+    paper_science = pretrain_science(paper_config, "")
     for key, section in SECTIONS.items():
         values = _as_mapping(key, our_science[key])
         paper_values = _as_mapping(key, paper_science[key])
@@ -107,11 +107,11 @@ def _changed_sections(ours: Config, papers: Config) -> list[str]:
     for kind in ours.active_stages:
         if kind not in UNLABELLED_STAGES:
             section = STAGE_SECTIONS.get(kind, kind)
-            changes[section] = _changed_recipe(kind, ours, papers)
-    if ours.data.source != papers.data.source:
-        # Other images come with their own mean and centre crop.
+            changes[section] = _changed_recipe(kind, ours, paper_config)
+    if ours.data.source != paper_config.data.source:
+        # mean and evaluation crop belong to the data set: they are no differences
         changes["images"] = []
-    if ours.init_from != papers.init_from:
+    if ours.init_from != paper_config.init_from:
         changes["start"] = [f"weights of {ours.init_from} (paper: random ones)"]
     if isinstance(ours.target, TokensTarget) and ours.tokenizer_file is None:
         changes["target"] = [

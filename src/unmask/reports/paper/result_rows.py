@@ -120,7 +120,7 @@ def read_rows(path: Path) -> list[ResultRow]:
             header, *lines = list(csv.reader(file)) or [[]]
     except (UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(
-            f"{path} is no CSV file ({error}); restore or remove it"
+            f"{path} is not a valid CSV file ({error}); restore or remove it"
         ) from None
     if header != list(ResultRow._fields):
         raise ConfigError(

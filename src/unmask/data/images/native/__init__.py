@@ -48,7 +48,7 @@ def region_decoder() -> RegionDecoder | None:
 
 
 def source_hash() -> str:
-    """Return 12 hex digits that name the built library after its source."""
+    """Return 12 hex digits of the sources' SHA-256, part of the library's name."""
     source = b"".join(path.read_bytes() for path in SOURCES)
     return hashlib.sha256(source).hexdigest()[:12]
 
