@@ -18,10 +18,11 @@ from unmask.commands.plan.hardware import (
     check_plan_arguments,
 )
 from unmask.config.checks import ConfigError, check, fill_missing_roots
+from unmask.config.datasets import DatasetSize
 from unmask.config.experiments import CONF
 from unmask.config.schema import Config
 from unmask.config.stage_kinds import TRAINED_STAGES
-from unmask.stages.sizes import DatasetSize, dataset_size
+from unmask.stages.sizes import dataset_size
 
 if TYPE_CHECKING:
     from unmask.commands.plan.price_stages import Estimator, TrainingStep

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from small_runs import plan_for, run
 from unmask.commands.reconstruct import reconstruct_images
 from unmask.config.checks import ConfigError
-from unmask.data.loading.in_memory import load_mnist5k
+from unmask.data.loading.in_memory import load_arrays
 from unmask.exchange.read_weights import read_weights
 from unmask.patches import patchify
 from unmask.stages.ledger import LedgerError, StageFolder
@@ -42,7 +42,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_basis_is_that_of_all_training_patches(runs: Path) -> None:
-    train, _ = load_mnist5k()
+    train, _ = load_arrays("mnist5k")
     pixels = (train.images_NCHW.float() / 255 - 0.1307) / 0.3081
     patches = patchify(pixels, 7).flatten(0, 1).double()
     _, values, rows = torch.linalg.svd(patches - patches.mean(0), full_matrices=False)

@@ -12,12 +12,12 @@ import pytest
 import torch
 import torchvision
 
-from unmask.data.loading.in_memory import InMemory, load_cifar, load_mnist5k
+from unmask.data.loading.in_memory import InMemory, load_arrays
 
 
 @pytest.fixture(scope="module")
 def digits() -> tuple[InMemory, InMemory]:
-    return load_mnist5k()
+    return load_arrays("mnist5k")
 
 
 def test_digits_are_split_into_4000_and_1000_with_as_many_of_each_class(
@@ -63,11 +63,11 @@ def test_cifar_without_a_network_lists_the_offline_choices(
 
     monkeypatch.setattr(torchvision.datasets.CIFAR10, "download", offline)
     message = (
-        rf"data={name} is not in data.root={tmp_path} .*put {archive}.tar.gz into"
+        rf"data={name}: it is not in data.root={tmp_path} .*put {archive}.tar.gz into"
         r" .*data.root.*data=image_folder"
     )
     with pytest.raises(ValueError, match=message):
-        load_cifar(name, tmp_path, download)
+        load_arrays(name, tmp_path, download)
 
 
 def test_two_runs_that_miss_cifar_download_it_once(
@@ -90,7 +90,7 @@ def test_two_runs_that_miss_cifar_download_it_once(
     with ThreadPoolExecutor() as pool:
         list(
             pool.map(
-                lambda _: load_cifar("cifar10", tmp_path / "data", download=True),
+                lambda _: load_arrays("cifar10", tmp_path / "data", download=True),
                 range(2),
             )
         )
@@ -106,6 +106,6 @@ def test_cifar_pixels_keep_their_position_and_channel(
         return SimpleNamespace(data=data, targets=[3, 7])
 
     monkeypatch.setattr(torchvision.datasets, "CIFAR10", fake)
-    train, _ = load_cifar("cifar10", tmp_path, download=False)
+    train, _ = load_arrays("cifar10", tmp_path, download=False)
     assert train.images_NCHW[1, 2, 5, 9] == data[1, 5, 9, 2]
     assert train.labels_N.tolist() == [3, 7]

@@ -13,11 +13,10 @@ from unmask.commands.plan.price_stages import Estimator
 from unmask.commands.plan.price_types import Cell, StagePrice, sum_prices, unique_stages
 from unmask.commands.plan.step_tables import measured_table
 from unmask.config.checks import ConfigError, check
+from unmask.config.datasets import KNOWN_SIZES, DatasetSize
 from unmask.config.schema import Config
 from unmask.stages.ledger import StageFolder
 from unmask.stages.sizes import (
-    KNOWN_SIZES,
-    DatasetSize,
     ImageCounts,
     count_images,
     dataset_size,

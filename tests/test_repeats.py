@@ -8,9 +8,10 @@ import torch
 from small_runs import image_folder, raw_config, run
 from unmask.commands.bench.in_memory import in_memory_contestants
 from unmask.config.checks import ConfigError, check
+from unmask.config.datasets import DatasetSize
 from unmask.data.loading.batch import ImageFormat
 from unmask.data.loading.in_memory import InMemory
-from unmask.stages.sizes import DatasetSize, count_images, step_counts
+from unmask.stages.sizes import count_images, step_counts
 
 SMALL = (
     "data=image_folder",

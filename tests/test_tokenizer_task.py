@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from unmask.data.loading.batch import Batch
-from unmask.data.loading.in_memory import load_mnist5k
+from unmask.data.loading.in_memory import load_arrays
 from unmask.optim import OptimizerRecipe
 from unmask.tasks.tokenizer import Annealing, CodeUsage, TrainTokenizer
 from unmask.tokenizers import SmallTokenizer
@@ -27,7 +27,9 @@ QUIET: dict[str, Any] = {
 
 
 def batches(count: int = STEPS, size: int = 16) -> list[Batch]:
-    digits = load_mnist5k()[0].images_NCHW[:: 4000 // (count * size)].float() / 255
+    digits = (
+        load_arrays("mnist5k")[0].images_NCHW[:: 4000 // (count * size)].float() / 255
+    )
     labels = torch.full((size,), -1)
     return [
         Batch(

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from unmask.data.loading.in_memory import load_mnist5k
+from unmask.data.loading.in_memory import load_arrays
 from unmask.mae import num_parameters
 from unmask.patches import patchify, unpatchify
 from unmask.randomness import make_key, uniform
@@ -43,7 +43,7 @@ def images() -> Tensor:
 
 
 def digits(count: int) -> Tensor:
-    train = load_mnist5k()[0].images_NCHW
+    train = load_arrays("mnist5k")[0].images_NCHW
     return (train[:: len(train) // count][:count].float() / 255 - 0.13) / 0.31
 
 

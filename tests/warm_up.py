@@ -7,7 +7,7 @@ import atexit
 import gc
 
 from small_runs import raw_config
-from unmask.data.loading.in_memory import load_mnist5k
+from unmask.data.loading.in_memory import load_arrays
 
 raw_config(
     "stages=[pretrain,knn]",
@@ -16,7 +16,7 @@ raw_config(
     "runs_dir=/tmp/a-b_c",
     "finetune.mixup=0.8",
 )
-load_mnist5k()
+load_arrays("mnist5k")
 gc.collect()
 atexit.register(gc.unfreeze)  # else some library tells of leaks
 # no collection in a fork goes through all that was imported: it would copy every page

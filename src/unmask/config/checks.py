@@ -9,6 +9,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import ValidationError
 
 from unmask.config.data import Container
+from unmask.config.datasets import INSTALLED_DATASETS
 from unmask.config.image_checks import check_images
 from unmask.config.keys import did_you_mean, known_keys
 from unmask.config.model_checks import check_geometry, check_target, check_widths
@@ -36,7 +37,10 @@ def raise_errors(errors: Iterable[str]) -> None:
 def fill_missing_roots(raw: dict[str, Any]) -> dict[str, Any]:
     """Fill in folders that are not set: prices and comparisons read no image."""
     for section in ("data", "robustness"):
-        if raw[section]["root"] is None and raw[section]["source"] != "mnist5k":
+        if (
+            raw[section]["root"] is None
+            and raw[section]["source"] not in INSTALLED_DATASETS
+        ):
             raw[section]["root"] = PLACEHOLDER_ROOT
     return raw
 

@@ -1,9 +1,10 @@
 """The section `data` of the config: which images, and how they are read."""
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
+from unmask.config.datasets import DATASETS, INSTALLED_DATASETS, Arrays
 from unmask.config.section import (
     Count,
     Positive,
@@ -14,21 +15,12 @@ from unmask.config.section import (
 from unmask.config.statistics import resolve_statistics
 
 Decode = Literal["auto", "fast", "scaled", "reference", "nvjpeg"]
-DataSource = Literal[
-    "mnist5k",
-    "cifar10",
-    "cifar100",
-    "image_folder",
-    "inat2017",
-    "inat2018",
-    "inat2019",
-    "places205",
-    "places365",
-    "listed",
-]
+if TYPE_CHECKING:
+    DataSource = str
+else:
+    # the type of the table's names, of which messages and docs/config.md list all
+    DataSource = Literal[tuple(DATASETS)]
 Container = Literal["folder", "webdataset", "parquet", "litdata", "raw"]
-# data sets that always fit into memory, and the channels of their images
-SMALL_DATASET_CHANNELS = {"mnist5k": 1, "cifar10": 3, "cifar100": 3}
 # what the patch size of data.patch_size=null respects: pixels, and patches a side
 MAX_PATCH = 16
 MIN_GRID = 8
@@ -39,7 +31,10 @@ class Data(Section):
         description="the data set, or how a folder of your own is laid out"
     )
     root: str | None = Field(
-        description="folder with the images; mnist5k comes with the install"
+        description=(
+            f"folder with the images; {', '.join(INSTALLED_DATASETS)} comes with the"
+            " install"
+        )
     )
     download: bool = Field(
         description="let torchvision download the data set if it is missing (CIFAR)"
@@ -139,7 +134,7 @@ class Data(Section):
 
     @model_validator(mode="after")
     def check_channels(self) -> "Data":
-        expected = SMALL_DATASET_CHANNELS.get(self.source, self.channels)
+        expected = self.arrays.channels if self.arrays else self.channels
         if self.channels != expected:
             raise ValueError(
                 f"data.channels={self.channels}: {self.source} has {expected}; set"
@@ -167,7 +162,7 @@ class Data(Section):
 
     @model_validator(mode="after")
     def check_source(self) -> "Data":
-        if self.source in SMALL_DATASET_CHANNELS:
+        if self.arrays:
             if self.in_memory is False:
                 raise ValueError(
                     f"data.in_memory=false: {self.source} is held in memory in any"
@@ -179,6 +174,11 @@ class Data(Section):
                 " folder; add data.root=/path/to/images"
             )
         return self
+
+    @property
+    def arrays(self) -> Arrays | None:
+        """Return what is known of a data set that comes as arrays; None of others."""
+        return DATASETS[self.source].arrays
 
     @property
     def statistics_identity(self) -> str | None:

@@ -3,18 +3,19 @@
 from collections.abc import Iterator
 
 from unmask.config.augmentation import Augment, mixing_group_size, stage_augment
-from unmask.config.data import SMALL_DATASET_CHANNELS, Container, Data
+from unmask.config.data import Container, Data
+from unmask.config.datasets import DATASETS
 from unmask.config.schema import Config
 
 
 def check_reading(data: Data, container: Container) -> Iterator[str]:
     """Yield an error message for each setting that these images make no use of."""
-    is_small = data.source in SMALL_DATASET_CHANNELS
-    if data.decode != "auto" and (is_small or data.in_memory):
+    arrays = data.arrays
+    if data.decode != "auto" and (arrays or data.in_memory):
         in_memory = str(data.in_memory).lower()
         images = (
             f"data={data.source} is"
-            if is_small
+            if arrays
             else f"data.in_memory={in_memory}: images are"
         )
         yield (
@@ -26,18 +27,17 @@ def check_reading(data: Data, container: Container) -> Iterator[str]:
             f"data.decode = {data.decode}: raw pixels are not decoded; set"
             " data.decode=auto or reference"
         )
-    if data.threads and is_small:
+    if data.threads and arrays:
         yield (
             f"data.threads = {data.threads}: data={data.source} is held in memory; set"
             " data.threads=null"
         )
-    if data.root and data.source == "mnist5k":
+    if data.root and arrays and arrays.is_installed:
         yield (
-            f"data.root = {data.root}: data=mnist5k comes with the install; add"
+            f"data.root = {data.root}: data={data.source} comes with the install; add"
             " data=image_folder or imagenet"
         )
-    # data=imagenet has the source image_folder, too
-    if container != "folder" and data.source != "image_folder":
+    if container != "folder" and not DATASETS[data.source].is_folder:
         yield (
             f"source = {container}: data={data.source} comes in no such container; set"
             " source=folder"

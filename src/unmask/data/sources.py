@@ -5,35 +5,22 @@ Imports no torch, for the same reason as `unmask.data.listing.listing`.
 
 import itertools
 from collections import Counter
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from unmask.data.listing.annotations import Annotations, label_rows, read_annotations
+from unmask.config.datasets import (
+    DATASETS,
+    Annotations,
+    ClassKey,
+    LabelledPaths,
+)
+from unmask.data.listing.catalogue import holdout_mask
 from unmask.data.listing.identity import compute_identity, file_content_keys
 from unmask.data.listing.listing import Listing, list_images
 from unmask.data.listing.names import LabelledNames, Names
 from unmask.data.listing.scan import NOT_A_FILE, file_size
-
-# What data.root must hold, by data set.
-EXPECTED_LAYOUTS = {
-    "inat2017": "train2017.json, val2017.json, train_val_images/",
-    "inat2018": "train2018.json, val2018.json, train_val2018/",
-    "inat2019": "train2019.json, val2019.json, train_val2019/",
-    "places205": (
-        "trainvalsplit_places205/train_places205.csv,"
-        " trainvalsplit_places205/val_places205.csv,"
-        " data/vision/torralba/deeplearning/images256/"
-    ),
-    "places365": (
-        "categories_places365.txt, places365_train_standard.txt, places365_val.txt, and"
-        " data_256/ with val_256/ or data_large/ with val_large/"
-    ),
-    "listed": (
-        "train.csv with lines of path,label, the images at those paths, and val.csv"
-        " unless a share of train.csv is held out"
-    ),
-}
 
 
 def list_source(
@@ -50,11 +37,12 @@ def list_source(
         from unmask.data.containers.source import list_container
 
         return list_container(container, str(root), holdout)
-    if source == "image_folder":
+    lists = DATASETS[source].lists
+    if not lists:
         return list_images(root, holdout)
     root = Path(root).expanduser()
     try:
-        return _to_listing(root, read_annotations(source, root, holdout))
+        return _to_listing(root, lists.read(root), holdout)
     except OSError as error:
         reason = (
             "is not there"
@@ -63,19 +51,22 @@ def list_source(
         )
         raise ValueError(
             f"{error.filename} {reason}; data={source} expects in data.root={root}:"
-            f" {EXPECTED_LAYOUTS[source]}"
+            f" {lists.layout}"
         ) from None
 
 
-def _to_listing(root: Path, annotations: Annotations) -> Listing:
+def _to_listing(root: Path, annotations: Annotations, holdout: float) -> Listing:
     # numbers before words, each in their order
     keys = sorted(annotations.class_names, key=lambda key: (isinstance(key, str), key))
     index = {key: i for i, key in enumerate(keys)}
+    train_rows, val_rows = annotations.train, annotations.val
+    if val_rows is None:
+        train_rows, val_rows = _hold_out(train_rows, holdout)
     # Sorted by name: the ids of samples, and the randomness that is drawn by them,
     # must not depend on the order of lines.
     train, val = (
-        LabelledNames(sorted(label_rows(rows, index, root)))
-        for rows in (annotations.train, annotations.val)
+        LabelledNames(sorted(_label_rows(rows, index, root)))
+        for rows in (train_rows, val_rows)
     )
     if not train or not val:
         raise ValueError(
@@ -136,22 +127,39 @@ def _unique_class_names(annotations: Annotations) -> dict[int | str, str]:
     }
 
 
-CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
-CIFAR100 = """
-apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus
-butterfly camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach
-couch crab crocodile cup dinosaur dolphin elephant flatfish forest fox girl hamster
-house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree
-motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear
-pickup_truck pine_tree plain plate poppy porcupine possum rabbit raccoon ray road
-rocket rose sea seal shark shrew skunk skyscraper snail snake spider squirrel streetcar
-sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip
-turtle wardrobe whale willow_tree wolf woman worm
-"""
+def _hold_out(
+    rows: LabelledPaths, holdout: float
+) -> tuple[LabelledPaths, LabelledPaths]:
+    # sorted: the order of lines must not decide which images are held out
+    rows = sorted(rows)
+    _, label_ids = np.unique([str(label) for _, label in rows], return_inverse=True)
+    mask = holdout_mask(label_ids, holdout)
+    train = list(itertools.compress(rows, ~mask))
+    return train, list(itertools.compress(rows, mask))
 
-# The classes of data sets that come as arrays and are not listed, in their order.
-CLASS_NAMES = {
-    "mnist5k": tuple("0123456789"),
-    "cifar10": tuple(CIFAR10.split()),
-    "cifar100": tuple(CIFAR100.split()),
-}
+
+def _label_rows(
+    rows: LabelledPaths, index: Mapping[ClassKey, int], root: Path
+) -> Iterator[tuple[str, int]]:
+    """Yield (path relative to the root, index of the class) of each image.
+
+    Raises ValueError for paths that leave the root and for unknown classes.
+    """
+    for name, key in rows:
+        path = PurePosixPath(name)
+        # the same list is the same data set wherever the root lies
+        if path.is_absolute() and path.is_relative_to(root.absolute()):
+            path = path.relative_to(root.absolute())
+            name = str(path)
+        if path.is_absolute() or ".." in path.parts:
+            raise ValueError(
+                f"{name} is listed with a path that leaves data.root; give paths"
+                " relative to it"
+            )
+        if key not in index:
+            known = ", ".join(map(str, list(index)[:5]))
+            raise ValueError(
+                f"{name} is listed with label {key}, which training lacks; it has"
+                f" {known} ..."
+            )
+        yield name, index[key]

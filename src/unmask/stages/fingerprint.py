@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from unmask.config.augmentation import mixing_group_size
 from unmask.config.checks import ConfigError
-from unmask.config.data import SMALL_DATASET_CHANNELS, Data
+from unmask.config.data import Data
 from unmask.config.groups import TokensTarget
 from unmask.config.schema import Config
 from unmask.config.stage_kinds import FITTED_STAGES, STEPPED_STAGES
@@ -201,7 +201,7 @@ def _common_science(kind: str, config: Config, identity: str) -> dict[str, Any]:
     values = config.to_dict()["data"]
     values["image_size"] = list(config.stage_image_size(kind))
     data = {"identity": identity} | {key: values[key] for key in DATA_KEYS}
-    if config.data.source not in SMALL_DATASET_CHANNELS:
+    if config.data.arrays is None:
         # which library decodes does not count: all of them give the same pixels
         data["pixels"] = resolve_decode(config.data)
     science: dict[str, Any] = {

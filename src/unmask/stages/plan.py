@@ -8,23 +8,15 @@ import numpy as np
 
 from unmask.config.checks import ConfigError, raise_errors
 from unmask.config.data import Container, Data
+from unmask.config.datasets import Arrays
 from unmask.config.recipes import Corruption, Robustness
 from unmask.config.schema import Config
 from unmask.config.stage_checks import check_labels
 from unmask.config.stage_kinds import LABELLED_STAGES
 from unmask.data.listing.listing import Listing, list_evaluation_set
-from unmask.data.sources import CLASS_NAMES, list_source
+from unmask.data.sources import list_source
 from unmask.stages.fingerprint import StageSpec
 from unmask.stages.stage_order import list_stages
-
-# they stand for the content: a changed package or archive is another data set
-DATASET_IDENTITIES = {
-    "mnist5k": "mnist5k-1",
-    "cifar10": "cifar10-c58f3010",
-    "cifar100": "cifar100-eb9058c3",
-}
-# training images of each class
-CLASS_SIZES = {"mnist5k": [400] * 10, "cifar10": [5000] * 10, "cifar100": [500] * 100}
 
 
 @dataclass(frozen=True)
@@ -34,7 +26,7 @@ class Plan:
     config: Config
     stages: tuple[StageSpec, ...]
     class_names: tuple[str, ...]
-    # None for the small data sets, whose content is known
+    # None for data sets that come as arrays, whose content is known
     listing: Listing | None
 
     @property
@@ -44,23 +36,22 @@ class Plan:
     @property
     def data_identity(self) -> str:
         """Return a hash of the data set's content, wherever it lies."""
-        if self.listing:
-            return self.listing.identity
-        return DATASET_IDENTITIES[self.config.data.source]
+        return _known(self.config.data, self.listing).identity
 
     @property
     def num_training_images(self) -> int:
         if self.listing:
             return len(self.listing.train)
-        return sum(CLASS_SIZES[self.config.data.source])
+        assert self.config.data.arrays
+        return sum(self.config.data.arrays.class_sizes)
 
 
 def list_dataset(data: Data, container: Container) -> Listing | None:
-    """List the images in a folder; None for the small data sets, which need none.
+    """List the images in a folder; None for data sets that come as arrays.
 
     Raises ConfigError where there are no images.
     """
-    if data.source in DATASET_IDENTITIES:
+    if data.arrays:
         return None
     try:
         return list_source(data.source, str(data.root), data.holdout, container)
@@ -74,9 +65,8 @@ def make_plan(config: Config, listing: Listing | None = None) -> Plan:
     listing: of the images, if the caller has just listed them.
     """
     listing = listing or list_dataset(config.data, config.source)
-    source = config.data.source
-    identity = listing.identity if listing else DATASET_IDENTITIES[source]
-    class_names = listing.classes if listing else CLASS_NAMES[source]
+    known = _known(config.data, listing)
+    identity, class_names = known.identity, known.classes
     measured = config.data.statistics_identity
     if measured not in (None, identity):
         raise ConfigError(
@@ -86,7 +76,7 @@ def make_plan(config: Config, listing: Listing | None = None) -> Plan:
     raise_errors(
         [
             *check_labels(config, len(class_names)),
-            *_check_label_counts(config, listing),
+            *_check_label_counts(config, known),
         ]
     )
     test_identity = None
@@ -96,13 +86,21 @@ def make_plan(config: Config, listing: Listing | None = None) -> Plan:
     return Plan(config, stages, class_names, listing)
 
 
+def _known(data: Data, listing: Listing | None) -> Listing | Arrays:
+    """Return what is known of the images before any is read."""
+    known = listing or data.arrays
+    assert known
+    return known
+
+
 def stages_without_data(config: Config, dataset: str) -> tuple[StageSpec, ...]:
     """Return the stages of a run whose images need not be here, as for a price.
 
     dataset: a name that stands for the data set's content. Fingerprints tell these
-    stages apart, but they are the ledger's only for the small data sets.
+    stages apart, but they are the ledger's only for data sets that come as arrays.
     """
-    identity = DATASET_IDENTITIES.get(config.data.source, dataset)
+    arrays = config.data.arrays
+    identity = arrays.identity if arrays else dataset
     return tuple(list_stages(config, identity, "unlisted"))
 
 
@@ -145,11 +143,13 @@ def _robustness_identity(config: Config, class_names: tuple[str, ...]) -> str | 
         raise ConfigError(f"robustness.root = {recipe.root}: {error}") from None
 
 
-def _check_label_counts(config: Config, listing: Listing | None) -> list[str]:
+def _check_label_counts(config: Config, known: Listing | Arrays) -> list[str]:
     """Return an error message for each stage with more labels than a class has."""
-    class_sizes = CLASS_SIZES.get(config.data.source, [])
-    if listing:
-        class_sizes = np.unique(listing.train.labels, return_counts=True)[1].tolist()
+    class_sizes = (
+        known.class_sizes
+        if isinstance(known, Arrays)
+        else np.unique(known.train.labels, return_counts=True)[1].tolist()
+    )
     num_classes, smallest = len(class_sizes), min(class_sizes)
     labels_of = {
         name: getattr(config, name).labels

@@ -6,34 +6,10 @@ from typing import Any, get_args
 
 from unmask.config.augmentation import stage_repeats
 from unmask.config.checks import ConfigError
+from unmask.config.datasets import KNOWN_SIZES, DatasetSize
 from unmask.config.recipes import Corruption
 from unmask.config.schema import Config
 from unmask.stages.plan import list_dataset
-
-
-@dataclass(frozen=True)
-class DatasetSize:
-    """Numbers of training images, validation images and classes."""
-
-    train: int
-    val: int
-    classes: int
-
-
-# By the name that data=... takes. ImageNet-1K: Russakovsky et al. 2015, Table 2;
-# CIFAR: Krizhevsky 2009; iNaturalist: the README of each year in
-# github.com/visipedia/inat_comp; Places205: Zhou et al. 2014; Places365: its devkit
-KNOWN_SIZES = {
-    "mnist5k": DatasetSize(4_000, 1_000, 10),
-    "cifar10": DatasetSize(50_000, 10_000, 10),
-    "cifar100": DatasetSize(50_000, 10_000, 100),
-    "imagenet": DatasetSize(1_281_167, 50_000, 1_000),
-    "inat2017": DatasetSize(579_184, 95_986, 5_089),
-    "inat2018": DatasetSize(437_513, 24_426, 8_142),
-    "inat2019": DatasetSize(265_213, 3_030, 1_010),
-    "places205": DatasetSize(2_448_873, 20_500, 205),
-    "places365": DatasetSize(1_803_460, 36_500, 365),
-}
 
 
 def dataset_size(
@@ -57,7 +33,7 @@ def dataset_size(
             " is here"
         )
     listing = list_dataset(data, config.source)
-    # only the small data sets have none, and those are known
+    # only arrays have none, and their sizes are known
     assert listing is not None
     return DatasetSize(len(listing.train), len(listing.val), len(listing.classes))
 

@@ -18,8 +18,7 @@ from unmask.data.loading.batch import ImageFormat
 from unmask.data.loading.folders import StoredImages, splits_from_listing
 from unmask.data.loading.in_memory import (
     InMemory,
-    load_cifar,
-    load_mnist5k,
+    load_arrays,
     place_on_device,
 )
 from unmask.data.loading.module import EVAL_BATCH, LoaderSettings
@@ -230,10 +229,7 @@ def open_splits(
         return splits_from_listing(
             listing, data.channels, data.image_size, in_memory, decode
         )
-    if data.source == "mnist5k":
-        return load_mnist5k()
-    assert data.source == "cifar10" or data.source == "cifar100"
-    return load_cifar(data.source, Path(data.root or "data"), data.download)
+    return load_arrays(data.source, Path(data.root or "data"), data.download)
 
 
 def training_device(config: Config) -> torch.device:

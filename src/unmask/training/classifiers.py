@@ -13,7 +13,6 @@ from unmask.config.stage_kinds import LABELLED_STAGES
 from unmask.config.statistics import standard_statistics
 from unmask.data.loading.batch import ImageFormat
 from unmask.data.loading.module import EVAL_BATCH
-from unmask.data.sources import CLASS_NAMES
 from unmask.encoder import Encoder
 from unmask.exchange.files import WeightsFile, open_weights
 from unmask.exchange.geometry import Hints
@@ -124,10 +123,9 @@ def _from_checkpoint(file: WeightsFile) -> TrainedClassifier:
         if name.startswith(ENCODER_PREFIX)
     }
     model.load_state_dict(loaded | state)
-    names = (
-        record.get("classes")
-        or CLASS_NAMES.get(config.data.source)
-        or map(str, range(num_classes))
+    arrays = config.data.arrays
+    names = record.get("classes") or (
+        arrays.classes if arrays else map(str, range(num_classes))
     )
     return TrainedClassifier(
         model,

@@ -10,12 +10,12 @@ from unmask.commands.plan.memory import (
     count_memory,
 )
 from unmask.commands.plan.price_types import Cell, StagePrice, TrainingStep
+from unmask.config.datasets import DatasetSize
 from unmask.config.schema import Config
 from unmask.config.stage_kinds import TRAINED_STAGES
 from unmask.stages.fingerprint import StageSpec
 from unmask.stages.plan import stages_without_data
 from unmask.stages.sizes import (
-    DatasetSize,
     ImageCounts,
     count_images,
     num_used_images,

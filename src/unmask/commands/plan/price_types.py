@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 
 from unmask.commands.plan.hardware import GIB, Hardware, Precision
 from unmask.commands.plan.memory import Memory, micro_batch
+from unmask.config.datasets import DatasetSize
 from unmask.config.schema import Config
 from unmask.stages.fingerprint import StageSpec
-from unmask.stages.sizes import DatasetSize, ImageCounts
+from unmask.stages.sizes import ImageCounts
 from unmask.training.flops import Flops
 
 

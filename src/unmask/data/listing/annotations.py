@@ -1,68 +1,33 @@
-"""Readers of labels that are stored in files beside the images.
+"""Readers of labels that stand in files beside the images.
 
-iNaturalist and Places as they are distributed, or CSV lists. Imports no torch.
+COCO's JSON as iNaturalist's, numbered lines as Places', or CSV lists. Which data set
+has which is said in `unmask.config.datasets`. Imports no torch.
 """
 
 import csv
 import io
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from unmask.data.listing.catalogue import holdout_mask
-
-# What annotations call a class: a number in iNaturalist and Places, a word in a CSV.
-ClassKey = int | str
-
-# (path, class) of each image.
-LabelledPaths = list[tuple[str, ClassKey]]
-
-PLACES205_IMAGES = "data/vision/torralba/deeplearning/images256"
+from unmask.config.datasets import Annotations, ClassKey, LabelledPaths
 
 MAX_SHOWN = 80  # characters of a line in a message
 
 
-@dataclass(frozen=True)
-class Annotations:
-    """Hold the images of both splits with their classes, and the name of each class.
+def read_coco_lists(root: Path, train: str, val: str, names: str) -> Annotations:
+    """Read two files in COCO's form.
 
-    Paths are relative to the root, or absolute below it.
+    names: a file with the names of classes, where they were published later.
     """
-
-    train: LabelledPaths
-    val: LabelledPaths
-    class_names: dict[ClassKey, str]
-
-
-def read_annotations(source: str, root: Path, holdout: float) -> Annotations:
-    """Read the annotations of a data set.
-
-    holdout: the share of training that becomes validation where a CSV has no val.csv.
-    Raises OSError where a file is missing, ValueError where it cannot be understood.
-    """
-    if source.startswith("inat"):
-        return _read_inaturalist(root, source.removeprefix("inat"))
-    if source == "places205":
-        return _read_places205(root)
-    if source == "places365":
-        return _read_places365(root)
-    return _read_csv_lists(root, holdout)
-
-
-def _read_inaturalist(root: Path, year: str) -> Annotations:
-    """Read COCO's form, and the names of species where they were published later."""
-    train, class_names = _read_coco(root / f"train{year}.json")
-    val, _ = _read_coco(root / f"val{year}.json")
-    # 2018 and 2019 were first published with numbers in place of names
-    published_later = root / "categories.json"
+    train_rows, class_names = _read_coco(root / train)
+    val_rows, _ = _read_coco(root / val)
+    published_later = root / names
     if published_later.exists():
-        names = _category_names(_read_json(published_later), published_later)
-        class_names |= {key: names[key] for key in class_names.keys() & names.keys()}
-    return Annotations(train, val, class_names)
+        later = _category_names(_read_json(published_later), published_later)
+        class_names |= {key: later[key] for key in class_names.keys() & later.keys()}
+    return Annotations(train_rows, val_rows, class_names)
 
 
 def _read_coco(path: Path) -> tuple[LabelledPaths, dict[ClassKey, str]]:
@@ -113,54 +78,39 @@ def _read_json(path: Path) -> Any:
         ) from None
 
 
-def _read_places365(root: Path) -> Annotations:
-    """Read Places365 with small or large images.
+def read_numbered_lists(
+    root: Path,
+    train: str,
+    val: str,
+    folders: Sequence[tuple[str, str]],
+    categories: str | None = None,
+) -> Annotations:
+    """Read lists whose lines are a path, a space and the number of a class.
 
-    Categories are written as /a/airfield, training images as
-    /a/airfield/00000001.jpg, validation images without a folder.
+    folders: where the images of training and of validation may lie; the first pair that
+    is there is taken. categories: a list of classes, like /a/airfield; None: the
+    folders of training images, like a/abbey/gsun_1.jpg, name them.
     """
-    categories = _read_numbered_lines(root / "categories_places365.txt")
-    train = _read_numbered_lines(root / "places365_train_standard.txt")
-    val = _read_numbered_lines(root / "places365_val.txt")
-    # torchvision renames data_256 to data_256_standard
-    candidates = [
-        (f"data_{size}{ending}", f"val_{size}")
-        for size in ("256", "large")
-        for ending in ("", "_standard")
-    ]
+    train_rows = _read_numbered_lines(root / train)
+    val_rows = _read_numbered_lines(root / val)
     train_folder, val_folder = next(
-        (
-            folders
-            for folders in candidates
-            if all((root / folder).is_dir() for folder in folders)
-        ),
+        (pair for pair in folders if all((root / each).is_dir() for each in pair)),
         # the first is named in the error when its images are missed
-        candidates[0],
+        folders[0],
     )
-    # /a/airfield is an airfield
-    class_names: dict[ClassKey, str] = {key: name[3:] for name, key in categories}
-    return Annotations(
-        _put_below(train_folder, train), _put_below(val_folder, val), class_names
+    class_folders = (
+        _read_numbered_lines(root / categories)
+        if categories
+        else [(path.rpartition("/")[0], key) for path, key in train_rows]
     )
-
-
-def _read_places205(root: Path) -> Annotations:
-    """Read Places205, whose lines are like a/abbey/gsun_1.jpg 0.
-
-    The folders of the training images name the classes.
-    """
-    lists = root / "trainvalsplit_places205"
-    train = _read_numbered_lines(lists / "train_places205.csv")
-    val = _read_numbered_lines(lists / "val_places205.csv")
-    class_names: dict[ClassKey, str] = {}
-    for path, key in train:
-        # without the letter and the file: a/abbey/gsun_1.jpg is an abbey
-        folders = PurePosixPath(path).parts[1:-1]
-        class_names[key] = "/".join(folders) or str(key)
     return Annotations(
-        _put_below(PLACES205_IMAGES, train),
-        _put_below(PLACES205_IMAGES, val),
-        class_names,
+        _put_below(train_folder, train_rows),
+        _put_below(val_folder, val_rows),
+        # a/airfield is an airfield
+        {
+            key: folder.lstrip("/").partition("/")[2] or str(key)
+            for folder, key in class_folders
+        },
     )
 
 
@@ -169,7 +119,6 @@ def _put_below(folder: str, rows: LabelledPaths) -> LabelledPaths:
 
 
 def _read_numbered_lines(path: Path) -> LabelledPaths:
-    """Read lines of a name, a space and a number."""
     rows: LabelledPaths = []
     for number, line in enumerate(path.read_text().splitlines(), start=1):
         # names may contain spaces
@@ -184,39 +133,20 @@ def _read_numbered_lines(path: Path) -> LabelledPaths:
     return rows
 
 
-def _read_csv_lists(root: Path, holdout: float) -> Annotations:
-    """Read train.csv and val.csv; without val.csv a share is held out as in a folder.
+def read_csv_lists(root: Path) -> Annotations:
+    """Read train.csv and, where it is there, val.csv.
 
     Labels are numbers, in the order of numbers, where all of them are; otherwise words.
     """
     train = _read_csv(root / "train.csv")
-    if (root / "val.csv").exists():
-        val = _read_csv(root / "val.csv")
-    else:
-        train, val = _hold_out(train, holdout)
+    has_val = (root / "val.csv").exists()
+    val = _read_csv(root / "val.csv") if has_val else []
     if all(str(label).isdecimal() for _, label in (*train, *val)):
-        train = _with_number_labels(train)
-        val = _with_number_labels(val)
-    return Annotations(train, val, {label: str(label) for _, label in train})
-
-
-def _hold_out(
-    rows: LabelledPaths, holdout: float
-) -> tuple[LabelledPaths, LabelledPaths]:
-    # sorted: the order of lines must not decide which images are held out
-    rows = sorted(rows)
-    words = [str(label) for _, label in rows]
-    _, label_ids = np.unique(words, return_inverse=True)
-    mask = holdout_mask(label_ids, holdout).tolist()
-    train = [
-        row for row, is_held_out in zip(rows, mask, strict=True) if not is_held_out
-    ]
-    val = [row for row, is_held_out in zip(rows, mask, strict=True) if is_held_out]
-    return train, val
-
-
-def _with_number_labels(rows: LabelledPaths) -> LabelledPaths:
-    return [(path, int(label)) for path, label in rows]
+        train = [(path, int(label)) for path, label in train]
+        val = [(path, int(label)) for path, label in val]
+    return Annotations(
+        train, val if has_val else None, {label: str(label) for _, label in train}
+    )
 
 
 def _read_csv(path: Path) -> LabelledPaths:
@@ -239,30 +169,3 @@ def _read_csv(path: Path) -> LabelledPaths:
             )
     has_header = rows[:1] == [("path", "label")]
     return rows[1:] if has_header else rows
-
-
-def label_rows(
-    rows: LabelledPaths, index: dict[ClassKey, int], root: Path
-) -> Iterable[tuple[str, int]]:
-    """Yield (path relative to the root, index of the class) of each image.
-
-    Raises ValueError for paths that leave the root and for unknown classes.
-    """
-    for name, key in rows:
-        path = PurePosixPath(name)
-        # the same list is the same data set wherever the root lies
-        if path.is_absolute() and path.is_relative_to(root.absolute()):
-            path = path.relative_to(root.absolute())
-            name = str(path)
-        if path.is_absolute() or ".." in path.parts:
-            raise ValueError(
-                f"{name} is listed with a path that leaves data.root; give paths"
-                " relative to it"
-            )
-        if key not in index:
-            known = ", ".join(map(str, list(index)[:5]))
-            raise ValueError(
-                f"{name} is listed with label {key}, which training lacks; it has"
-                f" {known} ..."
-            )
-        yield name, index[key]

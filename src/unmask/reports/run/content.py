@@ -7,6 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from unmask.config.datasets import DATASETS
 from unmask.config.schema import Config
 from unmask.config.stage_kinds import UNLABELLED_STAGES
 from unmask.data.loading.bad_images import LIST_NAME
@@ -25,11 +26,6 @@ MEASUREMENT_NAMES = {
     "attentive_probe": "attentive probe",
     "finetune": "fine-tuning",
     "partial_finetune": "fine-tuning the last blocks",
-}
-DATASET_NAMES = {
-    "mnist5k": "5,000 MNIST digits",
-    "cifar10": "CIFAR-10",
-    "cifar100": "CIFAR-100",
 }
 TARGETS = {
     "Pixel": "Pixels normalised by the data set",
@@ -98,7 +94,7 @@ def _num_validation_images(results: list[Result]) -> int:
 def _dataset_name(plan: Plan) -> str:
     if plan.listing:
         return plan.listing.root.name
-    return DATASET_NAMES[plan.config.data.source]
+    return DATASETS[plan.config.data.source].title
 
 
 def _describe_bad_images(plan: Plan, results: list[Result]) -> str:
