@@ -33,14 +33,12 @@ from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from unmask.commands.cli import (
     USER_ERRORS,
-    CellError,
     config_flags,
     fail,
     mark_started,
@@ -49,12 +47,13 @@ from unmask.commands.cli import (
 )
 from unmask.config.checks import ConfigError, check
 from unmask.config.experiments import ABLATIONS, ALL
-from unmask.distributed.launcher import STARTED_VARIABLE, Launcher
+from unmask.distributed.launcher import STARTED_VARIABLE, launch
 from unmask.distributed.line_prefix import PREFIX_VARIABLE, PrefixedStream, prefix_lines
 from unmask.distributed.processes import (
     OUT_OF_MEMORY,
     PREEMPTED,
     SUMMARY_VARIABLE,
+    end_with_parent,
     received_signals,
     time_limit,
 )
@@ -81,19 +80,16 @@ def run(cfg: DictConfig) -> None:
     Exits with 0 done, 1 error, 2 bad config, 75 preempted.
     """
     mark_started()
-    # our launchers start a command for each cell of a sweep; Hydra's call this function
-    is_function_call = HydraConfig.get().mode == RunMode.MULTIRUN
-    exit_with = raise_from_cell if is_function_call else fail
     try:
         run_config(cfg, Console())
     except ConfigError as error:
-        exit_with(str(error), 2)
+        fail(str(error), 2)
     except Exception as error:
         is_explained = isinstance(error, USER_ERRORS) or hasattr(error, "__notes__")
         if not is_explained:
             # raised outside of any stage: no error.txt has its traceback
             raise
-        exit_with(user_message(error), 1)
+        fail(user_message(error), 1)
     except SystemExit as leaving:
         if leaving.code == PREEMPTED:
             requeue(cfg.trainer.requeue)
@@ -162,7 +158,7 @@ def launch_ranks(plan: Plan, ranks: RankInfo | None, world_size: int) -> list[Re
     ]
     # the ranks have the limit too; here it makes this process requeue a job
     with time_limit(plan.config.trainer.max_minutes):
-        code = Launcher(overrides, per_node, world_size, ranks)()
+        code = launch(overrides, per_node, world_size, ranks)
     if code:
         exit_as_ranks_did(plan, ranks, code)
     if ranks is not None and ranks.rank > 0:
@@ -172,17 +168,7 @@ def launch_ranks(plan: Plan, ranks: RankInfo | None, world_size: int) -> list[Re
 
 
 def exit_as_ranks_did(plan: Plan, ranks: RankInfo | None, code: int) -> NoReturn:
-    """End this command with the exit code of its ranks, or start it again.
-
-    Raises CellError in a sweep's own process, where the other cells go on.
-    """
-    if HydraConfig.get().mode == RunMode.MULTIRUN and code != PREEMPTED:
-        remedy = (
-            "; their device's memory is full: set a smaller trainer.micro_batch"
-            if code == OUT_OF_MEMORY
-            else ""
-        )
-        raise CellError(f"the processes of this run ended with {code}{remedy}")
+    """End this command with the exit code of its ranks, or start it again."""
     if code == OUT_OF_MEMORY:
         restart_with_smaller_micro_batches(plan)
     if code == PREEMPTED and ranks is None:
@@ -193,15 +179,12 @@ def exit_as_ranks_did(plan: Plan, ranks: RankInfo | None, code: int) -> NoReturn
 def may_restart(plan: Plan, ranks: RankInfo | None) -> bool:
     """Return whether the command may start again with smaller micro-batches: once.
 
-    Only where it is a command of its own, or our launcher started its ranks, all on
-    this machine; nobody else would start the others again.
+    Of several ranks, only where our launcher started all of them: nobody else would
+    start the others again.
     """
     trainer = plan.config.trainer
-    if ranks is None:
-        is_own_command = HydraConfig.get().mode == RunMode.RUN
-    else:
-        is_own_command = STARTED_VARIABLE in os.environ
-    return is_own_command and trainer.split == 1 and trainer.nodes == 1
+    starts_all = ranks is None or STARTED_VARIABLE in os.environ
+    return starts_all and trainer.split == 1 and trainer.nodes == 1
 
 
 def restart_with_smaller_micro_batches(plan: Plan) -> NoReturn:
@@ -227,11 +210,6 @@ def restart_with_smaller_micro_batches(plan: Plan) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(sys.executable, command)
-
-
-def raise_from_cell(message: str, code: int) -> NoReturn:
-    """Raise CellError, after which Hydra runs the other cells; SystemExit ends all."""
-    raise CellError(message)
 
 
 def resolve(cfg: DictConfig) -> dict[str, Any]:
@@ -283,5 +261,6 @@ def report_results(
 
 
 if __name__ == "__main__":
+    end_with_parent()
     prefix_lines()
     run_command(run, GROUPS)

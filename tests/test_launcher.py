@@ -114,7 +114,7 @@ def test_a_rank_that_is_asked_while_python_starts_leaves_with_75_too(
     starting = tmp_path / "starting.py"
     starting.write_text("import os, signal; os.kill(os.getpid(), signal.SIGTERM)")
     monkeypatch.setattr(launcher, "TRAIN_SCRIPT", starting)
-    assert launcher.Launcher([], 2, 2, None)() == 75
+    assert launcher.launch([], 2, 2, None) == 75
 
 
 def test_a_rank_whose_others_never_come_gives_up_and_names_the_key(

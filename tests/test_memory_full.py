@@ -5,20 +5,17 @@ import json
 import os
 import signal
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from hydra.types import RunMode
 from rich.console import Console
 from torch import Tensor
 
 import train
 from small_runs import ROOT, call, plan_for
 from test_together import relative_distance, weights
-from unmask.commands.cli import CellError
-from unmask.distributed.processes import OUT_OF_MEMORY, PREEMPTED
+from unmask.distributed.processes import PREEMPTED
 from unmask.distributed.ranks import RankInfo
 from unmask.tasks.pretrain import Pretrain
 
@@ -49,9 +46,6 @@ def small_device(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return original(self, batch, batch_idx)
 
     monkeypatch.setattr(Pretrain, "training_step", training_step)
-    monkeypatch.setattr(
-        train.HydraConfig, "get", lambda: SimpleNamespace(mode=RunMode.RUN)
-    )
     return sizes
 
 
@@ -128,30 +122,6 @@ def test_a_time_limit_goes_on_with_what_is_left_of_it(
     assert 8.5 < float(limit.removeprefix("trainer.max_minutes=")) < 9
 
 
-def test_a_cell_of_several_processes_within_a_sweeps_process_fails_alone(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(
-        train.HydraConfig,
-        "get",
-        lambda: SimpleNamespace(
-            mode=RunMode.MULTIRUN, overrides=SimpleNamespace(task=[])
-        ),
-    )
-    monkeypatch.setattr(train, "Launcher", lambda *_: lambda: OUT_OF_MEMORY)
-    monkeypatch.setattr(
-        os, "execv", lambda *_: pytest.fail("the sweep was started again")
-    )
-    with pytest.raises(
-        CellError,
-        match=(r"ended with 76; .*memory is full.* trainer.micro_batch"),
-    ):
-        train.run_stages(
-            plan_for("stages=[pretrain]", "trainer.devices=2"),
-            Console(file=io.StringIO()),
-        )
-
-
 def test_a_cell_that_does_not_fit_even_then_fails_alone(
     small_device: list[int], tmp_path: Path
 ) -> None:
@@ -194,15 +164,6 @@ def test_ranks_restart_only_where_our_launcher_started_them(
     )
     assert train.may_restart(plan_for(), ranks) == may_restart
     assert not train.may_restart(plan_for("trainer.split=2"), ranks), "once"
-
-
-def test_a_cell_that_is_a_function_of_the_sweeps_process_cannot_become_another(
-    small_device: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        train.HydraConfig, "get", lambda: SimpleNamespace(mode=RunMode.MULTIRUN)
-    )
-    assert not train.may_restart(plan_for(), None)
 
 
 @pytest.mark.parametrize(

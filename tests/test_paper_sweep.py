@@ -90,24 +90,23 @@ def test_a_table_that_is_killed_and_begun_again_ends_with_the_same_csv(
 
 @pytest.mark.process
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])
-def test_hydras_own_launchers_go_on_after_a_cell_that_fails(
+def test_launchers_that_run_cells_in_one_process_are_refused_in_one_line(
     launcher: str, tmp_path: Path
 ) -> None:
-    # joblib's own workers end with a Python that was started, not forked
-    done = call(
-        "-m",
-        f"hydra/launcher={launcher}",
-        "trainer=gpu,cpu",
-        "stages=[pretrain]",
-        f"runs_dir={tmp_path}",
-        "pretrain.epochs=1",
-        env={"CUDA_VISIBLE_DEVICES": ""},
-        cold=launcher == "joblib",
-    )
-    assert done.returncode == 1
-    assert "1 of 2 cells failed; the same command redoes them alone" in done.stderr
-    assert "trainer.accelerator = gpu: torch finds no GPU here" in done.stderr
-    assert len(list((tmp_path / "pretrain").glob("*/result.json"))) == 1
+    """Also with --config-dir, where only Hydra knows which choices exist."""
+    for flags in ([], ["--config-dir", str(tmp_path)]):
+        done = call(
+            *flags,
+            "-m",
+            f"hydra/launcher={launcher}",
+            "seed=1,2",
+            f"runs_dir={tmp_path / 'runs'}",
+        )
+        assert (done.returncode, done.stdout) == (2, "")
+        (line,) = done.stderr.splitlines()
+        assert line.startswith(f"hydra/launcher={launcher}: ")
+        assert "type hydra.launcher.n_jobs=2" in line
+        assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.process

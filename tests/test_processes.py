@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from unmask.distributed import processes
-from unmask.distributed.processes import STOP_SIGNALS, ForwardSignals, received_signals
+from unmask.distributed.processes import ForwardSignals, received_signals
 
 
 class FakeProcess(subprocess.Popen):
@@ -23,22 +23,18 @@ class FakeProcess(subprocess.Popen):
         self.sent.append(number)
 
 
-@pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen]:
+@pytest.fixture(autouse=True)
+def _no_earlier_signals() -> None:
     received_signals.clear()
-    return []
 
 
-def test_a_signal_that_came_while_one_was_being_started_reaches_it(
-    started: list,
-) -> None:
-    with ForwardSignals(STOP_SIGNALS, lambda: started) as signals:
-        started.append(FakeProcess())
-        signals.forward_earlier(started[0])
+def test_a_signal_that_came_while_one_was_being_started_reaches_it() -> None:
+    early, late = FakeProcess(), FakeProcess()
+    with ForwardSignals() as signals:
+        signals.add(early)
         os.kill(os.getpid(), signal.SIGUSR1)
-        late = FakeProcess()
-        signals.forward_earlier(late)
-    assert [started[0].sent, late.sent] == [[signal.SIGUSR1], [signal.SIGUSR1]]
+        signals.add(late)
+    assert [early.sent, late.sent] == [[signal.SIGUSR1], [signal.SIGUSR1]]
 
 
 @pytest.mark.parametrize(
@@ -50,14 +46,15 @@ def test_a_signal_that_came_while_one_was_being_started_reaches_it(
     ],
 )
 def test_a_third_ctrl_c_kills_and_a_schedulers_third_signal_does_not(
-    number: int, third: int, started: list
+    number: int, third: int
 ) -> None:
     """SLURM signals all processes of a step, so those with a parent get it twice."""
-    with ForwardSignals(STOP_SIGNALS, lambda: started):
-        started.append(FakeProcess())
+    process = FakeProcess()
+    with ForwardSignals() as signals:
+        signals.add(process)
         for _ in range(3):
             os.kill(os.getpid(), number)
-    assert started[0].sent == [number, number, third]
+    assert process.sent == [number, number, third]
 
 
 def test_processes_on_one_machine_share_its_cores_and_a_bound_task_has_its_own(

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hydra.core.utils import JobReturn, JobStatus
-
 from hydra_plugins.reporting import Reporter
 from unmask.commands.cli import config_flags
 from unmask.distributed.processes import PREEMPTED
@@ -74,18 +72,9 @@ def print_cells(cells: Sequence[Cell], reporter: Reporter, with_report: bool) ->
     reporter.finish(with_report)
 
 
-def job_returns(cells: Sequence[Cell]) -> list[JobReturn]:
-    """Return what Hydra wants of a launcher.
-
-    Exits with 1 where a cell failed, with 75 where one is left to do.
-    """
+def exit_unless_finished(cells: Sequence[Cell]) -> None:
+    """Exit with 1 where a cell failed, with 75 where one is left to do."""
     if any(cell.has_failed for cell in cells):
         sys.exit(1)
     if any(cell.is_unfinished for cell in cells):
         sys.exit(PREEMPTED)
-    return [
-        JobReturn(
-            overrides=cell.overrides, status=JobStatus.COMPLETED, _return_value=None
-        )
-        for cell in cells
-    ]

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.utils import JobReturn, JobStatus
 
 from hydra_plugins.composition import Composer
 from unmask.commands.cli import fail
@@ -73,30 +72,16 @@ class ExperimentSweeper(BasicSweeper):
     def sweep(self, arguments: list[str]) -> Any:
         """Check all cells, then launch them together.
 
-        Exits with 2 where one is wrong, before any starts, and with 1 where one failed,
-        after all have ended.
+        Exits with 2 where one is wrong, before any starts.
         """
         assert self.launcher is not None
         try:
             overrides = self._cells_to_run(arguments)
         except ConfigError as error:
             fail(str(error), 2)
-        if not overrides:
-            return [[]]
-        _add_project_to_python_path()
-        returns = self.launcher.launch(overrides, initial_job_idx=0)
-        failures = [
-            f"cell {' '.join(cell)}: {_failure(returned)}"
-            for cell, returned in zip(overrides, returns, strict=True)
-            if returned.status != JobStatus.COMPLETED
-        ]
-        if failures:
-            fail(
-                f"{len(failures)} of {len(overrides)} cells failed; the same command"
-                " redoes them alone:\n" + "\n".join(failures),
-                1,
-            )
-        return [returns]
+        if overrides:
+            _add_project_to_python_path()
+            self.launcher.launch(overrides, initial_job_idx=0)
 
     def _cells_to_run(self, arguments: list[str]) -> list[list[str]]:
         """Return the overrides of each cell once, all of them checked."""
@@ -131,14 +116,6 @@ def _add_project_to_python_path() -> None:
     source = str(Path(__file__).parents[1])
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = f"{source}{os.pathsep}{before}" if before else source
-
-
-def _failure(returned: JobReturn) -> str:
-    """Return a failed cell's error; Hydra raises it where its result is read."""
-    try:
-        return str(returned.return_value)
-    except Exception as error:
-        return str(error)
 
 
 class TableCell(NamedTuple):

@@ -15,7 +15,6 @@ from typing import Any
 
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
-from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import HydraContext, TaskFunction
@@ -24,13 +23,13 @@ from hydra_plugins.hydra_submitit_launcher import (  # type: ignore[import-untyp
 )
 from omegaconf import DictConfig, OmegaConf
 
-from hydra_plugins.cells import Cell, cell_command, job_returns, print_cells
+from hydra_plugins.cells import Cell, cell_command, exit_unless_finished, print_cells
 from hydra_plugins.composition import Composer
 from hydra_plugins.reporting import Reporter
 from unmask.commands.cli import fail
 from unmask.config.checks import ConfigError, check
 from unmask.config.trainer import Trainer
-from unmask.distributed.processes import PREEMPTED, STOP_SIGNALS, ForwardSignals
+from unmask.distributed.processes import PREEMPTED, ForwardSignals
 
 POLL = 1.0  # seconds between looks at the jobs
 # options of every executor of submitit; others get the name of their cluster in front
@@ -122,7 +121,7 @@ class SubmititLauncher(Launcher):
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
-    ) -> Sequence[JobReturn]:
+    ) -> list[Any]:
         """Submit all cells, wait, print their table; exit with 1 where one failed."""
         composer = Composer()
         cells = [Cell(list(overrides)) for overrides in job_overrides]
@@ -144,7 +143,8 @@ class SubmititLauncher(Launcher):
                 cells[i].code = PREEMPTED
                 jobs[i].cancel()
         print_cells(cells, reporter, with_report=not pending)
-        return job_returns(cells)
+        exit_unless_finished(cells)
+        return []
 
     def _wait(
         self, cells: Sequence[Cell], jobs: Sequence[Any], reporter: Reporter
@@ -152,7 +152,7 @@ class SubmititLauncher(Launcher):
         """Wait for the jobs, and return which are left after a signal."""
         pending = list(range(len(cells)))
         # no processes to pass signals on to: they are only counted
-        with ForwardSignals(STOP_SIGNALS, list) as signals:
+        with ForwardSignals() as signals:
             while pending and not signals.num_received:
                 for i in pending:
                     if jobs[i].done():

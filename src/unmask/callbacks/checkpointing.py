@@ -157,6 +157,10 @@ class Checkpointing(L.Callback):
     def _exit(self, faulty: bool) -> None:
         """Raise the same error on all ranks: the first rank's fault, or Preempted."""
         fault = collectives.first_non_none(self.get_fault()) if faulty else None
+        if fault is None:
+            # The launcher asks the other ranks to leave when the first has ended: this
+            # one is leaving already, and no second signal may disturb it.
+            self.earlier_handlers = dict.fromkeys(self.earlier_handlers, signal.SIG_IGN)
         raise fault or Preempted()
 
     def on_validation_end(

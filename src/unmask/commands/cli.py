@@ -10,7 +10,12 @@ from typing import NoReturn
 
 from unmask.config.checks import ConfigError
 from unmask.config.experiments import CONF
-from unmask.config.overrides import unknown_choices, unknown_experiments, unknown_keys
+from unmask.config.overrides import (
+    refused_launchers,
+    unknown_choices,
+    unknown_experiments,
+    unknown_keys,
+)
 from unmask.config.secrets import redact
 from unmask.stages.ledger import LedgerError
 
@@ -29,13 +34,6 @@ TELEMETRY_OFF = {
 }
 # True once Hydra has composed the config and called the command
 command_started = False
-
-
-class CellError(RuntimeError):
-    """Report a failed cell of a sweep that runs in the sweep's process.
-
-    Hydra's own launchers run cells like this; the other cells go on.
-    """
 
 
 def fail(message: str, code: int) -> NoReturn:
@@ -198,6 +196,7 @@ def _check_arguments(arguments: list[str], keys: Iterable[str]) -> None:
         unknown_keys(arguments, keys)
         + unknown_experiments(arguments)
         + unknown_choices(arguments)
+        + refused_launchers(arguments)
     )
     if unknown:
         fail("\n".join(unknown), 2)

@@ -16,6 +16,8 @@ from unmask.config.keys import did_you_mean, known_keys, override_key
 
 # sections that take any key below them
 OPEN_SECTIONS = ("logger.csv.",)
+# of Hydra: they train all cells of a sweep in its own process, or in a pool of workers
+IN_PROCESS_LAUNCHERS = ("basic", "joblib")
 
 
 def unknown_keys(arguments: list[str], extra: Iterable[str] = ()) -> list[str]:
@@ -100,6 +102,16 @@ def unknown_choices(arguments: list[str]) -> list[str]:
                 f"{key}: the logger {logger} is not chosen; add logger={logger}"
             )
     return errors
+
+
+def refused_launchers(arguments: list[str]) -> list[str]:
+    """Return an error message for each launcher that would mix cells in a process."""
+    return [
+        f"{key}={value}: each cell of a sweep is a process of its own; leave this out,"
+        " and type hydra.launcher.n_jobs=2 to run two cells at once"
+        for key, value in _key_value_pairs(arguments)
+        if key.lstrip("+") == "hydra/launcher" and value in IN_PROCESS_LAUNCHERS
+    ]
 
 
 def _check_choices(group: str, value: str) -> list[str]:

@@ -1,28 +1,26 @@
 """Start one rank for each device of this machine, watch them and end them together.
 
-As torchrun does, but torchrun turns each exit code into 1: the code 75 (preempted, run
-me again) would not reach sweeps and schedulers. And only the first error is printed.
+By torch's elastic processes, as torchrun does; but torchrun itself turns each exit code
+into 1, and the code 75 (preempted, run me again) would not reach sweeps and schedulers.
 """
 
+import logging
 import os
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import Any
 
 from unmask.distributed.processes import (
+    CHILD_VARIABLE,
     OUT_OF_MEMORY,
     PREEMPTED,
     STOP_SIGNALS,
     ForwardSignals,
     available_cores,
-    send_signal,
-    start_process,
 )
 from unmask.distributed.ranks import RankInfo
 
@@ -30,149 +28,118 @@ TRAIN_SCRIPT = Path(__file__).parents[2] / "train.py"
 # set in the ranks that are started here: the launcher's command prints the results
 STARTED_VARIABLE = "UNMASK_STARTED"
 POLL_SECONDS = 0.05
-# how long the other ranks may take to leave when one has ended
-GRACE_SECONDS = 15.0
 
 
-class RankProcess(NamedTuple):
-    """A started rank and the file of its stderr; None: it writes to the launcher's."""
-
-    rank: int
-    process: subprocess.Popen
-    stderr: IO[bytes] | None
-
-
-class Launcher:
+def launch(
+    overrides: Sequence[str],
+    local_world_size: int,
+    world_size: int,
+    launcher_rank: RankInfo | None,
+) -> int:
     """Run `python train.py <overrides>` as one rank for each device of this machine.
 
-    launcher_rank: the launcher's own, where srun has started one on each machine;
-    None on a single machine.
+    launcher_rank: the launcher's own, where srun has started one on each machine; None
+    on a single machine. Returns 0, or the exit code of the rank that failed first, when
+    all have ended.
     """
-
-    def __init__(
-        self,
-        overrides: Sequence[str],
-        local_world_size: int,
-        world_size: int,
-        launcher_rank: RankInfo | None,
-    ) -> None:
-        self.overrides = list(overrides)
-        self.local_world_size = local_world_size
-        self.world_size = world_size
-        self.launcher_rank = launcher_rank
-        self.rank_processes: list[RankProcess] = []
-
-    def __call__(self) -> int:
-        """Return 0, or the exit code of the rank that failed first, after the end."""
-        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
-        # several machines meet at the address that they all know
-        if self.launcher_rank:
-            address = {name: os.environ[name] for name in address}
-        with (
-            tempfile.TemporaryDirectory(prefix="unmask-ranks-") as folder,
-            ForwardSignals(STOP_SIGNALS, self._processes) as signals,
-        ):
-            try:
-                for local_rank in range(self.local_world_size):
-                    started = self._start(local_rank, address, Path(folder))
-                    self.rank_processes.append(started)
-                    signals.forward_earlier(started.process)
-                return self._watch()
-            finally:
-                for process in self._processes():
-                    process.kill()
-                    process.wait()
-
-    def _processes(self) -> list[subprocess.Popen]:
-        return [started.process for started in self.rank_processes]
-
-    def _start(
-        self, local_rank: int, address: dict[str, str], folder: Path
-    ) -> RankProcess:
-        """Start a rank. All but rank zero are silent; their stderr goes to a file."""
-        node_rank = self.launcher_rank.node_rank if self.launcher_rank else 0
-        rank = node_rank * self.local_world_size + local_rank
-        # else each process would take all cores
-        threads = max(1, available_cores() // self.local_world_size)
-        variables = address | {
-            "RANK": str(rank),
-            "WORLD_SIZE": str(self.world_size),
-            "LOCAL_RANK": str(local_rank),
-            "LOCAL_WORLD_SIZE": str(self.local_world_size),
-            "NODE_RANK": str(node_rank),
-            STARTED_VARIABLE: "1",
-            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
-        }
-        command = [sys.executable, str(TRAIN_SCRIPT), *self.overrides]
-        if rank == 0:
-            return RankProcess(rank, start_process(command, variables), None)
-        stderr = (folder / f"{rank}.txt").open("w+b")
-        process = start_process(
-            command, variables, stdout=subprocess.DEVNULL, stderr=stderr
-        )
-        return RankProcess(rank, process, stderr)
-
-    def _watch(self) -> int:
-        """Wait for all ranks; when one fails, stop the others."""
-        first: RankProcess | None = None
-        deadline = float("inf")
-        while any(process.poll() is None for process in self._processes()):
-            time.sleep(POLL_SECONDS)
-            failed = self._failed()
-            if failed and first is None:
-                first = min(failed, key=_blame_sort_key)
-                deadline = time.monotonic() + GRACE_SECONDS
-                # ranks agree among themselves to save when one is preempted
-                if first.process.returncode != PREEMPTED:
-                    send_signal(signal.SIGTERM, self._processes())
-            if time.monotonic() > deadline:
-                send_signal(signal.SIGKILL, self._processes())
-        # all may have ended within one look
-        if first is None:
-            first = next(iter(self._failed()), None)
-        return _report(first) if first else 0
-
-    def _failed(self) -> list[RankProcess]:
-        """Return the ranks that have ended with another exit code than 0."""
-        return [started for started in self.rank_processes if started.process.poll()]
+    environments = _environments(local_world_size, world_size, launcher_rank)
+    with (
+        ForwardSignals() as signals,
+        tempfile.TemporaryDirectory(prefix="unmask-ranks-") as folder,
+    ):
+        context = _start([str(TRAIN_SCRIPT), *overrides], environments, folder)
+        try:
+            for handler in context.subprocess_handlers.values():
+                signals.add(handler.proc)
+            # when one has failed, it asks the others to leave, and kills them later
+            result = context.wait(period=POLL_SECONDS)
+        finally:
+            context.close(signal.SIGKILL)
+        # in the order in which they were noticed
+        for failure in result.failures.values():
+            error = ""
+            if path := result.stderrs[failure.local_rank]:
+                error = Path(path).read_text(errors="replace").strip()
+            rank = environments[failure.local_rank]["RANK"]
+            return _report(rank, failure.exitcode, error)
+    return 0
 
 
-def _blame_sort_key(failed: RankProcess) -> tuple[bool, bool]:
-    """Return a sort key that puts the likely cause of a failure first.
+def _start(
+    arguments: list[str], environments: dict[int, dict[str, str]], folder: str
+) -> Any:
+    """Start Python with these arguments in each of the environments."""
+    # it imports torch, which takes seconds
+    from torch.distributed.elastic.multiprocessing import (
+        DefaultLogsSpecs,
+        Std,
+        start_processes,
+    )
 
-    Ranks killed by a signal (a negative code) come first, then ranks that exited on
-    purpose. Other codes are often consequences, such as a broken connection.
-    """
-    code = failed.process.returncode
-    return code > 0, code not in (PREEMPTED, OUT_OF_MEMORY)
+    # it logs all signals and exit codes; _report prints what matters
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    # by default torch replaces the handlers of ForwardSignals
+    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGQUIT"
+    # rank zero alone prints
+    redirects = {i: Std.ALL for i, its in environments.items() if its["RANK"] != "0"}
+    return start_processes(
+        "rank",
+        sys.executable,
+        dict.fromkeys(environments, tuple(arguments)),
+        environments,
+        DefaultLogsSpecs(folder, redirects),
+    )
 
 
-def _report(first: RankProcess) -> int:
+def _environments(
+    local_world_size: int, world_size: int, launcher_rank: RankInfo | None
+) -> dict[int, dict[str, str]]:
+    """Return torchrun's variables, and ours, for each rank of this machine."""
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    node_rank = 0
+    # several machines meet at the address that they all know
+    if launcher_rank:
+        address = {name: os.environ[name] for name in address}
+        node_rank = launcher_rank.node_rank
+    # else each process would take all cores
+    threads = max(1, available_cores() // local_world_size)
+    shared = address | {
+        "WORLD_SIZE": str(world_size),
+        "LOCAL_WORLD_SIZE": str(local_world_size),
+        "NODE_RANK": str(node_rank),
+        STARTED_VARIABLE: "1",
+        CHILD_VARIABLE: str(os.getpid()),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
+    }
+    first = node_rank * local_world_size
+    return {
+        i: shared | {"LOCAL_RANK": str(i), "RANK": str(first + i)}
+        for i in range(local_world_size)
+    }
+
+
+def _report(rank: str, code: int, error: str) -> int:
     """Print why the first rank failed; return the launcher's exit code.
 
-    The rank's own code, but 1 where a signal killed it.
+    The rank's own code, but 1 where a signal killed it. error: its stderr, empty where
+    it has printed it itself.
     """
-    code = first.process.returncode
     if code in (PREEMPTED, OUT_OF_MEMORY):
         return code
     # asked to leave before it could answer: Python was still starting
     if -code in STOP_SIGNALS:
         return PREEMPTED
-    # rank zero has printed its error itself
-    if first.stderr:
-        first.stderr.seek(0)
-        error = first.stderr.read().decode(errors="replace").strip()
+    if error:
         print(error, file=sys.stderr)
     if code > 0:
-        if first.rank:
+        if rank != "0":
             print(
-                f"process {first.rank} failed first; the others were ended",
-                file=sys.stderr,
+                f"process {rank} failed first; the others were ended", file=sys.stderr
             )
         return code
     cause = " (as the system does when memory is full)"
     print(
-        f"process {first.rank} was killed by {signal.Signals(-code).name}"
+        f"process {rank} was killed by {signal.Signals(-code).name}"
         + (cause if code == -signal.SIGKILL else "")
         + "; the same command goes on from the last checkpoint",
         file=sys.stderr,

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -19,20 +19,9 @@ OUT_OF_MEMORY = 76
 PREEMPTION_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)
 # each of them asks a training to save and leave
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, *PREEMPTION_SIGNALS)
-# set in every process that start_process starts: its parent asks SLURM to requeue
+# set in every process that this project starts, to the number of its parent: the parent
+# asks SLURM to requeue, and no child outlives it
 CHILD_VARIABLE = "UNMASK_CHILD"
-# not inherited: the parent may be a rank of its own group
-RANK_VARIABLES = (
-    "LOCAL_RANK",
-    "LOCAL_WORLD_SIZE",
-    "NODE_RANK",
-    "GROUP_RANK",
-    "RANK",
-    "WORLD_SIZE",
-    "MASTER_ADDR",
-    "MASTER_PORT",
-    "PL_GLOBAL_SEED",
-)
 # names the file into which a cell of a sweep writes its results for the launcher
 SUMMARY_VARIABLE = "UNMASK_SUMMARY"
 # from Linux's <sys/prctl.h>
@@ -44,29 +33,32 @@ received_signals: list[int] = []
 def start_process(
     command: list[str], extra_env: dict[str, str], **streams: Any
 ) -> subprocess.Popen:
-    """Start a command in a session of its own.
+    """Start a command of this project in a session of its own.
 
-    It gets this process's environment without the RANK_VARIABLES, and `extra_env`.
     streams: stdout and stderr, as of subprocess.Popen.
     """
-    inherited = {
-        name: value for name, value in os.environ.items() if name not in RANK_VARIABLES
-    }
     return subprocess.Popen(
         command,
-        env=inherited | {CHILD_VARIABLE: "1"} | extra_env,
+        env=os.environ | {CHILD_VARIABLE: str(os.getpid())} | extra_env,
         # a signal to this process's group, such as Ctrl-C, must reach it only once:
         # from ForwardSignals
         start_new_session=True,
-        preexec_fn=_end_with_parent,
         **streams,
     )
 
 
-def _end_with_parent() -> None:
-    """Ask Linux to send SIGTERM when the parent dies: no process stays behind."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+def end_with_parent() -> None:
+    """Ask Linux to send SIGTERM when the parent dies: no process stays behind.
+
+    To be called first by a command that this project starts.
+    """
+    parent = os.environ.get(CHILD_VARIABLE)
+    if parent is None or sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    # the parent may have died before
+    if os.getppid() != int(parent):
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def available_cores() -> int:
@@ -83,13 +75,6 @@ def cores_per_rank() -> int:
     if os.environ.get("SLURM_CPUS_PER_TASK") == str(cores):
         return cores
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
-
-
-def send_signal(number: int, processes: Iterable[subprocess.Popen]) -> None:
-    """Send a signal to those processes that still run."""
-    for process in processes:
-        if process.poll() is None:
-            process.send_signal(number)
 
 
 @contextmanager
@@ -111,25 +96,20 @@ def time_limit(minutes: float | None) -> Iterator[None]:
 
 
 class ForwardSignals:
-    """Within the block, pass on signals to the processes that this one has started.
+    """Within the block, pass on STOP_SIGNALS to the processes that this one starts.
 
     They save and leave. A third SIGINT kills them at once: people press Ctrl-C twice.
     num_received: how many signals have come.
     """
 
-    def __init__(
-        self,
-        signals: Iterable[int],
-        list_processes: Callable[[], Iterable[subprocess.Popen]],
-    ) -> None:
-        self.signals = signals
-        self.list_processes = list_processes
+    def __init__(self) -> None:
+        self.processes: list[subprocess.Popen] = []
         self.num_received = 0
         self.num_interrupts = 0
 
     def __enter__(self) -> "ForwardSignals":
         self.before = {
-            number: signal.signal(number, self._forward) for number in self.signals
+            number: signal.signal(number, self._forward) for number in STOP_SIGNALS
         }
         return self
 
@@ -137,17 +117,20 @@ class ForwardSignals:
         for number, handler in self.before.items():
             signal.signal(number, handler)
 
+    def add(self, process: subprocess.Popen) -> None:
+        """Pass on signals to a process that has just started.
+
+        The last signal is passed on too, if one came before: none is lost.
+        """
+        self.processes.append(process)
+        if self.num_received:
+            process.send_signal(received_signals[-1])
+
     def _forward(self, number: int, frame: FrameType | None) -> None:
         received_signals.append(number)
         self.num_received += 1
         self.num_interrupts += number == signal.SIGINT
         sent = number if self.num_interrupts < 3 else signal.SIGKILL
-        send_signal(sent, self.list_processes())
-
-    def forward_earlier(self, process: subprocess.Popen) -> None:
-        """Pass on the last signal, if one came, to a process that has just started.
-
-        Call it once list_processes returns the process: no signal is then lost.
-        """
-        if self.num_received:
-            send_signal(received_signals[-1], [process])
+        for process in self.processes:
+            # which does nothing where the process has ended
+            process.send_signal(sent)

@@ -57,11 +57,9 @@ def _run(command: Sequence[str]) -> tuple[int, list[dict[str, Any]]]:
     received_signals.clear()
     with tempfile.TemporaryDirectory(prefix="unmask-cell-") as folder:
         summary = Path(folder) / "summary.json"
-        children: list[Any] = []
-        with ForwardSignals(STOP_SIGNALS, lambda: children) as signals:
+        with ForwardSignals() as signals:
             process = start_process(list(command), {SUMMARY_VARIABLE: str(summary)})
-            children.append(process)
-            signals.forward_earlier(process)
+            signals.add(process)
             code = process.wait()
         # killed by the signal: Python was still starting and nothing was begun
         if received_signals and -code in STOP_SIGNALS:

@@ -79,9 +79,8 @@ class Verification:
         self.console = console
         self.start = start
         self.stages = trained_stages(plan)
-        # nothing is forwarded (tuple lists no processes): a signal is only counted, and
-        # the supervised run notices it
-        self.signals = processes.ForwardSignals(processes.STOP_SIGNALS, tuple)
+        # no process is added: a signal is only counted, and the supervised run notices
+        self.signals = processes.ForwardSignals()
         # the first step that a killed run went on from
         self.first_resumed: dict[StageSpec, int] = {}
 
