@@ -17,8 +17,7 @@ from unmask.config.experiments import CONF
 from unmask.config.schema import Config
 
 if TYPE_CHECKING:
-    from unmask.reports.paper.comparison import Comparison
-    from unmask.reports.paper.findings import Finding
+    from unmask.reports.paper.comparison import Comparison, Finding
 
 DEFAULTS = CONF / "report.yaml"
 
@@ -35,7 +34,7 @@ def run() -> None:
     notes = [note for finding in findings for note in finding.notes]
     for note in dict.fromkeys(notes):
         print(f"note: {note}")
-    comparisons = [finding.section.comparison for finding in findings]
+    comparisons = [finding.comparison for finding in findings]
     print_comparisons(comparisons, arguments, written)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from unmask.config.paper_facts import Paper
-from unmask.reports.paper.comparison import Comparison, Section, compare
+from unmask.reports.paper.comparison import Comparison, Finding, compare
 from unmask.reports.paper.result_rows import ResultRow
 
 FT = {"title": "fine-tuning", "stage": "finetune", "unit": "top-1 %"}
@@ -168,14 +168,14 @@ def comparison(
     )
 
 
-def sections() -> list[Section]:
+def planted_findings() -> list[Finding]:
     """Return a table with a claim of each verdict, one without a figure, a half finished curve and an empty table."""
     finished = [
-        Section(comparison(paper), "python src/train.py -m", "1 min")
+        Finding(comparison(paper), "python src/train.py -m", "1 min")
         for paper in (DEPTH, TOKEN)
     ]
     return [
         *finished,
-        Section(comparison(SCHEDULE, rows=3), "a very " + "long " * 60 + "command"),
-        Section(comparison(PARTIAL, (), rows=0), ""),
+        Finding(comparison(SCHEDULE, rows=3), "a very " + "long " * 60 + "command"),
+        Finding(comparison(PARTIAL, (), rows=0), ""),
     ]

@@ -4,6 +4,7 @@ import ast
 import io
 import re
 import tokenize
+import tomllib
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import cache
@@ -393,3 +394,22 @@ def test_the_lock_pins_and_hashes_every_package_and_names_no_registry() -> None:
         r" --hash=sha256:[0-9a-f]{64})+\s*"
     )
     assert_none([entry for entry in entries if not pinned.fullmatch(entry)])
+
+
+def test_a_wheel_holds_every_file_that_is_not_python() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+    package_data = settings["setuptools"]["package-data"]
+    built = {".py", ".pyc", ".so"}
+    others = [
+        path
+        for path in PACKAGE.rglob("*")
+        if path.is_file() and path.suffix not in built
+    ]
+    assert any(path.suffix == ".j2" for path in others)
+    missing = []
+    for path in others:
+        package = ".".join(path.parent.relative_to(PACKAGE.parent).parts)
+        patterns = [*package_data.get("*", []), *package_data.get(package, [])]
+        if not any(path.match(pattern) for pattern in patterns):
+            missing.append(path)
+    assert missing == []

@@ -3,15 +3,11 @@
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from unmask.config.paper_facts import Claim
-from unmask.reports.paper.bootstrap import (
-    Sample,
-    bootstrap_deviations,
-    mean_difference,
-    rank_correlation,
-)
+from unmask.reports.paper.bootstrap import Sample, rank_correlation, resample
 from unmask.reports.paper.claims import ColumnSamples, inequalities, judge
 
 ROWS = ["1", "2", "4", "8"]
@@ -101,8 +97,10 @@ def test_equal_rows_are_told_apart_no_more_often_than_each_level_allows() -> Non
     wrong = dict.fromkeys(levels, 0)
     for _ in range(count):
         a, b = (Sample(tuple(rng.normal(size=3)), 0) for _ in range(2))
-        resampled = [(s, bootstrap_deviations(s, False, rng)) for s in (a, b)]
-        difference = mean_difference(*resampled)  # type: ignore[arg-type]
+        first, second = (resample(sample, False, rng) for sample in (a, b))
+        assert first is not None
+        assert second is not None
+        difference = first.minus(second)
         for level in levels:
             wrong[level] += difference.bound(level, upper=False) > 0
     for level, allowed in levels.items():
@@ -213,8 +211,10 @@ def test_the_same_rows_give_the_same_verdict_to_the_last_digit() -> None:
 
 
 def test_ranks_are_compared_from_three_rows_on() -> None:
-    assert rank_correlation([(1.0, 10.0), (2.0, 20.0)]) is None
-    assert rank_correlation([(1.0, 10.0), (2.0, 20.0), (3.0, 15.0)]) == pytest.approx(
-        0.5
-    )
-    assert rank_correlation([(1.0, 10.0), (1.0, 20.0), (1.0, 15.0)]) is None
+    def correlation(papers: list[float], ours: list[float]) -> float | None:
+        return rank_correlation(pd.DataFrame({"paper": papers, "mean": ours}))
+
+    assert correlation([1.0, 2.0], [10.0, 20.0]) is None
+    assert correlation([1.0, 2.0, 3.0], [10.0, 20.0, 15.0]) == pytest.approx(0.5)
+    assert correlation([1.0, 1.0, 1.0], [10.0, 20.0, 15.0]) is None
+    assert correlation([10.0, 20.0, 15.0], [1.0, 1.0, 1.0]) is None

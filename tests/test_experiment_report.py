@@ -1,6 +1,7 @@
 """A table of the paper beside ours: numbers, progress and headline, and reproducible files."""
 
 import io
+import math
 import random
 import re
 from pathlib import Path
@@ -12,7 +13,7 @@ from planted_results import DEPTH, PARTIAL, SCHEDULE, TOKEN, comparison, results
 from small_runs import raw_config
 from unmask.config.checks import ConfigError, check
 from unmask.config.experiments import experiment_cells, read_paper, read_scale
-from unmask.reports.paper.comparison import Section, compare
+from unmask.reports.paper.comparison import Finding, compare
 from unmask.reports.paper.figures import (
     comparison_figure,
     figure_png,
@@ -44,22 +45,23 @@ def render(table: object, width: int = 200) -> str:
 
 
 def test_our_numbers_are_compared_with_the_papers_and_each_with_its_default() -> None:
-    cell = comparison(DEPTH).rows[0].cells["lin"]
-    assert (cell.paper, cell.num_seeds) == (65.5, 3)
-    assert cell.mean == pytest.approx(75.5, abs=0.3)
-    assert cell.minus_paper == pytest.approx(10.0, abs=0.3)
-    assert cell.paper_minus_default == pytest.approx(-8.0)
-    assert cell.minus_default == pytest.approx(-8.0, abs=0.5)
-    assert 0 < cell.std < 0.4  # type: ignore[operator]
-    default = comparison(DEPTH).rows[3]
-    assert default.is_default
-    assert default.cells["lin"].minus_default is None
+    cell = comparison(DEPTH).cell("lin", "1")
+    assert (cell["paper"], cell["count"]) == (65.5, 3)
+    assert cell["mean"] == pytest.approx(75.5, abs=0.3)
+    assert cell["minus_paper"] == pytest.approx(10.0, abs=0.3)
+    assert cell["paper_minus_default"] == pytest.approx(-8.0)
+    assert cell["mean_minus_default"] == pytest.approx(-8.0, abs=0.5)
+    assert 0 < cell["std"] < 0.4
+    assert DEPTH.default == "8"
+    default = comparison(DEPTH).cell("lin", "8")
+    assert math.isnan(default["mean_minus_default"])
+    assert math.isnan(default["paper_minus_default"])
 
 
 def test_seconds_are_not_subtracted_from_hours() -> None:
-    cell = comparison(TOKEN).rows[0].cells["hours"]
-    assert cell.mean is not None
-    assert cell.minus_paper is None
+    cell = comparison(TOKEN).cell("hours", "with | tokens")
+    assert math.isfinite(cell["mean"])
+    assert math.isnan(cell["minus_paper"])
 
 
 def test_a_column_without_a_stage_is_not_ours_and_a_row_may_name_its_stage() -> None:
@@ -194,21 +196,17 @@ def test_markdown_has_a_line_for_each_row_and_its_pipes_escaped() -> None:
 
 
 def test_the_readme_has_question_command_cost_claims_and_differences() -> None:
-    section = Section(
-        comparison(DEPTH),
-        "python src/train.py -m experiment=decoder_depth",
-        "12 min",
-        "results/embedded.svg",
+    finding = Finding(
+        comparison(DEPTH), "python src/train.py -m experiment=decoder_depth", "12 min"
     )
-    text = experiment_readme(
-        DEPTH, [section, Section(comparison(DEPTH, ()), "the other command")]
-    )
+    other = Finding(comparison(DEPTH, ()), "the other command")
+    text = experiment_readme([finding, other], figures=["embedded"])
     for part in (
         "# Decoder depth (Table 1a)",
         "How deep?",
         "```bash\npython src/train.py -m experiment=decoder_depth\n```",
         "Cost: 12 min.",
-        section.comparison.headline,
+        finding.comparison.headline,
         "- **does not hold** ✘ 12 blocks",
         "- digits for ImageNet",
         "](results/embedded.svg)",
@@ -216,6 +214,7 @@ def test_the_readme_has_question_command_cost_claims_and_differences() -> None:
     ):
         assert part in text
     assert text.count("How deep?") == 1
+    assert "results/embedded.svg" not in experiment_readme([finding])
 
 
 def test_zero_has_no_minus() -> None:

@@ -13,7 +13,7 @@ from unmask.config.arguments import Report
 from unmask.config.checks import ConfigError, check, fill_missing_roots
 from unmask.config.experiments import CONF, read_paper
 from unmask.reports.paper import findings, result_rows
-from unmask.reports.paper.findings import Finding
+from unmask.reports.paper.comparison import Finding
 from unmask.reports.paper.result_rows import ResultRow, write_rows
 
 

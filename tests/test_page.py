@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from small_runs import plan_for, run
-from unmask.reports.run.content import (
+from unmask.reports.run.figures import loss_curve, measurement_bars
+from unmask.reports.run.page import (
     describe_measurement,
     group_measurements,
     largest_standard_error,
+    write_page,
 )
-from unmask.reports.run.figures import loss_curve, measurement_bars
-from unmask.reports.run.page import write_page
 from unmask.stages.ledger import StageFolder
 
 

@@ -7,6 +7,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 from scipy import special, stats  # type: ignore[import-untyped]
 
@@ -21,21 +22,17 @@ class Sample(NamedTuple):
     images: int
 
     @property
-    def mean(self) -> float:
-        """Return the mean over seeds."""
-        return float(np.mean(self.values))
-
-    @property
     def seeds_differ(self) -> bool:
         """Return whether the seeds can tell how far other seeds would lie."""
         # Seeds that agree to the last digit are a rounding, not a spread of zero.
         return len(set(self.values)) > 1
 
 
-class Deviations(NamedTuple):
-    """How one row's mean varies under resampling."""
+class Estimate(NamedTuple):
+    """A mean, or a difference of two, and how it varies under resampling."""
 
-    # mean of a resample minus the mean
+    mean: float
+    # means of the resamples minus the mean
     draws_N: Float[np.ndarray, "N"]
     # of the mean
     variance: float
@@ -44,14 +41,22 @@ class Deviations(NamedTuple):
     # smallest step between two possible values: an image of an accuracy
     resolution: float = 0.0
 
+    def minus(self, other: "Estimate") -> "Estimate":
+        """Return the difference.
 
-class Difference(NamedTuple):
-    """A difference of two means, and the draws around it."""
-
-    mean: float
-    draws_N: Float[np.ndarray, "N"]
-    df: float
-    resolution: float
+        The degrees of freedom are Welch's (1947); they are infinite where both
+        resample images.
+        """
+        # Welch-Satterthwaite: (v_a + v_b)^2 / (v_a^2 / df_a + v_b^2 / df_b)
+        total = self.variance + other.variance
+        parts = sum(part.variance**2 / part.df for part in (self, other))
+        return Estimate(
+            mean=self.mean - other.mean,
+            draws_N=self.draws_N - other.draws_N,
+            variance=total,
+            df=total**2 / parts if parts else math.inf,
+            resolution=self.resolution + other.resolution,
+        )
 
     def bound(self, level: float, upper: bool) -> float:
         """Return the one-sided confidence bound at `level`."""
@@ -66,69 +71,37 @@ class Difference(NamedTuple):
         return float(self.mean + tail_ratio * quantile + step)
 
 
-def bootstrap_deviations(
+def resample(
     sample: Sample, is_accuracy: bool, rng: np.random.Generator
-) -> Deviations | None:
+) -> Estimate | None:
     """Resample a row's seeds, or the images of a single seed.
 
     Return None where nothing tells how far the value would vary: a single seed of
     something that is no accuracy in per cent.
     """
-    if sample.seeds_differ:
-        return _resample_seeds(sample, rng)
-    if not is_accuracy or sample.images < 1:
-        return None
-    return _resample_images(sample, rng)
-
-
-def _resample_seeds(sample: Sample, rng: np.random.Generator) -> Deviations:
-    n = len(sample.values)
     values_S = np.array(sample.values)
-    resampled_SN = values_S[rng.integers(n, size=(n, DRAWS))]
-    # The mean of a resample has (n - 1) / n of the unbiased variance.
-    unbiased = math.sqrt(n / (n - 1))
-    draws_N = (resampled_SN.mean(axis=0) - sample.mean) * unbiased
-    variance = float(values_S.var(ddof=1)) / n
-    return Deviations(draws_N, variance, n - 1)
-
-
-def _resample_images(sample: Sample, rng: np.random.Generator) -> Deviations:
+    mean = float(values_S.mean())
+    if sample.seeds_differ:
+        n = len(values_S)
+        means_N = values_S[rng.integers(n, size=(n, DRAWS))].mean(axis=0)
+        # The mean of a resample has (n - 1) / n of the unbiased variance.
+        draws_N = (means_N - mean) * math.sqrt(n / (n - 1))
+        return Estimate(mean, draws_N, float(values_S.var(ddof=1)) / n, n - 1)
     n = sample.images
+    if not is_accuracy or n < 1:
+        return None
     # Half an image of either kind is added: even 100 % is not certain.
-    share = (sample.mean / 100 * n + 0.5) / (n + 1)
+    share = (mean / 100 * n + 0.5) / (n + 1)
     draws_N = 100 * (rng.binomial(n, share, size=DRAWS) / n - share)
     variance = 1e4 * share * (1 - share) / n
-    return Deviations(draws_N, variance, math.inf, 100 / n)
+    return Estimate(mean, draws_N, variance, math.inf, 100 / n)
 
 
-def mean_difference(
-    first: tuple[Sample, Deviations], second: tuple[Sample, Deviations]
-) -> Difference:
-    """Return mean(first) - mean(second) with its draws.
+def rank_correlation(pairs: pd.DataFrame) -> float | None:
+    """Return Spearman's rank correlation of two columns.
 
-    The degrees of freedom are Welch's (1947); they are infinite where both samples
-    resample images.
+    Return None for fewer than three rows, or where one column is constant.
     """
-    (sample_a, a), (sample_b, b) = first, second
-    # Welch-Satterthwaite: (v_a + v_b)^2 / (v_a^2 / df_a + v_b^2 / df_b)
-    total = a.variance + b.variance
-    parts = sum(part.variance**2 / part.df for part in (a, b))
-    return Difference(
-        mean=sample_a.mean - sample_b.mean,
-        draws_N=a.draws_N - b.draws_N,
-        df=total**2 / parts if parts else math.inf,
-        resolution=a.resolution + b.resolution,
-    )
-
-
-def rank_correlation(pairs: list[tuple[float, float]]) -> float | None:
-    """Return Spearman's rank correlation.
-
-    Return None for fewer than three pairs, or where one side is constant.
-    """
-    if len(pairs) < MIN_RANKED_ROWS:
+    if len(pairs) < MIN_RANKED_ROWS or (pairs.nunique() == 1).any():
         return None
-    first, second = zip(*pairs, strict=True)
-    if len(set(first)) == 1 or len(set(second)) == 1:
-        return None
-    return float(stats.spearmanr(first, second).statistic)
+    return float(stats.spearmanr(pairs).statistic)

@@ -16,12 +16,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from unmask.config.paper_facts import Claim
-from unmask.reports.paper.bootstrap import (
-    Difference,
-    Sample,
-    bootstrap_deviations,
-    mean_difference,
-)
+from unmask.reports.paper.bootstrap import Estimate, Sample, resample
 
 Verdict = Literal["holds", "does not hold", "cannot tell"]
 CONFIDENCE = 0.95
@@ -104,15 +99,15 @@ def judge(claim: Claim, column: ColumnSamples) -> JudgedClaim:
         return JudgedClaim(claim, "cannot tell", missing)
     digest = hashlib.sha256(claim.says.encode()).digest()
     rng = np.random.default_rng(int.from_bytes(digest[:8], "little"))
-    resampled = {}
+    estimates = {}
     for row in rows:
         sample = column.samples[row]
-        deviations = bootstrap_deviations(sample, column.is_accuracy, rng)
-        if deviations is None:
+        estimate = resample(sample, column.is_accuracy, rng)
+        if estimate is None:
             return JudgedClaim(claim, "cannot tell", _describe_no_spread(row, sample))
-        resampled[row] = sample, deviations
+        estimates[row] = estimate
     differences = {
-        pair: mean_difference(resampled[pair.high], resampled[pair.low])
+        pair: estimates[pair.high].minus(estimates[pair.low])
         for pair in {*to_confirm, *to_refute}
     }
     verdict, reason = _decide(to_confirm, to_refute, differences, column)
@@ -122,32 +117,26 @@ def judge(claim: Claim, column: ColumnSamples) -> JudgedClaim:
 def _decide(
     to_confirm: list[Inequality],
     to_refute: list[Inequality],
-    differences: dict[Inequality, Difference],
+    differences: dict[Inequality, Estimate],
     column: ColumnSamples,
 ) -> tuple[Verdict, str]:
     """Return the verdict and its reason: the inequality that decided."""
     # Bonferroni: one false refutation in twenty over all inequalities together
     strict = 1 - (1 - CONFIDENCE) / len(to_refute)
-    upper = {
-        pair: differences[pair].bound(strict, upper=True) - pair.margin
-        for pair in to_refute
-    }
-    worst = min(to_refute, key=lambda pair: upper[pair])
-    worst_text = _describe_difference(worst, differences[worst], strict, column)
-    if upper[worst] < 0:
-        return "does not hold", f"{worst_text}."
 
-    lower = {
-        pair: differences[pair].bound(CONFIDENCE, upper=False) - pair.margin
-        for pair in to_confirm
-    }
-    closest = min(to_confirm, key=lambda pair: lower[pair])
+    def distance(pair: Inequality, level: float, upper: bool) -> float:
+        return differences[pair].bound(level, upper) - pair.margin
+
+    worst = min(to_refute, key=lambda pair: distance(pair, strict, upper=True))
+    worst_text = _describe_difference(worst, differences[worst], strict, column)
+    if distance(worst, strict, upper=True) < 0:
+        return "does not hold", f"{worst_text}."
+    closest = min(to_confirm, key=lambda pair: distance(pair, CONFIDENCE, upper=False))
     text = _describe_difference(closest, differences[closest], CONFIDENCE, column)
-    if lower[closest] > 0:
+    if distance(closest, CONFIDENCE, upper=False) > 0:
         count = len(to_confirm)
         suffix = f": the closest of {count} comparisons" if count > 1 else ""
         return "holds", f"{text}{suffix}."
-
     if len(to_refute) == 1:
         return "cannot tell", f"{text}."
     return "cannot tell", (
@@ -160,18 +149,15 @@ def _describe_missing(rows: list[str], column: ColumnSamples) -> str | None:
     """Say which of the rows have no result; return None where all have one."""
     if len(rows) < 2:
         return "There are no two rows to compare."
-    omitted = [row for row in rows if row in column.omitted_rows]
-    if omitted:
-        return f"This scale leaves out {_quote_rows(omitted)}."
-    absent = [row for row in rows if row not in column.samples]
-    if absent:
-        return f"No result yet of {_quote_rows(absent)}."
+    for start, missing in (
+        ("This scale leaves out", set(rows) & set(column.omitted_rows)),
+        ("No result yet of", set(rows) - column.samples.keys()),
+    ):
+        if missing:
+            noun = "row" if len(missing) == 1 else "rows"
+            names = ", ".join(f"“{row}”" for row in rows if row in missing)
+            return f"{start} {noun} {names}."
     return None
-
-
-def _quote_rows(rows: list[str]) -> str:
-    noun = "row" if len(rows) == 1 else "rows"
-    return f"{noun} " + ", ".join(f"“{row}”" for row in rows)
 
 
 def _describe_no_spread(row: str, sample: Sample) -> str:
@@ -183,19 +169,15 @@ def _describe_no_spread(row: str, sample: Sample) -> str:
     )
 
 
-def difference_unit(unit: str) -> str:
-    """Return the unit of a difference of two values: points for per cent."""
-    return "points" if "%" in unit else unit
-
-
 def _describe_difference(
-    pair: Inequality, difference: Difference, level: float, column: ColumnSamples
+    pair: Inequality, difference: Estimate, level: float, column: ColumnSamples
 ) -> str:
     """Give the difference, its two-sided interval, and what was resampled."""
     low = difference.bound(level, upper=False)
     high = difference.bound(level, upper=True)
     # A bound at 95 % on either side is an interval of 90 %.
     percent = f"{100 * (2 * level - 1):.3g}"
+    unit = "points" if "%" in column.unit else column.unit
     claimed = ""
     if pair.margin > 0:
         claimed = f"; the claim is more than {pair.margin:g}"
@@ -206,8 +188,8 @@ def _describe_difference(
     )
     return (
         f"“{pair.high}” minus “{pair.low}” is {difference.mean:+.2f}"
-        f" {difference_unit(column.unit)} ({percent} % interval {low:+.2f} to"
-        f" {high:+.2f}, over {' and '.join(sizes)}){claimed}"
+        f" {unit} ({percent} % interval {low:+.2f} to {high:+.2f}, over"
+        f" {' and '.join(sizes)}){claimed}"
     )
 
 

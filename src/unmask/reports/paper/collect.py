@@ -5,7 +5,6 @@ A result is known by its stage's fingerprint, so it counts wherever it was made.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from unmask.config.checks import ConfigError
@@ -18,7 +17,6 @@ from unmask.reports.paper.result_rows import (
     ResultRow,
     planned_column_stages,
 )
-from unmask.stages.fingerprint import StageSpec
 from unmask.stages.ledger import LedgerError, StageFolder
 from unmask.stages.plan import list_dataset, make_plan
 
@@ -42,33 +40,10 @@ class CollectedResults:
     # how many rows are kept in experiments/ and not in this ledger
     num_kept: int = 0
 
-    def add(
-        self, slug: str, ledger_row: ResultRow | None, kept_row: ResultRow | None
-    ) -> None:
-        """Add the ledger's row, else the kept one; note where the two disagree."""
-        if ledger_row and kept_row and ledger_row.value != kept_row.value:
-            self.notes.append(
-                f"{slug}, row {ledger_row.row}, {ledger_row.column}, seed"
-                f" {ledger_row.seed}: the ledger has {ledger_row.value}, experiments/"
-                f" keeps {kept_row.value} for the same fingerprint; the ledger's is"
-                " used"
-            )
-        if ledger_row:
-            self.rows.append(ledger_row)
-        elif kept_row:
-            self.rows.append(kept_row)
-            self.num_kept += 1
-
-    def add_without_images(
-        self, slug: str, kept_rows: list[ResultRow], error: ConfigError
-    ) -> None:
-        """Add kept rows as they are: without the images there is no fingerprint."""
-        self.rows += kept_rows
-        self.num_kept += len(kept_rows)
-        self.notes.append(
-            f"{slug}: {error}; for these images only the results kept in experiments/"
-            " are known"
-        )
+    def add_kept(self, rows: list[ResultRow]) -> None:
+        """Add rows that are kept in experiments/ alone."""
+        self.rows += rows
+        self.num_kept += len(rows)
 
 
 def collect_results(
@@ -89,7 +64,7 @@ def collect_results(
     """
     collected = CollectedResults()
     # A million files are listed once, not for every cell.
-    listings: dict[str, Listing | None] = {}
+    listings: dict[tuple[str, str | None, float], Listing | None] = {}
     row_of_stage: dict[tuple[str, str], str] = {}
     for cell in experiment_cells(slug, scale):
         if cell.row not in collected.configs:
@@ -97,13 +72,20 @@ def collect_results(
         config = collected.configs[cell.row].model_copy(
             update={"seed": cell.seed, "runs_dir": runs_dir}
         )
+        data = config.data
+        images = data.source, data.root, data.holdout
         try:
-            listing = _list_once(config, listings)
+            if images not in listings:
+                listings[images] = list_dataset(data, config.source)
         except ConfigError as error:
-            rows = [r for r in unverified if (r.row, r.seed) == (cell.row, cell.seed)]
-            collected.add_without_images(slug, rows, error)
+            place = cell.row, cell.seed
+            collected.add_kept([r for r in unverified if (r.row, r.seed) == place])
+            collected.notes.append(
+                f"{slug}: {error}; for these images only the results kept in"
+                " experiments/ are known"
+            )
             continue
-        if listing:
+        if listing := listings[images]:
             collected.dataset_size = (len(listing.train), len(listing.classes))
         plan = make_plan(config, listing)
         collected.stage_kinds |= {spec.fingerprint: spec.kind for spec in plan.stages}
@@ -111,56 +93,41 @@ def collect_results(
             first = row_of_stage.setdefault((column, spec.fingerprint), cell.row)
             if first != cell.row:
                 raise ConfigError(same_run_message(slug, first, cell.row))
-            metric = paper.columns[column].metric
-            _add_result(collected, cell, spec, column, metric, runs_dir, kept)
+            key = paper.columns[column].metric, spec.fingerprint
+            folder = StageFolder(runs_dir, spec)
+            _add_result(collected, cell, column, folder, key[0], kept.get(key))
     return collected
-
-
-def _list_once(config: Config, listings: dict[str, Listing | None]) -> Listing | None:
-    """Return the listing of the config's images; raise ConfigError without them."""
-    data = config.data
-    key = f"{data.source} {data.root} {data.holdout}"
-    if key not in listings:
-        listings[key] = list_dataset(data, config.source)
-    return listings[key]
 
 
 def _add_result(
     collected: CollectedResults,
     cell: Cell,
-    spec: StageSpec,
     column: str,
+    folder: StageFolder,
     metric: str,
-    runs_dir: str,
-    kept: KeptResults,
+    kept_row: ResultRow | None,
 ) -> None:
-    ledger_row = None
+    """Add the ledger's result, else the kept one; note where the two disagree."""
+    spec = folder.spec
+    values: dict[str, Any] = {}
     try:
-        ledger_row = _read_ledger_row(spec, runs_dir, cell, column, metric)
+        if result := folder.result():
+            values = {**result, **result["metrics"]}
     except LedgerError as error:
         collected.notes.append(str(error))
-    kept_row = kept.get((metric, spec.fingerprint))
-    if kept_row:
+    if metric in values:
+        value = float(values[metric])
+        pretrain = spec.parent.fingerprint if spec.parent else ""
+        place = cell.row, column, cell.seed
+        collected.rows.append(
+            ResultRow(*place, value, int(values["images"]), spec.fingerprint, pretrain)
+        )
+        if kept_row and kept_row.value != value:
+            collected.notes.append(
+                f"{cell.slug}, row {cell.row}, {column}, seed {cell.seed}: the ledger"
+                f" has {value}, experiments/ keeps {kept_row.value} for the same"
+                " fingerprint; the ledger's is used"
+            )
+    elif kept_row:
         # The same stage may stand in another table, under another name.
-        kept_row = kept_row._replace(row=cell.row, column=column)
-    collected.add(cell.slug, ledger_row, kept_row)
-
-
-def _read_ledger_row(
-    spec: StageSpec, runs_dir: str, cell: Cell, column: str, metric: str
-) -> ResultRow | None:
-    result = StageFolder(Path(runs_dir), spec).result()
-    if result is None:
-        return None
-    values: dict[str, Any] = {**result["metrics"], "seconds": result["seconds"]}
-    if metric not in values:
-        return None
-    return ResultRow(
-        row=cell.row,
-        column=column,
-        seed=cell.seed,
-        value=float(values[metric]),
-        images=int(result["images"]),
-        fingerprint=spec.fingerprint,
-        pretrain=spec.parent.fingerprint if spec.parent else "",
-    )
+        collected.add_kept([kept_row._replace(row=cell.row, column=column)])

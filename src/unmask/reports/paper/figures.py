@@ -5,17 +5,19 @@ the right one.
 """
 
 import io
+import math
 import re
 import textwrap
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import matplotlib as mpl
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from unmask.reports.paper.comparison import Comparison
-from unmask.reports.run.figures import to_svg
+from unmask.reports.run.figures import open_frame, to_svg
 from unmask.storage.atomic import atomic_write, write_text
 
 # of a panel, in inches
@@ -40,14 +42,13 @@ LABEL_WIDTH = 12  # characters
 
 
 class Series(NamedTuple):
-    """One line or one set of bars: a value for each row, None where there is none."""
+    """One line or one set of bars."""
 
-    name: str
+    label: str
     unit: str
-    values: list[float | None]
-    # standard deviations over seeds
-    stds: list[float | None]
     is_ours: bool
+    # `value` and `std` over seeds, by where the row stands on the x axis
+    points: pd.DataFrame
 
 
 def comparison_figure(comparison: Comparison) -> Figure | None:
@@ -57,13 +58,17 @@ def comparison_figure(comparison: Comparison) -> Figure | None:
     """
     if comparison.paper.form == "table":
         return None
-    panels = [panel for panel in _panels(comparison) if any(map(_has_values, panel))]
+    panels = [
+        panel
+        for panel in _panels(comparison)
+        if any(len(series.points) for series in panel)
+    ]
     if not panels:
         return None
     figure = Figure((WIDTH, HEIGHT * len(panels) + 0.5), layout="constrained")
     axes = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
     for left, panel in zip(axes, panels, strict=True):
-        _draw_panel(left, panel, comparison)
+        _draw_panel(left, panel, comparison.paper.form == "bars")
     _label_rows(axes[-1], comparison)
     figure.align_ylabels()
     return figure
@@ -87,19 +92,14 @@ def figure_png(comparison: Comparison) -> bytes | None:
 
     The bytes are the same for the same data and the same version of matplotlib.
     """
+    buffer = io.BytesIO()
     with mpl.rc_context(_style(TEXT_COLOUR)):
         figure = comparison_figure(comparison)
         if figure is None:
             return None
-        buffer = io.BytesIO()
-        figure.savefig(
-            buffer,
-            format="png",
-            dpi=DPI,
-            # the version of matplotlib would change the bytes
-            metadata={"Software": None},
-            facecolor="white",
-        )
+        # the version of matplotlib would change the bytes
+        metadata = {"Software": None}
+        figure.savefig(buffer, dpi=DPI, metadata=metadata, facecolor="white")
     return buffer.getvalue()
 
 
@@ -119,98 +119,80 @@ def write_figures(comparison: Comparison, folder: Path) -> list[Path]:
     return [svg_path, png_path]
 
 
-def _style(text_colour: str) -> dict[str, Any]:
-    return {
-        "text.color": text_colour,
-        "axes.labelcolor": text_colour,
-        "axes.edgecolor": text_colour,
-        "xtick.color": text_colour,
-        "ytick.color": text_colour,
-        "font.size": 9.5,
-        "xtick.labelsize": 8.5,
-        "ytick.labelsize": 8.5,
-    }
-
-
-def _has_values(series: Series) -> bool:
-    return any(value is not None for value in series.values)
+def _style(text_colour: str) -> dict[str, str | float]:
+    coloured = (
+        "text.color",
+        "axes.labelcolor",
+        "axes.edgecolor",
+        "xtick.color",
+        "ytick.color",
+    )
+    sizes = {"font.size": 9.5, "xtick.labelsize": 8.5, "ytick.labelsize": 8.5}
+    return {**dict.fromkeys(coloured, text_colour), **sizes}
 
 
 def _panels(comparison: Comparison) -> list[list[Series]]:
     """Group the paper's and our numbers by what they measure."""
-    columns = comparison.paper.columns
-    is_curve = comparison.paper.form == "curve"
+    paper = comparison.paper
     panels: dict[str, list[Series]] = {}
     for name in comparison.trained_columns:
-        key = name
-        if is_curve and columns[name].stage in FINE_TUNING_STAGES:
-            key = "fine-tuned"
+        is_tuned = paper.columns[name].stage in FINE_TUNING_STAGES
+        key = "fine-tuned" if paper.form == "curve" and is_tuned else name
         panels.setdefault(key, []).extend(_column_series(comparison, name))
-    for name, column in columns.items():
-        if name in comparison.trained_columns:
-            continue
+    for name, column in paper.columns.items():
         # What only the paper reports joins the first panel of its unit.
-        for panel in panels.values():
-            if panel[0].unit == column.unit:
-                panel.extend(_column_series(comparison, name))
-                break
+        alike = [panel for panel in panels.values() if panel[0].unit == column.unit]
+        if name not in comparison.trained_columns and alike:
+            alike[0].extend(_column_series(comparison, name)[:1])
     return list(panels.values())
 
 
 def _column_series(comparison: Comparison, name: str) -> list[Series]:
+    """Return the paper's numbers and ours."""
     column = comparison.paper.columns[name]
-    cells = [row.cells[name] for row in comparison.rows]
-    papers = Series(
-        column.title,
-        column.unit,
-        values=[cell.paper for cell in cells],
-        stds=[None] * len(cells),
-        is_ours=False,
-    )
-    if name not in comparison.trained_columns:
-        return [papers]
-    ours = Series(
-        column.title,
-        column.unit,
-        values=[cell.mean for cell in cells],
-        stds=[cell.std for cell in cells],
-        is_ours=True,
-    )
-    return [papers, ours]
+    numbers = comparison.numbers.loc[name]
+    papers = pd.DataFrame({"value": numbers["paper"], "std": math.nan})
+    ours = pd.DataFrame({"value": numbers["mean"], "std": numbers["std"]})
+    series = []
+    for side, points in (("paper (left)", papers), ("ours (right)", ours)):
+        points = points.set_axis(_positions(comparison)).dropna(subset="value")
+        label = f"{column.title}, {side}"
+        series.append(Series(label, column.unit, side.startswith("ours"), points))
+    return series
 
 
-def _draw_panel(left: Axes, panel: list[Series], comparison: Comparison) -> None:
-    unit = panel[0].unit
-    is_bars = comparison.paper.form == "bars"
-    left.set_ylabel(f"paper, {unit}")
-    right = None
-    if any(series.is_ours and _has_values(series) for series in panel):
+def _positions(comparison: Comparison) -> list[float]:
+    """Return where each row stands on the x axis.
+
+    It is the row's number on a curve of numbers, else its index.
+    """
+    paper = comparison.paper
+    if paper.form == "curve" and paper.kind == "number":
+        return [float(row.row) for row in paper.rows]
+    return [float(i) for i in range(len(paper.rows))]
+
+
+def _draw_panel(left: Axes, panel: list[Series], is_bars: bool) -> None:
+    papers = [series for series in panel if not series.is_ours]
+    ours = [series for series in panel if series.is_ours]
+    left.set_ylabel(f"paper, {panel[0].unit}")
+    sides = [(left, papers)]
+    if any(len(series.points) for series in ours):
         right = left.twinx()
-        right.set_ylabel(f"ours, {unit}", color=OUR_COLOURS[0])
+        right.set_ylabel(f"ours, {panel[0].unit}", color=OUR_COLOURS[0])
         right.tick_params(axis="y", colors=OUR_COLOURS[0])
         right.spines["top"].set_visible(False)
-        right.spines[["right"]].set_color(OUR_COLOURS[0])
-    else:
-        left.spines["right"].set_visible(False)
-    left.spines["top"].set_visible(False)
-    left.grid(axis="y", color=mpl.rcParams["text.color"], alpha=0.15, linewidth=0.6)
-    left.set_axisbelow(True)
-
-    positions = [_row_position(comparison, i) for i in range(len(comparison.rows))]
-    draw = _draw_curves if comparison.paper.form == "curve" else _draw_bars
-    draw(left, right, panel, positions)
-    _set_range(left, [series for series in panel if not series.is_ours], is_bars)
-    if right is not None:
-        _set_range(right, [series for series in panel if series.is_ours], is_bars)
-    _add_legend(left, right)
-
-
-def _add_legend(left: Axes, right: Axes | None) -> None:
-    handles, _ = left.get_legend_handles_labels()
-    if right is not None:
-        handles = [*handles, *right.get_legend_handles_labels()[0]]
+        right.spines["right"].set_color(OUR_COLOURS[0])
+        sides.append((right, ours))
+    open_frame(left, color=mpl.rcParams["text.color"], alpha=0.15)
+    left.spines["right"].set_visible(len(sides) > 1)
+    for axes, group in sides:
+        for i, series in enumerate(group):
+            if len(series.points):
+                (_draw_bars if is_bars else _draw_curve)(axes, series, i)
+        _set_range(axes, group, is_bars)
     left.legend(
-        handles=handles,
+        handles=[h for axes, _ in sides for h in axes.get_legend_handles_labels()[0]],
         frameon=False,
         ncols=2,
         loc="lower center",
@@ -219,86 +201,46 @@ def _add_legend(left: Axes, right: Axes | None) -> None:
     )
 
 
-def _row_position(comparison: Comparison, i: int) -> float:
-    """Return where a row stands on the x axis.
+def _draw_curve(axes: Axes, series: Series, i: int) -> None:
+    """Draw the i-th line of its side."""
+    stds = series.points["std"].fillna(0.0)
+    colours = OUR_COLOURS if series.is_ours else PAPER_COLOURS
+    axes.errorbar(
+        series.points.index,
+        series.points["value"],
+        stds if stds.any() else None,
+        color=colours[i % len(colours)],
+        marker="o" if series.is_ours else PAPER_MARKERS[i % len(PAPER_MARKERS)],
+        linestyle="-" if series.is_ours else "--",
+        markersize=4.5,
+        linewidth=1.5,
+        capsize=2.5,
+        label=series.label,
+    )
 
-    It is the row's number on a curve of numbers, else its index.
+
+def _draw_bars(axes: Axes, series: Series, i: int) -> None:
+    """Draw the i-th bars of its side.
+
+    What only the paper reports stands where the paper's bar of the row would be.
     """
-    paper = comparison.paper
-    if paper.form == "curve" and paper.kind == "number":
-        return float(comparison.rows[i].label)
-    return float(i)
-
-
-def _draw_curves(
-    left: Axes, right: Axes | None, panel: list[Series], positions: list[float]
-) -> None:
-    num_drawn = {True: 0, False: 0}
-    for series in panel:
-        axes = right if series.is_ours else left
-        i = num_drawn[series.is_ours]
-        num_drawn[series.is_ours] += 1
-        points = [
-            (x, y, std)
-            for x, y, std in zip(positions, series.values, series.stds, strict=True)
-            if y is not None
-        ]
-        if axes is None or not points:
-            continue
-        colours = OUR_COLOURS if series.is_ours else PAPER_COLOURS
-        xs, ys, stds = zip(*points, strict=True)
-        axes.errorbar(
-            xs,
-            ys,
-            [std or 0.0 for std in stds] if any(stds) else None,
-            color=colours[i % len(colours)],
-            marker="o" if series.is_ours else PAPER_MARKERS[i % len(PAPER_MARKERS)],
-            linestyle="-" if series.is_ours else "--",
-            markersize=4.5,
-            linewidth=1.5,
-            capsize=2.5,
-            label=_legend_label(series),
-        )
-
-
-def _legend_label(series: Series) -> str:
-    return f"{series.name}, {'ours (right)' if series.is_ours else 'paper (left)'}"
-
-
-def _draw_bars(
-    left: Axes, right: Axes | None, panel: list[Series], positions: list[float]
-) -> None:
-    # What only the paper reports is drawn where the paper's bar of the row would be.
-    for i, series in enumerate(filter(_has_values, panel)):
-        axes = right if series.is_ours else left
-        if axes is None:
-            continue
-        colour = OUR_COLOURS[0] if series.is_ours else PAPER_COLOURS[min(i, 1)]
-        _draw_bar_series(axes, series, positions, colour)
-
-
-def _draw_bar_series(
-    axes: Axes, series: Series, positions: list[float], colour: str
-) -> None:
-    label = _legend_label(series)
-    offset = 0.2 if series.is_ours else -0.2
-    for position, value, std in zip(positions, series.values, series.stds, strict=True):
-        if value is None:
-            continue
-        x = position + offset
+    label = series.label
+    shift = 0.2 if series.is_ours else -0.2
+    for position, value, std in series.points.itertuples():
+        x = position + shift
         axes.bar(
             x,
             value,
             0.37,
-            color=colour,
-            yerr=std,
+            color=OUR_COLOURS[0] if series.is_ours else PAPER_COLOURS[min(i, 1)],
+            yerr=None if math.isnan(std) else std,
             capsize=2.5,
             error_kw={"ecolor": mpl.rcParams["text.color"], "elinewidth": 1},
             label=label,
         )
         axes.annotate(
             f"{value:.1f}",
-            (x, value + (std or 0)),
+            (x, value + (0.0 if math.isnan(std) else std)),
             (0, 2),
             textcoords="offset points",
             ha="center",
@@ -310,15 +252,9 @@ def _draw_bar_series(
 
 def _set_range(axes: Axes, group: list[Series], is_bars: bool) -> None:
     """Fit the axis to its own numbers: each side has its own range."""
-    lows = []
-    highs = []
-    for series in group:
-        for value, std in zip(series.values, series.stds, strict=True):
-            if value is not None:
-                lows.append(value - (std or 0.0))
-                highs.append(value + (std or 0.0))
-    low = min(lows)
-    high = max(highs)
+    points = pd.concat([series.points for series in group]).fillna(0.0)
+    low = (points["value"] - points["std"]).min()
+    high = (points["value"] + points["std"]).max()
     missing_span = max(0.0, MIN_SPAN - (high - low))
     low -= missing_span / 2
     high += missing_span / 2
@@ -331,24 +267,19 @@ def _set_range(axes: Axes, group: list[Series], is_bars: bool) -> None:
 
 def _label_rows(axes: Axes, comparison: Comparison) -> None:
     paper = comparison.paper
-    positions = [_row_position(comparison, i) for i in range(len(comparison.rows))]
-    labels = [row.label for row in comparison.rows]
+    labels = [textwrap.fill(row.row, LABEL_WIDTH) for row in paper.rows]
+    ticks = dict(zip(_positions(comparison), labels, strict=True))
     axes.set_xlabel(paper.axis)
     if paper.form == "curve" and paper.x_scale == "log":
         axes.set_xscale("log")
         axes.minorticks_off()
     elif paper.form == "curve":
-        shown = _indices_with_room(positions)
-        positions = [positions[i] for i in shown]
-        labels = [labels[i] for i in shown]
-    axes.set_xticks(positions, [textwrap.fill(text, LABEL_WIDTH) for text in labels])
-
-
-def _indices_with_room(positions: list[float]) -> list[int]:
-    """Return the indices whose labels do not overlap, from the left."""
-    span = max(positions) - min(positions)
-    shown = [0]
-    for i in range(1, len(positions)):
-        if positions[i] - positions[shown[-1]] >= MIN_TICK_GAP * span:
-            shown.append(i)
-    return shown
+        # only labels that do not overlap, from the left
+        gap = MIN_TICK_GAP * (max(ticks) - min(ticks))
+        last = -math.inf
+        for position in list(ticks):
+            if position - last < gap:
+                del ticks[position]
+            else:
+                last = position
+    axes.set_xticks(list(ticks), list(ticks.values()))

@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Iterator
-from dataclasses import replace
+from contextlib import suppress
 from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
@@ -11,9 +11,10 @@ from unmask.commands.reconstruct import load_autoencoder
 from unmask.config.checks import ConfigError
 from unmask.config.experiments import EXPERIMENTS
 from unmask.reconstructions import ratio_sheet
+from unmask.reports.paper.comparison import Finding
 from unmask.reports.paper.figures import figure_svg, write_figures
-from unmask.reports.paper.findings import Finding, kept_results_path
-from unmask.reports.paper.page import write_paper_page
+from unmask.reports.paper.findings import kept_results_path
+from unmask.reports.paper.page import render_paper_page
 from unmask.reports.paper.result_rows import write_rows
 from unmask.reports.paper.tables import experiment_readme
 from unmask.storage import checkpoints
@@ -31,22 +32,19 @@ def ratio_sheet_png(runs_dir: str, findings: list[Finding]) -> bytes | None:
     The model is the default row's pretraining of the last finding that has one in the
     ledger; return None where none has.
     """
-    for finding in reversed(findings):
-        default = finding.section.comparison.paper.default
-        fingerprints = [
-            row.pretrain for row in finding.rows if row.row == default and row.pretrain
-        ]
-        for fingerprint in fingerprints:
-            folder = Path(runs_dir) / "pretrain" / fingerprint / "checkpoints"
-            checkpoint = checkpoints.newest(folder)
-            if not checkpoint:
-                continue
-            try:
+    fingerprints = [
+        row.pretrain
+        for finding in reversed(findings)
+        for row in finding.rows
+        if row.row == finding.comparison.paper.default and row.pretrain
+    ]
+    for fingerprint in fingerprints:
+        folder = Path(runs_dir) / "pretrain" / fingerprint / "checkpoints"
+        # The checkpoint may be damaged or of another version, or its images gone: the
+        # page does without the pictures rather than fail.
+        with suppress(ConfigError, ValueError, OSError):
+            if checkpoint := checkpoints.newest(folder):
                 return _draw_ratio_sheet(checkpoint)
-            except (ConfigError, ValueError, OSError):
-                # The checkpoint is damaged or of another version, or its images are
-                # gone: the page does without the pictures rather than fail.
-                continue
     return None
 
 
@@ -72,17 +70,17 @@ def write_report(findings: list[Finding], out: Path, runs_dir: str) -> list[Path
     """
     out.mkdir(parents=True, exist_ok=True)
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
-    sections = [finding.section for finding in findings]
     sheet = ratio_sheet_png(runs_dir, findings)
-    written = [write_paper_page(out / "index.html", sections, versions, sheet)]
+    written = [out / "index.html"]
+    write_text(written[0], render_paper_page(findings, versions, sheet))
     for finding in findings:
-        comparison = finding.section.comparison
+        comparison = finding.comparison
         path = out / "csv" / comparison.slug / f"{comparison.scale}.csv"
         write_rows(path, finding.rows, comparison.paper)
-        written.append(path)
-        written += write_figures(comparison, out / "figures")
+        written += [path, *write_figures(comparison, out / "figures")]
     for slug, group in _by_experiment(findings):
-        written.append(_write_readme(group, out / f"{slug}.md"))
+        written.append(out / f"{slug}.md")
+        write_text(written[-1], experiment_readme(group))
     return written
 
 
@@ -93,32 +91,23 @@ def keep_results(findings: list[Finding]) -> list[Path]:
     """
     written = []
     for slug, group in _by_experiment(findings):
-        shown = []
+        figures = []
         for finding in group:
-            comparison = finding.section.comparison
+            comparison = finding.comparison
             path = kept_results_path(slug, comparison.scale)
             write_rows(path, finding.rows, comparison.paper)
             written.append(path)
-            svg = figure_svg(comparison)
-            figure = None
-            if svg:
-                figure = f"results/{comparison.scale}.svg"
-                write_text(path.with_suffix(".svg"), svg)
+            if svg := figure_svg(comparison):
+                figures.append(comparison.scale)
                 written.append(path.with_suffix(".svg"))
-            section = replace(finding.section, figure=figure)
-            shown.append(finding._replace(section=section))
-        written.append(_write_readme(shown, EXPERIMENTS / slug / "README.md"))
+                write_text(written[-1], svg)
+        written.append(EXPERIMENTS / slug / "README.md")
+        write_text(written[-1], experiment_readme(group, figures))
     return written
 
 
 def _by_experiment(findings: list[Finding]) -> Iterator[tuple[str, list[Finding]]]:
     """Yield each experiment with its findings, one for each scale."""
     # Findings come in the order of experiments, so that groupby meets each once.
-    for slug, group in groupby(findings, key=lambda f: f.section.comparison.slug):
+    for slug, group in groupby(findings, key=lambda f: f.comparison.slug):
         yield slug, list(group)
-
-
-def _write_readme(findings: list[Finding], path: Path) -> Path:
-    sections = [finding.section for finding in findings]
-    write_text(path, experiment_readme(sections[0].comparison.paper, sections))
-    return path

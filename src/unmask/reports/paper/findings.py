@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 from unmask.config.arguments import Report
 from unmask.config.checks import ConfigError
@@ -22,11 +21,10 @@ from unmask.config.experiments import (
 from unmask.config.paper_facts import Paper
 from unmask.config.schema import Config, Scale
 from unmask.reports.paper.collect import CollectedResults, Compose, collect_results
-from unmask.reports.paper.comparison import Comparison, Section, compare
+from unmask.reports.paper.comparison import Comparison, Finding, compare
 from unmask.reports.paper.protocol_differences import describe_differences
 from unmask.reports.paper.result_rows import (
     KeptResults,
-    ResultRow,
     read_kept_results,
     read_rows,
 )
@@ -37,15 +35,6 @@ from unmask.training.outline import pretraining_outline
 PAPER_SCALE = "paper"
 # the scale's name in a stage's config.yaml
 SCALE_NAME = re.compile(r"^ +scale:\n +name: (\S+)$", re.MULTILINE)
-
-
-class Finding(NamedTuple):
-    """A table of the paper beside ours, and the rows it was made of."""
-
-    section: Section
-    rows: list[ResultRow]
-    # what a reader of the numbers must know
-    notes: list[str]
 
 
 def kept_results_path(slug: str, scale: str) -> Path:
@@ -61,7 +50,14 @@ def collect_findings(args: Report, compose: Compose) -> list[Finding]:
     results of other cells than the table's.
     """
     if args.keep:
-        _refuse_overrides(args.overrides)
+        # The path of the images changes no result.
+        refused = [o for o in args.overrides if not o.startswith("data.root=")]
+        if refused:
+            raise ConfigError(
+                f"keep=true with overrides={refused}: only results of the tables as"
+                " conf/ has them are kept; leave these overrides out (data.root= may"
+                " stay), or leave out keep=true"
+            )
     scales = [read_scale(name) for name in _scale_names(args)]
     kept = read_kept_results()
     findings = []
@@ -69,21 +65,10 @@ def collect_findings(args: Report, compose: Compose) -> list[Finding]:
         paper = read_paper(slug)
         for scale in scales:
             finding = _find(paper, slug, scale, args, compose, kept)
-            comparison = finding.section.comparison
+            comparison = finding.comparison
             if comparison.done or (args.scale and comparison.expected):
                 findings.append(finding)
     return findings
-
-
-def _refuse_overrides(overrides: list[str]) -> None:
-    # The path of the images changes no result.
-    refused = [o for o in overrides if not o.startswith("data.root=")]
-    if refused:
-        raise ConfigError(
-            f"keep=true with overrides={refused}: only results of the tables as conf/"
-            " has them are kept; leave these overrides out (data.root= may stay), or"
-            " leave out keep=true"
-        )
 
 
 def _scale_names(args: Report) -> list[str]:
@@ -136,12 +121,21 @@ def _find(
             f"{slug}: {collected.num_kept} of {len(collected.rows)} results are those"
             " kept in experiments/"
         )
-    command = _train_command(slug, scale.name, args)
-    cost = (
-        f"{_describe_stages(collected.stage_kinds)}python src/plan.py experiment={slug}"
-        f" scale={scale.name} computes its price"
+    overrides = [f"experiment={slug}", f"scale={scale.name}", *args.overrides]
+    if args.seeds:
+        overrides.append(f"seed={','.join(map(str, args.seeds))}")
+    # Each stage counts once, however many cells share it; without the images none is
+    # known.
+    counts = Counter(map(stage_title, collected.stage_kinds.values()))
+    stages = "".join([", ".join(f"{n} x {name}" for name, n in counts.items()), "; "])
+    return Finding(
+        comparison,
+        command=f"python src/train.py -m {shlex.join(overrides)}",
+        cost=f"{stages if counts else ''}python src/plan.py experiment={slug}"
+        f" scale={scale.name} computes its price",
+        rows=collected.rows,
+        notes=notes,
     )
-    return Finding(Section(comparison, command, cost), collected.rows, notes)
 
 
 def _compare(
@@ -172,23 +166,6 @@ def _compare(
             if column.counted
         },
     )
-
-
-def _train_command(slug: str, scale: str, args: Report) -> str:
-    overrides = [f"experiment={slug}", f"scale={scale}", *args.overrides]
-    if args.seeds:
-        overrides.append(f"seed={','.join(map(str, args.seeds))}")
-    return f"python src/train.py -m {shlex.join(overrides)}"
-
-
-def _describe_stages(stage_kinds: dict[str, str]) -> str:
-    """Say how many stages of each kind the table takes, each shared one once.
-
-    Return nothing where there are no stages: without the images they are unknown.
-    """
-    counts = Counter(map(stage_title, stage_kinds.values()))
-    text = ", ".join(f"{count} x {name}" for name, count in counts.items())
-    return f"{text}; " if text else ""
 
 
 def relative_flops(paper: Paper, configs: dict[str, Config]) -> dict[str, float]:

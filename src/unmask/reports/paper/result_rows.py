@@ -52,10 +52,22 @@ def sort_rows(rows: list[ResultRow], paper: Paper) -> list[ResultRow]:
     """
     labels = [row.row for row in paper.rows]
     columns = list(paper.columns)
-    for row in rows:
-        _check_row(row, paper)
     by_position: dict[tuple[int, int, int], ResultRow] = {}
     for row in sorted(set(rows)):
+        if row.row not in labels or row.column not in columns:
+            raise ConfigError(
+                f"results have row {row.row!r}, column {row.column!r}; {paper.paper}"
+                f" has rows {labels} and columns {columns}: correct the results or"
+                " paper.yaml"
+            )
+        is_accuracy = "accuracy" in paper.columns[row.column].metric
+        is_valid = row.images >= 1 and row.seed >= 0 and math.isfinite(row.value)
+        if not is_valid or (is_accuracy and not 0 <= row.value <= 100):
+            raise ConfigError(
+                f"results of {paper.paper} have {row}: images must be at least 1, seed"
+                " at least 0, value finite and an accuracy within 0 to 100; correct or"
+                " remove that line"
+            )
         position = labels.index(row.row), columns.index(row.column), row.seed
         first = by_position.setdefault(position, row)
         if first != row:
@@ -67,38 +79,12 @@ def sort_rows(rows: list[ResultRow], paper: Paper) -> list[ResultRow]:
     return [by_position[position] for position in sorted(by_position)]
 
 
-def _check_row(row: ResultRow, paper: Paper) -> None:
-    labels = [paper_row.row for paper_row in paper.rows]
-    columns = list(paper.columns)
-    if row.row not in labels or row.column not in columns:
-        raise ConfigError(
-            f"results have row {row.row!r}, column {row.column!r}; {paper.paper} has"
-            f" rows {labels} and columns {columns}: correct the results or paper.yaml"
-        )
-    is_accuracy = "accuracy" in paper.columns[row.column].metric
-    is_valid = (
-        row.images >= 1
-        and row.seed >= 0
-        and math.isfinite(row.value)
-        and (not is_accuracy or 0 <= row.value <= 100)
-    )
-    if not is_valid:
-        raise ConfigError(
-            f"results of {paper.paper} have {row}: images must be at least 1, seed at"
-            " least 0, value finite and an accuracy within 0 to 100; correct or remove"
-            " that line"
-        )
-
-
 def rows_to_csv(rows: list[ResultRow], paper: Paper) -> str:
     """Return the CSV text: the same bytes for the same rows in any order."""
     buffer = io.StringIO()
+    # It writes the shortest text of a float that reads back as the same.
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(ResultRow._fields)
-    for row in sort_rows(rows, paper):
-        # repr gives the shortest text that reads back as the same float
-        values = row._asdict() | {"value": repr(float(row.value))}
-        writer.writerow(values.values())
+    writer.writerows([ResultRow._fields, *sort_rows(rows, paper)])
     return buffer.getvalue()
 
 
@@ -115,25 +101,19 @@ def read_rows(path: Path) -> list[ResultRow]:
     """
     if not path.exists():
         return []
+    fields = list(ResultRow._fields)
     try:
         with path.open(newline="") as file:
-            header, *lines = list(csv.reader(file)) or [[]]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(
-            f"{path} is not a valid CSV file ({error}); restore or remove it"
-        ) from None
-    if header != list(ResultRow._fields):
-        raise ConfigError(
-            f"{path}: columns are {header}; they must be {list(ResultRow._fields)}"
-        )
-    try:
+            header, *lines = csv.reader(file)
+        if header != fields:
+            raise ValueError(f"columns are {header}; they must be {fields}")
         return [
             ResultRow(
                 row, column, int(seed), float(value), int(images), fingerprint, pretrain
             )
             for row, column, seed, value, images, fingerprint, pretrain in lines
         ]
-    except ValueError as error:
+    except (ValueError, csv.Error) as error:
         raise ConfigError(
             f"{path} is damaged ({error}); restore or remove it: the ledger still has"
             " its results"
@@ -161,14 +141,6 @@ def read_kept_results() -> KeptResults:
     return kept
 
 
-def measured_stage(plan: Plan, kind: str) -> StageSpec | None:
-    """Return the plan's stage of that kind on trained weights, not its controls."""
-    for spec in plan.stages:
-        if spec.kind == kind and spec.start in TRAINED_STARTS:
-            return spec
-    return None
-
-
 def planned_column_stages(
     plan: Plan, paper: Paper, row: str
 ) -> Iterator[tuple[str, StageSpec]]:
@@ -177,6 +149,12 @@ def planned_column_stages(
         spec = measured_stage(plan, kind)
         if spec is not None:
             yield column, spec
+
+
+def measured_stage(plan: Plan, kind: str) -> StageSpec | None:
+    """Return the plan's stage of that kind on trained weights, not its controls."""
+    specs = (s for s in plan.stages if s.kind == kind and s.start in TRAINED_STARTS)
+    return next(specs, None)
 
 
 def has_kept_results(plan: Plan, table: str, row: str, kept: KeptResults) -> bool:

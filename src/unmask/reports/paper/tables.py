@@ -1,23 +1,20 @@
 """Comparisons as text: for the terminal, and as Markdown for experiments/."""
 
+import math
 import re
+from collections.abc import Collection, Hashable, Mapping
+from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.columns import Columns
 from rich.console import Group
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
-from unmask.config.paper_facts import Paper
 from unmask.reports.paper.bootstrap import MIN_RANKED_ROWS
-from unmask.reports.paper.comparison import (
-    Comparison,
-    Correlation,
-    Section,
-    TableCell,
-    TableRow,
-)
+from unmask.reports.paper.comparison import Comparison, Finding
+from unmask.reports.run.page import render
 
 NO_VALUE = "-"
 MARKS = {"holds": "✔", "does not hold": "✘", "cannot tell": "?"}
@@ -26,7 +23,7 @@ STYLES = {"holds": "green", "does not hold": "red", "cannot tell": "yellow"}
 
 def format_number(value: float | None, sign: bool = False) -> str:
     """Return the value with one decimal, as the paper prints it."""
-    if value is None:
+    if value is None or math.isnan(value):
         return NO_VALUE
     if not sign:
         return f"{value:,.1f}"
@@ -35,59 +32,45 @@ def format_number(value: float | None, sign: bool = False) -> str:
     return "+0.0" if text == "-0.0" else text
 
 
-def format_ours(cell: TableCell) -> str:
+def format_ours(cell: Mapping[Hashable, float]) -> str:
     """Return mean ± standard deviation (n = number of seeds).
 
     A counted value, such as FLOPs, has neither.
     """
-    if cell.mean is None:
-        return NO_VALUE
-    text = format_number(cell.mean)
-    if not cell.num_seeds:
+    text = format_number(cell["mean"])
+    if not cell["count"]:
         return text
-    if cell.std is not None:
-        text += f" ± {format_number(cell.std)}"
-    return f"{text} (n = {cell.num_seeds})"
+    if cell["count"] > 1:
+        text += f" ± {format_number(cell['std'])}"
+    return f"{text} (n = {cell['count']:.0f})"
 
 
-def format_beside_default(text: str, difference: float | None) -> str:
-    """Return the text with the difference to the default row in brackets."""
-    if difference is None:
-        return text
-    return f"{text} [{format_number(difference, sign=True)}]"
+def heads(comparison: Comparison, column: str) -> list[str]:
+    """Return whose numbers the table has of a column: the paper's, and ours."""
+    is_ours = column in comparison.our_columns
+    return ["paper", "ours", "ours - paper"] if is_ours else ["paper"]
 
 
-def header_texts(comparison: Comparison) -> list[str]:
-    """Return the heads of the table's columns.
-
-    They are the axis and, for each column, the paper's numbers; where we fill the
-    column also ours and the difference.
-    """
-    texts = [comparison.paper.axis]
-    for name, column in comparison.paper.columns.items():
-        texts.append(f"{column.title}, {column.unit}: paper")
-        if name in comparison.our_columns:
-            texts += ["ours", "ours - paper"]
-    return texts
-
-
-def row_texts(comparison: Comparison, row: TableRow) -> list[str]:
-    """Return one row of the table, in the order of `header_texts`."""
-    texts = [row.label]
-    for name in comparison.paper.columns:
-        texts += _value_texts(comparison, row, name)
-    return texts
+def cell_texts(comparison: Comparison, column: str, row: str) -> list[tuple[str, str]]:
+    """Return the numbers of `heads`, each with its difference to the default row."""
+    cell = comparison.cell(column, row)
+    texts = [
+        (format_number(cell["paper"]), cell["paper_minus_default"]),
+        (format_ours(cell), cell["mean_minus_default"]),
+        (format_number(cell["minus_paper"], sign=True), math.nan),
+    ]
+    return [
+        (text, "" if math.isnan(difference) else format_number(difference, sign=True))
+        for text, difference in texts[: len(heads(comparison, column))]
+    ]
 
 
-def _value_texts(comparison: Comparison, row: TableRow, column: str) -> list[str]:
-    cell = row.cells[column]
-    texts = [format_beside_default(format_number(cell.paper), cell.paper_minus_default)]
-    if column in comparison.our_columns:
-        texts += [
-            format_beside_default(format_ours(cell), cell.minus_default),
-            format_number(cell.minus_paper, sign=True),
-        ]
-    return texts
+def row_texts(comparison: Comparison, column: str, row: str) -> list[str]:
+    """Return `cell_texts` with the difference in square brackets."""
+    return [
+        f"{text} [{difference}]" if difference else text
+        for text, difference in cell_texts(comparison, column, row)
+    ]
 
 
 def legend_text(comparison: Comparison) -> str:
@@ -101,27 +84,15 @@ def legend_text(comparison: Comparison) -> str:
     return text
 
 
-def describe_correlation(
-    comparison: Comparison, column: str, correlation: Correlation
-) -> str:
-    """Return one column's rank correlation, or why there is none."""
-    title = comparison.paper.columns[column].title
-    count = correlation.num_rows
-    rows = "1 row" if count == 1 else f"{count} rows"
-    if correlation.rho is not None:
-        return f"{title}: {correlation.rho:+.2f} ({rows})"
-    text = f"{title}: none of {rows}"
-    if count < MIN_RANKED_ROWS:
-        text += f", {MIN_RANKED_ROWS} are needed"
-    return text
-
-
 def describe_correlations(comparison: Comparison) -> str:
-    """Return Spearman's rank correlation of each column in one sentence."""
-    texts = [
-        describe_correlation(comparison, column, correlation)
-        for column, correlation in comparison.correlations.items()
-    ]
+    """Return Spearman's rank correlation of each column, or why there is none."""
+    texts = []
+    for column, (rho, count) in comparison.correlations.items():
+        rows = "1 row" if count == 1 else f"{count} rows"
+        text = f"{rho:+.2f} ({rows})" if rho is not None else f"none of {rows}"
+        if count < MIN_RANKED_ROWS:
+            text += f", {MIN_RANKED_ROWS} are needed"
+        texts.append(f"{comparison.paper.columns[column].title}: {text}")
     return "Rank correlation of our rows with the paper's: " + "; ".join(texts) + "."
 
 
@@ -135,7 +106,21 @@ def terminal_table(comparison: Comparison) -> Group:
         f"{paper.title} ({paper.paper}), {comparison.done} of"
         f" {comparison.expected} results"
     )
-    tables = [_column_table(comparison, name) for name in paper.columns]
+    tables = []
+    for name, column in paper.columns.items():
+        table = _light_table(
+            f"{column.title}, {column.unit}",
+            Column(escape(paper.axis)),
+            *[
+                Column(head, justify="right", no_wrap=head != "ours - paper")
+                for head in heads(comparison, name)
+            ],
+        )
+        for row in paper.rows:
+            texts = [row.row, *row_texts(comparison, name, row.row)]
+            style = "bold" if row.row == paper.default else None
+            table.add_row(*map(escape, texts), style=style)
+        tables.append(table)
     return Group(
         Text(title, style="italic"),
         Columns(tables, padding=(0, 3)),
@@ -144,24 +129,10 @@ def terminal_table(comparison: Comparison) -> Group:
     )
 
 
-def _column_table(comparison: Comparison, name: str) -> Table:
-    column = comparison.paper.columns[name]
-    table = _light_table(escape(f"{column.title}, {column.unit}"))
-    table.add_column(escape(comparison.paper.axis))
-    heads = ["paper"]
-    if name in comparison.our_columns:
-        heads += ["ours", "ours - paper"]
-    for head in heads:
-        table.add_column(head, justify="right", no_wrap=head != "ours - paper")
-    for row in comparison.rows:
-        texts = [row.label, *_value_texts(comparison, row, name)]
-        table.add_row(*map(escape, texts), style="bold" if row.is_default else None)
-    return table
-
-
-def _light_table(title: str) -> Table:
+def _light_table(title: str, *columns: Column) -> Table:
     return Table(
-        title=title,
+        *columns,
+        title=escape(title),
         title_justify="left",
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
@@ -171,13 +142,17 @@ def _light_table(title: str) -> Table:
 
 def claims_table(comparison: Comparison) -> Table:
     """Draw a line for each claim: verdict, claim and reason."""
-    table = Table(title="Claims", title_justify="left", show_lines=True)
-    for name in ("verdict", "the paper's claim", "our rows"):
-        table.add_column(name, no_wrap=name == "verdict")
+    table = Table(
+        Column("verdict", no_wrap=True),
+        "the paper's claim",
+        "our rows",
+        title="Claims",
+        title_justify="left",
+        show_lines=True,
+    )
     for judged in comparison.claims:
-        style = STYLES[judged.verdict]
         table.add_row(
-            f"[{style}]{judged.verdict}[/]",
+            Text(judged.verdict, STYLES[judged.verdict]),
             escape(judged.claim.says),
             escape(judged.reason),
         )
@@ -186,12 +161,13 @@ def claims_table(comparison: Comparison) -> Table:
 
 def summary_table(comparisons: list[Comparison]) -> Table:
     """Draw a line for each experiment; the table fits into 80 columns."""
-    table = _light_table("Experiments")
-    for name in ("experiment", "in the paper", "scale"):
-        table.add_column(name, no_wrap=True)
-    table.add_column("results", justify="right", no_wrap=True)
-    for verdict in STYLES:
-        table.add_column(verdict, justify="right")
+    texts = ("experiment", "in the paper", "scale")
+    table = _light_table(
+        "Experiments",
+        *[Column(name, no_wrap=True) for name in texts],
+        Column("results", justify="right", no_wrap=True),
+        *[Column(verdict, justify="right") for verdict in STYLES],
+    )
     for comparison in comparisons:
         counts = [str(comparison.verdict_counts[verdict]) for verdict in STYLES]
         done = f"{comparison.done} of {comparison.expected}"
@@ -203,65 +179,40 @@ def summary_table(comparisons: list[Comparison]) -> Table:
 
 def markdown_table(comparison: Comparison) -> str:
     """Return the table as Markdown, the default row in bold."""
-    names = header_texts(comparison)
-    lines = [_markdown_line(names)]
-    lines.append(_markdown_line(["---", *["---:"] * (len(names) - 1)]))
-    for row in comparison.rows:
-        texts = row_texts(comparison, row)
-        if row.is_default:
+    paper = comparison.paper
+    titles = [paper.axis]
+    for name, column in paper.columns.items():
+        first, *others = heads(comparison, name)
+        titles += [f"{column.title}, {column.unit}: {first}", *others]
+    lines = [titles, ["---", *["---:"] * (len(titles) - 1)]]
+    for row in paper.rows:
+        texts = [row.row]
+        for name in paper.columns:
+            texts += row_texts(comparison, name, row.row)
+        if row.row == paper.default:
             texts = [text if text == NO_VALUE else f"**{text}**" for text in texts]
-        lines.append(_markdown_line(texts))
-    return "\n".join(lines)
-
-
-def _markdown_line(texts: list[str]) -> str:
+        lines.append(texts)
     # a pipe within a name would end the column
-    return "| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |"
+    escaped = [[text.replace("|", "\\|") for text in line] for line in lines]
+    return "\n".join(f"| {' | '.join(texts)} |" for texts in escaped)
 
 
-def experiment_readme(paper: Paper, sections: list[Section]) -> str:
-    """Return the text of experiments/<slug>/README.md: a section for each scale."""
-    parts = [
-        f"# {paper.title} ({paper.paper})",
-        paper.question,
-        f"Paper: {paper.source}. {_sentence(paper.protocol)}",
-    ]
-    if paper.note:
-        parts.append(f"Note: {_sentence(paper.note)}")
-    for section in sections:
-        parts += _scale_parts(section)
-    return "\n\n".join(parts) + "\n"
+def experiment_readme(findings: list[Finding], figures: Collection[str] = ()) -> str:
+    """Return the text of experiments/<slug>/README.md: a section for each scale.
 
-
-def _scale_parts(section: Section) -> list[str]:
-    comparison = section.comparison
-    parts = [
-        f"## Scale `{comparison.scale}`",
-        comparison.headline,
-        f"```bash\n{section.command}\n```",
-    ]
-    if section.cost:
-        parts.append(f"Cost: {_sentence(section.cost)}")
-    parts += [
-        markdown_table(comparison),
-        f"{legend_text(comparison)} {describe_correlations(comparison)}",
-    ]
-    if section.figure:
-        title = comparison.paper.title
-        parts.append(f"![{title}: the paper's numbers and ours]({section.figure})")
-    if comparison.claims:
-        lines = [
-            f"- **{judged.verdict}** {MARKS[judged.verdict]} {judged.claim.says}"
-            f" {judged.reason}"
-            for judged in comparison.claims
-        ]
-        parts += ["### The paper's claims", "\n".join(lines)]
-    differences = [f"- {line}" for line in comparison.protocol_differences]
-    parts += [
-        "### What differs from the paper",
-        "\n".join(differences) or "Nothing: like for like.",
-    ]
-    return parts
+    figures: the scales that have a figure, results/<scale>.svg.
+    """
+    return render(
+        Path(__file__).with_name("readme.md.j2"),
+        paper=findings[0].comparison.paper,
+        findings=findings,
+        figures=figures,
+        marks=MARKS,
+        markdown_table=markdown_table,
+        legend_text=legend_text,
+        describe_correlations=describe_correlations,
+        sentence=_sentence,
+    )
 
 
 def _sentence(text: str) -> str:

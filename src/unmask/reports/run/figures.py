@@ -4,6 +4,7 @@ import io
 from typing import Any
 
 import matplotlib as mpl
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -14,7 +15,6 @@ START_NAMES = {
     "random": "random weights",
     "pixels": "raw pixels",
 }
-FIGURE_SIZE = (7.2, 3.4)  # inches
 BAR_WIDTH = 0.26
 # the least distance between two labels at the ends of curves, in per cent
 MIN_LABEL_GAP = 5.0
@@ -37,24 +37,34 @@ def to_svg(figure: Figure) -> str:
     return text[text.index("<svg") :]
 
 
+def open_frame(axes: Axes, **grid: Any) -> None:
+    """Leave out the frame above and on the right; draw a grid behind the data."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", linewidth=0.6, **grid)
+    axes.set_axisbelow(True)
+
+
+def _new_axes(height: float = 3.4) -> tuple[Figure, Axes]:
+    """Return an empty figure of that height in inches, and its only axes."""
+    figure = Figure((7.2, height))
+    axes = figure.subplots()
+    open_frame(axes, color="#d0d7de")
+    return figure, axes
+
+
 def loss_curve(rows: list[dict[str, Any]]) -> str:
     """Draw training and validation loss of pretraining by epoch.
 
     rows: of metrics.jsonl; a row has the training loss, the validation loss, or both.
     """
-    figure = Figure(FIGURE_SIZE)
-    axes = figure.subplots()
+    figure, axes = _new_axes()
     for key, label, colour, marker in (
         ("train/loss", "training", COLOURS["random"], ""),
         ("val/loss", "validation (fixed masks)", COLOURS["pretrained"], "o"),
     ):
         points = [(row["epoch"], row[key]) for row in rows if key in row]
-        if not points:
-            continue
-        epochs, losses = zip(*points, strict=True)
         axes.plot(
-            epochs,
-            losses,
+            *zip(*points, strict=True),
             label=label,
             color=colour,
             marker=marker,
@@ -64,7 +74,6 @@ def loss_curve(rows: list[dict[str, Any]]) -> str:
     axes.set_xlabel("epoch")
     axes.set_ylabel("reconstruction loss on hidden patches")
     axes.legend(frameon=False)
-    _remove_frame(axes)
     return to_svg(figure)
 
 
@@ -73,29 +82,33 @@ def measurement_bars(measurements: list[dict[str, Any]]) -> str:
 
     measurements: of `group_measurements`.
     """
-    figure = Figure(FIGURE_SIZE)
-    axes = figure.subplots()
-    for i, start in enumerate(START_NAMES):
-        label: str | None = START_NAMES[start]
-        for x, group in enumerate(measurements):
-            if start not in group["accuracy"]:
-                continue
-            value = group["accuracy"][start]
-            # The middle one of three bars stands on the tick.
-            center = x + (i - 1) * BAR_WIDTH
-            axes.bar(center, value, BAR_WIDTH * 0.94, color=COLOURS[start], label=label)
+    figure, axes = _new_axes()
+    # The middle one of three bars stands on the tick.
+    for start, shift in zip(START_NAMES, (-BAR_WIDTH, 0, BAR_WIDTH), strict=True):
+        bars = {
+            x + shift: group["accuracy"][start]
+            for x, group in enumerate(measurements)
+            if start in group["accuracy"]
+        }
+        if not bars:
+            continue
+        axes.bar(
+            list(bars),
+            list(bars.values()),
+            BAR_WIDTH * 0.94,
+            color=COLOURS[start],
+            label=START_NAMES[start],
+        )
+        for x, value in bars.items():
             axes.text(
-                center, value + 1, f"{value:.1f}", ha="center", va="bottom", fontsize=9
+                x, value + 1, f"{value:.1f}", ha="center", va="bottom", fontsize=9
             )
-            # one entry of the legend for all bars of a start
-            label = None
     axes.set_xticks(range(len(measurements)), [group["name"] for group in measurements])
     axes.set_xlim(-0.6, len(measurements) - 0.4)
     axes.set_ylim(0, 112)
     axes.set_yticks(range(0, 101, 20))
     axes.set_ylabel("top-1 accuracy, %")
     axes.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    _remove_frame(axes)
     return to_svg(figure)
 
 
@@ -104,54 +117,37 @@ def severity_curves(rows: list[dict[str, Any]]) -> str:
 
     rows: of the robustness stage's cells.jsonl; severity 0 is the clean images.
     """
-    figure = Figure((7.2, 4.2))
-    axes = figure.subplots()
-    clean_values = [row["accuracy"] for row in rows if row["severity"] == 0]
-    clean = {0: clean_values[0]} if clean_values else {}
+    figure, axes = _new_axes(height=4.2)
+    clean = {row["severity"]: row["accuracy"] for row in rows if row["severity"] == 0}
     curves: dict[str, dict[int, float]] = {}
     for row in rows:
         if row["severity"]:
-            curve = curves.setdefault(row["name"], {})
+            curve = curves.setdefault(row["name"], {**clean})
             curve[row["severity"]] = row["accuracy"]
-    severities = sorted({severity for curve in curves.values() for severity in curve})
-
     for curve in curves.values():
-        points = {**clean, **curve}
         axes.plot(
-            list(points),
-            list(points.values()),
+            list(curve),
+            list(curve.values()),
             color=COLOURS["random"],
             linewidth=0.8,
             alpha=0.7,
         )
-    means = {**clean, **_mean_by_severity(curves, severities)}
+    means = pd.DataFrame(curves).sort_index().mean(axis=1)
     axes.plot(
-        list(means),
-        list(means.values()),
+        means.index,
+        means,
         color=COLOURS["pretrained"],
         marker="o",
         markersize=5,
         linewidth=2,
     )
-    last = severities[-1]
-    ends = {name: curve[last] for name, curve in curves.items()}
-    _label_ends(axes, ends, last)
-    axes.set_xticks(list(means), ["clean" if s == 0 else str(s) for s in means])
+    last = means.index[-1]
+    _label_ends(axes, {name: curve[last] for name, curve in curves.items()}, last)
+    axes.set_xticks(means.index, ["clean" if s == 0 else str(s) for s in means.index])
     axes.set_xlabel("severity of the corruption (blue: mean of all)")
     axes.set_ylabel("top-1 accuracy, %")
     axes.set_ylim(0, 102)
-    _remove_frame(axes)
     return to_svg(figure)
-
-
-def _mean_by_severity(
-    curves: dict[str, dict[int, float]], severities: list[int]
-) -> dict[int, float]:
-    means = {}
-    for severity in severities:
-        values = [curve[severity] for curve in curves.values() if severity in curve]
-        means[severity] = sum(values) / len(values)
-    return means
 
 
 def _label_ends(axes: Axes, ends: dict[str, float], x: float) -> None:
@@ -159,16 +155,5 @@ def _label_ends(axes: Axes, ends: dict[str, float], x: float) -> None:
     y = 100.0 + MIN_LABEL_GAP
     for name, value in sorted(ends.items(), key=lambda end: -end[1]):
         y = min(value, y - MIN_LABEL_GAP)
-        axes.text(
-            x + 0.12,
-            y,
-            f"{name.replace('_', ' ')}  {value:.0f}",
-            fontsize=7,
-            va="center",
-        )
-
-
-def _remove_frame(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#d0d7de", linewidth=0.6)
-    axes.set_axisbelow(True)
+        text = f"{name.replace('_', ' ')}  {value:.0f}"
+        axes.text(x + 0.12, y, text, fontsize=7, va="center")

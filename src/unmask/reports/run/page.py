@@ -3,38 +3,217 @@
 It shows pictures, measurements beside their controls, and the loss curve.
 """
 
+import base64
+import math
 from pathlib import Path
+from typing import Any
 
-from unmask.reports.run.tables import Result
-from unmask.stages.fingerprint import digest
+from unmask.config.datasets import DATASETS
+from unmask.config.schema import Config
+from unmask.config.stage_kinds import UNLABELLED_STAGES
+from unmask.reports.run.tables import Result, main_metric
+from unmask.stages.fingerprint import TITLES, StageSpec, digest
+from unmask.stages.ledger import StageFolder
 from unmask.stages.plan import Plan
 from unmask.storage.atomic import write_text
+from unmask.storage.metrics_log import read_rows
+
+# how many pictures of earlier epochs are shown
+EARLIER_PICTURES = 6
+MEASUREMENT_NAMES = {
+    **TITLES,
+    "finetune": "fine-tuning",
+    "partial_finetune": "fine-tuning the last blocks",
+}
+TARGETS = {
+    "Pixel": "Pixels normalised by the data set",
+    "NormalisedPixel": "Pixels normalised by each patch's mean and standard deviation",
+    "PatchPCA": "The largest principal coefficients of each patch",
+    "Hog": "Histograms of oriented gradients",
+    "Tokens": "Discrete tokens of a dVAE",
+}
 
 
 def write_page(plan: Plan, results: list[Result], command: str, refresh: bool) -> Path:
     """Write runs/pages/<digest of the stages>.html, and return its path.
 
     A page that is there stays as it is unless `refresh` says that results are new.
+    command: what the user typed; the page shows it to reproduce the results.
     """
-    config = plan.config
     name = digest({"stages": [spec.fingerprint for spec in plan.stages]})
-    path = Path(config.runs_dir) / "pages" / f"{name}.html"
+    path = Path(plan.config.runs_dir) / "pages" / f"{name}.html"
     if path.exists() and not refresh:
         return path
-    # These import torch and matplotlib: a command whose stages are all finished has
-    # returned above, without waiting seconds for them.
-    import jinja2
-
-    from unmask.reports.run.content import page_content
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    content = page_content(plan, results, command)
-    text = environment.get_template("page.html.j2").render(content)
+    content = _page_content(plan, results)
+    text = render(Path(__file__).with_name("page.html.j2"), command=command, **content)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Two cells of a sweep may write the same page at once.
     write_text(path, text)
     return path
+
+
+def render(template: Path, **content: Any) -> str:
+    """Fill in a template; values are escaped where it is one of HTML."""
+    # Importing it takes a second, which other commands need not spend.
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(template.parent),
+        autoescape=jinja2.select_autoescape(["html.j2"]),
+        undefined=jinja2.StrictUndefined,
+    )
+    return environment.get_template(template.name).render(content)
+
+
+def _page_content(plan: Plan, results: list[Result]) -> dict[str, Any]:
+    """Return the values of page.html.j2."""
+    # These import torch and matplotlib: a command whose stages are all finished has
+    # its page, without waiting seconds for them.
+    from unmask.data.loading.bad_images import LIST_NAME
+    from unmask.reports.run.figures import loss_curve, measurement_bars, severity_curves
+
+    config = plan.config
+    folders = {
+        spec.kind: StageFolder(config.runs_dir, spec) for spec in reversed(plan.stages)
+    }
+    stages = list(zip(plan.stages, results, strict=True))
+    pretrain = folders.get("pretrain")
+    metrics = read_rows(pretrain.path / "metrics.jsonl") if pretrain else []
+    measurements = group_measurements(results, config.finetune.labels)
+    with_accuracy = [r for r in results if "val/accuracy" in r["metrics"]]
+    num_images = with_accuracy[0]["images"] if with_accuracy else 0
+    worst, with_most_bad = max(stages, key=lambda stage: stage[1].get("bad_images", 0))
+    severities = None
+    # Folders of other images, as ImageNet-A, have no severities.
+    if "robustness" in folders and config.robustness.source != "folder":
+        cells = read_rows(folders["robustness"].path / "cells.jsonl")
+        severities = severity_curves(cells)
+    return {
+        "config": config,
+        "dataset": plan.listing.root.name
+        if plan.listing
+        else DATASETS[config.data.source].title,
+        "target": config.target.target_.rsplit(".", 1)[1],
+        "targets": TARGETS,
+        "num_patches": config.grid[0] * config.grid[1],
+        "pretrain": next((r for r in results if r["stage"] == "pretrain"), None),
+        "total_seconds": sum(result["seconds"] for result in results),
+        "sheets": _pictures(pretrain.pictures) if pretrain else [],
+        "bars": measurement_bars(measurements) if measurements else None,
+        "sentences": [
+            describe_measurement(group, config.scratch == config.finetune)
+            for group in measurements
+        ],
+        "num_images": num_images,
+        "error": largest_standard_error(measurements, num_images),
+        "severities": severities,
+        "curve": loss_curve(metrics) if metrics else None,
+        "rows": [
+            (result, main_metric(result), _describe_protocol(spec, result, config))
+            for spec, result in stages
+        ],
+        "num_bad": with_most_bad.get("bad_images", 0),
+        "bad_list": StageFolder(config.runs_dir, worst).path / LIST_NAME,
+        "versions": results[-1].get("versions", {}),
+    }
+
+
+def group_measurements(
+    results: list[Result], labels: int | None
+) -> list[dict[str, Any]]:
+    """Group the accuracies by measurement, then by the start of the encoder.
+
+    Training from scratch is the control of fine-tuning that starts at random.
+    """
+    groups: dict[str, dict[str, Any]] = {}
+    for result in results:
+        accuracy = result["metrics"].get("val/accuracy")
+        if accuracy is None or result["stage"] == "robustness":
+            continue
+        kind = "finetune" if result["stage"] == "scratch" else result["stage"]
+        name = MEASUREMENT_NAMES[kind]
+        if kind in ("finetune", "partial_finetune") and labels:
+            name += f" on {labels} labels"
+        group = groups.setdefault(kind, {"kind": kind, "name": name, "accuracy": {}})
+        # Weights of others (init_from) take the place of pretrained ones.
+        start = "pretrained" if result["start"] == "given" else result["start"]
+        group["accuracy"][start] = accuracy
+    return list(groups.values())
+
+
+def describe_measurement(group: dict[str, Any], same_recipe: bool = True) -> str:
+    """Say what was measured, with its controls, whichever way they point.
+
+    same_recipe: whether training from scratch used fine-tuning's recipe.
+    """
+    accuracy = group["accuracy"]
+    name = group["name"]
+    # kNN stays kNN at the start of a sentence
+    if group["kind"] != "knn":
+        name = name[0].upper() + name[1:]
+    if "pretrained" not in accuracy:
+        texts = [f"{value:.1f} % ({start})" for start, value in accuracy.items()]
+        return f"{name}: {', '.join(texts)}."
+    parts = [f"{name}: {accuracy['pretrained']:.1f} % with the pretrained encoder"]
+    if "random" in accuracy:
+        control = "same encoder with random weights"
+        if group["kind"] == "finetune":
+            recipe = "same recipe" if same_recipe else "with another recipe"
+            control = f"from scratch, {recipe}"
+        gap = accuracy["pretrained"] - accuracy["random"]
+        parts.append(f"{accuracy['random']:.1f} % {control} ({gap:+.1f} points)")
+    if "pixels" in accuracy:
+        parts.append(f"{accuracy['pixels']:.1f} % on raw pixels without any encoder")
+    return "; ".join(parts) + "."
+
+
+def largest_standard_error(measurements: list[dict[str, Any]], images: int) -> float:
+    """Return the largest binomial standard error of the accuracies, in points."""
+    shares = [
+        value / 100 for group in measurements for value in group["accuracy"].values()
+    ]
+    # of a share p over n images: sqrt(p (1 - p) / n)
+    return max((100 * (p * (1 - p) / images) ** 0.5 for p in shares), default=0.0)
+
+
+def _pictures(folder: Path) -> list[tuple[int, str]]:
+    """Return evenly spaced epochs with their PNGs, the last one always."""
+    paths = sorted(folder.glob("epoch=*.png"), reverse=True)
+    every = max(1, math.ceil((len(paths) - 1) / EARLIER_PICTURES))
+    return [
+        (
+            int(path.stem.removeprefix("epoch=")),
+            base64.b64encode(path.read_bytes()).decode(),
+        )
+        for path in reversed(paths[::every])
+    ]
+
+
+def _describe_protocol(spec: StageSpec, result: Result, config: Config) -> str:
+    """Say in a few words how a stage was trained or measured."""
+    recipe: Any = getattr(config, spec.kind, None)
+    metrics = result["metrics"]
+    if spec.kind == "robustness":
+        severities = ", ".join(map(str, recipe.severities))
+        text = f"{recipe.source}, severities {severities}, {result['images']:,} images"
+        if "val/clean_accuracy" in metrics:
+            text += f" (clean: {metrics['val/clean_accuracy']:.1f} %)"
+        return text
+    if spec.kind == "patch_pca":
+        return f"{metrics['patches']:,.0f} patches, centred, not whitened"
+    if spec.kind == "knn":
+        text = f"k = {recipe.k}, cosine, temperature {recipe.temperature:g}"
+    else:
+        text = (
+            f"{recipe.optimizer}, {recipe.epochs} epochs, batch"
+            f" {metrics['batch_size']}, base lr {recipe.base_lr:g}"
+        )
+
+    if spec.kind == "attentive_probe":
+        text += ", attention pooling"
+    elif spec.kind not in UNLABELLED_STAGES and spec.start != "pixels":
+        is_token = recipe.pool == "cls"
+        text += ", class token" if is_token else ", mean of patch tokens"
+    if labels := getattr(recipe, "labels", None):
+        text += f", {labels} labels"
+    return text

@@ -4,14 +4,12 @@ import statistics
 from typing import Any
 
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 # a stage's result.json
 Result = dict[str, Any]
 # overrides, state, and the results of its stages
 SweepCell = tuple[list[str], str, list[Result]]
-# (number, unit) of each stage, by its title
-Numbers = dict[str, tuple[str, str]]
 
 # A terminal has room for so many cells as columns; more cells become rows.
 MAX_CELL_COLUMNS = 6
@@ -33,21 +31,24 @@ def main_metric(result: Result) -> tuple[str, str]:
 
 def results_table(results: list[Result]) -> Table:
     """Draw one row for each stage of a run."""
-    table = Table(title="Results", title_justify="left")
-    table.add_column("stage")
-    table.add_column("result", justify="right")
-    table.add_column("")
-    table.add_column("images", justify="right")
-    table.add_column("seconds", justify="right")
-    table.add_column("fingerprint", style="dim", no_wrap=True)
+    table = Table(
+        "stage",
+        Column("result", justify="right"),
+        "",
+        Column("images", justify="right"),
+        Column("seconds", justify="right"),
+        Column("fingerprint", style="dim", no_wrap=True),
+        title="Results",
+        title_justify="left",
+    )
     for result in results:
-        number, unit = main_metric(result)
+        images = f"{result['images']:,}"
+        seconds = f"{result['seconds']:.0f}"
         table.add_row(
             result["title"],
-            number,
-            unit,
-            f"{result['images']:,}",
-            f"{result['seconds']:.0f}",
+            *main_metric(result),
+            images,
+            seconds,
             result["fingerprint"],
         )
     return table
@@ -60,13 +61,43 @@ def cells_table(cells: list[SweepCell]) -> Table:
     """
     varied = _varied_overrides([overrides for overrides, _, _ in cells])
     states = [state for _, state, _ in cells]
-    numbers = [
-        {result["title"]: main_metric(result) for result in results}
-        for _, _, results in cells
-    ]
+    numbers = [_numbers(results) for _, _, results in cells]
+    heads = list(dict.fromkeys(head for cell in numbers for head in cell))
+    table = Table("", title="Cells", title_justify="left")
     if len(cells) > MAX_CELL_COLUMNS:
-        return _table_of_rows(varied, states, numbers)
-    return _table_of_columns(varied, states, numbers)
+        table.add_column("state")
+        for head in heads:
+            table.add_column(head, justify="right")
+        for overrides, state, cell in zip(varied, states, numbers, strict=True):
+            values = [cell.get(head, NO_VALUE) for head in heads]
+            table.add_row(escape(" ".join(overrides)), state, *values)
+        return table
+
+    for overrides in varied:
+        table.add_column(escape("\n".join(overrides)), justify="right", overflow="fold")
+    only_seeds = len(varied) > 1 and all(
+        len(overrides) == 1 and overrides[0].startswith("seed=") for overrides in varied
+    )
+    if only_seeds:
+        table.add_column("mean +- s.d.", justify="right")
+        states.append(f"n = {sum(map(bool, numbers))}")
+    table.add_row("state", *states)
+    for head in heads:
+        row = [cell.get(head, NO_VALUE) for cell in numbers]
+        if only_seeds:
+            known = [cell[head] for cell in numbers if head in cell]
+            row.append(mean_and_spread(known))
+        table.add_row(head, *row)
+    return table
+
+
+def _numbers(results: list[Result]) -> dict[str, str]:
+    """Return each stage's number by the stage's title and the number's unit."""
+    numbers = {}
+    for result in results:
+        number, unit = main_metric(result)
+        numbers[f"{result['title']}, {unit}"] = number
+    return numbers
 
 
 def _varied_overrides(cells: list[list[str]]) -> list[list[str]]:
@@ -75,49 +106,6 @@ def _varied_overrides(cells: list[list[str]]) -> list[list[str]]:
         return cells
     shared = set.intersection(*map(set, cells))
     return [[o for o in overrides if o not in shared] for overrides in cells]
-
-
-def _table_of_columns(
-    varied: list[list[str]], states: list[str], numbers: list[Numbers]
-) -> Table:
-    only_seeds = len(varied) > 1 and all(
-        len(overrides) == 1 and overrides[0].startswith("seed=") for overrides in varied
-    )
-    table = Table(title="Cells", title_justify="left")
-    table.add_column("")
-    for overrides in varied:
-        table.add_column(escape("\n".join(overrides)), justify="right", overflow="fold")
-    state_row = ["state", *states]
-    if only_seeds:
-        table.add_column("mean +- s.d.", justify="right")
-        num_finished = sum(bool(cell) for cell in numbers)
-        state_row.append(f"n = {num_finished}")
-    table.add_row(*state_row)
-
-    for title in dict.fromkeys(title for cell in numbers for title in cell):
-        known = [cell[title] for cell in numbers if title in cell]
-        unit = known[0][1]
-        row = [f"{title}, {unit}"]
-        row += [cell[title][0] if title in cell else NO_VALUE for cell in numbers]
-        if only_seeds:
-            row.append(mean_and_spread([number for number, _ in known]))
-        table.add_row(*row)
-    return table
-
-
-def _table_of_rows(
-    varied: list[list[str]], states: list[str], numbers: list[Numbers]
-) -> Table:
-    table = Table(title="Cells", title_justify="left")
-    table.add_column("")
-    table.add_column("state")
-    units = {title: unit for cell in numbers for title, (_, unit) in cell.items()}
-    for title, unit in units.items():
-        table.add_column(f"{title}, {unit}", justify="right")
-    for overrides, state, cell in zip(varied, states, numbers, strict=True):
-        values = [cell[title][0] if title in cell else NO_VALUE for title in units]
-        table.add_row(escape(" ".join(overrides)), state, *values)
-    return table
 
 
 def mean_and_spread(numbers: list[str]) -> str:
