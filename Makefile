@@ -27,7 +27,7 @@ $(READY): pyproject.toml requirements.lock
 	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib > /dev/null 2>&1 || true  # pip would compile on one core
 	@touch $(READY)
 
-$(NATIVE): $(READY) $(wildcard src/unmask/data/images/native/*.c src/unmask/data/images/native/*.h)
+$(NATIVE): $(READY) src/unmask/data/images/native/region.c
 	@PYTHONPATH=src $(BIN)/python -m unmask.data.images.native || true
 	@touch $(NATIVE)
 

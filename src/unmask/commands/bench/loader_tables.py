@@ -117,7 +117,7 @@ def loading_advice(
         f"A core reads {core_pace:,.0f} images/s here ({path}{_slowest_part(costs)})."
     )
     if path == WITHOUT_NATIVE:
-        text += " The decoder of `make native` reads JPEGs about 1.5 times as fast."
+        text += " The decoder of `make native` reads JPEGs about 1.2 times as fast."
     if needed is None:
         return text
     first_read = costs.first_read

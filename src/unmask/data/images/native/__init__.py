@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-SOURCES = (Path(__file__).parent / "region.c", Path(__file__).parent / "entropy.h")
+SOURCE = Path(__file__).parent / "region.c"
 FOLDER = Path(sys.prefix) / "lib" / "unmask-native"  # in this virtual environment
 # its symbols must not bind to the libjpeg that Pillow brings along
 LOCAL = getattr(os, "RTLD_LOCAL", 0) | getattr(os, "RTLD_DEEPBIND", 0)
@@ -48,9 +48,8 @@ def region_decoder() -> RegionDecoder | None:
 
 
 def source_hash() -> str:
-    """Return 12 hex digits of the sources' SHA-256, part of the library's name."""
-    source = b"".join(path.read_bytes() for path in SOURCES)
-    return hashlib.sha256(source).hexdigest()[:12]
+    """Return 12 hex digits of the source's SHA-256, part of the library's name."""
+    return hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:12]
 
 
 def load_decoder(path: Path) -> RegionDecoder | None:

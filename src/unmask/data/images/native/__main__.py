@@ -28,7 +28,7 @@ def build(folder: Path) -> tuple[Path | None, str]:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as workspace:
         library = Path(workspace) / "region.so"
-        source = str(native.SOURCES[0])
+        source = str(native.SOURCE)
         compiled = run(compiler, *FLAGS, source, "-o", str(library), "-ljpeg")
         if compiled.returncode:
             complaint = first_error(compiled.stderr)[-120:]
@@ -37,7 +37,7 @@ def build(folder: Path) -> tuple[Path | None, str]:
                 f"libjpeg-turbo's jpeglib.h is not there or does not fit ({complaint})",
             )
         # in a process of its own: a library that does not fit its header may crash
-        src = str(native.SOURCES[0].parents[4])
+        src = str(native.SOURCE.parents[4])
         checked = run(sys.executable, "-c", CHECK, str(library), PYTHONPATH=src)
         if checked.returncode:
             return None, "this machine's libjpeg decodes other pixels than Pillow"

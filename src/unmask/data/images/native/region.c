@@ -16,8 +16,6 @@
 #error "libjpeg-turbo is needed: jpeg_crop_scanline and jpeg_skip_scanlines"
 #endif
 
-#include "entropy.h"
-
 enum { OK = 0, DOUBTFUL = 1, MARGIN = 2, ROWS = 8 };
 
 /* libjpeg sees only the first member; the rest is where an error jumps to. */
@@ -63,10 +61,18 @@ static int is_complete(struct jpeg_decompress_struct *jpeg) {
     return 1;
 }
 
+static int is_restart(int marker) {
+    return marker >= JPEG_RST0 && marker <= JPEG_RST0 + 7;
+}
+
 /* Whether the rest of the only scan holds nothing but data, restart markers and the
  * end. Anything else is for another decoder to judge. */
-static int ends_well(const unsigned char *at, const unsigned char *end) {
-    size_t left = (size_t)(end - at);
+static int ends_well(struct jpeg_decompress_struct *jpeg) {
+    const unsigned char *at = jpeg->src->next_input_byte;
+    size_t left = jpeg->src->bytes_in_buffer;
+    /* bits are fetched ahead, up to a marker, which then counts as read */
+    if (jpeg->unread_marker == JPEG_EOI) return 1;
+    if (jpeg->unread_marker && !is_restart(jpeg->unread_marker)) return 0;
     while (left >= 2) {
         const unsigned char *mark = memchr(at, 0xFF, left - 1);
         if (!mark) return 0;
@@ -74,7 +80,7 @@ static int ends_well(const unsigned char *at, const unsigned char *end) {
         at = mark + 1;
         if (*at == JPEG_EOI) return 1;
         /* a zero after 0xFF stands for a data byte of 0xFF */
-        if (*at != 0 && (*at < JPEG_RST0 || *at > JPEG_RST0 + 7)) return 0;
+        if (*at != 0 && !is_restart(*at)) return 0;
     }
     return 0;
 }
@@ -90,7 +96,6 @@ int unmask_region(const unsigned char *content, size_t size, const int *image_si
     struct error_trap trap;
     /* volatile: these are read after the jump */
     unsigned char *volatile row = NULL;
-    struct reader *volatile reader = NULL;
     volatile int outcome = DOUBTFUL;
 
     memset(&jpeg, 0, sizeof jpeg);
@@ -130,16 +135,6 @@ int unmask_region(const unsigned char *content, size_t size, const int *image_si
     /* moves `first` to the left, to where a block begins */
     if (across < jpeg.output_width) jpeg_crop_scanline(&jpeg, &first, &across);
 
-    if (!several_scans) {
-        /* in a scan of one component each block is a unit, whatever its sampling */
-        int blocks = jpeg.comps_in_scan == 1 ? 1 : jpeg.max_h_samp_factor;
-        JDIMENSION mcu = (JDIMENSION)(blocks * jpeg.min_DCT_scaled_size);
-        reader = malloc(sizeof *reader);
-        if (!reader) goto done;
-        if (!take_over(&jpeg, reader, first / mcu, (first + across - 1) / mcu))
-            goto done;
-    }
-
     size_t stride = (size_t)jpeg.output_width * (size_t)channels;
     size_t row_bytes = (size_t)width * (size_t)channels;
     size_t skipped_bytes = ((size_t)left - first) * (size_t)channels;
@@ -159,14 +154,9 @@ int unmask_region(const unsigned char *content, size_t size, const int *image_si
             memcpy(target, rows[i] + skipped_bytes, row_bytes);
         }
     }
-    if (several_scans || ends_well(reader->at, reader->end)) outcome = OK;
+    if (several_scans || ends_well(&jpeg)) outcome = OK;
 done:
     jpeg_destroy_decompress(&jpeg);
     free(row);
-    free(reader);
     return outcome;
-}
-
-int unmask_region_version(void) {
-    return LIBJPEG_TURBO_VERSION_NUMBER;
 }
