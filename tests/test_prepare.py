@@ -23,14 +23,14 @@ import shards
 from shards import run_prepare
 from small_runs import ROOT, raw_config
 from unmask.commands import cli
+from unmask.commands.prepare.conversion import Conversion
+from unmask.commands.prepare.shard_tasks import SHARD_MB, ShardTask, hash_plan
 from unmask.commands.prepare.source import detect_container
+from unmask.commands.prepare.transcode import Transcode
+from unmask.commands.prepare.writers import WRITERS
 from unmask.config.arguments import Prepare, parse_arguments
 from unmask.config.checks import ConfigError, check
-from unmask.data.containers.convert import Conversion
-from unmask.data.containers.shard_tasks import SHARD_MB, ShardTask, hash_plan
 from unmask.data.containers.source import list_container
-from unmask.data.containers.transcode import Transcode
-from unmask.data.containers.writers import WRITERS
 from unmask.data.listing.catalogue import Catalogue
 from unmask.data.listing.listing import list_images
 from unmask.data.listing.names import Names
@@ -55,7 +55,7 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make several shards of each split: a mebibyte becomes the size of an image."""
     monkeypatch.setattr("unmask.commands.prepare.prepare.MEBIBYTE", 1500)
     monkeypatch.setattr(
-        "unmask.data.containers.shard_tasks.SHARD_MB", dict.fromkeys(SHARD_MB, 3)
+        "unmask.commands.prepare.shard_tasks.SHARD_MB", dict.fromkeys(SHARD_MB, 3)
     )
     monkeypatch.setattr(
         "unmask.commands.prepare.prepare.SHARD_MB", dict.fromkeys(SHARD_MB, 3)
@@ -144,7 +144,7 @@ def test_a_killed_conversion_continues_and_ends_as_an_undisturbed_one(
     with monkeypatch.context() as patch:
         patch.setitem(WRITERS, kind, dying)
         patch.setattr(
-            "unmask.data.containers.convert._write_files",
+            "unmask.commands.prepare.conversion._write_files",
             dying_files if kind == "folder" else None,
         )
         with pytest.raises(KeyboardInterrupt):
@@ -191,6 +191,35 @@ def test_a_second_run_verifies_all_shards_and_writes_damaged_ones_again(
     assert "15 images" in printed or "21 images" in printed
     shard = "train" if kind == "folder" else victim.name
     assert re.search(rf"made again: {shard}", printed)
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_a_second_run_that_is_killed_or_loses_a_record_leaves_the_rest_as_it_was(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "target"
+    run_prepare(folder, target, "webdataset")
+    made = {path.name: path.read_bytes() for path in target.iterdir()}
+    before = modification_times(target)
+    first, second, *rest = sorted(before)
+    for name in (first, second):
+        (target / name).unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(Conversion, "finish", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_prepare(folder, target, "webdataset")
+    # the shard's record in the index still tells that it stands
+    (target / ".preparing" / f"{first}.json").write_text("half a rec")
+    printed = run_prepare(folder, target, "webdataset")
+    assert "made again" not in printed
+    assert {name: modification_times(target)[name] for name in rest} == {
+        name: before[name] for name in rest
+    }
+    assert {
+        path.name: path.read_bytes()
+        for path in target.iterdir()
+        if path.suffix in (".tar", ".json")
+    } == {name: made[name] for name in made if name.endswith((".tar", ".json"))}
 
 
 def test_too_small_a_disk_is_refused_before_anything_is_written(

@@ -1,6 +1,5 @@
 """Convert images: print the price first, then progress, then what was made."""
 
-import json
 import shutil
 from pathlib import Path, PurePath
 from typing import Any
@@ -16,29 +15,24 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from unmask.commands.prepare.conversion import Conversion
+from unmask.commands.prepare.records import BAD_IMAGES_FILE, ShardRecord, load_records
+from unmask.commands.prepare.shard_tasks import (
+    SHARD_MB,
+    estimate_sizes,
+    hash_plan,
+    plan_shards,
+)
 from unmask.commands.prepare.source import (
     check_arguments,
     detect_container,
     read_catalogue,
 )
 from unmask.commands.prepare.target import begin_or_continue, lock_target
+from unmask.commands.prepare.transcode import Transcode
 from unmask.config.arguments import Prepare
-from unmask.data.containers.convert import BAD_IMAGES_FILE, Conversion, read_bad_images
-from unmask.data.containers.shard_records import (
-    ShardRecord,
-    record_path,
-    select_unread,
-)
-from unmask.data.containers.shard_tasks import (
-    SHARD_MB,
-    ShardTask,
-    estimate_sizes,
-    hash_plan,
-    plan_shards,
-)
 from unmask.data.containers.source import catalogue_container
-from unmask.data.containers.transcode import Transcode
-from unmask.data.listing.catalogue import PREPARED_FILE, Catalogue
+from unmask.data.listing.catalogue import Catalogue
 from unmask.data.listing.listing import catalogue_folder, make_listing
 from unmask.distributed.processes import available_cores
 
@@ -74,12 +68,15 @@ def prepare(arguments: Prepare, console: Console) -> None:
         "channels": transcode.channels,
     }
     with lock_target(target):
-        begin_or_continue(target, facts, tasks, arguments.format)
-        _print_price(catalogue, sizes_N, tasks, target, console)
-        conversion = Conversion(catalogue, arguments.format, target, transcode, tasks)
+        begin_or_continue(target, facts)
+        earlier = load_records(target, tasks, arguments.format)
+        conversion = Conversion(
+            catalogue, arguments.format, target, transcode, tasks, earlier
+        )
+        _print_price(conversion, sizes_N, console)
         records = _convert(conversion, arguments.workers or available_cores(), console)
         conversion.finish(records, facts)
-    num_unread = _print_result(conversion, console)
+    num_unread = _print_result(conversion, records, console)
     was_copied = transcode.keeps_bytes and not num_unread
     _print_identity(catalogue, arguments, was_copied, console)
 
@@ -106,18 +103,15 @@ def _build_transcode(arguments: Prepare) -> Transcode:
 
 
 def _print_price(
-    catalogue: Catalogue,
-    sizes_N: Int64[np.ndarray, "N"],
-    tasks: list[ShardTask],
-    target: Path,
-    console: Console,
+    conversion: Conversion, sizes_N: Int64[np.ndarray, "N"], console: Console
 ) -> None:
     """Print the disk space that is still needed.
 
     sizes_N: bytes of the images in the target. Raises OSError where the disk is too
     small.
     """
-    finished = [task for task in tasks if record_path(target, task).exists()]
+    catalogue, tasks, target = conversion.catalogue, conversion.tasks, conversion.target
+    finished = [task for task in tasks if task.name in conversion.earlier]
     finished_bytes = sum(int(sizes_N[task.indices].sum()) for task in finished)
     needed = int(OVERHEAD_FACTOR * (int(sizes_N.sum()) - finished_bytes))
     free = shutil.disk_usage(target).free
@@ -153,7 +147,9 @@ def _convert(
         return conversion.run(workers, lambda images: bar.advance(task, images))
 
 
-def _print_result(conversion: Conversion, console: Console) -> int:
+def _print_result(
+    conversion: Conversion, records: list[ShardRecord], console: Console
+) -> int:
     """Print what was made, and return how many images could not be read."""
     target = conversion.target
     if conversion.damaged:
@@ -166,10 +162,10 @@ def _print_result(conversion: Conversion, console: Console) -> int:
         f"{target}: {len(conversion.catalogue.names)} images in"
         f" {len(conversion.tasks)} shards, each read back and compared"
     )
-    num_bad = json.loads((target / PREPARED_FILE).read_bytes())["bad_images"]
-    # bad images: the disk gave no bytes (unread), or no pixels could be made of them
-    num_unread = len(select_unread(read_bad_images(target)))
-    num_undecoded = num_bad - num_unread
+    bad = [image for record in records for image in record.images if image.bad]
+    # unread: the disk gave no bytes; undecoded: no pixels could be made of them
+    num_unread = sum(image.is_unread for image in bad)
+    num_undecoded = len(bad) - num_unread
     if num_undecoded:
         result = " and were copied as they are"
         if conversion.kind == "raw":

@@ -1,6 +1,9 @@
 """Contents of a set of shards: where each image lies in them."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -9,6 +12,9 @@ from jaxtyping import Int, Int32, Int64, UInt8
 
 from unmask.data.containers.roots import Shard
 from unmask.data.listing.names import Names
+
+# Fields of Contents that have an entry for each image, as `names` has.
+IMAGE_COLUMNS = ("labels", "sizes", "shard_ids", "offsets", "digests", "shapes")
 
 
 @dataclass(frozen=True)
@@ -36,18 +42,29 @@ class Contents:
     shapes: Int32[np.ndarray, "N 3"] | None = None
     is_prepared: bool = False
 
+    @classmethod
+    def of_shard(
+        cls,
+        shard: Shard,
+        names: Iterable[str],
+        numbers: Sequence[tuple[int, int, int]],
+        classes: tuple[str, ...] = (),
+    ) -> "Contents":
+        """List the images of one shard; numbers: (label, size, offset) of each."""
+        # the shape is needed where a shard has no images
+        labels, sizes, offsets = np.array(numbers, dtype=np.int64).reshape(-1, 3).T
+        ids = np.zeros(len(numbers), dtype=np.int32)
+        labels = labels.astype(np.int32)
+        return cls(Names(names), labels, sizes, ids, offsets, (shard,), classes)
+
     def take(self, indices: Int[np.ndarray, "M"]) -> "Contents":
         """Copy the images at these indices, in this order."""
-        return replace(
-            self,
-            names=self.names.take(indices),
-            labels=self.labels[indices],
-            sizes=self.sizes[indices],
-            shard_ids=self.shard_ids[indices],
-            offsets=self.offsets[indices],
-            digests=None if self.digests is None else self.digests[indices],
-            shapes=None if self.shapes is None else self.shapes[indices],
-        )
+        columns = {
+            key: getattr(self, key)[indices]
+            for key in IMAGE_COLUMNS
+            if getattr(self, key) is not None
+        }
+        return replace(self, names=self.names.take(indices), **columns)
 
     def sorted_by_name(self) -> "Contents":
         """Sort by name. Raises ValueError where two images have one name."""
@@ -64,6 +81,28 @@ class Contents:
                 " differ"
             )
         return ordered
+
+
+def join_shards(parts: Sequence[Contents]) -> Contents:
+    """Join the contents of one shard each, sorted by name.
+
+    Raises ValueError where two images have one name.
+    """
+    columns: dict[str, Any] = {
+        key: np.concatenate([getattr(part, key) for part in parts])
+        for key in IMAGE_COLUMNS
+        if getattr(parts[0], key) is not None
+    }
+    counts = [len(part.names) for part in parts]
+    columns["shard_ids"] = np.repeat(np.arange(len(parts), dtype=np.int32), counts)
+    return replace(
+        parts[0],
+        names=Names(chain.from_iterable(part.names for part in parts)),
+        shards=tuple(part.shards[0] for part in parts),
+        # the Hub repeats the names of classes in each shard
+        classes=next((part.classes for part in parts if part.classes), ()),
+        **columns,
+    ).sorted_by_name()
 
 
 def names_to_arrow(names: Names) -> pa.Array:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int, Int64
 
-from unmask.data.containers.transcode import Transcode
+from unmask.commands.prepare.transcode import Transcode
 from unmask.data.images.unreadable import read_content
 from unmask.data.listing.catalogue import Catalogue, folder_slice
 
