@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from timm.optim import Lars, param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
@@ -30,6 +30,13 @@ def warmup_cosine(
 
 
 MakeOptimizer = Callable[[nn.Module], tuple[Optimizer, LambdaLR]]
+
+
+def scheduled_by_step(optimizer: Optimizer, schedule: LambdaLR) -> dict[str, Any]:
+    """Return what `configure_optimizers` returns: the schedule counts steps."""
+    # Lightning counts epochs by default.
+    lr_scheduler = {"scheduler": schedule, "interval": "step"}
+    return {"optimizer": optimizer, "lr_scheduler": lr_scheduler}
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,7 @@ def expected_shapes(geometry: Geometry) -> dict[str, torch.Size]:
     """Return names and shapes of the tensors of a model of these sizes."""
     # The models themselves are asked, on the meta device: they take no memory there.
     with torch.device("meta"):
-        parts: dict[str, Encoder | Decoder] = {"encoder": _build_encoder(geometry)}
+        parts: dict[str, Encoder | Decoder] = {"encoder": build_encoder(geometry)}
         if geometry.decoder:
             parts["decoder"] = _build_decoder(geometry, geometry.decoder)
     return {
@@ -97,7 +97,8 @@ def expected_shapes(geometry: Geometry) -> dict[str, torch.Size]:
     }
 
 
-def _build_encoder(geometry: Geometry) -> Encoder:
+def build_encoder(geometry: Geometry) -> Encoder:
+    """Return an encoder of that geometry, with new weights."""
     stack = geometry.encoder
     return Encoder(
         geometry.grid,

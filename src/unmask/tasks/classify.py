@@ -26,7 +26,7 @@ from unmask.data.loading.bad_images import drop_substitutes
 from unmask.data.loading.batch import Batch
 from unmask.drop_path import sample_drop_path
 from unmask.heads import Classifier
-from unmask.optim import MakeOptimizer
+from unmask.optim import MakeOptimizer, scheduled_by_step
 from unmask.randomness import make_key
 from unmask.tasks.mixup import make_mixup, mix_batch
 
@@ -167,10 +167,7 @@ class Classify(L.LightningModule):
         return counts_K5[:, 4], counts_K5[:, 0]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer, schedule = self.make_optimizer(self.model)
-        # The schedule counts optimiser steps, not epochs.
-        lr_scheduler = {"scheduler": schedule, "interval": "step"}
-        return {"optimizer": optimizer, "lr_scheduler": lr_scheduler}
+        return scheduled_by_step(*self.make_optimizer(self.model))
 
 
 def _make_metrics(classes: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from unmask.data.loading.bad_images import drop_substitutes
 from unmask.data.loading.batch import Batch
 from unmask.mae import MAE
 from unmask.masking import BlockMasking, GridMasking, RandomMasking
-from unmask.optim import MakeOptimizer
+from unmask.optim import MakeOptimizer, scheduled_by_step
 from unmask.randomness import Key, make_key
 from unmask.targets import AnyTarget, targets_at
 
@@ -85,7 +85,4 @@ class Pretrain(L.LightningModule):
         return pred_BMP, target_BM
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer, schedule = self.make_optimizer(self.model)
-        # The schedule counts optimiser steps, not epochs.
-        lr_scheduler = {"scheduler": schedule, "interval": "step"}
-        return {"optimizer": optimizer, "lr_scheduler": lr_scheduler}
+        return scheduled_by_step(*self.make_optimizer(self.model))

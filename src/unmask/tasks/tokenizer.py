@@ -12,7 +12,7 @@ from torchmetrics import Metric
 
 from unmask.data.loading.bad_images import drop_substitutes
 from unmask.data.loading.batch import Batch
-from unmask.optim import MakeOptimizer
+from unmask.optim import MakeOptimizer, scheduled_by_step
 from unmask.randomness import make_key, uniform
 from unmask.tokenizers import SmallTokenizer
 
@@ -115,7 +115,4 @@ class TrainTokenizer(L.LightningModule):
         self.usage.reset()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer, schedule = self.make_optimizer(self.model)
-        # The schedule counts optimiser steps, not epochs.
-        lr_scheduler = {"scheduler": schedule, "interval": "step"}
-        return {"optimizer": optimizer, "lr_scheduler": lr_scheduler}
+        return scheduled_by_step(*self.make_optimizer(self.model))

@@ -13,11 +13,11 @@ from unmask.config.stage_kinds import LABELLED_STAGES
 from unmask.config.statistics import standard_statistics
 from unmask.data.loading.batch import ImageFormat
 from unmask.data.loading.module import EVAL_BATCH
-from unmask.encoder import Encoder
 from unmask.exchange.files import WeightsFile, open_weights
 from unmask.exchange.geometry import Hints
 from unmask.exchange.load_into_model import load_classifier, load_pretrained
 from unmask.exchange.read_weights import read_weights
+from unmask.exchange.weights import build_encoder
 from unmask.heads import (
     AnyFeatures,
     AttentiveFeatures,
@@ -211,16 +211,7 @@ def _from_foreign_weights(
             f"checkpoint={file.path} ({weights.layout}) has no classifier's head;"
             " give fine-tuned weights"
         )
-    stack = geometry.encoder
-    encoder = Encoder(
-        geometry.grid,
-        geometry.patch_size,
-        geometry.channels,
-        stack.width,
-        stack.depth,
-        stack.heads,
-        stack.mlp_ratio,
-    )
+    encoder = build_encoder(geometry)
     # the port's fine-tuned models normalise after pooling the mean
     features = FineTuneFeatures if "fc_norm.weight" in head else Features
     num_classes = len(head[HEAD_WEIGHT])
