@@ -1,52 +1,27 @@
 """Time a pretraining step, the guards of a run, or reading images. See --help."""
 
 import platform
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from unmask.commands.cli import (
-    exit_on_user_error,
-    fail,
-    mark_started,
-    positional_to_key,
-    run_command,
-)
-from unmask.config.arguments import parse_arguments
-from unmask.config.bench_arguments import Bench, unused_keys
+from unmask.commands.bench.arguments import Bench
+from unmask.commands.cli import command
 from unmask.config.checks import ConfigError
 from unmask.config.data import Container, Data
-from unmask.config.keys import override_key
 from unmask.distributed.processes import available_cores
 
 if TYPE_CHECKING:
     from unmask.commands.bench.callbacks import Overhead
 
-CONF = Path(__file__).parent.parent / "conf"
 
-
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="bench")
-def run(cfg: DictConfig) -> None:
-    """Print the seconds of a step, of the guards in it, or of reading images.
-
-    Exits with 0 done, 1 error, 2 bad arguments.
-    """
-    mark_started()
-    try:
-        arguments = parse_bench(cfg)
-    except ConfigError as error:
-        fail(str(error), 2)
+def run(arguments: Bench) -> None:
+    """Print the seconds of a step, of the guards in it, or of reading images."""
     spec = arguments.model_dump()
     refuse_missing_gpu(arguments)
     if arguments.data:
-        with exit_on_user_error():
-            print_loading(spec, arguments.data, arguments.source)
+        print_loading(spec, arguments.data, arguments.source)
         return
 
     import torch
@@ -62,11 +37,10 @@ def run(cfg: DictConfig) -> None:
 
             table = steps_table(spec, compare_steps(spec))
     except ImportError as error:
-        fail(
+        raise ValueError(
             f"{error}; the peer comes with the development packages: pip install"
-            " 'transformers>=5'",
-            1,
-        )
+            " 'transformers>=5'"
+        ) from None
     Console().print(table)
     print(
         f"{platform.machine()}, {torch.get_num_threads()} threads, torch"
@@ -74,27 +48,21 @@ def run(cfg: DictConfig) -> None:
     )
 
 
-def parse_bench(cfg: DictConfig) -> Bench:
-    """Return the arguments. Raises ConfigError, also for keys of another subject."""
-    arguments = parse_arguments(Bench, OmegaConf.to_container(cfg, resolve=True))
-    typed_keys = map(override_key, HydraConfig.get().overrides.task)
-    if faults := unused_keys(arguments.subject, typed_keys):
-        raise ConfigError(f"{faults}")
-    return arguments
-
-
 def refuse_missing_gpu(arguments: Bench) -> None:
-    """Exit with 2 where a GPU is asked for and there is none."""
+    """Raise ConfigError where a GPU is asked for and there is none."""
     import torch
 
     has_gpu = torch.cuda.is_available()
     if arguments.device == "cuda" and not has_gpu:
-        fail("device = cuda: torch finds no GPU here; use device=cpu or device=auto", 2)
-    decodes_on_gpu = arguments.data and arguments.data.decode == "nvjpeg"
-    if decodes_on_gpu and (arguments.device == "cpu" or not has_gpu):
-        fail(
-            "data.decode = nvjpeg: there is no GPU to decode on; use data.decode=auto",
-            2,
+        raise ConfigError(
+            f"device = {arguments.device}: torch finds no GPU here; use device=cpu or"
+            " device=auto"
+        )
+    decode = arguments.data.decode if arguments.data else "auto"
+    if decode == "nvjpeg" and (arguments.device == "cpu" or not has_gpu):
+        raise ConfigError(
+            f"data.decode = {decode}: there is no GPU to decode on; use"
+            " data.decode=auto"
         )
 
 
@@ -181,5 +149,4 @@ def steps_table(spec: dict[str, Any], seconds: dict[str, dict[str, float]]) -> T
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = positional_to_key(sys.argv[1:], "subject")
-    run_command(run, Bench.model_fields)
+    command(Bench, run, positional="subject")

@@ -1,25 +1,17 @@
 """Price a run, a sweep or a table of the paper before it is launched. See --help."""
 
-import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from hydra_plugins.composition import Composer, hydra_errors_as_config_errors
 from hydra_plugins.experiment_sweeper import cell_fault, cells_by_table
-from unmask.commands.cli import MULTIRUN, fail, mark_started, run_command
-from unmask.commands.plan.hardware import (
-    Hardware,
-    PlanArguments,
-    check_plan_arguments,
-)
+from unmask.commands.cli import MULTIRUN, command
+from unmask.commands.composition import Composer, hydra_errors_as_config_errors
+from unmask.commands.plan.hardware import Hardware, Plan
 from unmask.config.checks import ConfigError, check, fill_missing_roots
 from unmask.config.datasets import DatasetSize
-from unmask.config.experiments import CONF
 from unmask.config.schema import Config
 from unmask.config.stage_kinds import TRAINED_STAGES
 from unmask.stages.sizes import dataset_size
@@ -28,68 +20,24 @@ if TYPE_CHECKING:
     from unmask.commands.plan.price_stages import Estimator, TrainingStep
     from unmask.commands.plan.price_types import Cell
 
-GROUPS = [str(path.relative_to(CONF)) for path in CONF.rglob("*") if path.is_dir()]
-# the groups and keys of plan.yaml, which train.py does not have
-PLAN_KEYS = ("hardware", "images", "val_images", "classes")
-HARDWARE_KEYS = ("name", "devices", "memory_gib", "tflops", "utilisation", "source")
-OWN_KEYS = [*PLAN_KEYS, *(f"hardware.{key}" for key in HARDWARE_KEYS)]
-
 # experiment, config, size of the data, and the name that data= takes
 PlannedRun = tuple[str, Config, DatasetSize, str]
 
 
-def run() -> None:
-    """Print the price; exits with 0, or 2 for a bad config."""
-    arguments = [argument for argument in sys.argv[1:] if argument not in MULTIRUN]
-    own = [argument for argument in arguments if _first_key(argument) in PLAN_KEYS]
-    others = [argument for argument in arguments if argument not in own]
-    mark_started()
-    try:
-        refuse_hydra_keys(arguments)
-        with (
-            initialize_config_dir(str(CONF), version_base="1.3"),
-            hydra_errors_as_config_errors(),
-        ):
-            plan_arguments = parse_own(own)
-            runs = list(planned_runs(others, data_size(plan_arguments)))
-        print_price(runs, plan_arguments)
-    except ConfigError as error:
-        fail(str(error), 2)
-
-
-def hardware_names() -> list[str]:
-    """Return the choices of hardware=."""
-    return sorted(path.stem for path in (CONF / "hardware").glob("*.yaml"))
-
-
-def _first_key(argument: str) -> str:
-    return argument.lstrip("+").partition("=")[0].partition(".")[0]
-
-
-def refuse_hydra_keys(arguments: list[str]) -> None:
-    """Raise ConfigError for the launcher's and the sweeper's keys."""
-    for argument in arguments:
-        if argument.lstrip("+").startswith("hydra."):
+def run(arguments: Plan, overrides: Sequence[str]) -> None:
+    """Print the price of a run, or of a sweep."""
+    overrides = [override for override in overrides if override not in MULTIRUN]
+    for override in overrides:
+        if override.lstrip("+").startswith("hydra."):
             raise ConfigError(
-                f"{argument}: a price has no launcher and no sweeper; leave it out"
+                f"{override}: a price has no launcher and no sweeper; leave it out"
             )
+    with hydra_errors_as_config_errors():
+        runs = list(planned_runs(overrides, data_size(arguments)))
+    print_price(runs, arguments)
 
 
-def parse_own(overrides: Sequence[str]) -> PlanArguments:
-    """Return hardware and sizes. Raises ConfigError."""
-    try:
-        with hydra_errors_as_config_errors():
-            config = compose("plan", overrides=list(overrides))
-            raw = OmegaConf.to_container(config, resolve=True)
-    except ConfigError as error:
-        if "hardware/" not in str(error):
-            raise
-        known = ", ".join(hardware_names())
-        raise ConfigError(f"{error}; hardware is one of {known}") from None
-    return check_plan_arguments(raw)
-
-
-def data_size(arguments: PlanArguments) -> DatasetSize | None:
+def data_size(arguments: Plan) -> DatasetSize | None:
     """Return the size of the data as typed; None where images= is not.
 
     A tenth of the images are validation images by default, and there are 1000 classes.
@@ -130,7 +78,7 @@ def planned_runs(
         raise ConfigError("\n".join(f"{fault}" for fault in faults))
 
 
-def print_price(runs: list[PlannedRun], arguments: PlanArguments) -> None:
+def print_price(runs: list[PlannedRun], arguments: Plan) -> None:
     """Count FLOPs and memory, measure speed where that is asked for, and print."""
     # these import torch, for which --help and wrong arguments need not wait
     from unmask.commands.plan.assumptions import VIT_B_WIDTH, assumptions
@@ -208,4 +156,4 @@ def measure(
 
 
 if __name__ == "__main__":
-    run_command(run, [*GROUPS, *OWN_KEYS])
+    command(Plan, run, takes_run=True)

@@ -42,7 +42,7 @@ from unmask.commands.cli import (
     config_flags,
     fail,
     mark_started,
-    run_command,
+    run_hydra,
     user_message,
 )
 from unmask.config.checks import ConfigError, check
@@ -65,7 +65,6 @@ from unmask.stages.ledger import StageFolder
 from unmask.stages.plan import Plan, make_plan
 
 CONF = Path(__file__).parent.parent / "conf"
-GROUPS = [str(path.relative_to(CONF)) for path in CONF.rglob("*") if path.is_dir()]
 STARTED_AT = time.monotonic()
 # a restarted command gets at least this much of trainer.max_minutes
 MIN_MINUTES = 0.01
@@ -263,4 +262,4 @@ def report_results(
 if __name__ == "__main__":
     end_with_parent()
     prefix_lines()
-    run_command(run, GROUPS)
+    run_hydra(run)

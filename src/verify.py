@@ -7,23 +7,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import OmegaConf
 from rich.console import Console
 
-from hydra_plugins.composition import Composer, hydra_errors_as_config_errors
-from unmask.commands.cli import MULTIRUN, exit_on_user_error, mark_started, run_command
+from unmask.commands.cli import MULTIRUN, command
+from unmask.commands.composition import Composer, hydra_errors_as_config_errors
+from unmask.commands.verify.arguments import Settings, Verify
 from unmask.commands.verify.interruptions import trained_stages
-from unmask.config.arguments import Verify, VerifyArguments, parse_arguments
 from unmask.config.checks import ConfigError, check
-from unmask.config.experiments import ABLATIONS, ALL, CONF
+from unmask.config.experiments import ABLATIONS, ALL
 from unmask.distributed.ranks import rank_info
 from unmask.stages.devices import total_processes
 from unmask.stages.plan import Plan, make_plan
 
-GROUPS = [str(path.relative_to(CONF)) for path in CONF.rglob("*") if path.is_dir()]
-OWN_KEYS = [f"verify.{key}" for key in Verify.model_fields]
 # stages that train nothing
 MEASURING_STAGES = ("knn", "robustness")
 # keys of the run that are left out: it happens in a scratch folder, without dashboards
@@ -32,33 +28,14 @@ IGNORED_KEYS = ("runs_dir", "wait", "logger", "watch.trace")
 CHECKPOINT_EVERY = 3
 
 
-def run() -> None:
-    """Verify one run.
-
-    Exits with 0 exact, 1 not exact, 2 bad config, 75 asked to stop.
-    """
-    typed = sys.argv[1:]
-    own = [argument for argument in typed if argument.lstrip("+").startswith("verify.")]
-    others = [argument for argument in typed if argument not in own]
-    mark_started()
-    with exit_on_user_error():
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            arguments = verify_arguments(own)
-            overrides, plan = plan_run(arguments, others)
-        is_exact = verify(arguments, plan, overrides)
-    if not is_exact:
-        sys.exit(1)
+def run(arguments: Verify, overrides: Sequence[str]) -> bool:
+    """Return whether one run is exact; raise SystemExit(75) where asked to stop."""
+    settings = arguments.verify
+    run_overrides, plan = plan_run(settings, overrides)
+    return verify(settings, plan, run_overrides)
 
 
-def verify_arguments(overrides: Sequence[str]) -> Verify:
-    """Return the command's own arguments. Raises ConfigError."""
-    with hydra_errors_as_config_errors():
-        config = compose("verify", overrides=list(overrides))
-        raw = OmegaConf.to_container(config, resolve=True)
-    return parse_arguments(VerifyArguments, raw).verify
-
-
-def plan_run(arguments: Verify, typed: list[str]) -> tuple[list[str], Plan]:
+def plan_run(arguments: Settings, typed: Sequence[str]) -> tuple[list[str], Plan]:
     """Return overrides and plan of the run to interrupt, but for its runs_dir.
 
     Raises ConfigError for what verify cannot run.
@@ -109,7 +86,7 @@ def _is_ignored(argument: str) -> bool:
     return key in IGNORED_KEYS or argument.lstrip("+~").startswith("logger")
 
 
-def refuse_unsuitable(typed: list[str]) -> None:
+def refuse_unsuitable(typed: Sequence[str]) -> None:
     """Raise ConfigError for options, sweeps and keys that verify sets itself."""
     for argument in typed:
         key = argument.lstrip("+").partition("=")[0]
@@ -125,7 +102,7 @@ def refuse_unsuitable(typed: list[str]) -> None:
                 f"{argument}: there is no such option; --help lists what there is"
             )
     with hydra_errors_as_config_errors():
-        parsed = OverridesParser.create().parse_overrides(typed)
+        parsed = OverridesParser.create().parse_overrides(list(typed))
     sweeps = [str(o.input_line) for o in parsed if o.is_sweep_override()]
     tables = {f"experiment={ALL}", f"experiment={ABLATIONS}"} & set(typed)
     if many := [*sweeps, *tables]:
@@ -148,7 +125,7 @@ def compose_run(composer: Composer, typed: list[str]) -> dict[str, Any]:
     return raw
 
 
-def verify(arguments: Verify, plan: Plan, overrides: list[str]) -> bool:
+def verify(arguments: Settings, plan: Plan, overrides: list[str]) -> bool:
     """Return whether training was exact; keep the scratch folder only where not."""
     # imports torch
     from unmask.commands.verify.verify import Verification
@@ -171,4 +148,4 @@ def verify(arguments: Verify, plan: Plan, overrides: list[str]) -> bool:
 
 
 if __name__ == "__main__":
-    run_command(run, [*GROUPS, *OWN_KEYS])
+    command(Verify, run, takes_run=True)

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 from PIL import Image
 from rich.console import Console
 
+from unmask.commands.prepare.arguments import Prepare
 from unmask.commands.prepare.prepare import prepare
-from unmask.config.arguments import Prepare
 
 WNIDS = ("n01440764", "n01443537", "n02123045")
 UNSET_ARGUMENTS = dict.fromkeys(

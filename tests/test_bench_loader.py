@@ -12,6 +12,7 @@ from PIL import Image
 from shards import run_prepare
 from small_runs import raw_config
 from unmask.commands.bench import loader_tables, whole_loaders
+from unmask.commands.bench.arguments import Bench, unused_keys
 from unmask.commands.bench.loader import (
     LoadingCosts,
     measure_loading,
@@ -27,9 +28,7 @@ from unmask.commands.bench.loader_tables import (
 )
 from unmask.commands.bench.reading_paths import OFFICIAL
 from unmask.commands.bench.whole_loaders import time_loaders
-from unmask.config.arguments import parse_arguments
-from unmask.config.bench_arguments import Bench, unused_keys
-from unmask.config.checks import ConfigError
+from unmask.config.checks import ConfigError, validate
 from unmask.config.data import Data
 from unmask.data.loading.batch import Batch, ImageFormat, normalise
 from unmask.data.loading.folders import StoredImages, splits_from_listing
@@ -328,5 +327,5 @@ def test_images_belong_to_loader_alone(typed: dict[str, Any], message: str) -> N
         "device": "cpu",
     }
     with pytest.raises(ConfigError, match=message):
-        parse_arguments(Bench, bench | typed)
-    assert parse_arguments(Bench, bench).data
+        validate(Bench, bench | typed)
+    assert validate(Bench, bench).data

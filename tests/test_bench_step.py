@@ -8,10 +8,9 @@ import pytest
 import torch
 
 from small_runs import call
+from unmask.commands.bench.arguments import Bench
 from unmask.commands.bench.step import compare_steps, our_step, time_steps, vitmae_step
-from unmask.config.arguments import parse_arguments
-from unmask.config.bench_arguments import Bench
-from unmask.config.checks import ConfigError
+from unmask.config.checks import ConfigError, validate
 
 SPEC: dict = {
     "subject": "step",
@@ -100,7 +99,7 @@ def test_all_arguments_out_of_range_are_named_together(
         **change,
     }
     with pytest.raises(ConfigError, match=message):
-        parse_arguments(Bench, spec)
+        validate(Bench, spec)
 
 
 def test_the_cost_of_callbacks_and_checkpoints_is_measured_by_part(

@@ -10,7 +10,7 @@ from small_runs import ROOT, call, raw_config
 from unmask.config.checks import ConfigError, check
 from unmask.config.experiments import is_sweep
 from unmask.config.keys import known_keys
-from unmask.config.overrides import unknown_choices, unknown_keys
+from unmask.config.overrides import config_groups, unknown_choices, unknown_keys
 from unmask.config.reference import render_reference
 from unmask.stages.plan import make_plan
 
@@ -290,7 +290,7 @@ def test_all_errors_are_reported_at_once() -> None:
     ],
 )
 def test_a_mistyped_key_is_guessed(typed: str, intended: str) -> None:
-    (line,) = unknown_keys([f"{typed}=1"])
+    (line,) = unknown_keys([f"{typed}=1"], [*known_keys(), *config_groups()])
     assert line.startswith(f"{typed}: there is no such key")
     assert "did you mean" in line
     assert intended.rsplit(".", 1)[-1] in line
@@ -351,7 +351,7 @@ def test_known_keys_and_hydras_own_syntax_pass() -> None:
         "experiment=demo",
         "~logger",
     ]
-    assert unknown_keys(arguments, ["experiment"]) == []
+    assert unknown_keys(arguments, [*known_keys(), "experiment"]) == []
 
 
 def test_the_check_imports_no_torch() -> None:

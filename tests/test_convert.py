@@ -10,8 +10,8 @@ from rich.console import Console
 
 from foreign_weights import equal_tensors, official_state, save_official
 from small_runs import call, run
-from unmask.commands.convert import convert
-from unmask.config.arguments import Convert
+from unmask.commands.convert import Convert
+from unmask.commands.convert import run as convert
 from unmask.config.checks import ConfigError, check
 from unmask.exchange.geometry import Hints
 from unmask.exchange.load_into_model import load_classifier, load_mae

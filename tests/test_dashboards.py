@@ -24,8 +24,7 @@ from unmask.callbacks import wandb_run
 from unmask.callbacks.dashboards import Dashboards
 from unmask.callbacks.metrics import MetricsLogger
 from unmask.callbacks.wandb_run import STEP_AXIS, WandbRun, WandbRunInfo
-from unmask.commands.send import send
-from unmask.config.arguments import Send
+from unmask.commands.send import Send, send
 from unmask.config.checks import ConfigError
 from unmask.storage.metrics_log import read_rows
 

@@ -9,7 +9,6 @@ import pytest
 import yaml
 from hydra import initialize_config_dir
 
-from hydra_plugins.composition import Composer
 from hydra_plugins.experiment_sweeper import (
     TableCell,
     cells_by_table,
@@ -17,6 +16,7 @@ from hydra_plugins.experiment_sweeper import (
     check_cells,
 )
 from small_runs import call, plan_for, raw_config
+from unmask.commands.composition import Composer
 from unmask.config import experiments
 from unmask.config.checks import ConfigError, check
 from unmask.config.experiments import (

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from hydra import initialize_config_dir
 
-from hydra_plugins.composition import Composer
 from small_runs import plan_for
-from unmask.config.arguments import Report
+from unmask.commands.composition import Composer
 from unmask.config.checks import ConfigError, check, fill_missing_roots
 from unmask.config.experiments import CONF, read_paper
 from unmask.reports.paper import findings, result_rows
+from unmask.reports.paper.arguments import Report
 from unmask.reports.paper.comparison import Finding
 from unmask.reports.paper.result_rows import ResultRow, write_rows
 

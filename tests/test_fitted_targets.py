@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from small_runs import plan_for, run
-from unmask.commands.reconstruct import reconstruct_images
+from unmask.commands.reconstruct.autoencoder import reconstruct_images
 from unmask.config.checks import ConfigError
 from unmask.data.loading.in_memory import load_arrays
 from unmask.exchange.read_weights import read_weights

@@ -10,7 +10,7 @@ from PIL import Image
 from rich.console import Console
 
 from small_runs import call, plan_for
-from unmask.commands.measure import (
+from unmask.commands.measure.statistics import (
     PixelStatistics,
     describe_statistics,
     measure,

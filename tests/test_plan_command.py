@@ -9,6 +9,7 @@ import pytest
 
 import plan
 from small_runs import ROOT, call
+from unmask.commands.cli import command
 from unmask.config.experiments import CONF
 
 WIDTH = 100
@@ -26,7 +27,7 @@ def price(
     def run(*arguments: str) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["plan.py", *arguments])
         try:
-            plan.run_command(plan.run, [*plan.GROUPS, *plan.OWN_KEYS])
+            command(plan.Plan, plan.run, takes_run=True)
             code = 0
         except SystemExit as leaving:
             code = int(leaving.code or 0)

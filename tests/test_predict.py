@@ -18,8 +18,13 @@ from rich.console import Console
 
 from foreign_weights import official_state, save_official
 from small_runs import call, run
-from unmask.commands.predict import Predictions, predict, predictions_table, write_csv
-from unmask.config.arguments import Predict
+from unmask.commands.predict.arguments import Predict
+from unmask.commands.predict.predictions import (
+    Predictions,
+    predict,
+    predictions_table,
+    write_csv,
+)
 from unmask.config.checks import ConfigError
 from unmask.data.listing.listing import list_images
 from unmask.exchange.geometry import Hints

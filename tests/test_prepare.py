@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from filelock import FileLock
-from omegaconf import OmegaConf
 from PIL import Image
 
 import shards
@@ -28,8 +27,8 @@ from unmask.commands.prepare.shard_tasks import SHARD_MB, ShardTask, hash_plan
 from unmask.commands.prepare.source import detect_container
 from unmask.commands.prepare.transcode import Transcode
 from unmask.commands.prepare.writers import WRITERS
-from unmask.config.arguments import Prepare, parse_arguments
-from unmask.config.checks import ConfigError, check
+from unmask.commands.prepare.arguments import Prepare
+from unmask.config.checks import ConfigError, check, validate
 from unmask.data.containers.source import list_container
 from unmask.data.listing.catalogue import Catalogue
 from unmask.data.listing.listing import list_images
@@ -528,7 +527,7 @@ def test_impossible_arguments_are_refused(
     changed: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        parse_arguments(Prepare, {**RAW, **changed})
+        validate(Prepare, {**RAW, **changed})
 
 
 def test_the_kind_of_a_folder_is_detected_or_asked_for(
@@ -590,10 +589,8 @@ def test_the_commands_of_the_page_are_accepted(command: str) -> None:
         assert check(raw_config(*overrides, tiny=False)).data.source == "image_folder"
     else:
         assert script == "src/prepare.py"
-        words = OmegaConf.to_container(OmegaConf.from_dotlist(overrides))
-        assert parse_arguments(
-            Prepare, {**shards.UNSET_ARGUMENTS, **words}
-        ).input_path.startswith("/path/to/")  # type: ignore[dict-item]
+        arguments = cli.parse(Prepare, overrides)
+        assert arguments.input_path.startswith("/path/to/")
 
 
 def test_the_command_prints_and_exits_as_documented(
@@ -604,7 +601,6 @@ def test_the_command_prints_and_exits_as_documented(
 ) -> None:
     """Run the script in this process, and restore the state that it changes."""
     monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
-    monkeypatch.setattr(cli, "command_started", False)
     monkeypatch.setattr(cli, "TELEMETRY_OFF", {})
 
     def call(*typed: str) -> None:

@@ -3,25 +3,16 @@
 import io
 import re
 import shlex
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from small_runs import ROOT, TINY, call, image_folder, run
+from unmask.commands.cli import parse
+from unmask.commands.prepare.arguments import Prepare
 from unmask.commands.prepare.prepare import prepare
-from unmask.config.arguments import (
-    Convert,
-    Measure,
-    Predict,
-    Prepare,
-    Reconstruct,
-    Report,
-    Send,
-    VerifyArguments,
-    fields_by_key,
-)
-from unmask.config.bench_arguments import Bench
 from unmask.config.keys import known_keys
 from unmask.exchange.read_weights import read_weights
 from unmask.exchange.write import write_weights
@@ -54,6 +45,12 @@ PHOTOS = (
     "pretrain.batch_size=4",
 )
 CONTAINERS = ("webdataset", "parquet", "litdata", "raw")
+# a script and the section of its arguments have the same name
+SECTIONS = [
+    getattr(import_module(path.stem), path.stem.capitalize())
+    for path in (ROOT / "src").glob("*.py")
+    if path.stem != "train"
+]
 MAX_README_LINES = 150
 # pages whose commands people must be able to copy
 GUIDES = (
@@ -120,9 +117,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
 
 def prepare_container(images: Path, target: Path, container: str) -> None:
     """Convert the images as src/prepare.py does, with its defaults."""
-    values = dict.fromkeys(fields_by_key(Prepare))
-    values |= {"from": str(images), "to": str(target), "format": container}
-    prepare(Prepare.model_validate(values), Console(file=io.StringIO()))
+    typed = [f"from={images}", f"to={target}", f"format={container}"]
+    prepare(parse(Prepare, typed), Console(file=io.StringIO()))
 
 
 @pytest.mark.process
@@ -218,23 +214,7 @@ def test_every_dial_exists() -> None:
     keys = {key.split("[")[0] for key in re.findall(r"`([a-z_]+(?:\.[a-z_]+)*)=", DOCS)}
     groups = {path.name for path in (ROOT / "conf").iterdir() if path.is_dir()}
     assert {"mask_ratio", "masking", "labels"} <= keys
-    arguments = {
-        key
-        for kind in (
-            Bench,
-            Convert,
-            Measure,
-            Predict,
-            Prepare,
-            Reconstruct,
-            Report,
-            Send,
-        )
-        for key in fields_by_key(kind)
-    }
-    verify = VerifyArguments.model_fields["verify"].annotation
-    assert verify is not None
-    arguments |= {f"verify.{key}" for key in verify.model_fields}
+    arguments = {key for section in SECTIONS for key in known_keys(section)}
     assert not keys - set(known_keys()) - groups - arguments - OTHER_KEYS
 
 

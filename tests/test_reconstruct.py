@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from small_runs import call, image_folder, run
-from unmask.commands.reconstruct import find_checkpoint, reconstruct_images
+from unmask.commands.reconstruct.autoencoder import find_checkpoint, reconstruct_images
 from unmask.config.checks import ConfigError
 from unmask.storage import checkpoints
 

@@ -10,8 +10,8 @@ import wandb
 
 from fake_wandb import FakeWandb
 from small_runs import call, plan_for, raw_config, run
-from unmask.commands.cli import user_message
-from unmask.config.arguments import Predict, parse_arguments
+from unmask.commands.cli import parse, user_message
+from unmask.commands.predict.arguments import Predict
 from unmask.config.checks import ConfigError, check
 from unmask.config.secrets import redact
 from unmask.tasks.classify import Classify
@@ -156,9 +156,7 @@ def test_arguments_of_the_smaller_commands_are_refused_too() -> None:
     with pytest.raises(
         ConfigError, match=r"images = ftp://\*\*\*@host: holds a password"
     ):
-        parse_arguments(
-            Predict, {"checkpoint": "x", "images": f"ftp://a:{IN_URL}@host"}
-        )
+        parse(Predict, ["checkpoint=x", f"images=ftp://a:{IN_URL}@host"])
 
 
 def test_other_values_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,7 +62,7 @@ def modules_below(*packages: str) -> list[str]:
 def test_every_command_and_plugin_starts_without_torch() -> None:
     scripts = sorted(path.name for path in SOURCE.glob("*.py"))
     plugins = modules_below("hydra_plugins")
-    assert len(scripts) == 12
+    assert len(scripts) >= 12
     assert len(plugins) >= 6
     assert importing(*scripts, *plugins) == []
 

@@ -10,20 +10,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import initialize_config_dir
 from rich.console import Console
 
 from small_runs import ROOT, TINY, command, environment, image_folder, plan_for
+from unmask.commands.cli import parse
+from unmask.commands.verify.arguments import Settings, Verify
 from unmask.commands.verify.compare import Comparison, differing_names
 from unmask.commands.verify.interruptions import How, interruptions
 from unmask.commands.verify.supervised import SupervisedRun, VerifyError
 from unmask.commands.verify.verify import Row, Verification
-from unmask.config.arguments import Verify
 from unmask.config.checks import ConfigError
 from warm_commands import Started
 
 sys.path.insert(0, str(ROOT / "src"))
-from verify import plan_run, verify_arguments
+from verify import plan_run
 
 Start = Callable[[list[str], dict[str, str], Path], Started]
 
@@ -45,9 +45,8 @@ def start_with_defect(defect: str) -> Start:
     return start
 
 
-def arguments_of(*overrides: str) -> Verify:
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return verify_arguments(overrides)
+def arguments_of(*overrides: str) -> Settings:
+    return parse(Verify, overrides).verify
 
 
 def verify(
@@ -58,8 +57,7 @@ def verify(
     own = [override for override in overrides if override.startswith("verify.")]
     others = [override for override in overrides if override not in own]
     arguments = arguments_of(*own)
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        run_overrides, plan = plan_run(arguments, [*TINY, *others])
+    run_overrides, plan = plan_run(arguments, [*TINY, *others])
     output = io.StringIO()
     console = Console(file=output, width=100)
     verification = Verification(arguments, plan, run_overrides, scratch, console, start)

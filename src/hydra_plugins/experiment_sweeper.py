@@ -16,8 +16,8 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from hydra_plugins.composition import Composer
 from unmask.commands.cli import fail
+from unmask.commands.composition import Composer
 from unmask.config.checks import ConfigError, check
 from unmask.config.experiments import (
     SMALLEST_SCALE,

@@ -24,9 +24,9 @@ from hydra_plugins.hydra_submitit_launcher import (  # type: ignore[import-untyp
 from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.cells import Cell, cell_command, exit_unless_finished, print_cells
-from hydra_plugins.composition import Composer
 from hydra_plugins.reporting import Reporter
 from unmask.commands.cli import fail
+from unmask.commands.composition import Composer
 from unmask.config.checks import ConfigError, check
 from unmask.config.trainer import Trainer
 from unmask.distributed.processes import PREEMPTED, ForwardSignals

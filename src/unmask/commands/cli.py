@@ -1,22 +1,25 @@
-"""Shared by all commands: exit codes, errors in one line, checks of the typed keys."""
+"""Shared by all commands: typed arguments, errors in one line, exit codes.
 
+0 done, 1 error or a negative answer, 2 bad arguments, 75 asked to stop, 130 Ctrl-C.
+A command's script is imported without torch: --help and wrong arguments need not wait.
+"""
+
+import json
 import os
+import re
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, get_origin
 
-from unmask.config.checks import ConfigError
+from unmask.commands.composition import compose_arguments
+from unmask.config.checks import AnySection, ConfigError, parse_arguments
 from unmask.config.experiments import CONF
-from unmask.config.overrides import (
-    refused_launchers,
-    unknown_choices,
-    unknown_experiments,
-    unknown_keys,
-)
+from unmask.config.keys import fields_by_key, known_keys, override_key
+from unmask.config.overrides import check_overrides, config_groups
 from unmask.config.secrets import redact
+from unmask.config.section import Section
 from unmask.stages.ledger import LedgerError
 
 # their text is written for the user, so it is shown without a traceback
@@ -32,8 +35,123 @@ TELEMETRY_OFF = {
     # a convention that other packages follow
     "DO_NOT_TRACK": "1",
 }
-# True once Hydra has composed the config and called the command
+# True once Hydra has composed the config of src/train.py and called its function
 command_started = False
+
+
+def command(
+    section: type[Section],
+    run: Callable[..., Any],
+    *,
+    positional: str = "",
+    takes_run: bool = False,
+) -> None:
+    """Run a command with the typed arguments; exit with 1 where run returns False.
+
+    section: its arguments; conf/<its name>.yaml has their defaults, and comments that
+    are the help. positional: the key of arguments without "=". takes_run: whatever
+    src/train.py takes may be typed, too; run gets it as a list of overrides.
+    """
+    typed = sys.argv[1:]
+    if {"-h", "--help"} & {*typed}:
+        print(help_text(_read_defaults(section)), end="")
+        return
+    disable_telemetry()
+    shorten_warnings()
+    with exit_on_user_error():
+        if takes_run:
+            answer = run(*parse_with_run(section, typed))
+        else:
+            answer = run(parse(section, typed, positional))
+    if answer is False:
+        raise SystemExit(1)
+
+
+def parse(
+    section: type[AnySection], typed: Sequence[str], positional: str = ""
+) -> AnySection:
+    """Return a command's arguments: its defaults with the typed key=value set.
+
+    Raises ConfigError with a line for each error.
+    """
+    words = [argument for argument in typed if "=" not in argument]
+    if options := [word for word in words if word.startswith("-")]:
+        raise ConfigError(
+            f"{options[0]}: there is no such option; --help lists what there is"
+        )
+    values = [argument for argument in typed if "=" in argument]
+    if words:
+        values.append(_words_as_value(section, words, positional))
+    check_overrides(values, known_keys(section))
+    raw = compose_arguments(section.__name__.lower(), values)
+    keys = [override_key(value) for value in values]
+    return parse_arguments(section, raw, _read_defaults(section), keys)
+
+
+def _words_as_value(section: type[Section], words: list[str], key: str) -> str:
+    """Return key=value for arguments without "="; ConfigError where none are taken."""
+    if not key:
+        raise ConfigError(f"{words[0]}: write key=value; --help lists the keys")
+    # JSON is YAML in which no character has a meaning
+    if get_origin(section.model_fields[key].annotation) is list:
+        return f"{key}={json.dumps(words)}"
+    if len(words) > 1:
+        raise ConfigError(f"{' '.join(words)}: give one {key}, not {len(words)}")
+    return f"{key}={json.dumps(words[0])}"
+
+
+def parse_with_run(
+    section: type[AnySection], typed: Sequence[str]
+) -> tuple[AnySection, list[str]]:
+    """Return a command's arguments, and the overrides of the run that it is about."""
+    check_overrides(typed, [*known_keys(), *config_groups(), *known_keys(section)])
+    names = fields_by_key(section)
+    own = [
+        argument
+        for argument in typed
+        if re.split(r"[.=]", argument.lstrip("+"))[0] in names
+    ]
+    others = [quote_value(argument) for argument in typed if argument not in own]
+    return parse(section, own), others
+
+
+def run_hydra(main: Callable[[], None]) -> None:
+    """Check what was typed for src/train.py, then run its function under Hydra.
+
+    Hydra's complaints about overrides end with exit code 2.
+    """
+    disable_telemetry()
+    arguments = [quote_value(argument) for argument in sys.argv[1:]]
+    is_multirun = any(flag in arguments for flag in MULTIRUN)
+    with exit_on_user_error():
+        check_overrides(arguments, [*known_keys(), *config_groups()])
+        for argument in arguments if is_multirun else ():
+            if argument.partition("=")[0] in SHOW_CONFIG_FLAGS:
+                raise ConfigError(
+                    f"{argument} shows the config of one run and -m starts many; leave"
+                    " out one of them"
+                )
+    # argparse wants -m before the overrides; people type it anywhere
+    sys.argv[1:] = sorted(arguments, key=lambda argument: argument not in MULTIRUN)
+    try:
+        main()
+    except SystemExit as leaving:
+        # Hydra exits with 1 when it cannot compose the config: that is a bad config
+        if leaving.code == 1 and not command_started and not is_multirun:
+            raise SystemExit(2) from None
+        raise
+
+
+def mark_started() -> None:
+    """Mark that Hydra has composed the config: an exit code of 1 is now an error."""
+    global command_started
+    command_started = True
+    shorten_warnings()
+
+
+def shorten_warnings() -> None:
+    """Print warnings without the source line that warned."""
+    warnings.formatwarning = lambda message, *_, **__: f"{message}\n"
 
 
 def fail(message: str, code: int) -> NoReturn:
@@ -65,32 +183,20 @@ def user_message(error: BaseException) -> str:
 
 @contextmanager
 def exit_on_user_error() -> Iterator[None]:
-    """Turn errors of the user into one line and an exit code.
-
-    The code is 2 for bad arguments and 1 for everything else.
-    """
+    """Turn errors of the user into one line and an exit code."""
     try:
         yield
     except ConfigError as error:
         fail(str(error), 2)
     except USER_ERRORS as error:
         fail(user_message(error), 1)
+    except KeyboardInterrupt as error:
+        fail(str(error) or "interrupted", 130)
 
 
 def disable_telemetry() -> None:
     """Stop packages from reporting to their makers, here and in child processes."""
     os.environ.update(TELEMETRY_OFF)
-
-
-def mark_started() -> None:
-    """Mark that the command itself runs; every command calls this first.
-
-    From here on an exit code of 1 is no longer a mistake on the command line.
-    """
-    global command_started
-    command_started = True
-    # by default Python prints the source line that warned, too
-    warnings.formatwarning = lambda message, *_, **__: f"{message}\n"
 
 
 def config_flags(arguments: Sequence[str]) -> list[str]:
@@ -122,96 +228,18 @@ def quote_value(argument: str) -> str:
     return f"{key}{equals}'{value}'"
 
 
-def help_text(yaml_text: str) -> str:
-    """Turn a command's file of defaults into its help.
-
-    Comments stay; the part that only Hydra reads is left out; groups are shown with
-    their choices.
-    """
-    lines = yaml_text.partition("\nhydra:")[0].splitlines()
-    help_lines = [line for line in lines if not line.startswith(("defaults:", "  - "))]
-    for line in lines:
-        if not line.startswith("  - ") or "override" in line:
-            continue
-        group, colon, value = line[4:].partition(":")
-        # an entry without a colon, such as _self_, is no group
-        if colon:
-            choices = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-            help_lines.append(f"{group}:{value}    # one of {', '.join(choices)}")
-    return "\n".join(help_lines) + "\n"
+def _read_defaults(section: type[Section]) -> str:
+    return (CONF / f"{section.__name__.lower()}.yaml").read_text()
 
 
-def positional_to_key(arguments: Sequence[str], key: str) -> list[str]:
-    """Replace the one argument without '=' by key='argument'.
-
-    Two of them end the command with exit code 2.
-    """
-    words = [
-        argument
-        for argument in arguments
-        if not argument.startswith("-") and "=" not in argument
-    ]
-    if len(words) > 1:
-        fail(f"{' '.join(words)}: give one {key}, not {len(words)}", 2)
-    return [
-        f"{key}='{argument}'" if argument in words else argument
-        for argument in arguments
-    ]
-
-
-def run_command(command: Callable[[], None], keys: Iterable[str]) -> None:
-    """Check the typed keys, then run the command.
-
-    Mistyped keys and Hydra's complaints about overrides end with exit code 2.
-    """
-    disable_telemetry()
-    _print_help()
-    _check_arguments(sys.argv[1:], keys)
-    arguments = [quote_value(argument) for argument in sys.argv[1:]]
-    # argparse wants -m before the overrides; people type it anywhere
-    arguments.sort(key=lambda argument: argument not in MULTIRUN)
-    sys.argv[1:] = arguments
-    try:
-        command()
-    except SystemExit as leaving:
-        # Hydra exits with 1 when it cannot compose the config: that is a bad config
-        if leaving.code == 1 and not command_started and not _is_multirun(arguments):
-            raise SystemExit(2) from None
-        raise
-
-
-def _print_help() -> None:
-    """Answer --help from the command's own defaults, if it has such a file.
-
-    src/train.py has none and leaves the answer to Hydra.
-    """
-    defaults = CONF / f"{Path(sys.argv[0]).stem}.yaml"
-    if {"-h", "--help"} & {*sys.argv} and defaults.exists():
-        print(help_text(defaults.read_text()), end="")
-        raise SystemExit(0)
-
-
-def _check_arguments(arguments: list[str], keys: Iterable[str]) -> None:
-    unknown = (
-        unknown_keys(arguments, keys)
-        + unknown_experiments(arguments)
-        + unknown_choices(arguments)
-        + refused_launchers(arguments)
-    )
-    if unknown:
-        fail("\n".join(unknown), 2)
-    show_flags = [
-        argument
-        for argument in arguments
-        if argument.partition("=")[0] in SHOW_CONFIG_FLAGS
-    ]
-    if show_flags and _is_multirun(arguments):
-        fail(
-            f"{show_flags[0]} shows the config of one run and -m starts many; leave out"
-            " one of them",
-            2,
-        )
-
-
-def _is_multirun(arguments: Sequence[str]) -> bool:
-    return any(flag in arguments for flag in MULTIRUN)
+def help_text(defaults: str) -> str:
+    """Turn a command's file of defaults into its help: groups show their choices."""
+    lines = []
+    for line in defaults.splitlines():
+        group = re.fullmatch(r"  - (\w+): (\w+)", line)
+        if group:
+            choices = sorted(path.stem for path in (CONF / group[1]).glob("*.yaml"))
+            line = f"{group[1]}: {group[2]}    # one of {', '.join(choices)}"
+        if line not in ("defaults:", "  - _self_"):
+            lines.append(line)
+    return "\n".join(lines) + "\n"

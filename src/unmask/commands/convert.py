@@ -1,23 +1,38 @@
 """Convert weights to another layout, with a table of what became of each tensor."""
 
 from pathlib import Path
+from typing import Literal
 
+from pydantic import Field
+from rich.console import Console
 from rich.table import Table
 
-from unmask.config.arguments import Convert
 from unmask.config.checks import ConfigError
-from unmask.exchange.geometry import Hints
-from unmask.exchange.read_weights import read_weights
-from unmask.exchange.summary import report_table
-from unmask.exchange.write import check_target, write_weights
+from unmask.config.section import Count, Section
 
 
-def convert(arguments: Convert) -> Table:
-    """Read the weights, write them in the wanted layout, and report each tensor.
+class Convert(Section):
+    # users type from=, which is a keyword of Python
+    source: str = Field(alias="from")
+    to: str
+    layout: Literal["timm", "hf", "official", "safetensors"]
+    heads: Count | None
+    decoder_heads: Count | None
+    grid: tuple[Count, Count] | None
+    overwrite: bool
+
+
+def run(arguments: Convert) -> Table:
+    """Convert; print and return what became of each tensor.
 
     Raises ConfigError for a source that is missing or a target that exists, ValueError
     for unusable weights.
     """
+    from unmask.exchange.geometry import Hints
+    from unmask.exchange.read_weights import read_weights
+    from unmask.exchange.summary import report_table
+    from unmask.exchange.write import check_target, write_weights
+
     source = Path(arguments.source)
     target = Path(arguments.to)
     if not source.exists():
@@ -34,4 +49,7 @@ def convert(arguments: Convert) -> Table:
         f"read {weights.layout}": read_report,
         f"write {arguments.layout}": write_report,
     }
-    return report_table(weights, steps)
+    table = report_table(weights, steps)
+    Console().print(table)
+    Console().print(f"{arguments.layout}: {target}", soft_wrap=True)
+    return table

@@ -1,15 +1,31 @@
 """Send finished stages to W&B: runs that were offline, or rows that did not arrive."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import yaml
+from pydantic import Field
 
-from unmask.callbacks.wandb_run import WandbRun, WandbRunInfo
-from unmask.config.arguments import Send
 from unmask.config.checks import ConfigError, refuse_secrets
+from unmask.config.section import Positive, Section
 from unmask.stages.ledger import read_result
 from unmask.storage.metrics_log import read_rows
+
+if TYPE_CHECKING:
+    from unmask.callbacks.wandb_run import WandbRun
+
+
+class Send(Section):
+    folders: Annotated[list[str], Field(min_length=1)]
+    project: str | None
+    entity: str | None
+    finish_seconds: Positive
+
+
+def run(arguments: Send) -> None:
+    """Send the rows that W&B lacks, of each folder."""
+    for folder in arguments.folders:
+        print(f"{folder}: {send(Path(folder), arguments)}")
 
 
 def send(folder: Path, arguments: Send) -> str:
@@ -45,7 +61,9 @@ def send(folder: Path, arguments: Send) -> str:
     return f"all {len(rows)} rows are in W&B{earlier}"
 
 
-def _build_run(folder: Path, result: dict[str, Any], arguments: Send) -> WandbRun:
+def _build_run(folder: Path, result: dict[str, Any], arguments: Send) -> "WandbRun":
+    from unmask.callbacks.wandb_run import WandbRun, WandbRunInfo
+
     config = yaml.safe_load((folder / "config.yaml").read_text())["config"]
     # stages of early versions may hold secrets: those versions did not refuse them
     refuse_secrets(config)

@@ -3,7 +3,8 @@
 It says what came, what is allowed, and what to type.
 """
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar, get_args
 
 from pydantic import ValidationError
@@ -11,7 +12,7 @@ from pydantic import ValidationError
 from unmask.config.data import Container
 from unmask.config.datasets import INSTALLED_DATASETS
 from unmask.config.image_checks import check_images
-from unmask.config.keys import did_you_mean, known_keys
+from unmask.config.keys import did_you_mean, fields_by_key, known_keys
 from unmask.config.model_checks import check_geometry, check_target, check_widths
 from unmask.config.schema import Config
 from unmask.config.secrets import check_secrets, redact
@@ -62,12 +63,37 @@ def check(raw: dict[str, Any]) -> Config:
     return config
 
 
-def validate(section: type[AnySection], raw: Any) -> AnySection:
+def validate(
+    section: type[AnySection], raw: Any, typed: Sequence[str] = ()
+) -> AnySection:
     """Return the typed section; ConfigError with a line for each wrong key or value."""
     try:
-        return section.model_validate(raw)
+        return section.model_validate(raw, context={"typed": typed})
     except ValidationError as error:
         raise ConfigError(describe_errors(error)) from None
+
+
+def parse_arguments(
+    section: type[AnySection], raw: dict[str, Any], defaults: str, typed: list[str]
+) -> AnySection:
+    """Return a command's arguments; ConfigError with a line for each error.
+
+    defaults: the text of the command's YAML file, whose comments say what to give.
+    typed: the keys that were typed; the section's validators may ask for them.
+    """
+    raise_errors(
+        f"{key}: missing; give {_comment_of(key, defaults)}"
+        for key, field in fields_by_key(section).items()
+        if raw.get(key) is None and type(None) not in get_args(field.annotation)
+    )
+    refuse_secrets(raw)
+    return validate(section, raw, typed)
+
+
+def _comment_of(key: str, defaults: str) -> str:
+    """Return the comment beside a key, which may go on in the lines below."""
+    beside = re.search(rf"^{key}: .*?# (.*(?:\n +# .*)*)", defaults, re.MULTILINE)
+    return re.sub(r"\n +# ", " ", beside[1]) if beside else "it a value"
 
 
 def refuse_secrets(raw: Any) -> None:

@@ -5,22 +5,27 @@ from collections.abc import Iterable, Iterator
 from typing import Any, get_args
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from unmask.config.schema import Config
 
 
-def known_keys() -> list[str]:
-    """List every dotted key that a config may have."""
-    return sorted(set(_section_keys(Config, "")))
+def known_keys(section: type[BaseModel] = Config) -> list[str]:
+    """List every dotted key that a config, or a command's arguments, may have."""
+    return sorted(set(_section_keys(section, "")))
 
 
 def _section_keys(section: type[BaseModel], prefix: str) -> Iterator[str]:
-    for name, field in section.model_fields.items():
-        # the alias is what users type: `_target_` for the attribute target_
-        key = f"{prefix}{field.alias or name}"
+    for name, field in fields_by_key(section).items():
+        key = f"{prefix}{name}"
         yield key
         for nested in nested_sections(field.annotation):
             yield from _section_keys(nested, f"{key}.")
+
+
+def fields_by_key(section: type[BaseModel]) -> dict[str, FieldInfo]:
+    """Return the fields by the keys that users type: `from` for input_path."""
+    return {field.alias or name: field for name, field in section.model_fields.items()}
 
 
 def nested_sections(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -1,8 +1,8 @@
 """Overrides whose key, group, experiment or scale does not exist."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 
-from unmask.config.checks import ConfigError
+from unmask.config.checks import ConfigError, raise_errors
 from unmask.config.experiments import (
     ABLATIONS,
     ALL,
@@ -12,7 +12,7 @@ from unmask.config.experiments import (
     read_sweep,
     unknown_name_message,
 )
-from unmask.config.keys import did_you_mean, known_keys, override_key
+from unmask.config.keys import did_you_mean, override_key
 
 # sections that take any key below them
 OPEN_SECTIONS = ("logger.csv.",)
@@ -20,13 +20,31 @@ OPEN_SECTIONS = ("logger.csv.",)
 IN_PROCESS_LAUNCHERS = ("basic", "joblib")
 
 
-def unknown_keys(arguments: list[str], extra: Iterable[str] = ()) -> list[str]:
+def check_overrides(arguments: Sequence[str], known: Sequence[str]) -> None:
+    """Raise ConfigError with a line for each key or choice that does not exist.
+
+    known: every key that may be typed.
+    """
+    raise_errors(
+        [
+            *unknown_keys(arguments, known),
+            *unknown_experiments(arguments),
+            *unknown_choices(arguments),
+            *refused_launchers(arguments),
+        ]
+    )
+
+
+def config_groups() -> list[str]:
+    """List the folders of conf/: model=mae_vit_b chooses a file of one."""
+    return [str(path.relative_to(CONF)) for path in CONF.rglob("*") if path.is_dir()]
+
+
+def unknown_keys(arguments: Sequence[str], known: Sequence[str]) -> list[str]:
     """Return an error message for each key=value argument whose key does not exist.
 
-    extra: keys that are allowed beside those of the config. What only Hydra
-    understands (flags, `hydra.`, `group@package`) is left to Hydra.
+    What only Hydra understands (flags, `hydra.`, `group@package`) is left to Hydra.
     """
-    known = [*known_keys(), *extra]
     errors = []
     for argument in arguments:
         key = override_key(argument)
@@ -38,7 +56,7 @@ def unknown_keys(arguments: list[str], extra: Iterable[str] = ()) -> list[str]:
     return errors
 
 
-def unknown_experiments(arguments: list[str]) -> list[str]:
+def unknown_experiments(arguments: Sequence[str]) -> list[str]:
     """Return an error message for each experiment=... or scale=... that does not exist.
 
     Files that exist and are wrong are errors, too. Hydra does not notice: both groups
@@ -58,7 +76,7 @@ def unknown_experiments(arguments: list[str]) -> list[str]:
     return errors
 
 
-def _key_value_pairs(arguments: list[str]) -> Iterator[tuple[str, str]]:
+def _key_value_pairs(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
     for argument in arguments:
         key, _, value = argument.partition("=")
         yield key, value
@@ -82,7 +100,7 @@ def _check_name(key: str, name: str) -> list[str]:
     return []
 
 
-def unknown_choices(arguments: list[str]) -> list[str]:
+def unknown_choices(arguments: Sequence[str]) -> list[str]:
     """Return an error message for each group=choice that conf/ lacks.
 
     Also for each value of a logger that is not chosen. Hydra's own message has many
@@ -104,7 +122,7 @@ def unknown_choices(arguments: list[str]) -> list[str]:
     return errors
 
 
-def refused_launchers(arguments: list[str]) -> list[str]:
+def refused_launchers(arguments: Sequence[str]) -> list[str]:
     """Return an error message for each launcher that would mix cells in a process."""
     return [
         f"{key}={value}: each cell of a sweep is a process of its own; leave this out,"

@@ -1,1 +1,17 @@
-"""Conversion of images into containers, for src/prepare.py."""
+"""Convert images into containers."""
+
+from rich.console import Console
+
+from unmask.commands.prepare.arguments import Prepare
+
+
+def run(arguments: Prepare) -> None:
+    """Prepare, going on where an earlier call ended."""
+    from unmask.commands.prepare.prepare import prepare
+
+    try:
+        prepare(arguments, Console())
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            "interrupted; the same command goes on after what is done"
+        ) from None

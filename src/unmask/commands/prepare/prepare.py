@@ -30,7 +30,7 @@ from unmask.commands.prepare.source import (
 )
 from unmask.commands.prepare.target import begin_or_continue, lock_target
 from unmask.commands.prepare.transcode import Transcode
-from unmask.config.arguments import Prepare
+from unmask.commands.prepare.arguments import Prepare
 from unmask.data.containers.source import catalogue_container
 from unmask.data.listing.catalogue import Catalogue
 from unmask.data.listing.listing import catalogue_folder, make_listing

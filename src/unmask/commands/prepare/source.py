@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from unmask.config.arguments import Prepare
+from unmask.commands.prepare.arguments import Prepare
 from unmask.config.checks import ConfigError
 from unmask.data.containers.contents import sort_order
 from unmask.data.containers.index import INDEX_FILE, read_index_kind

@@ -1,1 +1,19 @@
-"""The replay of a step that was not finite, for src/replay.py."""
+"""Make a training step again that was not finite."""
+
+from rich.console import Console
+
+from unmask.config.section import Section
+
+
+class Replay(Section):
+    folder: str
+
+
+def run(arguments: Replay) -> bool:
+    """Return whether the replayed step is the same as the recorded one.
+
+    Raises ConfigError where there is no record, a damaged one, or its images are gone.
+    """
+    from unmask.commands.replay.replay import replay
+
+    return replay(arguments.folder, Console())

@@ -16,6 +16,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from unmask.commands.verify.arguments import Settings
 from unmask.commands.verify.compare import (
     Comparison,
     compare_exactly,
@@ -28,7 +29,6 @@ from unmask.commands.verify.interruptions import (
     trained_stages,
 )
 from unmask.commands.verify.supervised import Start, SupervisedRun
-from unmask.config.arguments import Verify
 from unmask.distributed import processes
 from unmask.distributed.launcher import TRAIN_SCRIPT
 from unmask.stages.fingerprint import StageSpec
@@ -65,7 +65,7 @@ class Verification:
 
     def __init__(
         self,
-        arguments: Verify,
+        arguments: Settings,
         plan: Plan,
         overrides: Sequence[str],
         scratch: Path,

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
 
-from unmask.commands.reconstruct import load_autoencoder
+from unmask.commands.reconstruct.autoencoder import load_autoencoder
 from unmask.config.checks import ConfigError
 from unmask.config.experiments import EXPERIMENTS
 from unmask.reconstructions import ratio_sheet

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from unmask.config.arguments import Report
 from unmask.config.checks import ConfigError
 from unmask.config.experiments import (
     CONF,
@@ -20,6 +19,7 @@ from unmask.config.experiments import (
 )
 from unmask.config.paper_facts import Paper
 from unmask.config.schema import Config, Scale
+from unmask.reports.paper.arguments import Report
 from unmask.reports.paper.collect import CollectedResults, Compose, collect_results
 from unmask.reports.paper.comparison import Comparison, Finding, compare
 from unmask.reports.paper.protocol_differences import describe_differences

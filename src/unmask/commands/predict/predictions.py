@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
-from unmask.config.arguments import Predict
+from unmask.commands.predict.arguments import Predict
 from unmask.config.checks import ConfigError
 from unmask.data.images.unreadable import printable
 from unmask.data.listing.listing import IMAGE_SUFFIXES, list_image_files

@@ -1,4 +1,4 @@
-"""Composing many configs that differ in a few values, as sweeps and prices need them.
+"""Composing configs from conf/: of many runs that differ in a few values, of a command.
 
 Hydra composes each choice of groups once, which takes most of the time; values are set
 in a copy afterwards.
@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
 
-from hydra import compose
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -30,11 +32,25 @@ def hydra_errors_as_config_errors() -> Iterator[None]:
         raise ConfigError(f"{error}".splitlines()[0]) from None
 
 
-class Composer:
-    """Compose overrides into plain containers, as hydra.compose and resolving do.
+def compose_arguments(name: str, typed: Sequence[str]) -> dict[str, Any]:
+    """Return the defaults of conf/<name>.yaml with the typed key=value set in them.
 
-    To be called within hydra.initialize_config_dir.
+    A value is YAML; a key of the file's defaults list chooses a file of that group.
+    Raises ConfigError.
     """
+    defaults = yaml.safe_load((CONF / f"{name}.yaml").read_text()).get("defaults", [])
+    groups = [key for entry in defaults if entry != "_self_" for key in entry]
+    choices = [argument for argument in typed if override_key(argument) in groups]
+    values = [argument for argument in typed if argument not in choices]
+    with hydra_errors_as_config_errors():
+        config = _compose(name, choices)
+        OmegaConf.set_struct(config, False)
+        config.pop("hydra")
+        return _plain(OmegaConf.merge(config, OmegaConf.from_dotlist(values)))
+
+
+class Composer:
+    """Compose a run's overrides into plain containers, as src/train.py does."""
 
     def __init__(self) -> None:
         self._composed: dict[tuple[str, ...], DictConfig] = {}
@@ -50,8 +66,7 @@ class Composer:
     def choices(self, overrides: Sequence[str]) -> dict[str, str]:
         """Return the chosen file of every group."""
         groups = tuple(filter(_chooses_group, overrides))
-        chosen = self._compose_groups(groups).hydra.runtime.choices
-        return dict(OmegaConf.to_container(chosen))  # type: ignore[arg-type]
+        return _plain(self._compose_groups(groups).hydra.runtime.choices)
 
     def _resolve(self, overrides: Sequence[str]) -> dict[str, Any]:
         groups = tuple(filter(_chooses_group, overrides))
@@ -68,15 +83,11 @@ class Composer:
         OmegaConf.set_struct(config, False)
         # Hydra's own part holds values that only Hydra's main function fills in
         config.pop("hydra")
-        raw = OmegaConf.to_container(config, resolve=True)
-        assert isinstance(raw, dict)
-        return {str(key): value for key, value in raw.items()}
+        return _plain(config)
 
     def _compose_groups(self, groups: tuple[str, ...]) -> DictConfig:
         if groups not in self._composed:
-            self._composed[groups] = compose(
-                "config", overrides=list(groups), return_hydra_config=True
-            )
+            self._composed[groups] = _compose("config", groups)
         return self._composed[groups]
 
 
@@ -84,3 +95,17 @@ def _chooses_group(override: str) -> bool:
     """Whether an override chooses or removes a group's file, as data=imagenet does."""
     key = override_key(override)
     return "@" in key or override.startswith("~") or (CONF / key).is_dir()
+
+
+def _compose(name: str, overrides: Sequence[str]) -> DictConfig:
+    """Compose within Hydra's main function, or on our own where none runs."""
+    if GlobalHydra.instance().is_initialized():
+        return compose(name, list(overrides), return_hydra_config=True)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(name, list(overrides), return_hydra_config=True)
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    raw = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(raw, dict)
+    return {str(key): value for key, value in raw.items()}

@@ -3,9 +3,8 @@
 from collections.abc import Iterable
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import ValidationInfo, model_validator
 
-from unmask.config.arguments import CONTAINER_NAMES
 from unmask.config.data import Container, Data
 from unmask.config.image_checks import check_reading
 from unmask.config.schema import Decoder, Model
@@ -32,37 +31,30 @@ UNUSED_KEYS = {
 
 
 class Bench(Section):
-    subject: Literal["step", "guards", "loader"] = Field(
-        description=(
-            "step: a training step beside Hugging Face's; guards: what checkpoints,"
-            " logs and checks add to a step; loader: reading images"
-        )
-    )
-    data: Data | None = Field(default=None, description="the images that loader reads")
-    source: Container = Field(
-        description=f"how the images of loader are stored: {CONTAINER_NAMES}"
-    )
-    seconds: Positive = Field(
-        description="how long loader compares the ways of reading"
-    )
-    batch: Count = Field(description="images of a step")
-    rounds: Count = Field(
-        description=(
-            "timed steps of each implementation, in turn; for guards: checkpoints"
-        )
-    )
+    subject: Literal["step", "guards", "loader"]
+    # the images that loader reads; the other subjects draw random ones
+    data: Data | None = None
+    source: Container
+    seconds: Positive
+    batch: Count
+    rounds: Count
     # of the model; loader counts its own by data.threads
-    threads: Count | None = Field(description="torch's threads; null: its own choice")
+    threads: Count | None
     image_size: Count
     patch_size: Count
     channels: Count
     mask_ratio: OpenFraction
-    norm_pix: bool = Field(description="predict normalised pixels")
+    norm_pix: bool
     device: Literal["auto", "cpu", "cuda"]
     model: Model
     decoder: Decoder
 
-    # the other subjects draw random images
+    @model_validator(mode="after")
+    def check_typed(self, info: ValidationInfo) -> "Bench":
+        if errors := unused_keys(self.subject, (info.context or {}).get("typed", ())):
+            raise ValueError(errors)
+        return self
+
     @model_validator(mode="after")
     def check_data(self) -> "Bench":
         if self.data is None:

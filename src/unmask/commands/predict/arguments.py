@@ -1,0 +1,19 @@
+"""The arguments of src/predict.py."""
+
+from typing import Literal
+
+from unmask.config.section import Count, PositiveFraction, Section
+
+
+class Predict(Section):
+    checkpoint: str
+    images: str
+    count: Count | None
+    top: Count
+    out: str | None
+    classes: str | None
+    eval_crop: PositiveFraction | None
+    # neither heads nor grid can be read off the shapes of weights
+    heads: Count | None
+    grid: tuple[Count, Count] | None
+    device: Literal["auto", "cpu", "cuda"]

@@ -1,0 +1,90 @@
+"""Write the report and print it, for src/report.py."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from unmask.commands.composition import Composer
+from unmask.config.checks import check, fill_missing_roots
+from unmask.config.schema import Config
+from unmask.reports.paper.arguments import Report
+
+if TYPE_CHECKING:
+    from unmask.reports.paper.comparison import Comparison, Finding
+
+
+def run(arguments: Report) -> list["Finding"]:
+    """Write the report, print it, and return what it says."""
+    findings, page = write(arguments)
+    notes = [note for finding in findings for note in finding.notes]
+    for note in dict.fromkeys(notes):
+        print(f"note: {note}")
+    comparisons = [finding.comparison for finding in findings]
+    print_comparisons(comparisons, arguments, page)
+    return findings
+
+
+def write(arguments: Report) -> tuple[list["Finding"], Path]:
+    """Return what was found, and the page that was written."""
+    # pandas and matplotlib take seconds
+    from unmask.reports.paper.files import keep_results, write_report
+    from unmask.reports.paper.findings import collect_findings
+
+    composer = Composer()
+
+    def compose_config(overrides: Sequence[str]) -> Config:
+        return check(fill_missing_roots(composer(overrides)))
+
+    findings = collect_findings(arguments, compose_config)
+    page, *_ = write_report(findings, report_folder(arguments), arguments.runs_dir)
+    if arguments.keep:
+        # an experiment's README shows all its scales, whichever was asked for
+        all_scales = arguments.model_copy(update={"scale": None})
+        keep_results(
+            collect_findings(all_scales, compose_config)
+            if arguments.scale
+            else findings
+        )
+    return findings, page
+
+
+def report_folder(arguments: Report) -> Path:
+    """Return where the report goes.
+
+    One table has a folder of its own: it does not overwrite the page of all.
+    """
+    if arguments.out:
+        return Path(arguments.out)
+    folder = Path(arguments.runs_dir) / "report"
+    return folder if arguments.experiment == "all" else folder / arguments.experiment
+
+
+def print_comparisons(
+    comparisons: list["Comparison"], arguments: Report, page: Path
+) -> None:
+    """Print table and claims of one experiment, or a line for each of several."""
+    from unmask.reports.paper.tables import claims_table, summary_table, terminal_table
+
+    console = Console()
+    if not comparisons:
+        wanted = f"experiment={arguments.experiment}"
+        if arguments.scale:
+            wanted += f" scale={arguments.scale}"
+        console.print(
+            f"no results of {wanted} in {arguments.runs_dir}: python src/train.py -m"
+            f" {wanted} makes them; results of a sweep with more overrides are found"
+            " with 'overrides=[...]' and seeds=[...]",
+            markup=False,
+        )
+        return
+    if len(comparisons) == 1:
+        console.print(terminal_table(comparisons[0]))
+        console.print(claims_table(comparisons[0]))
+    else:
+        console.print(summary_table(comparisons))
+    console.print(
+        f"The page with tables, figures and verdicts: {page.resolve()}",
+        soft_wrap=True,
+    )
