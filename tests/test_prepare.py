@@ -22,12 +22,12 @@ import shards
 from shards import run_prepare
 from small_runs import ROOT, raw_config
 from unmask.commands import cli
+from unmask.commands.prepare.arguments import Prepare
 from unmask.commands.prepare.conversion import Conversion
 from unmask.commands.prepare.shard_tasks import SHARD_MB, ShardTask, hash_plan
 from unmask.commands.prepare.source import detect_container
 from unmask.commands.prepare.transcode import Transcode
 from unmask.commands.prepare.writers import WRITERS
-from unmask.commands.prepare.arguments import Prepare
 from unmask.config.checks import ConfigError, check, validate
 from unmask.data.containers.source import list_container
 from unmask.data.listing.catalogue import Catalogue

@@ -15,6 +15,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from unmask.commands.prepare.arguments import Prepare
 from unmask.commands.prepare.conversion import Conversion
 from unmask.commands.prepare.records import BAD_IMAGES_FILE, ShardRecord, load_records
 from unmask.commands.prepare.shard_tasks import (
@@ -30,7 +31,6 @@ from unmask.commands.prepare.source import (
 )
 from unmask.commands.prepare.target import begin_or_continue, lock_target
 from unmask.commands.prepare.transcode import Transcode
-from unmask.commands.prepare.arguments import Prepare
 from unmask.data.containers.source import catalogue_container
 from unmask.data.listing.catalogue import Catalogue
 from unmask.data.listing.listing import catalogue_folder, make_listing
