@@ -28,7 +28,7 @@ from unmask.commands.prepare.shard_tasks import SHARD_MB, ShardTask, hash_plan
 from unmask.commands.prepare.source import detect_container
 from unmask.commands.prepare.transcode import Transcode
 from unmask.commands.prepare.writers import WRITERS
-from unmask.config.checks import ConfigError, check, validate
+from unmask.config.checks import ConfigError, check
 from unmask.data.containers.source import list_container
 from unmask.data.listing.catalogue import Catalogue
 from unmask.data.listing.listing import list_images
@@ -38,8 +38,6 @@ from unmask.data.loading.batch import ImageFormat
 from unmask.data.loading.folders import StoredImages, read_stored, splits_from_listing
 from unmask.data.loading.views import Views
 from unmask.data.sources import list_source
-
-RAW = {"from": "a", "to": "b", "format": "raw", **shards.UNSET_ARGUMENTS}
 
 
 @pytest.fixture(scope="module")
@@ -526,8 +524,11 @@ def test_a_bad_image_among_raw_pixels_is_bad_when_it_is_read(
 def test_impossible_arguments_are_refused(
     changed: dict[str, object], message: str
 ) -> None:
+    typed = {"from": "a", "to": "b", "format": "raw"} | changed
     with pytest.raises(ConfigError, match=message):
-        validate(Prepare, {**RAW, **changed})
+        cli.parse(
+            Prepare, [f"{key}={json.dumps(value)}" for key, value in typed.items()]
+        )
 
 
 def test_the_kind_of_a_folder_is_detected_or_asked_for(
