@@ -349,7 +349,6 @@ def test_a_substitute_changes_no_other_image_and_is_cropped_by_the_draws_of_the_
     assert not batch.images_BCHW[1].equal(again.images_BCHW[1]), (
         "the neighbour's image, but not its crop"
     )
-    assert (batch.mirrored_B is None) == (whole.mirrored_B is None)
 
 
 def test_stages_that_share_features_both_list_their_bad_images(

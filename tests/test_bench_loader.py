@@ -30,10 +30,10 @@ from unmask.commands.bench.reading_paths import OFFICIAL
 from unmask.commands.bench.whole_loaders import time_loaders
 from unmask.config.checks import ConfigError, validate
 from unmask.config.data import Data
-from unmask.data.loading.batch import Batch, ImageFormat, normalise
+from unmask.data.loading.batch import Batch, ImageFormat
 from unmask.data.loading.folders import StoredImages, splits_from_listing
 from unmask.data.loading.in_memory import InMemory
-from unmask.data.loading.module import LoaderSettings
+from unmask.data.loading.module import LoaderSettings, normalise
 from unmask.data.sources import list_source
 
 IMAGE_FORMAT = ImageFormat((32, 32), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
@@ -69,12 +69,13 @@ def test_each_way_and_each_step_of_reading_files_is_measured(
         )
     )
     assert all(len(taken) >= 3 for taken in costs.paths.values())
-    assert list(costs.parts)[:6] == [
+    assert list(costs.parts)[:7] == [
         "read",
         "header",
         "crops",
         "decode",
         "resize",
+        "mirror",
         "collate",
     ]
     assert min(costs.loaders.values()) > 0
@@ -108,9 +109,7 @@ def test_images_that_a_gpu_decodes_count_once_they_are_decoded(
     )
     assert list(paces) == ["unmask, fast", "unmask, nvjpeg", OFFICIAL]
     assert len(batches) == 2 * 8
-    assert {
-        (tuple(batch.images_BCHW.shape), batch.packed_jpegs) for batch in batches
-    } == {((4, 3, 32, 32), None)}
+    assert {tuple(batch.images_BCHW.shape) for batch in batches} == {(4, 3, 32, 32)}
 
 
 def test_images_in_memory_are_measured_beside_torchvision() -> None:

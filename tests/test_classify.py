@@ -32,7 +32,7 @@ def task() -> Classify:
 
 
 def batch_of(features: Tensor, labels: list[int]) -> Batch:
-    return Batch(features, torch.tensor(labels), torch.arange(len(labels)), 0, None)
+    return Batch(features, torch.tensor(labels), torch.arange(len(labels)), 0)
 
 
 def test_a_short_last_batch_counts_by_its_images(
@@ -92,7 +92,6 @@ def batch_at(epoch: int, first: int, count: int = 6) -> Batch:
         torch.arange(count) % CLASSES,
         torch.arange(first, first + count),
         epoch,
-        None,
     )
 
 
@@ -328,7 +327,7 @@ def test_every_metric_matches_its_plain_definition(
     )
     task.on_validation_epoch_start()
     for part, some in zip(logits.split(64), labels.split(64), strict=True):
-        task.validation_step(Batch(part, some, torch.arange(len(some)), 0, None), 0)
+        task.validation_step(Batch(part, some, torch.arange(len(some)), 0), 0)
     task.on_validation_epoch_end()
 
     confidence, predicted = logits.softmax(1).max(1)
@@ -357,7 +356,7 @@ def test_every_metric_matches_its_plain_definition(
     assert counts.sum(0).equal(torch.bincount(predicted, minlength=CLASSES))
     assert counts.diagonal().sum() == correct.sum()
     task.on_validation_epoch_start()  # the next validation counts anew
-    task.validation_step(Batch(logits[:10], labels[:10], torch.arange(10), 0, None), 0)
+    task.validation_step(Batch(logits[:10], labels[:10], torch.arange(10), 0), 0)
     assert int(task.confusion_counts().sum()) == 10
 
 

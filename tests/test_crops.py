@@ -71,8 +71,8 @@ def test_resampling_is_pillows_bicubic_within_one_level(shape: tuple[int, int]) 
             for image, box in zip(images, BOXES.tolist(), strict=True)
         ]
     )
+    assert ours.dtype == torch.uint8
     assert (ours - theirs).abs().max() <= 1
-    assert (ours == ours.round()).all()
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -97,10 +97,10 @@ def test_smooth_images_are_resized_as_by_one_call_of_pillow(
 def test_a_box_of_the_wanted_size_is_copied_exactly() -> None:
     images = torch.randint(0, 256, (1, 3, 12, 12)).to(torch.uint8)
     assert resize_crops(images, torch.tensor([[2, 3, 8, 8, 0]]), (8, 8)).equal(
-        images[:, :, 2:10, 3:11].float()
+        images[:, :, 2:10, 3:11]
     )
     assert resize_crops(images, torch.tensor([[2, 3, 8, 8, 1]]), (8, 8)).equal(
-        images[:, :, 2:10, 3:11].flip(3).float()
+        images[:, :, 2:10, 3:11].flip(3)
     )
 
 

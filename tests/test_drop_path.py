@@ -152,9 +152,7 @@ def gradient(task: Classify, images: Tensor, ids: Tensor, parts: int) -> Tensor:
     for some_images, some_ids in zip(
         images.chunk(parts), ids.chunk(parts), strict=True
     ):
-        loss = task.training_step(
-            Batch(some_images, some_ids % 3, some_ids, 2, None), 0
-        )
+        loss = task.training_step(Batch(some_images, some_ids % 3, some_ids, 2), 0)
         (loss / parts).backward()
     return torch.cat(
         [p.grad.flatten() for p in task.parameters() if p.grad is not None]
@@ -179,6 +177,6 @@ def test_the_seed_decides_which_branches_are_dropped(task: Classify) -> None:
     other = Classify(
         task.model, task.make_optimizer, Regularisation(seed=1, smoothing=0.1)
     )
-    batch = Batch(images, ids % 3, ids, 0, None)
+    batch = Batch(images, ids % 3, ids, 0)
     assert task.training_step(batch, 0).equal(task.training_step(batch, 0))
     assert not task.training_step(batch, 0).equal(other.training_step(batch, 0))

@@ -18,8 +18,8 @@ from unmask.data.images.decoding import (
     decode_crop,
     decode_image,
     read_header,
-    silence_pillow,
 )
+from unmask.data.images.pillow import silence_pillow
 from unmask.data.images.unreadable import BadImageError
 from unmask.data.listing.listing import list_images
 from unmask.data.listing.names import Names

@@ -10,15 +10,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unmask.data.images import jpeg, native
+from unmask.data.images import native
 from unmask.data.images.decoding import (
     BadImageError,
     EncodedImage,
+    choose_scale,
     decode_crop,
     decode_image,
+    decode_region,
+    decode_with_simplejpeg,
     read_header,
     resize_crop,
-    resize_crop_with_pillow,
+    scaled_box,
 )
 from unmask.data.images.native.__main__ import build
 
@@ -131,9 +134,8 @@ def test_regions_come_from_the_fast_decoder_not_from_pillow(
     kind: str, decoder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = read_header(encoded(picture((61, 83)), **KINDS[kind]), "x.jpg", 3)
-    assert image.header is not None
     for box in draw_boxes((61, 83), 20):
-        region = jpeg.decode_region(image.content, image.header, box)
+        region = decode_region(image, box)
         is_left = decoder == "simplejpeg" and kind == "progressive"
         assert (region is None) == is_left
 
@@ -143,10 +145,7 @@ def test_unusual_colours_are_left_to_pillow(kind: str, decoder: str) -> None:
     image = picture((61, 83)).convert("CMYK") if kind == "CMYK" else picture((61, 83))
     content = encoded(image, **LEFT_TO_PILLOW[kind])
     image = read_header(content, "x.jpg", 3)
-    assert (
-        image.header is None
-        or jpeg.decode_region(content, image.header, (0, 0, 61, 83)) is None
-    )
+    assert image.header is None or decode_region(image, (0, 0, 61, 83)) is None
     np.testing.assert_array_equal(decode_image(image), decode_by_pillow(content, 3))
 
 
@@ -255,7 +254,7 @@ def test_scaled_decoding_does_not_depend_on_the_decoder_and_is_near_the_referenc
 ) -> None:
     image = read_header(encoded(picture((400, 520)), quality=95), "x.jpg", 3)
     for box in ((0, 0, 400, 520), (33, 51, 300, 410), (7, 11, 129, 131)):
-        scale = jpeg.choose_scale(box, (64, 64))
+        scale = choose_scale(box, (64, 64))
         assert scale == min(box[2] // 64, 4)
         scaled, exact = (
             decode_crop(image, box, (64, 64), "scaled"),
@@ -263,13 +262,13 @@ def test_scaled_decoding_does_not_depend_on_the_decoder_and_is_near_the_referenc
         )
         assert np.abs(scaled.astype(int) - exact).mean() < 4
         assert image.header is not None
-        region, inside = jpeg.scaled_box(box, image.size, scale)
+        region, inside = scaled_box(box, image.size, scale)
         assert inside[0] == box[1] / scale - region[1]
         assert inside[3] - inside[1] == pytest.approx(box[2] / scale, abs=0.51)
         top, left, height, width = region
-        whole = jpeg._decode_with_simplejpeg(image.content, image.header, scale)
+        whole = decode_with_simplejpeg(image.content, image.header, scale)
         assert whole is not None
-        part = jpeg.decode_region(image.content, image.header, region, scale)
+        part = decode_region(image, region, scale)
         np.testing.assert_array_equal(
             part, whole[top : top + height, left : left + width]
         )
@@ -297,12 +296,12 @@ def test_torch_resizes_as_pillow_does_if_the_width_comes_first(channels: int) ->
     for shape in ((64, 64), (96, 80), (224, 224)):
         for box in draw_boxes((200, 260), 4):
             fast = resize_crop(array, box, shape).astype(int)
-            across = resize_crop_with_pillow(array, box, (box[2], shape[1]))
-            exact = resize_crop_with_pillow(across, (0, 0, box[2], shape[1]), shape)
+            across = resize_crop(array, box, (box[2], shape[1]), "reference")
+            exact = resize_crop(across, (0, 0, box[2], shape[1]), shape, "reference")
             assert np.abs(fast - exact).max() <= 2
             assert (fast != exact).mean() < 0.02
             assert (
-                np.abs(fast - resize_crop_with_pillow(array, box, shape)).mean() < 0.3
+                np.abs(fast - resize_crop(array, box, shape, "reference")).mean() < 0.3
             )
 
 

@@ -18,11 +18,19 @@ from torch import Tensor
 
 from unmask.data.augment.crops import Augmentation
 from unmask.data.listing.listing import list_images
-from unmask.data.loading.batch import Batch, ImageFormat, normalise
+from unmask.data.loading.batch import Batch, ImageFormat
 from unmask.data.loading.folders import StoredImages, splits_from_listing
-from unmask.data.loading.in_memory import InMemory, place_on_device
-from unmask.data.loading.module import FeatureData, ImageData, LoaderSettings
-from unmask.data.loading.on_device import OnDevice, should_move_to_device
+from unmask.data.loading.in_memory import (
+    InMemory,
+    place_on_device,
+    should_move_to_device,
+)
+from unmask.data.loading.module import (
+    FeatureData,
+    ImageData,
+    LoaderSettings,
+    normalise,
+)
 from unmask.data.loading.shared_memory import SLOTS_PER_WORKER
 from unmask.data.loading.views import Views
 from unmask.data.loading.workers import kill_workers
@@ -166,7 +174,7 @@ def channels(values: tuple[float, ...]) -> Tensor:
 def test_pixels_are_normalised_channel_by_channel() -> None:
     images = torch.full((1, 3, 8, 8), 51, dtype=torch.uint8)
     normalised = normalise(
-        Batch(images, torch.tensor([0]), torch.tensor([0]), 0, None), FORMAT
+        Batch(images, torch.tensor([0]), torch.tensor([0]), 0), FORMAT
     ).images_BCHW
     expected = [
         (0.2 - mean) / std for mean, std in zip(FORMAT.mean, FORMAT.std, strict=True)
@@ -240,16 +248,30 @@ def test_images_on_the_device_give_the_bits_of_images_in_memory(
     train, val = splits(root, in_memory=True)
     assert isinstance(train, InMemory)
     assert isinstance(val, InMemory)
-    on_device = place_on_device(train, val, "device", torch.device("cpu"))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    on_device = place_on_device(train, val, "device", device)
     augment = replace(augment, repeats=repeats)
     for loader in ("train", "val"):
         assert_same(
             batches(data((train, val), augment), loader),
             batches(data(on_device, augment), loader),
         )
-    first, *_ = data(on_device, augment).train_dataloader()
-    # only ids and boxes are handed over
-    assert first.images_BCHW.numel() == 0
+
+
+@pytest.mark.parametrize(
+    "augment", AUGMENTS, ids=lambda augment: f"{augment.crop}-{augment.flip}"
+)
+def test_crops_are_made_where_the_images_are(augment: Augmentation, root: Path) -> None:
+    """The device "meta" computes shapes alone: an operation on the CPU would fail."""
+    train, val = splits(root, in_memory=True)
+    assert isinstance(train, InMemory)
+    assert isinstance(val, InMemory)
+    on_device = place_on_device(train, val, "device", torch.device("meta"))
+    for split in on_device:
+        batch = Views(split, FORMAT, augment, 0).batch(1, [3, 5])
+        assert batch.images_BCHW.device.type == "meta"
+        assert batch.images_BCHW.shape == (2, 3, 8, 8)
+        assert batch.labels_B.device.type == "cpu"
 
 
 @pytest.mark.parametrize("augment", AUGMENTS[::2], ids=lambda augment: augment.crop)
@@ -281,9 +303,6 @@ def test_without_a_gpu_images_go_to_the_device_only_if_that_is_wanted() -> None:
         False,
         True,
     ]
-    images = torch.arange(48, dtype=torch.uint8).view(4, 3, 2, 2)
-    # sample 5 is a view of image 1
-    assert OnDevice(images).take(torch.tensor([5, 2])).equal(images[[1, 2]])
 
 
 class CountingStore:

@@ -13,10 +13,12 @@ from small_runs import plan_for
 from test_module import batches, data
 from unmask.config.checks import ConfigError
 from unmask.data.augment.crops import Augmentation
+from unmask.data.augment.resampling import Crops
 from unmask.data.images.decoding import BadImageError, read_header
-from unmask.data.images.nvjpeg import PackedJpegs
 from unmask.data.listing.listing import list_images
+from unmask.data.loading.batch import Batch
 from unmask.data.loading.folders import StoredImages, splits_from_listing
+from unmask.data.loading.nvjpeg import PackedBatch
 from unmask.training.execute import execute
 
 # levels of 255 that views may differ: both decode to the same pixels, but the loader
@@ -78,15 +80,15 @@ def test_the_loader_decodes_what_nvjpeg_does_not_support(root: Path) -> None:
     train, _ = splits(root, "nvjpeg")
     views = data((train, train), Augmentation("random")).train_views
     names = [Path(train.store.name(i)).name for i in range(len(train))]
-    packed = views.__getitems__([(0, i) for i in range(len(train))]).packed_jpegs
-    assert packed is not None
+    packed = views.__getitems__([(0, i) for i in range(len(train))])
+    assert isinstance(packed, PackedBatch)
     assert {names[i] for i in packed.other_rows} == {
         "03.png",
         "05.jpg",
         "06.jpg",
     } & set(names)
     assert packed.bytes_N.numel() == sum(
-        Path(name).stat().st_size for name in packed.names
+        Path(name).stat().st_size for name, _, _ in packed.jpegs
     )
 
 
@@ -94,9 +96,7 @@ def test_the_loader_replaces_a_truncated_file(root: Path) -> None:
     train, _ = splits(root, "nvjpeg")
     path = Path(train.store.name(0))
     path.write_bytes(path.read_bytes()[:-200])
-    batch = data((train, train), Augmentation("random")).train_views.__getitems__(
-        [(0, 0), (0, 1)]
-    )
+    batch = data((train, train), Augmentation("random")).train_views.batch(0, [0, 1])
     assert [bad.id for bad in batch.bad_images] == [0]
 
 
@@ -110,9 +110,7 @@ def test_the_loader_replaces_a_file_whose_header_only_pillow_refuses(
     content[content.find(b"\xff\xdb") + 4] = 0x10
     path.write_bytes(content)
     assert read_header(bytes(content), path.name, 3).header
-    batch = data((train, train), Augmentation("random")).train_views.__getitems__(
-        [(0, 0), (0, 1)]
-    )
+    batch = data((train, train), Augmentation("random")).train_views.batch(0, [0, 1])
     assert [bad.id for bad in batch.bad_images] == [0]
 
 
@@ -122,7 +120,10 @@ def test_a_file_that_neither_decoder_reads_is_named(root: Path) -> None:
     whole = train.store.read(1)
     broken = whole[:30] + bytes(len(whole) - 32) + whole[-2:]
     image = replace(read_header(whole, name, 3), content=broken)
-    packed = PackedJpegs([image], [[0]], [])
+    row = torch.zeros(1, dtype=torch.long)
+    batch = Batch(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), row, row, 0)
+    boxes_B5 = torch.tensor([[0, 0, *image.size, 0]])
+    packed = PackedBatch(batch, [(image, [0])], Crops(boxes_B5))
     with pytest.raises(BadImageError, match=r"jpg cannot be read as an image"):
         packed.decode(torch.device("cpu"))
 

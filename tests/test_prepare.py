@@ -32,8 +32,7 @@ from unmask.config.checks import ConfigError, check
 from unmask.data.containers.source import list_container
 from unmask.data.listing.catalogue import Catalogue
 from unmask.data.listing.listing import list_images
-from unmask.data.listing.names import Names
-from unmask.data.listing.stores import FolderStore
+from unmask.data.listing.names import FolderStore, Names
 from unmask.data.loading.batch import ImageFormat
 from unmask.data.loading.folders import StoredImages, read_stored, splits_from_listing
 from unmask.data.loading.views import Views

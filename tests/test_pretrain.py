@@ -41,7 +41,6 @@ def batch_of(images: Tensor, first: int = 0, epoch: int = 0) -> Batch:
         torch.full((count,), -1),
         torch.arange(first, first + count),
         epoch,
-        None,
     )
 
 

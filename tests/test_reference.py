@@ -128,7 +128,7 @@ def test_loss_and_predictions_are_those_of_the_reference(
     task = Pretrain(
         model, random, target, 0, lambda model: pytest.fail("no step is taken")
     )
-    loss = task.reconstruction_loss(Batch(images, -torch.ones(2), ids, 0, None), key, 0)
+    loss = task.reconstruction_loss(Batch(images, -torch.ones(2), ids, 0), key, 0)
     torch.testing.assert_close(loss, theirs.loss, rtol=1e-5, atol=0)
     expected = gather_tokens(theirs.logits, masking.hidden_BM)
     torch.testing.assert_close(model(images, masking), expected, rtol=1e-4, atol=1e-4)

@@ -122,7 +122,7 @@ def test_each_contestant_of_the_loader_benchmark_makes_its_batches() -> None:
     contestants = in_memory_contestants(
         InMemory(images, torch.zeros(40, dtype=torch.long)), image_format
     )
-    assert len(contestants) == 6
+    assert len(contestants) == 5
     for make, count in contestants.values():
         make(1)
         assert count == 40

@@ -37,7 +37,6 @@ def batches(count: int = STEPS, size: int = 16) -> list[Batch]:
             labels,
             torch.arange(i * size, (i + 1) * size),
             0,
-            None,
         )
         for i in range(count)
     ]

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import lightning as L
 import torch
+from lightning.fabric.utilities import move_data_to_device
 
-from unmask.data.loading.batch import Batch, ImageFormat, normalise
+from unmask.data.loading.batch import ImageFormat
+from unmask.data.loading.module import normalise
 from unmask.data.loading.views import Views
 from unmask.reconstructions import reconstruct, save_sheet
 from unmask.targets import NormalisedPixel, PatchPCA, Pixel
@@ -26,7 +28,7 @@ class Pictures(L.Callback):
         self.form = form
         last = len(views) - 1
         indices = torch.linspace(0, last, min(count, len(views))).long().unique()
-        self.batch: Batch = views.__getitems__([(0, i) for i in indices.tolist()])
+        self.batch = views.batch(0, indices.tolist())
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.global_step == 0:
@@ -48,7 +50,7 @@ class Pictures(L.Callback):
         assert isinstance(target, Pixel | NormalisedPixel | PatchPCA), (
             f"{target} predicts no pixels"
         )
-        batch = _to_device(self.batch, pl_module.device)
+        batch = move_data_to_device(self.batch, pl_module.device)
         masking = pl_module.masking(VALIDATION_KEY, batch.ids_B, 0)
         images_BCHW = normalise(batch, self.form).images_BCHW
         was_training = pl_module.training
@@ -66,12 +68,3 @@ class Pictures(L.Callback):
         pl_module.train(was_training)
         if trainer.is_global_zero:
             save_sheet(result, self.folder / f"epoch={epoch:04d}.png")
-
-
-def _to_device(batch: Batch, device: torch.device) -> Batch:
-    boxes_B5 = batch.boxes_B5
-    return batch._replace(
-        images_BCHW=batch.images_BCHW.to(device),
-        ids_B=batch.ids_B.to(device),
-        boxes_B5=None if boxes_B5 is None else boxes_B5.to(device),
-    )

@@ -76,10 +76,9 @@ def _classify_losses(module: Classify, batch: Batch) -> Float[Tensor, "B"]:
 
 
 def select_samples(batch: Batch, rows: list[int]) -> Batch:
-    """Return a batch of these rows alone; its images must be cropped already."""
+    """Return a batch of these rows alone."""
     return batch._replace(
         images_BCHW=batch.images_BCHW[rows],
         labels_B=batch.labels_B[rows],
         ids_B=batch.ids_B[rows],
-        boxes_B5=None,
     )

@@ -7,8 +7,7 @@ import torch
 from safetensors.torch import load, save
 
 from unmask.data.loading.bad_images import BadImages
-from unmask.data.loading.batch import normalise
-from unmask.data.loading.module import ImageData
+from unmask.data.loading.module import ImageData, normalise
 from unmask.patch_pca import PatchSums
 from unmask.stages.ledger import LedgerError, StageFolder
 from unmask.storage.atomic import atomic_write
@@ -35,6 +34,8 @@ def fit_patch_pca(
         bad_images.record(batch.bad_images, data.split_progress(0))
         if bad_images.limit_error:
             raise bad_images.limit_error
+        # images on the training device are summed on the CPU, too
+        batch = batch._replace(images_BCHW=batch.images_BCHW.cpu())
         sums.add(normalise(batch, image_format).images_BCHW, patch_size)
     basis = sums.compute_basis()
     tensors = {name: value.contiguous() for name, value in basis._asdict().items()}

@@ -6,7 +6,6 @@ src/bench.py uses this for data sets that lie in memory, such as CIFAR.
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,10 +17,9 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from unmask.data.augment.crops import Augmentation, margin_sizes
-from unmask.data.loading.batch import ImageFormat, apply_pending, normalise
+from unmask.data.loading.batch import ImageFormat
 from unmask.data.loading.in_memory import InMemory
-from unmask.data.loading.module import LoaderSettings, make_loader
-from unmask.data.loading.on_device import OnDevice
+from unmask.data.loading.module import LoaderSettings, make_loader, normalise
 from unmask.data.loading.sampler import EpochBatches
 from unmask.data.loading.views import Views
 from unmask.randomness import make_key
@@ -60,7 +58,6 @@ def in_memory_contestants(
     Each makes normalised floats (or uint8 where its name says so) in this process.
     """
     few = InMemory(split.images_NCHW[:OUR_IMAGES], split.labels_N[:OUR_IMAGES])
-    on_device = replace(few, on_device=OnDevice(few.images_NCHW))
     shape = image_format.shape
     padded = transforms.RandomCrop(shape, margin_sizes(shape)[::-1])
     resized = transforms.RandomResizedCrop(
@@ -77,10 +74,6 @@ def in_memory_contestants(
         "padded crop": (_our_epoch(few, image_format, PADDED_CROP), our_count),
         "padded crop, uint8": (
             _our_epoch(few, image_format, PADDED_CROP, as_uint8=True),
-            our_count,
-        ),
-        "padded crop, images on the device": (
-            _our_epoch(on_device, image_format, PADDED_CROP),
             our_count,
         ),
         "torchvision, random resized crop": (
@@ -111,9 +104,7 @@ def _our_epoch(
             lambda: first_step,
         )
         for batch in make_loader(views, batches, LoaderSettings(0)):
-            if as_uint8:
-                apply_pending(batch, image_format.shape)
-            else:
+            if not as_uint8:
                 normalise(batch, image_format)
 
     return run_epoch

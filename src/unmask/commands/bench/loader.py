@@ -19,7 +19,8 @@ from unmask.commands.bench.reading_paths import (
 from unmask.commands.bench.step import our_step, set_up_device, time_steps
 from unmask.commands.bench.whole_loaders import time_loaders
 from unmask.config.data import Container, Data, default_patch_size
-from unmask.data.images.decoding import PILLOW_MODES, read_header
+from unmask.data.images.decoding import read_header
+from unmask.data.images.pillow import PILLOW_MODES
 from unmask.data.loading.batch import ImageFormat
 from unmask.data.loading.folders import StoredImages
 from unmask.data.loading.in_memory import InMemory

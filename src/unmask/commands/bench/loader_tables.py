@@ -11,7 +11,7 @@ from unmask.data.loading.module import THREADS_PER_WORKER
 from unmask.distributed.processes import available_cores
 
 # parts that come after the loader
-DEVICE_PARTS = ("mirror, normalise", "copy to the GPU")
+DEVICE_PARTS = ("normalise", "copy to the GPU")
 MAX_PRINTED = 5  # bad images that are printed by name
 # the fastest path where `make native` has not built the decoder
 WITHOUT_NATIVE = "fast, simplejpeg"

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from unmask.data.images.decoding import PILLOW_MODES
+from unmask.data.images.pillow import PILLOW_MODES
 from unmask.data.loading.batch import ImageFormat
 from unmask.data.loading.folders import StoredImages
 

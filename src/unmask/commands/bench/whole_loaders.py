@@ -12,11 +12,11 @@ from lightning.fabric.utilities import move_data_to_device
 
 from unmask.commands.bench.official_recipe import OfficialDataset, official_loader
 from unmask.commands.bench.reading_paths import AUGMENTATION, OFFICIAL
-from unmask.data.images import nvjpeg
-from unmask.data.loading.batch import Batch, ImageFormat, normalise
+from unmask.data.loading.batch import Batch, ImageFormat
 from unmask.data.loading.folders import StoredImages
 from unmask.data.loading.in_memory import InMemory
-from unmask.data.loading.module import LoaderSettings, make_loader
+from unmask.data.loading.module import LoaderSettings, make_loader, normalise
+from unmask.data.loading.nvjpeg import MODES
 from unmask.data.loading.sampler import EvalBatches
 from unmask.data.loading.views import Views
 
@@ -88,7 +88,7 @@ def time_loaders(
         OURS: partial(bench.our_batches, split, settings)
     }
     if isinstance(split, StoredImages):
-        if device and split.channels in nvjpeg.MODES:
+        if device and split.channels in MODES:
             # dict.fromkeys: only once where the split is decoded by nvJPEG anyway
             contestants = {
                 f"{OURS}, {mode}": partial(

@@ -168,7 +168,7 @@ def _build_step(config: Config, device: torch.device, batch: int) -> TimedStep:
     def step(turn: int) -> float:
         start = time.perf_counter()
         with torch.autocast(device.type, torch.bfloat16) if is_mixed else nullcontext():
-            loss = module.training_step(Batch(images, no_labels, ids, turn, None), 0)
+            loss = module.training_step(Batch(images, no_labels, ids, turn), 0)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

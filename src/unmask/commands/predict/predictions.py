@@ -17,8 +17,9 @@ from unmask.config.checks import ConfigError
 from unmask.data.images.unreadable import printable
 from unmask.data.listing.listing import IMAGE_SUFFIXES, list_image_files
 from unmask.data.listing.names import Names
-from unmask.data.loading.batch import Batch, normalise
+from unmask.data.loading.batch import Batch
 from unmask.data.loading.folders import FolderStore, StoredImages
+from unmask.data.loading.module import normalise
 from unmask.data.loading.views import Views
 from unmask.exchange.geometry import Hints
 from unmask.storage.atomic import atomic_write
@@ -147,7 +148,7 @@ def _read_crops(
 
     def read_crop(i: int) -> Tensor | ValueError:
         try:
-            return views.__getitems__([(0, i)]).images_BCHW
+            return views.batch(0, [i]).images_BCHW
         except ValueError as error:
             return error
 
@@ -172,7 +173,7 @@ def class_probabilities(
     # a batch wants ids and labels, but nothing here depends on them
     ids_B = torch.arange(len(images_BCHW))
     batch = normalise(
-        Batch(images_BCHW.to(device), ids_B, ids_B, 0, None), classifier.image_format
+        Batch(images_BCHW.to(device), ids_B, ids_B, 0), classifier.image_format
     )
     with torch.autocast(device, torch.bfloat16, enabled=classifier.bfloat16):
         logits_BK = classifier.model(batch.images_BCHW)

@@ -54,7 +54,7 @@ class Transcode:
         from unmask.data.images.decoding import (
             decode_image,
             read_header,
-            resize_crop_with_pillow,
+            resize_crop,
         )
 
         pixels = decode_image(read_header(content, name, channels))
@@ -65,7 +65,7 @@ class Transcode:
             self._scale_side(height, min(height, width)),
             self._scale_side(width, min(height, width)),
         )
-        return resize_crop_with_pillow(pixels, (0, 0, height, width), shape)
+        return resize_crop(pixels, (0, 0, height, width), shape, "reference")
 
     def _shrink(self, image: Image.Image) -> Image.Image:
         if self.short_side is None or min(image.size) <= self.short_side:

@@ -16,7 +16,7 @@ from unmask.data.images.unreadable import (
     BadImage,
     BadImageError,
     no_substitute_error,
-    substitute_candidates,
+    substitutes,
 )
 from unmask.data.listing.listing import IMAGE_SUFFIXES
 from unmask.data.loading.folders import StoredImages, read_image, read_stored
@@ -138,7 +138,7 @@ def load_autoencoder(
     return LoadedAutoencoder(model, target, config)
 
 
-def _read_images(path: Path, count: int, config: Config) -> Float[Tensor, "B C H W"]:
+def _read_images(path: Path, count: int, config: Config) -> UInt8[Tensor, "B C H W"]:
     if not path.exists():
         raise ConfigError(f"images={path}: no such file or folder")
     if path.is_file():
@@ -156,7 +156,7 @@ def _read_images(path: Path, count: int, config: Config) -> Float[Tensor, "B C H
     return torch.cat([_centre_crop(image_CHW, config) for image_CHW in images])
 
 
-def _validation_images(count: int, config: Config) -> Float[Tensor, "B C H W"]:
+def _validation_images(count: int, config: Config) -> UInt8[Tensor, "B C H W"]:
     """Return validation images, evenly spread over the split."""
     _, val = build.load_splits(make_plan(config))
     # the first ones of a folder would all be of one class
@@ -174,7 +174,7 @@ def _validation_images(count: int, config: Config) -> Float[Tensor, "B C H W"]:
 def _read_or_substitute(files: StoredImages, i: int) -> UInt8[Tensor, "C H W"]:
     """Return an image, or its substitute where it is bad, as in training."""
     bad_images = []
-    for candidate in substitute_candidates(i, len(files)):
+    for candidate in (i, *substitutes(i, len(files))):
         try:
             return read_stored(files, candidate)
         except BadImageError as error:
@@ -184,7 +184,7 @@ def _read_or_substitute(files: StoredImages, i: int) -> UInt8[Tensor, "C H W"]:
 
 def _centre_crop(
     image_CHW: UInt8[Tensor, "C H W"], config: Config
-) -> Float[Tensor, "1 C h w"]:
+) -> UInt8[Tensor, "1 C h w"]:
     """Return the centre crop that evaluation uses, values from 0 to 255."""
     # crops are computed for batches; this is a batch of one
     size_12 = torch.tensor([image_CHW.shape[1:]])

@@ -3,54 +3,67 @@
 Images are decoded upright (EXIF orientation), with the wanted number of channels, and
 16-bit grey is scaled to 8 bits rather than clipped. The modes (`data.decode`):
 
-- `fast` decodes only the crop box of a JPEG, to exactly Pillow's pixels;
+- `fast` decodes only the crop box of a JPEG, by the fastest decoder that is installed;
 - `scaled` decodes large crop boxes at a half, a quarter or an eighth of their size;
 - `reference` uses Pillow alone;
 - `nvjpeg` leaves JPEGs to the training device; other formats are decoded as by `fast`.
+
+Each decoder gives exactly the pixels that Pillow would give. JPEGs that not all of them
+decode alike are left to Pillow: CMYK, RGB without luma, unusual chroma sampling, 12
+bits, damaged files.
 """
 
-import io
-import warnings
+import re
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import simplejpeg
 import torch
 from jaxtyping import UInt8
 from PIL import Image
 from torch.nn.functional import interpolate
 
-from unmask.data.images import jpeg
+from unmask.data.images import native
 from unmask.data.images.arrays import Content, is_array, read_array, read_array_size
-from unmask.data.images.jpeg import Box
-from unmask.data.images.unreadable import MAX_PIXELS, BadImageError, short_reason
+from unmask.data.images.pillow import (
+    MAX_PIXELS,
+    PILLOW_MODES,
+    decode_with_pillow,
+    read_upright_size,
+    resize_with_pillow,
+)
+from unmask.data.images.unreadable import BadImageError, short_reason
 
 DecodeMode = Literal["fast", "scaled", "reference", "nvjpeg"]
-PILLOW_MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # by number of channels
+Box = tuple[int, int, int, int]  # top, left, height, width
 
-# EXIF's tag; its values 1 to 8 say how the stored image must be turned or mirrored
-ORIENTATION_TAG = 0x0112
-SWAPS_SIDES = (5, 6, 7, 8)  # these values swap height and width
-TO_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+# the second byte of JPEG's markers, after 0xFF (ITU-T T.81, Table B.1)
+SEQUENTIAL = (0xC0, 0xC1)
+PROGRESSIVE = 0xC2
+FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+SCAN = 0xDA
+EXIF = 0xE1
+PADDING = 0xFF
+START_OF_IMAGE = b"\xff\xd8"
+END_OF_IMAGE = b"\xff\xd9"
 
-
-def silence_pillow() -> None:
-    """Ignore Pillow's warnings about odd files, which each worker would repeat.
-
-    It warns about damaged EXIF, and about images from half the size that it refuses.
-    """
-    warnings.filterwarnings("ignore", module=r"PIL\.")
+# EXIF's orientation tag in either byte order, or its XMP form
+ORIENTATION = re.compile(rb"\x01\x12|\x12\x01|tiff:Orientation")
+# larger images go to Pillow, which knows about decompression bombs
+MAX_FAST_PIXELS = 2**26
+SUBSAMPLINGS = ("444", "422", "420")
+SCALES = (8, 4, 2)
 
 
-silence_pillow()
+@dataclass(frozen=True)
+class JpegHeader:
+    """size: (height, width) as stored. may_be_rotated: it may hold an orientation."""
+
+    size: tuple[int, int]
+    components: int
+    progressive: bool
+    may_be_rotated: bool
 
 
 @dataclass(frozen=True)
@@ -65,7 +78,7 @@ class EncodedImage:
     name: str
     channels: int
     size: tuple[int, int]
-    header: jpeg.Header | None = None
+    header: JpegHeader | None = None
 
 
 def read_header(content: Content, name: str, channels: int) -> EncodedImage:
@@ -82,125 +95,155 @@ def read_header(content: Content, name: str, channels: int) -> EncodedImage:
 
 def _parse_header(
     content: Content, name: str, channels: int
-) -> tuple[tuple[int, int], jpeg.Header | None]:
+) -> tuple[tuple[int, int], JpegHeader | None]:
     """Return the size once upright, and the JPEG header if the fast decoders apply."""
+    header = None
+    if channels in (1, 3) and isinstance(content, bytes):
+        header = parse_jpeg_header(content)
+    if header and not header.may_be_rotated:
+        return header.size, header
     if not len(content):
         raise ValueError("it is empty")
     if not isinstance(content, bytes) or is_array(content, name):
-        return check_size(*read_array_size(content, name, channels)), None
+        return _check_size(read_array_size(content, name, channels)), None
     if channels not in PILLOW_MODES:
         raise ValueError(
             f"image files have 1, 3 or 4 channels, not {channels}; use .npy arrays"
         )
-    header = jpeg.parse_header(content) if channels in (1, 3) else None
-    if header and not header.may_be_rotated:
-        return header.size, header
-    with Image.open(io.BytesIO(content)) as image:
-        orientation = exif_orientation(image)
-        width, height = image.size
-        if orientation in SWAPS_SIDES:
-            width, height = height, width
+    size, must_turn = read_upright_size(content)
     # the fast decoders do not turn images
-    return check_size(height, width), None if orientation in TO_UPRIGHT else header
+    return _check_size(size), None if must_turn else header
 
 
-def check_size(height: int, width: int) -> tuple[int, int]:
-    """Return (height, width). Raises ValueError if they claim too many pixels."""
+def _check_size(size: tuple[int, int]) -> tuple[int, int]:
+    """Return the size. Raises ValueError if it claims too many pixels."""
+    height, width = size
     if height * width > MAX_PIXELS:
         raise ValueError(
             f"its {height} x {width} pixels are more than the {MAX_PIXELS:,} that are"
             " allowed"
         )
-    return height, width
+    return size
+
+
+def parse_jpeg_header(content: bytes) -> JpegHeader | None:
+    """Parse the header of a complete 8-bit JPEG of grey or colour.
+
+    Returns None for anything else, and for a file whose end is missing. All segments
+    up to the scan are read, since EXIF may follow the frame.
+    """
+    if content[:2] != START_OF_IMAGE or content[-2:] != END_OF_IMAGE:
+        return None
+    position = 2
+    may_be_rotated = False
+    frame_marker, frame = 0, b""
+    while position + 9 < len(content) and content[position] == 0xFF:
+        marker = content[position + 1]
+        if marker == PADDING:
+            position += 1
+            continue
+        # the length counts its own two bytes, but not the marker's
+        length = content[position + 2] << 8 | content[position + 3]
+        body = position + 4
+        if marker == EXIF and ORIENTATION.search(content[body : position + 2 + length]):
+            may_be_rotated = True
+        if marker in FRAMES:
+            frame_marker, frame = marker, content[body : body + 6]
+        if marker == SCAN:
+            if len(frame) != 6:
+                return None
+            return _parse_frame(frame_marker, frame, may_be_rotated)
+        if length < 2:
+            return None
+        position += 2 + length
+    return None
+
+
+def _parse_frame(marker: int, fields: bytes, may_be_rotated: bool) -> JpegHeader | None:
+    """Parse the frame's bits, height, width and number of components."""
+    bits = fields[0]
+    height = fields[1] << 8 | fields[2]
+    width = fields[3] << 8 | fields[4]
+    components = fields[5]
+    if marker not in SEQUENTIAL and marker != PROGRESSIVE:
+        return None
+    if bits != 8 or components not in (1, 3):
+        return None
+    if not 0 < height * width <= MAX_FAST_PIXELS:
+        return None
+    return JpegHeader(
+        (height, width), components, marker == PROGRESSIVE, may_be_rotated
+    )
 
 
 def decode_image(image: EncodedImage) -> UInt8[np.ndarray, "H W C"]:
     """Decode the whole image. Raises BadImageError."""
-    if image.header:
-        pixels = decode_jpeg_region(image, (0, 0, *image.size))
-        if pixels is not None:
-            return pixels
-    return _decode_whole(image)
+    pixels = decode_region(image, (0, 0, *image.size)) if image.header else None
+    return _decode_whole(image) if pixels is None else pixels
 
 
 def decode_crop(
     image: EncodedImage, box: Box, shape: tuple[int, int], decode: DecodeMode = "fast"
 ) -> UInt8[np.ndarray, "h w C"]:
     """Decode the crop box and resize it to `shape`. Raises BadImageError."""
-    if decode == "reference":
-        return resize_crop_with_pillow(_decode_whole(image), box, shape)
-    if image.header:
+    if image.header and decode != "reference":
         # progressive files are read as a whole anyway, and not every decoder scales
         # them
         may_scale = decode == "scaled" and not image.header.progressive
-        scale = jpeg.choose_scale(box, shape) if may_scale else 1
-        region, box_in_region = jpeg.scaled_box(box, image.size, scale)
-        pixels = decode_jpeg_region(image, region, scale)
+        scale = choose_scale(box, shape) if may_scale else 1
+        region, box_in_region = scaled_box(box, image.size, scale)
+        pixels = decode_region(image, region, scale)
         if pixels is not None and scale == 1:
             return resize_crop(pixels, (0, 0, *pixels.shape[:2]), shape)
         if pixels is not None:
             # a scaled box lies between pixels; only Pillow resizes from there, and
             # rounding the box would shift the picture
-            return _resize_with_pillow(pixels, shape, box_in_region)
-    return resize_crop(_decode_whole(image), box, shape)
+            return resize_with_pillow(pixels, box_in_region, shape)
+    return resize_crop(_decode_whole(image), box, shape, decode)
 
 
 def resize_crop(
-    array_HWC: UInt8[np.ndarray, "H W C"], box: Box, shape: tuple[int, int]
+    array_HWC: UInt8[np.ndarray, "H W C"],
+    box: Box,
+    shape: tuple[int, int],
+    decode: DecodeMode = "fast",
 ) -> UInt8[np.ndarray, "h w C"]:
-    """Cut out the box and resize it by torch's vectorised antialiased bicubic.
+    """Cut out the box and resize it by an antialiased bicubic.
 
-    The width comes first. Pillow with its passes in that order differs by at most 2 of
-    255.
+    It is Pillow's for `reference`, otherwise torch's, which is vectorised. There the
+    width comes first. Pillow with its passes in that order differs by at most 2 of 255.
     """
     top, left, height, width = box
-    crop = torch.from_numpy(array_HWC[top : top + height, left : left + width])
+    crop_HWC = array_HWC[top : top + height, left : left + width]
+    if decode == "reference":
+        return resize_with_pillow(crop_HWC, (0, 0, width, height), shape)
     if (height, width) == shape:
-        return crop.numpy()
+        return crop_HWC
     # the batch axis must come before the permutation: only then does torch see the
     # channels-last layout, and keeps it
-    batch = crop[None].permute(0, 3, 1, 2)
+    batch = torch.from_numpy(crop_HWC)[None].permute(0, 3, 1, 2)
     out = interpolate(batch, size=shape, mode="bicubic", antialias=True)
     return out.permute(0, 2, 3, 1)[0].numpy()
 
 
-def resize_crop_with_pillow(
-    array_HWC: UInt8[np.ndarray, "H W C"], box: Box, shape: tuple[int, int]
-) -> UInt8[np.ndarray, "h w C"]:
-    """Cut out the box and resize it by Pillow's bicubic."""
-    top, left, height, width = box
-    crop = array_HWC[top : top + height, left : left + width]
-    return _resize_with_pillow(crop, shape)
-
-
-def _resize_with_pillow(
-    crop_HWC: UInt8[np.ndarray, "H W C"],
-    shape: tuple[int, int],
-    box: tuple[float, float, float, float] | None = None,
-) -> UInt8[np.ndarray, "h w C"]:
-    """Resize the box (left, top, right, bottom; by default all) to `shape`."""
-    is_rgb = crop_HWC.shape[2] == 3
-    # Pillow has no images of other channel counts, and it would weight the colours of
-    # RGBA by opacity: their channels are resized one by one
-    parts = [crop_HWC] if is_rgb else list(np.moveaxis(crop_HWC, 2, 0))
-    images = [Image.fromarray(np.ascontiguousarray(part)) for part in parts]
-    resized = [
-        np.asarray(image.resize(shape[::-1], Image.Resampling.BICUBIC, box))
-        for image in images
-    ]
-    return resized[0] if is_rgb else np.stack(resized, axis=2)
-
-
-def decode_jpeg_region(
+def decode_region(
     image: EncodedImage, box: Box, scale: int = 1
 ) -> UInt8[np.ndarray, "h w C"] | None:
-    """Decode the box by a fast decoder, to exactly Pillow's pixels.
+    """Decode a box of a JPEG; it counts pixels of the image at 1/scale.
 
     Returns None if the decoder complains about the file; Pillow then decides.
     """
-    assert image.header is not None
-    assert isinstance(image.content, bytes)
-    pixels = jpeg.decode_region(image.content, image.header, box, scale)
+    content, header = image.content, image.header
+    assert header is not None
+    assert isinstance(content, bytes)
+    decode = native.region_decoder()
+    if decode:
+        pixels = decode(content, header.size, box, header.components, scale)
+    else:
+        pixels = decode_with_simplejpeg(content, header, scale)
+        if pixels is not None:
+            top, left, height, width = box
+            pixels = pixels[top : top + height, left : left + width]
     if pixels is None or pixels.shape[2] == image.channels:
         return pixels
     if image.channels == 3:
@@ -209,14 +252,77 @@ def decode_jpeg_region(
     return np.array(Image.fromarray(pixels).convert("L"))[:, :, None]
 
 
+def decode_with_simplejpeg(
+    content: bytes, header: JpegHeader, scale: int
+) -> UInt8[np.ndarray, "H W C"] | None:
+    """Decode a whole JPEG in its own channels; None if Pillow should decide."""
+    height, width = header.size
+    is_grey = header.components == 1
+    if header.progressive:
+        return None
+    min_height, min_width = -(-height // scale), -(-width // scale)
+    try:
+        *size, colourspace, subsampling = simplejpeg.decode_jpeg_header(content)[:4]
+        if tuple(size) != header.size:
+            return None
+        if colourspace != ("Gray" if is_grey else "YCbCr"):
+            return None
+        if not is_grey and subsampling not in SUBSAMPLINGS:
+            return None
+        image = simplejpeg.decode_jpeg(
+            content,
+            "Gray" if is_grey else "RGB",
+            fastdct=False,
+            fastupsample=False,
+            min_height=min_height,
+            min_width=min_width,
+            min_factor=1,
+        )
+    # it complains about damage, or about something that it does not support
+    except ValueError:
+        return None
+    return image if image.shape[:2] == (min_height, min_width) else None
+
+
+def choose_scale(box: Box, shape: tuple[int, int]) -> int:
+    """Return the largest of 8, 4, 2 at which the box still has `shape` pixels; or 1."""
+    for scale in SCALES:
+        if box[2] >= scale * shape[0] and box[3] >= scale * shape[1]:
+            return scale
+    return 1
+
+
+def scaled_box(
+    box: Box, size: tuple[int, int], scale: int
+) -> tuple[Box, tuple[float, float, float, float]]:
+    """Return the whole pixels that the box touches at 1/scale, and the box in them.
+
+    The box in them is (left, top, right, bottom), as Pillow wants it.
+    """
+    # a scaled image has ceil(side / scale) pixels
+    ends = [
+        min(-(-side // scale), -(-(start + length) // scale))
+        for side, start, length in zip(size, box[:2], box[2:], strict=True)
+    ]
+    top, left = box[0] // scale, box[1] // scale
+    height, width = ends[0] - top, ends[1] - left
+    inside = (
+        box[1] / scale - left,
+        box[0] / scale - top,
+        min(width, (box[1] + box[3]) / scale - left),
+        min(height, (box[0] + box[2]) / scale - top),
+    )
+    return (top, left, height, width), inside
+
+
 def _decode_whole(image: EncodedImage) -> UInt8[np.ndarray, "H W C"]:
     """Decode the whole image by Pillow, or read it if it is an array."""
     content, name = image.content, image.name
     try:
-        if is_array(content, name):
+        if not isinstance(content, bytes) or is_array(content, name):
             array = read_array(content, name, image.channels)
         else:
-            array = _decode_with_pillow(image)
+            array = decode_with_pillow(content, image.channels)
         if array.shape[:2] != image.size:
             claimed = " x ".join(map(str, image.size))
             actual = " x ".join(map(str, array.shape[:2]))
@@ -226,38 +332,3 @@ def _decode_whole(image: EncodedImage) -> UInt8[np.ndarray, "H W C"]:
     except Exception as error:
         raise BadImageError(name, short_reason(error)) from error
     return array[:, :, None] if array.ndim == 2 else array
-
-
-def _decode_with_pillow(encoded: EncodedImage) -> np.ndarray:
-    assert isinstance(encoded.content, bytes)
-    with Image.open(io.BytesIO(encoded.content)) as image:
-        transpose = TO_UPRIGHT.get(exif_orientation(image))
-        upright = image if transpose is None else image.transpose(transpose)
-        # Pillow would clip floats in [0, 1] to black
-        if upright.mode == "F":
-            raise ValueError(
-                f"its pixels are floating point (mode {upright.mode}); save it as 8 or"
-                " 16 bits, or as a .npy array in [0, 1]"
-            )
-        # Pillow would clip 16-bit values at 255: nearly all white
-        if upright.mode.startswith("I"):
-            scaled = (np.asarray(upright) // 257).clip(0, 255).astype(np.uint8)
-            upright = Image.fromarray(scaled)
-        # np.array copies: torch warns about arrays that cannot be written
-        return np.array(upright.convert(PILLOW_MODES[encoded.channels]))
-
-
-def exif_orientation(image: Image.Image) -> int:
-    """Return EXIF's orientation; 1 (upright) if there is none or it is damaged.
-
-    Only EXIF that comes before the pixels counts.
-    """
-    # Pillow turns TIFFs itself when it loads them, and reports the upright size
-    if image.format == "TIFF":
-        return 1
-    try:
-        # the base class's method: PNG's own getexif decodes all pixels to look for
-        # EXIF behind them
-        return int(Image.Image.getexif(image).get(ORIENTATION_TAG, 1))
-    except Exception:
-        return 1

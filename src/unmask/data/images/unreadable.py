@@ -7,24 +7,20 @@ workers, or on where the images are held.
 import errno
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
-import numpy as np
-from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
+from unmask.data.images.arrays import Content
+from unmask.data.images.pillow import MAX_PIXELS
 from unmask.data.listing.stores import Store
-
-Read = TypeVar("Read")
 
 # errors of this process rather than of the file: other images would meet them too
 PROCESS_FAULTS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 # errors from which a network disk may recover
 TRANSIENT_FAULTS = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET)
 RETRY_PAUSES = (0.1, 1.0)  # seconds before each further attempt
-# of any image, by its header: Pillow's own limit against decompression bombs
-MAX_PIXELS = 178_956_970
 # images that are tried as a substitute: one by one beside the bad one, and in all
 NUM_NEIGHBOURS = 16
 MAX_CANDIDATES = 256
@@ -50,24 +46,28 @@ class BadImageError(ValueError):
         self.reason = str(reason)
 
 
-def retry_read(read: Callable[[int], Read], i: int) -> Read:
-    """Read sample i, and try again if the disk fails in a way that may pass."""
-    for pause in RETRY_PAUSES:
-        try:
-            return read(i)
-        except OSError as error:
-            if error.errno not in TRANSIENT_FAULTS:
-                raise
-            time.sleep(pause)
-    return read(i)
-
-
-def read_content(store: Store, i: int) -> bytes | UInt8[np.ndarray, "H W C"]:
+def read_content(store: Store, i: int) -> Content:
     """Read what a store holds of sample i. Raises BadImageError if it cannot."""
     try:
-        return retry_read(store.read, i)
+        return store.read(i)
     except OSError as error:
-        raise to_bad_image_error(store.name(i), error) from error
+        return read_again(store, i, error)
+
+
+def read_again(store: Store, i: int, error: OSError) -> Content:
+    """Read sample i again if the disk failed in a way that may pass.
+
+    Raises BadImageError if it still cannot be read.
+    """
+    for pause in RETRY_PAUSES:
+        if error.errno not in TRANSIENT_FAULTS:
+            break
+        time.sleep(pause)
+        try:
+            return store.read(i)
+        except OSError as later:
+            error = later
+    raise to_bad_image_error(store.name(i), error) from error
 
 
 def to_bad_image_error(name: str, error: OSError) -> BadImageError:
@@ -77,13 +77,12 @@ def to_bad_image_error(name: str, error: OSError) -> BadImageError:
     return BadImageError(name, error.strerror or error)
 
 
-def substitute_candidates(i: int, count: int) -> Iterator[int]:
-    """Yield sample i, then those that may be its substitute, in order.
+def substitutes(i: int, count: int) -> Iterator[int]:
+    """Yield the samples that may be used in place of sample i, in order.
 
     Neighbours come first, since they mostly have the same class; then samples at
     doubling distances, since a whole class may be bad; then the rest.
     """
-    yield i
     near = range(1, NUM_NEIGHBOURS + 1)
     doubling = [NUM_NEIGHBOURS << k for k in range(1, count.bit_length())]
     rest = range(NUM_NEIGHBOURS + 1, MAX_CANDIDATES)

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Int, Int32, Int64
 
-from unmask.data.listing.names import Names
-from unmask.data.listing.stores import FolderStore, Store
+from unmask.data.listing.names import FolderStore, Names
+from unmask.data.listing.stores import Store
 from unmask.storage.atomic import sha256
 
 # Names of folders, or words in names of shards, that mean training or validation.

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from unmask.data.listing.catalogue import VAL_SPLITS, Catalogue, folder_slice
-from unmask.data.listing.names import Names
-from unmask.data.listing.stores import FolderStore
+from unmask.data.listing.names import FolderStore, Names
 
 DEVKIT_FOLDER = "ILSVRC2012_devkit_t12"
 GROUND_TRUTH_FILE = "ILSVRC2012_validation_ground_truth.txt"

@@ -30,9 +30,9 @@ from unmask.data.listing.identity import (
     take_names,
 )
 from unmask.data.listing.imagenet import DEVKIT_FOLDER, apply_devkit_labels
-from unmask.data.listing.names import LabelledNames, Names
+from unmask.data.listing.names import FolderStore, LabelledNames, Names
 from unmask.data.listing.scan import IMAGE_SUFFIXES, NOT_A_FILE, scan_folders
-from unmask.data.listing.stores import FolderStore, Store, Subset
+from unmask.data.listing.stores import Store, Subset
 
 Indices = Int[np.ndarray, "_"]
 

@@ -4,8 +4,13 @@ Lists of Python objects take ten times as much memory, and every loader worker e
 with a copy: counting references writes to the pages that processes share.
 """
 
+import errno
+import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from stat import S_ISREG, filemode
 from typing import overload
 
 import numpy as np
@@ -154,3 +159,40 @@ class LabelledNames(Sequence[tuple[str, int]]):
         return all(ours == theirs for ours, theirs in zip(self, other, strict=True))
 
     __hash__ = None  # type: ignore[assignment]
+
+
+@dataclass(frozen=True)
+class FolderStore:
+    """Read files below a root folder."""
+
+    root: Path
+    names: Names
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def name(self, i: int) -> str:
+        return f"{self.root}/{self.names[i]}"
+
+    def read(self, i: int) -> bytes:
+        # O_NONBLOCK: opening a named pipe would wait for a writer, perhaps for ever
+        file = os.open(self.name(i), os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            status = os.fstat(file)
+            if not S_ISREG(status.st_mode):
+                mode = filemode(status.st_mode)
+                raise OSError(errno.EINVAL, f"it is not a file ({mode})")
+            return _read_all(file, status.st_size)
+        finally:
+            os.close(file)
+
+
+def _read_all(file: int, size: int) -> bytes:
+    content = os.read(file, size + 1)
+    # One call returns 2 GB at most, and less on some file systems.
+    while len(content) < size:
+        more = os.read(file, size - len(content))
+        if not more:
+            break
+        content += more
+    return content

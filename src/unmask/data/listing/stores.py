@@ -3,17 +3,11 @@
 Imports no torch.
 """
 
-import errno
-import os
 from dataclasses import dataclass
-from pathlib import Path
-from stat import S_ISREG, filemode
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int, UInt8
-
-from unmask.data.listing.names import Names
 
 
 @runtime_checkable
@@ -32,43 +26,6 @@ class Store(Protocol):
         Raises OSError where the image cannot be read.
         """
         ...
-
-
-@dataclass(frozen=True)
-class FolderStore:
-    """Read files below a root folder."""
-
-    root: Path
-    names: Names
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def name(self, i: int) -> str:
-        return f"{self.root}/{self.names[i]}"
-
-    def read(self, i: int) -> bytes:
-        # O_NONBLOCK: opening a named pipe would wait for a writer, perhaps for ever
-        file = os.open(self.name(i), os.O_RDONLY | os.O_NONBLOCK)
-        try:
-            status = os.fstat(file)
-            if not S_ISREG(status.st_mode):
-                mode = filemode(status.st_mode)
-                raise OSError(errno.EINVAL, f"it is not a file ({mode})")
-            return _read_all(file, status.st_size)
-        finally:
-            os.close(file)
-
-
-def _read_all(file: int, size: int) -> bytes:
-    content = os.read(file, size + 1)
-    # One call returns 2 GB at most, and less on some file systems.
-    while len(content) < size:
-        more = os.read(file, size - len(content))
-        if not more:
-            break
-        content += more
-    return content
 
 
 @dataclass(frozen=True)

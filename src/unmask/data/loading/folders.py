@@ -18,12 +18,12 @@ from unmask.data.images.unreadable import (
     BadImageError,
     no_substitute_error,
     read_content,
-    substitute_candidates,
+    substitutes,
     to_bad_image_error,
 )
 from unmask.data.listing.listing import Listing
-from unmask.data.listing.names import Names
-from unmask.data.listing.stores import FolderStore, Store, Subset
+from unmask.data.listing.names import FolderStore, Names
+from unmask.data.listing.stores import Store, Subset
 from unmask.data.loading.in_memory import InMemory
 
 __all__ = ["FolderStore", "Store", "StoredImages", "Subset"]
@@ -165,8 +165,8 @@ def _load_split(images: StoredImages, shape: tuple[int, int]) -> InMemory:
 def _fill_substitutes(split: InMemory, bad: dict[int, BadImage]) -> None:
     """Fill in the substitutes that would be used if all were read from disk."""
     for i in sorted(bad):
-        tried: list[BadImage] = []
-        for candidate in substitute_candidates(i, len(split)):
+        tried = [bad[i]]
+        for candidate in substitutes(i, len(split)):
             if candidate not in bad:
                 split.images_NCHW[i] = split.images_NCHW[candidate]
                 split.labels_N[i] = split.labels_N[candidate]

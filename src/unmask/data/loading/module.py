@@ -1,7 +1,6 @@
 """The DataModules of the stages, and the loaders that they use.
 
-A loader yields uint8 images with their sample ids; they are cropped, where that is
-left, and normalised on the device.
+A loader yields crops in bytes; they are normalised on the training device.
 """
 
 import math
@@ -20,9 +19,10 @@ from torch.utils.data import DataLoader, Dataset
 from unmask.data.augment.crops import Augmentation
 from unmask.data.augment.randaugment import erase_boxes
 from unmask.data.loading.bad_images import SplitProgress
-from unmask.data.loading.batch import Batch, ImageFormat, normalise
+from unmask.data.loading.batch import Batch, ImageFormat
 from unmask.data.loading.folders import StoredImages
 from unmask.data.loading.in_memory import InMemory
+from unmask.data.loading.nvjpeg import PackedBatch
 from unmask.data.loading.sampler import (
     NO_REPEATS,
     EpochBatches,
@@ -39,6 +39,7 @@ from unmask.randomness import make_key
 EVAL_BATCH = 256  # images; fewer if the device takes fewer at once
 MAX_CORES = 16  # that read images, of one rank
 THREADS_PER_WORKER = 4  # that share an interpreter
+FLOATS_PER_CHUNK = 2**19  # two megabytes
 
 
 @dataclass(frozen=True)
@@ -75,11 +76,6 @@ class LoaderSettings:
         return -(-cores // threads), threads
 
 
-def no_collate(batch: Any) -> Any:
-    """Return the batch as it is: `Views` already makes whole batches."""
-    return batch
-
-
 def make_loader(
     views: Views, batches: EpochBatches | EvalBatches, settings: LoaderSettings
 ) -> DataLoader:
@@ -93,18 +89,49 @@ def make_loader(
     channels = len(views.image_format.mean)
     bytes_per_image = math.prod(views.image_format.shape) * channels
     slots = make_slots(workers, batches.max_samples * bytes_per_image)
-    return SignalBlockingLoader(
+    loader = SignalBlockingLoader(
         views,
         batch_sampler=batches,
-        # batches of workers travel through shared memory
-        collate_fn=BatchMessage if workers else no_collate,
+        collate_fn=send_batch if workers else keep_batch,
         num_workers=workers,
         worker_init_fn=partial(init_worker, slots),
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=torch.cuda.is_available() and views.device.type == "cpu",
         # starting workers anew in each epoch would take seconds
         persistent_workers=workers > 0,
         timeout=settings.timeout if workers else 0,
     )
+    if views.packs_jpegs:
+        loader.unpack = PackedBatch.decode
+    return loader
+
+
+def keep_batch(batch: Any) -> Any:
+    """Return the batch as it is: `Views` already makes whole batches."""
+    return batch
+
+
+def send_batch(batch: Any) -> Any:
+    """Let a worker's batch travel through shared memory."""
+    return BatchMessage(batch) if isinstance(batch, Batch) else batch
+
+
+def normalise(batch: Batch, image_format: ImageFormat) -> Batch:
+    """Bring the images to zero mean and unit variance, on the device where they are."""
+    images_BCHW = batch.images_BCHW
+    device = images_BCHW.device
+    mean = torch.tensor(image_format.mean, device=device).view(1, -1, 1, 1)
+    std = torch.tensor(image_format.std, device=device).view(1, -1, 1, 1)
+    pixels = torch.empty(images_BCHW.shape, device=device)
+    chunk = len(images_BCHW)
+    # chunks that fit into a CPU's caches: each step on a large batch would fetch all of
+    # it from memory again
+    if device.type == "cpu":
+        chunk = max(1, FLOATS_PER_CHUNK // pixels[0].numel())
+    for images, out in zip(images_BCHW.split(chunk), pixels.split(chunk), strict=True):
+        # channels-last images are put in order as bytes, a quarter of the floats' size
+        images = images if images.stride(3) == 1 else images.contiguous()
+        out.copy_(images).div_(255).sub_(mean).div_(std)
+    return batch._replace(images_BCHW=pixels)
 
 
 class ImageData(L.LightningDataModule):
@@ -172,7 +199,7 @@ class ImageData(L.LightningDataModule):
 
     def training_batch(self, epoch: int, ids: list[int], device: torch.device) -> Batch:
         """Make a batch of these samples as training gets them in that epoch."""
-        batch = self.train_views.__getitems__([(epoch, i) for i in ids])
+        batch = self.train_views.batch(epoch, ids)
         return self._prepare(move_data_to_device(batch, device), True)
 
     def _prepare(self, batch: Batch, erases: bool) -> Batch:
@@ -238,13 +265,13 @@ class FeatureData(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         ids = list(range(len(self.train_rows)))
         batches = _epoch_batches(self.trainer, ids, self.batch_size, self.seed)
-        return DataLoader(self.train_rows, batch_sampler=batches, collate_fn=no_collate)
+        return DataLoader(self.train_rows, batch_sampler=batches, collate_fn=keep_batch)
 
     def val_dataloader(self) -> DataLoader:
         assert self.trainer is not None
         ids = list(range(len(self.val_rows)))
         batches = _eval_batches(self.trainer, ids, EVAL_BATCH)
-        return DataLoader(self.val_rows, batch_sampler=batches, collate_fn=no_collate)
+        return DataLoader(self.val_rows, batch_sampler=batches, collate_fn=keep_batch)
 
     def training_batch(self, epoch: int, ids: list[int], device: torch.device) -> Batch:
         """Make a batch of these samples as training gets them."""
@@ -267,7 +294,7 @@ class FeatureRows(Dataset):
     def __getitems__(self, keys: list[SampleKey]) -> Batch:
         epoch = keys[0][0]
         ids_B = torch.tensor([i for _, i in keys])
-        return Batch(self.features_ND[ids_B], self.labels_N[ids_B], ids_B, epoch, None)
+        return Batch(self.features_ND[ids_B], self.labels_N[ids_B], ids_B, epoch)
 
 
 def _epoch_batches(

@@ -19,64 +19,48 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from unmask.data.loading.batch import Batch
+
 # batches of a worker that are under way: two are read ahead, one is written, one is
 # used or copied to the device
 SLOTS_PER_WORKER = 4
 # smaller tensors are sent by value: torch's way would cost a file for each
 MAX_BYTES_BY_VALUE = 2**16
-# states of a slot
-FREE, WRITTEN, SENT = 0, 1, 2
 
 next_key = count()
 slots_by_key: "weakref.WeakValueDictionary[int, Slots]" = weakref.WeakValueDictionary()
-worker_slots: "WorkerSlots | None" = None  # those of this process, if it is a worker
 
 
 class Slots:
-    """SLOTS_PER_WORKER slots of `size` bytes for each worker, and a state byte of each.
+    """SLOTS_PER_WORKER slots of `size` bytes for each worker, and which are used.
 
-    A worker claims a slot, and may free it until it is sent; after that only the
-    receiver may. So the state needs no lock.
+    Only its worker marks a slot as used, and only the receiver marks it as free: so the
+    marks need no lock.
     """
 
     def __init__(self, workers: int, size: int) -> None:
-        page = mmap.PAGESIZE
-        num_slots = workers * SLOTS_PER_WORKER
+        number = workers * SLOTS_PER_WORKER
         self.key = next(next_key)
-        self.size = _round_up(size, page)
-        # the states come first, on pages of their own
-        head = _round_up(num_slots, page)
-        memory = np.frombuffer(
-            mmap.mmap(-1, head + num_slots * self.size), dtype=np.uint8
-        )
-        self.states = memory[:num_slots]
-        self.memory = memory[head:]
+        self.size = size
+        self.is_used = np.frombuffer(mmap.mmap(-1, number), dtype=np.bool_)
+        memory = np.frombuffer(mmap.mmap(-1, number * size), dtype=np.uint8)
+        self.memory = memory.reshape(number, size)
         slots_by_key[self.key] = self
 
-    def tensor(
-        self, slot: int, held_state: int, begin: int, size: int
-    ) -> UInt8[Tensor, "_"]:
-        """Return bytes of a slot; it becomes free when nothing refers to them any more.
-
-        held_state: the state that the slot must have then, or it stays as it is.
-        """
-        start = slot * self.size + begin
-        states, process = self.states, os.getpid()
+    def receive(self, slot: int, size: int) -> UInt8[Tensor, "_"]:
+        """Return bytes of a slot, which is free when nothing refers to them."""
+        is_used, process = self.is_used, os.getpid()
         # the tensor keeps exactly this array alive; a slice of it would keep only its
         # base, and be freed too early
-        array = self.memory[start : start + size]
+        array = self.memory[slot, :size]
 
         def free() -> None:
             # not in a fork that inherited the tensor
-            if os.getpid() == process and states[slot] == held_state:
-                states[slot] = FREE
+            if os.getpid() == process:
+                is_used[slot] = False
 
         weakref.finalize(array, free).atexit = False
         return torch.from_numpy(array)
-
-
-def _round_up(size: int, page: int) -> int:
-    return -(-size // page) * page
 
 
 class WorkerSlots(NamedTuple):
@@ -85,23 +69,21 @@ class WorkerSlots(NamedTuple):
     slots: Slots
     first: int
 
-    def claim(self, size: int) -> UInt8[Tensor, "_"] | None:
-        """Return so many bytes; None if no slot is free, or they are too many."""
-        if not 0 < size <= self.slots.size:
-            return None
-        states = self.slots.states[self.first : self.first + SLOTS_PER_WORKER]
-        free = np.flatnonzero(states == FREE)
-        if not len(free):
-            return None
-        states[free[0]] = WRITTEN
-        return self.slots.tensor(self.first + int(free[0]), WRITTEN, 0, size)
+    def empty(self, shape: tuple[int, ...]) -> UInt8[Tensor, "..."] | None:
+        """Return memory of a slot that is free until a `BatchMessage` takes it.
 
-    def locate(self, tensor: Tensor) -> tuple[int, int] | None:
-        """Return (slot, first byte in it) of a tensor; None if it is not in a slot."""
-        begin = tensor.data_ptr() - self.slots.memory.ctypes.data
-        if not 0 <= begin < self.slots.memory.nbytes:
+        None if all are used, or it is too small.
+        """
+        size = math.prod(shape)
+        mine = self.slots.is_used[self.first : self.first + SLOTS_PER_WORKER]
+        free = np.flatnonzero(~mine)
+        if size > self.slots.size or not len(free):
             return None
-        return divmod(begin, self.slots.size)
+        memory = self.slots.memory[self.first + int(free[0]), :size]
+        return torch.from_numpy(memory).view(shape)
+
+
+worker_slots: WorkerSlots | None = None  # those of this process, if it is a worker
 
 
 def make_slots(workers: int, size: int) -> Slots | None:
@@ -116,81 +98,48 @@ def attach_worker(slots: Slots | None, worker: int) -> None:
     worker_slots = WorkerSlots(slots, worker * SLOTS_PER_WORKER) if slots else None
 
 
-def empty_batch(*shape: int) -> UInt8[Tensor, "B h w C"]:
-    """Allocate a batch, in a worker if possible where the main process can read it."""
-    memory = worker_slots.claim(math.prod(shape)) if worker_slots else None
-    if memory is None:
-        return torch.empty(shape, dtype=torch.uint8)
-    return memory.view(shape)
-
-
 class BatchMessage:
-    """A named tuple of tensors and other values, pickled without copying its slots.
+    """A batch on its way to the main process, where unpickling it gives the batch.
 
-    Unpickling it gives the named tuple itself.
+    Images in a slot are not copied; others are sent in torch's way.
     """
 
-    def __init__(self, batch: Any) -> None:
+    def __init__(self, batch: Batch) -> None:
         self.batch = batch
+        self.slot = _find_slot(batch.images_BCHW)
+        if worker_slots and self.slot is not None:
+            worker_slots.slots.is_used[self.slot] = True
 
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        values = [
-            _to_message(value) if isinstance(value, Tensor) else value
-            for value in self.batch
-        ]
-        return rebuild_batch, (type(self.batch), values)
-
-
-class BufferRef(NamedTuple):
-    """A uint8 tensor in a slot: where it lies, and its layout."""
-
-    key: int
-    slot: int
-    begin: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-
-    def tensor(self) -> UInt8[Tensor, "..."]:
-        """Return the tensor, sharing the slot's memory."""
-        # from the first to the last byte that the layout touches
-        span = 1 + sum(
-            (side - 1) * stride
-            for side, stride in zip(self.shape, self.strides, strict=True)
-        )
-        memory = slots_by_key[self.key].tensor(self.slot, SENT, self.begin, span)
-        return memory.as_strided(self.shape, self.strides)
+    def __reduce__(self) -> tuple[Callable[..., Batch], tuple[Any, ...]]:
+        batch = self.batch
+        by_value = (batch.labels_B.numpy(), batch.ids_B.numpy(), *batch[3:])
+        images = batch.images_BCHW
+        if worker_slots is None or self.slot is None:
+            small = images.nbytes <= MAX_BYTES_BY_VALUE
+            return _rebuild, (images.numpy() if small else images, *by_value)
+        layout = (tuple(images.shape), images.stride())
+        key = worker_slots.slots.key
+        return _rebuild, ((key, self.slot, *layout), *by_value)
 
 
-def rebuild_batch(kind: type, values: list[Any]) -> Any:
-    """Return the named tuple that was sent."""
-    return kind(*map(_from_message, values))
+def _find_slot(images: Tensor) -> int | None:
+    """Return the slot that the images fill from its first byte on."""
+    if worker_slots is None or not images.numel():
+        return None
+    slots = worker_slots.slots
+    offset = images.data_ptr() - slots.memory.ctypes.data
+    slot, begin = divmod(offset, slots.size)
+    return slot if begin == 0 and 0 <= slot < len(slots.is_used) else None
 
 
-def _from_message(value: Any) -> Any:
-    if isinstance(value, BufferRef):
-        return value.tensor()
-    return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
-
-
-def _to_message(tensor: Tensor) -> Any:
-    """Return a reference to a slot, a small tensor's values, or the tensor itself.
-
-    torch sends the last in its own way.
-    """
-    is_small = tensor.nbytes <= MAX_BYTES_BY_VALUE
-    if (
-        worker_slots
-        and tensor.dtype == torch.uint8
-        and not is_small
-        and worker_slots.locate(tensor) is None
-    ):
-        memory = worker_slots.claim(tensor.nbytes)
-        if memory is not None:
-            tensor = memory.view(tensor.shape).copy_(tensor)
-    place = worker_slots.locate(tensor) if worker_slots and tensor.numel() else None
-    if worker_slots and place:
-        slot, begin = place
-        worker_slots.slots.states[slot] = SENT
-        shape, strides = tuple(tensor.shape), tensor.stride()
-        return BufferRef(worker_slots.slots.key, slot, begin, shape, strides)
-    return tensor.numpy() if is_small else tensor
+def _rebuild(
+    images: Any, labels: np.ndarray, ids: np.ndarray, epoch: int, bad_images: Any
+) -> Batch:
+    if isinstance(images, tuple):
+        key, slot, shape, strides = images
+        memory = slots_by_key[key].receive(slot, math.prod(shape))
+        images = memory.as_strided(shape, strides)
+    elif isinstance(images, np.ndarray):
+        images = torch.from_numpy(images)
+    labels_B, ids_B = torch.from_numpy(labels), torch.from_numpy(ids)
+    return Batch(images, labels_B, ids_B, epoch, bad_images)

@@ -3,8 +3,11 @@
 Batches are the same for any number of workers.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -13,40 +16,37 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from unmask.data.augment.colour_jitter import make_colour_jitter
-from unmask.data.augment.crops import Augmentation, centre_boxes
+from unmask.data.augment.crops import Augmentation
 from unmask.data.augment.randaugment import make_rand_augment
+from unmask.data.augment.resampling import Crops, crop_images
 from unmask.data.images.decoding import (
-    DecodeMode,
     EncodedImage,
     decode_crop,
     decode_image,
     read_header,
     resize_crop,
-    resize_crop_with_pillow,
 )
-from unmask.data.images.nvjpeg import PackedJpegs, can_decode_on_device
 from unmask.data.images.unreadable import (
     BadImage,
     BadImageError,
     no_substitute_error,
-    read_content,
-    substitute_candidates,
+    read_again,
+    substitutes,
 )
-from unmask.data.loading.batch import Batch, ImageFormat, apply_pending
+from unmask.data.loading import shared_memory
+from unmask.data.loading.batch import Batch, ImageFormat
 from unmask.data.loading.folders import StoredImages
-from unmask.data.loading.in_memory import (
-    EpochDraws,
-    InMemory,
-    draw_epoch,
-    rows_by_image,
-)
+from unmask.data.loading.in_memory import InMemory
+from unmask.data.loading.nvjpeg import PackedBatch, can_decode_on_device
 from unmask.data.loading.sampler import SampleKey
-from unmask.data.loading.shared_memory import empty_batch
-from unmask.data.loading.workers import ThreadPools
 from unmask.randomness import make_key
 
 # (uint8 images, epoch, sample ids) to uint8 images
 Transform = Callable[[Tensor, int, Tensor], Tensor]
+SAMPLES_PER_DRAW = 2**15  # bounds the memory of the random numbers
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class OpenedImage(NamedTuple):
@@ -85,272 +85,255 @@ class Views(Dataset):
         threads: int = 1,
     ) -> None:
         self.split = split
+        self.count = len(split)
         self.image_format = image_format
-        self.augment = augment
+        self.augment = augment or Augmentation(centre=image_format.eval_crop)
         self.key = make_key(seed, "crop")
         self.transform = transform
         self.allow_substitutes = allow_substitutes
         self.threads = threads
-        self.pools = ThreadPools()
-        self._epoch_draws: EpochDraws | None = None
-        if augment and augment.policy:
+        # the crops of all samples of one epoch, for images in memory
+        self._drawn: tuple[int, Crops] | None = None
+        if self.augment.policy:
             self.transform = make_rand_augment(
-                augment.policy,
+                self.augment.policy,
                 image_format.mean,
                 image_format.shape,
                 make_key(seed, "policy"),
             )
-        elif augment and augment.jitter:
+        elif self.augment.jitter:
             self.transform = make_colour_jitter(
-                augment.jitter, make_key(seed, "jitter")
+                self.augment.jitter, make_key(seed, "jitter")
             )
 
     def __len__(self) -> int:
-        return len(self.split)
+        return self.count
 
-    def __getitems__(self, keys: list[SampleKey]) -> Batch:
+    @property
+    def device(self) -> torch.device:
+        """Return where batches are made, except for packed JPEGs."""
+        # a transform needs the pixels on the CPU
+        if isinstance(self.split, InMemory) and self.transform is None:
+            return self.split.device
+        return torch.device("cpu")
+
+    @property
+    def packs_jpegs(self) -> bool:
+        """Return whether JPEGs are left to the training device."""
+        split = self.split
+        packs = isinstance(split, StoredImages) and split.decode == "nvjpeg"
+        return packs and self.transform is None
+
+    def batch(self, epoch: int, ids: Sequence[int]) -> Batch:
         """Make one batch of samples of one epoch."""
+        made = self.__getitems__([(epoch, i) for i in ids])
+        return made.decode() if isinstance(made, PackedBatch) else made
+
+    def __getitems__(self, keys: list[SampleKey]) -> Batch | PackedBatch:
+        """Make one batch as torch asks for it, in a loader worker or not."""
         epoch = keys[0][0]
         ids_B = torch.tensor([i for _, i in keys])
+        batch: Batch | PackedBatch
         if isinstance(self.split, InMemory):
-            return self._batch_from_memory(self.split, epoch, ids_B)
-        # a transform needs the pixels here
-        if self.split.decode == "nvjpeg" and self.transform is None:
-            return self._batch_for_device(self.split, epoch, ids_B)
-        return self._batch_from_store(self.split, epoch, ids_B)
-
-    def _batch_from_memory(self, split: InMemory, epoch: int, ids_B: Tensor) -> Batch:
-        draws = self._draws_of_epoch(split, epoch)
-        image_B = ids_B % len(split)
-        # index_select copies whole rows: up to ten times as fast as indexing
-        boxes, shifts, mirrored = (
-            None if each is None else each.index_select(0, ids_B)
-            for each in (draws.boxes_N5, draws.shifts_N2, draws.mirrored_N)
-        )
-        on_device = split.on_device if self.transform is None else None
-        if on_device:
-            images = split.images_NCHW[:0]
+            batch = self._crop_in_memory(self.split, ids_B, epoch)
         else:
-            images = split.images_NCHW.index_select(0, image_B)
+            batch = self._decode_crops(self.split, ids_B, epoch)
+        if self.transform is None or isinstance(batch, PackedBatch):
+            return batch
+        images = self.transform(batch.images_BCHW, epoch, ids_B)
+        return batch._replace(images_BCHW=images)
+
+    def _crop_in_memory(self, split: InMemory, ids_B: Tensor, epoch: int) -> Batch:
+        device = self.device
+        image_B = ids_B % self.count
+        # index_select copies whole rows: up to ten times as fast as indexing
+        crops = Crops(
+            *(
+                None if each is None else each.index_select(0, ids_B.to(device))
+                for each in self._crops_of_epoch(split, epoch)
+            )
+        )
+        images_NCHW = split.images_NCHW if self.transform else split.images_on_device
+        images = images_NCHW.index_select(0, image_B.to(device))
         bad: dict[BadImage, None] = {}
         if split.bad_images:
             for i in image_B.tolist():
                 bad |= dict.fromkeys(split.bad_images.get(i, ()))
-        batch = Batch(
-            images,
+        return Batch(
+            crop_images(images, crops, self.image_format.shape),
             split.labels_N[image_B],
             ids_B,
             epoch,
-            None if boxes is None else boxes.long(),
-            mirrored,
             tuple(bad),
-            None if shifts is None else shifts.long(),
-            on_device,
         )
-        return self._apply_transform(batch)
 
-    def _draws_of_epoch(self, split: InMemory, epoch: int) -> EpochDraws:
-        """Draw the crops of a whole epoch when its first batch is made."""
-        if self._epoch_draws is not None and self._epoch_draws.epoch == epoch:
-            return self._epoch_draws
-        height, width = split.images_NCHW.shape[2:]
-        has_shape = (height, width) == self.image_format.shape
-        repeats = self.augment.repeats if self.augment else 1
+    def _crops_of_epoch(self, split: InMemory, epoch: int) -> Crops:
+        """Draw the crops of a whole epoch when its first batch is made.
 
-        def draw(ids_B: Tensor) -> tuple[Tensor, Tensor | None]:
-            boxes = self._draw_boxes(ids_B, epoch, [(height, width)] * len(ids_B))
-            return boxes, self._draw_shifts(ids_B, epoch)
-
-        self._epoch_draws = draw_epoch(
-            epoch,
-            len(split) * repeats,
-            self.image_format.shape if has_shape else None,
-            draw,
-        )
-        return self._epoch_draws
-
-    def _apply_transform(self, batch: Batch) -> Batch:
-        """Crop the images and apply the transform, if any, which takes single images.
-
-        Without a transform, cropping images in memory is left to the device.
+        Drawing for a batch of small images alone would take longer than its pixels.
         """
-        if self.transform is None:
-            return batch
-        cropped = apply_pending(batch, self.image_format.shape).byte()
-        images = self.transform(cropped, batch.epoch, batch.ids_B)
-        return batch._replace(
-            images_BCHW=images, boxes_B5=None, mirrored_B=None, shifts_B2=None
+        if self._drawn is not None and self._drawn[0] == epoch:
+            return self._drawn[1]
+        size = tuple(split.images_NCHW.shape[2:])
+        parts = torch.arange(self.count * self.augment.repeats).split(SAMPLES_PER_DRAW)
+        boxes = [self._draw_boxes(ids, epoch, [size] * len(ids)).int() for ids in parts]
+        shifts = [self._draw_shifts(ids, epoch) for ids in parts]
+        boxes_N5 = torch.cat(boxes)
+        shifts_N2 = None
+        if self.augment.crop == "padded":
+            shifts_N2 = torch.cat([each.int() for each in shifts if each is not None])
+        keeps_all = size == self.image_format.shape and bool(
+            (boxes_N5[:, :4] == torch.tensor([0, 0, *size])).all()
         )
+        mirrored_N = None
+        # where images are resized, the same matrix product also mirrors them
+        if (keeps_all or shifts_N2 is not None) and boxes_N5[:, 4].any():
+            mirrored_N = boxes_N5[:, 4].bool()
+            boxes_N5[:, 4] = 0
+        drawn = (None if keeps_all else boxes_N5, shifts_N2, mirrored_N)
+        crops = Crops(
+            *(None if each is None else each.to(self.device) for each in drawn)
+        )
+        self._drawn = (epoch, crops)
+        return crops
 
-    def _batch_from_store(
-        self, images: StoredImages, epoch: int, ids_B: Tensor
-    ) -> Batch:
+    def _decode_crops(
+        self, split: StoredImages, ids_B: Tensor, epoch: int
+    ) -> Batch | PackedBatch:
         """Read all headers, then draw all crops at once, then decode all pixels."""
-        opened = self._read_headers(images, ids_B, group=self._has_repeats)
-        boxes_B5 = self._draw_boxes(ids_B, epoch, _sizes_by_row(opened))
-        views_BhwC = empty_batch(len(ids_B), *self.image_format.shape, images.channels)
+        opened = self._open_images(split, ids_B)
+        sizes = {row: each.image.size for each in opened for row in each.rows}
+        boxes_B5 = self._draw_boxes(ids_B, epoch, [sizes[row] for row in sorted(sizes)])
+        shifts_B2 = self._draw_shifts(ids_B, epoch)
+        shape = (len(ids_B), *self.image_format.shape, split.channels)
+        slots = shared_memory.worker_slots
+        views_BhwC = slots.empty(shape) if slots else None
+        if views_BhwC is None:
+            views_BhwC = torch.empty(shape, dtype=torch.uint8)
         pixels = views_BhwC.numpy()
+        # shifts come first, and packed batches are mirrored on the device
+        mirrors = shifts_B2 is None and not self.packs_jpegs
+        is_packed_B = np.zeros(len(ids_B), dtype=np.bool_)
 
         def decode(image: OpenedImage) -> OpenedImage:
-            boxes_K5 = boxes_B5[image.rows]
             while True:
+                if self.packs_jpegs and can_decode_on_device(image.image):
+                    is_packed_B[image.rows] = True
+                    return image
+                boxes = boxes_B5[image.rows].tolist()
                 try:
-                    views = self._decode_views(image.image, boxes_K5, images.decode)
-                    for row, view in zip(image.rows, views, strict=True):
-                        pixels[row] = view
+                    views = self._decode_views(split, image.image, boxes)
+                    for row, box, view in zip(image.rows, boxes, views, strict=True):
+                        pixels[row] = mirror(view) if box[4] and mirrors else view
                     return image
                 except BadImageError as error:
-                    # a substitute may have another size: draw its boxes anew
-                    image = self._open_substitute(image, error)
+                    bad = self._add_bad_image(image.bad, image.id, error)
+                    image = self._open_readable(split, image.wanted, image.rows, bad)
+                    # it may have another size: its boxes are drawn anew
                     sizes = [image.image.size] * len(image.rows)
-                    boxes_K5 = self._draw_boxes(ids_B[image.rows], epoch, sizes)
+                    redrawn = self._draw_boxes(ids_B[image.rows], epoch, sizes)
+                    boxes_B5[image.rows] = redrawn
 
-        opened = self.pools.map(decode, opened, self.threads)
-        batch = self._make_batch(images, views_BhwC, opened, ids_B, epoch, boxes_B5)
-        return self._apply_transform(batch._replace(boxes_B5=None))
-
-    def _batch_for_device(
-        self, images: StoredImages, epoch: int, ids_B: Tensor
-    ) -> Batch:
-        """Read headers and draw crops here, and leave JPEGs to the device.
-
-        Images that the device cannot decode are decoded here.
-        """
-        opened = self._read_headers(images, ids_B, group=True)
-        jpegs: list[OpenedImage] = []
-        others: list[OpenedImage] = []
-        for each in opened:
-            (jpegs if can_decode_on_device(each.image) else others).append(each)
-        # decoded before crops are drawn: after that, all are known to be readable
-        decoded = self.pools.map(self._decode_or_substitute, others, self.threads)
-        opened = jpegs + [image for image, _ in decoded]
-        boxes_B5 = self._draw_boxes(ids_B, epoch, _sizes_by_row(opened))
-
-        shape = self.image_format.shape
-        other_rows = [(row, pixels) for image, pixels in decoded for row in image.rows]
-        views_KhwC = empty_batch(len(other_rows), *shape, images.channels)
-        for k, (row, pixels) in enumerate(other_rows):
-            top, left, height, width = boxes_B5[row, :4].tolist()
-            view = resize_crop(pixels, (top, left, height, width), shape)
-            views_KhwC[k] = torch.from_numpy(view)
-        packed = PackedJpegs(
-            [each.image for each in jpegs],
-            [each.rows for each in jpegs],
-            [row for row, _ in other_rows],
-        )
-        batch = self._make_batch(images, views_KhwC, opened, ids_B, epoch, boxes_B5)
-        return batch._replace(packed_jpegs=packed)
+        opened = map_in_threads(decode, opened, self.threads)
+        images_BCHW = views_BhwC.permute(0, 3, 1, 2)
+        if shifts_B2 is not None and not self.packs_jpegs:
+            crops = Crops(None, shifts_B2, boxes_B5[:, 4].bool())
+            images_BCHW = crop_images(images_BCHW, crops, self.image_format.shape)
+        batch = self._make_batch(split, images_BCHW, opened, ids_B, epoch)
+        if not self.packs_jpegs:
+            return batch
+        jpegs = [each for each in opened if is_packed_B[each.rows[0]]]
+        rows = [(each.image, each.rows) for each in jpegs]
+        return PackedBatch(batch, rows, Crops(boxes_B5, shifts_B2))
 
     def _make_batch(
         self,
-        images: StoredImages,
-        views: UInt8[Tensor, "K h w C"],
+        split: StoredImages,
+        images_BCHW: UInt8[Tensor, "B C h w"],
         opened: list[OpenedImage],
-        ids_B: Tensor,
+        ids_B: Int[Tensor, "B"],
         epoch: int,
-        boxes_B5: Int[Tensor, "B 5"],
     ) -> Batch:
-        """Add labels, bad images and what is left to do to the views."""
+        """Add labels and bad images."""
         # a substitute brings its own label
         used_B = torch.empty(len(ids_B), dtype=torch.long)
         for each in opened:
             used_B[each.rows] = each.id
-        bad = dict.fromkeys(bad for each in opened for bad in each.bad)
-        mirrored_B = boxes_B5[:, 4].bool()
-        return Batch(
-            views.permute(0, 3, 1, 2),
-            images.labels_N[used_B],
-            ids_B,
-            epoch,
-            boxes_B5,
-            mirrored_B if mirrored_B.any() else None,
-            tuple(bad),
-            self._draw_shifts(ids_B, epoch),
-        )
-
-    @property
-    def _has_repeats(self) -> bool:
-        return self.augment is not None and self.augment.repeats > 1
+        bad_images = dict.fromkeys(bad for each in opened for bad in each.bad)
+        labels_B = split.labels_N[used_B]
+        return Batch(images_BCHW, labels_B, ids_B, epoch, tuple(bad_images))
 
     def _decode_views(
-        self, image: EncodedImage, boxes_K5: Int[Tensor, "K 5"], decode: DecodeMode
+        self, split: StoredImages, image: EncodedImage, boxes: Sequence[Sequence[int]]
     ) -> Iterator[UInt8[np.ndarray, "h w C"]]:
         """Yield the view of each box; several views share one decoding of the image."""
         shape = self.image_format.shape
-        boxes = [
-            (top, left, height, width)
-            for top, left, height, width, _ in boxes_K5.tolist()
-        ]
-        if not self._has_repeats:
-            for box in boxes:
-                yield decode_crop(image, box, shape, decode)
-            return
-        pixels = decode_image(image)
-        resize = resize_crop_with_pillow if decode == "reference" else resize_crop
-        for box in boxes:
-            yield resize(pixels, box, shape)
+        pixels = decode_image(image) if self.augment.repeats > 1 else None
+        for top, left, height, width, _ in boxes:
+            box = (top, left, height, width)
+            if pixels is None:
+                yield decode_crop(image, box, shape, split.decode)
+            else:
+                yield resize_crop(pixels, box, shape, split.decode)
 
-    def _read_headers(
-        self, images: StoredImages, ids_B: Tensor, group: bool
-    ) -> list[OpenedImage]:
-        """Open the image of each row; with `group`, once for all rows that show it."""
-        wanted = (ids_B % len(images)).tolist()
-        rows = (
-            list(rows_by_image(wanted).items())
-            if group
-            else [(i, [row]) for row, i in enumerate(wanted)]
+    def _open_images(self, split: StoredImages, ids_B: Tensor) -> list[OpenedImage]:
+        """Open the image of each row, once for all rows that show it."""
+        rows: dict[int, list[int]] = {}
+        for row, image in enumerate((ids_B % self.count).tolist()):
+            rows.setdefault(image, []).append(row)
+        return map_in_threads(
+            lambda item: self._open_readable(split, *item),
+            list(rows.items()),
+            self.threads,
         )
-        return self.pools.map(
-            lambda item: self._open_readable(*item), rows, self.threads
-        )
-
-    def _decode_or_substitute(
-        self, image: OpenedImage
-    ) -> tuple[OpenedImage, UInt8[np.ndarray, "H W C"]]:
-        """Decode the whole image, or the first substitute that can be decoded."""
-        while True:
-            try:
-                return image, decode_image(image.image)
-            except BadImageError as error:
-                image = self._open_substitute(image, error)
-
-    def _open_substitute(self, image: OpenedImage, error: BadImageError) -> OpenedImage:
-        """Open the substitute of an image whose pixels cannot be read.
-
-        Raises the error if there may be none.
-        """
-        if not self.allow_substitutes:
-            raise error
-        bad = BadImage(image.id, error.name, error.reason)
-        return self._open_readable(image.wanted, image.rows, (*image.bad, bad))
 
     def _open_readable(
-        self, wanted: int, rows: list[int], bad: tuple[BadImage, ...] = ()
+        self,
+        split: StoredImages,
+        wanted: int,
+        rows: list[int],
+        bad: tuple[BadImage, ...] = (),
     ) -> OpenedImage:
-        """Open the wanted sample, or the first candidate whose header can be read.
+        """Open the wanted sample, or the first substitute whose header can be read.
 
         The choice depends on nothing but the sample: neither on chance nor on workers.
+        bad: what has been tried before.
         """
-        assert isinstance(self.split, StoredImages)
-        store, channels = self.split.store, self.split.channels
+        if not bad:
+            try:
+                image = self._read_header(split, wanted)
+                return OpenedImage(wanted, rows, wanted, image, bad)
+            except BadImageError as error:
+                bad = self._add_bad_image(bad, wanted, error)
         tried = {each.id for each in bad}
-        for candidate in substitute_candidates(wanted, len(self.split)):
+        for candidate in substitutes(wanted, self.count):
             if candidate in tried:
                 continue
-            name = store.name(candidate)
             try:
-                image = read_header(read_content(store, candidate), name, channels)
+                image = self._read_header(split, candidate)
                 return OpenedImage(wanted, rows, candidate, image, bad)
             except BadImageError as error:
-                if not self.allow_substitutes:
-                    raise
-                bad = (*bad, BadImage(candidate, name, error.reason))
+                bad = self._add_bad_image(bad, candidate, error)
         raise no_substitute_error(bad)
 
+    def _read_header(self, split: StoredImages, i: int) -> EncodedImage:
+        try:
+            content = split.store.read(i)
+        except OSError as error:
+            content = read_again(split.store, i, error)
+        return read_header(content, split.store.name(i), split.channels)
+
+    def _add_bad_image(
+        self, bad: tuple[BadImage, ...], i: int, error: BadImageError
+    ) -> tuple[BadImage, ...]:
+        """Add sample i. Raises the error if there may be no substitute."""
+        if not self.allow_substitutes:
+            raise error
+        return (*bad, BadImage(i, error.name, error.reason))
+
     def _draw_shifts(self, ids_B: Tensor, epoch: int) -> Int[Tensor, "B 2"] | None:
-        if self.augment is None:
-            return None
-        return self.augment.draw_shifts(self.key, ids_B, epoch, self.image_format.shape)
+        shape = self.image_format.shape
+        return self.augment.draw_shifts(self.key, ids_B, epoch, shape)
 
     def _draw_boxes(
         self, ids_B: Tensor, epoch: int, sizes: Sequence[Sequence[int]]
@@ -358,12 +341,36 @@ class Views(Dataset):
         # for many sizes, this is much faster than torch.tensor
         sizes_B2 = torch.from_numpy(np.array(sizes))
         shape = self.image_format.shape
-        if self.augment is None:
-            return centre_boxes(sizes_B2, shape, self.image_format.eval_crop)
         return self.augment.draw_boxes(self.key, ids_B, epoch, sizes_B2, shape)
 
 
-def _sizes_by_row(opened: Sequence[OpenedImage]) -> list[tuple[int, int]]:
-    """Return the size of the image in each row of the batch, in order."""
-    by_row = {row: each.image.size for each in opened for row in each.rows}
-    return [by_row[row] for row in range(len(by_row))]
+def mirror(view_hwC: UInt8[np.ndarray, "h w C"]) -> UInt8[np.ndarray, "h w C"]:
+    """Mirror by torch, which is five times as fast as NumPy here."""
+    return torch.from_numpy(view_hwC).flip(1).numpy()
+
+
+def map_in_threads(
+    function: Callable[[Item], Result], items: Sequence[Item], threads: int
+) -> list[Result]:
+    """Apply the function to all items, and keep their order."""
+    if threads == 1 or len(items) <= 1:
+        return list(map(function, items))
+    results: dict[int, Result] = {}
+    queue = iter(enumerate(items))
+
+    # each thread takes the next item as soon as it is free; iterators of enumerate are
+    # safe to share under the interpreter's lock
+    def work() -> None:
+        for k, item in queue:
+            results[k] = function(item)
+
+    pool = _thread_pool(threads, os.getpid())
+    for future in [pool.submit(work) for _ in range(threads)]:
+        future.result()
+    return [results[k] for k in range(len(items))]
+
+
+# one for each process: forked processes inherit no threads
+@cache
+def _thread_pool(threads: int, process: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads)

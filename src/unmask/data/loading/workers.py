@@ -1,4 +1,4 @@
-"""The processes that read images for a loader, and the threads inside them.
+"""The processes that read images for a loader.
 
 Workers ignore signals, are noticed when they are lost, and are ended by force.
 """
@@ -10,12 +10,10 @@ import multiprocessing
 # imported before `atexit.register` below, since what is registered last is called
 # first: workers must be killed before multiprocessing waits for them
 import multiprocessing.util
-import os
 import signal
 import traceback
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any
 
 from torch.utils.data import DataLoader
 from torch.utils.data._utils import signal_handling
@@ -28,17 +26,20 @@ class SignalBlockingLoader(DataLoader):
     """A DataLoader whose workers never receive the signals that ask a run to leave.
 
     A signal to the whole process group must not end a worker before `init_worker` has
-    run in it.
+    run in it. unpack: applied to each batch in this process.
     """
+
+    unpack: Callable[[Any], Any] | None = None
 
     def __iter__(self) -> Any:
         _restore_sigchld_handler()
         # workers that are started here inherit the blocked signals
         before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
-            return super().__iter__()
+            batches = super().__iter__()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return map(self.unpack, batches) if self.unpack else batches
 
 
 def _restore_sigchld_handler() -> None:
@@ -105,44 +106,3 @@ def kill_workers() -> None:
 # workers that something still refers to when Python ends (a traceback, say) would be
 # asked in vain to end, and waited for
 atexit.register(kill_workers)
-
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
-
-class ThreadPools:
-    """Thread pools, one set for each process: forked processes inherit no threads."""
-
-    def __init__(self) -> None:
-        # by (process id, number of threads)
-        self.pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
-
-    def map(
-        self, function: Callable[[Item], Result], items: Sequence[Item], count: int
-    ) -> list[Result]:
-        """Apply the function to all items by `count` threads; keep the items' order."""
-        if count == 1 or len(items) <= 1:
-            return list(map(function, items))
-        results: list[Any] = [None] * len(items)
-        queue = iter(enumerate(items))
-
-        # each thread takes the next item as soon as it is free; iterators of
-        # enumerate are safe to share under the interpreter's lock
-        def work() -> None:
-            for k, item in queue:
-                results[k] = function(item)
-
-        for future in [self._pool(count).submit(work) for _ in range(count)]:
-            future.result()
-        return results
-
-    def _pool(self, count: int) -> ThreadPoolExecutor:
-        key = os.getpid(), count
-        if key not in self.pools:
-            self.pools[key] = ThreadPoolExecutor(count)
-        return self.pools[key]
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Pickle without threads."""
-        return {"pools": {}}
