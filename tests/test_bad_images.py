@@ -339,7 +339,7 @@ def test_a_substitute_changes_no_other_image_and_is_cropped_by_the_draws_of_the_
     )
     keys = [(3, i) for i in (5, 2, 11, 4)]
     whole, again = views.__getitems__(keys), views.__getitems__([(3, 2), (3, 3)])
-    damage(tmp_path / listing.train[2][0], 0)
+    damage(tmp_path / list(listing.train)[2][0], 0)
     batch = views.__getitems__(keys)
     others = torch.tensor([0, 2, 3])
     assert batch.images_BCHW[others].equal(whole.images_BCHW[others])

@@ -88,8 +88,8 @@ def test_every_container_lists_what_the_folder_lists(
         list_container(KINDS[name], str(data_root / name), 0.1),
         list_images(data_root / "folder"),
     )
-    assert ours.train == theirs.train
-    assert ours.val == theirs.val
+    assert list(ours.train) == list(theirs.train)
+    assert list(ours.val) == list(theirs.val)
     assert ours.classes == theirs.classes == shards.WNIDS
     assert ours.identity == theirs.identity
     assert pixel_hashes(ours) == pixel_hashes(theirs)
@@ -292,9 +292,9 @@ def test_flat_images_in_shards_are_held_out_as_in_a_folder(tmp_path: Path) -> No
             list_container(kind, str(tmp_path / kind), 0.2),
             list_images(folder, 0.2),
         )
-        assert (ours.train, ours.val, ours.classes) == (
-            theirs.train,
-            theirs.val,
+        assert ([*ours.train], [*ours.val], ours.classes) == (
+            [*theirs.train],
+            [*theirs.val],
             theirs.classes,
         )
         assert ours.identity == theirs.identity
@@ -334,9 +334,9 @@ def test_flat_validation_with_a_devkit_equals_class_folders(
     ]
     savemat(data / "meta.mat", {"synsets": np.array(rows, dtype=kind)})
     ours, theirs = list_images(root), list_images(data_root / "folder")
-    assert (ours.train, ours.val, ours.identity) == (
-        theirs.train,
-        theirs.val,
+    assert ([*ours.train], [*ours.val], ours.identity) == (
+        [*theirs.train],
+        [*theirs.val],
         theirs.identity,
     )
     assert pixel_hashes(ours) == pixel_hashes(theirs)
@@ -601,7 +601,7 @@ def test_raw_pixels_are_arrays_of_mapped_memory(
     shards.run_prepare(data_root / "folder", tmp_path / "raw", "raw", short_side=24)
     listing = list_container("raw", str(tmp_path / "raw"), 0.1)
     folder = list_images(data_root / "folder")
-    assert listing.train == folder.train
+    assert list(listing.train) == list(folder.train)
     assert listing.identity != folder.identity
     (train, _), (original, _) = files(listing), files(folder)
     image = train.store.read(3)

@@ -22,7 +22,7 @@ from unmask.data.images.decoding import (
 from unmask.data.images.pillow import silence_pillow
 from unmask.data.images.unreadable import BadImageError
 from unmask.data.listing.listing import list_images
-from unmask.data.listing.names import Names
+from unmask.data.listing.names import pack_names
 from unmask.data.loading.batch import ImageFormat
 from unmask.data.loading.folders import FolderStore, StoredImages, splits_from_listing
 from unmask.data.loading.views import Views
@@ -293,7 +293,7 @@ def numbered(root: Path, count: int = 6) -> Path:
 
 
 def views(root: Path) -> Views:
-    names = Names(sorted(path.name for path in root.iterdir()))
+    names = pack_names(sorted(path.name for path in root.iterdir()))
     return Views(
         StoredImages(FolderStore(root, names), torch.arange(len(names)), 3),
         FORMAT,
@@ -426,7 +426,7 @@ def test_any_name_that_a_file_can_have_is_read_and_told(
 
 
 def test_a_whole_class_of_bad_files_is_skipped_in_few_steps(tmp_path: Path) -> None:
-    names = Names(f"{i}.png" for i in range(5000))
+    names = pack_names(f"{i}.png" for i in range(5000))
     for i in range(4000, 5000):
         Image.new("RGB", (8, 8), (i % 251,) * 3).save(tmp_path / f"{i}.png")
     split = Views(
@@ -441,7 +441,7 @@ def test_a_whole_class_of_bad_files_is_skipped_in_few_steps(tmp_path: Path) -> N
 
 
 def test_where_nothing_can_be_read_that_is_told_at_once(tmp_path: Path) -> None:
-    names = Names(f"{i}.png" for i in range(5000))
+    names = pack_names(f"{i}.png" for i in range(5000))
     split = Views(
         StoredImages(FolderStore(tmp_path, names), torch.arange(5000), 3),
         FORMAT,

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from unmask.data.augment.crops import Augmentation
-from unmask.data.listing.names import Names
+from unmask.data.listing.names import Names, name_at, pack_names
 from unmask.data.loading.batch import ImageFormat
 from unmask.data.loading.folders import StoredImages
 from unmask.data.loading.module import LoaderSettings, make_loader
@@ -33,7 +33,7 @@ class OneImage:
         return len(self.names)
 
     def name(self, i: int) -> str:
-        return self.names[i]
+        return name_at(self.names, i)
 
     def read(self, i: int) -> bytes:
         return self.content
@@ -52,7 +52,7 @@ def private_megabytes(pid: int) -> float:
 def test_workers_do_not_grow_over_ten_epochs_nor_copy_the_names() -> None:
     file = io.BytesIO()
     Image.new("RGB", (40, 30), (9, 80, 200)).save(file, "JPEG")
-    names = Names(
+    names = pack_names(
         f"train/n{i % 1000:08d}/n{i % 1000:08d}_{i}.JPEG" for i in range(MANY)
     )
     files = StoredImages(

@@ -19,7 +19,13 @@ from unmask.config.datasets import (
 from unmask.data.listing.catalogue import holdout_mask
 from unmask.data.listing.identity import compute_identity, file_content_keys
 from unmask.data.listing.listing import Listing, list_images
-from unmask.data.listing.names import LabelledNames, Names
+from unmask.data.listing.names import (
+    LabelledNames,
+    Names,
+    name_at,
+    pack_names,
+    unpack_names,
+)
 from unmask.data.listing.scan import NOT_A_FILE, file_size
 
 
@@ -65,16 +71,17 @@ def _to_listing(root: Path, annotations: Annotations, holdout: float) -> Listing
     # Sorted by name: the ids of samples, and the randomness that is drawn by them,
     # must not depend on the order of lines.
     train, val = (
-        LabelledNames(sorted(_label_rows(rows, index, root)))
-        for rows in (train_rows, val_rows)
+        _pack(sorted(_label_rows(rows, index, root))) for rows in (train_rows, val_rows)
     )
     if not train or not val:
         raise ValueError(
             f"the lists in data.root={root} name {len(train)} training and {len(val)}"
             " validation images; both need one"
         )
-    names = Names(itertools.chain(train.names, val.names))
-    sizes = np.array([file_size(str(root / name)) for name in names], dtype=np.int64)
+    names = pack_names(name for name, _ in itertools.chain(train, val))
+    sizes = np.array(
+        [file_size(str(root / name)) for name in unpack_names(names)], dtype=np.int64
+    )
     _require_files(root, train, sizes[: len(train)])
     _require_files(root, val, sizes[len(train) :])
 
@@ -96,10 +103,15 @@ def _to_listing(root: Path, annotations: Annotations, holdout: float) -> Listing
     )
 
 
+def _pack(rows: list[tuple[str, int]]) -> LabelledNames:
+    labels = np.array([label for _, label in rows], dtype=np.int32)
+    return LabelledNames(pack_names(name for name, _ in rows), labels)
+
+
 def _require_files(root: Path, split: LabelledNames, sizes: np.ndarray) -> None:
     """Raise an error where no image of a split is a file."""
     if (sizes == NOT_A_FILE).all():
-        first = root / split[0][0]
+        first = root / name_at(split.names, 0)
         # raises OSError for images that were never unpacked: the layout is shown
         first.stat()
         raise ValueError(
@@ -111,7 +123,7 @@ def _missing_files_note(names: Names, sizes: np.ndarray) -> tuple[str, ...]:
     missing = sizes == NOT_A_FILE
     if not missing.any():
         return ()
-    first = names[int(missing.argmax())]
+    first = name_at(names, int(missing.argmax()))
     return (
         f"{missing.sum()} of {len(missing)} listed images are not there or cannot be"
         f" read: {first}",

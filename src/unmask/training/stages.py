@@ -19,7 +19,7 @@ from unmask.config.recipes import (
     TokenizerRecipe,
 )
 from unmask.config.stage_kinds import FROZEN_STAGES
-from unmask.data.listing.names import Names
+from unmask.data.listing.names import pack_names
 from unmask.data.loading.folders import FolderStore, StoredImages
 from unmask.data.loading.module import FeatureData, ImageData
 from unmask.distributed import collectives
@@ -333,5 +333,5 @@ def _install_drop_path(encoder: Encoder, recipe: FineTune | PartialFineTune) -> 
 
 def _no_images() -> StoredImages:
     """Return an empty split, for stages that read folders of their own."""
-    store = FolderStore(Path(), Names(()))
+    store = FolderStore(Path(), pack_names([]))
     return StoredImages(store, torch.empty(0, dtype=torch.long), 1)

@@ -16,7 +16,7 @@ from unmask.commands.predict.arguments import Predict
 from unmask.config.checks import ConfigError
 from unmask.data.images.unreadable import printable
 from unmask.data.listing.listing import IMAGE_SUFFIXES, list_image_files
-from unmask.data.listing.names import Names
+from unmask.data.listing.names import pack_names
 from unmask.data.loading.batch import Batch
 from unmask.data.loading.folders import FolderStore, StoredImages
 from unmask.data.loading.module import normalise
@@ -141,7 +141,7 @@ def _read_crops(
     # the classes are what we want to know
     no_labels_N = torch.full((len(names),), -1)
     files = StoredImages(
-        FolderStore(root, Names(names)), no_labels_N, classifier.channels
+        FolderStore(root, pack_names(names)), no_labels_N, classifier.channels
     )
     # in training another image would stand in for a bad one; here it must not
     views = Views(files, classifier.image_format, None, seed=0, allow_substitutes=False)

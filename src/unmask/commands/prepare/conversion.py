@@ -42,6 +42,7 @@ from unmask.data.listing.catalogue import (
     ClassFolders,
     folder_slice,
 )
+from unmask.data.listing.names import name_at
 from unmask.storage.atomic import sha256, write_json, write_text
 
 # The share of the images that may be unreadable, as data.bad_limit in training.
@@ -162,7 +163,7 @@ class Conversion:
         """Yield the images of a shard as they are stored, and note them in `images`."""
         labels, _ = self.labels_and_classes
         for i in task.indices.tolist():
-            name = self.catalogue.names[i]
+            name = name_at(self.catalogue.names, i)
             label = int(labels[i])
             content, bad = self._convert(i, name)
             if isinstance(content, bytes):
@@ -199,7 +200,7 @@ class Conversion:
         Raises OSError where images are missing.
         """
         contents = self._join(records)
-        if contents.names != self.catalogue.names:
+        if not contents.names.equals(self.catalogue.names):
             raise OSError(
                 f"{self.target} has {len(contents.names)} of"
                 f" {len(self.catalogue.names)} images; run the same command again"

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from unmask.commands.prepare.shard_tasks import ShardTask
 from unmask.data.containers.index import INDEX_FILE, read_index
 from unmask.data.listing.catalogue import PREPARED_FILE, PREPARING_FOLDER
+from unmask.data.listing.names import unpack_names
 from unmask.storage.atomic import atomic_write, sha256, write_json
 
 BAD_IMAGES_FILE = "bad_images.csv"
@@ -95,7 +96,7 @@ def _indexed_records(target: Path, kind: str) -> dict[str, ShardRecord]:
         return {}
     reasons = read_bad_images(target)
     images: list[list[StoredImage]] = [[] for _ in contents.shards]
-    for i, name in enumerate(contents.names):
+    for i, name in enumerate(unpack_names(contents.names)):
         image = StoredImage(
             name,
             int(contents.labels[i]),

@@ -13,6 +13,7 @@ from jaxtyping import Int, Int64
 from unmask.commands.prepare.transcode import Transcode
 from unmask.data.images.unreadable import read_content
 from unmask.data.listing.catalogue import Catalogue, folder_slice
+from unmask.data.listing.names import name_at
 
 # Names of shards, by format.
 SHARD_NAMES = {
@@ -103,7 +104,8 @@ def estimate_sizes(
         size = int(catalogue.sizes[i])
         before += max(1, size)
         try:
-            content = transcode(read_content(catalogue.store, i), catalogue.names[i])
+            name = name_at(catalogue.names, i)
+            content = transcode(read_content(catalogue.store, i), name)
             after += len(content) if isinstance(content, bytes) else content.size
         # a bad image is reported when it is converted
         except Exception:
@@ -129,9 +131,12 @@ def hash_plan(
     )
     shards = [(task.name, len(task.indices)) for task in tasks]
     digest = hashlib.sha256(f"{kind} {change} {shards}\n".encode())
-    names = catalogue.names
-    for array in (names.text, names.ends - names.ends[0], catalogue.sizes):
-        digest.update(np.ascontiguousarray(array).data)
+    ends = [0]
+    for name in catalogue.names:
+        digest.update(name.as_py())
+        ends.append(ends[-1] + len(name.as_py()))
+    for numbers in (np.array(ends), catalogue.sizes):
+        digest.update(np.ascontiguousarray(numbers).data)
     if catalogue.labels is not None:
         digest.update(f"{catalogue.classes}".encode())
         digest.update(np.ascontiguousarray(catalogue.labels).data)

@@ -11,7 +11,7 @@ from unmask.data.containers.source import CONTAINERS, catalogue_container
 from unmask.data.images.unreadable import printable
 from unmask.data.listing.catalogue import Catalogue
 from unmask.data.listing.listing import catalogue_folder
-from unmask.data.listing.names import Names
+from unmask.data.listing.names import pack_names, unpack_names
 from unmask.data.listing.stores import Subset
 
 
@@ -86,7 +86,8 @@ def read_catalogue(kind: str, arguments: Prepare) -> Catalogue:
     if not len(catalogue.names):
         raise ConfigError(f"from={path}: there are no images in it")
     if arguments.format in ("parquet", "litdata"):
-        odd_name = catalogue.names.first_non_utf8()
+        names = unpack_names(catalogue.names)
+        odd_name = next((name for name in names if not _is_utf8(name)), None)
         if odd_name is not None:
             raise ConfigError(
                 f"format = {arguments.format}: it stores names as text, and"
@@ -96,6 +97,15 @@ def read_catalogue(kind: str, arguments: Prepare) -> Catalogue:
     if arguments.format == "folder" and catalogue.labels is not None:
         return move_into_class_folders(catalogue)
     return catalogue
+
+
+def _is_utf8(name: str) -> bool:
+    """Say whether a name is text: file systems allow any bytes."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def move_into_class_folders(catalogue: Catalogue) -> Catalogue:
@@ -113,9 +123,10 @@ def move_into_class_folders(catalogue: Catalogue) -> Catalogue:
             class_folder = catalogue.classes[label].replace("/", "_")
         return "/".join(part for part in (folder, class_folder, file_name) if part)
 
-    names = Names(
+    before, labels = unpack_names(catalogue.names), catalogue.labels.tolist()
+    names = pack_names(
         with_class_folder(name, label)
-        for name, label in zip(catalogue.names, catalogue.labels.tolist(), strict=True)
+        for name, label in zip(before, labels, strict=True)
     )
     # catalogues are sorted by name
     order = sort_order(names)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import pyarrow.compute as pc
 from jaxtyping import Int, Int32, Int64, UInt8
 
 from unmask.data.containers.roots import Shard
-from unmask.data.listing.names import Names
+from unmask.data.listing.names import Names, name_at, pack_names
 
 # Fields of Contents that have an entry for each image, as `names` has.
 IMAGE_COLUMNS = ("labels", "sizes", "shard_ids", "offsets", "digests", "shapes")
@@ -55,7 +54,7 @@ class Contents:
         labels, sizes, offsets = np.array(numbers, dtype=np.int64).reshape(-1, 3).T
         ids = np.zeros(len(numbers), dtype=np.int32)
         labels = labels.astype(np.int32)
-        return cls(Names(names), labels, sizes, ids, offsets, (shard,), classes)
+        return cls(pack_names(names), labels, sizes, ids, offsets, (shard,), classes)
 
     def take(self, indices: Int[np.ndarray, "M"]) -> "Contents":
         """Copy the images at these indices, in this order."""
@@ -69,15 +68,15 @@ class Contents:
     def sorted_by_name(self) -> "Contents":
         """Sort by name. Raises ValueError where two images have one name."""
         ordered = self.take(sort_order(self.names))
-        column = names_to_arrow(ordered.names)
+        names = ordered.names
         # sorted, so equal names are neighbours
-        equal = pc.equal(column[1:], column[:-1]).to_numpy(zero_copy_only=False)
+        equal = pc.equal(names[1:], names[:-1]).to_numpy(zero_copy_only=False)
         repeated = np.flatnonzero(equal)
         if len(repeated):
             k = int(repeated[0])
             first, second = (self.shards[ordered.shard_ids[i]].name for i in (k, k + 1))
             raise ValueError(
-                f"{ordered.names[k]} is in {first} and again in {second}; names must"
+                f"{name_at(names, k)} is in {first} and again in {second}; names must"
                 " differ"
             )
         return ordered
@@ -97,7 +96,7 @@ def join_shards(parts: Sequence[Contents]) -> Contents:
     columns["shard_ids"] = np.repeat(np.arange(len(parts), dtype=np.int32), counts)
     return replace(
         parts[0],
-        names=Names(chain.from_iterable(part.names for part in parts)),
+        names=pa.concat_arrays([part.names for part in parts]),
         shards=tuple(part.shards[0] for part in parts),
         # the Hub repeats the names of classes in each shard
         classes=next((part.classes for part in parts if part.classes), ()),
@@ -105,25 +104,6 @@ def join_shards(parts: Sequence[Contents]) -> Contents:
     ).sorted_by_name()
 
 
-def names_to_arrow(names: Names) -> pa.Array:
-    """View names as a large_binary array, which shares their memory."""
-    buffers = [
-        None,
-        pa.py_buffer(np.ascontiguousarray(names.ends)),
-        pa.py_buffer(names.text),
-    ]
-    return pa.Array.from_buffers(pa.large_binary(), len(names), buffers)
-
-
-def names_from_arrow(array: pa.Array) -> Names:
-    """View a large_binary array as names, which share its memory."""
-    _, ends, text = array.buffers()
-    offsets = np.frombuffer(ends, dtype=np.int64)
-    # an array may be a slice of its buffers
-    used = offsets[array.offset : array.offset + len(array) + 1]
-    return Names.from_arrays(np.frombuffer(text or b"", dtype=np.uint8), used)
-
-
 def sort_order(names: Names) -> Int64[np.ndarray, "N"]:
     """Return the indices that sort names; UTF-8 sorts as its characters do."""
-    return pc.array_sort_indices(names_to_arrow(names)).to_numpy().astype(np.int64)
+    return pc.array_sort_indices(names).to_numpy().astype(np.int64)

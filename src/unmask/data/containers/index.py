@@ -17,13 +17,8 @@ import pyarrow.parquet as pq
 from filelock import FileLock
 from jaxtyping import UInt8
 
-from unmask.data.containers.contents import (
-    Contents,
-    names_from_arrow,
-    names_to_arrow,
-)
+from unmask.data.containers.contents import Contents
 from unmask.data.containers.roots import LocalRoot, Root, Shard
-from unmask.data.listing.names import Names
 from unmask.storage.atomic import atomic_write
 
 # A Parquet file; the suffix keeps it apart from shards.
@@ -38,7 +33,7 @@ NUMBER_COLUMNS = ("label", "size", "shard", "offset", *SHAPE_COLUMNS)
 def write_index(contents: Contents, path: Path, kind: str) -> None:
     """Write the index of shards of a kind: webdataset, parquet, litdata or raw."""
     columns: dict[str, Any] = {
-        "name": names_to_arrow(contents.names),
+        "name": contents.names,
         "label": contents.labels,
         "size": contents.sizes,
         "shard": contents.shard_ids,
@@ -83,8 +78,7 @@ def read_index(source: Any, kind: str) -> Contents | None:
             for name in NUMBER_COLUMNS
             if name in columns
         }
-        names = names_from_arrow(_read_column(file, "name"))
-        names = Names.from_arrays(names.text.copy(), names.ends.copy())
+        names = _read_column(file, "name")
         digests = None
         if "sha256" in columns:
             digests = _copy_digests(_read_column(file, "sha256"))

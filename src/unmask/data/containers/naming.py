@@ -15,7 +15,7 @@ from unmask.data.listing.catalogue import (
     ClassFolders,
     folder_slice,
 )
-from unmask.data.listing.names import Names
+from unmask.data.listing.names import Names, pack_names, unpack_names
 
 SPLITS = (*TRAIN_SPLITS, *VAL_SPLITS)
 
@@ -64,7 +64,8 @@ def rename_as_in_folders(contents: Contents) -> Contents:
         or labels_match_folders(contents)
     ):
         return contents
-    matches = [IMAGENET_TRAIN_NAME.fullmatch(name) for name in contents.names[train]]
+    train_names = unpack_names(contents.names[train])
+    matches = [IMAGENET_TRAIN_NAME.fullmatch(name) for name in train_names]
     pairs = {
         (int(label), match[2])
         for match, label in zip(matches, contents.labels[train], strict=True)
@@ -75,9 +76,10 @@ def rename_as_in_folders(contents: Contents) -> Contents:
     is_bijection = len(folders) == len(pairs) == len(set(folders.values()))
     if not all(matches) or not is_bijection:
         return contents
-    names = Names(
+    before, labels = unpack_names(contents.names), contents.labels.tolist()
+    names = pack_names(
         _folder_name(name, label, folders)
-        for name, label in zip(contents.names, contents.labels.tolist(), strict=True)
+        for name, label in zip(before, labels, strict=True)
     )
     return replace(contents, names=names).sorted_by_name()
 

@@ -10,6 +10,7 @@ from jaxtyping import UInt8
 from unmask.data.containers.contents import Contents
 from unmask.data.containers.parquet import RowGroupCache
 from unmask.data.containers.roots import LocalRoot, Root
+from unmask.data.listing.names import name_at
 
 
 class ShardStore:
@@ -34,7 +35,7 @@ class ShardStore:
         return self.__dict__ | {"_row_groups": None}
 
     def name(self, i: int) -> str:
-        return f"{self.root}/{self.shards[self.shard_ids[i]]}: {self.names[i]}"
+        return f"{self.root}/{self.shards[self.shard_ids[i]]}: {name_at(self.names, i)}"
 
     def read(self, i: int) -> bytes:
         shard = self.shards[self.shard_ids[i]]
@@ -77,7 +78,7 @@ class RawPixelStore:
         return self.__dict__ | {"_maps": {}}
 
     def name(self, i: int) -> str:
-        return f"{self.root}/{self.shards[self.shard_ids[i]]}: {self.names[i]}"
+        return f"{self.root}/{self.shards[self.shard_ids[i]]}: {name_at(self.names, i)}"
 
     def read(self, i: int) -> UInt8[np.ndarray, "H W C"]:
         shard_id = int(self.shard_ids[i])

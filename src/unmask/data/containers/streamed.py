@@ -14,6 +14,7 @@ from typing import Any
 from unmask.data.containers.contents import Contents
 from unmask.data.containers.index import INDEX_FILE, cache_folder, read_index
 from unmask.data.containers.roots import LocalRoot, require_length
+from unmask.data.listing.names import name_at
 
 # The share of the free disk that chunks may fill.
 MAX_DISK_SHARE = 0.75
@@ -88,7 +89,7 @@ class StreamedStore:
         return self.__dict__ | {"_downloader": None}
 
     def name(self, i: int) -> str:
-        return f"{self.url}/{self.shards[self.shard_ids[i]]}: {self.names[i]}"
+        return f"{self.url}/{self.shards[self.shard_ids[i]]}: {name_at(self.names, i)}"
 
     def read(self, i: int) -> bytes:
         shard = self.shards[self.shard_ids[i]]

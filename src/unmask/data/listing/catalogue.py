@@ -3,16 +3,18 @@
 A source is a folder or any container of shards; nothing here depends on which.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from math import floor
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Int, Int32, Int64
 
-from unmask.data.listing.names import FolderStore, Names
+from unmask.data.listing.names import FolderStore, Names, name_at, unpack_names
 from unmask.data.listing.stores import Store
 from unmask.storage.atomic import sha256
 
@@ -68,24 +70,17 @@ def catalogue_files(
 ) -> Catalogue:
     """Catalogue files below the root that are known by name and size."""
     store = FolderStore(root, names)
-    return Catalogue(names, sizes, store, splits, lambda i: sha256(root / names[i]))
+    return Catalogue(names, sizes, store, splits, lambda i: sha256(Path(store.name(i))))
 
 
 def folder_slice(names: Names, folder: str) -> slice:
     """Return the slice of sorted names that begin with folder/."""
     # the character 0 follows the slash in UTF-8
-    return slice(_lower_bound(names, f"{folder}/"), _lower_bound(names, f"{folder}0"))
-
-
-def _lower_bound(names: Names, bound: str) -> int:
-    low, high = 0, len(names)
-    while low < high:
-        middle = (low + high) // 2
-        if names[middle] < bound:
-            low = middle + 1
-        else:
-            high = middle
-    return low
+    start, stop = (
+        bisect_left(range(len(names)), bound, key=partial(name_at, names))
+        for bound in (f"{folder}/", f"{folder}0")
+    )
+    return slice(start, stop)
 
 
 @dataclass(frozen=True)
@@ -103,7 +98,7 @@ class ClassFolders:
         """Collect the folders that lie `depth` folders below the root."""
         ids: dict[str, int] = {}
         folder_ids = np.empty(len(names), dtype=np.int32)
-        for i, name in enumerate(names):
+        for i, name in enumerate(unpack_names(names)):
             parts = name.split("/", depth + 1)
             is_in_folder = len(parts) > depth + 1
             folder_ids[i] = (

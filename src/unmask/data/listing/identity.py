@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Int, Int64
 
 from unmask.data.listing.catalogue import Catalogue, catalogue_files
-from unmask.data.listing.names import LabelledNames, Names
+from unmask.data.listing.names import LabelledNames, Names, unpack_names
 from unmask.data.listing.odd_folders import UNREADABLE
 from unmask.data.listing.scan import NOT_A_FILE
 
@@ -41,7 +41,7 @@ def content_keys(
     )
     hash_all = catalogue.identified_by_digest or is_small
     names = itertools.chain.from_iterable(
-        take_names(catalogue.names, split) for split in splits
+        unpack_names(take_names(catalogue.names, split)) for split in splits
     )
     for i, size, name in zip(indices.tolist(), sizes.tolist(), names, strict=True):
         suffix = os.path.splitext(name)[1].lower()

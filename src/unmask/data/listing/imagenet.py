@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from unmask.data.listing.catalogue import VAL_SPLITS, Catalogue, folder_slice
-from unmask.data.listing.names import FolderStore, Names
+from unmask.data.listing.names import FolderStore, pack_names, unpack_names
 
 DEVKIT_FOLDER = "ILSVRC2012_devkit_t12"
 GROUND_TRUTH_FILE = "ILSVRC2012_validation_ground_truth.txt"
@@ -27,7 +27,8 @@ def apply_devkit_labels(catalogue: Catalogue, root: Path) -> Catalogue:
     if split is None or not data.is_dir():
         return catalogue
     val = folder_slice(catalogue.names, split)
-    matches = [FLAT_VAL_NAME.fullmatch(name) for name in catalogue.names[val]]
+    names = list(unpack_names(catalogue.names[val]))
+    matches = [FLAT_VAL_NAME.fullmatch(name) for name in names]
     numbers = [int(match[1]) for match in matches if match]
     if not numbers or len(numbers) < len(matches):
         return catalogue
@@ -41,7 +42,7 @@ def apply_devkit_labels(catalogue: Catalogue, root: Path) -> Catalogue:
     # the devkit counts images from 1
     new_names = [
         f"{split}/{folders[number - 1]}/{name.rpartition('/')[2]}"
-        for number, name in zip(numbers, catalogue.names[val], strict=True)
+        for number, name in zip(numbers, names, strict=True)
     ]
     return _rename_slice(catalogue, root, val, new_names)
 
@@ -53,12 +54,12 @@ def _rename_slice(
     order = np.array(sorted(range(len(new_names)), key=new_names.__getitem__))
     indices = np.arange(len(catalogue.names))
     indices[part] = indices[part][order]
-    before = catalogue.names[: part.start]
-    after = catalogue.names[part.stop :]
+    before = unpack_names(catalogue.names[: part.start])
+    after = unpack_names(catalogue.names[part.stop :])
     renamed = (new_names[i] for i in order)
     return replace(
         catalogue,
-        names=Names(itertools.chain(before, renamed, after)),
+        names=pack_names(itertools.chain(before, renamed, after)),
         sizes=catalogue.sizes[indices],
         store=FolderStore(root, catalogue.names.take(indices)),
         digest=lambda i: catalogue.digest(int(indices[i])),

@@ -30,7 +30,13 @@ from unmask.data.listing.identity import (
     take_names,
 )
 from unmask.data.listing.imagenet import DEVKIT_FOLDER, apply_devkit_labels
-from unmask.data.listing.names import FolderStore, LabelledNames, Names
+from unmask.data.listing.names import (
+    FolderStore,
+    LabelledNames,
+    Names,
+    name_at,
+    unpack_names,
+)
 from unmask.data.listing.scan import IMAGE_SUFFIXES, NOT_A_FILE, scan_folders
 from unmask.data.listing.stores import Store, Subset
 
@@ -106,7 +112,7 @@ def catalogue_folder(root: Path) -> Catalogue:
     if len(sizes) and (sizes == NOT_A_FILE).all():
         raise ValueError(
             f"none of {len(names)} images below data.root={root} can be read, the first"
-            f" is {names[0]}; is the disk there?"
+            f" is {name_at(names, 0)}; is the disk there?"
         )
     split_names = tuple(folder.name for folder in folders)
     return apply_devkit_labels(catalogue_files(root, names, sizes, split_names), root)
@@ -182,7 +188,7 @@ def _build_listing(
 ) -> Listing:
     names = catalogue.names
     train, val = (
-        LabelledNames.from_arrays(take_names(names, split), labels.labels_N[split])
+        LabelledNames(take_names(names, split), labels.labels_N[split])
         for split in splits
     )
     store = catalogue.store
@@ -236,8 +242,9 @@ def _require_known_classes(names: Names, val: Indices, labels: ImageLabels) -> N
     # without classes every label is -1, and no image is at fault
     outside = val[val_labels == NO_CLASS_FOLDER] if classes else val[:0]
     if len(outside):
+        first = name_at(names, int(outside[0]))
         raise ValueError(
-            f"{names[int(outside[0])]} and {len(outside) - 1} more validation images"
+            f"{first} and {len(outside) - 1} more validation images"
             f" lie in no class folder, but training has {len(classes)} classes; sort"
             " them into folders of those names (for ImageNet's flat val/ unpack the"
             f" devkit: {DEVKIT_FOLDER}/ in data.root)"
@@ -269,11 +276,11 @@ def list_evaluation_set(root: Path, classes: tuple[str, ...]) -> Listing:
     folders = ClassFolders.from_names(0, names)
     labels = ImageLabels(folders.labels(classes), classes, folders)
     _require_known_classes(names, np.arange(len(names)), labels)
-    val = LabelledNames.from_arrays(names, labels.labels_N)
+    val = LabelledNames(names, labels.labels_N)
     keys = file_content_keys(root, names, sizes)
     return Listing(
         root,
-        LabelledNames(),
+        LabelledNames(names[:0], labels.labels_N[:0]),
         val,
         classes,
         compute_identity([val], keys, classes),
@@ -282,4 +289,4 @@ def list_evaluation_set(root: Path, classes: tuple[str, ...]) -> Listing:
 
 def list_image_files(root: Path, folder: Path) -> list[str]:
     """Return the sorted names, relative to the root, of all images below the folder."""
-    return list(scan_folders(root, [folder])[0])
+    return list(unpack_names(scan_folders(root, [folder])[0]))

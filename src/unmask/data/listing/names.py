@@ -1,4 +1,4 @@
-"""Names and labels of many images in arrays, which take no more than their characters.
+"""Names of many images as Arrow arrays, which take no more than their characters.
 
 Lists of Python objects take ten times as much memory, and every loader worker ends up
 with a copy: counting references writes to the pages that processes share.
@@ -7,158 +7,61 @@ with a copy: counting references writes to the pages that processes share.
 import errno
 import os
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISREG, filemode
-from typing import overload
+from typing import Any
 
 import numpy as np
-from jaxtyping import Int, Int32, Int64, UInt8
+from jaxtyping import Int32
 
-BLOCK = 65_536  # names that are copied or decoded at once
+# A pyarrow.LargeBinaryArray of UTF-8; bytes that are none are kept by surrogateescape.
+# pyarrow is imported where names are packed: runs on arrays start faster without it.
+Names = Any
 
-
-class Names(Sequence[str]):
-    """Hold strings as one run of UTF-8 bytes and the offsets where each ends."""
-
-    def __init__(self, names: Iterable[str] = ()) -> None:
-        text, ends = bytearray(), array("q", [0])
-        for name in names:
-            text += name.encode("utf-8", "surrogateescape")
-            ends.append(len(text))
-        self.text = np.frombuffer(text, dtype=np.uint8)
-        self.ends = np.frombuffer(ends, dtype=np.int64)
-
-    @classmethod
-    def from_arrays(
-        cls, text: UInt8[np.ndarray, "C"], ends: Int64[np.ndarray, "N1"]
-    ) -> "Names":
-        """Wrap arrays of this form; text may reach beyond the first and last name."""
-        names = cls()
-        names.text, names.ends = text, ends
-        return names
-
-    def first_non_utf8(self) -> str | None:
-        """Return the first name that is not valid UTF-8: file systems allow any bytes.
-
-        Return None where all names are valid.
-        """
-        start = int(self.ends[0])
-        try:
-            self.text[start : int(self.ends[-1])].tobytes().decode()
-        except UnicodeDecodeError as error:
-            offset = start + error.start
-            return self[int(np.searchsorted(self.ends, offset, side="right")) - 1]
-        return None
-
-    def __len__(self) -> int:
-        return len(self.ends) - 1
-
-    @overload
-    def __getitem__(self, i: int) -> str: ...
-    @overload
-    def __getitem__(self, i: slice) -> "Names": ...
-    def __getitem__(self, i: int | slice) -> "str | Names":
-        if isinstance(i, slice):
-            start, stop, step = i.indices(len(self))
-            if step == 1:
-                # shares the memory of these names
-                ends = self.ends[start : max(start, stop) + 1]
-                return Names.from_arrays(self.text, ends)
-            return self.take(np.arange(start, stop, step))
-        k = range(len(self))[i]
-        encoded = self.text[self.ends[k] : self.ends[k + 1]].tobytes()
-        return encoded.decode("utf-8", "surrogateescape")
-
-    def __iter__(self) -> Iterator[str]:
-        for start in range(0, len(self), BLOCK):
-            ends = self.ends[start : start + BLOCK + 1]
-            text = self.text[ends[0] : ends[-1]].tobytes()
-            offsets = (ends - ends[0]).tolist()
-            for k in range(len(offsets) - 1):
-                encoded = text[offsets[k] : offsets[k + 1]]
-                yield encoded.decode("utf-8", "surrogateescape")
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Names):
-            return NotImplemented
-        same = np.array_equal(self.ends - self.ends[0], other.ends - other.ends[0])
-        return same and np.array_equal(self._used_text, other._used_text)
-
-    __hash__ = None  # type: ignore[assignment]
-
-    @property
-    def _used_text(self) -> UInt8[np.ndarray, "C"]:
-        return self.text[self.ends[0] : self.ends[-1]]
-
-    def take(self, indices: Int[np.ndarray, "M"]) -> "Names":
-        """Copy the names at these indices, in this order."""
-        sizes = np.diff(self.ends)[indices]
-        ends = np.concatenate([[0], np.cumsum(sizes)])
-        text = np.empty(int(ends[-1]), dtype=np.uint8)
-        # In blocks: an index for each character is eight times the text.
-        for start in range(0, len(indices), BLOCK):
-            block = slice(start, start + BLOCK)
-            first, last = ends[start], ends[min(start + BLOCK, len(indices))]
-            starts = self.ends[:-1][indices[block]]
-            shift = np.repeat(starts - ends[:-1][block], sizes[block])
-            text[first:last] = self.text[shift + np.arange(first, last)]
-        return Names.from_arrays(text, ends)
+BLOCK = 65_536  # names that are unpacked at once
 
 
-class LabelledNames(Sequence[tuple[str, int]]):
-    """Hold (name, label) of each image of a split.
+def pack_names(names: Iterable[str]) -> Names:
+    """Pack names one by one, so that they never stand in memory as objects."""
+    import pyarrow as pa
 
-    Equal to any sequence of the same pairs.
-    """
+    text, ends = bytearray(), array("q", [0])
+    for name in names:
+        text += name.encode("utf-8", "surrogateescape")
+        ends.append(len(text))
+    buffers = [None, pa.py_buffer(ends), pa.py_buffer(text)]
+    return pa.Array.from_buffers(pa.large_binary(), len(ends) - 1, buffers)
 
-    def __init__(self, pairs: Iterable[tuple[str, int]] = ()) -> None:
-        labels = array("i")
 
-        def names() -> Iterator[str]:
-            for name, label in pairs:
-                labels.append(label)
-                yield name
+def name_at(names: Names, i: int) -> str:
+    return names[i].as_py().decode("utf-8", "surrogateescape")
 
-        self.names = Names(names())
-        self.labels = np.frombuffer(labels, dtype=np.int32)
 
-    @classmethod
-    def from_arrays(
-        cls, names: Names, labels: Int32[np.ndarray, "N"]
-    ) -> "LabelledNames":
-        """Wrap names and labels of one length, without a copy."""
-        pairs = cls()
-        pairs.names = names
-        pairs.labels = labels.astype(np.int32, copy=False)
-        return pairs
+def unpack_names(names: Names) -> Iterator[str]:
+    """Yield all names; faster than one by one."""
+    for start in range(0, len(names), BLOCK):
+        for name in names[start : start + BLOCK].to_pylist():
+            yield name.decode("utf-8", "surrogateescape")
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledNames:
+    """Hold the names and labels of the images of a split; yield them in pairs."""
+
+    names: Names
+    labels: Int32[np.ndarray, "N"]
 
     def __len__(self) -> int:
-        return len(self.names)
-
-    @overload
-    def __getitem__(self, i: int) -> tuple[str, int]: ...
-    @overload
-    def __getitem__(self, i: slice) -> "LabelledNames": ...
-    def __getitem__(self, i: int | slice) -> "tuple[str, int] | LabelledNames":
-        if isinstance(i, slice):
-            return LabelledNames.from_arrays(self.names[i], self.labels[i])
-        return self.names[i], int(self.labels[i])
+        return len(self.labels)
 
     def __iter__(self) -> Iterator[tuple[str, int]]:
-        for k, name in enumerate(self.names):
-            yield name, int(self.labels[k])
-
-    def __eq__(self, other: object) -> bool:
-        if isinstance(other, LabelledNames):
-            same_labels = np.array_equal(self.labels, other.labels)
-            return same_labels and self.names == other.names
-        if not isinstance(other, Sequence) or len(other) != len(self):
-            return False
-        return all(ours == theirs for ours, theirs in zip(self, other, strict=True))
-
-    __hash__ = None  # type: ignore[assignment]
+        for start in range(0, len(self), BLOCK):
+            part = slice(start, start + BLOCK)
+            yield from zip(
+                unpack_names(self.names[part]), self.labels[part].tolist(), strict=True
+            )
 
 
 @dataclass(frozen=True)
@@ -172,7 +75,7 @@ class FolderStore:
         return len(self.names)
 
     def name(self, i: int) -> str:
-        return f"{self.root}/{self.names[i]}"
+        return f"{self.root}/{name_at(self.names, i)}"
 
     def read(self, i: int) -> bytes:
         # O_NONBLOCK: opening a named pipe would wait for a writer, perhaps for ever

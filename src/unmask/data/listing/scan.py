@@ -9,7 +9,7 @@ from stat import S_ISREG
 import numpy as np
 from jaxtyping import Int64
 
-from unmask.data.listing.names import Names
+from unmask.data.listing.names import Names, pack_names
 
 IMAGE_SUFFIXES = frozenset(
     [
@@ -56,7 +56,7 @@ def scan_folders(
                 yield name
 
     try:
-        return Names(names()), np.frombuffer(sizes, dtype=np.int64)
+        return pack_names(names()), np.frombuffer(sizes, dtype=np.int64)
     except OSError as error:
         raise ValueError(
             f"{error.filename} cannot be read ({error.strerror}); change its"

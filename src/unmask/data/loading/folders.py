@@ -22,7 +22,7 @@ from unmask.data.images.unreadable import (
     to_bad_image_error,
 )
 from unmask.data.listing.listing import Listing
-from unmask.data.listing.names import FolderStore, Names
+from unmask.data.listing.names import FolderStore, pack_names
 from unmask.data.listing.stores import Store, Subset
 from unmask.data.loading.in_memory import InMemory
 
@@ -61,7 +61,7 @@ def read_image(path: Path, channels: int) -> UInt8[Tensor, "C H W"]:
     number of channels. Raises BadImageError with the path if it cannot be read.
     """
     try:
-        content = FolderStore(path.parent, Names((path.name,))).read(0)
+        content = FolderStore(path.parent, pack_names([path.name])).read(0)
     except OSError as error:
         raise to_bad_image_error(str(path), error) from error
     return decode_to_tensor(content, str(path), channels)
