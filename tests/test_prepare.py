@@ -112,7 +112,7 @@ def test_shards_of_the_hub_become_class_folders(folder: Path, tmp_path: Path) ->
         for k, r in (("webdataset", tmp_path / "tars"), ("parquet", other))
     )
     assert ([*ours.train], ours.classes, ours.identity) == (
-        theirs.train,
+        [*theirs.train],
         ("a/b", "c", "d"),
         theirs.identity,
     )
