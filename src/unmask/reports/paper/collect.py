@@ -5,7 +5,6 @@ A result is known by its stage's fingerprint, so it counts wherever it was made.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from unmask.config.checks import ConfigError
 from unmask.config.experiments import Cell, experiment_cells, same_run_message
@@ -109,18 +108,18 @@ def _add_result(
 ) -> None:
     """Add the ledger's result, else the kept one; note where the two disagree."""
     spec = folder.spec
-    values: dict[str, Any] = {}
+    result = None
     try:
-        if result := folder.result():
-            values = {**result, **result["metrics"]}
+        result = folder.result()
     except LedgerError as error:
         collected.notes.append(str(error))
-    if metric in values:
+    values = {**result["metrics"], "seconds": result["seconds"]} if result else {}
+    if result and metric in values:
         value = float(values[metric])
         pretrain = spec.parent.fingerprint if spec.parent else ""
         place = cell.row, column, cell.seed
         collected.rows.append(
-            ResultRow(*place, value, int(values["images"]), spec.fingerprint, pretrain)
+            ResultRow(*place, value, int(result["images"]), spec.fingerprint, pretrain)
         )
         if kept_row and kept_row.value != value:
             collected.notes.append(

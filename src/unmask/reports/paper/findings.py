@@ -3,7 +3,6 @@
 import re
 import shlex
 from collections import Counter
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +10,6 @@ from unmask.config.checks import ConfigError
 from unmask.config.experiments import (
     CONF,
     EXPERIMENTS,
-    Cell,
     expand_experiments,
     experiment_cells,
     read_paper,
@@ -21,7 +19,7 @@ from unmask.config.paper_facts import Paper
 from unmask.config.schema import Config, Scale
 from unmask.reports.paper.arguments import Report
 from unmask.reports.paper.collect import CollectedResults, Compose, collect_results
-from unmask.reports.paper.comparison import Comparison, Finding, compare
+from unmask.reports.paper.comparison import Finding, compare
 from unmask.reports.paper.protocol_differences import describe_differences
 from unmask.reports.paper.result_rows import (
     KeptResults,
@@ -32,7 +30,6 @@ from unmask.stages.fingerprint import stage_title
 from unmask.training.flops import count_flops
 from unmask.training.outline import pretraining_outline
 
-PAPER_SCALE = "paper"
 # the scale's name in a stage's config.yaml
 SCALE_NAME = re.compile(r"^ +scale:\n +name: (\S+)$", re.MULTILINE)
 
@@ -99,73 +96,67 @@ def _find(
     wanted_seeds = [] if args.keep else args.seeds or []
     more_seeds = sorted({*(args.seeds or []), *(row.seed for row in kept_rows)})
     all_seeds = list(dict.fromkeys([*scale.seeds, *more_seeds]))
-
-    def compose_with_overrides(overrides: Sequence[str]) -> Config:
-        return compose([*overrides, *args.overrides])
-
     collected = collect_results(
         paper,
         slug,
         scale.model_copy(update={"seeds": wanted_seeds or all_seeds}),
-        compose_with_overrides,
+        lambda overrides: compose([*overrides, *args.overrides]),
         args.runs_dir,
         kept,
         unverified=[] if args.overrides else kept_rows,
     )
-    comparison = _compare(
-        paper, slug, scale, collected, len(wanted_seeds or scale.seeds), compose
-    )
-    notes = [*collected.notes]
-    if collected.num_kept:
-        notes.append(
-            f"{slug}: {collected.num_kept} of {len(collected.rows)} results are those"
-            " kept in experiments/"
-        )
-    overrides = [f"experiment={slug}", f"scale={scale.name}", *args.overrides]
-    if args.seeds:
-        overrides.append(f"seed={','.join(map(str, args.seeds))}")
-    # Each stage counts once, however many cells share it; without the images none is
-    # known.
-    counts = Counter(map(stage_title, collected.stage_kinds.values()))
-    stages = "".join([", ".join(f"{n} x {name}" for name, n in counts.items()), "; "])
-    return Finding(
-        comparison,
-        command=f"python src/train.py -m {shlex.join(overrides)}",
-        cost=f"{stages if counts else ''}python src/plan.py experiment={slug}"
-        f" scale={scale.name} computes its price",
-        rows=collected.rows,
-        notes=notes,
-    )
-
-
-def _compare(
-    paper: Paper,
-    slug: str,
-    scale: Scale,
-    collected: CollectedResults,
-    num_seeds: int,
-    compose: Compose,
-) -> Comparison:
-    cells = list(experiment_cells(slug, scale, scale.seeds[:1]))
-    made_rows = {cell.row for cell in cells}
-    differences = []
-    if collected.rows:
-        differences += _protocol_differences(collected, cells, slug, compose)
-        differences += paper.unlike
-    return compare(
+    comparison = compare(
         paper,
         slug,
         scale.name,
         collected.rows,
-        num_seeds,
-        differences,
-        omitted_rows=[row.row for row in paper.rows if row.row not in made_rows],
-        counted_values={
+        len(wanted_seeds or scale.seeds),
+        _protocol_differences(paper, slug, collected, compose),
+        [row.row for row in paper.rows if row.row not in collected.configs],
+        {
             name: relative_flops(paper, collected.configs)
             for name, column in paper.columns.items()
             if column.counted
         },
     )
+    if collected.num_kept:
+        collected.notes.append(
+            f"{slug}: {collected.num_kept} of {len(collected.rows)} results are those"
+            " kept in experiments/"
+        )
+    overrides = [f"experiment={slug}", f"scale={scale.name}"]
+    price = f"python src/plan.py {' '.join(overrides)} computes its price"
+    # Each stage counts once, however many cells share it; without the images none is
+    # known.
+    stages = Counter(map(stage_title, collected.stage_kinds.values()))
+    counts = ", ".join(f"{count} x {name}" for name, count in stages.items())
+    overrides += args.overrides
+    if args.seeds:
+        overrides.append(f"seed={','.join(map(str, args.seeds))}")
+    return Finding(
+        comparison,
+        command=f"python src/train.py -m {shlex.join(overrides)}",
+        cost="; ".join(filter(None, [counts, price])),
+        rows=collected.rows,
+        notes=collected.notes,
+    )
+
+
+def _protocol_differences(
+    paper: Paper, slug: str, collected: CollectedResults, compose: Compose
+) -> list[str]:
+    """Return how our rows differ from the paper's; nothing where there are none."""
+    if not collected.rows:
+        return []
+    cells = {
+        cell.row: cell for cell in experiment_cells(slug, read_scale("paper"), [0])
+    }
+    pairs = {
+        row: (config, compose(cells[row].overrides))
+        for row, config in collected.configs.items()
+        if row in cells
+    }
+    return [*describe_differences(pairs, collected.dataset_size), *paper.unlike]
 
 
 def relative_flops(paper: Paper, configs: dict[str, Config]) -> dict[str, float]:
@@ -180,16 +171,3 @@ def relative_flops(paper: Paper, configs: dict[str, Config]) -> dict[str, float]
         for row, config in configs.items()
     }
     return {row: value / flops[paper.default] for row, value in flops.items()}
-
-
-def _protocol_differences(
-    collected: CollectedResults, cells: list[Cell], slug: str, compose: Compose
-) -> list[str]:
-    paper_scale = read_scale(PAPER_SCALE)
-    paper_cells = {cell.row: cell for cell in experiment_cells(slug, paper_scale, [0])}
-    pairs = {}
-    for cell in cells:
-        config = collected.configs.get(cell.row)
-        if config is not None and cell.row in paper_cells:
-            pairs[cell.row] = (config, compose(paper_cells[cell.row].overrides))
-    return describe_differences(pairs, collected.dataset_size)
