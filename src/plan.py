@@ -12,6 +12,7 @@ from unmask.commands.composition import Composer, hydra_errors_as_config_errors
 from unmask.commands.plan.hardware import Hardware, Plan
 from unmask.config.checks import ConfigError, check, fill_missing_roots
 from unmask.config.datasets import DatasetSize
+from unmask.config.keys import override_key
 from unmask.config.schema import Config
 from unmask.config.stage_kinds import TRAINED_STAGES
 from unmask.stages.sizes import dataset_size
@@ -28,7 +29,7 @@ def run(arguments: Plan, overrides: Sequence[str]) -> None:
     """Print the price of a run, or of a sweep."""
     overrides = [override for override in overrides if override not in MULTIRUN]
     for override in overrides:
-        if override.lstrip("+").startswith("hydra."):
+        if override_key(override).startswith("hydra."):
             raise ConfigError(
                 f"{override}: a price has no launcher and no sweeper; leave it out"
             )

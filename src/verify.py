@@ -16,6 +16,7 @@ from unmask.commands.verify.arguments import Settings, Verify
 from unmask.commands.verify.interruptions import trained_stages
 from unmask.config.checks import ConfigError, check
 from unmask.config.experiments import ABLATIONS, ALL
+from unmask.config.keys import override_key
 from unmask.distributed.ranks import rank_info
 from unmask.stages.devices import total_processes
 from unmask.stages.plan import Plan, make_plan
@@ -81,15 +82,15 @@ def plan_run(arguments: Settings, typed: Sequence[str]) -> tuple[list[str], Plan
 
 
 def _is_ignored(argument: str) -> bool:
-    key = argument.lstrip("+").partition("=")[0]
+    key = override_key(argument)
     # logger=wandb, logger.wandb.mode=offline, ~logger
-    return key in IGNORED_KEYS or argument.lstrip("+~").startswith("logger")
+    return key in IGNORED_KEYS or key.startswith("logger")
 
 
 def refuse_unsuitable(typed: Sequence[str]) -> None:
     """Raise ConfigError for options, sweeps and keys that verify sets itself."""
     for argument in typed:
-        key = argument.lstrip("+").partition("=")[0]
+        key = override_key(argument)
         if argument in MULTIRUN or key.startswith("hydra."):
             raise ConfigError(
                 f"{argument}: verify takes one run, as python src/train.py does; leave"
