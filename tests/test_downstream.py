@@ -22,8 +22,8 @@ from unmask.patches import sincos_2d
 from unmask.stages.ledger import StageFolder
 from unmask.storage import checkpoints
 from unmask.storage.metrics_log import read_rows
-from unmask.training.run import Run
-from unmask.training.stages import StageRunner
+from unmask.training.prepare import prepare
+from unmask.training.run import Run, Stage
 
 CROPS = {
     "crop": "random",
@@ -303,12 +303,10 @@ def test_positions_are_interpolated_to_the_stages_size_and_nothing_else_changes(
         for name, value in pretrained.items()
         if "encoder." in name
     }
-    runner = StageRunner(
-        Run(larger, Console(file=io.StringIO())),
-        larger.stages[1],
-        StageFolder(larger.config.runs_dir, larger.stages[1]),
-    )
-    loaded = runner.encoder().state_dict()
+    folder = StageFolder(larger.config.runs_dir, larger.stages[1])
+    stage = Stage(Run(larger, Console(file=io.StringIO())), larger.stages[1], folder)
+    module, _ = prepare(stage)
+    loaded = module.model.features.encoder.state_dict()
     assert loaded["pos_embed"].equal(
         resample_abs_pos_embed(before["pos_embed"], [16, 16], [8, 8])
     )

@@ -14,7 +14,7 @@ from unmask.config.schema import Config
 from unmask.initialisation import initialise, skip_initialisation
 from unmask.mae import MAE
 from unmask.training.flops import Flops, count_flops
-from unmask.training.outline import build_outline, encoder_outline
+from unmask.training.outline import build_outline, features_outline
 
 MODELS = ("ti", "s", "b", "l", "h")
 IMAGENET = ("data=imagenet", "data.root=/path")
@@ -142,7 +142,7 @@ def test_a_token_costs_the_default_decoder_nine_per_cent_of_vit_l() -> None:
     config = config_of("model=mae_vit_l", *IMAGENET)
     share = (
         pretraining("model=mae_vit_l", *IMAGENET).after_encoder
-        / count_flops(lambda: encoder_outline(config, "pretrain")).forward
+        / count_flops(lambda: features_outline(config, "knn")).forward
     )
     assert share == pytest.approx(0.09, rel=0.07)
 

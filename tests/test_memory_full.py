@@ -174,9 +174,7 @@ def test_a_batch_is_cut_where_it_may_be(
     split: int, mixed: float, parts: int, tmp_path: Path
 ) -> None:
     """64 images, mixed in parts of 16: never into more parts than there are, never unevenly."""
-    from unmask.stages.ledger import StageFolder
-    from unmask.training.run import Run
-    from unmask.training.stages import StageRunner
+    from unmask.training.micro_batches import num_micro_batches
 
     plan = plan_for(
         "stages=[scratch]",
@@ -185,12 +183,7 @@ def test_a_batch_is_cut_where_it_may_be(
         f"finetune.mixup={mixed}",
         f"trainer.split={split}",
     )
-    runner = StageRunner(
-        Run(plan, Console(file=io.StringIO())),
-        plan.stages[0],
-        StageFolder(tmp_path, plan.stages[0]),
-    )
-    assert runner.fitter.num_micro_batches(64) == parts
+    assert num_micro_batches(plan.config, "scratch", 64) == parts
 
 
 @pytest.mark.process

@@ -1,33 +1,21 @@
-"""A recorded step is repeated to the bit, and the remedies that are named do help."""
+"""A recorded step is repeated to the bit, and the worst image in it is named."""
 
 import io
 import json
 import math
 import shutil
 from pathlib import Path
-from typing import Any
 
-import lightning as L
 import pytest
-import torch
 from rich.console import Console
 
 from planting import broken_image, infinite_gradient, infinite_weight, run_until_stopped
 from small_runs import call, image_folder, run
-from unmask.callbacks.progress import StageProgress
 from unmask.commands.replay.rebuild import read_record, rebuild_step
-from unmask.commands.replay.remedies import (
-    CLIP,
-    Cure,
-    Outcome,
-    attempt,
-    cures,
-    worst_image,
-)
-from unmask.commands.replay.replay import replay
+from unmask.commands.replay.replay import recompute, replay, worst_image
 from unmask.config.checks import ConfigError
 from unmask.data.loading.folders import FolderStore
-from unmask.decoder import Decoder
+from unmask.tasks.recompute import recompute_sample_losses
 
 ABSURD = ("stages=[pretrain]", "pretrain.base_lr=1e30", "pretrain.warmup_epochs=0")
 PRETRAIN = ("stages=[pretrain]",)
@@ -52,11 +40,6 @@ def replayed(folder: Path) -> tuple[bool, str]:
     console = Console(file=io.StringIO(), width=160)
     same = replay(str(folder), console)
     return same, console.file.getvalue()  # type: ignore[attr-defined]
-
-
-def outcomes(folder: Path) -> dict[str, Outcome]:
-    step = rebuild_step(read_record(str(folder)))
-    return {cure.name: attempt(step, cure) for cure in cures(step, worst_image(step))}
 
 
 @pytest.mark.parametrize(
@@ -96,12 +79,11 @@ def test_a_finite_loss_is_repeated_to_the_bit(
         infinite_gradient(patch, step=2)
         folder, _ = run_until_stopped(tmp_path, *overrides)
     record = read_record(str(folder))
-    step = rebuild_step(record)
-    outcome = attempt(step, Cure("as recorded"))
+    losses, gradient_norm = recompute(rebuild_step(record))
     assert all(math.isfinite(loss) for loss in record.losses)
-    assert outcome.losses == record.losses
-    assert record.compare_losses(outcome.losses, math.inf) == "the same, bit for bit"
-    assert record.compare_losses(outcome.losses, outcome.gradient) is None, (
+    assert losses == record.losses
+    assert record.compare_losses(losses, math.inf) == "the same, bit for bit"
+    assert record.compare_losses(losses, gradient_norm) is None, (
         "the gradient was not finite, and now it is"
     )
 
@@ -121,42 +103,8 @@ def test_probes_are_repeated_from_the_features_they_had(
                 runs, "stages=[linear_probe]", short, *overrides
             )
         record = read_record(str(folder))
-        assert (
-            attempt(rebuild_step(record), Cure("as recorded")).losses == record.losses
-        )
-
-
-def test_the_step_as_recorded_ends_with_the_weights_that_training_would_have(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Moments, rate and decay are restored: otherwise `half the learning rate` would mean nothing."""
-    weights: dict[str, torch.Tensor] = {}
-
-    def keep(self: StageProgress, trainer: L.Trainer, module: Any, *_: Any) -> None:
-        if trainer.global_step == 6:
-            weights.update(
-                {name: value.clone() for name, value in module.state_dict().items()}
-            )
-
-    with monkeypatch.context() as patch:
-        patch.setattr(StageProgress, "on_train_batch_end", keep)
-        run(f"runs_dir={tmp_path / 'whole'}", *PRETRAIN)
-    with monkeypatch.context() as patch:
-        infinite_gradient(patch, step=6)
-        folder, _ = run_until_stopped(tmp_path / "spoilt", *PRETRAIN)
-    step = rebuild_step(read_record(str(folder)))
-    attempt(step, Cure("as recorded"))
-    assert all(
-        torch.equal(value, weights[name])
-        for name, value in step.module.state_dict().items()
-    )
-    before = step.record.state["state_dict"]["model.encoder.patch_embed.weight"]
-    attempt(step, Cure("half", rate=0.5))
-    whole, half = (
-        state["model.encoder.patch_embed.weight"] - before
-        for state in (weights, step.module.state_dict())
-    )
-    torch.testing.assert_close(half, whole / 2, rtol=1e-2, atol=1e-6)
+        losses, _ = recompute(rebuild_step(record))
+        assert losses == record.losses
 
 
 def test_a_run_that_blew_up_is_repeated_and_names_the_largest_weight(
@@ -165,15 +113,16 @@ def test_a_run_that_blew_up_is_repeated_and_names_the_largest_weight(
     folder, _ = run_until_stopped(tmp_path, *ABSURD)
     same, printed = replayed(folder.parent)
     assert same
-    assert "loss nan: the same, bit for bit" in printed
+    assert "loss nan, gradient norm nan: the same, bit for bit" in printed
     assert "Each of the 1000 images has a loss that is not finite" in printed
-    assert "What helps: nothing here; the largest weight was" in printed
+    assert "not one image's fault. Lower base_lr" in printed
+    assert "the largest weight was" in printed
     done = call(str(folder), script="replay.py", tiny=False)
     assert done.returncode == 0, done.stderr
     assert "the same, bit for bit" in done.stdout
 
 
-def test_an_infinite_weight_is_beyond_all_cures(
+def test_an_infinite_weight_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -215,7 +164,6 @@ def test_the_worst_image_is_named_with_its_file(
         in printed
     )
     assert step.describe_sample(5).endswith(".png")
-    assert "What helps: without this batch's worst image (each alone)." in printed
 
 
 def test_of_finite_losses_the_largest_is_the_worst_and_they_make_up_the_steps(
@@ -226,37 +174,24 @@ def test_of_finite_losses_the_largest_is_the_worst_and_they_make_up_the_steps(
             infinite_gradient(patch, step=2)
             folder, _ = run_until_stopped(tmp_path / str(number), *overrides)
         step = rebuild_step(read_record(str(folder)))
-        worst, whole = worst_image(step), attempt(step, Cure("as recorded"))
-        without = attempt(step, Cure("without", without=worst))
-        assert worst.loss > whole.loss
-        if overrides is PRETRAIN:  # mixtures are made anew in a smaller batch
-            assert without.loss == pytest.approx(
-                (whole.loss * 1000 - worst.loss) / 999, rel=1e-5
-            )
-
-
-def test_clipping_leaves_the_loss_and_cuts_the_gradient(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch:
-        infinite_gradient(patch, step=1)
-        folder, _ = run_until_stopped(
-            tmp_path, "stages=[scratch]", "finetune.batch_size=1000"
-        )
-    found = outcomes(folder)
-    whole, cut = found["as recorded"], found[f"gradient clipping at {CLIP}"]
-    assert cut.losses == whole.losses
-    assert cut.clipped == pytest.approx(min(CLIP, whole.gradient), rel=1e-4)
+        (batch,) = step.micro_batches
+        losses = recompute_sample_losses(step.module, batch, 1)
+        worst = worst_image(step)
+        assert worst.loss == losses.max().item()
+        assert worst.sample == batch.ids_B[losses.argmax()]
+        assert (worst.bad, worst.images) == (0, len(losses))
+        (whole,), _ = recompute(step)
+        assert losses.mean().item() == pytest.approx(whole, rel=1e-5)
 
 
 def test_the_records_of_two_processes_make_up_one_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two with two micro-batches each are one with four: loss, gradient and the weights after it."""
+    """Two with two micro-batches each are one with four: loss and gradient."""
     with monkeypatch.context() as patch:
         infinite_gradient(patch, step=2)
         folder, _ = run_until_stopped(tmp_path, *PRETRAIN, "trainer.micro_batch=250")
-    whole = attempt(rebuild_step(read_record(str(folder))), Cure("as recorded"))
+    whole_losses, whole_norm = recompute(rebuild_step(read_record(str(folder))))
     record = json.loads((folder / "record.json").read_text())
     for name, part in (
         ("record.json", slice(0, 2)),
@@ -271,54 +206,14 @@ def test_the_records_of_two_processes_make_up_one_step(
         }
         (folder / name).write_text(json.dumps(mine))
     shared = read_record(str(folder))
-    both = attempt(rebuild_step(shared), Cure("as recorded"))
-    assert both.losses == shared.losses
-    assert (both.loss, both.gradient, both.after) == pytest.approx(
-        (whole.loss, whole.gradient, whole.after), rel=1e-6
+    losses, gradient_norm = recompute(rebuild_step(shared))
+    assert losses == shared.losses
+    assert (sum(losses) / 2, gradient_norm) == pytest.approx(
+        (sum(whole_losses), whole_norm), rel=1e-6
     )
     (folder / "record.rank1.json").unlink()
     with pytest.raises(ConfigError, match="of 1 processes, not of 2"):
         read_record(str(folder))
-
-
-def test_what_only_bfloat16_spoils_is_cured_by_float32(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    original = Decoder.forward
-
-    def spoilt(self: Decoder, encoded: torch.Tensor, *given: Any) -> torch.Tensor:
-        made = original(self, encoded, *given)
-        return made * math.nan if torch.is_autocast_enabled("cpu") else made
-
-    monkeypatch.setattr(Decoder, "forward", spoilt)
-    folder, _ = run_until_stopped(tmp_path, *PRETRAIN, "trainer.precision=bf16-mixed")
-    found = outcomes(folder)
-    assert {name for name, outcome in found.items() if outcome.finite} == {
-        "float32 throughout",
-        "float32 decoder",
-        "all together",
-    }
-    assert (
-        "What helps: float32 throughout; float32 decoder (each alone)."
-        in replayed(folder)[1]
-    )
-
-
-def test_exact_attention_is_the_same_attention(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch:
-        infinite_gradient(patch, step=2)
-        folder, _ = run_until_stopped(tmp_path, *PRETRAIN)
-    found = outcomes(folder)
-    exact, rounded, whole = (
-        found["float32 attention"],
-        found["bf16"],
-        found["as recorded"],
-    )
-    assert exact.loss == pytest.approx(whole.loss, rel=1e-6)
-    assert rounded.loss == pytest.approx(whole.loss, rel=1e-2)
-    assert rounded.loss != whole.loss
 
 
 def test_a_fault_that_does_not_come_again_is_not_the_same(

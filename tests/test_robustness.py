@@ -17,13 +17,12 @@ from unmask.config.checks import ConfigError
 from unmask.data.augment.corruptions import CORRUPTIONS, corrupt
 from unmask.data.loading.module import EvaluationData
 from unmask.randomness import make_key
-from unmask.stages.ledger import StageFolder
 from unmask.storage import checkpoints
 from unmask.storage.metrics_log import append_row
 from unmask.tasks.features import Corruption, is_correct
+from unmask.training import robustness
 from unmask.training.classifiers import classifier_from_checkpoint
-from unmask.training.fit import Fitter
-from unmask.training.robustness import RobustnessEvaluation
+from unmask.training.robustness import imagenet_c_error
 from unmask.training.run import Run
 
 DIGITS = (
@@ -111,22 +110,20 @@ def test_an_interrupted_stage_goes_on_at_the_next_set_of_images(
         "robustness.corruptions=[fog,contrast]",
         "robustness.severities=[3]",
     )
-    original, done = RobustnessEvaluation.measure, []
+    original, done = robustness.measure_set, []
 
-    def interrupted(
-        self: RobustnessEvaluation, model: Any, image_set: Any
-    ) -> dict[str, Any]:
+    def interrupted(stage: Any, model: Any, image_set: Any) -> dict[str, Any]:
         if len(done) == 2:
             raise KeyboardInterrupt
         done.append(image_set.name)
-        return original(self, model, image_set)
+        return original(stage, model, image_set)
 
     with monkeypatch.context() as patch:
-        patch.setattr(RobustnessEvaluation, "measure", interrupted)
+        patch.setattr(robustness, "measure_set", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(*overrides)
     done.clear()
-    monkeypatch.setattr(RobustnessEvaluation, "measure", interrupted)
+    monkeypatch.setattr(robustness, "measure_set", interrupted)
     result = run(*overrides)[-1]
     assert done == ["contrast"]
     assert result["metrics"]["val/clean_accuracy"] > 0
@@ -227,16 +224,11 @@ def test_imagenet_c_is_not_cropped_again_and_must_be_whole(
     assert seen == [1.0, 1.0]
 
 
-def test_mce_needs_all_of_imagenet_c(tmp_path: Path) -> None:
+def test_mce_needs_all_of_imagenet_c() -> None:
     """With AlexNet's own errors it is 100 %."""
     from unmask.training.corruption_error import ALEXNET_ERRORS
 
-    plan = plan_for(*DIGITS)
-    folder = StageFolder(tmp_path, plan.stages[-1])
-    stage = RobustnessEvaluation(
-        plan, folder, Fitter(plan, plan.stages[-1], folder, Console())
-    )
-    stage.recipe = stage.recipe.model_copy(
+    recipe = plan_for(*DIGITS).config.robustness.model_copy(
         update={"source": "corrupted_folders", "images": None}
     )
     rows = [
@@ -244,18 +236,14 @@ def test_mce_needs_all_of_imagenet_c(tmp_path: Path) -> None:
         for n, e in ALEXNET_ERRORS.items()
         for s in range(1, 6)
     ]
-    stage.plan = plan.__class__(
-        plan.config, plan.stages, tuple(map(str, range(1000))), None
-    )
-    assert stage.mce(pd.DataFrame(rows)) == {"val/mce": pytest.approx(100)}
-    assert stage.mce(pd.DataFrame(rows[:-1])) == {}
-    stage.recipe = stage.recipe.model_copy(update={"images": 100})
-    assert stage.mce(pd.DataFrame(rows)) == {}, (
+    whole = pd.DataFrame(rows)
+    assert imagenet_c_error(recipe, 1000, whole) == {"val/mce": pytest.approx(100)}
+    assert imagenet_c_error(recipe, 1000, pd.DataFrame(rows[:-1])) == {}
+    sample = recipe.model_copy(update={"images": 100})
+    assert imagenet_c_error(sample, 1000, whole) == {}, (
         "a sample of the images is not the benchmark"
     )
-    stage.recipe = stage.recipe.model_copy(update={"images": None})
-    stage.plan = plan
-    assert stage.mce(pd.DataFrame(rows)) == {}, "ten classes are not ImageNet's"
+    assert imagenet_c_error(recipe, 10, whole) == {}, "ten classes are not ImageNet's"
 
 
 def test_missing_folders_and_classes_are_refused_before_anything_starts(

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from unmask.config.augmentation import Augment as AugmentConfig
+from unmask.config.augmentation import Augment
 from unmask.config.data import Data
 from unmask.config.groups import PCATarget, TokensTarget
 from unmask.config.schema import Config
@@ -27,10 +27,11 @@ from unmask.encoder import Encoder
 from unmask.exchange.dalle import read_dalle
 from unmask.initialisation import initialise
 from unmask.mae import MAE
+from unmask.optim import MakeOptimizer
 from unmask.stages.fingerprint import resolve_decode
 from unmask.stages.plan import Plan
 from unmask.targets import AnyTarget, Tokens
-from unmask.tasks.pretrain import AnyMasking
+from unmask.tasks.pretrain import AnyMasking, Pretrain
 from unmask.tokenizers import DALLE_CODES, DallETokenizer, SmallTokenizer
 
 # pixels; fine-tuning above it sees whole images, as in the official port
@@ -38,15 +39,6 @@ STANDARD_SIZE = 224
 # of trainer.timeout_minutes: loaders give up on a worker that hangs, and name it,
 # before the watchdog ends the run without knowing why
 LOADER_TIMEOUT_SHARE = 0.8
-NO_AUGMENTATION = AugmentConfig(
-    crop="none",
-    scale=(1.0, 1.0),
-    flip=False,
-    policy=None,
-    erasing=0.0,
-    jitter=0.0,
-    repeats=1,
-)
 
 
 def construct(spec: dict[str, Any], **more: Any) -> Any:
@@ -107,6 +99,18 @@ def build_mae(config: Config) -> MAE:
     return MAE(encoder, head, config.seed, encoder_has_mask_tokens)
 
 
+def build_pretraining(config: Config, make_optimizer: MakeOptimizer) -> Pretrain:
+    """Return the module of a pretraining; what its target is fitted on is missing."""
+    return Pretrain(
+        build_mae(config),
+        build_masking(config),
+        build_target(config),
+        config.seed,
+        make_optimizer,
+        config.loss_on == "all",
+    )
+
+
 def decoder_outputs(config: Config) -> int:
     """Return how many values the decoder predicts for a patch."""
     if isinstance(config.target, TokensTarget):
@@ -163,7 +167,7 @@ def build_small_tokenizer(config: Config) -> SmallTokenizer:
     )
 
 
-def build_augment(augment: AugmentConfig, eval_crop: float) -> Augmentation:
+def build_augment(augment: Augment, eval_crop: float) -> Augmentation:
     """Return the augmentation of training images, with evaluation's crop ratio."""
     return Augmentation(
         augment.crop,

@@ -13,22 +13,17 @@ from unmask.config.stage_kinds import LABELLED_STAGES
 from unmask.config.statistics import standard_statistics
 from unmask.data.loading.batch import ImageFormat
 from unmask.data.loading.module import EVAL_BATCH
+from unmask.encoder import Encoder
 from unmask.exchange.files import WeightsFile, open_weights
 from unmask.exchange.geometry import Hints
 from unmask.exchange.load_into_model import load_classifier, load_pretrained
 from unmask.exchange.read_weights import read_weights
 from unmask.exchange.weights import build_encoder
-from unmask.heads import (
-    AnyFeatures,
-    AttentiveFeatures,
-    Classifier,
-    Features,
-    FineTuneFeatures,
-    RawPixels,
-)
+from unmask.heads import Classifier, Features, FineTuneFeatures
 from unmask.stages.ledger import read_result
 from unmask.storage import checkpoints
 from unmask.training import build
+from unmask.training.prepare import build_classifier, has_fixed_features
 
 # 224 of 256 pixels: how fine-tuned ImageNet weights are evaluated
 FOREIGN_EVAL_CROP = 0.875
@@ -109,14 +104,8 @@ def _from_checkpoint(file: WeightsFile) -> TrainedClassifier:
     prefix = AVERAGE_PREFIX if has_average else "model."
     state = checkpoints.strip_prefix(file.tensors, prefix)
     num_classes = len(state[HEAD_WEIGHT])
-    model = Classifier(
-        _features(config, kind, state, file.path),
-        num_classes,
-        # the BatchNorm before a probe's head (MAE A.1)
-        "norm.running_mean" in state,
-        config.seed,
-    )
-    # a head on stored features comes without the encoder, which _features has loaded
+    model = _build_on_images(config, kind, state, file.path)
+    # a head on stored features comes without the encoder, which is loaded already
     loaded = {
         name: value
         for name, value in model.state_dict().items()
@@ -137,66 +126,50 @@ def _from_checkpoint(file: WeightsFile) -> TrainedClassifier:
     )
 
 
-def _features(config: Config, kind: str, state: State, path: Path) -> AnyFeatures:
-    """Return the features that the head classifies, built as the stage built them.
+def _build_on_images(config: Config, kind: str, state: State, path: Path) -> Classifier:
+    """Return the classifier as its stage built it.
 
-    Their weights are still to be loaded, but for a head on stored features.
+    Its weights are still to be loaded, but for the encoder under a head on stored
+    features, whose checkpoint lacks it: the ledger around the checkpoint has it. Raises
+    ConfigError where it has not.
     """
-    recipe = getattr(config, kind)
+    num_classes = len(state[HEAD_WEIGHT])
     has_encoder = any(name.startswith(ENCODER_PREFIX) for name in state)
-    # a probe of features that were computed once
-    if not has_encoder and kind == "linear_probe":
-        return _stored_features(config, path)
-    if not has_encoder:
-        return _raw_pixels(config, kind)
-    grid = config.grid_for(config.stage_image_size(kind))
-    encoder = build.build_encoder(config, grid)
-    if kind == "attentive_probe":
-        return AttentiveFeatures(encoder, recipe.heads, config.seed)
-    if kind == "linear_probe":
-        return Features(encoder, recipe.pool)
-    return FineTuneFeatures(encoder, recipe.pool)
-
-
-def _raw_pixels(config: Config, kind: str) -> RawPixels:
-    height, width = config.stage_image_size(kind)
-    return RawPixels(config.data.channels * height * width)
-
-
-def _stored_features(config: Config, path: Path) -> AnyFeatures:
-    """Return the encoder under a probe on stored features, whose checkpoint lacks it.
-
-    The ledger around the checkpoint has it. Raises ConfigError where it has not.
-    """
+    is_stored = not has_encoder and has_fixed_features(config, kind)
+    # of stages that see images, those on raw pixels alone have no encoder
+    start = "pretrained" if has_encoder else "pixels"
     # runs/linear_probe/<fingerprint>/checkpoints/step=N.ckpt
     stage_folder = path.resolve().parent.parent
-    runs_dir = stage_folder.parent.parent
-    result = read_result(stage_folder) or {}
-    start = result.get("start")
-    if start == "pixels":
-        return _raw_pixels(config, "linear_probe")
-    if start == "given":
+    result = (read_result(stage_folder) or {}) if is_stored else {}
+    if is_stored:
+        start = result.get("start", "pretrained")
+    if start == "given" and is_stored:
         raise ConfigError(
             f"checkpoint={path} is a head on stored features of the weights that"
             " init_from named; train a probe that sees crops"
             " (linear_probe.augment.crop=random): its checkpoint keeps the encoder"
         )
-    grid = config.grid_for(config.stage_image_size("linear_probe"))
-    if start == "random":
-        encoder = build.build_encoder(config, grid, config.seed)
-        return Features(encoder, config.linear_probe.pool)
-    encoder = build.build_encoder(config, grid)
-    parent_folder = runs_dir / "pretrain" / str(result.get("parent"))
-    parent = checkpoints.newest(parent_folder / "checkpoints")
-    if parent is None:
+    model = build_classifier(config, kind, start, num_classes, on_images=True)
+    if is_stored and isinstance(model.features, Features) and start != "random":
+        parent = f"{result.get('parent')}"
+        folder = stage_folder.parent.parent / "pretrain" / parent / "checkpoints"
+        _load_stored_encoder(model.features.encoder, config, folder, path)
+    return model
+
+
+def _load_stored_encoder(
+    encoder: Encoder, config: Config, folder: Path, path: Path
+) -> None:
+    checkpoint = checkpoints.newest(folder)
+    if checkpoint is None:
         raise ConfigError(
             f"checkpoint={path} is a head on stored features: it holds no encoder,"
             " and the finished pretraining under it does not lie in the ledger"
             " around it; give it where it was made, or train a probe that sees"
             " crops (linear_probe.augment.crop=random), which keeps its encoder"
         )
-    load_pretrained(encoder, checkpoints.load(parent)["state_dict"], config.grid)
-    return Features(encoder, config.linear_probe.pool)
+    state = checkpoints.load(checkpoint)["state_dict"]
+    load_pretrained(encoder, state, config.grid)
 
 
 def _from_foreign_weights(

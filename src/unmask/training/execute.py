@@ -22,8 +22,8 @@ from unmask.stages.fingerprint import StageSpec
 from unmask.stages.ledger import StageFolder
 from unmask.stages.plan import Plan
 from unmask.training.failures import handle_failure
-from unmask.training.run import Run
-from unmask.training.stages import StageRunner
+from unmask.training.run import Run, Stage
+from unmask.training.stages import run_stage
 
 Result = dict[str, Any]  # the content of a stage's result.json
 REPORTED_PACKAGES = ("torch", "lightning", "timm")
@@ -156,10 +156,9 @@ def _stage_result(run: Run, spec: StageSpec) -> Result:
 def _run_stage(run: Run, spec: StageSpec, folder: StageFolder) -> Result:
     """Train or evaluate, and write result.json on rank zero."""
     start = time.monotonic()
-    runner = StageRunner(run, spec, folder)
+    stage = Stage(run, spec, folder)
     try:
-        # a stage's kind is the name of the method that runs it
-        metrics = getattr(runner, spec.kind)()
+        metrics = run_stage(stage)
     # Preempted is a SystemExit; Lightning's own exit has code 0
     except SystemExit:
         run.console.print(
@@ -171,18 +170,19 @@ def _run_stage(run: Run, spec: StageSpec, folder: StageFolder) -> Result:
         raise
     if not collectives.is_rank_zero():
         return collectives.broadcast()
-    seconds = runner.fitter.earlier_seconds + time.monotonic() - start
-    facts = _result_facts(run, runner, metrics, seconds)
+    seconds = stage.earlier_seconds + time.monotonic() - start
+    facts = _result_facts(stage, metrics, seconds)
     return collectives.broadcast(folder.finish(metrics, facts))
 
 
 def _result_facts(
-    run: Run, runner: StageRunner, metrics: dict[str, float], seconds: float
+    stage: Stage, metrics: dict[str, float], seconds: float
 ) -> dict[str, Any]:
     """Return what a result says beside its metrics: time, versions, images."""
-    bad_images = runner.fitter.bad_images.merge()
+    bad_images = stage.bad_images.merge()
     # a stage that measures other images than the validation split counts them itself
-    images = int(metrics.pop("images")) if "images" in metrics else len(run.splits[1])
+    measured = metrics.pop("images", None)
+    images = len(stage.run.splits[1]) if measured is None else int(measured)
     images -= sum(row["split"] == "validation" for row in bad_images)
     facts: dict[str, Any] = {
         "seconds": round(seconds, 1),

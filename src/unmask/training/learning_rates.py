@@ -6,7 +6,7 @@ in this table, as it would not in one made from the recipe.
 
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rich.table import Table
@@ -112,11 +112,6 @@ def rates_table(title: str, rates: list[PartRates]) -> Table:
             f"{rate.drop_path:.3f}" if rate.drop_path else "",
         )
     return table
-
-
-def rates_as_rows(rates: list[PartRates]) -> list[dict[str, Any]]:
-    """Return plain values for rates.json."""
-    return [asdict(rate) for rate in rates]
 
 
 def merge_equal_parts(rates: list[PartRates]) -> Iterator[PartRates]:

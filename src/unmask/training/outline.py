@@ -12,20 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unmask.config.schema import Config
-from unmask.config.stage_kinds import FROZEN_STAGES
-from unmask.encoder import Encoder
-from unmask.heads import (
-    AnyFeatures,
-    AttentiveFeatures,
-    Classifier,
-    Features,
-    FineTuneFeatures,
-    PrecomputedFeatures,
-    RawPixels,
-    train_last_blocks,
-)
+from unmask.heads import Classifier
 from unmask.masking import Masking
-from unmask.training.build import build_encoder, build_mae
+from unmask.training.build import build_mae
+from unmask.training.prepare import (
+    build_classifier,
+    build_features,
+    has_fixed_features,
+)
 
 Inputs = tuple[Tensor, ...]
 
@@ -45,7 +39,7 @@ class Outline:
 
 
 def build_outline(config: Config, kind: str, start: str, num_classes: int) -> Outline:
-    """Return the outline of a stage as `unmask.training.stages` trains it.
+    """Return the outline of a stage as `unmask.training.prepare` builds it.
 
     start: the weights it starts from, as in a StageSpec.
     """
@@ -86,44 +80,6 @@ def pretraining_outline(config: Config) -> Outline:
     return Outline(model, (model.decoder,), inputs, loss)
 
 
-def build_classifier(
-    config: Config, kind: str, start: str, num_classes: int
-) -> Classifier:
-    """Return the classifier that a stage trains.
-
-    Where its features are computed once, the encoder is no part of it.
-    """
-    recipe = getattr(config, kind)
-    num_pixels = config.data.channels * math.prod(config.stage_image_size(kind))
-    features: AnyFeatures
-    if has_fixed_features(config, kind):
-        features = PrecomputedFeatures(
-            num_pixels if start == "pixels" else config.model.width
-        )
-    elif start == "pixels":
-        features = RawPixels(num_pixels)
-    elif kind == "attentive_probe":
-        encoder = build_stage_encoder(config, kind)
-        features = AttentiveFeatures(encoder, recipe.heads, config.seed)
-    elif kind == "linear_probe":
-        encoder = build_stage_encoder(config, kind)
-        features = Features(encoder, recipe.pool).requires_grad_(False)
-    else:
-        features = FineTuneFeatures(build_stage_encoder(config, kind), recipe.pool)
-        train_last_blocks(features, getattr(recipe, "blocks", math.inf))
-    return Classifier(features, num_classes, kind in FROZEN_STAGES, config.seed)
-
-
-def build_stage_encoder(config: Config, kind: str) -> Encoder:
-    """Return the encoder on the grid of the stage's images."""
-    return build_encoder(config, config.grid_for(config.stage_image_size(kind)))
-
-
-def has_fixed_features(config: Config, kind: str) -> bool:
-    """Return whether features are computed once: frozen, on images without changes."""
-    return kind == "linear_probe" and not config.linear_probe.augment.changes_images
-
-
 def _input_shape(config: Config, kind: str, start: str) -> tuple[int, ...]:
     """Return the shape of one input: an image, or features that are computed once."""
     image_shape = (config.data.channels, *config.stage_image_size(kind))
@@ -153,9 +109,9 @@ def classifier_outline(
     return Outline(model, tuple(after_encoder), inputs, loss)
 
 
-def encoder_outline(config: Config, kind: str) -> Outline:
+def features_outline(config: Config, kind: str) -> Outline:
     """Return a frozen encoder on whole images, without a head, as kNN uses it."""
-    encoder = build_stage_encoder(config, kind).requires_grad_(False)
+    model = build_features(config, kind, "pretrained")
     shape = (config.data.channels, *config.stage_image_size(kind))
 
     def inputs(batch: int) -> Inputs:
@@ -163,6 +119,6 @@ def encoder_outline(config: Config, kind: str) -> Outline:
 
     def loss(batch: Inputs) -> Tensor:
         # FLOP counters want a scalar; elementwise work counts for nothing
-        return encoder(batch[0]).square().mean()
+        return model(batch[0]).square().mean()
 
-    return Outline(encoder, (), inputs, loss)
+    return Outline(model, (), inputs, loss)

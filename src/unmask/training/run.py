@@ -1,23 +1,33 @@
-"""What the stages of one run share: the plan, the images and computed features."""
+"""What is at hand while a run's stages are made: the plan, the images, the folders."""
 
 from functools import cached_property
 from typing import Any
 
 from rich.console import Console
 
-from unmask.config.augmentation import Augment as AugmentConfig
+from unmask.config.augmentation import Augment
 from unmask.data.loading.bad_images import BadImages
 from unmask.data.loading.folders import StoredImages
 from unmask.data.loading.in_memory import InMemory
 from unmask.data.loading.module import ImageData
 from unmask.data.loading.sampler import balanced_subset
 from unmask.randomness import make_key
+from unmask.stages.fingerprint import StageSpec
+from unmask.stages.ledger import StageFolder
 from unmask.stages.plan import Plan
 from unmask.stages.sizes import fit_batch_size
 from unmask.tasks.features import LabelledFeatures
 from unmask.training import build
 
-Shape = tuple[int, int]  # height and width in pixels
+NO_AUGMENTATION = Augment(
+    crop="none",
+    scale=(1.0, 1.0),
+    flip=False,
+    policy=None,
+    erasing=0.0,
+    jitter=0.0,
+    repeats=1,
+)
 
 
 class Run:
@@ -40,25 +50,43 @@ class Run:
         """Open the training and validation images when a stage first needs them."""
         return build.load_splits(self.plan)
 
-    def image_data(
-        self,
-        batch_size: int | None,
-        labels: int | None,
-        augment: AugmentConfig,
-        shape: Shape,
-        seed: int | None = None,
-    ) -> ImageData:
-        """Return a stage's loaders of training and validation images.
 
-        batch_size: None takes all images. labels: how many labelled images to train
-        on, equally many of each class; None takes all. seed: of the order and the
-        crops; the run's by default.
+class Stage:
+    """Keep what belongs to one stage: its recipe, its folder, its unreadable images."""
+
+    def __init__(self, run: Run, spec: StageSpec, folder: StageFolder) -> None:
+        self.run = run
+        self.config = run.config
+        self.console = run.console
+        self.spec = spec
+        self.folder = folder
+        # the stage's part of the config; patch_pca has none
+        self.recipe: Any = getattr(run.config, spec.kind, None)
+        self.shape = run.config.stage_image_size(spec.kind)
+        self.bad_images = BadImages(
+            folder.path,
+            run.config.data.bad_limit,
+            lambda line: run.console.print(line, soft_wrap=True, markup=False),
+        )
+        # seconds of training before the checkpoint that the fit goes on from
+        self.earlier_seconds = 0.0
+
+    def image_data(
+        self, augment: Augment = NO_AUGMENTATION, seed: int | None = None
+    ) -> ImageData:
+        """Return the loaders of the training and validation images.
+
+        Batches are the recipe's, or all images where it has no batches; so are the
+        labelled images, equally many of each class. seed: of the order and the crops;
+        the run's by default.
         """
-        train, val = self.splits
-        key = make_key(self.config.seed, "labels")
+        config = self.config
+        train, val = self.run.splits
+        labels = getattr(self.recipe, "labels", None)
+        batch_size = getattr(self.recipe, "batch_size", None)
         # a range, not a list: each loader worker would copy a list of millions of ids
         ids = (
-            balanced_subset(train.labels_N, labels, key)
+            balanced_subset(train.labels_N, labels, make_key(config.seed, "labels"))
             if labels and labels < len(train)
             else range(len(train))
         )
@@ -73,10 +101,10 @@ class Run:
         return ImageData(
             train,
             val,
-            build.build_format(self.config, shape),
-            build.build_augment(augment, self.config.data.eval_crop),
+            build.build_format(config, self.shape),
+            build.build_augment(augment, config.data.eval_crop),
             ids,
             batch,
-            self.config.seed if seed is None else seed,
-            build.build_loading(self.config),
+            config.seed if seed is None else seed,
+            build.build_loading(config),
         )

@@ -14,34 +14,27 @@ from unmask.exchange.read_weights import read_weights
 from unmask.exchange.summary import report_table
 from unmask.exchange.weights import Weights
 from unmask.mae import MAE
-from unmask.stages.fingerprint import StageSpec
 from unmask.stages.ledger import LedgerError, StageFolder
 from unmask.storage import checkpoints
-from unmask.targets import AnyTarget, NormalisedPixel, Pixel
-from unmask.training import build
+from unmask.targets import AnyTarget, NormalisedPixel, PatchPCA, Pixel, Tokens
+from unmask.tokenizers import SmallTokenizer
+from unmask.training.fitted_targets import load_basis
+from unmask.training.run import Stage
 
 
-def starting_encoder(config: Config, spec: StageSpec, console: Console) -> Encoder:
-    """Return the stage's encoder, on the grid of its images.
+def load_starting_weights(encoder: Encoder, stage: Stage) -> None:
+    """Load the weights that a stage starts from: init_from, or those of its parent.
 
-    Its weights are those of init_from, of the stage it starts from, or random ones
-    that depend on the seed alone.
+    Others are the random ones of the seed, which the encoder has already.
     """
-    grid = config.grid_for(config.stage_image_size(spec.kind))
-    if spec.start == "given":
-        encoder = build.build_encoder(config, grid)
-        weights = read_init_from(config)
+    if stage.spec.start == "given":
+        weights = read_init_from(stage.config)
         report = load_encoder(encoder, weights)
-        console.print(report_table(weights, {"load": report}))
-        return encoder
-    if spec.parent is None:
-        # the control: as pretraining of this seed started
-        return build.build_encoder(config, grid, config.seed)
-    encoder = build.build_encoder(config, grid)
-    _, content = read_parent_checkpoint(config, spec)
-    # positions are interpolated where the stage's images have another size
-    load_pretrained(encoder, content["state_dict"], config.grid)
-    return encoder
+        stage.console.print(report_table(weights, {"load": report}))
+    elif stage.spec.parent is not None:
+        _, content = read_parent_checkpoint(stage)
+        # positions are interpolated where the stage's images have another size
+        load_pretrained(encoder, content["state_dict"], stage.config.grid)
 
 
 def load_init_from(
@@ -84,15 +77,27 @@ def read_init_from(config: Config) -> Weights:
     return weights
 
 
-def read_parent_checkpoint(
-    config: Config, spec: StageSpec
-) -> tuple[Path, dict[str, Any]]:
+def load_fitted(target: AnyTarget, stage: Stage) -> None:
+    """Load what an earlier stage has fitted for the target: a basis or a small dVAE."""
+    if stage.spec.parent is None:
+        return
+    if isinstance(target, PatchPCA):
+        load_basis(target, StageFolder(stage.config.runs_dir, stage.spec.parent).path)
+    elif isinstance(target, Tokens):
+        assert isinstance(target.tokenizer, SmallTokenizer)
+        _, content = read_parent_checkpoint(stage)
+        state = checkpoints.strip_prefix(content["state_dict"], "model.")
+        target.tokenizer.load_state_dict(state)
+
+
+def read_parent_checkpoint(stage: Stage) -> tuple[Path, dict[str, Any]]:
     """Return path and content of the final checkpoint of the stage's parent.
 
     Raises LedgerError where it is missing or damaged.
     """
-    assert spec.parent is not None
-    folder = StageFolder(config.runs_dir, spec.parent)
+    parent = stage.spec.parent
+    assert parent is not None
+    folder = StageFolder(stage.config.runs_dir, parent)
     # setting damaged files aside, as newest() does, is for one rank alone
     path = collectives.on_rank_zero(lambda: checkpoints.newest(folder.checkpoints))
     if path is None:

@@ -22,11 +22,8 @@ from unmask.stages.sizes import (
     stage_batch_size,
 )
 from unmask.training.flops import Flops, count_flops
-from unmask.training.outline import (
-    build_outline,
-    encoder_outline,
-    has_fixed_features,
-)
+from unmask.training.outline import build_outline, features_outline
+from unmask.training.prepare import has_fixed_features
 
 PRICED_KINDS = (*TRAINED_STAGES, "knn", "robustness")
 # the keys of a config that FLOPs and memory depend on
@@ -72,7 +69,7 @@ class Estimator:
             self._flops[key] = count_flops(
                 lambda: (
                     # kNN takes the encoder's features and trains nothing
-                    encoder_outline(config, kind)
+                    features_outline(config, kind)
                     if kind == "knn"
                     else build_outline(config, kind, start, classes)
                 )

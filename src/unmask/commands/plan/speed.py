@@ -21,8 +21,7 @@ from unmask.commands.plan.price_types import TrainingStep
 from unmask.commands.plan.units import count_noun
 from unmask.config.schema import Config
 from unmask.data.loading.batch import Batch
-from unmask.tasks.pretrain import Pretrain
-from unmask.training.build import build_mae, build_masking, build_target
+from unmask.training.build import build_pretraining
 
 NUM_STEPS = 20
 WARM_UP_STEPS = 3
@@ -146,14 +145,7 @@ def free_bytes(device: torch.device) -> float:
 def _build_step(config: Config, device: torch.device, batch: int) -> TimedStep:
     """Return a pretraining step on random images."""
     data = config.data
-    module = Pretrain(
-        build_mae(config),
-        build_masking(config),
-        build_target(config),
-        config.seed,
-        _no_optimizer,
-        config.loss_on == "all",
-    )
+    module = build_pretraining(config, _no_optimizer)
     module.to(device).train()
     # fused, as in training: the loops of the plain one would take longer
     optimizer = torch.optim.AdamW(

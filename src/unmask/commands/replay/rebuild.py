@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,8 +23,8 @@ from unmask.storage import checkpoints
 from unmask.storage.atomic import sha256
 from unmask.tasks.recompute import TrainingTask
 from unmask.training.execute import silence_lightning
-from unmask.training.run import Run
-from unmask.training.stages import StageRunner
+from unmask.training.prepare import Prepared, prepare
+from unmask.training.run import Run, Stage
 
 REQUIRED_KEYS = {
     "step",
@@ -132,27 +131,6 @@ def _load_record(folder: Path) -> Record:
     return Record(folder, ranks, checkpoints.load(state_path))
 
 
-class ReachedFitError(Exception):
-    """Stop a stage where it would begin to train; nothing has failed."""
-
-    def __init__(self, module: TrainingTask, data: ImageData | FeatureData) -> None:
-        self.module = module
-        self.data = data
-
-
-@dataclass(frozen=True)
-class StopAtFit:
-    """Take the place of a stage's fit and stop instead of training."""
-
-    evaluation_trainer: Callable[[], Any]
-    bad_images: BadImages
-
-    def __call__(
-        self, module: TrainingTask, data: ImageData | FeatureData, callbacks: list[Any]
-    ) -> Any:
-        raise ReachedFitError(module, data)
-
-
 @dataclass(frozen=True)
 class ReplayedStep:
     """Hold everything of the step.
@@ -184,7 +162,7 @@ def rebuild_step(record: Record) -> ReplayedStep:
     """
     silence_lightning()
     rank_zero = record.rank_zero
-    module, data, bad_images = _rebuild_stage(record)
+    (module, data), bad_images = _rebuild_stage(record)
     module.load_state_dict(record.state["state_dict"])
     use_gpu = rank_zero["device"] == "cuda" and torch.cuda.is_available()
     device = torch.device("cuda" if use_gpu else "cpu")
@@ -228,9 +206,7 @@ def _check_bad_images(
             )
 
 
-def _rebuild_stage(
-    record: Record,
-) -> tuple[TrainingTask, ImageData | FeatureData, BadImages]:
+def _rebuild_stage(record: Record) -> tuple[Prepared, BadImages]:
     """Return what the stage would train, on what data, and which images are bad.
 
     Everything is written to a temporary folder.
@@ -254,18 +230,10 @@ def _rebuild_stage(
     with TemporaryDirectory() as temporary:
         folder = StageFolder(temporary, spec)
         folder.create()
-        runner = StageRunner(Run(plan, Console(quiet=True)), spec, folder)
-        bad_images = runner.fitter.bad_images
-        runner.fitter = StopAtFit(  # type: ignore[assignment]
-            runner.fitter.evaluation_trainer, bad_images
-        )
+        stage = Stage(Run(plan, Console(quiet=True)), spec, folder)
         try:
-            # the runner has a method for each kind of stage
-            getattr(runner, spec.kind)()
-        except ReachedFitError as reached:
-            return reached.module, reached.data, bad_images
+            return prepare(stage), stage.bad_images
         except (LedgerError, OSError, ValueError) as error:
             raise ConfigError(
                 f"what the step was made of cannot be read: {error}"
             ) from None
-    raise AssertionError(f"{spec.kind} trains nothing")
