@@ -13,8 +13,8 @@ from unmask.commands.plan.hardware import Hardware, Plan
 from unmask.config.checks import ConfigError, check, fill_missing_roots
 from unmask.config.datasets import DatasetSize
 from unmask.config.keys import override_key
+from unmask.config.recipes import TRAINED_STAGES
 from unmask.config.schema import Config
-from unmask.config.stage_kinds import TRAINED_STAGES
 from unmask.stages.sizes import dataset_size
 
 if TYPE_CHECKING:

@@ -17,12 +17,11 @@ from unmask.commands.verify.interruptions import trained_stages
 from unmask.config.checks import ConfigError, check
 from unmask.config.experiments import ABLATIONS, ALL
 from unmask.config.keys import override_key
+from unmask.config.recipes import MEASURING_STAGES
 from unmask.distributed.ranks import rank_info
 from unmask.stages.devices import total_processes
 from unmask.stages.plan import Plan, make_plan
 
-# stages that train nothing
-MEASURING_STAGES = ("knn", "robustness")
 # keys of the run that are left out: it happens in a scratch folder, without dashboards
 IGNORED_KEYS = ("runs_dir", "wait", "logger", "watch.trace")
 # steps between checkpoints by default: a kill then loses some steps

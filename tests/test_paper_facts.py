@@ -9,7 +9,7 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from small_runs import ROOT
-from unmask.config.stage_kinds import StageKind
+from unmask.config.recipes import StageName
 
 SLUGS = sorted(path.parent.name for path in (ROOT / "experiments").glob("*/paper.yaml"))
 ABLATIONS = (
@@ -131,7 +131,7 @@ def test_a_table_is_complete(slug: str) -> None:
     if facts["kind"] == "number":
         positions = [float(label) for label in rows(facts)]
         assert positions == sorted(positions)
-    known = {*get_args(StageKind), None}
+    known = {*get_args(StageName), None}
     assert {c.get("stage") for c in facts["columns"].values()} <= known
     assert {
         stage for row in facts["rows"] for stage in row.get("stages", {}).values()

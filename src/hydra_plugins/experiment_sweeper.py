@@ -28,7 +28,7 @@ from unmask.config.experiments import (
     read_scale,
     same_run_message,
 )
-from unmask.config.stage_kinds import LABELLED_STAGES
+from unmask.config.recipes import LABELLED_STAGES
 from unmask.distributed.ranks import rank_info
 from unmask.reports.paper.result_rows import (
     has_kept_results,

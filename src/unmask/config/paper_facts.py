@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from unmask.config.recipes import StageName
 from unmask.config.section import NonNegative, Positive, Section
-from unmask.config.stage_kinds import StageKind
 
 Form = Literal["bars", "curve", "table"]
 
@@ -21,7 +21,7 @@ class Column(Section):
 
     title: str
     unit: str
-    stage: StageKind | None = None
+    stage: StageName | None = None
     metric: str = "val/accuracy"  # of result.json's metrics, or "seconds"
     # our value is counted on the model, as a multiple of the default row's
     counted: Literal["training_flops"] | None = None
@@ -79,7 +79,7 @@ class PaperRow(Section):
     # None: the paper does not report it
     values: dict[str, float | None]
     # columns of this row that another stage fills than the column's own
-    stages: dict[str, StageKind] = Field(default_factory=dict)
+    stages: dict[str, StageName] = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod

@@ -1,30 +1,20 @@
-"""How each stage trains or measures: optimiser, schedule, augmentation, labels."""
+"""The kinds of stages: the recipe of each, its row in the table, its config section.
 
-from typing import Annotated, Any, Literal
+Whatever differs from kind to kind is asked of the table (`STAGES`): the order of a
+run, titles, controls, prices, the page and what `src/verify.py` compares.
+"""
 
-from pydantic import Field, model_validator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from unmask.config.recipe_types import (
-    BaseLr,
-    BatchSize,
-    Betas,
-    Cutmix,
-    DropPath,
-    EmaDecay,
-    Epochs,
-    FrozenPooling,
-    ImageSize,
-    Labels,
-    LayerDecay,
-    MinLr,
-    Mixup,
-    Optimizer,
+from pydantic import BaseModel, Field, model_validator
+
+from unmask.config.recipe_parts import (
+    FineTuning,
+    LabelledImages,
     Pooling,
-    Smoothing,
-    TrainedPooling,
-    TrainingImages,
-    WarmupEpochs,
-    WeightDecay,
+    Schedule,
 )
 from unmask.config.section import Count, NonNegative, Positive, Section, Seed
 
@@ -45,74 +35,27 @@ Corruption = Literal[
     "pixelate",
     "jpeg_compression",
 ]
-# the share of all epochs: Table 8 warms up for 40 of 800
-WARMUP_SHARE = 0.05
+
+MIN_CORRUPTED_SIDE = 8  # pixels; the corruptions do not work on less
+FROZEN_POOLING: Any = Field(
+    description=(
+        "the feature of an image: the class token (cls), or the mean of the patch"
+        " tokens (mean)"
+    )
+)
 
 
-def check_schedule(recipe: Any) -> Any:
-    """Fill in the warm-up; ValueError where warm-up or rates do not fit."""
-    if recipe.warmup_epochs is None:
-        recipe.warmup_epochs = recipe.epochs * WARMUP_SHARE
-    if recipe.warmup_epochs >= recipe.epochs:
-        raise ValueError(
-            f"warmup_epochs={recipe.warmup_epochs:g} must be less than"
-            f" epochs={recipe.epochs}; try warmup_epochs={recipe.epochs / 10:g}"
-        )
-    # a schedule that ends above its peak is a typo in one of the two
-    peak = recipe.base_lr * recipe.batch_size / 256
-    if recipe.min_lr > peak:
-        raise ValueError(
-            f"min_lr={recipe.min_lr:g} is above the peak rate {peak:g} (base_lr *"
-            f" batch_size / 256); set min_lr to {peak:g} or less"
-        )
-    return recipe
-
-
-def check_mixing_and_decay(recipe: Any) -> Any:
-    """Raise ValueError where mixing or layer decay do not fit batch or optimiser."""
-    if (recipe.mixup or recipe.cutmix) and recipe.batch_size % 2:
-        raise ValueError(
-            f"batch_size={recipe.batch_size}: mixup and cutmix mix pairs of images; use"
-            f" an even batch, such as batch_size={recipe.batch_size + 1}"
-        )
-    if recipe.optimizer == "lars" and recipe.layer_decay < 1:
-        raise ValueError(
-            f"layer_decay={recipe.layer_decay:g}: LARS sets the rate of each weight"
-            " matrix itself; use optimizer=adamw or layer_decay=1"
-        )
-    return recipe
-
-
-class Recipe(Section):
+class Recipe(Section, Schedule):
     """How pretraining is optimised (Table 8)."""
 
-    optimizer: Optimizer
-    epochs: Epochs
-    batch_size: BatchSize
-    base_lr: BaseLr
-    min_lr: MinLr
-    warmup_epochs: WarmupEpochs
-    weight_decay: WeightDecay
-    betas: Betas
 
-    check_schedule = model_validator(mode="after")(check_schedule)
-
-
-class TokenizerRecipe(Section):
+class TokenizerRecipe(Section, Schedule):
     """Where the tokens of target=dvae come from, and how a small dVAE is trained.
 
     This section stands at the root and not below target: a table's rows with other
     targets then accept its keys too.
     """
 
-    optimizer: Optimizer
-    epochs: Epochs
-    batch_size: BatchSize
-    base_lr: BaseLr
-    min_lr: MinLr
-    warmup_epochs: WarmupEpochs
-    weight_decay: WeightDecay
-    betas: Betas
     file: Annotated[str, Field(min_length=1)] | None = Field(
         description=(
             "file with the encoder of DALL-E's dVAE; null: train a small dVAE on the"
@@ -135,94 +78,26 @@ class TokenizerRecipe(Section):
         )
     )
 
-    check_schedule = model_validator(mode="after")(check_schedule)
 
-
-class Probe(Section):
+class Probe(Section, LabelledImages, Schedule):
     """A linear head on frozen features (Table 10)."""
 
-    optimizer: Optimizer
-    epochs: Epochs
-    batch_size: BatchSize
-    base_lr: BaseLr
-    min_lr: MinLr
-    warmup_epochs: WarmupEpochs
-    weight_decay: WeightDecay
-    betas: Betas
-    pool: FrozenPooling
-    augment: TrainingImages
-    labels: Labels
-    image_size: ImageSize
-
-    check_schedule = model_validator(mode="after")(check_schedule)
+    pool: Pooling = FROZEN_POOLING
 
 
-class AttentiveProbe(Section):
+class AttentiveProbe(Section, LabelledImages, Schedule):
     """A learned query attends to all frozen patch tokens, then a linear head."""
 
-    optimizer: Optimizer
-    epochs: Epochs
-    batch_size: BatchSize
-    base_lr: BaseLr
-    min_lr: MinLr
-    warmup_epochs: WarmupEpochs
-    weight_decay: WeightDecay
-    betas: Betas
     heads: Count = Field(description="attention heads of the pooling layer")
-    augment: TrainingImages
-    labels: Labels
-    image_size: ImageSize
-
-    check_schedule = model_validator(mode="after")(check_schedule)
 
 
-class FineTune(Section):
+class FineTune(Section, FineTuning, LabelledImages, Schedule):
     """The encoder is trained as well (Tables 9 and 11)."""
 
-    optimizer: Optimizer
-    epochs: Epochs
-    batch_size: BatchSize
-    base_lr: BaseLr
-    min_lr: MinLr
-    warmup_epochs: WarmupEpochs
-    weight_decay: WeightDecay
-    betas: Betas
-    pool: TrainedPooling
-    augment: TrainingImages
-    labels: Labels
-    image_size: ImageSize
-    layer_decay: LayerDecay
-    drop_path: DropPath
-    smoothing: Smoothing
-    mixup: Mixup
-    cutmix: Cutmix
-    ema: EmaDecay
 
-    check_schedule = model_validator(mode="after")(check_schedule)
-    check_mixing_and_decay = model_validator(mode="after")(check_mixing_and_decay)
-
-
-class PartialFineTune(Section):
+class PartialFineTune(Section, FineTuning, LabelledImages, Schedule):
     """Only the last blocks of the encoder are trained (Fig. 9)."""
 
-    optimizer: Optimizer
-    epochs: Epochs
-    batch_size: BatchSize
-    base_lr: BaseLr
-    min_lr: MinLr
-    warmup_epochs: WarmupEpochs
-    weight_decay: WeightDecay
-    betas: Betas
-    pool: TrainedPooling
-    augment: TrainingImages
-    labels: Labels
-    image_size: ImageSize
-    layer_decay: LayerDecay
-    drop_path: DropPath
-    smoothing: Smoothing
-    mixup: Mixup
-    cutmix: Cutmix
-    ema: EmaDecay
     # a number with a half: Fig. 9 has a point for the MLP of the last block
     blocks: Annotated[float, Field(ge=0)] = Field(
         description=(
@@ -230,9 +105,6 @@ class PartialFineTune(Section):
             " blocks; 0.5: also the MLP of the last block"
         )
     )
-
-    check_schedule = model_validator(mode="after")(check_schedule)
-    check_mixing_and_decay = model_validator(mode="after")(check_mixing_and_decay)
 
 
 class Robustness(Section):
@@ -262,7 +134,7 @@ class Robustness(Section):
     )
 
     @model_validator(mode="after")
-    def check_root(self) -> "Robustness":
+    def check_root(self) -> Self:
         if self.source != "corrupted" and not self.root:
             raise ValueError(
                 f"robustness.root: robustness.source={self.source} needs the folder of"
@@ -272,17 +144,206 @@ class Robustness(Section):
 
 
 class Knn(Section):
+    """How the nearest training images classify the validation images."""
+
     k: Count = Field(description="number of nearest neighbours that vote")
     # Wu et al. 2018
     temperature: Positive = Field(
         description="the weight of a vote is exp(cosine similarity / temperature)"
     )
-    pool: Pooling = Field(
-        description=(
-            "the feature of an image: the class token (cls), or the mean of the patch"
-            " tokens (mean)"
-        )
-    )
+    pool: Pooling = FROZEN_POOLING
     labels: Count | None = Field(
         description="number of labelled images in the kNN bank; null: all"
     )
+
+
+class StageRecipes(BaseModel):
+    """The sections of the config that hold the stages' recipes; Config has them all."""
+
+    tokenizer: TokenizerRecipe
+    pretrain: Recipe
+    knn: Knn
+    linear_probe: Probe
+    attentive_probe: AttentiveProbe
+    partial_finetune: PartialFineTune
+    finetune: FineTune
+    scratch: FineTune
+    robustness: Robustness
+
+
+def _check_partial(config: Any) -> Iterator[str]:
+    blocks, depth = config.partial_finetune.blocks, config.model.depth
+    # half a block is its MLP (Fig. 9)
+    if blocks not in (0.5, *range(depth + 1)):
+        yield (
+            f"partial_finetune.blocks = {blocks:g}: give 0, 0.5 (the last MLP) or a"
+            f" whole number up to {depth}"
+        )
+
+
+def _check_attentive(config: Any) -> Iterator[str]:
+    heads, width = config.attentive_probe.heads, config.model.width
+    if width % heads:
+        yield (
+            f"attentive_probe.heads = {heads}: does not divide model.width={width}; set"
+            f" attentive_probe.heads={config.model.heads}"
+        )
+
+
+def _check_robustness(config: Any) -> Iterator[str]:
+    kind = config.robustness.of
+    side = min(config.stage_image_size(kind))
+    if side < MIN_CORRUPTED_SIDE:
+        yield (
+            f"robustness: corruptions need images of {MIN_CORRUPTED_SIDE} x"
+            f" {MIN_CORRUPTED_SIDE} pixels or more, and those of {kind} have a side"
+            f" of {side}; set a larger data.image_size, or leave robustness out of"
+            " stages"
+        )
+
+
+def describe_training(recipe: Any, result: dict[str, Any]) -> str:
+    """Say in a few words how a stage was trained, for the page of a run."""
+    return (
+        f"{recipe.optimizer}, {recipe.epochs} epochs, batch"
+        f" {result['metrics']['batch_size']}, base lr {recipe.base_lr:g}"
+    )
+
+
+def _describe_attentive(recipe: Any, result: dict[str, Any]) -> str:
+    return f"{describe_training(recipe, result)}, attention pooling"
+
+
+def _describe_knn(recipe: Any, result: dict[str, Any]) -> str:
+    return f"k = {recipe.k}, cosine, temperature {recipe.temperature:g}"
+
+
+def _describe_pca(recipe: Any, result: dict[str, Any]) -> str:
+    return f"{result['metrics']['patches']:,.0f} patches, centred, not whitened"
+
+
+def _describe_robustness(recipe: Any, result: dict[str, Any]) -> str:
+    severities = ", ".join(map(str, recipe.severities))
+    text = f"{recipe.source}, severities {severities}, {result['images']:,} images"
+    clean = result["metrics"].get("val/clean_accuracy")
+    return text if clean is None else f"{text} (clean: {clean:.1f} %)"
+
+
+@dataclass(frozen=True)
+class StageKind:
+    """What one kind of stage is to the rest of the program.
+
+    title: what results call a stage, with values of its recipe. role: whether it fits
+    what a target needs (`target` names that class), pretrains, or measures. trains:
+    what its optimiser trains; None where there are no steps. parent: the stage whose
+    weights it starts from; None: random ones or its images alone. controls: starts that
+    are measured for comparison. is_seeded: whether the seed changes its result where
+    all images are used. name, noun: what tables, and sentences, call the whole kind.
+    check: yields an error message for each value of the config that does not fit it.
+    describe: says for the page of a run how it was trained or measured.
+    """
+
+    title: str
+    role: Literal["target", "pretraining", "measurement"] = "measurement"
+    trains: Literal["encoder", "head", "dvae"] | None = None
+    parent: Literal["pretraining", "classifier"] | None = "pretraining"
+    controls: tuple[str, ...] = ()
+    target: str = ""
+    is_seeded: bool = True
+    name: str = ""
+    noun: str = ""
+    check: Callable[[Any], Iterable[str]] = lambda config: ()
+    describe: Callable[[Any, dict[str, Any]], str] = describe_training
+
+
+STAGES = {
+    "patch_pca": StageKind(
+        "PCA of patches",
+        role="target",
+        parent=None,
+        target="unmask.targets.PatchPCA",
+        describe=_describe_pca,
+    ),
+    "tokenizer": StageKind(
+        "own dVAE",
+        role="target",
+        trains="dvae",
+        parent=None,
+        target="unmask.targets.Tokens",
+    ),
+    "pretrain": StageKind(
+        "pretrain", role="pretraining", trains="encoder", parent=None
+    ),
+    "knn": StageKind(
+        "kNN",
+        controls=("random", "pixels"),
+        is_seeded=False,
+        describe=_describe_knn,
+    ),
+    "linear_probe": StageKind(
+        "linear probe", trains="head", controls=("random", "pixels")
+    ),
+    "attentive_probe": StageKind(
+        "attentive probe",
+        trains="head",
+        controls=("random",),
+        check=_check_attentive,
+        describe=_describe_attentive,
+    ),
+    "partial_finetune": StageKind(
+        "fine-tune, {blocks:g} last blocks",
+        trains="encoder",
+        controls=("random",),
+        name="fine-tune",
+        check=_check_partial,
+        noun="partial fine-tuning",
+    ),
+    # fine-tuning a random encoder is what `scratch` does
+    "finetune": StageKind(
+        "fine-tune", trains="encoder", controls=("pixels",), noun="fine-tuning"
+    ),
+    "scratch": StageKind("scratch", trains="encoder", parent=None, noun="from scratch"),
+    "robustness": StageKind(
+        "robustness of {of}, {source}",
+        parent="classifier",
+        name="robustness",
+        check=_check_robustness,
+        describe=_describe_robustness,
+    ),
+}
+if TYPE_CHECKING:
+    StageName = str
+else:
+    # pydantic names the kinds there are where another one is typed
+    StageName = Literal[tuple(STAGES)]
+
+
+def _kinds_where(belongs: Callable[[StageKind], bool]) -> tuple[str, ...]:
+    return tuple(kind for kind, row in STAGES.items() if belongs(row))
+
+
+# what a target needs to know of the training images before pretraining starts
+FITTED_STAGES = _kinds_where(lambda row: row.role == "target")
+LABELLED_STAGES = _kinds_where(lambda row: row.role == "measurement")
+# every stage with optimiser steps
+STEPPED_STAGES = _kinds_where(lambda row: row.trains is not None)
+# the encoder stays as it is, and only a head is trained
+FROZEN_STAGES = _kinds_where(lambda row: row.trains == "head")
+# the encoder itself is trained
+ENCODER_STAGES = _kinds_where(lambda row: row.trains == "encoder")
+# an encoder or a head on it is trained, by all processes together
+TRAINED_STAGES = _kinds_where(lambda row: row.trains in ("encoder", "head"))
+FINE_TUNING_STAGES = tuple(k for k in LABELLED_STAGES if k in ENCODER_STAGES)
+# nothing is trained: there is nothing to interrupt and to compare
+MEASURING_STAGES = tuple(k for k in LABELLED_STAGES if k not in TRAINED_STAGES)
+PRICED_STAGES = (*TRAINED_STAGES, *MEASURING_STAGES)
+
+
+def stage_name(kind: str) -> str:
+    """Return what tables call all stages of a kind."""
+    return STAGES[kind].name or STAGES[kind].title
+
+
+def stage_noun(kind: str) -> str:
+    """Return what sentences call all stages of a kind."""
+    return STAGES[kind].noun or stage_name(kind)

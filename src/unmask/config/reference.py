@@ -62,7 +62,11 @@ def _join_keys(keys: list[str]) -> str:
 
 def _rows(section: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str]]:
     """Yield (key, allowed values, meaning) of every field, nested ones as well."""
-    for name, field in section.model_fields.items():
+    fields = section.model_fields.items()
+    # a section's own keys come before its sections
+    for name, field in sorted(
+        fields, key=lambda item: any(nested_sections(item[1].annotation))
+    ):
         key = f"{prefix}{field.alias or name}"
         nested = list(nested_sections(field.annotation))
         if not nested:

@@ -11,18 +11,8 @@ from pydantic import BeforeValidator, Field, model_validator
 from unmask.config.augmentation import Augment
 from unmask.config.data import Container, Data, default_patch_size
 from unmask.config.groups import Loggers, Masking, PCATarget, Target, TokensTarget
-from unmask.config.recipes import (
-    AttentiveProbe,
-    FineTune,
-    Knn,
-    PartialFineTune,
-    Probe,
-    Recipe,
-    Robustness,
-    TokenizerRecipe,
-)
+from unmask.config.recipes import StageName, StageRecipes
 from unmask.config.section import Count, OpenFraction, Positive, Section, Seed
-from unmask.config.stage_kinds import StageKind
 from unmask.config.trainer import Checkpoint, Spikes, Trainer, Watch
 
 Width = Annotated[int, Field(ge=1, le=16_384)]
@@ -91,8 +81,8 @@ def as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-class Config(Section):
-    """The whole config."""
+class Config(Section, StageRecipes):
+    """The whole config; the stages' recipes stand beside their table."""
 
     seed: Seed = Field(
         description="initialisation, order of images, crops and masks follow from it"
@@ -108,7 +98,7 @@ class Config(Section):
         )
     )
     stages: Annotated[
-        list[StageKind], BeforeValidator(as_list), Field(min_length=1)
+        list[StageName], BeforeValidator(as_list), Field(min_length=1)
     ] = Field(description="the stages to run, in order")
     controls: list[Control] = Field(
         description=(
@@ -160,15 +150,6 @@ class Config(Section):
     target: Target
     augment: Augment
     data: Data
-    tokenizer: TokenizerRecipe
-    pretrain: Recipe
-    knn: Knn
-    linear_probe: Probe
-    attentive_probe: AttentiveProbe
-    partial_finetune: PartialFineTune
-    finetune: FineTune
-    scratch: FineTune
-    robustness: Robustness
     trainer: Trainer
     checkpoint: Checkpoint
     spikes: Spikes

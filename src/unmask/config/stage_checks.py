@@ -5,10 +5,15 @@ from collections.abc import Iterator
 from unmask.config.augmentation import indivisible_group_size, stage_repeats
 from unmask.config.image_checks import check_reading
 from unmask.config.model_checks import check_block_size
+from unmask.config.recipes import (
+    ENCODER_STAGES,
+    FINE_TUNING_STAGES,
+    FROZEN_STAGES,
+    LABELLED_STAGES,
+    STAGES,
+)
 from unmask.config.schema import Config
-from unmask.config.stage_kinds import ENCODER_STAGES, FROZEN_STAGES, LABELLED_STAGES
 
-MIN_CORRUPTED_SIDE = 8  # pixels; the corruptions do not work on less
 # seconds that W&B may take at the end of a stage, for each minute of
 # trainer.timeout_minutes: the other processes wait for so long
 FINISH_SECONDS_PER_TIMEOUT_MINUTE = 30.0
@@ -21,30 +26,8 @@ SHARDED_ON_ONE_DEVICE = (
 def check_stages(config: Config) -> Iterator[str]:
     """Yield an error message for each stage that cannot run as configured."""
     yield from _check_batches(config)
-    blocks, depth = config.partial_finetune.blocks, config.model.depth
-    # half a block is its MLP (Fig. 9)
-    allowed = (0.5, *range(depth + 1))
-    if "partial_finetune" in config.active_stages and blocks not in allowed:
-        yield (
-            f"partial_finetune.blocks = {blocks:g}: give 0, 0.5 (the last MLP) or a"
-            f" whole number up to {depth}"
-        )
-    if "robustness" in config.stages:
-        kind = config.robustness.of
-        side = min(config.stage_image_size(kind))
-        if side < MIN_CORRUPTED_SIDE:
-            yield (
-                f"robustness: corruptions need images of {MIN_CORRUPTED_SIDE} x"
-                f" {MIN_CORRUPTED_SIDE} pixels or more, and those of {kind} have a side"
-                f" of {side}; set a larger data.image_size, or leave robustness out of"
-                " stages"
-            )
-    heads, width = config.attentive_probe.heads, config.model.width
-    if "attentive_probe" in config.stages and width % heads:
-        yield (
-            f"attentive_probe.heads = {heads}: does not divide model.width={width}; set"
-            f" attentive_probe.heads={config.model.heads}"
-        )
+    for kind in config.active_stages:
+        yield from STAGES[kind].check(config)
     yield from _check_groups(config)
 
 
@@ -94,12 +77,16 @@ def check_unused(config: Config) -> Iterator[str]:
     """Yield an error message for each value that would change nothing."""
     active = set(config.active_stages)
     yield from check_reading(config.data, config.source)
-    if config.init_from and active <= {"scratch", "robustness"}:
+    starts_anew = all(
+        STAGES[kind].role == "measurement" and STAGES[kind].parent != "pretraining"
+        for kind in active
+    )
+    if config.init_from and starts_anew:
         yield (
             f"init_from = {config.init_from}: scratch starts from random weights; add a"
             " stage that uses it"
         )
-    if config.labels and not {"partial_finetune", "finetune", "scratch"} & active:
+    if config.labels and not set(FINE_TUNING_STAGES) & active:
         yield (
             f"labels = {config.labels}: none of the stages {config.stages} uses it; add"
             " finetune or scratch, or set knn.labels, linear_probe.labels or"

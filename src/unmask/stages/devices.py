@@ -4,8 +4,8 @@ from typing import Any
 
 from unmask.config.augmentation import indivisible_group_size, stage_repeats
 from unmask.config.checks import ConfigError, raise_errors
+from unmask.config.recipes import TRAINED_STAGES
 from unmask.config.stage_checks import SHARDED_ON_ONE_DEVICE
-from unmask.config.stage_kinds import TRAINED_STAGES
 from unmask.config.trainer import Trainer
 from unmask.distributed.ranks import rank_info
 from unmask.stages.plan import Plan

@@ -16,25 +16,14 @@ from unmask.config.augmentation import mixing_group_size
 from unmask.config.checks import ConfigError
 from unmask.config.data import Data
 from unmask.config.groups import TokensTarget
+from unmask.config.recipes import STAGES, STEPPED_STAGES
 from unmask.config.schema import Config
-from unmask.config.stage_kinds import FITTED_STAGES, STEPPED_STAGES
 from unmask.storage.atomic import sha256
 
 # raise it when a change of the code changes results
 RESULT_VERSION = 1
-# what tables call a stage; the others by their kind
-TITLES = {
-    "knn": "kNN",
-    "linear_probe": "linear probe",
-    "attentive_probe": "attentive probe",
-    "finetune": "fine-tune",
-    "partial_finetune": "fine-tune, {blocks:g} last blocks",
-    "patch_pca": "PCA of patches",
-    "tokenizer": "own dVAE",
-}
 # what titles add for the weights that a stage starts from
 START_TITLES = {
-    "pretrained": "",
     "given": ", given weights",
     "random": ", random encoder",
     "pixels": ", raw pixels",
@@ -64,11 +53,6 @@ def resolve_decode(data: Data) -> Literal["fast", "scaled", "reference", "nvjpeg
     return "fast" if data.decode == "auto" else data.decode
 
 
-def stage_title(kind: str) -> str:
-    """Return what tables call all stages of a kind."""
-    return TITLES.get(kind, kind).partition(",")[0]
-
-
 @dataclass(frozen=True)
 class StageSpec:
     """One stage of a run: what it does, from which weights, after which stage.
@@ -92,17 +76,15 @@ class StageSpec:
     @property
     def title(self) -> str:
         """Return what tables call this stage."""
-        if self.kind in ("pretrain", "scratch"):
-            given = START_TITLES["given"] if self.start == "given" else ""
-            return self.kind + given
-        if self.kind in FITTED_STAGES:
-            return TITLES[self.kind]
-        recipe = self.science["recipe"]
-        if self.kind == "robustness":
-            is_own_data = recipe["source"] == "corrupted"
-            source = "" if is_own_data else f", {recipe['source']}"
-            return f"robustness of {recipe['of']}{source}"
-        return TITLES[self.kind].format(**recipe) + START_TITLES[self.start]
+        kind = STAGES[self.kind]
+        title = kind.title.format(**self.science.get("recipe", {}))
+        # the classifier that robustness measures has said what it starts from
+        if self.start in kind.controls or (
+            self.start == "given" and kind.parent != "classifier"
+        ):
+            title += START_TITLES[self.start]
+        # robustness on the validation images of the data set itself
+        return title.removesuffix(", corrupted")
 
 
 def digest(content: dict[str, Any]) -> str:
@@ -164,8 +146,8 @@ def measure_science(
     science |= {"start": start, "recipe": recipe}
     if recipe.get("mixup") or recipe.get("cutmix"):
         science["mixed_together"] = mixing_group_size(recipe["batch_size"])
-    # kNN on all labels draws nothing
-    if kind != "knn" or start == "random" or values[kind]["labels"]:
+    # kNN on all images draws nothing
+    if STAGES[kind].is_seeded or start == "random" or values[kind]["labels"]:
         science["seed"] = values["seed"]
     if start in ("random", "given"):
         science["model"] = _model_shape(values)

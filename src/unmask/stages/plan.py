@@ -9,10 +9,9 @@ import numpy as np
 from unmask.config.checks import ConfigError, raise_errors
 from unmask.config.data import Container, Data
 from unmask.config.datasets import Arrays
-from unmask.config.recipes import Corruption, Robustness
+from unmask.config.recipes import LABELLED_STAGES, Corruption, Robustness
 from unmask.config.schema import Config
 from unmask.config.stage_checks import check_labels
-from unmask.config.stage_kinds import LABELLED_STAGES
 from unmask.data.listing.listing import Listing, list_evaluation_set
 from unmask.data.sources import list_source
 from unmask.stages.fingerprint import StageSpec

@@ -1,7 +1,7 @@
 """From a config to its stages in order: each with its parent before it."""
 
+from unmask.config.recipes import FITTED_STAGES, STAGES
 from unmask.config.schema import Config
-from unmask.config.stage_kinds import FITTED_STAGES
 from unmask.stages.fingerprint import (
     StageSpec,
     fitted_science,
@@ -10,21 +10,6 @@ from unmask.stages.fingerprint import (
     robustness_science,
     weights_identity,
 )
-
-# which controls say something: fine-tuning a random encoder is what `scratch` does, and
-# pixels have no blocks or tokens
-STAGE_CONTROLS = {
-    "knn": ("random", "pixels"),
-    "linear_probe": ("random", "pixels"),
-    "attentive_probe": ("random",),
-    "partial_finetune": ("random",),
-    "finetune": ("pixels",),
-}
-# the stage that a target needs before pretraining
-TARGET_STAGES = {
-    "unmask.targets.PatchPCA": "patch_pca",
-    "unmask.targets.Tokens": "tokenizer",
-}
 
 
 def list_stages(
@@ -54,13 +39,15 @@ def list_stages(
         if kind in FITTED_STAGES:
             stages.append(fitted[kind])
             continue
-        measured = config.robustness.of if kind == "robustness" else kind
-        if measured != "scratch" and not is_given:
+        of_classifier = STAGES[kind].parent == "classifier"
+        measured = getattr(config, kind).of if of_classifier else kind
+        pretrains = kind == pretraining.kind or STAGES[measured].parent == "pretraining"
+        if pretrains and not is_given:
             if pretraining.parent:
                 stages.append(pretraining.parent)
             stages.append(pretraining)
         starts = _start_weights(measured, config, is_given)
-        if kind == "robustness":
+        if of_classifier:
             # of the classifier alone: controls have none of their own
             classifier = measurement(measured, starts[0])
             science = robustness_science(config, identity, test_identity)
@@ -79,7 +66,14 @@ def _pretraining(
     fitted: dict[str, StageSpec],
 ) -> StageSpec:
     """Return the run's pretraining; weights: the identity of those it starts from."""
-    parent = fitted.get(TARGET_STAGES.get(config.target.target_, ""))
+    parent = next(
+        (
+            spec
+            for kind, spec in fitted.items()
+            if STAGES[kind].target == config.target.target_
+        ),
+        None,
+    )
     tokenizer = None
     # with DALL-E's encoder no tokenizer is trained
     if config.tokenizer_file:
@@ -93,7 +87,7 @@ def _start_weights(kind: str, config: Config, is_given: bool) -> list[str]:
     """List the weights that a stage measures, as in `StageSpec.start`."""
     if kind == "pretrain":
         return []
-    if kind == "scratch":
+    if STAGES[kind].parent is None:
         return ["random"]
-    controls = [name for name in config.controls if name in STAGE_CONTROLS[kind]]
+    controls = [name for name in config.controls if name in STAGES[kind].controls]
     return ["given" if is_given else "pretrained", *controls]

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from unmask.config.checks import ConfigError, check_checkpoint_config
+from unmask.config.recipes import LABELLED_STAGES, MEASURING_STAGES
 from unmask.config.schema import Config
-from unmask.config.stage_kinds import LABELLED_STAGES
 from unmask.config.statistics import standard_statistics
 from unmask.data.loading.batch import ImageFormat
 from unmask.data.loading.module import EVAL_BATCH
@@ -92,9 +92,7 @@ def _from_checkpoint(file: WeightsFile) -> TrainedClassifier:
     config = check_checkpoint_config(record["config"])
     kind = record["stage"]
     if kind not in LABELLED_STAGES:
-        trained = [
-            kind for kind in LABELLED_STAGES if kind not in ("knn", "robustness")
-        ]
+        trained = [kind for kind in LABELLED_STAGES if kind not in MEASURING_STAGES]
         raise ConfigError(
             f"checkpoint={file.path} is of stage {kind}, which knows no classes; give"
             f" one of {', '.join(trained)}"

@@ -13,8 +13,8 @@ from rich.console import Console
 
 from unmask.callbacks.checkpointing import Preempted, preemptible
 from unmask.config.checks import ConfigError
+from unmask.config.recipes import FITTED_STAGES
 from unmask.config.schema import Config
-from unmask.config.stage_kinds import FITTED_STAGES
 from unmask.distributed import collectives
 from unmask.distributed.processes import received_signals
 from unmask.distributed.ranks import rank_info

@@ -18,7 +18,7 @@ from unmask.callbacks.pictures import Pictures
 from unmask.callbacks.progress import StageProgress
 from unmask.callbacks.tracer import Tracer
 from unmask.callbacks.watchdog import Watchdog
-from unmask.config.stage_kinds import ENCODER_STAGES
+from unmask.config.recipes import ENCODER_STAGES
 from unmask.config.trainer import Trainer
 from unmask.data.loading.module import FeatureData, ImageData
 from unmask.distributed import collectives

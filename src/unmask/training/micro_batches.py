@@ -1,8 +1,8 @@
 """Into how many micro-batches a stage's batch is cut, so that each fits the device."""
 
 from unmask.config.augmentation import indivisible_group_size, stage_repeats
+from unmask.config.recipes import FROZEN_STAGES
 from unmask.config.schema import Config
-from unmask.config.stage_kinds import FROZEN_STAGES
 from unmask.distributed import collectives
 
 

@@ -9,9 +9,14 @@ import math
 from typing import Any, NamedTuple
 
 from unmask.config.augmentation import mixing_group_size
-from unmask.config.recipes import AttentiveProbe, FineTune, PartialFineTune, Probe
+from unmask.config.recipes import (
+    FROZEN_STAGES,
+    AttentiveProbe,
+    FineTune,
+    PartialFineTune,
+    Probe,
+)
 from unmask.config.schema import Config
-from unmask.config.stage_kinds import FROZEN_STAGES
 from unmask.data.loading.module import FeatureData, ImageData
 from unmask.distributed import collectives
 from unmask.drop_path import DropPath, install_drop_path, linear_rates

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from unmask.commands.plan.hardware import PRECISION_NAMES, Hardware, Precision
 from unmask.commands.plan.memory import FREE_SHARE
-from unmask.commands.plan.price_stages import PRICED_KINDS
 from unmask.commands.plan.price_types import Cell
+from unmask.config.recipes import PRICED_STAGES
 
 # narrower models cannot keep a large device busy
 VIT_B_WIDTH = 768
@@ -77,7 +77,7 @@ def _about_omissions(cells: list[Cell]) -> Iterator[str]:
         price.spec.title
         for cell in cells
         for price in cell.prices
-        if price.spec.kind not in PRICED_KINDS
+        if price.spec.kind not in PRICED_STAGES
     }
     if not_priced:
         yield f"Not counted: {', '.join(sorted(not_priced))}."

@@ -11,8 +11,8 @@ from unmask.commands.plan.memory import (
 )
 from unmask.commands.plan.price_types import Cell, StagePrice, TrainingStep
 from unmask.config.datasets import DatasetSize
+from unmask.config.recipes import PRICED_STAGES, STAGES, TRAINED_STAGES
 from unmask.config.schema import Config
-from unmask.config.stage_kinds import TRAINED_STAGES
 from unmask.stages.fingerprint import StageSpec
 from unmask.stages.plan import stages_without_data
 from unmask.stages.sizes import (
@@ -25,7 +25,6 @@ from unmask.training.flops import Flops, count_flops
 from unmask.training.outline import build_outline, features_outline
 from unmask.training.prepare import has_fixed_features
 
-PRICED_KINDS = (*TRAINED_STAGES, "knn", "robustness")
 # the keys of a config that FLOPs and memory depend on
 SHAPE_KEYS = (
     "model",
@@ -68,9 +67,9 @@ class Estimator:
         if key not in self._flops:
             self._flops[key] = count_flops(
                 lambda: (
-                    # kNN takes the encoder's features and trains nothing
+                    # measured on its features, and nothing is trained
                     features_outline(config, kind)
-                    if kind == "knn"
+                    if kind not in TRAINED_STAGES
                     else build_outline(config, kind, start, classes)
                 )
             )
@@ -117,16 +116,17 @@ class Estimator:
         """Price one stage. extracted: features that earlier stages have computed."""
         kind = spec.kind
         precision = config.trainer.precision
-        if kind not in PRICED_KINDS:
+        if kind not in PRICED_STAGES:
             return StagePrice(spec, precision, None, ImageCounts(0, 0), 0.0, 0.0)
         images = count_images(config, kind, size)
         # robustness evaluates the classifier of another stage
-        model_kind = config.robustness.of if kind == "robustness" else kind
+        of_classifier = STAGES[kind].parent == "classifier"
+        model_kind = getattr(config, kind).of if of_classifier else kind
         per_image = self.image_flops(config, model_kind, spec.start, size.classes)
         flops = (
             per_image.training * images.trained + per_image.forward * images.evaluated
         )
-        if kind == "knn":
+        if model_kind not in TRAINED_STAGES:
             flops = self._feature_flops(config, spec, size, extracted)
         elif has_fixed_features(config, kind):
             # here per_image is that of the head only

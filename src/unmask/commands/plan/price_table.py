@@ -20,8 +20,7 @@ from unmask.commands.plan.units import (
     format_hours,
     format_images,
 )
-from unmask.stages.fingerprint import stage_title
-from unmask.stages.stage_order import STAGE_CONTROLS
+from unmask.config.recipes import STAGES, stage_name
 
 
 def price_table(cells: list[Cell], hardware: Hardware) -> Table:
@@ -116,10 +115,10 @@ def _by_title(stages: list[StagePrice]) -> dict[str, list[StagePrice]]:
     by_title: dict[str, list[StagePrice]] = {}
     for stage in stages:
         kind = stage.spec.kind
-        title = stage_title(kind)
+        title = stage_name(kind)
         if kind == "partial_finetune":
             title += ", last blocks"
-        if kind in STAGE_CONTROLS and stage.spec.start in ("random", "pixels"):
+        if stage.spec.start in STAGES[kind].controls:
             title += ", controls"
         by_title.setdefault(title, []).append(stage)
     return by_title

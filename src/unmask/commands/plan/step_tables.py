@@ -14,7 +14,7 @@ from unmask.commands.plan.units import (
     format_number,
     format_small,
 )
-from unmask.stages.fingerprint import stage_title
+from unmask.config.recipes import stage_name
 
 # characters: of the names of rows, and of a model's column
 NAMES_WIDTH = 30
@@ -46,7 +46,7 @@ def _step_table(steps: list[TrainingStep], hardware: Hardware, is_first: bool) -
     table.add_column("", no_wrap=True)
     for step in steps:
         # one line each: columns are narrow
-        header = [stage_title(step.kind), step.model]
+        header = [stage_name(step.kind), step.model]
         if step.decoder:
             header.append(f"decoder {step.decoder}")
         table.add_column("\n".join(header), justify="right", overflow="fold")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from enum import StrEnum
 from typing import NamedTuple
 
-from unmask.config.stage_kinds import STEPPED_STAGES
+from unmask.config.recipes import STEPPED_STAGES
 from unmask.stages.fingerprint import StageSpec
 from unmask.stages.plan import Plan
 from unmask.stages.sizes import step_counts

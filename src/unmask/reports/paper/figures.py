@@ -16,6 +16,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from unmask.config.recipes import FINE_TUNING_STAGES
 from unmask.reports.paper.comparison import Comparison
 from unmask.reports.run.figures import open_frame, to_svg
 from unmask.storage.atomic import atomic_write, write_text
@@ -32,8 +33,6 @@ TEXT_COLOUR = "#24292f"
 PLACEHOLDER = "#010203"
 # what comes before an identifier in an SVG
 IDENTIFIER_PREFIX = re.compile(r'\bid="|href="#|url\(#')
-# the stages whose numbers share a panel of a curve
-FINE_TUNING_STAGES = ("finetune", "scratch", "partial_finetune")
 # An axis spans at least one unit, so that noise does not look like a trend.
 MIN_SPAN = 1.0
 # tick labels closer than this share of the axis would overlap

@@ -16,6 +16,7 @@ from unmask.config.experiments import (
     read_scale,
 )
 from unmask.config.paper_facts import Paper
+from unmask.config.recipes import stage_name
 from unmask.config.schema import Config, Scale
 from unmask.reports.paper.arguments import Report
 from unmask.reports.paper.collect import CollectedResults, Compose, collect_results
@@ -26,7 +27,6 @@ from unmask.reports.paper.result_rows import (
     read_kept_results,
     read_rows,
 )
-from unmask.stages.fingerprint import stage_title
 from unmask.training.flops import count_flops
 from unmask.training.outline import pretraining_outline
 
@@ -128,7 +128,7 @@ def _find(
     price = f"python src/plan.py {' '.join(overrides)} computes its price"
     # Each stage counts once, however many cells share it; without the images none is
     # known.
-    stages = Counter(map(stage_title, collected.stage_kinds.values()))
+    stages = Counter(map(stage_name, collected.stage_kinds.values()))
     counts = ", ".join(f"{count} x {name}" for name, count in stages.items())
     overrides += args.overrides
     if args.seeds:

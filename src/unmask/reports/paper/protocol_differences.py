@@ -10,10 +10,10 @@ from typing import Any
 
 from unmask.config.datasets import DATASETS, IMAGENET_SIZE
 from unmask.config.groups import TokensTarget
-from unmask.config.recipes import WARMUP_SHARE
+from unmask.config.recipe_parts import WARMUP_SHARE
+from unmask.config.recipes import LABELLED_STAGES, STAGES, stage_noun
 from unmask.config.schema import Config
-from unmask.config.stage_kinds import UNLABELLED_STAGES
-from unmask.stages.fingerprint import TITLES, measure_science, pretrain_science
+from unmask.stages.fingerprint import measure_science, pretrain_science
 
 # the section of each key of the pretraining's fingerprint
 SECTIONS = {
@@ -27,12 +27,6 @@ SECTIONS = {
     "augment": "augmentation",
     "pretrain": "pretraining",
     "data": "images",
-}
-STAGE_SECTIONS = {
-    **TITLES,
-    "finetune": "fine-tuning",
-    "scratch": "from scratch",
-    "partial_finetune": "partial fine-tuning",
 }
 # keys that the line about the data describes
 DATA_KEYS = ("identity", "image_size", "patch_size", "channels")
@@ -98,8 +92,8 @@ def _changed_sections(ours: Config, paper_config: Config) -> list[str]:
         paper_values = _as_mapping(key, paper_science[key])
         changes.setdefault(section, []).extend(_changed_values(values, paper_values))
     for kind in ours.active_stages:
-        if kind not in UNLABELLED_STAGES:
-            section = STAGE_SECTIONS.get(kind, kind)
+        if kind in LABELLED_STAGES:
+            section = stage_noun(kind)
             changes[section] = _changed_recipe(kind, ours, paper_config)
     if ours.data.source != paper_config.data.source:
         # mean and evaluation crop belong to the data set: they are no differences
@@ -119,12 +113,12 @@ def _as_mapping(key: str, value: Any) -> dict[str, Any]:
 
 
 def _changed_recipe(kind: str, ours: Config, papers: Config) -> list[str]:
-    if kind == "robustness":
+    if STAGES[kind].parent == "classifier":
         return _changed_values(
             ours.robustness.model_dump(exclude={"root"}),
             papers.robustness.model_dump(exclude={"root"}),
         )
-    start = "random" if kind == "scratch" else "pretrained"
+    start = "pretrained" if STAGES[kind].parent else "random"
     recipe = measure_science(kind, start, ours, "")["recipe"]
     paper_recipe = measure_science(kind, start, papers, "")["recipe"]
     changes = _changed_values(recipe, paper_recipe)

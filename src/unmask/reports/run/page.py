@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from unmask.config.datasets import DATASETS
+from unmask.config.recipes import FINE_TUNING_STAGES, STAGES, stage_noun
 from unmask.config.schema import Config
-from unmask.config.stage_kinds import UNLABELLED_STAGES
 from unmask.reports.run.tables import Result, main_metric
-from unmask.stages.fingerprint import TITLES, StageSpec, digest
+from unmask.stages.fingerprint import StageSpec, digest
 from unmask.stages.ledger import StageFolder
 from unmask.stages.plan import Plan
 from unmask.storage.atomic import write_text
@@ -20,11 +20,6 @@ from unmask.storage.metrics_log import read_rows
 
 # how many pictures of earlier epochs are shown
 EARLIER_PICTURES = 6
-MEASUREMENT_NAMES = {
-    **TITLES,
-    "finetune": "fine-tuning",
-    "partial_finetune": "fine-tuning the last blocks",
-}
 TARGETS = {
     "Pixel": "Pixels normalised by the data set",
     "NormalisedPixel": "Pixels normalised by each patch's mean and standard deviation",
@@ -128,11 +123,11 @@ def group_measurements(
     groups: dict[str, dict[str, Any]] = {}
     for result in results:
         accuracy = result["metrics"].get("val/accuracy")
-        if accuracy is None or result["stage"] == "robustness":
+        if accuracy is None or STAGES[result["stage"]].parent == "classifier":
             continue
         kind = "finetune" if result["stage"] == "scratch" else result["stage"]
-        name = MEASUREMENT_NAMES[kind]
-        if kind in ("finetune", "partial_finetune") and labels:
+        name = stage_noun(kind)
+        if kind in FINE_TUNING_STAGES and labels:
             name += f" on {labels} labels"
         group = groups.setdefault(kind, {"kind": kind, "name": name, "accuracy": {}})
         # Weights of others (init_from) take the place of pretrained ones.
@@ -192,28 +187,10 @@ def _pictures(folder: Path) -> list[tuple[int, str]]:
 def _describe_protocol(spec: StageSpec, result: Result, config: Config) -> str:
     """Say in a few words how a stage was trained or measured."""
     recipe: Any = getattr(config, spec.kind, None)
-    metrics = result["metrics"]
-    if spec.kind == "robustness":
-        severities = ", ".join(map(str, recipe.severities))
-        text = f"{recipe.source}, severities {severities}, {result['images']:,} images"
-        if "val/clean_accuracy" in metrics:
-            text += f" (clean: {metrics['val/clean_accuracy']:.1f} %)"
-        return text
-    if spec.kind == "patch_pca":
-        return f"{metrics['patches']:,.0f} patches, centred, not whitened"
-    if spec.kind == "knn":
-        text = f"k = {recipe.k}, cosine, temperature {recipe.temperature:g}"
-    else:
-        text = (
-            f"{recipe.optimizer}, {recipe.epochs} epochs, batch"
-            f" {metrics['batch_size']}, base lr {recipe.base_lr:g}"
-        )
-
-    if spec.kind == "attentive_probe":
-        text += ", attention pooling"
-    elif spec.kind not in UNLABELLED_STAGES and spec.start != "pixels":
-        is_token = recipe.pool == "cls"
-        text += ", class token" if is_token else ", mean of patch tokens"
+    text = STAGES[spec.kind].describe(recipe, result)
+    pool = getattr(recipe, "pool", None)
+    if pool and spec.start != "pixels":
+        text += ", class token" if pool == "cls" else ", mean of patch tokens"
     if labels := getattr(recipe, "labels", None):
         text += f", {labels} labels"
     return text
