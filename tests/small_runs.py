@@ -1,24 +1,37 @@
 """Runs small enough for tests: composed from the real conf/, in this process or as commands."""
 
 import io
+import logging
 import os
+import random
+import signal
 import subprocess
 import sys
 import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+from unittest.mock import patch
 
 import numpy as np
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+import torch
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from PIL import Image
 from rich.console import Console
 
+from forked import Started, run_script
+from unmask.commands import cli
+from unmask.commands.composition import Composer
 from unmask.config.checks import check
+from unmask.distributed.processes import STOP_SIGNALS, received_signals
+from unmask.distributed.ranks import rank_info
 from unmask.stages.plan import Plan, make_plan
-from warm_commands import Started
 
 ROOT = Path(__file__).parent.parent
 TINY = (
@@ -48,14 +61,14 @@ def raw_config(*overrides: str, tiny: bool = True) -> dict[str, Any]:
     return deepcopy(_compose(overrides, tiny))
 
 
+composer = Composer()
+
+
 # many tests repeat a run
 @cache
 def _compose(overrides: tuple[str, ...], tiny: bool) -> dict[str, Any]:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose("config", overrides=[*(TINY if tiny else ()), *overrides])
-    raw = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(raw, dict)
-    return {str(key): value for key, value in raw.items()}
+        return composer([*(TINY if tiny else ()), *overrides])
 
 
 def plan_for(*overrides: str, tiny: bool = True) -> Plan:
@@ -87,28 +100,79 @@ def call(
     *overrides: str,
     script: str = "train.py",
     tiny: bool = True,
-    cold: bool = False,
-    env: dict[str, str] | None = None,
+    process: Literal["this", "forked", "new"] = "this",
+    env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
 ) -> subprocess.CompletedProcess:
     """Run a command as a user types it.
 
-    cold: in a fresh Python, needed where `env` has what Python itself reads at its
-    start (a sitecustomize.py on PYTHONPATH is run in either case), or where the start
-    is what the test is about.
+    process: this one; one forked from a process that has imported torch, which ranks
+    and sweeps need (forked.py); or a newly started Python, where its start matters.
     """
     typed = command(*overrides, script=script, tiny=tiny)
     variables = environment(**(env or {}))
-    if cold:
+    if process == "new":
         return subprocess.run(
             typed, capture_output=True, text=True, env=variables, cwd=cwd, timeout=240
         )
+    if process == "this":
+        return run_here(typed, variables, cwd)
     with tempfile.TemporaryDirectory() as folder:
         started = Started(typed, Path(folder), variables, cwd)
         code = started.wait(timeout=240)
         return subprocess.CompletedProcess(
-            typed, code, started.stdout.read_text(), started.stderr.read_text()
+            typed, code, started.stdout.read_text(), started.said
         )
+
+
+def run_here(
+    typed: list[str], env: Mapping[str, str], cwd: Path | None = None
+) -> subprocess.CompletedProcess:
+    """Run a command's script in this process, which is afterwards as it was before."""
+    stdout, stderr = io.StringIO(), io.StringIO()
+    with (
+        restored_process(),
+        patch.dict(os.environ, env, clear=True),
+        chdir(cwd or Path.cwd()),
+        redirect_stdout(stdout),
+        redirect_stderr(stderr),
+    ):
+        code = run_script(typed[1:])
+    return subprocess.CompletedProcess(
+        typed, code, stdout.getvalue(), stderr.getvalue()
+    )
+
+
+@contextmanager
+def restored_process() -> Iterator[None]:
+    """Restore what a command leaves behind, which counts on the end of its process."""
+    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    hydra_config = HydraConfig.instance().cfg
+    python, arrays = random.getstate(), np.random.get_state()
+    threads = torch.get_num_threads()
+    received_signals.clear()
+    rank_info.cache_clear()
+    try:
+        with (
+            patch.object(sys, "argv", sys.argv),
+            patch.object(sys, "path", [*sys.path]),
+            patch.object(cli, "command_started", False),
+            patch.object(warnings, "formatwarning", warnings.formatwarning),
+            patch.object(logging.root, "handlers", [*logging.root.handlers]),
+            warnings.catch_warnings(),
+            torch.random.fork_rng(devices=[]),
+        ):
+            yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        GlobalHydra.instance().clear()
+        HydraConfig.instance().cfg = hydra_config
+        random.setstate(python)
+        np.random.set_state(arrays)
+        torch.set_num_threads(threads)
+        received_signals.clear()
+        rank_info.cache_clear()
 
 
 def image_folder(
@@ -143,3 +207,9 @@ def is_running(pid: int) -> bool:
         return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def children(pid: int) -> list[int]:
+    """Return the processes that this one has started and that still run."""
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(child) for child in text.split()]

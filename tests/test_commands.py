@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from forked import Started
 from small_runs import call, command, environment, has_logged, image_folder
 from unmask.commands.cli import config_flags, quote_value
-from warm_commands import Started
 
 pytestmark = pytest.mark.process
 
@@ -57,7 +57,7 @@ def test_two_processes_on_one_run_both_end_well_with_one_training(
 ) -> None:
     arguments = (f"runs_dir={tmp_path}", "stages=[pretrain]", "pretrain.epochs=16")
     with ThreadPoolExecutor() as pool:
-        both = list(pool.map(lambda _: call(*arguments), range(2)))
+        both = list(pool.map(lambda _: call(*arguments, process="forked"), range(2)))
     printed = [done.stdout for done in both]
     assert [done.returncode for done in both] == [0, 0]
     assert sum("waiting for process" in text for text in printed) == 1

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from forked import Started
 from small_runs import (
     ROOT,
     TINY,
     call,
+    children,
     command,
     environment,
     image_folder,
@@ -24,8 +26,6 @@ from unmask.stages.checked_cells import (
     refuse_unchecked_cell,
 )
 from unmask.storage.metrics_log import read_rows
-from warm_children import children
-from warm_commands import Started
 
 pytestmark = pytest.mark.process
 QUICK = ("stages=[pretrain]", "pretrain.epochs=1")
@@ -88,7 +88,7 @@ def test_two_sweeps_on_one_ledger_both_end_well_and_train_each_stage_once(
         "seed=1,2",
     )
     with ThreadPoolExecutor() as pool:
-        both = list(pool.map(lambda _: call(*arguments), range(2)))
+        both = list(pool.map(lambda _: call(*arguments, process="forked"), range(2)))
     assert [done.returncode for done in both] == [0, 0], both[0].stderr + both[1].stderr
     logs = [read_rows(path) for path in tmp_path.glob("pretrain/*/metrics.jsonl")]
     steps = [[row["step"] for row in rows if "train/loss" in row] for rows in logs]
@@ -137,7 +137,7 @@ def test_the_environment_changes_no_bit(tmp_path: Path) -> None:
         "TERM": "dumb",
     }
     done = call(
-        f"runs_dir={tmp_path / 'odd'}", *overrides, cold=True, env=odd, cwd=tmp_path
+        f"runs_dir={tmp_path / 'odd'}", *overrides, process="new", env=odd, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
     assert_same(tmp_path / "odd", tmp_path / "usual")

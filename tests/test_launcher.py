@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -11,12 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from small_runs import ROOT, call, command, environment, has_logged, is_running
+from forked import Started
+from small_runs import call, children, command, environment, has_logged, is_running
 from test_slurm import fake_scontrol, scontrol_calls
 from test_together import relative_distance, weights
 from unmask.distributed import collectives, launcher
-from warm_children import children
-from warm_commands import Started
 
 pytestmark = pytest.mark.process
 LONG = (
@@ -45,7 +45,7 @@ def training(runs: Path, *more: str) -> Iterator[Started]:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = tmp_path_factory.mktemp("undisturbed")
-    done = call(f"runs_dir={runs}", *LONG)
+    done = call(f"runs_dir={runs}", *LONG, process="forked")
     assert done.returncode == 0, done.stderr
     return runs
 
@@ -89,7 +89,7 @@ def test_whichever_process_is_asked_to_leave_all_save_and_leave_with_75(
     assert scontrol_calls(fake) == (["requeue 812"] if number == signal.SIGUSR1 else [])
     (index,) = tmp_path.glob("pretrain/*/checkpoints/last.json")
     assert json.loads(index.read_text())[-1]["step"] > 0
-    assert call(f"runs_dir={tmp_path}", *LONG).returncode == 0
+    assert call(f"runs_dir={tmp_path}", *LONG, process="forked").returncode == 0
     assert relative_distance(weights(tmp_path), weights(undisturbed)) == 0
 
 
@@ -104,7 +104,7 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on(
         assert f"process {killed} was killed by SIGKILL" in process.said
         assert "the same command goes on from the last checkpoint" in process.said
         assert have_ended(pids)
-    assert call(f"runs_dir={tmp_path}", *LONG).returncode == 0
+    assert call(f"runs_dir={tmp_path}", *LONG, process="forked").returncode == 0
     assert relative_distance(weights(tmp_path), weights(undisturbed)) == 0
 
 
@@ -148,7 +148,7 @@ def test_a_run_has_one_table_one_page_and_one_folder_a_stage(tmp_path: Path) -> 
         "stages=[pretrain,knn]",
         "logger=wandb",
     )
-    done = call(*overrides)
+    done = call(*overrides, process="forked")
     assert done.returncode == 0, done.stderr
     assert not [
         line for line in done.stderr.splitlines() if not line.startswith("wandb:")
@@ -171,6 +171,7 @@ def test_a_sweep_of_such_runs_has_one_group_of_processes_a_cell(tmp_path: Path) 
         "decoder.depth=1,2",
         "stages=[pretrain]",
         "pretrain.epochs=1",
+        process="forked",
     )
     assert done.returncode == 0, done.stderr
     num_processes = [
@@ -182,7 +183,9 @@ def test_a_sweep_of_such_runs_has_one_group_of_processes_a_cell(tmp_path: Path) 
 
 
 def test_the_first_error_is_printed_and_tracebacks_are_in_files(tmp_path: Path) -> None:
-    done = call(f"runs_dir={tmp_path}", *LONG, "pretrain.base_lr=1e30")
+    done = call(
+        f"runs_dir={tmp_path}", *LONG, "pretrain.base_lr=1e30", process="forked"
+    )
     assert done.returncode == 1
     assert "loss is nan" in done.stderr or "not finite" in done.stderr, done.stderr
     assert "Traceback" not in done.stderr
@@ -232,19 +235,20 @@ def test_a_batch_that_does_not_split_is_refused_before_anything_starts(
 
 
 def test_torchrun_starts_it_as_well(tmp_path: Path) -> None:
-    typed = [
-        sys.executable,
-        str(ROOT / "tests" / "torchrun.py"),
-        "--standalone",
-        "--nproc-per-node=2",
-    ]
-    typed += command(
-        f"runs_dir={tmp_path / 'runs'}", "stages=[pretrain]", "trainer.devices=null"
-    )[1:]
-    done = Started(typed, tmp_path, environment())
-    assert done.wait(timeout=120) == 0, done.said
-    assert done.stdout.read_text().count("The page with curves and pictures") == 1
-    (result,) = tmp_path.glob("runs/pretrain/*/result.json")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    _, *typed = command(
+        f"runs_dir={tmp_path}", "stages=[pretrain]", "trainer.devices=null"
+    )
+    done = subprocess.run(
+        [*torchrun, "--nproc-per-node=2", *typed],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("The page with curves and pictures") == 1
+    (result,) = tmp_path.glob("pretrain/*/result.json")
     assert json.loads(result.read_text())["processes"] == 2
 
 

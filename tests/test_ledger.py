@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from forked import forkserver
 from small_runs import plan_for
 from unmask.stages.ledger import LedgerError, StageFolder
-from warm_commands import server
 
 
 @pytest.fixture
@@ -29,8 +29,8 @@ def hold_folder(runs_dir: Path, is_held: "multiprocessing.synchronize.Event") ->
 @pytest.fixture
 def owner(tmp_path: Path):
     """Start another process that owns the folder until it is killed."""
-    is_held = server().Event()
-    process = server().Process(target=hold_folder, args=(tmp_path, is_held))
+    is_held = forkserver().Event()
+    process = forkserver().Process(target=hold_folder, args=(tmp_path, is_held))
     process.start()
     assert is_held.wait(60)
     yield process

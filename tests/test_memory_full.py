@@ -188,7 +188,6 @@ def test_a_batch_is_cut_where_it_may_be(
 
 @pytest.mark.process
 def test_a_process_becomes_the_same_command_with_smaller_parts(tmp_path: Path) -> None:
-    """In a newly started Python: a warm process only pretends to become another command."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(SMALL_DEVICE_CODE)
     done = call(
@@ -197,7 +196,7 @@ def test_a_process_becomes_the_same_command_with_smaller_parts(tmp_path: Path) -
         "pretrain.epochs=1",
         "pretrain.batch_size=250",
         env={"PYTHONPATH": str(tmp_path / "site")},
-        cold=True,
+        process="new",
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("the memory was full") == 1
@@ -216,6 +215,7 @@ def test_two_processes_are_started_again_together(tmp_path: Path) -> None:
         "trainer.devices=2",
         "pretrain.batch_size=400",
         env={"PYTHONPATH": str(tmp_path / "site")},
+        process="new",
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("the memory was full") == 1

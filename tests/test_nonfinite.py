@@ -9,6 +9,7 @@ import lightning as L
 import pytest
 import torch
 
+from forked import Started
 from planting import infinite_gradient, infinite_weight, run_until_stopped
 from small_runs import ROOT, environment, run
 from unmask.callbacks import nonfinite
@@ -17,7 +18,6 @@ from unmask.data.loading.sampler import EpochBatches
 from unmask.randomness import make_key
 from unmask.storage import checkpoints
 from unmask.training import fit
-from warm_commands import Started
 
 ABSURD = ("stages=[pretrain]", "pretrain.base_lr=1e30", "pretrain.warmup_epochs=0")
 IMAGES = list(range(4000))

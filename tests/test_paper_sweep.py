@@ -10,12 +10,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from forked import Started
 from hydra_plugins.reporting import report_command
-from small_runs import ROOT, TINY, call, command, environment, raw_config
+from small_runs import ROOT, TINY, call, children, command, environment, raw_config
 from unmask.config.checks import check
 from unmask.reports.paper.protocol_differences import describe_differences
-from warm_children import children
-from warm_commands import Started
 
 SMALL = [*TINY, "data.image_size=28", "labels=100", "finetune.labels=100", "seed=0"]
 # UNMASK_KILLS=10 pytest tests/test_paper_sweep.py -k killed
@@ -68,7 +67,9 @@ def kill_after_progress(runs: Path, delay: float) -> None:
 def test_a_table_that_is_killed_and_begun_again_ends_with_the_same_csv(
     tmp_path: Path,
 ) -> None:
-    undisturbed = call(*sweep_arguments(tmp_path / "undisturbed"), tiny=False)
+    undisturbed = call(
+        *sweep_arguments(tmp_path / "undisturbed"), tiny=False, process="forked"
+    )
     assert undisturbed.returncode == 0, undisturbed.stderr
     assert "4 of 4 results" in undisturbed.stdout, (
         "a sweep of tables ends with the report on them"
@@ -76,7 +77,7 @@ def test_a_table_that_is_killed_and_begun_again_ends_with_the_same_csv(
     generator = random.Random(0)
     for _ in range(KILLS):
         kill_after_progress(tmp_path / "broken", generator.uniform(0, 1))
-    last = call(*sweep_arguments(tmp_path / "broken"), tiny=False)
+    last = call(*sweep_arguments(tmp_path / "broken"), tiny=False, process="forked")
     assert last.returncode == 0, last.stderr
     assert report_csv(tmp_path / "broken") == report_csv(tmp_path / "undisturbed")
     rows = (

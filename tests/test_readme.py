@@ -129,7 +129,8 @@ def test_every_command_runs_as_typed_but_smaller(
     _, script, *overrides = shlex.split(with_real_paths(typed, place, tmp_path))
     name = Path(script).name
     overrides = make_smaller(name, overrides, place, tmp_path)
-    done = call(*dict.fromkeys(overrides), script=name, tiny=False)
+    process = "forked" if "-m" in overrides else "this"
+    done = call(*dict.fromkeys(overrides), script=name, tiny=False, process=process)
     assert done.returncode == 0, done.stderr
 
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from forked import Started
 from small_runs import COARSE, call, command, environment, image_folder, plan_for, run
 from unmask.callbacks.checkpointing import PREEMPTED, Checkpointing
 from unmask.callbacks.metrics import MetricsLogger
 from unmask.stages.ledger import StageFolder
 from unmask.storage import checkpoints
 from unmask.storage.metrics_log import read_rows
-from warm_commands import Started
 
 
 class Crash(Exception):

@@ -14,12 +14,12 @@ from unittest.mock import patch
 
 import pytest
 
+from forked import Started
 from small_runs import ROOT, command, environment, has_logged, raw_config
 from test_ranks import step_environment
 from unmask.config.checks import check
 from unmask.distributed import processes, slurm
 from unmask.distributed.ranks import RankInfo
-from warm_commands import Started
 
 ARRAY = {"SLURM_JOB_ID": "812", "SLURM_ARRAY_JOB_ID": "812", "SLURM_ARRAY_TASK_ID": "3"}
 USR1, USR2, TERM, INT = signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT

@@ -1,14 +1,10 @@
 """A minute of `make soak`: two cells under faults end as undisturbed, bit for bit."""
 
 from pathlib import Path
-from typing import BinaryIO
 
 import pytest
 
-from soak import driver
 from soak.driver import Pace, Soak
-from soak.sweep import Sweep
-from warm_commands import Started
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(900)]
 FAULTS = (
@@ -23,19 +19,6 @@ QUICK = (
     "finetune.epochs=4",
     "watch.times=2",
 )
-
-
-@pytest.fixture(autouse=True)
-def warm(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Start the small cells quickly; `make soak` starts them as users do."""
-
-    def start_sweep(sweep: Sweep, output: BinaryIO) -> Started:
-        folder = Path(output.name).with_suffix("")
-        folder.mkdir()
-        output.write(f"see {folder}/stdout and {folder}/stderr\n".encode())
-        return Started(sweep.command(), folder, sweep.environment())
-
-    monkeypatch.setattr(driver, "start_sweep", start_sweep)
 
 
 def test_a_sweep_under_faults_ends_as_an_undisturbed_one(tmp_path: Path) -> None:

@@ -15,13 +15,13 @@ import torch
 from hydra import initialize_config_dir
 from submitit.core.core import Job
 
+from forked import Started
 from hydra_plugins import submitit_launcher
 from hydra_plugins.submitit_launcher import SubmititLauncher, resources
 from small_runs import ROOT, TINY, command, environment, plan_for, run
 from unmask.config.checks import ConfigError
 from unmask.storage import checkpoints
 from unmask.storage.metrics_log import read_rows
-from warm_commands import Started
 
 SBATCH = """#!/bin/bash
 cp "$1" {here}/script

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from forked import Started
 from small_runs import call, command, environment, has_logged, is_running
-from warm_commands import Started
 
 pytestmark = pytest.mark.process
 QUICK = ("pretrain.epochs=1", "stages=[pretrain,knn]")
@@ -28,14 +28,14 @@ def test_a_sweep_trains_each_cell_once_and_returns_it_from_the_ledger(
     tmp_path: Path,
 ) -> None:
     arguments = ("-m", f"runs_dir={tmp_path}", *QUICK, "decoder.depth=1,2")
-    first = call(*arguments)
+    first = call(*arguments, process="forked")
     assert first.returncode == 0, first.stderr
     assert pretrainings(tmp_path) == 2
     (tmp_path / "stub").mkdir()
     (tmp_path / "stub" / "torch.py").write_text(
         "raise RuntimeError('finished cells need no torch')"
     )
-    second = call(*arguments, cold=True, env={"PYTHONPATH": str(tmp_path / "stub")})
+    second = call(*arguments, process="new", env={"PYTHONPATH": str(tmp_path / "stub")})
     assert second.returncode == 0
     assert second.stdout.count("from the ledger") == 2
     assert pretrainings(tmp_path) == 2
@@ -45,7 +45,12 @@ def test_cells_that_differ_in_a_measurement_share_the_pretraining_even_side_by_s
     tmp_path: Path,
 ) -> None:
     done = call(
-        "-m", f"runs_dir={tmp_path}", *QUICK, "knn.k=5,20", "hydra.launcher.n_jobs=2"
+        "-m",
+        f"runs_dir={tmp_path}",
+        *QUICK,
+        "knn.k=5,20",
+        "hydra.launcher.n_jobs=2",
+        process="forked",
     )
     assert done.returncode == 0, done.stderr
     assert pretrainings(tmp_path) == 1
@@ -86,13 +91,13 @@ def test_a_failed_cell_does_not_stop_the_rest_and_is_redone(tmp_path: Path) -> N
     obstacle = tmp_path / "pretrain" / spec.fingerprint
     obstacle.write_text("in the way")
     arguments = ("-m", f"runs_dir={tmp_path}", *QUICK, "seed=1,2")
-    first = call(*arguments)
+    first = call(*arguments, process="forked")
     assert first.returncode == 1
     assert "cannot write in" in first.stderr
     assert "failed (exit 1)" in first.stdout
     assert pretrainings(tmp_path) == 1
     obstacle.unlink()
-    second = call(*arguments)
+    second = call(*arguments, process="forked")
     assert second.returncode == 0
     assert pretrainings(tmp_path) == 2
 
@@ -116,7 +121,7 @@ def test_a_stopped_sweep_saves_and_goes_on(tmp_path: Path) -> None:
     assert "not started" in printed
     (index,) = tmp_path.glob("pretrain/*/checkpoints/last.json")
     assert json.loads(index.read_text())[-1]["step"] > 0
-    assert call(*arguments).returncode == 0
+    assert call(*arguments, process="forked").returncode == 0
     assert pretrainings(tmp_path) == 2
 
 

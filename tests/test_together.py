@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 
+from forked import Started
 from small_runs import ROOT, environment
 from unmask.storage import checkpoints
 from unmask.storage.metrics_log import read_rows
-from warm_commands import Started
 
 pytestmark = pytest.mark.process
 STEPS = (

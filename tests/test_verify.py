@@ -12,6 +12,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from forked import Started
 from small_runs import ROOT, TINY, command, environment, image_folder, plan_for
 from unmask.commands.cli import parse
 from unmask.commands.verify.arguments import Settings, Verify
@@ -20,7 +21,6 @@ from unmask.commands.verify.interruptions import How, interruptions
 from unmask.commands.verify.supervised import SupervisedRun, VerifyError
 from unmask.commands.verify.verify import Row, Verification
 from unmask.config.checks import ConfigError
-from warm_commands import Started
 
 sys.path.insert(0, str(ROOT / "src"))
 from verify import plan_run
@@ -28,7 +28,7 @@ from verify import plan_run
 Start = Callable[[list[str], dict[str, str], Path], Started]
 
 
-def start_warm(
+def start_forked(
     arguments: list[str], variables: dict[str, str], folder: Path
 ) -> Started:
     return Started(arguments, folder, environment(**variables))
@@ -38,7 +38,7 @@ def start_with_defect(defect: str) -> Start:
     script = str(ROOT / "tests" / "defective.py")
 
     def start(arguments: list[str], variables: dict[str, str], folder: Path) -> Started:
-        return start_warm(
+        return start_forked(
             [arguments[0], script, defect, *arguments[2:]], variables, folder
         )
 
@@ -50,7 +50,7 @@ def arguments_of(*overrides: str) -> Settings:
 
 
 def verify(
-    scratch: Path, *overrides: str, start: Start = start_warm
+    scratch: Path, *overrides: str, start: Start = start_forked
 ) -> tuple[bool, str]:
     """Return whether the training is exact, and what was printed."""
     scratch.mkdir(exist_ok=True)

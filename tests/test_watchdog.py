@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from forked import Started
 from small_runs import COARSE, ROOT, environment, run
 from test_resume import assert_same, undisturbed, wait_for
-from warm_commands import Started
 
 __all__ = ["undisturbed"]
 
