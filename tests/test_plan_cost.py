@@ -224,6 +224,13 @@ def test_a_folder_that_does_not_exist_needs_images() -> None:
 
 
 @pytest.mark.parametrize("name", HARDWARE)
+def test_the_size_is_that_of_the_source_and_not_of_the_group_alone() -> None:
+    typed = ("data.source=cifar10", "data.channels=3", "data.root=/not/here")
+    statistics = ("data.mean=[0.5,0.5,0.5]", "data.std=[0.5,0.5,0.5]")
+    config = config_of(*typed, *statistics)
+    assert dataset_size(config, "mnist5k") == DatasetSize(50_000, 10_000, 10)
+
+
 def test_every_hardware_says_where_its_speed_is_from(name: str) -> None:
     result = hardware(name)
     assert result.source.split()[0].rstrip(":") in ("assumed", "published", "measured")

@@ -22,9 +22,12 @@ def dataset_size(
     """
     if typed:
         return typed
-    if dataset in KNOWN_SIZES:
-        return KNOWN_SIZES[dataset]
     data = config.data
+    # ImageNet is a folder of images like any other, known by its name alone
+    is_imagenet = (data.source, dataset) == ("image_folder", "imagenet")
+    name = dataset if is_imagenet else data.source
+    if name in KNOWN_SIZES:
+        return KNOWN_SIZES[name]
     is_url = "://" in str(data.root)
     if not is_url and not Path(str(data.root)).expanduser().is_dir():
         raise ConfigError(
