@@ -16,8 +16,8 @@ from typing import Any, NoReturn, get_origin
 from unmask.commands.composition import compose_arguments
 from unmask.config.checks import AnySection, ConfigError, parse_arguments
 from unmask.config.experiments import CONF
-from unmask.config.keys import fields_by_key, known_keys, override_key
-from unmask.config.overrides import check_overrides, config_groups
+from unmask.config.keys import fields_by_key, known_keys
+from unmask.config.overrides import check_overrides, config_groups, override_key
 from unmask.config.secrets import redact
 from unmask.config.section import Section
 from unmask.stages.ledger import LedgerError

@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from unmask.config.checks import ConfigError
 from unmask.config.experiments import CONF
-from unmask.config.keys import override_key
+from unmask.config.overrides import override_key
 
 
 @contextmanager

@@ -4,7 +4,7 @@ It says what came, what is allowed, and what to type.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar, get_args
 
 from pydantic import ValidationError
@@ -15,7 +15,7 @@ from unmask.config.image_checks import check_images
 from unmask.config.keys import did_you_mean, fields_by_key, known_keys
 from unmask.config.model_checks import check_geometry, check_target, check_widths
 from unmask.config.schema import Config
-from unmask.config.secrets import check_secrets, redact
+from unmask.config.secrets import environment_secrets, redact
 from unmask.config.section import Section
 from unmask.config.stage_checks import check_stages, check_unused
 
@@ -97,8 +97,28 @@ def _comment_of(key: str, defaults: str) -> str:
 
 
 def refuse_secrets(raw: Any) -> None:
-    """Raise ConfigError where a value holds a password or a token."""
-    raise_errors(check_secrets(raw))
+    """Raise ConfigError where a value holds a password or a token.
+
+    Configs are stored with results, in checkpoints and on dashboards.
+    """
+    raise_errors(_check_secrets(raw, "", environment_secrets()))
+
+
+def _check_secrets(value: Any, key: str, secrets: list[str]) -> Iterator[str]:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _check_secrets(inner, f"{key}.{name}" if key else name, secrets)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _check_secrets(inner, key, secrets)
+    elif isinstance(value, str):
+        shown = redact(value, secrets)
+        if shown != value:
+            yield (
+                f"{key} = {shown}: holds a password or a token, and configs are stored"
+                " with every result; leave it out: the tool that needs it reads it"
+                " from the environment or from ~/.netrc"
+            )
 
 
 def check_checkpoint_config(raw: dict[str, Any]) -> Config:

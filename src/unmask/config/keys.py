@@ -48,8 +48,3 @@ def did_you_mean(key: str, known: Iterable[str]) -> str:
         )
         near = [by_last_part[last] for last in last_parts]
     return f"; did you mean {near[0]}?" if near else ""
-
-
-def override_key(override: str) -> str:
-    """Return the key that an override sets: `image_size` for `+image_size=32`."""
-    return override.partition("=")[0].lstrip("+~")

@@ -12,7 +12,7 @@ from unmask.config.experiments import (
     read_sweep,
     unknown_name_message,
 )
-from unmask.config.keys import did_you_mean, override_key
+from unmask.config.keys import did_you_mean
 
 # sections that take any key below them
 OPEN_SECTIONS = ("logger.csv.",)
@@ -33,6 +33,11 @@ def check_overrides(arguments: Sequence[str], known: Sequence[str]) -> None:
             *refused_launchers(arguments),
         ]
     )
+
+
+def override_key(override: str) -> str:
+    """Return the key that an override sets: `image_size` for `+image_size=32`."""
+    return override.partition("=")[0].lstrip("+~")
 
 
 def config_groups() -> list[str]:
