@@ -222,6 +222,8 @@ OTHER_ENDS = {
     },
     "number": {
         "unmask/callbacks/metrics.py",
+        # it says the recipe in words, with another of the stage's metrics
+        "unmask/config/recipes.py",
         # the best checkpoint
         "unmask/callbacks/checkpointing.py",
         "unmask/callbacks/checkpoint_writer.py",
