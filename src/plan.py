@@ -12,7 +12,7 @@ from unmask.commands.composition import Composer, hydra_errors_as_config_errors
 from unmask.commands.plan.hardware import Hardware, Plan
 from unmask.config.checks import ConfigError, check, fill_missing_roots
 from unmask.config.datasets import DatasetSize
-from unmask.config.keys import override_key
+from unmask.config.overrides import override_key
 from unmask.config.recipes import TRAINED_STAGES
 from unmask.config.schema import Config
 from unmask.stages.sizes import dataset_size

@@ -16,7 +16,7 @@ from unmask.commands.verify.arguments import Settings, Verify
 from unmask.commands.verify.interruptions import trained_stages
 from unmask.config.checks import ConfigError, check
 from unmask.config.experiments import ABLATIONS, ALL
-from unmask.config.keys import override_key
+from unmask.config.overrides import override_key
 from unmask.config.recipes import MEASURING_STAGES
 from unmask.distributed.ranks import rank_info
 from unmask.stages.devices import total_processes
