@@ -56,6 +56,10 @@ class Contents:
         labels = labels.astype(np.int32)
         return cls(pack_names(names), labels, sizes, ids, offsets, (shard,), classes)
 
+    def shard_of(self, i: int) -> str:
+        """Return the name of the shard that holds an image."""
+        return self.shards[self.shard_ids[i]].name
+
     def take(self, indices: Int[np.ndarray, "M"]) -> "Contents":
         """Copy the images at these indices, in this order."""
         columns = {

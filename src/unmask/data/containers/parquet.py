@@ -5,7 +5,7 @@ and they are read by offset. Otherwise a whole row group is decoded for one imag
 """
 
 import json
-from collections import OrderedDict
+from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
@@ -21,6 +21,9 @@ PLAIN_ENCODINGS = frozenset(["PLAIN", "RLE", "BIT_PACKED"])
 
 # Shards are scanned and read in many threads already.
 READ_OPTIONS: dict[str, Any] = {"use_threads": False}
+
+# Decoded row groups of compressed files that a process keeps.
+MAX_GROUPS = 8
 
 # Bits for the row in a location that encodes (row group, row).
 ROW_BITS = 32
@@ -167,32 +170,17 @@ def _column_chunk(reader: pq.ParquetFile, group: int, path: str) -> Any:
     return next(column for column in columns if column.path_in_schema == path)
 
 
-class RowGroupCache:
-    """Keep the last few decoded row groups of compressed files.
+def read_row(root: Any, shard: str, offset: int) -> bytes:
+    """Return the image of an encoded row."""
+    group, row = decode_row(offset)
+    return _decode_group(root, shard, group)[row].as_py() or b""
 
-    For one process, and one thread at a time.
-    """
 
-    def __init__(self, max_groups: int = 4) -> None:
-        self.max_groups = max_groups
-        self.groups: OrderedDict[tuple[str, int], pa.Array] = OrderedDict()
-
-    def read(self, root: Any, shard: str, offset: int) -> bytes:
-        """Return the image of an encoded row."""
-        group, row = decode_row(offset)
-        if (shard, group) not in self.groups:
-            self.groups[shard, group] = self._decode(root, shard, group)
-            while len(self.groups) > self.max_groups:
-                self.groups.popitem(last=False)
-        # the least recently used group comes first, and is dropped first
-        self.groups.move_to_end((shard, group))
-        return self.groups[shard, group][row].as_py() or b""
-
-    def _decode(self, root: Any, shard: str, group: int) -> pa.Array:
-        with root.open(shard) as file:
-            reader = pq.ParquetFile(file, pre_buffer=False)
-            image, _, _ = find_columns(reader.schema_arrow, shard)
-            table = reader.read_row_group(
-                group, columns=[f"{image}.bytes"], **READ_OPTIONS
-            )
-        return table[image].combine_chunks().field("bytes")
+# Without a lock: threads that want one group at once may each decode it.
+@lru_cache(MAX_GROUPS)
+def _decode_group(root: Any, shard: str, group: int) -> pa.Array:
+    with root.open(shard) as file:
+        reader = pq.ParquetFile(file, pre_buffer=False)
+        image, _, _ = find_columns(reader.schema_arrow, shard)
+        table = reader.read_row_group(group, columns=[f"{image}.bytes"], **READ_OPTIONS)
+    return table[image].combine_chunks().field("bytes")

@@ -1,95 +1,75 @@
 """Stores of images in shards: any image at any time, never what precedes it."""
 
-import os
-import threading
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
 from unmask.data.containers.contents import Contents
-from unmask.data.containers.parquet import RowGroupCache
+from unmask.data.containers.parquet import read_row
 from unmask.data.containers.roots import LocalRoot, Root
+from unmask.data.containers.streamed import StreamedRoot
 from unmask.data.listing.names import name_at
 
 
 class ShardStore:
-    """Read images of tars, Parquet files or LitData's local chunks.
+    """Read images of tars, Parquet files or LitData's chunks.
 
     Any number of threads and processes may read at once.
     """
 
-    def __init__(self, root: Root, contents: Contents) -> None:
+    def __init__(self, root: Root | StreamedRoot, contents: Contents) -> None:
         self.root = root
-        self.shards = tuple(shard.name for shard in contents.shards)
-        self.names = contents.names
-        self.sizes = contents.sizes
-        self.shard_ids = contents.shard_ids
-        self.offsets = contents.offsets
-        self._row_groups: tuple[int, RowGroupCache, Any] | None = None
+        # digests are for the catalogue: here they would be sent to each worker
+        self.contents = replace(contents, digests=None)
 
     def __len__(self) -> int:
-        return len(self.names)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_row_groups": None}
+        return len(self.contents.names)
 
     def name(self, i: int) -> str:
-        return f"{self.root}/{self.shards[self.shard_ids[i]]}: {name_at(self.names, i)}"
+        contents = self.contents
+        name = name_at(contents.names, i)
+        return f"{self.root}/{contents.shard_of(i)}: {name}"
 
     def read(self, i: int) -> bytes:
-        shard = self.shards[self.shard_ids[i]]
-        offset = int(self.offsets[i])
-        if offset >= 0:
-            return self.root.read(shard, offset, int(self.sizes[i]))
+        shard = self.contents.shard_of(i)
+        offset = int(self.contents.offsets[i])
         # below zero: a row of a compressed Parquet file
-        cache, lock = self._row_group_cache()
-        with lock:
-            return cache.read(self.root, shard, offset)
-
-    def _row_group_cache(self) -> tuple[RowGroupCache, Any]:
-        """Return the cache and lock of this process.
-
-        A lock that a thread held while the process was forked stays held in the child.
-        """
-        if self._row_groups is None or self._row_groups[0] != os.getpid():
-            self._row_groups = (os.getpid(), RowGroupCache(), threading.Lock())
-        return self._row_groups[1:]
+        if offset < 0:
+            return read_row(self.root, shard, offset)
+        return self.root.read(shard, offset, int(self.contents.sizes[i]))
 
 
 class RawPixelStore:
     """Hand out raw pixels as arrays of mapped memory, without a copy."""
 
     def __init__(self, root: LocalRoot, contents: Contents) -> None:
-        assert contents.shapes is not None
         self.root = root
-        self.shards = tuple(shard.name for shard in contents.shards)
-        self.names = contents.names
-        self.shard_ids = contents.shard_ids
-        self.offsets = contents.offsets
-        self.shapes = contents.shapes
-        self._maps: dict[int, UInt8[np.ndarray, bytes]] = {}
+        self.contents = replace(contents, digests=None)
+        self._maps: dict[str, UInt8[np.ndarray, bytes]] = {}
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self.contents.names)
 
     def __getstate__(self) -> dict[str, Any]:
         # a map would be pickled as all of its bytes
         return self.__dict__ | {"_maps": {}}
 
     def name(self, i: int) -> str:
-        return f"{self.root}/{self.shards[self.shard_ids[i]]}: {name_at(self.names, i)}"
+        contents = self.contents
+        name = name_at(contents.names, i)
+        return f"{self.root}/{contents.shard_of(i)}: {name}"
 
     def read(self, i: int) -> UInt8[np.ndarray, "H W C"]:
-        shard_id = int(self.shard_ids[i])
-        offset = int(self.offsets[i])
-        pixels = self._maps.get(shard_id)
-        if pixels is None:
-            path = self.root.folder / self.shards[shard_id]
+        shard = self.contents.shard_of(i)
+        offset = int(self.contents.offsets[i])
+        if shard not in self._maps:
             # Mode c is copy-on-write: torch asks for writable memory, and pages that
             # nobody writes to stay shared between processes.
-            pixels = np.asarray(np.memmap(path, np.uint8, mode="c"))
-            self._maps[shard_id] = pixels
-        height, width, channels = self.shapes[i].tolist()
-        flat = pixels[offset : offset + height * width * channels]
+            mapped = np.memmap(self.root.folder / shard, np.uint8, mode="c")
+            self._maps[shard] = np.asarray(mapped)
+        assert self.contents.shapes is not None
+        height, width, channels = self.contents.shapes[i].tolist()
+        flat = self._maps[shard][offset : offset + height * width * channels]
         return flat.reshape(height, width, channels)

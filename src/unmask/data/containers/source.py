@@ -26,7 +26,7 @@ from unmask.data.containers.roots import (
 from unmask.data.containers.scan import scan_shards
 from unmask.data.containers.scan_tar import ScannedShard, scan_tar
 from unmask.data.containers.shard_stores import RawPixelStore, ShardStore
-from unmask.data.containers.streamed import StreamedStore, fetch_index
+from unmask.data.containers.streamed import StreamedRoot, fetch_index
 from unmask.data.listing.catalogue import (
     SHARD_SUFFIXES,
     Catalogue,
@@ -69,7 +69,8 @@ def catalogue_container(kind: str, location: str) -> Catalogue:
     """Catalogue the images of shards; raises ValueError as `list_container` does."""
     if kind == "litdata" and "://" in location:
         contents = fetch_index(location)
-        return _to_catalogue(contents, StreamedStore(location, contents))
+        streamed = StreamedRoot(location, contents.shards)
+        return _to_catalogue(contents, ShardStore(streamed, contents))
     root = open_root(location)
     if kind == "raw":
         if not isinstance(root, LocalRoot):
@@ -93,9 +94,7 @@ def catalogue_container(kind: str, location: str) -> Catalogue:
     return _to_catalogue(contents, ShardStore(root, contents))
 
 
-def _to_catalogue(
-    contents: Contents, store: ShardStore | StreamedStore | RawPixelStore
-) -> Catalogue:
+def _to_catalogue(contents: Contents, store: ShardStore | RawPixelStore) -> Catalogue:
     digests = contents.digests
 
     def digest(i: int) -> str:
