@@ -6,8 +6,7 @@ Tensors do not show the number of heads, nor the sides of a grid that is not squ
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -22,8 +21,7 @@ DECODER_HEADS = 16
 BLOCK_NAME = re.compile(r"(encoder|decoder)\.blocks\.(\d+)\.")
 
 
-@dataclass(frozen=True)
-class Hints:
+class Hints(NamedTuple):
     """Sizes that names and shapes may leave open; None: not known."""
 
     heads: int | None = None
@@ -35,29 +33,21 @@ class Hints:
 
     def with_defaults(self, defaults: "Hints") -> "Hints":
         """Fill in what is not known here."""
-        known = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value is not None:
-                known[field.name] = value
-        return replace(defaults, **known)
+        pairs = zip(self, defaults, strict=True)
+        return Hints._make(theirs if ours is None else ours for ours, theirs in pairs)
 
     def merged_with(self, other: "Hints") -> "Hints":
         """Join what a file says of itself with what is known otherwise.
 
         Raises ValueError if the two contradict.
         """
-        merged = {}
-        for field in fields(self):
-            name = field.name
-            ours, theirs = getattr(self, name), getattr(other, name)
-            if ours is not None and theirs is not None and ours != theirs:
+        for name, ours, theirs in zip(self._fields, self, other, strict=True):
+            if None not in (ours, theirs) and ours != theirs:
                 raise ValueError(
                     f"the file's metadata says {name}={ours}, but its tensors or your"
                     f" arguments say {name}={theirs}"
                 )
-            merged[name] = ours if ours is not None else theirs
-        return Hints(**merged)
+        return self.with_defaults(other)
 
 
 def recorded_hints(file: WeightsFile) -> Hints:
@@ -66,6 +56,7 @@ def recorded_hints(file: WeightsFile) -> Hints:
     They are in a checkpoint's config, in this project's record, or in Hugging Face's
     config.json. Raises ValueError if they are unusable.
     """
+    hints = Hints()
     try:
         if "config" in file.record:
             hints = _checkpoint_hints(file.record)
@@ -73,22 +64,12 @@ def recorded_hints(file: WeightsFile) -> Hints:
             hints = _record_hints(file.record)
         elif file.config:
             hints = _hub_hints(file.config)
-        else:
-            hints = Hints()
     # Whatever a record of another form leads to.
-    except (
-        KeyError,
-        TypeError,
-        AttributeError,
-        IndexError,
-        ZeroDivisionError,
-    ) as error:
+    except (LookupError, TypeError, AttributeError, ZeroDivisionError) as error:
         raise ValueError(
             f"what the file says of its sizes is unusable: {error!r}"
         ) from error
-    sizes = [hints.heads, hints.decoder_heads, hints.channels, hints.patch_size]
-    sizes += hints.grid or ()
-    for size in sizes:
+    for size in (*hints[:2], *(hints.grid or ()), *hints[3:5]):
         if size is not None and (not isinstance(size, int) or size < 1):
             raise ValueError(f"what the file says of its sizes is unusable: {hints}")
     return hints
@@ -118,7 +99,7 @@ def _record_hints(record: dict[str, Any]) -> Hints:
     rows, columns = geometry["grid"]
     return Hints(
         heads=geometry["encoder"]["heads"],
-        decoder_heads=decoder["heads"] if decoder else None,
+        decoder_heads=decoder and decoder["heads"],
         grid=(rows, columns),
         channels=geometry["channels"],
         patch_size=geometry["patch_size"],

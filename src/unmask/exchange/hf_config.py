@@ -35,7 +35,14 @@ def hub_config(weights: Weights) -> dict[str, Any]:
         "attention_probs_dropout_prob": 0.0,
     }
     if weights.head is not None:
-        return config | _classifier_config(len(weights.head["head.weight"]))
+        # The names that Hugging Face itself gives to classes without a name.
+        names = [f"LABEL_{k}" for k in range(len(weights.head["head.weight"]))]
+        return config | {
+            "model_type": "vit",
+            "architectures": ["ViTForImageClassification"],
+            "id2label": {str(k): name for k, name in enumerate(names)},
+            "label2id": {name: k for k, name in enumerate(names)},
+        }
     config |= {"model_type": "vit_mae", "architectures": ["ViTMAEModel"]}
     decoder = geometry.decoder
     if decoder is None:
@@ -46,15 +53,4 @@ def hub_config(weights: Weights) -> dict[str, Any]:
         "decoder_num_hidden_layers": decoder.depth,
         "decoder_num_attention_heads": decoder.heads,
         "decoder_intermediate_size": round(decoder.width * decoder.mlp_ratio),
-    }
-
-
-def _classifier_config(classes: int) -> dict[str, Any]:
-    # The names that Hugging Face itself gives to classes without a name.
-    names = {str(index): f"LABEL_{index}" for index in range(classes)}
-    return {
-        "model_type": "vit",
-        "architectures": ["ViTForImageClassification"],
-        "id2label": names,
-        "label2id": {name: int(index) for index, name in names.items()},
     }

@@ -1,7 +1,7 @@
 """Weights under this project's names, the sizes they imply, and what was converted."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Literal
 
 import torch
@@ -89,7 +89,11 @@ def expected_shapes(geometry: Geometry) -> dict[str, torch.Size]:
     with torch.device("meta"):
         parts: dict[str, Encoder | Decoder] = {"encoder": build_encoder(geometry)}
         if geometry.decoder:
-            parts["decoder"] = _build_decoder(geometry, geometry.decoder)
+            # It predicts the pixels of a patch; other targets have no foreign layout.
+            values = geometry.patch_size**2 * geometry.channels
+            sizes = astuple(geometry.decoder)
+            width = geometry.encoder.width
+            parts["decoder"] = Decoder(geometry.grid, width, values, *sizes)
     return {
         f"{part}.{name}": value.shape
         for part, model in parts.items()
@@ -99,26 +103,5 @@ def expected_shapes(geometry: Geometry) -> dict[str, torch.Size]:
 
 def build_encoder(geometry: Geometry) -> Encoder:
     """Return an encoder of that geometry, with new weights."""
-    stack = geometry.encoder
-    return Encoder(
-        geometry.grid,
-        geometry.patch_size,
-        geometry.channels,
-        stack.width,
-        stack.depth,
-        stack.heads,
-        stack.mlp_ratio,
-    )
-
-
-def _build_decoder(geometry: Geometry, stack: Stack) -> Decoder:
-    return Decoder(
-        geometry.grid,
-        geometry.encoder.width,
-        # It predicts the pixels of a patch; other targets have no foreign layout.
-        geometry.patch_size**2 * geometry.channels,
-        stack.width,
-        stack.depth,
-        stack.heads,
-        stack.mlp_ratio,
-    )
+    sizes = astuple(geometry.encoder)
+    return Encoder(geometry.grid, geometry.patch_size, geometry.channels, *sizes)

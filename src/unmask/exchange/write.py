@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -26,14 +26,10 @@ from unmask.storage.atomic import atomic_write, write_json
 WritableLayout = Literal["timm", "hf", "official", "safetensors"]
 # Of the linear probe (MAE A.1).
 BATCH_NORM_EPS = 1e-6
-
-
-@dataclass(frozen=True)
-class Converted:
-    """Tensors under a layout's names, and what was done to them."""
-
-    tensors: dict[str, Tensor]
-    report: Report
+FOLDED_NOTE = (
+    "the probe's BatchNorm is folded into its Linear: equal to rounding,"
+    " not bit for bit"
+)
 
 
 def write_weights(
@@ -45,22 +41,22 @@ def write_weights(
     what these weights do.
     """
     check_target(path, layout, overwrite)
-    converted = _convert(weights, layout)
+    tensors, report = _convert(weights, layout)
     path.parent.mkdir(parents=True, exist_ok=True)
     # With this record the file can be read back without hints.
     record = {"geometry": asdict(weights.geometry), "pool": weights.pool}
     if layout == "hf":
-        _save_folder(path, converted.tensors, hub_config(weights))
+        _save_folder(path, tensors, hub_config(weights))
     elif layout == "safetensors" or (
         layout == "timm" and path.suffix == ".safetensors"
     ):
         metadata = {"format": "pt", "unmask": json.dumps(record)}
-        _save_tensors(path, converted.tensors, metadata)
+        _save_tensors(path, tensors, metadata)
     else:
         key = "model" if layout == "official" else "state_dict"
         with atomic_write(path) as file:
-            torch.save({key: converted.tensors, "unmask": record}, file)
-    return converted.report
+            torch.save({key: tensors, "unmask": record}, file)
+    return report
 
 
 def check_target(path: Path, layout: WritableLayout, overwrite: bool) -> None:
@@ -80,22 +76,34 @@ def check_target(path: Path, layout: WritableLayout, overwrite: bool) -> None:
         raise ValueError(f"{path} exists; give another place or add overwrite=true")
 
 
-def _convert(weights: Weights, layout: WritableLayout) -> Converted:
-    """Convert names and shapes to the layout's.
+def _convert(
+    weights: Weights, layout: WritableLayout
+) -> tuple[dict[str, Tensor], Report]:
+    """Convert names and shapes to the layout's, and report what was done.
 
     Raises ValueError if the layout cannot express what the weights do.
     """
     tensors = weights.named_tensors()
     if layout == "safetensors":
         copies = {name: _copy(value) for name, value in tensors.items()}
-        return Converted(copies, Report(tuple(tensors)))
+        return copies, Report(tuple(tensors))
     _check_expressible(weights, layout)
-    tensors, dropped, notes = _drop_unused(tensors, weights, layout)
-    tensors, folded, head_notes = _fold_probe(tensors, layout)
+    dropped = _unused_tensors(tensors, layout)
+    tensors = {name: value for name, value in tensors.items() if name not in dropped}
+    notes = []
+    if layout == "timm":
+        notes.append(_timm_call(tensors, weights))
+    reshaped = {}
+    # the official layout keeps a probe's BatchNorm
+    if layout != "official" and "norm.running_mean" in tensors:
+        folded = _fold_batch_norm(tensors)
+        reshaped = dict.fromkeys(folded, "BatchNorm folded in")
+        notes.append(FOLDED_NOTE)
+        rest = (name for name in tensors if not name.startswith("norm."))
+        tensors = {name: tensors[name] for name in rest} | folded
     matrix = tensors[PATCH_KERNEL]
     kernel = to_conv_kernel(matrix, weights.geometry.patch_size)
-    change = f"{shape_text(matrix)} -> {shape_text(kernel)}"
-    reshaped = {PATCH_KERNEL: change} | folded
+    reshaped[PATCH_KERNEL] = f"{shape_text(matrix)} -> {shape_text(kernel)}"
     converted = tensors | {PATCH_KERNEL: kernel}
     # Hugging Face keeps query, key and value apart.
     if layout == "hf":
@@ -104,19 +112,26 @@ def _convert(weights: Weights, layout: WritableLayout) -> Converted:
                 piece = value.chunk(3)[0]
                 reshaped[name] = f"{shape_text(value)} -> 3 x {shape_text(piece)}"
         converted = split_qkv(converted)
-    table = name_table(layout, probe="norm.running_mean" in converted)
+    matched = tuple(name for name in tensors if name not in reshaped)
+    report = Report(matched, reshaped, dropped=dropped, notes=tuple(notes))
     # Hugging Face's models with a decoder or a head hold the encoder as `vit`.
     has_more = weights.decoder or weights.head
     prefix = "vit." if layout == "hf" and has_more else ""
+    return _rename(converted, layout, prefix), report
+
+
+def _rename(
+    tensors: dict[str, Tensor], layout: WritableLayout, prefix: str
+) -> dict[str, Tensor]:
+    """Copy to the layout's names; prefix: of all but the decoder and the head."""
+    table = name_table(layout, probe="norm.running_mean" in tensors)
     renamed = {}
-    for name, value in converted.items():
+    for name, value in tensors.items():
         theirs = cast(str, translate_name(name, table))
         if not theirs.startswith(("decoder.", "classifier.")):
             theirs = prefix + theirs
         renamed[theirs] = _copy(value)
-    matched = tuple(name for name in tensors if name not in reshaped)
-    report = Report(matched, reshaped, {}, dropped, (*notes, *head_notes))
-    return Converted(renamed, report)
+    return renamed
 
 
 def _copy(tensor: Tensor) -> Tensor:
@@ -145,26 +160,20 @@ def _check_expressible(weights: Weights, layout: WritableLayout) -> None:
         )
 
 
-def _drop_unused(
-    tensors: dict[str, Tensor], weights: Weights, layout: WritableLayout
-) -> tuple[dict[str, Tensor], dict[str, str], tuple[str, ...]]:
-    """Drop what the layout cannot hold and the result does not need.
-
-    Also returns the dropped tensors with the reason, and notes for the user.
-    """
-    dropped: dict[str, str] = {}
-    notes: tuple[str, ...] = ()
+def _unused_tensors(
+    tensors: dict[str, Tensor], layout: WritableLayout
+) -> dict[str, str]:
+    """Return what the layout cannot hold, or the result does not need; why by name."""
+    unused: dict[str, str] = {}
     if "fc_norm.weight" in tensors:
         for name in ("encoder.norm.weight", "encoder.norm.bias"):
             if name in tensors:
-                dropped[name] = "not used: the classifier normalises after pooling"
+                unused[name] = "not used: the classifier normalises after pooling"
     if layout == "timm":
         for name in tensors:
             if name.startswith("decoder."):
-                dropped[name] = "timm's ViT has no decoder"
-        notes = (_timm_call(tensors, weights),)
-    kept = {name: value for name, value in tensors.items() if name not in dropped}
-    return kept, dropped, notes
+                unused[name] = "timm's ViT has no decoder"
+    return unused
 
 
 def _timm_call(tensors: dict[str, Tensor], weights: Weights) -> str:
@@ -177,27 +186,6 @@ def _timm_call(tensors: dict[str, Tensor], weights: Weights) -> str:
         if "fc_norm.weight" not in tensors:
             arguments += ", fc_norm=False"
     return f"timm.create_model(..., {arguments})"
-
-
-def _fold_probe(
-    tensors: dict[str, Tensor], layout: WritableLayout
-) -> tuple[dict[str, Tensor], dict[str, str], tuple[str, ...]]:
-    """Fold a linear probe's BatchNorm into its Linear.
-
-    The official layout keeps both. Also returns what was changed, and notes for the
-    user.
-    """
-    if layout == "official" or "norm.running_mean" not in tensors:
-        return tensors, {}, ()
-    folded = _fold_batch_norm(tensors)
-    rest = {
-        name: value for name, value in tensors.items() if not name.startswith("norm.")
-    }
-    note = (
-        "the probe's BatchNorm is folded into its Linear: equal to rounding, not bit"
-        " for bit"
-    )
-    return rest | folded, dict.fromkeys(folded, "BatchNorm folded in"), (note,)
 
 
 def _fold_batch_norm(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

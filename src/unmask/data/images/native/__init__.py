@@ -43,13 +43,13 @@ RegionDecoder = Callable[
 @cache
 def region_decoder() -> RegionDecoder | None:
     """Return the decoder that was built from the present source, if there is one."""
-    built = sorted(FOLDER.glob(f"region-{source_hash()}-*.so"))
-    return load_decoder(built[-1]) if built else None
+    built = FOLDER / library_name()
+    return load_decoder(built) if built.exists() else None
 
 
-def source_hash() -> str:
-    """Return 12 hex digits of the source's SHA-256, part of the library's name."""
-    return hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:12]
+def library_name() -> str:
+    """Return the library's file name, which holds a hash of the source."""
+    return f"region-{hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:12]}.so"
 
 
 def load_decoder(path: Path) -> RegionDecoder | None:

@@ -41,8 +41,7 @@ def build(folder: Path) -> tuple[Path | None, str]:
         checked = run(sys.executable, "-c", CHECK, str(library), PYTHONPATH=src)
         if checked.returncode:
             return None, "this machine's libjpeg decodes other pixels than Pillow"
-        version = turbo_version(compiler)
-        target = folder / f"region-{native.source_hash()}-{version}.so"
+        target = folder / native.library_name()
         # in one step: no process ever loads half a library
         library.replace(target)
     return target, f"JPEGs are decoded by region ({target.stem})"
@@ -69,20 +68,6 @@ def run(*command: str, **variables: str) -> subprocess.CompletedProcess[str]:
         check=False,
         env=os.environ | variables,
     )
-
-
-def turbo_version(compiler: str) -> str:
-    """Return libjpeg-turbo's version as its header defines it; "0" if unknown."""
-    header = "#include <stdio.h>\n#include <jpeglib.h>\nLIBJPEG_TURBO_VERSION_NUMBER\n"
-    preprocessed = subprocess.run(
-        [compiler, "-E", "-P", "-"],
-        input=header,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    tokens = preprocessed.stdout.split()
-    return tokens[-1] if tokens else "0"
 
 
 if __name__ == "__main__":
