@@ -8,11 +8,11 @@ from omegaconf import OmegaConf
 
 from small_runs import ROOT, image_folder, plan_for, raw_config, run
 from unmask.commands.plan import speed
-from unmask.commands.plan.hardware import GIB, Hardware, check_plan_arguments
+from unmask.commands.plan.hardware import GIB, Hardware, Plan
 from unmask.commands.plan.price_stages import Estimator
 from unmask.commands.plan.price_types import Cell, StagePrice, sum_prices, unique_stages
 from unmask.commands.plan.step_tables import measured_table
-from unmask.config.checks import ConfigError, check
+from unmask.config.checks import ConfigError, check, validate
 from unmask.config.datasets import KNOWN_SIZES, DatasetSize
 from unmask.config.schema import Config
 from unmask.stages.ledger import StageFolder
@@ -40,9 +40,8 @@ def config_of(*overrides: str) -> Config:
 
 def hardware(name: str) -> Hardware:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return check_plan_arguments(
-            OmegaConf.to_container(compose("plan", overrides=[f"hardware={name}"]))
-        ).hardware
+        raw = OmegaConf.to_container(compose("plan", overrides=[f"hardware={name}"]))
+    return validate(Plan, raw).hardware
 
 
 def cell(*overrides: str, data: str = "mnist5k", group: str = "") -> Cell:
@@ -223,7 +222,6 @@ def test_a_folder_that_does_not_exist_needs_images() -> None:
     )
 
 
-@pytest.mark.parametrize("name", HARDWARE)
 def test_the_size_is_that_of_the_source_and_not_of_the_group_alone() -> None:
     typed = ("data.source=cifar10", "data.channels=3", "data.root=/not/here")
     statistics = ("data.mean=[0.5,0.5,0.5]", "data.std=[0.5,0.5,0.5]")
@@ -231,6 +229,7 @@ def test_the_size_is_that_of_the_source_and_not_of_the_group_alone() -> None:
     assert dataset_size(config, "mnist5k") == DatasetSize(50_000, 10_000, 10)
 
 
+@pytest.mark.parametrize("name", HARDWARE)
 def test_every_hardware_says_where_its_speed_is_from(name: str) -> None:
     result = hardware(name)
     assert result.source.split()[0].rstrip(":") in ("assumed", "published", "measured")
@@ -246,8 +245,8 @@ def test_every_hardware_says_where_its_speed_is_from(name: str) -> None:
 def test_a_peak_without_a_share_of_it_is_refused() -> None:
     raw = hardware("h100x8").model_dump() | {"utilisation": None}
     with pytest.raises(ConfigError, match=r"hardware\.utilisation = None: give both"):
-        check_plan_arguments(
-            {"hardware": raw, "images": None, "val_images": None, "classes": None}
+        validate(
+            Plan, {"hardware": raw, "images": None, "val_images": None, "classes": None}
         )
 
 
