@@ -4,7 +4,6 @@ import platform
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
 
 from unmask.commands.bench.arguments import Bench
 from unmask.commands.cli import command
@@ -13,6 +12,8 @@ from unmask.config.data import Container, Data
 from unmask.distributed.processes import available_cores
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from unmask.commands.bench.callbacks import Overhead
 
 
@@ -105,47 +106,41 @@ def print_loading(spec: dict[str, Any], data: Data, container: Container) -> Non
     )
 
 
-def guards_table(spec: dict[str, Any], overhead: "Overhead") -> Table:
+def guards_table(spec: dict[str, Any], overhead: "Overhead") -> "Table":
     """Return the seconds of each guard in a step, and of a checkpoint a minute."""
+    from unmask.commands.bench.measure import make_table
+
     # guards run once a step, a checkpoint is written once a minute by default
     title = (
         f"{spec['model']['name']}, batch {spec['batch']}: a step takes"
         f" {overhead.step:.3f} s (median)"
     )
-    table = Table(title=title)
-    table.add_column("what")
-    table.add_column("seconds", justify="right")
-    table.add_column("share", justify="right")
-    for name, seconds in overhead.guards.items():
-        percent = 100 * seconds / overhead.step
-        table.add_row(name, f"{seconds:.6f}", f"{percent:.3f} % of a step")
-    total = sum(overhead.guards.values())
-    table.add_row(
-        "all guards",
-        f"{total:.6f}",
-        f"{100 * total / overhead.step:.3f} % of a step",
-        end_section=True,
-    )
-    for name, seconds in overhead.checkpoint.items():
-        percent = 100 * seconds / 60
-        table.add_row(name, f"{seconds:.3f}", f"{percent:.2f} % of a minute")
-    return table
+    guards = overhead.guards | {"all guards": sum(overhead.guards.values())}
+    rows = [
+        (name, f"{seconds:.6f}", f"{100 * seconds / overhead.step:.3f} % of a step")
+        for name, seconds in guards.items()
+    ]
+    rows += [
+        (name, f"{seconds:.3f}", f"{100 * seconds / 60:.2f} % of a minute")
+        for name, seconds in overhead.checkpoint.items()
+    ]
+    return make_table(title, ("what", "seconds", "share"), rows)
 
 
-def steps_table(spec: dict[str, Any], seconds: dict[str, dict[str, float]]) -> Table:
+def steps_table(spec: dict[str, Any], seconds: dict[str, dict[str, float]]) -> "Table":
     """Return the seconds of a step of ours and of the peer."""
+    from unmask.commands.bench.measure import make_table
+
     title = (
         f"{spec['model']['name']}, batch {spec['batch']}, {spec['rounds']} rounds in"
         " turn"
     )
-    table = Table(title=title)
-    table.add_column("contestant")
-    for column in ("median s", "least", "most", "x ours (median of rounds)"):
-        table.add_column(column, justify="right")
-    for name, row in seconds.items():
-        values = [row[key] for key in ("median", "least", "most", "ratio")]
-        table.add_row(name, *(f"{value:.3f}" for value in values))
-    return table
+    header = ("contestant", "median s", "least", "most", "x ours (median of rounds)")
+    rows = [
+        (name, *(f"{row[key]:.3f}" for key in ("median", "least", "most", "ratio")))
+        for name, row in seconds.items()
+    ]
+    return make_table(title, header, rows)
 
 
 if __name__ == "__main__":

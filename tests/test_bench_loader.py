@@ -16,7 +16,6 @@ from unmask.commands.bench.arguments import Bench, unused_keys
 from unmask.commands.bench.loader import (
     LoadingCosts,
     measure_loading,
-    time_in_turn,
     training_images,
 )
 from unmask.commands.bench.loader_parts import FirstRead
@@ -26,6 +25,7 @@ from unmask.commands.bench.loader_tables import (
     loading_tables,
     path_in_training,
 )
+from unmask.commands.bench.measure import Contestant, time_in_turn
 from unmask.commands.bench.reading_paths import OFFICIAL
 from unmask.commands.bench.whole_loaders import time_loaders
 from unmask.config.checks import ConfigError, validate
@@ -131,7 +131,11 @@ def test_images_in_memory_are_measured_beside_torchvision() -> None:
 def test_contestants_take_turns_after_a_round_that_warms_up() -> None:
     turns: list[str] = []
     taken = time_in_turn(
-        {name: (lambda turn, name=name: turns.append(name), 2) for name in "ab"}, 0.0
+        {
+            name: Contestant(lambda turn, name=name: turns.append(name), 2)
+            for name in "ab"
+        },
+        rounds=3,
     )
     assert turns == ["a", "b"] * 4
     assert [len(each) for each in taken.values()] == [3, 3]

@@ -9,7 +9,8 @@ import torch
 
 from small_runs import call
 from unmask.commands.bench.arguments import Bench
-from unmask.commands.bench.step import compare_steps, our_step, time_steps, vitmae_step
+from unmask.commands.bench.measure import Contestant, time_in_turn
+from unmask.commands.bench.step import compare_steps, our_step, vitmae_step
 from unmask.config.checks import ConfigError, validate
 
 SPEC: dict = {
@@ -31,8 +32,10 @@ SPEC: dict = {
 
 def test_contestants_take_turns_and_the_warm_up_is_dropped() -> None:
     turns: list[str] = []
-    steps = {name: lambda name=name: turns.append(name) or 0.0 for name in "ab"}
-    seconds = time_steps(steps, rounds=3, synchronise=lambda: None)
+    steps = {
+        name: Contestant(lambda turn, name=name: turns.append(name)) for name in "ab"
+    }
+    seconds = time_in_turn(steps, rounds=3, warm_up=2)
     assert turns == ["a", "b"] * 5
     assert [len(taken) for taken in seconds.values()] == [3, 3]
 

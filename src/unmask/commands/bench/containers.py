@@ -9,14 +9,17 @@ files should be in the system's cache already.
 import hashlib
 import statistics
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
+from unmask.commands.bench.measure import (
+    Contestant,
+    make_table,
+    median_ratio,
+    time_in_turn,
+)
 from unmask.data.augment.crops import Augmentation
 from unmask.data.loading.batch import ImageFormat
 from unmask.data.loading.folders import StoredImages, read_stored, splits_from_listing
@@ -26,8 +29,6 @@ from unmask.data.sources import list_source
 ROUNDS = 5
 BATCH_SIZE = 50
 IMAGE_FORMAT = ImageFormat((224, 224), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-# does something with the images at these indices
-Work = Callable[[list[int]], object]
 
 
 def open_splits(arguments: list[str]) -> dict[str, StoredImages]:
@@ -47,42 +48,21 @@ def open_splits(arguments: list[str]) -> dict[str, StoredImages]:
     return splits
 
 
-def images_per_second(
-    works: dict[str, Work], order: list[int]
-) -> dict[str, list[float]]:
-    """Return the pace of each contestant in each round.
-
-    They take turns; a first round warms up and does not count.
-    """
-    seconds: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(ROUNDS + 1):
-        for name, work in works.items():
-            # CPU time of all threads: decoding may use several
-            start = time.process_time()
-            work(order)
-            seconds[name].append(time.process_time() - start)
-    return {
-        name: [len(order) / round_seconds for round_seconds in rounds[1:]]
-        for name, rounds in seconds.items()
-    }
-
-
-def cropping(split: StoredImages) -> Work:
-    """Return what reads, decodes and crops images in batches."""
+def cropping(split: StoredImages, order: list[int]) -> Contestant:
+    """Read, decode and crop images in batches."""
     augmentation = Augmentation("random", flip=True)
     views = Views(split, IMAGE_FORMAT, augmentation, 0)
 
-    def load_batches(order: list[int]) -> None:
+    def load_batches(turn: int) -> None:
         for start in range(0, len(order), BATCH_SIZE):
-            batch = order[start : start + BATCH_SIZE]
-            views.__getitems__([(0, i) for i in batch])
+            views.batch(0, order[start : start + BATCH_SIZE])
 
-    return load_batches
+    return Contestant(load_batches, len(order))
 
 
-def reading(split: StoredImages) -> Work:
-    """Return what reads the encoded images and does nothing with them."""
-    return lambda order: [split.store.read(i) for i in order]
+def reading(split: StoredImages, order: list[int]) -> Contestant:
+    """Read the encoded images and do nothing with them."""
+    return Contestant(lambda _: [split.store.read(i) for i in order], len(order))
 
 
 def pixel_hash(split: StoredImages, order: list[int]) -> str:
@@ -109,25 +89,25 @@ def main(arguments: list[str]) -> None:
     # the same random order for all: sequential reads would flatter tar files
     order = torch.randperm(smallest, generator=generator).tolist()
     order = order[: limits[0] if limits else None]
-    reads = images_per_second(
-        {name: reading(split) for name, split in splits.items()}, order
-    )
-    crops = images_per_second(
-        {name: cropping(split) for name, split in splits.items()}, order
+    reads, crops = (
+        time_in_turn(
+            {name: make(split, order) for name, split in splits.items()}, ROUNDS
+        )
+        for make in (reading, cropping)
     )
     first = next(iter(splits))
-    table = Table("source", "reads/s", "crops/s", "of the first's", "hash of pixels")
-    for name, split in splits.items():
-        # round by round: what else the machine does changes more slowly than that
-        ratios = [a / b for a, b in zip(crops[name], crops[first], strict=True)]
-        table.add_row(
+    rows = [
+        (
             f"{name.partition('=')[0]} ({Path(name).name})",
-            f"{statistics.median(reads[name]):,.0f}",
-            f"{statistics.median(crops[name]):,.1f}",
-            f"{statistics.median(ratios):.3f}",
+            f"{1 / statistics.median(reads[name]):,.0f}",
+            f"{1 / statistics.median(crops[name]):,.1f}",
+            f"{median_ratio(crops[first], crops[name]):.3f}",
             pixel_hash(split, order),
         )
-    Console().print(table)
+        for name, split in splits.items()
+    ]
+    header = ("source", "reads/s", "crops/s", "of the first's", "hash of pixels")
+    Console().print(make_table(None, header, rows))
 
 
 if __name__ == "__main__":

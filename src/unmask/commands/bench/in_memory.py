@@ -3,8 +3,6 @@
 src/bench.py uses this for data sets that lie in memory, such as CIFAR.
 """
 
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from unmask.commands.bench.measure import Contestant
+from unmask.commands.bench.official_recipe import official_view
 from unmask.data.augment.crops import Augmentation, margin_sizes
 from unmask.data.loading.batch import ImageFormat
 from unmask.data.loading.in_memory import InMemory
@@ -30,8 +30,6 @@ OUR_IMAGES = 5120
 TORCHVISION_IMAGES = 1024
 PADDED_CROP = Augmentation("padded", flip=True)
 RANDOM_CROP = Augmentation("random", (0.2, 1.0), flip=True)
-# runs one round (its number is the argument), and how many images a round has
-Contestant = tuple[Callable[[int], Any], int]
 
 
 class TransformDataset(Dataset):
@@ -60,27 +58,24 @@ def in_memory_contestants(
     few = InMemory(split.images_NCHW[:OUR_IMAGES], split.labels_N[:OUR_IMAGES])
     shape = image_format.shape
     padded = transforms.RandomCrop(shape, margin_sizes(shape)[::-1])
-    resized = transforms.RandomResizedCrop(
-        shape, (0.2, 1), interpolation=transforms.InterpolationMode.BICUBIC
-    )
     # ours drops the last batch where it is not full
     our_count = len(few) - len(few) % min(BATCH_SIZE, len(few))
     their_count = min(TORCHVISION_IMAGES, len(few))
+
+    def ours(augmentation: Augmentation, as_uint8: bool = False) -> Contestant:
+        run = _our_epoch(few, image_format, augmentation, as_uint8)
+        return Contestant(run, our_count)
+
+    def theirs(crop: Any = None) -> Contestant:
+        view = official_view(image_format, crop)
+        return Contestant(_torchvision_epoch(few, view), their_count)
+
     return {
-        "torchvision, padded crop": (
-            _torchvision_epoch(few, image_format, padded),
-            their_count,
-        ),
-        "padded crop": (_our_epoch(few, image_format, PADDED_CROP), our_count),
-        "padded crop, uint8": (
-            _our_epoch(few, image_format, PADDED_CROP, as_uint8=True),
-            our_count,
-        ),
-        "torchvision, random resized crop": (
-            _torchvision_epoch(few, image_format, resized),
-            their_count,
-        ),
-        "random resized crop": (_our_epoch(few, image_format, RANDOM_CROP), our_count),
+        "torchvision, padded crop": theirs(padded),
+        "padded crop": ours(PADDED_CROP),
+        "padded crop, uint8": ours(PADDED_CROP, as_uint8=True),
+        "torchvision, random resized crop": theirs(),
+        "random resized crop": ours(RANDOM_CROP),
     }
 
 
@@ -110,22 +105,12 @@ def _our_epoch(
     return run_epoch
 
 
-def _torchvision_epoch(
-    split: InMemory, image_format: ImageFormat, crop: Any
-) -> Callable[[int], None]:
+def _torchvision_epoch(split: InMemory, view: Any) -> Callable[[int], None]:
     """Return an epoch of a DataLoader without workers: what one core can do."""
     images = split.images_NCHW[:TORCHVISION_IMAGES].permute(0, 2, 3, 1).numpy()
     # Pillow wants grey images without an axis for channels
     images = images[..., 0] if images.shape[3] == 1 else images
-    transform = transforms.Compose(
-        [
-            crop,
-            transforms.RandomHorizontalFlip(),
-            transforms.ToTensor(),
-            transforms.Normalize(image_format.mean, image_format.std),
-        ]
-    )
-    dataset = TransformDataset(np.ascontiguousarray(images), transform)
+    dataset = TransformDataset(np.ascontiguousarray(images), view)
     batch_size = min(BATCH_SIZE, len(images))
     batches = DataLoader(dataset, batch_size=batch_size, shuffle=True)
 
@@ -135,32 +120,3 @@ def _torchvision_epoch(
             pass
 
     return run_epoch
-
-
-def compare_in_memory(
-    split: InMemory, image_format: ImageFormat, rounds: int = 8
-) -> dict[str, float]:
-    """Return images a second of one core, by contestant.
-
-    They are medians of rounds in turn, in CPU time, after a round that warms up.
-    """
-    contestants = in_memory_contestants(split, image_format)
-    paces: dict[str, list[float]] = {name: [] for name in contestants}
-    for turn in range(rounds + 1):
-        for name, (run_epoch, count) in contestants.items():
-            start = time.process_time()
-            run_epoch(turn)
-            paces[name].append(count / (time.process_time() - start))
-    return {name: statistics.median(turns[1:]) for name, turns in paces.items()}
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    # CIFAR's shape; what is in the images does not matter
-    noise = torch.randint(0, 256, (OUR_IMAGES, 3, 32, 32), dtype=torch.uint8)
-    measured = compare_in_memory(
-        InMemory(noise, torch.zeros(OUR_IMAGES).long()),
-        ImageFormat((32, 32), (0.5,) * 3, (0.25,) * 3),
-    )
-    for name, pace in measured.items():
-        print(f"{name:36s}{pace:10,.0f} images/s")

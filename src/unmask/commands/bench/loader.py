@@ -1,22 +1,21 @@
 """Measure what loading images costs: each part, each way to read, and whole loaders."""
 
 import statistics
-import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import torch
 
-from unmask.commands.bench.in_memory import Contestant
 from unmask.commands.bench.loader_parts import FirstRead, read_first_time, time_parts
+from unmask.commands.bench.measure import Contestant, device_clock, time_in_turn
 from unmask.commands.bench.reading_paths import (
     AUGMENTATION,
     NUM_SMALL,
     file_contestants,
     memory_contestants,
 )
-from unmask.commands.bench.step import our_step, set_up_device, time_steps
+from unmask.commands.bench.step import our_step, set_up_device
 from unmask.commands.bench.whole_loaders import time_loaders
 from unmask.config.data import Container, Data, default_patch_size
 from unmask.data.images.decoding import read_header
@@ -32,8 +31,7 @@ from unmask.training.build import open_splits
 # images that are measured: as many as this, and not less than that
 SAMPLE_SIZE = 256
 MIN_IMAGES = 16
-# the first round warms up
-MIN_ROUNDS = 4
+MIN_ROUNDS = 3
 CPU_BATCH_SIZE = 8
 
 
@@ -96,7 +94,7 @@ def measure_loading(
             else:
                 contestants = file_contestants(split, image_format, ids, Path(folder))
                 parts = time_parts(split, image_format, AUGMENTATION, ids[:NUM_SMALL])
-            paths = time_in_turn(contestants, spec["seconds"])
+            paths = time_in_turn(contestants, MIN_ROUNDS, spec["seconds"])
         device = set_up_device(spec)
         loaders = time_loaders(
             split,
@@ -138,28 +136,6 @@ def _check_readable(first_read: FirstRead) -> list[int]:
     return ids
 
 
-def time_in_turn(
-    contestants: dict[str, Contestant], seconds: float
-) -> dict[str, list[float]]:
-    """Return the CPU seconds an image of each contestant in each round.
-
-    They take turns until `seconds` are over, for three rounds at least after one that
-    warms up.
-    """
-    costs: dict[str, list[float]] = {name: [] for name in contestants}
-    # each round is timed in CPU seconds; the clock only ends the rounds
-    began = time.perf_counter()
-    turn = 0
-    while turn < MIN_ROUNDS or time.perf_counter() - began < seconds:
-        for name, (run_round, num_images) in contestants.items():
-            start = time.process_time()
-            run_round(turn)
-            if turn:
-                costs[name].append((time.process_time() - start) / num_images)
-        turn += 1
-    return costs
-
-
 def _describe_images(
     split: InMemory | StoredImages, ids: list[int], first_read: FirstRead | None
 ) -> str:
@@ -197,8 +173,8 @@ def model_images_per_second(spec: dict[str, Any], data: Data) -> float | None:
     images_BCHW = torch.randn(batch_size, data.channels, side, side, device=device)
     noise_BL = torch.rand(batch_size, (side // patch) ** 2, device=device)
     step = our_step(spec, images_BCHW, noise_BL)
-    synchronise = torch.cuda.synchronize if is_gpu else lambda: None
-    seconds = time_steps({"unmask": step}, 3, synchronise)["unmask"]
+    steps = {"unmask": Contestant(lambda _: step())}
+    seconds = time_in_turn(steps, 3, warm_up=2, clock=device_clock(device))["unmask"]
     return batch_size / statistics.median(seconds)
 
 

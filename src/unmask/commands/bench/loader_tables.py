@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from rich.table import Table
 
 from unmask.commands.bench.loader import LoadingCosts
+from unmask.commands.bench.measure import make_table, median_ratio
 from unmask.commands.bench.reading_paths import OFFICIAL
 from unmask.data.loading.module import THREADS_PER_WORKER
 from unmask.distributed.processes import available_cores
@@ -27,36 +28,28 @@ def loading_tables(costs: LoadingCosts) -> Iterator[Table]:
 
 
 def _paths_table(costs: LoadingCosts) -> Table:
-    table = Table(
-        "way",
-        "ms an image",
-        "images/s a core",
-        "x official",
-        title=costs.images_description,
-    )
     official = costs.paths[OFFICIAL]
+    rows = []
     for name, seconds in costs.paths.items():
-        # round by round: what else the machine does changes more slowly than that
-        ratios = [other / own for other, own in zip(official, seconds, strict=True)]
         median = statistics.median(seconds)
-        table.add_row(
-            name,
-            f"{1000 * median:.3f}",
-            f"{1 / median:,.0f}",
-            f"{statistics.median(ratios):.2f}",
+        ratio = median_ratio(official, seconds)
+        rows.append(
+            (name, f"{1000 * median:.3f}", f"{1 / median:,.0f}", f"{ratio:.2f}")
         )
-    return table
+    header = ("way", "ms an image", "images/s a core", "x official")
+    return make_table(costs.images_description, header, rows)
 
 
 def _parts_table(costs: LoadingCosts) -> Table:
-    table = Table("step of the fast path", "ms an image", "share", "images/s a core")
     total = sum(costs.parts.values())
+    rows = []
     for name, seconds in costs.parts.items():
         # a step can be too short for the clock
         pace = f"{1 / seconds:,.0f}" if seconds else ""
         share = f"{100 * seconds / total:.0f} %"
-        table.add_row(name, f"{1000 * seconds:.3f}", share, pace)
-    return table
+        rows.append((name, f"{1000 * seconds:.3f}", share, pace))
+    header = ("step of the fast path", "ms an image", "share", "images/s a core")
+    return make_table(None, header, rows)
 
 
 def _loaders_table(costs: LoadingCosts) -> Table:
@@ -64,23 +57,20 @@ def _loaders_table(costs: LoadingCosts) -> Table:
     title = "in this process"
     if processes:
         title = f"data.num_workers={processes} data.threads={threads}"
-    table = Table("whole loader", "images/s", "x official", title=title)
     official = costs.loaders.get(OFFICIAL)
+    rows = []
     for name, pace in costs.loaders.items():
         if name == OFFICIAL:
             plural = "es" if costs.concurrent_reads > 1 else ""
             name = f"{name}, {costs.concurrent_reads} process{plural}"
         ratio = f"{pace / official:.2f}" if official else ""
-        table.add_row(name, f"{pace:,.0f}", ratio)
+        rows.append((name, f"{pace:,.0f}", ratio))
     if costs.first_read:
+        name = "files alone, read for the first time"
         pace = costs.first_read.images_per_second
         megabytes = pace * costs.first_read.mean_bytes / 1e6
-        table.add_row(
-            "files alone, read for the first time",
-            f"{pace:,.0f}",
-            f"{megabytes:,.0f} MB/s",
-        )
-    return table
+        rows.append((name, f"{pace:,.0f}", f"{megabytes:,.0f} MB/s"))
+    return make_table(title, ("whole loader", "images/s", "x official"), rows)
 
 
 def list_bad_images(costs: LoadingCosts) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from PIL import Image
@@ -14,17 +15,20 @@ from unmask.data.loading.batch import ImageFormat
 from unmask.data.loading.folders import StoredImages
 
 
-def official_view(image_format: ImageFormat) -> Callable[[Image.Image], Tensor]:
+def official_view(
+    image_format: ImageFormat, crop: Any = None
+) -> Callable[[Image.Image], Tensor]:
     """Return the transform of the official main_pretrain.py.
 
-    It is RandomResizedCrop(224, (0.2, 1), bicubic), flip, ToTensor and Normalize.
+    It is RandomResizedCrop(224, (0.2, 1), bicubic), or another crop, flip, ToTensor and
+    Normalize.
     """
+    bicubic = transforms.InterpolationMode.BICUBIC
     return transforms.Compose(
         [
-            transforms.RandomResizedCrop(
-                image_format.shape,
-                (0.2, 1.0),
-                interpolation=transforms.InterpolationMode.BICUBIC,
+            crop
+            or transforms.RandomResizedCrop(
+                image_format.shape, (0.2, 1.0), interpolation=bicubic
             ),
             transforms.RandomHorizontalFlip(),
             transforms.ToTensor(),

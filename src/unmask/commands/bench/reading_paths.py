@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unmask.commands.bench.in_memory import Contestant, in_memory_contestants
+from unmask.commands.bench.in_memory import in_memory_contestants
+from unmask.commands.bench.measure import Contestant
 from unmask.commands.bench.official_recipe import official_view, open_with_pillow
 from unmask.commands.bench.smaller_copies import make_smaller_copies
 from unmask.data.augment.crops import Augmentation
@@ -51,12 +52,12 @@ def file_contestants(
     """
     native_decoder = native.region_decoder()
     contestants: dict[str, Contestant] = {
-        OFFICIAL: (_official_round(split, image_format, ids), len(ids))
+        OFFICIAL: Contestant(_official_round(split, image_format, ids), len(ids))
     }
     for name, mode, decoder in _decoders(native_decoder):
         decoded = replace(split, decode=mode)
         read_round = _our_round(decoded, image_format, ids, decoder)
-        contestants[name] = (read_round, len(ids))
+        contestants[name] = Contestant(read_round, len(ids))
     small_ids = ids[:NUM_SMALL]
     # RandAugment and colour jitter know only grey and colour images
     if split.channels in (1, 3):
@@ -64,7 +65,7 @@ def file_contestants(
             read_round = _our_round(
                 split, image_format, small_ids, native_decoder, augmentation
             )
-            contestants[f"fast, and {name}"] = (read_round, len(small_ids))
+            contestants[f"fast, and {name}"] = Contestant(read_round, len(small_ids))
     jpegs, pixels = make_smaller_copies(
         split, min(image_format.shape), small_ids, folder
     )
@@ -74,7 +75,7 @@ def file_contestants(
     ):
         copy_ids = list(range(len(small_ids)))
         read_round = _our_round(copies, image_format, copy_ids, native_decoder)
-        contestants[name] = (read_round, len(copy_ids))
+        contestants[name] = Contestant(read_round, len(copy_ids))
     return contestants
 
 

@@ -1,7 +1,6 @@
 """Time a pretraining step beside Hugging Face's ViTMAE: same sizes, same images."""
 
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -9,13 +8,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from unmask.commands.bench.measure import (
+    Contestant,
+    device_clock,
+    median_ratio,
+    time_in_turn,
+)
 from unmask.decoder import Decoder
 from unmask.encoder import Encoder
 from unmask.mae import MAE
 from unmask.masking import random_masking
 from unmask.targets import NormalisedPixel, Pixel, targets_at
 
-WARM_UP_ROUNDS = 2
+OURS = "unmask"
 # makes one training step and returns its loss
 Step = Callable[[], float]
 
@@ -128,26 +133,6 @@ def _build_optimizer(model: nn.Module) -> torch.optim.AdamW:
     return torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), fused=True)
 
 
-def time_steps(
-    steps: dict[str, Step], rounds: int, synchronise: Callable[[], None]
-) -> dict[str, list[float]]:
-    """Return the seconds of each contestant's steps, after a warm-up.
-
-    The contestants take turns, so that whatever else the machine does slows all of
-    them alike.
-    """
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in range(rounds + WARM_UP_ROUNDS):
-        for name, step in steps.items():
-            synchronise()
-            start = time.perf_counter()
-            step()
-            synchronise()
-            if turn >= WARM_UP_ROUNDS:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
-
-
 def compare_steps(spec: dict[str, Any]) -> dict[str, dict[str, float]]:
     """Return median, least and most seconds of a step, and the ratio to our step.
 
@@ -160,20 +145,21 @@ def compare_steps(spec: dict[str, Any]) -> dict[str, dict[str, float]]:
     shape = (spec["batch"], spec["channels"], spec["image_size"], spec["image_size"])
     images_BCHW = torch.randn(shape, generator=generator).to(device)
     noise_BL = torch.rand(spec["batch"], num_patches, generator=generator).to(device)
-    steps = {
-        "unmask": our_step(spec, images_BCHW, noise_BL),
-        "transformers ViTMAE": vitmae_step(spec, images_BCHW, noise_BL),
+    ours, vitmae = (
+        make(spec, images_BCHW, noise_BL) for make in (our_step, vitmae_step)
+    )
+    contestants = {
+        OURS: Contestant(lambda _: ours()),
+        "transformers ViTMAE": Contestant(lambda _: vitmae()),
     }
-    synchronise = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    seconds = time_steps(steps, spec["rounds"], synchronise)
-    ours = seconds["unmask"]
-    rows = {}
-    for name, step_seconds in seconds.items():
-        ratios = [other / our for other, our in zip(step_seconds, ours, strict=True)]
-        rows[name] = {
-            "median": statistics.median(step_seconds),
-            "least": min(step_seconds),
-            "most": max(step_seconds),
-            "ratio": statistics.median(ratios),
+    clock = device_clock(device)
+    seconds = time_in_turn(contestants, spec["rounds"], warm_up=2, clock=clock)
+    return {
+        name: {
+            "median": statistics.median(taken),
+            "least": min(taken),
+            "most": max(taken),
+            "ratio": median_ratio(taken, seconds[OURS]),
         }
-    return rows
+        for name, taken in seconds.items()
+    }

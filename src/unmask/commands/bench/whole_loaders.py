@@ -1,7 +1,6 @@
 """Time whole loaders by the clock: ours as it is set, and the official recipe's."""
 
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from lightning.fabric.utilities import move_data_to_device
 
+from unmask.commands.bench.measure import device_clock
 from unmask.commands.bench.official_recipe import OfficialDataset, official_loader
 from unmask.commands.bench.reading_paths import AUGMENTATION, OFFICIAL
 from unmask.data.loading.batch import Batch, ImageFormat
@@ -47,7 +47,6 @@ class LoaderBench:
             yield from batches
             return
         for batch in batches:
-            # with nvJPEG the move decodes as well
             yield normalise(move_data_to_device(batch, self.device), self.image_format)
 
     def official_batches(
@@ -99,32 +98,22 @@ def time_loaders(
         contestants[OFFICIAL] = partial(
             bench.official_batches, split, readable_ids, workers
         )
-    synchronise = (
-        torch.get_device_module(device).synchronize if device else lambda: None
-    )
+    clock = device_clock(device or torch.device("cpu"))
     paces: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(turns):
         for name, make_batches in contestants.items():
-            paces[name].append(_images_per_second(make_batches(), synchronise))
+            paces[name].append(_images_per_second(make_batches(), clock))
     return {name: statistics.median(turns) for name, turns in paces.items()}
 
 
-def _images_per_second(
-    batches: Iterator[Any], synchronise: Callable[[], None]
-) -> float:
+def _images_per_second(batches: Iterator[Any], clock: Callable[[], float]) -> float:
     """Return the pace after the first batch, which waits for processes to start.
 
-    synchronise: waits until the GPU has done its work. NaN where there is one batch.
+    NaN where there is one batch.
     """
-    count = 0
-    start = 0.0
-    for k, batch in enumerate(batches):
-        if k == 0:
-            synchronise()
-            start = time.perf_counter()
-        else:
-            # the second field are the labels, in both loaders
-            count += len(batch[1])
-    synchronise()
-    seconds = max(1e-9, time.perf_counter() - start)
+    next(batches)
+    start = clock()
+    # the second field are the labels, in both loaders
+    count = sum(len(batch[1]) for batch in batches)
+    seconds = max(1e-9, clock() - start)
     return count / seconds if count else float("nan")
