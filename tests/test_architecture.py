@@ -341,11 +341,14 @@ def wing(path: Path) -> str:
 
 
 def test_public_functions_of_a_wing_have_different_names() -> None:
+    """Hold it for all but `run`, by which every command starts (docs/extending.md)."""
     positions: dict[tuple[str, str], list[str]] = defaultdict(list)
     for path in SOURCES:
         if path.is_relative_to(PACKAGE):
             for function in public_functions(path):
                 key = wing(path), function.name
+                if key == ("commands", "run"):
+                    continue
                 positions[key].append(position(path, function))
     assert_none(
         [
