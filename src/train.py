@@ -39,10 +39,10 @@ from rich.console import Console
 
 from unmask.commands.cli import (
     USER_ERRORS,
-    config_flags,
     fail,
     mark_started,
     run_hydra,
+    this_script,
     user_message,
 )
 from unmask.config.checks import ConfigError, check
@@ -150,29 +150,20 @@ def launch_ranks(plan: Plan, ranks: RankInfo | None, world_size: int) -> list[Re
     Only the first machine returns results.
     """
     per_node = world_size // plan.config.trainer.nodes
-    overrides = [
-        *config_flags(sys.argv[1:]),
-        *HydraConfig.get().overrides.task,
-        f"trainer.devices={per_node}",
-    ]
+    overrides = [*HydraConfig.get().overrides.task, f"trainer.devices={per_node}"]
     # the ranks have the limit too; here it makes this process requeue a job
     with time_limit(plan.config.trainer.max_minutes):
-        code = launch(overrides, per_node, world_size, ranks)
-    if code:
-        exit_as_ranks_did(plan, ranks, code)
-    if ranks is not None and ranks.rank > 0:
-        return []
-    folders = [StageFolder(plan.config.runs_dir, spec) for spec in plan.stages]
-    return [result for folder in folders if (result := folder.result())]
-
-
-def exit_as_ranks_did(plan: Plan, ranks: RankInfo | None, code: int) -> NoReturn:
-    """End this command with the exit code of its ranks, or start it again."""
+        code = launch(this_script(overrides), per_node, world_size, ranks)
     if code == OUT_OF_MEMORY:
         restart_with_smaller_micro_batches(plan)
     if code == PREEMPTED and ranks is None:
         print(INTERRUPTED, file=sys.stderr)
-    raise SystemExit(code)
+    if code:
+        raise SystemExit(code)
+    if ranks is not None and ranks.rank > 0:
+        return []
+    folders = [StageFolder(plan.config.runs_dir, spec) for spec in plan.stages]
+    return [result for folder in folders if (result := folder.result())]
 
 
 def may_restart(plan: Plan, ranks: RankInfo | None) -> bool:

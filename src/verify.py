@@ -5,7 +5,6 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from rich.console import Console
@@ -43,7 +42,13 @@ def plan_run(arguments: Settings, typed: Sequence[str]) -> tuple[list[str], Plan
     refuse_unsuitable(typed)
     composer = Composer()
     kept = [argument for argument in typed if not _is_ignored(argument)]
-    whole = make_plan(check(compose_run(composer, kept)))
+    raw = composer(kept)
+    if sweep := raw.get("sweep"):
+        raise ConfigError(
+            f"experiment={sweep['slug']} is a table of {len(sweep['cells'])} runs;"
+            " verify takes one"
+        )
+    whole = make_plan(check(raw))
     stages = dict.fromkeys(spec.kind for spec in trained_stages(whole))
     if not stages:
         raise ConfigError(
@@ -112,17 +117,6 @@ def refuse_unsuitable(typed: Sequence[str]) -> None:
             f"verify was started {ranks.world_size} times at once; start it without"
             " torchrun or srun: it starts the processes itself"
         )
-
-
-def compose_run(composer: Composer, typed: list[str]) -> dict[str, Any]:
-    """Return the config of one run. Raises ConfigError for a table of many."""
-    raw = composer(typed)
-    if sweep := raw.get("sweep"):
-        raise ConfigError(
-            f"experiment={sweep['slug']} is a table of {len(sweep['cells'])} runs;"
-            " verify takes one"
-        )
-    return raw
 
 
 def verify(arguments: Settings, plan: Plan, overrides: list[str]) -> bool:

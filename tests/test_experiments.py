@@ -379,7 +379,7 @@ def test_a_cell_is_skipped_if_all_its_results_are_kept_in_any_table(
     plans = {
         tuple(cell.overrides): plan_for(*cell.overrides, tiny=False) for cell in listed
     }
-    default = ["scale=embedded", "seed=0"]
+    default = ("scale=embedded", "seed=0")
     assert [cell.row for cell in listed if cell.overrides == default] == [
         "without mask tokens",
         "hidden patches",

@@ -109,12 +109,50 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on(
 
 
 def test_a_rank_that_is_asked_while_python_starts_leaves_with_75_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     starting = tmp_path / "starting.py"
     starting.write_text("import os, signal; os.kill(os.getpid(), signal.SIGTERM)")
-    monkeypatch.setattr(launcher, "TRAIN_SCRIPT", starting)
-    assert launcher.launch([], 2, 2, None) == 75
+    assert launcher.launch([sys.executable, str(starting)], 2, 2, None) == 75
+
+
+def test_a_rank_that_leaves_with_75_lets_the_others_finish_saving(
+    tmp_path: Path,
+) -> None:
+    saved = tmp_path / "saved"
+    script = tmp_path / "leaving.py"
+    script.write_text(f"""import os, pathlib, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+ready = pathlib.Path({str(tmp_path / "ready")!r})
+if os.environ["RANK"] == "0":
+    ready.touch()
+    time.sleep(2)
+    pathlib.Path({str(saved)!r}).touch()
+while not ready.exists():
+    time.sleep(0.05)
+sys.exit(75)
+""")
+    assert launcher.launch([sys.executable, str(script)], 2, 2, None) == 75
+    assert saved.exists()
+
+
+def test_the_error_of_the_rank_that_fails_first_is_printed_once(
+    tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    script = tmp_path / "failing.py"
+    script.write_text("""import os, sys, time
+if os.environ["RANK"] == "1":
+    print("hidden")
+    sys.exit("the images are gone")
+time.sleep(100)
+""")
+    assert launcher.launch([sys.executable, str(script)], 2, 2, None) == 1
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert printed.err.splitlines() == [
+        "the images are gone",
+        "process 1 failed first; the others were ended",
+    ]
 
 
 def test_a_rank_whose_others_never_come_gives_up_and_names_the_key(

@@ -3,9 +3,11 @@
 import os
 import signal
 import subprocess
+import sys
 
 import pytest
 
+from small_runs import ROOT
 from unmask.distributed import processes
 from unmask.distributed.processes import ForwardSignals, received_signals
 
@@ -55,6 +57,25 @@ def test_a_third_ctrl_c_kills_and_a_schedulers_third_signal_does_not(
         for _ in range(3):
             os.kill(os.getpid(), number)
     assert process.sent == [number, number, third]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="parent-death signals are Linux's")
+@pytest.mark.parametrize(("parent", "code"), [(os.getpid(), 0), (1, -signal.SIGTERM)])
+def test_a_child_whose_parent_died_before_it_could_ask_leaves(
+    parent: int, code: int
+) -> None:
+    # tests before this one may have left the signal ignored, which children inherit
+    asking = "import signal; signal.signal(signal.SIGTERM, signal.SIG_DFL)"
+    asking += "; from unmask.distributed.processes import end_with_parent as e; e()"
+    done = subprocess.run(
+        [sys.executable, "-c", asking],
+        env={
+            **os.environ,
+            "UNMASK_CHILD": str(parent),
+            "PYTHONPATH": str(ROOT / "src"),
+        },
+    )
+    assert done.returncode == code
 
 
 def test_processes_on_one_machine_share_its_cores_and_a_bound_task_has_its_own(

@@ -21,6 +21,7 @@ from unmask.commands.verify.interruptions import How, interruptions
 from unmask.commands.verify.supervised import SupervisedRun, VerifyError
 from unmask.commands.verify.verify import Row, Verification
 from unmask.config.checks import ConfigError
+from unmask.distributed.processes import received_signals
 
 sys.path.insert(0, str(ROOT / "src"))
 from verify import plan_run
@@ -237,13 +238,13 @@ class Stuck:
 def test_a_run_that_never_reaches_its_step_ends_with_a_message(
     code: int | None, stderr: str, message: str, tmp_path: Path
 ) -> None:
+    received_signals.clear()
     supervised = SupervisedRun(
         lambda *_: Stuck(tmp_path, code, stderr),
         [],
         tmp_path,
         tmp_path / "undisturbed" / "pretrain" / "f",
         3,
-        lambda: False,
     )
     with pytest.raises(ConfigError if code == 2 else VerifyError, match=message):
         supervised.wait_for(interruptions(8, 4, 1)[0], minutes=0.001)

@@ -4,11 +4,9 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from hydra_plugins.reporting import Reporter
-from unmask.commands.cli import config_flags
 from unmask.distributed.processes import PREEMPTED
 
 
@@ -48,16 +46,6 @@ class Cell:
     def has_failed(self) -> bool:
         """Whether it ended with an error, or with 0 and no results."""
         return not self.is_unfinished and (self.code != 0 or not self.stages)
-
-
-def cell_command(overrides: Sequence[str]) -> list[str]:
-    """Return the command of one run, of the same script as the sweep's command."""
-    return [
-        sys.executable,
-        str(Path(sys.argv[0]).resolve()),
-        *config_flags(sys.argv[1:]),
-        *overrides,
-    ]
 
 
 def print_cells(cells: Sequence[Cell], reporter: Reporter, with_report: bool) -> None:

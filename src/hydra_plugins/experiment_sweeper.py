@@ -39,6 +39,9 @@ from unmask.stages.checked_cells import publish_checked_cells
 from unmask.stages.devices import refuse_uneven_batches
 from unmask.stages.plan import Plan, make_plan
 
+# of one cell, as typed
+Overrides = tuple[str, ...]
+
 
 @dataclass
 class ExperimentSweeperConfig:
@@ -83,7 +86,7 @@ class ExperimentSweeper(BasicSweeper):
             _add_project_to_python_path()
             self.launcher.launch(overrides, initial_job_idx=0)
 
-    def _cells_to_run(self, arguments: list[str]) -> list[list[str]]:
+    def _cells_to_run(self, arguments: list[str]) -> list[Overrides]:
         """Return the overrides of each cell once, all of them checked."""
         if ranks := rank_info():
             raise ConfigError(
@@ -93,7 +96,7 @@ class ExperimentSweeper(BasicSweeper):
         params = [f"{key}={value}" for key, value in self.params.items()]
         cells = cells_by_table([*params, *arguments])
         plans = check_cells(cells)
-        overrides = [list(overrides) for overrides in plans]
+        overrides = list(plans)
         if self.skip_kept:
             overrides = cells_without_kept_results(cells, plans)
             if len(overrides) < len(plans):
@@ -126,7 +129,7 @@ class TableCell(NamedTuple):
 
     table: str
     row: str
-    overrides: list[str]
+    overrides: Overrides
 
 
 def cells_by_table(arguments: list[str]) -> list[TableCell]:
@@ -149,7 +152,7 @@ def cells_by_table(arguments: list[str]) -> list[TableCell]:
     ]
     # other overrides may be swept, too: each of their values makes a table
     cells = [
-        TableCell(table, cell.row, [*cell.overrides, *more])
+        TableCell(table, cell.row, (*cell.overrides, *more))
         for scale in map(read_scale, scales.split(","))
         for table in tables
         for cell in experiment_cells(table, scale, seeds)
@@ -160,16 +163,16 @@ def cells_by_table(arguments: list[str]) -> list[TableCell]:
     return cells
 
 
-def check_cells(cells: list[TableCell]) -> dict[tuple[str, ...], Plan]:
+def check_cells(cells: list[TableCell]) -> dict[Overrides, Plan]:
     """Return the plan of every cell by its overrides, each once.
 
     Raises ConfigError with all that is wrong in any of them.
     """
-    plans: dict[tuple[str, ...], Plan] = {}
+    plans: dict[Overrides, Plan] = {}
     faults = []
     composer = Composer()
     # tables share cells
-    for overrides in dict.fromkeys(tuple(cell.overrides) for cell in cells):
+    for overrides in dict.fromkeys(cell.overrides for cell in cells):
         try:
             plans[overrides] = _plan_cell(composer, overrides)
         except ConfigError as error:
@@ -182,7 +185,7 @@ def check_cells(cells: list[TableCell]) -> dict[tuple[str, ...], Plan]:
     return plans
 
 
-def _plan_cell(composer: Composer, overrides: tuple[str, ...]) -> Plan:
+def _plan_cell(composer: Composer, overrides: Overrides) -> Plan:
     plan = make_plan(check(composer(overrides)))
     trainer = plan.config.trainer
     # trainer.devices=null is the number of GPUs where the cell runs, perhaps elsewhere
@@ -191,15 +194,13 @@ def _plan_cell(composer: Composer, overrides: tuple[str, ...]) -> Plan:
     return plan
 
 
-def _table_faults(
-    cells: list[TableCell], plans: dict[tuple[str, ...], Plan]
-) -> list[str]:
+def _table_faults(cells: list[TableCell], plans: dict[Overrides, Plan]) -> list[str]:
     """Return what makes the cells no table: useless stages, or one run for two rows."""
     faults = []
     # overrides that change nothing give two rows the same fingerprints
     row_of: dict[tuple[str, ...], str] = {}
     for table, row, overrides in cells:
-        plan = plans[tuple(overrides)]
+        plan = plans[overrides]
         if table:
             faults += unused_measurements(plan, table, row)
         run = (table, *(spec.fingerprint for spec in plan.stages))
@@ -227,8 +228,8 @@ def unused_measurements(plan: Plan, table: str, row: str) -> list[str]:
 
 
 def cells_without_kept_results(
-    cells: list[TableCell], plans: dict[tuple[str, ...], Plan]
-) -> list[list[str]]:
+    cells: list[TableCell], plans: dict[Overrides, Plan]
+) -> list[Overrides]:
     """Return the cells of which experiments/ does not keep every result.
 
     Raises ConfigError for a sweep that is no table.
@@ -242,13 +243,11 @@ def cells_without_kept_results(
         )
     kept = read_kept_results()
     wanted = [
-        tuple(cell.overrides)
+        cell.overrides
         for cell in cells
-        if not has_kept_results(
-            plans[tuple(cell.overrides)], cell.table, cell.row, kept
-        )
+        if not has_kept_results(plans[cell.overrides], cell.table, cell.row, kept)
     ]
-    return [list(overrides) for overrides in dict.fromkeys(wanted)]
+    return list(dict.fromkeys(wanted))
 
 
 def cell_fault(overrides: Sequence[str], error: ConfigError) -> str:
@@ -277,9 +276,9 @@ def parse_seeds(text: str | None) -> list[int] | None:
     return [int(seed) for seed in seeds]
 
 
-def _product(arguments: list[str]) -> list[list[str]]:
+def _product(arguments: list[str]) -> list[Overrides]:
     """Return all combinations of values, as Hydra's basic sweeper does."""
     overrides = OverridesParser.create().parse_overrides(arguments)
     # one batch, whose size has no limit
     (cells,) = BasicSweeper.split_arguments(overrides, None)
-    return [list(cell) for cell in cells]
+    return [tuple(cell) for cell in cells]

@@ -20,15 +20,16 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, read_write
 
-from hydra_plugins.cells import Cell, cell_command, exit_unless_finished, print_cells
+from hydra_plugins.cells import Cell, exit_unless_finished, print_cells
 from hydra_plugins.reporting import Reporter
-from unmask.commands.cli import fail
+from unmask.commands.cli import fail, this_script
 from unmask.distributed.line_prefix import PREFIX_VARIABLE
 from unmask.distributed.processes import (
     PREEMPTED,
     STOP_SIGNALS,
     SUMMARY_VARIABLE,
     ForwardSignals,
+    received_signals,
     start_process,
 )
 from unmask.distributed.slurm import requeue
@@ -98,9 +99,9 @@ class ProcLauncher(Launcher):
             ]
             for run in as_completed(runs):
                 run.result()
-                if self.report and not signals.num_received:
+                if self.report and not received_signals:
                     reporter.refresh()
-        print_cells(cells, reporter, with_report=not signals.num_received)
+        print_cells(cells, reporter, with_report=not received_signals)
         if any(cell.is_unfinished for cell in cells):
             requeue(self.requeue)
         exit_unless_finished(cells)
@@ -108,7 +109,7 @@ class ProcLauncher(Launcher):
 
     def _run(self, cell: Cell, prefix: str, signals: ForwardSignals) -> None:
         """Run the cell, unless a signal has come; note its exit code and results."""
-        if signals.num_received:
+        if received_signals:
             return
         summary = Path(self.folder.name) / f"{id(cell)}.json"
         extra_env = {
@@ -118,11 +119,11 @@ class ProcLauncher(Launcher):
         }
         with self.lock:
             print(f"{prefix}{' '.join(cell.overrides)}", flush=True)
-            process = start_process(cell_command(cell.overrides), extra_env)
+            process = start_process(this_script(cell.overrides), extra_env)
             signals.add(process)
         code = process.wait()
         # the signal came before Python could handle it: the cell had done nothing
-        if signals.num_received and -code in STOP_SIGNALS:
+        if received_signals and -code in STOP_SIGNALS:
             code = PREEMPTED
         cell.code = code
         if summary.exists():

@@ -23,13 +23,13 @@ from hydra_plugins.hydra_submitit_launcher import (  # type: ignore[import-untyp
 )
 from omegaconf import DictConfig, OmegaConf
 
-from hydra_plugins.cells import Cell, cell_command, exit_unless_finished, print_cells
+from hydra_plugins.cells import Cell, exit_unless_finished, print_cells
 from hydra_plugins.reporting import Reporter
-from unmask.commands.cli import fail
+from unmask.commands.cli import fail, this_script
 from unmask.commands.composition import Composer
 from unmask.config.checks import ConfigError, check
 from unmask.config.trainer import Trainer
-from unmask.distributed.processes import PREEMPTED, ForwardSignals
+from unmask.distributed.processes import PREEMPTED, ForwardSignals, received_signals
 
 POLL = 1.0  # seconds between looks at the jobs
 # options of every executor of submitit; others get the name of their cluster in front
@@ -152,8 +152,8 @@ class SubmititLauncher(Launcher):
         """Wait for the jobs, and return which are left after a signal."""
         pending = list(range(len(cells)))
         # no processes to pass signals on to: they are only counted
-        with ForwardSignals() as signals:
-            while pending and not signals.num_received:
+        with ForwardSignals():
+            while pending and not received_signals:
                 for i in pending:
                     if jobs[i].done():
                         self._record_end(cells[i], jobs[i], f"[{i + 1}/{len(cells)}] ")
@@ -181,7 +181,7 @@ class SubmititLauncher(Launcher):
                 for key, value in (self.options | resources_).items()
             }
             executor.update_parameters(**parameters)
-            commands = [cell_command(cell.overrides) for _, cell in group]
+            commands = [this_script(cell.overrides) for _, cell in group]
             jobs += executor.map_array(CellJob(), commands)
         print(
             f"jobs {', '.join(job.job_id for job in jobs)}; their output:"

@@ -22,11 +22,7 @@ class BadImageReporter(L.Callback):
         self.bad_images = bad_images
 
     def on_train_batch_start(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        batch: Batch,
-        batch_idx: int,
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, *_: Any
     ) -> None:
         if batch.bad_images:
             data: Any = trainer.datamodule
@@ -36,12 +32,7 @@ class BadImageReporter(L.Callback):
             self.bad_images.record(batch.bad_images, progress)
 
     def on_validation_batch_start(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, *_: Any
     ) -> None:
         if batch.bad_images:
             data: Any = trainer.datamodule

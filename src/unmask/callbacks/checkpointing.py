@@ -2,7 +2,6 @@
 
 import math
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -18,8 +17,9 @@ from unmask.data.loading.batch import Batch
 from unmask.distributed import collectives
 from unmask.distributed.processes import (
     PREEMPTED,
-    STOP_SIGNALS,
+    handle_stop_signals,
     received_signals,
+    restore_handlers,
     time_limit,
 )
 from unmask.storage import checkpoints
@@ -46,12 +46,7 @@ def preemptible(minutes: float | None = None) -> Iterator[None]:
         raise Preempted
 
     received_signals.clear()
-    earlier_handlers: dict[int, Any] = {}
-    # Python lets the main thread alone set handlers.
-    if threading.current_thread() is threading.main_thread():
-        earlier_handlers = {
-            number: signal.signal(number, raise_preempted) for number in STOP_SIGNALS
-        }
+    earlier_handlers = handle_stop_signals(raise_preempted)
     try:
         with time_limit(minutes):
             yield
@@ -59,8 +54,7 @@ def preemptible(minutes: float | None = None) -> Iterator[None]:
         earlier_handlers = dict.fromkeys(earlier_handlers, signal.SIG_IGN)
         raise
     finally:
-        for number, handler in earlier_handlers.items():
-            signal.signal(number, handler)
+        restore_handlers(earlier_handlers)
 
 
 class Cadence(NamedTuple):
@@ -100,15 +94,10 @@ class Checkpointing(L.Callback):
         self.is_due = False
         self.earlier_handlers: dict[int, Any] = {}
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:
         self.step = trainer.global_step
         self.saved_at = time.monotonic()
-        # Python lets the main thread alone set handlers.
-        if threading.current_thread() is threading.main_thread():
-            self.earlier_handlers = {
-                number: signal.signal(number, self._note_signal)
-                for number in STOP_SIGNALS
-            }
+        self.earlier_handlers = handle_stop_signals(self._note_signal)
 
     def _note_signal(self, number: int, frame: FrameType | None) -> None:
         received_signals.append(number)
@@ -163,9 +152,7 @@ class Checkpointing(L.Callback):
             self.earlier_handlers = dict.fromkeys(self.earlier_handlers, signal.SIG_IGN)
         raise fault or Preempted()
 
-    def on_validation_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule
-    ) -> None:
+    def on_validation_end(self, trainer: L.Trainer, *_: Any) -> None:
         """Save the weights if they are the best so far.
 
         They are an extra: a stage's result is its final weights, as in the paper.
@@ -258,20 +245,15 @@ class Checkpointing(L.Callback):
     ) -> None:
         checkpoint["unmask"] = self.metadata
 
-    def on_exception(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, trainer: L.Trainer, *_: Any) -> None:
         # The first error must not be hidden by a second one.
         with suppress(OSError):
             self.writer.wait()
         # Lightning does not call teardown after an exception.
-        self.teardown(trainer, pl_module, "fit")
+        self.teardown()
 
-    def teardown(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str
-    ) -> None:
-        for number, handler in self.earlier_handlers.items():
-            signal.signal(number, handler)
+    def teardown(self, *_: Any, **__: Any) -> None:
+        restore_handlers(self.earlier_handlers)
         self.earlier_handlers = {}
 
 

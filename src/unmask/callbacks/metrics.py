@@ -15,7 +15,6 @@ import pandas as pd
 import torch
 
 from unmask.callbacks.dashboards import Dashboards
-from unmask.data.loading.batch import Batch
 from unmask.distributed import collectives
 from unmask.storage.metrics_log import append_row, read_rows, truncate_after
 
@@ -71,7 +70,7 @@ class MetricsLogger(L.Callback):
         self.count = int(state_dict["count"])
         self.earlier_seconds = state_dict["seconds"]
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:
         self.step = trainer.global_step
         self._restart_clock(time.perf_counter())
         if trainer.is_global_zero:
@@ -79,12 +78,7 @@ class MetricsLogger(L.Callback):
             self.dashboards.start(read_rows(self.path))
 
     def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any
     ) -> None:
         # The sum stays on the device: reading it here would make the host wait in
         # every step.
@@ -121,9 +115,7 @@ class MetricsLogger(L.Callback):
         }
         self._write(trainer, row)
 
-    def on_validation_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule
-    ) -> None:
+    def on_validation_end(self, trainer: L.Trainer, *_: Any) -> None:
         # A stage that was killed after its last step validates without training.
         self.step = trainer.global_step
         metrics = {
@@ -154,18 +146,13 @@ class MetricsLogger(L.Callback):
             append_row(self.path, row)
             self.dashboards.log(row)
 
-    def on_exception(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
-    ) -> None:
-        # Lightning does not call teardown after an exception.
-        self.teardown(trainer, pl_module, "fit")
-
-    def teardown(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str
-    ) -> None:
+    def teardown(self, trainer: L.Trainer, *_: Any, **__: Any) -> None:
         if trainer.is_global_zero and self.path.exists():
             # The table is a copy: where the disk is full, the error of the log itself
             # is the one to report.
             with suppress(OSError):
                 table = pd.DataFrame(read_rows(self.path))
                 table.to_csv(self.path.with_suffix(".csv"), index=False)
+
+    # Lightning does not call teardown after an exception.
+    on_exception = teardown

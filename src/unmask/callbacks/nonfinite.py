@@ -114,11 +114,7 @@ class NonfiniteGuard(L.Callback):
         self.unread_step: ObservedStep | None = None
 
     def on_train_batch_start(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        batch: Batch,
-        batch_idx: int,
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, *_: Any
     ) -> None:
         self.micro_batches.append((batch.epoch, batch.ids_B))
 

@@ -12,7 +12,6 @@ from typing import Any
 import lightning as L
 
 from unmask.callbacks.checkpoint_writer import CheckpointWriter
-from unmask.data.loading.batch import Batch
 from unmask.distributed import collectives
 
 # JSON with the stage (kind/fingerprint), the step (null: none) and the folder for the
@@ -37,17 +36,10 @@ class PauseAtStep(L.Callback):
         self.step = step
         self.writer = writer
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_start(self, *_: Any) -> None:
         (self.folder / f"pid{collectives.rank()}").write_text(str(os.getpid()))
 
-    def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         if trainer.global_step != self.step:
             return
         # Once is enough: later micro-batches of a step have the same number.

@@ -15,8 +15,6 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from unmask.data.loading.batch import Batch
-
 # Seconds between two updates of the bar; each reads the loss off the device.
 REFRESH_SECONDS = 0.25
 # Seconds between two lines where there is no terminal.
@@ -43,7 +41,7 @@ class StageProgress(L.Callback):
         self.start_time = 0.0
         self.updated_at = 0.0
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:
         self.step = self.start_step = trainer.global_step
         self.start_time = time.monotonic()
         # So that the first step is shown: it says how long the rest takes.
@@ -73,12 +71,7 @@ class StageProgress(L.Callback):
         self.bar.start()
 
     def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any
     ) -> None:
         self.step = trainer.global_step
         now = time.monotonic()
@@ -107,16 +100,11 @@ class StageProgress(L.Callback):
             )
             self.console.print(line, soft_wrap=True)
 
-    def on_exception(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
-    ) -> None:
-        # Lightning does not call teardown after an exception.
-        self.teardown(trainer, pl_module, "fit")
-
-    def teardown(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str
-    ) -> None:
+    def teardown(self, *_: Any, **__: Any) -> None:
         if self.bar:
             self.bar.update(self.task, completed=self.step)
             self.bar.stop()
             self.bar = None
+
+    # Lightning does not call teardown after an exception.
+    on_exception = teardown

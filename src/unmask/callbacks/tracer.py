@@ -47,11 +47,7 @@ class Tracer(L.Callback):
             truncate_after(self.path, self.step)
 
     def on_train_batch_start(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        batch: Batch,
-        batch_idx: int,
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, *_: Any
     ) -> None:
         # The small dVAE's loss does not call the model's forward: there the images as
         # loaded are what it gets.
@@ -71,7 +67,7 @@ class Tracer(L.Callback):
         pl_module: L.LightningModule,
         outputs: Any,
         batch: Batch,
-        batch_idx: int,
+        *_: Any,
     ) -> None:
         parts = {"samples": batch.labels_B, **(self.model_inputs or {})}
         self.model_inputs = None
@@ -98,18 +94,13 @@ class Tracer(L.Callback):
         if collectives.is_rank_zero():
             append_row(self.path, row)
 
-    def on_exception(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
-    ) -> None:
-        # Lightning does not call teardown after an exception.
-        self.teardown(trainer, pl_module, "fit")
-
-    def teardown(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str
-    ) -> None:
+    def teardown(self, *_: Any, **__: Any) -> None:
         if self.hook:
             self.hook.remove()
             self.hook = None
+
+    # Lightning does not call teardown after an exception.
+    on_exception = teardown
 
 
 def sum_hashes(

@@ -34,9 +34,7 @@ class Watchdog(L.Callback):
         self._rank = 0
         self._stop: threading.Event | None = None
 
-    def setup(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str
-    ) -> None:
+    def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
         self._rank = trainer.global_rank
         self._idle_seconds = 0.0
         self._stop = threading.Event()
@@ -95,17 +93,12 @@ class Watchdog(L.Callback):
         # A process that hangs can run no handlers.
         os._exit(1)
 
-    def on_exception(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
-    ) -> None:
-        # Lightning does not call teardown after an exception.
-        self.teardown(trainer, pl_module, "fit")
-
-    def teardown(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str
-    ) -> None:
+    def teardown(self, *_: Any, **__: Any) -> None:
         if self._stop:
             self._stop.set()
+
+    # Lightning does not call teardown after an exception.
+    on_exception = teardown
 
 
 def _main_thread_position() -> str:

@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn, get_origin
 
 from unmask.commands.composition import compose_arguments
@@ -199,12 +200,17 @@ def disable_telemetry() -> None:
     os.environ.update(TELEMETRY_OFF)
 
 
-def config_flags(arguments: Sequence[str]) -> list[str]:
-    """Return --config-dir and similar flags with their values, as typed.
+def this_script(overrides: Sequence[str]) -> list[str]:
+    """Return the command that runs this script with these overrides.
 
-    A command that starts another one passes them on, so that both compose from the
-    same folders.
+    It composes from the same folders: --config-dir and similar flags are passed on.
     """
+    script = str(Path(sys.argv[0]).resolve())
+    return [sys.executable, script, *config_flags(sys.argv[1:]), *overrides]
+
+
+def config_flags(arguments: Sequence[str]) -> list[str]:
+    """Return --config-dir and similar flags with their values, as typed."""
     flags = []
     expects_value = False
     for argument in arguments:

@@ -79,6 +79,8 @@ class _AllReduceSum(torch.autograd.Function):
     DDP averages those of the parameters afterwards.
     """
 
+    # torch.distributed.nn.functional.all_reduce does the same, and is deprecated
+
     @staticmethod
     def forward(ctx: Any, value: Tensor) -> Tensor:
         total = value.clone()

@@ -10,7 +10,6 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +23,18 @@ from unmask.distributed.processes import (
 )
 from unmask.distributed.ranks import RankInfo
 
-TRAIN_SCRIPT = Path(__file__).parents[2] / "train.py"
 # set in the ranks that are started here: the launcher's command prints the results
 STARTED_VARIABLE = "UNMASK_STARTED"
 POLL_SECONDS = 0.05
 
 
 def launch(
-    overrides: Sequence[str],
+    command: list[str],
     local_world_size: int,
     world_size: int,
     launcher_rank: RankInfo | None,
 ) -> int:
-    """Run `python train.py <overrides>` as one rank for each device of this machine.
+    """Run a command as one rank for each device of this machine.
 
     launcher_rank: the launcher's own, where srun has started one on each machine; None
     on a single machine. Returns 0, or the exit code of the rank that failed first, when
@@ -47,7 +45,7 @@ def launch(
         ForwardSignals() as signals,
         tempfile.TemporaryDirectory(prefix="unmask-ranks-") as folder,
     ):
-        context = _start([str(TRAIN_SCRIPT), *overrides], environments, folder)
+        context = _start(command, environments, folder)
         try:
             for handler in context.subprocess_handlers.values():
                 signals.add(handler.proc)
@@ -66,9 +64,9 @@ def launch(
 
 
 def _start(
-    arguments: list[str], environments: dict[int, dict[str, str]], folder: str
+    command: list[str], environments: dict[int, dict[str, str]], folder: str
 ) -> Any:
-    """Start Python with these arguments in each of the environments."""
+    """Start the command in each of the environments."""
     # it imports torch, which takes seconds
     from torch.distributed.elastic.multiprocessing import (
         DefaultLogsSpecs,
@@ -84,8 +82,8 @@ def _start(
     redirects = {i: Std.ALL for i, its in environments.items() if its["RANK"] != "0"}
     return start_processes(
         "rank",
-        sys.executable,
-        dict.fromkeys(environments, tuple(arguments)),
+        command[0],
+        dict.fromkeys(environments, tuple(command[1:])),
         environments,
         DefaultLogsSpecs(folder, redirects),
     )

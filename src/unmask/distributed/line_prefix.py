@@ -5,30 +5,20 @@ import io
 import os
 import shutil
 import sys
-from typing import Protocol, runtime_checkable
+from typing import TextIO
 
 # holds the prefix; set by the launcher of a sweep
 PREFIX_VARIABLE = "UNMASK_CELL"
 
 
-@runtime_checkable
-class Stream(Protocol):
-    """The methods of a text stream that PrefixedStream uses."""
-
-    def write(self, text: str, /) -> int: ...
-
-    def flush(self) -> None: ...
-
-    def fileno(self) -> int: ...
-
-
 class PrefixedStream(io.TextIOBase):
     """A text stream that begins every line with a prefix.
 
-    Each line is written as a whole, so that lines of several processes do not mix.
+    Each line is written as a whole, so that lines of several processes do not mix. It
+    is no terminal (isatty): a moving progress bar needs a line of its own.
     """
 
-    def __init__(self, stream: Stream, prefix: str) -> None:
+    def __init__(self, stream: TextIO, prefix: str) -> None:
         self._stream = stream
         self.prefix = prefix
         # the last line, as long as it has no end
@@ -48,10 +38,6 @@ class PrefixedStream(io.TextIOBase):
         if self._unfinished:
             self.write("\n")
 
-    def isatty(self) -> bool:
-        """Return False: a moving progress bar needs a line of its own."""
-        return False
-
     def fileno(self) -> int:
         return self._stream.fileno()
 
@@ -68,9 +54,7 @@ def prefix_lines() -> None:
     # tables must fit beside the prefix
     columns = shutil.get_terminal_size().columns - len(prefix)
     os.environ["COLUMNS"] = str(columns)
-    stdout = PrefixedStream(sys.stdout, prefix)
-    stderr = PrefixedStream(sys.stderr, prefix)
-    sys.stdout = stdout
-    sys.stderr = stderr
-    atexit.register(stdout.close_line)
-    atexit.register(stderr.close_line)
+    for name in ("stdout", "stderr"):
+        stream = PrefixedStream(getattr(sys, name), prefix)
+        setattr(sys, name, stream)
+        atexit.register(stream.close_line)

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -28,6 +28,8 @@ SUMMARY_VARIABLE = "UNMASK_SUMMARY"
 PR_SET_PDEATHSIG = 1
 # the STOP_SIGNALS that this process has received, in order
 received_signals: list[int] = []
+
+Handler = Callable[[int, FrameType | None], None]
 
 
 def start_process(
@@ -95,27 +97,37 @@ def time_limit(minutes: float | None) -> Iterator[None]:
         timer.cancel()
 
 
+def handle_stop_signals(handler: Handler) -> dict[int, Any]:
+    """Let `handler` answer STOP_SIGNALS; return the handlers before.
+
+    Python lets the main thread alone set handlers: elsewhere nothing happens.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    return {number: signal.signal(number, handler) for number in STOP_SIGNALS}
+
+
+def restore_handlers(handlers: dict[int, Any]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
 class ForwardSignals:
     """Within the block, pass on STOP_SIGNALS to the processes that this one starts.
 
     They save and leave. A third SIGINT kills them at once: people press Ctrl-C twice.
-    num_received: how many signals have come.
     """
 
     def __init__(self) -> None:
         self.processes: list[subprocess.Popen] = []
-        self.num_received = 0
-        self.num_interrupts = 0
 
     def __enter__(self) -> "ForwardSignals":
-        self.before = {
-            number: signal.signal(number, self._forward) for number in STOP_SIGNALS
-        }
+        received_signals.clear()
+        self.before = handle_stop_signals(self._forward)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
+        restore_handlers(self.before)
 
     def add(self, process: subprocess.Popen) -> None:
         """Pass on signals to a process that has just started.
@@ -123,14 +135,12 @@ class ForwardSignals:
         The last signal is passed on too, if one came before: none is lost.
         """
         self.processes.append(process)
-        if self.num_received:
+        if received_signals:
             process.send_signal(received_signals[-1])
 
     def _forward(self, number: int, frame: FrameType | None) -> None:
         received_signals.append(number)
-        self.num_received += 1
-        self.num_interrupts += number == signal.SIGINT
-        sent = number if self.num_interrupts < 3 else signal.SIGKILL
+        is_urgent = received_signals.count(signal.SIGINT) >= 3
         for process in self.processes:
-            # which does nothing where the process has ended
-            process.send_signal(sent)
+            # nothing happens where the process has ended
+            process.send_signal(signal.SIGKILL if is_urgent else number)

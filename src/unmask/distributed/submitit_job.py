@@ -54,7 +54,6 @@ class CellJob:
 
 
 def _run(command: Sequence[str]) -> tuple[int, list[dict[str, Any]]]:
-    received_signals.clear()
     with tempfile.TemporaryDirectory(prefix="unmask-cell-") as folder:
         summary = Path(folder) / "summary.json"
         with ForwardSignals() as signals:

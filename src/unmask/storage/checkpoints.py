@@ -9,7 +9,7 @@ import os
 import shutil
 import warnings
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch.serialization import get_crc32_options, set_crc32_options
@@ -27,52 +27,45 @@ def save(checkpoint: dict[str, Any], folder: Path, step: int, keep: int = 2) -> 
     written; older checkpoints then stay.
     """
     path = folder / f"step={step:08d}.ckpt"
-    _write(checkpoint, path)
-    # After a kill at this point last.json does not list the new file; the next save
-    # removes it.
-    entry = {"file": path.name, "sha256": sha256(path), "step": step}
-    older = [
-        old
-        for old in index_entries(folder)
-        if old["file"] != path.name and (folder / old["file"]).exists()
-    ]
-    kept = older[-(keep - 1) :] if keep > 1 else []
-    write_json(folder / INDEX_FILE, [*kept, entry])
-    remove_unlisted(folder, {old["file"] for old in [*kept, entry]})
+    # after a kill at this point last.json lacks the new file; the next save removes it
+    entry = _write(checkpoint, path)
+    older = [old for old in _existing_entries(folder) if old["file"] != path.name]
+    _keep([*older, entry][-keep:], folder)
     return path
 
 
-def _write(content: dict[str, Any], path: Path) -> None:
+def _write(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Write the file; return its entry in the index."""
     path.parent.mkdir(parents=True, exist_ok=True)
     written = free = 0
+    # without torch's own checksums: the sha256 covers the whole file
+    checksums = get_crc32_options()
+    set_crc32_options(False)
     try:
         with atomic_write(path) as file:
             try:
-                _dump(content, file)
+                torch.save(content, file)
             finally:
                 written = file.tell()
                 free = shutil.disk_usage(path.parent).free
     # torch's zip writer turns a full disk into a RuntimeError about positions
     except (OSError, RuntimeError) as error:
-        reason = "the disk is full or failing"
-        if isinstance(error, OSError) and error.errno:
-            reason = os.strerror(error.errno)
+        code = getattr(error, "errno", None)
+        reason = os.strerror(code) if code else "the disk is full or failing"
         older = index_entries(path.parent)
         resume = f"it goes on at {older[-1]['file']}" if older else "it begins anew"
         raise OSError(
             f"cannot write {path}: {reason} (after {written:,} bytes, {free:,} free);"
             f" free some space and type the same command again: {resume}"
         ) from error
-
-
-def _dump(content: dict[str, Any], file: BinaryIO) -> None:
-    """Save without torch's own checksums: the sha256 covers the whole file."""
-    before = get_crc32_options()
-    set_crc32_options(False)
-    try:
-        torch.save(content, file)
     finally:
-        set_crc32_options(before)
+        set_crc32_options(checksums)
+    return _entry(path)
+
+
+def _entry(path: Path) -> dict[str, Any]:
+    step = int(path.stem.partition("=")[2])
+    return {"file": path.name, "sha256": sha256(path), "step": step}
 
 
 def save_best(content: dict[str, Any], folder: Path, score: dict[str, float]) -> Path:
@@ -80,11 +73,8 @@ def save_best(content: dict[str, Any], folder: Path, score: dict[str, float]) ->
 
     Raises as `save` does.
     """
-    step = content["global_step"]
-    path = folder / f"best={step:08d}.ckpt"
-    _write(content, path)
-    entry = {"file": path.name, "sha256": sha256(path), "step": step, **score}
-    write_json(folder / BEST_FILE, entry)
+    path = folder / f"best={content['global_step']:08d}.ckpt"
+    write_json(folder / BEST_FILE, _write(content, path) | score)
     _remove_former_best(folder)
     return path
 
@@ -136,27 +126,25 @@ def index_entries(folder: Path) -> list[dict[str, Any]]:
     except (OSError, ValueError, TypeError, AttributeError):
         # missing, cut, or not JSON of this form
         pass
+    return [_entry(path) for path in sorted(folder.glob("step=*.ckpt")) if _opens(path)]
+
+
+def _existing_entries(folder: Path) -> list[dict[str, Any]]:
     return [
-        {"file": path.name, "sha256": sha256(path), "step": _step(path)}
-        for path in sorted(folder.glob("step=*.ckpt"))
-        if _opens(path)
+        entry for entry in index_entries(folder) if (folder / entry["file"]).exists()
     ]
-
-
-def _step(path: Path) -> int:
-    return int(path.stem.removeprefix("step="))
 
 
 def _opens(path: Path) -> bool:
     try:
         load(path)
     except ValueError:
-        set_aside(path, "it does not open")
+        _set_aside(path, "it does not open")
         return False
     return True
 
 
-def set_aside(path: Path, reason: str) -> None:
+def _set_aside(path: Path, reason: str) -> None:
     """Rename a damaged checkpoint to *.damaged and warn."""
     aside = path.replace(path.with_suffix(".damaged"))
     warnings.warn(
@@ -166,17 +154,15 @@ def set_aside(path: Path, reason: str) -> None:
 
 def keep_only_newest(folder: Path) -> None:
     """Remove all checkpoints of a finished stage but the newest and the best."""
-    entries = index_entries(folder)
-    existing = [entry for entry in entries if (folder / entry["file"]).exists()]
-    newest_entries = existing[-1:]
-    write_json(folder / INDEX_FILE, newest_entries)
-    remove_unlisted(folder, {entry["file"] for entry in newest_entries})
+    _keep(_existing_entries(folder)[-1:], folder)
     # a kill may have left one
     _remove_former_best(folder)
 
 
-def remove_unlisted(folder: Path, listed: set[str]) -> None:
-    """Remove checkpoints that are not listed, and temporary files that a kill left."""
+def _keep(entries: list[dict[str, Any]], folder: Path) -> None:
+    """List these checkpoints; remove the others, and what a kill left of writing."""
+    write_json(folder / INDEX_FILE, entries)
+    listed = {entry["file"] for entry in entries}
     # Only files of checkpoints: other processes may be writing into the same folder,
     # such as their parts of a record of a non-finite step.
     temporary = [
@@ -191,13 +177,11 @@ def remove_unlisted(folder: Path, listed: set[str]) -> None:
 
 def newest(folder: Path) -> Path | None:
     """Return the newest intact checkpoint; set damaged ones aside with a warning."""
-    for entry in reversed(index_entries(folder)):
+    for entry in reversed(_existing_entries(folder)):
         path = folder / entry["file"]
-        if not path.exists():
-            continue
         if sha256(path) == entry["sha256"]:
             return path
-        set_aside(path, "its sha256 differs")
+        _set_aside(path, "its sha256 differs")
     return None
 
 
@@ -213,13 +197,10 @@ def load(path: Path) -> dict[str, Any]:
         raise ValueError(f"no checkpoint at {path}") from None
     # zip, pickle and torch each raise errors of their own
     except Exception as error:
-        # Do not show torch's text: it advises to open the file without this protection.
-        refused = "GLOBAL" in str(error)
-        reason = (
-            "it wants to run code, which is refused"
-            if refused
-            else "cut, damaged, or another kind of file"
-        )
+        # not torch's text: it advises to open the file without this protection
+        reason = "cut, damaged, or another kind of file"
+        if "GLOBAL" in str(error):
+            reason = "it wants to run code, which is refused"
         raise ValueError(f"{path} is not a readable checkpoint: {reason}") from error
 
 

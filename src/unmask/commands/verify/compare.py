@@ -41,50 +41,53 @@ def compare_exactly(ours: Path, undisturbed: Path) -> Comparison:
 
 
 def _compare_checkpoints(comparison: Comparison, ours: Path, undisturbed: Path) -> None:
-    our_state = _load_newest(ours)
-    their_state = _load_newest(undisturbed)
+    states = [_load_newest(folder) for folder in (ours, undisturbed)]
     # moments beside the weights: a lost moment shows in the weights a step later
-    weights = differing_names(our_state["state_dict"], their_state["state_dict"])
-    moments = differing_names(
-        {key: our_state.get(key) for key in OPTIMIZER_KEYS},
-        {key: their_state.get(key) for key in OPTIMIZER_KEYS},
-    )
-    names_by_part = {"weights": list(weights), "moments": list(moments)}
-    is_same = not any(names_by_part.values())
-    comparison.by_column["weights"] = "same" if is_same else "differ"
-    for part, names in names_by_part.items():
+    parts = {
+        "weights": [state["state_dict"] for state in states],
+        "moments": [
+            {key: state.get(key) for key in OPTIMIZER_KEYS} for state in states
+        ],
+    }
+    comparison.by_column["weights"] = "same"
+    for part, (our, their) in parts.items():
+        names = list(differing_names(our, their))
         if names:
-            more = ""
-            if len(names) > MAX_NAMED:
-                more = f" and {len(names) - MAX_NAMED} more"
+            more = len(names) - MAX_NAMED
+            comparison.by_column["weights"] = "differ"
             comparison.differences.append(
-                f"final {part} differ: {', '.join(names[:MAX_NAMED])}{more}"
+                f"final {part} differ: {', '.join(names[:MAX_NAMED])}"
+                + (f" and {more} more" if more > 0 else "")
             )
 
 
 def _compare_metrics(comparison: Comparison, ours: Path, undisturbed: Path) -> None:
     """Compare metrics.jsonl, times aside, and the metrics of result.json."""
-    our_rows = _without_timings(read_rows(ours / "metrics.jsonl"))
-    their_rows = _without_timings(read_rows(undisturbed / "metrics.jsonl"))
-    our_result = (read_result(ours) or {}).get("metrics", {})
-    their_result = (read_result(undisturbed) or {}).get("metrics", {})
-    is_same = our_rows == their_rows and our_result == their_result
+    folders = (ours, undisturbed)
+    our_rows, their_rows = (_rows_without_timings(folder) for folder in folders)
+    our, their = ((read_result(folder) or {}).get("metrics", {}) for folder in folders)
+    is_same = our_rows == their_rows and our == their
     comparison.by_column["metrics"] = "same" if is_same else "differs"
     if our_rows != their_rows:
+        pairs = enumerate(zip(our_rows, their_rows, strict=False), start=1)
+        differing = (line for line, (a, b) in pairs if a != b)
         # where one log is only shorter, it differs from the line after its last
-        line = min(len(our_rows), len(their_rows))
-        for i, (our, their) in enumerate(zip(our_rows, their_rows, strict=False)):
-            if our != their:
-                line = i
-                break
-        comparison.differences.append(f"metrics.jsonl differs from line {line + 1} on")
-    if our_result != their_result:
+        line = next(differing, min(len(our_rows), len(their_rows)) + 1)
+        comparison.differences.append(f"metrics.jsonl differs from line {line} on")
+    if our != their:
         values = [
-            f"{key} is {our_result.get(key)}, undisturbed {their_result[key]}"
-            for key in their_result
-            if our_result.get(key) != their_result[key]
+            f"{key} is {our.get(key)}, undisturbed {their[key]}"
+            for key in their
+            if our.get(key) != their[key]
         ]
         comparison.differences.append(f"results differ: {', '.join(values)}")
+
+
+def _rows_without_timings(stage_folder: Path) -> list[dict[str, Any]]:
+    return [
+        {key: value for key, value in row.items() if key not in TIMING_KEYS}
+        for row in read_rows(stage_folder / "metrics.jsonl")
+    ]
 
 
 def compare_within_bounds(
@@ -96,19 +99,18 @@ def compare_within_bounds(
     relative bounds, since sums over processes are made in another order.
     """
     comparison = _compare_traces(ours, undisturbed, HASHED_PARTS)
-    our_rows = read_rows(ours / TRACE_FILE)
-    their_rows = read_rows(undisturbed / TRACE_FILE)
-    steps = []
-    distances = []
-    for our, their in zip(our_rows, their_rows, strict=False):
-        steps.append(our["step"])
-        distances.append(
-            _relative_difference(
-                float.fromhex(our["loss"]), float.fromhex(their["loss"])
-            )
+    our_rows, their_rows = (
+        read_rows(folder / TRACE_FILE) for folder in (ours, undisturbed)
+    )
+    distances = {
+        our["step"]: _relative_difference(
+            float.fromhex(our["loss"]), float.fromhex(their["loss"])
         )
-    comparison.by_column["loss"] = f"{max(distances):.1e}" if distances else ""
-    for step, distance in zip(steps, distances, strict=True):
+        for our, their in zip(our_rows, their_rows, strict=False)
+    }
+    largest = max(distances.values(), default=None)
+    comparison.by_column["loss"] = "" if largest is None else f"{largest:.1e}"
+    for step, distance in distances.items():
         # `not <=`: a NaN is beyond any bound
         if not distance <= loss_bound:
             comparison.first_step = min(step, comparison.first_step or step)
@@ -131,8 +133,10 @@ def _compare_traces(
     ours: Path, undisturbed: Path, parts: tuple[str, ...]
 ) -> Comparison:
     """Compare both traces step by step."""
-    our_rows = {row["step"]: row for row in read_rows(ours / TRACE_FILE)}
-    their_rows = {row["step"]: row for row in read_rows(undisturbed / TRACE_FILE)}
+    our_rows, their_rows = (
+        {row["step"]: row for row in read_rows(folder / TRACE_FILE)}
+        for folder in (ours, undisturbed)
+    )
     comparison = Comparison()
     # of each part: all that follows from a difference differs as well
     first_steps: dict[str, int] = {}
@@ -145,29 +149,16 @@ def _compare_traces(
                 comparison.by_column[part] = f"step {step}"
                 first_steps[part] = step
                 break
-    if not first_steps:
-        return comparison
-    first_step = min(first_steps.values())
-    comparison.first_step = first_step
-    if first_step not in our_rows:
-        comparison.differences.append(f"step {first_step} is missing in this run")
-    elif first_step not in their_rows:
-        comparison.differences.append(
-            f"step {first_step} is missing in the undisturbed run"
-        )
-    else:
-        names = [part for part, step in first_steps.items() if step == first_step]
-        comparison.differences.append(
-            f"the first step that differs is {first_step}, in its {' and '.join(names)}"
-        )
+    if first_steps:
+        first = comparison.first_step = min(first_steps.values())
+        names = [part for part, step in first_steps.items() if step == first]
+        difference = f"the first step that differs is {first}, in its"
+        difference += f" {' and '.join(names)}"
+        for run, rows in {"this": our_rows, "the undisturbed": their_rows}.items():
+            if first not in rows:
+                difference = f"step {first} is missing in {run} run"
+        comparison.differences.append(difference)
     return comparison
-
-
-def _without_timings(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [
-        {key: value for key, value in row.items() if key not in TIMING_KEYS}
-        for row in rows
-    ]
 
 
 def _load_newest(stage_folder: Path) -> dict[str, Any]:
@@ -179,27 +170,35 @@ def _load_newest(stage_folder: Path) -> dict[str, Any]:
     return checkpoints.load(path)
 
 
-def differing_names(a: Any, b: Any, name: str = "") -> Iterator[str]:
+def differing_names(a: Any, b: Any) -> Iterator[str]:
     """Yield the dotted names of what differs between two nested values.
 
     They hold containers, tensors and numbers; equal means bit for bit.
     """
-    if isinstance(a, dict) and isinstance(b, dict):
-        for key in [*a, *(key for key in b if key not in a)]:
-            inner = f"{name}.{key}" if name else str(key)
-            if key in a and key in b:
-                yield from differing_names(a[key], b[key], inner)
-            else:
-                yield inner
-    elif isinstance(a, list | tuple) and type(a) is type(b) and len(a) == len(b):
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            yield from differing_names(x, y, f"{name}.{i}")
-    elif isinstance(a, Tensor) and isinstance(b, Tensor):
-        if not is_identical(a, b):
+    missing = object()
+    our, their = dict(_leaves(a)), dict(_leaves(b))
+    for name in our | their:
+        if not _is_same(our.get(name, missing), their.get(name, missing)):
             yield name
+
+
+def _leaves(content: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield what a nested value holds, with its dotted name."""
+    if isinstance(content, list | tuple):
+        content = dict(enumerate(content))
+    # an empty container is a leaf, too
+    if not (isinstance(content, dict) and content):
+        yield name, content
+        return
+    for key, value in content.items():
+        yield from _leaves(value, f"{name}.{key}" if name else str(key))
+
+
+def _is_same(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return is_identical(a, b)
     # repr shows all bits of a float
-    elif type(a) is not type(b) or repr(a) != repr(b):
-        yield name
+    return type(a) is type(b) and repr(a) == repr(b)
 
 
 def is_identical(a: Tensor, b: Tensor) -> bool:

@@ -3,7 +3,6 @@
 It does so in the middle of an epoch, at its last batch, right after it, and later.
 """
 
-from collections.abc import Iterator
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -55,30 +54,21 @@ def interruptions(steps: int, per_epoch: int, kills: int) -> list[Interruption]:
         first_steps = [per_epoch // 2, per_epoch, per_epoch + 1]
     else:
         first_steps = [steps // 4, steps // 2, steps * 3 // 4]
-    first = [
+    planned = [
         Interruption(step, how, True)
         for step, how in zip(first_steps, How, strict=True)
-    ]
-    num_later = max(0, kills - len(first))
+    ][:kills]
     start = first_steps[-1]
-    later = []
+    num_later = kills - len(planned)
     for i in range(num_later):
         step = start + (steps - start) * (i + 1) // (num_later + 1)
-        is_held = i < num_later - 1
-        later.append(Interruption(step, _later_how(i, step, per_epoch), is_held))
-    return list(_increasing([*first[:kills], *later], steps))
-
-
-def _later_how(i: int, step: int, per_epoch: int) -> How:
-    # never SIGTERM at an epoch's last batch: a run that is asked to leave there makes
-    # one more step, which may be that of the next interruption
-    return How.SIGTERM if i % 2 and step % per_epoch else How.COMMAND
-
-
-def _increasing(candidates: list[Interruption], steps: int) -> Iterator[Interruption]:
-    """Drop interruptions that are not after the one before, or not before the end."""
-    last = 0
-    for interruption in candidates:
-        if last < interruption.step < steps:
-            yield interruption
-            last = interruption.step
+        # never SIGTERM at an epoch's last batch: a run that is asked to leave there
+        # makes one more step, which may be that of the next interruption
+        how = How.SIGTERM if i % 2 and step % per_epoch else How.COMMAND
+        planned.append(Interruption(step, how, i < num_later - 1))
+    before = [0, *(each.step for each in planned)]
+    return [
+        each
+        for last, each in zip(before, planned, strict=False)
+        if last < each.step < steps
+    ]

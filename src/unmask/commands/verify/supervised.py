@@ -13,7 +13,7 @@ from unmask.callbacks.pause import PAUSE_VARIABLE
 from unmask.callbacks.tracer import TRACE_FILE
 from unmask.commands.verify.interruptions import How, Interruption
 from unmask.config.checks import ConfigError
-from unmask.distributed.processes import PREEMPTED
+from unmask.distributed.processes import PREEMPTED, received_signals
 from unmask.storage.metrics_log import read_rows
 
 POLL_SECONDS = 0.005
@@ -42,9 +42,7 @@ class SupervisedRun:
     """Start a command and watch it from outside.
 
     output_folder: for its stdout and stderr; its name begins with that of the run.
-    stage_folder: of the stage that is held after `step`. should_leave: whether to stop
-    watching. It is called again and again: an exception from a signal handler can get
-    lost, for one within a fork.
+    stage_folder: of the stage that is held after `step`.
     """
 
     def __init__(
@@ -54,11 +52,9 @@ class SupervisedRun:
         output_folder: Path,
         stage_folder: Path,
         step: int | None,
-        should_leave: Callable[[], bool],
     ) -> None:
         self.output_folder = output_folder
         self.stage_folder = stage_folder
-        self.should_leave = should_leave
         # the processes write their numbers there, and files while they are held
         self.hold_folder = output_folder / "hold"
         self.hold_folder.mkdir(parents=True, exist_ok=True)
@@ -72,17 +68,15 @@ class SupervisedRun:
         environment = {PAUSE_VARIABLE: json.dumps(pause)}
         self.process = start(command, environment, output_folder)
 
-    def wait_for_end(self, minutes: float, code: int = 0) -> None:
-        """Wait until the command ends.
+    def wait_for_end(self, minutes: float) -> None:
+        """Wait until the command ends. Raises VerifyError where it fails."""
+        if exit_code := self._wait(minutes):
+            raise self._failure(exit_code)
 
-        Raises VerifyError where its exit code is another one.
-        """
-        for _ in self._poll(minutes):
-            exit_code = self.process.poll()
-            if exit_code is not None:
-                if exit_code != code:
-                    raise self.failure(exit_code)
-                return
+    def _wait(self, minutes: float) -> int:
+        """Return the exit code when the command has ended."""
+        codes = (self.process.poll() for _ in self._poll(minutes))
+        return next(code for code in codes if code is not None)
 
     def wait_for(self, interruption: Interruption, minutes: float) -> bool:
         """Wait until the run is where it is to be interrupted.
@@ -97,11 +91,11 @@ class SupervisedRun:
             if is_there:
                 return True
             exit_code = self.process.poll()
+            if exit_code:
+                raise self._failure(exit_code)
             if exit_code is not None:
-                if exit_code:
-                    raise self.failure(exit_code)
-                return False
-        raise AssertionError
+                break
+        return False
 
     def interrupt(self, how: How, minutes: float) -> How:
         """Kill the run or ask it to leave, await its end, and return what was done."""
@@ -118,16 +112,11 @@ class SupervisedRun:
         # release the processes that are held
         for held in self.hold_folder.glob("held*"):
             held.unlink()
-        for _ in self._poll(minutes):
-            exit_code = self.process.poll()
-            if exit_code is not None:
-                break
+        exit_code = self._wait(minutes)
         if how == How.SIGTERM and exit_code != PREEMPTED:
-            raise VerifyError(
-                self.describe(
-                    f"was asked to leave by SIGTERM and ended with {exit_code}, not"
-                    f" with {PREEMPTED}"
-                )
+            raise self._error(
+                f"was asked to leave by SIGTERM and ended with {exit_code}, not with"
+                f" {PREEMPTED}"
             )
         return how
 
@@ -148,7 +137,7 @@ class SupervisedRun:
     def _pid_files(self) -> list[Path]:
         return sorted(self.hold_folder.glob("pid*"))
 
-    def failure(self, exit_code: int) -> ValueError:
+    def _failure(self, exit_code: int) -> ValueError:
         """Return the error for a command that failed by itself.
 
         For a bad config it has the command's own message.
@@ -156,16 +145,15 @@ class SupervisedRun:
         stderr = self._stderr()
         if exit_code == BAD_CONFIG:
             return ConfigError(stderr.strip())
-        remedy = ""
-        if any(words in stderr for words in DISK_FULL_WORDS):
-            remedy = f"\n{MORE_SPACE}"
-        return VerifyError(self.describe(f"ended with {exit_code}") + remedy)
+        is_full = any(words in stderr for words in DISK_FULL_WORDS)
+        return self._error(f"ended with {exit_code}", MORE_SPACE if is_full else "")
 
-    def describe(self, event: str) -> str:
+    def _error(self, event: str, remedy: str = "") -> VerifyError:
         """Return what happened to the run, and the last lines that it printed."""
         stderr = self._stderr().strip() or "(nothing on stderr)"
-        tail = "\n".join(stderr.splitlines()[-TAIL_LINES:])
-        return f"the {self.output_folder.stem} run {event}; it printed:\n{tail}"
+        lines = [*stderr.splitlines()[-TAIL_LINES:], *filter(None, [remedy])]
+        title = f"the {self.output_folder.stem} run {event}; it printed:"
+        return VerifyError("\n".join([title, *lines]))
 
     def _stderr(self) -> str:
         return (self.output_folder / "stderr").read_text(errors="replace")
@@ -189,17 +177,16 @@ class SupervisedRun:
         while True:
             yield
             time.sleep(POLL_SECONDS)
-            if self.should_leave():
+            # not from the handler: an exception there can get lost, as within a fork
+            if received_signals:
                 raise SystemExit(PREEMPTED)
             if time.monotonic() <= deadline:
                 continue
             now = self._progress()
             if now == before:
                 self.kill()
-                raise VerifyError(
-                    self.describe(
-                        f"made no progress for {minutes:g} minutes, so it was killed"
-                    )
+                raise self._error(
+                    f"made no progress for {minutes:g} minutes, so it was killed"
                 )
             before = now
             deadline = time.monotonic() + 60 * minutes

@@ -29,13 +29,14 @@ from unmask.commands.verify.interruptions import (
     trained_stages,
 )
 from unmask.commands.verify.supervised import Start, SupervisedRun
+from unmask.config.experiments import CONF
 from unmask.distributed import processes
-from unmask.distributed.launcher import TRAIN_SCRIPT
 from unmask.stages.fingerprint import StageSpec
 from unmask.stages.ledger import StageFolder, read_result
 from unmask.stages.plan import Plan
 from unmask.storage import checkpoints
 
+TRAIN_SCRIPT = CONF.parent / "src" / "train.py"
 COLUMNS = ("samples", "pixels", "masks", "loss", "weights", "metrics")
 # names of runs; each has a ledger of that name in the scratch space
 UNDISTURBED = "undisturbed"
@@ -79,8 +80,6 @@ class Verification:
         self.console = console
         self.start = start
         self.stages = trained_stages(plan)
-        # no process is added: a signal is only counted, and the supervised run notices
-        self.signals = processes.ForwardSignals()
         # the first step that a killed run went on from
         self.first_resumed: dict[StageSpec, int] = {}
 
@@ -89,7 +88,8 @@ class Verification:
 
         Raises SystemExit(75) when it is asked to leave.
         """
-        with self.signals:
+        # no process is added: a signal is only noted, and the supervised run notices
+        with processes.ForwardSignals():
             rows = self._train_and_compare()
         self.console.print(verdict_table(rows))
         return self.print_verdict(rows)
@@ -143,7 +143,6 @@ class Verification:
             output_folder,
             self._folder(run, spec),
             step,
-            lambda: self.signals.num_received > 0,
         )
         try:
             yield supervised
