@@ -60,9 +60,11 @@ def test_a_third_ctrl_c_kills_and_a_schedulers_third_signal_does_not(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="parent-death signals are Linux's")
-@pytest.mark.parametrize(("parent", "code"), [(os.getpid(), 0), (1, -signal.SIGTERM)])
+@pytest.mark.parametrize(
+    ("parent_lives", "code"), [(True, 0), (False, -signal.SIGTERM)]
+)
 def test_a_child_whose_parent_died_before_it_could_ask_leaves(
-    parent: int, code: int
+    parent_lives: bool, code: int
 ) -> None:
     # tests before this one may have left the signal ignored, which children inherit
     asking = "import signal; signal.signal(signal.SIGTERM, signal.SIG_DFL)"
@@ -71,7 +73,7 @@ def test_a_child_whose_parent_died_before_it_could_ask_leaves(
         [sys.executable, "-c", asking],
         env={
             **os.environ,
-            "UNMASK_CHILD": str(parent),
+            "UNMASK_CHILD": str(os.getpid() if parent_lives else 1),
             "PYTHONPATH": str(ROOT / "src"),
         },
     )
