@@ -5,7 +5,6 @@ of earlier ones. A cell that fails does not stop the others; a table of the cell
 the sweep.
 """
 
-import json
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -25,12 +24,11 @@ from hydra_plugins.reporting import Reporter
 from unmask.commands.cli import fail, this_script
 from unmask.distributed.line_prefix import PREFIX_VARIABLE
 from unmask.distributed.processes import (
-    PREEMPTED,
-    STOP_SIGNALS,
     SUMMARY_VARIABLE,
     ForwardSignals,
     received_signals,
     start_process,
+    wait_for_cell,
 )
 from unmask.distributed.slurm import requeue
 
@@ -121,10 +119,4 @@ class ProcLauncher(Launcher):
             print(f"{prefix}{' '.join(cell.overrides)}", flush=True)
             process = start_process(this_script(cell.overrides), extra_env)
             signals.add(process)
-        code = process.wait()
-        # the signal came before Python could handle it: the cell had done nothing
-        if received_signals and -code in STOP_SIGNALS:
-            code = PREEMPTED
-        cell.code = code
-        if summary.exists():
-            cell.stages = json.loads(summary.read_text())
+        cell.code, cell.stages = wait_for_cell(process, summary)

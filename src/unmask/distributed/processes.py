@@ -1,6 +1,7 @@
 """Processes that this project starts: their environment, signals and exit codes."""
 
 import ctypes
+import json
 import os
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -47,6 +49,20 @@ def start_process(
         start_new_session=True,
         **streams,
     )
+
+
+def wait_for_cell(
+    process: subprocess.Popen, summary: Path
+) -> tuple[int, list[dict[str, Any]]]:
+    """Wait for a cell of a sweep; return its exit code and the results of its stages.
+
+    summary: the file that SUMMARY_VARIABLE names to the cell.
+    """
+    code = process.wait()
+    # killed by the signal: Python was still starting and nothing was begun
+    if received_signals and -code in STOP_SIGNALS:
+        code = PREEMPTED
+    return code, json.loads(summary.read_text()) if summary.exists() else []
 
 
 def end_with_parent() -> None:

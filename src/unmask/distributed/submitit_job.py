@@ -1,6 +1,5 @@
 """A submitit job that runs one cell of a sweep, and is requeued when preempted."""
 
-import json
 import signal
 import tempfile
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from unmask.distributed.processes import (
     ForwardSignals,
     received_signals,
     start_process,
+    wait_for_cell,
 )
 
 
@@ -59,12 +59,7 @@ def _run(command: Sequence[str]) -> tuple[int, list[dict[str, Any]]]:
         with ForwardSignals() as signals:
             process = start_process(list(command), {SUMMARY_VARIABLE: str(summary)})
             signals.add(process)
-            code = process.wait()
-        # killed by the signal: Python was still starting and nothing was begun
-        if received_signals and -code in STOP_SIGNALS:
-            code = PREEMPTED
-        stages = json.loads(summary.read_text()) if summary.exists() else []
-        return code, stages
+            return wait_for_cell(process, summary)
 
 
 def _call_handlers(handlers: dict[signal.Signals, Any]) -> None:
