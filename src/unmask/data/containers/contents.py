@@ -60,6 +60,10 @@ class Contents:
         """Return the name of the shard that holds an image."""
         return self.shards[self.shard_ids[i]].name
 
+    def place(self, i: int) -> str:
+        """Return what messages call an image: its shard and its name."""
+        return f"{self.shard_of(i)}: {name_at(self.names, i)}"
+
     def take(self, indices: Int[np.ndarray, "M"]) -> "Contents":
         """Copy the images at these indices, in this order."""
         columns = {
@@ -78,7 +82,7 @@ class Contents:
         repeated = np.flatnonzero(equal)
         if len(repeated):
             k = int(repeated[0])
-            first, second = (self.shards[ordered.shard_ids[i]].name for i in (k, k + 1))
+            first, second = map(ordered.shard_of, (k, k + 1))
             raise ValueError(
                 f"{name_at(names, k)} is in {first} and again in {second}; names must"
                 " differ"

@@ -4,6 +4,7 @@ import errno
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -125,8 +126,7 @@ class RemoteRoot:
         # each service raises errors of its own
         except Exception as error:
             raise ValueError(
-                f"data.root={self.url} cannot be listed ({type(error).__name__}:"
-                f" {error})"
+                f"data.root={self.url} cannot be listed ({describe_error(error)})"
             ) from None
         return sorted(
             Shard(path[len(root) + 1 :], facts["size"], _change_mark(facts))
@@ -142,16 +142,10 @@ class RemoteRoot:
     def read(self, name: str, offset: int, size: int) -> bytes:
         """Return `size` bytes of a shard. Raises OSError where they cannot be had."""
         system, root = self._connect()
-        try:
+        url = f"{self.url}/{name}"
+        with os_errors(url):
             content = system.cat_file(f"{root}/{name}", start=offset, end=offset + size)
-        except OSError:
-            raise
-        # as OSError, which loaders take for a bad image
-        except Exception as error:
-            raise OSError(
-                errno.EIO, f"{type(error).__name__}: {error}", f"{self.url}/{name}"
-            ) from error
-        return require_length(content, size, f"{self.url}/{name}")
+            return require_length(content, size, url)
 
 
 def _change_mark(facts: dict[str, Any]) -> str:
@@ -159,6 +153,23 @@ def _change_mark(facts: dict[str, Any]) -> str:
 
 
 Root = LocalRoot | RemoteRoot
+
+
+@contextmanager
+def os_errors(url: str) -> Iterator[None]:
+    """Raise a service's errors as OSError, which loaders take for a bad image."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(errno.EIO, describe_error(error), url) from error
+
+
+def describe_error(error: Exception) -> str:
+    """Return the kind of an error and its first line."""
+    first_line = "".join(str(error).strip().splitlines()[:1])
+    return f"{type(error).__name__}: {first_line}"
 
 
 def require_length(content: bytes, size: int, name: str) -> bytes:

@@ -10,7 +10,6 @@ from unmask.data.containers.contents import Contents
 from unmask.data.containers.parquet import read_row
 from unmask.data.containers.roots import LocalRoot, Root
 from unmask.data.containers.streamed import StreamedRoot
-from unmask.data.listing.names import name_at
 
 
 class ShardStore:
@@ -28,9 +27,7 @@ class ShardStore:
         return len(self.contents.names)
 
     def name(self, i: int) -> str:
-        contents = self.contents
-        name = name_at(contents.names, i)
-        return f"{self.root}/{contents.shard_of(i)}: {name}"
+        return f"{self.root}/{self.contents.place(i)}"
 
     def read(self, i: int) -> bytes:
         shard = self.contents.shard_of(i)
@@ -57,9 +54,7 @@ class RawPixelStore:
         return self.__dict__ | {"_maps": {}}
 
     def name(self, i: int) -> str:
-        contents = self.contents
-        name = name_at(contents.names, i)
-        return f"{self.root}/{contents.shard_of(i)}: {name}"
+        return f"{self.root}/{self.contents.place(i)}"
 
     def read(self, i: int) -> UInt8[np.ndarray, "H W C"]:
         shard = self.contents.shard_of(i)

@@ -4,7 +4,6 @@ Chunks are kept as a whole where all fit on the disk; otherwise images are fetch
 by one.
 """
 
-import errno
 import io
 import os
 import shutil
@@ -13,7 +12,13 @@ from typing import Any
 
 from unmask.data.containers.contents import Contents
 from unmask.data.containers.index import INDEX_FILE, cache_folder, read_index
-from unmask.data.containers.roots import LocalRoot, Shard, require_length
+from unmask.data.containers.roots import (
+    LocalRoot,
+    Shard,
+    describe_error,
+    os_errors,
+    require_length,
+)
 
 # The share of the free disk that chunks may fill.
 MAX_DISK_SHARE = 0.75
@@ -36,9 +41,8 @@ def fetch_index(url: str) -> Contents:
     # each service raises errors of its own
     except Exception as error:
         raise ValueError(
-            f"{url}/{INDEX_FILE} cannot be read ({type(error).__name__}:"
-            f" {_first_line(error)}); upload all that src/prepare.py format=litdata"
-            " wrote"
+            f"{url}/{INDEX_FILE} cannot be read ({describe_error(error)}); upload all"
+            " that src/prepare.py format=litdata wrote"
         ) from None
     content.seek(0)
     contents = read_index(content, "litdata")
@@ -79,7 +83,7 @@ class StreamedRoot:
         url = f"{self.url}/{name}"
         path = self.cache.folder / name
         downloader = make_downloader(self.url, str(self.cache.folder), os.getpid())
-        try:
+        with os_errors(url):
             if self.keeps_chunks and not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 downloader.download_file(url, str(path))
@@ -88,14 +92,3 @@ class StreamedRoot:
                 return self.cache.read(name, offset, size)
             fetched = downloader.download_bytes(url, offset, size, str(path))
             return require_length(bytes(fetched), size, url)
-        except OSError:
-            raise
-        # as OSError, which loaders take for a bad image
-        except Exception as error:
-            reason = f"{type(error).__name__}: {_first_line(error)}"
-            raise OSError(errno.EIO, reason, url) from error
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else ""
