@@ -22,9 +22,9 @@ from unmask.data.images.decoding import (
 from unmask.data.images.pillow import silence_pillow
 from unmask.data.images.unreadable import BadImageError
 from unmask.data.listing.listing import list_images
-from unmask.data.listing.names import pack_names
+from unmask.data.listing.names import FolderStore, pack_names
 from unmask.data.loading.batch import ImageFormat
-from unmask.data.loading.folders import FolderStore, StoredImages, splits_from_listing
+from unmask.data.loading.folders import StoredImages, splits_from_listing
 from unmask.data.loading.views import Views
 
 COLOURS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)

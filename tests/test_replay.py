@@ -14,7 +14,7 @@ from small_runs import call, image_folder, run
 from unmask.commands.replay.rebuild import read_record, rebuild_step
 from unmask.commands.replay.replay import recompute, replay, worst_image
 from unmask.config.checks import ConfigError
-from unmask.data.loading.folders import FolderStore
+from unmask.data.listing.names import FolderStore
 from unmask.tasks.recompute import recompute_sample_losses
 
 ABSURD = ("stages=[pretrain]", "pretrain.base_lr=1e30", "pretrain.warmup_epochs=0")

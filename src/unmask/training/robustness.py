@@ -17,7 +17,8 @@ from torch import nn
 from unmask.config.recipes import Robustness
 from unmask.data.augment.corruptions import CORRUPTIONS, SEVERITIES
 from unmask.data.listing.listing import list_evaluation_set
-from unmask.data.loading.folders import FolderStore, StoredImages
+from unmask.data.listing.names import FolderStore
+from unmask.data.loading.folders import StoredImages
 from unmask.data.loading.in_memory import InMemory
 from unmask.data.loading.module import EvaluationData
 from unmask.data.loading.views import Transform, Views

@@ -15,10 +15,11 @@ from torch import Tensor
 from unmask.commands.predict.arguments import Predict
 from unmask.config.checks import ConfigError
 from unmask.data.images.unreadable import printable
-from unmask.data.listing.listing import IMAGE_SUFFIXES, list_image_files
-from unmask.data.listing.names import pack_names
+from unmask.data.listing.listing import list_image_files
+from unmask.data.listing.names import FolderStore, pack_names
+from unmask.data.listing.scan import IMAGE_SUFFIXES
 from unmask.data.loading.batch import Batch
-from unmask.data.loading.folders import FolderStore, StoredImages
+from unmask.data.loading.folders import StoredImages
 from unmask.data.loading.module import normalise
 from unmask.data.loading.views import Views
 from unmask.exchange.geometry import Hints

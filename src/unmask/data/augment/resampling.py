@@ -1,5 +1,6 @@
 """Make the crops of images in memory: whole batches at once, on any device."""
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -26,6 +27,10 @@ class Crops(NamedTuple):
     shifts_B2: Int[Tensor, "B 2"] | None = None
     mirrored_B: Bool[Tensor, "B"] | None = None
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Crops":
+        """Apply a function to each tensor that is not None."""
+        return Crops(*(None if each is None else change(each) for each in self))
+
 
 def crop_images(
     images_BCHW: UInt8[Tensor, "B C H W"], crops: Crops, shape: tuple[int, int]
@@ -37,8 +42,7 @@ def crop_images(
     if shifts_B2 is None and mirrored_B is None:
         return images_BCHW
     if mirrored_B is None:
-        mirrored_B = torch.zeros(len(images_BCHW), dtype=torch.bool)
-        mirrored_B = mirrored_B.to(images_BCHW.device)
+        mirrored_B = images_BCHW.new_zeros(len(images_BCHW), dtype=torch.bool)
     if shifts_B2 is not None:
         return shift_images(images_BCHW, shifts_B2, mirrored_B)
     # to select whole rows of bytes is five times as fast as to choose at each pixel

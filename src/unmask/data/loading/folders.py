@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from unmask.data.images.decoding import Content, DecodeMode, decode_image, read_header
+from unmask.data.images.arrays import Content
+from unmask.data.images.decoding import DecodeMode, decode_image, read_header
 from unmask.data.images.unreadable import (
     BadImage,
     BadImageError,
@@ -23,10 +24,8 @@ from unmask.data.images.unreadable import (
 )
 from unmask.data.listing.listing import Listing
 from unmask.data.listing.names import FolderStore, pack_names
-from unmask.data.listing.stores import Store, Subset
+from unmask.data.listing.stores import Store
 from unmask.data.loading.in_memory import InMemory
-
-__all__ = ["FolderStore", "Store", "StoredImages", "Subset"]
 
 # a split whose pixels take more bytes is not loaded into memory by default
 MAX_AUTO_BYTES = 2**30

@@ -194,18 +194,19 @@ class ImageData(L.LightningDataModule):
         return make_loader(views, batches, self.settings)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        erases = bool(self.erasing and self.trainer and self.trainer.training)
-        return self._prepare(batch, erases)
+        is_training = bool(self.trainer and self.trainer.training)
+        return self._prepare(batch, is_training)
 
     def training_batch(self, epoch: int, ids: list[int], device: torch.device) -> Batch:
         """Make a batch of these samples as training gets them in that epoch."""
         batch = self.train_views.batch(epoch, ids)
-        return self._prepare(move_data_to_device(batch, device), True)
+        batch = move_data_to_device(batch, device)
+        return self._prepare(batch, is_training=True)
 
-    def _prepare(self, batch: Batch, erases: bool) -> Batch:
+    def _prepare(self, batch: Batch, is_training: bool) -> Batch:
         """Normalise the images, and erase random boxes for training."""
         batch = normalise(batch, self.image_format)
-        if self.erasing and erases:
+        if self.erasing and is_training:
             erase_boxes(
                 batch.images_BCHW,
                 self.erasing,
@@ -223,11 +224,7 @@ class EvaluationData(L.LightningDataModule):
     """
 
     def __init__(
-        self,
-        views: Views,
-        ids: list[int],
-        settings: LoaderSettings,
-        name: str = "validation",
+        self, views: Views, ids: list[int], settings: LoaderSettings, name: str
     ) -> None:
         super().__init__()
         self.views = views
@@ -268,7 +265,6 @@ class FeatureData(L.LightningDataModule):
         return DataLoader(self.train_rows, batch_sampler=batches, collate_fn=keep_batch)
 
     def val_dataloader(self) -> DataLoader:
-        assert self.trainer is not None
         ids = list(range(len(self.val_rows)))
         batches = _eval_batches(self.trainer, ids, EVAL_BATCH)
         return DataLoader(self.val_rows, batch_sampler=batches, collate_fn=keep_batch)

@@ -81,13 +81,12 @@ class PackedBatch:
         self.batch = batch._replace(images_BCHW=batch.images_BCHW[self.other_rows])
         self.crops = crops
 
-    def decode(self, device: torch.device | None = None) -> Batch:
-        """Decode and crop on the device, by default the training GPU if there is one.
+    def decode(self) -> Batch:
+        """Decode and crop on the training GPU, or on the CPU if there is none.
 
         Raises BadImageError with the name if neither nvJPEG nor Pillow can.
         """
-        if device is None:
-            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         boxes_B5, shifts_B2, _ = self.crops
         assert boxes_B5 is not None
         others = self.batch.images_BCHW
@@ -102,10 +101,8 @@ class PackedBatch:
                 top, left, height, width = boxes_B5[row, :4].tolist()
                 crop = image[:, top : top + height, left : left + width]
                 images_BCHW[row] = _resize(crop, shape)
-        finish = Crops(
-            shifts_B2=None if shifts_B2 is None else shifts_B2.to(device),
-            mirrored_B=boxes_B5[:, 4].bool().to(device),
-        )
+        finish = Crops(None, shifts_B2, boxes_B5[:, 4].bool())
+        finish = finish.map(lambda crops_B: crops_B.to(device))
         return self.batch._replace(images_BCHW=crop_images(images_BCHW, finish, shape))
 
     def _decode_jpegs(self, channels: int, device: torch.device) -> list[Tensor]:

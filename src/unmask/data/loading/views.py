@@ -146,12 +146,10 @@ class Views(Dataset):
     def _crop_in_memory(self, split: InMemory, ids_B: Tensor, epoch: int) -> Batch:
         device = self.device
         image_B = ids_B % self.count
+        rows_B = ids_B.to(device)
         # index_select copies whole rows: up to ten times as fast as indexing
-        crops = Crops(
-            *(
-                None if each is None else each.index_select(0, ids_B.to(device))
-                for each in self._crops_of_epoch(split, epoch)
-            )
+        crops = self._crops_of_epoch(split, epoch).map(
+            lambda crops_N: crops_N.index_select(0, rows_B)
         )
         images_NCHW = split.images_NCHW if self.transform else split.images_on_device
         images = images_NCHW.index_select(0, image_B.to(device))
@@ -190,10 +188,8 @@ class Views(Dataset):
         if (keeps_all or shifts_N2 is not None) and boxes_N5[:, 4].any():
             mirrored_N = boxes_N5[:, 4].bool()
             boxes_N5[:, 4] = 0
-        drawn = (None if keeps_all else boxes_N5, shifts_N2, mirrored_N)
-        crops = Crops(
-            *(None if each is None else each.to(self.device) for each in drawn)
-        )
+        drawn = Crops(None if keeps_all else boxes_N5, shifts_N2, mirrored_N)
+        crops = drawn.map(lambda crops_N: crops_N.to(self.device))
         self._drawn = (epoch, crops)
         return crops
 
