@@ -156,14 +156,12 @@ class Dashboards:
     def __init__(self, dashboards: Iterable[tuple[Dashboard, float]] = ()) -> None:
         """Keep each dashboard with the seconds that its end may take."""
         self.dashboards = list(dashboards)
-        self.has_started = False
         self.threads: list[DashboardThread] = []
 
     def start(self, rows: list[Row]) -> None:
         """Open all with the rows of the metrics log; a second call does nothing."""
-        if self.has_started:
+        if self.threads:
             return
-        self.has_started = True
         for dashboard, seconds in self.dashboards:
             self.threads.append(DashboardThread(dashboard, seconds, list(rows)))
 
