@@ -92,9 +92,10 @@ def collect_results(
             first = row_of_stage.setdefault((column, spec.fingerprint), cell.row)
             if first != cell.row:
                 raise ConfigError(same_run_message(slug, first, cell.row))
-            key = paper.columns[column].metric, spec.fingerprint
+            metric = paper.columns[column].metric
+            kept_row = kept.get((metric, spec.fingerprint))
             folder = StageFolder(runs_dir, spec)
-            _add_result(collected, cell, column, folder, key[0], kept.get(key))
+            _add_result(collected, cell, column, folder, metric, kept_row)
     return collected
 
 

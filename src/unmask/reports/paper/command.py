@@ -38,7 +38,7 @@ def write(arguments: Report) -> tuple[list["Finding"], Path]:
         return check(fill_missing_roots(composer(overrides)))
 
     findings = collect_findings(arguments, compose_config)
-    page, *_ = write_report(findings, report_folder(arguments), arguments.runs_dir)
+    page = write_report(findings, report_folder(arguments), arguments.runs_dir)
     if arguments.keep:
         # an experiment's README shows all its scales, whichever was asked for
         all_scales = arguments.model_copy(update={"scale": None})

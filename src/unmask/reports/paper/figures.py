@@ -102,20 +102,17 @@ def figure_png(comparison: Comparison) -> bytes | None:
     return buffer.getvalue()
 
 
-def write_figures(comparison: Comparison, folder: Path) -> list[Path]:
+def write_figures(comparison: Comparison, folder: Path) -> None:
     """Write <experiment>-<scale>.svg and .png; write nothing without a figure."""
     svg = figure_svg(comparison)
     png = figure_png(comparison)
     if svg is None or png is None:
-        return []
+        return
     folder.mkdir(parents=True, exist_ok=True)
     stem = f"{comparison.slug}-{comparison.scale}"
-    svg_path = folder / f"{stem}.svg"
-    png_path = folder / f"{stem}.png"
-    write_text(svg_path, svg)
-    with atomic_write(png_path) as file:
+    write_text(folder / f"{stem}.svg", svg)
+    with atomic_write(folder / f"{stem}.png") as file:
         file.write(png)
-    return [svg_path, png_path]
 
 
 def _style(text_colour: str) -> dict[str, str | float]:

@@ -63,47 +63,39 @@ def _draw_ratio_sheet(checkpoint: Path) -> bytes:
     return buffer.getvalue()
 
 
-def write_report(findings: list[Finding], out: Path, runs_dir: str) -> list[Path]:
-    """Write index.html, <experiment>.md, csv/ and figures/ into `out`.
-
-    Return the paths, index.html first.
-    """
+def write_report(findings: list[Finding], out: Path, runs_dir: str) -> Path:
+    """Write index.html, <experiment>.md, csv/ and figures/; return index.html."""
     out.mkdir(parents=True, exist_ok=True)
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     sheet = ratio_sheet_png(runs_dir, findings)
-    written = [out / "index.html"]
-    write_text(written[0], render_paper_page(findings, versions, sheet))
+    page = out / "index.html"
+    write_text(page, render_paper_page(findings, versions, sheet))
     for finding in findings:
         comparison = finding.comparison
         path = out / "csv" / comparison.slug / f"{comparison.scale}.csv"
         write_rows(path, finding.rows, comparison.paper)
-        written += [path, *write_figures(comparison, out / "figures")]
+        write_figures(comparison, out / "figures")
     for slug, group in _by_experiment(findings):
-        written.append(out / f"{slug}.md")
-        write_text(written[-1], experiment_readme(group))
-    return written
+        write_text(out / f"{slug}.md", experiment_readme(group))
+    return page
 
 
-def keep_results(findings: list[Finding]) -> list[Path]:
+def keep_results(findings: list[Finding]) -> None:
     """Write each experiment's results and README.md into experiments/<slug>/.
 
-    The results are results/<scale>.csv and its figure; return all paths.
+    The results are results/<scale>.csv and its figure.
     """
-    written = []
     for slug, group in _by_experiment(findings):
         figures = []
         for finding in group:
             comparison = finding.comparison
             path = kept_results_path(slug, comparison.scale)
             write_rows(path, finding.rows, comparison.paper)
-            written.append(path)
             if svg := figure_svg(comparison):
                 figures.append(comparison.scale)
-                written.append(path.with_suffix(".svg"))
-                write_text(written[-1], svg)
-        written.append(EXPERIMENTS / slug / "README.md")
-        write_text(written[-1], experiment_readme(group, figures))
-    return written
+                write_text(path.with_suffix(".svg"), svg)
+        readme = experiment_readme(group, figures)
+        write_text(EXPERIMENTS / slug / "README.md", readme)
 
 
 def _by_experiment(findings: list[Finding]) -> Iterator[tuple[str, list[Finding]]]:

@@ -21,9 +21,9 @@ MARKS = {"holds": "✔", "does not hold": "✘", "cannot tell": "?"}
 STYLES = {"holds": "green", "does not hold": "red", "cannot tell": "yellow"}
 
 
-def format_number(value: float | None, sign: bool = False) -> str:
+def format_number(value: float, sign: bool = False) -> str:
     """Return the value with one decimal, as the paper prints it."""
-    if value is None or math.isnan(value):
+    if math.isnan(value):
         return NO_VALUE
     if not sign:
         return f"{value:,.1f}"
