@@ -32,6 +32,7 @@ from unmask.config.checks import check
 from unmask.distributed.processes import STOP_SIGNALS, received_signals
 from unmask.distributed.ranks import rank_info
 from unmask.stages.plan import Plan, make_plan
+from unmask.storage import checkpoints
 
 ROOT = Path(__file__).parent.parent
 TINY = (
@@ -191,6 +192,11 @@ def image_folder(
             ) + np.uint8(100 * i)
             Image.fromarray(pixels).save(root / name / f"{j:03d}.png")
     return root
+
+
+def load_weights(path: Path, prefix: str = "model.") -> dict[str, torch.Tensor]:
+    """Return a checkpoint's weights whose names begin with the prefix, without it."""
+    return checkpoints.strip_prefix(checkpoints.load(path)["state_dict"], prefix)
 
 
 def has_logged(runs: Path, lines: int) -> bool:

@@ -181,9 +181,8 @@ def test_missing_and_foreign_files_are_named(tmp_path: Path) -> None:
 
 def test_weights_are_those_below_the_prefix_without_it(tmp_path: Path) -> None:
     save(tmp_path, 7)
-    weights = checkpoints.load_weights(
-        tmp_path / "step=00000007.ckpt", "model.encoder."
-    )
+    state = checkpoints.load(tmp_path / "step=00000007.ckpt")["state_dict"]
+    weights = checkpoints.strip_prefix(state, "model.encoder.")
     assert {name: value.tolist() for name, value in weights.items()} == {
         "a": [7.0, 7.0, 7.0]
     }

@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 
 from foreign_weights import equal_tensors, official_state, save_official
-from small_runs import call, run
+from small_runs import call, load_weights, run
 from unmask.commands.convert import Convert
 from unmask.commands.convert import run as convert
 from unmask.config.checks import ConfigError, check
@@ -73,7 +73,7 @@ def test_a_pretraining_of_this_project_goes_out_and_comes_back(
     assert path is not None
     model = build.build_mae(check(checkpoints.load(path)["unmask"]["config"]))
     load_mae(model, weights)
-    assert equal_tensors(model.state_dict(), checkpoints.load_weights(path))
+    assert equal_tensors(model.state_dict(), load_weights(path))
 
 
 @torch.no_grad()

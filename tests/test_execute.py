@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from small_runs import image_folder, run
+from small_runs import image_folder, load_weights, run
 from unmask.callbacks.metrics import MetricsLogger
 from unmask.commands.cli import user_message
 from unmask.data.loading.batch import Batch
@@ -96,11 +96,11 @@ def test_the_fine_tuned_encoder_is_the_pretrained_one_and_moves(finished) -> Non
     def encoder(stage: str) -> dict[str, torch.Tensor]:
         (path,) = finished[0].glob(f"{stage}/*/checkpoints/step=*.ckpt")
         prefix = "model.encoder." if stage == "pretrain" else "model.features.encoder."
-        return checkpoints.load_weights(path, prefix)
+        return load_weights(path, prefix)
 
     pretrained, random = encoder("pretrain"), encoder("scratch")
     tuned = [
-        checkpoints.load_weights(p, "model.features.encoder.")
+        load_weights(p, "model.features.encoder.")
         for p in finished[0].glob("finetune/*/checkpoints/step=*.ckpt")
     ]
     (tuned_encoder,) = [state for state in tuned if state]

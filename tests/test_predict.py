@@ -17,7 +17,7 @@ from PIL import Image
 from rich.console import Console
 
 from foreign_weights import official_state, save_official
-from small_runs import call, run
+from small_runs import call, load_weights, run
 from unmask.commands.predict.arguments import Predict
 from unmask.commands.predict.predictions import (
     Predictions,
@@ -153,7 +153,7 @@ def test_averaged_weights_predict_where_they_exist(
     assert path is not None
     state = load_trained_classifier(folder, Hints(), None, None).model.state_dict()
     averaged, trained = (
-        checkpoints.load_weights(path, prefix) for prefix in ("ema.module.", "model.")
+        load_weights(path, prefix) for prefix in ("ema.module.", "model.")
     )
     assert all(torch.equal(state[name], averaged[name]) for name in averaged)
     assert not torch.equal(averaged["head.weight"], trained["head.weight"])

@@ -6,7 +6,7 @@ from typing import get_args
 import pytest
 import torch
 
-from small_runs import plan_for, run
+from small_runs import load_weights, plan_for, run
 from unmask.config.checks import ConfigError
 from unmask.exchange.read_weights import read_weights
 from unmask.exchange.weights import Layout
@@ -61,7 +61,7 @@ def test_fine_tuning_starts_from_given_weights_and_controls_do_not(
         f"finetune/{results[0]['fingerprint']}/checkpoints/step=*.ckpt"
     )
     ours, theirs = (
-        checkpoints.load_weights(tuned, "model.features.encoder."),
+        load_weights(tuned, "model.features.encoder."),
         read_weights(pretrained[0])[0].encoder,
     )
     torch.testing.assert_close(

@@ -204,11 +204,6 @@ def load(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not a readable checkpoint: {reason}") from error
 
 
-def load_weights(path: Path, prefix: str = "model.") -> dict[str, torch.Tensor]:
-    """Return the state dict's tensors below `prefix`; see strip_prefix."""
-    return strip_prefix(load(path)["state_dict"], prefix)
-
-
 def strip_prefix(
     state: dict[str, torch.Tensor], prefix: str
 ) -> dict[str, torch.Tensor]:
