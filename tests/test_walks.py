@@ -13,7 +13,6 @@ from PIL import Image
 from rich.console import Console
 
 import train
-import unmask
 from small_runs import COARSE, ROOT, TINY, plan_for
 from test_module import fake_trainer
 from unmask.commands import cli
@@ -32,18 +31,24 @@ from unmask.targets import NormalisedPixel
 from unmask.tasks.pretrain import Pretrain
 from unmask.training.execute import execute
 
-PACKAGE = Path(unmask.__file__).parent
+SOURCE = ROOT / "src"
 IMAGE_TO_LOSS = 14
+OVERRIDE_TO_CONSTRUCTOR = 12
+METRIC_TO_PAGE = 10
+
+
+def source_file(frame: FrameType) -> str | None:
+    path = Path(frame.f_code.co_filename)
+    return str(path.relative_to(SOURCE)) if path.is_relative_to(SOURCE) else None
 
 
 def files_entered(walk: Callable[[], Any]) -> list[str]:
-    """Return the files of the package whose functions run, in their order."""
+    """Return the files of src/ whose functions run, in their order."""
     entered: dict[str, None] = {}
 
     def record(frame: FrameType, event: str, _: Any) -> None:
-        path = Path(frame.f_code.co_filename)
-        if event == "call" and path.is_relative_to(PACKAGE):
-            entered[str(path.relative_to(PACKAGE))] = None
+        if event == "call" and (file := source_file(frame)):
+            entered[file] = None
 
     before = sys.getprofile()
     sys.setprofile(record)
@@ -88,21 +93,12 @@ def test_an_image_enters_few_files_on_its_way_from_a_jpeg_to_the_loss(
     listed = "\n  ".join(entered)
     assert len(entered) <= IMAGE_TO_LOSS, f"{len(entered)} files:\n  {listed}"
     # the walk is followed to its end
-    assert {"data/images/decoding.py", "targets.py"} <= set(entered)
-
-
-SOURCE = ROOT / "src"
-OVERRIDE_TO_CONSTRUCTOR = 12
-METRIC_TO_PAGE = 10
+    stations = {"unmask/data/images/decoding.py", "unmask/targets.py"}
+    assert stations <= set(entered)
 
 
 class ArrivedError(BaseException):
     """End a walk at its aim; nothing in between catches it."""
-
-
-def source_file(frame: FrameType) -> str | None:
-    path = Path(frame.f_code.co_filename)
-    return str(path.relative_to(SOURCE)) if path.is_relative_to(SOURCE) else None
 
 
 def assert_few(entered: dict[str, str], budget: int) -> None:
