@@ -155,7 +155,7 @@ def test_slurm_jobs_get_their_cells_resources_and_a_dead_one_stops_no_other(
         "trainer.devices=8",
     ]
     monkeypatch.setattr(sys, "argv", [str(ROOT / "src" / "train.py"), "-m"])
-    monkeypatch.setattr(submitit_launcher, "POLL", 0.1)
+    monkeypatch.setattr(submitit_launcher, "POLL_SECONDS", 0.1)
     monkeypatch.setattr(Job, "_results_timeout_s", 0)
     launcher = SubmititLauncher(
         "slurm",

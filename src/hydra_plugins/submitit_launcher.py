@@ -31,7 +31,7 @@ from unmask.config.checks import ConfigError, check
 from unmask.config.trainer import Trainer
 from unmask.distributed.processes import PREEMPTED, ForwardSignals, received_signals
 
-POLL = 1.0  # seconds between looks at the jobs
+POLL_SECONDS = 1.0  # between looks at the jobs
 # options of every executor of submitit; others get the name of their cluster in front
 SHARED_OPTIONS = {field.name for field in fields(submitit_config.BaseQueueConf)} - {
     "submitit_folder"
@@ -159,7 +159,7 @@ class SubmititLauncher(Launcher):
                         self._record_end(cells[i], jobs[i], f"[{i + 1}/{len(cells)}] ")
                         if self.report:
                             reporter.refresh()
-                time.sleep(POLL)
+                time.sleep(POLL_SECONDS)
                 pending = [i for i in pending if cells[i].code is None]
         return pending
 
