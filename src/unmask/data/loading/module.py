@@ -194,19 +194,18 @@ class ImageData(L.LightningDataModule):
         return make_loader(views, batches, self.settings)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        is_training = bool(self.trainer and self.trainer.training)
-        return self._prepare(batch, is_training)
+        erases = bool(self.erasing and self.trainer and self.trainer.training)
+        return self._prepare(batch, erases)
 
     def training_batch(self, epoch: int, ids: list[int], device: torch.device) -> Batch:
         """Make a batch of these samples as training gets them in that epoch."""
         batch = self.train_views.batch(epoch, ids)
-        batch = move_data_to_device(batch, device)
-        return self._prepare(batch, is_training=True)
+        return self._prepare(move_data_to_device(batch, device), True)
 
-    def _prepare(self, batch: Batch, is_training: bool) -> Batch:
+    def _prepare(self, batch: Batch, erases: bool) -> Batch:
         """Normalise the images, and erase random boxes for training."""
         batch = normalise(batch, self.image_format)
-        if self.erasing and is_training:
+        if self.erasing and erases:
             erase_boxes(
                 batch.images_BCHW,
                 self.erasing,
