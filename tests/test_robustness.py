@@ -85,7 +85,10 @@ def test_an_accuracy_is_that_of_the_corrupted_images_through_the_finished_classi
     ids = torch.linspace(0, len(val) - 1, 100).long()
     path = checkpoints.newest(next((runs / "finetune").iterdir()) / "checkpoints")
     assert path is not None
-    model = classifier_from_checkpoint(path, checkpoints.load(path)).model
+    content = checkpoints.load(path)
+    model = classifier_from_checkpoint(
+        path, content["unmask"], content["state_dict"]
+    ).model
     images = corrupt(
         val.images_NCHW[ids], "contrast", 5, make_key(0, "corruption"), ids
     )  # type: ignore[union-attr]

@@ -103,12 +103,18 @@ def stages_without_data(config: Config, dataset: str) -> tuple[StageSpec, ...]:
     return tuple(list_stages(config, identity, "unlisted"))
 
 
-def corruption_folders(recipe: Robustness) -> dict[tuple[str, int], Path]:
-    """Return the folder of each (corruption, severity), in ImageNet-C's layout.
+def robustness_folders(recipe: Robustness) -> dict[tuple[str, int], Path]:
+    """Return the folders of images that the robustness stage reads.
 
-    That is root/<corruption>/<severity>/<class>/.
+    They are those of each (corruption, severity) in ImageNet-C's layout, which is
+    root/<corruption>/<severity>/<class>/, or root alone as ("folder", 0). There are
+    none where the stage corrupts the validation images itself.
     """
+    if recipe.source == "corrupted":
+        return {}
     root = Path(str(recipe.root)).expanduser()
+    if recipe.source == "folder":
+        return {("folder", 0): root}
     return {
         (name, severity): root / name / str(severity)
         for name in recipe.corruptions or get_args(Corruption)
@@ -122,13 +128,9 @@ def _robustness_identity(config: Config, class_names: tuple[str, ...]) -> str | 
     None where it corrupts the validation images itself.
     """
     recipe = config.robustness
-    if recipe.source == "corrupted":
+    folders = list(robustness_folders(recipe).values())
+    if not folders:
         return None
-    folders = (
-        [Path(str(recipe.root)).expanduser()]
-        if recipe.source == "folder"
-        else list(corruption_folders(recipe).values())
-    )
     missing = [str(folder) for folder in folders if not folder.is_dir()]
     if missing:
         raise ConfigError(

@@ -64,7 +64,7 @@ def load_trained_classifier(
         raise ConfigError(f"checkpoint={path}: no such file or folder")
     file = open_weights(path)
     if "config" in file.record:
-        classifier = _from_checkpoint(file)
+        classifier = classifier_from_checkpoint(file.path, file.record, file.tensors)
     else:
         classifier = _from_foreign_weights(file, path, hints)
     if eval_crop:
@@ -73,36 +73,30 @@ def load_trained_classifier(
     if class_file:
         names = _read_class_names(class_file, len(classifier.class_names))
         classifier = replace(classifier, class_names=names)
-    classifier.model.eval().requires_grad_(False)
     return classifier
 
 
 def classifier_from_checkpoint(
-    path: Path, content: dict[str, Any]
+    path: Path, record: dict[str, Any], tensors: State
 ) -> TrainedClassifier:
-    """Return the classifier in the content of a checkpoint of this project."""
-    file = WeightsFile(path, content["state_dict"], {}, content["unmask"], None)
-    classifier = _from_checkpoint(file)
-    classifier.model.eval().requires_grad_(False)
-    return classifier
+    """Return the classifier in a checkpoint of this project.
 
-
-def _from_checkpoint(file: WeightsFile) -> TrainedClassifier:
-    record = file.record
+    record, tensors: what its keys "unmask" and "state_dict" hold.
+    """
     config = check_checkpoint_config(record["config"])
     kind = record["stage"]
     if kind not in LABELLED_STAGES:
         trained = [kind for kind in LABELLED_STAGES if kind not in MEASURING_STAGES]
         raise ConfigError(
-            f"checkpoint={file.path} is of stage {kind}, which knows no classes; give"
+            f"checkpoint={path} is of stage {kind}, which knows no classes; give"
             f" one of {', '.join(trained)}"
         )
     # averaged weights, where there are some: evaluation measured them
-    has_average = any(name.startswith(AVERAGE_PREFIX) for name in file.tensors)
+    has_average = any(name.startswith(AVERAGE_PREFIX) for name in tensors)
     prefix = AVERAGE_PREFIX if has_average else "model."
-    state = checkpoints.strip_prefix(file.tensors, prefix)
+    state = checkpoints.strip_prefix(tensors, prefix)
     num_classes = len(state[HEAD_WEIGHT])
-    model = _build_on_images(config, kind, state, file.path)
+    model = _build_on_images(config, kind, state, path)
     # a head on stored features comes without the encoder, which is loaded already
     loaded = {
         name: value
@@ -115,7 +109,7 @@ def _from_checkpoint(file: WeightsFile) -> TrainedClassifier:
         arrays.classes if arrays else map(str, range(num_classes))
     )
     return TrainedClassifier(
-        model,
+        model.eval().requires_grad_(False),
         build.build_format(config, config.stage_image_size(kind)),
         config.data.channels,
         tuple(names),
@@ -202,7 +196,11 @@ def _from_foreign_weights(
     eval_crop = FOREIGN_EVAL_CROP if max(shape) <= build.STANDARD_SIZE else 1.0
     image_format = ImageFormat(shape, mean, std, eval_crop)
     return TrainedClassifier(
-        model, image_format, geometry.channels, names, is_foreign=True
+        model.eval().requires_grad_(False),
+        image_format,
+        geometry.channels,
+        names,
+        is_foreign=True,
     )
 
 

@@ -25,7 +25,7 @@ from unmask.data.loading.views import Transform, Views
 from unmask.distributed import collectives
 from unmask.randomness import make_key
 from unmask.stages.fingerprint import resolve_decode
-from unmask.stages.plan import corruption_folders
+from unmask.stages.plan import robustness_folders
 from unmask.storage.metrics_log import append_row, read_rows
 from unmask.tasks.features import Corruption, measure_accuracy
 from unmask.training import build
@@ -64,7 +64,9 @@ def measure_robustness(stage: Stage) -> Metrics:
     """
     recipe = stage.recipe
     path, content = read_parent_checkpoint(stage)
-    model = classifier_from_checkpoint(path, content).model
+    model = classifier_from_checkpoint(
+        path, content["unmask"], content["state_dict"]
+    ).model
     log = stage.folder.path / "cells.jsonl"
     sets = groupby(list_image_sets(stage), key=lambda image_set: image_set.name)
     for name, image_sets in sets:
@@ -144,11 +146,8 @@ def list_image_sets(stage: Stage) -> Iterator[ImageSet]:
     images; or the one folder.
     """
     recipe = stage.recipe
-    if recipe.source == "folder":
-        yield _folder_set(stage, Path(str(recipe.root)).expanduser(), "folder", 0)
-        return
-    if recipe.source == "corrupted_folders":
-        for (name, severity), folder in corruption_folders(recipe).items():
+    if recipe.source != "corrupted":
+        for (name, severity), folder in robustness_folders(recipe).items():
             yield _folder_set(stage, folder, name, severity)
         return
     _, validation = stage.run.splits
