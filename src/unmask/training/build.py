@@ -12,7 +12,6 @@ from unmask.config.data import Data
 from unmask.config.groups import PCATarget, TokensTarget
 from unmask.config.schema import Config
 from unmask.data.augment.crops import Augmentation
-from unmask.data.images.decoding import DecodeMode
 from unmask.data.listing.listing import Listing
 from unmask.data.loading.batch import ImageFormat
 from unmask.data.loading.folders import StoredImages, splits_from_listing
@@ -212,14 +211,14 @@ def build_loading(config: Config) -> LoaderSettings:
 def load_splits(plan: Plan) -> tuple[InMemory | StoredImages, InMemory | StoredImages]:
     """Return training and validation images with labels, on this rank's device."""
     data = plan.config.data
-    train, val = open_splits(data, plan.listing, resolve_decode(data))
+    train, val = open_splits(data, plan.listing)
     if isinstance(train, InMemory) and isinstance(val, InMemory):
         return place_on_device(train, val, data.in_memory, training_device(plan.config))
     return train, val
 
 
 def open_splits(
-    data: Data, listing: Listing | None, decode: DecodeMode
+    data: Data, listing: Listing | None
 ) -> tuple[InMemory | StoredImages, InMemory | StoredImages]:
     """Return (training, validation) images, in memory or to be read when needed.
 
@@ -231,7 +230,7 @@ def open_splits(
         if data.decode != "auto":
             in_memory = False
         return splits_from_listing(
-            listing, data.channels, data.image_size, in_memory, decode
+            listing, data.channels, data.image_size, in_memory, resolve_decode(data)
         )
     return load_arrays(data.source, Path(data.root or "data"), data.download)
 

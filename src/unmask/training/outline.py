@@ -12,14 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unmask.config.schema import Config
-from unmask.heads import Classifier
+from unmask.heads import PrecomputedFeatures
 from unmask.masking import Masking
 from unmask.training.build import build_mae
-from unmask.training.prepare import (
-    build_classifier,
-    build_features,
-    has_fixed_features,
-)
+from unmask.training.prepare import build_classifier, build_features
 
 Inputs = tuple[Tensor, ...]
 
@@ -45,11 +41,7 @@ def build_outline(config: Config, kind: str, start: str, num_classes: int) -> Ou
     """
     if kind == "pretrain":
         return pretraining_outline(config)
-    return classifier_outline(
-        build_classifier(config, kind, start, num_classes),
-        _input_shape(config, kind, start),
-        num_classes,
-    )
+    return _classifier_outline(config, kind, start, num_classes)
 
 
 def pretraining_outline(config: Config) -> Outline:
@@ -80,19 +72,14 @@ def pretraining_outline(config: Config) -> Outline:
     return Outline(model, (model.decoder,), inputs, loss)
 
 
-def _input_shape(config: Config, kind: str, start: str) -> tuple[int, ...]:
-    """Return the shape of one input: an image, or features that are computed once."""
-    image_shape = (config.data.channels, *config.stage_image_size(kind))
-    if not has_fixed_features(config, kind):
-        return image_shape
-    width = math.prod(image_shape) if start == "pixels" else config.model.width
-    return (width,)
-
-
-def classifier_outline(
-    model: Classifier, shape: tuple[int, ...], num_classes: int
+def _classifier_outline(
+    config: Config, kind: str, start: str, num_classes: int
 ) -> Outline:
     """Return the classifier with cross-entropy on soft labels, as mixup makes them."""
+    model = build_classifier(config, kind, start, num_classes)
+    shape: tuple[int, ...] = (config.data.channels, *config.stage_image_size(kind))
+    if isinstance(model.features, PrecomputedFeatures):
+        shape = (model.features.width,)
 
     def inputs(batch: int) -> Inputs:
         return torch.empty(batch, *shape), torch.empty(batch, num_classes)

@@ -24,7 +24,6 @@ from unmask.data.loading.batch import ImageFormat
 from unmask.data.loading.folders import StoredImages
 from unmask.data.loading.in_memory import InMemory
 from unmask.data.loading.module import LoaderSettings
-from unmask.stages.fingerprint import resolve_decode
 from unmask.stages.plan import list_dataset
 from unmask.training.build import open_splits
 
@@ -183,4 +182,4 @@ def training_images(data: Data, container: Container) -> InMemory | StoredImages
 
     Raises ConfigError where there are no images.
     """
-    return open_splits(data, list_dataset(data, container), resolve_decode(data))[0]
+    return open_splits(data, list_dataset(data, container))[0]
