@@ -10,16 +10,14 @@ from unmask.config.image_checks import check_reading
 from unmask.config.schema import Decoder, Model
 from unmask.config.section import Count, OpenFraction, Positive, Section
 
+WITHOUT_IMAGES = {
+    "seconds": "rounds counts its steps",
+    "source": "only loader reads images",
+}
 # subject: key: what to do in place of setting it
 UNUSED_KEYS = {
-    "step": {
-        "seconds": "rounds counts its steps",
-        "source": "only loader reads images",
-    },
-    "guards": {
-        "seconds": "rounds counts its steps",
-        "source": "only loader reads images",
-    },
+    "step": WITHOUT_IMAGES,
+    "guards": WITHOUT_IMAGES,
     "loader": {
         "image_size": "set data.image_size",
         "patch_size": "set data.patch_size",

@@ -32,7 +32,6 @@ from unmask.commands.prepare.source import (
 from unmask.commands.prepare.target import begin_or_continue, lock_target
 from unmask.commands.prepare.transcode import Transcode
 from unmask.data.containers.source import catalogue_container
-from unmask.data.listing.catalogue import Catalogue
 from unmask.data.listing.listing import catalogue_folder, make_listing
 from unmask.distributed.processes import available_cores
 
@@ -78,7 +77,7 @@ def prepare(arguments: Prepare, console: Console) -> None:
         conversion.finish(records, facts)
     num_unread = _print_result(conversion, records, console)
     was_copied = transcode.keeps_bytes and not num_unread
-    _print_identity(catalogue, arguments, was_copied, console)
+    _print_identity(conversion, was_copied, console)
 
 
 def _warn_of_label_list(arguments: Prepare, console: Console) -> None:
@@ -184,22 +183,20 @@ def _print_result(
     return num_unread
 
 
-def _print_identity(
-    catalogue: Catalogue, arguments: Prepare, was_copied: bool, console: Console
-) -> None:
+def _print_identity(conversion: Conversion, was_copied: bool, console: Console) -> None:
     """Print whether the target is the same data set as the source.
 
     Then runs on both have the same fingerprints. was_copied: every byte was. Raises
     OSError where they were copied and the identities differ.
     """
-    target = Path(arguments.to).expanduser()
+    target, kind = conversion.target, conversion.kind
     try:
-        if arguments.format == "folder":
+        if kind == "folder":
             made = catalogue_folder(target)
         else:
-            made = catalogue_container(arguments.format, str(target))
+            made = catalogue_container(kind, str(target))
         identity = make_listing(made, PurePath(), 0.1).identity
-        source_identity = make_listing(catalogue, PurePath(), 0.1).identity
+        source_identity = make_listing(conversion.catalogue, PurePath(), 0.1).identity
     # too few images for two splits, for one
     except ValueError as error:
         console.print(f"not yet a data set to train on: {error}", soft_wrap=True)
@@ -210,7 +207,7 @@ def _print_identity(
         )
         return
     # in a folder labels became class folders, which changes the names
-    if was_copied and arguments.format != "folder":
+    if was_copied and kind != "folder":
         raise OSError(
             f"{target}: identity {identity}, the source's is {source_identity}; what"
             " was written is not what was read"

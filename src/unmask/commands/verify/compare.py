@@ -152,8 +152,8 @@ def _compare_traces(
     if first_steps:
         first = comparison.first_step = min(first_steps.values())
         names = [part for part, step in first_steps.items() if step == first]
-        difference = f"the first step that differs is {first}, in its"
-        difference += f" {' and '.join(names)}"
+        differing = " and ".join(names)
+        difference = f"the first step that differs is {first}, in its {differing}"
         for run, rows in {"this": our_rows, "the undisturbed": their_rows}.items():
             if first not in rows:
                 difference = f"step {first} is missing in {run} run"

@@ -96,7 +96,7 @@ class Verification:
 
     def _train_and_compare(self) -> list[Row]:
         self._run_undisturbed(UNDISTURBED)
-        self._run_interrupted(KILLED)
+        self._run_interrupted()
         rows = []
         for spec in self.stages:
             comparison = compare_exactly(
@@ -138,11 +138,7 @@ class Verification:
         output_folder = self.scratch / f"{run}.output"
         output_folder.mkdir(exist_ok=True)
         supervised = SupervisedRun(
-            self.start,
-            command,
-            output_folder,
-            self._folder(run, spec),
-            step,
+            self.start, command, output_folder, self._folder(run, spec), step
         )
         try:
             yield supervised
@@ -160,7 +156,7 @@ class Verification:
         title = ", ".join([UNDISTURBED, *overrides])
         self._print(f"{title}: steps {steps} ({time.monotonic() - began:.0f} s)")
 
-    def _run_interrupted(self, run: str) -> None:
+    def _run_interrupted(self) -> None:
         """Interrupt each stage again and again, then let the run go on to its end."""
         for spec in self.stages:
             steps, per_epoch = count_steps(self.plan, spec.kind)
@@ -170,16 +166,16 @@ class Verification:
                     f" do not go beyond its end; verify.steps={per_epoch + 2} would"
                 )
             for interruption in interruptions(steps, per_epoch, self.arguments.kills):
-                self._interrupt(run, spec, interruption, per_epoch)
-        with self._supervise(run, self.stages[0], None) as supervised:
+                self._interrupt(spec, interruption, per_epoch)
+        with self._supervise(KILLED, self.stages[0], None) as supervised:
             supervised.wait_for_end(self.arguments.minutes)
 
     def _interrupt(
-        self, run: str, spec: StageSpec, interruption: Interruption, per_epoch: int
+        self, spec: StageSpec, interruption: Interruption, per_epoch: int
     ) -> None:
         minutes = self.arguments.minutes
         held_step = interruption.step if interruption.is_held else None
-        with self._supervise(run, spec, held_step) as supervised:
+        with self._supervise(KILLED, spec, held_step) as supervised:
             if not supervised.wait_for(interruption, minutes):
                 self._print(
                     f"{spec.title}: no interruption at step {interruption.step}, it"
@@ -188,7 +184,7 @@ class Verification:
                 return
             how = supervised.interrupt(interruption.how, minutes)
             last_step = supervised.newest_step()
-        saved = checkpoints.index_entries(self._folder(run, spec) / "checkpoints")
+        saved = checkpoints.index_entries(self._folder(KILLED, spec) / "checkpoints")
         resumed_step = saved[-1]["step"] if saved else 0
         # from step 0 it begins anew: that is no continuation
         if resumed_step:
