@@ -32,17 +32,12 @@ def check_geometry(config: Config) -> Iterator[str]:
             f"mask_ratio = {config.mask_ratio}: keeps {visible} of {patches} patches;"
             f" pick one that keeps between 1 and {patches - 1}"
         )
-    if config.masking.target_.endswith("GridMasking"):
-        if config.mask_ratio != 0.75:
-            yield (
-                f"mask_ratio = {config.mask_ratio}: masking=grid keeps one patch of"
-                " each 2 x 2 cell; set mask_ratio=0.75"
-            )
-        if patches < 2:
-            yield (
-                f"masking=grid needs at least 2 patches, the grid has {patches}; pick a"
-                " smaller data.patch_size"
-            )
+    is_grid = config.masking.target_.endswith("GridMasking")
+    if is_grid and config.mask_ratio != 0.75:
+        yield (
+            f"mask_ratio = {config.mask_ratio}: masking=grid keeps one patch of each"
+            " 2 x 2 cell; set mask_ratio=0.75"
+        )
 
 
 def _check_image_sizes(config: Config) -> str | None:
@@ -108,7 +103,7 @@ def check_block_size(config: Config) -> Iterator[str]:
 
 
 def check_widths(config: Config) -> Iterator[str]:
-    """Yield an error message where heads or micro-batches do not divide evenly."""
+    """Yield an error message where heads or positions do not fit a width."""
     for name, part in (("model", config.model), ("decoder", config.decoder)):
         if part.width % part.heads:
             divisors = [h for h in range(1, part.width + 1) if part.width % h == 0]
