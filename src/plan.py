@@ -12,7 +12,6 @@ from unmask.commands.composition import Composer, hydra_errors_as_config_errors
 from unmask.commands.plan.hardware import Hardware, Plan
 from unmask.config.checks import ConfigError, check, fill_missing_roots
 from unmask.config.datasets import DatasetSize
-from unmask.config.overrides import override_key
 from unmask.config.recipes import TRAINED_STAGES
 from unmask.config.schema import Config
 from unmask.stages.sizes import dataset_size
@@ -28,11 +27,6 @@ PlannedRun = tuple[str, Config, DatasetSize, str]
 def run(arguments: Plan, overrides: Sequence[str]) -> None:
     """Print the price of a run, or of a sweep."""
     overrides = [override for override in overrides if override not in MULTIRUN]
-    for override in overrides:
-        if override_key(override).startswith("hydra."):
-            raise ConfigError(
-                f"{override}: a price has no launcher and no sweeper; leave it out"
-            )
     with hydra_errors_as_config_errors():
         runs = list(planned_runs(overrides, data_size(arguments)))
     print_price(runs, arguments)
@@ -71,12 +65,12 @@ def planned_runs(
             # the data need not be here: a missing data.root is no fault
             config = check(fill_missing_roots(composer(overrides)))
             data_name = composer.choices(overrides).get("data", "")
-            known_size = dataset_size(config, data_name, size)
+            known_size = size or dataset_size(config, data_name)
             yield experiment, config, known_size, data_name
         except ConfigError as error:
             faults.append(cell_fault(overrides, error) if overrides else str(error))
     if faults:
-        raise ConfigError("\n".join(f"{fault}" for fault in faults))
+        raise ConfigError("\n".join(faults))
 
 
 def print_price(runs: list[PlannedRun], arguments: Plan) -> None:

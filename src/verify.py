@@ -92,20 +92,15 @@ def _is_ignored(argument: str) -> bool:
 
 
 def refuse_unsuitable(typed: Sequence[str]) -> None:
-    """Raise ConfigError for options, sweeps and keys that verify sets itself."""
+    """Raise ConfigError for sweeps and keys that verify sets itself."""
     for argument in typed:
-        key = override_key(argument)
-        if argument in MULTIRUN or key.startswith("hydra."):
+        if argument in MULTIRUN:
             raise ConfigError(
                 f"{argument}: verify takes one run, as python src/train.py does; leave"
                 " it out"
             )
-        if key == "stop_after":
+        if override_key(argument) == "stop_after":
             raise ConfigError(f"{argument}: verify.steps says how many steps are made")
-        if argument.startswith("-"):
-            raise ConfigError(
-                f"{argument}: there is no such option; --help lists what there is"
-            )
     with hydra_errors_as_config_errors():
         parsed = OverridesParser.create().parse_overrides(list(typed))
     sweeps = [str(o.input_line) for o in parsed if o.is_sweep_override()]

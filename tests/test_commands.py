@@ -10,7 +10,12 @@ import pytest
 
 from forked import Started
 from small_runs import call, command, environment, has_logged, image_folder
-from unmask.commands.cli import config_flags, quote_value
+from unmask.commands.cli import config_flags, parse_with_run, quote_value
+from unmask.commands.measure import Measure
+from unmask.commands.plan.hardware import Plan
+from unmask.commands.verify.arguments import Verify
+from unmask.config.checks import ConfigError
+from unmask.config.section import Section
 
 pytestmark = pytest.mark.process
 
@@ -100,6 +105,26 @@ def test_a_preempted_run_saves_and_says_how_to_go_on(
 def test_a_value_may_hold_an_equals_sign(typed: str, passed_on: str) -> None:
     """Every checkpoint has one in its name; Hydra wants quotes around it, which shells remove."""
     assert quote_value(typed) == passed_on
+
+
+@pytest.mark.parametrize("section", [Measure, Plan, Verify])
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("hydra.job.name=x", "hydra.job.name=x: Hydra's own keys are for src/train.py"),
+        (
+            "hydra/launcher=proc",
+            "hydra/launcher=proc: Hydra's own keys are for src/train.py",
+        ),
+        ("--cfg", "--cfg: there is no such option"),
+    ],
+)
+def test_commands_about_a_run_refuse_what_they_would_ignore(
+    section: type[Section], typed: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_with_run(section, ["seed=1", typed])
+    assert parse_with_run(section, ["seed=1", "-m"])[1] == ["seed=1", "-m"]
 
 
 def test_config_flags_are_passed_on_to_commands_that_a_command_starts() -> None:

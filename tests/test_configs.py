@@ -287,6 +287,7 @@ def test_all_errors_are_reported_at_once() -> None:
         ("decoder.dpth", "decoder.depth"),
         ("epochs", "pretrain.epochs"),
         ("modle", "model"),
+        ("logger.csv.name", "logger.csv"),
     ],
 )
 def test_a_mistyped_key_is_guessed(typed: str, intended: str) -> None:

@@ -287,7 +287,6 @@ def test_a_verification_that_is_asked_to_leave_keeps_nothing(tmp_path: Path) -> 
             "is a table of 5 runs; verify takes one",
         ),
         ("-m", "-m: verify takes one run"),
-        ("hydra.job.name=x", "hydra.job.name=x: verify takes one run"),
         ("mask_ratio=2", "mask_ratio = 2: Input should be less than 1"),
         ("trainer.nodes=2", "trainer.nodes = 2: verify works on one machine"),
     ],

@@ -26,6 +26,7 @@ from unmask.stages.ledger import LedgerError
 # their text is written for the user, so it is shown without a traceback
 USER_ERRORS = (LedgerError, ValueError, OSError, FloatingPointError)
 MULTIRUN = ("-m", "--multirun")
+NO_SUCH_OPTION = "there is no such option; --help lists what there is"
 # Hydra's flags that print a config instead of running it
 SHOW_CONFIG_FLAGS = ("--cfg", "-c", "--info", "-i")
 TELEMETRY_OFF = {
@@ -77,9 +78,7 @@ def parse(
     """
     words = [argument for argument in typed if "=" not in argument]
     if options := [word for word in words if word.startswith("-")]:
-        raise ConfigError(
-            f"{options[0]}: there is no such option; --help lists what there is"
-        )
+        raise ConfigError(f"{options[0]}: {NO_SUCH_OPTION}")
     values = [argument for argument in typed if "=" in argument]
     if words:
         values.append(_words_as_value(section, words, positional))
@@ -104,7 +103,17 @@ def _words_as_value(section: type[Section], words: list[str], key: str) -> str:
 def parse_with_run(
     section: type[AnySection], typed: Sequence[str]
 ) -> tuple[AnySection, list[str]]:
-    """Return a command's arguments, and the overrides of the run that it is about."""
+    """Return a command's arguments, and the overrides of the run that it is about.
+
+    Raises ConfigError for wrong ones, and for what only src/train.py takes.
+    """
+    for argument in typed:
+        if argument.startswith("-") and argument not in MULTIRUN:
+            raise ConfigError(f"{argument}: {NO_SUCH_OPTION}")
+        if override_key(argument).startswith("hydra"):
+            raise ConfigError(
+                f"{argument}: Hydra's own keys are for src/train.py; leave it out"
+            )
     check_overrides(typed, [*known_keys(), *config_groups(), *known_keys(section)])
     names = fields_by_key(section)
     own = [

@@ -94,8 +94,8 @@ class Tensorboard(Section):
 
 
 class Loggers(Section):
-    # the only section without keys: conf/logger/csv.yaml is empty
-    csv: dict[str, Any] | None = Field(
+    # conf/logger/csv.yaml is empty
+    csv: Annotated[dict[str, Any], Field(max_length=0)] | None = Field(
         default=None,
         description="has no options: metrics.csv is always written",
     )

@@ -14,8 +14,6 @@ from unmask.config.experiments import (
 )
 from unmask.config.keys import did_you_mean
 
-# sections that take any key below them
-OPEN_SECTIONS = ("logger.csv.",)
 # of Hydra: they train all cells of a sweep in its own process, or in a pool of workers
 IN_PROCESS_LAUNCHERS = ("basic", "joblib")
 
@@ -56,7 +54,7 @@ def unknown_keys(arguments: Sequence[str], known: Sequence[str]) -> list[str]:
         is_flag = argument.startswith("-") or "=" not in argument
         if is_flag or key.startswith("hydra") or "@" in key:
             continue
-        if key not in known and not key.startswith(OPEN_SECTIONS):
+        if key not in known:
             errors.append(f"{key}: there is no such key{did_you_mean(key, known)}")
     return errors
 

@@ -12,16 +12,12 @@ from unmask.config.schema import Config
 from unmask.stages.plan import list_dataset
 
 
-def dataset_size(
-    config: Config, dataset: str, typed: DatasetSize | None = None
-) -> DatasetSize:
-    """Return the size that the user typed, a known one, or that of the folder.
+def dataset_size(config: Config, dataset: str) -> DatasetSize:
+    """Return the size of the data: a known one, or that of the folder.
 
     dataset: the name that data=... took. Raises ConfigError where the folder is not
     here and nothing else tells.
     """
-    if typed:
-        return typed
     data = config.data
     # ImageNet is a folder of images like any other, known by its name alone
     is_imagenet = (data.source, dataset) == ("image_folder", "imagenet")
