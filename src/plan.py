@@ -85,13 +85,13 @@ def print_price(runs: list[PlannedRun], arguments: Plan) -> None:
     console = Console()
     estimator = Estimator()
     hardware = arguments.hardware
-    cells = [Cell(experiment, config, size) for experiment, config, size, _ in runs]
-    data_names = [data_name for _, _, _, data_name in runs]
+    cells: list[Cell] = []
     # each model takes a second or two
     with console.status("counting") as status:
-        for i, (cell, name) in enumerate(zip(cells, data_names, strict=True), start=1):
-            status.update(f"counting FLOPs, cell {i} of {len(cells)}")
-            estimator.price_cell(cell, name)
+        for experiment, config, size, data_name in runs:
+            status.update(f"counting FLOPs, cell {len(cells) + 1} of {len(runs)}")
+            cells.append(Cell(experiment, config, size))
+            estimator.price_cell(cells[-1], data_name)
         status.update("counting memory")
         steps = training_steps(estimator, cells, hardware.devices)
     is_small = any(cell.config.model.width < VIT_B_WIDTH for cell in cells)

@@ -9,7 +9,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from small_runs import raw_config
-from unmask.commands.plan.memory import Memory, count_memory, micro_batch
+from unmask.commands.plan.memory import Memory, count_memory
 from unmask.config.checks import check
 from unmask.config.schema import Config
 from unmask.initialisation import skip_initialisation
@@ -172,6 +172,6 @@ def test_the_peak_is_the_sum_of_its_parts_and_linear_in_the_batch() -> None:
 def test_the_largest_micro_batch_divides_the_batch_and_leaves_a_tenth_free() -> None:
     capacity = 160 * MIB  # 144 to use, 16 of them fixed, 4 an image
     assert MEMORY.largest_batch(capacity) == 32
-    assert micro_batch(MEMORY, capacity, batch=24) == 24
-    assert micro_batch(MEMORY, capacity, batch=90) == 30
-    assert micro_batch(MEMORY, 17 * MIB, batch=8) == 0
+    assert MEMORY.largest_divisor(capacity, batch=24) == 24
+    assert MEMORY.largest_divisor(capacity, batch=90) == 30
+    assert MEMORY.largest_divisor(17 * MIB, batch=8) == 0

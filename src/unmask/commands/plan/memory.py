@@ -69,14 +69,10 @@ class Memory:
         per_image = self.peak(1) - fixed
         return max(0, int(((1 - FREE_SHARE) * capacity - fixed) // per_image))
 
-
-def micro_batch(memory: Memory, capacity: float, batch: int) -> int:
-    """Return the largest divisor of a device's batch that fits; 0 if no image does."""
-    largest = min(memory.largest_batch(capacity), batch)
-    for size in range(largest, 0, -1):
-        if batch % size == 0:
-            return size
-    return 0
+    def largest_divisor(self, capacity: float, batch: int) -> int:
+        """Return the largest divisor of the batch that fits; 0 if no image does."""
+        sizes = range(min(self.largest_batch(capacity), batch), 0, -1)
+        return next((size for size in sizes if batch % size == 0), 0)
 
 
 def count_memory(

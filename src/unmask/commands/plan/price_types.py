@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from unmask.commands.plan.hardware import GIB, Hardware, Precision
-from unmask.commands.plan.memory import Memory, micro_batch
+from unmask.commands.plan.memory import Memory
 from unmask.config.datasets import DatasetSize
 from unmask.config.schema import Config
 from unmask.stages.fingerprint import StageSpec
@@ -53,7 +53,7 @@ class TrainingStep:
 
     def micro_batch(self, memory_gib: float) -> int:
         """Return the largest part of the batch that fits a device; 0 if none does."""
-        return micro_batch(self.memory, memory_gib * GIB, self.device_batch)
+        return self.memory.largest_divisor(memory_gib * GIB, self.device_batch)
 
 
 @dataclass
