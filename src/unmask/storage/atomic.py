@@ -4,12 +4,14 @@ A file is written under a temporary name in the same folder, flushed to the disk
 renamed.
 """
 
+import csv
 import errno
 import hashlib
+import io
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -63,6 +65,14 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file atomically, in UTF-8."""
     with atomic_write(path) as file:
         file.write(text.encode())
+
+
+def write_csv_rows(path: Path, rows: Iterable[Sequence[str]]) -> None:
+    """Write a CSV file atomically; names that are not UTF-8 keep their bytes."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    with atomic_write(path) as file:
+        file.write(text.getvalue().encode("utf-8", "surrogateescape"))
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -1,7 +1,5 @@
 """Predict the classes of images with a classifier on disk, as evaluation sees them."""
 
-import csv
-import io
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +21,7 @@ from unmask.data.loading.folders import StoredImages
 from unmask.data.loading.module import normalise
 from unmask.data.loading.views import Views
 from unmask.exchange.geometry import Hints
-from unmask.storage.atomic import atomic_write
+from unmask.storage.atomic import write_csv_rows
 from unmask.training.classifiers import TrainedClassifier, load_trained_classifier
 
 MAX_ROWS = 20  # images in the table, and faults in an error, when there are more
@@ -196,21 +194,17 @@ def predictions_table(predictions: Predictions, max_rows: int | None) -> Table:
 
 def write_csv(predictions: Predictions, path: Path) -> None:
     """Write a row for each image: its name, then each top class and its probability."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     rows = predictions.top_classes()
     header = ["image"]
     for rank in range(1, len(rows[0]) + 1):
         header += [f"class_{rank}", f"probability_{rank}"]
-    writer.writerow(header)
+    lines = [header]
     for name, row in zip(predictions.names, rows, strict=True):
         values = [name]
         for label, probability in row:
             values += [label, f"{probability:.6f}"]
-        writer.writerow(values)
-    with atomic_write(path) as file:
-        # names that are not UTF-8 are written with the bytes they have on disk
-        file.write(text.getvalue().encode("utf-8", "surrogateescape"))
+        lines.append(values)
+    write_csv_rows(path, lines)
 
 
 def describe_assumption(classifier: TrainedClassifier) -> str:

@@ -1,7 +1,6 @@
 """Records of what was written into each shard, so that a later call can keep it."""
 
 import csv
-import io
 import json
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from unmask.commands.prepare.shard_tasks import ShardTask
 from unmask.data.containers.index import INDEX_FILE, read_index
 from unmask.data.listing.catalogue import PREPARED_FILE, PREPARING_FOLDER
 from unmask.data.listing.names import unpack_names
-from unmask.storage.atomic import atomic_write, sha256, write_json
+from unmask.storage.atomic import sha256, write_csv_rows, write_json
 
 BAD_IMAGES_FILE = "bad_images.csv"
 
@@ -118,11 +117,8 @@ def write_bad_images(target: Path, bad: list[StoredImage]) -> None:
     path = target / BAD_IMAGES_FILE
     path.unlink(missing_ok=True)
     if bad:
-        text = io.StringIO()
         rows = [("image", "reason"), *((image.name, image.bad) for image in bad)]
-        csv.writer(text, lineterminator="\n").writerows(rows)
-        with atomic_write(path) as file:
-            file.write(text.getvalue().encode("utf-8", "surrogateescape"))
+        write_csv_rows(path, rows)
 
 
 def read_bad_images(target: Path) -> dict[str, str]:
