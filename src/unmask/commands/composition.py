@@ -92,7 +92,7 @@ class Composer:
 
 
 def _chooses_group(override: str) -> bool:
-    """Tell whether an override chooses or removes a group's file, as data=imagenet does."""
+    """Tell whether an override chooses or removes a group, as data=imagenet does."""
     key = override_key(override)
     return "@" in key or override.startswith("~") or (CONF / key).is_dir()
 
