@@ -33,8 +33,7 @@ from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
 from rich.console import Console
 
 from unmask.commands.cli import (
@@ -45,6 +44,7 @@ from unmask.commands.cli import (
     this_script,
     user_message,
 )
+from unmask.commands.composition import resolve
 from unmask.config.checks import ConfigError, check
 from unmask.config.experiments import ABLATIONS, ALL
 from unmask.distributed.launcher import STARTED_VARIABLE, launch
@@ -99,7 +99,7 @@ def run(cfg: DictConfig) -> None:
 
 def run_config(cfg: DictConfig, console: Console) -> None:
     """Make the results that the ledger lacks, and report all of them."""
-    plan = make_plan(check(resolve(cfg)))
+    plan = make_plan(check(resolve_one_run(cfg)))
     refuse_unchecked_cell(plan)
     folders = [StageFolder(plan.config.runs_dir, spec) for spec in plan.stages]
     results = [folder.result() for folder in folders]
@@ -202,18 +202,9 @@ def restart_with_smaller_micro_batches(plan: Plan) -> NoReturn:
     os.execv(sys.executable, command)
 
 
-def resolve(cfg: DictConfig) -> dict[str, Any]:
-    """Return the config as plain containers, with its interpolations resolved.
-
-    Raises ConfigError for an interpolation that leads nowhere, and for an experiment
-    of many cells where one run is asked for.
-    """
-    try:
-        raw = OmegaConf.to_container(cfg, resolve=True)
-    except OmegaConfBaseException as error:
-        first_line, *_ = str(error).splitlines()
-        raise ConfigError(f"the config does not resolve: {first_line}") from None
-    assert isinstance(raw, dict)
+def resolve_one_run(cfg: DictConfig) -> dict[str, Any]:
+    """Return the resolved config; ConfigError for an experiment of many cells."""
+    raw = resolve(cfg)
     for override in HydraConfig.get().overrides.task:
         if override in (f"experiment={ALL}", f"experiment={ABLATIONS}"):
             raise ConfigError(
@@ -225,7 +216,7 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
             f"experiment={sweep['slug']} is a table of {len(sweep['cells'])} cells,"
             " each a run of its own: add -m, and scale=embedded, cifar or paper"
         )
-    return {str(key): value for key, value in raw.items()}
+    return raw
 
 
 def report_results(

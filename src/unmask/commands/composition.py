@@ -46,7 +46,7 @@ def compose_arguments(name: str, typed: Sequence[str]) -> dict[str, Any]:
         config = _compose(name, choices)
         OmegaConf.set_struct(config, False)
         config.pop("hydra")
-        return _plain(OmegaConf.merge(config, OmegaConf.from_dotlist(values)))
+        return resolve(OmegaConf.merge(config, OmegaConf.from_dotlist(values)))
 
 
 class Composer:
@@ -66,7 +66,7 @@ class Composer:
     def choices(self, overrides: Sequence[str]) -> dict[str, str]:
         """Return the chosen file of every group."""
         groups = tuple(filter(_chooses_group, overrides))
-        return _plain(self._compose_groups(groups).hydra.runtime.choices)
+        return resolve(self._compose_groups(groups).hydra.runtime.choices)
 
     def _resolve(self, overrides: Sequence[str]) -> dict[str, Any]:
         groups = tuple(filter(_chooses_group, overrides))
@@ -83,7 +83,7 @@ class Composer:
         OmegaConf.set_struct(config, False)
         # Hydra's own part holds values that only Hydra's main function fills in
         config.pop("hydra")
-        return _plain(config)
+        return resolve(config)
 
     def _compose_groups(self, groups: tuple[str, ...]) -> DictConfig:
         if groups not in self._composed:
@@ -105,7 +105,12 @@ def _compose(name: str, overrides: Sequence[str]) -> DictConfig:
         return compose(name, list(overrides), return_hydra_config=True)
 
 
-def _plain(config: Any) -> dict[str, Any]:
-    raw = OmegaConf.to_container(config, resolve=True)
+def resolve(config: Any) -> dict[str, Any]:
+    """Return plain containers; ConfigError for an interpolation that leads nowhere."""
+    try:
+        raw = OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException as error:
+        first_line, *_ = str(error).splitlines()
+        raise ConfigError(f"the config does not resolve: {first_line}") from None
     assert isinstance(raw, dict)
     return {str(key): value for key, value in raw.items()}

@@ -22,15 +22,17 @@ from unmask.stages.fingerprint import StageSpec
 from unmask.stages.ledger import StageFolder
 from unmask.stages.plan import Plan
 from unmask.training.failures import handle_failure
+from unmask.training.fit import fit
+from unmask.training.prepare import prepare
 from unmask.training.run import Run, Stage
-from unmask.training.stages import run_stage
+from unmask.training.stages import WITHOUT_FIT
 
 Result = dict[str, Any]  # the content of a stage's result.json
 REPORTED_PACKAGES = ("torch", "lightning", "timm")
 # what rank zero broadcasts again and again while another run works on the stage: ranks
 # that hear nothing for too long would give up
 KEEP_ALIVE = "waiting"
-POLL = 0.5  # seconds between looks for a result
+POLL_SECONDS = 0.5  # between looks for a result
 # times trainer.timeout_minutes: the watchdog, which knows where each rank stands, ends
 # a run that hangs before the other ranks give up on it
 PROCESS_GROUP_TIMEOUT_FACTOR = 1.5
@@ -121,7 +123,7 @@ def _wait_for_result(run: Run, spec: StageSpec) -> Result:
     """
     folder = StageFolder(run.config.runs_dir, spec)
     while (result := folder.result()) is None:
-        time.sleep(POLL)
+        time.sleep(POLL_SECONDS)
     return result
 
 
@@ -158,7 +160,10 @@ def _run_stage(run: Run, spec: StageSpec, folder: StageFolder) -> Result:
     start = time.monotonic()
     stage = Stage(run, spec, folder)
     try:
-        metrics = run_stage(stage)
+        if measure := WITHOUT_FIT.get(spec.kind):
+            metrics = measure(stage)
+        else:
+            metrics = fit(stage, *prepare(stage))
     # Preempted is a SystemExit; Lightning's own exit has code 0
     except SystemExit:
         run.console.print(

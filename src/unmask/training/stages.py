@@ -1,24 +1,16 @@
-"""What each kind of stage does with its images and its weights.
+"""The kinds of stages that train no module: each measures or fits by a function here.
 
-Most train a module (`prepare`, then `fit`); the others have a function here.
+All others are prepared (`prepare`) and trained (`fit`).
 """
 
 from collections.abc import Callable
 
 from unmask.tasks.knn import knn_accuracy
-from unmask.training.fit import Metrics, fit
+from unmask.training.fit import Metrics
 from unmask.training.fitted_targets import fit_patch_pca
-from unmask.training.prepare import features_of_splits, prepare
+from unmask.training.prepare import features_of_splits
 from unmask.training.robustness import measure_robustness
 from unmask.training.run import Stage
-
-
-def run_stage(stage: Stage) -> Metrics:
-    """Train or measure, and return the metrics."""
-    if stage.spec.kind in WITHOUT_FIT:
-        return WITHOUT_FIT[stage.spec.kind](stage)
-    module, data = prepare(stage)
-    return fit(stage, module, data)
 
 
 def measure_knn(stage: Stage) -> Metrics:
