@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -134,6 +135,27 @@ sys.exit(75)
 """)
     assert launcher.launch([sys.executable, str(script)], 2, 2, None) == 75
     assert saved.exists()
+
+
+@pytest.mark.parametrize(
+    ("codes", "blamed"),
+    [
+        ([1, 75, None], 1),
+        ([1, 76, 75], 1),
+        ([75, -signal.SIGKILL, 1], 1),
+        ([None, 0, 1], 2),
+        ([1, 1, None], 0),
+    ],
+)
+def test_of_ranks_that_fail_together_the_likely_cause_is_named(
+    codes: list[int | None], blamed: int
+) -> None:
+    handlers = {
+        i: SimpleNamespace(proc=SimpleNamespace(poll=lambda code=code: code))
+        for i, code in enumerate(codes)
+    }
+    context = SimpleNamespace(subprocess_handlers=handlers)
+    assert launcher._wait_for_failure(context) == (blamed, codes[blamed])
 
 
 def test_the_error_of_the_rank_that_fails_first_is_printed_once(

@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -49,18 +50,38 @@ def launch(
         try:
             for handler in context.subprocess_handlers.values():
                 signals.add(handler.proc)
-            # when one has failed, it asks the others to leave, and kills them later
-            result = context.wait(period=POLL_SECONDS)
+            failed = _wait_for_failure(context)
+            # the others are asked to leave, and killed later
+            context.close(signal.SIGTERM)
         finally:
             context.close(signal.SIGKILL)
-        # in the order in which they were noticed
-        for failure in result.failures.values():
-            error = ""
-            if path := result.stderrs[failure.local_rank]:
-                error = Path(path).read_text(errors="replace").strip()
-            rank = environments[failure.local_rank]["RANK"]
-            return _report(rank, failure.exitcode, error)
-    return 0
+        if failed is None:
+            return 0
+        local_rank, code = failed
+        error = ""
+        if path := context.stderrs[local_rank]:
+            error = Path(path).read_text(errors="replace").strip()
+        return _report(environments[local_rank]["RANK"], code, error)
+
+
+def _wait_for_failure(context: Any) -> tuple[int, int] | None:
+    """Return local rank and exit code of the first failure; None when all end well.
+
+    Of ranks that fail within one look torch's own wait() names the lowest. Here one
+    that a signal killed comes first, then one that exited on purpose: other codes are
+    often consequences, such as a broken connection.
+    """
+    while True:
+        codes = {i: its.proc.poll() for i, its in context.subprocess_handlers.items()}
+        if failed := [(i, code) for i, code in codes.items() if code]:
+            return min(failed, key=lambda its: _blame_order(its[1]))
+        if None not in codes.values():
+            return None
+        time.sleep(POLL_SECONDS)
+
+
+def _blame_order(code: int) -> tuple[bool, bool]:
+    return code > 0, code not in (PREEMPTED, OUT_OF_MEMORY)
 
 
 def _start(
