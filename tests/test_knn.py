@@ -10,22 +10,22 @@ from unmask.tasks.features import LabelledFeatures
 from unmask.tasks.knn import knn_accuracy, knn_scores
 
 
+def random_features(count: int, seed: int) -> LabelledFeatures:
+    generator = torch.Generator().manual_seed(seed)
+    return LabelledFeatures(
+        torch.randn(count, 5, generator=generator),
+        torch.randint(0, 4, (count,), generator=generator),
+    )
+
+
 @pytest.fixture
 def bank() -> LabelledFeatures:
-    generator = torch.Generator().manual_seed(0)
-    return LabelledFeatures(
-        torch.randn(60, 5, generator=generator),
-        torch.randint(0, 4, (60,), generator=generator),
-    )
+    return random_features(60, seed=0)
 
 
 @pytest.fixture
 def queries() -> LabelledFeatures:
-    generator = torch.Generator().manual_seed(1)
-    return LabelledFeatures(
-        torch.randn(30, 5, generator=generator),
-        torch.randint(0, 4, (30,), generator=generator),
-    )
+    return random_features(30, seed=1)
 
 
 def plain_votes(

@@ -106,6 +106,18 @@ def _torchvision(class_name: str) -> Callable[..., Any]:
     )
 
 
+def _cifar(identity: str, classes: list[str]) -> Dataset:
+    size = DatasetSize(50_000, 10_000, len(classes))
+    arrays = Arrays(
+        load=_torchvision(f"CIFAR{size.classes}"),
+        identity=identity,
+        channels=3,
+        classes=tuple(classes),
+        class_sizes=[size.train // size.classes] * size.classes,
+    )
+    return Dataset(f"CIFAR-{size.classes}", size, arrays)
+
+
 def _inaturalist(year: int, size: DatasetSize, images: str) -> Dataset:
     train, val = f"train{year}.json", f"val{year}.json"
     read = imported(
@@ -150,28 +162,8 @@ DATASETS = {
             is_installed=True,
         ),
     ),
-    "cifar10": Dataset(
-        "CIFAR-10",
-        DatasetSize(50_000, 10_000, 10),
-        Arrays(
-            load=_torchvision("CIFAR10"),
-            identity="cifar10-c58f3010",
-            channels=3,
-            classes=tuple(CIFAR10.split()),
-            class_sizes=[5_000] * 10,
-        ),
-    ),
-    "cifar100": Dataset(
-        "CIFAR-100",
-        DatasetSize(50_000, 10_000, 100),
-        Arrays(
-            load=_torchvision("CIFAR100"),
-            identity="cifar100-eb9058c3",
-            channels=3,
-            classes=tuple(CIFAR100.split()),
-            class_sizes=[500] * 100,
-        ),
-    ),
+    "cifar10": _cifar("cifar10-c58f3010", CIFAR10.split()),
+    "cifar100": _cifar("cifar100-eb9058c3", CIFAR100.split()),
     "image_folder": Dataset("image folder"),
     "inat2017": _inaturalist(
         2017, DatasetSize(579_184, 95_986, 5_089), "train_val_images"

@@ -26,8 +26,8 @@ def build(folder: Path) -> tuple[Path | None, str]:
     if compiler is None:
         return None, "there is no C compiler"
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as workspace:
-        library = Path(workspace) / "region.so"
+    with tempfile.TemporaryDirectory(dir=folder) as build_folder:
+        library = Path(build_folder) / "region.so"
         source = str(native.SOURCE)
         compiled = run(compiler, *FLAGS, source, "-o", str(library), "-ljpeg")
         if compiled.returncode:
