@@ -75,7 +75,8 @@ def test_config_stages_and_listings_know_no_torch() -> None:
 def test_plans_are_made_without_pyarrow() -> None:
     """Lists of files need it, and runs on arrays need not wait for it."""
     code = "import sys, unmask.stages.plan; sys.exit('pyarrow' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], env=environment(), check=True)
+    own = environment(PYTHONPATH=str(SOURCE))
+    subprocess.run([sys.executable, "-c", code], env=own, check=True)
 
 
 def test_a_chain_of_imports_that_reaches_torch_is_printed() -> None:
