@@ -5,6 +5,7 @@ needs seconds to import torch, Lightning and timm; multiprocessing's forkserver 
 them once. test_terminal.py starts commands as a terminal does.
 """
 
+import importlib
 import multiprocessing
 import os
 import runpy
@@ -203,11 +204,20 @@ def _become(
     # what the command has found that it was forked from
     GlobalHydra.instance().clear()
     rank_info.cache_clear()
+    sys.argv = [*typed[1:]]
+    _customize(env.get("PYTHONPATH", ""))
     code = run_script(typed[1:])
     sys.stdout.flush()
     sys.stderr.flush()
     # the rest is for the process that it was forked from
     os._exit(code)
+
+
+def _customize(folders: str) -> None:
+    """Import sitecustomize, as Python's start does; a fork of a fork has it."""
+    sys.path[1:1] = filter(None, folders.split(os.pathsep))
+    with suppress(ModuleNotFoundError):
+        importlib.import_module("sitecustomize")
 
 
 def run_script(typed: Sequence[str]) -> int:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from soak.driver import Pace, Soak
+from soak.driver import Pace, Soak, fork_sweep
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(900)]
 FAULTS = (
@@ -22,7 +22,9 @@ QUICK = (
 
 
 def test_a_sweep_under_faults_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
-    outcome = Soak(tmp_path, ("crops", "scratch"), FAULTS, Pace(0.3, 0.8), 6, QUICK)()
+    outcome = Soak(
+        tmp_path, ("crops", "scratch"), FAULTS, Pace(0.3, 0.8), 6, QUICK, fork_sweep
+    )()
     assert outcome.complaints == []
     assert set(outcome.num_faults) == set(FAULTS)
     assert outcome.restarts > 0

@@ -7,13 +7,13 @@ import random
 import subprocess
 import threading
 import time
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from forked import Started
 from soak.comparison import compare
 from soak.faults import FAULTS, Target, describe
 from soak.living import end_all, wait_for_none
@@ -58,12 +58,17 @@ class Restarter:
     """Start the sweep again until it ends well."""
 
     def __init__(
-        self, sweep: Sweep, outcome: Outcome, say: Callable[[str], None]
+        self,
+        sweep: Sweep,
+        start: "Start",
+        outcome: Outcome,
+        say: Callable[[str], None],
     ) -> None:
         self.sweep = sweep
+        self.start = start
         self.outcome = outcome
         self.say = say
-        self.process: subprocess.Popen | None = None
+        self.process: subprocess.Popen | Started | None = None
         self.lock = threading.Lock()
         self.stop = threading.Event()
         # when the last fault was done, and how many exits had no fault before them
@@ -77,7 +82,7 @@ class Restarter:
 
     def __exit__(self, *_: object) -> None:
         self.stop.set()
-        end_all(self.sweep.identity)
+        end_all(self.sweep.folder)
         self.thread.join()
 
     @contextmanager
@@ -95,9 +100,9 @@ class Restarter:
             # no fault may damage files while the sweep starts
             with self.lock:
                 began = time.monotonic()
-                log = self.sweep.folder / f"attempt{attempt:03d}.txt"
-                with log.open("wb") as output:
-                    self.process = start_sweep(self.sweep, output)
+                log = self.sweep.folder / f"attempt{attempt:03d}"
+                log.mkdir()
+                self.process = self.start(self.sweep, log)
             code = self.process.wait()
             if self.stop.is_set():
                 return
@@ -121,11 +126,25 @@ class Restarter:
         return not self.thread.is_alive()
 
 
-def start_sweep(sweep: Sweep, output: object) -> subprocess.Popen:
-    """Start the sweep's command; it leaves when this process ends."""
-    return start_process(
-        sweep.command(), sweep.environment(), stdout=output, stderr=output
-    )
+# starts a sweep's command, whose output goes to files in the folder
+Start = Callable[[Sweep, Path], subprocess.Popen | Started]
+
+
+def start_sweep(sweep: Sweep, log: Path) -> subprocess.Popen:
+    """Start the sweep in a new Python; it leaves when this process ends."""
+    with (log / "output").open("wb") as output:
+        return start_process(
+            sweep.command(),
+            sweep.environment(),
+            cwd=sweep.folder,
+            stdout=output,
+            stderr=output,
+        )
+
+
+def fork_sweep(sweep: Sweep, log: Path) -> Started:
+    """Start the sweep in a process that need not import torch."""
+    return Started(sweep.command(), log, sweep.environment(), sweep.folder)
 
 
 class Soak:
@@ -139,14 +158,16 @@ class Soak:
         pace: Pace,
         seed: int,
         extra_overrides: Sequence[str] = (),
+        start: Start = start_sweep,
         say: Callable[[str], None] = print,
     ) -> None:
-        self.folder = folder
+        self.folder = folder.resolve()
         self.cells = tuple(cells)
         self.faults = list(faults)
         self.pace = pace
         self.seed = seed
         self.extra_overrides = tuple(extra_overrides)
+        self.start = start
         self.say = say
         self.rng = random.Random(seed)
         self.outcome = Outcome(self.faults)
@@ -171,7 +192,6 @@ class Soak:
     def _make_sweep(self, name: str) -> Sweep:
         seed = self.seed + self.outcome.rounds
         sweep = Sweep(
-            uuid.uuid4().hex,
             self.folder / f"{name}{seed}",
             self.cells,
             seed,
@@ -181,21 +201,19 @@ class Soak:
         return sweep
 
     def _run_undisturbed(self, sweep: Sweep) -> None:
-        with (sweep.folder / "output.txt").open("wb") as output:
-            process = start_sweep(sweep, output)
         try:
-            code = process.wait()
+            code = self.start(sweep, sweep.folder).wait()
         finally:
-            end_all(sweep.identity)
+            end_all(sweep.folder)
         if code:
             self.outcome.complaints.append(
-                f"the undisturbed sweep ended with {code}: {sweep.folder}/output.txt"
+                f"the undisturbed sweep ended with {code}: {sweep.folder}"
             )
 
     def _run_disturbed(self, sweep: Sweep) -> None:
         if self.outcome.complaints:
             return
-        with Restarter(sweep, self.outcome, self.say) as loop:
+        with Restarter(sweep, self.start, self.outcome, self.say) as loop:
             target = Target(sweep, loop.pid, loop.paused, self.rng, self.say)
             while not loop.has_ended():
                 if self._is_over():
@@ -206,7 +224,7 @@ class Soak:
                 if not loop.has_ended():
                     self._do_fault(loop, target)
                 self.outcome.disturbed += time.monotonic() - began
-            if left := wait_for_none(sweep.identity, LEAVING):
+            if left := wait_for_none(sweep.folder, LEAVING):
                 self.outcome.complaints.append(
                     f"processes are left {LEAVING:.0f} s after the sweep:"
                     f" {describe(left)}"

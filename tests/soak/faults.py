@@ -44,7 +44,7 @@ def choose_victim(target: Target, role: Role) -> int | None:
         return target.sweep_pid()
     pids = sorted(
         process.pid
-        for process in living_processes(target.sweep.identity)
+        for process in living_processes(target.sweep.folder)
         if process.role == role
     )
     return target.rng.choice(pids) if pids else None
@@ -73,9 +73,7 @@ def stop_rank(target: Target) -> bool:
     send(signal.SIGSTOP, [pid])
     since = time.monotonic()
     stages = _unfinished_stages(target.sweep)
-    while any(
-        process.pid == pid for process in living_processes(target.sweep.identity)
-    ):
+    while any(process.pid == pid for process in living_processes(target.sweep.folder)):
         if time.monotonic() - since > ENDED:
             send(signal.SIGKILL, [pid])
             raise AssertionError(
@@ -106,7 +104,7 @@ def damage_newest(damage: Callable[[Path, random.Random], None]) -> Fault:
         with target.paused():
             if not _unfinished_stages(target.sweep):
                 return False
-            end_all(target.sweep.identity)
+            end_all(target.sweep.folder)
             folders = [
                 folder / "checkpoints" for folder in _unfinished_stages(target.sweep)
             ]
@@ -141,7 +139,7 @@ def from_within(name: str) -> Fault:
 
     def fault(target: Target) -> bool:
         with _requested(target.sweep, name) as request:
-            return _becomes_true(lambda: not request.exists())
+            return _becomes_true(lambda: not request.exists(), target)
 
     return fault
 
@@ -152,7 +150,9 @@ def make_read_only(target: Target) -> bool:
     Not by chmod, which does not bind root.
     """
     with _requested(target.sweep, "ledger read-only") as request:
-        met = _becomes_true(lambda: any(request.parent.glob(f"{request.name}.*")))
+        met = _becomes_true(
+            lambda: any(request.parent.glob(f"{request.name}.*")), target
+        )
         if met:
             time.sleep(target.rng.uniform(1, 5))
         return met
@@ -171,10 +171,11 @@ def _requested(sweep: Sweep, name: str) -> Iterator[Path]:
         request.unlink(missing_ok=True)
 
 
-def _becomes_true(condition: Callable[[], bool]) -> bool:
+def _becomes_true(condition: Callable[[], bool], target: Target) -> bool:
+    """Wait until it is true; return False where the sweep ends, or after CLAIM."""
     deadline = time.monotonic() + CLAIM
     while not condition():
-        if time.monotonic() > deadline:
+        if time.monotonic() > deadline or target.sweep_pid() is None:
             return False
         time.sleep(0.05)
     return True
@@ -186,6 +187,7 @@ def run_second_sweep(target: Target) -> bool:
         other = start_process(
             target.sweep.command(),
             target.sweep.environment(),
+            cwd=target.sweep.folder,
             stdout=output,
             stderr=output,
         )
@@ -239,5 +241,6 @@ FAULTS: dict[str, Fault] = {
 
 def describe(processes: list[LivingProcess]) -> str:
     return "; ".join(
-        f"{process.role} {process.pid}: {process.command}" for process in processes
+        f"{process.role} {process.pid}: {process.command[:100]}"
+        for process in processes
     )

@@ -1,4 +1,4 @@
-"""The processes of a soak, by the marker in their environment, and their roles."""
+"""The processes of a soak, by the folder that they work in, and their roles."""
 
 import os
 import signal
@@ -8,9 +8,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from soak.sweep import MARKER
-
 Role = Literal["sweep", "cell", "rank", "worker", "other"]
+# by how many of its ancestors work in the folder too
+ROLES: tuple[Role, ...] = ("sweep", "cell", "rank", "worker")
+# in the command of these processes: tests fork theirs (forked.py)
+COMMANDS = ("train.py", "forkserver")
 
 
 class LivingProcess(NamedTuple):
@@ -20,40 +22,37 @@ class LivingProcess(NamedTuple):
     command: str
 
 
-def living_processes(identity: str) -> list[LivingProcess]:
-    """Return the processes with the marker that still run; zombies do not."""
-    processes = {}
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            # it has just ended, or belongs to another user
-            with suppress(OSError, IndexError):
-                environ = (folder / "environ").read_bytes().split(b"\0")
-                if f"{MARKER}={identity}".encode() in environ:
-                    processes[int(folder.name)] = _read_process(folder, environ)
-    ranks = {process.pid for process in processes.values() if process.role == "rank"}
-    # a loader's worker is forked: it has its rank's command and environment
+def living_processes(folder: Path) -> list[LivingProcess]:
+    """Return the processes that run in the folder; zombies do not run."""
+    found = {}
+    for process in Path("/proc").iterdir():
+        # it has just ended, or belongs to another user
+        with suppress(OSError, ValueError):
+            if process.name.isdigit() and (process / "cwd").readlink() == folder:
+                found[int(process.name)] = _read_process(process)
     return [
-        (
-            process._replace(role="worker")
-            if process.parent in ranks and process.role == "rank"
-            else process
-        )
-        for process in processes.values()
+        process._replace(role=ROLES[depth])
+        if any(part in process.command for part in COMMANDS)
+        and (depth := _count_ancestors(process, found)) < len(ROLES)
+        else process
+        for process in found.values()
     ]
 
 
-def _read_process(folder: Path, environ: list[bytes]) -> LivingProcess:
-    command = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
-    state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
+def _read_process(process: Path) -> LivingProcess:
+    command = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
+    state, parent = (process / "stat").read_text().rpartition(")")[2].split()[:2]
     if state == "Z":
         raise OSError("a zombie")
-    role: Role = "other"
-    if any(part.endswith("train.py") for part in command):
-        if b"UNMASK_STARTED=1" in environ:
-            role = "rank"
-        else:
-            role = "sweep" if "-m" in command else "cell"
-    return LivingProcess(int(folder.name), int(parent), role, " ".join(command[:3]))
+    return LivingProcess(int(process.name), int(parent), "other", " ".join(command))
+
+
+def _count_ancestors(process: LivingProcess, found: dict[int, LivingProcess]) -> int:
+    return (
+        1 + _count_ancestors(found[process.parent], found)
+        if process.parent in found
+        else 0
+    )
 
 
 def send(number: int, pids: Iterable[int]) -> None:
@@ -62,16 +61,16 @@ def send(number: int, pids: Iterable[int]) -> None:
             os.kill(pid, number)
 
 
-def end_all(identity: str) -> None:
+def end_all(folder: Path) -> None:
     """Send SIGKILL to each until none is left, as when the machine goes down."""
-    while left := living_processes(identity):
+    while left := living_processes(folder):
         send(signal.SIGKILL, [process.pid for process in left])
         time.sleep(0.1)
 
 
-def wait_for_none(identity: str, seconds: float) -> list[LivingProcess]:
+def wait_for_none(folder: Path, seconds: float) -> list[LivingProcess]:
     """Wait until all have ended; return those that still run after `seconds`."""
     deadline = time.monotonic() + seconds
-    while (left := living_processes(identity)) and time.monotonic() < deadline:
+    while (left := living_processes(folder)) and time.monotonic() < deadline:
         time.sleep(0.2)
     return left

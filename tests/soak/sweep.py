@@ -8,8 +8,6 @@ from typing import NamedTuple
 HERE = Path(__file__).parent
 TRAIN = HERE.parents[1] / "src" / "train.py"
 CELLS = tuple(sorted(path.stem for path in (HERE / "conf" / "soak").glob("*.yaml")))
-# in the environment of all processes that a soak starts
-MARKER = "UNMASK_SOAK"
 HANG_MINUTES = 0.2
 COMMON = (
     "trainer=cpu",
@@ -33,10 +31,9 @@ COMMON = (
 class Sweep(NamedTuple):
     """One sweep in one ledger.
 
-    identity: marks its processes. folder: of its ledger, requests and logs.
+    folder: of its ledger, requests and logs; its processes work in it.
     """
 
-    identity: str
     folder: Path
     cells: tuple[str, ...]
     seed: int
@@ -70,7 +67,6 @@ class Sweep(NamedTuple):
             "OMP_NUM_THREADS": "1",
             "COLUMNS": "120",
             "WANDB_SILENT": "true",
-            MARKER: self.identity,
             "UNMASK_SOAK_REQUESTS": str(self.requests),
             "UNMASK_SOAK_LEDGER": str(self.ledger),
             "PYTHONPATH": str(HERE / "inside"),

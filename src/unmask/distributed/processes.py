@@ -35,11 +35,11 @@ Handler = Callable[[int, FrameType | None], None]
 
 
 def start_process(
-    command: list[str], extra_env: dict[str, str], **streams: Any
+    command: list[str], extra_env: dict[str, str], **named: Any
 ) -> subprocess.Popen:
     """Start a command of this project in a session of its own.
 
-    streams: stdout and stderr, as of subprocess.Popen.
+    named: stdout, stderr and cwd, as of subprocess.Popen.
     """
     return subprocess.Popen(
         command,
@@ -47,7 +47,7 @@ def start_process(
         # a signal to this process's group, such as Ctrl-C, must reach it only once:
         # from ForwardSignals
         start_new_session=True,
-        **streams,
+        **named,
     )
 
 
