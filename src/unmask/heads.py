@@ -152,6 +152,8 @@ class BatchNorm(nn.BatchNorm1d):
         assert self.running_var is not None
         size = len(input) * collectives.world_size()
         momentum = self.momentum or 0.1
+        # as torch's own: bfloat16 would round the sums
+        dtype, input = input.dtype, input.float()
         mean_D = collectives.all_reduce_sum(input.sum(dim=0)) / size
         squares_D = (input - mean_D).square().sum(dim=0)
         variance_D = collectives.all_reduce_sum(squares_D) / size
@@ -159,7 +161,7 @@ class BatchNorm(nn.BatchNorm1d):
             self.running_mean.lerp_(mean_D, momentum)
             # torch keeps the unbiased variance, but normalises by the biased one
             self.running_var.lerp_(variance_D * size / (size - 1), momentum)
-        return (input - mean_D) * (variance_D + self.eps).rsqrt()
+        return ((input - mean_D) * (variance_D + self.eps).rsqrt()).to(dtype)
 
 
 class Classifier(nn.Module):
@@ -186,7 +188,12 @@ class Classifier(nn.Module):
         torch.nn.init.zeros_(self.head.bias)
 
     def forward(self, images: Float[Tensor, "B *shape"]) -> Float[Tensor, "B K"]:
-        return self.head(self.norm(self.features(images)))
+        """Return logits, in float32 also under autocast.
+
+        Of a GPU's logits autocast computes softmax and losses in float32, but of a
+        CPU's in bfloat16, in which many of them are equal.
+        """
+        return self.head(self.norm(self.features(images))).float()
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Tell timm's layer decay which parameters are the stem and which are blocks.

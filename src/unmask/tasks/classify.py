@@ -28,11 +28,14 @@ from unmask.drop_path import sample_drop_path
 from unmask.heads import Classifier
 from unmask.optim import MakeOptimizer, scheduled_by_step
 from unmask.randomness import make_key
+from unmask.tasks.logits import best_guesses, refuse_nonfinite
 from unmask.tasks.mixup import make_mixup, mix_batch
 
 # The square of iNaturalist's 8,142 classes would take half a gigabyte, and seconds a
 # batch.
 MAX_CONFUSION_CLASSES = 1000
+# The accuracies, each with how many guesses it allows.
+TOP = {"accuracy": 1, "top5": 5}
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,8 @@ class Classify(L.LightningModule):
             regularisation.smoothing,
             classes,
         )
-        self.metrics = MetricCollection(_make_metrics(classes))
+        # Without groups: they would be found by equal counts in the first batch.
+        self.metrics = MetricCollection(_make_metrics(classes), compute_groups=False)
         self.class_scores = MulticlassStatScores(classes, average=None)
         self.confusion: MulticlassConfusionMatrix | None = None
         if classes <= MAX_CONFUSION_CLASSES:
@@ -126,7 +130,13 @@ class Classify(L.LightningModule):
         self.log("val/loss", loss, batch_size=count, sync_dist=True, logger=False)
         if not count:
             return
-        self.metrics.update(logits_BK.softmax(dim=1), batch.labels_B)
+        refuse_nonfinite(logits_BK, "logits")
+        for name, count in TOP.items():
+            if name in self.metrics:
+                guesses_B = best_guesses(logits_BK, batch.labels_B, count)
+                self.metrics[name].update(guesses_B, batch.labels_B)
+        probabilities_BK = logits_BK.softmax(dim=1)
+        self.metrics["calibration_error"].update(probabilities_BK, batch.labels_B)
         self.class_scores.update(logits_BK, batch.labels_B)
         if self.confusion is not None:
             self.confusion.update(logits_BK, batch.labels_B)
@@ -171,9 +181,10 @@ class Classify(L.LightningModule):
 
 
 def _make_metrics(classes: int) -> dict[str, Any]:
-    metrics: dict[str, Any] = {"accuracy": MulticlassAccuracy(classes, average="micro")}
     # Among five classes or fewer a top-5 accuracy is always 100 %.
-    if classes > 5:
-        metrics["top5"] = MulticlassAccuracy(classes, average="micro", top_k=5)
-    metrics["calibration_error"] = MulticlassCalibrationError(classes)
-    return metrics
+    metrics: dict[str, Any] = {
+        name: MulticlassAccuracy(classes, average="micro")
+        for name, count in TOP.items()
+        if count < max(classes, 2)
+    }
+    return metrics | {"calibration_error": MulticlassCalibrationError(classes)}

@@ -14,6 +14,7 @@ from unmask.data.loading.batch import Batch
 from unmask.data.loading.module import EvaluationData, ImageData
 from unmask.distributed import collectives
 from unmask.randomness import Key
+from unmask.tasks.logits import refuse_nonfinite
 
 
 class LabelledFeatures(NamedTuple):
@@ -52,9 +53,11 @@ class FeatureExtractor(L.LightningModule):
     def predict_step(
         self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> ModelOutputs:
+        outputs_BD = self.model(batch.images_BCHW).float()
+        refuse_nonfinite(outputs_BD, "features or logits")
         # On the CPU: a split's features need not fit the accelerator's memory.
         return ModelOutputs(
-            self.model(batch.images_BCHW).float().cpu(),
+            outputs_BD.cpu(),
             batch.labels_B.cpu(),
             is_original(batch).long().cpu(),
         )

@@ -62,7 +62,7 @@ def _classify_losses(module: Classify, batch: Batch) -> Float[Tensor, "B"]:
     # The step itself prepares the inputs: it mixes images and samples drop path.
     with module.model.register_forward_hook(record):
         module.training_step(batch, 0)
-    logits_BK = recorded[0].float()
+    logits_BK = recorded[0]
     if module.mixup is None:
         return F.cross_entropy(
             logits_BK,

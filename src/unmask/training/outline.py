@@ -86,7 +86,7 @@ def _classifier_outline(
 
     def loss(batch: Inputs) -> Tensor:
         images, targets_BK = batch
-        return F.cross_entropy(model(images).float(), targets_BK)
+        return F.cross_entropy(model(images), targets_BK)
 
     after_encoder: list[nn.Module] = [model.head]
     # attention pooling is trained, too, and is no part of the encoder

@@ -22,6 +22,7 @@ from unmask.data.loading.module import normalise
 from unmask.data.loading.views import Views
 from unmask.exchange.geometry import Hints
 from unmask.storage.atomic import write_csv_rows
+from unmask.tasks.logits import refuse_nonfinite
 from unmask.training.classifiers import TrainedClassifier, load_trained_classifier
 
 MAX_ROWS = 20  # images in the table, and faults in an error, when there are more
@@ -176,7 +177,8 @@ def class_probabilities(
     )
     with torch.autocast(device, torch.bfloat16, enabled=classifier.bfloat16):
         logits_BK = classifier.model(batch.images_BCHW)
-    return logits_BK.float().softmax(dim=1).cpu()
+    refuse_nonfinite(logits_BK, "logits")
+    return logits_BK.softmax(dim=1).cpu()
 
 
 def predictions_table(predictions: Predictions, max_rows: int | None) -> Table:
