@@ -15,14 +15,18 @@ def exit_interrupted(*_: object) -> None:
 
     An exception in the middle of an import would get lost, or end in a traceback.
     """
-    os.write(2, f"{INTERRUPTED}\n".encode())
-    os._exit(75)
+    try:
+        os.write(2, f"{INTERRUPTED}\n".encode())
+    finally:
+        os._exit(75)
 
 
 # imports take seconds, and a signal may come before their end
 if __name__ == "__main__":
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, exit_interrupted)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        # nohup asks to ignore SIGHUP
+        if signal.getsignal(number) != signal.SIG_IGN or number != signal.SIGHUP:
+            signal.signal(number, exit_interrupted)
 
 import json
 import shlex
@@ -63,6 +67,7 @@ from unmask.stages.checked_cells import refuse_unchecked_cell
 from unmask.stages.devices import total_processes
 from unmask.stages.ledger import StageFolder
 from unmask.stages.plan import Plan, make_plan
+from unmask.storage.streams import outlive_streams
 
 CONF = Path(__file__).parent.parent / "conf"
 STARTED_AT = time.monotonic()
@@ -243,5 +248,6 @@ def report_results(
 
 if __name__ == "__main__":
     end_with_parent()
+    outlive_streams()
     prefix_lines()
     run_hydra(run)

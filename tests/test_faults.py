@@ -206,30 +206,30 @@ def test_no_clock_that_can_be_set_decides_anything(
     assert 0 < result["seconds"] < 200
 
 
-def with_sigterm(
-    times: int, function: Callable[..., Any], at: int
+def with_signals(
+    numbers: list[int], function: Callable[..., Any], at: int
 ) -> Callable[..., Any]:
-    """The function, but at its call number `at` this process gets SIGTERM, `times` times."""
+    """The function, but at its call number `at` this process gets these signals."""
     calls = itertools.count(1)
 
     def signalled(*args: Any, **named: Any) -> Any:
         if next(calls) == at:
-            for _ in range(times):
-                os.kill(os.getpid(), signal.SIGTERM)
+            for number in numbers:
+                os.kill(os.getpid(), number)
         return function(*args, **named)
 
     return signalled
 
 
 @pytest.mark.parametrize(
-    ("owner", "name", "at", "times"),
+    ("owner", "name", "at", "numbers"),
     [
-        (Pretrain, "__init__", 1, 1),
-        (Pretrain, "configure_optimizers", 1, 1),
-        (Pretrain, "validation_step", 2, 1),
-        (checkpoints, "save", 3, 1),
-        (checkpoints, "save", 3, 2),
-        (Checkpointing, "on_train_end", 1, 1),
+        (Pretrain, "__init__", 1, [signal.SIGTERM]),
+        (Pretrain, "configure_optimizers", 1, [signal.SIGTERM]),
+        (Pretrain, "validation_step", 2, [signal.SIGHUP]),
+        (checkpoints, "save", 3, [signal.SIGTERM]),
+        (checkpoints, "save", 3, [signal.SIGHUP, signal.SIGTERM]),
+        (Checkpointing, "on_train_end", 1, [signal.SIGTERM]),
     ],
     ids=[
         "before training",
@@ -244,17 +244,17 @@ def test_a_run_preempted_at_any_moment_exits_with_75_and_goes_on(
     owner: Any,
     name: str,
     at: int,
-    times: int,
+    numbers: list[int],
     undisturbed: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     handlers = {
         number: signal.getsignal(number)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
     }
     with monkeypatch.context() as patch:
-        patch.setattr(owner, name, with_sigterm(times, getattr(owner, name), at))
+        patch.setattr(owner, name, with_signals(numbers, getattr(owner, name), at))
         with pytest.raises(SystemExit) as raised:
             run(f"runs_dir={tmp_path}", *PRETRAIN)
     assert raised.value.code == PREEMPTED

@@ -22,6 +22,7 @@ from unmask.config.overrides import check_overrides, config_groups, override_key
 from unmask.config.secrets import redact
 from unmask.config.section import Section
 from unmask.stages.ledger import LedgerError
+from unmask.storage.streams import dropped, outlive_streams
 
 # their text is written for the user, so it is shown without a traceback
 USER_ERRORS = (LedgerError, ValueError, OSError, FloatingPointError)
@@ -55,6 +56,7 @@ def command(
     src/train.py takes may be typed, too; run gets it as a list of overrides.
     """
     typed = sys.argv[1:]
+    outlive_streams()
     if {"-h", "--help"} & {*typed}:
         print(help_text(_read_defaults(section)), end="")
         return
@@ -65,7 +67,8 @@ def command(
             answer = run(*parse_with_run(section, typed))
         else:
             answer = run(parse(section, typed, positional))
-    if answer is False:
+    # what these commands print is what they are for
+    if answer is False or "stdout" in dropped:
         raise SystemExit(1)
 
 

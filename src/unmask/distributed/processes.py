@@ -19,8 +19,9 @@ PREEMPTED = 75
 OUT_OF_MEMORY = 76
 # sent by SLURM and submitit ahead of a time limit; people send the other two
 PREEMPTION_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)
-# each of them asks a training to save and leave
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, *PREEMPTION_SIGNALS)
+# each of them asks a training to save and leave; SIGHUP comes when a terminal or an ssh
+# connection is lost
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, *PREEMPTION_SIGNALS)
 # set in every process that this project starts, to the number of its parent: the parent
 # asks SLURM to requeue, and no child outlives it
 CHILD_VARIABLE = "UNMASK_CHILD"
@@ -116,11 +117,17 @@ def time_limit(minutes: float | None) -> Iterator[None]:
 def handle_stop_signals(handler: Handler) -> dict[int, Any]:
     """Let `handler` answer STOP_SIGNALS; return the handlers before.
 
-    Python lets the main thread alone set handlers: elsewhere nothing happens.
+    An ignored SIGHUP stays so: nohup asks for it. Python lets the main thread alone set
+    handlers: elsewhere nothing happens.
     """
     if threading.current_thread() is not threading.main_thread():
         return {}
-    return {number: signal.signal(number, handler) for number in STOP_SIGNALS}
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    if before[signal.SIGHUP] == signal.SIG_IGN:
+        del before[signal.SIGHUP]
+    for number in before:
+        signal.signal(number, handler)
+    return before
 
 
 def restore_handlers(handlers: dict[int, Any]) -> None:

@@ -164,8 +164,16 @@ def _run_stage(run: Run, spec: StageSpec, folder: StageFolder) -> Result:
             metrics = measure(stage)
         else:
             metrics = fit(stage, *prepare(stage))
-    # Preempted is a SystemExit; Lightning's own exit has code 0
-    except SystemExit:
+    except SystemExit as leaving:
+        # after a second Ctrl-C Lightning exits by itself
+        if not (isinstance(leaving, Preempted) or received_signals):
+            error = RuntimeError(
+                f"something exited in the middle of {spec.title}, with code"
+                f" {leaving.code}"
+            )
+            error.__cause__ = leaving
+            handle_failure(error, run.config.trainer, folder)
+            raise error from leaving
         run.console.print(
             f"{spec.title}: stopped, {folder.path}; the same command goes on from there"
         )
