@@ -65,6 +65,11 @@ from unmask.distributed.ranks import RankInfo, rank_info
 from unmask.distributed.slurm import requeue
 from unmask.stages.checked_cells import refuse_unchecked_cell
 from unmask.stages.devices import total_processes
+from unmask.stages.drift import (
+    describe_drift,
+    kept_result,
+    without_unneeded_parents,
+)
 from unmask.stages.ledger import StageFolder
 from unmask.stages.plan import Plan, make_plan
 from unmask.storage.streams import outlive_streams
@@ -106,12 +111,16 @@ def run_config(cfg: DictConfig, console: Console) -> None:
     """Make the results that the ledger lacks, and report all of them."""
     plan = make_plan(check(resolve_one_run(cfg)))
     refuse_unchecked_cell(plan)
+    plan = without_unneeded_parents(plan)
     folders = [StageFolder(plan.config.runs_dir, spec) for spec in plan.stages]
-    results = [folder.result() for folder in folders]
+    results = [kept_result(folder, plan.config.rerun) for folder in folders]
     from_ledger = [result is not None for result in results]
     finished = [result for result in results if result is not None]
     # where all stages are finished torch, which takes seconds, is not even imported
-    if not all(from_ledger):
+    if all(from_ledger):
+        if drift := describe_drift(plan):
+            console.print(drift, soft_wrap=True, markup=False)
+    else:
         # a ledger that cannot be written is refused before torch is imported
         folders[from_ledger.index(False)].create()
         finished = run_stages(plan, console)

@@ -69,6 +69,8 @@ MACHINE = {
     "controls": "controls=[]",
     "runs_dir": "runs_dir=/else",
     "wait": "wait=false",
+    "rerun": "rerun=true",
+    "adopt": "adopt=true",
     **dict.fromkeys(
         ("scale.name", "scale.seeds", "scale.cells"),
         "++scale.name=a ++scale.seeds=[1] ++scale.cells={}",

@@ -240,7 +240,9 @@ class StageKind:
     are measured for comparison. is_seeded: whether the seed changes its result where
     all images are used. name, noun: what tables, and sentences, call the whole kind.
     check: yields an error message for each value of the config that does not fit it.
-    describe: says for the page of a run how it was trained or measured.
+    describe: says for the page of a run how it was trained or measured. result_version:
+    part of its fingerprint; raise it when a change of the code changes the results of
+    this kind, and of no other (of all kinds: RESULT_VERSION in stages/fingerprint.py).
     """
 
     title: str
@@ -254,6 +256,7 @@ class StageKind:
     noun: str = ""
     check: Callable[[Any], Iterable[str]] = lambda config: ()
     describe: Callable[[Any, dict[str, Any]], str] = describe_training
+    result_version: int = 0
 
 
 STAGES = {

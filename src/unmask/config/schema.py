@@ -133,6 +133,20 @@ class Config(Section, StageRecipes):
             " fails at once"
         )
     )
+    rerun: bool = Field(
+        default=False,
+        description=(
+            "make results anew whose code has changed since, or of which nobody knows;"
+            " what is there is moved into the stage's folder earlier/"
+        ),
+    )
+    adopt: bool = Field(
+        default=False,
+        description=(
+            "keep results whose code has changed since, and record that the change"
+            " does not matter"
+        ),
+    )
     scale: Scale | None = Field(
         default=None, description="set by scale=embedded, cifar or paper"
     )

@@ -92,6 +92,11 @@ def check_unused(config: Config) -> Iterator[str]:
             " finetune or scratch, or set knn.labels, linear_probe.labels or"
             " attentive_probe.labels"
         )
+    if config.rerun and config.adopt:
+        yield (
+            "rerun = true, adopt = true: one makes results anew and the other keeps"
+            " them; leave out one of them"
+        )
     yield from _check_devices(config)
     yield from check_block_size(config)
 

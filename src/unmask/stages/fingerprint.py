@@ -1,7 +1,8 @@
 """What a stage's result depends on, as a hash: the science, never the machine.
 
 In: seed, architecture, masking, target, recipe, crops, what the model sees of the data,
-the data's identity, the stage it starts from, precision and RESULT_VERSION. Out:
+the data's identity, the stage it starts from, precision, the version of its kind's
+results, and code that is not the project's. Out:
 devices, micro-batches, workers, paths, loggers, when checkpoints are saved, pictures,
 which other stages run. A test puts every key of the config on one side or the other.
 """
@@ -20,7 +21,8 @@ from unmask.config.recipes import STAGES, STEPPED_STAGES
 from unmask.config.schema import Config
 from unmask.storage.atomic import sha256
 
-# raise it when a change of the code changes results
+# raise it when a change of the code changes the results of all kinds of stages; of one
+# kind: `result_version` in its row of STAGES
 RESULT_VERSION = 1
 # what titles add for the weights that a stage starts from
 START_TITLES = {
@@ -172,6 +174,7 @@ def robustness_science(
     # the classifier's stage says which images it saw, of which size
     science = _common_science(config.robustness.of, config, identity)
     science["stage"] = "robustness"
+    science["version"] = RESULT_VERSION + STAGES["robustness"].result_version
     science["recipe"] = {k: v for k, v in recipe.items() if k != "root"}
     science["seed"] = config.seed
     science["other"] = test_identity
@@ -187,7 +190,7 @@ def _common_science(kind: str, config: Config, identity: str) -> dict[str, Any]:
         # which library decodes does not count: all of them give the same pixels
         data["pixels"] = resolve_decode(config.data)
     science: dict[str, Any] = {
-        "version": RESULT_VERSION,
+        "version": RESULT_VERSION + STAGES[kind].result_version,
         "stage": kind,
         "precision": config.trainer.precision,
         "data": data,

@@ -18,6 +18,12 @@ from unmask.config.schema import Config
 from unmask.distributed import collectives
 from unmask.distributed.processes import received_signals
 from unmask.distributed.ranks import rank_info
+from unmask.stages.drift import (
+    begin_stage,
+    describe_drift,
+    finish_sources,
+    kept_result,
+)
 from unmask.stages.fingerprint import StageSpec
 from unmask.stages.ledger import StageFolder
 from unmask.stages.plan import Plan
@@ -51,6 +57,8 @@ def execute(plan: Plan, console: Console) -> list[Result]:
     for note in plan.listing.notes if plan.listing else ():
         console.print(f"warning: {note}", soft_wrap=True, markup=False)
     run = Run(plan, console)
+    if drift := describe_drift(plan, collectives.is_rank_zero()):
+        console.print(drift, soft_wrap=True, markup=False)
     fitted = [spec for spec in plan.stages if spec.kind in FITTED_STAGES]
     others = [spec for spec in plan.stages if spec.kind not in FITTED_STAGES]
     ranks = rank_info()
@@ -122,7 +130,7 @@ def _wait_for_result(run: Run, spec: StageSpec) -> Result:
     Where it fails, the launcher ends this process too.
     """
     folder = StageFolder(run.config.runs_dir, spec)
-    while (result := folder.result()) is None:
+    while (result := kept_result(folder, run.config.rerun)) is None:
         time.sleep(POLL_SECONDS)
     return result
 
@@ -140,7 +148,8 @@ def _stage_result(run: Run, spec: StageSpec) -> Result:
         while (message := collectives.broadcast()) == KEEP_ALIVE:
             pass
         return message or _run_stage(run, spec, folder)
-    if result := folder.result():
+    rerun = run.config.rerun
+    if result := kept_result(folder, rerun):
         run.console.print(f"{spec.title}: from the ledger, {folder.path}")
         return collectives.broadcast(result)
     folder.create()
@@ -148,8 +157,10 @@ def _stage_result(run: Run, spec: StageSpec) -> Result:
         run.config.wait, run.console.print, lambda: collectives.broadcast(KEEP_ALIVE)
     ):
         # another run may have finished it while this one waited for the lock
-        if result := collectives.broadcast(folder.result()):
+        if result := collectives.broadcast(kept_result(folder, rerun)):
             return result
+        if drift := begin_stage(folder, rerun, run.config.adopt):
+            run.console.print(drift, soft_wrap=True, markup=False)
         folder.write_config(run.config.to_dict())
         run.console.print(f"{spec.title}: {folder.path}")
         return _run_stage(run, spec, folder)
@@ -203,6 +214,7 @@ def _result_facts(
         "threads": torch.get_num_threads(),
         "processes": collectives.world_size(),
         "images": images,
+        **finish_sources(stage.folder),
     }
     if bad_images:
         facts["bad_images"] = len(bad_images)

@@ -16,6 +16,7 @@ from unmask.reports.paper.result_rows import (
     ResultRow,
     planned_column_stages,
 )
+from unmask.stages.drift import changed_files, name_files
 from unmask.stages.ledger import LedgerError, StageFolder
 from unmask.stages.plan import list_dataset, make_plan
 
@@ -38,6 +39,8 @@ class CollectedResults:
     notes: list[str] = field(default_factory=list)
     # how many rows are kept in experiments/ and not in this ledger
     num_kept: int = 0
+    # files of the project that have changed since results in the ledger were made
+    changed_files: dict[str, None] = field(default_factory=dict)
 
     def add_kept(self, rows: list[ResultRow]) -> None:
         """Add rows that are kept in experiments/ alone."""
@@ -96,6 +99,11 @@ def collect_results(
             kept_row = kept.get((metric, spec.fingerprint))
             folder = StageFolder(runs_dir, spec)
             _add_result(collected, cell, column, folder, metric, kept_row)
+    if files := list(collected.changed_files):
+        collected.notes.append(
+            f"{slug}: {name_files(files)} changed since some of these results were"
+            " made; run the sweep with rerun=true to make them anew, or with adopt=true"
+        )
     return collected
 
 
@@ -116,6 +124,7 @@ def _add_result(
         collected.notes.append(str(error))
     values = {**result["metrics"], "seconds": result["seconds"]} if result else {}
     if result and metric in values:
+        collected.changed_files |= dict.fromkeys(changed_files(result))
         value = float(values[metric])
         pretrain = spec.parent.fingerprint if spec.parent else ""
         place = cell.row, column, cell.seed

@@ -1,0 +1,296 @@
+"""Code that has changed since a result was made.
+
+A stage records a digest of each file of the project that its result depends on, and the
+state of git. Where a file's code is another one by now, the result has drifted: that is
+said before it is returned; `rerun` makes it anew, `adopt` takes it as one of this code.
+"""
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from unmask.config.foreign import source_digest
+from unmask.config.recipes import STAGES
+from unmask.stages.fingerprint import StageSpec
+from unmask.stages.ledger import StageFolder, utc_now
+from unmask.stages.plan import Plan
+from unmask.storage.atomic import write_json
+
+# of a file in the package's folder: the digest of its code and that of its bytes
+Sources = dict[str, str]
+
+PROJECT = Path(__file__).parents[2]
+# what a stage that is not finished was begun with
+BEGUN_FILE = "sources.json"
+EARLIER_FOLDER = "earlier"
+GIT_SECONDS = 10
+MAX_NAMED_FILES = 4
+# Which stages need a module or package: those whose kind, role, start or target is this
+# word. The longest name counts; a module that is not listed is needed by all.
+NEEDS = {
+    # what these choose is in the fingerprint, or changes no number
+    "nothing": (
+        "callbacks commands config distributed reconstructions reports runs stages"
+        " storage training.dashboards training.failures training.flops training.outline"
+    ),
+    "all": (
+        "callbacks.nonfinite config.augmentation config.datasets"
+        " distributed.collectives stages.sizes"
+    ),
+    "pretraining": "decoder mae masking targets tasks.pretrain",
+    "measurement": "heads drop_path tasks.classify tasks.features tasks.mixup",
+    "knn": "tasks.knn",
+    "robustness": (
+        "data.augment.corruptions training.corruption_error training.robustness"
+    ),
+    "patch_pca": "training.fitted_targets",
+    "tokenizer": "tasks.tokenizer",
+    "PatchPCA": "patch_pca",
+    "Hog": "hog",
+    "Tokens": "tokenizers exchange.dalle",
+    "given": "exchange",
+}
+NEEDED_BY = {name: word for word, names in NEEDS.items() for name in names.split()}
+
+
+def kept_result(folder: StageFolder, rerun: bool) -> dict[str, Any] | None:
+    """Return the finished stage's result; None where `rerun` asks for another one.
+
+    That is where its code has changed, or nobody knows whether it has.
+    """
+    result = folder.result()
+    if result and rerun and (not result.get("sources") or changed_files(result)):
+        return None
+    return result
+
+
+def without_unneeded_parents(plan: Plan) -> Plan:
+    """Leave out stages that nobody asked for, where all that follow them are finished.
+
+    Their weights are then not needed.
+    """
+    kept: list[StageSpec] = []
+    unfinished: set[StageSpec | None] = set()
+    for spec in reversed(plan.stages):
+        folder = StageFolder(plan.config.runs_dir, spec)
+        is_finished = kept_result(folder, plan.config.rerun) is not None
+        is_asked = spec.kind in plan.config.stages
+        if is_asked or is_finished or spec in unfinished:
+            kept.append(spec)
+            if not is_finished:
+                unfinished.add(spec.parent)
+    return replace(plan, stages=tuple(reversed(kept)))
+
+
+def changed_files(record: dict[str, Any]) -> list[str]:
+    """Return the files whose code is not what it was; none of results without digests.
+
+    A file that has gone has changed.
+    """
+    sources: Sources = record.get("sources") or {}
+    return [file for file, known in sources.items() if not _is_same(file, known)]
+
+
+def begin_stage(folder: StageFolder, rerun: bool, adopt: bool) -> str | None:
+    """Record the code that the stage begins with; say what has changed since it began.
+
+    The caller holds the folder's lock. rerun: put what other code has made aside.
+    """
+    path = folder.path / BEGUN_FILE
+    begun = _read_begun(folder)
+    if rerun and (folder.result() or changed_files(begun)):
+        _set_aside(folder)
+        begun = {}
+    if begun and not adopt:
+        changed = changed_files(begun)
+        return _sentence([folder.spec.title], changed, "begun") if changed else None
+    write_json(path, {"sources": used_sources(folder.spec), "git": git_state()})
+    return None
+
+
+def _read_begun(folder: StageFolder) -> dict[str, Any]:
+    """Return what the stage was begun with; nothing where nobody recorded it."""
+    try:
+        begun = json.loads((folder.path / BEGUN_FILE).read_text())
+    except (OSError, ValueError):
+        return {}
+    return begun if isinstance(begun, dict) else {}
+
+
+def finish_sources(folder: StageFolder) -> dict[str, Any]:
+    """Return what a result says of its code, with that of its parents.
+
+    What was imported since the stage began is added.
+    """
+    begun = _read_begun(folder)
+    sources: Sources = used_sources(folder.spec) | begun.get("sources", {})
+    if parent := folder.spec.parent:
+        parent_result = StageFolder(folder.path.parents[1], parent).result() or {}
+        sources |= parent_result.get("sources", {})
+    (folder.path / BEGUN_FILE).unlink(missing_ok=True)
+    facts = {"sources": dict(sorted(sources.items())), "git": begun.get("git")}
+    return {key: value for key, value in facts.items() if value}
+
+
+def describe_drift(plan: Plan, may_adopt: bool = True) -> str | None:
+    """Say in one line which results other code has made; None where there are none.
+
+    With `adopt` the results are noted to be this code's, too; with `rerun` they are
+    about to be made anew. may_adopt: whether this process may write.
+    """
+    config = plan.config
+    files: dict[str, None] = {}
+    titles = []
+    for spec in plan.stages:
+        folder = StageFolder(config.runs_dir, spec)
+        result = folder.result() or {}
+        if changed := changed_files(result):
+            files |= dict.fromkeys(changed)
+            titles.append(spec.title)
+            if config.adopt and may_adopt:
+                _adopt(folder, result, changed)
+    if not files:
+        return None
+    if config.rerun:
+        return (
+            f"made anew: {', '.join(titles)}, since {name_files(list(files))} changed"
+        )
+    if config.adopt:
+        return (
+            f"adopted: {', '.join(titles)}, although {name_files(list(files))} changed"
+        )
+    return _sentence(titles, list(files), "made")
+
+
+def name_files(files: list[str]) -> str:
+    """Return the first names of many, for a message of one line."""
+    more = len(files) - MAX_NAMED_FILES
+    shown = ", ".join(files[:MAX_NAMED_FILES])
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def _sentence(titles: list[str], files: list[str], event: str) -> str:
+    return (
+        f"drift: {name_files(files)} changed since {', '.join(titles)} was {event};"
+        " rerun=true makes it anew, adopt=true records that the change does not matter"
+    )
+
+
+def _adopt(folder: StageFolder, result: dict[str, Any], changed: list[str]) -> None:
+    """Record the present code in a result, and that it was not what made it."""
+    sources: Sources = result["sources"]
+    present = {file: _digests(PROJECT / file) for file in sources}
+    adopted = {"when": utc_now(), "changed": changed, "git": git_state()}
+    content = {
+        **result,
+        "sources": {file: known for file, known in present.items() if known},
+        "adopted": [*result.get("adopted", []), adopted],
+    }
+    write_json(folder.path / "result.json", content)
+
+
+def _set_aside(folder: StageFolder) -> None:
+    """Move all files of a stage into a folder of their own, but for its lock."""
+    place = folder.path / EARLIER_FOLDER / utc_now().replace(":", "")
+    place.mkdir(parents=True, exist_ok=True)
+    stays = {"lock", "owner.json", EARLIER_FOLDER}
+    entries = [path for path in folder.path.iterdir() if path.name not in stays]
+    # result.json first: without the rest it is no result
+    for path in sorted(entries, key=lambda path: path.name != "result.json"):
+        path.rename(place / path.name)
+
+
+def used_sources(spec: StageSpec) -> Sources:
+    """Return digests of the imported files that the stage's result depends on."""
+    chain = [spec]
+    while chain[-1].parent:
+        chain.append(chain[-1].parent)
+    files = {}
+    for name, module in list(sys.modules.items()):
+        path = getattr(module, "__file__", None) or ""
+        is_own = name.partition(".")[0] == "unmask" and path
+        if is_own and any(_is_used(name, each) for each in chain):
+            for source in _sources_of(Path(path)):
+                if known := _digests(source):
+                    files[source.relative_to(PROJECT).as_posix()] = known
+    return dict(sorted(files.items()))
+
+
+def _sources_of(path: Path) -> Iterable[Path]:
+    """Return a module's file, with the C code that stands beside a package's."""
+    return [path, *path.parent.glob("*.[ch]")] if path.stem == "__init__" else [path]
+
+
+def _is_used(module: str, spec: StageSpec) -> bool:
+    """Tell whether the module's code is a part of what the stage does."""
+    row = STAGES[spec.kind]
+    target = spec.science.get("target", {}).get("_target_", row.target)
+    words = {spec.kind, row.role, spec.start, target.rpartition(".")[2], "all"}
+    name = module.partition(".")[2]
+    while name and name not in NEEDED_BY:
+        name = name.rpartition(".")[0]
+    return NEEDED_BY.get(name, "all") in words
+
+
+def _is_same(file: str, known: str) -> bool:
+    """Tell whether a file's code is the known one, whatever its comments."""
+    path = PROJECT / file
+    code, _, content = known.partition(" ")
+    try:
+        present = path.read_bytes()
+    except OSError:
+        return False
+    return _hash(present) == content or _code_digest(path.suffix, present) == code
+
+
+def _digests(path: Path) -> str:
+    """Return the digests of a file's code and bytes; nothing where it has gone."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return ""
+    return f"{_code_digest(path.suffix, content)} {_hash(content)}"
+
+
+@cache
+def _code_digest(suffix: str, content: bytes) -> str:
+    """Return a digest of code; of what is not valid Python, one of its bytes."""
+    with suppress(SyntaxError):
+        if suffix == ".py":
+            return source_digest(content)
+    return _hash(content)
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:12]
+
+
+@cache
+def git_state() -> dict[str, Any] | None:
+    """Return the commit of the project's code, and whether files differ from it.
+
+    None where the code is installed, or git is not.
+    """
+    root = PROJECT.parent
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "status", "--porcelain=v2", "--branch"]
+    with suppress(OSError, subprocess.SubprocessError):
+        lines = subprocess.run(
+            [*command, "--untracked-files=no", "--", "src", "conf"],
+            capture_output=True,
+            check=True,
+            text=True,
+            timeout=GIT_SECONDS,
+        ).stdout.splitlines()
+        commits = [line.split()[-1] for line in lines if line.startswith("# branch.o")]
+        changed = [line for line in lines if not line.startswith("#")]
+        return {"commit": commits[0], "dirty": bool(changed)}
+    return None
