@@ -32,6 +32,7 @@ import json
 import shlex
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -68,7 +69,7 @@ from unmask.stages.devices import total_processes
 from unmask.stages.drift import (
     describe_drift,
     kept_result,
-    without_unneeded_parents,
+    needed_stages,
 )
 from unmask.stages.ledger import StageFolder
 from unmask.stages.plan import Plan, make_plan
@@ -111,7 +112,7 @@ def run_config(cfg: DictConfig, console: Console) -> None:
     """Make the results that the ledger lacks, and report all of them."""
     plan = make_plan(check(resolve_one_run(cfg)))
     refuse_unchecked_cell(plan)
-    plan = without_unneeded_parents(plan)
+    plan = replace(plan, stages=needed_stages(plan))
     folders = [StageFolder(plan.config.runs_dir, spec) for spec in plan.stages]
     results = [kept_result(folder, plan.config.rerun) for folder in folders]
     from_ledger = [result is not None for result in results]

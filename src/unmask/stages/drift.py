@@ -11,7 +11,6 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -71,10 +70,10 @@ def kept_result(folder: StageFolder, rerun: bool) -> dict[str, Any] | None:
     return result
 
 
-def without_unneeded_parents(plan: Plan) -> Plan:
-    """Leave out stages that nobody asked for, where all that follow them are finished.
+def needed_stages(plan: Plan) -> tuple[StageSpec, ...]:
+    """Return the plan's stages but for weights that nobody needs.
 
-    Their weights are then not needed.
+    Those are of stages that are not asked for, where all that follow are finished.
     """
     kept: list[StageSpec] = []
     unfinished: set[StageSpec | None] = set()
@@ -86,7 +85,7 @@ def without_unneeded_parents(plan: Plan) -> Plan:
             kept.append(spec)
             if not is_finished:
                 unfinished.add(spec.parent)
-    return replace(plan, stages=tuple(reversed(kept)))
+    return tuple(reversed(kept))
 
 
 def changed_files(record: dict[str, Any]) -> list[str]:
