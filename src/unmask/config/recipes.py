@@ -243,6 +243,7 @@ class StageKind:
     describe: says for the page of a run how it was trained or measured. result_version:
     part of its fingerprint; raise it when a change of the code changes the results of
     this kind, and of no other (of all kinds: RESULT_VERSION in stages/fingerprint.py).
+    modules: what this kind alone runs; a change of them is no drift of other results.
     """
 
     title: str
@@ -257,6 +258,7 @@ class StageKind:
     check: Callable[[Any], Iterable[str]] = lambda config: ()
     describe: Callable[[Any, dict[str, Any]], str] = describe_training
     result_version: int = 0
+    modules: tuple[str, ...] = ()
 
 
 STAGES = {
@@ -266,6 +268,7 @@ STAGES = {
         parent=None,
         target="unmask.targets.PatchPCA",
         describe=_describe_pca,
+        modules=("training.fitted_targets",),
     ),
     "tokenizer": StageKind(
         "own dVAE",
@@ -273,6 +276,7 @@ STAGES = {
         trains="dvae",
         parent=None,
         target="unmask.targets.Tokens",
+        modules=("tasks.tokenizer",),
     ),
     "pretrain": StageKind(
         "pretrain", role="pretraining", trains="encoder", parent=None
@@ -282,6 +286,7 @@ STAGES = {
         controls=("random", "pixels"),
         is_seeded=False,
         describe=_describe_knn,
+        modules=("tasks.knn",),
     ),
     "linear_probe": StageKind(
         "linear probe", trains="head", controls=("random", "pixels")
@@ -312,6 +317,11 @@ STAGES = {
         name="robustness",
         check=_check_robustness,
         describe=_describe_robustness,
+        modules=(
+            "data.augment.corruptions",
+            "training.corruption_error",
+            "training.robustness",
+        ),
     ),
 }
 if TYPE_CHECKING:

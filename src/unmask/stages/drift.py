@@ -45,18 +45,13 @@ NEEDS = {
     ),
     "pretraining": "decoder mae masking targets tasks.pretrain",
     "measurement": "heads drop_path tasks.classify tasks.features tasks.mixup",
-    "knn": "tasks.knn",
-    "robustness": (
-        "data.augment.corruptions training.corruption_error training.robustness"
-    ),
-    "patch_pca": "training.fitted_targets",
-    "tokenizer": "tasks.tokenizer",
     "PatchPCA": "patch_pca",
     "Hog": "hog",
     "Tokens": "tokenizers exchange.dalle",
     "given": "exchange",
 }
 NEEDED_BY = {name: word for word, names in NEEDS.items() for name in names.split()}
+NEEDED_BY |= {name: kind for kind, row in STAGES.items() for name in row.modules}
 
 
 def kept_result(folder: StageFolder, rerun: bool) -> dict[str, Any] | None:
