@@ -2,7 +2,12 @@
 
 from pathlib import Path
 
-from unmask.storage.metrics_log import append_row, read_rows, truncate_after
+from unmask.storage.metrics_log import (
+    append_row,
+    read_rows,
+    restore_rows,
+    truncate_after,
+)
 
 
 def test_rows_come_back_as_written(tmp_path: Path) -> None:
@@ -38,3 +43,20 @@ def test_a_line_that_a_kill_cut_takes_no_other_with_it(tmp_path: Path) -> None:
     path.write_text('{"step": 1}\n{"step": 2, "train/lo')
     append_row(path, {"step": 2, "val/loss": 3.0})
     assert read_rows(path) == [{"step": 1}, {"step": 2, "val/loss": 3.0}]
+
+
+def test_rows_that_are_lost_come_back_in_their_order(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    for step in range(1, 7):
+        append_row(path, {"step": step})
+    whole = path.read_text()
+    at_checkpoint = "".join(whole.splitlines(keepends=True)[:4])
+    assert restore_rows(path, at_checkpoint) == 0
+    assert path.read_text() == whole
+    # the beginning of row 2, rows 3 and 4 are gone
+    path.write_text(whole.replace('{"step": 2}\n{"step": 3}\n{"step": 4}', 'ep": 2}'))
+    assert restore_rows(path, at_checkpoint) == 3
+    assert path.read_text() == whole
+    path.unlink()
+    assert restore_rows(path, at_checkpoint) == 4
+    assert path.read_text() == at_checkpoint

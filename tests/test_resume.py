@@ -102,6 +102,32 @@ def test_a_crash_at_any_step_changes_nothing(
     assert_same(tmp_path, undisturbed)
 
 
+@pytest.mark.parametrize("at", [7, 12])
+def test_rows_that_a_power_cut_takes_come_back_from_the_checkpoint(
+    at: int, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overrides = (f"runs_dir={tmp_path}", "stages=[pretrain]", COARSE)
+    synced: list[str] = []
+    original = os.fsync
+
+    def note(file: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{file}").readlink().name)
+        original(file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", note)
+        crash_at(patch, at)
+        with pytest.raises(Crash):
+            run(*overrides, "checkpoint.every_steps=5")
+    checkpoint = next(name for name in synced if "step=" in name)
+    assert "metrics.jsonl" in synced[: synced.index(checkpoint)]
+    (log,) = tmp_path.glob("pretrain/*/metrics.jsonl")
+    log.write_text(log.read_text().splitlines(keepends=True)[-1])
+    with pytest.warns(UserWarning, match="metrics.jsonl had lost"):
+        run(*overrides)
+    assert_same(tmp_path, undisturbed)
+
+
 def test_a_crash_during_validation_changes_nothing(
     undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ The log is append-only; a resume cuts it back to the checkpoint.
 
 import math
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +17,13 @@ import torch
 
 from unmask.callbacks.dashboards import Dashboards
 from unmask.distributed import collectives
-from unmask.storage.metrics_log import append_row, read_rows, truncate_after
+from unmask.storage.metrics_log import (
+    append_row,
+    flush_to_disk,
+    read_rows,
+    restore_rows,
+    truncate_after,
+)
 
 # Optimiser steps between two rows; fewer where an epoch is shorter.
 LOG_EVERY = 50
@@ -49,6 +56,10 @@ class MetricsLogger(L.Callback):
         # The window: the sum of its losses, and its number of steps.
         self.total: torch.Tensor | float = 0.0
         self.count = 0
+        # The losses of the step under way, and the loss of the last whole step: means
+        # over the ranks.
+        self.step_total: torch.Tensor | float = 0.0
+        self.step_loss: torch.Tensor | float = math.nan
         # Where the measurement of speed began.
         self.clock = time.perf_counter()
         self.clock_step = 0
@@ -61,14 +72,33 @@ class MetricsLogger(L.Callback):
         """Return the name of this state in checkpoints of 0.1, whose runs go on."""
         return "Journal"
 
-    def state_dict(self) -> dict[str, float]:
+    def state_dict(self) -> dict[str, Any]:
         seconds = self.earlier_seconds + time.perf_counter() - self.began
-        return {"total": float(self.total), "count": self.count, "seconds": seconds}
+        # The rows too: a power cut may spare a checkpoint and take rows below it.
+        rows = ""
+        if collectives.is_rank_zero() and self.path.exists():
+            flush_to_disk(self.path)
+            rows = self.path.read_text()
+        return {
+            "total": float(self.total),
+            "count": self.count,
+            "seconds": seconds,
+            "rows": rows,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.total = state_dict["total"]
         self.count = int(state_dict["count"])
         self.earlier_seconds = state_dict["seconds"]
+        if not collectives.is_rank_zero():
+            return
+        # Checkpoints of 0.1 hold no rows.
+        if lost := restore_rows(self.path, state_dict.get("rows", "")):
+            warnings.warn(
+                f"{self.path} had lost {lost} rows below the checkpoint, which held"
+                " them: they are back",
+                stacklevel=2,
+            )
 
     def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:
         self.step = trainer.global_step
@@ -82,11 +112,13 @@ class MetricsLogger(L.Callback):
     ) -> None:
         # The sum stays on the device: reading it here would make the host wait in
         # every step.
-        self.total = self.total + collectives.all_reduce_mean(
-            outputs["loss"].detach().float()
-        )
+        loss = collectives.all_reduce_mean(outputs["loss"].detach().float())
+        self.total = self.total + loss
+        self.step_total = self.step_total + loss
         if trainer.global_step > self.step:
             self.step = trainer.global_step
+            self.step_loss = self.step_total
+            self.step_total = 0.0
             self.count += 1
             if self.step % self.every == 0:
                 self._log_window(trainer)

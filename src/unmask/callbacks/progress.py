@@ -1,6 +1,7 @@
 """Show the progress of a stage: steps, loss, images per second, time left."""
 
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -14,6 +15,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from torch import Tensor
 
 # Seconds between two updates of the bar; each reads the loss off the device.
 REFRESH_SECONDS = 0.25
@@ -28,9 +30,16 @@ class StageProgress(L.Callback):
     """
 
     def __init__(
-        self, title: str, batch_size: int, steps_per_epoch: int, console: Console
+        self,
+        title: str,
+        batch_size: int,
+        steps_per_epoch: int,
+        console: Console,
+        get_loss: Callable[[], Tensor | float],
     ) -> None:
+        """Show the loss that `get_loss` returns, that of the last step."""
         self.title = title
+        self.get_loss = get_loss
         self.batch_size = batch_size
         self.steps_per_epoch = steps_per_epoch
         self.console = console
@@ -83,8 +92,7 @@ class StageProgress(L.Callback):
         self.updated_at = now
         seconds = max(now - self.start_time, 1e-9)
         steps_per_second = (self.step - self.start_step) / seconds
-        # Lightning has divided the loss by the number of micro-batches.
-        loss = float(outputs["loss"]) * trainer.accumulate_grad_batches
+        loss = float(self.get_loss())
         epoch = self.step / self.steps_per_epoch
         facts = (
             f"epoch {epoch:.1f}  loss {loss:.4f}"

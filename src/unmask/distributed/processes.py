@@ -122,7 +122,7 @@ def handle_stop_signals(handler: Handler) -> dict[int, Any]:
     """
     if threading.current_thread() is not threading.main_thread():
         return {}
-    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    before: dict[int, Any] = {n: signal.getsignal(n) for n in STOP_SIGNALS}
     if before[signal.SIGHUP] == signal.SIG_IGN:
         del before[signal.SIGHUP]
     for number in before:

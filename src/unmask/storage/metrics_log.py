@@ -63,6 +63,27 @@ def append_row(path: Path, row: dict[str, Any]) -> None:
         ) from error
 
 
+def flush_to_disk(path: Path) -> None:
+    """Wait until the rows so far are on the disk, where a power cut spares them."""
+    if path.exists():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def restore_rows(path: Path, earlier: str) -> int:
+    """Put back rows that the file has lost; return how many.
+
+    earlier: the file's text at a checkpoint. Rows that were written later stay.
+    """
+    # a dict keeps the order
+    lines = dict.fromkeys(earlier.splitlines(keepends=True))
+    present = dict.fromkeys(map(encode_row, read_rows(path)))
+    missing = lines.keys() - present.keys()
+    if missing:
+        write_text(path, "".join(lines | present))
+    return len(missing)
+
+
 def truncate_after(path: Path, step: int) -> None:
     """Drop the rows after `step`, whose steps are about to be made again.
 

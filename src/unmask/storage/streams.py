@@ -15,7 +15,7 @@ dropped: set[str] = set()
 class LastingFile(io.FileIO):
     """Write to a file descriptor, or nowhere once that has failed."""
 
-    def write(self, data: Any) -> int | None:
+    def write(self, data: Any, /) -> int:
         try:
             return super().write(data)
         except OSError as error:

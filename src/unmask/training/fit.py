@@ -189,6 +189,7 @@ def _callbacks(
             make_optimizer.batch_size,
             _steps_per_epoch(stage, make_optimizer),
             stage.console,
+            lambda: logger.step_loss,
         ),
     ]
 

@@ -140,12 +140,13 @@ def _build_callbacks(
     """Return the callbacks of a real training, in its order."""
     cadence = Cadence(None, STEPS_PER_CHECKPOINT, best=False)
     console = Console(file=io.StringIO())
+    logger = MetricsLogger(folder, spec["batch"], steps)
     return [
         Watchdog(folder, 30),
         NonfiniteGuard(folder, {}),
-        MetricsLogger(folder, spec["batch"], steps),
+        logger,
         Checkpointing(folder, writer, cadence, {"accumulate": 1}),
-        StageProgress("bench", spec["batch"], steps, console),
+        StageProgress("bench", spec["batch"], steps, console, lambda: logger.step_loss),
     ]
 
 
