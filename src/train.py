@@ -73,6 +73,7 @@ from unmask.stages.drift import (
 )
 from unmask.stages.ledger import StageFolder
 from unmask.stages.plan import Plan, make_plan
+from unmask.storage.atomic import write_text
 from unmask.storage.streams import outlive_streams
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -253,7 +254,7 @@ def report_results(
             {**result, "from_ledger": is_old}
             for result, is_old in zip(results, from_ledger, strict=True)
         ]
-        Path(summary).write_text(json.dumps(rows))
+        write_text(Path(summary), json.dumps(rows))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from unmask.mae import MAE
 from unmask.masking import Masking, RandomMasking
 from unmask.patches import gather_tokens, patchify, unpatchify
 from unmask.randomness import make_key
+from unmask.storage.atomic import atomic_write
 from unmask.targets import NormalisedPixel, PatchPCA, Pixel
 
 # the shade of a hidden patch, between black and white
@@ -118,7 +119,8 @@ def contact_sheet(
 def save_sheet(result: Reconstruction, path: Path) -> None:
     """Write the contact sheet to a file and make its folder if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    contact_sheet(result).save(path)
+    with atomic_write(path) as file:
+        contact_sheet(result).save(file, format="PNG")
 
 
 def ratio_sheet(

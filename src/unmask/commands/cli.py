@@ -28,6 +28,10 @@ from unmask.storage.streams import dropped, outlive_streams
 USER_ERRORS = (LedgerError, ValueError, OSError, FloatingPointError)
 MULTIRUN = ("-m", "--multirun")
 NO_SUCH_OPTION = "there is no such option; --help lists what there is"
+NO_FOLDER = (
+    "the folder that this command was started in has been removed; change to one that"
+    " exists and type the same command again"
+)
 # Hydra's flags that print a config instead of running it
 SHOW_CONFIG_FLAGS = ("--cfg", "-c", "--info", "-i")
 TELEMETRY_OFF = {
@@ -57,6 +61,7 @@ def command(
     """
     typed = sys.argv[1:]
     outlive_streams()
+    refuse_missing_folder()
     if {"-h", "--help"} & {*typed}:
         print(help_text(_read_defaults(section)), end="")
         return
@@ -134,6 +139,7 @@ def run_hydra(main: Callable[[], None]) -> None:
     Hydra's complaints about overrides end with exit code 2.
     """
     disable_telemetry()
+    refuse_missing_folder()
     arguments = [quote_value(argument) for argument in sys.argv[1:]]
     is_multirun = any(flag in arguments for flag in MULTIRUN)
     with exit_on_user_error():
@@ -183,10 +189,14 @@ def user_message(error: BaseException) -> str:
     text = redact(str(error))
     if "Original Traceback" in text:
         return text.strip().splitlines()[-1].split(": ", 1)[-1]
+    # whatever needs it, such as torch while it is imported
+    if isinstance(error, FileNotFoundError) and not _has_working_folder():
+        return NO_FOLDER
     if isinstance(error, OSError) and error.strerror:
         if error.filename:
             return f"{error.filename}: {error.strerror}"
-        return error.strerror
+        # the notes say where it was
+        return "; ".join([error.strerror, *getattr(error, "__notes__", [])])
     if isinstance(error, USER_ERRORS):
         return text
     lines = text.strip().splitlines()
@@ -210,6 +220,23 @@ def exit_on_user_error() -> Iterator[None]:
 def disable_telemetry() -> None:
     """Stop packages from reporting to their makers, here and in child processes."""
     os.environ.update(TELEMETRY_OFF)
+
+
+def refuse_missing_folder() -> None:
+    """Exit with 1 where the folder that this process works in was removed.
+
+    A sweep's cells begin hours after it; Hydra would end in a traceback.
+    """
+    if not _has_working_folder():
+        fail(NO_FOLDER, 1)
+
+
+def _has_working_folder() -> bool:
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def this_script(overrides: Sequence[str]) -> list[str]:

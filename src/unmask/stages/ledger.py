@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 from unmask.config.secrets import redact
 from unmask.stages.fingerprint import StageSpec
 from unmask.storage.atomic import write_json, write_text
+from unmask.storage.remedies import explain
 
 POLL_SECONDS = 0.2  # between looks at a lock
 # what every result.json has
@@ -63,9 +64,8 @@ class StageFolder:
             probe.unlink(missing_ok=True)
         except OSError as error:
             raise LedgerError(
-                f"cannot write in {self.path}: {error.strerror or error}; make it"
-                " writable or free some space, or choose another folder for the ledger:"
-                " runs_dir=/path/to/a/writable/folder"
+                f"cannot write in {self.path}: {explain(error)}; or choose another"
+                " folder for the ledger: runs_dir=/path/to/a/writable/folder"
             ) from None
 
     def write_config(self, config: dict[str, Any]) -> None:
@@ -87,22 +87,18 @@ class StageFolder:
         wait is False.
         """
         lock = FileLock(self.path / "lock")
-        try:
-            lock.acquire(timeout=POLL_SECONDS)
-        except Timeout:
+        if not self._try_lock(lock):
             if not wait:
                 raise LedgerError(
                     f"{self.path} is owned by {self._describe_owner()}; wait for it,"
                     " stop it, or drop wait=false"
-                ) from None
+                )
             report(
                 f"{self.spec.title}: waiting for {self._describe_owner()}, which works"
                 f" on {self.path}"
             )
-            while not lock.is_locked:
+            while not self._try_lock(lock):
                 while_waiting()
-                with suppress(Timeout):
-                    lock.acquire(timeout=POLL_SECONDS)
         try:
             self._remove_leftovers()
             owner = {
@@ -114,6 +110,18 @@ class StageFolder:
             yield
         finally:
             lock.release()
+
+    def _try_lock(self, lock: FileLock) -> bool:
+        try:
+            lock.acquire(timeout=POLL_SECONDS)
+        except Timeout:
+            return False
+        except OSError as error:
+            raise LedgerError(
+                f"cannot lock {self.path}: {explain(error)}; or choose another folder"
+                " for the ledger: runs_dir=/path/to/another/folder"
+            ) from None
+        return True
 
     def _remove_leftovers(self) -> None:
         """Remove files that a killed process left half-written.
@@ -176,8 +184,13 @@ def read_result(folder: Path) -> dict[str, Any] | None:
         return result
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise LedgerError(
+            f"{folder}/result.json cannot be read: {explain(error)}; or choose another"
+            " folder for the ledger: runs_dir=/path/to/another/folder"
+        ) from None
     # AttributeError: JSON, but not an object
-    except (OSError, ValueError, AttributeError) as error:
+    except (ValueError, AttributeError) as error:
         raise LedgerError(
             f"{folder}/result.json cannot be read ({error}); remove it to redo the"
             " stage"

@@ -12,9 +12,11 @@ import json
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from unmask.storage.remedies import explain
 
 
 @contextmanager
@@ -36,11 +38,11 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             inode = os.fstat(file.fileno()).st_ino
         _rename(temporary, path, inode)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        # a path that cannot be opened cannot be removed
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         # Python does not name the file when the disk is full
-        raise OSError(
-            error.errno, f"cannot write {path}: {error.strerror}; free or unlock it"
-        ) from error
+        raise OSError(error.errno, f"cannot write {path}: {explain(error)}") from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

@@ -5,7 +5,6 @@ newest last. Loading takes the newest whose hash is right and sets damaged ones 
 """
 
 import json
-import os
 import shutil
 import warnings
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from torch.serialization import get_crc32_options, set_crc32_options
 
 from unmask.storage.atomic import atomic_write, sha256, write_json
+from unmask.storage.remedies import explain
 
 INDEX_FILE = "last.json"
 BEST_FILE = "best.json"
@@ -36,12 +36,13 @@ def save(checkpoint: dict[str, Any], folder: Path, step: int, keep: int = 2) -> 
 
 def _write(content: dict[str, Any], path: Path) -> dict[str, Any]:
     """Write the file; return its entry in the index."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     written = free = 0
     # without torch's own checksums: the sha256 covers the whole file
     checksums = get_crc32_options()
     set_crc32_options(False)
     try:
+        # not the stage's folder, too: where it is gone, its lock and its log are gone
+        path.parent.mkdir(exist_ok=True)
         with atomic_write(path) as file:
             try:
                 torch.save(content, file)
@@ -50,17 +51,25 @@ def _write(content: dict[str, Any], path: Path) -> dict[str, Any]:
                 free = shutil.disk_usage(path.parent).free
     # torch's zip writer turns a full disk into a RuntimeError about positions
     except (OSError, RuntimeError) as error:
-        code = getattr(error, "errno", None)
-        reason = os.strerror(code) if code else "the disk is full or failing"
+        cause = _system_error(error) or OSError("the disk is full or failing")
+        reason = explain(cause, f" (after {written:,} bytes, {free:,} free)")
         older = index_entries(path.parent)
         resume = f"it goes on at {older[-1]['file']}" if older else "it begins anew"
         raise OSError(
-            f"cannot write {path}: {reason} (after {written:,} bytes, {free:,} free);"
-            f" free some space and type the same command again: {resume}"
+            f"cannot write {path}: {reason}; then type the same command again: {resume}"
         ) from error
     finally:
         set_crc32_options(checksums)
     return _entry(path)
+
+
+def _system_error(error: BaseException | None) -> OSError | None:
+    """Return the error of the system that this one came of; torch's say it in words."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno:
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _entry(path: Path) -> dict[str, Any]:

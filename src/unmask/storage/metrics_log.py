@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from unmask.storage.atomic import write_text
+from unmask.storage.remedies import explain
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -58,8 +59,8 @@ def append_row(path: Path, row: dict[str, Any]) -> None:
             file.write(encode_row(row).encode())
     except OSError as error:
         raise OSError(
-            f"cannot write {path}: {error.strerror}; free or unlock it and type the"
-            " same command again: it goes on from the last checkpoint"
+            f"cannot write {path}: {explain(error)}; then type the same command"
+            " again: it goes on from the last checkpoint that is there"
         ) from error
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from unmask.distributed import collectives
+from unmask.storage.atomic import write_text
 from unmask.tasks.classify import Classify
 
 
@@ -25,9 +26,9 @@ def write_class_tables(
     # a class without validation images has an empty cell instead of an accuracy
     shown = table["images"].replace(0, float("nan"))
     table["accuracy"] = (100 * correct.cpu().numpy() / shown).round(2)
-    table.to_csv(folder / "classes.csv", index=False)
+    write_text(folder / "classes.csv", table.to_csv(index=False))
     if confusion is not None:
         square = pd.DataFrame(
             confusion.cpu().numpy(), index=pd.Index(names, name="true"), columns=names
         )
-        square.to_csv(folder / "confusion.csv")
+        write_text(folder / "confusion.csv", square.to_csv())

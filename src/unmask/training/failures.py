@@ -28,7 +28,9 @@ def handle_failure(error: BaseException, trainer: Trainer, folder: StageFolder) 
         ) from error
     if is_out_of_memory(error):
         error.add_note(_memory_remedy(trainer))
-    error.add_note(f"traceback: {folder.path}/{name}")
+    # a full disk, or a folder that was removed, has no room for it
+    if (folder.path / name).exists():
+        error.add_note(f"traceback: {folder.path}/{name}")
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -26,6 +26,7 @@ from unmask.distributed import collectives
 from unmask.randomness import make_key
 from unmask.stages.fingerprint import resolve_decode
 from unmask.stages.plan import robustness_folders
+from unmask.storage.atomic import write_text
 from unmask.storage.metrics_log import append_row, read_rows
 from unmask.tasks.features import Corruption, measure_accuracy
 from unmask.training import build
@@ -74,7 +75,7 @@ def measure_robustness(stage: Stage) -> Metrics:
     rows = collectives.on_rank_zero(lambda: read_rows(log))
     table = pd.DataFrame(rows).drop_duplicates(["name", "severity"], keep="last")
     if collectives.is_rank_zero():
-        table.to_csv(stage.folder.path / "robustness.csv", index=False)
+        write_text(stage.folder.path / "robustness.csv", table.to_csv(index=False))
     if recipe.source == "corrupted_folders" and table["images"].nunique() > 1:
         raise ValueError(
             f"robustness.root = {recipe.root}: its folders hold"
