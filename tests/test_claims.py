@@ -153,7 +153,7 @@ def test_the_best_row_need_not_beat_itself_or_a_row_that_the_scale_omits() -> No
 
 def test_missing_rows_are_named_and_decide_nothing() -> None:
     judged = judge(CLAIMS[1], column_of({"1": [60.0] * 3, "8": [70.0] * 3}))
-    assert judged.verdict == "cannot tell"
+    assert judged.verdict == "not run"
     assert "rows “2”, “4”" in judged.reason
     judged = judge(CLAIMS[1], column_of({}, omitted_rows=("4",)))
     assert "scale" in judged.reason

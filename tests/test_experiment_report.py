@@ -96,7 +96,7 @@ def test_the_headline_gives_progress_protocol_differences_and_verdicts() -> None
     assert re.search("3 claims 1 holds, 1 does not, 1 cannot ", done)
     half = comparison(SCHEDULE, (), rows=3).headline
     assert "At scale embedded, 18 of 30 results so far, like for like" in half
-    assert re.search("1 claim 0 hold, 0 do not, 1 cannot ", half)
+    assert re.search("1 claim 0 hold, 0 do not, 0 cannot be decided, 1 not run", half)
     empty = comparison(PARTIAL, rows=0).headline
     assert empty.startswith("Nothing is measured at scale embedded")
     assert "1 claim " in empty
@@ -173,7 +173,7 @@ def test_the_terminal_shows_numbers_verdicts_and_progress() -> None:
     verdicts = render(claims_table(content))
     for verdict in ("holds", "does not hold", "cannot tell"):
         assert verdict in verdicts
-    assert "18 of 30" in render(summary_table([content, comparison(SCHEDULE, rows=3)]))
+    assert "18/30" in render(summary_table([content, comparison(SCHEDULE, rows=3)]))
 
 
 @pytest.mark.parametrize("width", [80, 100, 200])
@@ -246,9 +246,17 @@ def test_each_measurement_has_a_panel_and_each_side_its_own_range() -> None:
     assert [axes.get_ylabel() for axes in papers] == ["paper, top-1 %"] * 2
     assert [axes.get_ylabel() for axes in ours] == ["ours, top-1 %"] * 2
     assert papers[1].get_ylim()[1] < 80 < 83 < ours[1].get_ylim()[1]
-    for axes in figure.axes:
-        low, high = axes.get_ylim()
-        assert high - low >= 1.0
+    for left, right in zip(papers, ours, strict=True):
+        spans = [high - low for low, high in (left.get_ylim(), right.get_ylim())]
+        assert spans[0] == pytest.approx(spans[1]), "one unit is as high on both"
+        assert spans[0] >= 1.0
+
+
+def test_levels_are_subtracted_only_where_both_are_of_the_same_images() -> None:
+    assert "ours - paper" in markdown_table(comparison(DEPTH, ("pretraining: x",)))
+    elsewhere = comparison(DEPTH, ("data: 5,000 digits (the paper: ImageNet-1K)",))
+    assert "ours - paper" not in markdown_table(elsewhere)
+    assert "65.5 [-8.0]" in markdown_table(elsewhere), "differences to the default row"
 
 
 def test_an_unfinished_table_is_drawn_as_far_as_it_goes_and_a_plain_table_not(

@@ -18,7 +18,8 @@ import numpy as np
 from unmask.config.paper_facts import Claim
 from unmask.reports.paper.bootstrap import Estimate, Sample, resample
 
-Verdict = Literal["holds", "does not hold", "cannot tell"]
+# "not run": rows that the claim is about have no result
+Verdict = Literal["holds", "does not hold", "cannot tell", "not run"]
 CONFIDENCE = 0.95
 
 
@@ -96,7 +97,7 @@ def judge(claim: Claim, column: ColumnSamples) -> JudgedClaim:
         dict.fromkeys(row for pair in to_refute for row in (pair.high, pair.low))
     )
     if missing := _describe_missing(rows, column):
-        return JudgedClaim(claim, "cannot tell", missing)
+        return JudgedClaim(claim, "not run", missing)
     digest = hashlib.sha256(claim.says.encode()).digest()
     rng = np.random.default_rng(int.from_bytes(digest[:8], "little"))
     estimates = {}

@@ -65,6 +65,11 @@ class Comparison:
         return [name for name, c in columns if c.counted or name in trained]
 
     @property
+    def has_papers_data(self) -> bool:
+        """Return whether our rows are of the paper's images, at its size."""
+        return not any(line.startswith("data: ") for line in self.protocol_differences)
+
+    @property
     def verdict_counts(self) -> Counter[str]:
         """Return how many claims have each verdict."""
         return Counter(judged.verdict for judged in self.claims)
@@ -96,7 +101,8 @@ class Comparison:
             f"{start}: of the paper's {claims}"
             f" {hold} {'holds' if hold == 1 else 'hold'},"
             f" {fail} {'does' if fail == 1 else 'do'} not,"
-            f" {self.verdict_counts['cannot tell']} cannot be decided."
+            f" {self.verdict_counts['cannot tell']} cannot be decided,"
+            f" {self.verdict_counts['not run']} not run."
         )
 
 

@@ -33,15 +33,17 @@ TEXT_COLOUR = "#24292f"
 PLACEHOLDER = "#010203"
 # what comes before an identifier in an SVG
 IDENTIFIER_PREFIX = re.compile(r'\bid="|href="#|url\(#')
-# An axis spans at least one unit, so that noise does not look like a trend.
+# The axes span at least one unit, so that noise does not look like a trend.
 MIN_SPAN = 1.0
 # tick labels closer than this share of the axis would overlap
 MIN_TICK_GAP = 0.04
 LABEL_WIDTH = 12  # characters
+# of points that no line joins, to either side of their row
+SHIFT = 0.08
 
 
 class Series(NamedTuple):
-    """One line or one set of bars."""
+    """One line, or one set of points."""
 
     label: str
     unit: str
@@ -67,7 +69,7 @@ def comparison_figure(comparison: Comparison) -> Figure | None:
     figure = Figure((WIDTH, HEIGHT * len(panels) + 0.5), layout="constrained")
     axes = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
     for left, panel in zip(axes, panels, strict=True):
-        _draw_panel(left, panel, comparison.paper.form == "bars")
+        _draw_panel(left, panel, comparison.paper.form == "curve")
     _label_rows(axes[-1], comparison)
     figure.align_ylabels()
     return figure
@@ -168,7 +170,7 @@ def _positions(comparison: Comparison) -> list[float]:
     return [float(i) for i in range(len(paper.rows))]
 
 
-def _draw_panel(left: Axes, panel: list[Series], is_bars: bool) -> None:
+def _draw_panel(left: Axes, panel: list[Series], joined: bool) -> None:
     papers = [series for series in panel if not series.is_ours]
     ours = [series for series in panel if series.is_ours]
     left.set_ylabel(f"paper, {panel[0].unit}")
@@ -182,11 +184,13 @@ def _draw_panel(left: Axes, panel: list[Series], is_bars: bool) -> None:
         sides.append((right, ours))
     open_frame(left, color=mpl.rcParams["text.color"], alpha=0.15)
     left.spines["right"].set_visible(len(sides) > 1)
+    spans = [high - low for low, high in (_range(group) for _, group in sides)]
+    span = max(MIN_SPAN, *spans)
     for axes, group in sides:
         for i, series in enumerate(group):
             if len(series.points):
-                (_draw_bars if is_bars else _draw_curve)(axes, series, i)
-        _set_range(axes, group, is_bars)
+                _draw_points(axes, series, i, joined)
+        _set_range(axes, group, span)
     left.legend(
         handles=[h for axes, _ in sides for h in axes.get_legend_handles_labels()[0]],
         frameon=False,
@@ -197,68 +201,50 @@ def _draw_panel(left: Axes, panel: list[Series], is_bars: bool) -> None:
     )
 
 
-def _draw_curve(axes: Axes, series: Series, i: int) -> None:
-    """Draw the i-th line of its side."""
+def _draw_points(axes: Axes, series: Series, i: int, joined: bool) -> None:
+    """Draw the i-th points of its side, each with its number where none are joined."""
     stds = series.points["std"].fillna(0.0)
     colours = OUR_COLOURS if series.is_ours else PAPER_COLOURS
+    line = "-" if series.is_ours else "--"
+    shift = 0.0 if joined else SHIFT if series.is_ours else -SHIFT
     axes.errorbar(
-        series.points.index,
+        series.points.index + shift,
         series.points["value"],
         stds if stds.any() else None,
         color=colours[i % len(colours)],
         marker="o" if series.is_ours else PAPER_MARKERS[i % len(PAPER_MARKERS)],
-        linestyle="-" if series.is_ours else "--",
+        linestyle=line if joined else "none",
         markersize=4.5,
         linewidth=1.5,
         capsize=2.5,
         label=series.label,
     )
-
-
-def _draw_bars(axes: Axes, series: Series, i: int) -> None:
-    """Draw the i-th bars of its side.
-
-    What only the paper reports stands where the paper's bar of the row would be.
-    """
-    label = series.label
-    shift = 0.2 if series.is_ours else -0.2
-    for position, value, std in series.points.itertuples():
-        x = position + shift
-        axes.bar(
-            x,
-            value,
-            0.37,
-            color=OUR_COLOURS[0] if series.is_ours else PAPER_COLOURS[min(i, 1)],
-            yerr=None if math.isnan(std) else std,
-            capsize=2.5,
-            error_kw={"ecolor": mpl.rcParams["text.color"], "elinewidth": 1},
-            label=label,
-        )
+    if joined:
+        return
+    for position, value in series.points["value"].items():
         axes.annotate(
             f"{value:.1f}",
-            (x, value + (0.0 if math.isnan(std) else std)),
-            (0, 2),
+            (position + shift, value),
+            (5 if series.is_ours else -5, 0),
             textcoords="offset points",
-            ha="center",
+            ha="left" if series.is_ours else "right",
+            va="center",
             fontsize=8,
         )
-        # matplotlib leaves labels that begin with "_" out of the legend
-        label = "_"
 
 
-def _set_range(axes: Axes, group: list[Series], is_bars: bool) -> None:
-    """Fit the axis to its own numbers: each side has its own range."""
+def _range(group: list[Series]) -> tuple[float, float]:
+    """Return the least and the largest number, one standard deviation around."""
     points = pd.concat([series.points for series in group]).fillna(0.0)
-    low = (points["value"] - points["std"]).min()
-    high = (points["value"] + points["std"]).max()
-    missing_span = max(0.0, MIN_SPAN - (high - low))
-    low -= missing_span / 2
-    high += missing_span / 2
-    span = high - low
-    # The lowest bar needs a visible height, and the numbers above bars need room.
-    below = 0.35 if is_bars else 0.1
-    above = 0.22 if is_bars else 0.1
-    axes.set_ylim(low - below * span, high + above * span)
+    low, high = points["value"] - points["std"], points["value"] + points["std"]
+    return low.min(), high.max()
+
+
+def _set_range(axes: Axes, group: list[Series], span: float) -> None:
+    """Centre the axis on its own numbers; `span` is that of both axes of a panel."""
+    low, high = _range(group)
+    middle, half = (low + high) / 2, 0.6 * span
+    axes.set_ylim(middle - half, middle + half)
 
 
 def _label_rows(axes: Axes, comparison: Comparison) -> None:

@@ -5,15 +5,21 @@ from pathlib import Path
 
 from unmask.reports.paper.comparison import Finding
 from unmask.reports.paper.figures import figure_svg
-from unmask.reports.paper.tables import cell_texts, describe_correlations
+from unmask.reports.paper.tables import cell_texts, describe_correlations, heads
 from unmask.reports.run.page import render
 
 # CSS classes of the verdicts, and what their totals are called
-TONES = {"holds": "good", "does not hold": "bad", "cannot tell": "open"}
+TONES = {
+    "holds": "good",
+    "does not hold": "bad",
+    "cannot tell": "open",
+    "not run": "quiet",
+}
 TOTAL_NAMES = {
     "holds": "claims hold",
     "does not hold": "claims do not hold",
     "cannot tell": "claims cannot be decided",
+    "not run": "claims are not run yet",
 }
 
 
@@ -41,6 +47,7 @@ def render_paper_page(
         sheet=base64.b64encode(sheet).decode() if sheet else None,
         tones=TONES,
         figure_svg=figure_svg,
+        heads=heads,
         cell_texts=cell_texts,
         describe_correlations=describe_correlations,
     )

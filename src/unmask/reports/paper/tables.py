@@ -17,8 +17,13 @@ from unmask.reports.paper.comparison import Comparison, Finding
 from unmask.reports.run.page import render
 
 NO_VALUE = "-"
-MARKS = {"holds": "✔", "does not hold": "✘", "cannot tell": "?"}
-STYLES = {"holds": "green", "does not hold": "red", "cannot tell": "yellow"}
+MARKS = {"holds": "✔", "does not hold": "✘", "cannot tell": "?", "not run": "-"}
+STYLES = {
+    "holds": "green",
+    "does not hold": "red",
+    "cannot tell": "yellow",
+    "not run": "dim",
+}
 
 
 def format_number(value: float, sign: bool = False) -> str:
@@ -46,9 +51,13 @@ def format_ours(cell: Mapping[Hashable, float]) -> str:
 
 
 def heads(comparison: Comparison, column: str) -> list[str]:
-    """Return whose numbers the table has of a column: the paper's, and ours."""
-    is_ours = column in comparison.our_columns
-    return ["paper", "ours", "ours - paper"] if is_ours else ["paper"]
+    """Return whose numbers the table has of a column: the paper's, and ours.
+
+    Their difference is there only where both are of the same images.
+    """
+    if column not in comparison.our_columns:
+        return ["paper"]
+    return ["paper", "ours", *["ours - paper"] * comparison.has_papers_data]
 
 
 def cell_texts(comparison: Comparison, column: str, row: str) -> list[tuple[str, str]]:
@@ -161,16 +170,19 @@ def claims_table(comparison: Comparison) -> Table:
 
 def summary_table(comparisons: list[Comparison]) -> Table:
     """Draw a line for each experiment; the table fits into 80 columns."""
-    texts = ("experiment", "in the paper", "scale")
+    texts = ("experiment", "paper", "scale")
     table = _light_table(
         "Experiments",
         *[Column(name, no_wrap=True) for name in texts],
         Column("results", justify="right", no_wrap=True),
-        *[Column(verdict, justify="right") for verdict in STYLES],
+        *[
+            Column(verdict, justify="right", min_width=max(map(len, verdict.split())))
+            for verdict in STYLES
+        ],
     )
     for comparison in comparisons:
         counts = [str(comparison.verdict_counts[verdict]) for verdict in STYLES]
-        done = f"{comparison.done} of {comparison.expected}"
+        done = f"{comparison.done}/{comparison.expected}"
         # "Table 7 (ImageNet-1K columns)" would not fit.
         number = re.split(r",| \(", comparison.paper.paper)[0]
         table.add_row(comparison.slug, number, comparison.scale, done, *counts)

@@ -16,6 +16,8 @@ START_NAMES = {
     "pixels": "raw pixels",
 }
 BAR_WIDTH = 0.26
+# of a measurement and its controls, in inches
+MEASUREMENT_HEIGHT = 0.75
 # the least distance between two labels at the ends of curves, in per cent
 MIN_LABEL_GAP = 5.0
 
@@ -80,34 +82,34 @@ def loss_curve(rows: list[dict[str, Any]]) -> str:
 def measurement_bars(measurements: list[dict[str, Any]]) -> str:
     """Draw the accuracy of each measurement beside its controls.
 
-    measurements: of `group_measurements`.
+    measurements: of `group_measurements`; they stand below each other, so that their
+    names are read at any number of them.
     """
-    figure, axes = _new_axes()
+    figure, axes = _new_axes(MEASUREMENT_HEIGHT * len(measurements) + 0.9)
     # The middle one of three bars stands on the tick.
     for start, shift in zip(START_NAMES, (-BAR_WIDTH, 0, BAR_WIDTH), strict=True):
         bars = {
-            x + shift: group["accuracy"][start]
-            for x, group in enumerate(measurements)
+            y + shift: group["accuracy"][start]
+            for y, group in enumerate(measurements)
             if start in group["accuracy"]
         }
         if not bars:
             continue
-        axes.bar(
+        drawn = axes.barh(
             list(bars),
             list(bars.values()),
             BAR_WIDTH * 0.94,
             color=COLOURS[start],
             label=START_NAMES[start],
         )
-        for x, value in bars.items():
-            axes.text(
-                x, value + 1, f"{value:.1f}", ha="center", va="bottom", fontsize=9
-            )
-    axes.set_xticks(range(len(measurements)), [group["name"] for group in measurements])
-    axes.set_xlim(-0.6, len(measurements) - 0.4)
-    axes.set_ylim(0, 112)
-    axes.set_yticks(range(0, 101, 20))
-    axes.set_ylabel("top-1 accuracy, %")
+        axes.bar_label(drawn, fmt="%.1f", padding=3, fontsize=9)
+    axes.set_yticks(range(len(measurements)), [group["name"] for group in measurements])
+    axes.set_ylim(len(measurements) - 0.5, -0.5)
+    axes.set_xlim(0, 108)
+    axes.set_xticks(range(0, 101, 20))
+    axes.set_xlabel("top-1 accuracy, %")
+    axes.grid(axis="y", visible=False)
+    axes.grid(axis="x", linewidth=0.6, color="#d0d7de")
     axes.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return to_svg(figure)
 
