@@ -199,6 +199,7 @@ def test_folders_of_corrupted_images_are_read_in_imagenet_cs_layout(shades) -> N
     table = pd.read_csv(
         root / "runs" / "robustness" / result["fingerprint"] / "robustness.csv"
     )
+    assert result["title"] == "robustness of finetune, corrupted"
     assert list(table["name"]) == ["fog", "snow"]
     assert list(table["images"]) == [12, 12]
 

@@ -61,7 +61,8 @@ class StageSpec:
 
     start: "pretrained", "given" (init_from), "random" (also: from scratch), "pixels",
     or "images" for what is fitted to images. science: all that the result depends on,
-    beside the parent, which made the weights.
+    beside the parent, which made the weights. folder: the name of that of images of
+    their own, which the title says.
     """
 
     kind: str
@@ -69,6 +70,7 @@ class StageSpec:
     # two stages are the same if kind, start and parents are: their science then is, too
     science: dict[str, Any] = field(compare=False)
     parent: "StageSpec | None" = None
+    folder: str | None = field(default=None, compare=False)
 
     @property
     def fingerprint(self) -> str:
@@ -79,14 +81,16 @@ class StageSpec:
     def title(self) -> str:
         """Return what tables call this stage."""
         kind = STAGES[self.kind]
-        title = kind.title.format(**self.science.get("recipe", {}))
+        recipe = self.science.get("recipe", {})
+        folder = {"source": self.folder} if self.folder else {}
+        title = kind.title.format(**{**recipe, **folder})
         # the classifier that robustness measures has said what it starts from
         if self.start in kind.controls or (
             self.start == "given" and kind.parent != "classifier"
         ):
             title += START_TITLES[self.start]
         # robustness on the validation images of the data set itself
-        return title.removesuffix(", corrupted")
+        return title if self.folder else title.removesuffix(", corrupted")
 
 
 def digest(content: dict[str, Any]) -> str:

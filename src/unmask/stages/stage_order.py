@@ -1,5 +1,7 @@
 """From a config to its stages in order: each with its parent before it."""
 
+from pathlib import Path
+
 from unmask.config.recipes import FITTED_STAGES, STAGES
 from unmask.config.schema import Config
 from unmask.stages.fingerprint import (
@@ -52,7 +54,10 @@ def list_stages(
             classifier = measurement(measured, starts[0])
             science = robustness_science(config, identity, test_identity)
             stages.append(classifier)
-            stages.append(StageSpec(kind, starts[0], science, classifier))
+            # images of their own, as ImageNet-A, have the name of their folder
+            root = config.robustness.root if test_identity else None
+            folder = Path(root).expanduser().resolve().name if root else None
+            stages.append(StageSpec(kind, starts[0], science, classifier, folder))
         else:
             stages += [measurement(kind, start) for start in starts]
     # parents that several stages share are run once
