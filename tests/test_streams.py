@@ -1,5 +1,6 @@
 """A reader, a terminal or a disk that goes away takes its lines with it, not the run."""
 
+import io
 import os
 import signal
 from collections.abc import Callable
@@ -57,6 +58,15 @@ def test_a_stream_that_works_is_as_it_was(tmp_path: Path) -> None:
     assert not stream.isatty()
     print("caf\N{LATIN SMALL LETTER E WITH ACUTE}", file=stream, flush=True)
     assert (tmp_path / "log").read_bytes() == b"caf\xe9\n"
+
+
+def test_what_is_not_buffered_arrives_at_once(tmp_path: Path) -> None:
+    """As with python -u, and PYTHONUNBUFFERED."""
+    raw = (tmp_path / "log").open("wb", buffering=0)
+    pythons = io.TextIOWrapper(raw, write_through=True)  # type: ignore[arg-type]
+    stream = lasting(pythons)
+    stream.write("step 1")
+    assert (tmp_path / "log").read_bytes() == b"step 1"
 
 
 @pytest.mark.process

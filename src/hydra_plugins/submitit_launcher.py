@@ -30,12 +30,17 @@ from unmask.commands.composition import Composer
 from unmask.config.checks import ConfigError, check
 from unmask.config.trainer import Trainer
 from unmask.distributed.processes import PREEMPTED, ForwardSignals, received_signals
+from unmask.distributed.slurm import EARLY_SECONDS
 
 POLL_SECONDS = 1.0  # between looks at the jobs
+# a job that trains needs at least this long to start and to make some steps
+START_SECONDS = 60
 # options of every executor of submitit; others get the name of their cluster in front
 SHARED_OPTIONS = {field.name for field in fields(submitit_config.BaseQueueConf)} - {
     "submitit_folder"
 }
+DEFAULT_DELAY = submitit_config.SlurmQueueConf.signal_delay_s
+DEFAULT_MINUTES = submitit_config.SlurmQueueConf.timeout_min
 GPU_OPTIONS = {"gpus_per_node", "gpus_per_task", "gres"}
 
 
@@ -45,10 +50,13 @@ class SlurmJobs(submitit_config.SlurmQueueConf):
 
     nodes, gpus_per_node: null takes the cell's trainer.nodes and trainer.devices.
     max_num_timeout: how often a job that runs out of time is queued again.
+    additional_parameters: options of sbatch that have no name here.
     """
 
     _target_: str = "hydra_plugins.submitit_launcher.SubmititLauncher"
     cluster: str = "slurm"
+    # not a dict: Hydra would ask for a "+" before a key that it does not hold
+    additional_parameters: Any = None
     nodes: int | None = None
     max_num_timeout: int = 10
     report: bool = False
@@ -130,6 +138,8 @@ class SubmititLauncher(Launcher):
                 resources(check(composer(cell.overrides)).trainer, self.options)
                 for cell in cells
             ]
+            if self.cluster == "slurm":
+                refuse_short_limit(self.options)
             jobs = self._submit(cells, wanted)
         # submitit raises the last three: SLURM is missing, or an option does not exist
         except (ConfigError, ValueError, RuntimeError, NameError) as error:
@@ -170,8 +180,11 @@ class SubmititLauncher(Launcher):
         # seconds, and only this launcher needs it
         import submitit
 
+        from unmask.distributed.slurm_states import QueueWatcher
         from unmask.distributed.submitit_job import CellJob
 
+        submitit.SlurmJob.watcher = QueueWatcher()
+        job_of_cell = CellJob(self.options.get("signal_delay_s", DEFAULT_DELAY))
         jobs: list[Any] = []
         pairs = zip(wanted, cells, strict=True)
         for resources_, group in groupby(pairs, key=lambda pair: pair[0]):
@@ -182,7 +195,7 @@ class SubmititLauncher(Launcher):
             }
             executor.update_parameters(**parameters)
             commands = [this_script(cell.overrides) for _, cell in group]
-            jobs += executor.map_array(CellJob(), commands)
+            jobs += executor.map_array(job_of_cell, commands)
         print(
             f"jobs {', '.join(job.job_id for job in jobs)}; their output:"
             f" {jobs[0].paths.folder.parent}",
@@ -196,6 +209,8 @@ class SubmititLauncher(Launcher):
         Of a failed cell, print the last line of its output too.
         """
         from submitit.core.utils import UncompletedJobError
+
+        from unmask.distributed.submitit_job import last_words
 
         task = job.task(0)
         try:
@@ -211,12 +226,25 @@ class SubmititLauncher(Launcher):
             )
         print(f"{prefix}{' '.join(cell.overrides)}: {cell.state}", flush=True)
         if cell.has_failed:
-            lines = (task.stderr() or "").strip().splitlines()
-            last_line = lines[-1] if lines else "no output"
             print(
-                f"{prefix}{last_line}\n{prefix}{task.paths.stderr}",
+                f"{prefix}{last_words(task.stderr() or '')}\n"
+                f"{prefix}{task.paths.stderr}",
                 file=sys.stderr,
             )
+
+
+def refuse_short_limit(options: dict[str, Any]) -> None:
+    """Raise ConfigError where SLURM's signal would come before the first steps."""
+    minutes = options.get("timeout_min", DEFAULT_MINUTES)
+    delay = options.get("signal_delay_s", DEFAULT_DELAY)
+    needed = delay + EARLY_SECONDS + START_SECONDS
+    if 60 * minutes < needed:
+        raise ConfigError(
+            f"hydra.launcher.timeout_min = {minutes}: too short, as SLURM asks a job to"
+            f" leave up to {delay + EARLY_SECONDS} seconds before its end"
+            f" (hydra.launcher.signal_delay_s={delay}, and 60); set at least"
+            f" {-(-needed // 60)}"
+        )
 
 
 def resources(trainer: Trainer, options: dict[str, Any]) -> dict[str, Any]:

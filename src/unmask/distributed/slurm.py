@@ -11,6 +11,9 @@ from unmask.distributed.processes import (
 )
 from unmask.distributed.ranks import rank_info
 
+# SLURM may send the signal that announces the time limit so much earlier than it is
+# asked to
+EARLY_SECONDS = 60
 # how long scontrol may take to answer
 SCONTROL_SECONDS = 60
 # The other tasks wait before they exit: on some clusters (KillOnBadExit) a task's exit

@@ -50,8 +50,10 @@ def outlive_streams() -> None:
 def lasting(stream: io.TextIOWrapper) -> io.TextIOWrapper:
     """Return a stream on the same descriptor that drops what it cannot write."""
     stream.flush()
+    raw: Any = LastingFile(stream.fileno(), "w", closefd=False)
     return io.TextIOWrapper(
-        io.BufferedWriter(LastingFile(stream.fileno(), "w", closefd=False)),
+        # where Python is to buffer nothing (-u), neither does it between the two
+        raw if stream.write_through else io.BufferedWriter(raw),
         encoding=stream.encoding,
         errors=stream.errors,
         line_buffering=stream.line_buffering,

@@ -99,6 +99,7 @@ def silence_lightning() -> None:
         ".*in eval mode at the start.*",
         ".*broadcast_buffers.*",
         ".*sync_dist=True.*",
+        "The `srun` command is available.*",
     ):
         warnings.filterwarnings("ignore", message=message)
 
