@@ -153,7 +153,7 @@ class MetricsLogger(L.Callback):
         metrics = {
             key: float(value)
             for key, value in trainer.callback_metrics.items()
-            if key.startswith("val/")
+            if key.startswith(("val/", "watch/"))
         }
         if trainer.is_global_zero:
             rows = read_rows(self.path)

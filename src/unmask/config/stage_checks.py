@@ -112,6 +112,11 @@ def _check_devices(config: Config) -> Iterator[str]:
             f"trainer.sharded = true: none of the stages {config.stages} trains an"
             " encoder, and frozen encoders are not sharded; set trainer.sharded=false"
         )
+    if trainer.sharded and config.watch.probe:
+        yield (
+            f"watch.probe = {config.watch.probe}: a sharded encoder is not probed while"
+            " it trains; leave it out, and add knn to stages"
+        )
     longest = FINISH_SECONDS_PER_TIMEOUT_MINUTE * trainer.timeout_minutes
     is_online = wandb is not None and wandb.mode == "online"
     if wandb and is_online and not is_one_device and wandb.finish_seconds > longest:
@@ -124,12 +129,22 @@ def _check_devices(config: Config) -> Iterator[str]:
 
 def check_labels(config: Config, num_classes: int) -> list[str]:
     """Return an error message for stages that need labels on data that has none."""
-    stages = [stage for stage in config.stages if stage in LABELLED_STAGES]
-    if num_classes > 1 or not stages:
+    if num_classes > 1:
         return []
+    stages = [stage for stage in config.stages if stage in LABELLED_STAGES]
     layout = "one class folder" if num_classes else "no class folders"
-    return [
-        f"stages = {config.stages}: {', '.join(stages)} need labels, and the images in"
-        f" data.root={config.data.root} lie in {layout}; sort them into one folder a"
-        " class, or run stages=[pretrain]"
-    ]
+    where = (
+        f"need labels, and the images in data.root={config.data.root} lie in {layout};"
+        " sort them into one folder a class, or"
+    )
+    errors = []
+    if stages:
+        names = ", ".join(stages)
+        errors.append(
+            f"stages = {config.stages}: {names} {where} run stages=[pretrain]"
+        )
+    if config.watch.probe:
+        errors.append(
+            f"watch.probe = {config.watch.probe}: features {where} leave it out"
+        )
+    return errors

@@ -118,6 +118,18 @@ class Watch(Section):
     pictures: Count = Field(
         description="number of validation images that are reconstructed"
     )
+    probe: Literal["knn", "linear"] | None = Field(
+        default=None,
+        description=(
+            "measure the features whenever pretraining validates, as watch/<probe>, for"
+            " you to look at: kNN, or a linear classifier by ridge regression; changes"
+            " no result"
+        ),
+    )
+    probe_images: Count = Field(
+        default=5000,
+        description="use at most so many training, and so many validation images",
+    )
     trace: bool = Field(
         description=(
             "write trace.jsonl: for each step the loss and hashes of samples, pixels"

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -15,20 +16,24 @@ from unmask.callbacks.metrics import MetricsLogger
 from unmask.callbacks.nonfinite import NonfiniteGuard, SpikeDetector, SpikeRule
 from unmask.callbacks.pause import requested_pause
 from unmask.callbacks.pictures import Pictures
+from unmask.callbacks.probe import Accuracy, FeatureProbe
 from unmask.callbacks.progress import StageProgress
 from unmask.callbacks.tracer import Tracer
 from unmask.callbacks.watchdog import Watchdog
 from unmask.config.recipes import ENCODER_STAGES
 from unmask.config.trainer import Trainer
 from unmask.data.loading.module import FeatureData, ImageData
+from unmask.data.loading.views import Views
 from unmask.distributed import collectives
 from unmask.mae import num_parameters
 from unmask.optim import OptimizerRecipe
 from unmask.storage import checkpoints
 from unmask.storage.atomic import write_json
 from unmask.tasks.classify import Classify
+from unmask.tasks.knn import knn_accuracy
 from unmask.tasks.pretrain import Pretrain
 from unmask.tasks.recompute import TrainingTask
+from unmask.tasks.ridge import ridge_accuracy
 from unmask.training.class_tables import write_class_tables
 from unmask.training.dashboards import choose_dashboards
 from unmask.training.fsdp import build_strategy
@@ -68,7 +73,7 @@ def fit(stage: Stage, module: TrainingTask, data: ImageData | FeatureData) -> Me
     )
     callbacks = _callbacks(stage, make_optimizer, writer, logger, spikes)
     if isinstance(module, Pretrain) and isinstance(data, ImageData):
-        callbacks += _pictures(stage, module, data)
+        callbacks += _pictures(stage, module, data) + _probe(stage, data)
     trainer = _trainer(stage, callbacks, make_optimizer, writer)
     newest = collectives.on_rank_zero(
         lambda: checkpoints.newest(stage.folder.checkpoints)
@@ -204,6 +209,27 @@ def _pictures(stage: Stage, module: Pretrain, data: ImageData) -> list[L.Callbac
             data.val_views,
             data.image_format,
             stage.config.watch.pictures,
+        )
+    ]
+
+
+def _probe(stage: Stage, data: ImageData) -> list[L.Callback]:
+    watch, knn = stage.config.watch, stage.config.knn
+    if watch.probe is None:
+        return []
+    accuracy: Accuracy = ridge_accuracy
+    if watch.probe == "knn":
+        accuracy = partial(knn_accuracy, k=knn.k, temperature=knn.temperature)
+    bank = Views(data.train_views.split, data.image_format, None, data.seed)
+    return [
+        FeatureProbe(
+            watch.probe,
+            accuracy,
+            bank,
+            data.val_views,
+            watch.probe_images,
+            data.image_format,
+            knn.pool,
         )
     ]
 

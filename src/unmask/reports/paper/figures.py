@@ -221,7 +221,7 @@ def _draw_points(axes: Axes, series: Series, i: int, joined: bool) -> None:
     )
     if joined:
         return
-    for position, value in series.points["value"].items():
+    for position, value, _ in series.points.itertuples():
         axes.annotate(
             f"{value:.1f}",
             (position + shift, value),
