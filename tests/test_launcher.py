@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,7 +16,15 @@ from types import SimpleNamespace
 import pytest
 
 from forked import Started
-from small_runs import call, children, command, environment, has_logged, is_running
+from small_runs import (
+    ROOT,
+    call,
+    children,
+    command,
+    environment,
+    has_logged,
+    is_running,
+)
 from test_slurm import fake_scontrol, scontrol_calls
 from test_together import relative_distance, weights
 from unmask.distributed import collectives, launcher
@@ -310,6 +320,19 @@ def test_torchrun_starts_it_as_well(tmp_path: Path) -> None:
     assert done.stdout.count("The page with curves and pictures") == 1
     (result,) = tmp_path.glob("pretrain/*/result.json")
     assert json.loads(result.read_text())["processes"] == 2
+
+
+def test_torchrun_knows_the_options_that_the_guide_names() -> None:
+    """Without them SIGUSR1, which SLURM sends, ends torchrun and not its processes."""
+    from torch.distributed.run import get_args_parser
+
+    text = (ROOT / "docs" / "devices.md").read_text()
+    lines = re.findall(r"^torchrun (--.*)$", text, re.MULTILINE)
+    parsed = [get_args_parser().parse_args(shlex.split(line)) for line in lines]
+    assert [found.training_script for found in parsed] == ["src/train.py"] * 2
+    signals = {name for found in parsed for name in found.signals_to_handle.split(",")}
+    assert signals >= {"SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2"}
+    assert all(hasattr(found, "shutdown_timeout") for found in parsed)
 
 
 def test_another_number_of_ranks_than_the_config_says_is_refused(

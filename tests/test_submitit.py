@@ -139,6 +139,8 @@ def test_slurm_jobs_get_their_cells_resources_and_a_dead_one_stops_no_other(
         ("sbatch", SBATCH.replace("{here}", str(tmp_path))),
         ("srun", SRUN),
         ("sacct", SACCT),
+        # a real one knows nothing of these jobs
+        ("squeue", "#!/bin/sh\nexit 1\n"),
     ):
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)

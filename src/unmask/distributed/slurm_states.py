@@ -16,7 +16,7 @@ LOOK_SECONDS = 20
 # how long squeue and sacct may take to answer
 ANSWER_SECONDS = 60
 # of a job that is in the queue no longer and that sacct does not know
-GONE = "GONE"
+GONE = "no longer in the queue"
 
 
 class QueueWatcher(SlurmInfoWatcher):

@@ -91,14 +91,15 @@ def count_only_timeouts(handler: Any, signal_delay_s: int) -> None:
 def last_words(stderr: str) -> str:
     """Return the last line that the job's newest attempt has printed.
 
-    SLURM appends the output of all attempts to one file.
+    SLURM appends the output of all attempts to one file. Where SLURM says why it ended
+    the job, that is the line: others follow it.
     """
     lines = stderr.rpartition(ATTEMPT)[2].strip().splitlines()
     if not lines:
         return "no output"
     if any("DUE TO JOB REQUEUE" in line for line in lines):
         return "no output since it was put into the queue again"
-    return lines[-1]
+    return next((line for line in lines if "CANCELLED AT" in line), lines[-1])
 
 
 def _run(command: Sequence[str]) -> tuple[int, list[dict[str, Any]]]:
