@@ -19,7 +19,6 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from PIL import Image
@@ -68,8 +67,7 @@ composer = Composer()
 # many tests repeat a run
 @cache
 def _compose(overrides: tuple[str, ...], tiny: bool) -> dict[str, Any]:
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return composer([*(TINY if tiny else ()), *overrides])
+    return composer([*(TINY if tiny else ()), *overrides])
 
 
 def plan_for(*overrides: str, tiny: bool = True) -> Plan:

@@ -53,7 +53,8 @@ class Composer:
     """Compose a run's overrides into plain containers, as src/train.py does."""
 
     def __init__(self) -> None:
-        self._composed: dict[tuple[str, ...], DictConfig] = {}
+        # by the chosen groups: the config, and Hydra's own part
+        self._composed: dict[tuple[str, ...], tuple[DictConfig, DictConfig]] = {}
 
     def __call__(self, overrides: Sequence[str]) -> dict[str, Any]:
         """Return the resolved config.
@@ -66,12 +67,14 @@ class Composer:
     def choices(self, overrides: Sequence[str]) -> dict[str, str]:
         """Return the chosen file of every group."""
         groups = tuple(filter(_chooses_group, overrides))
-        return resolve(self._compose_groups(groups).hydra.runtime.choices)
+        _, hydra = self._compose_groups(groups)
+        return resolve(hydra.runtime.choices)
 
     def _resolve(self, overrides: Sequence[str]) -> dict[str, Any]:
         groups = tuple(filter(_chooses_group, overrides))
         values = [override for override in overrides if override not in groups]
-        config = deepcopy(self._compose_groups(groups))
+        composed, _ = self._compose_groups(groups)
+        config = deepcopy(composed)
         for override in OverridesParser.create().parse_overrides(values):
             key = override.key_or_group
             if override.is_add() and OmegaConf.select(config, key) is not None:
@@ -80,14 +83,16 @@ class Composer:
                 )
             may_add = override.is_add() or override.is_force_add()
             OmegaConf.update(config, key, override.value(), force_add=may_add)
-        OmegaConf.set_struct(config, False)
-        # Hydra's own part holds values that only Hydra's main function fills in
-        config.pop("hydra")
         return resolve(config)
 
-    def _compose_groups(self, groups: tuple[str, ...]) -> DictConfig:
+    def _compose_groups(self, groups: tuple[str, ...]) -> tuple[DictConfig, DictConfig]:
         if groups not in self._composed:
-            self._composed[groups] = _compose("config", groups)
+            config = _compose("config", groups)
+            # it holds values that only Hydra's main function fills in
+            OmegaConf.set_struct(config, False)
+            hydra = config.pop("hydra")
+            OmegaConf.set_struct(config, True)
+            self._composed[groups] = config, hydra
         return self._composed[groups]
 
 
