@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from small_runs import plan_for
 from test_faults import another_user
+from unmask.config.checks import ConfigError
 from unmask.data.listing.listing import list_image_files, list_images
 
 
@@ -177,13 +179,20 @@ def test_a_class_of_one_image_is_trained_on(tmp_path: Path) -> None:
         write_files(tmp_path, "a/1.png", "b/1.png", "c/1.png", "c/2.png")
     )
     assert {label for _, label in listing.train} == {0, 1, 2}
-    with pytest.raises(
-        ValueError,
-        match=r"no val/.* none of its 3 images can be held out .*; add val/",
-    ):
-        list_images(
-            write_files(tmp_path.with_name("lone"), "a/1.png", "b/1.png", "c/1.png")
-        )
+
+
+def test_folders_of_one_image_each_are_no_classes_and_can_be_pretrained_on(
+    tmp_path: Path,
+) -> None:
+    root = write_files(tmp_path, "a/1.png", "b/1.png", "c/1.png")
+    listing = list_images(root)
+    assert (len(listing.train), len(listing.val), listing.classes) == (2, 1, ())
+    (note,) = (note for note in listing.notes if "only one of its class" in note)
+    assert "add val/" in note
+    common = (f"data.root={root}", "data.image_size=16", "data.patch_size=4")
+    plan_for("data=image_folder", *common, "stages=[pretrain]")
+    with pytest.raises(ConfigError, match="knn need labels"):
+        plan_for("data=image_folder", *common, "stages=[knn]")
 
 
 def test_a_validation_split_alone_is_refused(tmp_path: Path) -> None:
@@ -288,7 +297,8 @@ def test_validation_images_that_are_training_images_are_counted(tmp_path: Path) 
         write_files(tmp_path, name, size=5 + k)
     assert list_images(tmp_path).notes == ()
     (tmp_path / "val/b/9.jpg").write_bytes((tmp_path / "train/a/1.png").read_bytes())
-    (note,) = list_images(tmp_path).notes
+    (note, other) = list_images(tmp_path).notes
+    assert other.startswith("1 images lie in several classes")
     assert note.startswith("1 of 3 validation images are training images")
 
 

@@ -43,6 +43,26 @@ def test_images_of_any_size_and_mode_are_cropped_to_fit(
     assert result.original_BCHW.shape == (3, 1, 28, 28)
 
 
+def test_pictures_that_cannot_be_read_are_skipped_and_named(
+    stage: Path, tmp_path: Path
+) -> None:
+    """As in training and prediction; hidden files are no pictures at all."""
+    image_folder(tmp_path, per_class=2)
+    (tmp_path / "cat" / "000.png").write_bytes(b"no picture")
+    (tmp_path / "@eaDir").mkdir()
+    (tmp_path / "@eaDir" / "a.png").write_bytes(b"a thumbnail")
+    with pytest.warns(UserWarning, match=r"skipped: .*cat/000\.png") as caught:
+        result = reconstruct_images(
+            find_checkpoint(stage), tmp_path, count=4, mask_ratio=None, seed=0
+        )
+    assert len(result.original_BCHW) == 3
+    assert len(caught) == 1
+    with pytest.raises(ValueError, match=r"none of 1 images can be read; .*000\.png"):
+        reconstruct_images(
+            find_checkpoint(stage), tmp_path / "cat" / "000.png", 1, None, 0
+        )
+
+
 def test_a_stage_folder_and_its_file_mean_the_same_checkpoint(stage: Path) -> None:
     assert (
         find_checkpoint(find_checkpoint(stage))

@@ -215,7 +215,7 @@ DATASETS = {
     "listed": Dataset(
         "listed images",
         lists=Lists(
-            imported("unmask.data.listing.annotations:read_csv_lists"),
+            imported("unmask.data.listing.csv_lists:read_csv_lists"),
             layout=(
                 "train.csv with lines of path,label, the images at those paths, and"
                 " val.csv unless a share of train.csv is held out"

@@ -5,8 +5,10 @@ Imports no torch, for the same reason as `unmask.data.listing.listing`.
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from posixpath import normpath
 
 import numpy as np
 
@@ -16,17 +18,19 @@ from unmask.config.datasets import (
     ClassKey,
     LabelledPaths,
 )
-from unmask.data.listing.catalogue import holdout_mask
-from unmask.data.listing.identity import compute_identity, file_content_keys
-from unmask.data.listing.listing import Listing, list_images
-from unmask.data.listing.names import (
-    LabelledNames,
-    Names,
-    name_at,
-    pack_names,
-    unpack_names,
+from unmask.data.listing.catalogue import catalogue_files, holdout_mask
+from unmask.data.listing.conventions import sort_classes
+from unmask.data.listing.listing import (
+    ImageLabels,
+    Listing,
+    build_listing,
+    list_images,
 )
+from unmask.data.listing.names import Names, name_at, pack_names, unpack_names
 from unmask.data.listing.scan import NOT_A_FILE, file_size
+
+# A path relative to the root, and the index of its class.
+LabelledName = tuple[str, int]
 
 
 def list_source(
@@ -62,60 +66,86 @@ def list_source(
 
 
 def _to_listing(root: Path, annotations: Annotations, holdout: float) -> Listing:
-    # numbers before words, each in their order
-    keys = sorted(annotations.class_names, key=lambda key: (isinstance(key, str), key))
+    keys = sort_classes(annotations.class_names)
     index = {key: i for i, key in enumerate(keys)}
-    train_rows, val_rows = annotations.train, annotations.val
-    if val_rows is None:
-        train_rows, val_rows = _hold_out(train_rows, holdout)
     # Sorted by name: the ids of samples, and the randomness that is drawn by them,
     # must not depend on the order of lines.
-    train, val = (
-        _pack(sorted(_label_rows(rows, index, root))) for rows in (train_rows, val_rows)
-    )
+    train = sorted(set(_label_rows(annotations.train, index, root)))
+    repeated = len(annotations.train) - len(train)
+    if annotations.val is None:
+        mask = holdout_mask(np.array([label for _, label in train]), holdout)
+        val = list(itertools.compress(train, mask))
+        train = list(itertools.compress(train, ~mask))
+    else:
+        val = sorted(set(_label_rows(annotations.val, index, root)))
+        repeated += len(annotations.val) - len(val)
     if not train or not val:
         raise ValueError(
             f"the lists in data.root={root} name {len(train)} training and {len(val)}"
             " validation images; both need one"
         )
-    names = pack_names(name for name, _ in itertools.chain(train, val))
+    _require_one_class(train, val, keys)
+    names = pack_names(name for name, _ in (*train, *val))
     sizes = np.array(
         [file_size(str(root / name)) for name in unpack_names(names)], dtype=np.int64
     )
-    _require_files(root, train, sizes[: len(train)])
-    _require_files(root, val, sizes[len(train) :])
-
+    _require_files(root, names[: len(train)], sizes[: len(train)])
+    _require_files(root, names[len(train) :], sizes[len(train) :])
+    notes = (
+        *_missing_files_note(names, sizes),
+        *_repeats_note(repeated, {name for name, _ in train}, val),
+    )
     class_names = _unique_class_names(annotations)
-    # Keys, not names: iNaturalist published the names of its species later, for the
-    # same images and labels.
-    identity = compute_identity(
-        (train, val),
-        file_content_keys(root, names, sizes),
+    classes = tuple(class_names[key] for key in keys)
+    labels = np.array([label for _, label in (*train, *val)], dtype=np.int32)
+    indices = np.arange(len(names), dtype=np.int32)
+    # Keys, not names, in the identity: iNaturalist published the names of its species
+    # later, for the same images and labels.
+    return build_listing(
+        replace(catalogue_files(root, names, sizes), notes=notes),
+        (indices[: len(train)], indices[len(train) :]),
+        ImageLabels(labels, classes),
+        root,
         tuple(map(str, keys)),
     )
-    return Listing(
-        root,
-        train,
-        val,
-        tuple(class_names[key] for key in keys),
-        identity,
-        notes=_missing_files_note(names, sizes),
-    )
 
 
-def _pack(rows: list[tuple[str, int]]) -> LabelledNames:
-    labels = np.array([label for _, label in rows], dtype=np.int32)
-    return LabelledNames(pack_names(name for name, _ in rows), labels)
+def _require_one_class(
+    train: list[LabelledName], val: list[LabelledName], keys: Sequence[ClassKey]
+) -> None:
+    """Raise ValueError for an image that is listed with two classes."""
+    labels: dict[str, int] = {}
+    for name, label in (*train, *val):
+        # ./a.png is a.png
+        other = labels.setdefault(normpath(name), label)
+        if other != label:
+            raise ValueError(
+                f"{name} is listed with two labels, {keys[other]} and {keys[label]};"
+                " images have one class each: correct or remove a line"
+            )
 
 
-def _require_files(root: Path, split: LabelledNames, sizes: np.ndarray) -> None:
+def _repeats_note(
+    repeated: int, train: set[str], val: list[LabelledName]
+) -> Iterator[str]:
+    if repeated:
+        yield f"{repeated} lines of the lists repeat others, and count once"
+    shared = [name for name, _ in val if name in train]
+    if shared:
+        yield (
+            f"{len(shared)} of {len(val)} listed validation images are listed for"
+            f" training, too: {shared[0]}"
+        )
+
+
+def _require_files(root: Path, names: Names, sizes: np.ndarray) -> None:
     """Raise an error where no image of a split is a file."""
     if (sizes == NOT_A_FILE).all():
-        first = root / name_at(split.names, 0)
+        first = root / name_at(names, 0)
         # raises OSError for images that were never unpacked: the layout is shown
         first.stat()
         raise ValueError(
-            f"none of {len(split)} listed images is a file; the first is {first}"
+            f"none of {len(names)} listed images is a file; the first is {first}"
         )
 
 
@@ -139,20 +169,9 @@ def _unique_class_names(annotations: Annotations) -> dict[int | str, str]:
     }
 
 
-def _hold_out(
-    rows: LabelledPaths, holdout: float
-) -> tuple[LabelledPaths, LabelledPaths]:
-    # sorted: the order of lines must not decide which images are held out
-    rows = sorted(rows)
-    _, label_ids = np.unique([str(label) for _, label in rows], return_inverse=True)
-    mask = holdout_mask(label_ids, holdout)
-    train = list(itertools.compress(rows, ~mask))
-    return train, list(itertools.compress(rows, mask))
-
-
 def _label_rows(
     rows: LabelledPaths, index: Mapping[ClassKey, int], root: Path
-) -> Iterator[tuple[str, int]]:
+) -> Iterator[LabelledName]:
     """Yield (path relative to the root, index of the class) of each image.
 
     Raises ValueError for paths that leave the root and for unknown classes.

@@ -10,12 +10,11 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
+from unmask.commands.images import find_images
 from unmask.commands.predict.arguments import Predict
 from unmask.config.checks import ConfigError
 from unmask.data.images.unreadable import printable
-from unmask.data.listing.listing import list_image_files
 from unmask.data.listing.names import FolderStore, pack_names
-from unmask.data.listing.scan import IMAGE_SUFFIXES
 from unmask.data.loading.batch import Batch
 from unmask.data.loading.folders import StoredImages
 from unmask.data.loading.module import normalise
@@ -61,7 +60,8 @@ def predict(arguments: Predict) -> Predictions:
     Raises ConfigError for wrong arguments, ValueError where no image can be read.
     """
     _check_arguments(arguments)
-    root, names = _list_images(Path(arguments.images), arguments.count)
+    root, names = find_images(Path(arguments.images))
+    names = names[: arguments.count]
     classifier = load_trained_classifier(
         Path(arguments.checkpoint).expanduser(),
         Hints(heads=arguments.heads, grid=arguments.grid),
@@ -111,23 +111,6 @@ def _check_arguments(arguments: Predict) -> None:
             f"out={arguments.out}: its folder does not exist; make it, or give another"
             " place"
         )
-
-
-def _list_images(path: Path, count: int | None) -> tuple[Path, list[str]]:
-    """Return a folder and the names of the first `count` images below it, sorted."""
-    path = path.expanduser()
-    if not path.exists():
-        raise ConfigError(f"images={path}: no such file or folder")
-    if path.is_dir():
-        root, names = path, list_image_files(path, path)
-    else:
-        root, names = path.parent, [path.name]
-    if not names:
-        raise ConfigError(
-            f"images={path}: no images in it ({' '.join(sorted(IMAGE_SUFFIXES))}); to"
-            " turn shards into a folder of images: src/prepare.py with format=folder"
-        )
-    return root, names[:count]
 
 
 def _read_crops(

@@ -40,7 +40,6 @@ from unmask.data.listing.catalogue import (
     PREPARING_FOLDER,
     Catalogue,
     ClassFolders,
-    folder_slice,
 )
 from unmask.data.listing.names import name_at
 from unmask.storage.atomic import sha256, write_json, write_text
@@ -83,12 +82,9 @@ class Conversion:
         catalogue = self.catalogue
         if catalogue.labels is not None:
             return catalogue.labels, catalogue.classes
-        has_train = catalogue.splits[:1] == ("train",)
-        train = slice(0, len(catalogue.names))
-        if has_train:
-            train = folder_slice(catalogue.names, "train")
+        has_train = catalogue.chosen_splits.train is not None
         folders = ClassFolders.from_names(int(has_train), catalogue.names)
-        classes = folders.class_names(train)
+        classes = folders.class_names(catalogue.train_slice)
         # other readers know only -1 as no label
         return np.maximum(folders.labels(classes), -1), classes
 

@@ -12,8 +12,8 @@ from jaxtyping import Int, Int64
 
 from unmask.commands.prepare.transcode import Transcode
 from unmask.data.images.unreadable import read_content
-from unmask.data.listing.catalogue import Catalogue, folder_slice
-from unmask.data.listing.names import name_at
+from unmask.data.listing.catalogue import Catalogue
+from unmask.data.listing.names import folder_slice, name_at
 
 # Names of shards, by format.
 SHARD_NAMES = {

@@ -1,6 +1,7 @@
 """The source of a conversion: what kind it is, and which images it holds."""
 
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 from unmask.commands.prepare.arguments import Prepare
@@ -10,8 +11,10 @@ from unmask.data.containers.index import INDEX_FILE, read_index_kind
 from unmask.data.containers.source import CONTAINERS, catalogue_container
 from unmask.data.images.unreadable import printable
 from unmask.data.listing.catalogue import Catalogue
+from unmask.data.listing.conventions import find_splits, is_hidden
 from unmask.data.listing.listing import catalogue_folder
 from unmask.data.listing.names import pack_names, unpack_names
+from unmask.data.listing.scan import list_folders
 from unmask.data.listing.stores import Subset
 
 
@@ -31,8 +34,12 @@ def detect_container(path: str) -> str:
     if indexed_kind:
         return indexed_kind
     # two levels and no deeper: a folder of images may hold a million files
-    if (folder / "train").is_dir():
-        folder = folder / "train"
+    try:
+        train = find_splits(list_folders(folder)).train
+    except ValueError as error:
+        raise ConfigError(f"from={path}: {error}") from None
+    if train:
+        folder = folder / train
     kinds = [
         kind
         for kind, container in CONTAINERS.items()
@@ -46,7 +53,8 @@ def detect_container(path: str) -> str:
 
 
 def _holds_files(folder: Path, suffix: str) -> bool:
-    return any(folder.glob(f"*{suffix}")) or any(folder.glob(f"*/*{suffix}"))
+    found = chain(folder.glob(f"*{suffix}"), folder.glob(f"*/*{suffix}"))
+    return any(not is_hidden(str(path.relative_to(folder))) for path in found)
 
 
 def check_arguments(arguments: Prepare, target: Path, kind: str) -> None:

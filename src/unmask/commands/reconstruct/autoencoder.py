@@ -1,5 +1,6 @@
 """Reconstruct images with a pretraining checkpoint."""
 
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -7,6 +8,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from unmask.commands.images import find_images
 from unmask.config.checks import ConfigError, check, check_checkpoint_config
 from unmask.config.groups import HogTarget, TokensTarget
 from unmask.config.schema import Config
@@ -18,7 +20,6 @@ from unmask.data.images.unreadable import (
     no_substitute_error,
     substitutes,
 )
-from unmask.data.listing.listing import IMAGE_SUFFIXES
 from unmask.data.loading.folders import StoredImages, read_image, read_stored
 from unmask.data.loading.in_memory import InMemory
 from unmask.mae import MAE
@@ -139,21 +140,24 @@ def load_autoencoder(
 
 
 def _read_images(path: Path, count: int, config: Config) -> UInt8[Tensor, "B C H W"]:
-    if not path.exists():
-        raise ConfigError(f"images={path}: no such file or folder")
-    if path.is_file():
-        files = [path]
-    else:
-        files = sorted(
-            file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES
-        )
-    if not files:
-        raise ConfigError(
-            f"images={path}: no images in it ({' '.join(sorted(IMAGE_SUFFIXES))})"
-        )
+    root, names = find_images(path)
+    crops: list[Tensor] = []
+    faults: list[str] = []
     # one by one: files may have different sizes until they are cropped
-    images = [read_image(file, config.data.channels) for file in files[:count]]
-    return torch.cat([_centre_crop(image_CHW, config) for image_CHW in images])
+    for name in names:
+        if len(crops) == count:
+            break
+        try:
+            image_CHW = read_image(root / name, config.data.channels)
+        except BadImageError as error:
+            faults.append(str(error))
+            continue
+        crops.append(_centre_crop(image_CHW, config))
+    if not crops:
+        raise ValueError(f"none of {len(names)} images can be read; first: {faults[0]}")
+    for fault in faults:
+        warnings.warn(f"skipped: {fault}", stacklevel=1)
+    return torch.cat(crops)
 
 
 def _validation_images(count: int, config: Config) -> UInt8[Tensor, "B C H W"]:

@@ -9,15 +9,15 @@ from dataclasses import replace
 import numpy as np
 
 from unmask.data.containers.contents import Contents
-from unmask.data.listing.catalogue import (
-    TRAIN_SPLITS,
-    VAL_SPLITS,
-    ClassFolders,
+from unmask.data.listing.catalogue import ClassFolders
+from unmask.data.listing.conventions import SPLIT_WORDS, find_splits, split_word
+from unmask.data.listing.names import (
+    Names,
     folder_slice,
+    pack_names,
+    top_folders,
+    unpack_names,
 )
-from unmask.data.listing.names import Names, pack_names, unpack_names
-
-SPLITS = (*TRAIN_SPLITS, *VAL_SPLITS)
 
 # ImageNet's images in shards of the Hub, below the split that `add_split` put before
 # them. Names of training images contain the class folder (WordNet id); of validation
@@ -35,21 +35,20 @@ def split_of_shard(shard: str) -> str | None:
     """
     words = re.split(r"[^a-z]+", shard.lower())
     # the last one: imagenet-train/test-0000.tar is a shard of test images
-    return next((word for word in reversed(words) if word in SPLITS), None)
+    return next((word for word in reversed(words) if word in SPLIT_WORDS), None)
 
 
 def add_split(name: str, shard: str) -> str:
     """Put the split of an image's shard before its name, if it is not there."""
     split = split_of_shard(shard)
-    if split is None or name.startswith(f"{split}/"):
+    if split is None or split_word(name.partition("/")[0]) == split:
         return name
     return f"{split}/{name}"
 
 
-def find_splits(names: Names) -> tuple[str, ...]:
-    """Return the splits that sorted names begin with."""
-    parts = ((split, folder_slice(names, split)) for split in SPLITS)
-    return tuple(split for split, part in parts if part.stop > part.start)
+def named_splits(names: Names) -> tuple[str, ...]:
+    """Return the folders that sorted names begin with and that tell a split."""
+    return tuple(folder for folder in top_folders(names) if split_word(folder))
 
 
 def rename_as_in_folders(contents: Contents) -> Contents:
@@ -59,7 +58,7 @@ def rename_as_in_folders(contents: Contents) -> Contents:
     """
     train = folder_slice(contents.names, "train")
     if (
-        "train" not in find_splits(contents.names)
+        "train" not in named_splits(contents.names)
         or (contents.labels[train] < 0).any()
         or labels_match_folders(contents)
     ):
@@ -98,11 +97,11 @@ def labels_match_folders(contents: Contents) -> bool:
 
     Then the folders are used, as in a folder of the same images.
     """
-    has_train = "train" in find_splits(contents.names)
+    split = find_splits(named_splits(contents.names)).train
     train = slice(0, len(contents.names))
-    if has_train:
-        train = folder_slice(contents.names, "train")
-    folders = ClassFolders.from_names(1 if has_train else 0, contents.names)
+    if split:
+        train = folder_slice(contents.names, split)
+    folders = ClassFolders.from_names(1 if split else 0, contents.names)
     classes = folders.class_names(train)
     if not classes:
         return False

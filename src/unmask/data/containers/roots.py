@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from unmask.data.listing.conventions import is_hidden
+
 # Files that a root keeps open; the limit of a process is often 1,024.
 MAX_DESCRIPTORS = 256
 
@@ -53,11 +55,10 @@ class LocalRoot:
         """Return all files that end so, by name; hidden ones are left out."""
         shards = []
         for path in self.folder.rglob(f"*{suffix}"):
-            name = path.relative_to(self.folder)
-            is_hidden = any(part.startswith(".") for part in name.parts)
-            if path.is_file() and not is_hidden:
+            name = str(path.relative_to(self.folder))
+            if path.is_file() and not is_hidden(name):
                 status = path.stat()
-                shards.append(Shard(str(name), status.st_size, str(status.st_mtime_ns)))
+                shards.append(Shard(name, status.st_size, str(status.st_mtime_ns)))
         return sorted(shards)
 
     def open(self, name: str) -> BinaryIO:
@@ -119,7 +120,7 @@ class RemoteRoot:
         return self._connection[1:]
 
     def list_shards(self, suffix: str) -> list[Shard]:
-        """Return all objects that end so, by name."""
+        """Return all objects that end so, by name; hidden ones are left out."""
         system, root = self._connect()
         try:
             found = system.find(root, detail=True)
@@ -131,7 +132,7 @@ class RemoteRoot:
         return sorted(
             Shard(path[len(root) + 1 :], facts["size"], _change_mark(facts))
             for path, facts in found.items()
-            if path.endswith(suffix)
+            if path.endswith(suffix) and not is_hidden(path[len(root) + 1 :])
         )
 
     def open(self, name: str) -> Any:

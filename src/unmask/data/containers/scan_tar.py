@@ -7,7 +7,7 @@ import json
 import tarfile
 from typing import Any, NamedTuple
 
-from unmask.data.listing.scan import is_image
+from unmask.data.listing.conventions import is_image
 
 
 class ImageEntry(NamedTuple):

@@ -11,8 +11,8 @@ from typing import NamedTuple
 from unmask.data.containers.contents import Contents
 from unmask.data.containers.index import save_index, saved_indexes, scan_lock
 from unmask.data.containers.naming import (
-    find_splits,
     labels_match_folders,
+    named_splits,
     rename_as_in_folders,
 )
 from unmask.data.containers.parquet import scan_parquet
@@ -30,10 +30,11 @@ from unmask.data.containers.streamed import StreamedRoot, fetch_index
 from unmask.data.listing.catalogue import (
     SHARD_SUFFIXES,
     Catalogue,
-    folder_slice,
     require_finished,
 )
+from unmask.data.listing.conventions import split_word
 from unmask.data.listing.listing import Listing, make_listing
+from unmask.data.listing.names import folder_slice
 
 
 class Container(NamedTuple):
@@ -105,7 +106,7 @@ def _to_catalogue(contents: Contents, store: ShardStore | RawPixelStore) -> Cata
         return hashlib.sha256(encoded).hexdigest()
 
     catalogue = Catalogue(
-        contents.names, contents.sizes, store, find_splits(contents.names), digest
+        contents.names, contents.sizes, store, named_splits(contents.names), digest
     )
     has_labels = bool((contents.labels >= 0).any())
     if not has_labels or labels_match_folders(contents):
@@ -228,7 +229,7 @@ def _check_counts(contents: Contents, root: Root) -> None:
     except (ValueError, KeyError, TypeError, AttributeError):
         return
     counts: dict[str, int] = {}
-    for split in find_splits(contents.names):
+    for split in named_splits(contents.names):
         part = folder_slice(contents.names, split)
         role = _split_role(split)
         counts[role] = counts.get(role, 0) + part.stop - part.start
@@ -243,5 +244,6 @@ def _check_counts(contents: Contents, root: Root) -> None:
 
 
 def _split_role(split: str) -> str:
-    """Return train or val: the Hub's validation may be called val here."""
-    return "train" if split == "train" else "val"
+    """Return one word for a split: the Hub's validation may be called val here."""
+    word = split_word(split) or split
+    return "val" if word in ("valid", "validation") else word

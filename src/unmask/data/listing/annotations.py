@@ -1,11 +1,9 @@
 """Readers of labels that stand in files beside the images.
 
-COCO's JSON as iNaturalist's, numbered lines as Places', or CSV lists. Which data set
-has which is said in `unmask.config.datasets`. Imports no torch.
+COCO's JSON as iNaturalist's, or numbered lines as Places'. Which data set has which is
+said in `unmask.config.datasets`. Imports no torch.
 """
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -131,41 +129,3 @@ def _read_numbered_lines(path: Path) -> LabelledPaths:
                 " space and a number"
             )
     return rows
-
-
-def read_csv_lists(root: Path) -> Annotations:
-    """Read train.csv and, where it is there, val.csv.
-
-    Labels are numbers, in the order of numbers, where all of them are; otherwise words.
-    """
-    train = _read_csv(root / "train.csv")
-    has_val = (root / "val.csv").exists()
-    val = _read_csv(root / "val.csv") if has_val else []
-    if all(str(label).isdecimal() for _, label in (*train, *val)):
-        train = [(path, int(label)) for path, label in train]
-        val = [(path, int(label)) for path, label in val]
-    return Annotations(
-        train, val if has_val else None, {label: str(label) for _, label in train}
-    )
-
-
-def _read_csv(path: Path) -> LabelledPaths:
-    try:
-        # -sig: spreadsheets begin UTF-8 with a byte order mark
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is not UTF-8 (byte {error.start}); save it as CSV UTF-8"
-        ) from None
-    rows: LabelledPaths = []
-    for number, row in enumerate(csv.reader(io.StringIO(text, newline="")), start=1):
-        cells = [cell.strip() for cell in row]
-        if len(cells) == 2 and all(cells):
-            rows.append((cells[0], cells[1]))
-        elif any(cells):
-            raise ValueError(
-                f"line {number} of {path} is {','.join(row)[:MAX_SHOWN]!r}; expected"
-                " path,label"
-            )
-    has_header = rows[:1] == [("path", "label")]
-    return rows[1:] if has_header else rows

@@ -3,24 +3,19 @@
 A source is a folder or any container of shards; nothing here depends on which.
 """
 
-from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import partial
 from math import floor
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Int, Int32, Int64
 
-from unmask.data.listing.names import FolderStore, Names, name_at, unpack_names
+from unmask.data.listing.conventions import Splits, find_splits
+from unmask.data.listing.names import FolderStore, Names, folder_slice, unpack_names
 from unmask.data.listing.stores import Store
 from unmask.storage.atomic import sha256
-
-# Names of folders, or words in names of shards, that mean training or validation.
-TRAIN_SPLITS = ("train",)
-VAL_SPLITS = ("val", "valid", "validation", "test")
 
 # Suffixes of shards, by `source`.
 SHARD_SUFFIXES = {
@@ -45,11 +40,12 @@ class Catalogue:
 
     names: relative to the root, as in train/cat/1.jpg.
     sizes: bytes, or NOT_A_FILE.
-    splits: the members of TRAIN_SPLITS and VAL_SPLITS that the names begin with.
+    splits: the folders that the names begin with and that tell a split.
     digest: returns the sha256 of the image at an index.
     labels: indices into classes, of shards that store labels; None: class folders are
         the labels.
     identified_by_digest: the identity hashes every image's content, however many.
+    notes: oddities that are not faults, in sentences.
     """
 
     names: Names
@@ -60,6 +56,18 @@ class Catalogue:
     labels: Int32[np.ndarray, "N"] | None = None
     classes: tuple[str, ...] = ()
     identified_by_digest: bool = False
+    notes: tuple[str, ...] = ()
+
+    @property
+    def chosen_splits(self) -> Splits:
+        """Return the folders of training and validation; ValueError for two of one."""
+        return find_splits(self.splits)
+
+    @property
+    def train_slice(self) -> slice:
+        """Return the training images; without splits all are."""
+        train = self.chosen_splits.train
+        return folder_slice(self.names, train) if train else slice(len(self.names))
 
 
 def catalogue_files(
@@ -71,16 +79,6 @@ def catalogue_files(
     """Catalogue files below the root that are known by name and size."""
     store = FolderStore(root, names)
     return Catalogue(names, sizes, store, splits, lambda i: sha256(Path(store.name(i))))
-
-
-def folder_slice(names: Names, folder: str) -> slice:
-    """Return the slice of sorted names that begin with folder/."""
-    # the character 0 follows the slash in UTF-8
-    start, stop = (
-        bisect_left(range(len(names)), bound, key=partial(name_at, names))
-        for bound in (f"{folder}/", f"{folder}0")
-    )
-    return slice(start, stop)
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,17 @@ from pathlib import Path
 
 import numpy as np
 
-from unmask.data.listing.catalogue import VAL_SPLITS, Catalogue, folder_slice
-from unmask.data.listing.names import FolderStore, pack_names, unpack_names
+from unmask.data.listing.catalogue import Catalogue
+from unmask.data.listing.names import (
+    FolderStore,
+    folder_slice,
+    pack_names,
+    unpack_names,
+)
 
 DEVKIT_FOLDER = "ILSVRC2012_devkit_t12"
 GROUND_TRUTH_FILE = "ILSVRC2012_validation_ground_truth.txt"
-FLAT_VAL_NAME = re.compile(r"(?:val|validation)/ILSVRC2012_val_(\d{8})\.\w+")
+FLAT_VAL_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.\w+")
 
 
 def apply_devkit_labels(catalogue: Catalogue, root: Path) -> Catalogue:
@@ -23,12 +28,12 @@ def apply_devkit_labels(catalogue: Catalogue, root: Path) -> Catalogue:
     the devkit is damaged or lists fewer images than there are.
     """
     data = root / DEVKIT_FOLDER / "data"
-    split = next((name for name in VAL_SPLITS if name in catalogue.splits), None)
+    split = catalogue.chosen_splits.val
     if split is None or not data.is_dir():
         return catalogue
     val = folder_slice(catalogue.names, split)
     names = list(unpack_names(catalogue.names[val]))
-    matches = [FLAT_VAL_NAME.fullmatch(name) for name in names]
+    matches = [FLAT_VAL_NAME.fullmatch(name.partition("/")[2]) for name in names]
     numbers = [int(match[1]) for match in matches if match]
     if not numbers or len(numbers) < len(matches):
         return catalogue

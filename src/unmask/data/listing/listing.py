@@ -3,6 +3,7 @@
 Imports no torch, so that a finished run is recognised before torch is needed.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import NamedTuple
@@ -13,15 +14,18 @@ from jaxtyping import Int, Int32
 from unmask.data.listing import identity, odd_folders
 from unmask.data.listing.catalogue import (
     NO_CLASS_FOLDER,
-    TRAIN_SPLITS,
     UNKNOWN_CLASS,
-    VAL_SPLITS,
     Catalogue,
     ClassFolders,
     catalogue_files,
-    folder_slice,
     holdout_mask,
     require_finished,
+)
+from unmask.data.listing.conventions import (
+    IMAGE_SUFFIXES,
+    SPLIT_WORDS,
+    Splits,
+    find_splits,
 )
 from unmask.data.listing.identity import (
     compute_identity,
@@ -34,10 +38,11 @@ from unmask.data.listing.names import (
     FolderStore,
     LabelledNames,
     Names,
+    folder_slice,
     name_at,
     unpack_names,
 )
-from unmask.data.listing.scan import IMAGE_SUFFIXES, NOT_A_FILE, scan_folders
+from unmask.data.listing.scan import NOT_A_FILE, list_folders, scan_folders
 from unmask.data.listing.stores import Store, Subset
 
 Indices = Int[np.ndarray, "_"]
@@ -64,11 +69,12 @@ class Listing:
 
 
 class ImageLabels(NamedTuple):
-    """Labels of all images of a catalogue; folders: None where shards store labels."""
+    """Labels of all images of a catalogue; folders: None where labels are stored."""
 
     labels_N: Int32[np.ndarray, "N"]
     classes: tuple[str, ...]
-    folders: ClassFolders | None
+    folders: ClassFolders | None = None
+    notes: tuple[str, ...] = ()
 
 
 def list_images(root: str | Path, holdout: float = 0.1) -> Listing:
@@ -104,24 +110,29 @@ def catalogue_folder(root: Path) -> Catalogue:
             " data.root=/path/to/it"
         )
     require_finished(root)
-    splits = (_find_split(root, TRAIN_SPLITS), _find_split(root, VAL_SPLITS))
-    folders = [folder for folder in splits if folder]
+    for word in SPLIT_WORDS:
+        odd_folders.refuse_file(root / word)
+    below = list_folders(root)
+    splits = _choose_splits(below, root)
+    if splits.train and not splits.val:
+        odd_folders.refuse_split_among_classes(root, splits.train, below)
+    split_names = tuple(split for split in splits if split)
     # with train/ and val/ other folders are ignored
-    names, sizes = scan_folders(root, folders or [root])
+    names, sizes = scan_folders(root, [root / name for name in split_names] or [root])
     # a single such file is a bad image; if all are, the disk is at fault
     if len(sizes) and (sizes == NOT_A_FILE).all():
         raise ValueError(
             f"none of {len(names)} images below data.root={root} can be read, the first"
             f" is {name_at(names, 0)}; is the disk there?"
         )
-    split_names = tuple(folder.name for folder in folders)
     return apply_devkit_labels(catalogue_files(root, names, sizes, split_names), root)
 
 
-def _find_split(root: Path, names: tuple[str, ...]) -> Path | None:
-    for name in names:
-        odd_folders.refuse_file(root / name)
-    return next((root / name for name in names if (root / name).is_dir()), None)
+def _choose_splits(folders: Collection[str], root: PurePath) -> Splits:
+    try:
+        return find_splits(folders)
+    except ValueError as error:
+        raise ValueError(f"data.root={root}: {error}") from None
 
 
 def make_listing(catalogue: Catalogue, root: PurePath, holdout: float) -> Listing:
@@ -129,63 +140,73 @@ def make_listing(catalogue: Catalogue, root: PurePath, holdout: float) -> Listin
 
     Raises ValueError as `list_images` does.
     """
-    train_split = next((s for s in catalogue.splits if s in TRAIN_SPLITS), None)
-    val_split = next((s for s in VAL_SPLITS if s in catalogue.splits), None)
-    if val_split and not train_split:
+    splits = _choose_splits(catalogue.splits, root)
+    if splits.val and not splits.train:
         raise ValueError(
-            f"data.root={root} has {val_split}/ but no train/; add train/, or point"
-            " data.root to the folder of images"
+            f"data.root={root} has {splits.val}/ but no train/; add train/, or point"
+            " data.root to the folder of images; if its folders are classes, put them"
+            " all into train/"
         )
-    labels = _label_images(catalogue, train_split)
+    if not splits.train:
+        odd_folders.refuse_splits_below(root, catalogue.names)
+    labels = _label_images(catalogue, splits.train)
     # int32: half the memory of a million indices
     indices = np.arange(len(catalogue.names), dtype=np.int32)
-    train = indices[_split_slice(catalogue, train_split)]
-    if val_split:
-        val = indices[_split_slice(catalogue, val_split)]
+    train = indices[catalogue.train_slice]
+    if splits.val:
+        val = indices[folder_slice(catalogue.names, splits.val)]
     else:
-        train, val = _hold_out(train, labels, holdout, root)
+        labels = _without_lone_classes(labels, train)
+        train, val = _hold_out(train, labels, holdout)
     _require_images(train, val, root)
     _require_known_classes(catalogue.names, val, labels)
-    return _build_listing(catalogue, (train, val), labels, root)
-
-
-def _split_slice(catalogue: Catalogue, split: str | None) -> slice:
-    """Return the images of a split; without splits all images are training images."""
-    if split is None:
-        return slice(0, len(catalogue.names))
-    return folder_slice(catalogue.names, split)
+    return build_listing(catalogue, (train, val), labels, root)
 
 
 def _label_images(catalogue: Catalogue, train_split: str | None) -> ImageLabels:
     if catalogue.labels is not None:
-        return ImageLabels(catalogue.labels, catalogue.classes, None)
+        return ImageLabels(catalogue.labels, catalogue.classes)
     # train/ is a split and not a class, even if there is no val/
     depth = 1 if train_split else 0
     folders = ClassFolders.from_names(depth, catalogue.names)
-    classes = folders.class_names(_split_slice(catalogue, train_split))
+    classes = folders.class_names(catalogue.train_slice)
     return ImageLabels(folders.labels(classes), classes, folders)
 
 
+def _without_lone_classes(labels: ImageLabels, train: Indices) -> ImageLabels:
+    """Return no labels where each image is the only one of its class.
+
+    None could be held out for validation, and such folders are no classes: pretraining
+    needs none, and other stages say that they do.
+    """
+    present = labels.labels_N[train]
+    if len(train) < 2 or not labels.classes or len(np.unique(present)) < len(train):
+        return labels
+    note = (
+        f"each of {len(train)} images is the only one of its class: the classes are"
+        " left out; to keep them add val/ or more images"
+    )
+    return ImageLabels(np.full_like(labels.labels_N, -1), (), None, (note,))
+
+
 def _hold_out(
-    train: Indices, labels: ImageLabels, holdout: float, root: PurePath
+    train: Indices, labels: ImageLabels, holdout: float
 ) -> tuple[Indices, Indices]:
     held_out = holdout_mask(labels.labels_N[train], holdout)
-    # a single image fails later, as too few images
-    if len(held_out) > 1 and not held_out.any():
-        raise ValueError(
-            f"data.root={root} has no val/, and none of its {len(held_out)} images can"
-            " be held out for validation, for each is the only image of its class; add"
-            " val/ or more images, or put all images into one folder without classes"
-        )
     return train[~held_out], train[held_out]
 
 
-def _build_listing(
+def build_listing(
     catalogue: Catalogue,
     splits: tuple[Indices, Indices],
     labels: ImageLabels,
     root: PurePath,
+    class_keys: tuple[str, ...] | None = None,
 ) -> Listing:
+    """Return both splits of a catalogue with their identity and all that is odd.
+
+    class_keys: what stands for the classes in the identity; None: their names.
+    """
     names = catalogue.names
     train, val = (
         LabelledNames(take_names(names, split), labels.labels_N[split])
@@ -203,17 +224,17 @@ def _build_listing(
         all_keys = list(keys)
         keys = iter(all_keys)
         listed_keys = all_keys[: len(train)], all_keys[len(train) :]
-    used_labels = (
-        np.unique(train.labels).tolist(),
-        np.unique(val.labels).tolist(),
-    )
-    notes = odd_folders.find_warnings(used_labels, listed_keys, labels.classes)
+    notes = [
+        *catalogue.notes,
+        *labels.notes,
+        *odd_folders.find_warnings((train, val), listed_keys, labels.classes),
+    ]
     return Listing(
         root,
         train,
         val,
         labels.classes,
-        compute_identity((train, val), keys, labels.classes),
+        compute_identity((train, val), keys, class_keys or labels.classes),
         None if files_have_names else stores,
         tuple(notes),
     )

@@ -7,8 +7,10 @@ with a copy: counting references writes to the pages that processes share.
 import errno
 import os
 from array import array
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from stat import S_ISREG, filemode
 from typing import Any
@@ -44,6 +46,28 @@ def unpack_names(names: Names) -> Iterator[str]:
     for start in range(0, len(names), BLOCK):
         for name in names[start : start + BLOCK].to_pylist():
             yield name.decode("utf-8", "surrogateescape")
+
+
+def folder_slice(names: Names, folder: str) -> slice:
+    """Return the slice of sorted names that begin with folder/."""
+    # the character 0 follows the slash in UTF-8
+    start, stop = (
+        bisect_left(range(len(names)), bound, key=partial(name_at, names))
+        for bound in (f"{folder}/", f"{folder}0")
+    )
+    return slice(start, stop)
+
+
+def top_folders(names: Names) -> list[str]:
+    """Return the first folders of sorted names, each once."""
+    import pyarrow.compute as pc
+
+    below = names.filter(pc.greater_equal(pc.find_substring(names, "/"), 0))
+    folders: list[str] = []
+    while len(below):
+        folders.append(name_at(below, 0).partition("/")[0])
+        below = below[folder_slice(below, folders[-1]).stop :]
+    return folders
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,16 +7,28 @@ import hashlib
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PurePath
+
+import numpy as np
 
 from unmask.data.listing.catalogue import SHARD_SUFFIXES
+from unmask.data.listing.conventions import (
+    TRAIN_WORDS,
+    is_hidden,
+    look_like_splits,
+    split_word,
+)
+from unmask.data.listing.names import LabelledNames, Names, unpack_names
+from unmask.data.listing.scan import holds_images, list_folders
 
 # The content key of a file that cannot be read. Identities contain it.
 UNREADABLE = "unreadable"
 
 SHOWN = 5  # names in a message
 SHA256_DIGITS = 64
+# all empty files are alike
+EMPTY_SHA256 = hashlib.sha256().hexdigest()
 
 
 def refuse_empty_classes(folder: Path, num_images: int, filled: set[str]) -> None:
@@ -24,14 +36,8 @@ def refuse_empty_classes(folder: Path, num_images: int, filled: set[str]) -> Non
 
     filled: the class folders that have images; where it is empty there are no classes.
     """
-    # names like __MACOSX and .cache are left behind by programs
-    with os.scandir(folder) as entries:
-        folders = [
-            entry.name
-            for entry in entries
-            if entry.is_dir() and not entry.name.startswith((".", "__"))
-        ]
-    empty = sorted(set(folders) - filled) if filled else []
+    folders = list_folders(folder) if filled else []
+    empty = sorted(set(folders) - filled)
     if empty:
         raise ValueError(
             f"{folder} has {len(empty)} class folders without an image beside"
@@ -49,6 +55,58 @@ def refuse_file(path: Path) -> None:
         )
 
 
+def refuse_split_among_classes(root: Path, train: str, folders: list[str]) -> None:
+    """Raise ValueError where train/ is a class of vehicles beside others.
+
+    folders: all below the root. Without val/, and with images in train/ itself, other
+    folders of images beside it would be left out.
+    """
+    others = [name for name in folders if name != train]
+    if not holds_images(root / train):
+        return
+    classes = [name for name in others if holds_images(root / name)]
+    if classes:
+        raise ValueError(
+            f"data.root={root}: images lie in {train}/ itself, and in"
+            f" {', '.join(classes[:SHOWN])} beside it; if they all are classes, put"
+            f" them into one more folder, train/ ({root.name}/train/{train}/); to read"
+            f" {train}/ alone set data.root={root / train}"
+        )
+
+
+def refuse_splits_below(root: PurePath, names: Names) -> None:
+    """Raise ValueError where splits lie deeper than they are looked for.
+
+    names: of images in no split; their folders would become classes, and images of
+    validation would be trained on.
+    """
+    children: dict[str, set[str]] = {}
+    for folder in {name.rpartition("/")[0] for name in unpack_names(names)}:
+        parts = folder.split("/") if folder else []
+        for depth, part in enumerate(parts):
+            children.setdefault("/".join(parts[:depth]), set()).add(part)
+    for parent, folders in sorted(children.items()):
+        pair = look_like_splits(folders)
+        # train/ alone, in the only folder there is
+        if {parent} == children[""]:
+            trains = [each for each in folders if split_word(each) in TRAIN_WORDS]
+            pair = pair or (trains[0], trains[0]) if trains else pair
+        if pair and parent:
+            found = " and ".join(f"{parent}/{each}" for each in dict.fromkeys(pair))
+            remedy = f"make the shards without {parent}/ before all names"
+            if isinstance(root, Path):
+                remedy = f"set data.root={root / parent}, or move them up"
+            raise ValueError(
+                f"data.root={root}: {found} seem to be splits, and lie too deep;"
+                f" {remedy}"
+            )
+        if pair:
+            raise ValueError(
+                f"data.root={root}: {pair[0]} and {pair[1]} seem to be splits, and"
+                " would be classes; rename them to train and test"
+            )
+
+
 def describe_files(root: Path) -> str:
     """Count the most frequent suffixes below the root, in words.
 
@@ -58,6 +116,7 @@ def describe_files(root: Path) -> str:
         Path(name).suffix.lower() or name
         for _, _, names in os.walk(root)
         for name in names
+        if not is_hidden(name)
     )
     frequent = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:SHOWN]
     text = ", ".join(f"{count} x {suffix}" for suffix, count in frequent)
@@ -68,30 +127,32 @@ def describe_files(root: Path) -> str:
 
 
 def find_warnings(
-    labels: tuple[Sequence[int], Sequence[int]],
+    splits: tuple[LabelledNames, LabelledNames],
     keys: tuple[Sequence[str], Sequence[str]],
     classes: tuple[str, ...],
 ) -> Iterator[str]:
-    """Yield a warning for each suspicious property of the folders.
+    """Yield a warning for each suspicious property of training and validation.
 
-    labels: those that occur in training and in validation.
-    keys: the content keys of training and validation; empty for large sets.
+    keys: the content keys of both; empty for large sets.
     """
-    yield from _classes_without_validation(labels, classes)
+    train, val = splits
+    if classes:
+        present = [set(np.unique(split.labels).tolist()) for split in splits]
+        yield from _absent_classes(present[0] - present[1], classes, "validation")
+        yield from _absent_classes(present[1] - present[0] - {-1}, classes, "training")
     yield from _similar_class_names(classes)
     yield from _repeated_images(keys)
+    if keys[0]:
+        labels = [*train.labels.tolist(), *val.labels.tolist()]
+        yield from _contradictory_images(zip(labels, (*keys[0], *keys[1]), strict=True))
 
 
-def _classes_without_validation(
-    labels: tuple[Sequence[int], Sequence[int]], classes: tuple[str, ...]
+def _absent_classes(
+    absent: set[int], classes: tuple[str, ...], split: str
 ) -> Iterator[str]:
-    missing = sorted(set(labels[0]) - set(labels[1]))
-    if classes and missing:
-        names = ", ".join(classes[label] for label in missing[:SHOWN])
-        yield (
-            f"{len(missing)} of {len(classes)} classes have no validation image:"
-            f" {names}"
-        )
+    if absent:
+        names = ", ".join(classes[label] for label in sorted(absent)[:SHOWN])
+        yield f"{len(absent)} of {len(classes)} classes have no {split} image: {names}"
 
 
 def _similar_class_names(classes: tuple[str, ...]) -> Iterator[str]:
@@ -110,11 +171,21 @@ def _similar_class_names(classes: tuple[str, ...]) -> Iterator[str]:
 def _repeated_images(keys: tuple[Sequence[str], Sequence[str]]) -> Iterator[str]:
     train, val = keys
     digests = {key for key in train if len(key) == SHA256_DIGITS}
-    # all empty files are alike
-    digests.discard(hashlib.sha256().hexdigest())
+    digests.discard(EMPTY_SHA256)
     repeated = sum(key in digests for key in val)
     if repeated:
         yield (
             f"{repeated} of {len(val)} validation images are training images too: they"
             " have the same content"
         )
+
+
+def _contradictory_images(labels_and_keys: Iterable[tuple[int, str]]) -> Iterator[str]:
+    """Warn of images with one content and two classes."""
+    labels: dict[str, set[int]] = {}
+    for label, key in labels_and_keys:
+        if len(key) == SHA256_DIGITS and key != EMPTY_SHA256:
+            labels.setdefault(key, set()).add(label)
+    count = sum(len(each) > 1 for each in labels.values())
+    if count:
+        yield f"{count} images lie in several classes, each with the same content"

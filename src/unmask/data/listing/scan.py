@@ -3,38 +3,18 @@
 import os
 from array import array
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from stat import S_ISREG
 
 import numpy as np
 from jaxtyping import Int64
 
+from unmask.data.listing.conventions import has_image_suffix, is_hidden, is_image
 from unmask.data.listing.names import Names, pack_names
-
-IMAGE_SUFFIXES = frozenset(
-    [
-        ".png",
-        ".jpg",
-        ".jpeg",
-        ".bmp",
-        ".webp",
-        ".tif",
-        ".tiff",
-        ".gif",
-        ".ppm",
-        ".pgm",
-        ".npy",
-    ]
-)
 
 # The size of a path that is not a regular file.
 NOT_A_FILE = -1
-
-
-def is_image(name: str) -> bool:
-    """Say by its suffix whether a file is an image; hidden files are not."""
-    base = name.rpartition("/")[2]
-    return os.path.splitext(base)[1].lower() in IMAGE_SUFFIXES and base[0] != "."
 
 
 def scan_folders(
@@ -55,8 +35,33 @@ def scan_folders(
                 sizes.append(file_size(path))
                 yield name
 
-    try:
+    with _named_errors():
         return pack_names(names()), np.frombuffer(sizes, dtype=np.int64)
+
+
+def list_folders(folder: Path) -> list[str]:
+    """Return the names of the folders in a folder, sorted; without hidden ones.
+
+    Raises ValueError with the path of a folder that cannot be read.
+    """
+    with _named_errors(), os.scandir(folder) as entries:
+        return sorted(
+            entry.name
+            for entry in entries
+            if entry.is_dir() and not is_hidden(entry.name)
+        )
+
+
+def holds_images(folder: Path) -> bool:
+    """Say whether images lie in a folder itself, not only in folders below it."""
+    with _named_errors(), os.scandir(folder) as entries:
+        return any(is_image(entry.name) and not entry.is_dir() for entry in entries)
+
+
+@contextmanager
+def _named_errors() -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise ValueError(
             f"{error.filename} cannot be read ({error.strerror}); change its"
@@ -88,11 +93,13 @@ def _walk(
     # though a sorts before a-b.
     with os.scandir(folder) as entries:
         names = sorted(
-            f"{entry.name}/" if entry.is_dir() else entry.name for entry in entries
+            f"{entry.name}/" if entry.is_dir() else entry.name
+            for entry in entries
+            if not is_hidden(entry.name)
         )
     for name in names:
         if name.endswith("/"):
             path = f"{folder}/{name[:-1]}"
             yield from _walk(path, prefix + name, (*parents, real))
-        elif is_image(name):
+        elif has_image_suffix(name):
             yield prefix + name, f"{folder}/{name}"
