@@ -51,6 +51,9 @@ READ_BACK_ERROR = (
     "is not read back as it was written; check the disk, and run the same command again"
 )
 
+# The reason of a file without a byte: nothing of it can be compared.
+EMPTY = "it is empty"
+
 # Called with the number of images that are done since the last call.
 OnProgress = Callable[[int], None]
 
@@ -179,6 +182,8 @@ class Conversion:
             content = read_content(self.catalogue.store, i)
         except BadImageError as error:
             bad = f"{UNREAD_PREFIX}{error.reason}"
+        if isinstance(content, bytes) and not content and not bad:
+            bad = EMPTY
         if not bad:
             try:
                 return self.transcode(content, name), ""

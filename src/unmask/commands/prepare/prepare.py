@@ -157,9 +157,13 @@ def _print_result(
             f" {', '.join(sorted(conversion.damaged))}",
             soft_wrap=True,
         )
+    num_images = len(conversion.catalogue.names)
+    num_empty = sum(image.size == 0 for record in records for image in record.images)
+    count = f"{num_images - num_empty} of {num_images}" if num_empty else num_images
     console.print(
-        f"{target}: {len(conversion.catalogue.names)} images in"
-        f" {len(conversion.tasks)} shards, each read back and compared"
+        f"{target}: {count} images in {len(conversion.tasks)} shards, each read back"
+        " and compared",
+        soft_wrap=True,
     )
     bad = [image for record in records for image in record.images if image.bad]
     # unread: the disk gave no bytes; undecoded: no pixels could be made of them

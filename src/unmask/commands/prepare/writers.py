@@ -20,6 +20,7 @@ from jaxtyping import UInt8
 
 from unmask.data.containers.parquet import scan_parquet
 from unmask.data.containers.scan_tar import ImageEntry, scan_tar
+from unmask.data.containers.tar_names import KeyEncoder
 from unmask.storage.atomic import atomic_write
 
 # Images in a row group, as on the Hub.
@@ -46,8 +47,9 @@ def write_tar(path: Path, samples: Iterable[Sample], classes: tuple[str, ...]) -
         # mtime=0: the same images make the same bytes
         TarWriter(file, encoder=False, mtime=0, format="PAX_FORMAT") as tar,
     ):
+        encode = KeyEncoder()
         for name, label, content in samples:
-            key, _, suffix = name.rpartition(".")
+            key, suffix = encode(name)
             label_member = {} if label < 0 else {"cls": str(label).encode()}
             tar.write({"__key__": key, suffix: content, **label_member})
 

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from jaxtyping import Int, Int32, Int64, UInt8
 
 from unmask.data.containers.roots import Shard
-from unmask.data.listing.names import Names, name_at, pack_names
+from unmask.data.listing.names import Names, name_at, pack_names, unpack_names
 
 # Fields of Contents that have an entry for each image, as `names` has.
 IMAGE_COLUMNS = ("labels", "sizes", "shard_ids", "offsets", "digests", "shapes")
@@ -28,6 +28,7 @@ class Contents:
     digests: sha256, where the writer of the shards stored them.
     shapes: (height, width, channels) of raw pixels.
     is_prepared: src/prepare.py wrote these shards, and no others beside them.
+    notes: what was found in them and not read, in sentences.
     """
 
     names: Names
@@ -40,6 +41,7 @@ class Contents:
     digests: UInt8[np.ndarray, "N 32"] | None = None
     shapes: Int32[np.ndarray, "N 3"] | None = None
     is_prepared: bool = False
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of_shard(
@@ -93,7 +95,7 @@ class Contents:
 def join_shards(parts: Sequence[Contents]) -> Contents:
     """Join the contents of one shard each, sorted by name.
 
-    Raises ValueError where two images have one name.
+    Where images share a name, the shard and the number in it become part of theirs.
     """
     columns: dict[str, Any] = {
         key: np.concatenate([getattr(part, key) for part in parts])
@@ -104,12 +106,38 @@ def join_shards(parts: Sequence[Contents]) -> Contents:
     columns["shard_ids"] = np.repeat(np.arange(len(parts), dtype=np.int32), counts)
     return replace(
         parts[0],
-        names=pa.concat_arrays([part.names for part in parts]),
+        names=_distinct_names(parts),
         shards=tuple(part.shards[0] for part in parts),
         # the Hub repeats the names of classes in each shard
         classes=next((part.classes for part in parts if part.classes), ()),
         **columns,
     ).sorted_by_name()
+
+
+def _distinct_names(parts: Sequence[Contents]) -> Names:
+    """Return the names of all images; those that repeat tell the shard and the row.
+
+    3.jpg of two shards, or of one, becomes train-00001-00000003-3.jpg.
+    """
+    names = pa.concat_arrays([part.names for part in parts])
+    counts = pc.value_counts(names)
+    repeated = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+    if not len(repeated):
+        return names
+    is_repeated = pc.is_in(names, repeated).to_numpy(zero_copy_only=False)
+    places = ((part, row) for part in parts for row in range(len(part.names)))
+    return pack_names(
+        _name_with_place(name, part.shards[0].name, row) if repeats else name
+        for name, repeats, (part, row) in zip(
+            unpack_names(names), is_repeated, places, strict=True
+        )
+    )
+
+
+def _name_with_place(name: str, shard: str, row: int) -> str:
+    folder, slash, base = name.rpartition("/")
+    stem = shard.rpartition(".")[0].replace("/", "-")
+    return f"{folder}{slash}{stem}-{row:08d}-{base}"
 
 
 def sort_order(names: Names) -> Int64[np.ndarray, "N"]:

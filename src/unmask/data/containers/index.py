@@ -23,7 +23,9 @@ from unmask.storage.atomic import atomic_write
 
 # A Parquet file; the suffix keeps it apart from shards.
 INDEX_FILE = "unmask.index"
-INDEX_VERSION = 1
+INDEX_VERSION = 2
+# Scans of version 1 read fewer labels; what src/prepare.py wrote then is still right.
+PREPARED_VERSIONS = (1, 2)
 
 # Names of columns in the file.
 SHAPE_COLUMNS = ("height", "width", "channels")
@@ -54,6 +56,7 @@ def write_index(contents: Contents, path: Path, kind: str) -> None:
         "files": contents.shards,
         "classes": contents.classes,
         "prepared": contents.is_prepared,
+        "notes": contents.notes,
     }
     table = pa.table(columns).replace_schema_metadata({"unmask": json.dumps(metadata)})
     with atomic_write(path) as file:
@@ -68,7 +71,8 @@ def read_index(source: Any, kind: str) -> Contents | None:
     try:
         file = pq.ParquetFile(source, pre_buffer=False)
         metadata = _read_metadata(file.schema_arrow)
-        if (metadata["version"], metadata["kind"]) != (INDEX_VERSION, kind):
+        known = PREPARED_VERSIONS if metadata["prepared"] else (INDEX_VERSION,)
+        if metadata["version"] not in known or metadata["kind"] != kind:
             return None
         columns = file.schema_arrow.names
         # Column by column, and copied: Arrow keeps memory that was freed, so a
@@ -101,6 +105,7 @@ def read_index(source: Any, kind: str) -> Contents | None:
         digests,
         shapes,
         metadata["prepared"],
+        tuple(metadata.get("notes", ())),
     )
 
 

@@ -1,29 +1,54 @@
 """Tar shards as WebDataset and the Hub write them.
 
-What belongs to an image has the image's name with another suffix.
+What belongs to an image has the image's name with another suffix, or its WebDataset
+key, which is the name up to the first point.
 """
 
 import json
 import tarfile
+from collections import Counter
 from typing import Any, NamedTuple
 
-from unmask.data.listing.conventions import is_image
+from unmask.config.datasets import ClassKey
+from unmask.data.containers.tar_names import decode_name, split_key
+from unmask.data.listing.conventions import (
+    LABEL_COLUMNS,
+    find_column,
+    is_hidden,
+    is_image,
+    normalise_column,
+)
+
+# Longer texts are captions.
+MAX_LABEL_BYTES = 200
+# Names in a key's place, as in label.json and 0001/class.txt.
+LABEL_WORDS = frozenset(LABEL_COLUMNS)
+# What a label that is an object calls its class.
+NAME_KEYS = ("name", "label", "text", "value", "id")
+MAX_KEYS = 5  # of JSON, in a note
 
 
 class ImageEntry(NamedTuple):
-    """Describe an image in a shard; label: -1 where none is stored with it."""
+    """Describe an image in a shard; label: None where none is stored with it."""
 
     name: str
-    label: int
+    label: ClassKey | None
     size: int
     offset: int
 
 
 class ScannedShard(NamedTuple):
-    """List what one shard holds; classes: their names, where the shard stores them."""
+    """List what one shard holds.
+
+    classes: names of the labels 0, 1, ..., where the shard stores them. are_texts: the
+    labels are texts, which may be captions. unread: kinds of what lies beside the
+    images.
+    """
 
     entries: list[ImageEntry]
     classes: tuple[str, ...] = ()
+    are_texts: bool = False
+    unread: tuple[str, ...] = ()
 
 
 def scan_tar(file: Any, shard: str) -> ScannedShard:
@@ -32,12 +57,18 @@ def scan_tar(file: Any, shard: str) -> ScannedShard:
     Raises ValueError where the shard is damaged or ends too early.
     """
     entries: list[ImageEntry] = []
-    labels: dict[str, int] = {}
+    beside = FilesBeside()
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
-                if member.isfile():
-                    _scan_member(tar, member, entries, labels)
+                name = member.name.removeprefix("./")
+                if not member.isfile() or is_hidden(name):
+                    continue
+                if is_image(name):
+                    entry = ImageEntry(name, None, member.size, member.offset_data)
+                    entries.append(entry)
+                else:
+                    beside.read(tar, member, name)
             # A tar that was cut between two members looks complete, but for the
             # block of zeros at its end.
             file.seek(tar.offset)
@@ -48,49 +79,137 @@ def scan_tar(file: Any, shard: str) -> ScannedShard:
             f"{shard} is not a complete tar file ({error}); copy or make it again"
         ) from None
     # labels may follow the image that they belong to
-    return ScannedShard(
-        [entry._replace(label=_find_label(entry.name, labels)) for entry in entries]
-    )
+    names = [entry.name for entry in entries]
+    labels, are_texts = beside.labels_of(names)
+    labelled = [
+        entry._replace(name=decode_name(entry.name), label=label)
+        for entry, label in zip(entries, labels, strict=True)
+    ]
+    return ScannedShard(labelled, (), are_texts, tuple(beside.unread))
 
 
-def _scan_member(
-    tar: tarfile.TarFile,
-    member: tarfile.TarInfo,
-    entries: list[ImageEntry],
-    labels: dict[str, int],
-) -> None:
-    name = member.name.removeprefix("./")
-    stem, _, suffix = name.rpartition(".")
-    if is_image(member.name):
-        entries.append(ImageEntry(name, -1, member.size, member.offset_data))
-    elif suffix in ("cls", "json"):
-        content = tar.extractfile(member)
-        assert content is not None
-        label = _parse_label(suffix, content.read())
+class FilesBeside:
+    """Read the labels beside images; unread: kinds of files that hold none."""
+
+    def __init__(self) -> None:
+        # the best source first: a .cls file, JSON, a text
+        self.sources = (Labels(), Labels(), Labels())
+        self.unread: dict[str, None] = {}
+
+    def read(self, tar: tarfile.TarFile, member: tarfile.TarInfo, name: str) -> None:
+        base, *fields = name.rpartition("/")[2].lower().split(".")
+        words = map(normalise_column, (base, *fields))
+        is_named, is_json = not LABEL_WORDS.isdisjoint(words), fields[-1:] == ["json"]
+        if not fields or not (is_named or is_json or fields[-1] == "txt"):
+            self.unread.setdefault(f".{fields[-1]}" if fields else base)
+            return
+        file = tar.extractfile(member)
+        assert file is not None
+        if is_json:
+            label, keys = _parse_json(file.read(), is_named)
+            self.unread.setdefault(f".json{keys}")
+        else:
+            label = _parse_text(file.read(MAX_LABEL_BYTES + 1))
+            self.unread.setdefault(f".{fields[-1]}")
         if label is not None:
-            labels[stem] = label
+            self.sources[1 if is_json else 0 if is_named else 2].add(name, label)
+
+    def labels_of(self, names: list[str]) -> tuple[list[ClassKey | None], bool]:
+        """Return the label of each image, and whether all are texts."""
+        by_file, by_json, by_text = (each.of_images(names) for each in self.sources)
+        labels = [
+            other if label is None else label
+            for label, other in zip(by_file, by_json, strict=True)
+        ]
+        if any(label is not None for label in labels):
+            return labels, False
+        return by_text, True
 
 
-def _find_label(name: str, labels: dict[str, int]) -> int:
-    """Return the label stored with an image, or -1.
+class Labels:
+    """Collect labels of one kind by the names that they may belong to, in order."""
 
-    What belongs together has one name up to the last point, or as in WebDataset up to
-    the first point.
-    """
-    stem = name.rpartition(".")[0]
-    folder, slash, base = name.rpartition("/")
-    webdataset_key = folder + slash + base.partition(".")[0]
-    return labels.get(stem, labels.get(webdataset_key, -1))
+    def __init__(self) -> None:
+        self.by_stem: dict[str, list[ClassKey]] = {}
+        self.by_key: dict[str, list[tuple[str, ClassKey]]] = {}
+
+    def add(self, name: str, label: ClassKey) -> None:
+        stem, key = name.rpartition(".")[0], split_key(name)[0]
+        self.by_stem.setdefault(stem, []).append(label)
+        self.by_key.setdefault(key, []).append((stem, label))
+        # 0001/class.txt is the label of 0001/image.jpg
+        folder, slash, base = key.rpartition("/")
+        if slash and normalise_column(base) in LABEL_WORDS:
+            self.by_key.setdefault(folder + slash, []).append((stem, label))
+
+    def of_images(self, names: list[str]) -> list[ClassKey | None]:
+        """Return the label of each image, or None.
+
+        Where one name comes several times, as in samples whose keys begin again, an
+        image has the label that comes at the same turn.
+        """
+        counts, turns = Counter(names), Counter[str]()
+        stems = {name.rpartition(".")[0] for name in names}
+        labels: list[ClassKey | None] = []
+        for name in names:
+            found = self._find(name, stems)
+            if len(found) == counts[name]:
+                labels.append(found[turns[name]])
+            else:
+                # added again to a tar, the last one counts
+                labels.append(found[-1] if found and counts[name] == 1 else None)
+            turns[name] += 1
+        return labels
+
+    def _find(self, name: str, stems: set[str]) -> list[ClassKey]:
+        stem, (key, _) = name.rpartition(".")[0], split_key(name)
+        if stem in self.by_stem:
+            return self.by_stem[stem]
+        for each in (key, f"{key.rpartition('/')[0]}/"):
+            # leaf.0.cls is the label of leaf.0.jpg, and of no other leaf
+            found = [v for other, v in self.by_key.get(each, ()) if other not in stems]
+            if found:
+                return found
+        return []
 
 
-def _parse_label(suffix: str, content: bytes) -> int | None:
+def _parse_text(content: bytes) -> ClassKey | None:
+    """Return a short text of one line."""
     try:
-        if suffix == "cls":
-            return int(content)
-        metadata = json.loads(content)
+        text = content.decode("utf-8-sig").strip()
+    except UnicodeDecodeError:
+        return None
+    is_label = text and len(content) <= MAX_LABEL_BYTES and len(text.splitlines()) == 1
+    return text if is_label else None
+
+
+def _parse_json(content: bytes, is_named: bool) -> tuple[ClassKey | None, str]:
+    """Return the label in a JSON file, and its keys in words.
+
+    is_named: the file is called label.json, or so: it may hold the label alone.
+    """
+    try:
+        value = json.loads(content)
     except ValueError:
-        return None
-    if not isinstance(metadata, dict):
-        return None
-    label = metadata.get("label", metadata.get("cls"))
-    return label if isinstance(label, int) else None
+        return None, ""
+    keys = ""
+    if isinstance(value, dict):
+        keys = f" ({', '.join(list(value)[:MAX_KEYS])})"
+        key = find_column(value, LABEL_COLUMNS)
+        if key is None and is_named:
+            return label_value(value), keys
+        return None if key is None else label_value(value[key]), keys
+    return label_value(value) if is_named else None, keys
+
+
+def label_value(value: Any) -> ClassKey | None:
+    """Return a label that is a number or a word, or an object that holds its name."""
+    if isinstance(value, dict):
+        key = find_column(value, NAME_KEYS)
+        return None if key is None else label_value(value[key])
+    if isinstance(value, float):
+        # NaN stands for a label that is missing
+        return None if value != value else str(value)
+    if isinstance(value, str):
+        return value.strip() or None
+    return value if isinstance(value, int) else None

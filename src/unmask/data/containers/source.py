@@ -15,7 +15,7 @@ from unmask.data.containers.naming import (
     named_splits,
     rename_as_in_folders,
 )
-from unmask.data.containers.parquet import scan_parquet
+from unmask.data.containers.parquet import holds_path, scan_parquet
 from unmask.data.containers.roots import (
     LocalRoot,
     Root,
@@ -84,8 +84,9 @@ def catalogue_container(kind: str, location: str) -> Catalogue:
         # sizes of raw pixels say little: all images may have one size
         return replace(catalogue, identified_by_digest=True)
     contents = read_contents(kind, root)
-    is_compressed = int(contents.offsets.min(initial=0)) < 0
-    if is_compressed:
+    in_rows = (contents.offsets < 0) & (contents.sizes > 0)
+    has_path = holds_path(contents.offsets)
+    if (in_rows & ~has_path).any():
         warnings.warn(
             f"{location}: these Parquet files are compressed, so reading an image"
             " decodes a whole row group; uncompressed ones are read as fast as files:"
@@ -106,12 +107,17 @@ def _to_catalogue(contents: Contents, store: ShardStore | RawPixelStore) -> Cata
         return hashlib.sha256(encoded).hexdigest()
 
     catalogue = Catalogue(
-        contents.names, contents.sizes, store, named_splits(contents.names), digest
+        contents.names,
+        contents.sizes,
+        store,
+        named_splits(contents.names),
+        digest,
+        notes=contents.notes,
     )
     has_labels = bool((contents.labels >= 0).any())
     if not has_labels or labels_match_folders(contents):
         return catalogue
-    # without names of classes their numbers are the names
+    # targets of src/prepare.py 0.1 may have no names of classes: numbers are the names
     num_classes = int(contents.labels.max(initial=-1)) + 1
     classes = contents.classes or tuple(map(str, range(num_classes)))
     return replace(catalogue, labels=contents.labels, classes=classes)

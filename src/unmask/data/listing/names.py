@@ -102,16 +102,21 @@ class FolderStore:
         return f"{self.root}/{name_at(self.names, i)}"
 
     def read(self, i: int) -> bytes:
-        # O_NONBLOCK: opening a named pipe would wait for a writer, perhaps for ever
-        file = os.open(self.name(i), os.O_RDONLY | os.O_NONBLOCK)
-        try:
-            status = os.fstat(file)
-            if not S_ISREG(status.st_mode):
-                mode = filemode(status.st_mode)
-                raise OSError(errno.EINVAL, f"it is not a file ({mode})")
-            return _read_all(file, status.st_size)
-        finally:
-            os.close(file)
+        return read_file(self.name(i))
+
+
+def read_file(path: str) -> bytes:
+    """Read a file. Raises OSError also for what is no file, such as a pipe."""
+    # O_NONBLOCK: opening a named pipe would wait for a writer, perhaps for ever
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        status = os.fstat(file)
+        if not S_ISREG(status.st_mode):
+            mode = filemode(status.st_mode)
+            raise OSError(errno.EINVAL, f"it is not a file ({mode})")
+        return _read_all(file, status.st_size)
+    finally:
+        os.close(file)
 
 
 def _read_all(file: int, size: int) -> bytes:
