@@ -10,6 +10,7 @@ from small_runs import plan_for
 from test_faults import another_user
 from unmask.config.checks import ConfigError
 from unmask.data.listing.listing import list_image_files, list_images
+from unmask.data.sources import list_source
 
 
 def write_files(root: Path, *names: str, size: int = 3) -> Path:
@@ -191,8 +192,24 @@ def test_folders_of_one_image_each_are_no_classes_and_can_be_pretrained_on(
     assert "add val/" in note
     common = (f"data.root={root}", "data.image_size=16", "data.patch_size=4")
     plan_for("data=image_folder", *common, "stages=[pretrain]")
-    with pytest.raises(ConfigError, match="knn need labels"):
+    with pytest.raises(
+        ConfigError, match=r"knn need labels.* the only one of its class"
+    ):
         plan_for("data=image_folder", *common, "stages=[knn]")
+    (root / "train.csv").write_text("a/1.png,a\nb/1.png,b\nc/1.png,c")
+    listed = list_source("listed", root)
+    assert (len(listed.train), len(listed.val), listed.classes) == (2, 1, ())
+    assert any("only one of its class" in note for note in listed.notes)
+
+
+def test_lists_beside_flat_images_are_named(tmp_path: Path) -> None:
+    root = write_files(tmp_path, *numbered_names("train/", 4), "train/metadata.csv")
+    *_, note = list_images(root).notes
+    assert "train/metadata.csv is not read" in note
+    assert (
+        f"data=listed reads train.csv with lines of path,label in data.root={root}"
+        in note
+    )
 
 
 def test_a_validation_split_alone_is_refused(tmp_path: Path) -> None:

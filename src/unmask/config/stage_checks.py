@@ -1,6 +1,6 @@
 """What each stage asks of the config, and values that would change nothing."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from unmask.config.augmentation import indivisible_group_size, stage_repeats
 from unmask.config.image_checks import check_reading
@@ -127,8 +127,13 @@ def _check_devices(config: Config) -> Iterator[str]:
         )
 
 
-def check_labels(config: Config, num_classes: int) -> list[str]:
-    """Return an error message for stages that need labels on data that has none."""
+def check_labels(
+    config: Config, num_classes: int, notes: Sequence[str] = ()
+) -> list[str]:
+    """Return an error message for stages that need labels on data that has none.
+
+    notes: what is odd about the data; it may tell why there are none.
+    """
     if num_classes > 1:
         return []
     stages = [stage for stage in config.stages if stage in LABELLED_STAGES]
@@ -137,14 +142,15 @@ def check_labels(config: Config, num_classes: int) -> list[str]:
         f"need labels, and the images in data.root={config.data.root} lie in {layout};"
         " sort them into one folder a class, or"
     )
+    why = "".join(f" ({note})" for note in notes)
     errors = []
     if stages:
         names = ", ".join(stages)
         errors.append(
-            f"stages = {config.stages}: {names} {where} run stages=[pretrain]"
+            f"stages = {config.stages}: {names} {where} run stages=[pretrain]{why}"
         )
     if config.watch.probe:
         errors.append(
-            f"watch.probe = {config.watch.probe}: features {where} leave it out"
+            f"watch.probe = {config.watch.probe}: features {where} leave it out{why}"
         )
     return errors

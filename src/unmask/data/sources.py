@@ -3,7 +3,6 @@
 Imports no torch, for the same reason as `unmask.data.listing.listing`.
 """
 
-import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -18,12 +17,13 @@ from unmask.config.datasets import (
     ClassKey,
     LabelledPaths,
 )
-from unmask.data.listing.catalogue import catalogue_files, holdout_mask
+from unmask.data.listing.catalogue import catalogue_files
 from unmask.data.listing.conventions import sort_classes
 from unmask.data.listing.listing import (
     ImageLabels,
     Listing,
     build_listing,
+    hold_out,
     list_images,
 )
 from unmask.data.listing.names import Names, name_at, pack_names, unpack_names
@@ -70,52 +70,52 @@ def _to_listing(root: Path, annotations: Annotations, holdout: float) -> Listing
     index = {key: i for i, key in enumerate(keys)}
     # Sorted by name: the ids of samples, and the randomness that is drawn by them,
     # must not depend on the order of lines.
-    train = sorted(set(_label_rows(annotations.train, index, root)))
-    repeated = len(annotations.train) - len(train)
+    train_rows, val_rows = (
+        sorted(set(_label_rows(rows, index, root)))
+        for rows in (annotations.train, annotations.val or [])
+    )
+    rows = train_rows + val_rows
+    _require_one_class(rows, keys)
+    class_names = _unique_class_names(annotations)
+    labels = ImageLabels(
+        np.array([label for _, label in rows], dtype=np.int32),
+        tuple(class_names[key] for key in keys),
+    )
+    indices = np.arange(len(rows), dtype=np.int32)
+    train, val = indices[: len(train_rows)], indices[len(train_rows) :]
     if annotations.val is None:
-        mask = holdout_mask(np.array([label for _, label in train]), holdout)
-        val = list(itertools.compress(train, mask))
-        train = list(itertools.compress(train, ~mask))
-    else:
-        val = sorted(set(_label_rows(annotations.val, index, root)))
-        repeated += len(annotations.val) - len(val)
-    if not train or not val:
+        train, val, labels = hold_out(train, labels, holdout)
+    if not len(train) or not len(val):
         raise ValueError(
             f"the lists in data.root={root} name {len(train)} training and {len(val)}"
             " validation images; both need one"
         )
-    _require_one_class(train, val, keys)
-    names = pack_names(name for name, _ in (*train, *val))
+    names = pack_names(name for name, _ in rows)
     sizes = np.array(
         [file_size(str(root / name)) for name in unpack_names(names)], dtype=np.int64
     )
-    _require_files(root, names[: len(train)], sizes[: len(train)])
-    _require_files(root, names[len(train) :], sizes[len(train) :])
+    for split in (train, val):
+        _require_files(root, names.take(split), sizes[split])
+    listed = len(annotations.train) + len(annotations.val or [])
     notes = (
         *_missing_files_note(names, sizes),
-        *_repeats_note(repeated, {name for name, _ in train}, val),
+        *_repeats_note(listed - len(rows), {name for name, _ in train_rows}, val_rows),
     )
-    class_names = _unique_class_names(annotations)
-    classes = tuple(class_names[key] for key in keys)
-    labels = np.array([label for _, label in (*train, *val)], dtype=np.int32)
-    indices = np.arange(len(names), dtype=np.int32)
-    # Keys, not names, in the identity: iNaturalist published the names of its species
-    # later, for the same images and labels.
     return build_listing(
         replace(catalogue_files(root, names, sizes), notes=notes),
-        (indices[: len(train)], indices[len(train) :]),
-        ImageLabels(labels, classes),
+        (train, val),
+        labels,
         root,
-        tuple(map(str, keys)),
+        # Keys, not names, in the identity: iNaturalist published the names of its
+        # species later, for the same images and labels.
+        tuple(map(str, keys)) if labels.classes else (),
     )
 
 
-def _require_one_class(
-    train: list[LabelledName], val: list[LabelledName], keys: Sequence[ClassKey]
-) -> None:
+def _require_one_class(rows: list[LabelledName], keys: Sequence[ClassKey]) -> None:
     """Raise ValueError for an image that is listed with two classes."""
     labels: dict[str, int] = {}
-    for name, label in (*train, *val):
+    for name, label in rows:
         # ./a.png is a.png
         other = labels.setdefault(normpath(name), label)
         if other != label:

@@ -74,7 +74,7 @@ def make_plan(config: Config, listing: Listing | None = None) -> Plan:
         )
     raise_errors(
         [
-            *check_labels(config, len(class_names)),
+            *check_labels(config, len(class_names), listing.notes if listing else ()),
             *_check_label_counts(config, known),
         ]
     )

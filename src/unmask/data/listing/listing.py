@@ -4,7 +4,7 @@ Imports no torch, so that a finished run is recognised before torch is needed.
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
@@ -96,7 +96,10 @@ def list_images(root: str | Path, holdout: float = 0.1) -> Listing:
         if listing.classes:
             filled.update(ClassFolders.from_names(1 if split else 0, names).folders)
         odd_folders.refuse_empty_classes(root / split, len(names), filled)
-    return listing
+    if listing.classes:
+        return listing
+    unread = odd_folders.note_lists(root)
+    return replace(listing, notes=(*listing.notes, *unread))
 
 
 def catalogue_folder(root: Path) -> Catalogue:
@@ -156,8 +159,7 @@ def make_listing(catalogue: Catalogue, root: PurePath, holdout: float) -> Listin
     if splits.val:
         val = indices[folder_slice(catalogue.names, splits.val)]
     else:
-        labels = _without_lone_classes(labels, train)
-        train, val = _hold_out(train, labels, holdout)
+        train, val, labels = hold_out(train, labels, holdout)
     _require_images(train, val, root)
     _require_known_classes(catalogue.names, val, labels)
     return build_listing(catalogue, (train, val), labels, root)
@@ -173,27 +175,23 @@ def _label_images(catalogue: Catalogue, train_split: str | None) -> ImageLabels:
     return ImageLabels(folders.labels(classes), classes, folders)
 
 
-def _without_lone_classes(labels: ImageLabels, train: Indices) -> ImageLabels:
-    """Return no labels where each image is the only one of its class.
+def hold_out(
+    train: Indices, labels: ImageLabels, holdout: float
+) -> tuple[Indices, Indices, ImageLabels]:
+    """Divide images into training and validation, where nobody else has.
 
-    None could be held out for validation, and such folders are no classes: pretraining
-    needs none, and other stages say that they do.
+    Classes of one image each are left out: none could be held out, and pretraining
+    needs no classes. Stages that do say so.
     """
     present = labels.labels_N[train]
-    if len(train) < 2 or not labels.classes or len(np.unique(present)) < len(train):
-        return labels
-    note = (
-        f"each of {len(train)} images is the only one of its class: the classes are"
-        " left out; to keep them add val/ or more images"
-    )
-    return ImageLabels(np.full_like(labels.labels_N, -1), (), None, (note,))
-
-
-def _hold_out(
-    train: Indices, labels: ImageLabels, holdout: float
-) -> tuple[Indices, Indices]:
+    if labels.classes and 1 < len(train) == len(np.unique(present)):
+        note = (
+            f"each of {len(train)} images is the only one of its class: the classes are"
+            " left out; to keep them add val/ or more images"
+        )
+        labels = ImageLabels(np.full_like(labels.labels_N, -1), (), None, (note,))
     held_out = holdout_mask(labels.labels_N[train], holdout)
-    return train[~held_out], train[held_out]
+    return train[~held_out], train[held_out], labels
 
 
 def build_listing(

@@ -26,6 +26,8 @@ from unmask.data.listing.scan import holds_images, list_folders
 UNREADABLE = "unreadable"
 
 SHOWN = 5  # names in a message
+# Files that hold labels, as of the library datasets and of Kaggle.
+LIST_NAMES = ("train.csv", "labels.csv", "metadata.csv", "metadata.jsonl")
 SHA256_DIGITS = 64
 # all empty files are alike
 EMPTY_SHA256 = hashlib.sha256().hexdigest()
@@ -124,6 +126,18 @@ def describe_files(root: Path) -> str:
         if suffix in counts:
             return f"{text}: set source={source}"
     return text or "no files"
+
+
+def note_lists(root: Path) -> Iterator[str]:
+    """Yield a note on lists beside images without classes, which may hold labels."""
+    folders = [root, *(root / name for name in list_folders(root) if split_word(name))]
+    paths = (folder / name for folder in folders for name in LIST_NAMES)
+    lists = [path for path in paths if path.is_file()]
+    if lists:
+        yield (
+            f"{lists[0]} is not read, and the images have no classes; data=listed reads"
+            f" train.csv with lines of path,label in data.root={root}"
+        )
 
 
 def find_warnings(
