@@ -9,6 +9,7 @@ import pytest
 import shards
 from test_listing import numbered_names, write_files
 from unmask.commands.images import find_images
+from unmask.config.checks import ConfigError
 from unmask.data.containers.source import list_container
 from unmask.data.listing.conventions import (
     Splits,
@@ -161,7 +162,9 @@ def test_splits_are_known_however_they_are_written(
     assert listing.classes == ("a", "b")
     assert tuple(listing.train) == ((f"{train}/a/1.jpg", 0), (f"{train}/b/1.jpg", 1))
     assert tuple(listing.val) == ((f"{val}/a/1.jpg", 0), (f"{val}/b/1.jpg", 1))
-    for kind in ("webdataset", "parquet", "litdata", "folder"):
+    # one spelling stands for all
+    kinds = ("webdataset", "parquet", "litdata", "folder") if train == "TRAIN" else ()
+    for kind in kinds:
         shards.run_prepare(root, tmp_path / kind, kind)
         ours = (
             list_images(tmp_path / kind)
@@ -201,6 +204,13 @@ def test_splits_that_would_become_classes_are_refused_with_the_remedy(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         list_images(write_files(tmp_path, *names))
+
+
+def test_splits_too_deep_are_not_converted(tmp_path: Path) -> None:
+    root = write_files(tmp_path / "from", "x/Train/a/1.png", "x/Test/a/1.png")
+    with pytest.raises(ConfigError, match=rf"from={root}: .* set from={root}/x, "):
+        shards.run_prepare(root, tmp_path / "to", "webdataset")
+    assert not (tmp_path / "to").exists()
 
 
 def test_splits_too_deep_in_a_tar_are_refused(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from itertools import chain
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from unmask.commands.prepare.arguments import Prepare
 from unmask.config.checks import ConfigError
@@ -14,6 +14,7 @@ from unmask.data.listing.catalogue import Catalogue
 from unmask.data.listing.conventions import find_splits, is_hidden
 from unmask.data.listing.listing import catalogue_folder
 from unmask.data.listing.names import pack_names, unpack_names
+from unmask.data.listing.odd_folders import refuse_splits_below
 from unmask.data.listing.scan import list_folders
 from unmask.data.listing.stores import Subset
 
@@ -79,8 +80,8 @@ def check_arguments(arguments: Prepare, target: Path, kind: str) -> None:
 def read_catalogue(kind: str, arguments: Prepare) -> Catalogue:
     """List the images of the source, as the target's format needs them.
 
-    Raises ConfigError where there are none, or where the format cannot hold their
-    names.
+    Raises ConfigError where there are none, where splits would become classes, or where
+    the format cannot hold their names.
     """
     path = arguments.input_path
     try:
@@ -88,6 +89,9 @@ def read_catalogue(kind: str, arguments: Prepare) -> Catalogue:
             catalogue = catalogue_folder(Path(path).expanduser())
         else:
             catalogue = catalogue_container(kind, path)
+        if not catalogue.splits:
+            root = Path(path).expanduser() if kind == "folder" else PurePath(path)
+            refuse_splits_below(root, catalogue.names)
     except ValueError as error:
         # in training the same folder is data.root
         raise ConfigError(str(error).replace("data.root=", "from=")) from None
