@@ -8,6 +8,7 @@ from unmask.commands.prepare.arguments import Prepare
 from unmask.config.checks import ConfigError
 from unmask.data.containers.contents import sort_order
 from unmask.data.containers.index import INDEX_FILE, read_index_kind
+from unmask.data.containers.litdata import CHUNK_INDEX
 from unmask.data.containers.source import CONTAINERS, catalogue_container
 from unmask.data.images.unreadable import printable
 from unmask.data.listing.catalogue import Catalogue
@@ -44,7 +45,9 @@ def detect_container(path: str) -> str:
     kinds = [
         kind
         for kind, container in CONTAINERS.items()
-        if container.scan and _holds_files(folder, container.suffix)
+        if container.scan
+        # .bin is the suffix of many files
+        and _holds_files(folder, CHUNK_INDEX if kind == "litdata" else container.suffix)
     ]
     if len(kinds) > 1:
         raise ConfigError(

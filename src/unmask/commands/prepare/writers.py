@@ -4,20 +4,19 @@ Raw pixels are written as they are.
 """
 
 import hashlib
-import io
 import json
 import os
-import struct
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import UInt8
 
+from unmask.data.containers.litdata import CHUNK_INDEX, scan_chunk
 from unmask.data.containers.parquet import scan_parquet
 from unmask.data.containers.scan_tar import ImageEntry, scan_tar
 from unmask.data.containers.tar_names import KeyEncoder
@@ -100,13 +99,30 @@ def write_chunk(
     path: Path, samples: Iterable[Sample], classes: tuple[str, ...]
 ) -> None:
     """Write a chunk of LitData, and an index.json that describes its items."""
+    from litdata.streaming.serializers import (
+        BytesSerializer,
+        IntegerSerializer,
+        StringSerializer,
+    )
     from litdata.streaming.writer import BinaryWriter
+
+    class NameSerializer(StringSerializer):
+        """Store each name: LitData stores the file of that name, where there is one."""
+
+        def can_serialize(self, data: Any) -> bool:
+            return isinstance(data, str)
+
+    serializers = {
+        "str": NameSerializer(),
+        "int": IntegerSerializer(),
+        "bytes": BytesSerializer(),
+    }
 
     with tempfile.TemporaryDirectory(
         dir=path.parent, prefix=CHUNK_FOLDER_PREFIX
     ) as folder:
         # as large as LitData allows: the shard is one chunk
-        writer = BinaryWriter(folder, chunk_bytes=2**31)
+        writer = BinaryWriter(folder, chunk_bytes=2**31, serializers=serializers)
         for k, sample in enumerate(samples):
             # a tuple: dicts would be read a window of 256 at a time
             writer[k] = (sample.content, sample.name, sample.label)
@@ -114,8 +130,8 @@ def write_chunk(
         writer.merge()
         # All chunks have items of one form, so any chunk's index.json will do; the
         # list of chunks in it is replaced when all are written.
-        with atomic_write(path.with_name("index.json")) as file:
-            file.write((Path(folder) / "index.json").read_bytes())
+        with atomic_write(path.with_name(CHUNK_INDEX)) as file:
+            file.write((Path(folder) / CHUNK_INDEX).read_bytes())
         with open(chunk_path, "rb") as chunk:  # noqa: PTH123
             os.fsync(chunk.fileno())
         Path(chunk_path).replace(path)
@@ -149,29 +165,7 @@ def read_back(kind: str, path: Path) -> list[ImageEntry]:
             return scan_tar(file, str(path)).entries
         if kind == "parquet":
             return scan_parquet(file, str(path)).entries
-        return scan_chunk(file) if kind == "litdata" else []
-
-
-def scan_chunk(file: io.BufferedIOBase) -> list[ImageEntry]:
-    """List the images of a chunk of LitData.
-
-    A chunk is a count, the offset of each item and the end of the last, then the items.
-    An item is the three sizes of image, name and label, then these three.
-    """
-    (count,) = struct.unpack("<I", file.read(4))
-    offsets = struct.unpack(f"<{count + 1}I", file.read(4 * (count + 1)))
-    entries = []
-    for offset in offsets[:-1]:
-        file.seek(offset)
-        image_size, name_size, label_size = struct.unpack("<3I", file.read(12))
-        # behind the three sizes of four bytes each
-        image_offset = offset + 12
-        file.seek(image_offset + image_size)
-        tail = file.read(name_size + label_size)
-        name = tail[:name_size].decode("utf-8")
-        label = int.from_bytes(tail[name_size:], "little", signed=True)
-        entries.append(ImageEntry(name, label, image_size, image_offset))
-    return entries
+        return scan_chunk(file, str(path)).entries if kind == "litdata" else []
 
 
 def content_digest(content: bytes | UInt8[np.ndarray, "H W C"]) -> str:

@@ -28,6 +28,24 @@ IMAGENET_VAL_NAME = re.compile(
 )
 
 
+# How images begin that get another suffix than .jpg where they have no name: arrays and
+# TIFFs are known by it.
+MAGIC_SUFFIXES = {
+    b"\x89PNG": ".png",
+    b"II*\0": ".tif",
+    b"MM\0*": ".tif",
+    b"\x93NUMPY": ".npy",
+}
+
+
+def suffix_of(content: bytes | None) -> str:
+    """Return the suffix of an image that has no name, by how it begins."""
+    for magic, suffix in MAGIC_SUFFIXES.items():
+        if content and content.startswith(magic):
+            return suffix
+    return ".jpg"
+
+
 def split_of_shard(shard: str) -> str | None:
     """Return the split that a shard's name tells, or None.
 

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool, Int64
 
 from unmask.config.datasets import ClassKey
+from unmask.data.containers.naming import suffix_of
 from unmask.data.containers.scan_tar import ImageEntry, ScannedShard, label_value
 from unmask.data.listing.conventions import (
     IMAGE_COLUMNS,
@@ -41,15 +42,6 @@ MAX_GROUPS = 8
 # hold a path.
 ROW_BITS = 32
 PATH_BIT = 1 << 62
-
-# How images begin that get another suffix than .jpg where they have no name: arrays and
-# TIFFs are known by it.
-MAGIC_SUFFIXES = {
-    b"\x89PNG": ".png",
-    b"II*\0": ".tif",
-    b"MM\0*": ".tif",
-    b"\x93NUMPY": ".npy",
-}
 
 
 def encode_row(group: int, row: int, has_path: bool = False) -> int:
@@ -192,7 +184,7 @@ def _scan_group(
     first = sum(reader.metadata.row_group(g).num_rows for g in range(group))
     return [
         ImageEntry(
-            _file_name(path, content) or f"{stem}-{first + k:08d}{_suffix(content)}",
+            _file_name(path, content) or f"{stem}-{first + k:08d}{suffix_of(content)}",
             label,
             size,
             offset,
@@ -219,14 +211,7 @@ def _file_name(path: str | None, content: bytes | None) -> str:
     parts = [part for part in re.split(r"[/\\]", path) if part not in ("", ".")]
     is_elsewhere = "\\" in path or path[:1] == "/" or "://" in path or ".." in parts
     name = parts[-1] if is_elsewhere else "/".join(parts)
-    return name if has_image_suffix(name) else name + _suffix(content)
-
-
-def _suffix(content: bytes | None) -> str:
-    for magic, suffix in MAGIC_SUFFIXES.items():
-        if content and content.startswith(magic):
-            return suffix
-    return ".jpg"
+    return name if has_image_suffix(name) else name + suffix_of(content)
 
 
 def _find_offsets(

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from unmask.data.containers.contents import Contents
 from unmask.data.containers.index import save_index, saved_indexes, scan_lock
+from unmask.data.containers.litdata import missing_chunks, scan_chunk
 from unmask.data.containers.naming import (
     labels_match_folders,
     named_splits,
@@ -52,7 +53,7 @@ class Container(NamedTuple):
 CONTAINERS: dict[str, Container] = {
     "webdataset": Container(SHARD_SUFFIXES["webdataset"], "tar shards", scan_tar),
     "parquet": Container(SHARD_SUFFIXES["parquet"], "Parquet files", scan_parquet),
-    "litdata": Container(SHARD_SUFFIXES["litdata"], "LitData chunks", None),
+    "litdata": Container(SHARD_SUFFIXES["litdata"], "LitData chunks", scan_chunk),
     "raw": Container(SHARD_SUFFIXES["raw"], "files of raw pixels", None),
 }
 
@@ -141,13 +142,18 @@ def read_contents(kind: str, root: Root) -> Contents:
     if indexed is not None:
         return indexed
     if container.scan is None:
-        # their shapes or items are described nowhere else
+        # their shapes are described nowhere else
         raise ValueError(
             f"data.root={root} has {container.description} but no readable"
             " unmask.index; copy it too, or make both: python src/prepare.py from=..."
             f" to={root} format={kind}"
         )
-    missing = list(missing_shards(shards))
+    # LitData lists its chunks, whose numbers are of workers, too
+    missing = (
+        missing_chunks(root, shards)
+        if kind == "litdata"
+        else list(missing_shards(shards))
+    )
     if missing:
         raise ValueError(
             f"{root}/{missing[0]} is missing ({len(missing)} of the numbered shards"
