@@ -115,7 +115,7 @@ def test_chunks_of_ours_are_read_without_their_index(tmp_path: Path) -> None:
 def test_names_that_are_files_here_are_stored_as_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """LitData would store such a file's content in place of its name."""
+    """LitData would pickle them, and no reader of ours opens pickles."""
     folder = shards.write_imagenet(tmp_path / "folder", per_class=3)
     monkeypatch.chdir(folder)
     shards.run_prepare(Path(), tmp_path / "chunks", "litdata")

@@ -107,7 +107,7 @@ def write_chunk(
     from litdata.streaming.writer import BinaryWriter
 
     class NameSerializer(StringSerializer):
-        """Store each name: LitData stores the file of that name, where there is one."""
+        """Store each name as text: LitData pickles it where a file has that name."""
 
         def can_serialize(self, data: Any) -> bool:
             return isinstance(data, str)
