@@ -141,6 +141,30 @@ def test_samples_get_unrelated_numbers_from_each_generator(key: Key) -> None:
     assert np.abs(together - np.eye(10)).max() < 4.5 / 2_000**0.5
 
 
+@pytest.mark.parametrize("bit", [0, 1, 30, 31])
+@pytest.mark.parametrize("word", [0, 1])
+def test_every_bit_of_a_state_counts_for_each_generator(word: int, bit: int) -> None:
+    """Of a seed of 64 bits torch's generator takes 32."""
+    state = [0x12345678, 0x9ABCDEF0]
+    other = [*state]
+    other[word] ^= 1 << bit
+    drawn = []
+    for words in (state, other):
+        with seeded_generators(words):
+            drawn.append((random.random(), np.random.rand(), float(torch.rand(()))))
+    assert all(a != b for a, b in zip(*drawn, strict=True))
+
+
+def test_torchs_generator_is_the_twister_that_numpy_seeds() -> None:
+    """Else the bytes of its state would lie elsewhere than they are written."""
+    expected = np.random.RandomState([3, 4, 1]).randint(
+        0, 2**32, 2_000, dtype=np.uint32
+    )
+    with seeded_generators([3, 4]):
+        drawn = torch.cat([torch.rand(1) for _ in range(2_000)])
+    assert (drawn.double() * 2**24).long().tolist() == (expected & 0xFFFFFF).tolist()
+
+
 @pytest.mark.parametrize("failing", [False, True])
 def test_seeded_generators_are_restored(
     failing: bool, unchecked: Callable[..., Any]

@@ -10,7 +10,7 @@ import math
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ WORD_MASK = 0xFFFFFFFF
 # the constants of Philox4x32
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 WEYL = (0x9E3779B9, 0xBB67AE85)
+# the byte at which the twister's 624 words begin in the state of torch's generator: the
+# seed, the position in two numbers, and the next word come first
+TWISTER = 24
 
 
 class Key(NamedTuple):
@@ -111,15 +114,32 @@ def seeded_generators(seed_words: Sequence[int]) -> Iterator[None]:
     numpy_state = np.random.get_state()
     torch_state = torch.get_rng_state()
     random.seed(seed_words[0] << 32 | seed_words[1])
+    _seed_torch(seed_words)
     np.random.seed(np.array(list(seed_words), dtype=np.uint32))
-    # torch.manual_seed would seed GPUs too
-    torch.default_generator.manual_seed(seed_words[0] << 31 | seed_words[1] >> 1)
     try:
         yield
     finally:
         random.setstate(python_state)
         np.random.set_state(numpy_state)
         torch.set_rng_state(torch_state)
+
+
+def _seed_torch(seed_words: Sequence[int]) -> None:
+    """Seed torch's generator of the CPU by all bits of the words, through NumPy's.
+
+    Of a seed it takes 32 bits: of 80,000 images two would probably have the same draws.
+    It is a Mersenne Twister as NumPy's is, which takes any number of words.
+    """
+    # the third word gives torch other draws than NumPy, which has the same two
+    np.random.seed(np.array([*seed_words, 1], dtype=np.uint32))
+    state_of_numpy: Any = np.random.get_state()
+    words_624 = state_of_numpy[1]
+    # torch.manual_seed would seed GPUs too
+    generator = torch.default_generator.manual_seed(0)
+    state = generator.get_state()
+    place = state.numpy()[TWISTER : TWISTER + 8 * len(words_624)]
+    place.view(np.uint64)[:] = words_624
+    generator.set_state(state)
 
 
 def uniform_tensor(

@@ -114,7 +114,7 @@ def pretrain_science(
     science = _common_science("pretrain", config, identity)
     science |= {key: values[key] for key in PRETRAIN_KEYS}
     science["model"] = _model_shape(values)
-    science["augment"] = _drop_single_repeats(values["augment"])
+    science["augment"] = _augment_science(values["augment"])
     if isinstance(config.target, TokensTarget):
         science["target"] = values["target"] | {"file": tokenizer}
     if weights:
@@ -147,7 +147,7 @@ def measure_science(
     # the size counts among the data, whether the stage or the data sets it
     recipe = {key: value for key, value in values[kind].items() if key != "image_size"}
     if "augment" in recipe:
-        recipe["augment"] = _drop_single_repeats(recipe["augment"])
+        recipe["augment"] = _augment_science(recipe["augment"])
     science = _common_science(kind, config, identity)
     science |= {"start": start, "recipe": recipe}
     if recipe.get("mixup") or recipe.get("cutmix"):
@@ -207,11 +207,15 @@ def _common_science(kind: str, config: Config, identity: str) -> dict[str, Any]:
     return science
 
 
-def _drop_single_repeats(augment: dict[str, Any]) -> dict[str, Any]:
-    """Leave out repeats=1: results from before this key existed stay valid."""
-    return {
+def _augment_science(augment: dict[str, Any]) -> dict[str, Any]:
+    """Return what a result depends on; results from before a key existed stay valid."""
+    science = {
         key: value for key, value in augment.items() if (key, value) != ("repeats", 1)
     }
+    if augment["erasing"]:
+        # its noise is drawn from all bits of the state; it was from 32 of them
+        science["erasing_noise"] = 2
+    return science
 
 
 def _model_shape(values: dict[str, Any]) -> dict[str, Any]:
