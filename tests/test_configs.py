@@ -1,5 +1,7 @@
 """Every config composes; every wrong value gets one line with its remedy."""
 
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -79,6 +81,34 @@ def test_any_model_runs_on_any_data_without_further_overrides(
         )
         at_224 = config.data.image_size == (224, 224)
         assert config.data.patch_size == ((14 if model == "h" else 16) if at_224 else 4)
+
+
+@pytest.mark.parametrize(
+    ("image_size", "nearest"),
+    [
+        ("127", "128 (patch 16)"),
+        ("[513,313]", "[512,312] (patch 8)"),
+        ("226", "224 (patch 16)"),
+        ("47", "48 (patch 6)"),
+    ],
+)
+def test_an_image_size_that_only_tiny_patches_divide_is_refused(
+    image_size: str, nearest: str, tmp_path: Path
+) -> None:
+    raw = raw_config(
+        "data=image_folder",
+        f"data.root={tmp_path}",
+        f"data.image_size={image_size}",
+        tiny=False,
+    )
+    with pytest.raises(ConfigError) as error:
+        check(raw)
+    assert f"data.image_size = {image_size}: " in str(error.value)
+    assert nearest in str(error.value)
+    # the sizes that it names are taken
+    for size in re.findall(r"(\[\d+,\d+\]|\d+) \(patch (\d+)\)", str(error.value)):
+        raw["data"]["image_size"] = json.loads(size[0])
+        assert check(raw).data.patch_size == int(size[1]) or size[0] == "224"
 
 
 def test_the_papers_recipes_are_the_papers() -> None:

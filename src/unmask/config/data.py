@@ -190,13 +190,50 @@ def default_patch_size(image_size: tuple[int, int], size_at_224: int) -> int:
     """Choose the side of a patch for images of (height, width) pixels.
 
     At 224 pixels it is the model's own; otherwise the largest divisor up to 16 that
-    leaves a grid of 8 x 8 patches or more.
+    leaves a grid of 8 x 8 patches or more. Raises ValueError where the divisors are so
+    small that the model would see more than four times as many patches as it should.
     """
     if image_size == (224, 224):
         return size_at_224
-    divisors = [
-        size
-        for size in range(1, MAX_PATCH + 1)
-        if all(side % size == 0 and side // size >= MIN_GRID for side in image_size)
-    ]
-    return max(divisors, default=1)
+    wanted = _wanted_patch_size(image_size)
+    divisors = [p for p in range(1, wanted + 1) if all(s % p == 0 for s in image_size)]
+    largest = divisors[-1]
+    if 2 * largest >= wanted:
+        return largest
+    height, width = image_size
+    patches = height * width // largest**2
+    nearest = ", ".join(
+        f"{_one_or_both(size)} (patch {patch})"
+        for size, patch in _nearest_sizes(image_size)
+    )
+    raise ValueError(
+        f"data.image_size = {_one_or_both(image_size)}: the largest patch that"
+        f" divides it, {largest} x {largest} pixels, makes {patches:,} patches; nearest"
+        f" image sizes: {nearest}; or set data.patch_size={largest}"
+    )
+
+
+def _wanted_patch_size(image_size: tuple[int, int]) -> int:
+    """Return the largest patch size that leaves a large enough grid."""
+    return max(1, min(MAX_PATCH, min(image_size) // MIN_GRID))
+
+
+def _nearest_sizes(image_size: tuple[int, int]) -> list[tuple[tuple[int, int], int]]:
+    """Return the three nearest image sizes that patches divide, with their patch."""
+    sizes = {}
+    wanted = _wanted_patch_size(image_size)
+    for patch in range(-(-wanted // 2), wanted + 2):
+        height, width = (max(1, round(side / patch)) * patch for side in image_size)
+        # the largest patch of a size remains
+        if patch <= _wanted_patch_size((height, width)):
+            sizes[height, width] = patch
+
+    def distance(size: tuple[int, int]) -> int:
+        return sum(abs(a - b) for a, b in zip(size, image_size, strict=True))
+
+    return sorted(sizes.items(), key=lambda each: (distance(each[0]), -each[1]))[:3]
+
+
+def _one_or_both(size: tuple[int, int]) -> str:
+    height, width = size
+    return str(height) if height == width else f"[{height},{width}]"
