@@ -1,4 +1,4 @@
-"""Image files are read upright, with all 16 bits and the wanted channels.
+"""Image files are read upright, with the wanted channels.
 
 Errors name the file.
 """
@@ -20,12 +20,6 @@ from unmask.data.loading.folders import (
 from unmask.data.loading.in_memory import InMemory
 
 RAMP = np.linspace(0, 255, 48).astype(np.uint8).reshape(6, 8)
-
-
-def test_sixteen_bit_grey_is_scaled_not_clipped_to_white(tmp_path: Path) -> None:
-    Image.fromarray(RAMP.astype(np.uint16) * 257).save(tmp_path / "deep.png")
-    assert (read_image(tmp_path / "deep.png", 1)[0].numpy() == RAMP).all()
-    assert (read_image(tmp_path / "deep.png", 3)[2].numpy() == RAMP).all()
 
 
 def test_photos_are_turned_upright(tmp_path: Path) -> None:
@@ -133,16 +127,3 @@ def test_an_odd_size_in_memory_is_named_with_the_remedy(tmp_path: Path) -> None:
         match=r"\.png is 9 x 8, data.image_size is 8 x 8; .* set data.in_memory=false",
     ):
         splits_from_listing(listing, 3, (8, 8), in_memory=True)
-
-
-def test_floating_point_pixels_are_shares_of_white_and_refused_otherwise(
-    tmp_path: Path,
-) -> None:
-    Image.fromarray(RAMP.astype(np.float32) / 255).save(tmp_path / "share.tif")
-    assert (read_image(tmp_path / "share.tif", 1)[0].numpy() == RAMP).all()
-    Image.fromarray(RAMP.astype(np.float32)).save(tmp_path / "float.tif")
-    with pytest.raises(
-        ValueError,
-        match=r"float.tif cannot be read .*floats reach from 0 to 255; bring them to",
-    ):
-        read_image(tmp_path / "float.tif", 1)

@@ -41,32 +41,6 @@ def encoded(image: Image.Image, kind: str, **settings: object) -> bytes:
     return file.getvalue()
 
 
-def deep_colours() -> bytes:
-    """Write a PNG of 16 bits per channel, each byte twice, which Pillow cannot."""
-    import zlib
-
-    height, width = COLOURS.shape[:2]
-    rows = b"".join(
-        b"\0" + row.repeat(2).tobytes() for row in COLOURS.reshape(height, -1)
-    )
-
-    def chunk(name: bytes, content: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(content))
-            + name
-            + content
-            + struct.pack(">I", zlib.crc32(name + content))
-        )
-
-    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(rows))
-        + chunk(b"IEND", b"")
-    )
-
-
 def with_alpha(mode: str) -> bytes:
     """Make half of the pixels transparent; their colours stay as they are stored."""
     image = Image.fromarray(COLOURS).convert(mode)
@@ -92,11 +66,6 @@ def frames() -> tuple[bytes, np.ndarray]:
 
 GREY = np.asarray(Image.fromarray(COLOURS).convert("L"))
 READ: dict[str, tuple[bytes, np.ndarray]] = {
-    "16-bit RGB PNG": (deep_colours(), COLOURS),
-    "16-bit grey PNG": (
-        encoded(Image.fromarray(GREY.astype(np.uint16) * 257), "PNG"),
-        GREY[:, :, None].repeat(3, 2),
-    ),
     "grey PNG": (encoded(Image.fromarray(GREY), "PNG"), GREY[:, :, None].repeat(3, 2)),
     "palette": palette(),
     "palette with a transparent colour": palette(transparency=3),

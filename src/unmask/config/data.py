@@ -2,17 +2,28 @@
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, PrivateAttr, field_validator, model_validator
+from pydantic import (
+    Field,
+    PrivateAttr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from unmask.config.datasets import DATASETS, INSTALLED_DATASETS, Arrays
 from unmask.config.section import (
     Count,
-    Positive,
     PositiveFraction,
     Section,
     height_and_width,
 )
-from unmask.config.statistics import resolve_statistics
+from unmask.config.statistics import (
+    UnitInterval,
+    UnitStd,
+    parse_per_channel,
+    parse_range,
+    resolve_statistics,
+)
 
 Decode = Literal["auto", "fast", "scaled", "reference", "nvjpeg"]
 if TYPE_CHECKING:
@@ -54,22 +65,30 @@ class Data(Section):
     channels: Count = Field(
         description=("1 grey, 3 RGB, 4 RGBA; any other number from .npy and TIFF files")
     )
-    mean: list[float] | None = Field(
+    range: list[tuple[float, float]] | Literal["measured"] | None = Field(
+        default=None,
+        description=(
+            "values that become 0 and 1: [low, high], or such a pair for each channel;"
+            " `measured`: those in data.statistics; null: the type's own (255 of 8"
+            " bits, 65535 of 16, [0, 1] of floats)"
+        ),
+    )
+    mean: list[UnitInterval] | None = Field(
         description=(
             "mean of each channel, for pixels in [0, 1]; null: ImageNet's for 3"
             " channels, otherwise 0.5 (docs/images.md)"
         )
     )
-    std: list[Positive] | None = Field(
+    std: list[UnitStd] | None = Field(
         description=(
-            "standard deviation of each channel; null: ImageNet's for 3 channels,"
-            " otherwise 0.25"
+            "standard deviation of each channel, for pixels in [0, 1]; null: ImageNet's"
+            " for 3 channels, otherwise 0.25"
         )
     )
     statistics: str | None = Field(
         description=(
-            "file of src/measure.py with mean and std of these images, in place of"
-            " data.mean and data.std"
+            "file of src/measure.py with mean, std and range of these images, in place"
+            " of data.mean and data.std"
         )
     )
     flip: bool = Field(
@@ -132,6 +151,16 @@ class Data(Section):
     def parse_image_size(cls, value: Any) -> Any:
         return height_and_width(value)
 
+    @field_validator("range", mode="before")
+    @classmethod
+    def parse_range(cls, value: Any) -> Any:
+        return parse_range(value)
+
+    @field_validator("mean", "std", mode="before")
+    @classmethod
+    def parse_per_channel(cls, value: Any, info: ValidationInfo) -> Any:
+        return parse_per_channel(f"data.{info.field_name}", value)
+
     @model_validator(mode="after")
     def check_channels(self) -> "Data":
         expected = self.arrays.channels if self.arrays else self.channels
@@ -145,10 +174,11 @@ class Data(Section):
     @model_validator(mode="after")
     def fill_statistics(self) -> "Data":
         resolved = resolve_statistics(
-            self.statistics, self.mean, self.std, self.channels
+            self.statistics, self.mean, self.std, self.range, self.channels
         )
         self.mean = list(resolved.mean)
         self.std = list(resolved.std)
+        self.range = resolved.range
         self._statistics_identity = resolved.identity
         # results depend on the values, not on the file that they came from
         self.statistics = None
@@ -163,6 +193,11 @@ class Data(Section):
     @model_validator(mode="after")
     def check_source(self) -> "Data":
         if self.arrays:
+            if self.range:
+                raise ValueError(
+                    f"data.range={self.range}: {self.source} is of 8 bits and has its"
+                    " range; set data.range=null"
+                )
             if self.in_memory is False:
                 raise ValueError(
                     f"data.in_memory=false: {self.source} is held in memory in any"
@@ -179,6 +214,11 @@ class Data(Section):
     def arrays(self) -> Arrays | None:
         """Return what is known of a data set that comes as arrays; None of others."""
         return DATASETS[self.source].arrays
+
+    @property
+    def ranges(self) -> tuple[tuple[float, float], ...] | None:
+        """Return (low, high) of each channel, or one for all; None: the type's own."""
+        return tuple(self.range) if isinstance(self.range, list) else None
 
     @property
     def statistics_identity(self) -> str | None:

@@ -190,6 +190,9 @@ def _common_science(kind: str, config: Config, identity: str) -> dict[str, Any]:
     values = config.to_dict()["data"]
     values["image_size"] = list(config.stage_image_size(kind))
     data = {"identity": identity} | {key: values[key] for key in DATA_KEYS}
+    # only where it is set: results from before this key existed stay valid
+    if config.data.ranges:
+        data["range"] = values["range"]
     if config.data.arrays is None:
         # which library decodes does not count: all of them give the same pixels
         data["pixels"] = resolve_decode(config.data)

@@ -5,10 +5,11 @@ from typing import Any, NamedTuple
 
 import lightning as L
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from unmask.data.augment.corruptions import corrupt
+from unmask.data.images.tensors import PixelTensor
 from unmask.data.loading.bad_images import is_original
 from unmask.data.loading.batch import Batch
 from unmask.data.loading.module import EvaluationData, ImageData
@@ -99,8 +100,8 @@ class Corruption:
     key: Key
 
     def __call__(
-        self, images_BCHW: UInt8[Tensor, "B C H W"], epoch: int, ids_B: Int[Tensor, "B"]
-    ) -> UInt8[Tensor, "B C H W"]:
+        self, images_BCHW: PixelTensor, epoch: int, ids_B: Int[Tensor, "B"]
+    ) -> PixelTensor:
         # The epoch is left out: every evaluation sees the same images.
         return corrupt(images_BCHW, self.name, self.severity, self.key, ids_B)
 

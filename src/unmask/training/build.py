@@ -230,7 +230,12 @@ def open_splits(
         if data.decode != "auto":
             in_memory = False
         return splits_from_listing(
-            listing, data.channels, data.image_size, in_memory, resolve_decode(data)
+            listing,
+            data.channels,
+            data.image_size,
+            in_memory,
+            resolve_decode(data),
+            data.ranges,
         )
     return load_arrays(data.source, Path(data.root or "data"), data.download)
 

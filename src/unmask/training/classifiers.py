@@ -11,6 +11,7 @@ from unmask.config.checks import ConfigError, check_checkpoint_config
 from unmask.config.recipes import LABELLED_STAGES, MEASURING_STAGES
 from unmask.config.schema import Config
 from unmask.config.statistics import standard_statistics
+from unmask.data.images.depth import Ranges
 from unmask.data.loading.batch import ImageFormat
 from unmask.data.loading.module import EVAL_BATCH
 from unmask.encoder import Encoder
@@ -49,6 +50,7 @@ class TrainedClassifier:
     batch_size: int = EVAL_BATCH
     bfloat16: bool = False
     is_foreign: bool = False
+    ranges: Ranges | None = None
 
 
 def load_trained_classifier(
@@ -115,6 +117,7 @@ def classifier_from_checkpoint(
         tuple(names),
         build.build_loading(config).eval_batch,
         bfloat16=config.trainer.precision == "bf16-mixed",
+        ranges=config.data.ranges,
     )
 
 

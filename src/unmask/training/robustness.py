@@ -170,7 +170,9 @@ def _folder_set(stage: Stage, root: Path, name: str, severity: int) -> ImageSet:
     listing = list_evaluation_set(root, stage.run.plan.class_names)
     labels = torch.from_numpy(listing.val.labels).long()
     store = FolderStore(root, listing.val.names)
-    images = StoredImages(store, labels, data.channels, resolve_decode(data))
+    images = StoredImages(
+        store, labels, data.channels, resolve_decode(data), data.ranges
+    )
     return ImageSet(
         name,
         severity,

@@ -18,7 +18,6 @@ from unmask.commands.bench.reading_paths import (
 from unmask.commands.bench.step import our_step, set_up_device
 from unmask.commands.bench.whole_loaders import time_loaders
 from unmask.config.data import Container, Data, default_patch_size
-from unmask.data.images.decoding import read_header
 from unmask.data.images.pillow import PILLOW_MODES
 from unmask.data.loading.batch import ImageFormat
 from unmask.data.loading.folders import StoredImages
@@ -144,8 +143,7 @@ def _describe_images(
     assert first_read is not None
     pixels = []
     for i in ids[:NUM_SMALL]:
-        content = split.store.read(i)
-        height, width = read_header(content, split.store.name(i), split.channels).size
+        height, width = split.read_header(i).size
         pixels.append(height * width)
     return (
         f"{len(ids)} of {len(split)} files, {first_read.mean_bytes / 1000:.0f} kB and"

@@ -11,7 +11,8 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image
 
-from unmask.data.images.decoding import decode_image, read_header, resize_crop
+from unmask.data.images.decoding import decode_image, resize_crop
+from unmask.data.images.depth import to_bytes
 from unmask.data.loading.folders import StoredImages
 
 # the usual short side of stored images over the size of crops: 8/7
@@ -67,9 +68,8 @@ def make_smaller_copies(
 
 def _shrink(split: StoredImages, i: int, short_side: int) -> UInt8[np.ndarray, "h w C"]:
     """Return an image resized to the short side; smaller ones are stretched to it."""
-    image_HWC = decode_image(
-        read_header(split.store.read(i), split.store.name(i), split.channels)
-    )
+    # the copies are JPEGs
+    image_HWC = to_bytes(decode_image(split.read_header(i)))
     height, width = image_HWC.shape[:2]
     scale = min(1.0, short_side / min(height, width))
     # max: rounding must not make the short side a pixel shorter

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch import Tensor
 from unmask.commands.images import find_images
 from unmask.commands.predict.arguments import Predict
 from unmask.config.checks import ConfigError
+from unmask.data.images.tensors import PixelTensor, concatenate
 from unmask.data.images.unreadable import printable
 from unmask.data.listing.names import FolderStore, pack_names
 from unmask.data.loading.batch import Batch
@@ -82,7 +83,7 @@ def predict(arguments: Predict) -> Predictions:
         readable += read_names
         faults += batch_faults
         if images:
-            images_BCHW = torch.cat(images)
+            images_BCHW = concatenate(images)
             probabilities.append(class_probabilities(classifier, images_BCHW, device))
     if not probabilities:
         first_faults = "\n".join(faults[:MAX_ROWS])
@@ -115,7 +116,7 @@ def _check_arguments(arguments: Predict) -> None:
 
 def _read_crops(
     root: Path, names: list[str], classifier: TrainedClassifier
-) -> tuple[list[str], list[UInt8[Tensor, "1 C H W"]], list[str]]:
+) -> tuple[list[str], list[PixelTensor], list[str]]:
     """Read images as evaluation crops them.
 
     Returns the names that could be read, their images, and what is wrong with the
@@ -124,7 +125,10 @@ def _read_crops(
     # the classes are what we want to know
     no_labels_N = torch.full((len(names),), -1)
     files = StoredImages(
-        FolderStore(root, pack_names(names)), no_labels_N, classifier.channels
+        FolderStore(root, pack_names(names)),
+        no_labels_N,
+        classifier.channels,
+        ranges=classifier.ranges,
     )
     # in training another image would stand in for a bad one; here it must not
     views = Views(files, classifier.image_format, None, seed=0, allow_substitutes=False)
@@ -151,7 +155,7 @@ def _read_crops(
 
 @torch.no_grad()
 def class_probabilities(
-    classifier: TrainedClassifier, images_BCHW: UInt8[Tensor, "B C H W"], device: str
+    classifier: TrainedClassifier, images_BCHW: PixelTensor, device: str
 ) -> Float[Tensor, "B K"]:
     # a batch wants ids and labels, but nothing here depends on them
     ids_B = torch.arange(len(images_BCHW))

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from unmask.commands.images import find_images
@@ -14,14 +14,17 @@ from unmask.config.groups import HogTarget, TokensTarget
 from unmask.config.schema import Config
 from unmask.data.augment.crops import centre_boxes
 from unmask.data.augment.resampling import resize_crops
+from unmask.data.images.tensors import PixelTensor, concatenate
 from unmask.data.images.unreadable import (
     BadImage,
     BadImageError,
     no_substitute_error,
     substitutes,
 )
+from unmask.data.loading.batch import Batch
 from unmask.data.loading.folders import StoredImages, read_image, read_stored
 from unmask.data.loading.in_memory import InMemory
+from unmask.data.loading.module import normalise
 from unmask.mae import MAE
 from unmask.randomness import make_key
 from unmask.reconstructions import Reconstruction, reconstruct
@@ -96,10 +99,9 @@ class LoadedAutoencoder(NamedTuple):
             pixels_BCHW = _read_images(images, count, self.config)
         else:
             pixels_BCHW = _validation_images(count, self.config)
-        image_format = build.build_format(self.config)
-        mean_1C11 = torch.tensor(image_format.mean).view(1, -1, 1, 1)
-        std_1C11 = torch.tensor(image_format.std).view(1, -1, 1, 1)
-        return (pixels_BCHW / 255 - mean_1C11) / std_1C11
+        ids_B = torch.arange(len(pixels_BCHW))
+        batch = Batch(pixels_BCHW, ids_B, ids_B, 0)
+        return normalise(batch, build.build_format(self.config)).images_BCHW
 
 
 def load_autoencoder(
@@ -139,43 +141,39 @@ def load_autoencoder(
     return LoadedAutoencoder(model, target, config)
 
 
-def _read_images(path: Path, count: int, config: Config) -> UInt8[Tensor, "B C H W"]:
+def _read_images(path: Path, count: int, config: Config) -> PixelTensor:
     root, names = find_images(path)
-    crops: list[Tensor] = []
+    data = config.data
+    images: list[PixelTensor] = []
     faults: list[str] = []
     # one by one: files may have different sizes until they are cropped
     for name in names:
-        if len(crops) == count:
+        if len(images) == count:
             break
         try:
-            image_CHW = read_image(root / name, config.data.channels)
+            images.append(read_image(root / name, data.channels, data.ranges))
         except BadImageError as error:
             faults.append(str(error))
-            continue
-        crops.append(_centre_crop(image_CHW, config))
-    if not crops:
+    if not images:
         raise ValueError(f"none of {len(names)} images can be read; first: {faults[0]}")
     for fault in faults:
         warnings.warn(f"skipped: {fault}", stacklevel=1)
-    return torch.cat(crops)
+    return _centre_crops(images, config)
 
 
-def _validation_images(count: int, config: Config) -> UInt8[Tensor, "B C H W"]:
+def _validation_images(count: int, config: Config) -> PixelTensor:
     """Return validation images, evenly spread over the split."""
     _, val = build.load_splits(make_plan(config))
     # the first ones of a folder would all be of one class
     positions = torch.linspace(0, len(val) - 1, min(count, len(val))).long()
-    crops = []
-    for i in positions.unique().tolist():
-        if isinstance(val, InMemory):
-            image_CHW = val.images_NCHW[i]
-        else:
-            image_CHW = _read_or_substitute(val, i)
-        crops.append(_centre_crop(image_CHW, config))
-    return torch.cat(crops)
+    images = [
+        val.images_NCHW[i] if isinstance(val, InMemory) else _read_or_substitute(val, i)
+        for i in positions.unique().tolist()
+    ]
+    return _centre_crops(images, config)
 
 
-def _read_or_substitute(files: StoredImages, i: int) -> UInt8[Tensor, "C H W"]:
+def _read_or_substitute(files: StoredImages, i: int) -> PixelTensor:
     """Return an image, or its substitute where it is bad, as in training."""
     bad_images = []
     for candidate in (i, *substitutes(i, len(files))):
@@ -186,11 +184,12 @@ def _read_or_substitute(files: StoredImages, i: int) -> UInt8[Tensor, "C H W"]:
     raise no_substitute_error(bad_images)
 
 
-def _centre_crop(
-    image_CHW: UInt8[Tensor, "C H W"], config: Config
-) -> UInt8[Tensor, "1 C h w"]:
-    """Return the centre crop that evaluation uses, values from 0 to 255."""
-    # crops are computed for batches; this is a batch of one
-    size_12 = torch.tensor([image_CHW.shape[1:]])
-    boxes = centre_boxes(size_12, config.data.image_size, config.data.eval_crop)
-    return resize_crops(image_CHW[None], boxes, config.data.image_size)
+def _centre_crops(images: list[PixelTensor], config: Config) -> PixelTensor:
+    """Return the centre crops that evaluation uses, as one batch."""
+    crops = []
+    for image_CHW in images:
+        # crops are computed for batches; this is a batch of one
+        size_12 = torch.tensor([image_CHW.shape[1:]])
+        boxes = centre_boxes(size_12, config.data.image_size, config.data.eval_crop)
+        crops.append(resize_crops(image_CHW[None], boxes, config.data.image_size))
+    return concatenate(crops)

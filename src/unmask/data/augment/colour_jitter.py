@@ -7,7 +7,7 @@ for each of the three. The arithmetic is torchvision's.
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from torch import Tensor
 from torchvision.transforms.v2.functional import (
     adjust_brightness,
@@ -15,6 +15,7 @@ from torchvision.transforms.v2.functional import (
     adjust_saturation,
 )
 
+from unmask.data.images.tensors import PixelTensor
 from unmask.randomness import Key, uniform
 
 OPERATIONS = (adjust_brightness, adjust_contrast, adjust_saturation)
@@ -31,8 +32,8 @@ class ColourJitter:
     key: Key
 
     def __call__(
-        self, images_BCHW: UInt8[Tensor, "B C H W"], epoch: int, ids_B: Int[Tensor, "B"]
-    ) -> UInt8[Tensor, "B C H W"]:
+        self, images_BCHW: PixelTensor, epoch: int, ids_B: Int[Tensor, "B"]
+    ) -> PixelTensor:
         channels = images_BCHW.shape[1]
         if channels not in (1, 3):
             raise ValueError(

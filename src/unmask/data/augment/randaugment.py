@@ -16,6 +16,7 @@ from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
+from unmask.data.images.tensors import PixelTensor, shares_to_bytes
 from unmask.randomness import Key, random_words, seeded_generators
 
 # share of the shorter side by which RandAugment may translate: that of timm's training
@@ -25,14 +26,18 @@ TRANSLATE_SHARE = 0.45
 
 @dataclass(frozen=True)
 class RandAugment:
-    """Apply timm's transform to batches of grey or RGB images, after the crop."""
+    """Apply timm's transform to batches of grey or RGB images, after the crop.
+
+    It knows 8 bits alone: shares of a range are rounded to them.
+    """
 
     transform: Any
     key: Key
 
     def __call__(
-        self, images_BCHW: UInt8[Tensor, "B C H W"], epoch: int, ids_B: Int[Tensor, "B"]
+        self, images_BCHW: PixelTensor, epoch: int, ids_B: Int[Tensor, "B"]
     ) -> UInt8[Tensor, "B C H W"]:
+        images_BCHW = shares_to_bytes(images_BCHW)
         states = random_words(self.key, epoch, ids_B, 2).tolist()
         changed = []
         for image_CHW, state in zip(images_BCHW, states, strict=True):

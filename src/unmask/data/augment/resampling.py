@@ -5,10 +5,11 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from unmask.data.augment.crops import margin_sizes
+from unmask.data.images.tensors import PixelTensor
 
 CUBIC = -0.5  # Pillow's bicubic coefficient
 FLOATS_PER_CHUNK = 2**18  # a megabyte
@@ -33,8 +34,8 @@ class Crops(NamedTuple):
 
 
 def crop_images(
-    images_BCHW: UInt8[Tensor, "B C H W"], crops: Crops, shape: tuple[int, int]
-) -> UInt8[Tensor, "B C h w"]:
+    images_BCHW: PixelTensor, crops: Crops, shape: tuple[int, int]
+) -> PixelTensor:
     """Return the crops of `shape`, on the images' device."""
     boxes_B5, shifts_B2, mirrored_B = crops
     if boxes_B5 is not None:
@@ -95,12 +96,15 @@ def shift_images(
 
 
 def resize_crops(
-    images_BCHW: Tensor, boxes_B5: Int[Tensor, "B 5"], shape: tuple[int, int]
-) -> UInt8[Tensor, "B C h w"]:
+    images_BCHW: PixelTensor, boxes_B5: Int[Tensor, "B 5"], shape: tuple[int, int]
+) -> PixelTensor:
     """Cut out the boxes, resize them to `shape`, and mirror them.
 
-    The width is resized first, and both passes are rounded and clipped, like Pillow's.
+    The width is resized first. Both passes are clipped, and those of bytes rounded,
+    like Pillow's.
     """
+    is_bytes = images_BCHW.dtype == torch.uint8
+    white = 255 if is_bytes else 1
     top, left, height, width, mirrored = boxes_B5.unbind(1)
     batch, channels, height_in, width_in = images_BCHW.shape
     unmirrored = torch.zeros_like(mirrored)
@@ -118,10 +122,12 @@ def resize_crops(
         # the rows of all channels side by side: one product for each image is several
         # times faster than one for each channel
         pixels = images.transpose(1, 2).contiguous().float().flatten(1, 2)
-        across = torch.bmm(pixels, col.mT).round_().clamp_(0, 255)
-        across = across.view(len(images), height_in, -1)
-        resized = torch.bmm(row, across).round_().clamp_(0, 255)
-        out.copy_(resized.view_as(out))
+        across = torch.bmm(pixels, col.mT)
+        across = across.round_() if is_bytes else across
+        across = across.clamp_(0, white).view(len(images), height_in, -1)
+        resized = torch.bmm(row, across)
+        resized = resized.round_() if is_bytes else resized
+        out.copy_(resized.clamp_(0, white).view_as(out))
     return out_BhCw.transpose(1, 2)
 
 

@@ -1,16 +1,14 @@
 """Images stored as arrays: .npy files, and the TIFFs that Pillow cannot read.
 
 Pillow cannot read TIFFs of many channels, 16-bit colours, floats or several pages.
-8-bit values are used as they are. 16-bit values are divided by 257, so that 65535
-becomes 255 (white). Floats are shares of white and must lie in [0, 1]: one image alone
-does not reveal any other scale.
+The values are returned as the file holds them; `depth` knows their range.
 """
 
 import io
 from typing import Any
 
 import numpy as np
-from jaxtyping import Shaped, UInt8
+from jaxtyping import Shaped
 
 # the bytes of an image file, or the pixels of a store that keeps arrays
 Content = bytes | np.ndarray
@@ -72,23 +70,28 @@ def read_array_size(content: Content, name: str, channels: int) -> tuple[int, in
 
 def read_array(
     content: Content, name: str, channels: int
-) -> UInt8[np.ndarray, "H W C"]:
-    """Read all pixels as uint8, channels last.
+) -> Shaped[np.ndarray, "H W C"]:
+    """Read all pixels in the file's own type, channels last.
 
-    Raises ValueError if the array is no image of that many channels, or its numbers
-    have no known scale.
+    Raises ValueError if the array is no image of that many channels.
     """
+    axes = ""
     if not isinstance(content, bytes):
-        return _to_uint8(_channels_last(content, channels))
-    if name.lower().endswith(".npy"):
+        array = content
+    elif name.lower().endswith(".npy"):
         # pickled arrays could run any code
         array = np.load(io.BytesIO(content), allow_pickle=False)
-        return _to_uint8(_channels_last(array, channels))
-    import tifffile
+    else:
+        import tifffile
 
-    with tifffile.TiffFile(io.BytesIO(content)) as file:
-        series = file.series[0]
-        return _to_uint8(_channels_last(series.asarray(), channels, series.axes))
+        with tifffile.TiffFile(io.BytesIO(content)) as file:
+            series = file.series[0]
+            array, axes = series.asarray(), series.axes
+    # files of either byte order
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    array_HWC = np.ascontiguousarray(_channels_last(array, channels, axes))
+    # black and white need no more than bytes
+    return array_HWC * np.uint8(255) if array_HWC.dtype == np.bool_ else array_HWC
 
 
 def _read_npy_header(content: bytes) -> tuple[tuple[int, ...], np.dtype]:
@@ -136,25 +139,3 @@ def _channels_hint(array: Shaped[np.ndarray, "..."]) -> str:
     if not 0 < likely < 256:
         return ""
     return f"; set data.channels={likely} if that is their number"
-
-
-def _to_uint8(array_HWC: Shaped[np.ndarray, "H W C"]) -> UInt8[np.ndarray, "H W C"]:
-    dtype = array_HWC.dtype
-    if dtype == np.bool_:
-        scaled = array_HWC * np.uint8(255)
-    elif dtype == np.uint8:
-        scaled = array_HWC
-    elif dtype == np.uint16:
-        scaled = array_HWC // 257
-    elif np.issubdtype(dtype, np.floating):
-        low, high = array_HWC.min(), array_HWC.max()
-        # written this way round, the test also catches NaN
-        if not (low >= 0 and high <= 1):
-            raise ValueError(
-                f"its floats reach from {low:g} to {high:g}; bring them to [0, 1], or"
-                " save uint8 or uint16"
-            )
-        scaled = np.rint(array_HWC * 255)
-    else:
-        raise ValueError(f"it holds {dtype}; save uint8, uint16, or floats in [0, 1]")
-    return np.ascontiguousarray(scaled, dtype=np.uint8)

@@ -1,7 +1,8 @@
 """Decode one image: read its header, choose a crop box, then decode and resize that.
 
-Images are decoded upright (EXIF orientation), with the wanted number of channels, and
-16-bit grey is scaled to 8 bits rather than clipped. The modes (`data.decode`):
+Images are decoded upright (EXIF orientation), with the wanted number of channels: bytes
+of those of 8 bits, shares of their range (`depth`) of all others. The modes
+(`data.decode`):
 
 - `fast` decodes only the crop box of a JPEG, by the fastest decoder that is installed;
 - `scaled` decodes large crop boxes at a half, a quarter or an eighth of their size;
@@ -20,12 +21,13 @@ from typing import Literal
 import numpy as np
 import simplejpeg
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Shaped, UInt8
 from PIL import Image
 from torch.nn.functional import interpolate
 
 from unmask.data.images import native
 from unmask.data.images.arrays import Content, is_array, read_array, read_array_size
+from unmask.data.images.depth import Pixels, Ranges, to_shares
 from unmask.data.images.pillow import (
     MAX_PIXELS,
     PILLOW_MODES,
@@ -71,7 +73,7 @@ class EncodedImage:
     """An image whose header has been read, but not its pixels.
 
     size: (height, width) once upright. header: of a JPEG that may be decoded by
-    something other than Pillow, else None.
+    something other than Pillow, else None. ranges: data.range.
     """
 
     content: Content
@@ -79,9 +81,12 @@ class EncodedImage:
     channels: int
     size: tuple[int, int]
     header: JpegHeader | None = None
+    ranges: Ranges | None = None
 
 
-def read_header(content: Content, name: str, channels: int) -> EncodedImage:
+def read_header(
+    content: Content, name: str, channels: int, ranges: Ranges | None = None
+) -> EncodedImage:
     """Read the header only, to know the size. Raises BadImageError."""
     try:
         size, header = _parse_header(content, name, channels)
@@ -90,7 +95,7 @@ def read_header(content: Content, name: str, channels: int) -> EncodedImage:
         raise
     except Exception as error:
         raise BadImageError(name, short_reason(error)) from error
-    return EncodedImage(content, name, channels, size, header)
+    return EncodedImage(content, name, channels, size, header, ranges)
 
 
 def _parse_header(
@@ -176,15 +181,32 @@ def _parse_frame(marker: int, fields: bytes, may_be_rotated: bool) -> JpegHeader
     )
 
 
-def decode_image(image: EncodedImage) -> UInt8[np.ndarray, "H W C"]:
+def decode_image(image: EncodedImage) -> Pixels:
     """Decode the whole image. Raises BadImageError."""
+    return _to_pixels(decode_values(image), image)
+
+
+def decode_values(image: EncodedImage) -> Shaped[np.ndarray, "H W C"]:
+    """Decode the whole image to the values that the file holds.
+
+    Raises BadImageError.
+    """
     pixels = decode_region(image, (0, 0, *image.size)) if image.header else None
     return _decode_whole(image) if pixels is None else pixels
 
 
+def _to_pixels(values: Shaped[np.ndarray, "H W C"], image: EncodedImage) -> Pixels:
+    if image.ranges is None and values.dtype == np.uint8:
+        return values
+    try:
+        return to_shares(values, image.ranges)
+    except ValueError as error:
+        raise BadImageError(image.name, short_reason(error)) from error
+
+
 def decode_crop(
     image: EncodedImage, box: Box, shape: tuple[int, int], decode: DecodeMode = "fast"
-) -> UInt8[np.ndarray, "h w C"]:
+) -> Pixels:
     """Decode the crop box and resize it to `shape`. Raises BadImageError."""
     if image.header and decode != "reference":
         # progressive files are read as a whole anyway, and not every decoder scales
@@ -192,22 +214,20 @@ def decode_crop(
         may_scale = decode == "scaled" and not image.header.progressive
         scale = choose_scale(box, shape) if may_scale else 1
         region, box_in_region = scaled_box(box, image.size, scale)
-        pixels = decode_region(image, region, scale)
-        if pixels is not None and scale == 1:
-            return resize_crop(pixels, (0, 0, *pixels.shape[:2]), shape)
-        if pixels is not None:
+        values = decode_region(image, region, scale)
+        if values is not None:
+            pixels = _to_pixels(values, image)
+            if scale == 1:
+                return resize_crop(pixels, (0, 0, *pixels.shape[:2]), shape)
             # a scaled box lies between pixels; only Pillow resizes from there, and
             # rounding the box would shift the picture
             return resize_with_pillow(pixels, box_in_region, shape)
-    return resize_crop(_decode_whole(image), box, shape, decode)
+    return resize_crop(_to_pixels(_decode_whole(image), image), box, shape, decode)
 
 
 def resize_crop(
-    array_HWC: UInt8[np.ndarray, "H W C"],
-    box: Box,
-    shape: tuple[int, int],
-    decode: DecodeMode = "fast",
-) -> UInt8[np.ndarray, "h w C"]:
+    array_HWC: Pixels, box: Box, shape: tuple[int, int], decode: DecodeMode = "fast"
+) -> Pixels:
     """Cut out the box and resize it by an antialiased bicubic.
 
     It is Pillow's for `reference`, otherwise torch's, which is vectorised. There the
@@ -223,6 +243,9 @@ def resize_crop(
     # channels-last layout, and keeps it
     batch = torch.from_numpy(crop_HWC)[None].permute(0, 3, 1, 2)
     out = interpolate(batch, size=shape, mode="bicubic", antialias=True)
+    if out.is_floating_point():
+        # the kernel overshoots at edges
+        out = out.clamp_(0, 1)
     return out.permute(0, 2, 3, 1)[0].numpy()
 
 
@@ -315,7 +338,7 @@ def scaled_box(
     return (top, left, height, width), inside
 
 
-def _decode_whole(image: EncodedImage) -> UInt8[np.ndarray, "H W C"]:
+def _decode_whole(image: EncodedImage) -> Shaped[np.ndarray, "H W C"]:
     """Decode the whole image by Pillow, or read it if it is an array."""
     content, name = image.content, image.name
     try:

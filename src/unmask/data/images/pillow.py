@@ -4,11 +4,16 @@ import io
 import warnings
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Shaped, UInt8, UInt16
 from PIL import Image
+
+from unmask.data.images.depth import Pixels
 
 # of any image, by its header: Pillow's own limit against decompression bombs
 MAX_PIXELS = 178_956_970
+# ITU-R 601: the shares of red, green and blue in Pillow's grey
+LUMA = (0.299, 0.587, 0.114)
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PILLOW_MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # by number of channels
 
 # EXIF's tag; its values 1 to 8 say how the stored image must be turned or mirrored
@@ -62,32 +67,99 @@ def exif_orientation(image: Image.Image) -> int:
         return 1
 
 
-def decode_with_pillow(content: bytes, channels: int) -> UInt8[np.ndarray, "H W *C"]:
-    """Decode upright; grey images have no axis for channels."""
+def decode_with_pillow(content: bytes, channels: int) -> Shaped[np.ndarray, "H W *C"]:
+    """Decode upright, in 8 bits or in the file's own depth.
+
+    Grey images of 8 bits have no axis for channels.
+    """
     with Image.open(io.BytesIO(content)) as image:
         transpose = TO_UPRIGHT.get(exif_orientation(image))
-        upright = image if transpose is None else image.transpose(transpose)
-        # Pillow would clip floats in [0, 1] to black
-        if upright.mode == "F":
-            raise ValueError(
-                f"its pixels are floating point (mode {upright.mode}); save it as 8 or"
-                " 16 bits, or as a .npy array in [0, 1]"
-            )
-        # Pillow would clip 16-bit values at 255: nearly all white
-        if upright.mode.startswith("I"):
-            scaled = (np.asarray(upright) // 257).clip(0, 255).astype(np.uint8)
-            upright = Image.fromarray(scaled)
-        # np.array copies: torch warns about arrays that cannot be written
-        return np.array(upright.convert(PILLOW_MODES[channels]))
+        if is_deep_png(content):
+            planes = _deep_png_planes(content)
+        elif image.mode == "F" or image.mode.startswith("I"):
+            planes = [_deep_plane(image)]
+        else:
+            upright = image if transpose is None else image.transpose(transpose)
+            # np.array copies: torch warns about arrays that cannot be written
+            return np.array(upright.convert(PILLOW_MODES[channels]))
+    if transpose is not None:
+        # Pillow turns single planes of any depth
+        turned = [Image.fromarray(plane).transpose(transpose) for plane in planes]
+        planes = [np.asarray(plane) for plane in turned]
+    return _to_channels(np.stack(planes, axis=2), channels)
+
+
+def is_deep_png(content: bytes) -> bool:
+    """Return whether it is a PNG of 16 bits, of which Pillow returns 8 in colours."""
+    return content[:8] == PNG_SIGNATURE and content[24:25] == b"\x10"
+
+
+def _deep_plane(image: Image.Image) -> Shaped[np.ndarray, "H W"]:
+    """Return floats, or 16 bits without a sign: Pillow's 32 hold no more here."""
+    plane = np.asarray(image)
+    return plane if image.mode == "F" else plane.clip(0, 65535).astype(np.uint16)
+
+
+def _deep_png_planes(content: bytes) -> list[UInt16[np.ndarray, "H W"]]:
+    """Return the 16 bits of each channel of a PNG.
+
+    Pillow unpacks the first byte of each sample (16B); unpacked as if it were the
+    other byte order (16L), the same data give the second one.
+    """
+    layout = _png_layout(content)
+    if layout == "I;16B":
+        return [_deep_plane(Image.open(io.BytesIO(content)))]
+    if layout == "LA;16B":
+        # two samples of two bytes lie as four samples of one
+        bytes_HW4 = _unpack_png(content, "RGBA")
+        high, low = bytes_HW4[:, :, ::2], bytes_HW4[:, :, 1::2]
+    else:
+        high = _unpack_png(content, layout)
+        low = _unpack_png(content, layout.replace("16B", "16L"))
+    deep_HWC = high.astype(np.uint16) << 8 | low
+    return list(np.moveaxis(deep_HWC, 2, 0))
+
+
+def _png_layout(content: bytes) -> str:
+    """Return how Pillow would unpack the samples of a PNG: RGB;16B, say."""
+    with Image.open(io.BytesIO(content)) as image:
+        (tile,) = image.tile
+        assert isinstance(tile.args, str), tile
+        return tile.args
+
+
+def _unpack_png(content: bytes, layout: str) -> UInt8[np.ndarray, "H W C"]:
+    with Image.open(io.BytesIO(content)) as image:
+        image.tile = [tile._replace(args=layout) for tile in image.tile]
+        return np.asarray(image)
+
+
+def _to_channels(
+    array_HWC: Shaped[np.ndarray, "H W _"], channels: int
+) -> Shaped[np.ndarray, "H W C"]:
+    """Bring 1 to 4 channels to 1, 3 or 4, as Pillow converts those of 8 bits."""
+    stored = array_HWC.shape[2]
+    colours_HWC = array_HWC[:, :, : 1 if stored < 3 else 3]
+    if channels == 1 and stored >= 3:
+        grey_HW = np.rint(colours_HWC @ np.array(LUMA)).astype(array_HWC.dtype)
+        return grey_HW[:, :, None]
+    if channels >= 3 and stored < 3:
+        colours_HWC = colours_HWC.repeat(3, axis=2)
+    if channels < 4:
+        return np.ascontiguousarray(colours_HWC)
+    is_float = array_HWC.dtype == np.float32
+    white = 1.0 if is_float else np.iinfo(array_HWC.dtype).max
+    opacity_HW1 = np.full_like(array_HWC[:, :, :1], white)
+    if stored in (2, 4):
+        opacity_HW1 = array_HWC[:, :, -1:]
+    return np.concatenate([colours_HWC, opacity_HW1], axis=2)
 
 
 def resize_with_pillow(
-    image_HWC: UInt8[np.ndarray, "H W C"],
-    box: tuple[float, float, float, float],
-    shape: tuple[int, int],
-) -> UInt8[np.ndarray, "h w C"]:
+    image_HWC: Pixels, box: tuple[float, float, float, float], shape: tuple[int, int]
+) -> Pixels:
     """Resize the box (left, top, right, bottom) by Pillow's bicubic."""
-    is_rgb = image_HWC.shape[2] == 3
+    is_rgb = image_HWC.shape[2] == 3 and image_HWC.dtype == np.uint8
     # Pillow has no images of other channel counts, and it would weight the colours of
     # RGBA by opacity: their channels are resized one by one
     parts = [image_HWC] if is_rgb else list(np.moveaxis(image_HWC, 2, 0))
@@ -96,4 +168,6 @@ def resize_with_pillow(
         np.array(image.resize(shape[::-1], Image.Resampling.BICUBIC, box))
         for image in images
     ]
-    return resized[0] if is_rgb else np.stack(resized, axis=2)
+    out_hwC = resized[0] if is_rgb else np.stack(resized, axis=2)
+    # the kernel overshoots at edges; Pillow clips bytes, not floats
+    return out_hwC if out_hwC.dtype == np.uint8 else out_hwC.clip(0, 1)

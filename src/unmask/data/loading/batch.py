@@ -3,21 +3,21 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float32, Int, UInt8
 from torch import Tensor
 
 from unmask.data.images.unreadable import BadImage
 
 
 class Batch(NamedTuple):
-    """A batch of one epoch: finished crops in bytes, then normalised floats.
+    """A batch of one epoch: finished crops as pixels, then normalised floats.
 
     labels: -1 where there are none. ids: sample ids; view k of image i is sample
     i + k * (images of the split), and ids below that number are the images' own.
     bad_images: which could not be read.
     """
 
-    images_BCHW: UInt8[Tensor, "B C h w"] | Float[Tensor, "B C h w"]
+    images_BCHW: UInt8[Tensor, "B C h w"] | Float32[Tensor, "B C h w"]
     labels_B: Int[Tensor, "B"]
     ids_B: Int[Tensor, "B"]
     epoch: int
@@ -28,7 +28,7 @@ class Batch(NamedTuple):
 class ImageFormat:
     """What the model sees.
 
-    shape: (height, width). mean, std: per channel, of pixels in [0, 1]. eval_crop: side
+    shape: (height, width). mean, std: per channel, of shares in [0, 1]. eval_crop: side
     of the centre crop in evaluation, as a share of the image's.
     """
 

@@ -9,18 +9,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Int
 from torch import Tensor
 
-from unmask.data.images.arrays import Content
-from unmask.data.images.decoding import DecodeMode, decode_image, read_header
+from unmask.data.images.decoding import (
+    DecodeMode,
+    EncodedImage,
+    decode_image,
+    read_header,
+)
+from unmask.data.images.depth import Ranges
+from unmask.data.images.tensors import PixelTensor, bytes_to_shares
 from unmask.data.images.unreadable import (
     BadImage,
     BadImageError,
     no_substitute_error,
     read_content,
     substitutes,
-    to_bad_image_error,
 )
 from unmask.data.listing.listing import Listing
 from unmask.data.listing.names import FolderStore, pack_names
@@ -37,45 +42,51 @@ class OddSizeError(ValueError):
     """An image has another size than data.image_size."""
 
 
+class _DeepError(Exception):
+    """An image has more bits than the bytes that its split was to be held in."""
+
+
 @dataclass(frozen=True)
 class StoredImages:
     """A split in a store; images are read and decoded when they are needed.
 
-    Labels are -1 without classes.
+    Labels are -1 without classes. ranges: data.range; None: that of each file's type.
     """
 
     store: Store
     labels_N: Int[Tensor, "N"]
     channels: int
     decode: DecodeMode = "fast"
+    ranges: Ranges | None = None
 
     def __len__(self) -> int:
         return len(self.store)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Return the type of pixels that batches have, unless a file has more bits."""
+        return torch.uint8 if self.ranges is None else torch.float32
 
-def read_image(path: Path, channels: int) -> UInt8[Tensor, "C H W"]:
+    def read_header(self, i: int) -> EncodedImage:
+        """Read image i and its header. Raises BadImageError."""
+        content = read_content(self.store, i)
+        return read_header(content, self.store.name(i), self.channels, self.ranges)
+
+
+def read_image(path: Path, channels: int, ranges: Ranges | None = None) -> PixelTensor:
     """Read and decode the file of an image.
 
     .npy files hold arrays of (H, W), (H, W, channels) or (channels, H, W), for any
     number of channels. Raises BadImageError with the path if it cannot be read.
     """
-    try:
-        content = FolderStore(path.parent, pack_names([path.name])).read(0)
-    except OSError as error:
-        raise to_bad_image_error(str(path), error) from error
-    return decode_to_tensor(content, str(path), channels)
+    store = FolderStore(path.parent, pack_names([path.name]))
+    no_labels_N = torch.full((1,), -1)
+    return read_stored(StoredImages(store, no_labels_N, channels, ranges=ranges), 0)
 
 
-def read_stored(images: StoredImages, i: int) -> UInt8[Tensor, "C H W"]:
+def read_stored(images: StoredImages, i: int) -> PixelTensor:
     """Read and decode image i of a split. Raises BadImageError."""
-    content = read_content(images.store, i)
-    return decode_to_tensor(content, images.store.name(i), images.channels)
-
-
-def decode_to_tensor(
-    content: Content, name: str, channels: int
-) -> UInt8[Tensor, "C H W"]:
-    pixels_HWC = decode_image(read_header(content, name, channels))
+    pixels_HWC = decode_image(images.read_header(i))
     return torch.from_numpy(pixels_HWC.transpose(2, 0, 1).copy())
 
 
@@ -85,14 +96,15 @@ def splits_from_listing(
     shape: tuple[int, int],
     in_memory: bool | None,
     decode: DecodeMode = "fast",
+    ranges: Ranges | None = None,
 ) -> tuple[InMemory | StoredImages, InMemory | StoredImages]:
     """Return (train, val), loaded into memory or left in their stores.
 
     in_memory=None decides by the sizes of some images and the memory that all would
     take. Raises OddSizeError if in_memory=True and an image has another size.
     """
-    train = _stored_split(listing, 0, channels)
-    val = _stored_split(listing, 1, channels)
+    train = replace(_stored_split(listing, 0, channels), ranges=ranges)
+    val = replace(_stored_split(listing, 1, channels), ranges=ranges)
     if in_memory or (in_memory is None and _fits(train, shape) and _fits(val, shape)):
         try:
             return _load_split(train, shape), _load_split(val, shape)
@@ -114,7 +126,8 @@ def _stored_split(listing: Listing, index: int, channels: int) -> StoredImages:
 
 def _fits(images: StoredImages, shape: tuple[int, int]) -> bool:
     """Return whether a split is small enough, and of one size as far as peeked at."""
-    if len(images) * images.channels * shape[0] * shape[1] > MAX_AUTO_BYTES:
+    values = len(images) * images.channels * shape[0] * shape[1]
+    if values * images.dtype.itemsize > MAX_AUTO_BYTES:
         return False
     step = max(1, len(images) // NUM_PEEKED)
     # bad images have no size, and their substitutes will have the right one
@@ -130,9 +143,12 @@ def _read_size(images: StoredImages, i: int) -> tuple[int, int] | None:
     return image.shape[1], image.shape[2]
 
 
-def _load_split(images: StoredImages, shape: tuple[int, int]) -> InMemory:
+def _load_split(
+    images: StoredImages, shape: tuple[int, int], dtype: torch.dtype | None = None
+) -> InMemory:
     """Decode a whole split. Raises OddSizeError if an image has another size."""
-    pixels = torch.empty((len(images), images.channels, *shape), dtype=torch.uint8)
+    dtype = dtype or images.dtype
+    pixels = torch.empty((len(images), images.channels, *shape), dtype=dtype)
     bad: dict[int, BadImage] = {}
 
     def decode(start: int) -> None:
@@ -151,11 +167,16 @@ def _load_split(images: StoredImages, shape: tuple[int, int]) -> InMemory:
                 f" data.image_size is {shape[0]} x {shape[1]}; other sizes are read"
                 " from disk and resized: set data.in_memory=false"
             )
-        pixels[i] = image
+        if image.dtype != dtype and dtype == torch.uint8:
+            raise _DeepError
+        pixels[i] = image if image.dtype == dtype else bytes_to_shares(image)
 
     with ThreadPoolExecutor() as pool:
-        # list() raises what a task raised
-        list(pool.map(decode, range(0, len(images), IMAGES_PER_TASK)))
+        try:
+            # list() raises what a task raised
+            list(pool.map(decode, range(0, len(images), IMAGES_PER_TASK)))
+        except _DeepError:
+            return _load_split(images, shape, torch.float32)
     split = InMemory(pixels, images.labels_N.clone())
     _fill_substitutes(split, bad)
     return split

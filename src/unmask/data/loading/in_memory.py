@@ -1,14 +1,15 @@
-"""Data sets held in memory as uint8: those that come as arrays, and small folders."""
+"""Data sets held in memory as pixels: those that come as arrays, and small folders."""
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Int
 from torch import Tensor
 
 from unmask.config.datasets import DATASETS
+from unmask.data.images.tensors import PixelTensor
 from unmask.data.images.unreadable import BadImage
 
 CPU = torch.device("cpu")
@@ -25,7 +26,7 @@ class InMemory:
     could not be read. device: where batches are made.
     """
 
-    images_NCHW: UInt8[Tensor, "N C H W"]
+    images_NCHW: PixelTensor
     labels_N: Int[Tensor, "N"]
     bad_images: dict[int, tuple[BadImage, ...]] = field(default_factory=dict)
     device: torch.device = CPU
@@ -34,7 +35,7 @@ class InMemory:
         return len(self.images_NCHW)
 
     @cached_property
-    def images_on_device(self) -> UInt8[Tensor, "N C H W"]:
+    def images_on_device(self) -> PixelTensor:
         """Copy the images to the device when the first batch is made."""
         return self.images_NCHW.to(self.device)
 

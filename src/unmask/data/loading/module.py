@@ -1,6 +1,7 @@
 """The DataModules of the stages, and the loaders that they use.
 
-A loader yields crops in bytes; they are normalised on the training device.
+A loader yields crops in bytes, or in floats where files have more bits; they are
+normalised on the training device.
 """
 
 import math
@@ -88,6 +89,8 @@ def make_loader(
         workers = 0
     channels = len(views.image_format.mean)
     bytes_per_image = math.prod(views.image_format.shape) * channels
+    if isinstance(views.split, StoredImages):
+        bytes_per_image *= views.split.dtype.itemsize
     slots = make_slots(workers, batches.max_samples * bytes_per_image)
     loader = SignalBlockingLoader(
         views,
@@ -130,7 +133,10 @@ def normalise(batch: Batch, image_format: ImageFormat) -> Batch:
     for images, out in zip(images_BCHW.split(chunk), pixels.split(chunk), strict=True):
         # channels-last images are put in order as bytes, a quarter of the floats' size
         images = images if images.stride(3) == 1 else images.contiguous()
-        out.copy_(images).div_(255).sub_(mean).div_(std)
+        out.copy_(images)
+        if images.dtype == torch.uint8:
+            out.div_(255)
+        out.sub_(mean).div_(std)
     return batch._replace(images_BCHW=pixels)
 
 

@@ -24,6 +24,7 @@ from unmask.data.images.decoding import (
     decode_image,
 )
 from unmask.data.images.pillow import exif_orientation
+from unmask.data.images.tensors import bytes_to_shares
 from unmask.data.loading.batch import Batch
 
 # the end must be in the last so many bytes: some programs write after it
@@ -95,12 +96,14 @@ class PackedBatch:
             (len(boxes_B5), *others.shape[1:]), device=device
         )
         images_BCHW[self.other_rows] = others.to(device)
+        has_shares = others.is_floating_point()
         decoded = self._decode_jpegs(others.shape[1], device)
         for image, (_, _, rows) in zip(decoded, self.jpegs, strict=True):
             for row in rows:
                 top, left, height, width = boxes_B5[row, :4].tolist()
                 crop = image[:, top : top + height, left : left + width]
-                images_BCHW[row] = _resize(crop, shape)
+                view = _resize(crop, shape)
+                images_BCHW[row] = bytes_to_shares(view) if has_shares else view
         finish = Crops(None, shifts_B2, boxes_B5[:, 4].bool())
         finish = finish.map(lambda crops_B: crops_B.to(device))
         return self.batch._replace(images_BCHW=crop_images(images_BCHW, finish, shape))

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from unmask.data.images.tensors import PixelTensor
 from unmask.data.loading.batch import Batch
 
 # batches of a worker that are under way: two are read ahead, one is written, one is
@@ -69,18 +70,18 @@ class WorkerSlots(NamedTuple):
     slots: Slots
     first: int
 
-    def empty(self, shape: tuple[int, ...]) -> UInt8[Tensor, "..."] | None:
+    def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> PixelTensor | None:
         """Return memory of a slot that is free until a `BatchMessage` takes it.
 
         None if all are used, or it is too small.
         """
-        size = math.prod(shape)
+        size = math.prod(shape) * dtype.itemsize
         mine = self.slots.is_used[self.first : self.first + SLOTS_PER_WORKER]
         free = np.flatnonzero(~mine)
         if size > self.slots.size or not len(free):
             return None
         memory = self.slots.memory[self.first + int(free[0]), :size]
-        return torch.from_numpy(memory).view(shape)
+        return torch.from_numpy(memory).view(dtype).view(shape)
 
 
 worker_slots: WorkerSlots | None = None  # those of this process, if it is a worker
@@ -117,7 +118,7 @@ class BatchMessage:
         if worker_slots is None or self.slot is None:
             small = images.nbytes <= MAX_BYTES_BY_VALUE
             return _rebuild, (images.numpy() if small else images, *by_value)
-        layout = (tuple(images.shape), images.stride())
+        layout = (images.dtype, tuple(images.shape), images.stride())
         key = worker_slots.slots.key
         return _rebuild, ((key, self.slot, *layout), *by_value)
 
@@ -136,9 +137,9 @@ def _rebuild(
     images: Any, labels: np.ndarray, ids: np.ndarray, epoch: int, bad_images: Any
 ) -> Batch:
     if isinstance(images, tuple):
-        key, slot, shape, strides = images
-        memory = slots_by_key[key].receive(slot, math.prod(shape))
-        images = memory.as_strided(shape, strides)
+        key, slot, dtype, shape, strides = images
+        memory = slots_by_key[key].receive(slot, math.prod(shape) * dtype.itemsize)
+        images = memory.view(dtype).as_strided(shape, strides)
     elif isinstance(images, np.ndarray):
         images = torch.from_numpy(images)
     labels_B, ids_B = torch.from_numpy(labels), torch.from_numpy(ids)

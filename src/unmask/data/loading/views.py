@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -23,14 +23,14 @@ from unmask.data.images.decoding import (
     EncodedImage,
     decode_crop,
     decode_image,
-    read_header,
     resize_crop,
 )
+from unmask.data.images.depth import Pixels
+from unmask.data.images.tensors import PixelTensor, bytes_to_shares
 from unmask.data.images.unreadable import (
     BadImage,
     BadImageError,
     no_substitute_error,
-    read_again,
     substitutes,
 )
 from unmask.data.loading import shared_memory
@@ -41,7 +41,7 @@ from unmask.data.loading.nvjpeg import PackedBatch, can_decode_on_device
 from unmask.data.loading.sampler import SampleKey
 from unmask.randomness import make_key
 
-# (uint8 images, epoch, sample ids) to uint8 images
+# (images, epoch, sample ids) to images
 Transform = Callable[[Tensor, int, Tensor], Tensor]
 SAMPLES_PER_DRAW = 2**15  # bounds the memory of the random numbers
 
@@ -201,12 +201,10 @@ class Views(Dataset):
         sizes = {row: each.image.size for each in opened for row in each.rows}
         boxes_B5 = self._draw_boxes(ids_B, epoch, [sizes[row] for row in sorted(sizes)])
         shifts_B2 = self._draw_shifts(ids_B, epoch)
-        shape = (len(ids_B), *self.image_format.shape, split.channels)
-        slots = shared_memory.worker_slots
-        views_BhwC = slots.empty(shape) if slots else None
-        if views_BhwC is None:
-            views_BhwC = torch.empty(shape, dtype=torch.uint8)
+        views_BhwC = self._empty_views(split, len(ids_B))
         pixels = views_BhwC.numpy()
+        # rows of files with more bits than the pixels have
+        deep: dict[int, Pixels] = {}
         # shifts come first, and packed batches are mirrored on the device
         mirrors = shifts_B2 is None and not self.packs_jpegs
         is_packed_B = np.zeros(len(ids_B), dtype=np.bool_)
@@ -220,7 +218,11 @@ class Views(Dataset):
                 try:
                     views = self._decode_views(split, image.image, boxes)
                     for row, box, view in zip(image.rows, boxes, views, strict=True):
-                        pixels[row] = mirror(view) if box[4] and mirrors else view
+                        view = mirror(view) if box[4] and mirrors else view
+                        if view.dtype == pixels.dtype:
+                            pixels[row] = view
+                        else:
+                            deep[row] = view
                     return image
                 except BadImageError as error:
                     bad = self._add_bad_image(image.bad, image.id, error)
@@ -231,6 +233,10 @@ class Views(Dataset):
                     boxes_B5[image.rows] = redrawn
 
         opened = map_in_threads(decode, opened, self.threads)
+        if deep:
+            views_BhwC = bytes_to_shares(views_BhwC)
+            for row, view in deep.items():
+                views_BhwC[row] = torch.from_numpy(view)
         images_BCHW = views_BhwC.permute(0, 3, 1, 2)
         if shifts_B2 is not None and not self.packs_jpegs:
             crops = Crops(None, shifts_B2, boxes_B5[:, 4].bool())
@@ -242,10 +248,17 @@ class Views(Dataset):
         rows = [(each.image, each.rows) for each in jpegs]
         return PackedBatch(batch, rows, Crops(boxes_B5, shifts_B2))
 
+    def _empty_views(self, split: StoredImages, count: int) -> PixelTensor:
+        """Return memory for a batch, in a slot that is shared where there is one."""
+        shape = (count, *self.image_format.shape, split.channels)
+        slots = shared_memory.worker_slots
+        shared = slots.empty(shape, split.dtype) if slots else None
+        return torch.empty(shape, dtype=split.dtype) if shared is None else shared
+
     def _make_batch(
         self,
         split: StoredImages,
-        images_BCHW: UInt8[Tensor, "B C h w"],
+        images_BCHW: PixelTensor,
         opened: list[OpenedImage],
         ids_B: Int[Tensor, "B"],
         epoch: int,
@@ -261,7 +274,7 @@ class Views(Dataset):
 
     def _decode_views(
         self, split: StoredImages, image: EncodedImage, boxes: Sequence[Sequence[int]]
-    ) -> Iterator[UInt8[np.ndarray, "h w C"]]:
+    ) -> Iterator[Pixels]:
         """Yield the view of each box; several views share one decoding of the image."""
         shape = self.image_format.shape
         pixels = decode_image(image) if self.augment.repeats > 1 else None
@@ -297,7 +310,7 @@ class Views(Dataset):
         """
         if not bad:
             try:
-                image = self._read_header(split, wanted)
+                image = split.read_header(wanted)
                 return OpenedImage(wanted, rows, wanted, image, bad)
             except BadImageError as error:
                 bad = self._add_bad_image(bad, wanted, error)
@@ -306,18 +319,11 @@ class Views(Dataset):
             if candidate in tried:
                 continue
             try:
-                image = self._read_header(split, candidate)
+                image = split.read_header(candidate)
                 return OpenedImage(wanted, rows, candidate, image, bad)
             except BadImageError as error:
                 bad = self._add_bad_image(bad, candidate, error)
         raise no_substitute_error(bad)
-
-    def _read_header(self, split: StoredImages, i: int) -> EncodedImage:
-        try:
-            content = split.store.read(i)
-        except OSError as error:
-            content = read_again(split.store, i, error)
-        return read_header(content, split.store.name(i), split.channels)
 
     def _add_bad_image(
         self, bad: tuple[BadImage, ...], i: int, error: BadImageError
@@ -340,7 +346,7 @@ class Views(Dataset):
         return self.augment.draw_boxes(self.key, ids_B, epoch, sizes_B2, shape)
 
 
-def mirror(view_hwC: UInt8[np.ndarray, "h w C"]) -> UInt8[np.ndarray, "h w C"]:
+def mirror(view_hwC: Pixels) -> Pixels:
     """Mirror by torch, which is five times as fast as NumPy here."""
     return torch.from_numpy(view_hwC).flip(1).numpy()
 

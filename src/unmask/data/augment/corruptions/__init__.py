@@ -15,7 +15,7 @@ severities.py. Differences from the published image files:
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Int
 from torch import Tensor
 
 from unmask.data.augment.corruptions.blur import (
@@ -38,6 +38,11 @@ from unmask.data.augment.corruptions.noise import (
 from unmask.data.augment.corruptions.random import Draws
 from unmask.data.augment.corruptions.severities import severity_constants
 from unmask.data.augment.corruptions.weather import brightness, fog, frost, snow
+from unmask.data.images.tensors import (
+    PixelTensor,
+    bytes_to_shares,
+    shares_to_bytes,
+)
 from unmask.randomness import Key, make_key
 
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -67,12 +72,12 @@ CORRUPTIONS: dict[str, Callable[..., Tensor]] = {
 
 
 def corrupt(
-    images_BCHW: UInt8[Tensor, "B C H W"],
+    images_BCHW: PixelTensor,
     name: str,
     severity: int,
     key: Key,
     ids_B: Int[Tensor, "B"],
-) -> UInt8[Tensor, "B C H W"]:
+) -> PixelTensor:
     """Corrupt each image, as a function of (key, name, severity, its id).
 
     Raises ValueError for unknown names or severities, and for images below 8 x 8.
@@ -82,7 +87,7 @@ def corrupt(
     draw_key = make_key(key.high << 32 | key.low, name, severity)
     constants = severity_constants(name, severity, height, width)
     # on the CPU: some draws need log and cos, whose last bits differ by device
-    pixels_BCHW = images_BCHW.cpu().float() / 255
+    pixels_BCHW = bytes_to_shares(images_BCHW.cpu())
     out_BCHW = torch.empty_like(pixels_BCHW)
     # one by one, so that the bits do not depend on the batch
     for out_CHW, image_CHW, sample in zip(
@@ -90,7 +95,10 @@ def corrupt(
     ):
         draws = Draws(draw_key, sample)
         out_CHW.copy_(CORRUPTIONS[name](image_CHW, draws, *constants))
-    return (out_BCHW.clamp(0, 1) * 255).round().byte().to(images_BCHW.device)
+    out_BCHW = out_BCHW.clamp(0, 1)
+    if images_BCHW.dtype == torch.uint8:
+        out_BCHW = shares_to_bytes(out_BCHW)
+    return out_BCHW.to(images_BCHW.device)
 
 
 def _check(name: str, severity: int, height: int, width: int) -> None:
