@@ -1,6 +1,7 @@
 """Values of any depth and sign reach the normalisation as NumPy computes them."""
 
 import io
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -12,7 +13,7 @@ import tifffile
 import torch
 from PIL import Image
 
-from small_runs import plan_for, raw_config
+from small_runs import call, plan_for, raw_config
 from unmask.config.checks import ConfigError, check
 from unmask.data.augment.crops import Augmentation
 from unmask.data.images.decoding import (
@@ -24,7 +25,7 @@ from unmask.data.images.decoding import (
 from unmask.data.images.depth import Ranges
 from unmask.data.listing.listing import list_images
 from unmask.data.loading.batch import Batch, ImageFormat
-from unmask.data.loading.folders import splits_from_listing
+from unmask.data.loading.folders import narrow_values, splits_from_listing
 from unmask.data.loading.in_memory import InMemory
 from unmask.data.loading.module import normalise
 from unmask.data.loading.views import Views
@@ -317,3 +318,79 @@ def test_a_range_counts_in_the_fingerprint_only_where_it_is_set(tmp_path: Path) 
     assert science("data.mean=[[[0.3]],[[0.4]],[[0.5]]]") == science(
         "data.mean=[[[0.3,0.4,0.5]]]"
     )
+
+
+def write_hounsfield(root: Path) -> Path:
+    for i in range(6):
+        path = root / f"class{i % 2}" / f"{i}.tif"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(tiff(np.roll(HOUNSFIELD, i, 0)[:, :, 0]))
+    return root
+
+
+def test_values_of_no_known_range_are_refused_before_anything_starts(
+    tmp_path: Path,
+) -> None:
+    write_hounsfield(tmp_path)
+    common = ("data=image_folder", f"data.root={tmp_path}", "data.channels=1")
+    with pytest.raises(
+        ConfigError, match=r"data.range = null: class0/.*set data.range"
+    ):
+        plan_for(*common, "data.image_size=28")
+    plan_for(*common, "data.image_size=28", "data.range=[-1024,3071]")
+
+
+def test_results_of_deep_images_are_others_than_those_of_bytes(tmp_path: Path) -> None:
+    common = ("data=image_folder", "data.image_size=28")
+    deep = plan_for(*common, f"data.root={folder(tmp_path / 'deep')}")
+    assert deep.stages[0].science["data"]["identity"] == (
+        f"{deep.data_identity}, not rounded"
+    )
+    for i in range(4):
+        path = tmp_path / "plain" / f"class{i % 2}" / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 16), (i, 9, 9)).save(path)
+    plain = plan_for(*common, f"data.root={tmp_path / 'plain'}")
+    assert plain.stages[0].science["data"]["identity"] == plain.data_identity
+
+
+def test_little_filled_ranges_are_warned_of(tmp_path: Path) -> None:
+    folder(tmp_path)
+    listing = list_images(tmp_path, holdout=0.5)
+    assert narrow_values(listing, 3, ((0.0, 4095.0),)) is None
+    told = narrow_values(listing, 3, None)
+    assert told is not None
+    assert re.search(
+        r"values, \d+ to \d+, fill 6.2% of the range from 0 to 65535", told
+    )
+    # a range of the wrong scale
+    assert "fill 0.0%" in str(narrow_values(listing, 3, ((1e6, 2e6),)))
+
+
+@pytest.mark.process
+def test_what_measure_prints_is_what_training_takes(tmp_path: Path) -> None:
+    root = write_hounsfield(tmp_path / "images")
+    common = ("data=image_folder", f"data.root={root}", "data.channels=1")
+    done = call(
+        *common, f"runs_dir={tmp_path / 'runs'}", script="measure.py", tiny=False
+    )
+    assert done.returncode == 0, done.stderr
+    typed = re.search(r"to type: (.*)", done.stdout)
+    kept = re.search(r"kept: (.*)", done.stdout)
+    assert typed
+    assert kept
+    by_hand, by_file = (
+        plan_for(*common, "data.image_size=28", *line[1].split())
+        for line in (typed, kept)
+    )
+    assert by_hand.stages[0].science == by_file.stages[0].science
+    assert by_hand.listing is not None
+    pixels = np.stack(
+        [tifffile.imread(root / name) for name, _ in by_hand.listing.train]
+    )
+    low, high = int(pixels.min()), int(pixels.max())
+    data = by_hand.config.data
+    assert data.range == [(low, high)]
+    values = shares(pixels, low, high)
+    assert data.mean == pytest.approx([values.mean()], abs=1e-6)
+    assert data.std == pytest.approx([values.std()], abs=1e-6)

@@ -48,6 +48,7 @@ SCIENCE = {
     "data.source": "data=cifar10",
     "data.image_size": "data.image_size=56",
     "data.patch_size": "data.patch_size=2",
+    "data.range": "data=image_folder data.root={others} data.range=[0,9]",
     "data.mean": "data.mean=[0.2]",
     "data.std": "data.std=[0.2]",
     "data.eval_crop": "data.eval_crop=0.9",

@@ -12,10 +12,17 @@ from unmask.config.datasets import Arrays
 from unmask.config.recipes import LABELLED_STAGES, Corruption, Robustness
 from unmask.config.schema import Config
 from unmask.config.stage_checks import check_labels
+from unmask.data.images.arrays import is_array, read_array
+from unmask.data.images.depth import UnknownRangeError, to_shares
+from unmask.data.images.pillow import is_deep_png
 from unmask.data.listing.listing import Listing, list_evaluation_set
+from unmask.data.listing.names import FolderStore, name_at
 from unmask.data.sources import list_source
 from unmask.stages.fingerprint import StageSpec
 from unmask.stages.stage_order import list_stages
+
+# of files that may hold more than 8 bits
+DEEP_SUFFIXES = (".npy", ".tif", ".tiff", ".png")
 
 
 @dataclass(frozen=True)
@@ -58,10 +65,13 @@ def list_dataset(data: Data, container: Container) -> Listing | None:
         raise ConfigError(str(error)) from None
 
 
-def make_plan(config: Config, listing: Listing | None = None) -> Plan:
+def make_plan(
+    config: Config, listing: Listing | None = None, needs_range: bool = True
+) -> Plan:
     """Return the plan of a run; ConfigError where images or labels are missing.
 
-    listing: of the images, if the caller has just listed them.
+    listing: of the images, if the caller has just listed them. needs_range: whether it
+    is an error that the range of their values is not known.
     """
     listing = listing or list_dataset(config.data, config.source)
     known = _known(config.data, listing)
@@ -81,8 +91,37 @@ def make_plan(config: Config, listing: Listing | None = None) -> Plan:
     test_identity = None
     if "robustness" in config.stages:
         test_identity = _robustness_identity(config, class_names)
+    if listing and _is_deep(config.data, listing, needs_range):
+        # results whose values were rounded to 8 bits are others
+        identity = f"{identity}, not rounded"
     stages = tuple(list_stages(config, identity, test_identity))
     return Plan(config, stages, class_names, listing)
+
+
+def _is_deep(data: Data, listing: Listing, needs_range: bool) -> bool:
+    """Return whether the first image has more than 8 bits and data.range is not set.
+
+    Raises ConfigError where its values have no known range, unless none is needed.
+    """
+    names = listing.train.names
+    name = name_at(names, 0)
+    if data.ranges or not name.lower().endswith(DEEP_SUFFIXES):
+        return False
+    stores = listing.stores or [FolderStore(Path(listing.root), names)]
+    try:
+        content = stores[0].read(0)
+        if isinstance(content, bytes) and not is_array(content, name):
+            return is_deep_png(content)
+        values = read_array(content, name, data.channels)
+        to_shares(values, None)
+    except UnknownRangeError as error:
+        if needs_range:
+            raise ConfigError(f"data.range = null: {name}: {error}") from None
+        return True
+    # it is reported when it is used
+    except Exception:
+        return False
+    return values.dtype != np.uint8
 
 
 def _known(data: Data, listing: Listing | None) -> Listing | Arrays:

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from unmask.config.augmentation import Augment
 from unmask.data.loading.bad_images import BadImages
-from unmask.data.loading.folders import StoredImages
+from unmask.data.loading.folders import StoredImages, narrow_values
 from unmask.data.loading.in_memory import InMemory
 from unmask.data.loading.module import ImageData
 from unmask.data.loading.sampler import balanced_subset
@@ -48,6 +48,14 @@ class Run:
     @cached_property
     def splits(self) -> tuple[InMemory | StoredImages, InMemory | StoredImages]:
         """Open the training and validation images when a stage first needs them."""
+        data, listing = self.config.data, self.plan.listing
+        note = narrow_values(listing, data.channels, data.ranges) if listing else None
+        if note:
+            self.console.print(
+                f"warning: {note}; python src/measure.py finds the data.range to set",
+                soft_wrap=True,
+                markup=False,
+            )
         return build.load_splits(self.plan)
 
 

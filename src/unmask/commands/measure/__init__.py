@@ -29,7 +29,7 @@ def run(arguments: Measure, overrides: Sequence[str]) -> "PixelStatistics":
     raw = Composer()(overrides)
     # a stage that needs no labels: images without any are measured, too
     raw["stages"] = ["pretrain"]
-    plan = make_plan(check(raw))
+    plan = make_plan(check(raw), needs_range=False)
     from unmask.commands.measure.statistics import (
         describe_statistics,
         measure,
@@ -43,5 +43,7 @@ def run(arguments: Measure, overrides: Sequence[str]) -> "PixelStatistics":
     console.print(
         describe_statistics(statistics), highlight=False, soft_wrap=True, markup=False
     )
-    console.print(f"kept: data.statistics={written}", soft_wrap=True, markup=False)
+    use_range = " data.range=measured" if statistics.ranges else ""
+    kept = f"kept: data.statistics={written}{use_range}"
+    console.print(kept, soft_wrap=True, markup=False)
     return statistics

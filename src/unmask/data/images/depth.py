@@ -4,6 +4,8 @@ Images of 8 bits stay bytes, unless data.range is set. The values of all others 
 float32 shares of a range, rounded once: 0 is its lower end, 1 its upper end.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 from jaxtyping import Float32, Shaped, UInt8
 
@@ -15,6 +17,10 @@ Pixels = UInt8[np.ndarray, "_H _W _C"] | Float32[np.ndarray, "_H _W _C"]
 ROUNDING = 8 * float(np.finfo(np.float32).eps)
 # below this share of the range the values are warned of
 MIN_FILLED = 0.1
+
+
+class UnknownRangeError(ValueError):
+    """Values have no range by themselves, and none is given."""
 
 
 def type_range(dtype: np.dtype) -> tuple[float, float] | None:
@@ -54,16 +60,37 @@ def _is_real(dtype: np.dtype) -> bool:
 
 
 def _own_range(array_HWC: Shaped[np.ndarray, "H W C"]) -> tuple[float, float]:
-    """Return the type's range. Raises ValueError where the values cannot have it."""
+    """Return the type's range; UnknownRangeError where the values cannot have it."""
     own = type_range(array_HWC.dtype)
     low, high = float(array_HWC.min()), float(array_HWC.max())
     if own is None or low < own[0] - ROUNDING or high > own[1] + ROUNDING:
-        raise ValueError(
+        raise UnknownRangeError(
             f"its {array_HWC.dtype} values reach from {low:g} to {high:g}, and one"
             " image does not tell their range; set data.range=[low,high]:"
             " src/measure.py finds it"
         )
     return own
+
+
+def narrow_note(
+    low: float, high: float, ranges: Ranges | None, dtypes: Iterable[np.dtype]
+) -> str | None:
+    """Say where values from low to high fill less than a tenth of their range.
+
+    dtypes: those of the values, whose own range counts unless `ranges` are given.
+    """
+    known = list(ranges or filter(None, map(type_range, dtypes)))
+    if not known:
+        return None
+    bottom = min(pair[0] for pair in known)
+    top = max(pair[1] for pair in known)
+    filled = (min(high, top) - max(low, bottom)) / (top - bottom)
+    if filled >= MIN_FILLED:
+        return None
+    return (
+        f"the images' values, {low:g} to {high:g}, fill {max(0, filled):.1%} of the"
+        f" range from {bottom:g} to {top:g}"
+    )
 
 
 def to_bytes(pixels: Pixels) -> UInt8[np.ndarray, "H W C"]:

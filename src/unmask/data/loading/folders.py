@@ -16,9 +16,10 @@ from unmask.data.images.decoding import (
     DecodeMode,
     EncodedImage,
     decode_image,
+    decode_values,
     read_header,
 )
-from unmask.data.images.depth import Ranges
+from unmask.data.images.depth import Ranges, narrow_note
 from unmask.data.images.tensors import PixelTensor, bytes_to_shares
 from unmask.data.images.unreadable import (
     BadImage,
@@ -34,6 +35,7 @@ from unmask.data.loading.in_memory import InMemory
 
 # a split whose pixels take more bytes is not loaded into memory by default
 MAX_AUTO_BYTES = 2**30
+NUM_MEASURED = 8  # images that are read to learn how full their range is
 NUM_PEEKED = 32  # images that are read to learn whether all have one size
 IMAGES_PER_TASK = 2048  # that a thread decodes at once
 
@@ -133,6 +135,22 @@ def _fits(images: StoredImages, shape: tuple[int, int]) -> bool:
     # bad images have no size, and their substitutes will have the right one
     sizes = {_read_size(images, i) for i in range(0, len(images), step)}
     return sizes - {None} == {shape}
+
+
+def narrow_values(listing: Listing, channels: int, ranges: Ranges | None) -> str | None:
+    """Say where some training images fill less than a tenth of their range."""
+    images = _stored_split(listing, 0, channels)
+    ends: list[float] = []
+    dtypes = set()
+    for i in range(0, len(images), max(1, len(images) // NUM_MEASURED)):
+        try:
+            values = decode_values(images.read_header(i))
+        # it is reported when it is used
+        except BadImageError:
+            continue
+        ends += [float(values.min()), float(values.max())]
+        dtypes.add(values.dtype)
+    return narrow_note(min(ends), max(ends), ranges, dtypes) if ends else None
 
 
 def _read_size(images: StoredImages, i: int) -> tuple[int, int] | None:
