@@ -26,7 +26,12 @@ from unmask.commands.prepare.records import (
 from unmask.commands.prepare.shard_tasks import ShardTask
 from unmask.commands.prepare.transcode import Transcode
 from unmask.commands.prepare.writers import WRITERS, Sample, content_digest, read_back
-from unmask.data.containers.contents import Contents, join_shards
+from unmask.data.containers.contents import (
+    BYTES_CODE,
+    Contents,
+    join_shards,
+    type_code,
+)
 from unmask.data.containers.index import INDEX_FILE, write_index
 from unmask.data.containers.roots import Shard
 from unmask.data.images.unreadable import (
@@ -168,7 +173,8 @@ class Conversion:
             if isinstance(content, bytes):
                 size, shape = len(content), None
             else:
-                size, shape = content.size, list(content.shape)
+                size = content.nbytes
+                shape = [*content.shape, type_code(content.dtype)]
             digest = content_digest(content)
             # the offset is known once the shard is written
             images.append(StoredImage(name, label, size, 0, shape, digest, bad))
@@ -230,14 +236,16 @@ class Conversion:
                 classes,
             )
             digests = bytes.fromhex("".join(image.sha256 for image in images))
-            shapes = [image.shape for image in images]
-            is_raw = self.kind == "raw"
             part = replace(
                 part,
                 digests=np.frombuffer(digests, np.uint8).reshape(-1, 32),
-                shapes=np.array(shapes, dtype=np.int32) if is_raw else None,
                 is_prepared=True,
             )
+            if self.kind == "raw":
+                # records of earlier versions are of bytes, and say no type
+                shapes = [(*(image.shape or ()), BYTES_CODE)[:4] for image in images]
+                table = np.array(shapes, dtype=np.int32).reshape(-1, 4)
+                part = replace(part, shapes=table[:, :3], dtypes=table[:, 3])
             parts.append(part)
         return join_shards(parts)
 

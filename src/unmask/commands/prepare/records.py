@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from unmask.commands.prepare.shard_tasks import ShardTask
+from unmask.data.containers.contents import BYTES_CODE, Contents
 from unmask.data.containers.index import INDEX_FILE, read_index
 from unmask.data.listing.catalogue import PREPARED_FILE, PREPARING_FOLDER
 from unmask.data.listing.names import unpack_names
@@ -22,8 +23,8 @@ UNREAD_PREFIX = "not read: "
 class StoredImage(NamedTuple):
     """Describe an image as a shard holds it.
 
-    shape: of raw pixels. sha256: of what is stored. bad: why the image could not be
-    read or decoded; empty for a good one.
+    shape: of raw pixels, and the code of their type. sha256: of what is stored. bad:
+    why the image could not be read or decoded; empty for a good one.
     """
 
     name: str
@@ -101,7 +102,7 @@ def _indexed_records(target: Path, kind: str) -> dict[str, ShardRecord]:
             int(contents.labels[i]),
             int(contents.sizes[i]),
             int(contents.offsets[i]),
-            None if contents.shapes is None else contents.shapes[i].tolist(),
+            _shape_and_type(contents, i),
             contents.digests[i].tobytes().hex(),
             reasons.get(name, ""),
         )
@@ -110,6 +111,13 @@ def _indexed_records(target: Path, kind: str) -> dict[str, ShardRecord]:
         shard.name: ShardRecord(prepared["sha256"][shard.name], stored)
         for shard, stored in zip(contents.shards, images, strict=True)
     }
+
+
+def _shape_and_type(contents: Contents, i: int) -> list[int] | None:
+    if contents.shapes is None:
+        return None
+    dtype = BYTES_CODE if contents.dtypes is None else int(contents.dtypes[i])
+    return [*contents.shapes[i].tolist(), dtype]
 
 
 def write_bad_images(target: Path, bad: list[StoredImage]) -> None:

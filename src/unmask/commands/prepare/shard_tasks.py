@@ -106,7 +106,7 @@ def estimate_sizes(
         try:
             name = name_at(catalogue.names, i)
             content = transcode(read_content(catalogue.store, i), name)
-            after += len(content) if isinstance(content, bytes) else content.size
+            after += len(content) if isinstance(content, bytes) else content.nbytes
         # a bad image is reported when it is converted
         except Exception:
             after += size

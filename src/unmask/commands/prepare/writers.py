@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import UInt8
+from jaxtyping import Shaped
 
 from unmask.data.containers.litdata import CHUNK_INDEX, scan_chunk
 from unmask.data.containers.parquet import scan_parquet
@@ -34,7 +34,7 @@ class Sample(NamedTuple):
 
     name: str
     label: int
-    content: bytes | UInt8[np.ndarray, "H W C"]
+    content: bytes | Shaped[np.ndarray, "H W C"]
 
 
 def write_tar(path: Path, samples: Iterable[Sample], classes: tuple[str, ...]) -> None:
@@ -168,7 +168,7 @@ def read_back(kind: str, path: Path) -> list[ImageEntry]:
         return scan_chunk(file, str(path)).entries if kind == "litdata" else []
 
 
-def content_digest(content: bytes | UInt8[np.ndarray, "H W C"]) -> str:
+def content_digest(content: bytes | Shaped[np.ndarray, "H W C"]) -> str:
     """Return the sha256 of a file's bytes, or of raw pixels."""
     data = content if isinstance(content, bytes) else np.ascontiguousarray(content).data
     return hashlib.sha256(data).hexdigest()

@@ -13,7 +13,28 @@ from unmask.data.containers.roots import Shard
 from unmask.data.listing.names import Names, name_at, pack_names, unpack_names
 
 # Fields of Contents that have an entry for each image, as `names` has.
-IMAGE_COLUMNS = ("labels", "sizes", "shard_ids", "offsets", "digests", "shapes")
+IMAGE_COLUMNS = (
+    "labels",
+    "sizes",
+    "shard_ids",
+    "offsets",
+    "digests",
+    "shapes",
+    "dtypes",
+)
+
+
+def type_code(dtype: np.dtype) -> int:
+    """Return a number for a type of pixels, the same on any machine."""
+    return ord(dtype.kind) * 16 + dtype.itemsize
+
+
+def coded_type(code: int) -> np.dtype:
+    """Return the type of that number, in this machine's byte order."""
+    return np.dtype(f"{chr(code // 16)}{code % 16}")
+
+
+BYTES_CODE = type_code(np.dtype(np.uint8))
 
 
 @dataclass(frozen=True)
@@ -27,6 +48,7 @@ class Contents:
     offsets: bytes; below zero: an encoded row of a Parquet file (`parquet.py`).
     digests: sha256, where the writer of the shards stored them.
     shapes: (height, width, channels) of raw pixels.
+    dtypes: `type_code` of raw pixels; None: all are bytes.
     is_prepared: src/prepare.py wrote these shards, and no others beside them.
     notes: what was found in them and not read, in sentences.
     """
@@ -42,6 +64,7 @@ class Contents:
     shapes: Int32[np.ndarray, "N 3"] | None = None
     is_prepared: bool = False
     notes: tuple[str, ...] = ()
+    dtypes: Int32[np.ndarray, "N"] | None = None
 
     @classmethod
     def of_shard(

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from filelock import FileLock
 from jaxtyping import UInt8
 
-from unmask.data.containers.contents import Contents
+from unmask.data.containers.contents import BYTES_CODE, Contents
 from unmask.data.containers.roots import LocalRoot, Root, Shard
 from unmask.storage.atomic import atomic_write
 
@@ -29,7 +29,8 @@ PREPARED_VERSIONS = (1, 2)
 
 # Names of columns in the file.
 SHAPE_COLUMNS = ("height", "width", "channels")
-NUMBER_COLUMNS = ("label", "size", "shard", "offset", *SHAPE_COLUMNS)
+TYPE_COLUMN = "dtype"
+NUMBER_COLUMNS = ("label", "size", "shard", "offset", *SHAPE_COLUMNS, TYPE_COLUMN)
 
 
 def write_index(contents: Contents, path: Path, kind: str) -> None:
@@ -50,6 +51,9 @@ def write_index(contents: Contents, path: Path, kind: str) -> None:
     if contents.shapes is not None:
         for k, name in enumerate(SHAPE_COLUMNS):
             columns[name] = contents.shapes[:, k]
+    # an index of bytes is what it was before there were other pixels
+    if contents.dtypes is not None and (contents.dtypes != BYTES_CODE).any():
+        columns[TYPE_COLUMN] = contents.dtypes
     metadata = {
         "version": INDEX_VERSION,
         "kind": kind,
@@ -106,6 +110,7 @@ def read_index(source: Any, kind: str) -> Contents | None:
         shapes,
         metadata["prepared"],
         tuple(metadata.get("notes", ())),
+        numbers.get(TYPE_COLUMN),
     )
 
 

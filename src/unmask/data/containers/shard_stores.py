@@ -4,9 +4,9 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Shaped, UInt8
 
-from unmask.data.containers.contents import Contents
+from unmask.data.containers.contents import Contents, coded_type
 from unmask.data.containers.parquet import read_row
 from unmask.data.containers.roots import LocalRoot, Root
 from unmask.data.containers.streamed import StreamedRoot
@@ -56,7 +56,7 @@ class RawPixelStore:
     def name(self, i: int) -> str:
         return f"{self.root}/{self.contents.place(i)}"
 
-    def read(self, i: int) -> UInt8[np.ndarray, "H W C"]:
+    def read(self, i: int) -> Shaped[np.ndarray, "H W C"]:
         shard = self.contents.shard_of(i)
         offset = int(self.contents.offsets[i])
         if shard not in self._maps:
@@ -66,5 +66,7 @@ class RawPixelStore:
             self._maps[shard] = np.asarray(mapped)
         assert self.contents.shapes is not None
         height, width, channels = self.contents.shapes[i].tolist()
-        flat = self._maps[shard][offset : offset + height * width * channels]
+        flat = self._maps[shard][offset : offset + int(self.contents.sizes[i])]
+        if self.contents.dtypes is not None:
+            flat = flat.view(coded_type(int(self.contents.dtypes[i])))
         return flat.reshape(height, width, channels)

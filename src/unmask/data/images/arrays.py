@@ -12,7 +12,9 @@ from jaxtyping import Shaped
 
 # the bytes of an image file, or the pixels of a store that keeps arrays
 Content = bytes | np.ndarray
-TIFF_SUFFIXES = (".tif", ".tiff")
+# of either byte order, classic and big
+TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+NPY_SIGNATURE = b"\x93NUMPY"
 COLOUR_PHOTOMETRICS = ("RGB", "PALETTE", "SEPARATED", "YCBCR", "CIELAB")
 
 
@@ -24,9 +26,9 @@ def is_array(content: Content, name: str) -> bool:
     """
     if not isinstance(content, bytes):
         return True
-    # Pillow recognises a TIFF by its content, whatever the file is called
-    if not name.lower().endswith(TIFF_SUFFIXES) or content[:2] not in (b"II", b"MM"):
-        return name.lower().endswith(".npy")
+    # by its content, whatever the file is called
+    if content[:4] not in TIFF_SIGNATURES:
+        return _is_npy(content, name)
     import tifffile
 
     with tifffile.TiffFile(io.BytesIO(content)) as file:
@@ -34,6 +36,10 @@ def is_array(content: Content, name: str) -> bool:
         if len(file.series[0].pages) > 1:
             return True
         return not _pillow_reads_page(page)
+
+
+def _is_npy(content: bytes, name: str) -> bool:
+    return content.startswith(NPY_SIGNATURE) or name.lower().endswith(".npy")
 
 
 def _pillow_reads_page(page: Any) -> bool:
@@ -53,7 +59,7 @@ def read_array_size(content: Content, name: str, channels: int) -> tuple[int, in
     axes = ""
     if not isinstance(content, bytes):
         shape, dtype = content.shape, content.dtype
-    elif name.lower().endswith(".npy"):
+    elif _is_npy(content, name):
         shape, dtype = _read_npy_header(content)
     else:
         import tifffile
@@ -78,7 +84,7 @@ def read_array(
     axes = ""
     if not isinstance(content, bytes):
         array = content
-    elif name.lower().endswith(".npy"):
+    elif _is_npy(content, name):
         # pickled arrays could run any code
         array = np.load(io.BytesIO(content), allow_pickle=False)
     else:

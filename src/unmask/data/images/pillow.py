@@ -73,20 +73,36 @@ def decode_with_pillow(content: bytes, channels: int) -> Shaped[np.ndarray, "H W
     Grey images of 8 bits have no axis for channels.
     """
     with Image.open(io.BytesIO(content)) as image:
+        deep_HWC = _decode_deep(content, image)
+        if deep_HWC is not None:
+            return _to_channels(deep_HWC, channels)
         transpose = TO_UPRIGHT.get(exif_orientation(image))
-        if is_deep_png(content):
-            planes = _deep_png_planes(content)
-        elif image.mode == "F" or image.mode.startswith("I"):
-            planes = [_deep_plane(image)]
-        else:
-            upright = image if transpose is None else image.transpose(transpose)
-            # np.array copies: torch warns about arrays that cannot be written
-            return np.array(upright.convert(PILLOW_MODES[channels]))
+        upright = image if transpose is None else image.transpose(transpose)
+        # np.array copies: torch warns about arrays that cannot be written
+        return np.array(upright.convert(PILLOW_MODES[channels]))
+
+
+def decode_deep(content: bytes) -> Shaped[np.ndarray, "H W C"] | None:
+    """Decode upright, in the file's own depth and channels; None for 8 bits."""
+    with Image.open(io.BytesIO(content)) as image:
+        return _decode_deep(content, image)
+
+
+def _decode_deep(
+    content: bytes, image: Image.Image
+) -> Shaped[np.ndarray, "H W C"] | None:
+    if is_deep_png(content):
+        planes = _deep_png_planes(content)
+    elif image.mode == "F" or image.mode.startswith("I"):
+        planes = [_deep_plane(image)]
+    else:
+        return None
+    transpose = TO_UPRIGHT.get(exif_orientation(image))
     if transpose is not None:
         # Pillow turns single planes of any depth
         turned = [Image.fromarray(plane).transpose(transpose) for plane in planes]
         planes = [np.asarray(plane) for plane in turned]
-    return _to_channels(np.stack(planes, axis=2), channels)
+    return np.stack(planes, axis=2)
 
 
 def is_deep_png(content: bytes) -> bool:

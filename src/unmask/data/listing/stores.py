@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Int, Shaped
 
 
 @runtime_checkable
@@ -20,7 +20,7 @@ class Store(Protocol):
         """Return what messages call the image: a path, or a shard and a name in it."""
         ...
 
-    def read(self, i: int) -> bytes | UInt8[np.ndarray, "H W C"]:
+    def read(self, i: int) -> bytes | Shaped[np.ndarray, "H W C"]:
         """Return the bytes of a file, or pixels where the store keeps raw pixels.
 
         Raises OSError where the image cannot be read.
@@ -41,5 +41,5 @@ class Subset:
     def name(self, i: int) -> str:
         return self.store.name(int(self.indices[i]))
 
-    def read(self, i: int) -> bytes | UInt8[np.ndarray, "H W C"]:
+    def read(self, i: int) -> bytes | Shaped[np.ndarray, "H W C"]:
         return self.store.read(int(self.indices[i]))

@@ -23,6 +23,7 @@ from unmask.data.images.decoding import (
     EncodedImage,
     decode_crop,
     decode_image,
+    read_header,
     resize_crop,
 )
 from unmask.data.images.depth import Pixels
@@ -31,6 +32,7 @@ from unmask.data.images.unreadable import (
     BadImage,
     BadImageError,
     no_substitute_error,
+    read_again,
     substitutes,
 )
 from unmask.data.loading import shared_memory
@@ -310,7 +312,7 @@ class Views(Dataset):
         """
         if not bad:
             try:
-                image = split.read_header(wanted)
+                image = self._read_header(split, wanted)
                 return OpenedImage(wanted, rows, wanted, image, bad)
             except BadImageError as error:
                 bad = self._add_bad_image(bad, wanted, error)
@@ -319,11 +321,19 @@ class Views(Dataset):
             if candidate in tried:
                 continue
             try:
-                image = split.read_header(candidate)
+                image = self._read_header(split, candidate)
                 return OpenedImage(wanted, rows, candidate, image, bad)
             except BadImageError as error:
                 bad = self._add_bad_image(bad, candidate, error)
         raise no_substitute_error(bad)
+
+    def _read_header(self, split: StoredImages, i: int) -> EncodedImage:
+        try:
+            content = split.store.read(i)
+        except OSError as error:
+            content = read_again(split.store, i, error)
+        name = split.store.name(i)
+        return read_header(content, name, split.channels, split.ranges)
 
     def _add_bad_image(
         self, bad: tuple[BadImage, ...], i: int, error: BadImageError
