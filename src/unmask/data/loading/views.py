@@ -88,6 +88,10 @@ class Views(Dataset):
     ) -> None:
         self.split = split
         self.count = len(split)
+        # of batches, unless a file has more bits
+        self.dtype = (
+            split.images_NCHW.dtype if isinstance(split, InMemory) else split.dtype
+        )
         self.image_format = image_format
         self.augment = augment or Augmentation(centre=image_format.eval_crop)
         self.key = make_key(seed, "crop")
@@ -254,8 +258,8 @@ class Views(Dataset):
         """Return memory for a batch, in a slot that is shared where there is one."""
         shape = (count, *self.image_format.shape, split.channels)
         slots = shared_memory.worker_slots
-        shared = slots.empty(shape, split.dtype) if slots else None
-        return torch.empty(shape, dtype=split.dtype) if shared is None else shared
+        shared = slots.empty(shape, self.dtype) if slots else None
+        return torch.empty(shape, dtype=self.dtype) if shared is None else shared
 
     def _make_batch(
         self,
