@@ -12,7 +12,8 @@ import unmask.mae
 from unmask.decoder import Decoder
 from unmask.encoder import Encoder
 from unmask.exchange.geometry import Hints
-from unmask.exchange.weights import Geometry, Stack, Weights, expected_shapes
+from unmask.exchange.sizes import Geometry, Stack, expected_shapes
+from unmask.exchange.weights import Weights
 from unmask.mae import MAE
 
 TINY = Geometry(3, 2, (4, 4), Stack(32, 2, 4, 4.0), Stack(16, 2, 4, 4.0))

@@ -46,6 +46,8 @@ def arguments(
         "heads": None,
         "decoder_heads": None,
         "grid": None,
+        "weights": None,
+        "license": None,
         "overwrite": False,
     } | more
     return Convert.model_validate(

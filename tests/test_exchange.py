@@ -27,7 +27,7 @@ from foreign_weights import (
 )
 from unmask.exchange.load_into_model import load_classifier, load_encoder, load_mae
 from unmask.exchange.read_weights import read_weights
-from unmask.exchange.weights import Geometry, Stack
+from unmask.exchange.sizes import Geometry, Stack
 from unmask.exchange.write import WritableLayout, write_weights
 from unmask.heads import Classifier, Features, FineTuneFeatures
 from unmask.masking import Masking

@@ -23,15 +23,20 @@ from unmask.exchange.load_into_model import (
     resample_positions,
 )
 from unmask.exchange.read_weights import read_weights
-from unmask.exchange.weights import Geometry, Stack
+from unmask.exchange.sizes import Geometry, Stack
 from unmask.exchange.write import write_weights
 from unmask.heads import Classifier, FineTuneFeatures
+from unmask.patches import sincos_2d
+
+GRIDS = [(7, 7), (2, 8), (5, 3), (4, 4)]
 
 
-@pytest.mark.parametrize("grid", [(7, 7), (2, 8), (5, 3), (4, 4)])
-def test_positions_on_another_grid_match_timms(grid: tuple[int, int]) -> None:
+@pytest.mark.parametrize("grid", GRIDS)
+def test_positions_on_another_grid_are_timms_where_it_is_asked_for(
+    grid: tuple[int, int],
+) -> None:
     positions = torch.randn(1, 17, 32)
-    ours = resample_positions(positions, (4, 4), grid)
+    ours = resample_positions(positions, (4, 4), grid, "timm")
     theirs = resample_abs_pos_embed(positions, list(grid), [4, 4], num_prefix_tokens=1)
     assert ours.equal(theirs)
     assert ours.shape == (1, 1 + grid[0] * grid[1], 32)
@@ -39,11 +44,43 @@ def test_positions_on_another_grid_match_timms(grid: tuple[int, int]) -> None:
     assert ours.equal(positions) is (grid == (4, 4))
 
 
+@pytest.mark.parametrize("grid", GRIDS)
+def test_positions_on_another_grid_are_hugging_faces_bit_for_bit(
+    grid: tuple[int, int],
+) -> None:
+    """transformers' ViTMAE resamples as the official interpolate_pos_embed does."""
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
+    config = transformers.ViTConfig(image_size=8, patch_size=2, **sizes)
+    theirs = transformers.ViTModel(config).embeddings
+    positions = torch.randn(1, 17, 32)
+    theirs.position_embeddings.data = positions
+    expected = theirs.interpolate_pos_encoding(
+        torch.empty(1, 1 + grid[0] * grid[1], 32), 2 * grid[0], 2 * grid[1]
+    )
+    assert resample_positions(positions, (4, 4), grid, "port").equal(expected)
+
+
+@pytest.mark.parametrize("side", [2, 4, 7, 12])
+def test_positions_on_another_square_grid_are_the_official_codes(side: int) -> None:
+    """Its formula, on the sine-cosine positions of MAE, to the last bit."""
+    positions = sincos_2d(32, (4, 4))[None]
+    image = positions[:, 1:].reshape(-1, 4, 4, 32).permute(0, 3, 1, 2)
+    resized = torch.nn.functional.interpolate(
+        image, size=(side, side), mode="bicubic", align_corners=False
+    )
+    expected = resized.permute(0, 2, 3, 1).flatten(1, 2)
+    ours = resample_positions(positions, (4, 4), (side, side), "port")
+    assert ours[:, 1:].equal(expected)
+
+
 def test_only_the_grid_may_differ_and_the_report_says_so() -> None:
     weights = build_weights(TINY)
     encoder = build_encoder(TINY, grid=(6, 5))
     report = load_encoder(encoder, weights)
-    assert report.reshaped == {"encoder.pos_embed": "(1, 17, 32) -> (1, 31, 32)"}
+    assert report.reshaped == {
+        "encoder.pos_embed": "(1, 17, 32) -> (1, 31, 32), resampled as by port"
+    }
     assert "encoder.cls_token" in report.matched
     same_grid = build_encoder(TINY)
     assert not load_encoder(same_grid, weights).reshaped
@@ -82,7 +119,7 @@ def test_the_remedy_names_a_known_model() -> None:
         ValueError,
         match=(
             r"decoder is 16 wide, 3 deep, .*set decoder.width=16 decoder.depth=3"
-            r" decoder.heads=4"
+            r" decoder.heads=4 decoder.mlp_ratio=4"
         ),
     ):
         load_mae(build_mae(TINY), build_weights(deeper))

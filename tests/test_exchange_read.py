@@ -28,7 +28,7 @@ from foreign_weights import (
 from unmask.exchange.geometry import Hints
 from unmask.exchange.load_into_model import load_encoder, load_mae
 from unmask.exchange.read_weights import read_weights
-from unmask.exchange.weights import Stack
+from unmask.exchange.sizes import Stack
 from unmask.exchange.write import write_weights
 
 
@@ -266,14 +266,14 @@ def without(name: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
             r"several names mean norm.weight",
         ),
         (
-            lambda s: {f"visual.{k}": v for k, v in s.items()},
-            (
-                r"no known layout: its first names are visual.cls_token, .*known are"
-                r" the official"
-            ),
+            lambda s: {k.replace("blocks", "layers"): v for k, v in s.items()},
+            r"unexpected layers.0.attn",
         ),
-        (lambda s: {**s, "epoch": 3}, r"these are no tensors: epoch"),
-        (lambda s: {}, r"it holds nothing"),
+        (
+            lambda s: {"conv1.weight": torch.zeros(4, 3, 7, 7)},
+            r"no known layout: its first names are conv1.weight; known are the official",
+        ),
+        (lambda s: {}, r"no.* file of named tensors: it holds model, optimizer, epoch"),
     ],
 )
 def test_an_incomplete_file_gets_one_sentence(

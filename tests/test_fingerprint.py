@@ -29,6 +29,7 @@ SCIENCE = {
     "decoder.depth": "decoder.depth=2",
     "decoder.width": "decoder.width=32",
     "decoder.heads": "decoder.heads=2",
+    "decoder.mlp_ratio": "decoder.mlp_ratio=2",
     "masking._target_": "masking=block",
     "masking.min_patches": "masking=block masking.min_patches=9",
     "target._target_": "target=pixel_norm",
@@ -95,6 +96,10 @@ MACHINE = {
     "trainer.requeue": "trainer.requeue=false",
     "source": "source=folder",
     "init_from": "init_from=null",
+    "weights": "weights=null",
+    "grid": "grid=null",
+    # where nothing is resampled
+    "positions": "positions=timm",
     "checkpoint.every_minutes": "checkpoint.every_minutes=9",
     "checkpoint.every_steps": "checkpoint.every_steps=9",
     "checkpoint.keep": "checkpoint.keep=9",
@@ -290,6 +295,36 @@ def test_devices_and_micro_batches_do_not_count_even_with_mixup() -> None:
 
 def test_an_image_size_equal_to_the_datas_changes_no_fingerprint() -> None:
     assert fingerprints("finetune.image_size=28") == fingerprints()
+
+
+def test_positions_count_where_their_grid_changes_and_timms_are_the_older_results() -> (
+    None
+):
+    """Version 0.1 resampled as timm does: its results are kept under that name."""
+    larger = ("finetune.image_size=56",)
+    port, timm = (
+        {
+            (spec.kind, spec.start): spec
+            for spec in plan_for(ALL, *larger, f"positions={name}", tiny=False).stages
+        }
+        for name in ("port", "timm")
+    )
+    tuned = (F, "pretrained")
+    assert port[tuned].science["positions"] == {"by": "port", "from": [7, 7]}
+    assert "positions" not in timm[tuned].science
+    # robustness follows from the classifier that it measures
+    changed = {stage for stage in port if port[stage] != timm[stage]}
+    assert not changed
+    differs = {s for s in port if port[s].fingerprint != timm[s].fingerprint}
+    assert differs == {tuned, (T, "pretrained"), (R, "pretrained")}
+
+
+def test_a_decoders_ratio_follows_the_models_and_four_keeps_older_results() -> None:
+    narrow = "model.mlp_ratio=2"
+    both, apart = fingerprints(narrow), fingerprints(narrow, "decoder.mlp_ratio=4")
+    assert both["pretrain", "random"] != apart["pretrain", "random"]
+    (spec,) = (s for s in plan_for(ALL, tiny=False).stages if s.kind == "pretrain")
+    assert "mlp_ratio" not in spec.science["decoder"]
 
 
 def test_pretraining_is_shared_by_all_measurements_of_it() -> None:

@@ -91,7 +91,7 @@ def stage(ledger: Path, kind: str, start: str = "pretrained") -> Path:
 
 
 def arguments(checkpoint: Path, images: Path, **more: Any) -> Predict:
-    optional = ("count", "out", "classes", "eval_crop", "heads", "grid")
+    optional = ("count", "out", "classes", "eval_crop", "heads", "grid", "weights")
     values: dict[str, Any] = (
         dict.fromkeys(optional) | {"top": 5, "device": "cpu"} | more
     )

@@ -9,7 +9,7 @@ import torch
 from small_runs import load_weights, plan_for, run
 from unmask.config.checks import ConfigError
 from unmask.exchange.read_weights import read_weights
-from unmask.exchange.weights import Layout
+from unmask.exchange.sizes import Layout
 from unmask.exchange.write import write_weights
 from unmask.stages.fingerprint import weights_identity
 from unmask.stages.ledger import StageFolder

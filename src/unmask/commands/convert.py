@@ -19,6 +19,8 @@ class Convert(Section):
     heads: Count | None
     decoder_heads: Count | None
     grid: tuple[Count, Count] | None
+    weights: str | None
+    license: str | None
     overwrite: bool
 
 

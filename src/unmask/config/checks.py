@@ -121,10 +121,21 @@ def _check_secrets(value: Any, key: str, secrets: list[str]) -> Iterator[str]:
             )
 
 
+def complete_config(raw: dict[str, Any]) -> dict[str, Any]:
+    """Return the config of a checkpoint with the keys that it is too old to have.
+
+    Their values are what the code did before there was a choice.
+    """
+    decoder = raw.get("decoder")
+    if isinstance(decoder, dict):
+        raw = raw | {"decoder": {"mlp_ratio": 4.0} | decoder}
+    return {"weights": None, "grid": None, "positions": "timm"} | raw
+
+
 def check_checkpoint_config(raw: dict[str, Any]) -> Config:
     """Return the config of a checkpoint; ConfigError where another version wrote it."""
     try:
-        return check(raw)
+        return check(complete_config(raw))
     except ConfigError as error:
         first = str(error).splitlines()[0]
         raise ConfigError(

@@ -19,6 +19,7 @@ Width = Annotated[int, Field(ge=1, le=16_384)]
 Depth = Annotated[int, Field(ge=1, le=256)]
 DecoderDepth = Annotated[int, Field(ge=0, le=256)]
 Control = Literal["random", "pixels"]
+Resampling = Literal["port", "timm"]
 
 
 class Model(Section):
@@ -56,6 +57,12 @@ class Decoder(Section):
         description="width of the decoder: channels of its tokens (Table 1b)"
     )
     heads: Width = Field(description="attention heads of the decoder")
+    mlp_ratio: Positive | None = Field(
+        description=(
+            "hidden width of the decoder's MLP, as a multiple of its width; null:"
+            " model.mlp_ratio"
+        )
+    )
 
 
 class Scale(Section):
@@ -118,6 +125,25 @@ class Config(Section, StageRecipes):
             " file, or a stage's folder; null: random weights"
         )
     )
+    weights: Annotated[str, Field(min_length=1)] | None = Field(
+        description=(
+            "which weights of init_from's file to take, where it holds several: ema, or"
+            " their key or prefix; null: the plain ones"
+        )
+    )
+    weights_grid: tuple[Count, Count] | None = Field(
+        alias="grid",
+        description=(
+            "[rows, columns] of patches that init_from's positions are for; null: what"
+            " the file says, else the model's own grid where the number fits"
+        ),
+    )
+    positions: Resampling = Field(
+        description=(
+            "how positions are resampled to another grid: port (the official code and"
+            " Hugging Face: no antialiasing), or timm (antialiased)"
+        )
+    )
     stop_after: Count | None = Field(
         description=(
             "stop each stage after this many steps, with the learning rates of the full"
@@ -176,6 +202,13 @@ class Config(Section, StageRecipes):
             self.data.patch_size = default_patch_size(
                 self.data.image_size, self.model.patch_size_at_224
             )
+        return self
+
+    @model_validator(mode="after")
+    def choose_decoder_ratio(self) -> "Config":
+        if self.decoder.mlp_ratio is None:
+            # the official port builds both from one ratio
+            self.decoder.mlp_ratio = self.model.mlp_ratio
         return self
 
     # after choose_patch_size: validators run in the order of their definition

@@ -86,6 +86,12 @@ def check_unused(config: Config) -> Iterator[str]:
             f"init_from = {config.init_from}: scratch starts from random weights; add a"
             " stage that uses it"
         )
+    for key, value in (("weights", config.weights), ("grid", config.weights_grid)):
+        if value and not config.init_from:
+            yield (
+                f"{key} = {value}: says how the file of init_from is read, and there is"
+                f" none; set init_from=FILE or {key}=null"
+            )
     if config.labels and not set(FINE_TUNING_STAGES) & active:
         yield (
             f"labels = {config.labels}: none of the stages {config.stages} uses it; add"

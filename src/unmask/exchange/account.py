@@ -3,11 +3,9 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from torch import Tensor
-
 from unmask.exchange.geometry import count_blocks
 from unmask.exchange.names import name_table, split_name, translate_name
-from unmask.exchange.weights import Geometry, Layout, Stack, expected_shapes
+from unmask.exchange.sizes import Geometry, Layout, Shape, Stack, expected_shapes
 
 # An error lists so many names or shapes.
 MAX_LISTED = 8
@@ -81,22 +79,22 @@ def allowed_missing(present: Iterable[str]) -> dict[str, str]:
     return dict.fromkeys(_weight_and_bias("encoder.norm"), reason)
 
 
-def check_shapes(tensors: Mapping[str, Tensor], geometry: Geometry) -> None:
+def check_shapes(shapes: Mapping[str, Shape], geometry: Geometry) -> None:
     """Raise ValueError if a tensor's shape contradicts those of the others."""
     width = geometry.encoder.width
-    expected = {name: tuple(shape) for name, shape in expected_shapes(geometry).items()}
+    expected = expected_shapes(geometry)
     per_channel = ("norm.running_mean", "norm.running_var")
     for name in (*_weight_and_bias("fc_norm"), *per_channel):
         expected[name] = (width,)
-    if "head.weight" in tensors:
-        classes = len(tensors["head.weight"])
+    if "head.weight" in shapes:
+        classes = shapes["head.weight"][0]
         expected["head.weight"] = (classes, width)
         expected["head.bias"] = (classes,)
         expected["norm.num_batches_tracked"] = ()
     wrong = [
-        f"{name} is {shape_text(value)}, not {expected[name]}"
-        for name, value in tensors.items()
-        if tuple(value.shape) != expected[name]
+        f"{name} is {shape}, not {expected[name]}"
+        for name, shape in shapes.items()
+        if shape != expected[name]
     ]
     if wrong:
         raise ValueError(f"shapes that do not fit: {_abbreviate(wrong)}")
@@ -106,8 +104,3 @@ def _abbreviate(items: list[str]) -> str:
     rest = len(items) - MAX_LISTED
     more = f" and {rest} more" if rest > 0 else ""
     return ", ".join(sorted(items)[:MAX_LISTED]) + more
-
-
-def shape_text(tensor: Tensor) -> str:
-    """Return the shape as a tuple is printed: (3, 16, 16)."""
-    return str(tuple(tensor.shape))

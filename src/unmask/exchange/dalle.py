@@ -5,11 +5,12 @@ The file is a pickled module whose classes are not installed here.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
-from unmask.exchange.files import load_pickle, open_weights
+from unmask.exchange.files import load_content, load_pickle
+from unmask.exchange.header import read_header
+from unmask.exchange.stand_ins import StandIn, collect_state
 from unmask.tokenizers import DallEEncoder
 
 URL = "https://cdn.openai.com/dall-e/encoder.pkl"
@@ -23,10 +24,6 @@ PUBLISHED_CLASSES = (
     "torch.nn.modules.pooling.MaxPool2d",
     "torch.nn.modules.linear.Identity",
 )
-
-
-class Inert:
-    """Stand in for every class of the file: hold an instance's data, do nothing."""
 
 
 def read_dalle(path: Path) -> DallEEncoder:
@@ -65,25 +62,17 @@ def read_dalle(path: Path) -> DallEEncoder:
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     if path.is_file() and path.suffix != ".safetensors":
-        content = load_pickle(path, [(Inert, name) for name in PUBLISHED_CLASSES])
-        if isinstance(content, Inert):
-            return _collect_state(content, "")
-    return open_weights(path).tensors
-
-
-def _collect_state(module: Inert, prefix: str) -> dict[str, Tensor]:
-    """Return what the module's state_dict() would, from nn.Module's own dicts."""
-    attributes = vars(module)
-    state = {}
-    for kind in ("_parameters", "_buffers"):
-        for name, value in _as_mapping(attributes.get(kind)).items():
-            if isinstance(value, Tensor):
-                state[f"{prefix}{name}"] = value.detach()
-    for name, child in _as_mapping(attributes.get("_modules")).items():
-        if isinstance(child, Inert):
-            state |= _collect_state(child, f"{prefix}{name}.")
-    return state
-
-
-def _as_mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
+        content = load_pickle(path, [(StandIn, name) for name in PUBLISHED_CLASSES])
+        if isinstance(content, StandIn):
+            return collect_state(content)
+    else:
+        content = load_content(read_header(path))
+    for key in ("model", "state_dict"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping):
+        raise ValueError(
+            f"{path} holds a {type(content).__name__}, not DALL-E's encoder; wanted is"
+            f" {URL}"
+        )
+    return {str(n): value for n, value in content.items() if isinstance(value, Tensor)}

@@ -1,13 +1,11 @@
-"""Open files of weights: tensors and plain values only, never code.
+"""Load the values of weights: tensors and plain values only, never code.
 
 Whatever is wrong with a file is a ValueError of one sentence.
 """
 
 import argparse
-import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,116 +14,50 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
+from unmask.exchange.header import Header
+from unmask.exchange.selection import Selection, state_dict_at
+from unmask.exchange.stand_ins import Stub
 from unmask.storage import checkpoints
 
-HUB_FILES = ("model.safetensors", "pytorch_model.bin")
-# Keys under which a pickled file may hold its state dict.
-STATE_DICT_KEYS = ("model", "state_dict")
 
+def intact_file(location: Path) -> Path:
+    """Return a stage's newest checkpoint whose sha256 is right; else the location.
 
-@dataclass(frozen=True)
-class WeightsFile:
-    """A file's tensors, and what is known of them.
-
-    config: the config.json beside the file. record: what this project wrote into it.
-    state_dict_key: under which key a pickled file holds its state dict.
+    Damaged ones are set aside with a warning.
     """
-
-    path: Path
-    tensors: dict[str, Tensor]
-    config: dict[str, Any]
-    record: dict[str, Any]
-    state_dict_key: str | None
+    stage = location if location.name == "checkpoints" else location / "checkpoints"
+    return (checkpoints.newest(stage) if stage.is_dir() else None) or location
 
 
-def open_weights(location: Path) -> WeightsFile:
-    """Open a file, a Hugging Face folder, or a stage's folder in the ledger.
+def load_tensors(
+    header: Header, selection: Selection, names: Iterable[str]
+) -> dict[str, Tensor]:
+    """Return the named tensors of the selected weights; ValueError if one is unusable.
 
-    Raises ValueError.
+    They must be dense, finite, and floating point.
     """
-    if not location.exists():
-        raise ValueError(f"{location}: no such file or folder")
-    is_folder = location.is_dir()
-    path = _file_in(location) if is_folder else location
-    config_path = path.parent / "config.json"
-    # Beside a single file it may belong to something else.
-    config = _read_json(config_path) if is_folder and config_path.exists() else {}
-    content, record = _load(path)
-    key = None
-    if isinstance(content, Mapping):
-        keys = (key for key in STATE_DICT_KEYS if isinstance(content.get(key), Mapping))
-        key = next(keys, None)
-    tensors = _check_tensors(content[key] if key else content, path)
-    return WeightsFile(path, tensors, config, record, key)
+    state = state_dict_at(load_content(header), selection.chosen.keys)
+    tensors = {name: state[name] for name in names}
+    for name, value in tensors.items():
+        _check_tensor(name, value, header.path)
+    return tensors
 
 
-def _file_in(folder: Path) -> Path:
-    for name in HUB_FILES:
-        if (folder / name).is_file():
-            return folder / name
-    if list(folder.glob("*.index.json")):
-        raise ValueError(
-            f"{folder} holds weights in several shards; save them as one file first"
-            " (max_shard_size)"
-        )
-    stage = folder if folder.name == "checkpoints" else folder / "checkpoints"
-    newest = checkpoints.newest(stage) if stage.is_dir() else None
-    if newest is None:
-        raise ValueError(
-            f"{folder} holds neither {' nor '.join(HUB_FILES)} nor checkpoints of a"
-            " stage"
-        )
-    return newest
+def load_content(header: Header) -> Any:
+    """Return all that a file holds, on the CPU."""
+    if header.is_safetensors:
+        return _load_safetensors(header.path)
+    return load_pickle(header.path, header.stubs)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _load_safetensors(path: Path) -> dict[str, Tensor]:
     try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is not readable as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(
-            f"{path} holds a {type(content).__name__}, not an object with keys"
-        )
-    return content
-
-
-def _load(path: Path) -> tuple[Any, dict[str, Any]]:
-    """Return the file's content, and this project's record in it.
-
-    The first bytes decide what it is, rather than the suffix.
-    """
-    with path.open("rb") as file:
-        start = file.read(9)
-    if not start:
-        raise ValueError(f"{path} is empty: 0 bytes; copy or download it again")
-    # A safetensors file begins with 8 bytes of length, then a JSON header.
-    if start[8:] == b"{" or path.suffix == ".safetensors":
-        return _load_safetensors(path)
-    # PyTorch's files are zips, and before version 1.6 pickles.
-    if not start.startswith((b"PK", b"\x80")):
-        raise ValueError(
-            f"{path} is neither a PyTorch nor a safetensors file: it begins with"
-            f" {start!r}"
-        )
-    content = load_pickle(path)
-    record = content.get("unmask", {}) if isinstance(content, dict) else {}
-    return content, record if isinstance(record, dict) else {}
-
-
-def _load_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    content = path.read_bytes()
-    try:
-        tensors = load_safetensors(content)
-        header_end = 8 + int.from_bytes(content[:8], "little")
-        header = json.loads(content[8:header_end])
-        record = json.loads(header.get("__metadata__", {}).get("unmask", "{}"))
+        return load_safetensors(path.read_bytes())
     except (SafetensorError, ValueError, KeyError) as error:
         raise ValueError(f"{path} is damaged or cut short: {error}") from error
-    return tensors, record if isinstance(record, dict) else {}
 
 
-def load_pickle(path: Path, stubs: Sequence[tuple[type, str]] = ()) -> Any:
+def load_pickle(path: Path, stubs: Sequence[Stub] = ()) -> Any:
     """Load tensors and plain containers on the CPU, without running any code.
 
     An argparse.Namespace is allowed too: the official files hold one, it is data and
@@ -152,23 +84,6 @@ def load_pickle(path: Path, stubs: Sequence[tuple[type, str]] = ()) -> Any:
         raise ValueError(
             f"{path} is damaged or cut short; copy or download it again"
         ) from error
-
-
-def _check_tensors(content: Any, path: Path) -> dict[str, Tensor]:
-    """Return the content if it is a state dict of dense, finite weights."""
-    if not isinstance(content, Mapping):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not named tensors")
-    others = [
-        str(name) for name, value in content.items() if not isinstance(value, Tensor)
-    ]
-    if others or not content:
-        fault = "it holds nothing"
-        if others:
-            fault = f"these are no tensors: {', '.join(others[:5])}"
-        raise ValueError(f"{path} is not a file of named tensors: {fault}")
-    for name, value in content.items():
-        _check_tensor(name, value, path)
-    return dict(content)
 
 
 def _check_tensor(name: str, value: Tensor, path: Path) -> None:

@@ -5,17 +5,18 @@ Tensors do not show the number of heads, nor the sides of a grid that is not squ
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from torch import Tensor
-
-from unmask.exchange.files import WeightsFile
-from unmask.exchange.weights import Geometry, Stack
-from unmask.heads import Pool
+from unmask.config.recipe_parts import Pooling
+from unmask.exchange.facts import training_arguments
+from unmask.exchange.header import Header
+from unmask.exchange.sizes import Geometry, Shape, Stack
 
 # ViT-Ti, S, B, L, H.
 HEADS_BY_WIDTH = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
+# Channels of a head in most ViTs.
+HEAD_WIDTH = 64
 # Of every decoder in the paper.
 DECODER_HEADS = 16
 BLOCK_NAME = re.compile(r"(encoder|decoder)\.blocks\.(\d+)\.")
@@ -29,12 +30,7 @@ class Hints(NamedTuple):
     grid: tuple[int, int] | None = None
     channels: int | None = None
     patch_size: int | None = None
-    pool: Pool | None = None
-
-    def with_defaults(self, defaults: "Hints") -> "Hints":
-        """Fill in what is not known here."""
-        pairs = zip(self, defaults, strict=True)
-        return Hints._make(theirs if ours is None else ours for ours, theirs in pairs)
+    pool: Pooling | None = None
 
     def merged_with(self, other: "Hints") -> "Hints":
         """Join what a file says of itself with what is known otherwise.
@@ -47,23 +43,42 @@ class Hints(NamedTuple):
                     f"the file's metadata says {name}={ours}, but its tensors or your"
                     f" arguments say {name}={theirs}"
                 )
-        return self.with_defaults(other)
+        pairs = zip(self, other, strict=True)
+        return Hints._make(theirs if ours is None else ours for ours, theirs in pairs)
 
 
-def recorded_hints(file: WeightsFile) -> Hints:
+class ModelSizes(NamedTuple):
+    """Sizes of the model that weights are for: they count where the file has none.
+
+    grids: of the images that its stages see.
+    """
+
+    heads: int
+    decoder_heads: int
+    grids: tuple[tuple[int, int], ...]
+
+
+def recorded_hints(header: Header, patch_size: int | None, patches: int) -> Hints:
     """Return the sizes that the file itself records.
 
-    They are in a checkpoint's config, in this project's record, or in Hugging Face's
-    config.json. Raises ValueError if they are unusable.
+    They are in a checkpoint's config, in this project's record, in Hugging Face's or
+    timm's config.json, or in the arguments of the training, which count where they
+    fit so many patches. patch_size: where tensors show it. Raises ValueError if they
+    are unusable.
     """
     hints = Hints()
     try:
-        if "config" in file.record:
-            hints = _checkpoint_hints(file.record)
-        elif "geometry" in file.record:
-            hints = _record_hints(file.record)
-        elif file.config:
-            hints = _hub_hints(file.config)
+        if "config" in header.record:
+            hints = _checkpoint_hints(header.record)
+        elif "geometry" in header.record:
+            hints = _record_hints(header.record)
+        elif "pretrained_cfg" in header.config:
+            hints = Hints(grid=_timm_grid(header.config, patch_size))
+        elif header.config:
+            hints = _hub_hints(header.config)
+        else:
+            grid = _trained_grid(header, patch_size)
+            hints = Hints(grid=grid if grid and math.prod(grid) == patches else None)
     # Whatever a record of another form leads to.
     except (LookupError, TypeError, AttributeError, ZeroDivisionError) as error:
         raise ValueError(
@@ -105,6 +120,31 @@ def _record_hints(record: dict[str, Any]) -> Hints:
         patch_size=geometry["patch_size"],
         pool=record.get("pool"),
     )
+
+
+def _timm_grid(
+    config: dict[str, Any], patch_size: int | None
+) -> tuple[int, int] | None:
+    """Read the config.json of timm's models on the Hub."""
+    size = config["pretrained_cfg"].get("input_size", (None, None, None))[1:]
+    size = _height_and_width(config.get("model_args", {}).get("img_size")) or size
+    if not patch_size or None in size:
+        return None
+    return size[0] // patch_size, size[1] // patch_size
+
+
+def _trained_grid(header: Header, patch_size: int | None) -> tuple[int, int] | None:
+    """Read the image size of the official code's arguments, or timm's."""
+    arguments = training_arguments(header)
+    size = arguments.get("input_size") or arguments.get("img_size")
+    # timm's input_size is (channels, height, width)
+    if isinstance(size, list | tuple):
+        size = size[-2:] if len(size) > 1 else (*size, *size)
+    else:
+        size = (size, size)
+    if not patch_size or not all(isinstance(side, int) for side in size):
+        return None
+    return size[0] // patch_size, size[1] // patch_size
 
 
 def _hub_hints(config: dict[str, Any]) -> Hints:
@@ -159,40 +199,89 @@ def count_blocks(names: Iterable[str]) -> dict[str, int]:
     return {part: max(some, default=-1) + 1 for part, some in indices.items()}
 
 
-def derive_geometry(tensors: dict[str, Tensor], hints: Hints) -> Geometry:
+class Derived(NamedTuple):
+    """The sizes that tensors imply, and which of them are a guess, in sentences."""
+
+    geometry: Geometry
+    guesses: tuple[str, ...]
+
+
+def derive_geometry(
+    shapes: Mapping[str, Shape], hints: Hints, model: ModelSizes | None = None
+) -> Derived:
     """Return the sizes that tensors under this project's names imply.
 
-    Raises ValueError if the tensors and the hints leave something open.
+    Raises ValueError if shapes, hints and the model leave something open.
     """
     if not hints.channels or not hints.patch_size:
-        values = tensors["encoder.patch_embed.weight"].shape[-1]
+        values = shapes["encoder.patch_embed.weight"][-1]
         raise ValueError(
             f"the file does not say how many channels its patches of {values} values"
             " have; it lacks its record of sizes"
         )
-    depth = count_blocks(tensors)
-    width = tensors["encoder.cls_token"].shape[-1]
-    heads = hints.heads or HEADS_BY_WIDTH.get(width)
+    depth = count_blocks(shapes)
+    width = shapes["encoder.cls_token"][-1]
+    heads = hints.heads or _model_heads(width, model and model.heads)
+    heads = heads or HEADS_BY_WIDTH.get(width)
     if heads is None:
-        known = ", ".join(f"{size}: {count}" for size, count in HEADS_BY_WIDTH.items())
+        widths = ", ".join(f"{size}: {count}" for size, count in HEADS_BY_WIDTH.items())
         raise ValueError(
             f"heads are not visible in tensors, and width {width} is not a known ViT's"
-            f" ({known}); add heads=N"
+            f" ({widths}); add heads=N"
         )
-    # The class token has a position too.
-    patches = tensors["encoder.pos_embed"].shape[1] - 1
-    grid = hints.grid or _square_grid(patches)
-    encoder = _derive_stack(tensors, "encoder", width, depth["encoder"], heads)
+    encoder = _derive_stack(shapes, "encoder", width, depth["encoder"], heads)
+    guesses = []
     decoder = None
     if depth["decoder"]:
-        width = tensors["decoder.mask_token"].shape[-1]
-        heads = hints.decoder_heads or DECODER_HEADS
-        decoder = _derive_stack(tensors, "decoder", width, depth["decoder"], heads)
-    return Geometry(hints.channels, hints.patch_size, grid, encoder, decoder)
+        width = shapes["decoder.mask_token"][-1]
+        known = hints.decoder_heads or _model_heads(
+            width, model and model.decoder_heads
+        )
+        heads = known or DECODER_HEADS
+        decoder = _derive_stack(shapes, "decoder", width, depth["decoder"], heads)
+        if known is None:
+            guesses.append(
+                "the decoder's heads are not visible in tensors; assumed to be"
+                f" {heads} (another: decoder_heads=N)"
+            )
+    # the class token has a position too
+    patches = shapes["encoder.pos_embed"][1] - 1
+    grid = _known_grid(patches, hints, model.grids if model else ())
+    if grid is None:
+        grid = _square_grid(patches)
+        guesses.append(
+            f"the grid is not in the file: its {patches} positions are taken for"
+            f" {grid[0]} x {grid[1]} (another: grid=[rows,columns])"
+        )
+    geometry = Geometry(hints.channels, hints.patch_size, grid, encoder, decoder)
+    return Derived(geometry, tuple(guesses))
+
+
+def _model_heads(width: int, heads: int | None) -> int | None:
+    """Return the model's heads; weights of a width they do not divide have others."""
+    if heads is None or width % heads == 0:
+        return heads
+    return HEADS_BY_WIDTH.get(width) or max(1, math.gcd(width, width // HEAD_WIDTH))
+
+
+def _known_grid(
+    patches: int, hints: Hints, model_grids: Iterable[tuple[int, int]]
+) -> tuple[int, int] | None:
+    """Return the grid that is recorded or typed, else the model's where it fits."""
+    if hints.grid is not None:
+        rows, columns = hints.grid
+        if rows * columns != patches:
+            raise ValueError(
+                f"grid=[{rows},{columns}] has {rows * columns} patches, and the"
+                f" file {patches} positions; give grid=[rows,columns], one of"
+                f" {_grids_of(patches)}"
+            )
+        return hints.grid
+    return next((grid for grid in model_grids if math.prod(grid) == patches), None)
 
 
 def _derive_stack(
-    tensors: dict[str, Tensor], part: str, width: int, depth: int, heads: int
+    shapes: Mapping[str, Shape], part: str, width: int, depth: int, heads: int
 ) -> Stack:
     if width % heads:
         name = "heads" if part == "encoder" else "decoder_heads"
@@ -201,7 +290,7 @@ def _derive_stack(
             f"{name}={heads} does not divide the {part}'s width {width}; give {name}=N,"
             f" one of {fitting}"
         )
-    hidden = tensors[f"{part}.blocks.0.mlp.fc1.weight"].shape[0]
+    hidden = shapes[f"{part}.blocks.0.mlp.fc1.weight"][0]
     ratio = hidden / width
     # timm truncates width * ratio: a ratio rounded down would lose a unit.
     if int(width * ratio) < hidden:
@@ -212,13 +301,17 @@ def _derive_stack(
 def _square_grid(patches: int) -> tuple[int, int]:
     side = math.isqrt(patches)
     if side * side != patches:
-        fitting = [
-            f"[{rows},{patches // rows}]"
-            for rows in range(1, patches + 1)
-            if patches % rows == 0
-        ]
         raise ValueError(
             f"{patches} positions are no square; give grid=[rows,columns], one of"
-            f" {' '.join(fitting)}"
+            f" {_grids_of(patches)}"
         )
     return side, side
+
+
+def _grids_of(patches: int) -> str:
+    """List all grids of so many patches, as they are typed."""
+    return " ".join(
+        f"[{rows},{patches // rows}]"
+        for rows in range(1, patches + 1)
+        if patches % rows == 0
+    )

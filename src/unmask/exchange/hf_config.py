@@ -2,10 +2,8 @@
 
 from typing import Any
 
+from unmask.exchange.names import LAYER_NORM_EPS
 from unmask.exchange.weights import Weights
-
-# Of this project's LayerNorms, as of the official ones.
-LAYER_NORM_EPS = 1e-6
 
 
 def hub_config(weights: Weights) -> dict[str, Any]:

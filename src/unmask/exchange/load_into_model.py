@@ -3,54 +3,64 @@
 Only positions may change, where the model's grid of patches is another one.
 """
 
-from collections.abc import Iterator
+import math
+from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from unmask.config.schema import Resampling
 from unmask.decoder import Decoder
 from unmask.encoder import Encoder
-from unmask.exchange.account import shape_text
-from unmask.exchange.weights import Report, Stack, Weights
+from unmask.exchange.fit import check_fit
+from unmask.exchange.kernels import shape_text
+from unmask.exchange.sizes import Geometry, Stack
+from unmask.exchange.weights import Report, Weights
 from unmask.heads import Classifier, Features, FineTuneFeatures
 from unmask.mae import MAE
 from unmask.storage.checkpoints import strip_prefix
-
-# The config group `model` by width and depth.
-MODEL_NAMES = {
-    (192, 12): "mae_vit_ti",
-    (384, 12): "mae_vit_s",
-    (768, 12): "mae_vit_b",
-    (1024, 24): "mae_vit_l",
-    (1280, 32): "mae_vit_h",
-}
 
 
 def resample_positions(
     pos_embed: Float[Tensor, "1 T D"],
     old_grid: tuple[int, int],
     new_grid: tuple[int, int],
+    resampling: Resampling,
 ) -> Float[Tensor, "1 U D"]:
     """Resample positions to another grid, bicubically.
 
-    The class token's position is kept. The same grid changes no bit.
+    The class token's position is kept. The same grid changes no bit. resampling: port
+    gives the numbers of the official code (`interpolate_pos_embed`) and of Hugging
+    Face; timm's filter is antialiased, and another cubic.
     """
-    return resample_abs_pos_embed(
-        pos_embed, new_size=list(new_grid), old_size=list(old_grid), num_prefix_tokens=1
+    if old_grid == new_grid:
+        return pos_embed
+    if resampling == "timm":
+        return resample_abs_pos_embed(
+            pos_embed, list(new_grid), list(old_grid), num_prefix_tokens=1
+        )
+    image_1DHW = pos_embed[:, 1:].transpose(1, 2).unflatten(2, old_grid)
+    resampled_1DHW = F.interpolate(
+        image_1DHW.float(), new_grid, mode="bicubic", align_corners=False
     )
+    patches_1LD = resampled_1DHW.flatten(2).transpose(1, 2).to(pos_embed.dtype)
+    return torch.cat([pos_embed[:, :1], patches_1LD], dim=1)
 
 
-def load_encoder(encoder: Encoder, weights: Weights) -> Report:
-    """Load the encoder's weights.
+def load_encoder(
+    encoder: Encoder, weights: Weights, resampling: Resampling = "port"
+) -> Report:
+    """Load the encoder's weights, with positions resampled where the grid differs.
 
     Raises ValueError, with the overrides that would fit, where more than the grid
     differs.
     """
-    _check_encoder(encoder, weights)
-    state, report = _fit_positions(weights.encoder, "encoder", weights, encoder)
+    check_fit(weights.geometry, _geometry_of(encoder))
+    state, report = _fit_positions("encoder", weights, encoder, resampling)
     missing = {}
     # A classifier that normalises after pooling has no norm here; 1 and 0 are its
     # identity.
@@ -64,40 +74,36 @@ def load_encoder(encoder: Encoder, weights: Weights) -> Report:
 
 
 def load_pretrained(
-    encoder: Encoder, state: dict[str, Tensor], grid: tuple[int, int]
+    encoder: Encoder,
+    state: dict[str, Tensor],
+    grid: tuple[int, int],
+    resampling: Resampling,
 ) -> None:
     """Load the encoder of a pretraining of this project, strictly.
 
     state: the state dict of its checkpoint. grid: the grid it was trained on.
     """
     encoder_state = strip_prefix(state, "model.encoder.")
-    positions = resample_positions(encoder_state["pos_embed"], grid, encoder.grid)
+    positions = resample_positions(
+        encoder_state["pos_embed"], grid, encoder.grid, resampling
+    )
     encoder.load_state_dict(encoder_state | {"pos_embed": positions})
 
 
-def load_mae(model: MAE, weights: Weights) -> Report:
+def load_mae(model: MAE, weights: Weights, resampling: Resampling = "port") -> Report:
     """Load encoder and decoder.
 
     Raises ValueError as load_encoder does, and where there is no decoder.
     """
-    stack = weights.geometry.decoder
-    if (
-        weights.decoder is None
-        or stack is None
-        or not isinstance(model.decoder, Decoder)
-    ):
+    if weights.decoder is None or not isinstance(model.decoder, Decoder):
         raise ValueError(
             f"these weights ({weights.layout}) have no decoder; load them into an"
             " encoder instead"
         )
     # Before anything is loaded: a refused model must stay as it was.
-    remedy = (
-        f"decoder.width={stack.width} decoder.depth={stack.depth}"
-        f" decoder.heads={stack.heads}"
-    )
-    _check_stack("decoder", stack, _stack_of(model.decoder.blocks), remedy)
-    first = load_encoder(model.encoder, weights)
-    state, second = _fit_positions(weights.decoder, "decoder", weights, model.encoder)
+    check_fit(weights.geometry, _geometry_of(model.encoder, model.decoder))
+    first = load_encoder(model.encoder, weights, resampling)
+    state, second = _fit_positions("decoder", weights, model.encoder, resampling)
     model.decoder.load_state_dict(state, strict=True)
     return Report(
         first.matched + second.matched,
@@ -155,57 +161,32 @@ def _check_head(
 
 
 def _fit_positions(
-    tensors: dict[str, Tensor], part: str, weights: Weights, encoder: Encoder
+    part: Literal["encoder", "decoder"],
+    weights: Weights,
+    encoder: Encoder,
+    resampling: Resampling,
 ) -> tuple[dict[str, Tensor], Report]:
     """Return the part's tensors, with positions on the encoder's grid."""
+    tensors = weights.encoder if part == "encoder" else weights.decoder or {}
     old = tensors["pos_embed"]
-    new = resample_positions(old, weights.geometry.grid, encoder.grid)
+    new = resample_positions(old, weights.geometry.grid, encoder.grid, resampling)
     state = tensors | {"pos_embed": new}
     if weights.geometry.grid == encoder.grid:
         return state, Report(tuple(f"{part}.{name}" for name in tensors))
     matched = tuple(f"{part}.{name}" for name in tensors if name != "pos_embed")
-    change = f"{shape_text(old)} -> {shape_text(new)}"
+    change = f"{shape_text(old)} -> {shape_text(new)}, resampled as by {resampling}"
     return state, Report(matched, {f"{part}.pos_embed": change})
 
 
-def _check_encoder(encoder: Encoder, weights: Weights) -> None:
-    geometry = weights.geometry
-    if geometry.channels != encoder.channels:
-        raise ValueError(
-            f"the weights have {geometry.channels} channels, the model"
-            f" {encoder.channels}; set data.channels={geometry.channels}"
-        )
-    if geometry.patch_size != encoder.patch_size:
-        raise ValueError(
-            f"the weights have {geometry.patch_size} pixels a patch's side, the model"
-            f" {encoder.patch_size}; set data.patch_size={geometry.patch_size}"
-        )
-    stack = geometry.encoder
-    # One override where the config has a group of these sizes.
-    name = MODEL_NAMES.get((stack.width, stack.depth))
-    remedy = f"model={name}"
-    if name is None:
-        remedy = (
-            f"model.width={stack.width} model.depth={stack.depth}"
-            f" model.heads={stack.heads}"
-        )
-    _check_stack("encoder", stack, _stack_of(encoder.blocks), remedy)
-
-
-def _check_stack(part: str, theirs: Stack, ours: Stack, remedy: str) -> None:
-    if list(_describe(theirs)) != list(_describe(ours)):
-        raise ValueError(
-            f"the weights' {part} is {', '.join(_describe(theirs))}, the model's"
-            f" {', '.join(_describe(ours))}; set {remedy}"
-        )
-
-
-def _describe(stack: Stack) -> Iterator[str]:
-    yield f"{stack.width} wide"
-    yield f"{stack.depth} deep"
-    yield f"of {stack.heads} heads"
-    # Ratios may differ by rounding where the widths are the same.
-    yield f"with MLPs of {round(stack.width * stack.mlp_ratio)}"
+def _geometry_of(encoder: Encoder, decoder: Decoder | None = None) -> Geometry:
+    stack = _stack_of(decoder.blocks) if decoder else None
+    return Geometry(
+        encoder.channels,
+        encoder.patch_size,
+        encoder.grid,
+        _stack_of(encoder.blocks),
+        stack,
+    )
 
 
 def _stack_of(blocks: nn.ModuleList) -> Stack:
@@ -213,4 +194,8 @@ def _stack_of(blocks: nn.ModuleList) -> Stack:
     assert isinstance(first, Block)
     width = first.mlp.fc1.in_features
     hidden = first.mlp.fc1.out_features
-    return Stack(width, len(blocks), first.attn.num_heads, hidden / width)
+    ratio = hidden / width
+    # as the block itself was laid out: it truncates width * ratio
+    if int(width * ratio) < hidden:
+        ratio = math.nextafter(ratio, math.inf)
+    return Stack(width, len(blocks), first.attn.num_heads, ratio)

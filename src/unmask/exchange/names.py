@@ -9,13 +9,13 @@ the official linear probe is a sequence of BatchNorm and Linear.
 
 import re
 
-import torch
-from torch import Tensor
+from unmask.exchange.sizes import Layout, Shape
 
-from unmask.exchange.weights import Layout
-
+# Of this project's LayerNorms, as of the official ones.
+LAYER_NORM_EPS = 1e-6
 PATCH_KERNEL = "encoder.patch_embed.weight"
 QKV = ("q", "k", "v")
+QKV_PIECE = re.compile(r"\.attn\.([qkv])\.")
 # Layers of a block that have the same names in timm and in the official code.
 BLOCK_LAYERS = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
 ENCODER_NAMES = {
@@ -83,10 +83,14 @@ HF_SPELLINGS = (
     (r"\.mlp\.fc1\.", ".intermediate.dense."),
     (r"\.mlp\.fc2\.", ".output.dense."),
 )
-# DistributedDataParallel and torch.compile.
-WRAPPERS = ((r"^(module\.|_orig_mod\.)+", ""),)
+# Of DistributedDataParallel, where it stands beside names without.
+WRAPPERS = ((r"^(module\.)+", ""),)
+# torch.compile, FSDP and activation checkpointing, of a whole model or of its blocks.
+INNER_WRAPPERS = re.compile(
+    r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+)
 # The attributes of this project's LightningModules.
-TASK_PREFIXES = ((r"^model\.(features\.)?", ""),)
+TASK_PREFIXES = ((r"^features\.", ""),)
 SUFFIX = re.compile(r"\.(weight|bias|running_mean|running_var|num_batches_tracked)$")
 BLOCK_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 # Names that a file may hold beyond the model's, and why they are not needed.
@@ -96,6 +100,11 @@ KNOWN_EXTRAS = {
     "embeddings.mask_token": "not used on unmasked images",
     "mask_token": "the decoder's, which the file does not hold",
 }
+
+
+def strip_inner_wrappers(name: str) -> str:
+    """Return the name without what wrappers of single modules add."""
+    return INNER_WRAPPERS.sub("", name)
 
 
 def normalise_name(name: str, layout: Layout) -> str:
@@ -147,38 +156,28 @@ def split_name(name: str) -> list[str]:
     return [name.replace(".qkv.", f".{part}.") for part in QKV]
 
 
-def split_qkv(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Split fused matrices into query, key and value."""
-    result: dict[str, Tensor] = {}
-    for name, value in tensors.items():
-        pieces = value.chunk(3) if ".qkv." in name else (value,)
-        result.update(zip(split_name(name), pieces, strict=True))
-    return result
+def converted_shapes(shapes: dict[str, Shape], layout: Layout) -> dict[str, Shape]:
+    """Return the shapes that tensors of the layout have in this project.
 
-
-def fuse_qkv(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Fuse query, key and value: the inverse of split_qkv."""
-    result = {}
-    for name, value in tensors.items():
-        if not re.search(r"\.attn\.[qkv]\.", name):
-            result[name] = value
-        # The query stands for all three.
-        elif ".attn.q." in name:
-            pieces = [
-                tensors[name.replace(".attn.q.", f".attn.{part}.")] for part in QKV
-            ]
-            result[name.replace(".attn.q.", ".attn.qkv.")] = torch.cat(pieces)
-    return result
-
-
-def flatten_kernel(kernel: Tensor) -> Tensor:
-    """Turn a convolution's (width, channel, row, column) into this project's matrix.
-
-    Returns (width, row * column * channel).
+    shapes: by this project's names, query, key and value still apart. Raises
+    ValueError where the patch embedding is no square kernel.
     """
-    return kernel.permute(0, 2, 3, 1).flatten(1)
-
-
-def to_conv_kernel(matrix: Tensor, patch_size: int) -> Tensor:
-    """Return the convolution's kernel: the inverse of flatten_kernel."""
-    return matrix.unflatten(1, (patch_size, patch_size, -1)).permute(0, 3, 1, 2)
+    if layout in ("safetensors", "checkpoint"):
+        return shapes
+    kernel = shapes[PATCH_KERNEL]
+    if len(kernel) != 4 or kernel[2] != kernel[3]:
+        raise ValueError(
+            f"the patch embedding's kernel is {kernel}, not (width, channels, side,"
+            " side)"
+        )
+    width, channels, side, _ = kernel
+    converted = {}
+    for name, shape in shapes.items():
+        piece = QKV_PIECE.search(name)
+        if piece is None:
+            converted[name] = shape
+        elif piece.group(1) == "q":
+            fused = QKV_PIECE.sub(".attn.qkv.", name)
+            pieces = [shapes[QKV_PIECE.sub(f".attn.{p}.", name)] for p in QKV]
+            converted[fused] = (sum(p[0] for p in pieces), *shape[1:])
+    return converted | {PATCH_KERNEL: (width, side * side * channels)}

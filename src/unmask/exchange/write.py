@@ -10,14 +10,12 @@ import torch
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
-from unmask.exchange.account import shape_text
 from unmask.exchange.hf_config import hub_config
+from unmask.exchange.kernels import shape_text, split_qkv, to_conv_kernel
 from unmask.exchange.names import (
     PATCH_KERNEL,
     name_table,
     split_name,
-    split_qkv,
-    to_conv_kernel,
     translate_name,
 )
 from unmask.exchange.weights import Report, Weights

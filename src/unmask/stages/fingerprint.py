@@ -44,6 +44,7 @@ PRETRAIN_KEYS = (
 # values of a recipe that mean nothing to raw pixels
 ENCODER_KEYS = ("pool", "layer_decay", "drop_path")
 DATA_KEYS = ("image_size", "patch_size", "channels", "mean", "std", "eval_crop")
+DECODER_MLP_RATIO = 4.0
 # names differ from model to model of the same shape
 MODEL_KEYS = ("width", "depth", "heads", "mlp_ratio")
 # weights in a Hugging Face folder
@@ -113,6 +114,11 @@ def pretrain_science(
     values = config.to_dict()
     science = _common_science("pretrain", config, identity)
     science |= {key: values[key] for key in PRETRAIN_KEYS}
+    # every decoder had 4 before there was a choice
+    if config.decoder.mlp_ratio == DECODER_MLP_RATIO:
+        science["decoder"] = {
+            k: v for k, v in values["decoder"].items() if k != "mlp_ratio"
+        }
     science["model"] = _model_shape(values)
     science["augment"] = _augment_science(values["augment"])
     if isinstance(config.target, TokensTarget):

@@ -12,6 +12,11 @@ from unmask.stages.fingerprint import (
     robustness_science,
     weights_identity,
 )
+from unmask.stages.given_weights import (
+    GivenWeights,
+    check_given_weights,
+    positions_science,
+)
 
 
 def list_stages(
@@ -22,17 +27,25 @@ def list_stages(
     A stage's parent comes before it, even where it is not in `stages`.
     identity: of the data set; test_identity: of the folders that robustness reads.
     """
-    weights = weights_identity(config.init_from) if config.init_from else None
+    given = None
+    if config.init_from:
+        given = check_given_weights(config, weights_identity(config.init_from))
     fitted = {
         kind: StageSpec(kind, "images", fitted_science(kind, config, identity))
         for kind in FITTED_STAGES
     }
-    pretraining = _pretraining(config, identity, weights, fitted)
+    pretraining = _pretraining(config, identity, given, fitted)
     # init_from is measured as it is, unless the run pretrains and starts from it
-    is_given = weights is not None and "pretrain" not in config.stages
+    is_given = given is not None and "pretrain" not in config.stages
 
     def measurement(kind: str, start: str) -> StageSpec:
-        science = measure_science(kind, start, config, identity, weights)
+        science = measure_science(
+            kind, start, config, identity, given and given.identity
+        )
+        if start == "given" and given:
+            science |= positions_science(config, kind, given.grid, given.is_recorded)
+        elif start == "pretrained":
+            science |= positions_science(config, kind, config.grid)
         parent = pretraining if start == "pretrained" else None
         return StageSpec(kind, start, science, parent)
 
@@ -67,10 +80,10 @@ def list_stages(
 def _pretraining(
     config: Config,
     identity: str,
-    weights: str | None,
+    given: GivenWeights | None,
     fitted: dict[str, StageSpec],
 ) -> StageSpec:
-    """Return the run's pretraining; weights: the identity of those it starts from."""
+    """Return the run's pretraining; given: the weights that it starts from."""
     parent = next(
         (
             spec
@@ -84,8 +97,11 @@ def _pretraining(
     if config.tokenizer_file:
         parent = None
         tokenizer = weights_identity(config.tokenizer_file, "tokenizer.file")
+    weights = given and given.identity
     science = pretrain_science(config, identity, weights, tokenizer)
-    return StageSpec("pretrain", "given" if weights else "random", science, parent)
+    if given:
+        science |= positions_science(config, "pretrain", given.grid, given.is_recorded)
+    return StageSpec("pretrain", "given" if given else "random", science, parent)
 
 
 def _start_weights(kind: str, config: Config, is_given: bool) -> list[str]:

@@ -84,6 +84,7 @@ def build_mae(config: Config) -> MAE:
     encoder_has_mask_tokens = config.encoder.mask_tokens
     head: Decoder | LinearHead
     if decoder.depth:
+        assert decoder.mlp_ratio is not None
         head = Decoder(
             config.grid,
             config.model.width,
@@ -91,6 +92,7 @@ def build_mae(config: Config) -> MAE:
             decoder.width,
             decoder.depth,
             decoder.heads,
+            decoder.mlp_ratio,
             mask_tokens=not encoder_has_mask_tokens,
         )
     else:

@@ -1,6 +1,5 @@
 """Trained classifiers from files: checkpoints, and fine-tuned weights of others."""
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,10 @@ from unmask.data.images.depth import Ranges
 from unmask.data.loading.batch import ImageFormat
 from unmask.data.loading.module import EVAL_BATCH
 from unmask.encoder import Encoder
-from unmask.exchange.files import WeightsFile, open_weights
+from unmask.exchange.facts import Facts
+from unmask.exchange.files import intact_file
 from unmask.exchange.geometry import Hints
+from unmask.exchange.header import read_header
 from unmask.exchange.load_into_model import load_classifier, load_pretrained
 from unmask.exchange.read_weights import read_weights
 from unmask.exchange.weights import build_encoder
@@ -54,21 +55,27 @@ class TrainedClassifier:
 
 
 def load_trained_classifier(
-    path: Path, hints: Hints, eval_crop: float | None, class_file: Path | None
+    path: Path,
+    hints: Hints,
+    eval_crop: float | None,
+    class_file: Path | None,
+    choice: str | None = None,
 ) -> TrainedClassifier:
     """Load a classifier from a checkpoint of this project or from foreign weights.
 
-    hints: sizes that the file does not name. eval_crop and class_file, one class name a
+    hints: sizes that the file does not name. choice: of weights of others, as in
+    `select_weights`. eval_crop and class_file, one class name a
     line, replace what the file says. Raises ConfigError where there is no file or no
     classifier in it, ValueError where it cannot be read.
     """
     if not path.exists():
         raise ConfigError(f"checkpoint={path}: no such file or folder")
-    file = open_weights(path)
-    if "config" in file.record:
-        classifier = classifier_from_checkpoint(file.path, file.record, file.tensors)
+    header = read_header(intact_file(path))
+    if "config" in header.record:
+        state = checkpoints.load(header.path)["state_dict"]
+        classifier = classifier_from_checkpoint(header.path, header.record, state)
     else:
-        classifier = _from_foreign_weights(file, path, hints)
+        classifier = _from_foreign_weights(path, hints, choice)
     if eval_crop:
         image_format = replace(classifier.image_format, eval_crop=eval_crop)
         classifier = replace(classifier, image_format=image_format)
@@ -164,20 +171,21 @@ def _load_stored_encoder(
             " crops (linear_probe.augment.crop=random), which keeps its encoder"
         )
     state = checkpoints.load(checkpoint)["state_dict"]
-    load_pretrained(encoder, state, config.grid)
+    load_pretrained(encoder, state, config.grid, config.positions)
 
 
 def _from_foreign_weights(
-    file: WeightsFile, path: Path, hints: Hints
+    path: Path, hints: Hints, choice: str | None
 ) -> TrainedClassifier:
     """Load weights of another project, whose images are assumed to fill the grid."""
-    weights, _ = read_weights(path, hints)
+    weights, _ = read_weights(path, hints, choice=choice)
     head = weights.head
     geometry = weights.geometry
+    facts = weights.facts
     if head is None or weights.pool is None:
         raise ConfigError(
-            f"checkpoint={file.path} ({weights.layout}) has no classifier's head;"
-            " give fine-tuned weights"
+            f"checkpoint={path} ({weights.layout}) has no classifier's head; give"
+            " fine-tuned weights"
         )
     encoder = build_encoder(geometry)
     # the port's fine-tuned models normalise after pooling the mean
@@ -190,14 +198,15 @@ def _from_foreign_weights(
         seed=0,
     )
     load_classifier(model, weights)
-    # Hugging Face's config.json; numbers stand in for missing names
-    labels = file.config.get("id2label", {})
-    names = tuple(str(labels.get(str(i), i)) for i in range(num_classes))
+    # numbers stand in for missing names
+    names = facts.classes or ()
+    if len(names) != num_classes:
+        names = tuple(map(str, range(num_classes)))
     rows, columns = geometry.grid
     shape = (rows * geometry.patch_size, columns * geometry.patch_size)
-    mean, std = _statistics(file, geometry.channels)
-    eval_crop = FOREIGN_EVAL_CROP if max(shape) <= build.STANDARD_SIZE else 1.0
-    image_format = ImageFormat(shape, mean, std, eval_crop)
+    mean, std = image_statistics(facts, geometry.channels)
+    usual_crop = FOREIGN_EVAL_CROP if max(shape) <= build.STANDARD_SIZE else 1.0
+    image_format = ImageFormat(shape, mean, std, facts.eval_crop or usual_crop)
     return TrainedClassifier(
         model.eval().requires_grad_(False),
         image_format,
@@ -207,20 +216,16 @@ def _from_foreign_weights(
     )
 
 
-def _statistics(
-    file: WeightsFile, channels: int
+def image_statistics(
+    facts: Facts, channels: int
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and std of the images, those of ImageNet by default.
 
     A Hugging Face folder has them beside the weights; they are often 0.5 and 0.5.
     """
-    preprocessor = file.path.parent / "preprocessor_config.json"
-    if file.config and preprocessor.is_file():
-        content = json.loads(preprocessor.read_text())
-        mean = tuple(content.get("image_mean", ()))
-        std = tuple(content.get("image_std", ()))
-        if len(mean) == len(std) == channels:
-            return mean, std
+    mean, std = facts.mean or (), facts.std or ()
+    if len(mean) == len(std) == channels:
+        return mean, std
     return standard_statistics(channels)
 
 

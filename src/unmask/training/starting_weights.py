@@ -8,12 +8,11 @@ from rich.console import Console
 from unmask.config.schema import Config
 from unmask.distributed import collectives
 from unmask.encoder import Encoder
-from unmask.exchange.geometry import Hints
 from unmask.exchange.load_into_model import load_encoder, load_mae, load_pretrained
 from unmask.exchange.read_weights import read_weights
 from unmask.exchange.summary import report_table
-from unmask.exchange.weights import Weights
 from unmask.mae import MAE
+from unmask.stages.given_weights import init_from_source
 from unmask.stages.ledger import LedgerError, StageFolder
 from unmask.storage import checkpoints
 from unmask.targets import AnyTarget, NormalisedPixel, PatchPCA, Pixel, Tokens
@@ -28,13 +27,14 @@ def load_starting_weights(encoder: Encoder, stage: Stage) -> None:
     Others are the random ones of the seed, which the encoder has already.
     """
     if stage.spec.start == "given":
-        weights = read_init_from(stage.config)
-        report = load_encoder(encoder, weights)
-        stage.console.print(report_table(weights, {"load": report}))
+        weights, read = read_weights(*init_from_source(stage.config))
+        report = load_encoder(encoder, weights, stage.config.positions)
+        stage.console.print(report_table(weights, {"read": read, "load": report}))
     elif stage.spec.parent is not None:
         _, content = read_parent_checkpoint(stage)
         # positions are interpolated where the stage's images have another size
-        load_pretrained(encoder, content["state_dict"], stage.config.grid)
+        config = stage.config
+        load_pretrained(encoder, content["state_dict"], config.grid, config.positions)
 
 
 def load_init_from(
@@ -45,36 +45,23 @@ def load_init_from(
     Its decoder is loaded too where it predicts pixels, as the target asks; else the
     decoder starts from random weights.
     """
-    weights = read_init_from(config)
+    weights, read = read_weights(*init_from_source(config))
     with_decoder = (
         weights.decoder is not None
         and isinstance(target, Pixel | NormalisedPixel)
         and config.decoder.depth
     )
     report = (
-        load_mae(model, weights)
+        load_mae(model, weights, config.positions)
         if with_decoder
-        else load_encoder(model.encoder, weights)
+        else load_encoder(model.encoder, weights, config.positions)
     )
-    console.print(report_table(weights, {"load": report}))
+    console.print(report_table(weights, {"read": read, "load": report}))
     if not with_decoder:
         console.print(
             "  these weights have no decoder for this target: it starts from random"
             " weights"
         )
-
-
-def read_init_from(config: Config) -> Weights:
-    """Read the file or folder that init_from names, in any known layout.
-
-    Numbers of heads, which tensors do not show, come from the config where the file
-    does not name them.
-    """
-    weights, _ = read_weights(
-        Path(str(config.init_from)).expanduser(),
-        defaults=Hints(config.model.heads, config.decoder.heads),
-    )
-    return weights
 
 
 def load_fitted(target: AnyTarget, stage: Stage) -> None:

@@ -16,4 +16,5 @@ class Predict(Section):
     # neither heads nor grid can be read off the shapes of weights
     heads: Count | None
     grid: tuple[Count, Count] | None
+    weights: str | None
     device: Literal["auto", "cpu", "cuda"]

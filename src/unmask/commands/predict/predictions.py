@@ -68,6 +68,7 @@ def predict(arguments: Predict) -> Predictions:
         Hints(heads=arguments.heads, grid=arguments.grid),
         arguments.eval_crop,
         Path(arguments.classes) if arguments.classes else None,
+        arguments.weights,
     )
     # `auto` takes a GPU where there is one
     use_gpu = arguments.device != "cpu" and torch.cuda.is_available()

@@ -9,7 +9,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from unmask.commands.images import find_images
-from unmask.config.checks import ConfigError, check, check_checkpoint_config
+from unmask.config.checks import (
+    ConfigError,
+    check,
+    check_checkpoint_config,
+    complete_config,
+)
 from unmask.config.groups import HogTarget, TokensTarget
 from unmask.config.schema import Config
 from unmask.data.augment.crops import centre_boxes
@@ -122,7 +127,7 @@ def load_autoencoder(
     # first as it was stored: the error names the version, not mask_ratio
     check_checkpoint_config(header["config"])
     changes = {"mask_ratio": mask_ratio} if mask_ratio is not None else {}
-    config = check(header["config"] | changes)
+    config = check(complete_config(header["config"]) | changes)
     if isinstance(config.target, HogTarget | TokensTarget):
         is_hog = isinstance(config.target, HogTarget)
         predicted = "histograms of gradients" if is_hog else "tokens of a dVAE"
