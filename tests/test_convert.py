@@ -47,6 +47,7 @@ def arguments(
         "decoder_heads": None,
         "grid": None,
         "weights": None,
+        "target": None,
         "license": None,
         "overwrite": False,
     } | more

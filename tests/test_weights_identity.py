@@ -127,26 +127,21 @@ def test_weights_that_are_missing_or_do_not_fit_are_refused_in_one_line(
         match=r"init_from = /nowhere: neither a file, nor a Hugging Face folder",
     ):
         plan_for("init_from=/nowhere", *KNN)
+    given = f"init_from={pretrained[0]}"
     with pytest.raises(
-        ValueError, match=r"encoder is 16 wide, 1 deep.* the model's 32 wide"
+        ConfigError, match=r"encoder is 16 wide, 1 deep.* the model's 32 wide"
     ):
-        run(
-            f"runs_dir={tmp_path}", f"init_from={pretrained[0]}", *KNN, "model.width=32"
-        )
+        plan_for(given, *KNN, "model.width=32")
     with pytest.raises(
-        ValueError, match=r"7 pixels a patch's side, the model 4; set data.patch_size=7"
+        ConfigError,
+        match=r"7 pixels a patch's side, the model 4; set data.patch_size=7",
     ):
-        run(
-            f"runs_dir={tmp_path}",
-            f"init_from={pretrained[0]}",
-            *KNN,
-            "data.patch_size=4",
-        )
+        plan_for(given, *KNN, "data.patch_size=4")
     (tmp_path / "noise.pth").write_bytes(b"noise")
     with pytest.raises(
-        ValueError, match=r"noise.pth is neither a PyTorch nor a safetensors file"
+        ConfigError, match=r"noise.pth: is neither a PyTorch nor a safetensors file"
     ):
-        run(f"runs_dir={tmp_path}", f"init_from={tmp_path / 'noise.pth'}", *KNN)
+        plan_for(f"init_from={tmp_path / 'noise.pth'}", *KNN)
 
 
 def test_a_stage_with_another_image_size_can_be_read(tmp_path: Path) -> None:

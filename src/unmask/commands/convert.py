@@ -1,7 +1,8 @@
 """Convert weights to another layout, with a table of what became of each tensor."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 from rich.console import Console
@@ -9,6 +10,9 @@ from rich.table import Table
 
 from unmask.config.checks import ConfigError
 from unmask.config.section import Count, Section
+
+if TYPE_CHECKING:
+    from unmask.exchange.facts import Facts
 
 
 class Convert(Section):
@@ -20,6 +24,7 @@ class Convert(Section):
     decoder_heads: Count | None
     grid: tuple[Count, Count] | None
     weights: str | None
+    target: Literal["pixel", "pixel_norm"] | None
     license: str | None
     overwrite: bool
 
@@ -35,8 +40,8 @@ def run(arguments: Convert) -> Table:
     from unmask.exchange.summary import report_table
     from unmask.exchange.write import check_target, write_weights
 
-    source = Path(arguments.source)
-    target = Path(arguments.to)
+    source = Path(arguments.source).expanduser()
+    target = Path(arguments.to).expanduser()
     if not source.exists():
         raise ConfigError(f"from={source}: no such file or folder")
     # checked first: reading a large file takes minutes
@@ -45,7 +50,8 @@ def run(arguments: Convert) -> Table:
     except ValueError as error:
         raise ConfigError(f"to={error}") from None
     hints = Hints(arguments.heads, arguments.decoder_heads, arguments.grid)
-    weights, read_report = read_weights(source, hints)
+    weights, read_report = read_weights(source, hints, choice=arguments.weights)
+    weights = replace(weights, facts=_typed_facts(arguments, weights.facts))
     write_report = write_weights(weights, target, arguments.layout, arguments.overwrite)
     steps = {
         f"read {weights.layout}": read_report,
@@ -55,3 +61,12 @@ def run(arguments: Convert) -> Table:
     Console().print(table)
     Console().print(f"{arguments.layout}: {target}", soft_wrap=True)
     return table
+
+
+def _typed_facts(arguments: Convert, facts: "Facts") -> "Facts":
+    """Return what the file says, with what was typed in its place."""
+    return replace(
+        facts,
+        target=arguments.target or facts.target,
+        license=arguments.license or facts.license,
+    )

@@ -31,6 +31,15 @@ def check_fit(theirs: Geometry, ours: Geometry) -> None:
         raise ValueError(f"{'; '.join(misfits)}; set {' '.join(remedies)}")
 
 
+def overrides_for(geometry: Geometry) -> str:
+    """Return the overrides of a run whose model has these sizes."""
+    stacks = [_group_of(geometry.encoder) or _overrides("model", geometry.encoder)]
+    if geometry.decoder:
+        stacks.append(_overrides("decoder", geometry.decoder))
+    data = f"data.channels={geometry.channels} data.patch_size={geometry.patch_size}"
+    return " ".join([*stacks, data])
+
+
 def _compare(theirs: Geometry, ours: Geometry) -> Iterator[tuple[str, str]]:
     """Yield what differs, and the overrides that would mend it."""
     if theirs.channels != ours.channels:

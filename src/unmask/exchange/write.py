@@ -1,8 +1,8 @@
 """Write weights for others: the official code, Hugging Face, timm, or safetensors."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -10,8 +10,15 @@ import torch
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
-from unmask.exchange.hf_config import hub_config
+from unmask.exchange.hf_config import hub_config, hub_preprocessor, model_card
 from unmask.exchange.kernels import shape_text, split_qkv, to_conv_kernel
+from unmask.exchange.load_lines import (
+    Written,
+    hub_line,
+    official_line,
+    own_line,
+    timm_line,
+)
 from unmask.exchange.names import (
     PATCH_KERNEL,
     name_table,
@@ -19,7 +26,7 @@ from unmask.exchange.names import (
     translate_name,
 )
 from unmask.exchange.weights import Report, Weights
-from unmask.storage.atomic import atomic_write, write_json
+from unmask.storage.atomic import atomic_write, write_json, write_text
 
 WritableLayout = Literal["timm", "hf", "official", "safetensors"]
 # Of the linear probe (MAE A.1).
@@ -40,21 +47,80 @@ def write_weights(
     """
     check_target(path, layout, overwrite)
     tensors, report = _convert(weights, layout)
+    written = _describe(weights)
+    line = _load_line(written, layout, path, weights)
+    # in files that others get, without the folders of this machine
+    short_line = _load_line(written, layout, Path(path.name), weights)
     path.parent.mkdir(parents=True, exist_ok=True)
     # With this record the file can be read back without hints.
-    record = {"geometry": asdict(weights.geometry), "pool": weights.pool}
+    facts = weights.facts.to_record()
+    geometry = asdict(weights.geometry)
+    record = {"geometry": geometry, "pool": weights.pool, "facts": facts}
+    metadata = {"format": "pt", **_as_text(facts), "load": short_line}
+    notes = [*report.notes, *_fact_notes(weights, layout), f"load: {line}"]
     if layout == "hf":
-        _save_folder(path, tensors, hub_config(weights))
+        _save_folder(path, tensors, metadata, _hub_files(weights, written, short_line))
     elif layout == "safetensors" or (
         layout == "timm" and path.suffix == ".safetensors"
     ):
-        metadata = {"format": "pt", "unmask": json.dumps(record)}
-        _save_tensors(path, tensors, metadata)
+        _save_tensors(path, tensors, metadata | {"unmask": json.dumps(record)})
     else:
         key = "model" if layout == "official" else "state_dict"
         with atomic_write(path) as file:
             torch.save({key: tensors, "unmask": record}, file)
-    return report
+    return replace(report, notes=tuple(notes))
+
+
+def _describe(weights: Weights) -> Written:
+    head = weights.head or {}
+    return Written(
+        weights.geometry,
+        weights.facts,
+        num_classes=len(head["head.weight"]) if head else 0,
+        is_mean=weights.pool == "mean",
+        has_fc_norm="fc_norm.weight" in head,
+    )
+
+
+def _load_line(
+    written: Written, layout: WritableLayout, path: Path, weights: Weights
+) -> str:
+    if layout == "hf":
+        return hub_line(hub_config(weights)["architectures"][0], path)
+    lines = {"timm": timm_line, "official": official_line, "safetensors": own_line}
+    return lines[layout](written, path)
+
+
+def _as_text(facts: Mapping[str, Any]) -> dict[str, str]:
+    """Return facts as a safetensors file holds them: text by text."""
+    return {
+        key: value if isinstance(value, str) else json.dumps(value)
+        for key, value in facts.items()
+    }
+
+
+def _fact_notes(weights: Weights, layout: WritableLayout) -> Iterator[str]:
+    """Say what of the training is written, and what nobody knows."""
+    facts = weights.facts
+    known = [f"{k}={v}" for k, v in facts.to_record().items() if k != "classes"]
+    if known:
+        yield f"written too: {', '.join(known)}"
+    if weights.decoder and facts.target is None:
+        yield (
+            "the source does not say whether its decoder predicts pixels or pixels"
+            " normalised by patch; add target=pixel or target=pixel_norm"
+        )
+    if layout == "hf" and (facts.mean is None or facts.std is None):
+        usual = "ImageNet's are" if weights.geometry.channels == 3 else "none is"
+        yield (
+            "the source does not say by which mean and std images are normalised;"
+            f" {usual} written"
+        )
+    if facts.license is None:
+        published = ""
+        if weights.layout == "official":
+            published = " (what facebookresearch/mae published is CC BY-NC 4.0)"
+        yield f"the source names no licence{published}; add license=NAME"
 
 
 def check_target(path: Path, layout: WritableLayout, overwrite: bool) -> None:
@@ -89,8 +155,6 @@ def _convert(
     dropped = _unused_tensors(tensors, layout)
     tensors = {name: value for name, value in tensors.items() if name not in dropped}
     notes = []
-    if layout == "timm":
-        notes.append(_timm_call(tensors, weights))
     reshaped = {}
     # the official layout keeps a probe's BatchNorm
     if layout != "official" and "norm.running_mean" in tensors:
@@ -174,18 +238,6 @@ def _unused_tensors(
     return unused
 
 
-def _timm_call(tensors: dict[str, Tensor], weights: Weights) -> str:
-    """Return the call that builds timm's model for these weights."""
-    classes = len(tensors["head.weight"]) if weights.head else 0
-    arguments = f"num_classes={classes}"
-    if weights.pool == "mean":
-        arguments += ", global_pool='avg'"
-        # timm normalises after pooling by default.
-        if "fc_norm.weight" not in tensors:
-            arguments += ", fc_norm=False"
-    return f"timm.create_model(..., {arguments})"
-
-
 def _fold_batch_norm(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return BatchNorm (without affine) and Linear as one Linear.
 
@@ -210,12 +262,29 @@ def _save_tensors(
         file.write(safetensors_bytes(tensors, metadata))
 
 
+def _hub_files(weights: Weights, written: Written, line: str) -> dict[str, Any]:
+    """Return what stands beside the weights, by name; the config last."""
+    files: dict[str, Any] = {"README.md": model_card(weights.facts, line)}
+    preprocessor = hub_preprocessor(written)
+    if preprocessor:
+        files["preprocessor_config.json"] = preprocessor
+    return files | {"config.json": hub_config(weights)}
+
+
 def _save_folder(
-    folder: Path, tensors: dict[str, Tensor], config: dict[str, Any]
+    folder: Path,
+    tensors: dict[str, Tensor],
+    metadata: dict[str, str],
+    files: dict[str, Any],
 ) -> None:
     folder.mkdir(exist_ok=True)
     # config.json comes last, and an older one goes first: a kill never leaves a config
     # beside the weights of another.
-    (folder / "config.json").unlink(missing_ok=True)
-    _save_tensors(folder / "model.safetensors", tensors, {"format": "pt"})
-    write_json(folder / "config.json", config)
+    for name in ("config.json", "preprocessor_config.json"):
+        (folder / name).unlink(missing_ok=True)
+    _save_tensors(folder / "model.safetensors", tensors, metadata)
+    for name, content in files.items():
+        if isinstance(content, str):
+            write_text(folder / name, content)
+        else:
+            write_json(folder / name, content)
