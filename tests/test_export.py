@@ -20,13 +20,16 @@ from foreign_weights import (
     random_images,
     save_official,
 )
-from small_runs import run
+from small_runs import raw_config, run
+from unmask.config.checks import check
 from unmask.exchange.facts import Facts
 from unmask.exchange.load_into_model import load_encoder
 from unmask.exchange.read_weights import read_weights
 from unmask.exchange.sizes import Geometry, Stack
-from unmask.exchange.weights import Report, build_encoder
+from unmask.exchange.weights import build_encoder
 from unmask.exchange.write import write_weights
+from unmask.heads import Classifier, Features
+from unmask.training import build
 
 FACTS = Facts(
     target="pixel_norm",
@@ -40,11 +43,6 @@ FACTS = Facts(
 
 def exported(folder: Path) -> dict[str, Any]:
     return {p.name: json.loads(p.read_text()) for p in folder.glob("*.json")}
-
-
-def line_of(report: Report) -> str:
-    (note,) = (note for note in report.notes if note.startswith("load: "))
-    return note.removeprefix("load: ")
 
 
 def test_a_hugging_face_folder_has_every_fact_that_it_has_a_place_for(
@@ -62,7 +60,7 @@ def test_a_hugging_face_folder_has_every_fact_that_it_has_a_place_for(
     assert preprocessor["size"] == {"shortest_edge": 9}
     card = (tmp_path / "hf" / "README.md").read_text()
     assert card.startswith("---\nlicense: mit\n")
-    assert line_of(report) == (
+    assert report.load == (
         f"transformers.ViTMAEForPreTraining.from_pretrained('{tmp_path / 'hf'}')"
     )
     again, _ = read_weights(tmp_path / "hf")
@@ -142,7 +140,7 @@ def test_the_line_for_timm_builds_the_model_with_equal_features(
 ) -> None:
     weights = build_weights(geometry)
     path = tmp_path / "vit.safetensors"
-    line = line_of(write_weights(weights, path, "timm"))
+    line = write_weights(weights, path, "timm").load
     theirs = eval(line, {"timm": timm}).eval()
     encoder = build_encoder(geometry).eval()
     load_encoder(encoder, weights)
@@ -150,6 +148,26 @@ def test_the_line_for_timm_builds_the_model_with_equal_features(
     torch.testing.assert_close(
         encoder(images), theirs.forward_features(images), rtol=1e-4, atol=2e-5
     )
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("pool", ["cls", "mean", "mean_norm"])
+def test_a_probes_logits_are_timms_whatever_it_pools(pool: Any, tmp_path: Path) -> None:
+    overrides = (f"linear_probe.pool={pool}", "data.patch_size=14")
+    config = check(raw_config(*overrides))
+    features = Features(build.build_encoder(config, seed=3), pool)
+    ours = Classifier(features, 10, probe=True, seed=0).eval()
+    ours.norm.running_mean += torch.randn(16)
+    content = {
+        "state_dict": {f"model.{name}": v for name, v in ours.state_dict().items()},
+        "unmask": {"stage": "linear_probe", "config": config.to_dict()},
+    }
+    torch.save(content, tmp_path / "probe.ckpt")
+    weights, _ = read_weights(tmp_path / "probe.ckpt")
+    line = write_weights(weights, tmp_path / "vit.pth", "timm").load
+    theirs = eval(line, {"timm": timm}).eval()
+    images = torch.randn(3, 1, 28, 28)
+    torch.testing.assert_close(ours(images), theirs(images), rtol=1e-4, atol=1e-5)
 
 
 def test_hugging_faces_processor_normalises_as_evaluation_does(tmp_path: Path) -> None:

@@ -32,6 +32,17 @@ def test_features_are_the_class_token_or_the_mean_of_the_patches(
     )
 
 
+def test_the_ports_global_pool_normalises_the_mean_of_unnormalised_tokens(
+    encoder: Encoder, images: Tensor
+) -> None:
+    """Its probe has an fc_norm of its own, which nothing trains: 1 and 0."""
+    tokens = encoder.unnormalised_tokens(images)
+    features = Features(encoder, "mean_norm")(images)
+    expected = nn.LayerNorm(encoder.width, eps=1e-6)(tokens[:, 1:].mean(dim=1))
+    assert features.equal(expected)
+    assert not features.allclose(Features(encoder, "mean")(images), atol=1e-3)
+
+
 def test_fine_tuning_normalises_after_pooling_not_before(
     encoder: Encoder, images: Tensor
 ) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from unmask.mae import MAE
 from unmask.masking import RandomMasking
 from unmask.randomness import make_key
-from unmask.reconstructions import GAP, ratio_sheet, reconstruct, to_tiles
+from unmask.reconstructions import GAP, LABEL_HEIGHT, ratio_sheet, reconstruct, to_tiles
 from unmask.targets import NormalisedPixel, Pixel
 
 MEAN, STD, SIDE, ZOOM = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3), 8, 10
@@ -19,6 +19,7 @@ MEAN, STD, SIDE, ZOOM = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3), 8, 10
 def tiles(sheet: np.ndarray) -> np.ndarray:
     """rows x columns x pixels of the small images."""
     pitch = SIDE * ZOOM + 2 * GAP
+    sheet = sheet[LABEL_HEIGHT:]
     rows, columns = sheet.shape[0] // pitch, sheet.shape[1] // pitch
     cut = sheet.reshape(rows, pitch, columns, pitch, 3).transpose(0, 2, 1, 3, 4)
     return cut[:, :, GAP:-GAP:ZOOM, GAP:-GAP:ZOOM]

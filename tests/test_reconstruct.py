@@ -1,15 +1,30 @@
 """A checkpoint on disk reconstructs the data set's images, or any others."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from foreign_weights import HINTS, TINY, build_mae, build_weights, official_state
 from small_runs import call, image_folder, run
-from unmask.commands.reconstruct.autoencoder import find_checkpoint, reconstruct_images
+from unmask.commands.reconstruct.autoencoder import (
+    find_checkpoint,
+    load_autoencoder,
+    reconstruct_images,
+)
+from unmask.commands.reconstruct.foreign import Reading
 from unmask.config.checks import ConfigError
+from unmask.exchange.facts import Facts
+from unmask.exchange.load_into_model import load_mae
+from unmask.exchange.write import WritableLayout, write_weights
+from unmask.masking import RandomMasking
+from unmask.randomness import make_key
+from unmask.reconstructions import GAP, LABEL_HEIGHT
 from unmask.storage import checkpoints
+from unmask.targets import NormalisedPixel, Pixel
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +116,65 @@ def test_a_checkpoint_of_another_version_says_so(stage: Path, tmp_path: Path) ->
         ),
     ):
         reconstruct_images(path, None, 1, None, 0)
+
+
+@pytest.mark.parametrize("layout", ["official", "hf", "safetensors"])
+def test_weights_of_others_with_a_decoder_are_drawn(
+    layout: WritableLayout, tmp_path: Path
+) -> None:
+    """As the checkpoint they come from would be, whatever the file."""
+    weights = replace(
+        build_weights(TINY), facts=Facts("pixel", 0.5, (0.5,) * 3, (0.25,) * 3)
+    )
+    write_weights(weights, tmp_path / "mae", layout)
+    image_folder(tmp_path / "images", per_class=2, size=8)
+    path = find_checkpoint(tmp_path / "mae")
+    autoencoder = load_autoencoder(path)
+    assert autoencoder.config.mask_ratio == 0.5
+    assert isinstance(autoencoder.target, Pixel)
+    expected = build_mae(TINY)
+    load_mae(expected, weights)
+    images_BCHW = autoencoder.normalised_images(tmp_path / "images", 3)
+    masking = RandomMasking((4, 4), 0.5)(make_key(0, "picture"), torch.arange(3), 0)
+    assert autoencoder.model(images_BCHW, masking).equal(expected(images_BCHW, masking))
+    result = reconstruct_images(path, tmp_path / "images", 3, None, 0)
+    assert result.pasted_BCHW.shape == (3, 3, 8, 8)
+
+
+def test_what_a_bare_official_file_leaves_open_is_assumed_and_said(
+    tmp_path: Path,
+) -> None:
+    state = official_state(decoder=True)
+    path = tmp_path / "visualize.pth"
+    torch.save({"model": state}, path)
+    loaded = load_autoencoder(path, reading=Reading(HINTS))
+    text = " ".join(loaded.notes or ())
+    for words in ("grid=[rows", "target=pixel_norm", "normalised; ImageNet's"):
+        assert words in text
+    assert loaded.config.mask_ratio == 0.75
+    chosen = load_autoencoder(path, reading=Reading(HINTS, target="pixel_norm"))
+    assert isinstance(chosen.target, NormalisedPixel)
+    with pytest.raises(ConfigError, match=r"images: missing; .* give an image"):
+        reconstruct_images(path, None, 1, None, 0, Reading(HINTS))
+    torch.save({"model": official_state()}, path)
+    with pytest.raises(ConfigError, match=r"holds no decoder"):
+        load_autoencoder(path, reading=Reading(HINTS))
+
+
+@pytest.mark.process
+def test_several_ratios_make_one_sheet(stage: Path, tmp_path: Path) -> None:
+    out = tmp_path / "ratios.png"
+    typed = (f"checkpoint={stage}", f"out={out}", "count=2")
+    done = call(*typed, "mask_ratio=0.5,0.75", script="reconstruct.py", tiny=False)
+    assert done.returncode == 0, done.stderr
+    with Image.open(out) as sheet:
+        # the image, then masked and filled in at each ratio, of 28 pixels x 3
+        assert sheet.width == 5 * (84 + 2 * GAP)
+        assert sheet.height == LABEL_HEIGHT + 2 * (84 + 2 * GAP)
+        labels = np.asarray(sheet)[:LABEL_HEIGHT]
+        assert (labels < 128).any(axis=(0, 2)).sum() > 100
+    done = call(*typed, "mask_ratio=0.5,2", script="reconstruct.py", tiny=False)
+    assert (done.returncode, "mask_ratio = '2'" in done.stderr) == (2, True)
 
 
 @pytest.mark.process

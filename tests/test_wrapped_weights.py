@@ -160,7 +160,7 @@ def test_the_report_names_what_was_not_taken(tmp_path: pathlib.Path) -> None:
     assert "does not begin with model." in report.dropped["criterion.weight"]
     text = " ".join(report.notes)
     assert "weights taken: state_dict.model" in text
-    assert "not read: hyper_parameters, callbacks" in text
+    assert "not taken: hyper_parameters, callbacks" in text
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from typing import Any, Literal, cast
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from timm.layers import AttentionPoolLatent
 from timm.models.vision_transformer import Block
@@ -13,18 +14,24 @@ from unmask.encoder import Encoder, LayerNorm
 from unmask.initialisation import initialise, initialise_normal
 
 Pool = Literal["cls", "mean"]
+# of frozen features
+FrozenPool = Literal["cls", "mean", "mean_norm"]
+# of the encoder's LayerNorms
+NORM_EPS = 1e-6
 # standard deviations of the heads' initial weights
 PROBE_STD = 0.01
 FINETUNE_STD = 2e-5
 
 
 class Features(nn.Module):
-    """Pool the encoder's normalised tokens to one vector an image.
+    """Pool the encoder's tokens to one vector an image.
 
-    The vector is the class token or the mean of the patch tokens.
+    The vector is the class token or the mean of the patch tokens, both normalised by
+    the encoder's norm; or with `mean_norm`, as in the official code's --global_pool,
+    the mean of unnormalised patch tokens behind a norm that is never trained.
     """
 
-    def __init__(self, encoder: Encoder, pool: Pool) -> None:
+    def __init__(self, encoder: Encoder, pool: FrozenPool) -> None:
         super().__init__()
         self.encoder = encoder
         self.pool = pool
@@ -38,6 +45,10 @@ class Features(nn.Module):
         return torch.cat([self._pool(part) for part in parts])
 
     def _pool(self, images_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D"]:
+        if self.pool == "mean_norm":
+            tokens_BTD = self.encoder.unnormalised_tokens(images_BCHW)
+            mean_BD = tokens_BTD[:, 1:].mean(dim=1)
+            return F.layer_norm(mean_BD, mean_BD.shape[1:], eps=NORM_EPS)
         tokens_BTD = self.encoder(images_BCHW)
         return tokens_BTD[:, 0] if self.pool == "cls" else tokens_BTD[:, 1:].mean(dim=1)
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from unmask.mae import MAE
@@ -20,6 +20,8 @@ from unmask.targets import NormalisedPixel, PatchPCA, Pixel
 GREY = 0.5
 # pixels between tiles
 GAP = 2
+# pixels of the line of labels above a sheet
+LABEL_HEIGHT = 18
 # pixels of a side; smaller images are enlarged
 MIN_TILE = 84
 
@@ -134,10 +136,12 @@ def ratio_sheet(
 ) -> Image.Image:
     """Draw a row for each image: the original, then masked and pasted at each ratio.
 
-    A larger ratio hides all that a smaller one hides, and more (MAE Fig. 4). Raises
+    The columns are labelled. A larger ratio hides all that a smaller one hides, and
+    more (MAE Fig. 4). Raises
     ValueError for a ratio that keeps no patch or all of them.
     """
     columns: list[Tensor] = []
+    labels = ["image"]
     key = make_key(seed, "picture")
     ids = torch.arange(len(images_BCHW))
     for ratio in ratios:
@@ -146,7 +150,21 @@ def ratio_sheet(
         masking = Masking(*(part.to(images_BCHW.device) for part in masking))
         result = reconstruct(model, target, images_BCHW, masking, mean, std)
         columns += [result.masked_BCHW, result.pasted_BCHW] if columns else list(result)
-    return _frame_tiles(np.stack([to_tiles(column) for column in columns], axis=1))
+        labels += [f"{100 * ratio:g} % hidden", "filled in"]
+    tiles = np.stack([to_tiles(column) for column in columns], axis=1)
+    return _label(_frame_tiles(tiles), labels)
+
+
+def _label(sheet: Image.Image, labels: list[str]) -> Image.Image:
+    """Write a label above each of equally wide columns."""
+    labelled = Image.new("RGB", (sheet.width, sheet.height + LABEL_HEIGHT), "white")
+    labelled.paste(sheet, (0, LABEL_HEIGHT))
+    draw = ImageDraw.Draw(labelled)
+    pitch = sheet.width / len(labels)
+    for i, label in enumerate(labels):
+        centre = ((i + 0.5) * pitch, LABEL_HEIGHT / 2)
+        draw.text(centre, label, fill="black", anchor="mm")
+    return labelled
 
 
 def _frame_tiles(tiles_BNHWC: UInt8[np.ndarray, "B N H W 3"]) -> Image.Image:

@@ -59,7 +59,8 @@ def run(arguments: Convert) -> Table:
     }
     table = report_table(weights, steps)
     Console().print(table)
-    Console().print(f"{arguments.layout}: {target}", soft_wrap=True)
+    Console().print(f"{arguments.layout}: {target}", soft_wrap=True, markup=False)
+    Console().print(write_report.load, soft_wrap=True, markup=False)
     return table
 
 

@@ -178,7 +178,9 @@ def _describe_error(details: Any) -> str:
             "this key names a data set; how its images are stored is another key:"
             f" source={value}"
         )
-    if key == "mask_ratio":
+    # src/reconstruct.py takes several
+    if key.startswith("mask_ratio"):
+        key = "mask_ratio"
         message += (
             " (a fraction of the patches between 0 and 1, both excluded; the paper's is"
             " 0.75)"

@@ -16,6 +16,7 @@ from unmask.config.section import (
 )
 
 Pooling = Literal["cls", "mean"]
+FrozenPooling = Literal["cls", "mean", "mean_norm"]
 # the share of all epochs: Table 8 warms up for 40 of 800
 WARMUP_SHARE = 0.05
 

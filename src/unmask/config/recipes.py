@@ -12,8 +12,8 @@ from pydantic import BaseModel, Field, model_validator
 
 from unmask.config.recipe_parts import (
     FineTuning,
+    FrozenPooling,
     LabelledImages,
-    Pooling,
     Schedule,
 )
 from unmask.config.section import Count, NonNegative, Positive, Section, Seed
@@ -39,8 +39,9 @@ Corruption = Literal[
 MIN_CORRUPTED_SIDE = 8  # pixels; the corruptions do not work on less
 FROZEN_POOLING: Any = Field(
     description=(
-        "the feature of an image: the class token (cls), or the mean of the patch"
-        " tokens (mean)"
+        "the feature of an image: the class token (cls), the mean of the normalised"
+        " patch tokens (mean), or the norm of the mean of unnormalised ones, as the"
+        " official code's --global_pool (mean_norm)"
     )
 )
 
@@ -82,7 +83,7 @@ class TokenizerRecipe(Section, Schedule):
 class Probe(Section, LabelledImages, Schedule):
     """A linear head on frozen features (Table 10)."""
 
-    pool: Pooling = FROZEN_POOLING
+    pool: FrozenPooling = FROZEN_POOLING
 
 
 class AttentiveProbe(Section, LabelledImages, Schedule):
@@ -151,7 +152,7 @@ class Knn(Section):
     temperature: Positive = Field(
         description="the weight of a vote is exp(cosine similarity / temperature)"
     )
-    pool: Pooling = FROZEN_POOLING
+    pool: FrozenPooling = FROZEN_POOLING
     labels: Count | None = Field(
         description="number of labelled images in the kNN bank; null: all"
     )

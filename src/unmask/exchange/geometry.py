@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from unmask.config.recipe_parts import Pooling
+from unmask.config.recipe_parts import FrozenPooling
 from unmask.exchange.facts import training_arguments
 from unmask.exchange.header import Header
 from unmask.exchange.sizes import Geometry, Shape, Stack
@@ -30,7 +30,7 @@ class Hints(NamedTuple):
     grid: tuple[int, int] | None = None
     channels: int | None = None
     patch_size: int | None = None
-    pool: Pooling | None = None
+    pool: FrozenPooling | None = None
 
     def merged_with(self, other: "Hints") -> "Hints":
         """Join what a file says of itself with what is known otherwise.

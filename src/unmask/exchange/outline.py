@@ -107,7 +107,7 @@ def _outline(
         geometry,
         names,
         {**extras, **special, **selection.left},
-        allowed_missing(shapes),
+        allowed_missing(shapes) | _plain_norm(shapes, known),
         _derive_pool(shapes, known),
         recorded_facts(header),
         recorded.grid,
@@ -177,9 +177,19 @@ def _derive_pool(shapes: dict[str, Shape], hints: Hints) -> Pooling | None:
     if "head.weight" not in shapes:
         return None
     # fc_norm normalises the mean over patches
-    if "fc_norm.weight" in shapes:
+    if "fc_norm.weight" in shapes or hints.pool == "mean_norm":
         return "mean"
     return hints.pool or "cls"
+
+
+def _plain_norm(shapes: dict[str, Shape], hints: Hints) -> dict[str, str]:
+    """Return the norm behind the mean that a probe of this project goes without.
+
+    It is never trained there; the official code's probe has it.
+    """
+    if hints.pool != "mean_norm" or "fc_norm.weight" in shapes:
+        return {}
+    return {"fc_norm.weight": "set to 1", "fc_norm.bias": "set to 0"}
 
 
 def _epsilon_notes(header: Header, layout: Layout) -> tuple[str, ...]:

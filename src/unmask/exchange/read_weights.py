@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from unmask.exchange.files import intact_file, load_tensors
@@ -27,6 +28,10 @@ def read_weights(
     stored = load_tensors(outline.header, outline.selection, outline.names)
     tensors = {ours: stored[name] for name, ours in outline.names.items()}
     tensors, reshaped = _convert(tensors, outline)
+    if "fc_norm.weight" in outline.missing:
+        width = outline.geometry.encoder.width
+        tensors["fc_norm.weight"] = torch.ones(width)
+        tensors["fc_norm.bias"] = torch.zeros(width)
     # the head's names have no prefix
     parts: dict[str, dict[str, Tensor]] = {"encoder.": {}, "decoder.": {}, "": {}}
     for name, value in tensors.items():
@@ -41,7 +46,8 @@ def read_weights(
         pool=outline.pool,
         facts=outline.facts,
     )
-    matched = tuple(name for name in tensors if name not in reshaped)
+    changed = {*reshaped, *outline.missing}
+    matched = tuple(name for name in tensors if name not in changed)
     report = Report(matched, reshaped, outline.missing, outline.dropped, outline.notes)
     return weights, report
 

@@ -198,7 +198,7 @@ def _notes(header: Header, found: list[Weighted], chosen: Weighted) -> Iterator[
         taken = {some.keys[:1] for some in found}
         rest = [str(k) for k in header.tree if (k,) not in taken and k != "unmask"]
         if rest:
-            yield f"not read: {', '.join(rest[:MAX_LISTED])}"
+            yield f"not taken: {', '.join(rest[:MAX_LISTED])}"
 
 
 def _explain_nothing(header: Header) -> str:

@@ -48,7 +48,7 @@ class Report:
 
     matched: names of tensors that are the same bit for bit. reshaped: what changed.
     missing: why a tensor may be missing, and what takes its place. dropped: why it is
-    not needed.
+    not needed. load: the line that loads what was written.
     """
 
     matched: tuple[str, ...] = ()
@@ -56,6 +56,7 @@ class Report:
     missing: Mapping[str, str] = field(default_factory=dict)
     dropped: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    load: str = ""
 
 
 def build_encoder(geometry: Geometry) -> Encoder:

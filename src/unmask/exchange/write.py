@@ -57,7 +57,7 @@ def write_weights(
     geometry = asdict(weights.geometry)
     record = {"geometry": geometry, "pool": weights.pool, "facts": facts}
     metadata = {"format": "pt", **_as_text(facts), "load": short_line}
-    notes = [*report.notes, *_fact_notes(weights, layout), f"load: {line}"]
+    notes = (*report.notes, *_fact_notes(weights, layout))
     if layout == "hf":
         _save_folder(path, tensors, metadata, _hub_files(weights, written, short_line))
     elif layout == "safetensors" or (
@@ -68,7 +68,7 @@ def write_weights(
         key = "model" if layout == "official" else "state_dict"
         with atomic_write(path) as file:
             torch.save({key: tensors, "unmask": record}, file)
-    return replace(report, notes=tuple(notes))
+    return replace(report, notes=notes, load=line)
 
 
 def _describe(weights: Weights) -> Written:

@@ -1,41 +1,89 @@
 """Draw images beside what a pretrained autoencoder makes of them."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from pydantic import BeforeValidator, Field
 from rich.console import Console
 
 from unmask.config.section import Count, OpenFraction, Section, Seed
 
 if TYPE_CHECKING:
-    from unmask.reconstructions import Reconstruction
+    from PIL import Image
+
+    from unmask.commands.reconstruct.autoencoder import LoadedAutoencoder
+
+
+def as_ratios(value: Any) -> Any:
+    """Turn one number, or text such as "0.75,0.95", into a list of ratios."""
+    if isinstance(value, str):
+        return value.split(",")
+    return [value] if isinstance(value, int | float) else value
 
 
 class Reconstruct(Section):
     checkpoint: str
     images: str | None
     count: Count
-    mask_ratio: OpenFraction | None
+    mask_ratio: (
+        Annotated[list[OpenFraction], BeforeValidator(as_ratios), Field(min_length=1)]
+        | None
+    )
     seed: Seed
     out: str
+    # of weights of others alone
+    target: Literal["pixel", "pixel_norm"] | None
+    weights: str | None
+    grid: tuple[Count, Count] | None
+    heads: Count | None
+    decoder_heads: Count | None
 
 
-def run(arguments: Reconstruct) -> "Reconstruction":
+def run(arguments: Reconstruct) -> "Image.Image":
     """Reconstruct images and draw them into one PNG."""
     from unmask.commands.reconstruct.autoencoder import (
         find_checkpoint,
-        reconstruct_images,
+        load_autoencoder,
     )
-    from unmask.reconstructions import save_sheet
+    from unmask.commands.reconstruct.foreign import Reading
+    from unmask.exchange.geometry import Hints
 
-    reconstruction = reconstruct_images(
+    ratios = arguments.mask_ratio or []
+    hints = Hints(arguments.heads, arguments.decoder_heads, arguments.grid)
+    autoencoder = load_autoencoder(
         find_checkpoint(arguments.checkpoint),
-        Path(arguments.images) if arguments.images else None,
-        arguments.count,
-        arguments.mask_ratio,
-        arguments.seed,
+        ratios[0] if ratios else None,
+        Reading(hints, arguments.weights, arguments.target),
     )
-    save_sheet(reconstruction, Path(arguments.out))
-    count = len(reconstruction.original_BCHW)
-    Console().print(f"{count} images: {arguments.out}", soft_wrap=True)
-    return reconstruction
+    path = Path(arguments.images).expanduser() if arguments.images else None
+    images_BCHW = autoencoder.normalised_images(path, arguments.count)
+    out = Path(arguments.out).expanduser()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    sheet = _draw(autoencoder, images_BCHW, ratios, arguments.seed)
+    sheet.save(out)
+    for note in autoencoder.notes or ():
+        Console(stderr=True, soft_wrap=True).print(note, markup=False)
+    Console().print(f"{len(images_BCHW)} images: {out}", soft_wrap=True)
+    return sheet
+
+
+def _draw(
+    autoencoder: "LoadedAutoencoder", images_BCHW: Any, ratios: list[float], seed: int
+) -> "Image.Image":
+    """Draw triples at one ratio, or a row for each image with all of them."""
+    from unmask.commands.reconstruct.autoencoder import reconstruct_with
+    from unmask.reconstructions import contact_sheet, ratio_sheet
+    from unmask.training.build import build_format
+
+    if len(ratios) < 2:
+        return contact_sheet(reconstruct_with(autoencoder, images_BCHW, seed))
+    image_format = build_format(autoencoder.config)
+    return ratio_sheet(
+        autoencoder.model,
+        autoencoder.target,
+        images_BCHW,
+        image_format.mean,
+        image_format.std,
+        tuple(ratios),
+        seed,
+    )

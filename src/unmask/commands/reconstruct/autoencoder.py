@@ -9,6 +9,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from unmask.commands.images import find_images
+from unmask.commands.reconstruct.foreign import (
+    NO_READING,
+    Reading,
+    load_foreign_autoencoder,
+)
 from unmask.config.checks import (
     ConfigError,
     check,
@@ -30,6 +35,7 @@ from unmask.data.loading.batch import Batch
 from unmask.data.loading.folders import StoredImages, read_image, read_stored
 from unmask.data.loading.in_memory import InMemory
 from unmask.data.loading.module import normalise
+from unmask.exchange.header import HUB_FILES, read_header
 from unmask.mae import MAE
 from unmask.randomness import make_key
 from unmask.reconstructions import Reconstruction, reconstruct
@@ -44,8 +50,9 @@ def find_checkpoint(path: str | Path) -> Path:
 
     Raises ConfigError where there is none.
     """
-    path = Path(path)
-    if path.is_file():
+    path = Path(path).expanduser()
+    # a Hugging Face folder is read as a whole
+    if path.is_file() or any((path / name).is_file() for name in HUB_FILES):
         return path
     folder = path if path.name == "checkpoints" else path / "checkpoints"
     newest = checkpoints.newest(folder)
@@ -63,15 +70,25 @@ def reconstruct_images(
     count: int,
     mask_ratio: float | None,
     seed: int,
+    reading: Reading = NO_READING,
 ) -> Reconstruction:
     """Load a pretraining checkpoint, hide patches of images and fill them in.
 
     images: a file or a folder; by default, validation images of the checkpoint's data.
-    Raises ConfigError for a checkpoint of another stage, one that does not predict
-    pixels, or images that are missing.
+    reading: of weights of others. Raises ConfigError for a checkpoint of another stage,
+    one that does not predict pixels, or images that are missing.
     """
-    autoencoder = load_autoencoder(checkpoint, mask_ratio)
+    autoencoder = load_autoencoder(checkpoint, mask_ratio, reading)
     images_BCHW = autoencoder.normalised_images(images, count)
+    return reconstruct_with(autoencoder, images_BCHW, seed)
+
+
+def reconstruct_with(
+    autoencoder: "LoadedAutoencoder",
+    images_BCHW: Float[Tensor, "B C H W"],
+    seed: int,
+) -> Reconstruction:
+    """Hide patches of normalised images and fill them in."""
     make_masking = build.build_masking(autoencoder.config)
     # one key for the seed and ids from 0 on: the same masks whatever the images are
     masking = make_masking(make_key(seed, "picture"), torch.arange(len(images_BCHW)), 0)
@@ -87,11 +104,15 @@ def reconstruct_images(
 
 
 class LoadedAutoencoder(NamedTuple):
-    """Hold a pretrained autoencoder that predicts pixels, and its config."""
+    """Hold a pretrained autoencoder that predicts pixels, and its config.
+
+    notes: what was assumed of weights of others, None for a checkpoint.
+    """
 
     model: MAE
     target: Pixel | NormalisedPixel | PatchPCA
     config: Config
+    notes: tuple[str, ...] | None = None
 
     def normalised_images(
         self, images: Path | None, count: int
@@ -102,6 +123,11 @@ class LoadedAutoencoder(NamedTuple):
         """
         if images:
             pixels_BCHW = _read_images(images, count, self.config)
+        elif self.notes is not None:
+            raise ConfigError(
+                "images: missing; weights of others bring no images of their own:"
+                " give an image or a folder of images"
+            )
         else:
             pixels_BCHW = _validation_images(count, self.config)
         ids_B = torch.arange(len(pixels_BCHW))
@@ -110,13 +136,20 @@ class LoadedAutoencoder(NamedTuple):
 
 
 def load_autoencoder(
-    checkpoint: Path, mask_ratio: float | None = None
+    checkpoint: Path,
+    mask_ratio: float | None = None,
+    reading: Reading = NO_READING,
 ) -> LoadedAutoencoder:
-    """Load a pretraining checkpoint whose predictions can be drawn.
+    """Load a pretraining checkpoint, or weights of others, that can be drawn.
 
     Raises ConfigError for a checkpoint of another stage, or one that does not predict
     pixels.
     """
+    if "config" not in read_header(checkpoint).record:
+        foreign = load_foreign_autoencoder(checkpoint, mask_ratio, reading)
+        target = build.build_target(foreign.config)
+        assert isinstance(target, Pixel | NormalisedPixel)
+        return LoadedAutoencoder(foreign.model, target, foreign.config, foreign.notes)
     content = checkpoints.load(checkpoint)
     header: dict[str, Any] = content.get("unmask", {})
     if header.get("stage") != "pretrain":
