@@ -149,6 +149,7 @@ def with_real_paths(typed: str, place: tuple[Path, Path, str], tmp_path: Path) -
         "runs/pretrain/<fingerprint>": f"{runs}/pretrain/{fingerprint}",
         "runs/finetune/<fingerprint>": str(tuned),
         "mae_pretrain_vit_base.pth": f"{root}/mae_pretrain_vit_base.pth",
+        "mae_visualize_vit_base.pth": f"{root}/mae_pretrain_vit_base.pth",
     }.items():
         text = text.replace(before, after)
     return text
