@@ -207,6 +207,27 @@ def test_an_epsilon_that_differs_is_noted_and_an_activation_that_differs_refused
         read_weights(tmp_path)
 
 
+def test_timms_folders_of_the_hub_say_grid_statistics_and_licence(
+    tmp_path: Path,
+) -> None:
+    save_file(official_state(tokens=11), tmp_path / "model.safetensors")
+    settings = {
+        "input_size": [3, 4, 10],
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.25, 0.25, 0.25],
+        "crop_pct": 0.9,
+        "license": "cc-by-nc-4.0",
+    }
+    config = {"architecture": "vit_tiny", "pretrained_cfg": settings}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    weights, report = read_weights(tmp_path, Hints(heads=4))
+    assert (weights.layout, weights.geometry.grid) == ("timm", (2, 5))
+    facts = weights.facts
+    assert (facts.mean, facts.std) == ((0.5,) * 3, (0.25,) * 3)
+    assert (facts.eval_crop, facts.license) == (0.9, "cc-by-nc-4.0")
+    assert not report.notes
+
+
 def without(name: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
     return lambda state: {key: value for key, value in state.items() if key != name}
 

@@ -109,7 +109,7 @@ def test_a_count_that_fits_the_models_own_grid_is_not_taken_for_a_square(
     assert not any("grid" in note for note in report.notes)
     # what was read as a square before is another result
     (given, *_) = plan_for(*wide).stages
-    assert given.science["positions"]["from"] == [32, 2]
+    assert given.science["positions"] == {"from": [32, 2]}
     (same, *_) = plan_for(
         *FITTING, "data.image_size=28", f"init_from={save(tmp_path)}"
     ).stages

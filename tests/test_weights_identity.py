@@ -124,7 +124,7 @@ def test_weights_that_are_missing_or_do_not_fit_are_refused_in_one_line(
 ) -> None:
     with pytest.raises(
         ConfigError,
-        match=r"init_from = /nowhere: neither a file, nor a Hugging Face folder",
+        match=r"init_from = /nowhere: no such file or folder",
     ):
         plan_for("init_from=/nowhere", *KNN)
     given = f"init_from={pretrained[0]}"

@@ -1,5 +1,6 @@
 """The weights that init_from names: checked by their header before anything starts."""
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ from unmask.exchange.fit import check_fit
 from unmask.exchange.geometry import Hints, ModelSizes
 from unmask.exchange.outline import read_outline
 from unmask.exchange.sizes import Geometry, Stack
+from unmask.stages.fingerprint import weights_identity
 
 # targets that an official decoder can go on with
 PIXEL_TARGETS = ("Pixel", "NormalisedPixel")
@@ -51,11 +53,10 @@ def init_from_source(config: Config) -> Source:
     )
 
 
-def check_given_weights(config: Config, identity: str) -> GivenWeights:
+def check_given_weights(config: Config) -> GivenWeights:
     """Return what is known of init_from's weights, from names and shapes alone.
 
-    identity: of the file's content. Raises ConfigError where it holds no weights, or
-    they do not fit the model.
+    Raises ConfigError where the file holds no weights, or they do not fit the model.
     """
     source = init_from_source(config)
     try:
@@ -64,10 +65,19 @@ def check_given_weights(config: Config, identity: str) -> GivenWeights:
     except (ValueError, OSError) as error:
         reason = str(error).removeprefix(str(source.location)).lstrip(",: ")
         raise ConfigError(f"init_from = {config.init_from}: {reason}") from None
+    # a large file takes seconds: of a sweep's cells the first one alone
+    stamp = outline.header.path.stat()
+    identity = _identity(str(config.init_from), stamp.st_mtime_ns, stamp.st_size)
     if config.weights:
         identity = f"{identity}:{config.weights}"
     is_recorded = outline.recorded_grid is not None
     return GivenWeights(identity, outline.geometry.grid, is_recorded)
+
+
+@lru_cache
+def _identity(path: str, modified: int, size: int) -> str:
+    """Return a hash of the content; read again where a file has changed."""
+    return weights_identity(path)
 
 
 def positions_science(
@@ -83,7 +93,8 @@ def positions_science(
     as_before = is_recorded or grid[0] == grid[1]
     if as_before and (not is_resampled or config.positions == "timm"):
         return {}
-    return {"positions": {"by": config.positions, "from": list(grid)}}
+    by = {"by": config.positions} if is_resampled else {}
+    return {"positions": {**by, "from": list(grid)}}
 
 
 def _model_geometry(config: Config) -> Geometry:

@@ -27,9 +27,7 @@ def list_stages(
     A stage's parent comes before it, even where it is not in `stages`.
     identity: of the data set; test_identity: of the folders that robustness reads.
     """
-    given = None
-    if config.init_from:
-        given = check_given_weights(config, weights_identity(config.init_from))
+    given = check_given_weights(config) if config.init_from else None
     fitted = {
         kind: StageSpec(kind, "images", fitted_science(kind, config, identity))
         for kind in FITTED_STAGES
