@@ -147,7 +147,6 @@ def test_the_table_accounts_for_every_tensor(tmp_path: Path) -> None:
         "reshaped: (32, 3, 2, 2) -> (32, 12)",
         "decoder.mask_token and 31 more",
         "dropped, known: timm's ViT has no decoder",
-        "num_classes=0",
     ):
         assert message in text, text
 
@@ -181,6 +180,7 @@ def test_the_command_converts_and_prints_the_table(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "reshaped: (96, 32) -> 3 x (32, 32)" in done.stdout
     assert f"hf: {to}" in done.stdout
+    assert f"ViTMAEForPreTraining.from_pretrained('{to}')" in done.stdout
     assert read_weights(to)[0].decoder is not None
     again = call(*typed, script="convert.py", tiny=False)
     assert (again.returncode, "hf exists; give another place" in again.stderr) == (

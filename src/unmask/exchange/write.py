@@ -105,7 +105,7 @@ def _fact_notes(weights: Weights, layout: WritableLayout) -> Iterator[str]:
     known = [f"{k}={v}" for k, v in facts.to_record().items() if k != "classes"]
     if known:
         yield f"written too: {', '.join(known)}"
-    if weights.decoder and facts.target is None:
+    if weights.decoder and facts.target is None and layout != "timm":
         yield (
             "the source does not say whether its decoder predicts pixels or pixels"
             " normalised by patch; add target=pixel or target=pixel_norm"
