@@ -14,7 +14,7 @@ from PIL import Image
 from small_runs import COARSE, call, plan_for, run
 from unmask.callbacks.checkpointing import Checkpointing
 from unmask.commands.cli import user_message
-from unmask.reconstructions import Reconstruction, save_sheet
+from unmask.reconstructions import Reconstruction, contact_sheet, save_sheet
 from unmask.stages.ledger import LedgerError, StageFolder
 from unmask.storage import checkpoints
 from unmask.storage.remedies import REMEDIES
@@ -46,7 +46,7 @@ def test_what_cannot_be_written_is_named_with_a_remedy_that_helps(
     writes = {
         "step=00000001.ckpt": lambda path: checkpoints.save({}, path.parent, 1),
         "epoch=0001.png": lambda path: save_sheet(
-            Reconstruction(tile, tile, tile), path
+            contact_sheet(Reconstruction(tile, tile, tile)), path
         ),
     }
     monkeypatch.setattr(os, "fsync", failing(number))
@@ -69,7 +69,9 @@ def test_a_picture_is_whole_or_not_there(
     monkeypatch.setattr(Image.Image, "save", cut)
     tile = torch.zeros(1, 3, 8, 8)
     with pytest.raises(KeyboardInterrupt):
-        save_sheet(Reconstruction(tile, tile, tile), tmp_path / "epoch=0001.png")
+        save_sheet(
+            contact_sheet(Reconstruction(tile, tile, tile)), tmp_path / "epoch=0001.png"
+        )
     assert not list(tmp_path.iterdir())
 
 

@@ -118,11 +118,11 @@ def contact_sheet(
     return Image.fromarray(sheet)
 
 
-def save_sheet(result: Reconstruction, path: Path) -> None:
-    """Write the contact sheet to a file and make its folder if needed."""
+def save_sheet(sheet: Image.Image, path: Path) -> None:
+    """Write a sheet to a file atomically, and make its folder if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as file:
-        contact_sheet(result).save(file, format="PNG")
+        sheet.save(file, format="PNG")
 
 
 def ratio_sheet(

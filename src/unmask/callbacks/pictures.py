@@ -9,7 +9,7 @@ from lightning.fabric.utilities import move_data_to_device
 from unmask.data.loading.batch import ImageFormat
 from unmask.data.loading.module import normalise
 from unmask.data.loading.views import Views
-from unmask.reconstructions import reconstruct, save_sheet
+from unmask.reconstructions import contact_sheet, reconstruct, save_sheet
 from unmask.targets import NormalisedPixel, PatchPCA, Pixel
 from unmask.tasks.pretrain import VALIDATION_KEY, Pretrain
 
@@ -67,4 +67,4 @@ class Pictures(L.Callback):
             )
         pl_module.train(was_training)
         if trainer.is_global_zero:
-            save_sheet(result, self.folder / f"epoch={epoch:04d}.png")
+            save_sheet(contact_sheet(result), self.folder / f"epoch={epoch:04d}.png")

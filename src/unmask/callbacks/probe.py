@@ -14,7 +14,7 @@ from unmask.data.loading.batch import ImageFormat
 from unmask.data.loading.module import normalise
 from unmask.data.loading.views import Views
 from unmask.distributed import collectives
-from unmask.heads import Features, Pool
+from unmask.heads import Features, FrozenPool
 from unmask.tasks.features import LabelledFeatures
 from unmask.tasks.pretrain import Pretrain
 
@@ -39,7 +39,7 @@ class FeatureProbe(L.Callback):
         queries: Views,
         count: int,
         form: ImageFormat,
-        pool: Pool,
+        pool: FrozenPool,
     ) -> None:
         self.key = f"watch/{name}"
         self.accuracy = accuracy
@@ -48,7 +48,7 @@ class FeatureProbe(L.Callback):
             for views in (bank, queries)
         ]
         self.form = form
-        self.pool: Pool = pool
+        self.pool: FrozenPool = pool
 
     def on_validation_epoch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule

@@ -47,6 +47,7 @@ def run(arguments: Reconstruct) -> "Image.Image":
     )
     from unmask.commands.reconstruct.foreign import Reading
     from unmask.exchange.geometry import Hints
+    from unmask.reconstructions import save_sheet
 
     ratios = arguments.mask_ratio or []
     hints = Hints(arguments.heads, arguments.decoder_heads, arguments.grid)
@@ -58,9 +59,8 @@ def run(arguments: Reconstruct) -> "Image.Image":
     path = Path(arguments.images).expanduser() if arguments.images else None
     images_BCHW = autoencoder.normalised_images(path, arguments.count)
     out = Path(arguments.out).expanduser()
-    out.parent.mkdir(parents=True, exist_ok=True)
     sheet = _draw(autoencoder, images_BCHW, ratios, arguments.seed)
-    sheet.save(out)
+    save_sheet(sheet, out)
     for note in autoencoder.notes or ():
         Console(stderr=True, soft_wrap=True).print(note, markup=False)
     Console().print(f"{len(images_BCHW)} images: {out}", soft_wrap=True)
