@@ -138,7 +138,7 @@ def test_the_better_of_two_validation_folders_is_taken() -> None:
     )
     assert find_splits(["train", "train_images", "cat"]) == Splits("train", None)
     assert find_splits([]) == Splits(None, None)
-    with pytest.raises(ValueError, match="Training and train are both folders"):
+    with pytest.raises(ValueError, match="Training and train both name one split"):
         find_splits(["train", "Training"])
     assert look_like_splits(["seg_pred", "seg_test", "seg_train"]) == (
         "seg_train",
@@ -188,7 +188,7 @@ def test_splits_are_known_however_they_are_written(
         ),
         (["cup/train/1.png", "cup/test/1.png", "jar/train/1.png"], r"root=.*/cup, "),
         (["seg_train/a/1.png", "seg_test/a/1.png"], r"rename them to train and test"),
-        (["train/1.png", "Train/1.png"], r"Train and train are both folders"),
+        (["train/1.png", "Train/1.png"], r"Train and train both name one split"),
         (
             ["Test/a/1.png", "b/1.png"],
             r"has Test/ but no train/; .* put them .* train/",

@@ -51,12 +51,26 @@ def listed(root: Path, train: str, val: str | None = None) -> Listing:
         "path,width,label,split\nx/1.png,9,dog,a\nx/2.png,9,cat,b\ny/3.png,8,dog,a",
         "path,mask,label\nx/1.png,m/1.png,dog\nx/2.png,m/2.png,cat\ny/3.png,m.png,dog",
         "path,Klasse\n" + PLAIN,
+        PLAIN.replace("/", "\\"),
         "path,label,\n" + PLAIN.replace("\n", ",\n"),
     ],
 )
 def test_a_list_means_the_same_however_it_is_written(text: str, tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_bytes(text.encode())
     assert read_table(tmp_path / "train.csv") == ROWS
+
+
+@pytest.mark.parametrize(
+    "names", [("Train.csv", "valid.csv"), ("training_set.CSV", "dev.csv")]
+)
+def test_lists_are_named_as_splits_are(names: tuple[str, str], tmp_path: Path) -> None:
+    (tmp_path / names[0]).write_text(PLAIN)
+    (tmp_path / names[1]).write_text("x/9.png,cat")
+    # Kaggle's test images have no labels
+    (tmp_path / "test.csv").write_text("id\n1\n2")
+    annotations = read_csv_lists(tmp_path)
+    assert annotations.train == ROWS
+    assert annotations.val == [("x/9.png", "cat")]
 
 
 def test_spreadsheets_unicode_text_is_read(tmp_path: Path) -> None:

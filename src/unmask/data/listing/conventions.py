@@ -152,7 +152,7 @@ def _find_split(folders: Collection[str], words: Sequence[str]) -> str | None:
     ]
     if len(best) > 1:
         raise ValueError(
-            f"{best[0]} and {best[1]} are both folders of one split; join them, or"
+            f"{best[0]} and {best[1]} both name one split; join them, or"
             " rename one to a name that is no split's"
         )
     return best[0]

@@ -17,8 +17,10 @@ from unmask.data.listing.conventions import (
     LABEL_COLUMNS,
     class_keys,
     find_column,
+    find_splits,
     has_image_suffix,
     normalise_column,
+    split_word,
 )
 
 MAX_SHOWN = 80  # characters of a line in a message
@@ -39,20 +41,24 @@ class Line(NamedTuple):
 
 
 def read_csv_lists(root: Path) -> Annotations:
-    """Read train.csv and, where it is there, val.csv.
+    """Read train.csv and, where it is there, val.csv, in any spelling of the splits.
 
     Labels are numbers, in the order of numbers, where all of them are; otherwise words.
     Raises ValueError with the line or the columns that cannot be understood.
     """
-    train = read_table(root / "train.csv")
-    has_val = (root / "val.csv").exists()
-    val = read_table(root / "val.csv") if has_val else []
+    lists = {
+        path.stem: path for path in root.iterdir() if path.suffix.lower() == ".csv"
+    }
+    # lists of test images are often without labels
+    splits = find_splits([n for n in lists if split_word(n) not in ("test", "testing")])
+    train = read_table(lists[splits.train] if splits.train else root / "train.csv")
+    val = read_table(lists[splits.val]) if splits.val else []
     keys = class_keys({label for _, label in (*train, *val)})
     train, val = (
         [(path, keys[label]) for path, label in rows] for rows in (train, val)
     )
     return Annotations(
-        train, val if has_val else None, {label: str(label) for _, label in train}
+        train, val if splits.val else None, {label: str(label) for _, label in train}
     )
 
 
@@ -85,7 +91,12 @@ def read_table(path: Path) -> LabelledPaths:
             f"line {empty.number} of {path} is {','.join(empty.cells)[:MAX_SHOWN]!r};"
             " expected a path and a label in each line"
         )
-    return [(line.cells[image], line.cells[label]) for line in lines]
+    paths = [line.cells[image] for line in lines]
+    # as Windows writes paths
+    if all("\\" in path and "/" not in path for path in paths):
+        paths = [path.replace("\\", "/") for path in paths]
+    labels = (line.cells[label] for line in lines)
+    return list(zip(paths, labels, strict=True))
 
 
 def _read_text(path: Path) -> str:
