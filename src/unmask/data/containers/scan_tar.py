@@ -14,9 +14,8 @@ from unmask.data.containers.tar_names import decode_name, split_key
 from unmask.data.listing.conventions import (
     LABEL_COLUMNS,
     find_column,
+    has_image_suffix,
     is_hidden,
-    is_image,
-    normalise_column,
 )
 
 # Longer texts are captions.
@@ -64,7 +63,7 @@ def scan_tar(file: Any, shard: str) -> ScannedShard:
                 name = member.name.removeprefix("./")
                 if not member.isfile() or is_hidden(name):
                     continue
-                if is_image(name):
+                if has_image_suffix(name):
                     entry = ImageEntry(name, None, member.size, member.offset_data)
                     entries.append(entry)
                 else:
@@ -98,8 +97,8 @@ class FilesBeside:
 
     def read(self, tar: tarfile.TarFile, member: tarfile.TarInfo, name: str) -> None:
         base, *fields = name.rpartition("/")[2].lower().split(".")
-        words = map(normalise_column, (base, *fields))
-        is_named, is_json = not LABEL_WORDS.isdisjoint(words), fields[-1:] == ["json"]
+        is_named = not LABEL_WORDS.isdisjoint((base, *fields))
+        is_json = fields[-1:] == ["json"]
         if not fields or not (is_named or is_json or fields[-1] == "txt"):
             self.unread.setdefault(f".{fields[-1]}" if fields else base)
             return
@@ -139,7 +138,7 @@ class Labels:
         self.by_key.setdefault(key, []).append((stem, label))
         # 0001/class.txt is the label of 0001/image.jpg
         folder, slash, base = key.rpartition("/")
-        if slash and normalise_column(base) in LABEL_WORDS:
+        if slash and base.lower() in LABEL_WORDS:
             self.by_key.setdefault(folder + slash, []).append((stem, label))
 
     def of_images(self, names: list[str]) -> list[ClassKey | None]:

@@ -88,10 +88,10 @@ def is_hidden(name: str) -> bool:
 
     It begins with a dot, or it is what a system or a program leaves behind.
     """
-    return any(
-        (part[:1] == "." and part != ".") or part.casefold() in SYSTEM_NAMES
-        for part in name.split("/")
-    )
+    for part in name.split("/"):
+        if (part[:1] == "." and part != ".") or part.casefold() in SYSTEM_NAMES:
+            return True
+    return False
 
 
 def has_image_suffix(name: str) -> bool:
