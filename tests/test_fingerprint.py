@@ -111,6 +111,8 @@ MACHINE = {
     "watch.times": "watch.times=2",
     "watch.pictures": "watch.pictures=2",
     "watch.trace": "watch.trace=true",
+    "watch.probe": "watch.probe=linear",
+    "watch.probe_images": "watch.probe=linear watch.probe_images=100",
     "logger": "logger=tensorboard",
 }
 OPTIMISED = {
