@@ -43,7 +43,7 @@ def outlive_streams() -> None:
     for name in NAMES.values():
         stream = getattr(sys, name)
         # tests replace them by text in memory
-        if isinstance(stream, io.TextIOWrapper):
+        if type(stream) is io.TextIOWrapper:
             setattr(sys, name, lasting(stream))
 
 
