@@ -178,7 +178,7 @@ def check_cells(cells: list[TableCell]) -> dict[Overrides, Plan]:
         except ConfigError as error:
             faults.append(cell_fault(overrides, error))
     if not faults:
-        faults = _table_faults(cells, plans)
+        faults = _table_faults(cells, plans) or _foreign_faults(plans)
     if faults:
         unique = "\n".join(dict.fromkeys(faults))
         raise ConfigError(f"no cell was started:\n{unique}")
@@ -192,6 +192,21 @@ def _plan_cell(composer: Composer, overrides: Overrides) -> Plan:
     if trainer.devices is not None:
         refuse_uneven_batches(plan, trainer.devices * trainer.nodes)
     return plan
+
+
+def _foreign_faults(plans: dict[Overrides, Plan]) -> list[str]:
+    """Return what is wrong with samplers and targets of the user's in any cell."""
+    faults = []
+    for overrides, plan in plans.items():
+        if plan.config.has_foreign_parts:
+            # building them takes torch, which takes seconds
+            from unmask.training.foreign_parts import check_foreign_parts
+
+            try:
+                check_foreign_parts(plan.config)
+            except ConfigError as error:
+                faults.append(cell_fault(overrides, error))
+    return faults
 
 
 def _table_faults(cells: list[TableCell], plans: dict[Overrides, Plan]) -> list[str]:

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -31,6 +31,16 @@ class Masking(NamedTuple):
     hidden_BM: Int[Tensor, "B M"]
     # the same as a mask, in image order
     hidden_BL: Bool[Tensor, "B L"]
+
+
+class AnyMasking(Protocol):
+    """A sampler, as the classes below and yours are: called with the ids of images.
+
+    The same key, epoch and id give the same mask, whatever the other ids. All images
+    have equally many visible patches.
+    """
+
+    def __call__(self, key: Key, ids_B: Int[Tensor, "B"], epoch: int) -> Masking: ...
 
 
 def num_visible(num_patches: int, mask_ratio: float) -> int:

@@ -14,7 +14,7 @@ from unmask.masking import Masking, RandomMasking
 from unmask.patches import gather_tokens, patchify, unpatchify
 from unmask.randomness import make_key
 from unmask.storage.atomic import atomic_write
-from unmask.targets import NormalisedPixel, PatchPCA, Pixel
+from unmask.targets import AnyTarget
 
 # the shade of a hidden patch, between black and white
 GREY = 0.5
@@ -41,7 +41,7 @@ class Reconstruction(NamedTuple):
 @torch.no_grad()
 def reconstruct(
     model: MAE,
-    target: Pixel | NormalisedPixel | PatchPCA,
+    target: AnyTarget,
     images_BCHW: Float[Tensor, "B C H W"],
     masking: Masking,
     mean: tuple[float, ...],
@@ -127,7 +127,7 @@ def save_sheet(sheet: Image.Image, path: Path) -> None:
 
 def ratio_sheet(
     model: MAE,
-    target: Pixel | NormalisedPixel | PatchPCA,
+    target: AnyTarget,
     images_BCHW: Float[Tensor, "B C H W"],
     mean: tuple[float, ...],
     std: tuple[float, ...],

@@ -35,12 +35,32 @@ def cross_entropy(
     return F.cross_entropy(logits_BMK.float().flatten(0, 1), codes_BM.flatten())
 
 
-# Each target has:
-#   needs_whole_images   whether it is computed from images or from single patches
-#   num_outputs          how many numbers the decoder predicts for a patch
-#   __call__             the target's values
-#   to_pixels            pixels from predictions, to look at; None where that cannot be
-#   loss                 of predictions and values
+@runtime_checkable
+class AnyTarget(Protocol):
+    """What the decoder must predict, as the classes below and yours have it.
+
+    needs_whole_images: whether it is computed from images (B, C, H, W) and the patch
+    size, or from patches (B, M, P). to_pixels: pixels from predictions (B, M, T) and
+    visible patches (B, V, P), to look at; None where that cannot be. loss: of
+    predictions and values.
+    """
+
+    @property
+    def needs_whole_images(self) -> bool: ...
+
+    @property
+    def to_pixels(self) -> Any: ...
+
+    @property
+    def loss(self) -> Any: ...
+
+    def num_outputs(self, patch_size: int, channels: int) -> int:
+        """Return how many numbers the decoder predicts for a patch."""
+        ...
+
+    def __call__(self, *values: Any, **more: Any) -> Any:
+        """Return the values at patches (B, M, T), or codes (B, M)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -188,9 +208,6 @@ class Tokens:
         return self.tokenizer.to(images_BCHW.device).tokens(images_BCHW)
 
 
-AnyTarget = Pixel | NormalisedPixel | PatchPCA | Hog | Tokens
-
-
 def targets_at(
     target: AnyTarget,
     images_BCHW: Float[Tensor, "B C H W"],
@@ -200,8 +217,8 @@ def targets_at(
     """Return the target at the chosen patches: (B, M, T) values or (B, M) codes."""
     if not target.needs_whole_images:
         patches_BMP = gather_tokens(patchify(images_BCHW, patch_size), index_BM)
-        return target(patches_BMP)  # type: ignore[call-arg]
-    values = target(images_BCHW, patch_size)  # type: ignore[call-arg]
+        return target(patches_BMP)
+    values = target(images_BCHW, patch_size)
     if values.ndim == 2:
         return values.gather(1, index_BM)
     return gather_tokens(values, index_BM)

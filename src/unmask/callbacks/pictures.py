@@ -10,7 +10,6 @@ from unmask.data.loading.batch import ImageFormat
 from unmask.data.loading.module import normalise
 from unmask.data.loading.views import Views
 from unmask.reconstructions import contact_sheet, reconstruct, save_sheet
-from unmask.targets import NormalisedPixel, PatchPCA, Pixel
 from unmask.tasks.pretrain import VALIDATION_KEY, Pretrain
 
 
@@ -47,9 +46,7 @@ class Pictures(L.Callback):
     ) -> None:
         assert isinstance(pl_module, Pretrain)
         target = pl_module.target
-        assert isinstance(target, Pixel | NormalisedPixel | PatchPCA), (
-            f"{target} predicts no pixels"
-        )
+        assert target.to_pixels is not None, f"{target} predicts no pixels"
         batch = move_data_to_device(self.batch, pl_module.device)
         masking = pl_module.masking(VALIDATION_KEY, batch.ids_B, 0)
         images_BCHW = normalise(batch, self.form).images_BCHW

@@ -1,16 +1,25 @@
 """The section `data` of the config: which images, and how they are read."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     Field,
+    PlainSerializer,
     PrivateAttr,
     ValidationInfo,
+    WrapValidator,
     field_validator,
     model_validator,
 )
 
-from unmask.config.datasets import DATASETS, INSTALLED_DATASETS, Arrays
+from unmask.config.datasets import (
+    DATASETS,
+    INSTALLED_DATASETS,
+    Arrays,
+    check_foreign_dataset,
+    find_dataset,
+)
 from unmask.config.section import (
     Count,
     PositiveFraction,
@@ -30,7 +39,11 @@ if TYPE_CHECKING:
     DataSource = str
 else:
     # the type of the table's names, of which messages and docs/config.md list all
-    DataSource = Literal[tuple(DATASETS)]
+    DataSource = Annotated[
+        Literal[tuple(DATASETS)],
+        WrapValidator(lambda value, check: parse_source(value, check)),
+        PlainSerializer(str),
+    ]
 Container = Literal["folder", "webdataset", "parquet", "litdata", "raw"]
 # what the patch size of data.patch_size=null respects: pixels, and patches a side
 MAX_PATCH = 16
@@ -39,7 +52,10 @@ MIN_GRID = 8
 
 class Data(Section):
     source: DataSource = Field(
-        description="the data set, or how a folder of your own is laid out"
+        description=(
+            "the data set, or how a folder of your own is laid out; or `module.NAME`"
+            " of a Dataset of yours (docs/extending.md)"
+        )
     )
     root: str | None = Field(
         description=(
@@ -213,7 +229,12 @@ class Data(Section):
     @property
     def arrays(self) -> Arrays | None:
         """Return what is known of a data set that comes as arrays; None of others."""
-        return DATASETS[self.source].arrays
+        return find_dataset(self.source).arrays
+
+    @property
+    def is_foreign(self) -> bool:
+        """Return whether a file of the user's describes the data set."""
+        return self.source not in DATASETS
 
     @property
     def ranges(self) -> tuple[tuple[float, float], ...] | None:
@@ -224,6 +245,13 @@ class Data(Section):
     def statistics_identity(self) -> str | None:
         """Return the identity of the data set that mean and std were measured on."""
         return self._statistics_identity
+
+
+def parse_source(value: Any, check: Callable[[Any], str]) -> str:
+    """Return the name of a data set of the table, or of one of the user's."""
+    if isinstance(value, str) and "." in value:
+        return check_foreign_dataset(value)
+    return check(value)
 
 
 def default_patch_size(image_size: tuple[int, int], size_at_224: int) -> int:

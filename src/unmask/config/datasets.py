@@ -10,6 +10,8 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
+from unmask.config.foreign import check_part, load_part
+
 # What lists call a class: a number in iNaturalist and Places, a word in a CSV.
 ClassKey = int | str
 # (path, class) of each image.
@@ -86,6 +88,29 @@ class Dataset:
     @property
     def is_folder(self) -> bool:
         return not self.arrays and not self.lists
+
+
+def find_dataset(source: str) -> Dataset:
+    """Return the data set of that name, or of `module.NAME` in a file of the user's."""
+    return DATASETS[source] if source in DATASETS else load_part(source)
+
+
+def known_size(source: str) -> DatasetSize | None:
+    """Return the size of a data set where it is known before the images are here."""
+    if source in KNOWN_SIZES:
+        return KNOWN_SIZES[source]
+    return find_dataset(source).size
+
+
+def check_foreign_dataset(source: str) -> str:
+    """Return the name of a user's data set; ValueError where it leads to none."""
+    check_part(source)
+    if not isinstance(found := load_part(source), Dataset):
+        raise ValueError(
+            f"data.source = {source}: it is {type(found).__name__}; make it a Dataset"
+            " of unmask.config.datasets (docs/extending.md)"
+        )
+    return source
 
 
 def imported(path: str, **options: Any) -> Callable[..., Any]:

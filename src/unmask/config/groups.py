@@ -2,12 +2,45 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Discriminator, Field, Tag, field_validator
 
+from unmask.config.foreign import check_part, is_foreign
 from unmask.config.section import Count, Positive, Section
 
 MASKING_MEANING = "set by masking=random, block or grid"
 TARGET_MEANING = "set by target=pixel, pixel_norm, pca, dvae or hog"
+# of tags: messages leave parts of a key out that hold the project's name
+OWN, FOREIGN = "unmask.own", "unmask.foreign"
+
+
+class ForeignPart(Section):
+    """A sampler or a target from a file of the user's (docs/extending.md).
+
+    Its other keys are what its class is called with.
+    """
+
+    model_config = ConfigDict(extra="allow", populate_by_name=True)
+
+    target_: str = Field(
+        alias="_target_",
+        description="or `module.name` of a class of yours (docs/extending.md)",
+    )
+
+    @field_validator("target_")
+    @classmethod
+    def check_name(cls, value: str) -> str:
+        check_part(value)
+        return value
+
+
+def choose_tag(value: Any) -> str:
+    """Tell whether the part that `_target_` names is this project's."""
+    typed = (
+        value.get("_target_", value.get("target_"))
+        if isinstance(value, dict)
+        else (getattr(value, "target_", None))
+    )
+    return FOREIGN if isinstance(typed, str) and is_foreign(typed) else OWN
 
 
 class PlainMasking(Section):
@@ -31,7 +64,11 @@ class BlockMasking(Section):
 
 
 # `_target_` says which of the classes a section is checked against
-Masking = Annotated[PlainMasking | BlockMasking, Field(discriminator="target_")]
+OwnMasking = Annotated[PlainMasking | BlockMasking, Field(discriminator="target_")]
+Masking = Annotated[
+    Annotated[OwnMasking, Tag(OWN)] | Annotated[ForeignPart, Tag(FOREIGN)],
+    Discriminator(choose_tag),
+]
 
 
 # the target of the default config, with or without normalisation per patch
@@ -69,8 +106,12 @@ class TokensTarget(Section):
     )
 
 
-Target = Annotated[
+OwnTarget = Annotated[
     PixelTarget | PCATarget | HogTarget | TokensTarget, Field(discriminator="target_")
+]
+Target = Annotated[
+    Annotated[OwnTarget, Tag(OWN)] | Annotated[ForeignPart, Tag(FOREIGN)],
+    Discriminator(choose_tag),
 ]
 
 

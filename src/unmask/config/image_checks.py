@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from unmask.config.augmentation import Augment, mixing_group_size, stage_augment
 from unmask.config.data import Container, Data
-from unmask.config.datasets import DATASETS
+from unmask.config.datasets import find_dataset
 from unmask.config.schema import Config
 
 
@@ -37,7 +37,7 @@ def check_reading(data: Data, container: Container) -> Iterator[str]:
             f"data.root = {data.root}: data={data.source} comes with the install; add"
             " data=image_folder or imagenet"
         )
-    if container != "folder" and not DATASETS[data.source].is_folder:
+    if container != "folder" and not find_dataset(data.source).is_folder:
         yield (
             f"source = {container}: data={data.source} comes in no such container; set"
             " source=folder"

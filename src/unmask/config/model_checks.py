@@ -27,7 +27,8 @@ def check_geometry(config: Config) -> Iterator[str]:
             f"data.patch_size = {config.data.patch_size}: the image is one patch; pick"
             " a smaller one"
         )
-    elif not 0 < visible < patches:
+    # a sampler of the user's is asked before the first stage: it may need torch
+    elif visible is not None and not 0 < visible < patches:
         yield (
             f"mask_ratio = {config.mask_ratio}: keeps {visible} of {patches} patches;"
             f" pick one that keeps between 1 and {patches - 1}"
@@ -94,6 +95,7 @@ def check_block_size(config: Config) -> Iterator[str]:
     if not isinstance(config.masking, BlockMasking):
         return
     smallest = config.masking.min_patches
+    assert config.num_visible is not None
     hidden = prod(config.grid) - config.num_visible
     if smallest and smallest > hidden:
         yield (

@@ -54,6 +54,10 @@ def unknown_keys(arguments: Sequence[str], known: Sequence[str]) -> list[str]:
         is_flag = argument.startswith("-") or "=" not in argument
         if is_flag or key.startswith("hydra") or "@" in key:
             continue
+        section = key.partition(".")[0]
+        if section in ("masking", "target") and argument.startswith("+"):
+            # of a part of the user's; the schema refuses it for the project's own
+            continue
         if key not in known:
             errors.append(f"{key}: there is no such key{did_you_mean(key, known)}")
     return errors

@@ -10,7 +10,14 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from unmask.config.augmentation import Augment
 from unmask.config.data import Container, Data, default_patch_size
-from unmask.config.groups import Loggers, Masking, PCATarget, Target, TokensTarget
+from unmask.config.groups import (
+    ForeignPart,
+    Loggers,
+    Masking,
+    PCATarget,
+    Target,
+    TokensTarget,
+)
 from unmask.config.recipes import StageName, StageRecipes
 from unmask.config.section import Count, OpenFraction, Positive, Section, Seed
 from unmask.config.trainer import Checkpoint, Spikes, Trainer, Watch
@@ -249,11 +256,19 @@ class Config(Section, StageRecipes):
         return self.tokenizer.file if isinstance(self.target, TokensTarget) else None
 
     @property
-    def num_visible(self) -> int:
-        """Return how many patches the encoder sees.
+    def has_foreign_parts(self) -> bool:
+        """Return whether the sampler or the target is from a file of the user's."""
+        return any(isinstance(p, ForeignPart) for p in (self.masking, self.target))
 
-        It repeats `unmask.masking`, which cannot be asked: it imports torch.
+    @property
+    def num_visible(self) -> int | None:
+        """Return how many patches the encoder sees, without asking the sampler.
+
+        It repeats `unmask.masking`, which imports torch; None for a sampler of the
+        user's. With torch at hand ask the sampler: `unmask.training.build`.
         """
+        if isinstance(self.masking, ForeignPart):
+            return None
         rows, cols = self.grid
         # a grid keeps one patch of each 2 x 2, also of those cut off at the border
         if self.masking.target_.endswith("GridMasking"):

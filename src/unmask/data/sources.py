@@ -12,10 +12,10 @@ from posixpath import normpath
 import numpy as np
 
 from unmask.config.datasets import (
-    DATASETS,
     Annotations,
     ClassKey,
     LabelledPaths,
+    find_dataset,
 )
 from unmask.data.listing.catalogue import catalogue_files
 from unmask.data.listing.conventions import sort_classes
@@ -47,7 +47,7 @@ def list_source(
         from unmask.data.containers.source import list_container
 
         return list_container(container, str(root), holdout)
-    lists = DATASETS[source].lists
+    lists = find_dataset(source).lists
     if not lists:
         return list_images(root, holdout)
     root = Path(root).expanduser()

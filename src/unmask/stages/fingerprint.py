@@ -16,7 +16,8 @@ from typing import Any, Literal
 from unmask.config.augmentation import mixing_group_size
 from unmask.config.checks import ConfigError
 from unmask.config.data import Data
-from unmask.config.groups import TokensTarget
+from unmask.config.foreign import part_digest
+from unmask.config.groups import ForeignPart, TokensTarget
 from unmask.config.recipes import STAGES, STEPPED_STAGES
 from unmask.config.schema import Config
 from unmask.storage.atomic import sha256
@@ -121,6 +122,9 @@ def pretrain_science(
         }
     science["model"] = _model_shape(values)
     science["augment"] = _augment_science(values["augment"])
+    for key, part in (("masking", config.masking), ("target", config.target)):
+        if isinstance(part, ForeignPart):
+            science[key] = values[key] | {"code": part_digest(part.target_)}
     if isinstance(config.target, TokensTarget):
         science["target"] = values["target"] | {"file": tokenizer}
     if weights:
@@ -199,6 +203,8 @@ def _common_science(kind: str, config: Config, identity: str) -> dict[str, Any]:
     # only where it is set: results from before this key existed stay valid
     if config.data.ranges:
         data["range"] = values["range"]
+    if config.data.is_foreign:
+        data["code"] = part_digest(config.data.source)
     if config.data.arrays is None:
         # which library decodes does not count: all of them give the same pixels
         data["pixels"] = resolve_decode(config.data)

@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from unmask.config.augmentation import stage_repeats
 from unmask.config.checks import ConfigError
-from unmask.config.datasets import KNOWN_SIZES, DatasetSize
+from unmask.config.datasets import DatasetSize, known_size
 from unmask.config.recipes import Corruption
 from unmask.config.schema import Config
 from unmask.stages.plan import list_dataset
@@ -22,8 +22,8 @@ def dataset_size(config: Config, dataset: str) -> DatasetSize:
     # ImageNet is a folder of images like any other, known by its name alone
     is_imagenet = (data.source, dataset) == ("image_folder", "imagenet")
     name = dataset if is_imagenet else data.source
-    if name in KNOWN_SIZES:
-        return KNOWN_SIZES[name]
+    if size := known_size(name):
+        return size
     is_url = "://" in str(data.root)
     if not is_url and not Path(str(data.root)).expanduser().is_dir():
         raise ConfigError(

@@ -12,12 +12,11 @@ from torch import Tensor
 from unmask.data.loading.bad_images import drop_substitutes
 from unmask.data.loading.batch import Batch
 from unmask.mae import MAE
-from unmask.masking import BlockMasking, GridMasking, RandomMasking
+from unmask.masking import AnyMasking
 from unmask.optim import MakeOptimizer, scheduled_by_step
 from unmask.randomness import Key, make_key
 from unmask.targets import AnyTarget, targets_at
 
-AnyMasking = RandomMasking | BlockMasking | GridMasking
 # The run's seed is left out, so that validation curves of all runs compare.
 VALIDATION_KEY = make_key(0, "validation mask")
 

@@ -1,6 +1,5 @@
 """From a checked config to the objects that it names: models, targets, loaders."""
 
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ from torch import nn
 
 from unmask.config.augmentation import Augment
 from unmask.config.data import Data
+from unmask.config.foreign import load_part
 from unmask.config.groups import PCATarget, TokensTarget
 from unmask.config.schema import Config
 from unmask.data.augment.crops import Augmentation
@@ -26,11 +26,13 @@ from unmask.encoder import Encoder
 from unmask.exchange.dalle import read_dalle
 from unmask.initialisation import initialise
 from unmask.mae import MAE
+from unmask.masking import AnyMasking
 from unmask.optim import MakeOptimizer
+from unmask.randomness import make_key
 from unmask.stages.fingerprint import resolve_decode
 from unmask.stages.plan import Plan
 from unmask.targets import AnyTarget, Tokens
-from unmask.tasks.pretrain import AnyMasking, Pretrain
+from unmask.tasks.pretrain import Pretrain
 from unmask.tokenizers import DALLE_CODES, DallETokenizer, SmallTokenizer
 
 # pixels; fine-tuning above it sees whole images, as in the official port
@@ -43,10 +45,8 @@ LOADER_TIMEOUT_SHARE = 0.8
 def construct(spec: dict[str, Any], **more: Any) -> Any:
     """Call the constructor that `_target_` names with the other values of the spec."""
     values = dict(spec)
-    module, name = values.pop("_target_").rsplit(".", 1)
-    # the schema has allowed this project's constructors alone
-    assert module.startswith("unmask."), module
-    return getattr(import_module(module), name)(**values, **more)
+    # the schema has allowed those of this project, and files of the user's
+    return load_part(values.pop("_target_"))(**values, **more)
 
 
 def build_encoder(
@@ -129,6 +129,13 @@ def build_masking(config: Config) -> AnyMasking:
         grid=config.grid,
         mask_ratio=config.mask_ratio,
     )
+
+
+def count_visible(config: Config) -> int:
+    """Return how many patches the sampler leaves visible: it is asked."""
+    with torch.device("cpu"):
+        masking = build_masking(config)(make_key(0, "count"), torch.arange(1), 0)
+    return masking.visible_BV.shape[1]
 
 
 def build_target(config: Config) -> AnyTarget:

@@ -27,8 +27,10 @@ from unmask.stages.drift import (
 from unmask.stages.fingerprint import StageSpec
 from unmask.stages.ledger import StageFolder
 from unmask.stages.plan import Plan
+from unmask.training.build import count_visible
 from unmask.training.failures import handle_failure
 from unmask.training.fit import fit
+from unmask.training.foreign_parts import check_foreign_parts
 from unmask.training.prepare import prepare
 from unmask.training.run import Run, Stage
 from unmask.training.stages import WITHOUT_FIT
@@ -54,6 +56,7 @@ def execute(plan: Plan, console: Console) -> list[Result]:
     """
     silence_lightning()
     _refuse_missing_gpu(plan.config)
+    check_foreign_parts(plan.config)
     for note in plan.listing.notes if plan.listing else ():
         console.print(f"warning: {note}", soft_wrap=True, markup=False)
     run = Run(plan, console)
@@ -217,6 +220,8 @@ def _result_facts(
         "images": images,
         **finish_sources(stage.folder),
     }
+    if stage.spec.kind == "pretrain":
+        facts["visible_patches"] = count_visible(stage.config)
     if bad_images:
         facts["bad_images"] = len(bad_images)
     return facts

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from unmask.config.schema import Config
 from unmask.heads import PrecomputedFeatures
 from unmask.masking import Masking
-from unmask.training.build import build_mae
+from unmask.training.build import build_mae, count_visible
 from unmask.training.prepare import build_classifier, build_features
 
 Inputs = tuple[Tensor, ...]
@@ -48,7 +48,7 @@ def pretraining_outline(config: Config) -> Outline:
     """Return the autoencoder with a loss on the patches that it must predict."""
     model = build_mae(config)
     num_patches = math.prod(config.grid)
-    num_visible = config.num_visible
+    num_visible = count_visible(config)
     predicts_all = config.loss_on == "all"
 
     # the values of patch indices change no shape: any will do

@@ -41,7 +41,7 @@ from unmask.randomness import make_key
 from unmask.reconstructions import Reconstruction, reconstruct
 from unmask.stages.plan import make_plan
 from unmask.storage import checkpoints
-from unmask.targets import NormalisedPixel, PatchPCA, Pixel
+from unmask.targets import AnyTarget
 from unmask.training import build
 
 
@@ -110,7 +110,7 @@ class LoadedAutoencoder(NamedTuple):
     """
 
     model: MAE
-    target: Pixel | NormalisedPixel | PatchPCA
+    target: AnyTarget
     config: Config
     notes: tuple[str, ...] | None = None
 
@@ -161,16 +161,18 @@ def load_autoencoder(
     check_checkpoint_config(header["config"])
     changes = {"mask_ratio": mask_ratio} if mask_ratio is not None else {}
     config = check(complete_config(header["config"]) | changes)
-    if isinstance(config.target, HogTarget | TokensTarget):
+    # DALL-E's file may be large, or not here
+    is_tokens = isinstance(config.target, TokensTarget)
+    target = None if is_tokens else build.build_target(config)
+    if target is None or target.to_pixels is None:
         is_hog = isinstance(config.target, HogTarget)
-        predicted = "histograms of gradients" if is_hog else "tokens of a dVAE"
+        predicted = "histograms of gradients" if is_hog else config.target.target_
         raise ConfigError(
-            f"checkpoint={checkpoint} predicts {predicted}, not pixels: there is"
+            f"checkpoint={checkpoint} predicts"
+            f" {'tokens of a dVAE' if is_tokens else predicted}, not pixels: there is"
             " nothing to draw"
         )
     model = build.build_mae(config).eval()
-    target = build.build_target(config)
-    assert isinstance(target, Pixel | NormalisedPixel | PatchPCA)
     for part, prefix in ((model, "model."), (target, "target.")):
         # Pixel and NormalisedPixel have no weights
         if isinstance(part, nn.Module):

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from unmask.config.datasets import DATASETS
+from unmask.config.datasets import find_dataset
 from unmask.data.images.tensors import PixelTensor
 from unmask.data.images.unreadable import BadImage
 
@@ -78,7 +78,7 @@ def load_arrays(
 
     Raises ValueError where it is missing.
     """
-    arrays = DATASETS[name].arrays
+    arrays = find_dataset(name).arrays
     assert arrays, name
     try:
         splits = arrays.load(root, download)

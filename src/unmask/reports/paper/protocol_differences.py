@@ -8,7 +8,7 @@ precision is left out, as the paper does not state it.
 from collections.abc import Mapping
 from typing import Any
 
-from unmask.config.datasets import DATASETS, IMAGENET_SIZE
+from unmask.config.datasets import IMAGENET_SIZE, find_dataset
 from unmask.config.groups import TokensTarget
 from unmask.config.recipe_parts import WARMUP_SHARE
 from unmask.config.recipes import LABELLED_STAGES, STAGES, stage_noun
@@ -70,7 +70,7 @@ def _describe_data(
     )
     if is_same:
         return []
-    name = DATASETS[data.source].title
+    name = find_dataset(data.source).title
     if dataset_size and data.source == paper_data.source:
         images, classes = dataset_size
         name = f"{images:,} images in {classes:,} classes"

@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from unmask.config.datasets import DATASETS
+from unmask.config.datasets import find_dataset
 from unmask.config.recipes import FINE_TUNING_STAGES, STAGES, stage_noun
 from unmask.config.schema import Config
 from unmask.reports.run.tables import Result, main_metric
@@ -78,20 +78,24 @@ def _page_content(plan: Plan, results: list[Result]) -> dict[str, Any]:
     with_accuracy = [r for r in results if "val/accuracy" in r["metrics"]]
     num_images = with_accuracy[0]["images"] if with_accuracy else 0
     worst, with_most_bad = max(stages, key=lambda stage: stage[1].get("bad_images", 0))
-    severities = None
+    target = config.target.target_.rsplit(".", 1)[1]
+    pretraining = next((r for r in results if r["stage"] == "pretrain"), {})
+    severities, num_corruptions = None, 0
     # Folders of other images, as ImageNet-A, have no severities.
     if "robustness" in folders and config.robustness.source != "folder":
         cells = read_rows(folders["robustness"].path / "cells.jsonl")
         severities = severity_curves(cells)
+        num_corruptions = len({cell["name"] for cell in cells if cell["severity"]})
     return {
         "config": config,
         "dataset": plan.listing.root.name
         if plan.listing
-        else DATASETS[config.data.source].title,
-        "target": config.target.target_.rsplit(".", 1)[1],
-        "targets": TARGETS,
-        "num_patches": config.grid[0] * config.grid[1],
-        "pretrain": next((r for r in results if r["stage"] == "pretrain"), None),
+        else find_dataset(config.data.source).title,
+        "target": target,
+        "target_text": TARGETS.get(target, f"The target {config.target.target_}"),
+        "num_patches": math.prod(config.grid),
+        "num_visible": pretraining.get("visible_patches", config.num_visible),
+        "pretrain": pretraining or None,
         "total_seconds": sum(result["seconds"] for result in results),
         "sheets": _pictures(pretrain.pictures) if pretrain else [],
         "bars": measurement_bars(measurements) if measurements else None,
@@ -102,6 +106,7 @@ def _page_content(plan: Plan, results: list[Result]) -> dict[str, Any]:
         "num_images": num_images,
         "error": largest_standard_error(measurements, num_images),
         "severities": severities,
+        "num_corruptions": num_corruptions,
         "curve": loss_curve(metrics) if metrics else None,
         "rows": [
             (result, main_metric(result), _describe_protocol(spec, result, config))
