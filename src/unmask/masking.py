@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -33,6 +33,7 @@ class Masking(NamedTuple):
     hidden_BL: Bool[Tensor, "B L"]
 
 
+@runtime_checkable
 class AnyMasking(Protocol):
     """A sampler, as the classes below and yours are: called with the ids of images.
 
