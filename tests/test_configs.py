@@ -226,9 +226,9 @@ def test_scratch_follows_the_overrides_of_the_fine_tuning_recipe() -> None:
             "attentive_probe.heads=3 stages=[attentive_probe]",
             ["attentive_probe.heads = 3", "model.width=128"],
         ),
-        ("finetune.mixup=0.8 finetune.batch_size=25", ["batch_size=25", "even batch"]),
+        ("stages=[finetune] finetune.mixup=0.8 finetune.batch_size=25", ["batch_size=25", "even batch"]),
         (
-            "finetune.optimizer=lars finetune.layer_decay=0.7",
+            "stages=[finetune] finetune.optimizer=lars finetune.layer_decay=0.7",
             ["layer_decay=0.7", "optimizer=adamw"],
         ),
         (
@@ -246,7 +246,7 @@ def test_scratch_follows_the_overrides_of_the_fine_tuning_recipe() -> None:
         ("stages=[robustness] data.image_size=4", ["corruptions need images of 8 x 8"]),
         ("finetune.augment.policy=rand-w0", ["augment.policy=rand-w0"]),
         ("finetune.augment.policy=rand-minc1", ["augment.policy=rand-minc1"]),
-        ("finetune.min_lr=1", ["min_lr=1 is above the peak rate"]),
+        ("stages=[finetune] finetune.min_lr=1", ["min_lr=1 is above the peak rate"]),
         (
             "finetune.augment.policy=autoaug",
             ["augment.policy=autoaug", "rand-m9-mstd0.5-inc1"],
@@ -286,6 +286,21 @@ def test_scratch_follows_the_overrides_of_the_fine_tuning_recipe() -> None:
                 " data=image_folder"
             ],
         ),
+        (
+            "linear_probe.batch_size=1 stages=[linear_probe]",
+            ["BatchNorm needs two images", "linear_probe.batch_size=2"],
+        ),
+        ("target=dvae tokenizer.epochs=1", ["tokenizer: warmup_epochs=1"]),
+        ("stages=[knn] pretrain.warmup_epochs=99", ["pretrain: warmup_epochs=99"]),
+        ("knn.k=4001 stages=[knn]", ["knn.k = 4001: the bank holds 4,000"]),
+        ("knn.k=11 knn.labels=10 stages=[knn]", ["holds 10", "knn.k=10"]),
+        ("knn.k=0", ["knn.k = 0"]),
+        (
+            "logger=wandb logger.wandb.project=mae/ablation",
+            ["logger.wandb.project", "such as mae-ablation"],
+        ),
+        ("logger=wandb logger.wandb.entity=a#b", ["logger.wandb.entity", "a-b"]),
+        (f"logger=wandb logger.wandb.project={'x' * 129}", ["1 to 128 characters"]),
         ("data=imagenet", ["data.root: missing", "add data.root=/path/to/images"]),
     ],
 )

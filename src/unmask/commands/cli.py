@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, get_origin
 
-from unmask.commands.composition import compose_arguments
+from unmask.commands.composition import check_syntax, compose_arguments
 from unmask.config.checks import AnySection, ConfigError, parse_arguments
 from unmask.config.experiments import CONF
-from unmask.config.keys import fields_by_key, known_keys
+from unmask.config.keys import fields_by_key, known_keys, path_keys
 from unmask.config.overrides import check_overrides, config_groups, override_key
 from unmask.config.secrets import redact
 from unmask.config.section import Section
@@ -91,9 +91,18 @@ def parse(
     if words:
         values.append(_words_as_value(section, words, positional))
     check_overrides(values, known_keys(section))
+    values = [_quote_yaml(value, path_keys(section)) for value in values]
     raw = compose_arguments(section.__name__.lower(), values)
     keys = [override_key(value) for value in values]
     return parse_arguments(section, raw, _read_defaults(section), keys)
+
+
+def _quote_yaml(argument: str, paths: set[str]) -> str:
+    """Quote a path, in which YAML's signs (# and others) mean nothing."""
+    key, _, value = argument.partition("=")
+    if override_key(argument) not in paths or value[:1] in ("", "'", '"', "["):
+        return argument
+    return argument if value == "null" else f"{key}={json.dumps(value)}"
 
 
 def _words_as_value(section: type[Section], words: list[str], key: str) -> str:
@@ -129,7 +138,8 @@ def parse_with_run(
         for argument in typed
         if re.split(r"[.=]", argument.lstrip("+"))[0] in names
     ]
-    others = [quote_value(argument) for argument in typed if argument not in own]
+    is_multirun = any(flag in typed for flag in MULTIRUN)
+    others = [quote_value(each, is_multirun) for each in typed if each not in own]
     return parse(section, own), others
 
 
@@ -140,9 +150,10 @@ def run_hydra(main: Callable[[], None]) -> None:
     """
     disable_telemetry()
     refuse_missing_folder()
-    arguments = [quote_value(argument) for argument in sys.argv[1:]]
-    is_multirun = any(flag in arguments for flag in MULTIRUN)
+    is_multirun = any(flag in sys.argv[1:] for flag in MULTIRUN)
     with exit_on_user_error():
+        arguments = [quote_value(each, is_multirun) for each in sys.argv[1:]]
+        check_syntax(arguments)
         check_overrides(arguments, [*known_keys(), *config_groups()])
         for argument in arguments if is_multirun else ():
             if argument.partition("=")[0] in SHOW_CONFIG_FLAGS:
@@ -260,17 +271,39 @@ def config_flags(arguments: Sequence[str]) -> list[str]:
     return flags
 
 
-def quote_value(argument: str) -> str:
-    """Quote the value of key=value where it contains '=' itself.
+def quote_value(argument: str, is_multirun: bool = False) -> str:
+    """Quote the value of key=value where it contains '=' itself, or is a path.
 
-    Hydra cannot parse checkpoint=.../step=5.ckpt without quotes.
+    Hydra cannot parse checkpoint=.../step=5.ckpt, nor blanks and brackets in a path,
+    without quotes. Raises ConfigError for a path with a comma, which is a sweep.
     """
     key, equals, value = argument.partition("=")
+    if override_key(argument) in path_keys():
+        return f"{key}={_quote_path(key, value, is_multirun)}" if value else argument
     # quoted values, lists, dicts and sweeps already have a meaning for Hydra
     is_structured = value.startswith(("'", '"', "[", "{", "(")) or "," in value
     if "=" not in value or argument.startswith("-") or is_structured:
         return argument
     return f"{key}{equals}'{value}'"
+
+
+def _quote_path(key: str, value: str, is_multirun: bool) -> str:
+    """Return a path in the quotes that Hydra needs."""
+    is_quoted = value[0] == value[-1] and value[0] in "'\""
+    # quoted already, not a path, made of other values, or Hydra's choice(...)
+    if is_quoted or value == "null" or "${" in value or re.match(r"\w+\(", value):
+        return value
+    if "," in value and is_multirun:
+        return ",".join(_quote_path(key, part, True) for part in value.split(","))
+    if "," in value:
+        raise ConfigError(
+            f"{key} = {value}: a comma parts the values of a sweep; type a path that"
+            f" has one in two kinds of quotes: '{key}=\"{value}\"'"
+        )
+    if re.fullmatch(r"[\w./:+@-]*", value):
+        return value
+    escaped = value.replace("'", r"\'")
+    return f"'{escaped}'"
 
 
 def _read_defaults(section: type[Section]) -> str:

@@ -32,6 +32,22 @@ def hydra_errors_as_config_errors() -> Iterator[None]:
         raise ConfigError(f"{error}".splitlines()[0]) from None
 
 
+def check_syntax(arguments: Sequence[str]) -> None:
+    """Raise ConfigError for the first key=value that Hydra cannot read."""
+    parser = OverridesParser.create()
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if argument.startswith("-") or not equals:
+            continue
+        try:
+            parser.parse_override(argument)
+        except HydraException:
+            raise ConfigError(
+                f"{argument}: blanks, brackets, quotes and ~ need quotes of their own;"
+                f" type '{key}=\"{value}\"'"
+            ) from None
+
+
 def compose_arguments(name: str, typed: Sequence[str]) -> dict[str, Any]:
     """Return the defaults of conf/<name>.yaml with the typed key=value set in them.
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from unmask.config.checks import ConfigError
-from unmask.config.section import Count, Section
+from unmask.config.section import Count, PathText, Section
 
 if TYPE_CHECKING:
     from unmask.exchange.facts import Facts
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 class Convert(Section):
     # users type from=, which is a keyword of Python
-    source: str = Field(alias="from")
-    to: str
+    source: PathText = Field(alias="from")
+    to: PathText
     layout: Literal["timm", "hf", "official", "safetensors"]
     heads: Count | None
     decoder_heads: Count | None

@@ -7,7 +7,8 @@ import yaml
 from pydantic import Field
 
 from unmask.config.checks import ConfigError, refuse_secrets
-from unmask.config.section import Positive, Section
+from unmask.config.groups import WandbName, check_wandb_name
+from unmask.config.section import PathText, Positive, Section
 from unmask.stages.ledger import read_result
 from unmask.storage.metrics_log import read_rows
 
@@ -16,9 +17,9 @@ if TYPE_CHECKING:
 
 
 class Send(Section):
-    folders: Annotated[list[str], Field(min_length=1)]
-    project: str | None
-    entity: str | None
+    folders: Annotated[list[PathText], Field(min_length=1)]
+    project: WandbName | None
+    entity: WandbName | None
     finish_seconds: Positive
 
 
@@ -68,13 +69,20 @@ def _build_run(folder: Path, result: dict[str, Any], arguments: Send) -> "WandbR
     # stages of early versions may hold secrets: those versions did not refuse them
     refuse_secrets(config)
     wandb_config = (config.get("logger") or {}).get("wandb") or {}
+    project = arguments.project or wandb_config.get("project") or "unmask"
+    try:
+        check_wandb_name(project)
+    except ValueError as error:
+        raise ConfigError(
+            f"{folder}: logger.wandb.project = {error}; add project=..."
+        ) from None
     fingerprint = result["fingerprint"]
     return WandbRun(
         WandbRunInfo(
             result["stage"], fingerprint, result.get("parent") or fingerprint, config
         ),
         folder,
-        arguments.project or wandb_config.get("project") or "unmask",
+        project,
         arguments.entity or wandb_config.get("entity"),
         True,
         arguments.finish_seconds,

@@ -22,6 +22,7 @@ from unmask.config.datasets import (
 )
 from unmask.config.section import (
     Count,
+    PathText,
     PositiveFraction,
     Section,
     height_and_width,
@@ -57,7 +58,7 @@ class Data(Section):
             " of a Dataset of yours (docs/extending.md)"
         )
     )
-    root: str | None = Field(
+    root: PathText | None = Field(
         description=(
             f"folder with the images; {', '.join(INSTALLED_DATASETS)} comes with the"
             " install"
@@ -101,7 +102,7 @@ class Data(Section):
             " for 3 channels, otherwise 0.25"
         )
     )
-    statistics: str | None = Field(
+    statistics: PathText | None = Field(
         description=(
             "file of src/measure.py with mean, std and range of these images, in place"
             " of data.mean and data.std"

@@ -1,14 +1,25 @@
 """The parts of a run that are swapped as a whole: masking, target, loggers."""
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, field_validator
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+)
 
 from unmask.config.foreign import check_part, is_foreign
 from unmask.config.section import Count, Positive, Section
 
 MASKING_MEANING = "set by masking=random, block or grid"
 TARGET_MEANING = "set by target=pixel, pixel_norm, pca, dvae or hog"
+# by wandb's Settings.validate_project
+WANDB_REFUSES = "/\\#?%:"
+MAX_WANDB_NAME = 128
 # of tags: messages leave parts of a key out that hold the project's name
 OWN, FOREIGN = "unmask.own", "unmask.foreign"
 
@@ -115,9 +126,25 @@ Target = Annotated[
 ]
 
 
+def check_wandb_name(value: str) -> str:
+    """Return the name of a project, user or team; ValueError where W&B refuses it."""
+    wrong = sorted({char for char in value if char in WANDB_REFUSES})
+    if wrong or value != value.strip() or not 0 < len(value) <= MAX_WANDB_NAME:
+        near = re.sub(rf"[{re.escape(WANDB_REFUSES)}\s]+", "-", value).strip("-")
+        raise ValueError(
+            f"{value!r}: W&B takes names of 1 to {MAX_WANDB_NAME} characters without"
+            f" {' '.join(WANDB_REFUSES)} and without blanks at an end; such as"
+            f" {near[:MAX_WANDB_NAME] or 'unmask'}"
+        )
+    return value
+
+
+WandbName = Annotated[str, AfterValidator(check_wandb_name)]
+
+
 class Wandb(Section):
-    project: str = Field(description="W&B project")
-    entity: str | None = Field(
+    project: WandbName = Field(description="W&B project")
+    entity: WandbName | None = Field(
         description="W&B user or team; null: the default of your W&B account"
     )
     mode: Literal["offline", "online"] = Field(

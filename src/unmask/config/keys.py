@@ -8,19 +8,32 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from unmask.config.schema import Config
+from unmask.config.section import IS_PATH
 
 
 def known_keys(section: type[BaseModel] = Config) -> list[str]:
     """List every dotted key that a config, or a command's arguments, may have."""
-    return sorted(set(_section_keys(section, "")))
+    return sorted({key for key, _ in _fields(section, "")})
 
 
-def _section_keys(section: type[BaseModel], prefix: str) -> Iterator[str]:
+def path_keys(section: type[BaseModel] = Config) -> set[str]:
+    """Return the keys whose values are files or folders."""
+    return {key for key, field in _fields(section, "") if _is_path(field)}
+
+
+def _fields(section: type[BaseModel], prefix: str) -> Iterator[tuple[str, FieldInfo]]:
+    """Yield each dotted key with its field, those of nested sections too."""
     for name, field in fields_by_key(section).items():
         key = f"{prefix}{name}"
-        yield key
+        yield key, field
         for nested in nested_sections(field.annotation):
-            yield from _section_keys(nested, f"{key}.")
+            yield from _fields(nested, f"{key}.")
+
+
+def _is_path(field: FieldInfo) -> bool:
+    """Tell whether a field is a path, or a path or null."""
+    of_union = [getattr(t, "__metadata__", ()) for t in get_args(field.annotation)]
+    return any(IS_PATH in metadata for metadata in (field.metadata, *of_union))
 
 
 def fields_by_key(section: type[BaseModel]) -> dict[str, FieldInfo]:

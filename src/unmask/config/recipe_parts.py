@@ -1,5 +1,6 @@
 """The parts of recipes: keys that several sections of the config share."""
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
@@ -62,22 +63,9 @@ class Schedule(BaseModel):
     )
 
     @model_validator(mode="after")
-    def check_schedule(self) -> Self:
-        """Fill in the warm-up; ValueError where warm-up or rates do not fit."""
+    def fill_warmup(self) -> Self:
         if self.warmup_epochs is None:
             self.warmup_epochs = self.epochs * WARMUP_SHARE
-        if self.warmup_epochs >= self.epochs:
-            raise ValueError(
-                f"warmup_epochs={self.warmup_epochs:g} must be less than"
-                f" epochs={self.epochs}; try warmup_epochs={self.epochs / 10:g}"
-            )
-        # a schedule that ends above its peak is a typo in one of the two
-        peak = self.base_lr * self.batch_size / 256
-        if self.min_lr > peak:
-            raise ValueError(
-                f"min_lr={self.min_lr:g} is above the peak rate {peak:g} (base_lr *"
-                f" batch_size / 256); set min_lr to {peak:g} or less"
-            )
         return self
 
 
@@ -140,18 +128,41 @@ class FineTuning(BaseModel):
         )
     )
 
-    @model_validator(mode="after")
-    def check_mixing_and_decay(self) -> Self:
-        """Raise ValueError where mixing or layer decay fit no batch or optimiser."""
-        recipe: Any = self
-        if (self.mixup or self.cutmix) and recipe.batch_size % 2:
-            raise ValueError(
-                f"batch_size={recipe.batch_size}: mixup and cutmix mix pairs of images;"
-                f" use an even batch, such as batch_size={recipe.batch_size + 1}"
-            )
-        if recipe.optimizer == "lars" and self.layer_decay < 1:
-            raise ValueError(
-                f"layer_decay={self.layer_decay:g}: LARS sets the rate of each weight"
-                " matrix itself; use optimizer=adamw or layer_decay=1"
-            )
-        return self
+
+def check_recipe(recipe: Any) -> Iterator[str]:
+    """Yield an error message for values of a stage's recipe that do not fit together.
+
+    Not a validator: a recipe that no stage of the run uses may be anything.
+    """
+    if isinstance(recipe, Schedule):
+        yield from _check_schedule(recipe)
+    if not isinstance(recipe, FineTuning):
+        return
+    tuned: Any = recipe
+    if (tuned.mixup or tuned.cutmix) and tuned.batch_size % 2:
+        yield (
+            f"batch_size={tuned.batch_size}: mixup and cutmix mix pairs of images;"
+            f" use an even batch, such as batch_size={tuned.batch_size + 1}"
+        )
+    if tuned.optimizer == "lars" and tuned.layer_decay < 1:
+        yield (
+            f"layer_decay={tuned.layer_decay:g}: LARS sets the rate of each weight"
+            " matrix itself; use optimizer=adamw or layer_decay=1"
+        )
+
+
+def _check_schedule(recipe: Schedule) -> Iterator[str]:
+    """Yield an error message where warm-up or rates do not fit."""
+    warmup = recipe.warmup_epochs or 0.0
+    if warmup >= recipe.epochs:
+        yield (
+            f"warmup_epochs={warmup:g} must be less than epochs={recipe.epochs}; try"
+            f" warmup_epochs={recipe.epochs / 10:g}"
+        )
+    # a schedule that ends above its peak is a typo in one of the two
+    peak = recipe.base_lr * recipe.batch_size / 256
+    if recipe.min_lr > peak:
+        yield (
+            f"min_lr={recipe.min_lr:g} is above the peak rate {peak:g} (base_lr *"
+            f" batch_size / 256); set min_lr to {peak:g} or less"
+        )

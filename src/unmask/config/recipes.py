@@ -6,9 +6,9 @@ run, titles, controls, prices, the page and what `src/verify.py` compares.
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field
 
 from unmask.config.recipe_parts import (
     FineTuning,
@@ -16,7 +16,7 @@ from unmask.config.recipe_parts import (
     LabelledImages,
     Schedule,
 )
-from unmask.config.section import Count, NonNegative, Positive, Section, Seed
+from unmask.config.section import Count, NonNegative, PathText, Positive, Section, Seed
 
 Corruption = Literal[
     "gaussian_noise",
@@ -57,7 +57,7 @@ class TokenizerRecipe(Section, Schedule):
     targets then accept its keys too.
     """
 
-    file: Annotated[str, Field(min_length=1)] | None = Field(
+    file: Annotated[PathText, Field(min_length=1)] | None = Field(
         description=(
             "file with the encoder of DALL-E's dVAE; null: train a small dVAE on the"
             " data (stage tokenizer)"
@@ -121,7 +121,7 @@ class Robustness(Section):
             " (ImageNet-C); `folder`: read root/<class>/"
         )
     )
-    root: str | None = Field(
+    root: PathText | None = Field(
         description="where the folders lie; not used with source=corrupted"
     )
     corruptions: list[Corruption] | None = Field(
@@ -133,15 +133,6 @@ class Robustness(Section):
     images: Count | None = Field(
         description="test this many images, spread evenly over the set; null: all"
     )
-
-    @model_validator(mode="after")
-    def check_root(self) -> Self:
-        if self.source != "corrupted" and not self.root:
-            raise ValueError(
-                f"robustness.root: robustness.source={self.source} needs the folder of"
-                " those images; add robustness.root=/path/to/images"
-            )
-        return self
 
 
 class Knn(Section):
@@ -193,6 +184,11 @@ def _check_attentive(config: Any) -> Iterator[str]:
 
 def _check_robustness(config: Any) -> Iterator[str]:
     kind = config.robustness.of
+    if config.robustness.source != "corrupted" and not config.robustness.root:
+        yield (
+            f"robustness.root: robustness.source={config.robustness.source} needs the"
+            " folder of those images; add robustness.root=/path/to/images"
+        )
     side = min(config.stage_image_size(kind))
     if side < MIN_CORRUPTED_SIDE:
         yield (

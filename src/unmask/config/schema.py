@@ -18,8 +18,8 @@ from unmask.config.groups import (
     Target,
     TokensTarget,
 )
-from unmask.config.recipes import StageName, StageRecipes
-from unmask.config.section import Count, OpenFraction, Positive, Section, Seed
+from unmask.config.recipes import FITTED_STAGES, STAGES, StageName, StageRecipes
+from unmask.config.section import Count, OpenFraction, PathText, Positive, Section, Seed
 from unmask.config.trainer import Checkpoint, Spikes, Trainer, Watch
 
 Width = Annotated[int, Field(ge=1, le=16_384)]
@@ -126,7 +126,7 @@ class Config(Section, StageRecipes):
             " (docs/containers.md)"
         )
     )
-    init_from: str | None = Field(
+    init_from: PathText | None = Field(
         description=(
             "pretrained weights to start from: an official MAE, Hugging Face or timm"
             " file, or a stage's folder; null: random weights"
@@ -157,7 +157,7 @@ class Config(Section, StageRecipes):
             " schedule; null: train to the end"
         )
     )
-    runs_dir: Annotated[str, Field(min_length=1)] = Field(
+    runs_dir: Annotated[PathText, Field(min_length=1)] = Field(
         description="folder of the ledger, where all results are stored"
     )
     wait: bool = Field(
@@ -244,6 +244,19 @@ class Config(Section, StageRecipes):
         """Return the stages to run, and the one whose classifier robustness tests."""
         implied = [self.robustness.of] if "robustness" in self.stages else []
         return list(dict.fromkeys([*self.stages, *implied]))
+
+    @property
+    def used_stages(self) -> list[str]:
+        """Return the active stages, and those that make the weights they start from."""
+        kinds = self.active_stages
+        starts_given = bool(self.init_from) and "pretrain" not in self.stages
+        pretrains = any(STAGES[kind].parent == "pretraining" for kind in kinds)
+        if pretrains and not starts_given:
+            kinds = ["pretrain", *kinds]
+        if "pretrain" in kinds and not self.tokenizer_file:
+            target = self.target.target_
+            kinds = [k for k in FITTED_STAGES if STAGES[k].target == target] + kinds
+        return list(dict.fromkeys(kinds))
 
     def stage_image_size(self, stage: str) -> tuple[int, int]:
         """Return (height, width) in pixels: the stage's own, or else the data's."""

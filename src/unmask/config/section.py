@@ -1,8 +1,9 @@
 """The building blocks of the schema: sections, and the types of their values."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 # the interval that each type allows stands behind it
 OpenFraction = Annotated[float, Field(gt=0, lt=1)]  # (0, 1)
@@ -13,6 +14,27 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 # NumPy and torch take seeds of 63 bits
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+def expand_home(value: str) -> str:
+    """Return a path with ~ as the home folder; ValueError where there is no such user.
+
+    Shells expand ~ at the beginning of a word only, not in key=~/images.
+    """
+    # others stay as they are: pathlib would shorten the // of addresses
+    if not value.startswith("~"):
+        return value
+    try:
+        return str(Path(value).expanduser())
+    except RuntimeError:
+        raise ValueError(
+            f"{value}: there is no such user; write ./{value} for a file of that name"
+        ) from None
+
+
+IS_PATH = AfterValidator(expand_home)
+# a file or a folder: all commands read one by the same rules, from here on
+PathText = Annotated[str, IS_PATH]
 
 
 class Section(BaseModel):

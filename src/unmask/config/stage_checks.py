@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from unmask.config.augmentation import indivisible_group_size, stage_repeats
 from unmask.config.image_checks import check_reading
 from unmask.config.model_checks import check_block_size
+from unmask.config.recipe_parts import check_recipe
 from unmask.config.recipes import (
     ENCODER_STAGES,
     FINE_TUNING_STAGES,
@@ -26,7 +27,9 @@ SHARDED_ON_ONE_DEVICE = (
 def check_stages(config: Config) -> Iterator[str]:
     """Yield an error message for each stage that cannot run as configured."""
     yield from _check_batches(config)
-    for kind in config.active_stages:
+    for kind in config.used_stages:
+        for error in check_recipe(getattr(config, kind, None)):
+            yield f"{kind}: {error}"
         yield from STAGES[kind].check(config)
     yield from _check_groups(config)
 
@@ -35,9 +38,12 @@ def _check_batches(config: Config) -> Iterator[str]:
     """Yield an error message where micro-batches do not split a batch evenly."""
     micro_batch, split = config.trainer.micro_batch, config.trainer.split
     # a frozen encoder runs without gradients, in parts of any size
-    for stage in set(config.active_stages) - set(FROZEN_STAGES):
+    for stage in config.used_stages:
         batch = getattr(getattr(config, stage, None), "batch_size", None)
         if not batch:
+            continue
+        if stage in FROZEN_STAGES:
+            yield from check_batch_norm(stage, batch)
             continue
         if micro_batch and micro_batch < batch and batch % micro_batch:
             yield (
@@ -51,12 +57,27 @@ def _check_batches(config: Config) -> Iterator[str]:
             )
 
 
+def check_batch_norm(stage: str, batch: int, num_processes: int = 1) -> list[str]:
+    """Return an error message where a head's BatchNorm gets a batch of one image.
+
+    Each process normalises its share of the batch alone.
+    """
+    least = 2 * num_processes
+    if stage not in FROZEN_STAGES or batch >= least:
+        return []
+    shares = f" on each of {num_processes} processes" if num_processes > 1 else ""
+    return [
+        f"{stage}.batch_size = {batch}: the head's BatchNorm needs two images or more"
+        f"{shares}; set {stage}.batch_size={least} or more"
+    ]
+
+
 def _check_groups(config: Config) -> Iterator[str]:
     """Yield an error message where a micro-batch parts images that stay together."""
     micro_batch = config.trainer.micro_batch
     if not micro_batch:
         return
-    for stage in config.active_stages:
+    for stage in config.used_stages:
         recipe = getattr(config, stage, None)
         batch = getattr(recipe, "batch_size", 1)
         repeats = stage_repeats(config, stage)

@@ -5,7 +5,7 @@ from typing import Any
 from unmask.config.augmentation import indivisible_group_size, stage_repeats
 from unmask.config.checks import ConfigError, raise_errors
 from unmask.config.recipes import TRAINED_STAGES
-from unmask.config.stage_checks import SHARDED_ON_ONE_DEVICE
+from unmask.config.stage_checks import SHARDED_ON_ONE_DEVICE, check_batch_norm
 from unmask.config.trainer import Trainer
 from unmask.distributed.ranks import rank_info
 from unmask.stages.plan import Plan
@@ -67,7 +67,7 @@ def refuse_uneven_batches(plan: Plan, num_processes: int) -> None:
         raise_errors([SHARDED_ON_ONE_DEVICE])
     raise_errors(
         error
-        for kind in plan.config.active_stages
+        for kind in plan.config.used_stages
         if kind in TRAINED_STAGES
         for error in _check_batch(plan, kind, num_processes)
     )
@@ -82,7 +82,7 @@ def _check_batch(plan: Plan, kind: str, num_processes: int) -> list[str]:
     # each process takes the same number of whole groups
     unit = num_processes * group
     if num_processes == 1 or batch % unit == 0:
-        return []
+        return check_batch_norm(kind, batch, num_processes)
     nearest = [
         size
         for size in (batch // unit * unit, -(-batch // unit) * unit)

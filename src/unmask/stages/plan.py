@@ -86,6 +86,7 @@ def make_plan(
         [
             *check_labels(config, len(class_names), listing.notes if listing else ()),
             *_check_label_counts(config, known),
+            *_check_neighbours(config, known),
         ]
     )
     test_identity = None
@@ -181,6 +182,18 @@ def _robustness_identity(config: Config, class_names: tuple[str, ...]) -> str | 
         return list_evaluation_set(folders[0], class_names).identity
     except ValueError as error:
         raise ConfigError(f"robustness.root = {recipe.root}: {error}") from None
+
+
+def _check_neighbours(config: Config, known: Listing | Arrays) -> list[str]:
+    """Return an error message where kNN wants more neighbours than there are images."""
+    size = len(known.train) if isinstance(known, Listing) else sum(known.class_sizes)
+    images = min(config.knn.labels or size, size)
+    if "knn" not in config.stages or config.knn.k <= images:
+        return []
+    return [
+        f"knn.k = {config.knn.k}: the bank holds {images:,} labelled images; set"
+        f" knn.k={images} or less"
+    ]
 
 
 def _check_label_counts(config: Config, known: Listing | Arrays) -> list[str]:

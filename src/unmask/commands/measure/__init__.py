@@ -8,7 +8,7 @@ from rich.console import Console
 
 from unmask.commands.composition import Composer
 from unmask.config.checks import check
-from unmask.config.section import Count, Section
+from unmask.config.section import Count, PathText, Section
 from unmask.stages.plan import make_plan
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 class Measure(Section):
     images: Count | None
-    out: str | None
+    out: PathText | None
     threads: Count | None
 
 

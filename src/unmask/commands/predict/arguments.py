@@ -2,16 +2,16 @@
 
 from typing import Literal
 
-from unmask.config.section import Count, PositiveFraction, Section
+from unmask.config.section import Count, PathText, PositiveFraction, Section
 
 
 class Predict(Section):
-    checkpoint: str
-    images: str
+    checkpoint: PathText
+    images: PathText
     count: Count | None
     top: Count
-    out: str | None
-    classes: str | None
+    out: PathText | None
+    classes: PathText | None
     eval_crop: PositiveFraction | None
     # neither heads nor grid can be read off the shapes of weights
     heads: Count | None

@@ -5,15 +5,15 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from unmask.config.data import Container
-from unmask.config.section import Count, Section
+from unmask.config.section import Count, PathText, Section
 
 # LitData counts the bytes of a chunk in 32 bits
 MAX_CHUNK_MIB = 1024
 
 
 class Prepare(Section):
-    input_path: str = Field(alias="from")
-    to: str
+    input_path: PathText = Field(alias="from")
+    to: PathText
     # no default says which format people want
     format: Container
     source: Container | None

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 from rich.console import Console
 
-from unmask.config.section import Count, OpenFraction, Section, Seed
+from unmask.config.section import Count, OpenFraction, PathText, Section, Seed
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -22,15 +22,15 @@ def as_ratios(value: Any) -> Any:
 
 
 class Reconstruct(Section):
-    checkpoint: str
-    images: str | None
+    checkpoint: PathText
+    images: PathText | None
     count: Count
     mask_ratio: (
         Annotated[list[OpenFraction], BeforeValidator(as_ratios), Field(min_length=1)]
         | None
     )
     seed: Seed
-    out: str
+    out: PathText
     # of weights of others alone
     target: Literal["pixel", "pixel_norm"] | None
     weights: str | None

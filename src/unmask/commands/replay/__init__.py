@@ -2,11 +2,11 @@
 
 from rich.console import Console
 
-from unmask.config.section import Section
+from unmask.config.section import PathText, Section
 
 
 class Replay(Section):
-    folder: str
+    folder: PathText
 
 
 def run(arguments: Replay) -> bool:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from unmask.config.section import Count, Positive, Section
+from unmask.config.section import Count, PathText, Positive, Section
 
 
 class Settings(Section):
@@ -13,7 +13,7 @@ class Settings(Section):
     kills: Count
     processes: list[Count]
     minutes: Positive
-    folder: str | None
+    folder: PathText | None
     loss_bound: Positive
     # |a - b| / |b| over all weights
     weights_bound: Positive

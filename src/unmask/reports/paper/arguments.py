@@ -4,14 +4,14 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from unmask.config.section import Section
+from unmask.config.section import PathText, Section
 
 
 class Report(Section):
     experiment: str
     scale: str | None
-    runs_dir: str
-    out: str | None
+    runs_dir: PathText
+    out: PathText | None
     keep: bool
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None
     overrides: list[str]
