@@ -66,6 +66,7 @@ from unmask.distributed.ranks import RankInfo, rank_info
 from unmask.distributed.slurm import requeue
 from unmask.stages.checked_cells import refuse_unchecked_cell
 from unmask.stages.devices import total_processes
+from unmask.stages.disk import refuse_small_disk
 from unmask.stages.drift import (
     describe_drift,
     kept_result,
@@ -123,7 +124,9 @@ def run_config(cfg: DictConfig, console: Console) -> None:
         if drift := describe_drift(plan):
             console.print(drift, soft_wrap=True, markup=False)
     else:
-        # a ledger that cannot be written is refused before torch is imported
+        # a disk that is too small, or a ledger that cannot be written, is refused
+        # before torch is imported
+        refuse_small_disk([plan])
         folders[from_ledger.index(False)].create()
         finished = run_stages(plan, console)
     # only rank zero has results to report
@@ -249,6 +252,12 @@ def report_results(
     console.print(
         f"The page with curves and pictures: {page.resolve()}", soft_wrap=True
     )
+    wandb = plan.config.logger.wandb
+    if wandb and wandb.mode == "online" and "WANDB_SWEEP_ID" in os.environ:
+        # imports torch, which takes seconds
+        from unmask.callbacks.wandb_run import report_to_agent
+
+        report_to_agent(results, plan.config.to_dict(), wandb.finish_seconds)
     if summary := os.environ.get(SUMMARY_VARIABLE):
         rows = [
             {**result, "from_ledger": is_old}

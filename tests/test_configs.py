@@ -226,7 +226,10 @@ def test_scratch_follows_the_overrides_of_the_fine_tuning_recipe() -> None:
             "attentive_probe.heads=3 stages=[attentive_probe]",
             ["attentive_probe.heads = 3", "model.width=128"],
         ),
-        ("stages=[finetune] finetune.mixup=0.8 finetune.batch_size=25", ["batch_size=25", "even batch"]),
+        (
+            "stages=[finetune] finetune.mixup=0.8 finetune.batch_size=25",
+            ["batch_size=25", "even batch"],
+        ),
         (
             "stages=[finetune] finetune.optimizer=lars finetune.layer_decay=0.7",
             ["layer_decay=0.7", "optimizer=adamw"],

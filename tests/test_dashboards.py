@@ -192,6 +192,27 @@ def test_online_rows_that_the_run_has_are_not_sent_again_and_those_it_lacks_are(
     assert not server.other_hosts
 
 
+def test_under_an_agent_each_stage_is_its_run_and_the_agents_run_has_the_results(
+    server: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = {"WANDB_SWEEP_ID": "sweep1", "WANDB_RUN_ID": "agents"}
+    for name, value in agent.items():
+        monkeypatch.setenv(name, value)
+    stage = make_run(tmp_path, online=True)
+    stage.open(ROWS)
+    stage.close(0)
+    assert as_logged(server.runs[CARD.fingerprint]) == ROWS
+    assert "agents" not in server.runs
+    assert os.environ["WANDB_SWEEP_ID"] == "sweep1"
+    knn = {"stage": "knn", "start": "pretrained", "metrics": {"val/accuracy": 60.0}}
+    control = {**knn, "start": "random", "metrics": {"val/accuracy": 50.0}}
+    monkeypatch.chdir(tmp_path)
+    wandb_run.report_to_agent([knn, control], {"seed": 0}, 2)
+    (row,) = server.runs["agents"]
+    assert row["knn/val/accuracy"] == 60.0
+    assert row["knn_random/val/accuracy"] == 50.0
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = tmp_path_factory.mktemp("undisturbed")

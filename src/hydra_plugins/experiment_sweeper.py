@@ -37,6 +37,7 @@ from unmask.reports.paper.result_rows import (
 )
 from unmask.stages.checked_cells import publish_checked_cells
 from unmask.stages.devices import refuse_uneven_batches
+from unmask.stages.disk import refuse_small_disk
 from unmask.stages.plan import Plan, make_plan
 
 # of one cell, as typed
@@ -182,6 +183,7 @@ def check_cells(cells: list[TableCell]) -> dict[Overrides, Plan]:
     if faults:
         unique = "\n".join(dict.fromkeys(faults))
         raise ConfigError(f"no cell was started:\n{unique}")
+    refuse_small_disk(plans.values())
     return plans
 
 

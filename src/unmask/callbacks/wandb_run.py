@@ -5,11 +5,14 @@ import shutil
 import signal
 import struct
 import time
-from contextlib import suppress
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from unmask.callbacks.dashboards import Row
+from unmask.config.recipes import STAGES
 
 # Until W&B counts as unreachable.
 CONNECT_SECONDS = 30
@@ -17,6 +20,8 @@ CONNECT_SECONDS = 30
 ABORT_SECONDS = 20
 # Prefix of folders that an earlier attempt left, until this attempt's rows are written.
 EARLIER = "earlier-"
+# `wandb agent` sets them for what it starts.
+AGENT_VARIABLES = ("WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH", "WANDB_RUN_ID")
 STEP_AXIS = "trainer/global_step"
 # W&B's file is a LevelDB log: blocks of bytes that hold pieces of records.
 BLOCK_BYTES = 32768
@@ -142,33 +147,22 @@ class WandbRun:
         """Start a W&B run that says nothing of this machine, its environment or git."""
         import wandb
 
-        settings = wandb.Settings(
-            init_timeout=CONNECT_SECONDS,
-            login_timeout=CONNECT_SECONDS,
-            finish_timeout=self.finish_seconds,
-            finish_timeout_raises=True,
-            console="off",
-            disable_git=True,
-            disable_code=True,
-            disable_job_creation=True,
-            x_disable_meta=True,
-            x_save_requirements=False,
-        )
         info = self.info
-        run = wandb.init(
-            id=info.fingerprint,
-            name=f"{info.stage}-{info.fingerprint}",
-            group=info.group,
-            config=info.config,
-            project=self.project,
-            entity=self.entity,
-            dir=str(self.folder),
-            mode=mode,
-            resume="allow" if mode == "online" else None,
-            # A run that other code has open in this process is left alone.
-            reinit="create_new",
-            settings=settings,
-        )
+        with _outside_agent():
+            run = wandb.init(
+                id=info.fingerprint,
+                name=f"{info.stage}-{info.fingerprint}",
+                group=info.group,
+                config=info.config,
+                project=self.project,
+                entity=self.entity,
+                dir=str(self.folder),
+                mode=mode,
+                resume="allow" if mode == "online" else None,
+                # A run that other code has open in this process is left alone.
+                reinit="create_new",
+                settings=_quiet_settings(self.finish_seconds),
+            )
         if mode == "offline" and any(_may_be_online(path) for path in self.earlier):
             Path(run.settings.sync_file + ".synced").touch()
         return run
@@ -182,6 +176,79 @@ class WandbRun:
             if not path.name.startswith(EARLIER):
                 path.rename(path.with_name(f"{EARLIER}{time.time_ns()}-{path.name}"))
         self.earlier = list((self.folder / "wandb").glob(f"{EARLIER}*"))
+
+
+def report_to_agent(
+    results: Iterable[dict[str, Any]], config: dict[str, Any], finish_seconds: float
+) -> None:
+    """Give the run that `wandb agent` has begun the final metrics of all stages.
+
+    A sweep of W&B optimises one of them, as `linear_probe/val/accuracy`. A failure is a
+    warning: the results are in the ledger.
+    """
+    import wandb
+
+    values = {
+        f"{name}/{metric}": value
+        for result in results
+        for name in [agent_name(result)]
+        for metric, value in result["metrics"].items()
+    }
+    try:
+        run = wandb.init(
+            config=config,
+            dir=config.get("runs_dir"),
+            settings=_quiet_settings(finish_seconds),
+        )
+        run.log(values)
+        run.finish()
+    # wandb raises errors of its own, of requests and of its service.
+    except Exception as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        warnings.warn(
+            f"the run of `wandb agent` got no results ({reason}); they are in the"
+            f" ledger: {', '.join(values)}",
+            stacklevel=2,
+        )
+
+
+def agent_name(result: dict[str, Any]) -> str:
+    """Return a stage's name in a sweep of W&B; controls have their start in it."""
+    kind, start = result["stage"], result["start"]
+    return f"{kind}_{start}" if start in STAGES[kind].controls else kind
+
+
+def _quiet_settings(finish_seconds: float) -> Any:
+    """Return settings of a run that says nothing of this machine."""
+    import wandb
+
+    return wandb.Settings(
+        init_timeout=CONNECT_SECONDS,
+        login_timeout=CONNECT_SECONDS,
+        finish_timeout=finish_seconds,
+        finish_timeout_raises=True,
+        console="off",
+        disable_git=True,
+        disable_code=True,
+        disable_job_creation=True,
+        x_disable_meta=True,
+        x_save_requirements=False,
+    )
+
+
+@contextmanager
+def _outside_agent() -> Iterator[None]:
+    """Hide within that `wandb agent` has started this process.
+
+    W&B would ignore the id and the project of a run, and write all stages into one.
+    """
+    hidden = {
+        name: os.environ.pop(name) for name in AGENT_VARIABLES if name in os.environ
+    }
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 def _end_service() -> None:
