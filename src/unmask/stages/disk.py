@@ -79,7 +79,7 @@ def count_weights(config: Config, with_decoder: bool) -> float:
     model, decoder, data = config.model, config.decoder, config.data
     assert data.patch_size is not None
     block = ATTENTION_MATRICES + 2 * model.mlp_ratio
-    count = model.width * data.patch_size**2 * data.channels
+    count: float = model.width * data.patch_size**2 * data.channels
     count += model.depth * block * model.width**2
     if with_decoder and decoder.depth:
         block = ATTENTION_MATRICES + 2 * DECODER_MLP_RATIO
