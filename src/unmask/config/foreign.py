@@ -59,8 +59,12 @@ def check_part(name: str) -> None:
             f"{name}: there is no module {module or name}; write module.name of a"
             " module in this folder, or set PYTHONPATH to its folder"
         )
-    if file.is_relative_to(sysconfig.get_path("stdlib")) and not _is_installed(file):
-        raise ValueError(f"{name}: {module} is a module of Python itself")
+    # a checkpoint from elsewhere may name any function of them
+    if _is_installed(file) or _is_of_python(file):
+        raise ValueError(
+            f"{name}: {file} is not yours; write a class in a file of your own that"
+            " uses it (docs/extending.md)"
+        )
     try:
         names = set(_defined_names(ast.parse(file.read_bytes())))
     except SyntaxError as error:
@@ -116,8 +120,12 @@ def _counts(module: str, file: Path, root: str) -> bool:
     top = module.partition(".")[0]
     if not is_foreign(module):
         return False
-    is_of_python = file.is_relative_to(sysconfig.get_path("stdlib"))
-    return top == root.partition(".")[0] or not (is_of_python or _is_installed(file))
+    is_beside = top == root.partition(".")[0]
+    return is_beside or not (_is_of_python(file) or _is_installed(file))
+
+
+def _is_of_python(file: Path) -> bool:
+    return file.is_relative_to(sysconfig.get_path("stdlib"))
 
 
 def _is_installed(file: Path) -> bool:
