@@ -302,7 +302,7 @@ def test_scratch_follows_the_overrides_of_the_fine_tuning_recipe() -> None:
             "logger=wandb logger.wandb.project=mae/ablation",
             ["logger.wandb.project", "such as mae-ablation"],
         ),
-        ("logger=wandb logger.wandb.entity=a#b", ["logger.wandb.entity", "a-b"]),
+        ("logger=wandb logger.wandb.entity=a%b", ["logger.wandb.entity", "a-b"]),
         (f"logger=wandb logger.wandb.project={'x' * 129}", ["1 to 128 characters"]),
         ("data=imagenet", ["data.root: missing", "add data.root=/path/to/images"]),
     ],
@@ -315,7 +315,14 @@ def test_a_wrong_value_is_named_with_its_remedy(
 
 
 def test_micro_batches_need_not_divide_a_probes_batch() -> None:
-    check(raw_config("stages=[linear_probe]", "trainer.micro_batch=48", tiny=False))
+    check(
+        raw_config(
+            "stages=[linear_probe]",
+            "trainer.micro_batch=48",
+            "pretrain.batch_size=96",
+            tiny=False,
+        )
+    )
 
 
 def test_one_name_may_replace_a_list_and_one_number_a_square() -> None:

@@ -16,7 +16,15 @@ from unmask.config.recipe_parts import (
     LabelledImages,
     Schedule,
 )
-from unmask.config.section import Count, NonNegative, PathText, Positive, Section, Seed
+from unmask.config.section import (
+    IS_PATH,
+    Count,
+    NonNegative,
+    PathText,
+    Positive,
+    Section,
+    Seed,
+)
 
 Corruption = Literal[
     "gaussian_noise",
@@ -57,7 +65,7 @@ class TokenizerRecipe(Section, Schedule):
     targets then accept its keys too.
     """
 
-    file: Annotated[PathText, Field(min_length=1)] | None = Field(
+    file: Annotated[str, Field(min_length=1), IS_PATH] | None = Field(
         description=(
             "file with the encoder of DALL-E's dVAE; null: train a small dVAE on the"
             " data (stage tokenizer)"

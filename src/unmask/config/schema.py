@@ -19,7 +19,15 @@ from unmask.config.groups import (
     TokensTarget,
 )
 from unmask.config.recipes import FITTED_STAGES, STAGES, StageName, StageRecipes
-from unmask.config.section import Count, OpenFraction, PathText, Positive, Section, Seed
+from unmask.config.section import (
+    IS_PATH,
+    Count,
+    OpenFraction,
+    PathText,
+    Positive,
+    Section,
+    Seed,
+)
 from unmask.config.trainer import Checkpoint, Spikes, Trainer, Watch
 
 Width = Annotated[int, Field(ge=1, le=16_384)]
@@ -157,7 +165,7 @@ class Config(Section, StageRecipes):
             " schedule; null: train to the end"
         )
     )
-    runs_dir: Annotated[PathText, Field(min_length=1)] = Field(
+    runs_dir: Annotated[str, Field(min_length=1), IS_PATH] = Field(
         description="folder of the ledger, where all results are stored"
     )
     wait: bool = Field(
