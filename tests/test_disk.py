@@ -8,8 +8,9 @@ import pytest
 
 from small_runs import call, plan_for, raw_config
 from unmask.config.checks import ConfigError, check
+from unmask.config.model_checks import count_weights
 from unmask.mae import num_parameters
-from unmask.stages.disk import count_weights, refuse_small_disk
+from unmask.stages.disk import refuse_small_disk
 from unmask.training.build import build_mae
 
 Usage = namedtuple("Usage", "free")

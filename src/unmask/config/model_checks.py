@@ -6,6 +6,10 @@ from math import prod
 from unmask.config.groups import BlockMasking, PCATarget
 from unmask.config.schema import Config
 
+# of queries, keys, values and the projection after them; as multiples of width squared
+ATTENTION_MATRICES = 4
+DECODER_MLP_RATIO = 4
+
 
 def check_geometry(config: Config) -> Iterator[str]:
     """Yield an error message where images, patches and mask ratio do not fit."""
@@ -122,3 +126,17 @@ def check_widths(config: Config) -> Iterator[str]:
                 f"{name}.width = {part.width}: sine-cosine positions need a multiple of"
                 f" 4; nearest: {multiple}"
             )
+
+
+def count_weights(config: Config, with_decoder: bool) -> float:
+    """Return the number of weights in matrices of the encoder, and of the decoder."""
+    model, decoder, data = config.model, config.decoder, config.data
+    assert data.patch_size is not None
+    block = ATTENTION_MATRICES + 2 * model.mlp_ratio
+    count: float = model.width * data.patch_size**2 * data.channels
+    count += model.depth * block * model.width**2
+    if with_decoder and decoder.depth:
+        block = ATTENTION_MATRICES + 2 * DECODER_MLP_RATIO
+        count += model.width * decoder.width
+        count += decoder.depth * block * decoder.width**2
+    return count

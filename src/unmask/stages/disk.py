@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from unmask.config.checks import ConfigError
+from unmask.config.model_checks import count_weights
 from unmask.config.recipes import ENCODER_STAGES
 from unmask.config.schema import Config
 from unmask.stages.drift import kept_result, needed_stages
@@ -16,9 +17,6 @@ from unmask.stages.plan import Plan
 FLOAT_BYTES = 4
 # moments that an optimiser keeps of each weight
 MOMENTS = {"adamw": 2, "lars": 1}
-# of queries, keys, values and the projection after them; as multiples of width squared
-ATTENTION_MATRICES = 4
-DECODER_MLP_RATIO = 4
 GB = 1e9
 
 
@@ -72,20 +70,6 @@ def _file_bytes(config: Config, kind: str) -> tuple[float, float]:
         weights *= 2
     full = weights + MOMENTS[recipe.optimizer] * trained
     return full, weights if config.checkpoint.best else 0.0
-
-
-def count_weights(config: Config, with_decoder: bool) -> float:
-    """Return the number of weights in matrices of the encoder, and of the decoder."""
-    model, decoder, data = config.model, config.decoder, config.data
-    assert data.patch_size is not None
-    block = ATTENTION_MATRICES + 2 * model.mlp_ratio
-    count: float = model.width * data.patch_size**2 * data.channels
-    count += model.depth * block * model.width**2
-    if with_decoder and decoder.depth:
-        block = ATTENTION_MATRICES + 2 * DECODER_MLP_RATIO
-        count += model.width * decoder.width
-        count += decoder.depth * block * decoder.width**2
-    return count
 
 
 def _written_bytes(folder: StageFolder) -> int:
