@@ -41,7 +41,7 @@ from unmask.randomness import make_key
 from unmask.reconstructions import Reconstruction, reconstruct
 from unmask.stages.plan import make_plan
 from unmask.storage import checkpoints
-from unmask.targets import AnyTarget
+from unmask.targets import AnyTarget, NormalisedPixel, Pixel
 from unmask.training import build
 
 
@@ -163,8 +163,8 @@ def load_autoencoder(
     config = check(complete_config(header["config"]) | changes)
     # DALL-E's file may be large, or not here
     is_tokens = isinstance(config.target, TokensTarget)
-    target = None if is_tokens else build.build_target(config)
-    if target is None or target.to_pixels is None:
+    predicts = None if is_tokens else build.build_target(config)
+    if predicts is None or predicts.to_pixels is None:
         is_hog = isinstance(config.target, HogTarget)
         predicted = "histograms of gradients" if is_hog else config.target.target_
         raise ConfigError(
@@ -173,12 +173,12 @@ def load_autoencoder(
             " nothing to draw"
         )
     model = build.build_mae(config).eval()
-    for part, prefix in ((model, "model."), (target, "target.")):
+    for part, prefix in ((model, "model."), (predicts, "target.")):
         # Pixel and NormalisedPixel have no weights
         if isinstance(part, nn.Module):
             state = checkpoints.strip_prefix(content["state_dict"], prefix)
             part.load_state_dict(state)
-    return LoadedAutoencoder(model, target, config)
+    return LoadedAutoencoder(model, predicts, config)
 
 
 def _read_images(path: Path, count: int, config: Config) -> PixelTensor:
