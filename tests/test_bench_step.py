@@ -99,6 +99,7 @@ def test_all_arguments_out_of_range_are_named_together(
         "source": "folder",
         "image_size": 32,
         "model": {**SPEC["model"], **model},
+        "decoder": {**SPEC["decoder"], "mlp_ratio": 4.0},
         **change,
     }
     with pytest.raises(ConfigError, match=message):

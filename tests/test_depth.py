@@ -34,6 +34,9 @@ GENERATOR = np.random.default_rng(0)
 MEAN, STD = (0.3, 0.4, 0.5), (0.1, 0.2, 0.3)
 COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
 
+# of few images: the bank of kNN holds no more
+FEW = ("data=image_folder", "knn.k=2")
+
 
 def deep_png(array_HWC: np.ndarray) -> bytes:
     """Write a PNG of 16 bits, which Pillow cannot where it has colours."""
@@ -305,7 +308,7 @@ def test_a_wrong_range_is_refused_with_the_right_one(
 
 def test_a_range_counts_in_the_fingerprint_only_where_it_is_set(tmp_path: Path) -> None:
     folder(tmp_path)
-    common = ("data=image_folder", f"data.root={tmp_path}", "data.image_size=28")
+    common = (*FEW, f"data.root={tmp_path}", "data.image_size=28")
 
     def science(*typed: str) -> dict[str, Any]:
         return plan_for(*common, *typed).stages[0].science["data"]
@@ -332,7 +335,7 @@ def test_values_of_no_known_range_are_refused_before_anything_starts(
     tmp_path: Path,
 ) -> None:
     write_hounsfield(tmp_path)
-    common = ("data=image_folder", f"data.root={tmp_path}", "data.channels=1")
+    common = (*FEW, f"data.root={tmp_path}", "data.channels=1")
     with pytest.raises(
         ConfigError, match=r"data.range = null: class0/.*set data.range"
     ):
@@ -341,7 +344,7 @@ def test_values_of_no_known_range_are_refused_before_anything_starts(
 
 
 def test_results_of_deep_images_are_others_than_those_of_bytes(tmp_path: Path) -> None:
-    common = ("data=image_folder", "data.image_size=28")
+    common = (*FEW, "data.image_size=28")
     deep = plan_for(*common, f"data.root={folder(tmp_path / 'deep')}")
     assert deep.stages[0].science["data"]["identity"] == (
         f"{deep.data_identity}, not rounded"
@@ -380,7 +383,7 @@ def test_what_measure_prints_is_what_training_takes(tmp_path: Path) -> None:
     assert typed
     assert kept
     by_hand, by_file = (
-        plan_for(*common, "data.image_size=28", *line[1].split())
+        plan_for(*common, "knn.k=2", "data.image_size=28", *line[1].split())
         for line in (typed, kept)
     )
     assert by_hand.stages[0].science == by_file.stages[0].science

@@ -32,6 +32,14 @@ PRETRAIN = ("stages=[pretrain]", "checkpoint.every_steps=1")
 NOBODY, RENAME = 65534, Path.replace
 
 
+@pytest.fixture(autouse=True)
+def hangups() -> Iterator[None]:
+    """Let SIGHUP be what it is in a terminal, also where tests run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The ledger of a run of three epochs of four steps that nothing interrupts."""

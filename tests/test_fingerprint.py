@@ -49,7 +49,7 @@ SCIENCE = {
     "data.source": "data=cifar10",
     "data.image_size": "data.image_size=56",
     "data.patch_size": "data.patch_size=2",
-    "data.range": "data=image_folder data.root={others} data.range=[0,9]",
+    "data.range": "data=image_folder data.root={others} knn.k=5 data.range=[0,9]",
     "data.mean": "data.mean=[0.2]",
     "data.std": "data.std=[0.2]",
     "data.eval_crop": "data.eval_crop=0.9",
@@ -377,6 +377,7 @@ def test_the_number_of_channels_changes_the_fingerprint(tmp_path: Path) -> None:
         "data=image_folder",
         f"data.root={image_folder(tmp_path / 'images')}",
         "data.image_size=16",
+        "stages=[pretrain]",
     )
     grey, rgb = (
         plan_for(*common, f"data.channels={c}", "data.mean=null", tiny=False)
@@ -392,6 +393,7 @@ def test_pixels_count_and_the_number_of_decoding_threads_does_not(
         "data=image_folder",
         f"data.root={image_folder(tmp_path / 'images')}",
         "data.image_size=16",
+        "stages=[pretrain]",
     )
     auto, fast, scaled, reference, nvjpeg, threaded = (
         plan_for(*common, *more, tiny=False).stages[0].fingerprint

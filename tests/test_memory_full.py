@@ -215,7 +215,7 @@ def test_two_processes_are_started_again_together(tmp_path: Path) -> None:
         "trainer.devices=2",
         "pretrain.batch_size=400",
         env={"PYTHONPATH": str(tmp_path / "site")},
-        process="new",
+        process="forked",
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("the memory was full") == 1

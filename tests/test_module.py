@@ -444,6 +444,7 @@ def test_files_are_read_from_disk_if_data_decode_is_set(
         f"data.root={image_folder(tmp_path)}",
         "data.image_size=16",
         "data.patch_size=4",
+        "knn.k=5",
     )
     assert isinstance(load_splits(plan_for(*common))[0], InMemory)
     for decode in ("fast", "scaled", "reference"):

@@ -210,7 +210,9 @@ def test_two_processes_stop_at_the_same_step_and_each_records_its_own_samples(
         "20",
         str(late),
     ]
-    both = Started(typed, tmp_path, environment())
+    # Lightning starts the second one, in a new Python
+    own = environment(PYTHONPATH=str(ROOT / "src"))
+    both = Started(typed, tmp_path, own)
     both.wait(timeout=120)
     assert both.stdout.read_text().count("the training loss is") == 2, both.said
     folder = tmp_path / "nonfinite"

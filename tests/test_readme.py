@@ -201,6 +201,7 @@ def make_training_smaller(typed: list[str], tmp_path: Path) -> list[str]:
         overrides.append("linear_probe.warmup_epochs=0")
     if {"data=image_folder", "data=imagenet"} & set(overrides):
         overrides += [o for o in PHOTOS if not o.startswith("data=")]
+        overrides.append("knn.k=5")
     if any("robustness" in override for override in overrides):
         overrides += ["robustness.images=10", "robustness.severities=[5]"]
     if "scale=embedded" in overrides:

@@ -112,6 +112,7 @@ def plan(source: str, root: Path, *more: str) -> Any:
         f"data.root={root}",
         "data.image_size=16",
         "data.patch_size=4",
+        "knn.k=3",
         *more,
     )
 

@@ -81,6 +81,7 @@ def test_a_stage_that_is_killed_at_every_place_is_exact(tmp_path: Path) -> None:
         "pretrain.batch_size=4",
         "trainer.micro_batch=2",
         "stages=[pretrain,knn]",
+        "knn.k=5",
         "verify.steps=7",
         "verify.kills=4",
     )

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from unmask.data.augment.corruptions import corrupt
-from unmask.data.images.tensors import PixelTensor
+from unmask.data.images.tensors import PixelBatch
 from unmask.data.loading.bad_images import is_original
 from unmask.data.loading.batch import Batch
 from unmask.data.loading.module import EvaluationData, ImageData
@@ -100,8 +100,8 @@ class Corruption:
     key: Key
 
     def __call__(
-        self, images_BCHW: PixelTensor, epoch: int, ids_B: Int[Tensor, "B"]
-    ) -> PixelTensor:
+        self, images_BCHW: PixelBatch, epoch: int, ids_B: Int[Tensor, "B"]
+    ) -> PixelBatch:
         # The epoch is left out: every evaluation sees the same images.
         return corrupt(images_BCHW, self.name, self.severity, self.key, ids_B)
 

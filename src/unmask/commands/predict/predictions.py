@@ -13,7 +13,7 @@ from torch import Tensor
 from unmask.commands.images import find_images
 from unmask.commands.predict.arguments import Predict
 from unmask.config.checks import ConfigError
-from unmask.data.images.tensors import PixelTensor, concatenate
+from unmask.data.images.tensors import PixelBatch, PixelTensor, concatenate
 from unmask.data.images.unreadable import printable
 from unmask.data.listing.names import FolderStore, pack_names
 from unmask.data.loading.batch import Batch
@@ -156,7 +156,7 @@ def _read_crops(
 
 @torch.no_grad()
 def class_probabilities(
-    classifier: TrainedClassifier, images_BCHW: PixelTensor, device: str
+    classifier: TrainedClassifier, images_BCHW: PixelBatch, device: str
 ) -> Float[Tensor, "B K"]:
     # a batch wants ids and labels, but nothing here depends on them
     ids_B = torch.arange(len(images_BCHW))

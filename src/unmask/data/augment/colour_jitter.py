@@ -15,7 +15,7 @@ from torchvision.transforms.v2.functional import (
     adjust_saturation,
 )
 
-from unmask.data.images.tensors import PixelTensor
+from unmask.data.images.tensors import PixelBatch
 from unmask.randomness import Key, uniform
 
 OPERATIONS = (adjust_brightness, adjust_contrast, adjust_saturation)
@@ -32,8 +32,8 @@ class ColourJitter:
     key: Key
 
     def __call__(
-        self, images_BCHW: PixelTensor, epoch: int, ids_B: Int[Tensor, "B"]
-    ) -> PixelTensor:
+        self, images_BCHW: PixelBatch, epoch: int, ids_B: Int[Tensor, "B"]
+    ) -> PixelBatch:
         channels = images_BCHW.shape[1]
         if channels not in (1, 3):
             raise ValueError(

@@ -16,7 +16,7 @@ from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
-from unmask.data.images.tensors import PixelTensor, shares_to_bytes
+from unmask.data.images.tensors import PixelBatch, shares_to_bytes
 from unmask.randomness import Key, random_words, seeded_generators
 
 # share of the shorter side by which RandAugment may translate: that of timm's training
@@ -35,7 +35,7 @@ class RandAugment:
     key: Key
 
     def __call__(
-        self, images_BCHW: PixelTensor, epoch: int, ids_B: Int[Tensor, "B"]
+        self, images_BCHW: PixelBatch, epoch: int, ids_B: Int[Tensor, "B"]
     ) -> UInt8[Tensor, "B C H W"]:
         images_BCHW = shares_to_bytes(images_BCHW)
         states = random_words(self.key, epoch, ids_B, 2).tolist()

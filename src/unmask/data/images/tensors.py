@@ -5,6 +5,7 @@ from jaxtyping import Float32, UInt8
 from torch import Tensor
 
 PixelTensor = UInt8[Tensor, "..."] | Float32[Tensor, "..."]
+PixelBatch = UInt8[Tensor, "B C H W"] | Float32[Tensor, "B C H W"]
 
 
 def bytes_to_shares(pixels: PixelTensor) -> Float32[Tensor, "..."]:

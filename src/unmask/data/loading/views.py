@@ -27,7 +27,7 @@ from unmask.data.images.decoding import (
     resize_crop,
 )
 from unmask.data.images.depth import Pixels
-from unmask.data.images.tensors import PixelTensor, bytes_to_shares
+from unmask.data.images.tensors import PixelBatch, PixelTensor, bytes_to_shares
 from unmask.data.images.unreadable import (
     BadImage,
     BadImageError,
@@ -264,7 +264,7 @@ class Views(Dataset):
     def _make_batch(
         self,
         split: StoredImages,
-        images_BCHW: PixelTensor,
+        images_BCHW: PixelBatch,
         opened: list[OpenedImage],
         ids_B: Int[Tensor, "B"],
         epoch: int,

@@ -38,11 +38,7 @@ from unmask.data.augment.corruptions.noise import (
 from unmask.data.augment.corruptions.random import Draws
 from unmask.data.augment.corruptions.severities import severity_constants
 from unmask.data.augment.corruptions.weather import brightness, fog, frost, snow
-from unmask.data.images.tensors import (
-    PixelTensor,
-    bytes_to_shares,
-    shares_to_bytes,
-)
+from unmask.data.images.tensors import PixelBatch, bytes_to_shares, shares_to_bytes
 from unmask.randomness import Key, make_key
 
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -72,12 +68,12 @@ CORRUPTIONS: dict[str, Callable[..., Tensor]] = {
 
 
 def corrupt(
-    images_BCHW: PixelTensor,
+    images_BCHW: PixelBatch,
     name: str,
     severity: int,
     key: Key,
     ids_B: Int[Tensor, "B"],
-) -> PixelTensor:
+) -> PixelBatch:
     """Corrupt each image, as a function of (key, name, severity, its id).
 
     Raises ValueError for unknown names or severities, and for images below 8 x 8.
