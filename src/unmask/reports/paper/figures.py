@@ -265,3 +265,6 @@ def _label_rows(axes: Axes, comparison: Comparison) -> None:
             else:
                 last = position
     axes.set_xticks(list(ticks), list(ticks.values()))
+    if paper.form != "curve":
+        # the numbers beside the first and the last points need room
+        axes.set_xlim(-0.6, len(ticks) - 0.4)
