@@ -40,8 +40,8 @@ def run(arguments: Convert) -> Table:
     from unmask.exchange.summary import report_table
     from unmask.exchange.write import check_target, write_weights
 
-    source = Path(arguments.source).expanduser()
-    target = Path(arguments.to).expanduser()
+    source = Path(arguments.source)
+    target = Path(arguments.to)
     if not source.exists():
         raise ConfigError(f"from={source}: no such file or folder")
     # checked first: reading a large file takes minutes

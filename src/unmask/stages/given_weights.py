@@ -46,7 +46,7 @@ def init_from_source(config: Config) -> Source:
     shapes = [config.stage_image_size(kind) for kind in config.active_stages]
     grids = (config.grid, *map(config.grid_for, shapes))
     return Source(
-        Path(str(config.init_from)).expanduser(),
+        Path(str(config.init_from)),
         Hints(grid=config.weights_grid),
         ModelSizes(config.model.heads, config.decoder.heads, grids),
         config.weights,

@@ -152,7 +152,7 @@ def robustness_folders(recipe: Robustness) -> dict[tuple[str, int], Path]:
     """
     if recipe.source == "corrupted":
         return {}
-    root = Path(str(recipe.root)).expanduser()
+    root = Path(str(recipe.root))
     if recipe.source == "folder":
         return {("folder", 0): root}
     return {

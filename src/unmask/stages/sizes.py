@@ -25,7 +25,7 @@ def dataset_size(config: Config, dataset: str) -> DatasetSize:
     if size := known_size(name):
         return size
     is_url = "://" in str(data.root)
-    if not is_url and not Path(str(data.root)).expanduser().is_dir():
+    if not is_url and not Path(str(data.root)).is_dir():
         raise ConfigError(
             f"data={dataset}: data.root={data.root} is not here, and nobody knows how"
             " many images it holds; add images=100000 classes=10, or a data.root that"

@@ -67,7 +67,7 @@ def list_stages(
             stages.append(classifier)
             # images of their own, as ImageNet-A, have the name of their folder
             root = config.robustness.root if test_identity else None
-            folder = Path(root).expanduser().resolve().name if root else None
+            folder = Path(root).resolve().name if root else None
             stages.append(StageSpec(kind, starts[0], science, classifier, folder))
         else:
             stages += [measurement(kind, start) for start in starts]

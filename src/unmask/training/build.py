@@ -158,7 +158,7 @@ def build_tokenizer(config: Config) -> SmallTokenizer | DallETokenizer:
         return build_small_tokenizer(config)
     image_format = build_format(config)
     return DallETokenizer(
-        read_dalle(Path(config.tokenizer_file).expanduser()),
+        read_dalle(Path(config.tokenizer_file)),
         config.grid,
         image_format.mean,
         image_format.std,

@@ -38,7 +38,7 @@ def run(arguments: Measure, overrides: Sequence[str]) -> "PixelStatistics":
 
     console = Console()
     statistics = measure(plan, arguments.images, arguments.threads, console)
-    out = Path(arguments.out).expanduser() if arguments.out else None
+    out = Path(arguments.out) if arguments.out else None
     written = write_statistics(statistics, out, plan)
     console.print(
         describe_statistics(statistics), highlight=False, soft_wrap=True, markup=False

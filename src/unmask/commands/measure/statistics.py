@@ -272,7 +272,7 @@ def write_statistics(statistics: PixelStatistics, out: Path | None, plan: Plan) 
     By default it goes to <runs_dir>/statistics/<identity>.yaml.
     """
     if out is None:
-        folder = Path(plan.config.runs_dir).expanduser() / "statistics"
+        folder = Path(plan.config.runs_dir) / "statistics"
         num_measured = len(statistics.sizes) + len(statistics.bad_images)
         # a sample must not overwrite the statistics of all images
         is_sample = num_measured < statistics.num_listed

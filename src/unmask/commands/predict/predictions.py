@@ -64,7 +64,7 @@ def predict(arguments: Predict) -> Predictions:
     root, names = find_images(Path(arguments.images))
     names = names[: arguments.count]
     classifier = load_trained_classifier(
-        Path(arguments.checkpoint).expanduser(),
+        Path(arguments.checkpoint),
         Hints(heads=arguments.heads, grid=arguments.grid),
         arguments.eval_crop,
         Path(arguments.classes) if arguments.classes else None,

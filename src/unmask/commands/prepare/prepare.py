@@ -48,7 +48,7 @@ def prepare(arguments: Prepare, console: Console) -> None:
     Raises ConfigError for arguments that do not fit, ValueError for images that cannot
     be converted, OSError for a full disk.
     """
-    target = Path(arguments.to).expanduser()
+    target = Path(arguments.to)
     kind = arguments.source or detect_container(arguments.input_path)
     check_arguments(arguments, target, kind)
     catalogue = read_catalogue(kind, arguments)
@@ -81,7 +81,7 @@ def prepare(arguments: Prepare, console: Console) -> None:
 
 
 def _warn_of_label_list(arguments: Prepare, console: Console) -> None:
-    label_lists = sorted(Path(arguments.input_path).expanduser().glob("train.csv"))
+    label_lists = sorted(Path(arguments.input_path).glob("train.csv"))
     if label_lists:
         console.print(
             f"{label_lists[0]}: labels of a list are not carried over, only class"

@@ -63,7 +63,7 @@ def _holds_files(folder: Path, suffix: str) -> bool:
 
 def check_arguments(arguments: Prepare, target: Path, kind: str) -> None:
     """Raise ConfigError for folders or formats that do not go together."""
-    source_path = Path(arguments.input_path).expanduser().resolve()
+    source_path = Path(arguments.input_path).resolve()
     target_path = target.resolve()
     if target_path.is_relative_to(source_path) or source_path.is_relative_to(
         target_path

@@ -56,9 +56,9 @@ def run(arguments: Reconstruct) -> "Image.Image":
         ratios[0] if ratios else None,
         Reading(hints, arguments.weights, arguments.target),
     )
-    path = Path(arguments.images).expanduser() if arguments.images else None
+    path = Path(arguments.images) if arguments.images else None
     images_BCHW = autoencoder.normalised_images(path, arguments.count)
-    out = Path(arguments.out).expanduser()
+    out = Path(arguments.out)
     sheet = _draw(autoencoder, images_BCHW, ratios, arguments.seed)
     save_sheet(sheet, out)
     for note in autoencoder.notes or ():

@@ -40,7 +40,7 @@ def build(folder: Path) -> tuple[Path | None, str]:
         src = str(native.SOURCE.parents[4])
         checked = run(sys.executable, "-c", CHECK, str(library), PYTHONPATH=src)
         if checked.returncode:
-            return None, "this machine's libjpeg decodes other pixels than Pillow"
+            return None, "the installed libjpeg decodes other pixels than Pillow"
         target = folder / native.library_name()
         # in one step: no process ever loads half a library
         library.replace(target)
