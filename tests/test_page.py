@@ -3,9 +3,11 @@
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from small_runs import plan_for, run
+from unmask.reports.run.class_figures import class_bars, confusion_matrix
 from unmask.reports.run.figures import loss_curve, measurement_bars
 from unmask.reports.run.page import (
     describe_measurement,
@@ -13,6 +15,7 @@ from unmask.reports.run.page import (
     largest_standard_error,
     write_page,
 )
+from unmask.reports.svg import inline_svg
 from unmask.stages.ledger import StageFolder
 
 
@@ -139,7 +142,60 @@ def test_figures_are_the_same_text_for_the_same_data_and_show_every_number() -> 
         accuracy_result("knn", "pixels", 95.25),
     ]
     groups = group_measurements(results, None)
-    assert "88.2" in measurement_bars(groups)
-    assert measurement_bars(groups) == measurement_bars(groups)
+    svg = inline_svg("bars", lambda: measurement_bars(groups))
+    assert svg is not None
+    assert "88.2" in svg
+    assert svg == inline_svg("bars", lambda: measurement_bars(groups))
     rows = [{"epoch": 1.0, "train/loss": 1.0}, {"epoch": 1.0, "val/loss": 0.9}]
-    assert loss_curve(rows).startswith("<svg")
+    curve = inline_svg("loss", lambda: loss_curve(rows))
+    assert curve is not None
+    assert curve.startswith("<svg")
+
+
+def test_figures_of_one_page_share_no_identifier_and_take_its_colour() -> None:
+    rows = [{"epoch": 1.0, "train/loss": 1.0}, {"epoch": 1.0, "val/loss": 0.9}]
+    names = [
+        set(re.findall(r'\bid="([^"]+)"', inline_svg(name, lambda: loss_curve(rows))))
+        for name in ("first", "second")
+    ]
+    assert names[0]
+    assert not names[0] & names[1]
+    svg = inline_svg("first", lambda: loss_curve(rows))
+    assert "currentColor" in svg
+    assert all(f'id="{used}"' in svg for used in re.findall(r'href="#([^"]+)"', svg))
+
+
+def test_a_confusion_matrix_shows_the_shares_of_each_true_class() -> None:
+    square = pd.DataFrame([[3, 1], [0, 5]], index=["a", "b"], columns=["a", "b"])
+    axes = confusion_matrix(square).axes[0]
+    assert axes.images[0].get_array().tolist() == [[75, 25], [0, 100]]
+    # a share of nothing has no number
+    assert [text.get_text() for text in axes.texts] == ["75", "25", "100"]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted class", "true class")
+
+
+def test_class_bars_stand_in_order_and_leave_out_classes_without_images() -> None:
+    table = pd.DataFrame(
+        {"class": ["cat", "dog", "emu"], "accuracy": [50.0, None, 80.0]}
+    )
+    axes = class_bars(table).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["emu", "cat"]
+    assert [bar.get_width() for bar in axes.patches] == [80.0, 50.0]
+
+
+def test_of_many_classes_the_best_and_the_worst_are_drawn() -> None:
+    table = pd.DataFrame({"class": range(100), "accuracy": range(100)})
+    names = [t.get_text() for t in class_bars(table).axes[0].get_yticklabels()]
+    assert names == [str(i) for i in (*range(99, 87, -1), *range(11, -1, -1))]
+
+
+def test_the_page_of_a_classifier_has_its_curves_and_its_classes(
+    tmp_path: Path,
+) -> None:
+    overrides = (f"runs_dir={tmp_path}", "stages=[linear_probe]", "controls=[pixels]")
+    results, plan = run(*overrides), plan_for(*overrides)
+    page = write_page(plan, results, "", refresh=True).read_text()
+    assert "Accuracy while the classifiers train" in page
+    # the control's classes are in its folder
+    assert page.count("<h2>Class by class: ") == 1
+    assert "<h2>Class by class: linear probe</h2>" in page

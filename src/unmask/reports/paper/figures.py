@@ -6,7 +6,6 @@ the right one.
 
 import io
 import math
-import re
 import textwrap
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +17,7 @@ from matplotlib.figure import Figure
 
 from unmask.config.recipes import FINE_TUNING_STAGES
 from unmask.reports.paper.comparison import Comparison
-from unmask.reports.run.figures import open_frame, to_svg
+from unmask.reports.svg import inline_svg, open_frame, text_style, to_svg
 from unmask.storage.atomic import atomic_write, write_text
 
 # of a panel, in inches
@@ -29,10 +28,7 @@ OUR_COLOURS = ("#2f81f7", "#0f9d8a", "#a371f7")
 PAPER_COLOURS = ("#8c959f", "#b08800", "#bc4c00", "#8250df")
 PAPER_MARKERS = "sD^v"
 TEXT_COLOUR = "#24292f"
-# stands for the colour of the page's own text, which replaces it in the SVG
-PLACEHOLDER = "#010203"
-# what comes before an identifier in an SVG
-IDENTIFIER_PREFIX = re.compile(r'\bid="|href="#|url\(#')
+SIZES = {"font.size": 9.5, "xtick.labelsize": 8.5, "ytick.labelsize": 8.5}
 # The axes span at least one unit, so that noise does not look like a trend.
 MIN_SPAN = 1.0
 # tick labels closer than this share of the axis would overlap
@@ -77,15 +73,12 @@ def comparison_figure(comparison: Comparison) -> Figure | None:
 
 def figure_svg(comparison: Comparison, themed: bool = False) -> str | None:
     """Return the <svg> element; `themed` text takes the colour of the page's text."""
-    with mpl.rc_context(_style(PLACEHOLDER if themed else TEXT_COLOUR)):
+    if themed:
+        name = f"{comparison.slug}-{comparison.scale}"
+        return inline_svg(name, lambda: comparison_figure(comparison), SIZES)
+    with text_style(TEXT_COLOUR, SIZES):
         figure = comparison_figure(comparison)
-        svg = to_svg(figure) if figure else None
-    if svg is None or not themed:
-        return svg
-    # A themed figure shares a page with others: its identifiers must be its own.
-    prefix = f"{comparison.slug}-{comparison.scale}-"
-    unique = IDENTIFIER_PREFIX.sub(rf"\g<0>{prefix}", svg)
-    return unique.replace(PLACEHOLDER, "currentColor")
+        return to_svg(figure) if figure else None
 
 
 def figure_png(comparison: Comparison) -> bytes | None:
@@ -94,7 +87,7 @@ def figure_png(comparison: Comparison) -> bytes | None:
     The bytes are the same for the same data and the same version of matplotlib.
     """
     buffer = io.BytesIO()
-    with mpl.rc_context(_style(TEXT_COLOUR)):
+    with text_style(TEXT_COLOUR, SIZES):
         figure = comparison_figure(comparison)
         if figure is None:
             return None
@@ -115,18 +108,6 @@ def write_figures(comparison: Comparison, folder: Path) -> None:
     write_text(folder / f"{stem}.svg", svg)
     with atomic_write(folder / f"{stem}.png") as file:
         file.write(png)
-
-
-def _style(text_colour: str) -> dict[str, str | float]:
-    coloured = (
-        "text.color",
-        "axes.labelcolor",
-        "axes.edgecolor",
-        "xtick.color",
-        "ytick.color",
-    )
-    sizes = {"font.size": 9.5, "xtick.labelsize": 8.5, "ytick.labelsize": 8.5}
-    return {**dict.fromkeys(coloured, text_colour), **sizes}
 
 
 def _panels(comparison: Comparison) -> list[list[Series]]:

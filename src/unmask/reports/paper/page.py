@@ -6,7 +6,7 @@ from pathlib import Path
 from unmask.reports.paper.comparison import Finding
 from unmask.reports.paper.figures import figure_svg
 from unmask.reports.paper.tables import cell_texts, describe_correlations, heads
-from unmask.reports.run.page import render
+from unmask.reports.render import render
 
 # CSS classes of the verdicts, and what their totals are called
 TONES = {

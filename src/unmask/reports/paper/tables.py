@@ -14,7 +14,7 @@ from rich.text import Text
 
 from unmask.reports.paper.bootstrap import MIN_RANKED_ROWS
 from unmask.reports.paper.comparison import Comparison, Finding
-from unmask.reports.run.page import render
+from unmask.reports.render import render
 
 NO_VALUE = "-"
 MARKS = {"holds": "✔", "does not hold": "✘", "cannot tell": "?", "not run": "-"}

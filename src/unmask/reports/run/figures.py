@@ -1,12 +1,12 @@
-"""Figures of a run as SVG text: loss curve, measurements, accuracy by severity."""
+"""Figures of a run: curves, measurements, accuracy by severity."""
 
-import io
 from typing import Any
 
-import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from unmask.reports.svg import open_frame
 
 # by the weights that a measurement starts from
 COLOURS = {"pretrained": "#1f6feb", "random": "#8c959f", "pixels": "#d4a72c"}
@@ -22,39 +22,15 @@ MEASUREMENT_HEIGHT = 0.75
 MIN_LABEL_GAP = 5.0
 
 
-def to_svg(figure: Figure) -> str:
-    """Return the <svg> element alone: the same text for the same figure."""
-    buffer = io.StringIO()
-    # Without a salt matplotlib names markers and clip paths at random; without a
-    # date of None it writes today's.
-    with mpl.rc_context({"svg.hashsalt": "unmask"}):
-        figure.savefig(
-            buffer,
-            format="svg",
-            metadata={"Date": None},
-            bbox_inches="tight",
-            transparent=True,
-        )
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
-
-
-def open_frame(axes: Axes, **grid: Any) -> None:
-    """Leave out the frame above and on the right; draw a grid behind the data."""
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", linewidth=0.6, **grid)
-    axes.set_axisbelow(True)
-
-
 def _new_axes(height: float = 3.4) -> tuple[Figure, Axes]:
     """Return an empty figure of that height in inches, and its only axes."""
     figure = Figure((7.2, height))
     axes = figure.subplots()
-    open_frame(axes, color="#d0d7de")
+    open_frame(axes, color="#8c959f", alpha=0.35)
     return figure, axes
 
 
-def loss_curve(rows: list[dict[str, Any]]) -> str:
+def loss_curve(rows: list[dict[str, Any]]) -> Figure:
     """Draw training and validation loss of pretraining by epoch.
 
     rows: of metrics.jsonl; a row has the training loss, the validation loss, or both.
@@ -76,10 +52,10 @@ def loss_curve(rows: list[dict[str, Any]]) -> str:
     axes.set_xlabel("epoch")
     axes.set_ylabel("reconstruction loss on hidden patches")
     axes.legend(frameon=False)
-    return to_svg(figure)
+    return figure
 
 
-def measurement_bars(measurements: list[dict[str, Any]]) -> str:
+def measurement_bars(measurements: list[dict[str, Any]]) -> Figure:
     """Draw the accuracy of each measurement beside its controls.
 
     measurements: of `group_measurements`; they stand below each other, so that their
@@ -109,12 +85,12 @@ def measurement_bars(measurements: list[dict[str, Any]]) -> str:
     axes.set_xticks(range(0, 101, 20))
     axes.set_xlabel("top-1 accuracy, %")
     axes.grid(axis="y", visible=False)
-    axes.grid(axis="x", linewidth=0.6, color="#d0d7de")
+    axes.grid(axis="x", linewidth=0.6, color="#8c959f", alpha=0.35)
     axes.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    return to_svg(figure)
+    return figure
 
 
-def severity_curves(rows: list[dict[str, Any]]) -> str:
+def severity_curves(rows: list[dict[str, Any]]) -> Figure:
     """Draw accuracy by severity: a thin line for each corruption, and their mean.
 
     rows: of the robustness stage's cells.jsonl; severity 0 is the clean images.
@@ -149,7 +125,7 @@ def severity_curves(rows: list[dict[str, Any]]) -> str:
     axes.set_xlabel("severity of the corruption (blue: mean of all)")
     axes.set_ylabel("top-1 accuracy, %")
     axes.set_ylim(0, 102)
-    return to_svg(figure)
+    return figure
 
 
 def _label_ends(axes: Axes, ends: dict[str, float], x: float) -> None:

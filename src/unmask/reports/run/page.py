@@ -5,12 +5,14 @@ It shows pictures, measurements beside their controls, and the loss curve.
 
 import base64
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from unmask.config.datasets import find_dataset
 from unmask.config.recipes import FINE_TUNING_STAGES, STAGES, stage_noun
 from unmask.config.schema import Config
+from unmask.reports.render import render
 from unmask.reports.run.tables import Result, main_metric
 from unmask.stages.fingerprint import StageSpec, digest
 from unmask.stages.ledger import StageFolder
@@ -47,25 +49,13 @@ def write_page(plan: Plan, results: list[Result], command: str, refresh: bool) -
     return path
 
 
-def render(template: Path, **content: Any) -> str:
-    """Fill in a template; values are escaped where it is one of HTML."""
-    # Importing it takes a second, which other commands need not spend.
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(template.parent),
-        autoescape=jinja2.select_autoescape(["html.j2"]),
-        undefined=jinja2.StrictUndefined,
-    )
-    return environment.get_template(template.name).render(content)
-
-
 def _page_content(plan: Plan, results: list[Result]) -> dict[str, Any]:
     """Return the values of page.html.j2."""
     # These import torch and matplotlib: a command whose stages are all finished has
     # its page, without waiting seconds for them.
     from unmask.data.loading.bad_images import LIST_NAME
     from unmask.reports.run.figures import loss_curve, measurement_bars, severity_curves
+    from unmask.reports.svg import inline_svg
 
     config = plan.config
     folders = {
@@ -84,7 +74,7 @@ def _page_content(plan: Plan, results: list[Result]) -> dict[str, Any]:
     # Folders of other images, as ImageNet-A, have no severities.
     if "robustness" in folders and config.robustness.source != "folder":
         cells = read_rows(folders["robustness"].path / "cells.jsonl")
-        severities = severity_curves(cells)
+        severities = inline_svg("severities", lambda: severity_curves(cells))
         num_corruptions = len({cell["name"] for cell in cells if cell["severity"]})
     return {
         "config": config,
@@ -98,7 +88,9 @@ def _page_content(plan: Plan, results: list[Result]) -> dict[str, Any]:
         "pretrain": pretraining or None,
         "total_seconds": sum(result["seconds"] for result in results),
         "sheets": _pictures(pretrain.pictures) if pretrain else [],
-        "bars": measurement_bars(measurements) if measurements else None,
+        "bars": inline_svg("bars", lambda: measurement_bars(measurements))
+        if measurements
+        else None,
         "sentences": [
             describe_measurement(group, config.scratch == config.finetune)
             for group in measurements
@@ -107,7 +99,8 @@ def _page_content(plan: Plan, results: list[Result]) -> dict[str, Any]:
         "error": largest_standard_error(measurements, num_images),
         "severities": severities,
         "num_corruptions": num_corruptions,
-        "curve": loss_curve(metrics) if metrics else None,
+        "curve": inline_svg("loss", lambda: loss_curve(metrics)) if metrics else None,
+        **_classifier_figures(plan),
         "rows": [
             (result, main_metric(result), _describe_protocol(spec, result, config))
             for spec, result in stages
@@ -116,6 +109,50 @@ def _page_content(plan: Plan, results: list[Result]) -> dict[str, Any]:
         "bad_list": StageFolder(config.runs_dir, worst).path / LIST_NAME,
         "versions": results[-1].get("versions", {}),
     }
+
+
+def _classifier_figures(plan: Plan) -> dict[str, Any]:
+    """Return the curves of all classifiers, and class by class those of no control."""
+    from unmask.reports.run.class_figures import (
+        accuracy_curves,
+        class_bars,
+        confusion_matrix,
+    )
+    from unmask.reports.svg import inline_svg
+
+    folders = {
+        spec: StageFolder(plan.config.runs_dir, spec).path for spec in plan.stages
+    }
+    rows = {
+        spec.title: read_rows(folder / "metrics.jsonl")
+        for spec, folder in folders.items()
+    }
+    classes = []
+    for spec, folder in folders.items():
+        if spec.start in STAGES[spec.kind].controls:
+            continue
+        bars = _draw_table(folder / "classes.csv", class_bars)
+        if bars:
+            matrix = _draw_table(folder / "confusion.csv", confusion_matrix)
+            classes.append((spec.title, bars, matrix))
+    return {
+        "accuracies": inline_svg("accuracies", lambda: accuracy_curves(rows)),
+        "classes": classes,
+    }
+
+
+def _draw_table(path: Path, draw: Callable[[Any], Any]) -> str | None:
+    """Return the figure of a CSV file in a stage's folder; None where there is none."""
+    import pandas as pd
+
+    from unmask.reports.svg import inline_svg
+
+    if not path.exists():
+        return None
+    index = "true" if path.name == "confusion.csv" else None
+    table = pd.read_csv(path, index_col=index, dtype={"class": str, "true": str})
+    name = f"{path.parent.parent.name}-{path.parent.name}-{path.stem}"
+    return inline_svg(name, lambda: draw(table))
 
 
 def group_measurements(
