@@ -73,6 +73,7 @@ from unmask.stages.drift import (
     needed_stages,
 )
 from unmask.stages.ledger import StageFolder
+from unmask.stages.origin import this_origin
 from unmask.stages.plan import Plan, make_plan
 from unmask.storage.atomic import write_text
 from unmask.storage.streams import outlive_streams
@@ -150,7 +151,9 @@ def run_stages(plan: Plan, console: Console) -> list[Result]:
 
     is_silent = ranks is not None and ranks.rank > 0
     try:
-        results = execute(plan, Console(quiet=True) if is_silent else console)
+        origin = this_origin(HydraConfig.get().overrides.task)
+        out = Console(quiet=True) if is_silent else console
+        results = execute(plan, out, origin)
     except Exception as error:
         if not is_out_of_memory(error) or not may_restart(plan, ranks):
             raise

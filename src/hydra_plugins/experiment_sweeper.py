@@ -39,6 +39,7 @@ from unmask.stages.checked_cells import publish_checked_cells
 from unmask.stages.devices import refuse_uneven_batches
 from unmask.stages.disk import refuse_small_disk
 from unmask.stages.plan import Plan, make_plan
+from unmask.stages.sweeps import SWEEP_VARIABLE, hold_sweep, write_sweep
 
 # of one cell, as typed
 Overrides = tuple[str, ...]
@@ -72,6 +73,8 @@ class ExperimentSweeper(BasicSweeper):
     ) -> None:
         super().__init__(max_batch_size=None, params=params)
         self.skip_kept = skip_kept
+        # the file that lists the cells, for those who look at the ledger
+        self.record: Path | None = None
 
     def sweep(self, arguments: list[str]) -> Any:
         """Check all cells, then launch them together.
@@ -85,7 +88,8 @@ class ExperimentSweeper(BasicSweeper):
             fail(str(error), 2)
         if overrides:
             _add_project_to_python_path()
-            self.launcher.launch(overrides, initial_job_idx=0)
+            with hold_sweep(self.record):
+                self.launcher.launch(overrides, initial_job_idx=0)
 
     def _cells_to_run(self, arguments: list[str]) -> list[Overrides]:
         """Return the overrides of each cell once, all of them checked."""
@@ -109,6 +113,14 @@ class ExperimentSweeper(BasicSweeper):
         # each cell compares itself with these: the project may change meanwhile
         if overrides:
             publish_checked_cells(plans.values())
+            tables: dict[Overrides, list[tuple[str, str]]] = {}
+            for table, row, cell in cells:
+                tables.setdefault(cell, []).extend([(table, row)] if table else [])
+            wanted = {cell: plans[cell] for cell in overrides}
+            self.record = write_sweep(wanted, tables, [*params, *arguments])
+            if self.record:
+                # cells inherit it
+                os.environ[SWEEP_VARIABLE] = self.record.stem
         return overrides
 
 

@@ -3,6 +3,7 @@
 result.json appears last, and atomically: where it exists, the stage is done.
 """
 
+import fcntl
 import json
 import os
 import socket
@@ -147,8 +148,8 @@ class StageFolder:
             **facts,
             "finished": utc_now(),
         }
-        # of attempts that failed before
-        for pattern in ("error*.txt", "stacks*.txt"):
+        # of attempts before, and of how far this one was
+        for pattern in ("error*.txt", "stacks*.txt", "progress.json"):
             for path in list(self.path.glob(pattern)):
                 path.unlink(missing_ok=True)
         write_json(self.path / "result.json", result)
@@ -211,6 +212,27 @@ def _check_values(result: dict[str, Any]) -> None:
             raise ValueError(f"{name} is {value!r}, not a number")
         if "accuracy" in name and not 0 <= value <= 100:
             raise ValueError(f"{name} is {value}, not within 0 to 100")
+
+
+def is_locked(path: Path) -> bool:
+    """Tell whether a process holds a lock; where nobody can tell, nobody does.
+
+    A shared lock, held for an instant, asks: it needs no right to write.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        # closing it lets the lock go
+        os.close(descriptor)
+    return False
 
 
 def utc_now() -> str:

@@ -26,6 +26,7 @@ from unmask.stages.drift import (
 )
 from unmask.stages.fingerprint import StageSpec
 from unmask.stages.ledger import StageFolder
+from unmask.stages.origin import Origin, write_origin
 from unmask.stages.plan import Plan
 from unmask.training.build import count_visible
 from unmask.training.failures import handle_failure
@@ -46,9 +47,10 @@ POLL_SECONDS = 0.5  # between looks for a result
 PROCESS_GROUP_TIMEOUT_FACTOR = 1.5
 
 
-def execute(plan: Plan, console: Console) -> list[Result]:
+def execute(plan: Plan, console: Console, origin: Origin | None = None) -> list[Result]:
     """Return the results of all stages, making those that the ledger lacks.
 
+    origin: which command asks for them, as their folders record it.
     All ranks work on each stage together, but rank zero alone fits the PCA or the
     tokenizer that a target needs (FITTED_STAGES). Raises Preempted where this process
     is asked to stop, after saving; raises what a stage raised, after noting it in the
@@ -59,7 +61,7 @@ def execute(plan: Plan, console: Console) -> list[Result]:
     check_foreign_parts(plan.config)
     for note in plan.listing.notes if plan.listing else ():
         console.print(f"warning: {note}", soft_wrap=True, markup=False)
-    run = Run(plan, console)
+    run = Run(plan, console, origin)
     if drift := describe_drift(plan, collectives.is_rank_zero()):
         console.print(drift, soft_wrap=True, markup=False)
     fitted = [spec for spec in plan.stages if spec.kind in FITTED_STAGES]
@@ -166,6 +168,7 @@ def _stage_result(run: Run, spec: StageSpec) -> Result:
         if drift := begin_stage(folder, rerun, run.config.adopt):
             run.console.print(drift, soft_wrap=True, markup=False)
         folder.write_config(run.config.to_dict())
+        write_origin(folder.path, spec, run.origin)
         run.console.print(f"{spec.title}: {folder.path}")
         return _run_stage(run, spec, folder)
 

@@ -12,6 +12,7 @@ from torch import nn
 from unmask.callbacks.bad_images import BadImageReporter
 from unmask.callbacks.checkpoint_writer import CheckpointWriter
 from unmask.callbacks.checkpointing import Cadence, Checkpointing
+from unmask.callbacks.heartbeat import Heartbeat
 from unmask.callbacks.metrics import MetricsLogger
 from unmask.callbacks.nonfinite import NonfiniteGuard, SpikeDetector, SpikeRule
 from unmask.callbacks.pause import requested_pause
@@ -189,6 +190,7 @@ def _callbacks(
             facts,
             lambda: stage.bad_images.limit_error,
         ),
+        Heartbeat(folder),
         StageProgress(
             stage.spec.title,
             make_optimizer.batch_size,

@@ -14,6 +14,7 @@ from unmask.data.loading.sampler import balanced_subset
 from unmask.randomness import make_key
 from unmask.stages.fingerprint import StageSpec
 from unmask.stages.ledger import StageFolder
+from unmask.stages.origin import Origin
 from unmask.stages.plan import Plan
 from unmask.stages.sizes import fit_batch_size
 from unmask.tasks.features import LabelledFeatures
@@ -37,8 +38,12 @@ class Run:
     on; with them, the images that could not be read while they were computed.
     """
 
-    def __init__(self, plan: Plan, console: Console) -> None:
+    def __init__(
+        self, plan: Plan, console: Console, origin: Origin | None = None
+    ) -> None:
         self.plan = plan
+        # which command asks for the stages
+        self.origin = origin or Origin()
         self.config = plan.config
         self.console = console
         self.features: dict[

@@ -1,13 +1,12 @@
 """Tables for the terminal: the results of a run, and the cells of a sweep."""
 
 import statistics
-from typing import Any
 
 from rich.markup import escape
 from rich.table import Column, Table
 
-# a stage's result.json
-Result = dict[str, Any]
+from unmask.stages.measures import Result, main_measure
+
 # overrides, state, and the results of its stages
 SweepCell = tuple[list[str], str, list[Result]]
 
@@ -18,15 +17,10 @@ NO_VALUE = "-"
 
 def main_metric(result: Result) -> tuple[str, str]:
     """Return the number that a stage is about, and its unit."""
-    metrics = result["metrics"]
-    if "val/accuracy" in metrics:
-        return f"{metrics['val/accuracy']:.1f}", "% top-1"
-    if "hold_most" in metrics:
-        unit = (
-            f"of {metrics['coefficients']:.0f} coefficients hold 90 % of the variance"
-        )
-        return f"{metrics['hold_most']}", unit
-    return f"{metrics['val/loss']:.4f}", "validation loss"
+    measure = main_measure(result)
+    if measure is None:
+        return NO_VALUE, ""
+    return measure.text, measure.unit
 
 
 def results_table(results: list[Result]) -> Table:
