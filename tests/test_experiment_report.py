@@ -16,7 +16,7 @@ from unmask.config.experiments import experiment_cells, read_paper, read_scale
 from unmask.reports.paper.comparison import Finding, compare
 from unmask.reports.paper.figures import (
     comparison_figure,
-    figure_png,
+    figure_bytes,
     figure_svg,
     write_figures,
 )
@@ -235,7 +235,7 @@ def test_zero_has_no_minus() -> None:
 def test_figures_are_the_same_bytes_for_the_same_rows(paper: object) -> None:
     content = comparison(paper)  # type: ignore[arg-type]
     assert figure_svg(content) == figure_svg(content)
-    assert figure_png(content) == figure_png(content)
+    assert figure_bytes(content, "png") == figure_bytes(content, "png")
     assert "currentColor" in figure_svg(content, themed=True)  # type: ignore[operator]
 
 

@@ -31,6 +31,7 @@ def report_of(
         "keep": False,
         "seeds": None,
         "overrides": [],
+        "format": ["svg", "png"],
     } | changes
     with initialize_config_dir(str(CONF), version_base="1.3"):
         composer = Composer()

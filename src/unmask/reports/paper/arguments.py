@@ -1,10 +1,18 @@
 """The arguments of src/report.py."""
 
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from unmask.config.section import PathText, Section
+
+# of a table or figure, ready to include in a paper
+Format = Literal["latex", "pdf", "svg", "png"]
+
+
+def as_list(value: Any) -> Any:
+    """Take one value for a list of it."""
+    return [value] if isinstance(value, str) else value
 
 
 class Report(Section):
@@ -15,6 +23,7 @@ class Report(Section):
     keep: bool
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None
     overrides: list[str]
+    format: Annotated[list[Format], BeforeValidator(as_list)]
 
     @model_validator(mode="after")
     def check_seeds(self) -> "Report":

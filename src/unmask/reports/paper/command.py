@@ -17,17 +17,21 @@ if TYPE_CHECKING:
 
 def run(arguments: Report) -> list["Finding"]:
     """Write the report, print it, and return what it says."""
-    findings, page = write(arguments)
+    findings, page, for_papers = write(arguments)
     notes = [note for finding in findings for note in finding.notes]
     for note in dict.fromkeys(notes):
         print(f"note: {note}")
     comparisons = [finding.comparison for finding in findings]
     print_comparisons(comparisons, arguments, page)
+    # few: of one table, and asked for
+    if arguments.experiment != "all" and findings:
+        for path in for_papers:
+            print(path.resolve())
     return findings
 
 
-def write(arguments: Report) -> tuple[list["Finding"], Path]:
-    """Return what was found, and the page that was written."""
+def write(arguments: Report) -> tuple[list["Finding"], Path, list[Path]]:
+    """Return what was found, the page that was written, and files for papers."""
     # pandas and matplotlib take seconds
     from unmask.reports.paper.files import keep_results, write_report
     from unmask.reports.paper.findings import collect_findings
@@ -38,7 +42,9 @@ def write(arguments: Report) -> tuple[list["Finding"], Path]:
         return check(fill_missing_roots(composer(overrides)))
 
     findings = collect_findings(arguments, compose_config)
-    page = write_report(findings, report_folder(arguments), arguments.runs_dir)
+    page, for_papers = write_report(
+        findings, report_folder(arguments), arguments.runs_dir, arguments.format
+    )
     if arguments.keep:
         # an experiment's README shows all its scales, whichever was asked for
         all_scales = arguments.model_copy(update={"scale": None})
@@ -47,7 +53,7 @@ def write(arguments: Report) -> tuple[list["Finding"], Path]:
             if arguments.scale
             else findings
         )
-    return findings, page
+    return findings, page, for_papers
 
 
 def report_folder(arguments: Report) -> Path:

@@ -7,8 +7,9 @@ the right one.
 import io
 import math
 import textwrap
+from collections.abc import Collection
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import pandas as pd
@@ -18,14 +19,20 @@ from matplotlib.figure import Figure
 from unmask.config.recipes import FINE_TUNING_STAGES
 from unmask.reports.paper.comparison import Comparison
 from unmask.reports.svg import inline_svg, open_frame, text_style, to_svg
-from unmask.storage.atomic import atomic_write, write_text
+from unmask.storage.atomic import atomic_write
 
 # of a panel, in inches
 WIDTH = 4.8
 HEIGHT = 2.5
 DPI = 160
-OUR_COLOURS = ("#2f81f7", "#0f9d8a", "#a371f7")
-PAPER_COLOURS = ("#8c959f", "#b08800", "#bc4c00", "#8250df")
+# versions and dates would change the bytes
+METADATA: dict[str, dict[str, Any]] = {
+    "png": {"Software": None},
+    "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
+}
+# told apart by the colour-blind too (Okabe and Ito 2008)
+OUR_COLOURS = ("#0072b2", "#009e73", "#cc79a7")
+PAPER_COLOURS = ("#8c959f", "#e69f00", "#d55e00", "#56b4e9")
 PAPER_MARKERS = "sD^v"
 TEXT_COLOUR = "#24292f"
 SIZES = {"font.size": 9.5, "xtick.labelsize": 8.5, "ytick.labelsize": 8.5}
@@ -81,33 +88,43 @@ def figure_svg(comparison: Comparison, themed: bool = False) -> str | None:
         return to_svg(figure) if figure else None
 
 
-def figure_png(comparison: Comparison) -> bytes | None:
-    """Return the figure on white.
+def figure_bytes(comparison: Comparison, form: str) -> bytes | None:
+    """Return the figure on white as png or pdf, the fonts of a PDF embedded.
 
     The bytes are the same for the same data and the same version of matplotlib.
     """
     buffer = io.BytesIO()
-    with text_style(TEXT_COLOUR, SIZES):
+    with text_style(TEXT_COLOUR, SIZES), mpl.rc_context({"pdf.fonttype": 42}):
         figure = comparison_figure(comparison)
         if figure is None:
             return None
-        # the version of matplotlib would change the bytes
-        metadata = {"Software": None}
-        figure.savefig(buffer, dpi=DPI, metadata=metadata, facecolor="white")
+        figure.savefig(
+            buffer, format=form, dpi=DPI, metadata=METADATA[form], facecolor="white"
+        )
     return buffer.getvalue()
 
 
-def write_figures(comparison: Comparison, folder: Path) -> None:
-    """Write <experiment>-<scale>.svg and .png; write nothing without a figure."""
+def write_figures(
+    comparison: Comparison, folder: Path, forms: Collection[str] = ("svg", "png")
+) -> list[Path]:
+    """Write <experiment>-<scale> in each form, svg, png or pdf; return the paths.
+
+    Nothing is written for what the paper prints as a table only.
+    """
     svg = figure_svg(comparison)
-    png = figure_png(comparison)
-    if svg is None or png is None:
-        return
+    if svg is None:
+        return []
     folder.mkdir(parents=True, exist_ok=True)
-    stem = f"{comparison.slug}-{comparison.scale}"
-    write_text(folder / f"{stem}.svg", svg)
-    with atomic_write(folder / f"{stem}.png") as file:
-        file.write(png)
+    stem = folder / f"{comparison.slug}-{comparison.scale}"
+    paths = []
+    for form in forms:
+        path = stem.with_name(f"{stem.name}.{form}")
+        content = svg.encode() if form == "svg" else figure_bytes(comparison, form)
+        assert content is not None
+        with atomic_write(path) as file:
+            file.write(content)
+        paths.append(path)
+    return paths
 
 
 def _panels(comparison: Comparison) -> list[list[Series]]:

@@ -1,7 +1,7 @@
 """Write the files of a report, and the results that are kept in experiments/."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from importlib.metadata import version
 from itertools import groupby
@@ -11,9 +11,11 @@ from unmask.commands.reconstruct.autoencoder import load_autoencoder
 from unmask.config.checks import ConfigError
 from unmask.config.experiments import EXPERIMENTS
 from unmask.reconstructions import ratio_sheet
+from unmask.reports.paper.arguments import Format
 from unmask.reports.paper.comparison import Finding
 from unmask.reports.paper.figures import figure_svg, write_figures
 from unmask.reports.paper.findings import kept_results_path
+from unmask.reports.paper.latex import latex_table
 from unmask.reports.paper.page import render_paper_page
 from unmask.reports.paper.result_rows import write_rows
 from unmask.reports.paper.tables import experiment_readme
@@ -63,9 +65,15 @@ def _draw_ratio_sheet(checkpoint: Path) -> bytes:
     return buffer.getvalue()
 
 
-def write_report(findings: list[Finding], out: Path, runs_dir: str) -> Path:
-    """Write index.html, <experiment>.md, csv/ and figures/; return index.html."""
+def write_report(
+    findings: list[Finding], out: Path, runs_dir: str, forms: Collection[Format]
+) -> tuple[Path, list[Path]]:
+    """Write index.html, <experiment>.md, csv/, and figures/ and latex/ in these forms.
+
+    Return index.html, and the paths of figures and LaTeX tables.
+    """
     out.mkdir(parents=True, exist_ok=True)
+    for_papers = []
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     sheet = ratio_sheet_png(runs_dir, findings)
     page = out / "index.html"
@@ -74,10 +82,16 @@ def write_report(findings: list[Finding], out: Path, runs_dir: str) -> Path:
         comparison = finding.comparison
         path = out / "csv" / comparison.slug / f"{comparison.scale}.csv"
         write_rows(path, finding.rows, comparison.paper)
-        write_figures(comparison, out / "figures")
+        drawn = [form for form in forms if form != "latex"]
+        for_papers += write_figures(comparison, out / "figures", drawn)
+        if "latex" in forms:
+            path = out / "latex" / f"{comparison.slug}-{comparison.scale}.tex"
+            path.parent.mkdir(exist_ok=True)
+            write_text(path, latex_table(comparison))
+            for_papers.append(path)
     for slug, group in _by_experiment(findings):
         write_text(out / f"{slug}.md", experiment_readme(group))
-    return page
+    return page, for_papers
 
 
 def keep_results(findings: list[Finding]) -> None:
