@@ -11,7 +11,7 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from unmask.config.augmentation import mixing_group_size
 from unmask.config.checks import ConfigError
@@ -95,6 +95,18 @@ class StageSpec:
         return title if self.folder else title.removesuffix(", corrupted")
 
 
+class GivenWeights(NamedTuple):
+    """What a result depends on, of the weights that it starts from.
+
+    identity: of their content, and of the choice among several in a file. grid: of
+    their positions. is_recorded: whether the file itself names the grid.
+    """
+
+    identity: str
+    grid: tuple[int, int]
+    is_recorded: bool
+
+
 def digest(content: dict[str, Any]) -> str:
     """Return 12 hexadecimal digits of the content, whatever the order of its keys."""
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
@@ -175,6 +187,23 @@ def measure_science(
         }
         science["recipe"] = {k: v for k, v in recipe.items() if k not in ENCODER_KEYS}
     return science
+
+
+def positions_science(
+    config: Config, kind: str, grid: tuple[int, int], is_recorded: bool = True
+) -> dict[str, Any]:
+    """Return what a stage's result depends on where positions change their grid.
+
+    grid: of the weights that the stage starts from. Nothing where the result is what
+    it was before there was a choice: timm's resampling, from the grid in the file or a
+    square one.
+    """
+    is_resampled = grid != config.grid_for(config.stage_image_size(kind))
+    as_before = is_recorded or grid[0] == grid[1]
+    if as_before and (not is_resampled or config.positions == "timm"):
+        return {}
+    by = {"by": config.positions} if is_resampled else {}
+    return {"positions": {**by, "from": list(grid)}}
 
 
 def robustness_science(
