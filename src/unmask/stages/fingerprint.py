@@ -20,6 +20,7 @@ from unmask.config.foreign import part_digest
 from unmask.config.groups import ForeignPart, TokensTarget
 from unmask.config.recipes import STAGES, STEPPED_STAGES
 from unmask.config.schema import Config
+from unmask.exchange.weight_files import find_weights
 from unmask.storage.atomic import sha256
 
 # raise it when a change of the code changes the results of all kinds of stages; of one
@@ -48,8 +49,6 @@ DATA_KEYS = ("image_size", "patch_size", "channels", "mean", "std", "eval_crop")
 DECODER_MLP_RATIO = 4.0
 # names differ from model to model of the same shape
 MODEL_KEYS = ("width", "depth", "heads", "mlp_ratio")
-# weights in a Hugging Face folder
-MODEL_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 def resolve_decode(data: Data) -> Literal["fast", "scaled", "reference", "nvjpeg"]:
@@ -269,24 +268,19 @@ def _model_shape(values: dict[str, Any]) -> dict[str, Any]:
 def weights_identity(path: str, key: str = "init_from") -> str:
     """Return a hash of weights, the same wherever they lie.
 
-    path: a file, a Hugging Face folder, or a stage's folder, whose last checkpoint
-    counts. Raises ConfigError, which names `key`, where there are no weights.
+    path: as `find_weights` takes it; of a stage's folder the last checkpoint counts.
+    Raises ConfigError, which names `key`, where there are no weights.
     """
     place = Path(path).expanduser()
     if place.is_file():
         return sha256(place)[:16]
-    for name in MODEL_FILES:
-        model_file = place / name
-        if model_file.is_file():
-            # heads and the kind of model stand in config.json alone
-            config = place / "config.json"
-            hashes = sha256(model_file) + (sha256(config) if config.exists() else "")
-            return hashlib.sha256(hashes.encode()).hexdigest()[:16]
-    folder = place if place.name == "checkpoints" else place / "checkpoints"
-    checkpoints = sorted(folder.glob("step=*.ckpt"))
-    if not checkpoints:
-        raise ConfigError(
-            f"{key} = {path}: neither a file, nor a Hugging Face folder, nor a stage's"
-            " folder with checkpoints"
-        )
-    return sha256(checkpoints[-1])[:16]
+    try:
+        found = find_weights(place)
+    except ValueError as error:
+        raise ConfigError(f"{key} = {error}") from None
+    if found.is_stage:
+        return sha256(found.path)[:16]
+    # heads and the kind of model stand in config.json alone
+    config = place / "config.json"
+    files = [*found.parts, *([config] if config.exists() else [])]
+    return hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest()[:16]

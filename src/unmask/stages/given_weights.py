@@ -54,8 +54,10 @@ def check_given_weights(config: Config) -> GivenWeights:
         reason = str(error).removeprefix(str(source.location)).lstrip(",: ")
         raise ConfigError(f"init_from = {config.init_from}: {reason}") from None
     # a large file takes seconds: of a sweep's cells the first one alone
-    stamp = outline.header.path.stat()
-    identity = _identity(str(config.init_from), stamp.st_mtime_ns, stamp.st_size)
+    stamps = [part.stat() for part in outline.header.parts]
+    modified = max(stamp.st_mtime_ns for stamp in stamps)
+    size = sum(stamp.st_size for stamp in stamps)
+    identity = _identity(str(config.init_from), modified, size)
     if config.weights:
         identity = f"{identity}:{config.weights}"
     is_recorded = outline.recorded_grid is not None
