@@ -28,12 +28,16 @@ MAX_KEYS = 5  # of JSON, in a note
 
 
 class ImageEntry(NamedTuple):
-    """Describe an image in a shard; label: None where none is stored with it."""
+    """Describe an image in a shard; label: None where none is stored with it.
+
+    pixels: height, width, channels and `type_code` where no file is encoded.
+    """
 
     name: str
     label: ClassKey | None
     size: int
     offset: int
+    pixels: tuple[int, int, int, int] | None = None
 
 
 class ScannedShard(NamedTuple):
