@@ -9,9 +9,10 @@ from rich.table import Table
 from hydra_plugins.experiment_sweeper import cell_fault, cells_by_table
 from unmask.commands.cli import MULTIRUN, command
 from unmask.commands.composition import Composer, hydra_errors_as_config_errors
-from unmask.commands.plan.hardware import Hardware, Plan
+from unmask.commands.plan.arguments import Plan
 from unmask.config.checks import ConfigError, check, fill_missing_roots
 from unmask.config.datasets import DatasetSize
+from unmask.config.hardware import Hardware
 from unmask.config.recipes import TRAINED_STAGES
 from unmask.config.schema import Config
 from unmask.stages.sizes import dataset_size

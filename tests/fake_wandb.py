@@ -1,11 +1,14 @@
 """A W&B server on loopback that keeps rows, and a reader of W&B's offline files."""
 
+import base64
 import gzip
 import json
+import re
 import struct
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -27,11 +30,18 @@ BLOCK, HEADER = 32768, 7
 class FakeWandb:
     """Serve on loopback; `runs` has the rows of each run.
 
-    Set `status` to refuse requests, and `delay` (seconds) to be slow.
+    upserts: the newest variables of each run (displayName, config, ...). summaries: of
+    each run. artifacts: the variables of each by its name; inputs: pairs of a run and
+    an artifact that it uses. operations: names of all queries, in order. Set `status` to refuse requests, and `delay` (seconds) to be slow.
     """
 
     def __init__(self) -> None:
         self.runs: dict[str, list[dict[str, Any]]] = {}
+        self.upserts: dict[str, dict[str, Any]] = {}
+        self.summaries: dict[str, dict[str, Any]] = {}
+        self.artifacts: dict[str, dict[str, Any]] = {}
+        self.inputs: list[tuple[str, str]] = []
+        self.operations: list[str] = []
         self.status, self.delay, self.bodies = 200, 0.0, [b""]
         # Other hosts that were requested, with this server as the proxy.
         self.other_hosts: list[str] = []
@@ -95,10 +105,12 @@ class FakeWandb:
                 )
             }
         if path.endswith("/file_stream"):
-            rows = self.runs[path.split("/")[4]]
-            history = (json.loads(body).get("files") or {}).get(
-                "wandb-history.jsonl", {"offset": 0, "content": []}
-            )
+            name = path.split("/")[4]
+            rows = self.runs[name]
+            files = json.loads(body).get("files") or {}
+            history = files.get("wandb-history.jsonl", {"offset": 0, "content": []})
+            for line in files.get("wandb-summary.json", {}).get("content", []):
+                self.summaries[name] = json.loads(line)
             for index, line in enumerate(history["content"], history["offset"]):
                 # A row that is sent again replaces itself.
                 rows[index : index + 1] = [json.loads(line)]
@@ -106,7 +118,13 @@ class FakeWandb:
         return {}
 
     def _answer_query(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
+        named = re.search(r"(?:query|mutation)\s+(\w+)", query)
+        self.operations.append(named[1] if named else "")
+        if answer := self._answer_artifacts(self.operations[-1], variables):
+            return answer
         if "upsertBucket" in query:
+            given = {key: value for key, value in variables.items() if value}
+            self.upserts.setdefault(variables["name"], {}).update(given)
             new = variables["name"] not in self.runs
             self.runs.setdefault(variables["name"], [])
             return {
@@ -139,6 +157,35 @@ class FakeWandb:
             }
         return {"viewer": USER, "serverInfo": {"cliVersionInfo": {}, "features": []}}
 
+    def _answer_artifacts(
+        self, operation: str, variables: dict[str, Any]
+    ) -> dict[str, Any] | None:
+        """Answer for artifacts by their names: content is never asked for.
+
+        The id of an artifact is its name in base64, as W&B's ids are.
+        """
+        name = str(variables.get("name", "")).partition(":")[0]
+        known = self.artifacts.get(name)
+        if operation == "ArtifactType":
+            kind = known and {"artifactType": {"name": known["artifactTypeName"]}}
+            return {"project": {"artifact": kind}}
+        if operation == "ArtifactMembershipByName":
+            member = known and _membership(name, known)
+            return {"project": {"artifactCollectionMembership": member}}
+        if operation == "CreateArtifact":
+            name = variables["input"]["artifactCollectionName"]
+            self.artifacts[name] = variables["input"]
+            artifact = {"id": _id(name), "versionIndex": 0}
+            sequence = {"id": _id("s"), "latestArtifact": artifact}
+            # one that is there already: no file of it is sent
+            state = {"state": "COMMITTED", "artifactSequence": sequence}
+            return {"createArtifact": {"artifact": artifact | state}}
+        if operation == "UseArtifact":
+            used = base64.b64decode(variables["artifactID"]).decode()
+            self.inputs.append((variables["runName"], used))
+            return {"useArtifact": {"artifact": {"id": variables["artifactID"]}}}
+        return None
+
     def _bucket(self, name: str) -> dict[str, Any]:
         rows = self.runs[name]
         return {
@@ -163,6 +210,87 @@ class FakeWandb:
         }
 
 
+def _id(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+def _membership(name: str, created: dict[str, Any]) -> dict[str, Any]:
+    """Return an artifact as W&B's queries for one by its name have it."""
+    project = {
+        "id": _id("p"),
+        "internalId": _id("p"),
+        "name": "unmask",
+        "entity": {"name": "me"},
+    }
+    collection = {"__typename": "ArtifactSequence", "name": name, "project": project}
+    artifact = {
+        "__typename": "Artifact",
+        "id": _id(name),
+        "artifactSequence": collection,
+        "versionIndex": 0,
+        "artifactType": {"name": created["artifactTypeName"]},
+        "description": None,
+        "metadata": None,
+        "ttlDurationSeconds": 0,
+        "ttlIsInherited": False,
+        "tags": [],
+        "historyStep": None,
+        "state": "COMMITTED",
+        "size": 1,
+        "digest": created["digest"],
+        "commitHash": None,
+        "fileCount": 1,
+        "createdAt": "2026-01-01T00:00:00",
+        "updatedAt": None,
+    }
+    return {
+        "__typename": "ArtifactCollectionMembership",
+        "id": _id("m"),
+        "versionIndex": 0,
+        "createdAt": "2026-01-01T00:00:00",
+        "aliases": [],
+        "artifactCollection": collection,
+        "artifact": artifact,
+    }
+
+
+@dataclass
+class OfflineRun:
+    """Hold what a run's .wandb file has."""
+
+    run: Any
+    config: dict[str, Any]
+    summary: dict[str, Any]
+    rows: list[dict[str, Any]]
+    exit_code: int | None = None
+
+
+def read_offline_run(path: Path) -> OfflineRun:
+    """Return the run in a .wandb file, as W&B would have it after `wandb sync`."""
+    offline = OfflineRun(None, {}, {}, offline_rows(path))
+    for record in _records(path.read_bytes()):
+        kind = record.WhichOneof("record_type")
+        if kind == "run":
+            offline.run = record.run
+            _update(offline.config, record.run.config.update)
+        elif kind == "config":
+            _update(offline.config, record.config.update)
+        elif kind == "summary":
+            _update(offline.summary, record.summary.update)
+        elif kind == "exit":
+            offline.exit_code = record.exit.exit_code
+    return offline
+
+
+def _update(values: dict[str, Any], items: Any) -> None:
+    for item in items:
+        *above, last = list(item.nested_key) or [item.key]
+        section = values
+        for name in above:
+            section = section.setdefault(name, {})
+        section[last] = json.loads(item.value_json)
+
+
 def offline_rows(path: Path) -> list[dict[str, Any]]:
     """Return the rows in a run's .wandb file."""
     records = [
@@ -172,7 +300,7 @@ def offline_rows(path: Path) -> list[dict[str, Any]]:
     ]
     return [
         {
-            item.key or item.nested_key[0]: json.loads(item.value_json)
+            item.key or ".".join(item.nested_key): json.loads(item.value_json)
             for item in record.history.item
         }
         for record in records

@@ -12,7 +12,7 @@ from forked import Started
 from small_runs import call, command, environment, has_logged, image_folder
 from unmask.commands.cli import config_flags, parse_with_run, quote_value
 from unmask.commands.measure import Measure
-from unmask.commands.plan.hardware import Plan
+from unmask.commands.plan.arguments import Plan
 from unmask.commands.verify.arguments import Verify
 from unmask.config.checks import ConfigError
 from unmask.config.section import Section

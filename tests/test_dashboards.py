@@ -1,6 +1,6 @@
 """Dashboards show each row of the metrics log once, and never harm the training."""
 
-import errno
+import json
 import os
 import shutil
 import signal
@@ -10,66 +10,121 @@ import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import pytest
 import wandb
+import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from fake_wandb import FakeWandb, offline_rows
-from small_runs import run
+from fake_wandb import FakeWandb, offline_rows, read_offline_run
+from small_runs import ROOT, plan_for, run
 from test_resume import Crash, assert_same, crash_at
-from unmask.callbacks import wandb_run
-from unmask.callbacks.dashboards import Dashboards
 from unmask.callbacks.metrics import MetricsLogger
-from unmask.callbacks.wandb_run import STEP_AXIS, WandbRun, WandbRunInfo
 from unmask.commands.send import Send, send
 from unmask.config.checks import ConfigError
-from unmask.storage.metrics_log import read_rows
+from unmask.config.hardware import peak_flops
+from unmask.dashboards import process as follower_process
+from unmask.dashboards.agent import report_to_agent
+from unmask.dashboards.card import nested, read_card
+from unmask.dashboards.follower import Follower, Media
+from unmask.dashboards.names import STEP_AXIS, Row, dashboard_row, result_facts
+from unmask.dashboards.orders import Job, Message, WandbJob, read_lines
+from unmask.dashboards.process import Dashboards
+from unmask.storage.metrics_log import append_row, read_rows
 
-CARD = WandbRunInfo("pretrain", "0123456789ab", "0123456789ab", {"seed": 0})
+ID = "0123456789ab"
 ROWS = [
     {"step": 2, "epoch": 0.5, "train/loss": 1.0},
     {"step": 4, "epoch": 1.0, "train/loss": 0.9},
     {"step": 4, "epoch": 1.0, "val/loss": 0.8},
     {"step": 6, "epoch": 1.5, "train/loss": 0.7},
 ]
+OFFLINE = WandbJob("unmask", None, online=False, finish_seconds=5)
+ONLINE = WandbJob("unmask", None, online=True, finish_seconds=5)
 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWandb]:
-    """W&B on loopback, for a service process of this test's own."""
+    """W&B on loopback, for processes of this test's own."""
     fake = FakeWandb()
-    wandb.teardown()
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     for name, value in fake.environment().items():
         monkeypatch.setenv(name, value)
     yield fake
     fake.status, fake.delay = 200, 0.0
-    wandb.teardown()
     fake.close()
 
 
-def make_run(folder: Path, online: bool = False, finish_seconds: float = 2) -> WandbRun:
-    return WandbRun(CARD, folder, "unmask", None, online, finish_seconds)
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Return the config of a run, as a stage's folder holds it."""
+    return plan_for("stages=[pretrain]").config.to_dict()
 
 
-def as_logged(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return W&B's rows as the metrics log has them."""
-    plain = [
-        {key: value for key, value in row.items() if not key.startswith("_")}
-        for row in rows
-    ]
-    return [{"step": row.pop(STEP_AXIS), **row} for row in plain]
+def begin_stage(runs: Path, config: dict[str, Any], rows: list[Row]) -> Path:
+    """Plant a pretraining that has begun."""
+    folder = runs / "pretrain" / ID
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"science": {"seed": 0}, "config": config}
+    (folder / "config.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    for row in rows:
+        append_row(folder / "metrics.jsonl", row)
+    return folder
 
 
-def read_offline(folder: Path) -> list[dict[str, Any]]:
-    """Return the rows of the one offline run in a stage's folder."""
+def finish_stage(folder: Path, metrics: dict[str, float], **facts: Any) -> None:
+    result = {
+        "stage": folder.parent.name,
+        "title": folder.parent.name,
+        "start": "random",
+        "fingerprint": folder.name,
+        "metrics": metrics,
+        "seconds": 1.0,
+        "images": 1000,
+        **facts,
+    }
+    (folder / "result.json").write_text(json.dumps(result))
+
+
+def show(folder: Path, job: WandbJob, code: int) -> list[str]:
+    """Follow a planted stage to its end; return notes and warnings."""
+    texts: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        dashboards = Dashboards(Job(str(folder), job), 60, texts.append)
+        dashboards.__enter__()
+        dashboards.begin()
+        dashboards.close(code)
+    return texts + [str(warning.message) for warning in caught]
+
+
+def as_logged(rows: list[dict[str, Any]], prefix: str = "pretrain") -> list[Row]:
+    """Return W&B's rows as the metrics log has them, without pictures and tables."""
+    logged = []
+    for row in rows:
+        values = {
+            key.removeprefix(f"{prefix}/"): value
+            for key, value in row.items()
+            # facts of a picture or table have points in their names
+            if isinstance(value, int | float) and "." not in key
+        }
+        plain = {k: v for k, v in values.items() if not k.startswith("_")}
+        logged.append({"step": plain.pop(STEP_AXIS), **plain})
+    # the picture before the first step has a row of its own
+    return [row for row in logged if row["step"]]
+
+
+def offline_file(folder: Path) -> Path:
+    """Return the file of the one offline run in a stage's folder."""
     (file,) = folder.glob("wandb/*run-*/*.wandb")
     assert file.parent.name.startswith("offline-run-")
-    rows = offline_rows(file)
+    return file
+
+
+def read_offline(folder: Path) -> list[Row]:
+    rows = offline_rows(offline_file(folder))
     assert [row["_step"] for row in rows] == sorted({row["_step"] for row in rows})
     return as_logged(rows)
 
@@ -80,9 +135,10 @@ def test_an_interrupted_stage_is_one_run_on_every_dashboard(
     """Rows after the checkpoint are logged again, and still appear once."""
     overrides = (
         f"runs_dir={tmp_path}",
-        "stages=[pretrain]",
+        "stages=[pretrain,linear_probe,knn]",
         "checkpoint.every_steps=3",
         "logger=[wandb,tensorboard]",
+        "mask_ratio=0.5",
     )
     with monkeypatch.context() as patch:
         patch.setattr("unmask.callbacks.metrics.LOG_EVERY", 1)
@@ -101,234 +157,389 @@ def test_an_interrupted_stage_is_one_run_on_every_dashboard(
     found.Reload()
     for key in ("train/loss", "val/loss"):
         expected = [(row["step"], row[key]) for row in rows if key in row]
-        assert [(event.step, event.value) for event in found.Scalars(key)] == [
+        shown = found.Scalars(f"pretrain/{key}")
+        assert [(event.step, event.value) for event in shown] == [
             (s, pytest.approx(v)) for s, v in expected
         ]
+    assert [e.step for e in found.Images("pretrain/reconstructions")] == [0, 4, 8, 12]
+    check_pretraining(folder, rows)
+    check_measurements(tmp_path, folder.name)
+
+
+def check_pretraining(folder: Path, rows: list[Row]) -> None:
+    offline = read_offline_run(offline_file(folder))
+    assert offline.run.display_name == read_card(folder).name
+    assert "mask_ratio=0.5" in offline.run.display_name
+    assert offline.run.run_id == folder.name
+    assert offline.run.job_type == "pretrain"
+    assert offline.config["dial"]["mask_ratio"] == 0.5
+    assert offline.config["mask_ratio"] == 0.5
+    assert "linear_probe" not in offline.config
+    assert "runs_dir" not in offline.config
+    losses = [row["val/loss"] for row in rows if "val/loss" in row]
+    summary = offline.summary
+    assert summary["pretrain/val/loss"] == {"min": min(losses), "last": losses[-1]}
+    assert summary["result/pretrain/val/loss"] == losses[-1]
+    assert summary["result/steps"] == 12
+    assert all(row["gradient_norm"] > 0 for row in rows if "train/loss" in row)
+    assert all(row["peak_host_memory_gib"] > 0 for row in rows if "train/loss" in row)
+    pictures = [
+        row["pretrain/reconstructions.caption"]
+        for row in offline_rows(offline_file(folder))
+        if "pretrain/reconstructions.caption" in row
+    ]
+    assert [text.partition(":")[0] for text in pictures] == [
+        f"epoch {epoch}" for epoch in range(4)
+    ]
+
+
+def check_measurements(runs: Path, parent: str) -> None:
+    """Each stage is a run, also one without a log; a classifier has its tables."""
+    (probe,) = runs.glob("linear_probe/*")
+    offline = read_offline_run(offline_file(probe))
+    rows = offline_rows(offline_file(probe))
+    assert as_logged(rows, "linear_probe") == read_rows(probe / "metrics.jsonl")
+    assert offline.run.run_group == parent
+    assert offline.config["parent"] == f"pretrain/{parent}"
+    assert offline.config["dial"]["mask_ratio"] == 0.5
+    accuracies = [
+        row["linear_probe/val/accuracy"]
+        for row in rows
+        if "linear_probe/val/accuracy" in row
+    ]
+    best = {"max": max(accuracies), "last": accuracies[-1]}
+    assert offline.summary["linear_probe/val/accuracy"] == best
+    assert offline.summary["linear_probe/classes"]["_type"] == "table-file"
+    assert offline.summary["linear_probe/classes"]["nrows"] == 10
+    assert offline.summary["linear_probe/confusion_matrix_table"]["nrows"] == 100
+    (knn,) = runs.glob("knn/*")
+    offline = read_offline_run(offline_file(knn))
+    result = json.loads((knn / "result.json").read_text())
+    accuracy = result["metrics"]["val/accuracy"]
+    assert offline.summary["result/knn/val/accuracy"] == accuracy
+    assert offline.summary["result/images"] == result["images"]
+    assert offline.config["dial"]["mask_ratio"] == 0.5
+    assert offline.exit_code == 0
 
 
 def test_a_kill_while_an_offline_run_is_replaced_loses_nothing(
-    server: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: FakeWandb, tmp_path: Path, config: dict[str, Any]
 ) -> None:
-    """The earlier one lies beside until the new one is whole; `wandb sync` sees one of them at any time. On a full disk
-    W&B cuts its file, and says nothing."""
-
-    def cut() -> None:
-        wandb.teardown()
-        (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
-        os.truncate(file, file.stat().st_size - 100)
-
-    first = make_run(tmp_path)
-    first.open(ROWS[:2])
-    first.close(75)
-    full = make_run(tmp_path)
-    full.open(ROWS[:2])
-    with monkeypatch.context() as patch:
-        patch.setattr(wandb_run, "_end_service", cut)
-        with pytest.raises(OSError, match="is cut; is the disk full"):
-            full.close(75)
-    assert list(tmp_path.glob("wandb/earlier-*-offline-run-*/*.wandb")), (
-        "kept, as the new one is not whole"
-    )
-    shutil.rmtree(next(tmp_path.glob("wandb/offline-run-*")))
-    killed = make_run(tmp_path)
-    with monkeypatch.context() as patch:
-        patch.setattr(
-            killed, "log", lambda row: (_ for _ in ()).throw(KeyboardInterrupt)
-        )
-        with pytest.raises(KeyboardInterrupt):
-            killed.open(ROWS[:2])
-    killed.run.finish()
-    (kept,) = tmp_path.glob("wandb/earlier-*-offline-run-*/*.wandb")
+    """The earlier one lies beside until the new one is whole; `wandb sync` sees one of
+    them at any time."""
+    folder = begin_stage(tmp_path, config, ROWS[:2])
+    show(folder, OFFLINE, 1)
+    assert read_offline(folder) == ROWS[:2]
+    # one that lies aside, as a killed attempt leaves it
+    (first,) = folder.glob("wandb/offline-run-*")
+    killed = Dashboards(Job(str(folder), OFFLINE), 60, lambda text: None)
+    killed.__enter__()
+    killed.begin()
+    wait_for(lambda: len(list(folder.glob("wandb/*run-*/*.wandb"))) == 2)
+    assert killed.process
+    os.killpg(killed.process.pid, signal.SIGKILL)
+    killed.process.wait()
+    (kept,) = folder.glob(f"wandb/earlier-*-{first.name}/*.wandb")
     assert as_logged(offline_rows(kept)) == ROWS[:2]
-    assert len(list(tmp_path.glob("wandb/offline-run-*"))) == 1
-    last = make_run(tmp_path)
-    last.open(ROWS[:2])
+    assert len(list(folder.glob("wandb/offline-run-*"))) == 1
     for row in ROWS[2:]:
-        last.log(row)
-    last.close(0)
-    assert read_offline(tmp_path) == ROWS
+        append_row(folder / "metrics.jsonl", row)
+    finish_stage(folder, {"val/loss": 0.8})
+    show(folder, OFFLINE, 0)
+    assert read_offline(folder) == ROWS
     synced = subprocess.run(
-        [sys.executable, "-m", "wandb", "sync", *tmp_path.glob("wandb/offline-run-*")],
+        [sys.executable, "-m", "wandb", "sync", *folder.glob("wandb/offline-run-*")],
         capture_output=True,
         text=True,
     )
-    assert as_logged(server.runs[CARD.fingerprint]) == ROWS, synced.stderr
+    assert as_logged(server.runs[ID]) == ROWS, synced.stderr
+
+
+def wait_for(is_done: Any, seconds: float = 60) -> None:
+    until = time.monotonic() + seconds
+    while not is_done():
+        assert time.monotonic() < until, "it did not come"
+        time.sleep(0.05)
 
 
 def test_online_rows_that_the_run_has_are_not_sent_again_and_those_it_lacks_are(
-    server: FakeWandb, tmp_path: Path
+    server: FakeWandb, tmp_path: Path, config: dict[str, Any]
 ) -> None:
     """Also those of an attempt that was offline, or whose server went away."""
-    sent = server.runs
-    first = make_run(tmp_path, online=True)
-    first.open([])
-    for row in ROWS[:3]:
-        first.log(row)
-    first.close(75)
-    assert as_logged(sent[CARD.fingerprint]) == ROWS[:3]
-    resumed = make_run(tmp_path, online=True, finish_seconds=1)
-    resumed.open(ROWS[:1])
-    resumed.log(ROWS[1])
+    folder = begin_stage(tmp_path, config, ROWS[:2])
+    notes = show(folder, ONLINE, 1)
+    assert len(notes) == 1, "one line of chatter a run"
+    assert f"{server.url}/me/unmask/runs/{ID}" in notes[0]
+    assert as_logged(server.runs[ID]) == ROWS[:2]
     server.status = 500
     for row in ROWS[2:]:
-        resumed.log(row)
-    begun = time.monotonic()
-    with pytest.raises(TimeoutError):
-        resumed.close(0)
-    assert time.monotonic() - begun < 5
-    assert as_logged(sent[CARD.fingerprint]) == ROWS[:3]
-    without = make_run(tmp_path)
-    without.open(ROWS)
-    without.close(0)
-    assert list(tmp_path.glob("wandb/offline-run-*/*.synced")), (
+        append_row(folder / "metrics.jsonl", row)
+    impatient = WandbJob("unmask", None, online=True, finish_seconds=1)
+    texts = show(folder, impatient, 1)
+    assert any("W&B" in text for text in texts)
+    assert as_logged(server.runs[ID]) == ROWS[:2]
+    finish_stage(folder, {"val/loss": 0.8})
+    show(folder, OFFLINE, 0)
+    assert list(folder.glob("wandb/offline-run-*/*.synced")), (
         "`wandb sync` would append what W&B has"
     )
     server.status = 200
-    again = make_run(tmp_path, online=True)
-    again.open(ROWS)
-    again.close(0)
-    assert as_logged(sent[CARD.fingerprint]) == ROWS
-    assert not list(tmp_path.glob("wandb/*offline-run-*"))
+    show(folder, ONLINE, 0)
+    assert as_logged(server.runs[ID]) == ROWS
+    assert not list(folder.glob("wandb/*offline-run-*"))
     assert not server.other_hosts
+    sent = server.upserts[ID]
+    card = read_card(folder)
+    assert sent["displayName"] == card.name
+    assert sent["groupName"] == ID
+    assert sent["jobType"] == "pretrain"
+    assert json.loads(sent["config"])["mask_ratio"]["value"] == config["mask_ratio"]
 
 
 def test_under_an_agent_each_stage_is_its_run_and_the_agents_run_has_the_results(
-    server: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: FakeWandb,
+    tmp_path: Path,
+    config: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     agent = {"WANDB_SWEEP_ID": "sweep1", "WANDB_RUN_ID": "agents"}
     for name, value in agent.items():
         monkeypatch.setenv(name, value)
-    stage = make_run(tmp_path, online=True)
-    stage.open(ROWS)
-    stage.close(0)
-    assert as_logged(server.runs[CARD.fingerprint]) == ROWS
+    folder = begin_stage(tmp_path, config, ROWS)
+    show(folder, ONLINE, 1)
+    assert as_logged(server.runs[ID]) == ROWS
     assert "agents" not in server.runs
-    assert os.environ["WANDB_SWEEP_ID"] == "sweep1"
     knn = {"stage": "knn", "start": "pretrained", "metrics": {"val/accuracy": 60.0}}
     control = {**knn, "start": "random", "metrics": {"val/accuracy": 50.0}}
     monkeypatch.chdir(tmp_path)
-    wandb_run.report_to_agent([knn, control], {"seed": 0}, 2)
+    wandb.teardown()
+    report_to_agent([knn, control], {"seed": 0}, 2)
+    wandb.teardown()
     (row,) = server.runs["agents"]
     assert row["knn/val/accuracy"] == 60.0
     assert row["knn_random/val/accuracy"] == 50.0
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    runs = tmp_path_factory.mktemp("undisturbed")
-    run(f"runs_dir={runs}", "stages=[pretrain]")
-    return runs
-
-
 def test_a_training_outlives_the_death_of_its_dashboards(
-    server: FakeWandb,
-    undisturbed: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    server: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """W&B's service is killed in mid-run, and TensorBoard's disk is full."""
-
-    def kill(*_: object) -> None:
-        (service,) = subprocess.run(
-            ["pgrep", "-P", str(os.getpid()), "wandb-core"], capture_output=True
-        ).stdout.split()
-        os.kill(int(service), signal.SIGKILL)
-
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
+    """The process that follows is killed in mid-run."""
+    run(f"runs_dir={tmp_path / 'undisturbed'}", "stages=[pretrain]")
     before = MetricsLogger._log_window
 
     def killing(self: MetricsLogger, trainer: Any) -> None:
         before(self, trainer)
         if self.step == 8:
-            time.sleep(1)
-            kill()
+            assert self.dashboards.process
+            os.killpg(self.dashboards.process.pid, signal.SIGKILL)
 
     monkeypatch.setattr(MetricsLogger, "_log_window", killing)
-    monkeypatch.setattr(
-        "tensorboard.summary.writer.record_writer.RecordWriter.write", full
-    )
     overrides = (
-        f"runs_dir={tmp_path}",
+        f"runs_dir={tmp_path / 'ours'}",
         "stages=[pretrain]",
         "logger=[wandb,tensorboard]",
         "logger.wandb.mode=online",
     )
-    with pytest.warns(UserWarning, match="failed") as caught:
+    with pytest.warns(UserWarning, match=r"dashboards ended with -9.*src/send\.py"):
         run(*overrides)
-    texts = sorted(str(warning.message) for warning in caught)
-    assert [text.split(" (")[0] for text in texts] == [
-        "TensorBoard failed",
-        "W&B failed",
-    ], texts
-    assert "No space left" in texts[0]
-    assert f"python src/send.py {tmp_path}/pretrain/" in texts[1]
-    assert_same(tmp_path, undisturbed)
+    assert_same(tmp_path / "ours", tmp_path / "undisturbed")
 
 
-class Hanging:
-    """A dashboard that takes no row."""
+class Recorded:
+    """A dashboard that keeps what it is shown, and fails at the value `bad`."""
 
-    name, remedy, notes = "a dashboard", "look elsewhere", ["it is slow today"]
+    name, remedy = "a dashboard", "look elsewhere"
 
-    def __init__(self) -> None:
-        self.aborted = Event()
+    def __init__(self, bad: float | None = None) -> None:
+        self.bad = bad
+        self.rows: list[Row] = []
+        self.media: list[Media] = []
+        self.closed: list[int] = []
 
-    def open(self, rows: list[dict[str, Any]]) -> None:
-        self.aborted.wait()
+    def open(self) -> None: ...
 
-    log = close = open
+    def log(self, row: Row, media: Media) -> None:
+        if self.bad in row.values():
+            raise SystemExit("no more")
+        self.rows.append(row)
+        self.media.append(media)
 
-    def abort(self) -> None:
-        self.aborted.set()
+    def close(self, code: int) -> None:
+        self.closed.append(code)
 
 
-def test_a_dashboard_that_hangs_costs_limited_time_and_one_warning() -> None:
-    dashboards, begun = Dashboards([(Hanging(), 0.5)]), time.monotonic()
-    with warnings.catch_warnings(record=True) as caught, dashboards:
-        warnings.simplefilter("always")
-        dashboards.start([])
-        dashboards.log(ROWS[0])
-        assert time.monotonic() - begun < 0.4, "training does not wait"
-    assert 0.5 <= time.monotonic() - begun < 3
-    assert [str(warning.message) for warning in caught] == [
-        "it is slow today",
+def test_a_follower_shows_each_row_once_and_drops_a_dashboard_that_fails(
+    tmp_path: Path, config: dict[str, Any]
+) -> None:
+    folder = begin_stage(tmp_path, config, [])
+    whole, broken, said = Recorded(), Recorded(0.9), list[Message]()
+    follower = Follower(read_card(folder), [broken, whole], said.append)
+    for row in ROWS[:1]:
+        append_row(folder / "metrics.jsonl", row)
+    follower.read()
+    assert not whole.rows, "rows before `begin` may be taken back"
+    follower.begin()
+    for row in ROWS[1:3]:
+        append_row(folder / "metrics.jsonl", row)
+    follower.read()
+    assert whole.rows == ROWS[:2], "the row of a validation waits for its picture"
+    (folder / "pictures").mkdir()
+    picture = folder / "pictures" / "epoch=0001.png"
+    picture.touch()
+    follower.read()
+    assert whole.rows == ROWS[:3]
+    assert whole.media[-1] == Media(picture)
+    append_row(folder / "metrics.jsonl", ROWS[3])
+    finish_stage(folder, {"val/loss": 0.8})
+    follower.end(0)
+    assert (whole.rows, whole.closed) == (ROWS, [0])
+    assert (broken.rows, broken.closed) == (ROWS[:1], [])
+    assert [(message.kind, message.text) for message in said] == [
         (
-            "a dashboard failed (it gave no answer for 0.5 seconds); training and"
-            " metrics.jsonl go on without it; look elsewhere"
-        ),
+            "fault",
+            "a dashboard failed (SystemExit: no more); training and metrics.jsonl go on"
+            " without it; look elsewhere",
+        )
     ]
 
 
+def test_a_killed_training_closes_its_dashboards() -> None:
+    """The pipe ends, whoever kills: no follower stays behind."""
+    read, write = os.pipe()
+    os.write(write, b"begin\nend")
+    lines = read_lines(read, 0.01)
+    assert [next(lines), next(lines)] == ["begin", ""]
+    os.close(write)
+    assert list(lines) == []
+    os.close(read)
+
+
+def test_a_dashboard_that_hangs_costs_limited_time_and_one_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hanging = [sys.executable, "-c", "import time; time.sleep(60)"]
+    start = subprocess.Popen
+    monkeypatch.setattr(
+        follower_process.subprocess,
+        "Popen",
+        lambda command, **named: start(hanging, **named),
+    )
+    begun = time.monotonic()
+    dashboards = Dashboards(Job(str(tmp_path), OFFLINE), 0.5)
+    dashboards.__enter__()
+    dashboards.begin()
+    dashboards.report()
+    assert time.monotonic() - begun < 0.4, "training does not wait"
+    with pytest.warns(UserWarning, match=r"no answer for 0.5 seconds.*src/send\.py"):
+        dashboards.close(0)
+    assert 0.5 <= time.monotonic() - begun < 3
+
+
 def test_a_server_that_is_not_there_makes_the_run_an_offline_one(
-    server: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: FakeWandb,
+    tmp_path: Path,
+    config: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """When it is back, src/send.py sends all rows, and a second call none."""
-    monkeypatch.setattr(wandb_run, "CONNECT_SECONDS", 1)
-    server.delay = 60.0
-    overrides = (
-        f"runs_dir={tmp_path}",
-        "stages=[pretrain]",
-        "logger=wandb",
-        "logger.wandb.mode=online",
+    server.status = 403
+    folder = begin_stage(tmp_path, config, ROWS)
+    finish_stage(folder, {"val/loss": 0.8})
+    texts = show(folder, ONLINE, 0)
+    assert "W&B cannot be reached" in texts[1]
+    assert "is logged offline in" in texts[1]
+    assert "python src/send.py" in texts[1]
+    assert read_offline(folder) == ROWS
+    options = Send(
+        folders=[str(folder)],
+        project=None,
+        entity=None,
+        weights=False,
+        finish_seconds=5,
     )
-    with pytest.warns(
-        UserWarning,
-        match=r"W&B cannot be reached .* logged offline in .*wandb: send it later",
-    ):
-        run(*overrides)
-    (folder,) = tmp_path.glob("pretrain/*")
-    rows = read_rows(folder / "metrics.jsonl")
-    assert read_offline(folder) == rows
-    server.delay = 0.0
-    options = Send(folders=[str(folder)], project=None, entity=None, finish_seconds=5)
-    monkeypatch.setattr(wandb_run, "CONNECT_SECONDS", 30)
-    for message in (
-        f"all {len(rows)} rows are in W&B",
-        f"all {len(rows)} rows are in W&B, some were before",
-    ):
-        assert send(folder, options) == message
-        assert as_logged(server.runs[folder.name]) == rows
+    with pytest.raises(OSError, match="W&B failed"):
+        send(folder, options)
+    server.status = 200
+    for last in ("all 4 rows are in W&B", "all 4 rows are in W&B, some were before"):
+        assert send(folder, options)[-1] == last
+        assert as_logged(server.runs[ID]) == ROWS
     with pytest.raises(ConfigError, match="no finished stage"):
         send(tmp_path, options)
+
+
+def test_send_draws_the_lineage_from_a_pretraining_to_its_probe(
+    server: FakeWandb, tmp_path: Path, config: dict[str, Any]
+) -> None:
+    pretraining = begin_stage(tmp_path, config, ROWS)
+    finish_stage(pretraining, {"val/loss": 0.8})
+    probe = tmp_path / "knn" / "ba9876543210"
+    probe.mkdir(parents=True)
+    shutil.copy(pretraining / "config.yaml", probe)
+    finish_stage(probe, {"val/accuracy": 50.0}, parent=ID, start="pretrained")
+    (probe / "origin.json").write_text(json.dumps({"parent": f"pretrain/{ID}"}))
+    options = Send(
+        folders=[str(probe)], project=None, entity=None, weights=False, finish_seconds=9
+    )
+    assert any("no lineage" in note for note in send(probe, options))
+    assert not server.inputs
+    send(pretraining, options)
+    send(probe, options)
+    assert server.artifacts[f"pretrain-{ID}"]["artifactTypeName"] == "pretrain"
+    assert server.artifacts["knn-ba9876543210"]["runName"] == probe.name
+    assert server.inputs == [(probe.name, f"pretrain-{ID}")]
+
+
+def test_a_sweep_of_wandb_types_what_train_takes() -> None:
+    """The arguments are those that `wandb agent` makes of the sweep's file."""
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
+
+    sweep = yaml.safe_load((ROOT / "experiments" / "wandb_sweep.yaml").read_text())
+    assert (ROOT / sweep["program"]).is_file()
+    known = sweep["parameters"]
+    args = {key: {"value": spec["values"][-1]} for key, spec in known.items()}
+    typed = create_sweep_command_args({"args": args})["args_no_hyphens"]
+    after = sweep["command"].index("${args_no_hyphens}")
+    config = plan_for(*typed, *sweep["command"][after + 1 :], tiny=False).config
+    assert config.mask_ratio == known["mask_ratio"]["values"][-1]
+    assert config.decoder.depth == known["decoder.depth"]["values"][-1]
+    assert config.logger.wandb is not None
+    assert config.logger.wandb.mode == "online"
+    stage, metric = sweep["metric"]["name"].split("/", 1)
+    assert stage in config.stages
+    assert metric == "val/accuracy"
+
+
+def test_the_peak_of_a_device_is_known_by_its_name_alone() -> None:
+    assert peak_flops("NVIDIA H200", "bf16-mixed") == 989e12
+    assert peak_flops("NVIDIA GeForce RTX 4090", "32-true") == 82.6e12
+    # another peak than the SXM's, which conf/hardware has
+    assert peak_flops("NVIDIA H100 PCIe", "bf16-mixed") is None
+
+
+def test_each_name_means_one_thing() -> None:
+    row = {"step": 4, "epoch": 1.0, "val/loss": 0.8}
+    assert dashboard_row("pretrain", row) == {"epoch": 1.0, "pretrain/val/loss": 0.8}
+    result = {
+        "metrics": {"val/accuracy": 50.0, "parameters": 10},
+        "seconds": 1.5,
+        "title": "kNN",
+        "versions": {"torch": "2"},
+    }
+    assert result_facts("knn_random", result) == {
+        "result/knn_random/val/accuracy": 50.0,
+        "result/parameters": 10,
+        "result/seconds": 1.5,
+        "result/versions/torch": "2",
+    }
+
+
+def test_dials_become_sections_without_points_in_their_names() -> None:
+    dials = {"model": "mae_vit_b", "model.width": 64, "decoder.depth": 2, "labels": 100}
+    assert nested(dials) == {
+        "model": {"name": "mae_vit_b", "width": 64},
+        "decoder": {"depth": 2},
+        "labels": 100,
+    }
+    assert nested({"model.width": 64, "model": "b"}) == {
+        "model": {"width": 64, "name": "b"}
+    }

@@ -8,12 +8,13 @@ from omegaconf import OmegaConf
 
 from small_runs import ROOT, image_folder, plan_for, raw_config, run
 from unmask.commands.plan import speed
-from unmask.commands.plan.hardware import GIB, Hardware, Plan
+from unmask.commands.plan.arguments import Plan
 from unmask.commands.plan.price_stages import Estimator
 from unmask.commands.plan.price_types import Cell, StagePrice, sum_prices, unique_stages
 from unmask.commands.plan.step_tables import measured_table
 from unmask.config.checks import ConfigError, check, validate
 from unmask.config.datasets import KNOWN_SIZES, DatasetSize
+from unmask.config.hardware import GIB, Hardware
 from unmask.config.schema import Config
 from unmask.stages.ledger import StageFolder
 from unmask.stages.sizes import (

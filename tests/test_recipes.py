@@ -8,7 +8,7 @@ import pytest
 
 from small_runs import COARSE, plan_for, run
 from unmask.stages.ledger import StageFolder
-from unmask.storage.metrics_log import read_rows
+from unmask.storage.metrics_log import MACHINE_KEYS, read_rows
 
 BASE = (
     "model.depth=3",
@@ -70,7 +70,7 @@ def run_stage(runs: Path, stage: str, *overrides: str) -> dict[str, Any]:
     result = run(*arguments)[-1]
     folder = StageFolder(runs, plan_for(*arguments).stages[-1]).path
     log = [
-        {k: v for k, v in row.items() if k != "images_per_second"}
+        {k: v for k, v in row.items() if k not in MACHINE_KEYS}
         for row in read_rows(folder / "metrics.jsonl")
     ]
     return {

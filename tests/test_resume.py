@@ -17,7 +17,7 @@ from unmask.callbacks.checkpointing import PREEMPTED, Checkpointing
 from unmask.callbacks.metrics import MetricsLogger
 from unmask.stages.ledger import StageFolder
 from unmask.storage import checkpoints
-from unmask.storage.metrics_log import read_rows
+from unmask.storage.metrics_log import MACHINE_KEYS, read_rows
 
 
 class Crash(Exception):
@@ -33,7 +33,7 @@ def final_state(runs: Path, stage: str = "pretrain") -> dict:
 
 def drop_speed(rows: list[dict]) -> list[dict]:
     return [
-        {key: value for key, value in row.items() if key != "images_per_second"}
+        {key: value for key, value in row.items() if key not in MACHINE_KEYS}
         for row in rows
     ]
 

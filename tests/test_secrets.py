@@ -104,7 +104,7 @@ def test_no_secret_is_in_any_byte_that_a_run_writes_prints_or_sends(
                 if path.name.startswith("run-") and path.suffix == ".wandb"
             ]
         )
-        == 2
+        == 3
     )
     outputs = {"printed": printed, "sent": b"".join(server.bodies), **files}
     assert not [

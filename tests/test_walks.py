@@ -210,7 +210,6 @@ METRIC = "val/loss"
 # who takes the metric for another end than the page
 OTHER_ENDS = {
     "curve": {
-        "unmask/callbacks/dashboards.py",
         # the best checkpoint
         "unmask/callbacks/checkpointing.py",
         "unmask/callbacks/checkpoint_writer.py",

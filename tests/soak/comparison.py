@@ -107,7 +107,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         return []
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     return [
-        {key: value for key, value in row.items() if key != "images_per_second"}
+        {key: value for key, value in row.items() if key not in MACHINE_KEYS}
         for row in rows
     ]
 

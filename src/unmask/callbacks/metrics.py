@@ -4,6 +4,8 @@ The log is append-only; a resume cuts it back to the checkpoint.
 """
 
 import math
+import resource
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -15,7 +17,8 @@ import lightning as L
 import pandas as pd
 import torch
 
-from unmask.callbacks.dashboards import Dashboards
+from unmask.config.hardware import GIB
+from unmask.dashboards.process import Dashboards
 from unmask.distributed import collectives
 from unmask.storage.metrics_log import (
     append_row,
@@ -30,11 +33,11 @@ LOG_EVERY = 50
 
 
 class MetricsLogger(L.Callback):
-    """Log the training loss, learning rate and speed of each window, and validation.
+    """Log loss, gradient, learning rate and speed of each window, and validation.
 
-    The loss is the mean over a window of steps. The window under way is part of the
-    checkpoint, so a resumed run writes the rows of an undisturbed one, but for
-    images_per_second.
+    The loss and the gradient's norm are means over a window of steps. The window under
+    way is part of the checkpoint, so a resumed run writes the rows of an undisturbed
+    one, but for MACHINE_KEYS.
     """
 
     def __init__(
@@ -44,8 +47,13 @@ class MetricsLogger(L.Callback):
         steps_per_epoch: int,
         dashboards: Dashboards | None = None,
         count_events: Callable[[int], dict[str, float]] = lambda step: {},
+        peak_speed: float | None = None,
     ) -> None:
-        """Log into `folder`; `count_events(step)` adds counts to each window's row."""
+        """Log into `folder`; `count_events(step)` adds counts to each window's row.
+
+        peak_speed: images a second at the devices' peak; with it, the MFU is logged.
+        """
+        self.peak_speed = peak_speed
         self.dashboards = dashboards or Dashboards()
         self.count_events = count_events
         self.path = folder / "metrics.jsonl"
@@ -56,6 +64,9 @@ class MetricsLogger(L.Callback):
         # The window: the sum of its losses, and its number of steps.
         self.total: torch.Tensor | float = 0.0
         self.count = 0
+        # Those of the gradient, whose number checkpoints of 0.1 do not hold.
+        self.norm_total: torch.Tensor | float = 0.0
+        self.norm_count = 0
         # The losses of the step under way, and the loss of the last whole step: means
         # over the ranks.
         self.step_total: torch.Tensor | float = 0.0
@@ -82,6 +93,8 @@ class MetricsLogger(L.Callback):
         return {
             "total": float(self.total),
             "count": self.count,
+            "norm_total": float(self.norm_total),
+            "norm_count": self.norm_count,
             "seconds": seconds,
             "rows": rows,
         }
@@ -89,6 +102,8 @@ class MetricsLogger(L.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.total = state_dict["total"]
         self.count = int(state_dict["count"])
+        self.norm_total = state_dict.get("norm_total", 0.0)
+        self.norm_count = int(state_dict.get("norm_count", 0))
         self.earlier_seconds = state_dict["seconds"]
         if not collectives.is_rank_zero():
             return
@@ -103,9 +118,17 @@ class MetricsLogger(L.Callback):
     def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:
         self.step = trainer.global_step
         self._restart_clock(time.perf_counter())
+        # the peak is the stage's own
+        if trainer.strategy.root_device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(trainer.strategy.root_device)
         if trainer.is_global_zero:
             truncate_after(self.path, trainer.global_step)
-            self.dashboards.start(read_rows(self.path))
+            self.dashboards.begin()
+
+    def add_gradient_norm(self, norm: torch.Tensor) -> None:
+        """Take the norm of a step's gradient; it stays on its device."""
+        self.norm_total = self.norm_total + norm
+        self.norm_count += 1
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any
@@ -136,16 +159,25 @@ class MetricsLogger(L.Callback):
         now = time.perf_counter()
         images = (self.step - self.clock_step) * self.batch_size
         speed = images / max(now - self.clock, 1e-9)
-        self.total = 0.0
-        self.count = 0
-        self._restart_clock(now)
         row = {
             "train/loss": loss,
+            **self._gradient_norm(),
             "lr": trainer.optimizers[0].param_groups[0]["lr"],
             "images_per_second": round(speed, 1),
+            **({"mfu": round(speed / self.peak_speed, 4)} if self.peak_speed else {}),
+            **_peak_memory(trainer.strategy.root_device),
             **self.count_events(self.step),
         }
+        self.total = self.norm_total = 0.0
+        self.count = self.norm_count = 0
+        self._restart_clock(now)
         self._write(trainer, row)
+
+    def _gradient_norm(self) -> dict[str, float]:
+        """Return the mean norm, if that of every step of the window is known."""
+        if not self.norm_count or self.norm_count != self.count:
+            return {}
+        return {"gradient_norm": float(self.norm_total) / self.norm_count}
 
     def on_validation_end(self, trainer: L.Trainer, *_: Any) -> None:
         # A stage that was killed after its last step validates without training.
@@ -157,7 +189,7 @@ class MetricsLogger(L.Callback):
         }
         if trainer.is_global_zero:
             rows = read_rows(self.path)
-            self.dashboards.start(rows)
+            self.dashboards.begin()
             # A stage validates once more after its fit, for its result.
             if not any(row["step"] == self.step and "val/loss" in row for row in rows):
                 self._write(trainer, metrics)
@@ -176,7 +208,7 @@ class MetricsLogger(L.Callback):
         }
         if trainer.is_global_zero:
             append_row(self.path, row)
-            self.dashboards.log(row)
+            self.dashboards.report()
 
     def teardown(self, trainer: L.Trainer, *_: Any, **__: Any) -> None:
         if trainer.is_global_zero and self.path.exists():
@@ -188,3 +220,15 @@ class MetricsLogger(L.Callback):
 
     # Lightning does not call teardown after an exception.
     on_exception = teardown
+
+
+def _peak_memory(device: torch.device) -> dict[str, float]:
+    """Return the most memory so far in GiB: of this process, and of rank zero's GPU."""
+    # Linux counts KiB, macOS bytes
+    unit = 1 if sys.platform == "darwin" else 1024
+    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    peaks = {"peak_host_memory_gib": round(host / GIB, 3)}
+    if device.type == "cuda":
+        bytes_used = torch.cuda.max_memory_allocated(device)
+        peaks["peak_memory_gib"] = round(bytes_used / GIB, 3)
+    return peaks

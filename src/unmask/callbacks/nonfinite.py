@@ -9,6 +9,7 @@ when it has long arrived.
 """
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -102,8 +103,13 @@ class NonfiniteGuard(L.Callback):
         folder: Path,
         metadata: dict[str, Any],
         spikes: SpikeDetector | None = None,
+        report_norm: Callable[[Tensor], object] = lambda norm: None,
     ) -> None:
-        """Record below `folder`; `metadata` is what checkpoints say of the stage."""
+        """Record below `folder`; `metadata` is what checkpoints say of the stage.
+
+        report_norm: takes the gradient's norm in each step, on its device.
+        """
+        self.report_norm = report_norm
         self.folder = folder / RECORD_FOLDER
         self.metadata = metadata
         self.spikes = spikes
@@ -130,6 +136,7 @@ class NonfiniteGuard(L.Callback):
         # A norm beyond float32 counts as infinite: Adam's squares of such a gradient
         # are.
         norm = full_tensor(get_total_norm(_gradients(optimizer))).float()
+        self.report_norm(norm)
         observed = torch.stack([*self.losses, norm])
         fault = (~observed.isfinite().all()).float()
         loss = torch.stack(self.losses).sum()

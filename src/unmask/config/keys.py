@@ -2,7 +2,6 @@
 
 import difflib
 from collections.abc import Iterable, Iterator
-from functools import cache
 from typing import Any, get_args
 
 from pydantic import BaseModel
@@ -17,10 +16,9 @@ def known_keys(section: type[BaseModel] = Config) -> list[str]:
     return sorted({key for key, _ in _fields(section, "")})
 
 
-@cache
-def path_keys(section: type[BaseModel] = Config) -> frozenset[str]:
+def path_keys(section: type[BaseModel] = Config) -> set[str]:
     """Return the keys whose values are files or folders."""
-    return frozenset(key for key, field in _fields(section, "") if _is_path(field))
+    return {key for key, field in _fields(section, "") if _is_path(field)}
 
 
 def _fields(section: type[BaseModel], prefix: str) -> Iterator[tuple[str, FieldInfo]]:

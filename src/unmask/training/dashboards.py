@@ -1,40 +1,49 @@
 """The dashboards of one stage, as the config's `logger` chooses them."""
 
-from pathlib import Path
+import torch
 
-from unmask.callbacks.dashboards import Dashboard, Dashboards, TensorBoard
-from unmask.callbacks.wandb_run import (
-    ABORT_SECONDS,
-    CONNECT_SECONDS,
-    WandbRun,
-    WandbRunInfo,
-)
-from unmask.config.schema import Config
-from unmask.stages.fingerprint import StageSpec
+from unmask.dashboards.orders import Job, WandbJob
+from unmask.dashboards.process import Dashboards
+from unmask.dashboards.wandb_run import CONNECT_SECONDS
+from unmask.distributed import collectives
+from unmask.training.run import Stage
 
-# how long a disk may take for TensorBoard's last events
-TENSORBOARD_FLUSH_SECONDS = 30.0
+# how long a disk may take for a dashboard's last rows
+FLUSH_SECONDS = 30.0
 
 
-def choose_dashboards(config: Config, spec: StageSpec, folder: Path) -> Dashboards:
-    """Return the chosen dashboards, each with the seconds it has to close.
+def choose_dashboards(stage: Stage) -> Dashboards:
+    """Return the chosen dashboards, with the seconds they have to close.
 
-    They open once the metrics log begins, on the rank that writes it.
+    Rank zero alone has any. They begin with the metrics log, or with the result of a
+    stage that has no log.
     """
-    chosen: list[tuple[Dashboard, float]] = []
-    if wandb := config.logger.wandb:
-        # a pretraining and the stages that start from it are one group in W&B
-        group = spec.parent.fingerprint if spec.parent else spec.fingerprint
-        run = WandbRun(
-            WandbRunInfo(spec.kind, spec.fingerprint, group, config.to_dict()),
-            folder,
-            wandb.project,
-            wandb.entity,
-            wandb.mode == "online",
-            wandb.finish_seconds,
+    logger = stage.config.logger
+    if not collectives.is_rank_zero() or not (logger.wandb or logger.tensorboard):
+        return Dashboards()
+    seconds = FLUSH_SECONDS
+    wandb = None
+    if logger.wandb:
+        seconds += CONNECT_SECONDS + logger.wandb.finish_seconds
+        wandb = WandbJob(
+            logger.wandb.project,
+            logger.wandb.entity,
+            logger.wandb.mode == "online",
+            logger.wandb.finish_seconds,
         )
-        chosen.append((run, CONNECT_SECONDS + wandb.finish_seconds + ABORT_SECONDS))
-    if config.logger.tensorboard:
-        events = TensorBoard(folder / config.logger.tensorboard.name)
-        chosen.append((events, TENSORBOARD_FLUSH_SECONDS))
-    return Dashboards(chosen)
+    job = Job(
+        str(stage.folder.path),
+        wandb,
+        logger.tensorboard.name if logger.tensorboard else None,
+        device=device_name(stage),
+    )
+    return Dashboards(
+        job, seconds, lambda line: stage.console.print(line, soft_wrap=True)
+    )
+
+
+def device_name(stage: Stage) -> str | None:
+    """Return the maker's name of the GPU that trains; None on a CPU."""
+    if stage.config.trainer.accelerator == "cpu" or not torch.cuda.is_available():
+        return None
+    return torch.cuda.get_device_name()

@@ -29,12 +29,14 @@ from unmask.stages.ledger import StageFolder
 from unmask.stages.origin import Origin, write_origin
 from unmask.stages.plan import Plan
 from unmask.training.build import count_visible
+from unmask.training.dashboards import choose_dashboards
 from unmask.training.failures import handle_failure
 from unmask.training.fit import fit
 from unmask.training.foreign_parts import check_foreign_parts
 from unmask.training.prepare import prepare
 from unmask.training.run import Run, Stage
 from unmask.training.stages import WITHOUT_FIT
+from unmask.training.utilisation import peak_images_per_second
 
 Result = dict[str, Any]  # the content of a stage's result.json
 REPORTED_PACKAGES = ("torch", "lightning", "timm")
@@ -62,10 +64,7 @@ def execute(plan: Plan, console: Console, origin: Origin | None = None) -> list[
     for note in plan.listing.notes if plan.listing else ():
         console.print(f"warning: {note}", soft_wrap=True, markup=False)
     run = Run(plan, console, origin)
-    earlier = {
-        spec: StageFolder(plan.config.runs_dir, spec).result() for spec in plan.stages
-    }
-    if drift := describe_drift(plan.config, earlier, collectives.is_rank_zero()):
+    if drift := describe_drift(plan, collectives.is_rank_zero()):
         console.print(drift, soft_wrap=True, markup=False)
     fitted = [spec for spec in plan.stages if spec.kind in FITTED_STAGES]
     others = [spec for spec in plan.stages if spec.kind not in FITTED_STAGES]
@@ -177,14 +176,20 @@ def _stage_result(run: Run, spec: StageSpec) -> Result:
 
 
 def _run_stage(run: Run, spec: StageSpec, folder: StageFolder) -> Result:
-    """Train or evaluate, and write result.json on rank zero."""
-    start = time.monotonic()
+    """Train or evaluate, write result.json on rank zero, and show it on dashboards."""
     stage = Stage(run, spec, folder)
+    with choose_dashboards(stage) as stage.dashboards:
+        return _make_result(stage)
+
+
+def _make_result(stage: Stage) -> Result:
+    start = time.monotonic()
+    run, spec, folder = stage.run, stage.spec, stage.folder
     try:
         if measure := WITHOUT_FIT.get(spec.kind):
             metrics = measure(stage)
         else:
-            metrics = fit(stage, *prepare(stage))
+            metrics = fit(stage, *prepare(stage), peak_images_per_second(stage))
     except SystemExit as leaving:
         # after a second Ctrl-C Lightning exits by itself
         if not (isinstance(leaving, Preempted) or received_signals):

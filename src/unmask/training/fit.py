@@ -36,7 +36,6 @@ from unmask.tasks.pretrain import Pretrain
 from unmask.tasks.recompute import TrainingTask
 from unmask.tasks.ridge import ridge_accuracy
 from unmask.training.class_tables import write_class_tables
-from unmask.training.dashboards import choose_dashboards
 from unmask.training.fsdp import build_strategy
 from unmask.training.learning_rates import part_rates, rates_table
 from unmask.training.micro_batches import num_micro_batches
@@ -52,9 +51,15 @@ QUIET_TRAINER: dict[str, Any] = {
 }
 
 
-def fit(stage: Stage, module: TrainingTask, data: ImageData | FeatureData) -> Metrics:
+def fit(
+    stage: Stage,
+    module: TrainingTask,
+    data: ImageData | FeatureData,
+    peak_speed: float | None = None,
+) -> Metrics:
     """Train to the end and return the metrics of the final weights.
 
+    peak_speed: images a second at the devices' peak, where that is known.
     Goes on from the newest checkpoint in the stage's folder, where there is one. Raises
     FloatingPointError where a metric of the final weights is not finite.
     """
@@ -64,13 +69,13 @@ def fit(stage: Stage, module: TrainingTask, data: ImageData | FeatureData) -> Me
         _report_rates(stage, module.model, make_optimizer)
     writer = CheckpointWriter(stage.config.checkpoint.keep)
     spikes = _spike_detector(stage)
-    dashboards = choose_dashboards(stage.config, stage.spec, stage.folder.path)
     logger = MetricsLogger(
         stage.folder.path,
         make_optimizer.batch_size,
         _steps_per_epoch(stage, make_optimizer),
-        dashboards,
+        stage.dashboards,
         lambda step: _skipped_steps(spikes) | _bad_image_count(stage, step),
+        peak_speed,
     )
     callbacks = _callbacks(stage, make_optimizer, writer, logger, spikes)
     if isinstance(module, Pretrain) and isinstance(data, ImageData):
@@ -79,10 +84,9 @@ def fit(stage: Stage, module: TrainingTask, data: ImageData | FeatureData) -> Me
     newest = collectives.on_rank_zero(
         lambda: checkpoints.newest(stage.folder.checkpoints)
     )
-    with dashboards:
-        trainer.fit(module, datamodule=data, ckpt_path=newest, weights_only=True)
-        stage.earlier_seconds = logger.earlier_seconds
-        trainer.validate(module, datamodule=data, verbose=False)
+    trainer.fit(module, datamodule=data, ckpt_path=newest, weights_only=True)
+    stage.earlier_seconds = logger.earlier_seconds
+    trainer.validate(module, datamodule=data, verbose=False)
     metrics = {
         **_validation_metrics(stage, trainer),
         "parameters": num_parameters(module.model),
@@ -177,7 +181,7 @@ def _callbacks(
     return [
         Watchdog(folder, config.trainer.timeout_minutes),
         # before anything is written: a non-finite step leaves no trace elsewhere
-        NonfiniteGuard(folder, facts, spikes),
+        NonfiniteGuard(folder, facts, spikes, logger.add_gradient_norm),
         BadImageReporter(stage.bad_images),
         logger,
         *([Tracer(folder)] if config.watch.trace else []),

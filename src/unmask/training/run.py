@@ -6,6 +6,7 @@ from typing import Any
 from rich.console import Console
 
 from unmask.config.augmentation import Augment
+from unmask.dashboards.process import Dashboards
 from unmask.data.loading.bad_images import BadImages
 from unmask.data.loading.folders import StoredImages, narrow_values
 from unmask.data.loading.in_memory import InMemory
@@ -81,6 +82,8 @@ class Stage:
             run.config.data.bad_limit,
             lambda line: run.console.print(line, soft_wrap=True, markup=False),
         )
+        # none until the stage begins
+        self.dashboards = Dashboards()
         # seconds of training before the checkpoint that the fit goes on from
         self.earlier_seconds = 0.0
 

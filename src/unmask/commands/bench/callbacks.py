@@ -143,7 +143,7 @@ def _build_callbacks(
     logger = MetricsLogger(folder, spec["batch"], steps)
     return [
         Watchdog(folder, 30),
-        NonfiniteGuard(folder, {}),
+        NonfiniteGuard(folder, {}, report_norm=logger.add_gradient_norm),
         logger,
         Checkpointing(folder, writer, cadence, {"accumulate": 1}),
         StageProgress("bench", spec["batch"], steps, console, lambda: logger.step_loss),

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from unmask.commands.plan.hardware import PRECISION_NAMES, Hardware, Precision
 from unmask.commands.plan.memory import FREE_SHARE
 from unmask.commands.plan.price_types import Cell
+from unmask.config.hardware import PRECISION_NAMES, Hardware, Precision
 from unmask.config.recipes import PRICED_STAGES
 
 # narrower models cannot keep a large device busy

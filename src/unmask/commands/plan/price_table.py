@@ -3,7 +3,6 @@
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from unmask.commands.plan.hardware import Hardware
 from unmask.commands.plan.price_types import (
     Cell,
     StagePrice,
@@ -20,6 +19,7 @@ from unmask.commands.plan.units import (
     format_hours,
     format_images,
 )
+from unmask.config.hardware import Hardware
 from unmask.config.recipes import STAGES, stage_name
 
 

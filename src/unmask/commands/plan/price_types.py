@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from unmask.commands.plan.hardware import GIB, Hardware, Precision
 from unmask.commands.plan.memory import Memory
 from unmask.config.datasets import DatasetSize
+from unmask.config.hardware import GIB, Hardware, Precision
 from unmask.config.schema import Config
 from unmask.stages.fingerprint import StageSpec
 from unmask.stages.sizes import ImageCounts

@@ -10,15 +10,15 @@ from typing import Any
 
 import torch
 
-from unmask.commands.plan.hardware import (
+from unmask.commands.plan.price_types import TrainingStep
+from unmask.commands.plan.units import count_noun
+from unmask.config.hardware import (
     GIB,
     PRECISION_NAMES,
     TERA,
     Hardware,
     Precision,
 )
-from unmask.commands.plan.price_types import TrainingStep
-from unmask.commands.plan.units import count_noun
 from unmask.config.schema import Config
 from unmask.data.loading.batch import Batch
 from unmask.training.build import build_pretraining

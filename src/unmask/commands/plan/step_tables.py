@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from unmask.commands.plan.hardware import GIB, Hardware
 from unmask.commands.plan.price_types import TrainingStep
 from unmask.commands.plan.speed import MeasuredSpeed
 from unmask.commands.plan.units import (
@@ -14,6 +13,7 @@ from unmask.commands.plan.units import (
     format_number,
     format_small,
 )
+from unmask.config.hardware import GIB, Hardware
 from unmask.config.recipes import stage_name
 
 # characters: of the names of rows, and of a model's column

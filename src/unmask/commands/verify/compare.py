@@ -11,10 +11,8 @@ from torch import Tensor
 from unmask.callbacks.tracer import HASHED_PARTS, TRACE_FILE
 from unmask.stages.ledger import read_result
 from unmask.storage import checkpoints
-from unmask.storage.metrics_log import read_rows
+from unmask.storage.metrics_log import MACHINE_KEYS, read_rows
 
-# metrics that differ in any two runs
-TIMING_KEYS = ("images_per_second",)
 OPTIMIZER_KEYS = ("optimizer_states", "lr_schedulers", "global_step")
 MAX_NAMED = 3  # tensors in a message
 
@@ -85,7 +83,7 @@ def _compare_metrics(comparison: Comparison, ours: Path, undisturbed: Path) -> N
 
 def _rows_without_timings(stage_folder: Path) -> list[dict[str, Any]]:
     return [
-        {key: value for key, value in row.items() if key not in TIMING_KEYS}
+        {key: value for key, value in row.items() if key not in MACHINE_KEYS}
         for row in read_rows(stage_folder / "metrics.jsonl")
     ]
 

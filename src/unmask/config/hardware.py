@@ -1,9 +1,11 @@
-"""The hardware that a price is for, and the arguments of src/plan.py."""
+"""Devices: their memory and their peak FLOP/s, from conf/hardware."""
 
 from typing import Literal
 
-from pydantic import model_validator
+import yaml
+from pydantic import Field, model_validator
 
+from unmask.config.experiments import CONF
 from unmask.config.section import Count, Positive, PositiveFraction, Section
 
 Precision = Literal["32-true", "bf16-mixed"]
@@ -16,7 +18,10 @@ PRECISION_NAMES: dict[Precision, str] = {
 
 
 class Hardware(Section):
-    """Describe the devices. Their peak is null where this machine is to be measured."""
+    """Describe the devices. Their peak is null where this machine is to be measured.
+
+    cuda_names: what CUDA calls a device that has this peak.
+    """
 
     name: str
     # the price is for all of them together, not for one
@@ -26,6 +31,7 @@ class Hardware(Section):
     tflops: dict[Precision, Positive] | None
     utilisation: dict[Precision, PositiveFraction] | None
     source: str
+    cuda_names: list[str] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def peak_and_share_belong_together(self) -> "Hardware":
@@ -47,10 +53,13 @@ class Hardware(Section):
         return TERA * self.tflops[precision] * self.utilisation[precision]
 
 
-class Plan(Section):
-    """Hold what src/plan.py takes beside the run's own config."""
+def peak_flops(cuda_name: str, precision: Precision) -> float | None:
+    """Return the FLOP/s that a device can reach by its data sheet.
 
-    hardware: Hardware
-    images: Count | None
-    val_images: Count | None
-    classes: Count | None
+    None for a device that conf/hardware does not name.
+    """
+    for path in sorted((CONF / "hardware").glob("*.yaml")):
+        content = yaml.safe_load(path.read_text())
+        if cuda_name in content.get("cuda_names", []):
+            return TERA * content["tflops"][precision]
+    return None

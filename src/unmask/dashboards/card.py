@@ -1,0 +1,154 @@
+"""What dashboards call a stage: its name, its group and tags, what it depends on."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from unmask.config.experiments import EXPERIMENTS, read_paper
+from unmask.dashboards.names import stage_prefix
+from unmask.stages.fingerprint import DATA_KEYS, PRETRAIN_KEYS
+from unmask.stages.records import RunRecord, folder_key, read_record
+from unmask.stages.sweeps import read_sweeps
+
+MAX_NAME = 128
+MAX_TAG = 64
+
+
+@dataclass(frozen=True)
+class Card:
+    """Describe a stage by its record; device: the kind of device that trains it."""
+
+    record: RunRecord
+    device: str | None = None
+
+    @property
+    def folder(self) -> Path:
+        return self.record.folder
+
+    @property
+    def id(self) -> str:
+        """Return the fingerprint: a stage is one run of a project."""
+        return self.record.fingerprint
+
+    @property
+    def name(self) -> str:
+        """Return what differs from the defaults: "pretrain mask_ratio=0.9 s1"."""
+        return _cut(self.record.name, MAX_NAME)
+
+    @property
+    def prefix(self) -> str:
+        """Return how the names of its metrics begin."""
+        return stage_prefix(self.record.kind, self.record.start)
+
+    @property
+    def group(self) -> str:
+        """Return the table of the paper, else the sweep, else the stage's parent."""
+        record = self.record
+        parent = (record.parent or "").rpartition("/")[2]
+        named = record.experiment or (record.sweep and f"sweep {record.sweep}")
+        return _cut(named or parent or record.fingerprint, MAX_NAME)
+
+    @property
+    def tags(self) -> list[str]:
+        """Return the scale, the experiment, and its name in the paper."""
+        experiment = self.record.experiment
+        is_table = experiment and (EXPERIMENTS / experiment).is_dir()
+        table = read_paper(experiment).paper if experiment and is_table else None
+        tags = [tag for tag in (self.scale, experiment, table) if tag]
+        return [_cut(tag, MAX_TAG) for tag in dict.fromkeys(tags)]
+
+    @property
+    def scale(self) -> str | None:
+        return (self.record.config.get("scale") or {}).get("name")
+
+    @property
+    def notes(self) -> str:
+        return self.record.origin.command
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """Return what the result depends on, by the keys that a user types.
+
+        What filters and charts name stands at the top: the stage, the table, and each
+        dial as `dial.<key>`.
+        """
+        record = self.record
+        facts = {
+            "stage": record.kind,
+            "start": record.start,
+            "fingerprint": record.fingerprint,
+            "parent": record.parent,
+            "experiment": record.experiment,
+            "cell": record.cell,
+            "sweep": record.sweep,
+            "scale": self.scale,
+            "seed": record.seed,
+            "device": self.device,
+        }
+        known = {key: value for key, value in facts.items() if value is not None}
+        return known | self._counted() | {"dial": nested(record.dials)}
+
+    def picture(self, epoch: float | None) -> Path | None:
+        """Return the reconstructions of an epoch, None where there are none (yet)."""
+        if epoch is None:
+            return None
+        path = self.folder / "pictures" / f"epoch={round(epoch):04d}.png"
+        return path if path.exists() else None
+
+    def _counted(self) -> dict[str, Any]:
+        """Return the sections of the config that the stage and its parents read."""
+        config, kind, start = self.record.config, self.record.kind, self.record.start
+        keys = [kind]
+        if kind == "pretrain" or start == "pretrained":
+            keys += [key for key in PRETRAIN_KEYS if key != "seed"]
+        if kind == "robustness":
+            keys.append(config[kind]["of"])
+        if start != "pixels":
+            keys.append("model")
+        counted = {key: config[key] for key in keys if config.get(key) is not None}
+        data = {key: config["data"].get(key) for key in ("source", *DATA_KEYS)}
+        return counted | {"data": data, "precision": config["trainer"]["precision"]}
+
+
+def read_card(folder: Path, device: str | None = None) -> Card:
+    """Read what a stage's folder says of it.
+
+    Raises FileNotFoundError where nothing was begun in it.
+    """
+    key = folder_key(folder)
+    sweeps = []
+    tables = []
+    for sweep in read_sweeps(folder.parent.parent):
+        uses = [c for c in sweep.cells if key in (*c.stages, *c.weights)]
+        sweeps += [sweep.id] if uses else []
+        tables += [table for cell in uses for table in cell.tables]
+    record = read_record(folder, tuple(sweeps), tuple(dict.fromkeys(tables)))
+    if record is None:
+        raise FileNotFoundError(f"{folder}: no stage was begun here: no config.yaml")
+    return Card(record, device)
+
+
+def nested(values: dict[str, Any]) -> dict[str, Any]:
+    """Return values by dotted keys as sections in sections.
+
+    W&B finds no key with a point in it by a filter. A choice of a group that has
+    dials of its own is their `name`.
+    """
+    sections: dict[str, Any] = {}
+    for key, value in values.items():
+        *above, last = key.split(".")
+        section = sections
+        for name in above:
+            inner = section.get(name, {})
+            section[name] = inner if isinstance(inner, dict) else {"name": inner}
+            section = section[name]
+        if isinstance(section.get(last), dict) and not isinstance(value, dict):
+            section[last]["name"] = value
+        else:
+            section[last] = value
+    return sections
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 1]}…"
