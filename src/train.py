@@ -67,11 +67,7 @@ from unmask.distributed.slurm import requeue
 from unmask.stages.checked_cells import refuse_unchecked_cell
 from unmask.stages.devices import total_processes
 from unmask.stages.disk import refuse_small_disk
-from unmask.stages.drift import (
-    describe_drift,
-    kept_result,
-    needed_stages,
-)
+from unmask.stages.drift import describe_drift, kept_results
 from unmask.stages.ledger import StageFolder
 from unmask.stages.origin import this_origin
 from unmask.stages.plan import Plan, make_plan
@@ -115,20 +111,20 @@ def run_config(cfg: DictConfig, console: Console) -> None:
     """Make the results that the ledger lacks, and report all of them."""
     plan = make_plan(check(resolve_one_run(cfg)))
     refuse_unchecked_cell(plan)
-    plan = replace(plan, stages=needed_stages(plan))
-    folders = [StageFolder(plan.config.runs_dir, spec) for spec in plan.stages]
-    results = [kept_result(folder, plan.config.rerun) for folder in folders]
-    from_ledger = [result is not None for result in results]
-    finished = [result for result in results if result is not None]
+    results = kept_results(plan)
+    plan = replace(plan, stages=tuple(results))
+    from_ledger = [result is not None for result in results.values()]
+    finished = [result for result in results.values() if result]
     # where all stages are finished torch, which takes seconds, is not even imported
     if all(from_ledger):
-        if drift := describe_drift(plan):
+        if drift := describe_drift(plan.config, results):
             console.print(drift, soft_wrap=True, markup=False)
     else:
         # a disk that is too small, or a ledger that cannot be written, is refused
         # before torch is imported
         refuse_small_disk([plan])
-        folders[from_ledger.index(False)].create()
+        first = plan.stages[from_ledger.index(False)]
+        StageFolder(plan.config.runs_dir, first).create()
         finished = run_stages(plan, console)
     # only rank zero has results to report
     if finished:

@@ -94,9 +94,7 @@ def test_stages_without_a_decoder_and_missing_checkpoints_are_refused(
         ConfigError, match="of stage scratch; only pretraining has a decoder"
     ):
         reconstruct_images(find_checkpoint(scratch), None, 1, None, 0)
-    with pytest.raises(
-        ConfigError, match=r"neither a file nor a folder with checkpoints"
-    ):
+    with pytest.raises(ConfigError, match=r"nor checkpoints of a stage; see runs/pre"):
         find_checkpoint(tmp_path)
     with pytest.raises(ConfigError, match=r"no such file or folder"):
         reconstruct_images(find_checkpoint(stage), tmp_path / "none", 1, None, 0)

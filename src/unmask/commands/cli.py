@@ -97,7 +97,7 @@ def parse(
     return parse_arguments(section, raw, _read_defaults(section), keys)
 
 
-def _quote_yaml(argument: str, paths: set[str]) -> str:
+def _quote_yaml(argument: str, paths: frozenset[str]) -> str:
     """Quote a path, in which YAML's signs (# and others) mean nothing."""
     key, _, value = argument.partition("=")
     if override_key(argument) not in paths or value[:1] in ("", "'", '"', "["):

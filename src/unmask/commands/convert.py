@@ -8,8 +8,11 @@ from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
+from unmask.commands.foreign_weights import check_foreign
 from unmask.config.checks import ConfigError
 from unmask.config.section import Count, PathText, Section
+from unmask.exchange.geometry import Hints
+from unmask.exchange.weight_files import check_target
 
 if TYPE_CHECKING:
     from unmask.exchange.facts import Facts
@@ -32,24 +35,23 @@ class Convert(Section):
 def run(arguments: Convert) -> Table:
     """Convert; print and return what became of each tensor.
 
-    Raises ConfigError for a source that is missing or a target that exists, ValueError
-    for unusable weights.
+    Raises ConfigError for a source without weights or a target that exists, ValueError
+    for values that are no weights.
     """
-    from unmask.exchange.geometry import Hints
-    from unmask.exchange.read_weights import read_weights
-    from unmask.exchange.summary import report_table
-    from unmask.exchange.write import check_target, write_weights
-
     source = Path(arguments.source)
     target = Path(arguments.to)
-    if not source.exists():
-        raise ConfigError(f"from={source}: no such file or folder")
-    # checked first: reading a large file takes minutes
+    hints = Hints(arguments.heads, arguments.decoder_heads, arguments.grid)
+    # checked first: reading a large file takes minutes, and importing torch seconds
+    check_foreign("from", source, hints, arguments.weights)
     try:
         check_target(target, arguments.layout, arguments.overwrite)
     except ValueError as error:
         raise ConfigError(f"to={error}") from None
-    hints = Hints(arguments.heads, arguments.decoder_heads, arguments.grid)
+
+    from unmask.exchange.read_weights import read_weights
+    from unmask.exchange.summary import report_table
+    from unmask.exchange.write import write_weights
+
     weights, read_report = read_weights(source, hints, choice=arguments.weights)
     weights = replace(weights, facts=_typed_facts(arguments, weights.facts))
     write_report = write_weights(weights, target, arguments.layout, arguments.overwrite)

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import Any, get_args
 
 from pydantic import BaseModel
@@ -16,9 +17,10 @@ def known_keys(section: type[BaseModel] = Config) -> list[str]:
     return sorted({key for key, _ in _fields(section, "")})
 
 
-def path_keys(section: type[BaseModel] = Config) -> set[str]:
+@cache
+def path_keys(section: type[BaseModel] = Config) -> frozenset[str]:
     """Return the keys whose values are files or folders."""
-    return {key for key, field in _fields(section, "") if _is_path(field)}
+    return frozenset(key for key, field in _fields(section, "") if _is_path(field))
 
 
 def _fields(section: type[BaseModel], prefix: str) -> Iterator[tuple[str, FieldInfo]]:

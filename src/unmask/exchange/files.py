@@ -44,10 +44,16 @@ def load_tensors(
 
 
 def load_content(header: Header) -> Any:
-    """Return all that a file holds, on the CPU."""
-    if header.is_safetensors:
-        return _load_safetensors(header.path)
-    return load_pickle(header.path, header.stubs)
+    """Return all that a file holds, or its shards together, on the CPU."""
+    contents = [
+        _load_safetensors(part)
+        if header.is_safetensors
+        else load_pickle(part, header.stubs)
+        for part in header.parts
+    ]
+    if len(contents) == 1:
+        return contents[0]
+    return {name: value for content in contents for name, value in content.items()}
 
 
 def _load_safetensors(path: Path) -> dict[str, Tensor]:

@@ -5,14 +5,13 @@ a ValueError of one sentence.
 """
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from unmask.exchange.stand_ins import StoredTensor, Stub, unpickle_shapes
+from unmask.exchange.weight_files import INDEX_ENDING, find_weights
 
-HUB_FILES = ("model.safetensors", "pytorch_model.bin")
-STAGE_FILES = "step=*.ckpt"
 SAFETENSORS_START = 8  # bytes of the header's length
 
 
@@ -22,11 +21,13 @@ class Header:
 
     tree: its content, with a StoredTensor for each tensor. config, preprocessor, card:
     config.json, preprocessor_config.json and README.md beside it, in a folder. record:
-    what this project wrote into it. stubs: for what torch would refuse in it.
+    what this project wrote into it. stubs: for what torch would refuse in it. parts:
+    the files that hold the tensors, several where path is an index of shards.
     """
 
     path: Path
     tree: Any
+    parts: tuple[Path, ...] = ()
     config: dict[str, Any] = field(default_factory=dict)
     preprocessor: dict[str, Any] = field(default_factory=dict)
     card: str = ""
@@ -40,17 +41,29 @@ def read_header(location: Path) -> Header:
 
     Raises ValueError.
     """
-    if not location.exists():
-        raise ValueError(f"{location}: no such file or folder")
+    path, parts = find_weights(location)
     # beside a single file they may belong to something else
     beside: dict[str, Any] = {}
-    path = location
-    if location.is_dir():
-        path = find_file(location)
+    if location.is_dir() or path.name.endswith(INDEX_ENDING):
         beside["config"] = _read_json(path.parent / "config.json")
         beside["preprocessor"] = _read_json(path.parent / "preprocessor_config.json")
         card = path.parent / "README.md"
         beside["card"] = card.read_text(errors="replace") if card.is_file() else ""
+    first, *others = [_read_part(part) for part in parts]
+    if not others:
+        return replace(first, path=path, parts=parts, **beside)
+    tree = dict(first.tree)
+    for other in others:
+        repeated = next((name for name in other.tree if name in tree), None)
+        if repeated:
+            raise ValueError(f"{path} lists shards that both hold {repeated}")
+        tree |= other.tree
+    stubs = tuple(stub for part in (first, *others) for stub in part.stubs)
+    return replace(first, path=path, tree=tree, stubs=stubs, parts=parts, **beside)
+
+
+def _read_part(path: Path) -> Header:
+    """Read a single file."""
     # the first bytes decide what it is, rather than the suffix
     with path.open("rb") as file:
         start = file.read(9)
@@ -59,7 +72,7 @@ def read_header(location: Path) -> Header:
     # a safetensors file begins with its header's length, then a JSON header
     if start[8:] == b"{" or path.suffix == ".safetensors":
         tree, record = _read_safetensors(path)
-        return Header(path, tree, record=record, is_safetensors=True, **beside)
+        return Header(path, tree, record=record, is_safetensors=True)
     # PyTorch's files are zips, and before version 1.6 pickles
     if not start.startswith((b"PK", b"\x80")):
         raise ValueError(
@@ -69,27 +82,7 @@ def read_header(location: Path) -> Header:
     tree, stubs = unpickle_shapes(path)
     own = tree.get("unmask") if isinstance(tree, dict) else None
     record = own if isinstance(own, dict) else {}
-    return Header(path, tree, record=record, stubs=tuple(stubs), **beside)
-
-
-def find_file(folder: Path) -> Path:
-    """Return the file of weights in a folder; ValueError where there is none."""
-    for name in HUB_FILES:
-        if (folder / name).is_file():
-            return folder / name
-    if list(folder.glob("*.index.json")):
-        raise ValueError(
-            f"{folder} holds weights in several shards; save them as one file first"
-            " (max_shard_size)"
-        )
-    stage = folder if folder.name == "checkpoints" else folder / "checkpoints"
-    files = sorted(stage.glob(STAGE_FILES))
-    if not files:
-        raise ValueError(
-            f"{folder} holds neither {' nor '.join(HUB_FILES)} nor checkpoints of a"
-            " stage"
-        )
-    return files[-1]
+    return Header(path, tree, record=record, stubs=tuple(stubs))
 
 
 def _read_json(path: Path) -> dict[str, Any]:

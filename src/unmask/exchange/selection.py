@@ -11,7 +11,12 @@ from typing import Any, NamedTuple
 from unmask.exchange.header import Header
 from unmask.exchange.names import strip_inner_wrappers
 from unmask.exchange.sizes import Layout
-from unmask.exchange.stand_ins import StandIn, collect_state, is_tensor
+from unmask.exchange.stand_ins import (
+    StandIn,
+    collect_state,
+    is_array,
+    is_tensor,
+)
 
 MAX_LEVELS = 4
 MAX_LISTED = 8
@@ -209,6 +214,11 @@ def _explain_nothing(header: Header) -> str:
     names = list(_tensor_names(tree))
     if "model.head.weight" in names:
         return f"{path} is a head trained on stored features: it holds no encoder"
+    if _holds_arrays(tree):
+        return (
+            f"{path} holds NumPy's arrays, not tensors; save them by"
+            " torch.from_numpy and torch.save"
+        )
     if not names:
         entries = [] if isinstance(tree, StandIn) else [str(key) for key in tree]
         held = ", ".join(entries[:MAX_LISTED]) or "nothing"
@@ -216,6 +226,17 @@ def _explain_nothing(header: Header) -> str:
     return (
         f"{path} is of no known layout: its first names are {', '.join(names[:5])};"
         f" known are {KNOWN_LAYOUTS}"
+    )
+
+
+def _holds_arrays(tree: Any) -> bool:
+    """Return whether the weights themselves are arrays of NumPy."""
+    if not isinstance(tree, Mapping):
+        return False
+    is_weight = (str(key).endswith((".weight", ".bias")) for key in tree)
+    return any(
+        (named and is_array(value)) or _holds_arrays(value)
+        for named, value in zip(is_weight, tree.values(), strict=True)
     )
 
 

@@ -41,6 +41,8 @@ DATA_NAMES = {
     *(f"builtins.{name}" for name in ("list", "object", "range", "slice", "str")),
     *(f"builtins.{name}" for name in ("bool", "tuple")),
 }
+# what NumPy names where it pickles arrays
+ARRAY_MAKERS = ("ndarray", "_reconstruct", "_frombuffer")
 # of torch's format before 1.6: its number, its version and the machine's sizes
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PREAMBLE = 3
@@ -126,8 +128,12 @@ def _unpickle(path: Path, file: BinaryIO) -> Content:
     if not zipfile.is_zipfile(file):
         file.seek(0)
         reader = _ShapeUnpickler(file, path)
-        if reader.load() != LEGACY_MAGIC:
-            raise EOFError(path)
+        first = reader.load()
+        if first != LEGACY_MAGIC:
+            raise _RefusedError(
+                f"{path} is a pickle of a {type(first).__name__}, not PyTorch's; save"
+                " its tensors by torch.save"
+            )
         for _ in range(LEGACY_PREAMBLE):
             reader = _ShapeUnpickler(file, path)
             tree = reader.load()
@@ -270,6 +276,11 @@ def collect_state(module: StandIn, prefix: str = "") -> dict[str, Any]:
         if isinstance(child, StandIn):
             state |= collect_state(child, f"{prefix}{name}.")
     return state
+
+
+def is_array(value: Any) -> bool:
+    """Return whether the value stands in for an array of NumPy."""
+    return isinstance(value, StandIn) and type(value).__name__ in ARRAY_MAKERS
 
 
 def is_tensor(value: Any) -> bool:

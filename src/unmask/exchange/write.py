@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast
 
 import torch
 from safetensors.torch import save as safetensors_bytes
@@ -25,10 +25,10 @@ from unmask.exchange.names import (
     split_name,
     translate_name,
 )
+from unmask.exchange.weight_files import WritableLayout, check_target
 from unmask.exchange.weights import Report, Weights
 from unmask.storage.atomic import atomic_write, write_json, write_text
 
-WritableLayout = Literal["timm", "hf", "official", "safetensors"]
 # Of the linear probe (MAE A.1).
 BATCH_NORM_EPS = 1e-6
 FOLDED_NOTE = (
@@ -121,23 +121,6 @@ def _fact_notes(weights: Weights, layout: WritableLayout) -> Iterator[str]:
         if weights.layout == "official":
             published = " (what facebookresearch/mae published is CC BY-NC 4.0)"
         yield f"the source names no licence{published}; add license=NAME"
-
-
-def check_target(path: Path, layout: WritableLayout, overwrite: bool) -> None:
-    """Raise ValueError if the target exists and may not, or cannot, be replaced."""
-    layouts = get_args(WritableLayout)
-    if layout not in layouts:
-        raise ValueError(f"unknown layout={layout}; choose one of {', '.join(layouts)}")
-    if path.exists() and path.is_dir() != (layout == "hf"):
-        present, written = "a file", "a folder"
-        if path.is_dir():
-            present, written = written, present
-        raise ValueError(
-            f"{path} is {present}; layout={layout} writes {written}: give another place"
-        )
-    is_occupied = any(path.iterdir()) if path.is_dir() else path.exists()
-    if is_occupied and not overwrite:
-        raise ValueError(f"{path} exists; give another place or add overwrite=true")
 
 
 def _convert(

@@ -9,7 +9,7 @@ from unmask.config.checks import ConfigError
 from unmask.config.model_checks import count_weights
 from unmask.config.recipes import ENCODER_STAGES
 from unmask.config.schema import Config
-from unmask.stages.drift import kept_result, needed_stages
+from unmask.stages.drift import kept_results
 from unmask.stages.fingerprint import StageSpec
 from unmask.stages.ledger import StageFolder
 from unmask.stages.plan import Plan
@@ -29,9 +29,8 @@ def refuse_small_disk(plans: Iterable[Plan]) -> None:
     # cells share stages
     unfinished: dict[str, tuple[StageSpec, Config]] = {}
     for plan in plans:
-        for spec in needed_stages(plan):
-            folder = StageFolder(plan.config.runs_dir, spec)
-            if kept_result(folder, plan.config.rerun) is None:
+        for spec, result in kept_results(plan).items():
+            if result is None:
                 unfinished[spec.fingerprint] = spec, plan.config
     stays = peak = 0.0
     for spec, config in unfinished.values():

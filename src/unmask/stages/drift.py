@@ -17,6 +17,7 @@ from typing import Any
 
 from unmask.config.foreign import source_digest
 from unmask.config.recipes import STAGES
+from unmask.config.schema import Config
 from unmask.stages.fingerprint import StageSpec
 from unmask.stages.ledger import StageFolder, utc_now
 from unmask.stages.plan import Plan
@@ -24,6 +25,7 @@ from unmask.storage.atomic import write_json
 
 # of a file in the package's folder: the digest of its code and that of its bytes
 Sources = dict[str, str]
+Results = dict[StageSpec, dict[str, Any] | None]
 
 PROJECT = Path(__file__).parents[2]
 # what a stage that is not finished was begun with
@@ -65,22 +67,20 @@ def kept_result(folder: StageFolder, rerun: bool) -> dict[str, Any] | None:
     return result
 
 
-def needed_stages(plan: Plan) -> tuple[StageSpec, ...]:
-    """Return the plan's stages but for weights that nobody needs.
+def kept_results(plan: Plan) -> Results:
+    """Return the kept result of each stage, but for weights that nobody needs.
 
     Those are of stages that are not asked for, where all that follow are finished.
     """
-    kept: list[StageSpec] = []
-    unfinished: set[StageSpec | None] = set()
+    kept: Results = {}
+    needed_parents: set[StageSpec | None] = set()
     for spec in reversed(plan.stages):
-        folder = StageFolder(plan.config.runs_dir, spec)
-        is_finished = kept_result(folder, plan.config.rerun) is not None
-        is_asked = spec.kind in plan.config.stages
-        if is_asked or is_finished or spec in unfinished:
-            kept.append(spec)
-            if not is_finished:
-                unfinished.add(spec.parent)
-    return tuple(reversed(kept))
+        result = kept_result(StageFolder(plan.config.runs_dir, spec), plan.config.rerun)
+        if result or spec.kind in plan.config.stages or spec in needed_parents:
+            kept[spec] = result
+            if not result:
+                needed_parents.add(spec.parent)
+    return {spec: kept[spec] for spec in reversed(kept)}
 
 
 def changed_files(record: dict[str, Any]) -> list[str]:
@@ -133,33 +133,29 @@ def finish_sources(folder: StageFolder) -> dict[str, Any]:
     return {key: value for key, value in facts.items() if value}
 
 
-def describe_drift(plan: Plan, may_adopt: bool = True) -> str | None:
+def describe_drift(
+    config: Config, results: Results, may_adopt: bool = True
+) -> str | None:
     """Say in one line which results other code has made; None where there are none.
 
     With `adopt` the results are noted to be this code's, too; with `rerun` they are
     about to be made anew. may_adopt: whether this process may write.
     """
-    config = plan.config
     files: dict[str, None] = {}
     titles = []
-    for spec in plan.stages:
-        folder = StageFolder(config.runs_dir, spec)
-        result = folder.result() or {}
-        if changed := changed_files(result):
+    for spec, result in results.items():
+        if result and (changed := changed_files(result)):
             files |= dict.fromkeys(changed)
             titles.append(spec.title)
             if config.adopt and may_adopt:
-                _adopt(folder, result, changed)
+                _adopt(StageFolder(config.runs_dir, spec), result, changed)
     if not files:
         return None
+    stages, changes = ", ".join(titles), f"{name_files(list(files))} changed"
     if config.rerun:
-        return (
-            f"made anew: {', '.join(titles)}, since {name_files(list(files))} changed"
-        )
+        return f"made anew: {stages}, since {changes}"
     if config.adopt:
-        return (
-            f"adopted: {', '.join(titles)}, although {name_files(list(files))} changed"
-        )
+        return f"adopted: {stages}, although {changes}"
     return _sentence(titles, list(files), "made")
 
 
@@ -235,12 +231,19 @@ def _is_used(module: str, spec: StageSpec) -> bool:
 
 def _is_same(file: str, known: str) -> bool:
     """Tell whether a file's code is the known one, whatever its comments."""
-    path = PROJECT / file
-    code, _, content = known.partition(" ")
     try:
-        present = path.read_bytes()
+        present = (PROJECT / file).stat()
     except OSError:
         return False
+    return _has_digest(file, known, present.st_mtime_ns, present.st_size)
+
+
+@cache
+def _has_digest(file: str, known: str, modified: int, size: int) -> bool:
+    """Read a file once for many results; again where it has changed."""
+    path = PROJECT / file
+    code, _, content = known.partition(" ")
+    present = path.read_bytes()
     return _hash(present) == content or _code_digest(path.suffix, present) == code
 
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from unmask.config.augmentation import mixing_group_size
 from unmask.config.checks import ConfigError
@@ -20,6 +20,7 @@ from unmask.config.foreign import part_digest
 from unmask.config.groups import ForeignPart, TokensTarget
 from unmask.config.recipes import STAGES, STEPPED_STAGES
 from unmask.config.schema import Config
+from unmask.exchange.weight_files import find_weights
 from unmask.storage.atomic import sha256
 
 # raise it when a change of the code changes the results of all kinds of stages; of one
@@ -48,8 +49,6 @@ DATA_KEYS = ("image_size", "patch_size", "channels", "mean", "std", "eval_crop")
 DECODER_MLP_RATIO = 4.0
 # names differ from model to model of the same shape
 MODEL_KEYS = ("width", "depth", "heads", "mlp_ratio")
-# weights in a Hugging Face folder
-MODEL_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 def resolve_decode(data: Data) -> Literal["fast", "scaled", "reference", "nvjpeg"]:
@@ -93,6 +92,18 @@ class StageSpec:
             title += START_TITLES[self.start]
         # robustness on the validation images of the data set itself
         return title if self.folder else title.removesuffix(", corrupted")
+
+
+class GivenWeights(NamedTuple):
+    """What a result depends on, of the weights that it starts from.
+
+    identity: of their content, and of the choice among several in a file. grid: of
+    their positions. is_recorded: whether the file itself names the grid.
+    """
+
+    identity: str
+    grid: tuple[int, int]
+    is_recorded: bool
 
 
 def digest(content: dict[str, Any]) -> str:
@@ -177,6 +188,23 @@ def measure_science(
     return science
 
 
+def positions_science(
+    config: Config, kind: str, grid: tuple[int, int], is_recorded: bool = True
+) -> dict[str, Any]:
+    """Return what a stage's result depends on where positions change their grid.
+
+    grid: of the weights that the stage starts from. Nothing where the result is what
+    it was before there was a choice: timm's resampling, from the grid in the file or a
+    square one.
+    """
+    is_resampled = grid != config.grid_for(config.stage_image_size(kind))
+    as_before = is_recorded or grid[0] == grid[1]
+    if as_before and (not is_resampled or config.positions == "timm"):
+        return {}
+    by = {"by": config.positions} if is_resampled else {}
+    return {"positions": {**by, "from": list(grid)}}
+
+
 def robustness_science(
     config: Config, identity: str, test_identity: str | None
 ) -> dict[str, Any]:
@@ -240,24 +268,19 @@ def _model_shape(values: dict[str, Any]) -> dict[str, Any]:
 def weights_identity(path: str, key: str = "init_from") -> str:
     """Return a hash of weights, the same wherever they lie.
 
-    path: a file, a Hugging Face folder, or a stage's folder, whose last checkpoint
-    counts. Raises ConfigError, which names `key`, where there are no weights.
+    path: as `find_weights` takes it; of a stage's folder the last checkpoint counts.
+    Raises ConfigError, which names `key`, where there are no weights.
     """
     place = Path(path).expanduser()
     if place.is_file():
         return sha256(place)[:16]
-    for name in MODEL_FILES:
-        model_file = place / name
-        if model_file.is_file():
-            # heads and the kind of model stand in config.json alone
-            config = place / "config.json"
-            hashes = sha256(model_file) + (sha256(config) if config.exists() else "")
-            return hashlib.sha256(hashes.encode()).hexdigest()[:16]
-    folder = place if place.name == "checkpoints" else place / "checkpoints"
-    checkpoints = sorted(folder.glob("step=*.ckpt"))
-    if not checkpoints:
-        raise ConfigError(
-            f"{key} = {path}: neither a file, nor a Hugging Face folder, nor a stage's"
-            " folder with checkpoints"
-        )
-    return sha256(checkpoints[-1])[:16]
+    try:
+        found = find_weights(place)
+    except ValueError as error:
+        raise ConfigError(f"{key} = {error}") from None
+    if found.is_stage:
+        return sha256(found.path)[:16]
+    # heads and the kind of model stand in config.json alone
+    config = place / "config.json"
+    files = [*found.parts, *([config] if config.exists() else [])]
+    return hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest()[:16]

@@ -2,7 +2,7 @@
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from unmask.config.checks import ConfigError
 from unmask.config.schema import Config
@@ -10,22 +10,10 @@ from unmask.exchange.fit import check_fit
 from unmask.exchange.geometry import Hints, ModelSizes
 from unmask.exchange.outline import read_outline
 from unmask.exchange.sizes import Geometry, Stack
-from unmask.stages.fingerprint import weights_identity
+from unmask.stages.fingerprint import GivenWeights, weights_identity
 
 # targets that an official decoder can go on with
 PIXEL_TARGETS = ("Pixel", "NormalisedPixel")
-
-
-class GivenWeights(NamedTuple):
-    """What a result depends on, of the weights that it starts from.
-
-    identity: of their content, and of the choice among several in a file. grid: of
-    their positions. is_recorded: whether the file itself names the grid.
-    """
-
-    identity: str
-    grid: tuple[int, int]
-    is_recorded: bool
 
 
 class Source(NamedTuple):
@@ -66,8 +54,10 @@ def check_given_weights(config: Config) -> GivenWeights:
         reason = str(error).removeprefix(str(source.location)).lstrip(",: ")
         raise ConfigError(f"init_from = {config.init_from}: {reason}") from None
     # a large file takes seconds: of a sweep's cells the first one alone
-    stamp = outline.header.path.stat()
-    identity = _identity(str(config.init_from), stamp.st_mtime_ns, stamp.st_size)
+    stamps = [part.stat() for part in outline.header.parts]
+    modified = max(stamp.st_mtime_ns for stamp in stamps)
+    size = sum(stamp.st_size for stamp in stamps)
+    identity = _identity(str(config.init_from), modified, size)
     if config.weights:
         identity = f"{identity}:{config.weights}"
     is_recorded = outline.recorded_grid is not None
@@ -78,23 +68,6 @@ def check_given_weights(config: Config) -> GivenWeights:
 def _identity(path: str, modified: int, size: int) -> str:
     """Return a hash of the content; read again where a file has changed."""
     return weights_identity(path)
-
-
-def positions_science(
-    config: Config, kind: str, grid: tuple[int, int], is_recorded: bool = True
-) -> dict[str, Any]:
-    """Return what a stage's result depends on where positions change their grid.
-
-    grid: of the weights that the stage starts from. Nothing where the result is what
-    it was before there was a choice: timm's resampling, from the grid in the file or a
-    square one.
-    """
-    is_resampled = grid != config.grid_for(config.stage_image_size(kind))
-    as_before = is_recorded or grid[0] == grid[1]
-    if as_before and (not is_resampled or config.positions == "timm"):
-        return {}
-    by = {"by": config.positions} if is_resampled else {}
-    return {"positions": {**by, "from": list(grid)}}
 
 
 def _model_geometry(config: Config) -> Geometry:

@@ -12,9 +12,6 @@ from unmask.config.datasets import Arrays
 from unmask.config.recipes import LABELLED_STAGES, Corruption, Robustness
 from unmask.config.schema import Config
 from unmask.config.stage_checks import check_labels
-from unmask.data.images.arrays import is_array, read_array
-from unmask.data.images.depth import UnknownRangeError, to_shares
-from unmask.data.images.pillow import is_deep_png
 from unmask.data.listing.listing import Listing, list_evaluation_set
 from unmask.data.listing.names import FolderStore, name_at
 from unmask.data.sources import list_source
@@ -108,6 +105,11 @@ def _is_deep(data: Data, listing: Listing, needs_range: bool) -> bool:
     name = name_at(names, 0)
     if data.ranges or not name.lower().endswith(DEEP_SUFFIXES):
         return False
+    # Pillow takes a while to import
+    from unmask.data.images.arrays import is_array, read_array
+    from unmask.data.images.depth import UnknownRangeError, to_shares
+    from unmask.data.images.pillow import is_deep_png
+
     stores = listing.stores or [FolderStore(Path(listing.root), names)]
     try:
         content = stores[0].read(0)

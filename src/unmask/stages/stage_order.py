@@ -5,17 +5,14 @@ from pathlib import Path
 from unmask.config.recipes import FITTED_STAGES, STAGES
 from unmask.config.schema import Config
 from unmask.stages.fingerprint import (
+    GivenWeights,
     StageSpec,
     fitted_science,
     measure_science,
+    positions_science,
     pretrain_science,
     robustness_science,
     weights_identity,
-)
-from unmask.stages.given_weights import (
-    GivenWeights,
-    check_given_weights,
-    positions_science,
 )
 
 
@@ -27,7 +24,12 @@ def list_stages(
     A stage's parent comes before it, even where it is not in `stages`.
     identity: of the data set; test_identity: of the folders that robustness reads.
     """
-    given = check_given_weights(config) if config.init_from else None
+    given = None
+    if config.init_from:
+        # most runs need none of what reads files of weights
+        from unmask.stages.given_weights import check_given_weights
+
+        given = check_given_weights(config)
     fitted = {
         kind: StageSpec(kind, "images", fitted_science(kind, config, identity))
         for kind in FITTED_STAGES

@@ -64,7 +64,10 @@ def execute(plan: Plan, console: Console, origin: Origin | None = None) -> list[
     for note in plan.listing.notes if plan.listing else ():
         console.print(f"warning: {note}", soft_wrap=True, markup=False)
     run = Run(plan, console, origin)
-    if drift := describe_drift(plan, collectives.is_rank_zero()):
+    earlier = {
+        spec: StageFolder(plan.config.runs_dir, spec).result() for spec in plan.stages
+    }
+    if drift := describe_drift(plan.config, earlier, collectives.is_rank_zero()):
         console.print(drift, soft_wrap=True, markup=False)
     fitted = [spec for spec in plan.stages if spec.kind in FITTED_STAGES]
     others = [spec for spec in plan.stages if spec.kind not in FITTED_STAGES]

@@ -5,14 +5,27 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from unmask.commands.predict.arguments import Predict
+from unmask.commands.foreign_weights import check_foreign, require_head
+from unmask.commands.predict.arguments import Predict, check_places
+from unmask.exchange.geometry import Hints
 
 if TYPE_CHECKING:
     from unmask.commands.predict.predictions import Predictions
 
 
 def run(arguments: Predict) -> "Predictions":
-    """Predict, print and write; raise ValueError where no image can be read."""
+    """Predict, print and write.
+
+    Raises ConfigError for weights without a head, ValueError where no image can be
+    read.
+    """
+    check_places(arguments)
+    hints = Hints(heads=arguments.heads, grid=arguments.grid)
+    checkpoint = Path(arguments.checkpoint)
+    outline = check_foreign("checkpoint", checkpoint, hints, arguments.weights)
+    if outline:
+        require_head(outline)
+    # torch takes seconds: imported once the weights are known to be some
     from unmask.commands.predict.predictions import (
         MAX_ROWS,
         predict,

@@ -11,7 +11,7 @@ from rich.table import Table
 from torch import Tensor
 
 from unmask.commands.images import find_images
-from unmask.commands.predict.arguments import Predict
+from unmask.commands.predict.arguments import Predict, check_places
 from unmask.config.checks import ConfigError
 from unmask.data.images.tensors import PixelBatch, PixelTensor, concatenate
 from unmask.data.images.unreadable import printable
@@ -107,12 +107,7 @@ def _check_arguments(arguments: Predict) -> None:
             f"device={arguments.device}: torch finds no GPU here; use device=auto or"
             " device=cpu"
         )
-    # checked first: otherwise it fails after all images are predicted
-    if arguments.out and not Path(arguments.out).absolute().parent.is_dir():
-        raise ConfigError(
-            f"out={arguments.out}: its folder does not exist; make it, or give another"
-            " place"
-        )
+    check_places(arguments)
 
 
 def _read_crops(

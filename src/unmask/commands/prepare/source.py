@@ -9,6 +9,7 @@ from unmask.config.checks import ConfigError
 from unmask.data.containers.contents import sort_order
 from unmask.data.containers.index import INDEX_FILE, read_index_kind
 from unmask.data.containers.litdata import CHUNK_INDEX
+from unmask.data.containers.shard_stores import ShardStore
 from unmask.data.containers.source import CONTAINERS, catalogue_container
 from unmask.data.images.unreadable import printable
 from unmask.data.listing.catalogue import Catalogue
@@ -72,8 +73,14 @@ def check_arguments(arguments: Prepare, target: Path, kind: str) -> None:
             f"to={arguments.to}: it must not lie in from={arguments.input_path}, nor"
             " that in it"
         )
+    if kind == "raw":
+        _require_encoding(arguments)
+
+
+def _require_encoding(arguments: Prepare) -> None:
+    """Raise ConfigError where pixels would have to be stored as files."""
     is_compressed = arguments.short_side or arguments.quality
-    if kind == "raw" and arguments.format != "raw" and not is_compressed:
+    if arguments.format != "raw" and not is_compressed:
         raise ConfigError(
             f"format={arguments.format} stores compressed images, and the source has"
             " raw pixels; add quality=90"
@@ -98,6 +105,10 @@ def read_catalogue(kind: str, arguments: Prepare) -> Catalogue:
     except ValueError as error:
         # in training the same folder is data.root
         raise ConfigError(str(error).replace("data.root=", "from=")) from None
+    store = catalogue.store
+    # of other writers' LitData
+    if isinstance(store, ShardStore) and store.contents.shapes is not None:
+        _require_encoding(arguments)
     if not len(catalogue.names):
         raise ConfigError(f"from={path}: there are no images in it")
     if arguments.format in ("parquet", "litdata"):

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 from rich.console import Console
 
+from unmask.commands.foreign_weights import check_foreign, require_decoder
 from unmask.config.section import Count, OpenFraction, PathText, Section, Seed
+from unmask.exchange.geometry import Hints
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -40,17 +42,24 @@ class Reconstruct(Section):
 
 
 def run(arguments: Reconstruct) -> "Image.Image":
-    """Reconstruct images and draw them into one PNG."""
+    """Reconstruct images and draw them into one PNG.
+
+    Raises ConfigError for a checkpoint that cannot be drawn.
+    """
+    hints = Hints(arguments.heads, arguments.decoder_heads, arguments.grid)
+    checkpoint = Path(arguments.checkpoint)
+    outline = check_foreign("checkpoint", checkpoint, hints, arguments.weights)
+    if outline:
+        require_decoder(outline)
+    # torch takes seconds: imported once the weights are known to be some
     from unmask.commands.reconstruct.autoencoder import (
         find_checkpoint,
         load_autoencoder,
     )
     from unmask.commands.reconstruct.foreign import Reading
-    from unmask.exchange.geometry import Hints
     from unmask.reconstructions import save_sheet
 
     ratios = arguments.mask_ratio or []
-    hints = Hints(arguments.heads, arguments.decoder_heads, arguments.grid)
     autoencoder = load_autoencoder(
         find_checkpoint(arguments.checkpoint),
         ratios[0] if ratios else None,

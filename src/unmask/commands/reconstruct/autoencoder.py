@@ -35,7 +35,8 @@ from unmask.data.loading.batch import Batch
 from unmask.data.loading.folders import StoredImages, read_image, read_stored
 from unmask.data.loading.in_memory import InMemory
 from unmask.data.loading.module import normalise
-from unmask.exchange.header import HUB_FILES, read_header
+from unmask.exchange.header import read_header
+from unmask.exchange.weight_files import find_weights
 from unmask.mae import MAE
 from unmask.randomness import make_key
 from unmask.reconstructions import Reconstruction, reconstruct
@@ -51,17 +52,14 @@ def find_checkpoint(path: str | Path) -> Path:
     Raises ConfigError where there is none.
     """
     path = Path(path).expanduser()
-    # a Hugging Face folder is read as a whole
-    if path.is_file() or any((path / name).is_file() for name in HUB_FILES):
+    try:
+        found = find_weights(path)
+    except ValueError as error:
+        raise ConfigError(f"checkpoint={error}; see runs/pretrain/*") from None
+    # Hugging Face's folders are read as a whole
+    if path.is_file() or not found.is_stage:
         return path
-    folder = path if path.name == "checkpoints" else path / "checkpoints"
-    newest = checkpoints.newest(folder)
-    if newest is None:
-        raise ConfigError(
-            f"checkpoint={path}: neither a file nor a folder with checkpoints; see"
-            " runs/pretrain/*"
-        )
-    return newest
+    return checkpoints.newest(found.path.parent) or found.path
 
 
 def reconstruct_images(

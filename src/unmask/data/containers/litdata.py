@@ -1,11 +1,12 @@
 """LitData's chunks, as src/prepare.py and other writers make them, beside index.json.
 
 A chunk is a count, the offset of each item and the end of the last, then the items. An
-item is the sizes of its leaves, then these. Read are leaves that are encoded images.
+item is the sizes of its leaves, then these. An image is an encoded file, or pixels.
 """
 
 import json
 import struct
+from collections.abc import Iterator
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,12 @@ import numpy as np
 import pyarrow as pa
 
 from unmask.config.datasets import ClassKey
+from unmask.data.containers.litdata_leaves import (
+    PIXEL_FORMATS,
+    holds_label,
+    read_label,
+    read_pixel_header,
+)
 from unmask.data.containers.naming import suffix_of
 from unmask.data.containers.roots import Root, Shard
 from unmask.data.containers.scan_tar import ImageEntry, ScannedShard
@@ -26,7 +33,7 @@ from unmask.data.listing.conventions import (
 
 CHUNK_INDEX = "index.json"
 # LitData's names of leaves that hold a whole image file.
-ENCODED = ("jpeg", "bytes", "file")
+ENCODED = ("jpeg", "bytes", "file", "image", "tifffile")
 ARROW_MAGIC = b"ARROW1"
 ARROW_HEADER = 8  # bytes of the name and its padding
 MAGIC_BYTES = 6
@@ -35,7 +42,8 @@ MAGIC_BYTES = 6
 class Item(NamedTuple):
     """Say what the leaves of an item are, by their positions.
 
-    names: their keys; "" in tuples.
+    formats: LitData's, as pil, or no_header_tensor:17. names: their keys, as
+    meta.label; "" in tuples.
     """
 
     formats: tuple[str, ...]
@@ -103,38 +111,55 @@ def scan_chunk(file: Any, shard: str) -> ScannedShard:
 
 
 def _describe_item(config: dict[str, Any], shard: str) -> Item:
-    formats = tuple(each.partition(":")[0] for each in config.get("data_format") or ())
+    formats = tuple(config.get("data_format") or ())
     names = _leaf_names(config, len(formats))
-    encoded = [k for k, kind in enumerate(formats) if kind in ENCODED]
+    images = [k for k, kind in enumerate(formats) if kind.partition(":")[0] in ENCODED]
+    images = images or [k for k, kind in enumerate(formats) if kind in PIXEL_FORMATS]
     packings = ("compression", "encryption", "ipc_compression")
     is_packed = next((config[key] for key in packings if config.get(key)), None)
-    if not encoded or is_packed:
+    if not images or is_packed:
         found = f"compression {is_packed}" if is_packed else ", ".join(formats)
         raise ValueError(
-            f"{shard} holds items of {found}; make it again with images as JPEG files"
-            " or bytes, without compression"
+            f"{shard} holds items of {found}; make it again with images as JPEG files,"
+            " bytes or arrays, without compression"
         )
-    by_name = find_column([names[k] for k in encoded], IMAGE_COLUMNS)
-    image = names.index(by_name) if by_name else encoded[0]
-    others = [k for k, kind in enumerate(formats) if kind in ("int", "str")]
-    labelled = find_column([names[k] for k in others], LABEL_COLUMNS)
-    numbers = [k for k in others if formats[k] == "int" and not names[k]]
-    label = names.index(labelled) if labelled else next(iter(numbers), None)
+
+    def find(leaves: list[int], wanted: tuple[str, ...]) -> int | None:
+        """Return the leaf whose key is spelt like the first of the wanted ones."""
+        keys = [names[k].rpartition(".")[2] for k in leaves]
+        key = find_column(keys, wanted)
+        return None if key is None else leaves[keys.index(key)]
+
+    image = find(images, IMAGE_COLUMNS)
+    image = images[0] if image is None else image
+    others = [k for k, kind in enumerate(formats) if holds_label(kind) and k != image]
+    label = find(others, LABEL_COLUMNS)
+    if label is None:
+        numbers = (k for k in others if formats[k] != "str" and not names[k])
+        label = next(numbers, None)
     texts = [k for k in others if formats[k] == "str" and k != label]
-    named = find_column([names[k] for k in texts], IMAGE_COLUMNS)
-    unnamed = next((k for k in texts if not names[k]), None)
-    return Item(formats, names, image, label, names.index(named) if named else unnamed)
+    named = find(texts, IMAGE_COLUMNS)
+    if named is None:
+        named = next((k for k in texts if not names[k]), None)
+    return Item(formats, names, image, label, named)
 
 
 def _leaf_names(config: dict[str, Any], count: int) -> tuple[str, ...]:
-    """Return the keys of an item that is a dict; "" for the leaves of others."""
+    """Return the keys of an item's leaves, joined by points; "" in tuples."""
     try:
-        spec = json.loads(config["data_spec"])[1]
-        names = json.loads(spec["context"]) or []
+        names = tuple(_names_below(json.loads(config["data_spec"])[1], ""))
     except (KeyError, TypeError, ValueError, IndexError):
-        names = []
-    is_flat = len(names) == count and all(isinstance(name, str) for name in names)
-    return tuple(names) if is_flat else ("",) * count
+        names = ()
+    return names if len(names) == count else ("",) * count
+
+
+def _names_below(spec: dict[str, Any], name: str) -> Iterator[str]:
+    if not spec["children_spec"]:
+        yield name
+        return
+    keys = json.loads(spec["context"]) or [""] * len(spec["children_spec"])
+    for key, child in zip(keys, spec["children_spec"], strict=True):
+        yield from _names_below(child, f"{name}.{key}".strip("."))
 
 
 def _read_item(chunk: bytes, offset: int, item: Item, unnamed: str) -> ImageEntry:
@@ -148,14 +173,17 @@ def _read_item(chunk: bytes, offset: int, item: Item, unnamed: str) -> ImageEntr
 
     label: ClassKey | None = None
     if item.label is not None:
-        content = read(item.label)
-        is_number = item.formats[item.label] == "int"
-        label = int.from_bytes(content, "little", signed=True)
-        label = label if is_number else content.decode()
+        label = read_label(read(item.label), item.formats[item.label])
     name = read(item.file_name).decode()
+    size, start = sizes[item.image], ends[item.image]
+    kind = item.formats[item.image]
+    if kind in PIXEL_FORMATS:
+        header, pixels = read_pixel_header(read(item.image), kind)
+        # tensors have no names of their own, and need no suffix to be known
+        return ImageEntry(name or unnamed, label, size - header, start + header, pixels)
     if not has_image_suffix(name):
         name = unnamed + suffix_of(read(item.image)[:MAGIC_BYTES])
-    return ImageEntry(name, label, sizes[item.image], ends[item.image])
+    return ImageEntry(name, label, size, start)
 
 
 def _read_columns(chunk: bytes, start: int, item: Item, stem: str) -> list[ImageEntry]:
@@ -167,8 +195,11 @@ def _read_columns(chunk: bytes, start: int, item: Item, stem: str) -> list[Image
     whole = pa.py_buffer(chunk)
     # a file of Arrow is a stream behind its name, and has more after it here
     table = pa.ipc.open_stream(whole[start + ARROW_HEADER :]).read_all()
+    while any(pa.types.is_struct(kind) for kind in table.schema.types):
+        table = table.flatten()
     labels = table[item.names[item.label]].to_pylist() if item.label is not None else []
-    names = table[item.names[item.file_name]].to_pylist() if item.file_name else []
+    named = item.file_name
+    names = [] if named is None else table[item.names[named]].to_pylist()
     entries: list[ImageEntry] = []
     for column in table[item.names[item.image]].chunks:
         _, ends, values = column.buffers()

@@ -40,7 +40,12 @@ def scan_shards(
             (label, entry.size, entry.offset)
             for label, entry in zip(labels.ids_N.tolist(), entries, strict=True)
         ]
-        return Contents.of_shard(shard, names, numbers), labels
+        contents = Contents.of_shard(shard, names, numbers)
+        pixels = [entry.pixels for entry in entries if entry.pixels]
+        if not pixels:
+            return contents, labels
+        table = np.array(pixels, dtype=np.int32)
+        return replace(contents, shapes=table[:, :3], dtypes=table[:, 3]), labels
 
     bar = Progress(
         console=Console(stderr=True),
@@ -50,6 +55,11 @@ def scan_shards(
     with ThreadPoolExecutor(available_cores()) as pool, bar:
         scanned = pool.map(scan_shard, shards)
         parts = list(bar.track(scanned, len(shards), description=f"listing {root}"))
+    if (
+        len({contents.shapes is None for contents, _ in parts if len(contents.names)})
+        > 1
+    ):
+        raise ValueError(f"data.root={root} holds files and pixels; keep one of both")
     labels = join_labels([labels for _, labels in parts], root)
     ends = np.cumsum([len(contents.names) for contents, _ in parts])
     relabelled = [
@@ -83,7 +93,8 @@ def _have_same_ends(root: Root, part: Contents, other: Contents) -> bool:
     stores = ShardStore(root, part), ShardStore(root, other)
     try:
         return all(
-            stores[0].read(i) == stores[1].read(i) for i in (0, len(part.names) - 1)
+            stores[0].read_bytes(i) == stores[1].read_bytes(i)
+            for i in (0, len(part.names) - 1)
         )
     # an image that cannot be read is reported when it is needed
     except OSError:

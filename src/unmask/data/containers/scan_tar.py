@@ -28,12 +28,16 @@ MAX_KEYS = 5  # of JSON, in a note
 
 
 class ImageEntry(NamedTuple):
-    """Describe an image in a shard; label: None where none is stored with it."""
+    """Describe an image in a shard; label: None where none is stored with it.
+
+    pixels: height, width, channels and `type_code` where no file is encoded.
+    """
 
     name: str
     label: ClassKey | None
     size: int
     offset: int
+    pixels: tuple[int, int, int, int] | None = None
 
 
 class ScannedShard(NamedTuple):
@@ -67,7 +71,7 @@ def scan_tar(file: Any, shard: str) -> ScannedShard:
                     entry = ImageEntry(name, None, member.size, member.offset_data)
                     entries.append(entry)
                 else:
-                    beside.read(tar, member, name)
+                    beside.read(file, member, name)
             # A tar that was cut between two members looks complete, but for the
             # block of zeros at its end.
             file.seek(tar.offset)
@@ -81,8 +85,8 @@ def scan_tar(file: Any, shard: str) -> ScannedShard:
     names = [entry.name for entry in entries]
     labels, are_texts = beside.labels_of(names)
     labelled = [
-        entry._replace(name=decode_name(entry.name), label=label)
-        for entry, label in zip(entries, labels, strict=True)
+        ImageEntry(decode_name(name), label, size, offset)
+        for (name, _, size, offset), label in zip(entries, labels, strict=True)
     ]
     return ScannedShard(labelled, (), are_texts, tuple(beside.unread))
 
@@ -95,34 +99,35 @@ class FilesBeside:
         self.sources = (Labels(), Labels(), Labels())
         self.unread: dict[str, None] = {}
 
-    def read(self, tar: tarfile.TarFile, member: tarfile.TarInfo, name: str) -> None:
+    def read(self, file: Any, member: tarfile.TarInfo, name: str) -> None:
         base, *fields = name.rpartition("/")[2].lower().split(".")
         is_named = not LABEL_WORDS.isdisjoint((base, *fields))
         is_json = fields[-1:] == ["json"]
         if not fields or not (is_named or is_json or fields[-1] == "txt"):
             self.unread.setdefault(f".{fields[-1]}" if fields else base)
             return
-        file = tar.extractfile(member)
-        assert file is not None
+        file.seek(member.offset_data)
         if is_json:
-            label, keys = _parse_json(file.read(), is_named)
+            label, keys = _parse_json(file.read(member.size), is_named)
             self.unread.setdefault(f".json{keys}")
         else:
-            label = _parse_text(file.read(MAX_LABEL_BYTES + 1))
+            label = _parse_text(file.read(min(member.size, MAX_LABEL_BYTES + 1)))
             self.unread.setdefault(f".{fields[-1]}")
         if label is not None:
             self.sources[1 if is_json else 0 if is_named else 2].add(name, label)
 
     def labels_of(self, names: list[str]) -> tuple[list[ClassKey | None], bool]:
         """Return the label of each image, and whether all are texts."""
-        by_file, by_json, by_text = (each.of_images(names) for each in self.sources)
+        by_file, by_json, by_text = self.sources
         labels = [
             other if label is None else label
-            for label, other in zip(by_file, by_json, strict=True)
+            for label, other in zip(
+                by_file.of_images(names), by_json.of_images(names), strict=True
+            )
         ]
         if any(label is not None for label in labels):
             return labels, False
-        return by_text, True
+        return by_text.of_images(names), True
 
 
 class Labels:
@@ -147,6 +152,8 @@ class Labels:
         Where one name comes several times, as in samples whose keys begin again, an
         image has the label that comes at the same turn.
         """
+        if not self.by_stem:
+            return [None] * len(names)
         counts, turns = Counter(names), Counter[str]()
         stems = {name.rpartition(".")[0] for name in names}
         labels: list[ClassKey | None] = []

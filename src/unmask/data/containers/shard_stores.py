@@ -29,13 +29,27 @@ class ShardStore:
     def name(self, i: int) -> str:
         return f"{self.root}/{self.contents.place(i)}"
 
-    def read(self, i: int) -> bytes:
+    def read(self, i: int) -> bytes | Shaped[np.ndarray, "H W C"]:
+        content = self.read_bytes(i)
+        if self.contents.shapes is None:
+            return content
+        # LitData's pixels; copied, since torch asks for writable memory
+        flat = np.frombuffer(bytearray(content), _pixel_type(self.contents, i))
+        return flat.reshape(self.contents.shapes[i])
+
+    def read_bytes(self, i: int) -> bytes:
         shard = self.contents.shard_of(i)
         offset = int(self.contents.offsets[i])
         # below zero: a row of a compressed Parquet file
         if offset < 0:
             return read_row(self.root, shard, offset)
         return self.root.read(shard, offset, int(self.contents.sizes[i]))
+
+
+def _pixel_type(contents: Contents, i: int) -> np.dtype:
+    if contents.dtypes is None:
+        return np.dtype(np.uint8)
+    return coded_type(int(contents.dtypes[i]))
 
 
 class RawPixelStore:
@@ -67,6 +81,4 @@ class RawPixelStore:
         assert self.contents.shapes is not None
         height, width, channels = self.contents.shapes[i].tolist()
         flat = self._maps[shard][offset : offset + int(self.contents.sizes[i])]
-        if self.contents.dtypes is not None:
-            flat = flat.view(coded_type(int(self.contents.dtypes[i])))
-        return flat.reshape(height, width, channels)
+        return flat.view(_pixel_type(self.contents, i)).reshape(height, width, channels)

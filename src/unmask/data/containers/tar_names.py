@@ -39,6 +39,8 @@ class KeyEncoder:
 
 def decode_name(member: str) -> str:
     """Return the name of the image that is stored as this member."""
+    if "%" not in member:
+        return member
     stem, point, suffix = member.rpartition(".")
     folder, slash, base = stem.rpartition("/")
     if ENCODED.search(base):

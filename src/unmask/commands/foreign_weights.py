@@ -1,0 +1,44 @@
+"""Weights of others that a command is given: checked before torch is imported."""
+
+from pathlib import Path
+
+from unmask.config.checks import ConfigError
+from unmask.exchange.geometry import Hints
+from unmask.exchange.header import read_header
+from unmask.exchange.outline import Outline, read_outline
+from unmask.exchange.weight_files import find_weights
+
+
+def check_foreign(
+    key: str, location: Path, hints: Hints, choice: str | None
+) -> Outline | None:
+    """Return what a file of others holds; None for this project's checkpoints.
+
+    hints, choice: as `read_outline` takes them. Raises ConfigError, which names the
+    key, where there are no weights that can be read.
+    """
+    try:
+        if find_weights(location).is_stage or "config" in read_header(location).record:
+            return None
+        return read_outline(location, hints, choice=choice)
+    except ValueError as error:
+        raise ConfigError(f"{key}={error}") from None
+
+
+def require_decoder(outline: Outline) -> None:
+    """Raise ConfigError for weights that draw no patches."""
+    if outline.geometry.decoder is None:
+        raise ConfigError(
+            f"checkpoint={outline.header.path} ({outline.layout}) holds no decoder,"
+            " which draws the hidden patches; give a file with its decoder (the"
+            " official code calls them visualize or full)"
+        )
+
+
+def require_head(outline: Outline) -> None:
+    """Raise ConfigError for weights that know no classes."""
+    if outline.pool is None:
+        raise ConfigError(
+            f"checkpoint={outline.header.path} ({outline.layout}) has no classifier's"
+            " head; give fine-tuned weights"
+        )
