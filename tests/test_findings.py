@@ -1,5 +1,6 @@
 """A report finds every result of the ledger and of experiments/, and none of another experiment."""
 
+import hashlib
 import re
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 from hydra import initialize_config_dir
 
-from small_runs import plan_for
+from small_runs import ROOT, plan_for
 from unmask.commands.composition import Composer
 from unmask.config.checks import ConfigError, check, fill_missing_roots
 from unmask.config.experiments import CONF, read_paper
@@ -15,6 +16,7 @@ from unmask.reports.paper import findings, result_rows
 from unmask.reports.paper.arguments import Report
 from unmask.reports.paper.comparison import Finding
 from unmask.reports.paper.result_rows import ResultRow, write_rows
+from unmask.stages.ledger import StageFolder
 
 
 def report_of(
@@ -110,6 +112,34 @@ def test_kept_results_are_shown_where_the_images_are_not_on_this_machine(
     assert not report_of(
         tmp_path, monkeypatch, scale="paper", overrides=["mask_ratio=0.5"]
     )[0].rows
+
+
+@pytest.mark.parametrize("digest", ["another", "the same", None])
+def test_results_of_code_that_has_changed_are_noted(
+    digest: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = "unmask/masking.py"
+    plan = plan_for("scale=embedded", "seed=0", tiny=False)
+    spec = result_rows.measured_stage(plan, "finetune")
+    assert spec is not None
+    content = hashlib.sha256((ROOT / "src" / file).read_bytes()).hexdigest()[:12]
+    known = {"another": "0 0", "the same": f"0 {content}"}
+    facts = {"seconds": 1.0, "images": 1000}
+    if digest:
+        facts["sources"] = {file: known[digest]}
+    folder = StageFolder(tmp_path / "runs", spec)
+    folder.create()
+    folder.finish({"val/accuracy": 90.0}, facts)
+    (finding,) = report_of(tmp_path, monkeypatch)
+    assert [row.value for row in finding.rows] == [90.0]
+    notes = [note for note in finding.notes if "changed since" in note]
+    if digest != "another":
+        assert not notes
+        return
+    (note,) = notes
+    assert note.startswith(f"mask_token: {file} changed since")
+    assert "rerun=true" in note
+    assert "adopt=true" in note
 
 
 def test_an_override_of_what_the_table_varies_is_refused(

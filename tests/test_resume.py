@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -18,6 +19,14 @@ from unmask.callbacks.metrics import MetricsLogger
 from unmask.stages.ledger import StageFolder
 from unmask.storage import checkpoints
 from unmask.storage.metrics_log import MACHINE_KEYS, read_rows
+from unmask.training import stages
+
+MEASURED = (
+    "stages=[pretrain,knn,linear_probe]",
+    COARSE,
+    "pretrain.epochs=1",
+    "checkpoint.every_steps=3",
+)
 
 
 class Crash(Exception):
@@ -353,6 +362,75 @@ def test_a_process_killed_twice_ends_as_if_it_never_was(
     assert again.returncode == 0
     assert "continuing at step" in again.stdout
     assert_same(killed, whole)
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a ledger with a pretraining, its kNN and its linear probe."""
+    runs = tmp_path_factory.mktemp("measured")
+    run(f"runs_dir={runs}", *MEASURED)
+    return runs
+
+
+def without(measured: Path, kind: str, runs: Path) -> dict:
+    """Copy the ledger but for the stages of that kind; return their result."""
+    shutil.copytree(measured, runs, dirs_exist_ok=True)
+    (path,) = (runs / kind).glob("*/result.json")
+    result = json.loads(path.read_text())
+    shutil.rmtree(runs / kind)
+    return result
+
+
+def test_a_linear_probe_that_is_asked_to_stop_goes_on_to_the_same_result(
+    measured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = without(measured, "linear_probe", tmp_path)
+    original = MetricsLogger.on_train_batch_end
+    steps: list[int] = []
+
+    def stop_at_5(self: MetricsLogger, trainer: object, *args: object) -> None:
+        original(self, trainer, *args)  # type: ignore[arg-type]
+        steps.append(trainer.global_step)  # type: ignore[attr-defined]
+        if steps == [1, 2, 3, 4, 5]:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(MetricsLogger, "on_train_batch_end", stop_at_5)
+    with pytest.raises(SystemExit) as leaving:
+        run(f"runs_dir={tmp_path}", *MEASURED)
+    assert leaving.value.code == PREEMPTED
+    assert not list(tmp_path.glob("linear_probe/*/result.json"))
+    assert final_state(tmp_path, "linear_probe")["global_step"] == 5
+    again = run(f"runs_dir={tmp_path}", *MEASURED)[-1]
+    assert steps == [1, 2, 3, 4, 5, 6, 7, 8], "no step is made twice, none is left out"
+    assert again["metrics"] == result["metrics"]
+    ours, theirs = (
+        final_state(runs, "linear_probe")["state_dict"] for runs in (tmp_path, measured)
+    )
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize("when", ["features", "votes"])
+def test_a_knn_that_is_asked_to_stop_is_made_again_with_the_same_result(
+    when: str, measured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = without(measured, "knn", tmp_path)
+    name = {"features": "features_of_splits", "votes": "knn_accuracy"}[when]
+    original = getattr(stages, name)
+
+    def stopped(*args: object) -> object:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return original(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, name, stopped)
+        with pytest.raises(SystemExit) as leaving:
+            run(f"runs_dir={tmp_path}", *MEASURED)
+    assert leaving.value.code == PREEMPTED
+    assert not list(tmp_path.glob("knn/*/result.json"))
+    assert not list(tmp_path.glob("knn/*/error.txt"))
+    again = run(f"runs_dir={tmp_path}", *MEASURED)[1]
+    assert again["metrics"] == result["metrics"]
+    assert again["fingerprint"] == result["fingerprint"]
 
 
 def wait_for(

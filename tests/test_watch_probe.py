@@ -7,7 +7,7 @@ import torch
 from sklearn.linear_model import RidgeClassifier
 from sklearn.preprocessing import StandardScaler
 
-from small_runs import call, plan_for, run
+from small_runs import COARSE, call, plan_for, run
 from unmask.config.stage_checks import check_labels
 from unmask.storage import checkpoints
 from unmask.storage.metrics_log import MACHINE_KEYS, read_rows
@@ -48,6 +48,40 @@ def test_a_probe_changes_neither_weights_nor_other_rows(
         measured = next(r for r in probed if r["title"] == "kNN")
         assert values[-1] == pytest.approx(measured["metrics"]["val/accuracy"])
     assert all(0 < value <= 100 for value in values)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("probe", ["knn", "linear"])
+def test_two_processes_share_the_images_and_log_the_value_of_one(
+    probe: str, tmp_path: Path
+) -> None:
+    """Weights hardly move: then only who saw which image could change the value."""
+    overrides = (
+        COARSE,
+        "stages=[pretrain]",
+        "pretrain.epochs=1",
+        "pretrain.base_lr=1e-9",
+        f"watch.probe={probe}",
+        # of odd number, so that the ranks have different shares
+        "watch.probe_images=301",
+    )
+    values = []
+    for devices in (1, 2):
+        runs = tmp_path / str(devices)
+        done = call(
+            *overrides,
+            f"runs_dir={runs}",
+            f"trainer.devices={devices}",
+            process="this" if devices == 1 else "forked",
+        )
+        assert done.returncode == 0, done.stderr
+        (log,) = runs.glob("pretrain/*/metrics.jsonl")
+        key = f"watch/{probe}"
+        values.append([row[key] for row in read_rows(log) if key in row])
+    assert len(values[0]) == len(values[1]) == 1
+    # of 301 images, one
+    assert values[1] == pytest.approx(values[0], abs=100 / 301 + 1e-6)
+    assert values[0][0] > 15
 
 
 def test_the_linear_classifier_is_ridge_regression_on_standardised_features() -> None:
