@@ -24,7 +24,7 @@ class ShardLabels(NamedTuple):
 
     ids_N: -1 where there is none. classes: names of the labels 0, 1, ..., where the
     shard stores them. are_texts: they may be captions. unread: what else lies beside
-    the images, in words.
+    the images, in words. masks: kinds of pictures that are no images.
     """
 
     ids_N: Int32[np.ndarray, "N"]
@@ -32,6 +32,7 @@ class ShardLabels(NamedTuple):
     classes: tuple[str, ...] = ()
     are_texts: bool = False
     unread: tuple[str, ...] = ()
+    masks: tuple[str, ...] = ()
 
 
 class SetLabels(NamedTuple):
@@ -56,7 +57,12 @@ def pack_labels(
             numbers.append(ids.setdefault(label, len(ids)))
     ids_N = np.array(numbers, dtype=np.int32)
     return ShardLabels(
-        ids_N, tuple(ids), scanned.classes, scanned.are_texts, scanned.unread
+        ids_N,
+        tuple(ids),
+        scanned.classes,
+        scanned.are_texts,
+        scanned.unread,
+        scanned.masks,
     )
 
 
@@ -65,12 +71,12 @@ def join_labels(shards: Sequence[ShardLabels], root: object) -> SetLabels:
 
     Raises ValueError for a number that has no name among the names of classes.
     """
-    notes: tuple[str, ...] = ()
+    notes = tuple(_mask_notes(shards))
     if any(shard.values and not shard.are_texts for shard in shards):
         # where others have labels, a text is a caption
         shards = [_unlabelled(each) if each.are_texts else each for each in shards]
     elif not _texts_are_classes(shards):
-        notes = tuple(_unread_notes(shards))
+        notes = (*notes, *_unread_notes(shards))
         shards = [_unlabelled(each) for each in shards]
     # the Hub repeats the names in each shard; in some they may be missing
     names = {shard.classes for shard in shards if shard.classes and shard.values}
@@ -126,6 +132,15 @@ def _texts_are_classes(shards: Sequence[ShardLabels]) -> bool:
 def _count_texts(shards: Sequence[ShardLabels]) -> tuple[int, int]:
     distinct = {value for shard in shards for value in shard.values}
     return len(distinct), sum(int((shard.ids_N >= 0).sum()) for shard in shards)
+
+
+def _mask_notes(shards: Sequence[ShardLabels]) -> Iterator[str]:
+    masks = dict.fromkeys(each for shard in shards for each in shard.masks)
+    if masks:
+        yield (
+            f"{', '.join([*masks][:SHOWN])} beside an image are taken for its masks or"
+            " labels, and for no images"
+        )
 
 
 def _unread_notes(shards: Sequence[ShardLabels]) -> Iterator[str]:

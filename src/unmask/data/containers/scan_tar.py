@@ -4,15 +4,19 @@ What belongs to an image has the image's name with another suffix, or its WebDat
 key, which is the name up to the first point.
 """
 
+import io
 import json
 import tarfile
 from collections import Counter
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from unmask.config.datasets import ClassKey
 from unmask.data.containers.tar_names import decode_name, split_key
 from unmask.data.listing.conventions import (
     LABEL_COLUMNS,
+    MASK_WORDS,
     find_column,
     has_image_suffix,
     is_hidden,
@@ -45,13 +49,14 @@ class ScannedShard(NamedTuple):
 
     classes: names of the labels 0, 1, ..., where the shard stores them. are_texts: the
     labels are texts, which may be captions. unread: kinds of what lies beside the
-    images.
+    images. masks: kinds of pictures that belong to an image and are none themselves.
     """
 
     entries: list[ImageEntry]
     classes: tuple[str, ...] = ()
     are_texts: bool = False
     unread: tuple[str, ...] = ()
+    masks: tuple[str, ...] = ()
 
 
 def scan_tar(file: Any, shard: str) -> ScannedShard:
@@ -67,7 +72,8 @@ def scan_tar(file: Any, shard: str) -> ScannedShard:
                 name = member.name.removeprefix("./")
                 if not member.isfile() or is_hidden(name):
                     continue
-                if has_image_suffix(name):
+                is_label = member.size <= MAX_LABEL_BYTES and _has_label_field(name)
+                if has_image_suffix(name) and not is_label:
                     entry = ImageEntry(name, None, member.size, member.offset_data)
                     entries.append(entry)
                 else:
@@ -81,14 +87,52 @@ def scan_tar(file: Any, shard: str) -> ScannedShard:
         raise ValueError(
             f"{shard} is not a complete tar file ({error}); copy or make it again"
         ) from None
+    entries, masks = _without_masks(entries)
     # labels may follow the image that they belong to
     names = [entry.name for entry in entries]
     labels, are_texts = beside.labels_of(names)
     labelled = [
         ImageEntry(decode_name(name), label, size, offset)
-        for (name, _, size, offset), label in zip(entries, labels, strict=True)
+        for (name, _, size, offset, _), label in zip(entries, labels, strict=True)
     ]
-    return ScannedShard(labelled, (), are_texts, tuple(beside.unread))
+    return ScannedShard(labelled, (), are_texts, tuple(beside.unread), masks)
+
+
+def _fields(name: str) -> list[str]:
+    """Return the parts of a name between its key and its suffix, in lower case."""
+    return split_key(name)[1].lower().split(".")[:-1]
+
+
+def _has_label_field(name: str) -> bool:
+    """Say whether a member is the label of a sample, as 0001.label.npy."""
+    return name.lower().endswith(".npy") and not LABEL_WORDS.isdisjoint(_fields(name))
+
+
+def _without_masks(
+    entries: list[ImageEntry],
+) -> tuple[list[ImageEntry], tuple[str, ...]]:
+    """Leave out pictures that belong to another image, as 0001.seg.png of 0001.jpg.
+
+    Also returns their kinds: .seg.png.
+    """
+
+    # few names have more points than the one before the suffix
+    masks = {
+        entry.name
+        for entry in entries
+        if entry.name.count(".") > 1 and not MASK_WORDS.isdisjoint(_fields(entry.name))
+    }
+    if not masks:
+        return entries, ()
+    keys = {split_key(entry.name)[0] for entry in entries if entry.name not in masks}
+    kept, kinds = [], {}
+    for entry in entries:
+        key, fields = split_key(entry.name)
+        if entry.name in masks and key in keys:
+            kinds[f".{fields.lower()}"] = None
+        else:
+            kept.append(entry)
+    return kept, tuple(kinds)
 
 
 class FilesBeside:
@@ -107,7 +151,10 @@ class FilesBeside:
             self.unread.setdefault(f".{fields[-1]}" if fields else base)
             return
         file.seek(member.offset_data)
-        if is_json:
+        if fields[-1] == "npy":
+            label = _parse_array(file.read(member.size))
+            self.unread.setdefault(".npy")
+        elif is_json:
             label, keys = _parse_json(file.read(member.size), is_named)
             self.unread.setdefault(f".json{keys}")
         else:
@@ -177,6 +224,16 @@ class Labels:
             if found:
                 return found
         return []
+
+
+def _parse_array(content: bytes) -> ClassKey | None:
+    """Return the whole number that an .npy file holds alone."""
+    try:
+        array = np.load(io.BytesIO(content), allow_pickle=False)
+    except (ValueError, EOFError):
+        return None
+    is_number = array.size == 1 and array.dtype.kind in "iu"
+    return int(array.flat[0]) if is_number else None
 
 
 def _parse_text(content: bytes) -> ClassKey | None:

@@ -79,6 +79,46 @@ LABEL_COLUMNS = (
     *("class_name", "classname", "label_name", "category_name", "class_label"),
     *("class_id", "label_id", "category_id", "class_index", "label_index", "y"),
 )
+# Folders of images, and of pictures that say something of each: never classes.
+IMAGE_FOLDER_WORDS = frozenset(
+    [
+        "image",
+        "images",
+        "img",
+        "imgs",
+        "input",
+        "inputs",
+        "jpegimages",
+        "leftimgbit",
+        "rgb",
+        "photos",
+    ]
+)
+MASK_WORDS = frozenset(
+    [
+        "mask",
+        "masks",
+        "label",
+        "labels",
+        "target",
+        "targets",
+        "annotation",
+        "annotations",
+        "seg",
+        "segmentation",
+        "segmentations",
+        "segmentationclass",
+        "segmentationobject",
+        "groundtruth",
+        "gt",
+        "gtfine",
+        "depth",
+        "semantic",
+        "instance",
+    ]
+)
+# Parts of one set, for cross-validation.
+FOLD = re.compile(r"(fold|cv|split)[\W_]*\d+", re.IGNORECASE)
 WHOLE_NUMBER = re.compile(r"([+-]?\d+)(\.0*)?")
 NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
 
@@ -173,6 +213,25 @@ def look_like_splits(folders: Collection[str]) -> tuple[str, str] | None:
     return next(
         ((pair[True], pair[False]) for pair in pairs.values() if len(pair) == 2), None
     )
+
+
+def plain_word(name: str) -> str:
+    """Return the letters of a name, in lower case: segmentationclass, masks."""
+    return re.sub(r"[\W\d_]+", "", name.casefold())
+
+
+def is_mask_folder(name: str) -> bool:
+    """Say whether the last folder of a path is called as those of masks are."""
+    return plain_word(name.rpartition("/")[2]) in MASK_WORDS
+
+
+def find_masks(folders: Collection[str]) -> tuple[str, str] | None:
+    """Return the folders of images and of their masks, where there are no others."""
+    images = [each for each in folders if plain_word(each) in IMAGE_FOLDER_WORDS]
+    masks = [each for each in folders if is_mask_folder(each)]
+    if images and masks and len(images) + len(masks) == len(folders):
+        return images[0], masks[0]
+    return None
 
 
 def normalise_column(name: str) -> str:

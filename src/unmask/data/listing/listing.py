@@ -153,6 +153,8 @@ def make_listing(catalogue: Catalogue, root: PurePath, holdout: float) -> Listin
     if not splits.train:
         odd_folders.refuse_splits_below(root, catalogue.names)
     labels = _label_images(catalogue, splits.train)
+    if labels.folders and labels.classes:
+        odd_folders.refuse_parts_as_classes(root, splits.train or "", labels.classes)
     # int32: half the memory of a million indices
     indices = np.arange(len(catalogue.names), dtype=np.int32)
     train = indices[catalogue.train_slice]
@@ -171,8 +173,14 @@ def _label_images(catalogue: Catalogue, train_split: str | None) -> ImageLabels:
     # train/ is a split and not a class, even if there is no val/
     depth = 1 if train_split else 0
     folders = ClassFolders.from_names(depth, catalogue.names)
-    classes = folders.class_names(catalogue.train_slice)
-    return ImageLabels(folders.labels(classes), classes, folders)
+    train = catalogue.train_slice
+    classes = folders.class_names(train)
+    if classes:
+        notes = odd_folders.note_shared_folders(catalogue.names[train], depth)
+    else:
+        outside_N = folders.folder_ids_N[train] == NO_CLASS_FOLDER
+        notes = odd_folders.note_strays(catalogue.names[train], outside_N)
+    return ImageLabels(folders.labels(classes), classes, folders, tuple(notes))
 
 
 def hold_out(
@@ -266,7 +274,8 @@ def _require_known_classes(names: Names, val: Indices, labels: ImageLabels) -> N
             f"{first} and {len(outside) - 1} more validation images"
             f" lie in no class folder, but training has {len(classes)} classes; sort"
             " them into folders of those names (for ImageNet's flat val/ unpack the"
-            f" devkit: {DEVKIT_FOLDER}/ in data.root)"
+            f" devkit: {DEVKIT_FOLDER}/ in data.root), or, where they have no labels,"
+            " rename their folder: then training images are held out (data.holdout)"
         )
     unknown = val[val_labels == UNKNOWN_CLASS]
     if len(unknown):

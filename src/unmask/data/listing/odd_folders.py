@@ -11,15 +11,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePath
 
 import numpy as np
+from jaxtyping import Bool
 
 from unmask.data.listing.catalogue import SHARD_SUFFIXES
 from unmask.data.listing.conventions import (
+    FOLD,
+    IMAGE_FOLDER_WORDS,
     TRAIN_WORDS,
+    find_masks,
     is_hidden,
+    is_mask_folder,
     look_like_splits,
+    plain_word,
     split_word,
 )
-from unmask.data.listing.names import LabelledNames, Names, unpack_names
+from unmask.data.listing.names import LabelledNames, Names, name_at, unpack_names
 from unmask.data.listing.scan import holds_images, list_folders
 
 # The content key of a file that cannot be read. Identities contain it.
@@ -40,6 +46,9 @@ def refuse_empty_classes(folder: Path, num_images: int, filled: set[str]) -> Non
     """
     folders = list_folders(folder) if filled else []
     empty = sorted(set(folders) - filled)
+    # images/ beside the texts of labels/ is no class
+    if filled and all(plain_word(name) in IMAGE_FOLDER_WORDS for name in filled):
+        empty = [name for name in empty if not is_mask_folder(name)]
     if empty:
         raise ValueError(
             f"{folder} has {len(empty)} class folders without an image beside"
@@ -87,7 +96,9 @@ def refuse_splits_below(root: PurePath, names: Names) -> None:
         parts = folder.split("/") if folder else []
         for depth, part in enumerate(parts):
             children.setdefault("/".join(parts[:depth]), set()).add(part)
-    for parent, folders in sorted(children.items()):
+    # data.root of images, rather than of their masks
+    parents = sorted(children, key=lambda name: (is_mask_folder(name), name))
+    for parent, folders in ((name, children[name]) for name in parents):
         pair = look_like_splits(folders)
         # train/ alone, in the only folder there is
         if {parent} == children[""]:
@@ -107,6 +118,65 @@ def refuse_splits_below(root: PurePath, names: Names) -> None:
                 f"data.root={root}: {pair[0]} and {pair[1]} seem to be splits, and"
                 " would be classes; rename them to train and test"
             )
+
+
+def refuse_parts_as_classes(root: PurePath, split: str, folders: Sequence[str]) -> None:
+    """Raise ValueError for folders of one split that are no classes.
+
+    They are images and their masks, or the folds of a cross-validation.
+    """
+    below = f"{split}/" if split else ""
+    pair = find_masks(folders)
+    if pair:
+        images, masks = pair
+        remedy = f"move {below}{masks}/ out of {split}/"
+        if not split:
+            remedy = f"set data.root={root / images}"
+        raise ValueError(
+            f"data.root={root}: {below}{masks} seems to hold masks or labels of the"
+            f" images in {below}{images}, and both would be classes; {remedy}"
+        )
+    if len(folders) > 1 and all(map(FOLD.fullmatch, folders)):
+        raise ValueError(
+            f"data.root={root}: {', '.join(folders[:SHOWN])} seem to be folds of one"
+            " set, and would be classes; put folds into train/ and one into val/"
+        )
+
+
+def note_strays(names: Names, outside_N: Bool[np.ndarray, "N"]) -> Iterator[str]:
+    """Yield a note where a few images lie beside the class folders of the others."""
+    count = int(outside_N.sum())
+    if 0 < count < len(names) / 2:
+        first = name_at(names, int(outside_N.argmax()))
+        yield (
+            f"{count} of {len(names)} training images lie beside the folders of the"
+            f" others, so that there are no classes: {first}; move or remove them"
+        )
+
+
+def note_shared_folders(names: Names, depth: int) -> Iterator[str]:
+    """Yield a note where all class folders hold the same folders.
+
+    depth: of the class folders. Theirs may be the classes, as of data sets of several
+    domains.
+    """
+    below: dict[str, set[str]] = {}
+    for folder in {name.rpartition("/")[0] for name in unpack_names(names)}:
+        parts = folder.split("/")
+        if len(parts) > depth:
+            below.setdefault(parts[depth], set()).update(parts[depth + 1 : depth + 2])
+    shared = next(iter(below.values()), set())
+    is_shared = all(each == shared for each in below.values())
+    if len(below) > 1 and len(shared) > 1 and is_shared:
+        yield (
+            f"the classes are {_abbreviate(below)}; each of them holds the folders"
+            f" {_abbreviate(shared)}: if these are the classes, move them up"
+        )
+
+
+def _abbreviate(names: Iterable[str]) -> str:
+    ordered = sorted(names)
+    return ", ".join(ordered[:SHOWN]) + (", ..." if len(ordered) > SHOWN else "")
 
 
 def describe_files(root: Path) -> str:
