@@ -40,6 +40,8 @@ LEFT_BEHIND = (
     ".DS_Store",
 )
 
+SPLITS = ("train", "val")
+
 
 @pytest.fixture(autouse=True)
 def separate_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,6 +192,26 @@ def test_splits_are_known_however_they_are_written(
         (["seg_train/a/1.png", "seg_test/a/1.png"], r"rename them to train and test"),
         (["train/1.png", "Train/1.png"], r"Train and train both name one split"),
         (
+            ["images/1.png", "images/2.png", "masks/1.png", "masks/2.png"],
+            r"masks seems to hold masks .* of the images in images, .*root=.*/images$",
+        ),
+        (
+            [f"train/{name}_512/{k}.png" for name in ("img", "labels") for k in "12"],
+            r"train/labels_512 seems to hold .*; move train/labels_512/ out of train/$",
+        ),
+        (
+            ["JPEGImages/1.png", "SegmentationClass/1.png", "SegmentationObject/1.png"],
+            r"SegmentationClass seems .*root=.*/JPEGImages$",
+        ),
+        (
+            [f"{x}/{y}/1.png" for x in ("gtFine", "leftImg8bit") for y in SPLITS],
+            r"seem to be splits, and lie too deep; set data\.root=.*/leftImg8bit, ",
+        ),
+        (
+            [f"fold{k}/{name}/1.png" for k in "123" for name in "ab"],
+            r"fold1, fold2, fold3 seem to be folds",
+        ),
+        (
             ["Test/a/1.png", "b/1.png"],
             r"has Test/ but no train/; .* put them .* train/",
         ),
@@ -204,6 +226,33 @@ def test_splits_that_would_become_classes_are_refused_with_the_remedy(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         list_images(write_files(tmp_path, *names))
+
+
+def test_folders_that_are_only_called_alike_are_classes(tmp_path: Path) -> None:
+    names = ["masks/1.png", "gloves/1.png", "masks/2.png", "gloves/2.png"]
+    assert list_images(write_files(tmp_path / "a", *names)).classes == (
+        "gloves",
+        "masks",
+    )
+    # texts of boxes beside images are no class without images
+    root = write_files(tmp_path / "b", *(f"train/images/{k}.png" for k in "123"))
+    write_files(root, "train/labels/1.txt")
+    assert len(list_images(root, 0.4).train) == 2
+
+
+def test_images_beside_class_folders_are_named(tmp_path: Path) -> None:
+    names = [f"{label}/{k}.png" for label in "ab" for k in "123"]
+    listing = list_images(write_files(tmp_path, *names, "sample.png"))
+    assert listing.classes == ()
+    (note,) = (note for note in listing.notes if "sample.png" in note)
+    assert "1 of 7 training images lie beside the folders of the others" in note
+
+
+def test_folders_that_all_classes_share_are_named(tmp_path: Path) -> None:
+    names = [f"{x}/{y}/{k}.png" for x in ("art", "photo") for y in "ab" for k in "123"]
+    listing = list_images(write_files(tmp_path, *names))
+    assert listing.classes == ("art", "photo")
+    assert any("each of them holds the folders a, b" in n for n in listing.notes)
 
 
 def test_splits_too_deep_are_not_converted(tmp_path: Path) -> None:

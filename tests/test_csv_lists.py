@@ -126,6 +126,7 @@ def test_numbers_as_labels_keep_their_order(
         ("x/1.png,cat\nx/2.png", r"line 2 of .*'x/2\.png'; expected path,label"),
         ("file,class\nx/1.png,cat\nx/2.png,a,b", r"line 3 of .*; expected file,class"),
         ("x/1.png,cat\nx/2.png,", r"line 2 of .* a path and a label in each line"),
+        ("x/1.png,7\nx/2.png,NaN", r"line 2 of .* a path and a label in each line"),
         ("path,a,b\nx/1.png,0,1\nx/2.png,1,0", r"which column is the class .* header"),
         ("x/1.png,u,v\nx/2.png,w,u", r"'x/1\.png,u,v': which column is the class"),
         ("x/1.png\nx/2.png", r"line 1 of .*; expected path,label"),
@@ -136,6 +137,53 @@ def test_what_cannot_be_told_is_refused_with_its_line(
 ) -> None:
     (tmp_path / "train.csv").write_text(text)
     with pytest.raises(ValueError, match=message):
+        read_csv_lists(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("train.tsv", PLAIN.replace(",", "\t")),
+        ("train.txt", PLAIN.replace(",", " ")),
+        ("Training.txt", PLAIN.replace(",", "\t")),
+    ],
+)
+def test_lists_of_other_endings_are_read(name: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    assert read_csv_lists(tmp_path).train == ROWS
+
+
+def test_blanks_in_paths_of_text_lists_are_kept(tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_text("a b/1.png 10\na b/2 (1).png 9\n")
+    assert read_csv_lists(tmp_path).train == [("a b/1.png", 10), ("a b/2 (1).png", 9)]
+    # two lists of one split: the first ending counts
+    (tmp_path / "train.csv").write_text("x.png,1\n")
+    assert read_csv_lists(tmp_path).train == [("x.png", 1)]
+
+
+@pytest.mark.parametrize("name", ["train.csv", "metadata.csv", "all.tsv"])
+def test_a_column_may_tell_the_splits(name: str, tmp_path: Path) -> None:
+    rows = ["path,label,split"]
+    rows += [f"x/{k}.png,{'ab'[k % 2]},train" for k in range(4)]
+    rows += ["x/4.png,a,valid", "x/5.png,b,valid", "x/6.png,,test", "x/7.png,a,test"]
+    (tmp_path / name).write_text("\n".join(rows))
+    annotations = read_csv_lists(tmp_path)
+    assert annotations.train == [(f"x/{k}.png", "ab"[k % 2]) for k in range(4)]
+    assert annotations.val == [("x/4.png", "a"), ("x/5.png", "b")]
+    # a list of its own goes before the column
+    (tmp_path / name).rename(tmp_path / "train.csv")
+    (tmp_path / "val.csv").write_text("x/9.png,b\n")
+    assert read_csv_lists(tmp_path).train == annotations.train
+    assert read_csv_lists(tmp_path).val == [("x/9.png", "b")]
+
+
+def test_a_column_of_other_words_tells_no_split(tmp_path: Path) -> None:
+    rows = ["path,label,split", "x/1.png,a,train", "x/2.png,b,7"]
+    (tmp_path / "train.csv").write_text("\n".join(rows))
+    assert len(read_csv_lists(tmp_path).train) == 2
+    (tmp_path / "train.csv").rename(tmp_path / "all.csv")
+    with pytest.raises(FileNotFoundError, match=r"train\.csv"):
         read_csv_lists(tmp_path)
 
 

@@ -218,6 +218,47 @@ def test_the_same_pixels_are_the_same_values_in_any_file() -> None:
     )
 
 
+def ppm(array_HWC: np.ndarray, largest: int = 65535, text: bool = False) -> bytes:
+    height, width, _ = array_HWC.shape
+    head = b"P%d\n# made by hand\n%d %d\n%d\n"
+    head %= (3 if text else 6, width, height, largest)
+    numbers = b" ".join(b"%d" % value for value in array_HWC.reshape(-1))
+    return head + (numbers if text else array_HWC.astype(">u2").tobytes())
+
+
+@pytest.mark.parametrize("text", [False, True])
+@pytest.mark.parametrize("largest", [65535, 4095])
+def test_colour_ppms_keep_their_16_bits(text: bool, largest: int) -> None:
+    array = GENERATOR.integers(0, largest, (5, 7, 3), dtype=np.uint16, endpoint=True)
+    content = ppm(array, largest, text)
+    pixels = decode_image(read_header(content, "x.ppm", 3))
+    np.testing.assert_allclose(pixels, array / largest, rtol=0, atol=0.51 / 65535)
+    if largest == 65535:
+        np.testing.assert_array_equal(pixels, shares(array, 0, 65535))
+    # as of grey, which Pillow scales
+    grey = content.replace(b"P6", b"P5").replace(b"P3", b"P2")
+    assert grey[:2] in (b"P5", b"P2")
+    with pytest.raises(BadImageError, match="it ends after"):
+        decode_image(read_header(content[:-20], "x.ppm", 3))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_white_is_white_where_zero_is_said_to_be_white(dtype: type) -> None:
+    array = GENERATOR.integers(0, np.iinfo(dtype).max, (6, 4), dtype=dtype)
+    negative = tiff(np.iinfo(dtype).max - array, photometric="miniswhite")
+    positive = tiff(array, photometric="minisblack")
+    np.testing.assert_array_equal(
+        decode_image(read_header(negative, "x.tif", 1)),
+        decode_image(read_header(positive, "x.tif", 1)),
+    )
+
+
+def test_arrays_of_objects_are_named_without_pickle() -> None:
+    content = npy(np.array([[1, None], [2, 3]], dtype=object))
+    with pytest.raises(BadImageError, match="objects of Python; save numbers"):
+        decode_image(read_header(content, "x.npy", 1))
+
+
 @pytest.mark.parametrize(
     ("array", "reason"),
     [

@@ -143,6 +143,30 @@ def test_captions_are_no_classes_and_are_named(tmp_path: Path) -> None:
         )
 
 
+def npy(array: np.ndarray) -> bytes:
+    with io.BytesIO() as file:
+        np.save(file, array)
+        return file.getvalue()
+
+
+def test_masks_and_labels_of_a_sample_are_no_images(tmp_path: Path) -> None:
+    members = {}
+    for k in range(12):
+        mask = png(20 + k)
+        # a mask may come before its image
+        members |= {f"{k:03d}.seg.png": mask, f"{k:03d}.jpg": png(k)}
+        members |= {f"{k:03d}.label.npy": npy(np.array(k % 3))}
+    listing = tars(tmp_path, members)
+    assert found(listing) == {k: str(k % 3) for k in range(12)}
+    assert any(".seg.png beside an image are taken" in n for n in listing.notes)
+
+
+def test_dotted_names_and_masks_alone_are_images(tmp_path: Path) -> None:
+    names = ("mask.0.jpg", "mask.1.jpg", "x.seg.png", "y.edited.jpg", "y.jpg")
+    listing = tars(tmp_path, {name: png(k) for k, name in enumerate(names)})
+    assert len(listing.train) + len(listing.val) == len(names)
+
+
 def test_numbers_with_gaps_are_the_classes_that_there_are(tmp_path: Path) -> None:
     members: dict[str, bytes] = {}
     for k in range(12):
@@ -254,6 +278,18 @@ def test_labels_of_parquet_may_be_words_numbers_or_structs(
     assert found(listing) == {k: WORDS[k % 3] for k in range(12)}
     expected = WORDS if kind == "class label" else tuple(sorted(WORDS))
     assert listing.classes == expected
+
+
+def test_the_only_column_of_bytes_holds_the_images(tmp_path: Path) -> None:
+    words = pa.array([WORDS[k % 3] for k in range(6)])
+    contents = pa.array([png(k) for k in range(6)])
+    table = pa.table({"blob": contents, "class": words})
+    pq.write_table(table, tmp_path / "train.parquet")
+    listing = list_container("parquet", str(tmp_path), 0.3)
+    assert found(listing) == {k: WORDS[k % 3] for k in range(6)}
+    pq.write_table(table.append_column("thumb", contents), tmp_path / "train.parquet")
+    with pytest.raises(ValueError, match="columns blob, class, thumb; expected image"):
+        list_container("parquet", str(tmp_path), 0.3)
 
 
 def test_columns_that_are_no_labels_are_named(tmp_path: Path) -> None:

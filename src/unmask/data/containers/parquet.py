@@ -114,6 +114,8 @@ def find_columns(schema: pa.Schema, shard: str) -> Columns:
     with_bytes = [name for name in schema.names if _holds_bytes(schema, name)]
     image = next((name for name in images if name in with_bytes), None)
     image = image or find_column(with_bytes, IMAGE_COLUMNS)
+    # whatever it is called, if there is no other
+    image = with_bytes[0] if image is None and len(with_bytes) == 1 else image
     if image is None:
         raise ValueError(
             f"{shard} has the columns {', '.join(schema.names)}; expected image:"

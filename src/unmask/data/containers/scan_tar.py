@@ -125,7 +125,8 @@ def _without_masks(
     if not masks:
         return entries, ()
     keys = {split_key(entry.name)[0] for entry in entries if entry.name not in masks}
-    kept, kinds = [], {}
+    kept: list[ImageEntry] = []
+    kinds: dict[str, None] = {}
     for entry in entries:
         key, fields = split_key(entry.name)
         if entry.name in masks and key in keys:

@@ -86,18 +86,34 @@ def read_array(
         array = content
     elif _is_npy(content, name):
         # pickled arrays could run any code
+        _, dtype = _read_npy_header(content)
+        if dtype.hasobject:
+            raise ValueError(f"it holds {dtype}s of Python; save numbers")
         array = np.load(io.BytesIO(content), allow_pickle=False)
     else:
         import tifffile
 
         with tifffile.TiffFile(io.BytesIO(content)) as file:
             series = file.series[0]
-            array, axes = series.asarray(), series.axes
+            array, axes = _decode_series(series), series.axes
     # files of either byte order
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
     array_HWC = np.ascontiguousarray(_channels_last(array, channels, axes))
     # black and white need no more than bytes
     return array_HWC * np.uint8(255) if array_HWC.dtype == np.bool_ else array_HWC
+
+
+def _decode_series(series: Any) -> Shaped[np.ndarray, "..."]:
+    try:
+        return series.asarray()
+    except ValueError as error:
+        if "imagecodecs" not in str(error):
+            raise
+        kind = series.keyframe.compression.name
+        raise ValueError(
+            f"it is compressed by {kind}: pip install imagecodecs reads it; deflate"
+            " needs no package"
+        ) from None
 
 
 def _read_npy_header(content: bytes) -> tuple[tuple[int, ...], np.dtype]:

@@ -1,6 +1,7 @@
 """Decode and resize by Pillow: whole images, upright, in the wanted channels."""
 
 import io
+import re
 import warnings
 
 import numpy as np
@@ -18,6 +19,13 @@ PILLOW_MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # by number of channels
 
 # EXIF's tag; its values 1 to 8 say how the stored image must be turned or mirrored
 ORIENTATION_TAG = 0x0112
+# TIFF's tag, and its value where 0 is white
+PHOTOMETRIC_TAG, MIN_IS_WHITE = 262, 0
+# of a colour PPM: P6 (P3 as text), width, height, the largest value
+PPM_SPACE = rb"(?:\s|#[^\r\n]*[\r\n])+"
+PPM_HEADER = re.compile(
+    PPM_SPACE.join((rb"P([36])", rb"(\d+)", rb"(\d+)", rb"(\d+)\s"))
+)
 SWAPS_SIDES = (5, 6, 7, 8)  # these values swap height and width
 TO_UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -93,6 +101,8 @@ def _decode_deep(
 ) -> Shaped[np.ndarray, "H W C"] | None:
     if is_deep_png(content):
         planes = _deep_png_planes(content)
+    elif image.format == "PPM" and image.mode == "RGB":
+        return _deep_ppm(content)
     elif image.mode == "F" or image.mode.startswith("I"):
         planes = [_deep_plane(image)]
     else:
@@ -113,7 +123,34 @@ def is_deep_png(content: bytes) -> bool:
 def _deep_plane(image: Image.Image) -> Shaped[np.ndarray, "H W"]:
     """Return floats, or 16 bits without a sign: Pillow's 32 hold no more here."""
     plane = np.asarray(image)
-    return plane if image.mode == "F" else plane.clip(0, 65535).astype(np.uint16)
+    if image.mode == "F":
+        return plane
+    plane = plane.clip(0, 65535).astype(np.uint16)
+    # Pillow turns those of 8 bits itself
+    is_negative = getattr(image, "tag_v2", {}).get(PHOTOMETRIC_TAG) == MIN_IS_WHITE
+    return 65535 - plane if is_negative and image.mode.startswith("I;16") else plane
+
+
+def _deep_ppm(content: bytes) -> UInt16[np.ndarray, "H W 3"] | None:
+    """Return the 16 bits of a colour PPM, of which Pillow returns 8; None for 8.
+
+    Another largest value than 65,535 is scaled to it, as Pillow scales those of grey.
+    """
+    header = PPM_HEADER.match(content)
+    if header is None or int(header[4]) <= 255:
+        return None
+    width, height, largest = (int(header[k]) for k in (2, 3, 4))
+    count = height * width * 3
+    pixels = content[header.end() :]
+    if header[1] == b"3":
+        values = np.array(pixels.split()[:count], dtype=np.uint16)
+    else:
+        values = np.frombuffer(pixels, ">u2")[:count]
+    if len(values) < count:
+        raise ValueError(f"it ends after {len(values)} of {count} values")
+    shares = np.rint(values.astype(np.float64) * 65535 / largest)
+    deep = shares.clip(0, 65535).astype(np.uint16)
+    return deep.reshape(height, width, 3)
 
 
 def _deep_png_planes(content: bytes) -> list[UInt16[np.ndarray, "H W"]]:

@@ -1,4 +1,4 @@
-"""Lists of images and their classes as CSV: train.csv and, where it is there, val.csv.
+"""Lists of images and their classes: train.csv and, where it is there, val.csv.
 
 What a column is follows from what stands in it: paths of images, and beside them the
 classes. A first line that names no image is a header. Imports no torch.
@@ -7,7 +7,7 @@ classes. A first line that names no image is a header. Imports no torch.
 import csv
 import io
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +15,8 @@ from unmask.config.datasets import Annotations, LabelledPaths
 from unmask.data.listing.conventions import (
     IMAGE_COLUMNS,
     LABEL_COLUMNS,
+    TRAIN_WORDS,
+    VAL_WORDS,
     class_keys,
     find_column,
     find_splits,
@@ -25,6 +27,12 @@ from unmask.data.listing.conventions import (
 
 MAX_SHOWN = 80  # characters of a line in a message
 MAX_SNIFFED = 1000  # lines that tell the delimiter
+LIST_SUFFIXES = (".csv", ".tsv", ".txt")
+TEST_WORDS = ("test", "testing")
+# Columns that tell the split of each image.
+SPLIT_COLUMNS = ("split", "splits", "subset", "set", "partition", "phase", "dataset")
+# What stands for no label; nan as pandas writes it.
+MISSING_LABELS = ("", "nan")
 DELIMITERS = (",", ";", "\t", "|")
 KNOWN_COLUMNS = frozenset([*IMAGE_COLUMNS, *LABEL_COLUMNS])
 # Names of columns that may count the lines.
@@ -43,30 +51,61 @@ class Line(NamedTuple):
 def read_csv_lists(root: Path) -> Annotations:
     """Read train.csv and, where it is there, val.csv, in any spelling of the splits.
 
-    Labels are numbers, in the order of numbers, where all of them are; otherwise words.
-    Raises ValueError with the line or the columns that cannot be understood.
+    A column of one list may tell the splits, too. Labels are numbers, in the order of
+    numbers, where all of them are; otherwise words. Raises ValueError with the line or
+    the columns that cannot be understood.
     """
-    lists = {
-        path.stem: path for path in root.iterdir() if path.suffix.lower() == ".csv"
-    }
+    # the first ending is taken where a list has several
+    files = sorted(root.iterdir(), key=lambda path: (path.suffix.lower(), path.name))
+    lists: dict[str, Path] = {}
+    for file in files:
+        if file.suffix.lower() in LIST_SUFFIXES:
+            lists.setdefault(file.stem, file)
     # lists of test images are often without labels
-    splits = find_splits([n for n in lists if split_word(n) not in ("test", "testing")])
-    train = read_table(lists[splits.train] if splits.train else root / "train.csv")
-    val = read_table(lists[splits.val]) if splits.val else []
-    keys = class_keys({label for _, label in (*train, *val)})
-    train, val = (
-        [(path, keys[label]) for path, label in rows] for rows in (train, val)
-    )
-    return Annotations(
-        train, val if splits.val else None, {label: str(label) for _, label in train}
-    )
+    splits = find_splits([n for n in lists if split_word(n) not in TEST_WORDS])
+    if splits.train:
+        by_split = read_splits(lists[splits.train])
+    else:
+        by_split = _read_only_list(lists) or read_splits(root / "train.csv")
+    train = [row for word in ("", *TRAIN_WORDS) for row in by_split.get(word, ())]
+    val = None
+    if splits.val:
+        val = read_table(lists[splits.val])
+    elif held_out := next((word for word in VAL_WORDS if word in by_split), None):
+        val = by_split[held_out]
+    keys = class_keys({label for _, label in (*train, *(val or []))})
+    train = [(path, keys[label]) for path, label in train]
+    if val is not None:
+        val = [(path, keys[label]) for path, label in val]
+    return Annotations(train, val, {label: str(label) for _, label in train})
+
+
+def _read_only_list(lists: Mapping[str, Path]) -> dict[str, LabelledPaths]:
+    """Return the splits that the only list tells, whatever it is called, or {}."""
+    tables = [path for path in lists.values() if path.suffix.lower() != ".txt"]
+    if len(tables) != 1:
+        return {}
+    try:
+        by_split = read_splits(tables[0])
+    # another table, which is not said to list images
+    except ValueError:
+        return {}
+    return {} if "" in by_split else by_split
 
 
 def read_table(path: Path) -> LabelledPaths:
-    """Return the (path, label) of each line of a list; labels are words."""
+    """Read the (path, label) of each line of a list; labels are words."""
+    return [row for rows in read_splits(path).values() for row in rows]
+
+
+def read_splits(path: Path) -> dict[str, LabelledPaths]:
+    """Read the (path, label) of each line by the split's word that a column tells.
+
+    The word is "" where no column does. Test images without a label are left out.
+    """
     lines = _split_lines(_read_text(path), path)
     if not lines:
-        return []
+        return {"": []}
     width = Counter(len(line.cells) for line in lines).most_common(1)[0][0]
     names_image = _image_test(path.parent, lines)
     header = _find_header(lines, names_image, path)
@@ -83,20 +122,40 @@ def read_table(path: Path) -> LabelledPaths:
             f" expected {shown}"
         )
     image, label = _find_columns(header, lines, names_image, width, path)
-    empty = next(
-        (ln for ln in lines if not (ln.cells[image] and ln.cells[label])), None
-    )
-    if empty:
-        raise ValueError(
-            f"line {empty.number} of {path} is {','.join(empty.cells)[:MAX_SHOWN]!r};"
-            " expected a path and a label in each line"
-        )
-    paths = [line.cells[image] for line in lines]
+    split = _find_split_column(header or [], lines, (image, label))
     # as Windows writes paths
-    if all("\\" in path and "/" not in path for path in paths):
-        paths = [path.replace("\\", "/") for path in paths]
-    labels = (line.cells[label] for line in lines)
-    return list(zip(paths, labels, strict=True))
+    is_windows = all(
+        "\\" in line.cells[image] and "/" not in line.cells[image] for line in lines
+    )
+    by_split: dict[str, LabelledPaths] = {}
+    for line in lines:
+        word = "" if split is None else str(split_word(line.cells[split]))
+        name, value = line.cells[image], line.cells[label]
+        has_label = value.casefold() not in MISSING_LABELS
+        if word in TEST_WORDS and not has_label:
+            continue
+        if not name or not has_label:
+            raise ValueError(
+                f"line {line.number} of {path} is"
+                f" {','.join(line.cells)[:MAX_SHOWN]!r}; expected a path and a label in"
+                " each line"
+            )
+        name = name.replace("\\", "/") if is_windows else name
+        by_split.setdefault(word, []).append((name, value))
+    return by_split
+
+
+def _find_split_column(
+    header: list[str], lines: Sequence[Line], taken: tuple[int, int]
+) -> int | None:
+    """Return the column whose cells all are words for splits, of two kinds or more."""
+    for k, name in enumerate(header):
+        if k in taken or normalise_column(name) not in SPLIT_COLUMNS:
+            continue
+        words = {split_word(line.cells[k]) for line in lines}
+        if None not in words and len(words) > 1:
+            return k
+    return None
 
 
 def _read_text(path: Path) -> str:
@@ -124,7 +183,12 @@ def _split_lines(text: str, path: Path) -> list[Line]:
         return len(widths) == 1 and widths != {1}, has_images, widths != {1}
 
     beginning = "\n".join(text.splitlines()[:MAX_SNIFFED])
-    return _parse(text, max(DELIMITERS, key=fit), path)
+    delimiter = max(DELIMITERS, key=fit)
+    lines = _parse(text, delimiter, path)
+    if path.suffix.lower() == ".txt" and all(len(line.cells) == 1 for line in lines):
+        # train.txt of Caffe and others: a path, which may have blanks, and a number
+        lines = [Line(n, cells[0].rsplit(None, 1)) for n, cells in lines]
+    return lines
 
 
 def _parse(text: str, delimiter: str, path: Path) -> list[Line]:
