@@ -1,7 +1,9 @@
 """Results that other code has made are named, made anew or adopted; comments are free."""
 
+import importlib
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,17 +14,19 @@ import pytest
 from small_runs import COARSE, call, plan_for, run
 from unmask.config import recipes
 from unmask.config.foreign import source_digest
-from unmask.stages.drift import BEGUN_FILE, git_state
+from unmask.stages.drift import BEGUN_FILE, NEEDED_BY, PROJECT, git_state
 from unmask.stages.stage_order import STAGES
 
 SMALL = (COARSE, "pretrain.epochs=1", "model.width=8", "decoder.width=8")
 MASKING = "unmask/masking.py"
+DASHBOARD_MODULE = "unmask.dashboards.card"
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a ledger with a pretraining and two kNNs."""
     runs = tmp_path_factory.mktemp("finished")
+    importlib.import_module(DASHBOARD_MODULE)
     run(f"runs_dir={runs}", "stages=[pretrain,knn]", "controls=[pixels]", *SMALL)
     return runs
 
@@ -85,8 +89,18 @@ def test_a_result_records_the_code_that_it_depends_on(finished: Path) -> None:
     assert {MASKING, "unmask/tasks/knn.py", "unmask/encoder.py"} <= {*knn["sources"]}
     assert MASKING not in pixels["sources"]
     assert "unmask/tasks/knn.py" not in read_result(finished, "pretrain")["sources"]
-    assert not any("reports" in name for name in knn["sources"])
+    # what shows a run, or watches it, changes no result
+    assert DASHBOARD_MODULE in sys.modules
+    for word in ("reports", "dashboards", "tasks/ridge", "utilisation"):
+        assert not any(word in name for name in knn["sources"])
     assert knn.get("git") == git_state()
+
+
+def test_each_module_in_the_table_of_needs_is_there() -> None:
+    """A module that moved would be needed by all stages: all would be told to drift."""
+    for name in NEEDED_BY:
+        path = PROJECT / "unmask" / name.replace(".", "/")
+        assert path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
 
 
 def test_nothing_is_said_of_the_same_code_and_of_results_without_digests(

@@ -26,6 +26,8 @@ def refuse_small_disk(plans: Iterable[Plan]) -> None:
     Weight matrices alone are counted: the files are larger than this, never smaller.
     """
     plans = list(plans)
+    if not plans:
+        return
     # cells share stages
     unfinished: dict[str, tuple[StageSpec, Config]] = {}
     for plan in plans:
@@ -40,8 +42,6 @@ def refuse_small_disk(plans: Iterable[Plan]) -> None:
         while_training = (config.checkpoint.keep + 1) * full + best
         peak = max(peak, stays + while_training - written)
         stays += full + best - written
-    if not plans:
-        return
     runs_dir = plans[0].config.runs_dir
     free = shutil.disk_usage(_existing(Path(runs_dir))).free
     if peak > free:

@@ -38,15 +38,19 @@ MAX_NAMED_FILES = 4
 NEEDS = {
     # what these choose is in the fingerprint, or changes no number
     "nothing": (
-        "callbacks commands config distributed reconstructions reports runs stages"
-        " storage training.dashboards training.failures training.flops training.outline"
+        "callbacks commands config dashboards distributed reconstructions reports runs"
+        " stages storage tasks.ridge training.class_tables training.dashboards"
+        " training.failures training.flops training.foreign_parts training.outline"
+        " training.utilisation"
     ),
     "all": (
         "callbacks.nonfinite config.augmentation config.datasets"
         " distributed.collectives stages.sizes"
     ),
     "pretraining": "decoder mae masking targets tasks.pretrain",
-    "measurement": "heads drop_path tasks.classify tasks.features tasks.mixup",
+    "measurement": (
+        "heads drop_path tasks.classify tasks.features tasks.logits tasks.mixup"
+    ),
     "PatchPCA": "patch_pca",
     "Hog": "hog",
     "Tokens": "tokenizers exchange.dalle",
