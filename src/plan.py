@@ -78,13 +78,15 @@ def print_price(runs: list[PlannedRun], arguments: Plan) -> None:
     """Count FLOPs and memory, measure speed where that is asked for, and print."""
     # these import torch, for which --help and wrong arguments need not wait
     from unmask.commands.plan.assumptions import VIT_B_WIDTH, assumptions
+    from unmask.commands.plan.lacking import LedgerStages
     from unmask.commands.plan.price_stages import Estimator
     from unmask.commands.plan.price_table import price_table
-    from unmask.commands.plan.price_types import Cell
+    from unmask.commands.plan.price_types import Cell, unique_stages
     from unmask.commands.plan.step_tables import step_tables
 
     console = Console()
     estimator = Estimator()
+    ledger = LedgerStages(reads_ledger=arguments.lacking)
     hardware = arguments.hardware
     cells: list[Cell] = []
     # each model takes a second or two
@@ -92,24 +94,28 @@ def print_price(runs: list[PlannedRun], arguments: Plan) -> None:
         for experiment, config, size, data_name in runs:
             status.update(f"counting FLOPs, cell {len(cells) + 1} of {len(runs)}")
             cells.append(Cell(experiment, config, size))
-            estimator.price_cell(cells[-1], data_name)
+            estimator.price_cell(cells[-1], ledger.lacking(config, data_name))
         status.update("counting memory")
         steps = training_steps(estimator, cells, hardware.devices)
+    stages = unique_stages(cells)
+    known = ledger.describe(len(stages), runs[0][1].runs_dir)
     is_small = any(cell.config.model.width < VIT_B_WIDTH for cell in cells)
-    if not hardware.needs_measuring and is_small:
+    if stages and not hardware.needs_measuring and is_small:
         console.print(
             "These models are too small to keep such devices busy; hardware=here"
             " measures this machine."
         )
     measured_tables: list[Table] = []
     notes: list[str] = []
-    if hardware.needs_measuring:
+    if hardware.needs_measuring and steps:
         with console.status("measuring this machine"):
             hardware, measured_tables, notes = measure(estimator, cells, hardware)
-    console.print(price_table(cells, hardware))
+    if stages or not known:
+        console.print(price_table(cells, hardware))
     for table in [*step_tables(steps, hardware, console.width), *measured_tables]:
         console.print(table)
-    for sentence in [*notes, *assumptions(cells, hardware)]:
+    about = assumptions(cells, hardware) if stages else []
+    for sentence in filter(None, [known, *notes, *about]):
         console.print(sentence, soft_wrap=False, highlight=False, markup=False)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import plan
-from small_runs import ROOT, call
+from small_runs import ROOT, TINY, call, run
 from unmask.commands.cli import command
 from unmask.config.experiments import CONF
 
@@ -194,3 +194,37 @@ def test_the_command_measures_this_machine(tmp_path: Path) -> None:
     assert "measured: " in done.stdout
     assert done.stderr == ""
     assert not list(tmp_path.iterdir())
+
+
+def test_what_the_ledger_has_is_not_priced_again(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    overrides = ("stages=[pretrain,knn]", "controls=[]", f"runs_dir={tmp_path}")
+    _, second = run(*overrides)
+    monkeypatch.setenv("COLUMNS", "300")
+
+    def price_in_ledger(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["plan.py", *arguments])
+        command(plan.Plan, plan.run, takes_run=True)
+        return capsys.readouterr().out
+
+    typed = [*TINY, *overrides, "hardware=rtx4090"]
+    all_there = price_in_ledger(*typed)
+    assert "has 2 of 2 stages already" in all_there
+    assert "Price on" not in all_there
+    # one more stage, and another seed's
+    more = price_in_ledger(*typed, "stages=[pretrain,knn,linear_probe]", "seed=0,1")
+    assert "has 2 of 6 stages already" in more
+    assert [row(more, name)[1] for name in ("pretrain", "kNN", "linear probe")] == [
+        "1",
+        "1",
+        "2",
+    ]
+    whole = price_in_ledger(*typed, "lacking=false")
+    assert [row(whole, name)[1] for name in ("pretrain", "kNN")] == ["1", "1"]
+    assert "already" not in whole
+    # a damaged result will be made again
+    (tmp_path / "knn" / second["fingerprint"] / "result.json").write_text("{")
+    assert "has 1 of 2 stages already" in price_in_ledger(*typed)

@@ -17,6 +17,7 @@ from unmask.config.datasets import KNOWN_SIZES, DatasetSize
 from unmask.config.hardware import GIB, Hardware
 from unmask.config.schema import Config
 from unmask.stages.ledger import StageFolder
+from unmask.stages.plan import stages_without_data
 from unmask.stages.sizes import (
     ImageCounts,
     count_images,
@@ -47,7 +48,7 @@ def hardware(name: str) -> Hardware:
 
 def cell(*overrides: str, data: str = "mnist5k", group: str = "") -> Cell:
     priced = Cell(group, config_of(*overrides), KNOWN_SIZES[data])
-    ESTIMATOR.price_cell(priced, data)
+    ESTIMATOR.price_cell(priced, stages_without_data(priced.config, data))
     return priced
 
 
@@ -186,7 +187,9 @@ def test_the_disk_is_what_a_finished_stage_leaves(tmp_path: Path) -> None:
     run(*overrides)
     plan = plan_for(*overrides)
     priced = Cell("", plan.config, KNOWN_SIZES["mnist5k"])
-    (price,) = ESTIMATOR.price_cell(priced, "mnist5k")
+    (price,) = ESTIMATOR.price_cell(
+        priced, stages_without_data(priced.config, "mnist5k")
+    )
     # of data that come with their identity
     assert price.spec.fingerprint == plan.stages[0].fingerprint
     files = list(StageFolder(tmp_path, plan.stages[0]).checkpoints.glob("*.ckpt"))

@@ -11,3 +11,4 @@ class Plan(Section):
     images: Count | None
     val_images: Count | None
     classes: Count | None
+    lacking: bool

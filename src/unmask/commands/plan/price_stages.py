@@ -1,6 +1,7 @@
 """The estimator: FLOPs counted on the modules, images as the loaders draw them."""
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from unmask.commands.plan.memory import (
@@ -14,7 +15,6 @@ from unmask.config.datasets import DatasetSize
 from unmask.config.recipes import PRICED_STAGES, STAGES, TRAINED_STAGES
 from unmask.config.schema import Config
 from unmask.stages.fingerprint import StageSpec
-from unmask.stages.plan import stages_without_data
 from unmask.stages.sizes import (
     ImageCounts,
     count_images,
@@ -48,16 +48,15 @@ class Estimator:
         self._flops: dict[str, Flops] = {}
         self._memory: dict[str, Memory] = {}
 
-    def price_cell(self, cell: Cell, data: str) -> list[StagePrice]:
-        """Price the stages of a run, in order, and store the prices in the cell.
+    def price_cell(self, cell: Cell, stages: Iterable[StageSpec]) -> list[StagePrice]:
+        """Price these stages of a run, in order, and store the prices in the cell.
 
-        Features that two stages share are computed by the first. data: the name that
-        data=... chose.
+        Features that two stages share are computed by the first.
         """
         extracted: set[tuple[Any, ...]] = set()
         cell.prices = [
             self._price_stage(cell.config, spec, cell.size, extracted)
-            for spec in stages_without_data(cell.config, data)
+            for spec in stages
         ]
         return cell.prices
 
