@@ -62,8 +62,8 @@ class StageSpec:
 
     start: "pretrained", "given" (init_from), "random" (also: from scratch), "pixels",
     or "images" for what is fitted to images. science: all that the result depends on,
-    beside the parent, which made the weights. folder: the name of that of images of
-    their own, which the title says.
+    beside the parent, which made the weights. folder: the name of the folder of
+    separate test images, which the title shows.
     """
 
     kind: str
@@ -95,9 +95,9 @@ class StageSpec:
 
 
 class GivenWeights(NamedTuple):
-    """What a result depends on, of the weights that it starts from.
+    """Describe the weights of init_from as far as a result depends on them.
 
-    identity: of their content, and of the choice among several in a file. grid: of
+    identity: a hash of their content, with the choice among several in a file. grid: of
     their positions. is_recorded: whether the file itself names the grid.
     """
 
@@ -193,9 +193,8 @@ def positions_science(
 ) -> dict[str, Any]:
     """Return what a stage's result depends on where positions change their grid.
 
-    grid: of the weights that the stage starts from. Nothing where the result is what
-    it was before there was a choice: timm's resampling, from the grid in the file or a
-    square one.
+    grid: of the weights that the stage starts from. Empty for timm's resampling from a
+    recorded or square grid: results from before this choice existed stay valid.
     """
     is_resampled = grid != config.grid_for(config.stage_image_size(kind))
     as_before = is_recorded or grid[0] == grid[1]

@@ -90,7 +90,7 @@ def make_plan(
     if "robustness" in config.stages:
         test_identity = _robustness_identity(config, class_names)
     if listing and _is_deep(config.data, listing, needs_range):
-        # results whose values were rounded to 8 bits are others
+        # earlier versions rounded these values to 8 bits: their results differ
         identity = f"{identity}, not rounded"
     stages = tuple(list_stages(config, identity, test_identity))
     return Plan(config, stages, class_names, listing)

@@ -67,7 +67,7 @@ def list_stages(
             classifier = measurement(measured, starts[0])
             science = robustness_science(config, identity, test_identity)
             stages.append(classifier)
-            # images of their own, as ImageNet-A, have the name of their folder
+            # separate test images, such as ImageNet-A, are called as their folder
             root = config.robustness.root if test_identity else None
             folder = Path(root).resolve().name if root else None
             stages.append(StageSpec(kind, starts[0], science, classifier, folder))

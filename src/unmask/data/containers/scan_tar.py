@@ -197,8 +197,8 @@ class Labels:
     def of_images(self, names: list[str]) -> list[ClassKey | None]:
         """Return the label of each image, or None.
 
-        Where one name comes several times, as in samples whose keys begin again, an
-        image has the label that comes at the same turn.
+        Where a name repeats, as when keys start over, the k-th image has the
+        k-th label of that name.
         """
         if not self.by_stem:
             return [None] * len(names)
@@ -210,7 +210,7 @@ class Labels:
             if len(found) == counts[name]:
                 labels.append(found[turns[name]])
             else:
-                # added again to a tar, the last one counts
+                # a file that was appended to the tar again replaces the earlier one
                 labels.append(found[-1] if found and counts[name] == 1 else None)
             turns[name] += 1
         return labels
