@@ -107,6 +107,14 @@ def test_a_value_may_hold_an_equals_sign(typed: str, passed_on: str) -> None:
     assert quote_value(typed) == passed_on
 
 
+def test_hydras_own_folders_may_lie_in_the_home_folder() -> None:
+    home = Path.home()
+    for key in ("hydra.sweep.dir", "hydra.run.dir"):
+        assert quote_value(f"{key}=~/x") == f"{key}={home}/x"
+        assert quote_value(f"{key}=~/a b") == f"{key}='{home}/a b'"
+    assert quote_value("~decoder.depth") == "~decoder.depth"
+
+
 @pytest.mark.parametrize("section", [Measure, Plan, Verify])
 @pytest.mark.parametrize(
     ("typed", "message"),

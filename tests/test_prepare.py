@@ -630,6 +630,58 @@ def test_the_command_prints_and_exits_as_documented(
     assert re.search(r"interrupted; .*same command.*\n$", captured.err)
 
 
+def write_listed(root: Path, with_val: bool) -> Path:
+    """Write images in one folder, and lists of their classes."""
+    (root / "img").mkdir(parents=True)
+    lists: dict[str, list[str]] = {"train": ["path,label"], "val": ["path,label"]}
+    for k in range(12):
+        pixels = np.random.default_rng(k).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / f"img/{k}.png")
+        split = "val" if with_val and k >= 8 else "train"
+        lists[split].append(f"./img/{k}.png,{(10, 9, 2)[k % 3]}")
+    for split, lines in lists.items():
+        if split == "train" or with_val:
+            (root / f"{split}.csv").write_text("\n".join(lines))
+    return root
+
+
+@pytest.mark.parametrize("kind", ["webdataset", "parquet", "litdata", "folder"])
+@pytest.mark.parametrize("with_val", [True, False])
+def test_labels_and_splits_of_lists_are_carried_over(
+    kind: str, with_val: bool, tmp_path: Path
+) -> None:
+    root = write_listed(tmp_path / "from", with_val)
+    printed = run_prepare(root, tmp_path / "to", kind)
+    assert "labels and splits are those of train.csv; source=folder" in printed
+    before = list_source("listed", root, 0.3)
+    after = list_source("image_folder", tmp_path / "to", 0.3, kind)
+    assert after.classes == (
+        before.classes if kind != "folder" else tuple(sorted(before.classes))
+    )
+    for splits in ((before.train, after.train), (before.val, after.val)):
+        pairs = [
+            {(name.rpartition("/")[2], classes[label]) for name, label in split}
+            for split, classes in zip(
+                splits, (before.classes, after.classes), strict=True
+            )
+        ]
+        assert pairs[0] == pairs[1]
+
+
+def test_a_list_that_cannot_be_read_is_named_and_folders_are_taken(
+    tmp_path: Path,
+) -> None:
+    root = write_listed(tmp_path / "from", False)
+    (root / "train.csv").write_text("path,a,b\nimg/0.png,0,1\nimg/1.png,1,0\n")
+    printed = run_prepare(root, tmp_path / "to", "parquet")
+    assert re.search(r"train\.csv is not read, .* which column is the class", printed)
+    assert "12 images" in printed
+    root = write_listed(tmp_path / "more", True)
+    assert "those of train.csv" not in run_prepare(
+        root, tmp_path / "folders", "parquet", source="folder"
+    )
+
+
 def interrupted(*_: object) -> None:
     raise KeyboardInterrupt
 

@@ -25,6 +25,8 @@ from unmask.stages.ledger import LedgerError
 from unmask.storage.streams import dropped, outlive_streams
 
 # their text is written for the user, so it is shown without a traceback
+# Hydra's own folders: no keys of a run, but paths too
+HYDRA_FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
 USER_ERRORS = (LedgerError, ValueError, OSError, FloatingPointError)
 MULTIRUN = ("-m", "--multirun")
 NO_SUCH_OPTION = "there is no such option; --help lists what there is"
@@ -280,6 +282,9 @@ def quote_value(argument: str, is_multirun: bool = False) -> str:
     key, equals, value = argument.partition("=")
     if override_key(argument) in path_keys():
         return f"{key}={_quote_path(key, value, is_multirun)}" if value else argument
+    if key in HYDRA_FOLDERS and value.startswith("~"):
+        # where Hydra reads ~ as the deletion of a key, or makes a folder of that name
+        return f"{key}={_quote_path(key, str(Path(value).expanduser()), is_multirun)}"
     # quoted values, lists, dicts and sweeps already have a meaning for Hydra
     is_structured = value.startswith(("'", '"', "[", "{", "(")) or "," in value
     if "=" not in value or argument.startswith("-") or is_structured:

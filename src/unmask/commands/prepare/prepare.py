@@ -32,6 +32,7 @@ from unmask.commands.prepare.source import (
 from unmask.commands.prepare.target import begin_or_continue, lock_target
 from unmask.commands.prepare.transcode import Transcode
 from unmask.data.containers.source import catalogue_container
+from unmask.data.listing.catalogue import Catalogue
 from unmask.data.listing.listing import catalogue_folder, make_listing
 from unmask.distributed.processes import available_cores
 
@@ -53,7 +54,7 @@ def prepare(arguments: Prepare, console: Console) -> None:
     check_arguments(arguments, target, kind)
     catalogue = read_catalogue(kind, arguments)
     if kind == "folder":
-        _warn_of_label_list(arguments, console)
+        _print_notes(catalogue, arguments, console)
     transcode = _build_transcode(arguments)
     sizes_N = estimate_sizes(catalogue, transcode)
     shard_mb = arguments.shard_mb or SHARD_MB[arguments.format]
@@ -80,13 +81,16 @@ def prepare(arguments: Prepare, console: Console) -> None:
     _print_identity(conversion, was_copied, console)
 
 
-def _warn_of_label_list(arguments: Prepare, console: Console) -> None:
+def _print_notes(catalogue: Catalogue, arguments: Prepare, console: Console) -> None:
+    for note in catalogue.notes:
+        console.print(note, soft_wrap=True, markup=False)
     label_lists = sorted(Path(arguments.input_path).glob("train.csv"))
-    if label_lists:
+    # without notes it was not tried
+    if label_lists and not catalogue.notes:
         console.print(
-            f"{label_lists[0]}: labels of a list are not carried over, only class"
-            " folders and shards' own; sort the images into class folders first, or"
-            f" train on data=listed data.root={arguments.input_path} as it is",
+            f"{label_lists[0]}: labels of a list are not carried over, where class"
+            " folders tell them; to train on the list: data=listed"
+            f" data.root={arguments.input_path}",
             soft_wrap=True,
         )
 

@@ -5,6 +5,7 @@ from itertools import chain
 from pathlib import Path, PurePath
 
 from unmask.commands.prepare.arguments import Prepare
+from unmask.commands.prepare.lists import catalogue_lists, train_list
 from unmask.config.checks import ConfigError
 from unmask.data.containers.contents import sort_order
 from unmask.data.containers.index import INDEX_FILE, read_index_kind
@@ -13,7 +14,8 @@ from unmask.data.containers.shard_stores import ShardStore
 from unmask.data.containers.source import CONTAINERS, catalogue_container
 from unmask.data.images.unreadable import printable
 from unmask.data.listing.catalogue import Catalogue
-from unmask.data.listing.conventions import find_splits, is_hidden
+from unmask.data.listing.conventions import find_splits, is_hidden, split_word
+from unmask.data.listing.csv_lists import read_csv_lists
 from unmask.data.listing.listing import catalogue_folder
 from unmask.data.listing.names import pack_names, unpack_names
 from unmask.data.listing.odd_folders import refuse_splits_below
@@ -96,7 +98,7 @@ def read_catalogue(kind: str, arguments: Prepare) -> Catalogue:
     path = arguments.input_path
     try:
         if kind == "folder":
-            catalogue = catalogue_folder(Path(path).expanduser())
+            catalogue = _read_folder(Path(path).expanduser(), arguments)
         else:
             catalogue = catalogue_container(kind, path)
         if not catalogue.splits:
@@ -125,6 +127,25 @@ def read_catalogue(kind: str, arguments: Prepare) -> Catalogue:
     return catalogue
 
 
+def _read_folder(root: Path, arguments: Prepare) -> Catalogue:
+    """List a folder, by train.csv and val.csv where they tell the labels."""
+    catalogue = catalogue_folder(root)
+    found = None if arguments.source else train_list(root, catalogue)
+    if found is None:
+        return catalogue
+    try:
+        annotations = read_csv_lists(root)
+        listed = catalogue_lists(root, annotations.val is not None)
+    except ValueError as error:
+        note = f"{found.name} is not read, nor labels in it: {error}"
+        return replace(catalogue, notes=(*catalogue.notes, note))
+    note = (
+        f"labels and splits are those of {found.name}; source=folder takes folders for"
+        " classes"
+    )
+    return replace(listed, notes=(note,))
+
+
 def _is_utf8(name: str) -> bool:
     """Say whether a name is text: file systems allow any bytes."""
     try:
@@ -142,12 +163,14 @@ def move_into_class_folders(catalogue: Catalogue) -> Catalogue:
     assert catalogue.labels is not None
 
     def with_class_folder(name: str, label: int) -> str:
-        folder, _, file_name = name.rpartition("/")
+        top, _, below = name.partition("/")
+        # a folder's classes lie right below its splits
+        folder, below = (top, below) if split_word(top) and below else ("", name)
         # images without a label stay where they are
         class_folder = ""
         if label >= 0:
             class_folder = catalogue.classes[label].replace("/", "_")
-        return "/".join(part for part in (folder, class_folder, file_name) if part)
+        return "/".join(part for part in (folder, class_folder, below) if part)
 
     before, labels = unpack_names(catalogue.names), catalogue.labels.tolist()
     names = pack_names(

@@ -7,7 +7,7 @@ classes. A first line that names no image is a header. Imports no torch.
 import csv
 import io
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,6 +48,14 @@ class Line(NamedTuple):
     cells: list[str]
 
 
+class Lists(NamedTuple):
+    """Name the lists of a folder: of training, of validation, and all of them."""
+
+    train: Path | None
+    val: Path | None
+    files: tuple[Path, ...]
+
+
 def read_csv_lists(root: Path) -> Annotations:
     """Read train.csv and, where it is there, val.csv, in any spelling of the splits.
 
@@ -55,22 +63,15 @@ def read_csv_lists(root: Path) -> Annotations:
     numbers, where all of them are; otherwise words. Raises ValueError with the line or
     the columns that cannot be understood.
     """
-    # the first ending is taken where a list has several
-    files = sorted(root.iterdir(), key=lambda path: (path.suffix.lower(), path.name))
-    lists: dict[str, Path] = {}
-    for file in files:
-        if file.suffix.lower() in LIST_SUFFIXES:
-            lists.setdefault(file.stem, file)
-    # lists of test images are often without labels
-    splits = find_splits([n for n in lists if split_word(n) not in TEST_WORDS])
-    if splits.train:
-        by_split = read_splits(lists[splits.train])
+    lists = find_lists(root)
+    if lists.train:
+        by_split = read_splits(lists.train)
     else:
-        by_split = _read_only_list(lists) or read_splits(root / "train.csv")
+        by_split = _read_only_list(lists.files) or read_splits(root / "train.csv")
     train = [row for word in ("", *TRAIN_WORDS) for row in by_split.get(word, ())]
     val = None
-    if splits.val:
-        val = read_table(lists[splits.val])
+    if lists.val:
+        val = read_table(lists.val)
     elif held_out := next((word for word in VAL_WORDS if word in by_split), None):
         val = by_split[held_out]
     keys = class_keys({label for _, label in (*train, *(val or []))})
@@ -80,9 +81,26 @@ def read_csv_lists(root: Path) -> Annotations:
     return Annotations(train, val, {label: str(label) for _, label in train})
 
 
-def _read_only_list(lists: Mapping[str, Path]) -> dict[str, LabelledPaths]:
+def find_lists(root: Path) -> Lists:
+    """Find the lists in a folder by their names; ValueError for two of one split."""
+    # the first ending is taken where a list has several
+    files = sorted(root.iterdir(), key=lambda path: (path.suffix.lower(), path.name))
+    lists: dict[str, Path] = {}
+    for file in files:
+        if file.suffix.lower() in LIST_SUFFIXES:
+            lists.setdefault(file.stem, file)
+    # lists of test images are often without labels
+    splits = find_splits([n for n in lists if split_word(n) not in TEST_WORDS])
+    return Lists(
+        lists[splits.train] if splits.train else None,
+        lists[splits.val] if splits.val else None,
+        tuple(lists.values()),
+    )
+
+
+def _read_only_list(lists: Sequence[Path]) -> dict[str, LabelledPaths]:
     """Return the splits that the only list tells, whatever it is called, or {}."""
-    tables = [path for path in lists.values() if path.suffix.lower() != ".txt"]
+    tables = [path for path in lists if path.suffix.lower() != ".txt"]
     if len(tables) != 1:
         return {}
     try:
