@@ -194,7 +194,8 @@ def test_no_augmentation_is_the_same_centre_in_every_epoch(key: Key) -> None:
         for epoch in (0, 1)
     ]
     assert boxes[0].equal(boxes[1])
-    assert boxes[0][0].tolist() == [5, 0, 30, 30, 0]
+    # the official Resize makes 37 x 28 pixels of them, CenterCrop starts at row 4
+    assert boxes[0][0].tolist() == [4 * 40 / 37, 0, 28 * 40 / 37, 30, 0]
 
 
 def test_fixed_crops_have_one_size_and_every_position(key: Key) -> None:

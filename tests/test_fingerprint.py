@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from small_runs import image_folder, plan_for
 from unmask.config.keys import known_keys
@@ -98,6 +99,8 @@ MACHINE = {
     "init_from": "init_from=null",
     "weights": "weights=null",
     "grid": "grid=null",
+    # where views are whole images
+    "data.eval_view": "data.eval_view=whole_pixels",
     # where nothing is resampled
     "positions": "positions=timm",
     "checkpoint.every_minutes": "checkpoint.every_minutes=9",
@@ -319,6 +322,60 @@ def test_positions_count_where_their_grid_changes_and_timms_are_the_older_result
     assert not changed
     differs = {s for s in port if port[s].fingerprint != timm[s].fingerprint}
     assert differs == {tuned, (T, "pretrained"), (R, "pretrained")}
+
+
+def view_changes(*overrides: str) -> set[tuple[str, str]]:
+    """Return the stages that data.eval_view moves; whole_pixels are the older results."""
+    port, whole = (
+        {
+            (spec.kind, spec.start): spec
+            for spec in plan_for(
+                ALL, *overrides, f"data.eval_view={name}", tiny=False
+            ).stages
+        }
+        for name in ("port", "whole_pixels")
+    )
+    assert not any("view" in spec.science for spec in whole.values())
+    moved = {stage for stage, spec in port.items() if "view" in spec.science}
+    assert {port[stage].science["view"] for stage in moved} <= {"port"}
+    return moved
+
+
+def test_views_count_where_they_lie_between_pixels() -> None:
+    """A pretraining on random crops sees them in its validation alone."""
+    smaller = "data.eval_crop=0.875"
+    pretraining = {(P, "random")}
+    assert view_changes() == set()
+    assert view_changes("data.image_size=56") == set()
+    assert view_changes(smaller, "augment=none") == EVERYTHING | IMAGES
+    for crop in ("crop_random", "crop_fixed"):
+        changed = view_changes(smaller, f"augment={crop}")
+        assert changed == EVERYTHING - pretraining | IMAGES
+    # fine-tuned at another aspect, as the stages that follow its recipe
+    of_classifiers = {stage for stage in EVERYTHING if stage[0] in (F, T, S, R)}
+    assert view_changes("finetune.image_size=[28,56]") == of_classifiers
+
+
+@pytest.mark.parametrize(
+    ("size", "crop", "decode", "moves"),
+    [
+        (16, 1.0, "auto", False),
+        (40, 1.0, "auto", False),
+        (40, 1.0, "scaled", True),
+        (40, 0.9, "auto", True),
+    ],
+)
+def test_views_of_files_count_unless_their_headers_say_that_they_are_whole(
+    size: int, crop: float, decode: str, moves: bool, tmp_path: Path
+) -> None:
+    root = image_folder(tmp_path, size=size)
+    common = ("data=image_folder", f"data.root={root}", "data.image_size=16")
+    more = (f"data.eval_crop={crop}", f"data.decode={decode}", "knn.k=5")
+    everything = EVERYTHING | IMAGES
+    assert view_changes(*common, *more) == (everything if moves else set())
+    # one image of another aspect is enough
+    Image.new("RGB", (size, size + 1)).save(root / "cat" / "000.png")
+    assert view_changes(*common, *more) == everything
 
 
 def test_a_decoders_ratio_follows_the_models_and_four_keeps_older_results() -> None:

@@ -129,6 +129,9 @@ def complete_config(raw: dict[str, Any]) -> dict[str, Any]:
     decoder = raw.get("decoder")
     if isinstance(decoder, dict):
         raw = raw | {"decoder": {"mlp_ratio": 4.0} | decoder}
+    data = raw.get("data")
+    if isinstance(data, dict):
+        raw = raw | {"data": {"eval_view": "whole_pixels"} | data}
     return {"weights": None, "grid": None, "positions": "timm"} | raw
 
 

@@ -49,6 +49,8 @@ Container = Literal["folder", "webdataset", "parquet", "litdata", "raw"]
 # what the patch size of data.patch_size=null respects: pixels, and patches a side
 MAX_PATCH = 16
 MIN_GRID = 8
+# pixels; fine-tuning above it sees whole images, as in the official port
+STANDARD_SIZE = 224
 
 
 class Data(Section):
@@ -119,6 +121,14 @@ class Data(Section):
             "side of the centre crop for evaluation, as a fraction of the image (0.875:"
             " 224 of 256 pixels)"
         )
+    )
+    eval_view: Literal["port", "whole_pixels"] = Field(
+        default="port",
+        description=(
+            "how the centre is cut out: port (the official code's Resize and"
+            " CenterCrop, between pixels), or whole_pixels (a box that is rounded to"
+            " pixels and then resized, as before version 0.2)"
+        ),
     )
     holdout: Annotated[float, Field(gt=0, le=0.5)] = Field(
         description=(
@@ -232,6 +242,15 @@ class Data(Section):
         """Return what is known of a data set that comes as arrays; None of others."""
         return find_dataset(self.source).arrays
 
+    def eval_crop_at(self, shape: tuple[int, int]) -> float:
+        """Return the share of a stage whose images are of (height, width) pixels.
+
+        Fine-tuned above 224 pixels, images are evaluated whole: there the official
+        port's crop ratio is 1.
+        """
+        is_larger = shape != self.image_size and max(shape) > STANDARD_SIZE
+        return 1.0 if is_larger else self.eval_crop
+
     @property
     def is_foreign(self) -> bool:
         """Return whether a file of the user's describes the data set."""
@@ -246,6 +265,20 @@ class Data(Section):
     def statistics_identity(self) -> str | None:
         """Return the identity of the data set that mean and std were measured on."""
         return self._statistics_identity
+
+
+def resized_side(side: int, share: float) -> int:
+    """Return the side that is resized to before the centre is cut out.
+
+    With a share of 0.875 that is 256 for 224. Fractions are cut off, as in the official
+    code and timm.
+    """
+    return int(side / share)
+
+
+def is_whole(size: tuple[int, int], shape: tuple[int, int], share: float) -> bool:
+    """Return whether evaluation sees the whole image, whatever the rounding."""
+    return share == 1 and size[0] * shape[1] == size[1] * shape[0]
 
 
 def parse_source(value: Any, check: Callable[[Any], str]) -> str:

@@ -49,6 +49,8 @@ class Arrays:
         missing and what to do.
     identity: stands for the content in fingerprints: other content is another identity.
     class_sizes: training images of each class.
+    size: (height, width) in pixels. Where it is known and evaluation sees whole images,
+        fingerprints do not depend on how the centre is cut out.
     is_installed: comes with the install, and reads no data.root.
     """
 
@@ -58,6 +60,7 @@ class Arrays:
     classes: tuple[str, ...]
     class_sizes: Sequence[int]
     is_installed: bool = False
+    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -139,6 +142,7 @@ def _cifar(identity: str, classes: list[str]) -> Dataset:
         channels=3,
         classes=tuple(classes),
         class_sizes=[size.train // size.classes] * size.classes,
+        size=(32, 32),
     )
     return Dataset(f"CIFAR-{size.classes}", size, arrays)
 
@@ -185,6 +189,7 @@ DATASETS = {
             classes=tuple("0123456789"),
             class_sizes=[400] * 10,
             is_installed=True,
+            size=(28, 28),
         ),
     ),
     "cifar10": _cifar("cifar10-c58f3010", CIFAR10.split()),

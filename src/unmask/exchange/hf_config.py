@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from unmask.config.data import resized_side
 from unmask.config.statistics import standard_statistics
 from unmask.exchange.facts import Facts
 from unmask.exchange.load_lines import Written
@@ -90,7 +91,7 @@ def hub_preprocessor(written: Written) -> dict[str, Any] | None:
     return {
         "image_processor_type": "CLIPImageProcessor",
         "do_resize": True,
-        "size": {"shortest_edge": round(shorter / (facts.eval_crop or 1.0))},
+        "size": {"shortest_edge": resized_side(shorter, facts.eval_crop or 1.0)},
         "resample": BICUBIC,
         "do_center_crop": True,
         "crop_size": {"height": height, "width": width},

@@ -17,7 +17,9 @@ from unmask.data.listing.names import FolderStore, name_at
 from unmask.data.sources import list_source
 from unmask.stages.fingerprint import StageSpec
 from unmask.stages.stage_order import list_stages
+from unmask.stages.view_science import ImageSizes
 
+NUM_PEEKED = 8  # images of a split that are looked at to learn their size
 # of files that may hold more than 8 bits
 DEEP_SUFFIXES = (".npy", ".tif", ".tiff", ".png")
 
@@ -92,7 +94,8 @@ def make_plan(
     if listing and _is_deep(config.data, listing, needs_range):
         # earlier versions rounded these values to 8 bits: their results differ
         identity = f"{identity}, not rounded"
-    stages = tuple(list_stages(config, identity, test_identity))
+    sizes = _image_sizes(config.data, listing)
+    stages = tuple(list_stages(config, identity, test_identity, sizes))
     return Plan(config, stages, class_names, listing)
 
 
@@ -127,6 +130,35 @@ def _is_deep(data: Data, listing: Listing, needs_range: bool) -> bool:
     return values.dtype != np.uint8
 
 
+def _image_sizes(data: Data, listing: Listing | None) -> ImageSizes:
+    """Return (height, width) of the images, as far as some of them tell.
+
+    Nothing where that does not matter: a part of an image lies between pixels.
+    """
+    if listing is None:
+        size = data.arrays.size if data.arrays else None
+        return frozenset([size] if size else [])
+    if data.eval_crop < 1:
+        return frozenset()
+    # Pillow takes a while to import
+    from unmask.data.images.pillow import read_size
+
+    sizes = set()
+    for index, split in enumerate((listing.train, listing.val)):
+        root = Path(listing.root)
+        store = (
+            listing.stores[index] if listing.stores else FolderStore(root, split.names)
+        )
+        for i in range(0, len(store), max(1, len(store) // NUM_PEEKED)):
+            try:
+                content, name = store.read(i), store.name(i)
+                sizes.add(read_size(content, name, data.channels))
+            # it is reported when it is used, and its substitute has a size
+            except Exception:
+                continue
+    return frozenset(sizes)
+
+
 def _known(data: Data, listing: Listing | None) -> Listing | Arrays:
     """Return what is known of the images before any is read."""
     known = listing or data.arrays
@@ -142,7 +174,9 @@ def stages_without_data(config: Config, dataset: str) -> tuple[StageSpec, ...]:
     """
     arrays = config.data.arrays
     identity = arrays.identity if arrays else dataset
-    return tuple(list_stages(config, identity, "unlisted"))
+    return tuple(
+        list_stages(config, identity, "unlisted", _image_sizes(config.data, None))
+    )
 
 
 def robustness_folders(recipe: Robustness) -> dict[tuple[str, int], Path]:

@@ -1,6 +1,9 @@
 """From a config to its stages in order: each with its parent before it."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from unmask.config.recipes import FITTED_STAGES, STAGES
 from unmask.config.schema import Config
@@ -14,27 +17,25 @@ from unmask.stages.fingerprint import (
     robustness_science,
     weights_identity,
 )
+from unmask.stages.view_science import ImageSizes, view_science
 
 
 def list_stages(
-    config: Config, identity: str, test_identity: str | None
+    config: Config,
+    identity: str,
+    test_identity: str | None,
+    image_sizes: ImageSizes = frozenset(),
 ) -> list[StageSpec]:
     """List the stages of a run: each measurement followed by its controls.
 
     A stage's parent comes before it, even where it is not in `stages`.
     identity: of the data set; test_identity: of the folders that robustness reads.
+    image_sizes: of the data set, where they are known.
     """
-    given = None
-    if config.init_from:
-        # most runs need none of what reads files of weights
-        from unmask.stages.given_weights import check_given_weights
-
-        given = check_given_weights(config)
-    fitted = {
-        kind: StageSpec(kind, "images", fitted_science(kind, config, identity))
-        for kind in FITTED_STAGES
-    }
-    pretraining = _pretraining(config, identity, given, fitted)
+    given = _given(config)
+    views = partial(view_science, config, image_sizes=image_sizes)
+    fitted = _fitted(config, identity, views)
+    pretraining = _pretraining(config, identity, given, fitted, views("pretrain"))
     # init_from is measured as it is, unless the run pretrains and starts from it
     is_given = given is not None and "pretrain" not in config.stages
 
@@ -42,6 +43,7 @@ def list_stages(
         science = measure_science(
             kind, start, config, identity, given and given.identity
         )
+        science |= views(kind)
         if start == "given" and given:
             science |= positions_science(config, kind, given.grid, given.is_recorded)
         elif start == "pretrained":
@@ -65,7 +67,7 @@ def list_stages(
         if of_classifier:
             # of the classifier alone: controls have none of their own
             classifier = measurement(measured, starts[0])
-            science = robustness_science(config, identity, test_identity)
+            science = robustness_science(config, identity, test_identity) | views(kind)
             stages.append(classifier)
             # separate test images, such as ImageNet-A, are called as their folder
             root = config.robustness.root if test_identity else None
@@ -77,13 +79,38 @@ def list_stages(
     return list(dict.fromkeys(stages))
 
 
+def _given(config: Config) -> GivenWeights | None:
+    """Return what is known of the weights of init_from; None without them."""
+    if not config.init_from:
+        return None
+    # most runs need none of what reads files of weights
+    from unmask.stages.given_weights import check_given_weights
+
+    return check_given_weights(config)
+
+
+def _fitted(
+    config: Config, identity: str, views: Callable[[str], dict[str, Any]]
+) -> dict[str, StageSpec]:
+    """Return the stages that are fitted to images, by their kind."""
+    stages = {}
+    for kind in FITTED_STAGES:
+        science = fitted_science(kind, config, identity) | views(kind)
+        stages[kind] = StageSpec(kind, "images", science)
+    return stages
+
+
 def _pretraining(
     config: Config,
     identity: str,
     given: GivenWeights | None,
     fitted: dict[str, StageSpec],
+    views: dict[str, Any],
 ) -> StageSpec:
-    """Return the run's pretraining; given: the weights that it starts from."""
+    """Return the run's pretraining.
+
+    given: the weights that it starts from; views: what it depends on of them.
+    """
     parent = next(
         (
             spec
@@ -98,7 +125,7 @@ def _pretraining(
         parent = None
         tokenizer = weights_identity(config.tokenizer_file, "tokenizer.file")
     weights = given and given.identity
-    science = pretrain_science(config, identity, weights, tokenizer)
+    science = pretrain_science(config, identity, weights, tokenizer) | views
     if given:
         science |= positions_science(config, "pretrain", given.grid, given.is_recorded)
     return StageSpec("pretrain", "given" if given else "random", science, parent)

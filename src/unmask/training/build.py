@@ -35,8 +35,6 @@ from unmask.targets import AnyTarget, Tokens
 from unmask.tasks.pretrain import Pretrain
 from unmask.tokenizers import DALLE_CODES, DallETokenizer, SmallTokenizer
 
-# pixels; fine-tuning above it sees whole images, as in the official port
-STANDARD_SIZE = 224
 # of trainer.timeout_minutes: loaders give up on a worker that hangs, and name it,
 # before the watchdog ends the run without knowing why
 LOADER_TIMEOUT_SHARE = 0.8
@@ -175,17 +173,18 @@ def build_small_tokenizer(config: Config) -> SmallTokenizer:
     )
 
 
-def build_augment(augment: Augment, eval_crop: float) -> Augmentation:
-    """Return the augmentation of training images, with evaluation's crop ratio."""
+def build_augment(augment: Augment, data: Data) -> Augmentation:
+    """Return the augmentation of training images, with evaluation's centre crop."""
     return Augmentation(
         augment.crop,
         augment.scale,
         augment.flip,
-        eval_crop,
+        data.eval_crop,
         augment.policy,
         augment.erasing,
         augment.jitter,
         augment.repeats,
+        data.eval_view == "port",
     )
 
 
@@ -194,16 +193,21 @@ def build_format(config: Config, shape: tuple[int, int] | None = None) -> ImageF
 
     shape: height and width of a stage that differs from the data's.
     """
-    data = config.data
+    return data_format(config.data, shape)
+
+
+def data_format(data: Data, shape: tuple[int, int] | None = None) -> ImageFormat:
+    """Return size, statistics and evaluation crop of a data set's images."""
     assert data.mean is not None
     assert data.std is not None
     shape = shape or data.image_size
-    eval_crop = data.eval_crop
-    # fine-tuned above 224 pixels, images are evaluated whole: there the official
-    # port's crop ratio is 1
-    if shape != data.image_size and max(shape) > STANDARD_SIZE:
-        eval_crop = 1.0
-    return ImageFormat(shape, tuple(data.mean), tuple(data.std), eval_crop)
+    return ImageFormat(
+        shape,
+        tuple(data.mean),
+        tuple(data.std),
+        data.eval_crop_at(shape),
+        data.eval_view == "port",
+    )
 
 
 def build_loading(config: Config) -> LoaderSettings:

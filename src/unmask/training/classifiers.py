@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from unmask.config.checks import ConfigError, check_checkpoint_config
+from unmask.config.data import STANDARD_SIZE
 from unmask.config.recipes import LABELLED_STAGES, MEASURING_STAGES
 from unmask.config.schema import Config
 from unmask.config.statistics import standard_statistics
@@ -205,7 +206,7 @@ def _from_foreign_weights(
     rows, columns = geometry.grid
     shape = (rows * geometry.patch_size, columns * geometry.patch_size)
     mean, std = image_statistics(facts, geometry.channels)
-    usual_crop = FOREIGN_EVAL_CROP if max(shape) <= build.STANDARD_SIZE else 1.0
+    usual_crop = FOREIGN_EVAL_CROP if max(shape) <= STANDARD_SIZE else 1.0
     image_format = ImageFormat(shape, mean, std, facts.eval_crop or usual_crop)
     return TrainedClassifier(
         model.eval().requires_grad_(False),

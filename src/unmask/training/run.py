@@ -118,7 +118,7 @@ class Stage:
             train,
             val,
             build.build_format(config, self.shape),
-            build.build_augment(augment, config.data.eval_crop),
+            build.build_augment(augment, config.data),
             ids,
             batch,
             config.seed if seed is None else seed,

@@ -22,24 +22,19 @@ from unmask.config.checks import (
 )
 from unmask.config.groups import HogTarget, TokensTarget
 from unmask.config.schema import Config
-from unmask.data.augment.crops import centre_boxes
-from unmask.data.augment.resampling import resize_crops
 from unmask.data.images.tensors import PixelTensor, concatenate
-from unmask.data.images.unreadable import (
-    BadImage,
-    BadImageError,
-    no_substitute_error,
-    substitutes,
-)
+from unmask.data.images.unreadable import BadImageError
+from unmask.data.listing.names import FolderStore, pack_names
 from unmask.data.loading.batch import Batch
-from unmask.data.loading.folders import StoredImages, read_image, read_stored
-from unmask.data.loading.in_memory import InMemory
+from unmask.data.loading.folders import StoredImages
 from unmask.data.loading.module import normalise
+from unmask.data.loading.views import Views
 from unmask.exchange.header import read_header
 from unmask.exchange.weight_files import find_weights
 from unmask.mae import MAE
 from unmask.randomness import make_key
 from unmask.reconstructions import Reconstruction, reconstruct
+from unmask.stages.fingerprint import resolve_decode
 from unmask.stages.plan import make_plan
 from unmask.storage import checkpoints
 from unmask.targets import AnyTarget, NormalisedPixel, Pixel
@@ -180,54 +175,41 @@ def load_autoencoder(
 
 
 def _read_images(path: Path, count: int, config: Config) -> PixelTensor:
+    """Return images of a file or folder as evaluation sees them, as one batch."""
     root, names = find_images(path)
     data = config.data
+    files = StoredImages(
+        FolderStore(root, pack_names(names)),
+        torch.full((len(names),), -1),
+        data.channels,
+        resolve_decode(data),
+        data.ranges,
+    )
+    # no other picture stands in for one that cannot be read
+    views = Views(files, build.build_format(config), None, 0, allow_substitutes=False)
     images: list[PixelTensor] = []
     faults: list[str] = []
-    # one by one: files may have different sizes until they are cropped
-    for name in names:
+    for i in range(len(names)):
         if len(images) == count:
             break
         try:
-            images.append(read_image(root / name, data.channels, data.ranges))
+            images.append(views.batch(0, [i]).images_BCHW.cpu())
         except BadImageError as error:
             faults.append(str(error))
     if not images:
         raise ValueError(f"none of {len(names)} images can be read; first: {faults[0]}")
     for fault in faults:
         warnings.warn(f"skipped: {fault}", stacklevel=1)
-    return _centre_crops(images, config)
+    return concatenate(images)
 
 
 def _validation_images(count: int, config: Config) -> PixelTensor:
-    """Return validation images, evenly spread over the split."""
+    """Return validation images as evaluation sees them, evenly spread over the split.
+
+    One that cannot be read has its substitute, as in training.
+    """
     _, val = build.load_splits(make_plan(config))
     # the first ones of a folder would all be of one class
     positions = torch.linspace(0, len(val) - 1, min(count, len(val))).long()
-    images = [
-        val.images_NCHW[i] if isinstance(val, InMemory) else _read_or_substitute(val, i)
-        for i in positions.unique().tolist()
-    ]
-    return _centre_crops(images, config)
-
-
-def _read_or_substitute(files: StoredImages, i: int) -> PixelTensor:
-    """Return an image, or its substitute where it is bad, as in training."""
-    bad_images = []
-    for candidate in (i, *substitutes(i, len(files))):
-        try:
-            return read_stored(files, candidate)
-        except BadImageError as error:
-            bad_images.append(BadImage(candidate, error.name, error.reason))
-    raise no_substitute_error(bad_images)
-
-
-def _centre_crops(images: list[PixelTensor], config: Config) -> PixelTensor:
-    """Return the centre crops that evaluation uses, as one batch."""
-    crops = []
-    for image_CHW in images:
-        # crops are computed for batches; this is a batch of one
-        size_12 = torch.tensor([image_CHW.shape[1:]])
-        boxes = centre_boxes(size_12, config.data.image_size, config.data.eval_crop)
-        crops.append(resize_crops(image_CHW[None], boxes, config.data.image_size))
-    return concatenate(crops)
+    views = Views(val, build.build_format(config), None, 0)
+    return views.batch(0, positions.unique().tolist()).images_BCHW.cpu()

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float64, Int
 from torch import Tensor
 
+from unmask.data.images.view_box import view_boxes
 from unmask.randomness import Key, uniform
 
 NUM_TRIES = 10  # of RandomResizedCrop
@@ -31,7 +32,8 @@ class Augmentation:
     shares of the image. flip: mirror half of the images. centre: side of the centre
     crop, as a share. policy: RandAugment in timm's notation. erasing: share of images
     in which a random box is erased. jitter: strength of `colour_jitter`. repeats: views
-    of each image in a batch.
+    of each image in a batch. between_pixels: the centre crop is the official one, and
+    not one of whole pixels.
     """
 
     crop: Literal["none", "fixed", "random", "random_once", "padded"] = "none"
@@ -42,6 +44,12 @@ class Augmentation:
     erasing: float = 0.0
     jitter: float = 0.0
     repeats: int = 1
+    between_pixels: bool = True
+
+    @property
+    def is_official_view(self) -> bool:
+        """Return whether it cuts out what the official evaluation would."""
+        return self.crop in ("none", "padded") and self.between_pixels
 
     def draw_boxes(
         self,
@@ -50,11 +58,12 @@ class Augmentation:
         epoch: int,
         sizes_B2: Int[Tensor, "B 2"],
         shape: tuple[int, int],
-    ) -> Int[Tensor, "B 5"]:
+    ) -> Int[Tensor, "B 5"] | Float64[Tensor, "B 5"]:
         """Draw a box (top, left, height, width, mirrored) for each image.
 
         sizes: (height, width) of the images. The boxes are to be resized to `shape`,
-        whose aspect ratio they follow.
+        whose aspect ratio they follow. Those of whole pixels are cut out before; those
+        between pixels are cut out of the resized image.
         """
         aspect = shape[1] / shape[0]
         if self.crop == "random":
@@ -63,6 +72,8 @@ class Augmentation:
             boxes = single_try_boxes(key, ids_B, epoch, sizes_B2, self.scale, aspect)
         elif self.crop == "fixed":
             boxes = fixed_boxes(key, ids_B, epoch, sizes_B2, shape)
+        elif self.is_official_view:
+            boxes = official_boxes(sizes_B2, shape, self.centre)
         else:
             boxes = centre_boxes(sizes_B2, shape, self.centre)
         # a word of its own: flips do not depend on the kind of crop
@@ -90,12 +101,20 @@ def margin_sizes(shape: tuple[int, int]) -> tuple[int, int]:
     return shape[0] // MARGIN_DIVISOR, shape[1] // MARGIN_DIVISOR
 
 
+def official_boxes(
+    sizes_B2: Int[Tensor, "B 2"], shape: tuple[int, int], share: float
+) -> Float64[Tensor, "B 5"]:
+    """Return the boxes of the official evaluation, whose edges lie between pixels."""
+    boxes_B4 = torch.from_numpy(view_boxes(sizes_B2.numpy(), shape, share))
+    return torch.cat([boxes_B4, torch.zeros_like(boxes_B4[:, :1])], dim=1)
+
+
 def centre_boxes(
     sizes_B2: Int[Tensor, "B 2"], shape: tuple[int, int], share: float
 ) -> Int[Tensor, "B 5"]:
     """Return the largest centred boxes of `shape`'s aspect, their sides times `share`.
 
-    A share of 0.875 cuts 224 out of 256 pixels.
+    They are rounded to whole pixels, as before version 0.2.
     """
     sides_B2 = _largest_sides(sizes_B2, shape, share)
     corner_B2 = (sizes_B2 - sides_B2 + 1) // 2

@@ -183,7 +183,7 @@ def _parse_frame(marker: int, fields: bytes, may_be_rotated: bool) -> JpegHeader
 
 def decode_image(image: EncodedImage) -> Pixels:
     """Decode the whole image. Raises BadImageError."""
-    return _to_pixels(decode_values(image), image)
+    return to_pixels(decode_values(image), image)
 
 
 def decode_values(image: EncodedImage) -> Shaped[np.ndarray, "H W C"]:
@@ -195,7 +195,16 @@ def decode_values(image: EncodedImage) -> Shaped[np.ndarray, "H W C"]:
     return _decode_whole(image) if pixels is None else pixels
 
 
-def _to_pixels(values: Shaped[np.ndarray, "H W C"], image: EncodedImage) -> Pixels:
+def decode_by_reference(image: EncodedImage) -> Pixels:
+    """Decode the whole image by Pillow, or read it if it is an array.
+
+    Raises BadImageError.
+    """
+    return to_pixels(_decode_whole(image), image)
+
+
+def to_pixels(values: Shaped[np.ndarray, "H W C"], image: EncodedImage) -> Pixels:
+    """Return bytes as they are, and other values as shares. Raises BadImageError."""
     if image.ranges is None and values.dtype == np.uint8:
         return values
     try:
@@ -216,13 +225,13 @@ def decode_crop(
         region, box_in_region = scaled_box(box, image.size, scale)
         values = decode_region(image, region, scale)
         if values is not None:
-            pixels = _to_pixels(values, image)
+            pixels = to_pixels(values, image)
             if scale == 1:
                 return resize_crop(pixels, (0, 0, *pixels.shape[:2]), shape)
             # a scaled box lies between pixels; only Pillow resizes from there, and
             # rounding the box would shift the picture
             return resize_with_pillow(pixels, box_in_region, shape)
-    return resize_crop(_to_pixels(_decode_whole(image), image), box, shape, decode)
+    return resize_crop(decode_by_reference(image), box, shape, decode)
 
 
 def resize_crop(

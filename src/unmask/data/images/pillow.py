@@ -3,18 +3,23 @@
 import io
 import re
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Shaped, UInt8, UInt16
 from PIL import Image
 
+from unmask.data.images.arrays import Content, is_array, read_array_size
 from unmask.data.images.depth import Pixels
+from unmask.data.images.view_box import ViewBox, is_cut_out
 
 # of any image, by its header: Pillow's own limit against decompression bombs
 MAX_PIXELS = 178_956_970
 # ITU-R 601: the shares of red, green and blue in Pillow's grey
 LUMA = (0.299, 0.587, 0.114)
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# left, top, right, bottom
+PillowBox = tuple[float, float, float, float]
 PILLOW_MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # by number of channels
 
 # EXIF's tag; its values 1 to 8 say how the stored image must be turned or mirrored
@@ -47,6 +52,17 @@ def silence_pillow() -> None:
 
 
 silence_pillow()
+
+
+def read_size(content: Content, name: str, channels: int) -> tuple[int, int]:
+    """Return (height, width) once upright, from the header of a file or of an array.
+
+    Raises ValueError or OSError where there is none.
+    """
+    if is_array(content, name):
+        return read_array_size(content, name, channels)
+    assert isinstance(content, bytes)
+    return read_upright_size(content)[0]
 
 
 def read_upright_size(content: bytes) -> tuple[tuple[int, int], bool]:
@@ -209,18 +225,53 @@ def _to_channels(
 
 
 def resize_with_pillow(
-    image_HWC: Pixels, box: tuple[float, float, float, float], shape: tuple[int, int]
+    image_HWC: Pixels, box: PillowBox, shape: tuple[int, int]
 ) -> Pixels:
     """Resize the box (left, top, right, bottom) by Pillow's bicubic."""
+    return _resize_channels(image_HWC, [(shape[::-1], box)])
+
+
+def resize_part(
+    image_HWC: Pixels, box: ViewBox, shape: tuple[int, int], height_first: bool
+) -> Pixels:
+    """Resize the box (top, left, height, width), in a pass for each side.
+
+    What lies around the box counts, too: it is as if the whole image were resized, and
+    the box then cut out. Pillow itself chooses the order of the passes by their work,
+    which is another one for a part of the image.
+    """
+    top, left, height, width = box
+    if is_cut_out(box, shape):
+        rows = slice(int(top), int(top) + shape[0])
+        return image_HWC[rows, int(left) : int(left) + shape[1]]
+    tall, wide = image_HWC.shape[:2]
+    # rounding must not leave the image
+    bottom, right = min(tall, top + height), min(wide, left + width)
+    if height_first:
+        passes = [
+            ((wide, shape[0]), (0, top, wide, bottom)),
+            (shape[::-1], (left, 0, right, shape[0])),
+        ]
+    else:
+        passes = [
+            ((shape[1], tall), (left, 0, right, tall)),
+            (shape[::-1], (0, top, shape[1], bottom)),
+        ]
+    return _resize_channels(image_HWC, passes)
+
+
+def _resize_channels(
+    image_HWC: Pixels, passes: Sequence[tuple[tuple[int, int], PillowBox]]
+) -> Pixels:
+    """Resize one after the other: to (width, height), from a box."""
     is_rgb = image_HWC.shape[2] == 3 and image_HWC.dtype == np.uint8
     # Pillow has no images of other channel counts, and it would weight the colours of
     # RGBA by opacity: their channels are resized one by one
     parts = [image_HWC] if is_rgb else list(np.moveaxis(image_HWC, 2, 0))
     images = [Image.fromarray(np.ascontiguousarray(part)) for part in parts]
-    resized = [
-        np.array(image.resize(shape[::-1], Image.Resampling.BICUBIC, box))
-        for image in images
-    ]
+    for size, box in passes:
+        images = [i.resize(size, Image.Resampling.BICUBIC, box) for i in images]
+    resized = [np.array(image) for image in images]
     out_hwC = resized[0] if is_rgb else np.stack(resized, axis=2)
     # the kernel overshoots at edges; Pillow clips bytes, not floats
     return out_hwC if out_hwC.dtype == np.uint8 else out_hwC.clip(0, 1)

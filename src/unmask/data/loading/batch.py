@@ -6,6 +6,7 @@ from typing import NamedTuple
 from jaxtyping import Float32, Int, UInt8
 from torch import Tensor
 
+from unmask.data.augment.crops import Augmentation
 from unmask.data.images.unreadable import BadImage
 
 
@@ -29,10 +30,17 @@ class ImageFormat:
     """What the model sees.
 
     shape: (height, width). mean, std: per channel, of shares in [0, 1]. eval_crop: side
-    of the centre crop in evaluation, as a share of the image's.
+    of the centre crop in evaluation, as a share of the image's. between_pixels: that
+    crop is the official one, and not one of whole pixels.
     """
 
     shape: tuple[int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     eval_crop: float = 1.0
+    between_pixels: bool = True
+
+    @property
+    def evaluation(self) -> Augmentation:
+        """Return the augmentation that shows what evaluation sees."""
+        return Augmentation(centre=self.eval_crop, between_pixels=self.between_pixels)

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from unmask.data.augment.resampling import Crops, crop_images
+from unmask.data.augment.resampling import Crops, crop_images, resize_views
 from unmask.data.images.decoding import (
     END_OF_IMAGE,
     START_OF_IMAGE,
@@ -25,6 +25,7 @@ from unmask.data.images.decoding import (
 )
 from unmask.data.images.pillow import exif_orientation
 from unmask.data.images.tensors import bytes_to_shares
+from unmask.data.images.view_box import covers
 from unmask.data.loading.batch import Batch
 
 # the end must be in the last so many bytes: some programs write after it
@@ -100,9 +101,7 @@ class PackedBatch:
         decoded = self._decode_jpegs(others.shape[1], device)
         for image, (_, _, rows) in zip(decoded, self.jpegs, strict=True):
             for row in rows:
-                top, left, height, width = boxes_B5[row, :4].tolist()
-                crop = image[:, top : top + height, left : left + width]
-                view = _resize(crop, shape)
+                view = _cut_out(image, boxes_B5[row], shape)
                 images_BCHW[row] = bytes_to_shares(view) if has_shares else view
         finish = Crops(None, shifts_B2, boxes_B5[:, 4].bool())
         finish = finish.map(lambda crops_B: crops_B.to(device))
@@ -142,10 +141,22 @@ def _decode(
         return decode_jpeg(contents, mode=ImageReadMode[MODES[channels]], device=device)
 
 
-def _resize(
-    crop_CHW: UInt8[Tensor, "C H W"], shape: tuple[int, int]
+def _cut_out(
+    image_CHW: UInt8[Tensor, "C H W"], box_5: Tensor, shape: tuple[int, int]
 ) -> UInt8[Tensor, "C h w"]:
-    """Resize like `decoding.resize_crop`, but in floats: GPUs have no uint8 kernel."""
+    """Cut out the box and resize it, or both at once where it lies between pixels.
+
+    Boxes are mirrored later. As `decoding.resize_crop`, but in floats: GPUs have no
+    kernel for bytes.
+    """
+    size = (image_CHW.shape[1], image_CHW.shape[2])
+    top, left, height, width = box = tuple(box_5[:4].tolist())
+    if box_5.is_floating_point():
+        if not covers(box, size):
+            unmirrored_15 = box_5[None] * box_5.new_tensor([1, 1, 1, 1, 0])
+            return resize_views(image_CHW[None], unmirrored_15, shape)[0]
+        top, left, height, width = 0, 0, *size
+    crop_CHW = image_CHW[:, top : top + height, left : left + width]
     if tuple(crop_CHW.shape[1:]) == shape:
         return crop_CHW
     batch = crop_CHW[None].float()

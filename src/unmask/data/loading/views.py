@@ -7,11 +7,11 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float64, Int
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -27,6 +27,7 @@ from unmask.data.images.decoding import (
     resize_crop,
 )
 from unmask.data.images.depth import Pixels
+from unmask.data.images.evaluation import decode_view, resize_view
 from unmask.data.images.tensors import PixelBatch, PixelTensor, bytes_to_shares
 from unmask.data.images.unreadable import (
     BadImage,
@@ -93,7 +94,7 @@ class Views(Dataset):
             split.images_NCHW.dtype if isinstance(split, InMemory) else split.dtype
         )
         self.image_format = image_format
-        self.augment = augment or Augmentation(centre=image_format.eval_crop)
+        self.augment = augment or image_format.evaluation
         self.key = make_key(seed, "crop")
         self.transform = transform
         self.allow_substitutes = allow_substitutes
@@ -180,7 +181,7 @@ class Views(Dataset):
             return self._drawn[1]
         size = tuple(split.images_NCHW.shape[2:])
         parts = torch.arange(self.count * self.augment.repeats).split(SAMPLES_PER_DRAW)
-        boxes = [self._draw_boxes(ids, epoch, [size] * len(ids)).int() for ids in parts]
+        boxes = [self._draw_boxes(ids, epoch, [size] * len(ids)) for ids in parts]
         shifts = [self._draw_shifts(ids, epoch) for ids in parts]
         boxes_N5 = torch.cat(boxes)
         shifts_N2 = None
@@ -279,17 +280,21 @@ class Views(Dataset):
         return Batch(images_BCHW, labels_B, ids_B, epoch, tuple(bad_images))
 
     def _decode_views(
-        self, split: StoredImages, image: EncodedImage, boxes: Sequence[Sequence[int]]
+        self, split: StoredImages, image: EncodedImage, boxes: Sequence[Sequence[Any]]
     ) -> Iterator[Pixels]:
         """Yield the view of each box; several views share one decoding of the image."""
+        decode: Callable[..., Pixels] = decode_crop
+        resize: Callable[..., Pixels] = resize_crop
+        if self.augment.is_official_view:
+            decode, resize = decode_view, resize_view
         shape = self.image_format.shape
         pixels = decode_image(image) if self.augment.repeats > 1 else None
         for top, left, height, width, _ in boxes:
             box = (top, left, height, width)
             if pixels is None:
-                yield decode_crop(image, box, shape, split.decode)
+                yield decode(image, box, shape, split.decode)
             else:
-                yield resize_crop(pixels, box, shape, split.decode)
+                yield resize(pixels, box, shape, split.decode)
 
     def _open_images(self, split: StoredImages, ids_B: Tensor) -> list[OpenedImage]:
         """Open the image of each row, once for all rows that show it."""
@@ -353,7 +358,7 @@ class Views(Dataset):
 
     def _draw_boxes(
         self, ids_B: Tensor, epoch: int, sizes: Sequence[Sequence[int]]
-    ) -> Int[Tensor, "B 5"]:
+    ) -> Int[Tensor, "B 5"] | Float64[Tensor, "B 5"]:
         # for many sizes, this is much faster than torch.tensor
         sizes_B2 = torch.from_numpy(np.array(sizes))
         shape = self.image_format.shape
