@@ -81,14 +81,12 @@ def print_loading(spec: dict[str, Any], data: Data, container: Container) -> Non
         loading_advice,
         loading_tables,
     )
-    from unmask.data.loading.batch import ImageFormat
     from unmask.data.loading.module import LoaderSettings
+    from unmask.training.build import data_format
 
-    assert data.mean is not None
-    assert data.std is not None
     costs = measure_loading(
         training_images(data, container),
-        ImageFormat(data.image_size, tuple(data.mean), tuple(data.std)),
+        data_format(data),
         LoaderSettings(data.num_workers, threads=data.threads),
         spec,
     )

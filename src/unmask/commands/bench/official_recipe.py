@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from unmask.config.data import resized_side
 from unmask.data.images.pillow import PILLOW_MODES
 from unmask.data.loading.batch import ImageFormat
 from unmask.data.loading.folders import StoredImages
@@ -31,6 +32,22 @@ def official_view(
                 image_format.shape, (0.2, 1.0), interpolation=bicubic
             ),
             transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize(image_format.mean, image_format.std),
+        ]
+    )
+
+
+def official_evaluation(
+    image_format: ImageFormat,
+) -> Callable[[Image.Image], Tensor]:
+    """Return the transform of the official main_finetune.py for evaluation."""
+    bicubic = transforms.InterpolationMode.BICUBIC
+    short_side = resized_side(min(image_format.shape), image_format.eval_crop)
+    return transforms.Compose(
+        [
+            transforms.Resize(short_side, bicubic),
+            transforms.CenterCrop(image_format.shape),
             transforms.ToTensor(),
             transforms.Normalize(image_format.mean, image_format.std),
         ]

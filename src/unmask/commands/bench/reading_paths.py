@@ -6,11 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from unmask.commands.bench.in_memory import in_memory_contestants
 from unmask.commands.bench.measure import Contestant
-from unmask.commands.bench.official_recipe import official_view, open_with_pillow
+from unmask.commands.bench.official_recipe import (
+    official_evaluation,
+    official_view,
+    open_with_pillow,
+)
 from unmask.commands.bench.smaller_copies import make_smaller_copies
 from unmask.data.augment.crops import Augmentation
 from unmask.data.images import native
@@ -21,6 +26,8 @@ from unmask.data.loading.in_memory import InMemory
 from unmask.data.loading.views import Views
 
 OFFICIAL = "official recipe"
+OFFICIAL_EVALUATION = "official evaluation"
+EVALUATION = "fast, evaluation"
 # images that are copied in a smaller size, or augmented one by one: both take long
 NUM_SMALL = 96
 BATCH_SIZE = 64
@@ -52,12 +59,20 @@ def file_contestants(
     """
     native_decoder = native.region_decoder()
     contestants: dict[str, Contestant] = {
-        OFFICIAL: Contestant(_official_round(split, image_format, ids), len(ids))
+        OFFICIAL: Contestant(
+            _official_round(split, official_view(image_format), ids), len(ids)
+        )
     }
     for name, mode, decoder in _decoders(native_decoder):
         decoded = replace(split, decode=mode)
         read_round = _our_round(decoded, image_format, ids, decoder)
         contestants[name] = Contestant(read_round, len(ids))
+    evaluated = _official_round(split, official_evaluation(image_format), ids)
+    contestants[OFFICIAL_EVALUATION] = Contestant(evaluated, len(ids))
+    read_round = _our_round(
+        split, image_format, ids, native_decoder, image_format.evaluation
+    )
+    contestants[EVALUATION] = Contestant(read_round, len(ids))
     small_ids = ids[:NUM_SMALL]
     # RandAugment and colour jitter know only grey and colour images
     if split.channels in (1, 3):
@@ -99,10 +114,8 @@ def _decoders(
 
 
 def _official_round(
-    split: StoredImages, image_format: ImageFormat, ids: list[int]
+    split: StoredImages, view: Callable[[Image.Image], Tensor], ids: list[int]
 ) -> Callable[[int], Tensor]:
-    view = official_view(image_format)
-
     def read_round(turn: int) -> Tensor:
         return torch.stack([view(open_with_pillow(split, i)) for i in ids])
 
