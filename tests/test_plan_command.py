@@ -225,6 +225,6 @@ def test_what_the_ledger_has_is_not_priced_again(
     whole = price_in_ledger(*typed, "lacking=false")
     assert [row(whole, name)[1] for name in ("pretrain", "kNN")] == ["1", "1"]
     assert "already" not in whole
-    # a damaged result will be made again
-    (tmp_path / "knn" / second["fingerprint"] / "result.json").write_text("{")
+    # a result that went is made again
+    (tmp_path / "knn" / second["fingerprint"] / "result.json").unlink()
     assert "has 1 of 2 stages already" in price_in_ledger(*typed)

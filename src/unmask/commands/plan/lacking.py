@@ -1,16 +1,14 @@
 """What of a run the ledger has already, so that only the rest is priced."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
 from unmask.commands.plan.units import count_noun, format_duration
 from unmask.config.checks import ConfigError
 from unmask.config.schema import Config
 from unmask.data.listing.listing import Listing
-from unmask.stages.drift import needed_stages
+from unmask.stages.drift import kept_results
 from unmask.stages.fingerprint import StageSpec
-from unmask.stages.ledger import LedgerError, StageFolder
-from unmask.stages.plan import list_dataset, make_plan, stages_without_data
+from unmask.stages.plan import Plan, list_dataset, make_plan, stages_without_data
 
 
 class LedgerStages:
@@ -30,18 +28,19 @@ class LedgerStages:
         dataset: a name of the images, which need not be here; the ledger then knows
         only stages of data sets that come as arrays.
         """
-        stages = self._stages(config, dataset)
-        return [spec for spec in stages if not self._is_finished(config, spec)]
-
-    def _stages(self, config: Config, dataset: str) -> Iterable[StageSpec]:
-        if self.reads_ledger and Path(config.runs_dir).is_dir():
-            # images that are missing, or not as they should be, have a price as well
-            try:
-                plan = make_plan(config, self._listing(config), needs_range=False)
-                return needed_stages(plan)
-            except (ConfigError, LedgerError):
-                pass
-        return stages_without_data(config, dataset)
+        if not self.reads_ledger or not Path(config.runs_dir).is_dir():
+            return list(stages_without_data(config, dataset))
+        try:
+            plan = make_plan(config, self._listing(config), needs_range=False)
+        # images that are missing, or not as they should be, have a price as well
+        except ConfigError:
+            stages = stages_without_data(config, dataset)
+            plan = Plan(config, stages, (), None)
+        results = kept_results(plan)
+        for spec, result in results.items():
+            if result:
+                self.finished[spec.fingerprint] = result["seconds"]
+        return [spec for spec, result in results.items() if result is None]
 
     def _listing(self, config: Config) -> Listing | None:
         data, source = config.data, config.source
@@ -49,18 +48,6 @@ class LedgerStages:
         if key not in self._listings:
             self._listings[key] = list_dataset(data, source)
         return self._listings[key]
-
-    def _is_finished(self, config: Config, spec: StageSpec) -> bool:
-        if not self.reads_ledger or config.rerun:
-            return False
-        try:
-            result = StageFolder(config.runs_dir, spec).result()
-        # a damaged result is made again
-        except LedgerError:
-            return False
-        if result:
-            self.finished[spec.fingerprint] = result["seconds"]
-        return result is not None
 
     def describe(self, num_lacking: int, runs_dir: str) -> str | None:
         """Say what the ledger has of all stages; None where it has nothing."""
