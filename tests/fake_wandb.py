@@ -42,6 +42,9 @@ class FakeWandb:
         self.artifacts: dict[str, dict[str, Any]] = {}
         self.inputs: list[tuple[str, str]] = []
         self.operations: list[str] = []
+        # workspaces and reports by their id, and the projects that there are
+        self.views: dict[str, dict[str, Any]] = {}
+        self.projects = ["unmask"]
         self.status, self.delay, self.bodies = 200, 0.0, [b""]
         # Other hosts that were requested, with this server as the proxy.
         self.other_hosts: list[str] = []
@@ -122,6 +125,8 @@ class FakeWandb:
         self.operations.append(named[1] if named else "")
         if answer := self._answer_artifacts(self.operations[-1], variables):
             return answer
+        if answer := self._answer_views(self.operations[-1], variables):
+            return answer
         if "upsertBucket" in query:
             given = {key: value for key, value in variables.items() if value}
             self.upserts.setdefault(variables["name"], {}).update(given)
@@ -186,6 +191,23 @@ class FakeWandb:
             return {"useArtifact": {"artifact": {"id": variables["artifactID"]}}}
         return None
 
+    def _answer_views(
+        self, operation: str, variables: dict[str, Any]
+    ) -> dict[str, Any] | None:
+        """Answer for workspaces and reports: one with an id replaces that one."""
+        if operation in ("UpsertView2", "upsertView"):
+            view_id = variables.get("id") or _id(f"view {len(self.views)}")
+            inserted = view_id not in self.views
+            self.views[view_id] = variables
+            project = {"name": variables["projectName"], "entityName": "me"}
+            view = {**variables, "id": view_id, "project": project}
+            return {"upsertView": {"view": view, "inserted": inserted}}
+        if operation == "GetProjects":
+            edges = [{"cursor": name, "node": _project(name)} for name in self.projects]
+            page = {"endCursor": None, "hasNextPage": False}
+            return {"models": {"edges": edges, "pageInfo": page}}
+        return None
+
     def _bucket(self, name: str) -> dict[str, Any]:
         rows = self.runs[name]
         return {
@@ -212,6 +234,18 @@ class FakeWandb:
 
 def _id(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
+
+
+def _project(name: str) -> dict[str, Any]:
+    return {
+        "id": _id(name),
+        "internalId": _id(name),
+        "name": name,
+        "entityName": "me",
+        "createdAt": "2026-01-01T00:00:00",
+        "isBenchmark": False,
+        "user": None,
+    }
 
 
 def _membership(name: str, created: dict[str, Any]) -> dict[str, Any]:

@@ -51,12 +51,13 @@ class Card:
 
     @property
     def tags(self) -> list[str]:
-        """Return the scale, the experiment, and its name in the paper."""
-        experiment = self.record.experiment
-        is_table = experiment and (EXPERIMENTS / experiment).is_dir()
-        table = read_paper(experiment).paper if experiment and is_table else None
-        tags = [tag for tag in (self.scale, experiment, table) if tag]
-        return [_cut(tag, MAX_TAG) for tag in dict.fromkeys(tags)]
+        """Return the scale, the experiments, and their names in the paper."""
+        tables = [slug for slug, _ in self.record.tables]
+        papers = [
+            read_paper(slug).paper for slug in tables if (EXPERIMENTS / slug).is_dir()
+        ]
+        tags = [self.scale, self.record.experiment, *tables, *papers]
+        return [_cut(tag, MAX_TAG) for tag in dict.fromkeys(tags) if tag]
 
     @property
     def scale(self) -> str | None:
@@ -81,6 +82,8 @@ class Card:
             "parent": record.parent,
             "experiment": record.experiment,
             "cell": record.cell,
+            # a run may be a row of several tables
+            "table": dict(record.tables) or None,
             "sweep": record.sweep,
             "scale": self.scale,
             "seed": record.seed,

@@ -1,0 +1,8 @@
+"""Make W&B's workspace and reports of the paper's tables. See --help."""
+
+from unmask.commands.cli import command
+from unmask.reports.dashboard.arguments import Dashboard
+from unmask.reports.dashboard.command import make_dashboards
+
+if __name__ == "__main__":
+    command(Dashboard, make_dashboards)
