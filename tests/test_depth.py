@@ -242,6 +242,46 @@ def test_colour_ppms_keep_their_16_bits(text: bool, largest: int) -> None:
         decode_image(read_header(content[:-20], "x.ppm", 3))
 
 
+@pytest.mark.parametrize(("ending", "kind"), [("ppm", b"P6"), ("pgm", b"P5")])
+def test_results_of_deep_ppms_are_others_than_those_of_bytes(
+    ending: str, kind: bytes, tmp_path: Path
+) -> None:
+    count = 8 * 8 * (3 if ending == "ppm" else 1)
+    for largest, dtype in ((65535, ">u2"), (255, "u1")):
+        root = tmp_path / str(largest)
+        root.mkdir()
+        for k in range(6):
+            values = GENERATOR.integers(0, largest, count).astype(dtype)
+            content = kind + b"\n8 8\n%d\n" % largest + values.tobytes()
+            (root / f"{k}.{ending}").write_bytes(content)
+        plan = plan_for(
+            *FEW, f"data.root={root}", "stages=[pretrain]", "data.image_size=14"
+        )
+        is_other = ", not rounded" in str(plan.stages[0].science)
+        assert is_other == (largest > 255)
+
+
+@pytest.mark.parametrize(
+    ("array", "reason"),
+    [
+        (np.full((8, 8, 3), np.nan, np.float32), "it holds NaN; fill these pixels"),
+        (np.array([[None]]), "objects of Python; save numbers"),
+        (np.zeros((8, 8, 5), np.uint8), "data.channels=3 needs"),
+    ],
+)
+def test_images_that_are_all_unreadable_are_refused_before_anything_starts(
+    array: np.ndarray, reason: str, tmp_path: Path
+) -> None:
+    for k in range(40):
+        np.save(tmp_path / f"{k:02d}.npy", array)
+    typed = (*FEW, f"data.root={tmp_path}", "stages=[pretrain]", "data.image_size=14")
+    with pytest.raises(ConfigError, match=rf"none of \d+ .* 00\.npy \(.*{reason}"):
+        plan_for(*typed)
+    # one good image is enough to begin: the others are bad images
+    np.save(tmp_path / "04.npy", RGB[:8, :8])
+    assert plan_for(*typed).stages
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_white_is_white_where_zero_is_said_to_be_white(dtype: type) -> None:
     array = GENERATOR.integers(0, np.iinfo(dtype).max, (6, 4), dtype=dtype)

@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from small_runs import plan_for
 from test_faults import another_user
@@ -186,6 +187,8 @@ def test_folders_of_one_image_each_are_no_classes_and_can_be_pretrained_on(
     tmp_path: Path,
 ) -> None:
     root = write_files(tmp_path, "a/1.png", "b/1.png", "c/1.png")
+    for k, name in enumerate("abc"):
+        Image.new("L", (4, 4), k).save(root / name / "1.png")
     listing = list_images(root)
     assert (len(listing.train), len(listing.val), listing.classes) == (2, 1, ())
     (note,) = (note for note in listing.notes if "only one of its class" in note)

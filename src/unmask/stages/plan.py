@@ -21,7 +21,9 @@ from unmask.stages.view_science import ImageSizes
 
 NUM_PEEKED = 8  # images of a split that are looked at to learn their size
 # of files that may hold more than 8 bits
-DEEP_SUFFIXES = (".npy", ".tif", ".tiff", ".png")
+DEEP_SUFFIXES = (".npy", ".tif", ".tiff", ".png", ".ppm", ".pgm")
+# training images that are tried before anything starts
+NUM_TRIED = 16
 
 
 @dataclass(frozen=True)
@@ -91,12 +93,39 @@ def make_plan(
     test_identity = None
     if "robustness" in config.stages:
         test_identity = _robustness_identity(config, class_names)
+    if listing and needs_range:
+        _refuse_unreadable(config.data, listing)
     if listing and _is_deep(config.data, listing, needs_range):
         # earlier versions rounded these values to 8 bits: their results differ
         identity = f"{identity}, not rounded"
     sizes = _image_sizes(config.data, listing)
     stages = tuple(list_stages(config, identity, test_identity, sizes))
     return Plan(config, stages, class_names, listing)
+
+
+def _refuse_unreadable(data: Data, listing: Listing) -> None:
+    """Raise ConfigError where none of some training images can be read.
+
+    The first one that can ends the search. Images far away are left to their readers.
+    """
+    if "://" in str(data.root):
+        return
+    # Pillow takes a while to import
+    from unmask.data.images.first_look import find_fault
+
+    names = listing.train.names
+    stores = listing.stores or [FolderStore(Path(listing.root), names)]
+    faults = []
+    for i in range(0, len(names), max(1, len(names) // NUM_TRIED)):
+        name = name_at(names, i)
+        fault = find_fault(stores[0], i, name, data.channels, data.ranges)
+        if fault is None:
+            return
+        faults.append(f"{name} ({fault})")
+    raise ConfigError(
+        f"data.root={data.root}: none of {len(faults)} training images that were tried"
+        f" can be read, the first is {faults[0]}"
+    )
 
 
 def _is_deep(data: Data, listing: Listing, needs_range: bool) -> bool:
@@ -111,13 +140,13 @@ def _is_deep(data: Data, listing: Listing, needs_range: bool) -> bool:
     # Pillow takes a while to import
     from unmask.data.images.arrays import is_array, read_array
     from unmask.data.images.depth import UnknownRangeError, to_shares
-    from unmask.data.images.pillow import is_deep_png
+    from unmask.data.images.pillow import is_deep_file
 
     stores = listing.stores or [FolderStore(Path(listing.root), names)]
     try:
         content = stores[0].read(0)
         if isinstance(content, bytes) and not is_array(content, name):
-            return is_deep_png(content)
+            return is_deep_file(content)
         values = read_array(content, name, data.channels)
         to_shares(values, None)
     except UnknownRangeError as error:

@@ -179,8 +179,9 @@ def _read_item(chunk: bytes, offset: int, item: Item, unnamed: str) -> ImageEntr
     kind = item.formats[item.image]
     if kind in PIXEL_FORMATS:
         header, pixels = read_pixel_header(read(item.image), kind)
-        # tensors have no names of their own, and need no suffix to be known
-        return ImageEntry(name or unnamed, label, size - header, start + header, pixels)
+        # .npy: pixels may have more than 8 bits
+        name = name if has_image_suffix(name) else f"{unnamed}.npy"
+        return ImageEntry(name, label, size - header, start + header, pixels)
     if not has_image_suffix(name):
         name = unnamed + suffix_of(read(item.image)[:MAGIC_BYTES])
     return ImageEntry(name, label, size, start)

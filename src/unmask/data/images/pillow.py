@@ -26,10 +26,10 @@ PILLOW_MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # by number of channels
 ORIENTATION_TAG = 0x0112
 # TIFF's tag, and its value where 0 is white
 PHOTOMETRIC_TAG, MIN_IS_WHITE = 262, 0
-# of a colour PPM: P6 (P3 as text), width, height, the largest value
+# of PPM and PGM: P6 and P5 (P3 and P2 as text), width, height, the largest value
 PPM_SPACE = rb"(?:\s|#[^\r\n]*[\r\n])+"
 PPM_HEADER = re.compile(
-    PPM_SPACE.join((rb"P([36])", rb"(\d+)", rb"(\d+)", rb"(\d+)\s"))
+    PPM_SPACE.join((rb"P([2356])", rb"(\d+)", rb"(\d+)", rb"(\d+)\s"))
 )
 SWAPS_SIDES = (5, 6, 7, 8)  # these values swap height and width
 TO_UPRIGHT = {
@@ -134,6 +134,12 @@ def _decode_deep(
 def is_deep_png(content: bytes) -> bool:
     """Return whether it is a PNG of 16 bits, of which Pillow returns 8 in colours."""
     return content[:8] == PNG_SIGNATURE and content[24:25] == b"\x10"
+
+
+def is_deep_file(content: bytes) -> bool:
+    """Return whether it is a PNG, PPM or PGM of more than 8 bits."""
+    header = PPM_HEADER.match(content)
+    return is_deep_png(content) or (header is not None and int(header[4]) > 255)
 
 
 def _deep_plane(image: Image.Image) -> Shaped[np.ndarray, "H W"]:
