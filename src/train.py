@@ -52,6 +52,7 @@ from unmask.commands.cli import (
 from unmask.commands.composition import resolve
 from unmask.config.checks import ConfigError, check
 from unmask.config.experiments import ABLATIONS, ALL
+from unmask.dashboards.trackio_run import refuse_missing_trackio
 from unmask.distributed.launcher import STARTED_VARIABLE, launch
 from unmask.distributed.line_prefix import PREFIX_VARIABLE, PrefixedStream, prefix_lines
 from unmask.distributed.processes import (
@@ -123,6 +124,7 @@ def run_config(cfg: DictConfig, console: Console) -> None:
         # a disk that is too small, or a ledger that cannot be written, is refused
         # before torch is imported
         refuse_small_disk([plan])
+        refuse_missing_trackio(plan.config)
         first = plan.stages[from_ledger.index(False)]
         StageFolder(plan.config.runs_dir, first).create()
         finished = run_stages(plan, console)

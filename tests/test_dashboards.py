@@ -31,6 +31,7 @@ from unmask.dashboards.follower import Follower, Media
 from unmask.dashboards.names import STEP_AXIS, Row, dashboard_row, result_facts
 from unmask.dashboards.orders import Job, Message, WandbJob, read_lines
 from unmask.dashboards.process import Dashboards
+from unmask.dashboards.trackio_run import refuse_missing_trackio
 from unmask.storage.metrics_log import append_row, read_rows
 
 ID = "0123456789ab"
@@ -343,6 +344,55 @@ def test_a_training_outlives_the_death_of_its_dashboards(
     with pytest.warns(UserWarning, match=r"dashboards ended with -9.*src/send\.py"):
         run(*overrides)
     assert_same(tmp_path / "ours", tmp_path / "undisturbed")
+
+
+def test_trackio_has_one_run_of_a_stage_and_its_pictures(
+    tmp_path: Path, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is an optional package, read here by its own interface."""
+    pytest.importorskip("trackio")
+    folder = begin_stage(tmp_path / "runs", config, ROWS[:2])
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    job = Job(str(folder), trackio="unmask")
+    for code in (1, 0):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            dashboards = Dashboards(job, 60)
+            dashboards.__enter__()
+            dashboards.begin()
+            dashboards.close(code)
+        if code:
+            for row in ROWS[2:]:
+                append_row(folder / "metrics.jsonl", row)
+            finish_stage(folder, {"val/loss": 0.8})
+    script = (
+        "import json, trackio; (run,) = trackio.Api().runs('unmask');"
+        " from trackio.sqlite_storage import SQLiteStorage as storage;"
+        " logs = storage.get_logs('unmask', run.name, run_id=run.id);"
+        " print(json.dumps([run.name, run.config, logs]))"
+    )
+    command = [sys.executable, "-c", script]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True)
+    name, described, logs = json.loads(printed.stdout.splitlines()[-1])
+    assert name == read_card(folder).name
+    assert described["dial"] == nested(read_card(folder).record.dials)
+    losses = [
+        (row["step"], row["pretrain/train/loss"])
+        for row in logs
+        if "pretrain/train/loss" in row
+    ]
+    assert losses == [(2, 1.0), (4, 0.9), (6, 0.7)]
+    assert [row for row in logs if row.get("result/pretrain/val/loss") == 0.8]
+
+
+def test_trackio_that_is_not_there_is_told_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = plan_for("logger=trackio").config
+    monkeypatch.setattr("unmask.dashboards.trackio_run.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"trackio is not installed.*unmask\[trackio"):
+        refuse_missing_trackio(asked)
+    refuse_missing_trackio(plan_for("logger=wandb").config)
 
 
 class Recorded:

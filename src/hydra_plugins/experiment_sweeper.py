@@ -29,6 +29,7 @@ from unmask.config.experiments import (
     same_run_message,
 )
 from unmask.config.recipes import LABELLED_STAGES
+from unmask.dashboards.trackio_run import refuse_missing_trackio
 from unmask.distributed.ranks import rank_info
 from unmask.reports.paper.result_rows import (
     has_kept_results,
@@ -196,6 +197,8 @@ def check_cells(cells: list[TableCell]) -> dict[Overrides, Plan]:
         unique = "\n".join(dict.fromkeys(faults))
         raise ConfigError(f"no cell was started:\n{unique}")
     refuse_small_disk(plans.values())
+    for plan in plans.values():
+        refuse_missing_trackio(plan.config)
     return plans
 
 

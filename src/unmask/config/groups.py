@@ -161,6 +161,12 @@ class Tensorboard(Section):
     )
 
 
+class Trackio(Section):
+    project: Annotated[str, Field(min_length=1)] = Field(
+        description="project of trackio's local dashboard"
+    )
+
+
 class Loggers(Section):
     # conf/logger/csv.yaml is empty
     csv: Annotated[dict[str, Any], Field(max_length=0)] | None = Field(
@@ -169,3 +175,4 @@ class Loggers(Section):
     )
     wandb: Wandb | None = None
     tensorboard: Tensorboard | None = None
+    trackio: Trackio | None = None

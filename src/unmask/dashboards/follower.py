@@ -162,6 +162,10 @@ def _choose(job: Job, card: Card, say: Say) -> Iterator[Dashboard]:
         from unmask.dashboards.tensorboard import TensorBoard
 
         yield TensorBoard(card, card.folder / job.tensorboard)
+    if job.trackio:
+        from unmask.dashboards.trackio_run import TrackioRun
+
+        yield TrackioRun(card, job.trackio)
     if job.wandb:
         from unmask.dashboards.wandb_run import WandbRun
 

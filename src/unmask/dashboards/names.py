@@ -14,6 +14,9 @@ COMMON_KEYS = ("epoch",)
 # what summaries keep of a metric over time, by a part of its name
 BEST = {"accuracy": "max,last", "watch/": "max,last", "loss": "min,last"}
 
+# below a sheet of reconstructions
+CAPTION = "epoch {epoch:g}: original, visible patches, reconstruction"
+
 # a row of the metrics log: step, epoch, and the metrics at that step
 Row = dict[str, Any]
 

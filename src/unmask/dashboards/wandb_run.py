@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from unmask.dashboards.card import Card
 from unmask.dashboards.names import (
+    CAPTION,
     STEP_AXIS,
     Row,
     dashboard_row,
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 CONNECT_SECONDS = 30
 # prefix of folders that an earlier attempt left, until this attempt's rows are written
 EARLIER = "earlier-"
-CAPTION = "epoch {epoch:g}: original, visible patches, reconstruction"
 
 
 class WandbRun:

@@ -19,7 +19,8 @@ def choose_dashboards(stage: Stage) -> Dashboards:
     stage that has no log.
     """
     logger = stage.config.logger
-    if not collectives.is_rank_zero() or not (logger.wandb or logger.tensorboard):
+    is_shown = logger.wandb or logger.tensorboard or logger.trackio
+    if not collectives.is_rank_zero() or not is_shown:
         return Dashboards()
     seconds = FLUSH_SECONDS
     wandb = None
@@ -35,6 +36,7 @@ def choose_dashboards(stage: Stage) -> Dashboards:
         str(stage.folder.path),
         wandb,
         logger.tensorboard.name if logger.tensorboard else None,
+        logger.trackio.project if logger.trackio else None,
         device=device_name(stage),
     )
     return Dashboards(
