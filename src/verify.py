@@ -55,6 +55,13 @@ def plan_run(arguments: Settings, typed: Sequence[str]) -> tuple[list[str], Plan
             f"stages = {list(whole.config.stages)}: none of these is trained; add one,"
             " such as stages=[pretrain]"
         )
+    # in the scratch folder's ledger no prefix would be found
+    kept = [
+        f"init_from='{whole.config.init_from}'"
+        if override_key(argument) == "init_from" and whole.config.init_from
+        else argument
+        for argument in kept
+    ]
     overrides = [
         *kept,
         f"stages=[{','.join(stages)}]",

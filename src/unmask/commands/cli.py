@@ -61,6 +61,20 @@ def command(
     are the help. positional: the key of arguments without "=". takes_run: whatever
     src/train.py takes may be typed, too; run gets it as a list of overrides.
     """
+
+    def answer(typed: list[str]) -> Any:
+        if takes_run:
+            return run(*parse_with_run(section, typed))
+        return run(parse(section, typed, positional))
+
+    run_typed(section, answer)
+
+
+def run_typed(section: type[Section], answer: Callable[[list[str]], Any]) -> None:
+    """Run a command with what was typed; exit with 1 where it returns False.
+
+    section: of the arguments, whose file of defaults is the help.
+    """
     typed = sys.argv[1:]
     outlive_streams()
     refuse_missing_folder()
@@ -70,12 +84,9 @@ def command(
     disable_telemetry()
     shorten_warnings()
     with exit_on_user_error():
-        if takes_run:
-            answer = run(*parse_with_run(section, typed))
-        else:
-            answer = run(parse(section, typed, positional))
+        done = answer(typed)
     # what these commands print is what they are for
-    if answer is False or "stdout" in dropped:
+    if done is False or "stdout" in dropped:
         raise SystemExit(1)
 
 
@@ -305,10 +316,19 @@ def _quote_path(key: str, value: str, is_multirun: bool) -> str:
             f"{key} = {value}: a comma parts the values of a sweep; type a path that"
             f" has one in two kinds of quotes: '{key}=\"{value}\"'"
         )
-    if re.fullmatch(r"[\w./:+@-]*", value):
+    # a number is one to Hydra, and to us the digits of a fingerprint
+    if re.fullmatch(r"[\w./:+@-]*", value) and not _is_number(value):
         return value
     escaped = value.replace("'", r"\'")
     return f"'{escaped}'"
+
+
+def _is_number(value: str) -> bool:
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True
 
 
 def _read_defaults(section: type[Section]) -> str:

@@ -11,6 +11,7 @@ from rich.table import Table
 from unmask.commands.foreign_weights import check_foreign
 from unmask.config.checks import ConfigError
 from unmask.config.section import Count, PathText, Section
+from unmask.config.stage_paths import StagePath
 from unmask.exchange.geometry import Hints
 from unmask.exchange.weight_files import check_target
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 class Convert(Section):
     # users type from=, which is a keyword of Python
-    source: PathText = Field(alias="from")
+    source: StagePath = Field(alias="from")
     to: PathText
     layout: Literal["timm", "hf", "official", "safetensors"]
     heads: Count | None

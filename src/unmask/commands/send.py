@@ -9,7 +9,8 @@ from pydantic import Field
 
 from unmask.config.checks import ConfigError, refuse_secrets
 from unmask.config.groups import WandbName, check_wandb_name
-from unmask.config.section import PathText, Positive, Section
+from unmask.config.section import Positive, Section
+from unmask.config.stage_paths import StagePath
 from unmask.dashboards.orders import Job, WandbJob
 from unmask.dashboards.process import Dashboards
 from unmask.dashboards.wandb_run import CONNECT_SECONDS
@@ -20,7 +21,7 @@ START_SECONDS = 30.0
 
 
 class Send(Section):
-    folders: Annotated[list[PathText], Field(min_length=1)]
+    folders: Annotated[list[StagePath], Field(min_length=1)]
     project: WandbName | None
     entity: WandbName | None
     weights: bool

@@ -41,6 +41,14 @@ class Dials(NamedTuple):
     values: dict[str, Any]
     follows: dict[str, str]
 
+    def followers(self, dial: str) -> list[str]:
+        """Return the keys that follow a dial, or one in that section."""
+        return [
+            leaf
+            for leaf, source in self.follows.items()
+            if source.startswith(dial) and (source + ".").startswith(dial + ".")
+        ]
+
 
 class Choice(NamedTuple):
     """One file of a group, compared with a config: its keys that differ."""
@@ -57,7 +65,7 @@ def read_dials(config: Content) -> Dials:
     """
     values: dict[str, Any] = {}
     follows: dict[str, str] = {}
-    flat = _flatten(config)
+    flat = flatten(config)
     defaults, groups = _defaults("config")
     above: Content = {}
     scale = (config.get("scale") or {}).get("name")
@@ -100,7 +108,7 @@ def _defaults(name: str) -> tuple[Content, dict[str, str]]:
     """Return the flat values of a file of conf/, and the choice of each group."""
     content = _read_yaml(f"{name}.yaml")
     values = {key: value for key, value in content.items() if key not in FILE_ONLY}
-    return _flatten(values), _chosen_groups(content)
+    return flatten(values), _chosen_groups(content)
 
 
 def _chosen_groups(content: Content) -> dict[str, str]:
@@ -159,7 +167,7 @@ def _compare(
 @cache
 def _group_values(group: str, name: str) -> Content:
     """Return the flat keys and values that a choice of a group sets."""
-    return _flatten(_read_file(group, name))
+    return flatten(_read_file(group, name))
 
 
 @cache
@@ -189,7 +197,7 @@ def _merge(base: Content, above: Content) -> Content:
     return merged
 
 
-def _flatten(content: Content, prefix: str = "") -> Content:
+def flatten(content: Content, prefix: str = "") -> Content:
     """Return all values by their dotted keys."""
     return dict(_leaves(content, prefix))
 

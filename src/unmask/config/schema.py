@@ -28,6 +28,7 @@ from unmask.config.section import (
     Section,
     Seed,
 )
+from unmask.config.stage_paths import resolve_stage
 from unmask.config.trainer import Checkpoint, Spikes, Trainer, Watch
 
 Width = Annotated[int, Field(ge=1, le=16_384)]
@@ -177,8 +178,9 @@ class Config(Section, StageRecipes):
     rerun: bool = Field(
         default=False,
         description=(
-            "make results anew whose code has changed since, or of which nobody knows;"
-            " what is there is moved into the stage's folder earlier/"
+            "make results anew whose code has changed since, or of which nobody knows,"
+            " or whose weights were removed; what is there is moved into the stage's"
+            " folder earlier/"
         ),
     )
     adopt: bool = Field(
@@ -210,6 +212,15 @@ class Config(Section, StageRecipes):
     spikes: Spikes
     watch: Watch
     logger: Loggers
+
+    @model_validator(mode="after")
+    def find_given_stage(self) -> "Config":
+        try:
+            if self.init_from:
+                self.init_from = resolve_stage(self.init_from, self.runs_dir)
+        except ValueError as error:
+            raise ValueError(f"init_from = {error}") from None
+        return self
 
     @model_validator(mode="after")
     def choose_patch_size(self) -> "Config":

@@ -9,6 +9,8 @@ import re
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
+from unmask.storage.removed_weights import removed_weights
+
 WritableLayout = Literal["timm", "hf", "official", "safetensors"]
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 INDEX_ENDING = ".index.json"
@@ -75,6 +77,8 @@ def _find_in_folder(folder: Path) -> Path:
     saved = sorted(stage.glob(STAGE_FILES))
     if saved:
         return saved[-1]
+    if removed := removed_weights(stage):
+        raise ValueError(f"{folder}: {removed}")
     newest = _deepspeed_folder(folder)
     if (newest / DEEPSPEED_FILE).is_file():
         return newest / DEEPSPEED_FILE

@@ -22,6 +22,7 @@ from unmask.stages.fingerprint import StageSpec
 from unmask.stages.ledger import StageFolder, utc_now
 from unmask.stages.plan import Plan
 from unmask.storage.atomic import write_json
+from unmask.storage.removed_weights import removed_weights
 
 # of a file in the package's folder: the digest of its code and that of its bytes
 Sources = dict[str, str]
@@ -63,12 +64,14 @@ NEEDED_BY |= {name: kind for kind, row in STAGES.items() for name in row.modules
 def kept_result(folder: StageFolder, rerun: bool) -> dict[str, Any] | None:
     """Return the finished stage's result; None where `rerun` asks for another one.
 
-    That is where its code has changed, or nobody knows whether it has.
+    That is where its code has changed, or nobody knows whether it has, and where its
+    weights were removed to free space.
     """
     result = folder.result()
-    if result and rerun and (not result.get("sources") or changed_files(result)):
-        return None
-    return result
+    if not result or not rerun:
+        return result
+    is_old = not result.get("sources") or changed_files(result)
+    return None if is_old or removed_weights(folder.path) else result
 
 
 def kept_results(plan: Plan) -> Results:

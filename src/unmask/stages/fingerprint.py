@@ -272,14 +272,32 @@ def weights_identity(path: str, key: str = "init_from") -> str:
     """
     place = Path(path).expanduser()
     if place.is_file():
-        return sha256(place)[:16]
+        return _checkpoint_digest(place)[:16]
     try:
         found = find_weights(place)
     except ValueError as error:
         raise ConfigError(f"{key} = {error}") from None
     if found.is_stage:
-        return sha256(found.path)[:16]
+        return _checkpoint_digest(found.path)[:16]
     # heads and the kind of model stand in config.json alone
     config = place / "config.json"
     files = [*found.parts, *([config] if config.exists() else [])]
     return hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest()[:16]
+
+
+def _checkpoint_digest(path: Path) -> str:
+    """Return the sha256 of a file of weights.
+
+    Of a stage's checkpoint whose optimiser's state was left out to free space it is
+    that of the whole one: its weights are the same.
+    """
+    digest = sha256(path)
+    try:
+        entries = json.loads((path.parent / "last.json").read_text())
+        for entry in entries:
+            if entry["file"] == path.name and entry["sha256"] == digest:
+                return str(entry.get("whole_sha256", digest))
+    except (OSError, ValueError, TypeError, KeyError):
+        # of other origin, or the index is damaged
+        pass
+    return digest

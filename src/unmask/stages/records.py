@@ -3,12 +3,13 @@
 Reading changes nothing, and imports no torch.
 """
 
+import json
 import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import yaml
 from unmask.config.dials import LOADER, Dials, format_value, read_dials
 from unmask.config.recipes import STAGES
 from unmask.stages.fingerprint import StageSpec
-from unmask.stages.ledger import LedgerError, read_result
+from unmask.stages.ledger import LedgerError, read_result, text_hash
 from unmask.stages.measures import Measure, Result, main_measure
 from unmask.stages.origin import Origin, read_origin_file
 from unmask.stages.progress import (
@@ -194,7 +195,7 @@ def read_record(
     """
     try:
         text = (folder / "config.yaml").read_text()
-        config, dials = _parse_config(text.partition(CONFIG_KEY)[2])
+        config, dials = _read_config(folder, text)
     except (OSError, ValueError, yaml.YAMLError):
         return None
     kind = folder.parent.name
@@ -250,14 +251,34 @@ def files_with_sizes(folder: Path) -> Iterator[tuple[str, int]]:
                 continue
 
 
-# all stages of a run have the same text
-@lru_cache(maxsize=4096)
-def _parse_config(text: str) -> tuple[dict[str, Any], Dials]:
-    """Return the config below `config:`, and its dials."""
-    config = yaml.load(text, LOADER)
-    if not isinstance(config, dict):
-        raise ValueError(f"the config is {config!r}, not a section")
-    return config, read_dials(config)
+def _read_config(folder: Path, text: str) -> tuple[dict[str, Any], Dials]:
+    """Return the config, and its dials; text: of config.yaml.
+
+    Raises ValueError, or an error of yaml, where it is damaged.
+    """
+    key = text_hash(text.partition(CONFIG_KEY)[2])
+    if key not in _configs:
+        config = _read_copy(folder, text)
+        if config is None:
+            config = yaml.load(text.partition(CONFIG_KEY)[2], LOADER)
+        if not isinstance(config, dict):
+            raise ValueError(f"the config is {config!r}, not a section")
+        _configs[key] = config, read_dials(config)
+    return _configs[key]
+
+
+# by the hash of their text: all stages of a run have the same
+_configs: dict[str, tuple[dict[str, Any], Dials]] = {}
+
+
+def _read_copy(folder: Path, text: str) -> Any:
+    """Return the config of config.json; None where it is not that of config.yaml."""
+    try:
+        copy = json.loads((folder / "config.json").read_text())
+        return copy["config"] if copy["of"] == text_hash(text) else None
+    except (OSError, ValueError, TypeError, KeyError):
+        # versions before 0.2 wrote none
+        return None
 
 
 def _read_result(folder: Path) -> tuple[Result | None, str | None]:

@@ -28,15 +28,26 @@ def stage_dials(
 
     start: the weights it starts from, as in StageSpec. The seed is left out.
     """
-    keys = tuple(_scope(kind, start, config))
-    used = [source for leaf, source in dials.follows.items() if _is_in(leaf, keys)]
+    keys = set(_scope(kind, start, config))
+
+    def counts(dial: str) -> bool:
+        # of the data the choice itself, not all keys below it
+        if dial == "data" or _is_in(dial, keys):
+            return True
+        # values that the stage uses may follow it
+        return any(_is_in(leaf, keys) for leaf in dials.followers(dial))
+
     return {
         dial: value
         for dial, value in dials.values.items()
-        if dial != "seed"
-        # the choice itself, not all keys below it
-        and (dial == "data" or _is_in(dial, keys) or _leads(dial, used))
+        if dial != "seed" and counts(dial)
     }
+
+
+def depends_on(key: str, kind: str, start: str, config: dict[str, Any]) -> bool:
+    """Tell whether a stage's result depends on a key, or on one in that section."""
+    keys = set(_scope(kind, start, config))
+    return key == "data" or _is_in(key, keys) or any(_is_in(k, {key}) for k in keys)
 
 
 def stage_seed(kind: str, start: str, config: dict[str, Any]) -> int | None:
@@ -76,10 +87,10 @@ def _scope(kind: str, start: str, config: dict[str, Any]) -> Iterator[str]:
             yield "tokenizer"
 
 
-def _leads(dial: str, sources: list[str]) -> bool:
-    """Tell whether a value that the stage uses follows this dial."""
-    return any(_is_in(source, (dial,)) for source in sources)
-
-
-def _is_in(key: str, keys: tuple[str, ...]) -> bool:
-    return any(key == each or key.startswith(f"{each}.") for each in keys)
+def _is_in(key: str, keys: set[str]) -> bool:
+    """Tell whether a key, or a section that it is in, is one of the keys."""
+    while key not in keys:
+        key, dot, _ = key.rpartition(".")
+        if not dot:
+            return False
+    return True

@@ -18,6 +18,10 @@ from unmask.storage.remedies import explain
 
 INDEX_FILE = "last.json"
 BEST_FILE = "best.json"
+# what a checkpoint without the optimiser's state holds
+WEIGHTS_KEYS = ("state_dict", "global_step", "epoch", "unmask")
+# in the index: the sha256 of the file before the optimiser's state was left out
+WHOLE_FILE = "whole_sha256"
 
 
 def save(checkpoint: dict[str, Any], folder: Path, step: int, keep: int = 2) -> Path:
@@ -184,11 +188,39 @@ def _keep(entries: list[dict[str, Any]], folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def newest(folder: Path) -> Path | None:
-    """Return the newest intact checkpoint; set damaged ones aside with a warning."""
+def keep_only_weights(folder: Path) -> None:
+    """Leave the optimiser's state out of a finished stage's checkpoint.
+
+    A kill in between leaves the old file or the new one. Raises ValueError where no
+    checkpoint is intact, OSError where the disk is too full for a moment of both.
+    """
+    path = newest(folder)
+    if path is None:
+        raise ValueError(f"{folder} holds no undamaged checkpoint")
+    (entry,) = [e for e in index_entries(folder) if e["file"] == path.name]
+    content = load(path)
+    kept = {key: content[key] for key in WEIGHTS_KEYS if key in content}
+    with atomic_write(path) as file:
+        torch.save(kept, file)
+        file.flush()
+        # the index knows both files before one replaces the other
+        whole = entry.get(WHOLE_FILE, entry["sha256"])
+        known = {"sha256": sha256(Path(file.name)), WHOLE_FILE: whole}
+        write_json(folder / INDEX_FILE, [entry | known])
+    keep_only_newest(folder)
+
+
+def newest(folder: Path, to_go_on: bool = False) -> Path | None:
+    """Return the newest intact checkpoint; set damaged ones aside with a warning.
+
+    to_go_on: training needs the optimiser's state, which `keep_only_weights` removes.
+    """
     for entry in reversed(_existing_entries(folder)):
         path = folder / entry["file"]
-        if sha256(path) == entry["sha256"]:
+        digest = sha256(path)
+        if digest in (entry["sha256"], entry.get(WHOLE_FILE)):
+            if to_go_on and digest != entry.get(WHOLE_FILE, digest):
+                continue
             return path
         _set_aside(path, "its sha256 differs")
     return None

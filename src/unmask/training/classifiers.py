@@ -25,6 +25,7 @@ from unmask.exchange.weights import build_encoder
 from unmask.heads import Classifier, Features, FineTuneFeatures
 from unmask.stages.ledger import read_result
 from unmask.storage import checkpoints
+from unmask.storage.removed_weights import removed_weights
 from unmask.training import build
 from unmask.training.prepare import build_classifier, has_fixed_features
 
@@ -164,6 +165,8 @@ def _load_stored_encoder(
     encoder: Encoder, config: Config, folder: Path, path: Path
 ) -> None:
     checkpoint = checkpoints.newest(folder)
+    if checkpoint is None and (removed := removed_weights(folder)):
+        raise ConfigError(f"checkpoint={path} needs {folder.parent}: {removed}")
     if checkpoint is None:
         raise ConfigError(
             f"checkpoint={path} is a head on stored features: it holds no encoder,"

@@ -82,7 +82,7 @@ def fit(
         callbacks += _pictures(stage, module, data) + _probe(stage, data)
     trainer = _trainer(stage, callbacks, make_optimizer, writer)
     newest = collectives.on_rank_zero(
-        lambda: checkpoints.newest(stage.folder.checkpoints)
+        lambda: checkpoints.newest(stage.folder.checkpoints, to_go_on=True)
     )
     trainer.fit(module, datamodule=data, ckpt_path=newest, weights_only=True)
     stage.earlier_seconds = logger.earlier_seconds

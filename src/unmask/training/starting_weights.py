@@ -15,6 +15,7 @@ from unmask.mae import MAE
 from unmask.stages.given_weights import init_from_source
 from unmask.stages.ledger import LedgerError, StageFolder
 from unmask.storage import checkpoints
+from unmask.storage.removed_weights import removed_weights
 from unmask.targets import AnyTarget, NormalisedPixel, PatchPCA, Pixel, Tokens
 from unmask.tokenizers import SmallTokenizer
 from unmask.training.fitted_targets import load_basis
@@ -87,6 +88,8 @@ def read_parent_checkpoint(stage: Stage) -> tuple[Path, dict[str, Any]]:
     folder = StageFolder(stage.config.runs_dir, parent)
     # setting damaged files aside, as newest() does, is for one rank alone
     path = collectives.on_rank_zero(lambda: checkpoints.newest(folder.checkpoints))
+    if path is None and (removed := removed_weights(folder.path)):
+        raise LedgerError(f"{folder.path}: {removed}")
     if path is None:
         raise LedgerError(
             f"{folder.path} is finished but has no undamaged checkpoint; remove that"

@@ -5,10 +5,11 @@ from typing import Literal
 
 from unmask.config.checks import ConfigError
 from unmask.config.section import Count, PathText, PositiveFraction, Section
+from unmask.config.stage_paths import StagePath
 
 
 class Predict(Section):
-    checkpoint: PathText
+    checkpoint: StagePath
     images: PathText
     count: Count | None
     top: Count

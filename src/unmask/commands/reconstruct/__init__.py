@@ -8,6 +8,7 @@ from rich.console import Console
 
 from unmask.commands.foreign_weights import check_foreign, require_decoder
 from unmask.config.section import Count, OpenFraction, PathText, Section, Seed
+from unmask.config.stage_paths import StagePath
 from unmask.exchange.geometry import Hints
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def as_ratios(value: Any) -> Any:
 
 
 class Reconstruct(Section):
-    checkpoint: PathText
+    checkpoint: StagePath
     images: PathText | None
     count: Count
     mask_ratio: (

@@ -2,11 +2,12 @@
 
 from rich.console import Console
 
-from unmask.config.section import PathText, Section
+from unmask.config.section import Section
+from unmask.config.stage_paths import StagePath
 
 
 class Replay(Section):
-    folder: PathText
+    folder: StagePath
 
 
 def run(arguments: Replay) -> bool:
