@@ -3,6 +3,7 @@
 import io
 import re
 import shlex
+import shutil
 from importlib import import_module
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from small_runs import ROOT, TINY, call, image_folder, run
 from unmask.commands.cli import parse
 from unmask.commands.prepare.arguments import Prepare
 from unmask.commands.prepare.prepare import prepare
+from unmask.commands.runs.filters import KEYS
 from unmask.config.keys import known_keys
 from unmask.exchange.read_weights import read_weights
 from unmask.exchange.write import write_weights
@@ -64,8 +66,8 @@ GUIDES = (
     "speed",
     "exact",
 )
-# a placeholder, a file (best=N.ckpt), and keys of Hydra's plugins
-OTHER_KEYS = {"key", "best", "hydra.launcher.n_jobs", "hydra.sweeper.skip_kept"}
+# a placeholder, a file (best=N.ckpt), keys of Hydra's plugins, and filters of runs.py
+OTHER_KEYS = {"key", "best", "hydra.launcher.n_jobs", "hydra.sweeper.skip_kept", *KEYS}
 
 
 def test_the_commands_people_came_for_are_there() -> None:
@@ -169,6 +171,15 @@ def make_smaller(
     if name == "bench.py":
         shorter = "seconds=0.1" if overrides[:1] == ["loader"] else "rounds=1"
         return [*overrides, "batch=1", shorter, "model.depth=1", "decoder.depth=1"]
+    if name == "runs.py":
+        # a copy, of which something may be removed
+        ledger = shutil.copytree(runs, tmp_path / "runs")
+        (pretrain,), (tuned,) = (
+            [path.name for path in (runs / kind).iterdir()]
+            for kind in ("pretrain", "finetune")
+        )
+        stages = {"a784": pretrain, "012f": tuned}
+        return [stages.get(o, o) for o in overrides] + [f"runs_dir={ledger}"]
     more = {
         "report.py": [
             f"runs_dir={runs}",
