@@ -85,7 +85,8 @@ def test_a_line_says_what_differs_and_what_came_out(ledger: Path, capsys: Any) -
     assert head.split() == ["id", "stage", "differs", "state", "result", "age", "size"]
     (probe,) = [line for line in lines if "linear probe" in line]
     assert "mask_ratio=0.9 s2" in probe
-    assert probe.split()[-7:-4] == ["done", "82.0", "%"]
+    assert "done" in probe.split()
+    assert "  82.0 %  " in probe
     assert total == "2 stages in runs"
 
 
@@ -93,9 +94,9 @@ def test_seeds_are_grouped_with_mean_and_standard_deviation(
     ledger: Path, capsys: Any
 ) -> None:
     groups = rows(capsys, "list", "stage=linear_probe", "group=true")
-    assert [(g["differs"], g["n"], g["mean"], g["std"]) for g in groups] == [
-        ("mask_ratio=0.9", 3, 81.0, 1.0),
+    assert sorted((g["differs"], g["n"], g["mean"], g["std"]) for g in groups) == [
         ("", 3, 91.0, 1.0),
+        ("mask_ratio=0.9", 3, 81.0, 1.0),
     ]
     assert any("81.0 ± 1.0" in line for line in text(capsys, "list", "group=true"))
 

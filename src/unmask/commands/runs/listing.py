@@ -94,6 +94,11 @@ def sort_records(records: list[RunRecord], by: str) -> list[RunRecord]:
     return (known[::-1] if by.startswith("-") else known) + unknown
 
 
+def _age_rank(record: RunRecord) -> float | None:
+    at = record.ended or record.started
+    return -at.timestamp() if at else None
+
+
 def _result_rank(record: RunRecord) -> tuple[str, float] | None:
     """Return a sort key: results of one unit together, the best first."""
     measure = record.measure
@@ -104,7 +109,7 @@ def _result_rank(record: RunRecord) -> tuple[str, float] | None:
 
 
 _RANKS: dict[str, Callable[[RunRecord], Any]] = {
-    "age": age_seconds,
+    "age": _age_rank,
     "result": _result_rank,
     "size": lambda record: -record.bytes,
     "seconds": lambda record: None if record.seconds is None else -record.seconds,
