@@ -33,6 +33,9 @@ from unmask.dashboards.orders import Job, Message, WandbJob, read_lines
 from unmask.dashboards.process import Dashboards
 from unmask.dashboards.trackio_run import refuse_missing_trackio
 from unmask.storage.metrics_log import append_row, read_rows
+from unmask.training import utilisation
+from unmask.training.flops import count_flops
+from unmask.training.outline import pretraining_outline
 
 ID = "0123456789ab"
 ROWS = [
@@ -183,6 +186,7 @@ def check_pretraining(folder: Path, rows: list[Row]) -> None:
     assert summary["result/pretrain/val/loss"] == losses[-1]
     assert summary["result/steps"] == 12
     assert all(row["gradient_norm"] > 0 for row in rows if "train/loss" in row)
+    assert not any("mfu" in row for row in rows), "a CPU's peak is unknown"
     assert all(row["peak_host_memory_gib"] > 0 for row in rows if "train/loss" in row)
     pictures = [
         row["pretrain/reconstructions.caption"]
@@ -566,6 +570,42 @@ def test_the_peak_of_a_device_is_known_by_its_name_alone() -> None:
     assert peak_flops("NVIDIA H100 PCIe", "bf16-mixed") is None
 
 
+def test_a_stage_of_a_sweep_is_in_its_group_and_a_row_of_tables_in_theirs(
+    tmp_path: Path, config: dict[str, Any]
+) -> None:
+    folder = begin_stage(tmp_path, config, [])
+    assert read_card(folder).group == ID
+    cell = {
+        "overrides": ["mask_ratio=0.75"],
+        "identity": "i",
+        "stages": [f"pretrain/{ID}"],
+        "weights": [],
+        "tables": [],
+    }
+    sweep = {
+        "arguments": ["mask_ratio=0.5,0.75", "labels=100"],
+        "started": "2026-01-01T00:00:00+00:00",
+        "host": "here",
+        "pid": 1,
+        "cells": [cell],
+    }
+    path = tmp_path / "sweeps" / "abcdef012345.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(sweep))
+    card = read_card(folder)
+    assert card.group == "mask_ratio=0.5,0.75 (abcdef012345)"
+    assert card.config["sweep"] == card.group
+    assert card.tags == []
+    cell["tables"] = [["decoder_depth", "8"], ["mask_ratio", "75"]]
+    path.write_text(json.dumps(sweep))
+    card = read_card(folder)
+    assert card.group == "decoder_depth"
+    assert card.tags == ["decoder_depth", "mask_ratio", "Table 1a", "Figure 5"]
+    assert card.config["experiment"] == "decoder_depth"
+    assert card.config["cell"] == "8"
+    assert card.config["table"] == {"decoder_depth": "8", "mask_ratio": "75"}
+
+
 def test_each_name_means_one_thing() -> None:
     row = {"step": 4, "epoch": 1.0, "val/loss": 0.8}
     assert dashboard_row("pretrain", row) == {"epoch": 1.0, "pretrain/val/loss": 0.8}
@@ -593,3 +633,23 @@ def test_dials_become_sections_without_points_in_their_names() -> None:
     assert nested({"model.width": 64, "model": "b"}) == {
         "model": {"width": 64, "name": "b"}
     }
+
+
+def test_mfu_is_the_models_flops_as_a_share_of_a_known_peak(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a known peak no row has one: no number is invented."""
+    peak = 2e10
+    monkeypatch.setattr(utilisation, "device_name", lambda stage: "a known device")
+    monkeypatch.setattr(utilisation, "peak_flops", lambda name, precision: peak)
+    overrides = (f"runs_dir={tmp_path}", "stages=[pretrain]", "pretrain.epochs=1")
+    run(*overrides)
+    config = plan_for(*overrides).config
+    flops = count_flops(lambda: pretraining_outline(config)).training
+    (log,) = tmp_path.glob("pretrain/*/metrics.jsonl")
+    rows = [row for row in read_rows(log) if "train/loss" in row]
+    assert rows
+    for row in rows:
+        expected = row["images_per_second"] * flops / peak
+        assert row["mfu"] == pytest.approx(expected, rel=0.01, abs=1e-4)
+        assert row["mfu"] > 0

@@ -17,10 +17,14 @@ MAX_TAG = 64
 
 @dataclass(frozen=True)
 class Card:
-    """Describe a stage by its record; device: the kind of device that trains it."""
+    """Describe a stage by its record.
+
+    device: the kind of device that trains it. sweep: what is swept, and the sweep's id.
+    """
 
     record: RunRecord
     device: str | None = None
+    sweep: str | None = None
 
     @property
     def folder(self) -> Path:
@@ -46,8 +50,8 @@ class Card:
         """Return the table of the paper, else the sweep, else the stage's parent."""
         record = self.record
         parent = (record.parent or "").rpartition("/")[2]
-        named = record.experiment or (record.sweep and f"sweep {record.sweep}")
-        return _cut(named or parent or record.fingerprint, MAX_NAME)
+        named = record.experiment or self.sweep or parent
+        return _cut(named or record.fingerprint, MAX_NAME)
 
     @property
     def tags(self) -> list[str]:
@@ -84,7 +88,7 @@ class Card:
             "cell": record.cell,
             # a run may be a row of several tables
             "table": dict(record.tables) or None,
-            "sweep": record.sweep,
+            "sweep": self.sweep,
             "scale": self.scale,
             "seed": record.seed,
             "device": self.device,
@@ -122,14 +126,16 @@ def read_card(folder: Path, device: str | None = None) -> Card:
     key = folder_key(folder)
     sweeps = []
     tables = []
-    for sweep in read_sweeps(folder.parent.parent):
+    known = read_sweeps(folder.parent.parent)
+    for sweep in known:
         uses = [c for c in sweep.cells if key in (*c.stages, *c.weights)]
         sweeps += [sweep.id] if uses else []
         tables += [table for cell in uses for table in cell.tables]
     record = read_record(folder, tuple(sweeps), tuple(dict.fromkeys(tables)))
     if record is None:
         raise FileNotFoundError(f"{folder}: no stage was begun here: no config.yaml")
-    return Card(record, device)
+    titles = [f"{s.title} ({s.id})" for s in known if s.id == record.sweep]
+    return Card(record, device, next(iter(titles), None))
 
 
 def nested(values: dict[str, Any]) -> dict[str, Any]:
