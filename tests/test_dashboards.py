@@ -379,7 +379,7 @@ def test_trackio_has_one_run_of_a_stage_and_its_pictures(
     printed = subprocess.run(command, capture_output=True, text=True, check=True)
     name, described, logs = json.loads(printed.stdout.splitlines()[-1])
     assert name == read_card(folder).name
-    assert described["dial"] == nested(read_card(folder).record.dials)
+    assert described["dial"] == nested(read_card(folder).dials)
     losses = [
         (row["step"], row["pretrain/train/loss"])
         for row in logs
@@ -576,7 +576,7 @@ def test_a_stage_of_a_sweep_is_in_its_group_and_a_row_of_tables_in_theirs(
     folder = begin_stage(tmp_path, config, [])
     assert read_card(folder).group == ID
     cell = {
-        "overrides": ["mask_ratio=0.75"],
+        "overrides": ["mask_ratio=0.75", "labels=100"],
         "identity": "i",
         "stages": [f"pretrain/{ID}"],
         "weights": [],
@@ -596,6 +596,10 @@ def test_a_stage_of_a_sweep_is_in_its_group_and_a_row_of_tables_in_theirs(
     assert card.group == "mask_ratio=0.5,0.75 (abcdef012345)"
     assert card.config["sweep"] == card.group
     assert card.tags == []
+    # the default value, which others of the sweep do not have; a probe's is no dial here
+    assert "mask_ratio" not in card.record.dials
+    assert card.config["dial"]["mask_ratio"] == 0.75
+    assert "labels" not in card.config["dial"]
     cell["tables"] = [["decoder_depth", "8"], ["mask_ratio", "75"]]
     path.write_text(json.dumps(sweep))
     card = read_card(folder)
@@ -604,6 +608,19 @@ def test_a_stage_of_a_sweep_is_in_its_group_and_a_row_of_tables_in_theirs(
     assert card.config["experiment"] == "decoder_depth"
     assert card.config["cell"] == "8"
     assert card.config["table"] == {"decoder_depth": "8", "mask_ratio": "75"}
+
+
+def test_folders_of_this_machine_are_in_no_config(
+    tmp_path: Path, config: dict[str, Any]
+) -> None:
+    private = "/home/somebody/secret project"
+    config = json.loads(json.dumps(config))
+    config["runs_dir"] = config["data"]["root"] = private
+    config["init_from"] = f"{private}/weights.pth"
+    folder = begin_stage(tmp_path, config, [])
+    sent = read_card(folder).config
+    assert "somebody" not in json.dumps(sent)
+    assert sent["dial"]["init_from"] == "weights.pth"
 
 
 def test_each_name_means_one_thing() -> None:

@@ -5,10 +5,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from unmask.config.dials import Dials
 from unmask.config.experiments import EXPERIMENTS, read_paper
+from unmask.config.overrides import override_key
 from unmask.dashboards.names import stage_prefix
 from unmask.stages.fingerprint import DATA_KEYS, PRETRAIN_KEYS
-from unmask.stages.records import RunRecord, folder_key, read_record
+from unmask.stages.records import PLACES, RunRecord, folder_key, read_record
+from unmask.stages.scope import stage_dials
 from unmask.stages.sweeps import read_sweeps
 
 MAX_NAME = 128
@@ -20,11 +23,13 @@ class Card:
     """Describe a stage by its record.
 
     device: the kind of device that trains it. sweep: what is swept, and the sweep's id.
+    typed: overrides of the run, and of all cells of its sweeps.
     """
 
     record: RunRecord
     device: str | None = None
     sweep: str | None = None
+    typed: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -94,7 +99,24 @@ class Card:
             "device": self.device,
         }
         known = {key: value for key, value in facts.items() if value is not None}
-        return known | self._counted() | {"dial": nested(record.dials)}
+        return known | self._counted() | {"dial": nested(self.dials)}
+
+    @cached_property
+    def dials(self) -> dict[str, Any]:
+        """Return what differs from the defaults, and what somebody has typed.
+
+        A cell of a sweep that has the default value is charted with the others.
+        """
+        record = self.record
+        typed = {}
+        for override in self.typed:
+            key = override_key(override)
+            value = _look_up(record.config, key)
+            # a section is a choice of a file: the record knows which
+            if value is not None and not isinstance(value, dict):
+                typed[key] = value
+        scoped = stage_dials(Dials(typed, {}), record.kind, record.start, record.config)
+        return {k: _without_folder(k, v) for k, v in (scoped | record.dials).items()}
 
     def picture(self, epoch: float | None) -> Path | None:
         """Return the reconstructions of an epoch, None where there are none (yet)."""
@@ -113,7 +135,11 @@ class Card:
             keys.append(config[kind]["of"])
         if start != "pixels":
             keys.append("model")
-        counted = {key: config[key] for key in keys if config.get(key) is not None}
+        counted = {
+            key: _without_folders(key, config[key])
+            for key in keys
+            if config.get(key) is not None
+        }
         data = {key: config["data"].get(key) for key in ("source", *DATA_KEYS)}
         return counted | {"data": data, "precision": config["trainer"]["precision"]}
 
@@ -126,16 +152,19 @@ def read_card(folder: Path, device: str | None = None) -> Card:
     key = folder_key(folder)
     sweeps = []
     tables = []
+    typed: list[str] = []
     known = read_sweeps(folder.parent.parent)
     for sweep in known:
         uses = [c for c in sweep.cells if key in (*c.stages, *c.weights)]
         sweeps += [sweep.id] if uses else []
         tables += [table for cell in uses for table in cell.tables]
+        typed += [o for cell in sweep.cells if uses for o in cell.overrides]
     record = read_record(folder, tuple(sweeps), tuple(dict.fromkeys(tables)))
     if record is None:
         raise FileNotFoundError(f"{folder}: no stage was begun here: no config.yaml")
     titles = [f"{s.title} ({s.id})" for s in known if s.id == record.sweep]
-    return Card(record, device, next(iter(titles), None))
+    typed += record.origin.overrides
+    return Card(record, device, next(iter(titles), None), tuple(typed))
 
 
 def nested(values: dict[str, Any]) -> dict[str, Any]:
@@ -157,6 +186,27 @@ def nested(values: dict[str, Any]) -> dict[str, Any]:
         else:
             section[last] = value
     return sections
+
+
+def _without_folder(key: str, value: Any) -> Any:
+    """Return the last part of a place: no folder of this machine is sent."""
+    if key not in PLACES or not isinstance(value, str):
+        return value
+    return value.rstrip("/").rpartition("/")[2]
+
+
+def _without_folders(section: str, content: Any) -> Any:
+    if not isinstance(content, dict):
+        return content
+    return {k: _without_folder(f"{section}.{k}", v) for k, v in content.items()}
+
+
+def _look_up(config: dict[str, Any], key: str) -> Any:
+    """Return the value of a dotted key, None where there is none."""
+    value: Any = config
+    for name in key.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
 
 
 def _cut(text: str, length: int) -> str:
