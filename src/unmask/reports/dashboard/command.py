@@ -30,6 +30,11 @@ def make_dashboards(arguments: Dashboard) -> None:
     from unmask.reports.dashboard.workspace import project_workspace
     from unmask.reports.paper.findings import collect_findings
 
+    composer = Composer()
+
+    def compose(overrides: Sequence[str]) -> Config:
+        return check(fill_missing_roots(composer(overrides)))
+
     workspace = project_workspace(entity, arguments.project)
     _write(folder / "workspace.json", workspace._to_model())
     saved = Saved(folder, entity, arguments.project)
@@ -37,7 +42,7 @@ def make_dashboards(arguments: Dashboard) -> None:
         with _explained(saved.path):
             print(saved.save_workspace(workspace))
     for slug in slugs:
-        for finding in collect_findings(_report_arguments(slug, arguments), _compose):
+        for finding in collect_findings(_report_arguments(slug, arguments), compose):
             report = experiment_report(finding, entity, arguments.project)
             name = f"{slug}-{scale}"
             _write(folder / f"{name}.json", report._to_model())
@@ -63,10 +68,6 @@ def _report_arguments(slug: str, arguments: Dashboard) -> Report:
         overrides=[],
         format=["svg"],
     )
-
-
-def _compose(overrides: Sequence[str]) -> Config:
-    return check(fill_missing_roots(Composer()(overrides)))
 
 
 def _own_entity() -> str:
