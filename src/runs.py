@@ -1,7 +1,10 @@
-"""Find, compare, watch and remove runs: src/runs.py list. See --help."""
+"""Find, compare, watch, show and remove runs: src/runs.py list. See --help."""
+
+from functools import partial
 
 from unmask.commands.cli import run_typed
 from unmask.commands.runs import Runs, run
+from unmask.reports.ledger.pages import write_pages
 
 if __name__ == "__main__":
-    run_typed(Runs, run)
+    run_typed(Runs, partial(run, page=write_pages))

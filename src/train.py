@@ -72,6 +72,7 @@ from unmask.stages.drift import describe_drift, kept_results
 from unmask.stages.ledger import StageFolder
 from unmask.stages.origin import this_origin
 from unmask.stages.plan import Plan, make_plan
+from unmask.stages.sweeps import SWEEP_VARIABLE
 from unmask.storage.atomic import write_text
 from unmask.storage.streams import outlive_streams
 
@@ -253,6 +254,13 @@ def report_results(
     console.print(
         f"The page with curves and pictures: {page.resolve()}", soft_wrap=True
     )
+    # the launcher of a sweep does it for all cells
+    if not all(from_ledger) and SWEEP_VARIABLE not in os.environ:
+        from unmask.reports.ledger.pages import write_index
+        from unmask.stages.records import read_ledger
+
+        index = write_index(read_ledger(plan.config.runs_dir))
+        console.print(f"All runs: {index.resolve()}", soft_wrap=True)
     wandb = plan.config.logger.wandb
     if wandb and wandb.mode == "online" and "WANDB_SWEEP_ID" in os.environ:
         from unmask.dashboards.agent import report_to_agent

@@ -195,7 +195,7 @@ def test_mistakes_are_answered_in_one_line_with_an_exit_code(tmp_path: Path) -> 
     bad.write_bytes(b"")
     out = f"to={tmp_path / 'out'}"
     for typed, code, message in (
-        ((f"from={bad}", out), 1, "is empty: 0 bytes"),
+        ((f"from={bad}", out), 2, "is empty: 0 bytes"),
         ((out,), 2, "from: missing; give a file"),
         ((f"from={bad}", out, "layout=keras"), 2, "layout = 'keras'"),
         (

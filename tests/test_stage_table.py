@@ -20,6 +20,7 @@ from unmask.config.recipes import (
     stage_name,
     stage_noun,
 )
+from unmask.stages.plan import stages_without_data
 from unmask.stages.sizes import DatasetSize
 from unmask.stages.stage_order import list_stages
 from unmask.training.stages import WITHOUT_FIT
@@ -102,7 +103,8 @@ def test_order_parents_controls_and_titles_follow_from_the_row(kind: str) -> Non
 def test_stages_are_priced_and_left_out_of_verification_by_their_rows() -> None:
     config = check(raw_config("target=dvae", f"stages=[{','.join(STAGES)}]"))
     prices = Estimator().price_cell(
-        Cell("", config, DatasetSize(1000, 100, 10)), "mnist5k"
+        Cell("", config, DatasetSize(1000, 100, 10)),
+        stages_without_data(config, "mnist5k"),
     )
     assert {price.spec.kind for price in prices} == STAGES.keys()
     for price in prices:

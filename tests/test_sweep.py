@@ -37,7 +37,10 @@ def test_a_sweep_trains_each_cell_once_and_returns_it_from_the_ledger(
     )
     second = call(*arguments, process="new", env={"PYTHONPATH": str(tmp_path / "stub")})
     assert second.returncode == 0
-    assert second.stdout.count("from the ledger") == 2
+    # as each cell ends, and in the table
+    ended = re.findall(r"^\[\d/2\] from the ledger, .*", second.stdout, re.MULTILINE)
+    assert [line.count("1 cell left, about") for line in ended] == [1, 0]
+    assert second.stdout.count("from the ledger") == 4
     assert pretrainings(tmp_path) == 2
 
 
@@ -118,7 +121,9 @@ def test_a_stopped_sweep_saves_and_goes_on(tmp_path: Path) -> None:
     assert process.wait(timeout=60) == 75
     printed = process.stdout.read_text()
     assert "preempted" in printed
-    assert "not started" in printed
+    # counted, and no row of the table
+    assert "1 cell not started" in printed
+    assert printed.count("not started") == 1
     (index,) = tmp_path.glob("pretrain/*/checkpoints/last.json")
     assert json.loads(index.read_text())[-1]["step"] > 0
     assert call(*arguments, process="forked").returncode == 0

@@ -7,6 +7,7 @@ the sweep.
 
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -19,7 +20,12 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, read_write
 
-from hydra_plugins.cells import Cell, exit_unless_finished, print_cells
+from hydra_plugins.cells import (
+    Cell,
+    describe_progress,
+    exit_unless_finished,
+    print_cells,
+)
 from hydra_plugins.reporting import Reporter
 from unmask.commands.cli import fail, this_script
 from unmask.distributed.line_prefix import PREFIX_VARIABLE
@@ -72,6 +78,7 @@ class ProcLauncher(Launcher):
     ) -> None:
         self.folder = tempfile.TemporaryDirectory(prefix="unmask-sweep-")
         self.requeue = bool(config.trainer.requeue)
+        self.runs_dir = str(config.runs_dir)
         # Hydra's sweeper writes a multirun.yaml into this folder: nobody needs it, as
         # the ledger keeps every cell's config
         with read_write(config):
@@ -83,7 +90,7 @@ class ProcLauncher(Launcher):
         """Run all cells, print their table, and exit with an error if one failed."""
         if self.n_jobs < 1:
             fail(f"hydra.launcher.n_jobs = {self.n_jobs}: set at least 1", 2)
-        reporter = Reporter(sys.argv[1:])
+        reporter = Reporter(sys.argv[1:], self.runs_dir, self.report)
         cells = [Cell(list(overrides)) for overrides in job_overrides]
         # a thread waits for each cell that runs
         with (
@@ -92,31 +99,38 @@ class ProcLauncher(Launcher):
             ThreadPoolExecutor(self.n_jobs) as pool,
         ):
             runs = [
-                pool.submit(self._run, cell, f"[{number}/{len(cells)}] ", signals)
-                for number, cell in enumerate(cells, start=1)
+                pool.submit(self._run, cells, number, signals)
+                for number in range(len(cells))
             ]
             for run in as_completed(runs):
                 run.result()
-                if self.report and not received_signals:
+                if not received_signals:
                     reporter.refresh()
-        print_cells(cells, reporter, with_report=not received_signals)
+        print_cells(cells, reporter, is_complete=not received_signals)
         if any(cell.is_unfinished for cell in cells):
             requeue(self.requeue)
         exit_unless_finished(cells)
         return []
 
-    def _run(self, cell: Cell, prefix: str, signals: ForwardSignals) -> None:
-        """Run the cell, unless a signal has come; note its exit code and results."""
+    def _run(self, cells: list[Cell], number: int, signals: ForwardSignals) -> None:
+        """Run a cell, unless a signal has come; note its exit code and results."""
         if received_signals:
             return
+        cell, prefix = cells[number], f"[{number + 1}/{len(cells)}] "
         summary = Path(self.folder.name) / f"{id(cell)}.json"
         extra_env = {
             SUMMARY_VARIABLE: str(summary),
             # lines of cells that run side by side are told apart
             PREFIX_VARIABLE: prefix if self.n_jobs > 1 else "",
         }
+        start = time.monotonic()
         with self.lock:
             print(f"{prefix}{' '.join(cell.overrides)}", flush=True)
             process = start_process(this_script(cell.overrides), extra_env)
             signals.add(process)
-        cell.code, cell.stages = wait_for_cell(process, summary)
+        code, cell.stages = wait_for_cell(process, summary)
+        with self.lock:
+            cell.code, cell.seconds = code, time.monotonic() - start
+            if len(cells) > 1 and not received_signals:
+                progress = describe_progress(cells, cell, self.n_jobs)
+                print(f"{prefix}{progress}", flush=True)

@@ -1,6 +1,7 @@
-"""The report beside a sweep of the paper's tables: src/report.py for the same cells."""
+"""Pages beside a sweep: its own, and src/report.py where it is a table of the paper."""
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -12,44 +13,84 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from hydra_plugins.experiment_sweeper import parse_seeds, typed_values
 from unmask.config.experiments import SMALLEST_SCALE, is_sweep
+from unmask.stages.sweeps import SWEEP_VARIABLE
 
-REPORT_SCRIPT = Path(__file__).parents[1] / "report.py"
+SCRIPTS = Path(__file__).parents[1]
+REPORT_SCRIPT = SCRIPTS / "report.py"
+RUNS_SCRIPT = SCRIPTS / "runs.py"
 # keys that the report has, too
 SHARED_KEYS = ("experiment", "scale", "runs_dir")
 # seeds have a key of their own there, and how cells are launched changes no result
 IGNORED_KEYS = ("seed", "hydra")
 
 
-class Reporter:
-    """Write the report again while cells finish, one process at a time.
+class Background:
+    """Run a command again and again, one process at a time; None does nothing."""
 
-    Does nothing where the sweep is no table of the paper.
-    """
-
-    def __init__(self, arguments: Sequence[str]) -> None:
-        self.command = report_command(arguments)
+    def __init__(self, command: list[str] | None) -> None:
+        self.command = command
         self.process: subprocess.Popen | None = None
 
-    def refresh(self) -> None:
-        """Write the report in the background.
-
-        A cell that finishes meanwhile is in the next report.
-        """
+    def start(self) -> None:
+        """Run it silently, unless it still runs: then the next time shows all."""
         is_running = self.process is not None and self.process.poll() is None
         if self.command and not is_running:
             self.process = subprocess.Popen(
                 self.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
             )
 
-    def finish(self, with_report: bool) -> None:
-        """End a report in the background; print the last one and its command."""
+    def stop(self) -> None:
         if self.process and self.process.poll() is None:
             self.process.terminate()
             self.process.wait()
-        if self.command and with_report:
-            arguments = shlex.join(self.command[2:])
-            print(f"\npython src/report.py {arguments}", flush=True)
+
+    def run(self) -> None:
+        """Run it for the last time, and show what it prints."""
+        self.stop()
+        if self.command:
             subprocess.run(self.command, check=False)
+
+
+class Reporter:
+    """Keep the sweep's page up to date while cells finish, and the paper's table."""
+
+    def __init__(self, arguments: Sequence[str], runs_dir: str, report: bool) -> None:
+        """Write src/report.py's page after each cell only where `report` asks for it.
+
+        arguments: of the sweep.
+        """
+        self.page = Background(page_command(runs_dir))
+        self.table = Background(report_command(arguments))
+        self.is_report_live = report
+
+    def refresh(self) -> None:
+        """Write the pages again in the background."""
+        self.page.start()
+        if self.is_report_live:
+            self.table.start()
+
+    def finish(self, is_complete: bool) -> None:
+        """Write the pages for the last time, where no signal asks to leave at once."""
+        self.page.stop()
+        self.table.stop()
+        if not is_complete:
+            return
+        self.page.run()
+        if self.table.command:
+            arguments = shlex.join(self.table.command[2:])
+            print(f"\npython src/report.py {arguments}", flush=True)
+            self.table.run()
+
+
+def page_command(runs_dir: str) -> list[str] | None:
+    """Return the command that writes the page of the sweep of this process.
+
+    None where the ledger could not note the sweep.
+    """
+    sweep = os.environ.get(SWEEP_VARIABLE)
+    if not sweep:
+        return None
+    return [sys.executable, str(RUNS_SCRIPT), "page", sweep, f"runs_dir={runs_dir}"]
 
 
 def report_command(arguments: Sequence[str]) -> list[str] | None:

@@ -125,7 +125,7 @@ class SubmititLauncher(Launcher):
         task_function: TaskFunction,
         config: DictConfig,
     ) -> None:
-        pass
+        self.runs_dir = str(config.runs_dir)
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
@@ -144,7 +144,7 @@ class SubmititLauncher(Launcher):
         # submitit raises the last three: SLURM is missing, or an option does not exist
         except (ConfigError, ValueError, RuntimeError, NameError) as error:
             fail(str(error), 2)
-        reporter = Reporter(sys.argv[1:])
+        reporter = Reporter(sys.argv[1:], self.runs_dir, self.report)
         pending = self._wait(cells, jobs, reporter)
         for i in pending:
             # SLURM jobs continue after this command ends; local jobs do not
@@ -152,7 +152,7 @@ class SubmititLauncher(Launcher):
             if self.cluster == "local":
                 cells[i].code = PREEMPTED
                 jobs[i].cancel()
-        print_cells(cells, reporter, with_report=not pending)
+        print_cells(cells, reporter, is_complete=not pending)
         exit_unless_finished(cells)
         return []
 
@@ -167,8 +167,7 @@ class SubmititLauncher(Launcher):
                 for i in pending:
                     if jobs[i].done():
                         self._record_end(cells[i], jobs[i], f"[{i + 1}/{len(cells)}] ")
-                        if self.report:
-                            reporter.refresh()
+                        reporter.refresh()
                 time.sleep(POLL_SECONDS)
                 pending = [i for i in pending if cells[i].code is None]
         return pending

@@ -22,10 +22,13 @@ ANSWERS: dict[str, Answer] = {
 }
 
 
-def run(typed: list[str]) -> None:
-    """Do what was typed; SystemExit with the code of `status until=...`."""
+def run(typed: list[str], **others: Answer) -> None:
+    """Do what was typed; SystemExit with the code of `status until=...`.
+
+    others: answers to verbs that need the reports.
+    """
     request = parse_request(typed)
-    answer = ANSWERS[request.verb]
+    answer = (ANSWERS | others)[request.verb]
     code = answer(request, read_ledger(request.options.runs_dir))
     if code is not None:
         raise SystemExit(code)

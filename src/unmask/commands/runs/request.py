@@ -66,6 +66,7 @@ VERBS = {
     "compare": Verb(("format",), (2, MANY)),
     "status": Verb(("format", "until", "timeout_minutes", "poll_seconds"), (0, MANY)),
     "why": Verb((), (1, 2), takes_overrides=True),
+    "page": Verb((), (0, MANY)),
     "du": Verb(("format", "limit"), (0, 0), True),
     "rm": Verb(("keep", "yes"), (1, MANY)),
     "prune": Verb(("keep", "yes"), (0, 0), True),

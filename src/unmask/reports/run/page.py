@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from unmask.config.datasets import find_dataset
+from unmask.config.dials import format_value, read_dials
 from unmask.config.recipes import FINE_TUNING_STAGES, STAGES, stage_noun
 from unmask.config.schema import Config
+from unmask.reports.page_names import note_stages, run_page
 from unmask.reports.render import render
 from unmask.reports.run.tables import Result, main_metric
-from unmask.stages.fingerprint import StageSpec, digest
+from unmask.stages.fingerprint import StageSpec
 from unmask.stages.ledger import StageFolder
 from unmask.stages.plan import Plan
+from unmask.stages.scope import stage_dials
 from unmask.storage.atomic import write_text
 from unmask.storage.metrics_log import read_rows
 
@@ -32,21 +35,33 @@ TARGETS = {
 
 
 def write_page(plan: Plan, results: list[Result], command: str, refresh: bool) -> Path:
-    """Write runs/pages/<digest of the stages>.html, and return its path.
+    """Write the run's page into runs/pages/, and return its path.
 
     A page that is there stays as it is unless `refresh` says that results are new.
     command: what the user typed; the page shows it to reproduce the results.
     """
-    name = digest({"stages": [spec.fingerprint for spec in plan.stages]})
-    path = Path(plan.config.runs_dir) / "pages" / f"{name}.html"
+    differs = describe_dials(plan)
+    path = run_page(plan, f"{differs} s{plan.config.seed}".strip())
     if path.exists() and not refresh:
         return path
     content = _page_content(plan, results)
-    text = render(Path(__file__).with_name("page.html.j2"), command=command, **content)
+    template = Path(__file__).with_name("page.html.j2")
+    text = render(template, command=command, differs=differs, **content)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Two cells of a sweep may write the same page at once.
     write_text(path, text)
+    note_stages(path, plan)
     return path
+
+
+def describe_dials(plan: Plan) -> str:
+    """Return what differs from the defaults and matters to a stage, as it is typed."""
+    config = plan.config.to_dict()
+    dials = read_dials(config)
+    differs: dict[str, Any] = {}
+    for spec in plan.stages:
+        differs |= stage_dials(dials, spec.kind, spec.start, config)
+    return " ".join(f"{key}={format_value(value)}" for key, value in differs.items())
 
 
 def _page_content(plan: Plan, results: list[Result]) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Pages of the ledger: all runs, and one page a sweep."""

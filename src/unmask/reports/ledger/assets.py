@@ -1,0 +1,64 @@
+"""The JavaScript of pages: Vega-Lite for charts, DataTables for tables.
+
+Both come with Python packages of the lock (vl-convert-python, itables), so a page needs
+no network and no file beside it.
+"""
+
+import importlib.metadata
+import importlib.util
+import os
+import re
+from pathlib import Path
+
+from unmask.storage.atomic import write_text
+
+# would end the script element that holds the text
+SCRIPT_END = re.compile(r"</(script)", re.IGNORECASE)
+
+# what the bundle does with the library that it holds
+SNIPPET = "window.vegaEmbed = vegaEmbed;"
+
+
+def vega() -> str:
+    """Return the script that defines vegaEmbed.
+
+    vl-convert takes seconds to bundle it, so a copy is kept in the user's cache.
+    """
+    version = importlib.metadata.version("vl-convert-python")
+    path = cache_folder() / f"vega-{version}.js"
+    try:
+        return path.read_text()
+    except OSError:
+        pass
+    import vl_convert
+
+    text = escape_script(vl_convert.javascript_bundle(SNIPPET))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, text)
+    # the next page bundles it again
+    except OSError:
+        pass
+    return text
+
+
+def cache_folder() -> Path:
+    """Return $XDG_CACHE_HOME/unmask, or ~/.cache/unmask."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "unmask"
+
+
+def datatables() -> tuple[str, str]:
+    """Return DataTables as the text of a JavaScript module, and its style."""
+    # importing itables imports pandas, and only its two files are needed
+    spec = importlib.util.find_spec("itables")
+    assert spec
+    assert spec.origin
+    folder = Path(spec.origin).parent / "html"
+    script = (folder / "dt_bundle.js").read_text()
+    return escape_script(script), (folder / "dt_bundle.css").read_text()
+
+
+def escape_script(text: str) -> str:
+    r"""Write </script as <\/script, which means the same in JavaScript's strings."""
+    return SCRIPT_END.sub(r"<\\/\1", text)
