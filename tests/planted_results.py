@@ -53,6 +53,12 @@ DEPTH = Paper.model_validate(
                 "within": 0.1,
                 "rows": ["1", "8"],
             },
+            {
+                "says": "Fine-tuning is as good with 12 blocks.",
+                "column": "ft",
+                "within": 0.4,
+                "rows": ["8", "12"],
+            },
         ],
     }
 )

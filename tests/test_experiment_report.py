@@ -93,10 +93,15 @@ def test_progress_counts_each_row_column_and_seed_that_the_scale_makes() -> None
 def test_the_headline_gives_progress_protocol_differences_and_verdicts() -> None:
     done = comparison(DEPTH).headline
     assert done.startswith("At scale embedded, with one difference from the paper")
-    assert re.search("3 claims 1 holds, 1 does not, 1 cannot ", done)
+    assert re.search(
+        "4 claims 1 holds, 1 does not, 1 show no difference, 1 cannot ", done
+    )
     half = comparison(SCHEDULE, (), rows=3).headline
     assert "At scale embedded, 18 of 30 results so far, like for like" in half
-    assert re.search("1 claim 0 hold, 0 do not, 0 cannot be decided, 1 not run", half)
+    assert re.search(
+        "1 claim 0 hold, 0 do not, 0 show no difference, 0 cannot be told yet, 1 not run",
+        half,
+    )
     empty = comparison(PARTIAL, rows=0).headline
     assert empty.startswith("Nothing is measured at scale embedded")
     assert "1 claim " in empty
@@ -171,7 +176,7 @@ def test_the_terminal_shows_numbers_verdicts_and_progress() -> None:
     assert "(n = 3)" in shown
     assert "30 of 30 results" in shown
     verdicts = render(claims_table(content))
-    for verdict in ("holds", "does not hold", "cannot tell"):
+    for verdict in ("holds", "does not hold", "no difference", "cannot tell yet"):
         assert verdict in verdicts
     assert "18/30" in render(summary_table([content, comparison(SCHEDULE, rows=3)]))
 
@@ -185,6 +190,8 @@ def test_nothing_is_cut_off_in_a_narrow_terminal(width: int) -> None:
         summary_table(contents),
     ]:
         assert "…" not in render(shown, width)
+    head = render(summary_table(contents), width)
+    assert {"alike", "cannot", "tell", "not", "run"} <= {*head.split()}
 
 
 def test_markdown_has_a_line_for_each_row_and_its_pipes_escaped() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hydra import initialize_config_dir
 
+from planted_ledger import plant
 from small_runs import ROOT, plan_for
 from unmask.commands.composition import Composer
 from unmask.config.checks import ConfigError, check, fill_missing_roots
@@ -182,3 +183,33 @@ def test_two_values_of_one_stage_are_refused(
         match=r"91\.0, but 12\.5.*correct one|12\.5, but 91\.0.*correct one",
     ):
         report_of(tmp_path, monkeypatch)
+
+
+def test_seeds_beyond_the_scales_are_found_row_by_row_with_what_they_took(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seeds that a row lacks end its search, and cost nothing in the sum of the stages."""
+    metrics = {
+        "pretrain": {"val/loss": 0.5},
+        "finetune": {"val/accuracy": 90.0},
+        "linear_probe": {"val/accuracy": 80.0},
+    }
+    for seed in (0, 1, 2, 3, 4, 6):
+        plant(
+            tmp_path / "runs",
+            "scale=embedded",
+            f"seed={seed}",
+            metrics=metrics,
+            seconds=1200.0,
+        )
+    (finding,) = report_of(tmp_path, monkeypatch)
+    assert sorted({row.seed for row in finding.rows}) == [0, 1, 2, 3, 4]
+    assert finding.cost.startswith("8 x pretrain")
+    other = "encoder.mask_tokens=true"
+    plant(tmp_path / "runs", "scale=embedded", other, "seed=0", metrics=metrics)
+    (finding,) = report_of(tmp_path, monkeypatch)
+    reasons = [judged.reason for judged in finding.comparison.claims]
+    # two seeds of 3 x 60 s more of the other row
+    assert "That is 2 more runs, 6 minutes of computing." in reasons[0]
+    judged = report_of(tmp_path, monkeypatch, anytime=True)[0].comparison.claims[0]
+    assert "the first look is after 2 seeds" in judged.reason

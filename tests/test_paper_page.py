@@ -44,14 +44,15 @@ def test_every_verdict_has_its_colour_and_its_reason(page: str) -> None:
     for tone, verdict in (
         ("good", "holds"),
         ("bad", "does not hold"),
-        ("open", "cannot tell"),
+        ("even", r"no difference of more than 0\.\d\d points"),
+        ("open", "cannot tell yet"),
     ):
         assert re.search(
             rf'<li class="{tone}"><b>{verdict}</b><p>[^<]+</p><p'
             r' class="small">[^<]+</p>',
             page,
         )
-    assert "1 holds, 1 does not, 1 cannot " in page
+    assert "1 holds, 1 does not, 1 show no difference, 1 cannot " in page
     assert "Nothing: like for like." in page
 
 

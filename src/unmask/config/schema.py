@@ -6,7 +6,7 @@ The YAML files in conf/ hold the values: defaults live there and nowhere else.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from unmask.config.augmentation import Augment
 from unmask.config.data import Container, Data, default_patch_size
@@ -97,6 +97,22 @@ class Scale(Section):
             " null leaves the row or the experiment out"
         )
     )
+    # with defaults: configs of older ledgers lack them
+    looks: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)] = Field(
+        default=[3, 6, 12, 24],
+        description="after how many seeds of a row claims are judged",
+    )
+    alike: dict[StageName, Positive] = Field(
+        default={"linear_probe": 1.5, "finetune": 0.6},
+        description="by stage: the largest difference, in points, that counts as none",
+    )
+
+    @field_validator("looks")
+    @classmethod
+    def check_looks(cls, looks: list[int]) -> list[int]:
+        if looks != sorted(set(looks)):
+            raise ValueError(f"looks = {looks}: give rising numbers of seeds")
+        return looks
 
 
 def as_list(value: Any) -> Any:

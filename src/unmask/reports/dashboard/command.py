@@ -64,6 +64,7 @@ def _report_arguments(slug: str, arguments: Dashboard) -> Report:
         runs_dir=arguments.runs_dir,
         out=None,
         keep=False,
+        anytime=False,
         seeds=None,
         overrides=[],
         format=["svg"],

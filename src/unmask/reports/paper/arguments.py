@@ -21,6 +21,7 @@ class Report(Section):
     runs_dir: PathText
     out: PathText | None
     keep: bool
+    anytime: bool = False
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None
     overrides: list[str]
     format: Annotated[list[Format], BeforeValidator(as_list)]
@@ -29,4 +30,13 @@ class Report(Section):
     def check_seeds(self) -> "Report":
         if self.seeds and len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds = {self.seeds}: give each seed only once")
+        return self
+
+    @model_validator(mode="after")
+    def check_anytime(self) -> "Report":
+        if self.anytime and self.keep:
+            raise ValueError(
+                "anytime = True: verdicts that are kept are those of the scale's looks;"
+                " leave out keep=true or anytime=true"
+            )
         return self

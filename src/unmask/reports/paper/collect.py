@@ -3,8 +3,9 @@
 A result is known by its stage's fingerprint, so it counts wherever it was made.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 
 from unmask.config.checks import ConfigError
 from unmask.config.experiments import Cell, experiment_cells, same_run_message
@@ -18,7 +19,7 @@ from unmask.reports.paper.result_rows import (
 )
 from unmask.stages.drift import changed_files, name_files
 from unmask.stages.ledger import LedgerError, StageFolder
-from unmask.stages.plan import list_dataset, make_plan
+from unmask.stages.plan import Plan, list_dataset, make_plan
 
 # overrides of the command line -> the checked config
 Compose = Callable[[Sequence[str]], Config]
@@ -37,6 +38,8 @@ class CollectedResults:
     stage_kinds: dict[str, str] = field(default_factory=dict)
     # what a reader of the numbers must know
     notes: list[str] = field(default_factory=list)
+    # what each seed of a row has taken, by row, where the ledger has all its stages
+    seconds: dict[str, list[float]] = field(default_factory=dict)
     # how many rows are kept in experiments/ and not in this ledger
     num_kept: int = 0
     # files of the project that have changed since results in the ledger were made
@@ -47,6 +50,11 @@ class CollectedResults:
         self.rows += rows
         self.num_kept += len(rows)
 
+    @property
+    def seconds_per_seed(self) -> dict[str, float]:
+        """Return by row what one seed takes, with its pretraining, on average."""
+        return {row: fmean(seconds) for row, seconds in self.seconds.items()}
+
 
 def collect_results(
     paper: Paper,
@@ -56,19 +64,24 @@ def collect_results(
     runs_dir: str,
     kept: KeptResults,
     unverified: list[ResultRow],
+    more_seeds: Collection[int] = (),
 ) -> CollectedResults:
     """Return each (row, column, seed) of the experiment at that scale with a result.
 
     kept: the results in experiments/, used where the ledger has none.
     unverified: the kept rows to show where the images are not on this machine, so that
     their fingerprints cannot be checked.
+    more_seeds: looked for in each row, up to the first without a result.
     Raise ConfigError where two rows of the table are the same run.
     """
     collected = CollectedResults()
     # A million files are listed once, not for every cell.
     listings: dict[tuple[str, str | None, float], Listing | None] = {}
     row_of_stage: dict[tuple[str, str], str] = {}
-    for cell in experiment_cells(slug, scale):
+    ended: set[str] = set()
+    for cell in experiment_cells(slug, scale, [*scale.seeds, *more_seeds]):
+        if cell.row in ended:
+            continue
         if cell.row not in collected.configs:
             collected.configs[cell.row] = compose(cell.overrides)
         config = collected.configs[cell.row].model_copy(
@@ -90,21 +103,59 @@ def collect_results(
         if listing := listings[images]:
             collected.dataset_size = (len(listing.train), len(listing.classes))
         plan = make_plan(config, listing)
+        found = _add_results(collected, cell, plan, paper, kept)
+        _refuse_same_run(row_of_stage, cell, plan, paper)
+        if cell.seed in more_seeds and not found:
+            ended.add(cell.row)
+            continue
         collected.stage_kinds |= {spec.fingerprint: spec.kind for spec in plan.stages}
-        for column, spec in planned_column_stages(plan, paper, cell.row):
-            first = row_of_stage.setdefault((column, spec.fingerprint), cell.row)
-            if first != cell.row:
-                raise ConfigError(same_run_message(slug, first, cell.row))
-            metric = paper.columns[column].metric
-            kept_row = kept.get((metric, spec.fingerprint))
-            folder = StageFolder(runs_dir, spec)
-            _add_result(collected, cell, column, folder, metric, kept_row)
+        _add_seconds(collected, cell, plan)
     if files := list(collected.changed_files):
         collected.notes.append(
             f"{slug}: {name_files(files)} changed since some of these results were"
             " made; run the sweep with rerun=true to make them anew, or with adopt=true"
         )
     return collected
+
+
+def _refuse_same_run(
+    row_of_stage: dict[tuple[str, str], str], cell: Cell, plan: Plan, paper: Paper
+) -> None:
+    """Raise ConfigError where a stage of the cell fills another row, too."""
+    for column, spec in planned_column_stages(plan, paper, cell.row):
+        first = row_of_stage.setdefault((column, spec.fingerprint), cell.row)
+        if first != cell.row:
+            raise ConfigError(same_run_message(cell.slug, first, cell.row))
+
+
+def _add_results(
+    collected: CollectedResults, cell: Cell, plan: Plan, paper: Paper, kept: KeptResults
+) -> bool:
+    """Add what the cell has measured; return whether that is anything."""
+    count = len(collected.rows)
+    for column, spec in planned_column_stages(plan, paper, cell.row):
+        metric = paper.columns[column].metric
+        kept_row = kept.get((metric, spec.fingerprint))
+        folder = StageFolder(plan.config.runs_dir, spec)
+        _add_result(collected, cell, column, folder, metric, kept_row)
+    return len(collected.rows) > count
+
+
+def _add_seconds(collected: CollectedResults, cell: Cell, plan: Plan) -> None:
+    """Note what the cell has taken, where all of its stages are finished."""
+    folders = [StageFolder(plan.config.runs_dir, spec) for spec in plan.stages]
+    seconds = [_seconds(folder) for folder in folders]
+    if None not in seconds:
+        collected.seconds.setdefault(cell.row, []).append(sum(filter(None, seconds)))
+
+
+def _seconds(folder: StageFolder) -> float | None:
+    """Return what the stage has taken, where it is finished."""
+    try:
+        result = folder.result()
+    except LedgerError:
+        return None
+    return float(result["seconds"]) if result else None
 
 
 def _add_result(

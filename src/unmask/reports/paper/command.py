@@ -42,9 +42,7 @@ def write(arguments: Report) -> tuple[list["Finding"], Path, list[Path]]:
         return check(fill_missing_roots(composer(overrides)))
 
     findings = collect_findings(arguments, compose_config)
-    page, for_papers = write_report(
-        findings, report_folder(arguments), arguments.runs_dir, arguments.format
-    )
+    page, for_papers = write_report(findings, report_folder(arguments), arguments)
     if arguments.keep:
         # an experiment's README shows all its scales, whichever was asked for
         all_scales = arguments.model_copy(update={"scale": None})

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import pandas as pd
 
 from unmask.config.paper_facts import Paper
-from unmask.reports.paper.bootstrap import Sample, rank_correlation
-from unmask.reports.paper.claims import ColumnSamples, JudgedClaim, judge
+from unmask.reports.paper.claims import ColumnSamples, JudgedClaim, Judging, judge
 from unmask.reports.paper.result_rows import ResultRow, sort_rows
+from unmask.reports.paper.samples import Sample, rank_correlation
 
 
 class Correlation(NamedTuple):
@@ -101,7 +101,8 @@ class Comparison:
             f"{start}: of the paper's {claims}"
             f" {hold} {'holds' if hold == 1 else 'hold'},"
             f" {fail} {'does' if fail == 1 else 'do'} not,"
-            f" {self.verdict_counts['cannot tell']} cannot be decided,"
+            f" {self.verdict_counts['no difference']} show no difference,"
+            f" {self.verdict_counts['cannot tell yet']} cannot be told yet,"
             f" {self.verdict_counts['not run']} not run."
         )
 
@@ -130,6 +131,7 @@ def compare(
 ) -> Comparison:
     """Return the comparison of our results with a table of the paper.
 
+    Claims are judged at the looks of a scale whose file names none.
     num_seeds: with how many seeds each row is made.
     omitted_rows: the rows that this scale does not make.
     counted_values: by column, then row, what needs no training (FLOPs).
@@ -157,23 +159,33 @@ def compare(
         numbers,
         int(done),
         len(expected) * num_seeds,
-        [
-            judge(claim, _column_samples(paper, claim.column, results, omitted_rows))
-            for claim in paper.claims
-        ],
+        judge_claims(paper, results, Judging.by_default(), omitted_rows),
         correlations,
         protocol_differences,
     )
 
 
+def judge_claims(
+    paper: Paper,
+    results: list[ResultRow],
+    judging: Judging,
+    omitted_rows: Collection[str] = (),
+) -> list[JudgedClaim]:
+    """Return the paper's claims, each with its verdict."""
+    columns = {
+        name: _column_samples(paper, name, results, judging, omitted_rows)
+        for name in dict.fromkeys(claim.column for claim in paper.claims)
+    }
+    return [judge(claim, columns[claim.column], judging.rule) for claim in paper.claims]
+
+
 def _column_samples(
-    paper: Paper, name: str, results: list[ResultRow], omitted_rows: Collection[str]
+    paper: Paper,
+    name: str,
+    results: list[ResultRow],
+    judging: Judging,
+    omitted_rows: Collection[str],
 ) -> ColumnSamples:
-    samples: dict[str, Sample] = {}
-    for result in results:
-        if result.column == name:
-            earlier = samples[result.row].values if result.row in samples else ()
-            samples[result.row] = Sample((*earlier, result.value), result.images)
     # The best row need not beat a row that this scale omits, but a claim that names
     # such a row cannot be decided.
     competing_rows = [
@@ -183,9 +195,32 @@ def _column_samples(
     ]
     column = paper.columns[name]
     is_accuracy = "accuracy" in column.metric
+    values = {row.row: row.values.get(name) for row in paper.rows}
     return ColumnSamples(
-        samples, competing_rows, column.unit, is_accuracy, omitted_rows
+        _samples([result for result in results if result.column == name]),
+        competing_rows,
+        column.unit,
+        is_accuracy,
+        omitted_rows,
+        judging.alike_within.get(column.stage or "") if is_accuracy else None,
+        {row: value for row, value in values.items() if value is not None},
+        judging.seconds,
     )
+
+
+def _samples(results: list[ResultRow]) -> dict[str, Sample]:
+    """Return each row's values by seed, up to the first seed that it lacks.
+
+    A look is at the first seeds of a row. If later ones stood in for one that is still
+    to come, what has come so far would choose the seeds.
+    """
+    order = sorted({result.seed for result in results})
+    samples: dict[str, Sample] = {}
+    for result in sorted(results, key=lambda result: result.seed):
+        earlier = samples[result.row].values if result.row in samples else ()
+        if order[len(earlier)] == result.seed:
+            samples[result.row] = Sample((*earlier, result.value), result.images)
+    return samples
 
 
 def _numbers(

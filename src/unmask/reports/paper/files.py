@@ -1,7 +1,7 @@
 """Write the files of a report, and the results that are kept in experiments/."""
 
 import io
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from importlib.metadata import version
 from itertools import groupby
@@ -11,7 +11,7 @@ from unmask.commands.reconstruct.autoencoder import load_autoencoder
 from unmask.config.checks import ConfigError
 from unmask.config.experiments import EXPERIMENTS
 from unmask.reconstructions import ratio_sheet
-from unmask.reports.paper.arguments import Format
+from unmask.reports.paper.arguments import Report
 from unmask.reports.paper.comparison import Finding
 from unmask.reports.paper.figures import figure_svg, write_figures
 from unmask.reports.paper.findings import kept_results_path
@@ -66,25 +66,25 @@ def _draw_ratio_sheet(checkpoint: Path) -> bytes:
 
 
 def write_report(
-    findings: list[Finding], out: Path, runs_dir: str, forms: Collection[Format]
+    findings: list[Finding], out: Path, args: Report
 ) -> tuple[Path, list[Path]]:
-    """Write index.html, <experiment>.md, csv/, and figures/ and latex/ in these forms.
+    """Write index.html, <experiment>.md, csv/, and figures/ and latex/ as asked for.
 
     Return index.html, and the paths of figures and LaTeX tables.
     """
     out.mkdir(parents=True, exist_ok=True)
     for_papers = []
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
-    sheet = ratio_sheet_png(runs_dir, findings)
+    sheet = ratio_sheet_png(args.runs_dir, findings)
     page = out / "index.html"
-    write_text(page, render_paper_page(findings, versions, sheet))
+    write_text(page, render_paper_page(findings, versions, sheet, args.anytime))
     for finding in findings:
         comparison = finding.comparison
         path = out / "csv" / comparison.slug / f"{comparison.scale}.csv"
         write_rows(path, finding.rows, comparison.paper)
-        drawn = [form for form in forms if form != "latex"]
+        drawn = [form for form in args.format if form != "latex"]
         for_papers += write_figures(comparison, out / "figures", drawn)
-        if "latex" in forms:
+        if "latex" in args.format:
             path = out / "latex" / f"{comparison.slug}-{comparison.scale}.tex"
             path.parent.mkdir(exist_ok=True)
             write_text(path, latex_table(comparison))

@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -19,8 +20,9 @@ from unmask.config.paper_facts import Paper
 from unmask.config.recipes import stage_name
 from unmask.config.schema import Config, Scale
 from unmask.reports.paper.arguments import Report
+from unmask.reports.paper.claims import Judging
 from unmask.reports.paper.collect import CollectedResults, Compose, collect_results
-from unmask.reports.paper.comparison import Finding, compare
+from unmask.reports.paper.comparison import Finding, compare, judge_claims
 from unmask.reports.paper.protocol_differences import describe_differences
 from unmask.reports.paper.result_rows import (
     KeptResults,
@@ -104,7 +106,14 @@ def _find(
         args.runs_dir,
         kept,
         unverified=[] if args.overrides else kept_rows,
+        more_seeds=[
+            seed
+            for seed in range(scale.looks[-1])
+            if seed not in all_seeds and not wanted_seeds
+        ],
     )
+    omitted = [row.row for row in paper.rows if row.row not in collected.configs]
+    judging = Judging.at(scale, args.anytime)
     comparison = compare(
         paper,
         slug,
@@ -112,18 +121,33 @@ def _find(
         collected.rows,
         len(wanted_seeds or scale.seeds),
         _protocol_differences(paper, slug, collected, compose),
-        [row.row for row in paper.rows if row.row not in collected.configs],
+        omitted,
         {
             name: relative_flops(paper, collected.configs)
             for name, column in paper.columns.items()
             if column.counted
         },
     )
+    judging = replace(judging, seconds=collected.seconds_per_seed)
+    claims = judge_claims(paper, collected.rows, judging, omitted)
+    comparison = replace(comparison, claims=claims)
     if collected.num_kept:
         collected.notes.append(
             f"{slug}: {collected.num_kept} of {len(collected.rows)} results are those"
             " kept in experiments/"
         )
+    return Finding(
+        comparison,
+        *_command_and_cost(slug, scale, args, collected),
+        rows=collected.rows,
+        notes=collected.notes,
+    )
+
+
+def _command_and_cost(
+    slug: str, scale: Scale, args: Report, collected: CollectedResults
+) -> tuple[str, str]:
+    """Return the command that makes the rows, and what it trains."""
     overrides = [f"experiment={slug}", f"scale={scale.name}"]
     price = f"python src/plan.py {' '.join(overrides)} computes its price"
     # Each stage counts once, however many cells share it; without the images none is
@@ -133,13 +157,8 @@ def _find(
     overrides += args.overrides
     if args.seeds:
         overrides.append(f"seed={','.join(map(str, args.seeds))}")
-    return Finding(
-        comparison,
-        command=f"python src/train.py -m {shlex.join(overrides)}",
-        cost="; ".join(filter(None, [counts, price])),
-        rows=collected.rows,
-        notes=collected.notes,
-    )
+    command = f"python src/train.py -m {shlex.join(overrides)}"
+    return command, "; ".join(filter(None, [counts, price]))
 
 
 def _protocol_differences(

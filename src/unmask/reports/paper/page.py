@@ -12,24 +12,30 @@ from unmask.reports.render import render
 TONES = {
     "holds": "good",
     "does not hold": "bad",
-    "cannot tell": "open",
+    "no difference": "even",
+    "cannot tell yet": "open",
     "not run": "quiet",
 }
 TOTAL_NAMES = {
     "holds": "claims hold",
     "does not hold": "claims do not hold",
-    "cannot tell": "claims cannot be decided",
+    "no difference": "claims show no difference",
+    "cannot tell yet": "claims cannot be told yet",
     "not run": "claims are not run yet",
 }
 
 
 def render_paper_page(
-    findings: list[Finding], versions: str, sheet: bytes | None = None
+    findings: list[Finding],
+    versions: str,
+    sheet: bytes | None = None,
+    anytime: bool = False,
 ) -> str:
     """Return the page's HTML; the same findings give the same text.
 
     versions: of the packages, as "torch 2.11.0, timm 1.0.26".
-    sheet: the PNG of `ratio_sheet`, with three mask ratios.
+    sheet: the PNG of `ratio_sheet`, with three mask ratios. anytime: claims are judged
+    after every seed.
     """
     comparisons = [finding.comparison for finding in findings]
     done = sum(comparison.done for comparison in comparisons)
@@ -46,6 +52,7 @@ def render_paper_page(
         versions=versions,
         sheet=base64.b64encode(sheet).decode() if sheet else None,
         tones=TONES,
+        anytime=anytime,
         figure_svg=figure_svg,
         heads=heads,
         cell_texts=cell_texts,

@@ -12,18 +12,27 @@ from rich.markup import escape
 from rich.table import Column, Table
 from rich.text import Text
 
-from unmask.reports.paper.bootstrap import MIN_RANKED_ROWS
 from unmask.reports.paper.comparison import Comparison, Finding
+from unmask.reports.paper.samples import MIN_RANKED_ROWS
 from unmask.reports.render import render
 
 NO_VALUE = "-"
-MARKS = {"holds": "✔", "does not hold": "✘", "cannot tell": "?", "not run": "-"}
+MARKS = {
+    "holds": "✔",
+    "does not hold": "✘",
+    "no difference": "≈",
+    "cannot tell yet": "?",
+    "not run": "-",
+}
 STYLES = {
     "holds": "green",
     "does not hold": "red",
-    "cannot tell": "yellow",
+    "no difference": "cyan",
+    "cannot tell yet": "yellow",
     "not run": "dim",
 }
+# what a verdict is called where five of them stand side by side in 80 columns
+SHORT = {"no difference": "alike", "cannot tell yet": "cannot tell"}
 
 
 def format_number(value: float, sign: bool = False) -> str:
@@ -152,7 +161,7 @@ def _light_table(title: str, *columns: Column) -> Table:
 def claims_table(comparison: Comparison) -> Table:
     """Draw a line for each claim: verdict, claim and reason."""
     table = Table(
-        Column("verdict", no_wrap=True),
+        Column("verdict", min_width=len("cannot tell yet"), max_width=18),
         "the paper's claim",
         "our rows",
         title="Claims",
@@ -161,7 +170,7 @@ def claims_table(comparison: Comparison) -> Table:
     )
     for judged in comparison.claims:
         table.add_row(
-            Text(judged.verdict, STYLES[judged.verdict]),
+            Text(judged.title, STYLES[judged.verdict]),
             escape(judged.claim.says),
             escape(judged.reason),
         )
@@ -171,14 +180,18 @@ def claims_table(comparison: Comparison) -> Table:
 def summary_table(comparisons: list[Comparison]) -> Table:
     """Draw a line for each experiment; the table fits into 80 columns."""
     texts = ("experiment", "paper", "scale")
-    table = _light_table(
-        "Experiments",
+    table = Table(
         *[Column(name, no_wrap=True) for name in texts],
         Column("results", justify="right", no_wrap=True),
         *[
-            Column(verdict, justify="right", min_width=max(map(len, verdict.split())))
-            for verdict in STYLES
+            Column(name, justify="right", min_width=max(map(len, name.split())))
+            for name in (SHORT.get(verdict, verdict) for verdict in STYLES)
         ],
+        title="Experiments",
+        title_justify="left",
+        # a box would take another column beside each
+        box=None,
+        padding=(0, 1, 0, 0),
     )
     for comparison in comparisons:
         counts = [str(comparison.verdict_counts[verdict]) for verdict in STYLES]
