@@ -10,7 +10,7 @@
 # whole image did.
 #
 # Seen, largest difference to two one-axis calls, width first and height first:
-#   12.2.0: tall 0 and 3, wide 0 and 2;  13.0.0: tall 3 and 0, wide 0 and 3.
+#   12.2.0: tall 0 and 3, wide 0 and 2;  13.0.0: tall 3 and 0, wide 0 and 2.
 # The script fails if that changes.
 set -euo pipefail
 folder=$(mktemp -d)
