@@ -27,7 +27,7 @@ async function embed(name, values) {
   await vegaEmbed(place, spec, {
     actions: { export: true, source: false, compiled: false, editor: false },
     theme: dark.matches ? "dark" : undefined,
-    config: { background: "transparent" },
+    config: { background: "transparent", axis: { gridOpacity: 0.25 } },
   });
   place.querySelector("summary")?.setAttribute("aria-label", "save this chart");
 }
