@@ -22,13 +22,15 @@ class Outlook:
     needed: seeds a row, with a chance of 80 %; inf where no number is enough. verdict:
     the one that they would give. rows: those in an inequality that is not confirmed.
     chance: of a verdict at the last look (conditional power at the current trend; Lan,
-    Simon & Halperin 1982); NaN where no look was fixed, or none has come.
+    Simon & Halperin 1982); NaN where no look was fixed, or none has come. seeds: a row,
+    of the look that says so.
     """
 
     needed: float
     rows: tuple[str, ...]
     verdict: str = ""
     chance: float = math.nan
+    seeds: int = 0
 
 
 def look_ahead(evidence: Evidence) -> Outlook:
@@ -42,7 +44,8 @@ def look_ahead(evidence: Evidence) -> Outlook:
         return Outlook(first, rows)
     chance = _chance(evidence, rule) if isinstance(rule, SpentLevel) else math.nan
     needed, verdict = _needed(evidence)
-    return Outlook(needed, rows, verdict, chance)
+    seeds = min(evidence.latest[pair].seeds for pair in pairs)
+    return Outlook(needed, rows, verdict, chance, seeds)
 
 
 def _needed(evidence: Evidence) -> tuple[float, str]:

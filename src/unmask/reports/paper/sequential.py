@@ -50,6 +50,8 @@ class SpentLevel:
     """
 
     looks: tuple[int, ...] = LOOKS
+    # of the 5 %, for each look; None: in proportion to its number
+    shares: tuple[float, ...] | None = None
 
     def moments(self, seeds: int) -> Sequence[int]:
         """Return after how many seeds there is a look, up to so many."""
@@ -59,6 +61,8 @@ class SpentLevel:
         """Return the level of the look after so many seeds."""
         number = self.looks.index(seeds) + 1
         count = len(self.looks)
+        if self.shares:
+            return ALPHA * self.shares[number - 1]
         return ALPHA * number / (count * (count + 1) / 2)
 
     def compare(self, a: Sample, b: Sample, seeds: int) -> Difference | None:
