@@ -67,7 +67,11 @@ GUIDES = (
     "exact",
 )
 # a placeholder, a file (best=N.ckpt), keys of Hydra's plugins, and filters of runs.py
-OTHER_KEYS = {"key", "best", "hydra.launcher.n_jobs", "hydra.sweeper.skip_kept", *KEYS}
+OTHER_KEYS = {
+    *("key", "best", "hydra.launcher.n_jobs", "hydra.sweeper.skip_kept"),
+    *("decide", "seeds_max", "hours"),
+    *KEYS,
+}
 
 
 def test_the_commands_people_came_for_are_there() -> None:

@@ -9,18 +9,24 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
 
+from hydra_plugins.deciding import decide, read_question
 from unmask.commands.cli import fail
 from unmask.commands.composition import Composer
 from unmask.config.checks import ConfigError, check
+from unmask.config.deciding import Decide
 from unmask.config.experiments import (
     SMALLEST_SCALE,
+    Cell,
     expand_experiments,
     experiment_cells,
     is_sweep,
@@ -50,12 +56,16 @@ Overrides = tuple[str, ...]
 class ExperimentSweeperConfig:
     """Declare the sweeper's options.
 
-    skip_kept: leave out cells whose results are all kept in experiments/.
+    skip_kept: leave out cells whose results are all kept in experiments/. decide,
+    seeds_max, hours: add seeds until claims are decided (unmask.config.deciding).
     """
 
     _target_: str = "hydra_plugins.experiment_sweeper.ExperimentSweeper"
     params: dict[str, str] = field(default_factory=dict)
     skip_kept: bool = False
+    decide: bool = False
+    seeds_max: int | None = None
+    hours: float | None = None
 
 
 ConfigStore.instance().store(
@@ -70,9 +80,15 @@ class ExperimentSweeper(BasicSweeper):
     """Sweep as Hydra's basic sweeper does, and over the tables of the paper."""
 
     def __init__(
-        self, params: dict[str, str] | None = None, skip_kept: bool = False
+        self,
+        params: dict[str, str] | None = None,
+        skip_kept: bool = False,
+        decide: bool = False,
+        seeds_max: int | None = None,
+        hours: float | None = None,
     ) -> None:
         super().__init__(max_batch_size=None, params=params)
+        self.wanted = Decide(decide=decide, seeds_max=seeds_max, hours=hours)
         self.skip_kept = skip_kept
         # the file that lists the cells, for those who look at the ledger
         self.record: Path | None = None
@@ -82,25 +98,70 @@ class ExperimentSweeper(BasicSweeper):
 
         Exits with 2 where one is wrong, before any starts.
         """
-        assert self.launcher is not None
+        typed = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
         try:
-            overrides = self._cells_to_run(arguments)
+            if self.wanted.decide:
+                self._decide(typed)
+                return
+            overrides = self._cells_to_run(cells_by_table(typed), typed)
         except ConfigError as error:
             fail(str(error), 2)
+        self._launch(overrides)
+
+    def setup(
+        self,
+        *,
+        hydra_context: HydraContext,
+        task_function: TaskFunction,
+        config: DictConfig,
+    ) -> None:
+        """Make the launcher; keep what makes another one for each later round."""
+        self.renew_launcher = partial(
+            super().setup,
+            hydra_context=hydra_context,
+            task_function=task_function,
+            config=config,
+        )
+        self.renew_launcher()
+
+    def _decide(self, typed: list[str]) -> None:
+        """Run rounds of cells until the claims of the tables are decided."""
+        refuse_several_starts()
+        others = [
+            argument
+            for argument in typed
+            if argument.partition("=")[0] not in ("experiment", "scale", "seed")
+        ]
+        question = read_question(typed_values(typed), _product(others))
+        is_first = True
+
+        def launch(cells: Sequence[Cell]) -> None:
+            nonlocal is_first
+            if not is_first:
+                # a launcher's folders last for one launch
+                self.renew_launcher()
+            is_first = False
+            self._launch(
+                self._cells_to_run([_table_cell(cell) for cell in cells], typed)
+            )
+
+        def plan(cells: Sequence[Cell]) -> dict[Overrides, Plan]:
+            return check_cells([_table_cell(cell) for cell in cells])
+
+        decide(question, self.wanted, plan, launch, self.skip_kept)
+
+    def _launch(self, overrides: list[Overrides]) -> None:
+        assert self.launcher is not None
         if overrides:
             _add_project_to_python_path()
             with hold_sweep(self.record):
                 self.launcher.launch(overrides, initial_job_idx=0)
 
-    def _cells_to_run(self, arguments: list[str]) -> list[Overrides]:
+    def _cells_to_run(
+        self, cells: list["TableCell"], typed: list[str]
+    ) -> list[Overrides]:
         """Return the overrides of each cell once, all of them checked."""
-        if ranks := rank_info():
-            raise ConfigError(
-                f"-m was started {ranks.world_size} times at once; start it once: it"
-                " starts the cells"
-            )
-        params = [f"{key}={value}" for key, value in self.params.items()]
-        cells = cells_by_table([*params, *arguments])
+        refuse_several_starts()
         plans = check_cells(cells)
         overrides = list(plans)
         if self.skip_kept:
@@ -118,11 +179,24 @@ class ExperimentSweeper(BasicSweeper):
             for table, row, cell in cells:
                 tables.setdefault(cell, []).extend([(table, row)] if table else [])
             wanted = {cell: plans[cell] for cell in overrides}
-            self.record = write_sweep(wanted, tables, [*params, *arguments])
+            self.record = write_sweep(wanted, tables, typed)
             if self.record:
                 # cells inherit it
                 os.environ[SWEEP_VARIABLE] = self.record.stem
         return overrides
+
+
+def refuse_several_starts() -> None:
+    """Raise ConfigError where torchrun or srun has started the sweep on every rank."""
+    if ranks := rank_info():
+        raise ConfigError(
+            f"-m was started {ranks.world_size} times at once; start it once: it starts"
+            " the cells"
+        )
+
+
+def _table_cell(cell: Cell) -> "TableCell":
+    return TableCell(cell.slug, cell.row, cell.overrides)
 
 
 def _add_project_to_python_path() -> None:

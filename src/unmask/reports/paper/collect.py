@@ -103,7 +103,7 @@ def collect_results(
         if listing := listings[images]:
             collected.dataset_size = (len(listing.train), len(listing.classes))
         plan = make_plan(config, listing)
-        found = _add_results(collected, cell, plan, paper, kept)
+        found = add_results(collected, cell, plan, paper, kept)
         _refuse_same_run(row_of_stage, cell, plan, paper)
         if cell.seed in more_seeds and not found:
             ended.add(cell.row)
@@ -128,7 +128,7 @@ def _refuse_same_run(
             raise ConfigError(same_run_message(cell.slug, first, cell.row))
 
 
-def _add_results(
+def add_results(
     collected: CollectedResults, cell: Cell, plan: Plan, paper: Paper, kept: KeptResults
 ) -> bool:
     """Add what the cell has measured; return whether that is anything."""
