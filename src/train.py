@@ -70,7 +70,7 @@ from unmask.stages.devices import total_processes
 from unmask.stages.disk import refuse_small_disk
 from unmask.stages.drift import describe_drift, kept_results
 from unmask.stages.ledger import StageFolder
-from unmask.stages.origin import this_origin
+from unmask.stages.origin import Origin, this_origin
 from unmask.stages.plan import Plan, make_plan
 from unmask.stages.sweeps import SWEEP_VARIABLE
 from unmask.storage.atomic import write_text
@@ -128,13 +128,14 @@ def run_config(cfg: DictConfig, console: Console) -> None:
         refuse_missing_trackio(plan.config)
         first = plan.stages[from_ledger.index(False)]
         StageFolder(plan.config.runs_dir, first).create()
-        finished = run_stages(plan, console)
+        origin = this_origin(HydraConfig.get().overrides.task)
+        finished = run_stages(plan, console, origin)
     # only rank zero has results to report
     if finished:
         report_results(plan, finished, from_ledger, console)
 
 
-def run_stages(plan: Plan, console: Console) -> list[Result]:
+def run_stages(plan: Plan, console: Console, origin: Origin) -> list[Result]:
     """Return the results of all stages, made here or by one process per device.
 
     Empty where this process is one of several and not the one that reports.
@@ -150,7 +151,6 @@ def run_stages(plan: Plan, console: Console) -> list[Result]:
 
     is_silent = ranks is not None and ranks.rank > 0
     try:
-        origin = this_origin(HydraConfig.get().overrides.task)
         out = Console(quiet=True) if is_silent else console
         results = execute(plan, out, origin)
     except Exception as error:

@@ -164,7 +164,7 @@ def test_images_without_a_pixel_or_without_contrast_are_refused(tmp_path: Path) 
         path.write_text("no image")
     with pytest.raises(
         ValueError,
-        match=r"none of 3 images can be read; the first: .*png cannot be read",
+        match=r"none of 3 training images that were tried can be read, .*0.png",
     ):
         measure_folder(tmp_path / "images")
 

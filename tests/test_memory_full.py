@@ -17,6 +17,7 @@ from small_runs import ROOT, call, plan_for
 from test_together import relative_distance, weights
 from unmask.distributed.processes import PREEMPTED
 from unmask.distributed.ranks import RankInfo
+from unmask.stages.origin import Origin
 from unmask.tasks.pretrain import Pretrain
 
 CAPACITY = 600  # images that the small device's memory holds
@@ -62,7 +63,7 @@ def restart_command(monkeypatch: pytest.MonkeyPatch, *overrides: str) -> list[st
     monkeypatch.setattr(os, "execv", execv)
     monkeypatch.setattr("sys.argv", ["src/train.py", *overrides])
     with pytest.raises(Restarted) as raised:
-        train.run_stages(plan_for(*overrides), Console(file=io.StringIO()))
+        train.run_stages(plan_for(*overrides), Console(file=io.StringIO()), Origin())
     return raised.value.args[0]
 
 
@@ -76,12 +77,13 @@ def test_a_batch_that_does_not_fit_is_cut_and_the_result_is_the_same(
     command = restart_command(monkeypatch, *overrides)
     assert command[1:] == ["src/train.py", *overrides, "trainer.split=2"]
     assert "trainer.split=2" in capsys.readouterr().err
-    train.run_stages(plan_for(*command[2:]), Console(file=io.StringIO()))
+    train.run_stages(plan_for(*command[2:]), Console(file=io.StringIO()), Origin())
     assert small_device == [1000] + 24 * [500]
     monkeypatch.undo()
     train.run_stages(
         plan_for(f"runs_dir={tmp_path / 'whole'}", "stages=[pretrain]"),
         Console(file=io.StringIO()),
+        Origin(),
     )
     assert (
         relative_distance(weights(tmp_path / "cut"), weights(tmp_path / "whole")) < 1e-4
@@ -105,6 +107,7 @@ def test_a_signal_before_the_restart_ends_the_command(
         train.run_stages(
             plan_for(f"runs_dir={tmp_path}", "stages=[pretrain]"),
             Console(file=io.StringIO()),
+            Origin(),
         )
     assert leaving.value.code == PREEMPTED
 
@@ -134,6 +137,7 @@ def test_a_cell_that_does_not_fit_even_then_fails_alone(
                 "trainer.split=2",
             ),
             Console(file=io.StringIO()),
+            Origin(),
         )
     assert "set a smaller trainer.micro_batch (now the whole batch, in 2 parts)" in str(
         raised.value.__notes__
