@@ -243,24 +243,20 @@ def resolve_one_run(cfg: DictConfig) -> dict[str, Any]:
 def report_results(
     plan: Plan, results: list[Result], from_ledger: list[bool], console: Console
 ) -> None:
-    """Print the table, write the page, and the summary for a sweep's launcher."""
-    from unmask.reports.run.page import write_page
+    """Print the table, write the pages, and the summary for a sweep's launcher."""
     from unmask.reports.run.tables import results_table
 
     console.print(results_table(results))
-    overrides = " ".join(map(shlex.quote, HydraConfig.get().overrides.task))
-    command = f"python src/train.py {overrides}".strip()
-    page = write_page(plan, results, command, refresh=not all(from_ledger))
-    console.print(
-        f"The page with curves and pictures: {page.resolve()}", soft_wrap=True
-    )
-    # the launcher of a sweep does it for all cells
-    if not all(from_ledger) and SWEEP_VARIABLE not in os.environ:
-        from unmask.reports.ledger.pages import write_index
-        from unmask.stages.records import read_ledger
-
-        index = write_index(read_ledger(plan.config.runs_dir))
-        console.print(f"All runs: {index.resolve()}", soft_wrap=True)
+    # the results are there: a full or read-only disk is no reason to call them failed
+    try:
+        write_pages(plan, results, not all(from_ledger), console)
+    except Exception as error:
+        print(
+            f"the page is not written: {user_message(error)}; the results are complete."
+            " Once that is mended, the same command writes the page, and python"
+            " src/runs.py page that of all runs",
+            file=sys.stderr,
+        )
     wandb = plan.config.logger.wandb
     if wandb and wandb.mode == "online" and "WANDB_SWEEP_ID" in os.environ:
         from unmask.dashboards.agent import report_to_agent
@@ -272,6 +268,27 @@ def report_results(
             for result, is_old in zip(results, from_ledger, strict=True)
         ]
         write_text(Path(summary), json.dumps(rows))
+
+
+def write_pages(
+    plan: Plan, results: list[Result], is_new: bool, console: Console
+) -> None:
+    """Write the page of the run, and of all runs where its results are new."""
+    from unmask.reports.run.page import write_page
+
+    overrides = " ".join(map(shlex.quote, HydraConfig.get().overrides.task))
+    command = f"python src/train.py {overrides}".strip()
+    page = write_page(plan, results, command, refresh=is_new)
+    console.print(
+        f"The page with curves and pictures: {page.resolve()}", soft_wrap=True
+    )
+    # the launcher of a sweep does it for all cells
+    if is_new and SWEEP_VARIABLE not in os.environ:
+        from unmask.reports.ledger.pages import write_index
+        from unmask.stages.records import read_ledger
+
+        index = write_index(read_ledger(plan.config.runs_dir))
+        console.print(f"All runs: {index.resolve()}", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -15,13 +15,15 @@ from planted_ledger import plant, plant_curve, plant_sweep
 from unmask.commands.runs import run
 from unmask.config.checks import ConfigError
 from unmask.reports.ledger import assets, sweep
-from unmask.reports.ledger.curves import MAX_POINTS, thin_out
+from unmask.reports.ledger.curves import MAX_POINTS, curve_names, thin_out
 from unmask.reports.ledger.pages import write_index, write_pages, write_sweep_page
+from unmask.reports.page_names import pages_of_stages
 from unmask.stages.records import Ledger, read_ledger
 
 RATIOS = (0.5, 0.75)
 SEEDS = (0, 1)
 STAGES = ("stages=[pretrain,knn]", "controls=[]")
+KINDS = ("pretrain", "kNN")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -105,7 +107,7 @@ def test_the_index_has_a_row_a_stage_and_a_curve_a_log(ledger: Ledger) -> None:
     assert by_name["kNN s1"][3] == "interrupted"
     curves = {run["title"]: run["curves"] for run in page.data["curves-data"]}
     assert len(curves) == 4
-    points = curves["pretrain mask_ratio=0.5 s0"]["val/loss"]
+    points = curves["pretrain mask_ratio=0.5 s0"]["pretrain/val/loss"]
     assert points[-1] == [19.9, 1 / 199]
     assert len(points) <= MAX_POINTS
     (link,) = [link for link in page.links if "sweep" in link]
@@ -144,6 +146,112 @@ def test_the_page_of_a_sweep_shows_each_result_over_what_was_swept(
     assert len(page.images) == len(RATIOS) * len(SEEDS)
     assert "mask_ratio=0.5 seed=1" in page.images[1]
     assert len(page.rows) == 8
+
+
+def test_stages_of_a_sweep_are_called_by_what_is_swept(tmp_path: Path) -> None:
+    tail = ("decoder.width=64", "stages=[pretrain,knn]", "controls=[random]")
+    cells = [(f"mask_ratio={r}", f"seed={s}", *tail) for r in RATIOS for s in SEEDS]
+    plant_sweep(tmp_path, *cells)
+    for cell in cells:
+        plant(tmp_path, *cell)
+    ledger = read_ledger(tmp_path)
+    swept = sweep.swept_cells(ledger.sweeps[0], ledger)
+    names = sweep.stage_names(swept)
+    # also the default's value is said, and what is the same in all cells is not;
+    # a control that cells share has what they share
+    assert sorted(names.values()) == sorted(
+        [
+            f"{kind} mask_ratio={r} seed={s}"
+            for kind in KINDS
+            for r in RATIOS
+            for s in SEEDS
+        ]
+        + [f"kNN, random encoder seed={s}" for s in SEEDS]
+    )
+    page = Page(write_sweep_page(ledger, ledger.sweeps[0]).read_text())
+    assert {row[1] for row in page.rows} == set(names.values())
+
+
+def test_what_shares_no_swept_value_keeps_its_name(tmp_path: Path) -> None:
+    tail = ("stages=[knn]", "controls=[pixels]")
+    cells = [(f"mask_ratio={ratio}", *tail) for ratio in RATIOS]
+    plant_sweep(tmp_path, *cells)
+    for cell in cells:
+        plant(tmp_path, *cell)
+    ledger = read_ledger(tmp_path)
+    names = sweep.stage_names(sweep.swept_cells(ledger.sweeps[0], ledger))
+    (pixels,) = [r for r in ledger.records if r.start == "pixels"]
+    assert names[pixels.key] == pixels.name
+
+
+def test_curves_of_stages_stand_in_the_order_of_a_run() -> None:
+    curves = dict.fromkeys(
+        [
+            "linear_probe/val/loss",
+            "pretrain/lr",
+            "pretrain/val/loss",
+            "pretrain/train/loss",
+        ]
+    )
+    assert curve_names([{"curves": curves}]) == [
+        "pretrain/train/loss",
+        "pretrain/val/loss",
+        "pretrain/lr",
+        "linear_probe/val/loss",
+    ]
+
+
+@pytest.mark.parametrize(
+    "note", ["[1]", "3", "null", '{"stages": 3}', '{"stages": [[1]]}']
+)
+def test_a_damaged_note_beside_a_page_is_left_out(ledger: Ledger, note: str) -> None:
+    folder = ledger.runs_dir / "pages"
+    folder.mkdir()
+    (folder / "damaged.json").write_text(note)
+    (folder / "whole.json").write_text('{"stages": ["knn/1"]}')
+    assert pages_of_stages(ledger.runs_dir) == {"knn/1": "whole.html"}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"started": None},
+        {"started": "yesterday"},
+        {"arguments": [3]},
+        {"cells": [{"overrides": [3]}]},
+        {"cells": [{"stages": [3]}]},
+        {"cells": [{"tables": [["mask_ratio", 3]]}]},
+    ],
+)
+def test_a_damaged_file_of_a_sweep_is_no_sweep(
+    ledger: Ledger, damage: dict[str, Any]
+) -> None:
+    (each,) = ledger.sweeps
+    content = json.loads(each.path.read_text())
+    if "cells" in damage:
+        damage = {"cells": [content["cells"][0] | damage["cells"][0]]}
+    each.path.write_text(json.dumps(content | damage))
+    damaged = read_ledger(ledger.runs_dir)
+    assert damaged.sweeps == ()
+    assert len(Page(write_index(damaged).read_text()).rows) == 8
+
+
+def test_an_override_without_a_value_sweeps_nothing(ledger: Ledger) -> None:
+    (each,) = ledger.sweeps
+    content = json.loads(each.path.read_text())
+    for cell in content["cells"]:
+        cell["overrides"].append("~watch.probe")
+    each.path.write_text(json.dumps(content))
+    (each,) = read_ledger(ledger.runs_dir).sweeps
+    assert sweep.dials(sweep.swept_cells(each, ledger)) == ["mask_ratio"]
+
+
+def test_pictures_of_others_are_not_shown(ledger: Ledger) -> None:
+    pictures = next((ledger.runs_dir / "pretrain").iterdir()) / "pictures"
+    (pictures / "epoch=best.png").write_bytes(b"no picture")
+    swept = sweep.swept_cells(ledger.sweeps[0], ledger)
+    shown = {path.name for _, path in sweep.sheets(swept)}
+    assert shown == {"epoch=10.png"}
 
 
 def test_the_csv_of_a_sweep_has_all_its_numbers(ledger: Ledger) -> None:
@@ -211,7 +319,9 @@ def test_a_name_cannot_end_a_script(tmp_path: Path) -> None:
     plant_curve(folder.path, {1: 1.0, 2: float("nan")}, name="</script><b>")
     text = write_index(read_ledger(tmp_path)).read_text()
     page = Page(text)
-    assert page.data["curves-data"][0]["curves"] == {"</script><b>": [[0.1, 1.0]]}
+    assert page.data["curves-data"][0]["curves"] == {
+        "pretrain/</script><b>": [[0.1, 1.0]]
+    }
     assert "&lt;/script&gt;&lt;b&gt;" in _markup(text)
     assert "<b></option>" not in _markup(text)
 
@@ -259,3 +369,26 @@ def test_the_javascript_is_bundled_once(
     monkeypatch.undo()
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nothing")
     assert assets.vega() == first
+    # a part of a copy is not taken for all of it
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for damaged in (first[: len(first) // 2].encode(), b"", b"\xff"):
+        (path,) = [*(tmp_path / "unmask").glob("*")] or [_written(tmp_path)]
+        path.write_bytes(damaged)
+        assert assets.vega() == first
+        assert path.read_text() == first
+
+
+def _written(cache: Path) -> Path:
+    assets.vega()
+    (path,) = (cache / "unmask").glob("vega-*.js")
+    return path
+
+
+def test_a_user_without_home_has_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", no_home)
+    monkeypatch.setattr("vl_convert.javascript_bundle", lambda _: "the script")
+    assert assets.vega().startswith("the script")

@@ -1,12 +1,14 @@
 """The page of a run: one file that shows each measurement and its controls."""
 
+import json
 import re
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from small_runs import plan_for, run
+from small_runs import call, plan_for, run
+from unmask.distributed.processes import SUMMARY_VARIABLE
 from unmask.reports.run.class_figures import class_bars, confusion_matrix
 from unmask.reports.run.figures import loss_curve, measurement_bars
 from unmask.reports.run.page import (
@@ -78,6 +80,22 @@ def test_a_page_is_rewritten_only_when_results_are_new(tmp_path: Path) -> None:
         "the command"
         in write_page(plan, results, "the command", refresh=True).read_text()
     )
+
+
+def test_a_run_whose_page_cannot_be_written_is_finished(tmp_path: Path) -> None:
+    runs, summary = tmp_path / "runs", tmp_path / "summary.json"
+    runs.mkdir()
+    # a file where the folder of pages should be
+    (runs / "pages").touch()
+    overrides = (f"runs_dir={runs}", "stages=[knn]", "controls=[]", "pretrain.epochs=1")
+    done = call(*overrides, env={SUMMARY_VARIABLE: str(summary)})
+    assert done.returncode == 0
+    (line,) = [line for line in done.stderr.splitlines() if "not written" in line]
+    assert f"{runs / 'pages'}: File exists" in line
+    assert "src/runs.py page" in line
+    # the launcher of a sweep has the results too
+    (result,) = [r for r in json.loads(summary.read_text()) if r["stage"] == "knn"]
+    assert result["metrics"]["val/accuracy"] > 0
 
 
 def test_the_page_counts_bad_images_and_says_where_they_are_listed(

@@ -215,6 +215,7 @@ def test_du_adds_up(ledger: Path, capsys: Any) -> None:
         (("rm", "abc", "mask_ratio=0.9"), "mask_ratio=0.9: rm takes no filters"),
         (("list", "--all"), "--all: there is no such option"),
         (("show", "zz", "runs_dir=gone"), "zz: there is no stage in gone; another"),
+        (("list", "sort=[a"), r"sort=\[a: the value is no YAML; close brackets"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(

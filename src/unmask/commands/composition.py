@@ -58,11 +58,25 @@ def compose_arguments(name: str, typed: Sequence[str]) -> dict[str, Any]:
     groups = [key for entry in defaults if entry != "_self_" for key in entry]
     choices = [argument for argument in typed if override_key(argument) in groups]
     values = [argument for argument in typed if argument not in choices]
+    for argument in values:
+        _check_yaml(argument)
     with hydra_errors_as_config_errors():
         config = _compose(name, choices)
         OmegaConf.set_struct(config, False)
         config.pop("hydra")
         return resolve(OmegaConf.merge(config, OmegaConf.from_dotlist(values)))
+
+
+def _check_yaml(argument: str) -> None:
+    """Raise ConfigError where the value is no YAML, as an open bracket."""
+    try:
+        OmegaConf.from_dotlist([argument])
+    except yaml.YAMLError:
+        key, _, value = argument.partition("=")
+        raise ConfigError(
+            f"{argument}: the value is no YAML; close brackets and quotes, or quote all"
+            f" of it: '{key}=\"{value}\"'"
+        ) from None
 
 
 class Composer:

@@ -48,7 +48,8 @@ def pages_of_stages(runs_dir: Path) -> dict[str, str]:
             notes[path] = path.stat().st_mtime
     pages = {}
     for path in sorted(notes, key=lambda path: notes[path]):
-        with suppress(OSError, ValueError, KeyError):
+        # a note may be damaged
+        with suppress(OSError, ValueError, KeyError, TypeError):
             for key in json.loads(path.read_text())["stages"]:
                 pages[key] = path.with_suffix(".html").name
     return pages

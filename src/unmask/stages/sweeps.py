@@ -10,6 +10,7 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -155,19 +156,21 @@ def read_sweep(path: Path) -> Sweep | None:
     """Return the sweep of a file; None where there is none, or it is damaged."""
     try:
         content = json.loads(path.read_text())
+        # raises ValueError for what is no time
+        datetime.fromisoformat(content["started"])
         cells = tuple(
             SweepCell(
-                tuple(cell["overrides"]),
+                _texts(cell["overrides"]),
                 cell["identity"],
-                tuple(cell["stages"]),
-                tuple(cell["weights"]),
-                tuple((table, row) for table, row in cell["tables"]),
+                _texts(cell["stages"]),
+                _texts(cell["weights"]),
+                tuple((table, row) for table, row in map(_texts, cell["tables"])),
             )
             for cell in content["cells"]
         )
         return Sweep(
             path.stem,
-            tuple(content["arguments"]),
+            _texts(content["arguments"]),
             content["started"],
             content["host"],
             content["pid"],
@@ -176,3 +179,10 @@ def read_sweep(path: Path) -> Sweep | None:
         )
     except (OSError, ValueError, TypeError, KeyError):
         return None
+
+
+def _texts(values: Any) -> tuple[str, ...]:
+    """Return them; TypeError where one is no text."""
+    if not all(isinstance(value, str) for value in values):
+        raise TypeError(values)
+    return tuple(values)

@@ -8,6 +8,7 @@ import importlib.metadata
 import importlib.util
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from unmask.storage.atomic import write_text
@@ -17,6 +18,8 @@ SCRIPT_END = re.compile(r"</(script)", re.IGNORECASE)
 
 # what the bundle does with the library that it holds
 SNIPPET = "window.vegaEmbed = vegaEmbed;"
+# ends the copy, so that a part of it is not taken for all
+END = "\n// the end\n"
 
 
 def vega() -> str:
@@ -25,27 +28,38 @@ def vega() -> str:
     vl-convert takes seconds to bundle it, so a copy is kept in the user's cache.
     """
     version = importlib.metadata.version("vl-convert-python")
-    path = cache_folder() / f"vega-{version}.js"
-    try:
-        return path.read_text()
-    except OSError:
-        pass
+    folder = cache_folder()
+    path = folder and folder / f"vega-{version}.js"
+    if path and (text := _read_copy(path)):
+        return text
     import vl_convert
 
-    text = escape_script(vl_convert.javascript_bundle(SNIPPET))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, text)
-    # the next page bundles it again
-    except OSError:
-        pass
+    text = escape_script(vl_convert.javascript_bundle(SNIPPET)) + END
+    # where this fails, the next page bundles it again
+    with suppress(OSError):
+        if path:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, text)
     return text
 
 
-def cache_folder() -> Path:
-    """Return $XDG_CACHE_HOME/unmask, or ~/.cache/unmask."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "unmask"
+def _read_copy(path: Path) -> str | None:
+    """Return the script; None where there is none, or a damaged one."""
+    try:
+        text = path.read_text()
+    except (OSError, ValueError):
+        return None
+    return text if text.endswith(END) else None
+
+
+def cache_folder() -> Path | None:
+    """Return $XDG_CACHE_HOME/unmask, or ~/.cache/unmask; None without a home."""
+    if given := os.environ.get("XDG_CACHE_HOME"):
+        return Path(given) / "unmask"
+    try:
+        return Path.home() / ".cache" / "unmask"
+    except RuntimeError:
+        return None
 
 
 def datatables() -> tuple[str, str]:

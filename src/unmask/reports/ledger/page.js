@@ -17,12 +17,16 @@ async function loadDataTables() {
 let drawn = Promise.resolve();
 const draw = (name, values) => (drawn = drawn.then(() => embed(name, values)));
 
+const isRepeated = (values) => new Set(values.map(({ x, others }) => `${x} ${others}`)).size < values.length;
+
 async function embed(name, values) {
   const place = document.getElementById(name);
   if (!place) return;
   place.hidden = values.length === 0;
   if (place.hidden) return;
   const spec = read(`${name}-spec`);
+  // without seeds there is no spread: Vega would warn of it, and draw an empty group
+  if (!isRepeated(values)) spec.layer = spec.layer?.filter((layer) => layer.mark.type !== "errorbar");
   spec.data.values = values;
   await vegaEmbed(place, spec, {
     actions: { export: true, source: false, compiled: false, editor: false },
@@ -37,6 +41,25 @@ const choices = (chart) =>
     [...document.querySelectorAll(`select[data-chart="${chart}"]`)].map((select) => [select.name, select.value]),
   );
 
+const selects = (which = "") => [...document.querySelectorAll(`main .controls select${which}`)];
+const boxes = (table) => table.rows().nodes().toArray().flatMap((row) => row.querySelector("input") ?? []);
+const runOf = (box) => box.closest("tr").dataset.run;
+
+// What DataTables keeps beside its own state, and what it found there.
+let remembered;
+const readControls = (table) => ({
+  choices: selects().map((select) => select.value),
+  chosen: boxes(table).filter((box) => box.checked).map(runOf),
+});
+
+function restoreControls({ choices = [], chosen = [] }) {
+  selects().forEach((select, i) => {
+    if ([...select.options].some((option) => option.value === choices[i])) select.value = choices[i];
+  });
+  for (const box of boxes(table)) box.checked = chosen.includes(runOf(box));
+  selects("[data-column]").forEach(filterTable);
+}
+
 const { default: DataTable, set_or_remove_dark_class: followColours } = await loadDataTables();
 followColours();
 const element = document.getElementById("runs");
@@ -47,7 +70,15 @@ const table = new DataTable(element, {
   autoWidth: false,
   columnDefs: [{ targets: 0, orderable: false, searchable: false }],
   layout: { topStart: "pageLength", topEnd: "search", bottomStart: "info", bottomEnd: "paging" },
+  // as long as the tab is open: an open page loads itself again
+  stateSave: true,
+  stateDuration: -1,
+  stateSaveParams: (settings, state) => Object.assign(state, readControls(new DataTable.Api(settings))),
+  stateLoadParams: (_, state) => void (remembered = state),
 });
+
+// a browser lays out 25 rows in much less time than a thousand
+element.hidden = false;
 
 const curves = new Map(read("curves-data").map((run) => [run.run, run]));
 const points = document.getElementById("dials") ? read("dials-data") : [];
@@ -57,7 +88,7 @@ const rows = (which) => table.rows(which).nodes().toArray();
 async function drawCurves() {
   const { measure } = choices("curves");
   if (!measure) return;
-  const chosen = rows().filter((row) => row.querySelector("input")?.checked);
+  const chosen = boxes(table).filter((box) => box.checked).map((box) => box.closest("tr"));
   const candidates = chosen.length ? chosen : rows({ search: "applied", order: "applied" });
   const ids = candidates.map((row) => row.dataset.run).filter((run) => curves.get(run)?.curves[measure]);
   const shown = chosen.length ? ids : ids.slice(0, DRAWN_FIRST);
@@ -79,22 +110,21 @@ function filterTable(select) {
   table.column(Number(select.dataset.column)).search(select.value, { exact: select.value !== "" }).draw();
 }
 
-for (const select of document.querySelectorAll("select[data-column]"))
-  select.addEventListener("change", () => filterTable(select));
-for (const select of document.querySelectorAll('select[data-chart="curves"]'))
-  select.addEventListener("change", drawCurves);
-for (const select of document.querySelectorAll('select[data-chart="dials"]'))
-  select.addEventListener("change", drawDials);
+if (remembered) restoreControls(remembered);
+for (const select of selects("[data-column]")) select.addEventListener("change", () => filterTable(select));
+for (const select of selects('[data-chart="curves"]')) select.addEventListener("change", drawCurves);
+for (const select of selects('[data-chart="dials"]')) select.addEventListener("change", drawDials);
 element.addEventListener("change", drawCurves);
 document.getElementById("clear")?.addEventListener("click", () => {
-  for (const row of rows()) if (row.querySelector("input")) row.querySelector("input").checked = false;
+  for (const box of boxes(table)) box.checked = false;
+  table.state.save();
   drawCurves();
 });
+document.addEventListener("change", () => table.state.save());
 dark.addEventListener("change", () => Promise.all([drawCurves(), drawDials()]));
 await Promise.all([drawCurves(), drawDials()]);
 table.on("draw", drawCurves);
 document.documentElement.dataset.ready = "true";
 
-// While something runs the page shows what is new, unless runs are chosen in it.
-if ("open" in document.querySelector("main").dataset)
-  setInterval(() => document.querySelector("#runs input:checked") || location.reload(), RELOAD_SECONDS * 1000);
+// While something runs the page shows what is new, with all that was chosen in it.
+if ("open" in document.querySelector("main").dataset) setInterval(() => location.reload(), RELOAD_SECONDS * 1000);

@@ -5,7 +5,7 @@ Each is one file that needs no server, no network and no other file.
 
 import base64
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,8 @@ def _find_sweep(ledger: Ledger, word: str) -> Sweep:
 def write_index(ledger: Ledger) -> Path:
     """Write index.html in the ledger's folder, and return its path."""
     path = ledger.runs_dir / "index.html"
-    content = _runs(ledger, ledger.records, f"{FOLDER}/")
+    names = {record.key: record.name for record in ledger.records}
+    content = _runs(ledger, ledger.records, names, f"{FOLDER}/")
     states = [record.state for record in ledger.records]
     running, failed = states.count("running"), states.count("failed")
     facts = [
@@ -81,7 +82,8 @@ def write_sweep_page(ledger: Ledger, each: Sweep) -> Path:
     records = {r.key: r for cell in cells for r in cell.records}
     points = sweep.points(cells)
     described = _describe(each, ledger)
-    content = _runs(ledger, records.values(), "", f"{name}.csv")
+    names = sweep.stage_names(cells)
+    content = _runs(ledger, records.values(), names, "", f"{name}.csv")
     content["data_blocks"] |= _chart("dials", points)
     text = _render(
         "sweep.html.j2",
@@ -133,22 +135,27 @@ def _describe(each: Sweep, ledger: Ledger) -> dict[str, Any]:
 def _runs(
     ledger: Ledger,
     records: Collection[RunRecord],
+    names: Mapping[str, str],
     below: str,
     csv: str | None = None,
 ) -> dict[str, Any]:
     """Return the values of runs.html.j2.
 
-    below: the way from this page to the folder of pages.
+    names: what the page calls stages, by their keys. below: the way from this page to
+    the folder of pages.
     """
     pages = pages_of_stages(ledger.runs_dir)
     links = {key: f"{below}{name}" for key, name in pages.items()}
-    data = curves.chart_data(records)
+    data = curves.chart_data(records, names)
     with_curve = {run["run"] for run in data}
     return {
         "measures": curves.curve_names(data),
         "columns": table.COLUMNS,
         "filters": table.filters(records),
-        "rows": [table.row(r, r.key in with_curve, links.get(r.key)) for r in records],
+        "rows": [
+            table.row(r, names[r.key], r.key in with_curve, links.get(r.key))
+            for r in records
+        ],
         "sort": f"{table.BEGUN_COLUMN} desc",
         "csv": csv,
         "data_blocks": _chart("curves", data),

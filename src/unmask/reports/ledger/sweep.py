@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,9 @@ def swept_cells(sweep: Sweep, ledger: Ledger) -> list[SweptCell]:
 
 def _typed(cell: SweepCell) -> dict[str, str]:
     """Return the value of each override; rows of a table stand for what they set."""
-    values = dict(override.split("=", 1) for override in cell.overrides)
+    pairs = (override.partition("=") for override in cell.overrides)
+    # an override such as ~key has no value
+    values = {key: value for key, is_value, value in pairs if is_value}
     if not cell.tables:
         return values
     table, row = cell.tables[0]
@@ -112,6 +115,35 @@ def _is_number(text: str) -> bool:
     return True
 
 
+def stage_names(cells: Sequence[SweptCell]) -> dict[str, str]:
+    """Return what the page calls each stage, by its key.
+
+    Its kind and what is swept, as "kNN mask_ratio=0.5 seed=1": all else is the same in
+    all cells. A stage of several cells has what these share, and where they share
+    nothing, its name in the ledger.
+    """
+    shared: dict[str, dict[str, str]] = {}
+    records = {record.key: record for cell in cells for record in cell.records}
+    for cell in cells:
+        seed = {} if cell.seed is None else {"seed": cell.seed}
+        own = cell.values | seed
+        for record in cell.records:
+            known = shared.get(record.key, own)
+            shared[record.key] = dict(known.items() & own.items())
+    return {
+        key: " ".join([records[key].title, *_in_order(values, cells)])
+        if values
+        else records[key].name
+        for key, values in shared.items()
+    }
+
+
+def _in_order(values: dict[str, str], cells: Sequence[SweptCell]) -> list[str]:
+    """Return "key=value" in the order in which the keys were typed, the seed last."""
+    keys = dict.fromkeys([*(key for cell in cells for key in cell.values), "seed"])
+    return [f"{key}={values[key]}" for key in keys if key in values]
+
+
 def sheets(cells: Sequence[SweptCell]) -> list[tuple[str, Path]]:
     """Return the last picture of each pretraining, with the titles of its cells."""
     pictures: dict[Path, str] = {}
@@ -123,8 +155,12 @@ def sheets(cells: Sequence[SweptCell]) -> list[tuple[str, Path]]:
 
 
 def _last_picture(record: RunRecord) -> Path | None:
-    paths = (record.folder / "pictures").glob("epoch=*.png")
-    return max(paths, default=None, key=lambda path: int(path.stem.partition("=")[2]))
+    pictures = {}
+    for path in (record.folder / "pictures").glob("epoch=*.png"):
+        # other files of that name are not ours
+        with suppress(ValueError):
+            pictures[int(path.stem.partition("=")[2])] = path
+    return pictures[max(pictures)] if pictures else None
 
 
 def to_csv(cells: Sequence[SweptCell]) -> str:

@@ -42,16 +42,19 @@ COLUMNS = (
 BEGUN_COLUMN = 1 + [column.title for column in COLUMNS].index("begun")
 
 
-def row(record: RunRecord, has_curve: bool, page: str | None) -> dict[str, Any]:
+def row(
+    record: RunRecord, name: str, has_curve: bool, page: str | None
+) -> dict[str, Any]:
     """Return a row of the template.
 
-    page: where the run's page is, relative to this one.
+    name: what the page calls the stage. page: where the run's page is, relative to
+    this one.
     """
     measure = record.measure
     begun = record.started
     seconds = record.seconds
     cells = (
-        Cell(record.name, "title", link=page),
+        Cell(name, "title", link=page),
         Cell(record.title),
         Cell(record.state, record.state),
         Cell(measure.text, "n", measure.value) if measure else Cell("", "n", -math.inf),
@@ -65,7 +68,7 @@ def row(record: RunRecord, has_curve: bool, page: str | None) -> dict[str, Any]:
     )
     return {
         "id": record.key,
-        "title": record.name,
+        "title": name,
         "curve": has_curve,
         "cells": cells,
     }
