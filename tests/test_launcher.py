@@ -249,7 +249,8 @@ def test_a_sweep_of_such_runs_has_one_group_of_processes_a_cell(tmp_path: Path) 
         for path in tmp_path.glob("pretrain/*/result.json")
     ]
     assert num_processes == [1, 1], "trainer.devices=2 must reuse one device's result"
-    assert done.stdout.count("from the ledger") == 2
+    # both as the cell ends, and in the table
+    assert done.stdout.count("from the ledger") == 4
 
 
 def test_the_first_error_is_printed_and_tracebacks_are_in_files(tmp_path: Path) -> None:

@@ -410,7 +410,7 @@ def test_the_command_writes_a_csv_and_names_skipped_files(
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
-        (("images=/tmp",), "checkpoint: missing; give a stage's folder"),
+        (("images=/tmp",), "checkpoint: missing; give a stage (the first digits"),
         (("checkpoint=/nowhere", "images=/tmp", "top=0"), "top = 0"),
         (
             ("checkpoint=/nowhere", "images=/nowhere"),
