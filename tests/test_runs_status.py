@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,29 @@ def test_a_sweep_counts_its_cells_and_the_time_that_is_left(
     # 50 s of the second cell; the other two take what the first two take: 100 s each
     assert (status.seconds_left, status.is_complete) == (250.0, True)
     assert "4 cells: 1 done, 1 running, 2 left; about 4 min left" in printed
+
+
+def test_stages_of_other_sweeps_count_where_a_sweep_has_none(runs: Path) -> None:
+    plant_sweep(runs, *CELLS)
+    other = ("mask_ratio=0.9", "stages=[pretrain]")
+    plant(runs, *other, seconds=30.0)
+    (sweep,) = read_ledger(runs).sweeps
+    assert sweep_status(sweep, read_ledger(runs)).seconds_left == 4 * 30.0
+    plant(runs, *CELLS[0], seconds=100.0)
+    assert sweep_status(sweep, read_ledger(runs)).seconds_left == 3 * 100.0
+
+
+def test_thousands_of_cells_are_counted_at_once(runs: Path) -> None:
+    plant_sweep(runs, *CELLS[:1])
+    plant(runs, *CELLS[0], seconds=2.0)
+    ledger = read_ledger(runs)
+    (sweep,) = ledger.sweeps
+    cells = [replace(sweep.cells[0], stages=(f"pretrain/{i}",)) for i in range(20_000)]
+    start = time.process_time()
+    status = sweep_status(replace(sweep, cells=tuple(cells)), ledger)
+    # a cell that goes through all cells would take minutes
+    assert time.process_time() - start < 5
+    assert (status.cells["left"], status.seconds_left) == (20_000, 40_000.0)
 
 
 def test_a_sweep_that_was_stopped_says_how_to_go_on(runs: Path, capsys: Any) -> None:

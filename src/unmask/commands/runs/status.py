@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -184,7 +185,8 @@ def sweep_status(sweep: Sweep, ledger: Ledger) -> SweepStatus:
         if state in (*RUNNING, LEFT)
     ]
     keys = dict.fromkeys(key for cell in open_cells for key in _needed(cell, ledger))
-    costs = [_seconds_left(key, sweep, ledger) for key in keys]
+    means = _mean_costs(sweep, ledger)
+    costs = [_seconds_left(key, means, ledger) for key in keys]
     known = [seconds for seconds in costs if seconds is not None]
     at_once = max(1, cells["running"])
     return SweepStatus(sweep, cells, sum(known) / at_once, len(known) == len(costs))
@@ -211,19 +213,30 @@ def cell_state(cell: SweepCell, ledger: Ledger) -> str:
     return LEFT
 
 
-def _seconds_left(key: str, sweep: Sweep, ledger: Ledger) -> float | None:
-    """Return how long a stage will still take; None where nothing tells."""
+def _mean_costs(sweep: Sweep, ledger: Ledger) -> dict[str, float]:
+    """Return the mean seconds of a stage by kind: of the sweep where it has some."""
+    own = {key for cell in sweep.cells for key in (*cell.weights, *cell.stages)}
+    nearest: dict[str, list[float]] = {}
+    others: dict[str, list[float]] = {}
+    for record in ledger.records:
+        cost = _cost(record)
+        if cost is not None:
+            known = nearest if record.key in own else others
+            known.setdefault(record.kind, []).append(cost)
+    return {kind: statistics.mean(costs) for kind, costs in (others | nearest).items()}
+
+
+def _seconds_left(key: str, means: Mapping[str, float], ledger: Ledger) -> float | None:
+    """Return how long a stage will still take; None where nothing tells.
+
+    means: what stages of each kind took.
+    """
     record = ledger.by_key.get(key)
     if record and record.progress and record.progress.seconds_left is not None:
         return record.progress.seconds_left
-    kind = key.partition("/")[0]
-    own = {key for cell in sweep.cells for key in (*cell.weights, *cell.stages)}
-    costs = {r.key: _cost(r) for r in ledger.records if r.kind == kind}
-    known = {name: seconds for name, seconds in costs.items() if seconds is not None}
-    nearest = [seconds for name, seconds in known.items() if name in own]
-    if not known:
+    mean = means.get(key.partition("/")[0])
+    if mean is None:
         return None
-    mean = statistics.mean(nearest or known.values())
     so_far = _since(record) if record and record.state in RUNNING else None
     return max(0.0, mean - (so_far or 0.0))
 
