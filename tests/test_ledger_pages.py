@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -244,6 +245,28 @@ def test_an_override_without_a_value_sweeps_nothing(ledger: Ledger) -> None:
     each.path.write_text(json.dumps(content))
     (each,) = read_ledger(ledger.runs_dir).sweeps
     assert sweep.dials(sweep.swept_cells(each, ledger)) == ["mask_ratio"]
+
+
+@pytest.mark.parametrize(
+    ("argument", "title"),
+    [
+        (f"seed={','.join(map(str, range(8)))}", "seed=0,1,2,3,4,5,6,7"),
+        (
+            f"seed={','.join(map(str, range(4000)))}",
+            "seed=0,1,2,3,...,3999 (4000 values)",
+        ),
+        (
+            "stages=" + ",".join(["[pretrain,knn]"] * 9),
+            "stages=" + ",".join(["[pretrain,knn]"] * 9),
+        ),
+    ],
+)
+def test_the_title_of_a_sweep_has_some_of_many_values(
+    ledger: Ledger, argument: str, title: str
+) -> None:
+    each = replace(ledger.sweeps[0], arguments=(argument, "labels=100"))
+    assert each.title == title
+    assert argument in each.command
 
 
 def test_pictures_of_others_are_not_shown(ledger: Ledger) -> None:

@@ -25,6 +25,8 @@ from unmask.storage.atomic import write_json
 # the environment variable with the id of the sweep that a cell is of
 SWEEP_VARIABLE = "UNMASK_SWEEP"
 FOLDER = "sweeps"
+# of a key in the title of a sweep
+MAX_VALUES = 8
 # others who look at the lock hold it for an instant
 LOCK_SECONDS = 0.5
 
@@ -67,18 +69,28 @@ class Sweep:
 
     @property
     def title(self) -> str:
-        """Return what is swept: the arguments that have several values."""
+        """Return what is swept: the arguments that have several values, shortened."""
         swept = [
-            argument
+            _shorten(argument)
             for argument in self.arguments
             if argument.startswith("experiment=") or _is_swept(argument)
         ]
-        return " ".join(swept) or " ".join(self.arguments) or "one cell"
+        return " ".join(swept or self.arguments) or "one cell"
 
     @property
     def is_driven(self) -> bool:
         """Whether the command that starts its cells still runs."""
         return is_locked(self.path.with_suffix(".lock"))
+
+
+def _shorten(argument: str) -> str:
+    """Return it with the first and the last of many values: a title is one line."""
+    key, equals, text = argument.partition("=")
+    values = text.split(",")
+    if len(values) <= MAX_VALUES or set("[({'\"") & set(text):
+        return argument
+    shown = ",".join([*values[: MAX_VALUES // 2], "...", values[-1]])
+    return f"{key}{equals}{shown} ({len(values)} values)"
 
 
 def _is_swept(argument: str) -> bool:
