@@ -40,6 +40,12 @@ def test_identifiers_are_unique_and_references_have_one(page: str) -> None:
     assert {first or second for first, second in referred} <= {*identifiers}
 
 
+def test_readers_of_screens_tell_tables_apart(page: str) -> None:
+    labels = re.findall(r'role="region" aria-label="([^"]+)"', page)
+    assert len(labels) == 1 + page.count('<section id="') - page.count('id="ratios"')
+    assert len(set(labels)) == len(labels)
+
+
 def test_every_verdict_has_its_colour_and_its_reason(page: str) -> None:
     for tone, verdict in (
         ("good", "holds"),
