@@ -66,6 +66,8 @@ class ProcLauncher(Launcher):
     def __init__(self, n_jobs: int = 1, report: bool = False) -> None:
         self.n_jobs = n_jobs
         self.report = report
+        # setup() takes the config's
+        self.runs_dir = "runs"
         # the line of a cell comes before what the cell prints
         self.lock = Lock()
 

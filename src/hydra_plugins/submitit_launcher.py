@@ -100,6 +100,8 @@ class SubmititLauncher(Launcher):
     ) -> None:
         self.cluster = cluster
         self.report = report
+        # setup() takes the config's
+        self.runs_dir = "runs"
         self.executor_options: dict[str, Any] = {
             "folder": submitit_folder,
             "cluster": cluster,

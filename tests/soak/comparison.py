@@ -16,6 +16,7 @@ from unmask.commands.verify.compare import differing_names
 from unmask.storage import checkpoints
 from unmask.storage.atomic import sha256
 from unmask.storage.checkpoints import BEST_FILE, INDEX_FILE
+from unmask.storage.metrics_log import MACHINE_KEYS
 
 # of a result: how long it took and when; not compared
 TIMES = ("seconds", "finished")
