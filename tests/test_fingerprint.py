@@ -75,8 +75,9 @@ MACHINE = {
     "rerun": "rerun=true",
     "adopt": "adopt=true",
     **dict.fromkeys(
-        ("scale.name", "scale.seeds", "scale.cells"),
-        "++scale.name=a ++scale.seeds=[1] ++scale.cells={}",
+        ("scale.name", "scale.seeds", "scale.looks", "scale.alike", "scale.cells"),
+        "++scale.name=a ++scale.seeds=[1] ++scale.looks=[3,6] ++scale.alike={}"
+        " ++scale.cells={}",
     ),
     "model.name": "model.name=other",
     "model.patch_size_at_224": "model.patch_size_at_224=8",
