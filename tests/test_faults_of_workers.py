@@ -100,7 +100,7 @@ def test_a_loader_worker_that_hangs_is_given_up(
     disk: tuple[Path, tuple[str, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It ignores SIGTERM, as all workers do, and would keep this process from ending."""
-    original, opened = views.decode_crop, itertools.count()
+    original, opened = views.decode_view, itertools.count()
 
     def hanging(*args: Any) -> torch.Tensor:
         if next(opened) > 30:  # each worker counts for itself
@@ -108,7 +108,7 @@ def test_a_loader_worker_that_hangs_is_given_up(
         return original(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(views, "decode_crop", hanging)
+        patch.setattr(views, "decode_view", hanging)
         # seconds that torch waits for a worker that it asked to stop
         patch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.5)
         # the watchdog would end this process if the first step were slow
