@@ -103,7 +103,7 @@ class Scale(Section):
         description="after how many seeds of a row claims are judged",
     )
     alike: dict[StageName, Positive] = Field(
-        default={"linear_probe": 1.5, "finetune": 0.6},
+        default={},
         description="by stage: the largest difference, in points, that counts as none",
     )
 
