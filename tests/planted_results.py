@@ -1,9 +1,17 @@
 """Tables of the paper with planted results: the paper's numbers plus a shift and noise."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from unmask.config.paper_facts import Paper
-from unmask.reports.paper.comparison import Comparison, Finding, compare
+from unmask.reports.paper.claims import Judging
+from unmask.reports.paper.comparison import (
+    Comparison,
+    Finding,
+    compare,
+    judge_claims,
+)
 from unmask.reports.paper.result_rows import ResultRow
 
 FT = {"title": "fine-tuning", "stage": "finetune", "unit": "top-1 %"}
@@ -164,14 +172,18 @@ def comparison(
     differences: tuple[str, ...] = ("digits for ImageNet",),
     rows: int | None = None,
 ) -> Comparison:
-    return compare(
+    planted = results(paper, rows=rows)
+    compared = compare(
         paper,
         paper.title.lower().replace(" ", "_"),
         "embedded",
-        results(paper, rows=rows),
+        planted,
         3,
         list(differences),
     )
+    # as the file of the scale has it
+    judging = Judging(alike_within={"linear_probe": 1.5, "finetune": 0.6})
+    return replace(compared, claims=judge_claims(paper, planted, judging))
 
 
 def planted_findings() -> list[Finding]:
