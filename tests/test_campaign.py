@@ -11,7 +11,7 @@ import pytest
 from planted_ledger import begin
 from small_runs import TINY, call, plan_for
 from unmask.config.checks import ConfigError
-from unmask.config.deciding import as_sweeper_options
+from unmask.config.deciding import sweeper_options
 from unmask.config.experiments import Cell, read_scale
 from unmask.reports.paper.campaign import Campaign, Limits
 from unmask.stages.origin import Origin
@@ -171,18 +171,14 @@ def test_wrong_limits_are_refused(
     arguments: list[str], is_multirun: bool, message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        as_sweeper_options(arguments, is_multirun)
+        sweeper_options(arguments, is_multirun)
 
 
 def test_limits_are_options_of_the_sweeper() -> None:
-    typed = ["-m", "experiment=mask_ratio", "decide=true", "hours=6"]
-    assert as_sweeper_options(typed, True) == [
-        "-m",
-        "experiment=mask_ratio",
+    assert sweeper_options(["decide=true", "hours=6"], True) == [
         "hydra.sweeper.decide=True",
         "hydra.sweeper.hours=6.0",
     ]
-    assert as_sweeper_options(["mask_ratio=0.5"], False) == ["mask_ratio=0.5"]
 
 
 @pytest.mark.process

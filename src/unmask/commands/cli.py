@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, NoReturn, get_origin
 
 from unmask.commands.composition import check_syntax, compose_arguments
+from unmask.config import deciding
 from unmask.config.checks import AnySection, ConfigError, parse_arguments
-from unmask.config.deciding import as_sweeper_options
 from unmask.config.experiments import CONF
 from unmask.config.keys import fields_by_key, known_keys, path_keys
 from unmask.config.overrides import check_overrides, config_groups, override_key
@@ -168,7 +168,9 @@ def run_hydra(main: Callable[[], None]) -> None:
     with exit_on_user_error():
         arguments = [quote_value(each, is_multirun) for each in sys.argv[1:]]
         check_syntax(arguments)
-        arguments = as_sweeper_options(arguments, is_multirun)
+        if typed := [a for a in arguments if a.partition("=")[0] in deciding.KEYS]:
+            options = deciding.sweeper_options(typed, is_multirun)
+            arguments = [*(a for a in arguments if a not in typed), *options]
         check_overrides(arguments, [*known_keys(), *config_groups()])
         for argument in arguments if is_multirun else ():
             if argument.partition("=")[0] in SHOW_CONFIG_FLAGS:

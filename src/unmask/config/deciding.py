@@ -24,14 +24,11 @@ class Decide(Section):
     hours: Positive | None = None
 
 
-def as_sweeper_options(arguments: Sequence[str], is_multirun: bool) -> list[str]:
-    """Return the arguments, those of `Decide` as options of the sweeper.
+def sweeper_options(typed: Sequence[str], is_multirun: bool) -> list[str]:
+    """Return arguments of `Decide` as options of the sweeper.
 
     Raises ConfigError for values that cannot be, and where no sweep was asked for.
     """
-    typed = [each for each in arguments if each.partition("=")[0] in KEYS]
-    if not typed:
-        return list(arguments)
     pairs = [each.partition("=") for each in typed]
     values = {key: value for key, _, value in pairs}
     wanted = parse_decide(values)
@@ -45,9 +42,8 @@ def as_sweeper_options(arguments: Sequence[str], is_multirun: bool) -> list[str]
             f"{typed[0]}: claims are decided by a sweep over a table of the paper; type"
             " python src/train.py -m experiment=mask_ratio decide=true"
         )
-    others = [each for each in arguments if each not in typed]
     options = wanted.model_dump(exclude_none=True).items()
-    return [*others, *(f"hydra.sweeper.{key}={value}" for key, value in options)]
+    return [f"hydra.sweeper.{key}={value}" for key, value in options]
 
 
 def parse_decide(values: dict[str, Any]) -> Decide:
