@@ -6,7 +6,6 @@ from contextlib import suppress
 from pathlib import Path
 
 from unmask.stages.fingerprint import digest
-from unmask.stages.origin import stage_key
 from unmask.stages.plan import Plan
 from unmask.storage.atomic import write_json
 
@@ -35,7 +34,7 @@ def run_page(plan: Plan, title: str) -> Path:
 
 def note_stages(page: Path, plan: Plan) -> None:
     """Write beside the page of a run which stages it shows."""
-    keys = [stage_key(spec) for spec in plan.stages]
+    keys = [spec.key for spec in plan.stages]
     write_json(page.with_suffix(".json"), {"stages": keys})
 
 

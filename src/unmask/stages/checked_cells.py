@@ -30,7 +30,7 @@ def refuse_unchecked_cell(plan: Plan) -> None:
     checked = os.environ.get(CHECKED_CELLS)
     # a run that no sweep has started is free
     if checked and plan_identity(plan) not in checked.split(","):
-        stages = ", ".join(f"{spec.kind}/{spec.fingerprint}" for spec in plan.stages)
+        stages = ", ".join(spec.key for spec in plan.stages)
         raise ConfigError(
             "the project or its images changed under the sweep: this cell is now"
             f" {stages}, which was not checked; undo the change, or type the sweep's"

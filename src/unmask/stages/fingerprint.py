@@ -79,6 +79,11 @@ class StageSpec:
         return digest({**self.science, "parent": parent})
 
     @property
+    def key(self) -> str:
+        """Return the stage's name in the ledger, which is its folder below runs_dir."""
+        return f"{self.kind}/{self.fingerprint}"
+
+    @property
     def title(self) -> str:
         """Return what tables call this stage."""
         kind = STAGES[self.kind]

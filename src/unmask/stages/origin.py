@@ -46,11 +46,6 @@ def this_origin(overrides: Sequence[str]) -> Origin:
     return Origin(tuple(overrides), os.environ.get(SWEEP_VARIABLE))
 
 
-def stage_key(spec: StageSpec) -> str:
-    """Return a stage's name in the ledger, which is its folder below runs_dir."""
-    return f"{spec.kind}/{spec.fingerprint}"
-
-
 def write_origin(folder: Path, spec: StageSpec, origin: Origin) -> None:
     """Write what asks for the stage now; the time when it was first begun stays."""
     earlier = read_origin_file(folder)
@@ -58,7 +53,7 @@ def write_origin(folder: Path, spec: StageSpec, origin: Origin) -> None:
         # what the folder's name and the config do not tell
         "title": spec.title,
         "start": spec.start,
-        "parent": stage_key(spec.parent) if spec.parent else None,
+        "parent": spec.parent.key if spec.parent else None,
         "command": origin.command,
         "overrides": list(origin.overrides),
         # a run of one's own may go on with what a sweep has begun

@@ -130,7 +130,7 @@ def write_sweep(
 def _cell(
     overrides: Overrides, plan: Plan, tables: Sequence[TableRow]
 ) -> dict[str, Any]:
-    names = {spec: f"{spec.kind}/{spec.fingerprint}" for spec in plan.stages}
+    names = {spec: spec.key for spec in plan.stages}
     asked = [spec for spec in names if spec.kind in plan.config.stages]
     return {
         "overrides": list(overrides),

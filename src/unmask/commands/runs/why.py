@@ -39,7 +39,7 @@ def why(request: Request, ledger: Ledger) -> None:
     else:
         second = _planned(first, request)
     print_line(f"first   {first.key}  {first.name}")
-    print_line(f"second  {second.kind}/{second.fingerprint}  {_name(second)}")
+    print_line(f"second  {second.key}  {_name(second)}")
     differs = _differences(_lineage(first, ledger), _lineage_of(second, ledger))
     if differs:
         print_table(COLUMNS, differs)
