@@ -6,7 +6,6 @@ said before it is returned; `rerun` makes it anew, `adopt` takes it as one of th
 """
 
 import hashlib
-import json
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -21,7 +20,7 @@ from unmask.config.schema import Config
 from unmask.stages.fingerprint import StageSpec
 from unmask.stages.ledger import StageFolder, utc_now
 from unmask.stages.plan import Plan
-from unmask.storage.atomic import write_json
+from unmask.storage.atomic import read_note, write_json
 from unmask.storage.removed_weights import removed_weights
 
 # of a file in the package's folder: the digest of its code and that of its bytes
@@ -118,11 +117,7 @@ def begin_stage(folder: StageFolder, rerun: bool, adopt: bool) -> str | None:
 
 def _read_begun(folder: StageFolder) -> dict[str, Any]:
     """Return what the stage was begun with; nothing where nobody recorded it."""
-    try:
-        begun = json.loads((folder.path / BEGUN_FILE).read_text())
-    except (OSError, ValueError):
-        return {}
-    return begun if isinstance(begun, dict) else {}
+    return read_note(folder.path / BEGUN_FILE)
 
 
 def finish_sources(folder: StageFolder) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 It is no part of the fingerprint: a stage is the same whoever made it.
 """
 
-import json
 import os
 import re
 import shlex
@@ -16,7 +15,7 @@ from typing import Any
 from unmask.stages.fingerprint import StageSpec
 from unmask.stages.ledger import utc_now
 from unmask.stages.sweeps import SWEEP_VARIABLE
-from unmask.storage.atomic import write_json
+from unmask.storage.atomic import read_note, write_json
 
 FILE = "origin.json"
 
@@ -69,8 +68,4 @@ def read_origin_file(folder: Path) -> dict[str, Any]:
 
     Versions before 0.2 wrote none.
     """
-    try:
-        content = json.loads((folder / FILE).read_text())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    return read_note(folder / FILE)

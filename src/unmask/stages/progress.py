@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unmask.stages.ledger import is_locked
+from unmask.storage.atomic import read_note
 
 State = Literal["done", "running", "stalled", "interrupted", "failed", "damaged"]
 STATES: tuple[State, ...] = (
@@ -70,11 +71,7 @@ def read_progress(folder: Path) -> Progress | None:
 
 def read_owner(folder: Path) -> dict[str, Any]:
     """Return the pid, host and time of the process that works on a stage, or did."""
-    try:
-        owner = json.loads((folder / "owner.json").read_text())
-    except (OSError, ValueError):
-        return {}
-    return owner if isinstance(owner, dict) else {}
+    return read_note(folder / "owner.json")
 
 
 def unfinished_state(folder: Path, progress: Progress | None) -> State:

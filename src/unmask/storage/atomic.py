@@ -82,6 +82,18 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
+def read_note(path: Path) -> dict[str, Any]:
+    """Return the object of a JSON file; an empty one where it is missing or damaged.
+
+    For what is good to know, and no reason to fail.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def sha256(path: Path) -> str:
     """Return the hexadecimal SHA-256 of a file's content."""
     with path.open("rb") as file:
