@@ -19,7 +19,12 @@ from unmask.config import deciding
 from unmask.config.checks import AnySection, ConfigError, parse_arguments
 from unmask.config.experiments import CONF
 from unmask.config.keys import fields_by_key, known_keys, path_keys
-from unmask.config.overrides import check_overrides, config_groups, override_key
+from unmask.config.overrides import (
+    check_overrides,
+    config_groups,
+    is_number,
+    override_key,
+)
 from unmask.config.secrets import redact
 from unmask.config.section import Section
 from unmask.stages.ledger import LedgerError
@@ -321,18 +326,10 @@ def _quote_path(key: str, value: str, is_multirun: bool) -> str:
             f" has one in two kinds of quotes: '{key}=\"{value}\"'"
         )
     # a number is one to Hydra, and to us the digits of a fingerprint
-    if re.fullmatch(r"[\w./:+@-]*", value) and not _is_number(value):
+    if re.fullmatch(r"[\w./:+@-]*", value) and not is_number(value):
         return value
     escaped = value.replace("'", r"\'")
     return f"'{escaped}'"
-
-
-def _is_number(value: str) -> bool:
-    try:
-        float(value)
-    except ValueError:
-        return False
-    return True
 
 
 def _read_defaults(section: type[Section]) -> str:

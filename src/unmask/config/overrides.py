@@ -38,6 +38,15 @@ def override_key(override: str) -> str:
     return override.partition("=")[0].lstrip("+~")
 
 
+def is_number(value: str) -> bool:
+    """Tell whether a typed value is a number; 7e5 and 0123 are."""
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True
+
+
 def config_groups() -> list[str]:
     """List the folders of conf/: model=mae_vit_b chooses a file of one."""
     return [str(path.relative_to(CONF)) for path in CONF.rglob("*") if path.is_dir()]

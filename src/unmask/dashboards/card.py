@@ -10,7 +10,13 @@ from unmask.config.experiments import EXPERIMENTS, read_paper
 from unmask.config.overrides import override_key
 from unmask.dashboards.names import stage_prefix
 from unmask.stages.fingerprint import DATA_KEYS, PRETRAIN_KEYS
-from unmask.stages.records import PLACES, RunRecord, folder_key, read_record
+from unmask.stages.records import (
+    PLACES,
+    RunRecord,
+    folder_key,
+    read_record,
+    uses_of,
+)
 from unmask.stages.scope import stage_dials
 from unmask.stages.sweeps import read_sweeps
 
@@ -150,19 +156,14 @@ def read_card(folder: Path, device: str | None = None) -> Card:
     Raises FileNotFoundError where nothing was begun in it.
     """
     key = folder_key(folder)
-    sweeps = []
-    tables = []
-    typed: list[str] = []
     known = read_sweeps(folder.parent.parent)
-    for sweep in known:
-        uses = [c for c in sweep.cells if key in (*c.stages, *c.weights)]
-        sweeps += [sweep.id] if uses else []
-        tables += [table for cell in uses for table in cell.tables]
-        typed += [o for cell in sweep.cells if uses for o in cell.overrides]
-    record = read_record(folder, tuple(sweeps), tuple(dict.fromkeys(tables)))
+    sweeps, tables = uses_of(known).get(key, ((), ()))
+    record = read_record(folder, sweeps, tables)
     if record is None:
         raise FileNotFoundError(f"{folder}: no stage was begun here: no config.yaml")
     titles = [f"{s.title} ({s.id})" for s in known if s.id == record.sweep]
+    cells = [cell for each in known if each.id in sweeps for cell in each.cells]
+    typed = [override for cell in cells for override in cell.overrides]
     typed += record.origin.overrides
     return Card(record, device, next(iter(titles), None), tuple(typed))
 

@@ -6,7 +6,7 @@ Reading changes nothing, and imports no torch.
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -156,7 +156,7 @@ def read_ledger(runs_dir: str | Path) -> Ledger:
     """Read all stages and sweeps; an empty ledger where the folder is missing."""
     root = Path(runs_dir)
     sweeps = read_sweeps(root)
-    uses = _uses(sweeps)
+    uses = uses_of(sweeps)
     records = [
         record
         for folder in stage_folders(root)
@@ -327,8 +327,8 @@ def _timestamp(time: datetime | None) -> float:
     return time.timestamp() if time else 0.0
 
 
-def _uses(
-    sweeps: list[Sweep],
+def uses_of(
+    sweeps: Iterable[Sweep],
 ) -> dict[str, tuple[tuple[str, ...], tuple[TableRow, ...]]]:
     """Return, of each stage, the sweeps that name it and the rows that it is of."""
     ids: dict[str, dict[str, None]] = {}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unmask.config.overrides import is_number
 from unmask.stages.records import Ledger, RunRecord
 from unmask.stages.sweeps import Sweep, SweepCell
 
@@ -104,15 +105,7 @@ def _value(cell: SweptCell, dial: str) -> str:
 def axis_order(values: Sequence[str]) -> list[str]:
     """Return each value once: numbers by size, words as they came."""
     once = list(dict.fromkeys(values))
-    return sorted(once, key=float) if all(map(_is_number, once)) else once
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+    return sorted(once, key=float) if all(map(is_number, once)) else once
 
 
 def stage_names(cells: Sequence[SweptCell]) -> dict[str, str]:
