@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hydra_plugins.reporting import Reporter
-from unmask.commands.plan.units import count_noun, format_duration
+from unmask.commands.units import count_noun, format_duration
 from unmask.distributed.processes import PREEMPTED
 
 NOT_STARTED = "not started"

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from unmask.commands.plan.units import count_noun, format_duration
+from unmask.commands.units import count_noun, format_duration
 from unmask.config.checks import ConfigError
 from unmask.config.schema import Config
 from unmask.data.listing.listing import Listing

@@ -10,7 +10,7 @@ from unmask.commands.plan.price_types import (
     sum_prices,
     unique_stages,
 )
-from unmask.commands.plan.units import (
+from unmask.commands.units import (
     UNKNOWN,
     count_noun,
     format_disk,

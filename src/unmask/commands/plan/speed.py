@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from unmask.commands.plan.price_types import TrainingStep
-from unmask.commands.plan.units import count_noun
+from unmask.commands.units import count_noun
 from unmask.config.hardware import (
     GIB,
     PRECISION_NAMES,

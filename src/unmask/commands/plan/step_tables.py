@@ -7,7 +7,7 @@ from rich.table import Table
 
 from unmask.commands.plan.price_types import TrainingStep
 from unmask.commands.plan.speed import MeasuredSpeed
-from unmask.commands.plan.units import (
+from unmask.commands.units import (
     MIB,
     format_memory,
     format_number,

@@ -8,7 +8,6 @@ from unmask.commands.runs.filters import age_seconds, record_value
 from unmask.commands.runs.output import (
     NO_VALUE,
     Column,
-    count,
     format_bytes,
     format_seconds,
     print_line,
@@ -16,6 +15,7 @@ from unmask.commands.runs.output import (
     print_table,
 )
 from unmask.commands.runs.request import Request
+from unmask.commands.units import count_noun
 from unmask.config.checks import ConfigError
 from unmask.config.dials import format_value
 from unmask.config.keys import did_you_mean, known_keys
@@ -64,7 +64,7 @@ def list_stages(request: Request, ledger: Ledger) -> None:
     if options.format == "text":
         more = len(records) - len(shown)
         note = f"; {more:,} more, limit={options.limit}" if more else ""
-        print_line(f"{count(len(records), 'stage')} in {ledger.runs_dir}{note}")
+        print_line(f"{count_noun(len(records), 'stage')} in {ledger.runs_dir}{note}")
 
 
 def select(records: Iterable[RunRecord], request: Request) -> list[RunRecord]:

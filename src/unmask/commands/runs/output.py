@@ -113,8 +113,3 @@ def format_seconds(seconds: float | None) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
     return f"{seconds:.0f} s" if seconds >= 1 else "< 1 s"
-
-
-def count(number: int, noun: str) -> str:
-    """Return '1 stage', '2 stages' and so on."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -11,13 +11,13 @@ from unmask.commands.runs.listing import DIGITS, select, state_text
 from unmask.commands.runs.names import find_records
 from unmask.commands.runs.output import (
     Column,
-    count,
     format_bytes,
     format_seconds,
     print_line,
     print_table,
 )
 from unmask.commands.runs.request import Request
+from unmask.commands.units import count_noun
 from unmask.stages.disk import MOMENTS
 from unmask.stages.ledger import LedgerError, utc_now
 from unmask.stages.records import Ledger, RunRecord, files_with_sizes
@@ -83,7 +83,7 @@ def _free(records: list[RunRecord], request: Request, ledger: Ledger) -> None:
     cost = sum(record.seconds or 0.0 for record in records)
     again = "" if keep == "weights" else f"; {format_seconds(cost)} to make again"
     what = {"weights": "optimiser states", "results": "weights"}.get(keep or "", "")
-    summary = f"{what + ' of ' if what else ''}{count(len(records), 'stage')}"
+    summary = f"{what + ' of ' if what else ''}{count_noun(len(records), 'stage')}"
     if not request.options.yes:
         print_line(f"{summary}, {about}{total}{again}")
         print_line("nothing was removed: yes=true does it")
@@ -168,10 +168,12 @@ def _print_children(record: RunRecord, removed: set[str], ledger: Ledger) -> Non
     waiting = [child for child in children if child.state != "done"]
     names = ", ".join(child.key for child in children[:MAX_NAMED])
     more = f" and {len(children) - MAX_NAMED} more" if len(children) > MAX_NAMED else ""
-    text = f"{record.fingerprint[:DIGITS]}: {count(len(children), 'stage')} from it"
+    text = (
+        f"{record.fingerprint[:DIGITS]}: {count_noun(len(children), 'stage')} from it"
+    )
     text += f" ({names}{more})"
     if finished:
-        text += f"; {count(len(finished), 'result')} of them stay"
+        text += f"; {count_noun(len(finished), 'result')} of them stay"
     if waiting:
         text += f"; {len(waiting)} not finished: they need it again"
     print_line(text)

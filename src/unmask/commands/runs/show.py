@@ -6,7 +6,6 @@ from unmask.commands.runs.listing import measure_text, record_row, state_text
 from unmask.commands.runs.names import find_record
 from unmask.commands.runs.output import (
     Column,
-    count,
     format_bytes,
     format_seconds,
     print_line,
@@ -14,6 +13,7 @@ from unmask.commands.runs.output import (
     print_table,
 )
 from unmask.commands.runs.request import Request
+from unmask.commands.units import count_noun
 from unmask.config.dials import format_value
 from unmask.stages.drift import changed_files, name_files
 from unmask.stages.records import Ledger, RunRecord, files_with_sizes
@@ -118,7 +118,7 @@ def _versions(record: RunRecord) -> str:
     words = [f"{name} {text}" for name, text in result.get("versions", {}).items()]
     if processes := result.get("processes"):
         noun = "process" if processes == 1 else "processes"
-        threads = count(result.get("threads", 1), "thread")
+        threads = count_noun(result.get("threads", 1), "thread")
         words.append(f"{processes} {noun} of {threads}")
     return ", ".join(words)
 

@@ -6,13 +6,13 @@ from typing import Any
 from unmask.commands.runs.listing import DIGITS, select
 from unmask.commands.runs.output import (
     Column,
-    count,
     format_bytes,
     print_line,
     print_rows,
     print_table,
 )
 from unmask.commands.runs.request import Request
+from unmask.commands.units import count_noun
 from unmask.stages.records import Ledger, RunRecord, files_with_sizes
 
 DEFAULT_LIMIT = 10
@@ -50,7 +50,7 @@ def print_sizes(request: Request, ledger: Ledger) -> None:
         [_kind_texts(kind, members, parts) for kind, members in kinds.items()],
     )
     total = sum(record.bytes for record in records)
-    print_line(f"{count(len(records), 'stage')}, {format_bytes(total)} in all\n")
+    print_line(f"{count_noun(len(records), 'stage')}, {format_bytes(total)} in all\n")
     limit = request.options.limit or DEFAULT_LIMIT
     print_table(
         STAGE_COLUMNS,

@@ -10,12 +10,12 @@ from typing import Any
 from unmask.commands.runs.listing import record_row
 from unmask.commands.runs.names import find_record
 from unmask.commands.runs.output import (
-    count,
     format_seconds,
     print_line,
     print_rows,
 )
 from unmask.commands.runs.request import Request
+from unmask.commands.units import count_noun
 from unmask.stages.records import Ledger, RunRecord, read_ledger
 from unmask.stages.sweeps import Sweep, SweepCell
 
@@ -162,7 +162,7 @@ def _since(record: RunRecord) -> float | None:
 def _describe_sweep(each: SweepStatus) -> str:
     states = [f"{number} {state}" for state, number in each.cells.items() if number]
     text = f"sweep {each.sweep.id}  {each.sweep.title}\n  "
-    text += f"{count(len(each.sweep.cells), 'cell')}: {', '.join(states)}"
+    text += f"{count_noun(len(each.sweep.cells), 'cell')}: {', '.join(states)}"
     if not each.is_open:
         unfinished = each.cells["done"] < len(each.sweep.cells)
         return f"{text}; go on with: {each.sweep.command}" if unfinished else text

@@ -9,9 +9,10 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from unmask.commands.runs.output import count, format_bytes, format_seconds
+from unmask.commands.runs.output import format_bytes, format_seconds
 from unmask.commands.runs.request import Request
 from unmask.commands.runs.status import sweep_status
+from unmask.commands.units import count_noun
 from unmask.config.checks import ConfigError
 from unmask.reports.ledger import assets, curves, sweep, table
 from unmask.reports.page_names import FOLDER, file_name, pages_of_stages
@@ -115,7 +116,7 @@ def _describe(each: Sweep, ledger: Ledger) -> dict[str, Any]:
     status = sweep_status(each, ledger)
     states = {state: number for state, number in status.cells.items() if number}
     progress = ", ".join(f"{number} {state}" for state, number in states.items())
-    progress = f"{count(len(each.cells), 'cell')}: {progress}"
+    progress = f"{count_noun(len(each.cells), 'cell')}: {progress}"
     if status.is_open and status.seconds_left is not None:
         progress += f"; about {format_seconds(status.seconds_left)} left"
     if list(states) == ["done"]:

@@ -1,4 +1,4 @@
-"""Numbers with their units, as the tables of src/plan.py show them."""
+"""Numbers with their units, as the tables of commands show them."""
 
 UNKNOWN = "?"
 NONE = "-"
