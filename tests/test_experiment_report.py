@@ -13,7 +13,8 @@ from planted_results import DEPTH, PARTIAL, SCHEDULE, TOKEN, comparison, results
 from small_runs import raw_config
 from unmask.config.checks import ConfigError, check
 from unmask.config.experiments import experiment_cells, read_paper, read_scale
-from unmask.reports.paper.comparison import Finding, compare
+from unmask.reports.paper.claims import Judging
+from unmask.reports.paper.comparison import Finding, compare, judge_claims
 from unmask.reports.paper.figures import (
     comparison_figure,
     figure_bytes,
@@ -83,7 +84,10 @@ def test_progress_counts_each_row_column_and_seed_that_the_scale_makes() -> None
         omitted_rows=["800", "1600"],
     )
     assert (without.done, without.expected) == (18, 18)
-    assert without.claims[0].reason == "This scale leaves out rows “800”, “1600”."
+    (claim,) = judge_claims(
+        SCHEDULE, results(SCHEDULE, rows=3), Judging(), ["800", "1600"]
+    )
+    assert claim.reason == "This scale leaves out rows “800”, “1600”."
     more_seeds = compare(
         SCHEDULE, "schedule", "embedded", results(SCHEDULE, seeds=5), 3, []
     )

@@ -94,11 +94,6 @@ class Judging:
         rule = Anytime() if anytime else SpentLevel(tuple(scale.looks))
         return cls(rule, scale.alike)
 
-    @classmethod
-    def by_default(cls) -> "Judging":
-        """Return how a scale is judged whose file says nothing of it."""
-        return cls.at(Scale(name="", seeds=[0], cells={}))
-
 
 def judge(claim: Claim, column: ColumnSamples, rule: Rule = FOUR_LOOKS) -> JudgedClaim:
     """Decide a claim from the results in its column, at the looks of the rule."""

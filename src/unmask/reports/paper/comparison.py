@@ -41,11 +41,12 @@ class Comparison:
     # results: each is a row, a column and a seed
     done: int
     expected: int
-    claims: list[JudgedClaim]
     # by column
     correlations: dict[str, Correlation]
     # a line each; none where the protocols are alike
     protocol_differences: list[str]
+    # of `judge_claims`
+    claims: list[JudgedClaim] = field(default_factory=list)
 
     def cell(self, column: str, row: str) -> dict[Hashable, float]:
         """Return the numbers of one column in one row."""
@@ -129,9 +130,8 @@ def compare(
     omitted_rows: Collection[str] = (),
     counted_values: Mapping[str, Mapping[str, float]] | None = None,
 ) -> Comparison:
-    """Return the comparison of our results with a table of the paper.
+    """Return the comparison of our results with a table of the paper, not yet judged.
 
-    Claims are judged at the looks of a scale whose file names none.
     num_seeds: with how many seeds each row is made.
     omitted_rows: the rows that this scale does not make.
     counted_values: by column, then row, what needs no training (FLOPs).
@@ -159,7 +159,6 @@ def compare(
         numbers,
         int(done),
         len(expected) * num_seeds,
-        judge_claims(paper, results, Judging.by_default(), omitted_rows),
         correlations,
         protocol_differences,
     )

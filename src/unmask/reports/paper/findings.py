@@ -113,7 +113,6 @@ def _find(
         ],
     )
     omitted = [row.row for row in paper.rows if row.row not in collected.configs]
-    judging = Judging.at(scale, args.anytime)
     comparison = compare(
         paper,
         slug,
@@ -128,6 +127,7 @@ def _find(
             if column.counted
         },
     )
+    judging = Judging.at(scale, args.anytime)
     judging = replace(judging, seconds=collected.seconds_per_seed)
     claims = judge_claims(paper, collected.rows, judging, omitted)
     comparison = replace(comparison, claims=claims)
