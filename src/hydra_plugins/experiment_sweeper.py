@@ -45,7 +45,7 @@ from unmask.reports.paper.result_rows import (
 from unmask.stages.checked_cells import publish_checked_cells
 from unmask.stages.devices import refuse_uneven_batches
 from unmask.stages.disk import refuse_small_disk
-from unmask.stages.plan import Plan, make_plan
+from unmask.stages.plan import Listings, Plan, make_plan
 from unmask.stages.sweeps import SWEEP_VARIABLE, hold_sweep, write_sweep
 
 # of one cell, as typed
@@ -259,10 +259,11 @@ def check_cells(cells: list[TableCell]) -> dict[Overrides, Plan]:
     plans: dict[Overrides, Plan] = {}
     faults = []
     composer = Composer()
+    listings = Listings()
     # tables share cells
     for overrides in dict.fromkeys(cell.overrides for cell in cells):
         try:
-            plans[overrides] = _plan_cell(composer, overrides)
+            plans[overrides] = _plan_cell(composer, overrides, listings)
         except ConfigError as error:
             faults.append(cell_fault(overrides, error))
     if not faults:
@@ -276,8 +277,9 @@ def check_cells(cells: list[TableCell]) -> dict[Overrides, Plan]:
     return plans
 
 
-def _plan_cell(composer: Composer, overrides: Overrides) -> Plan:
-    plan = make_plan(check(composer(overrides)))
+def _plan_cell(composer: Composer, overrides: Overrides, listings: Listings) -> Plan:
+    config = check(composer(overrides))
+    plan = make_plan(config, listings.of(config))
     trainer = plan.config.trainer
     # trainer.devices=null is the number of GPUs where the cell runs, perhaps elsewhere
     if trainer.devices is not None:

@@ -66,6 +66,21 @@ def list_dataset(data: Data, container: Container) -> Listing | None:
         raise ConfigError(str(error)) from None
 
 
+class Listings:
+    """List the images of many runs: those of one data set once, not for every run."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Listing | None] = {}
+
+    def of(self, config: Config) -> Listing | None:
+        """Return what `list_dataset` does; its errors are raised each time."""
+        data = config.data
+        key = repr((data.source, data.root, data.holdout, config.source))
+        if key not in self._known:
+            self._known[key] = list_dataset(data, config.source)
+        return self._known[key]
+
+
 def make_plan(
     config: Config, listing: Listing | None = None, needs_range: bool = True
 ) -> Plan:

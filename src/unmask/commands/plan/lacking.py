@@ -5,10 +5,9 @@ from pathlib import Path
 from unmask.commands.units import count_noun, format_duration
 from unmask.config.checks import ConfigError
 from unmask.config.schema import Config
-from unmask.data.listing.listing import Listing
 from unmask.stages.drift import kept_results
 from unmask.stages.fingerprint import StageSpec
-from unmask.stages.plan import Plan, list_dataset, make_plan, stages_without_data
+from unmask.stages.plan import Listings, Plan, make_plan, stages_without_data
 
 
 class LedgerStages:
@@ -20,7 +19,7 @@ class LedgerStages:
     def __init__(self, reads_ledger: bool) -> None:
         self.reads_ledger = reads_ledger
         self.finished: dict[str, float] = {}
-        self._listings: dict[str, Listing | None] = {}
+        self.listings = Listings()
 
     def lacking(self, config: Config, dataset: str) -> list[StageSpec]:
         """Return the stages of a run that the ledger lacks, in order.
@@ -31,7 +30,7 @@ class LedgerStages:
         if not self.reads_ledger or not Path(config.runs_dir).is_dir():
             return list(stages_without_data(config, dataset))
         try:
-            plan = make_plan(config, self._listing(config), needs_range=False)
+            plan = make_plan(config, self.listings.of(config), needs_range=False)
         # images that are missing, or not as they should be, have a price as well
         except ConfigError:
             stages = stages_without_data(config, dataset)
@@ -41,13 +40,6 @@ class LedgerStages:
             if result:
                 self.finished[spec.fingerprint] = result["seconds"]
         return [spec for spec, result in results.items() if result is None]
-
-    def _listing(self, config: Config) -> Listing | None:
-        data, source = config.data, config.source
-        key = repr((data.source, data.root, data.holdout, source))
-        if key not in self._listings:
-            self._listings[key] = list_dataset(data, source)
-        return self._listings[key]
 
     def describe(self, num_lacking: int, runs_dir: str) -> str | None:
         """Say what the ledger has of all stages; None where it has nothing."""

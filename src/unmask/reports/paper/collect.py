@@ -11,7 +11,6 @@ from unmask.config.checks import ConfigError
 from unmask.config.experiments import Cell, experiment_cells, same_run_message
 from unmask.config.paper_facts import Paper
 from unmask.config.schema import Config, Scale
-from unmask.data.listing.listing import Listing
 from unmask.reports.paper.result_rows import (
     KeptResults,
     ResultRow,
@@ -19,7 +18,7 @@ from unmask.reports.paper.result_rows import (
 )
 from unmask.stages.drift import changed_files, name_files
 from unmask.stages.ledger import LedgerError, StageFolder
-from unmask.stages.plan import Plan, list_dataset, make_plan
+from unmask.stages.plan import Listings, Plan, make_plan
 
 # overrides of the command line -> the checked config
 Compose = Callable[[Sequence[str]], Config]
@@ -75,8 +74,7 @@ def collect_results(
     Raise ConfigError where two rows of the table are the same run.
     """
     collected = CollectedResults()
-    # A million files are listed once, not for every cell.
-    listings: dict[tuple[str, str | None, float], Listing | None] = {}
+    listings = Listings()
     row_of_stage: dict[tuple[str, str], str] = {}
     ended: set[str] = set()
     for cell in experiment_cells(slug, scale, [*scale.seeds, *more_seeds]):
@@ -87,11 +85,8 @@ def collect_results(
         config = collected.configs[cell.row].model_copy(
             update={"seed": cell.seed, "runs_dir": runs_dir}
         )
-        data = config.data
-        images = data.source, data.root, data.holdout
         try:
-            if images not in listings:
-                listings[images] = list_dataset(data, config.source)
+            listing = listings.of(config)
         except ConfigError as error:
             place = cell.row, cell.seed
             collected.add_kept([r for r in unverified if (r.row, r.seed) == place])
@@ -100,7 +95,7 @@ def collect_results(
                 " experiments/ are known"
             )
             continue
-        if listing := listings[images]:
+        if listing:
             collected.dataset_size = (len(listing.train), len(listing.classes))
         plan = make_plan(config, listing)
         found = add_results(collected, cell, plan, paper, kept)
