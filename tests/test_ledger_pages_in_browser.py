@@ -2,19 +2,17 @@
 
 import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 import pytest
 
+from browser import CHROMIUM, dump_dom
 from planted_ledger import plant, plant_curve, plant_sweep
 from unmask.reports.ledger.pages import write_index, write_sweep_page
 from unmask.stages.records import read_ledger
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 STAGES = ("stages=[pretrain,knn]", "controls=[]")
 # Runs `actions` on the page in a frame once it is drawn, and then `answer`.
@@ -48,22 +46,9 @@ def drive(page: Path, folder: Path, answer: str, actions: str = "") -> Any:
     """Do something with a page, and return the value of `answer`: both JavaScript."""
     frame = folder / "frame.html"
     frame.write_text(FRAME.format(page=page.as_uri(), answer=answer, actions=actions))
-    command = [
-        str(CHROMIUM),
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        f"--user-data-dir={folder / 'profile'}",
-        "--allow-file-access-from-files",
-        "--virtual-time-budget=60000",
-        "--dump-dom",
-        frame.as_uri(),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    found = re.search(r'data-answer="([^"]*)"', done.stdout)
-    assert found, done.stderr[-500:]
+    shown, complaints = dump_dom(frame, 60_000)
+    found = re.search(r'data-answer="([^"]*)"', shown)
+    assert found, complaints[-500:]
     return json.loads(unquote(found[1]))
 
 

@@ -1,16 +1,14 @@
 """The page of all experiments is one file that loads nothing and fits a narrow screen."""
 
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
+from browser import CHROMIUM, dump_dom
 from planted_results import planted_findings
 from unmask.reports.paper.page import render_paper_page
 
-CHROMIUM = shutil.which("chromium")
 PNG = b"\x89PNG\r\n\x1a\nnot really"
 
 
@@ -92,22 +90,8 @@ def test_nothing_is_wider_than_the_page(page: str, width: int, tmp_path: Path) -
         " f.contentDocument.documentElement;document.title = `measured"
         " ${d.clientWidth} ${d.scrollWidth}`; }</script>"
     )
-    command = [
-        str(CHROMIUM),
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        f"--user-data-dir={tmp_path / 'profile'}",
-        "--hide-scrollbars",
-        "--allow-file-access-from-files",
-        "--virtual-time-budget=3000",
-        "--dump-dom",
-        (tmp_path / "frame.html").as_uri(),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    measured = re.search(r"<title>measured (\d+) (\d+)</title>", done.stdout)
-    assert measured, done.stderr[-500:]
+    shown, complaints = dump_dom(tmp_path / "frame.html", 3_000, "--hide-scrollbars")
+    measured = re.search(r"<title>measured (\d+) (\d+)</title>", shown)
+    assert measured, complaints[-500:]
     assert int(measured[1]) == width
     assert int(measured[2]) <= width
