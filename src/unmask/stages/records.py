@@ -140,6 +140,10 @@ class Ledger:
     def by_key(self) -> dict[str, RunRecord]:
         return {record.key: record for record in self.records}
 
+    def sweeps_named(self, prefix: str) -> list[Sweep]:
+        """Return the sweeps whose id begins so."""
+        return [sweep for sweep in self.sweeps if sweep.id.startswith(prefix)]
+
     def children(self, record: RunRecord) -> list[RunRecord]:
         """Return the stages that start from this one, or measure it."""
         return [other for other in self.records if other.parent == record.key]

@@ -42,6 +42,16 @@ class SweepStatus:
         running = sum(self.cells[state] for state in RUNNING)
         return bool(running) or (self.sweep.is_driven and self.cells[LEFT] > 0)
 
+    @property
+    def progress(self) -> str:
+        """Return how many cells are in which state, and the time left while it runs."""
+        states = [f"{number} {state}" for state, number in self.cells.items() if number]
+        text = f"{count_noun(len(self.sweep.cells), 'cell')}: {', '.join(states)}"
+        if not self.is_open:
+            return text
+        word = "about" if self.is_complete else "more than"
+        return f"{text}; {word} {format_seconds(self.seconds_left)} left"
+
 
 def status(request: Request, ledger: Ledger) -> Any:
     """Print what runs; with until= wait, and return the code to exit with."""
@@ -74,7 +84,7 @@ def _selected(ledger: Ledger, request: Request) -> tuple[list[RunRecord], list[S
         return list(ledger.records), list(ledger.sweeps)
     records, sweeps = [], []
     for word in request.words:
-        named = [sweep for sweep in ledger.sweeps if sweep.id.startswith(word)]
+        named = ledger.sweeps_named(word)
         if len(named) == 1:
             sweeps += named
         else:
@@ -160,14 +170,10 @@ def _since(record: RunRecord) -> float | None:
 
 
 def _describe_sweep(each: SweepStatus) -> str:
-    states = [f"{number} {state}" for state, number in each.cells.items() if number]
-    text = f"sweep {each.sweep.id}  {each.sweep.title}\n  "
-    text += f"{count_noun(len(each.sweep.cells), 'cell')}: {', '.join(states)}"
-    if not each.is_open:
-        unfinished = each.cells["done"] < len(each.sweep.cells)
-        return f"{text}; go on with: {each.sweep.command}" if unfinished else text
-    word = "about" if each.is_complete else "more than"
-    return f"{text}; {word} {format_seconds(each.seconds_left)} left"
+    text = f"sweep {each.sweep.id}  {each.sweep.title}\n  {each.progress}"
+    if each.is_open or each.cells["done"] == len(each.sweep.cells):
+        return text
+    return f"{text}; go on with: {each.sweep.command}"
 
 
 def sweep_status(sweep: Sweep, ledger: Ledger) -> SweepStatus:

@@ -9,10 +9,9 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from unmask.commands.runs.output import format_bytes, format_seconds
+from unmask.commands.runs.output import format_bytes
 from unmask.commands.runs.request import Request
 from unmask.commands.runs.status import sweep_status
-from unmask.commands.units import count_noun
 from unmask.config.checks import ConfigError
 from unmask.reports.ledger import assets, curves, sweep, table
 from unmask.reports.page_names import FOLDER, file_name, pages_of_stages
@@ -41,7 +40,7 @@ def write_pages(request: Request, ledger: Ledger) -> None:
 
 
 def _find_sweep(ledger: Ledger, word: str) -> Sweep:
-    named = [each for each in ledger.sweeps if each.id.startswith(word)]
+    named = ledger.sweeps_named(word)
     if len(named) == 1:
         return named[0]
     ids = ", ".join(each.id for each in named or ledger.sweeps) or "none"
@@ -114,21 +113,16 @@ def sweep_page(each: Sweep) -> str:
 def _describe(each: Sweep, ledger: Ledger) -> dict[str, Any]:
     """Return what pages say of a sweep; state: the CSS class of its progress."""
     status = sweep_status(each, ledger)
-    states = {state: number for state, number in status.cells.items() if number}
-    progress = ", ".join(f"{number} {state}" for state, number in states.items())
-    progress = f"{count_noun(len(each.cells), 'cell')}: {progress}"
-    if status.is_open and status.seconds_left is not None:
-        progress += f"; about {format_seconds(status.seconds_left)} left"
-    if list(states) == ["done"]:
+    if status.cells["done"] == len(each.cells):
         state = "done"
     else:
         state = "running" if status.is_open else "interrupted"
     return {
         "title": each.title,
         "page": f"{FOLDER}/{sweep_page(each)}.html",
-        "state": "failed" if "failed" in states else state,
+        "state": "failed" if status.cells["failed"] else state,
         "is_open": status.is_open,
-        "progress": progress,
+        "progress": status.progress,
         "begun": table.format_time(each.started),
     }
 
