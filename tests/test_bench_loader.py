@@ -328,6 +328,13 @@ def test_images_belong_to_loader_alone(typed: dict[str, Any], message: str) -> N
         "mask_ratio": 0.75,
         "norm_pix": True,
         "device": "cpu",
+        "precisions": ["32-true"],
+        "peers": [],
+        "official": None,
+        "tricks": False,
+        "out": None,
+        "minutes": 25.0,
+        "smallest": False,
     }
     with pytest.raises(ConfigError, match=message):
         validate(Bench, bench | typed)

@@ -1,24 +1,45 @@
 """The arguments of src/bench.py, of which each subject takes some."""
 
 from collections.abc import Iterable
-from typing import Literal
+from pathlib import Path
+from typing import Annotated, Literal
 
-from pydantic import ValidationInfo, model_validator
+from pydantic import Field, ValidationInfo, model_validator
 
+from unmask.config.architecture import Decoder, Model
 from unmask.config.data import Container, Data
+from unmask.config.hardware import Precision
 from unmask.config.image_checks import check_reading
-from unmask.config.schema import Decoder, Model
-from unmask.config.section import Count, OpenFraction, Positive, Section
+from unmask.config.section import Count, OpenFraction, PathText, Positive, Section
 
 WITHOUT_IMAGES = {
     "seconds": "rounds counts its steps",
     "source": "only loader reads images",
 }
+OF_STEP = dict.fromkeys(
+    ("precisions", "peers", "official", "tricks"), "only step compares implementations"
+)
+WITHOUT_FILE = {"out": "only step and gpu write a file"}
+OF_GPU = dict.fromkeys(("smallest", "minutes"), "only gpu does")
+# what is written beside the table of numbers
+CHART_SUFFIX = ".svg"
 # subject: key: what to do in place of setting it
 UNUSED_KEYS = {
-    "step": WITHOUT_IMAGES,
-    "guards": WITHOUT_IMAGES,
-    "loader": {
+    "step": WITHOUT_IMAGES | OF_GPU,
+    "guards": WITHOUT_IMAGES | OF_STEP | OF_GPU | WITHOUT_FILE,
+    "gpu": WITHOUT_IMAGES
+    | OF_STEP
+    | dict.fromkeys(
+        (
+            *("model", "decoder", "batch", "rounds", "threads", "image_size"),
+            *("patch_size", "channels", "mask_ratio", "norm_pix", "device"),
+        ),
+        "it measures sizes of its own",
+    ),
+    "loader": OF_STEP
+    | OF_GPU
+    | WITHOUT_FILE
+    | {
         "image_size": "set data.image_size",
         "patch_size": "set data.patch_size",
         "channels": "set data.channels",
@@ -29,7 +50,7 @@ UNUSED_KEYS = {
 
 
 class Bench(Section):
-    subject: Literal["step", "guards", "loader"]
+    subject: Literal["step", "guards", "loader", "gpu"]
     # the images that loader reads; the other subjects draw random ones
     data: Data | None = None
     source: Container
@@ -44,6 +65,13 @@ class Bench(Section):
     mask_ratio: OpenFraction
     norm_pix: bool
     device: Literal["auto", "cpu", "cuda"]
+    precisions: Annotated[list[Precision], Field(min_length=1)]
+    peers: list[Literal["transformers", "lightly"]]
+    official: PathText | None
+    tricks: bool
+    out: PathText | None
+    minutes: Positive
+    smallest: bool
     model: Model
     decoder: Decoder
 
@@ -80,6 +108,61 @@ class Bench(Section):
                 f"image_size = {self.image_size}: not a multiple of"
                 f" patch_size={self.patch_size}; the nearest image size is"
                 f" {patches * self.patch_size}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def check_visible(self) -> "Bench":
+        patches = (self.image_size // self.patch_size) ** 2
+        visible = round(patches * (1 - self.mask_ratio))
+        if not 0 < visible < patches:
+            raise ValueError(
+                f"mask_ratio = {self.mask_ratio}: keeps {visible} of {patches} patches;"
+                f" pick one that keeps between 1 and {patches - 1}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def check_official(self) -> "Bench":
+        if self.official is None:
+            return self
+        if not (Path(self.official) / "models_mae.py").is_file():
+            raise ValueError(
+                f"official = {self.official}: no folder with models_mae.py; git clone"
+                " https://github.com/facebookresearch/mae and give its folder"
+            )
+        if self.channels != 3:
+            raise ValueError(
+                f"channels = {self.channels}: the official code takes 3; leave official"
+                " out"
+            )
+        ratio = self.decoder.mlp_ratio
+        if ratio not in (None, self.model.mlp_ratio):
+            raise ValueError(
+                f"decoder.mlp_ratio = {ratio}: the official code has one for encoder"
+                f" and decoder, here {self.model.mlp_ratio}; leave official out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def check_out(self) -> "Bench":
+        if self.out is None:
+            return self
+        if self.smallest:
+            raise ValueError(
+                f"out = {self.out}: smallest=true only shows that all of gpu runs; its"
+                " numbers make no page: leave out= away, or smallest=true"
+            )
+        out = Path(self.out)
+        kind, suffix = ("page", ".md") if self.subject == "gpu" else ("table", ".csv")
+        if out.suffix != suffix:
+            raise ValueError(
+                f"out = {out}: a {kind} is written; give a name that ends in {suffix}"
+            )
+        if not out.parent.is_dir():
+            raise ValueError(
+                f"out = {out}: there is no folder {out.parent}; make it, or name"
+                " another"
             )
         return self
 

@@ -20,7 +20,7 @@ from unmask.callbacks.metrics import MetricsLogger
 from unmask.callbacks.nonfinite import NonfiniteGuard
 from unmask.callbacks.progress import StageProgress
 from unmask.callbacks.watchdog import Watchdog
-from unmask.commands.bench.step import build_our_mae, set_up_device
+from unmask.commands.bench.contestants.ours import build_our_mae, set_up_device
 from unmask.data.augment.crops import Augmentation
 from unmask.data.loading.batch import ImageFormat
 from unmask.data.loading.in_memory import InMemory

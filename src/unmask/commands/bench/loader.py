@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from unmask.commands.bench.contestants.ours import build_ours, set_up_device
 from unmask.commands.bench.loader_parts import FirstRead, read_first_time, time_parts
 from unmask.commands.bench.measure import Contestant, device_clock, time_in_turn
 from unmask.commands.bench.reading_paths import (
@@ -15,7 +16,7 @@ from unmask.commands.bench.reading_paths import (
     file_contestants,
     memory_contestants,
 )
-from unmask.commands.bench.step import our_step, set_up_device
+from unmask.commands.bench.step_worker import draw_batch, make_step
 from unmask.commands.bench.whole_loaders import time_loaders
 from unmask.config.data import Container, Data, default_patch_size
 from unmask.data.images.pillow import PILLOW_MODES
@@ -167,10 +168,11 @@ def model_images_per_second(spec: dict[str, Any], data: Data) -> float | None:
     is_gpu = device.type == "cuda"
     batch_size = spec["batch"] if is_gpu else min(spec["batch"], CPU_BATCH_SIZE)
     spec = spec | {"image_size": side, "patch_size": patch, "channels": data.channels}
-    images_BCHW = torch.randn(batch_size, data.channels, side, side, device=device)
-    noise_BL = torch.rand(batch_size, (side // patch) ** 2, device=device)
-    step = our_step(spec, images_BCHW, noise_BL)
-    steps = {"unmask": Contestant(lambda _: step())}
+    built = build_ours(spec)
+    built.model.to(device)
+    step = make_step(built, "32-true")
+    batch = draw_batch(spec, batch_size, device)
+    steps = {"unmask": Contestant(lambda _: step(*batch))}
     seconds = time_in_turn(steps, 3, warm_up=2, clock=device_clock(device))["unmask"]
     return batch_size / statistics.median(seconds)
 

@@ -24,9 +24,9 @@ from unmask.data.images.decoding import (
     resize_crop,
 )
 from unmask.data.images.unreadable import BadImageError, read_content
-from unmask.data.loading.batch import Batch, ImageFormat
+from unmask.data.loading.batch import ImageFormat
 from unmask.data.loading.folders import StoredImages
-from unmask.data.loading.module import normalise
+from unmask.data.loading.module import normalise_images
 from unmask.data.loading.views import mirror
 from unmask.randomness import make_key
 
@@ -153,10 +153,8 @@ def _load_step_by_step(
     with watch("collate"):
         batch_BHWC = np.stack(views)
     with watch("normalise"):
-        # ids and labels play no part in it
-        any_ids_B = sizes_B2[:, 0]
         images_BCHW = torch.from_numpy(batch_BHWC).permute(0, 3, 1, 2)
-        normalise(Batch(images_BCHW, any_ids_B, any_ids_B, 0), image_format)
+        normalise_images(images_BCHW, image_format)
     return batch_BHWC
 
 

@@ -1,165 +1,242 @@
-"""Time a pretraining step beside Hugging Face's ViTMAE: same sizes, same images."""
+"""Time training steps of all contestants in turn, each in a process of its own."""
 
+import os
 import statistics
+import sys
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from multiprocessing import Pipe
+from pathlib import Path
+from signal import SIGKILL
+from types import TracebackType
 from typing import Any
 
-import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from unmask.commands.bench.entries import Entry, list_entries
+from unmask.commands.bench.step_messages import END, TURN, Facts, Failure, Request
+from unmask.config.hardware import Precision
+from unmask.distributed.processes import start_process
 
-from unmask.commands.bench.measure import (
-    Contestant,
-    device_clock,
-    median_ratio,
-    time_in_turn,
-)
-from unmask.decoder import Decoder
-from unmask.encoder import Encoder
-from unmask.mae import MAE
-from unmask.masking import random_masking
-from unmask.targets import NormalisedPixel, Pixel, targets_at
-
-OURS = "unmask"
-# makes one training step and returns its loss
-Step = Callable[[], float]
+WORKER = "unmask.commands.bench.step_worker"
+SOURCE = Path(__file__).parents[3]
+WARM_UP_ROUNDS = 2
+# a process may need so many times the memory of the largest so far
+MEMORY_MARGIN = 1.2
+# that a process has to leave when it is asked to
+PATIENCE = 10.0
+Say = Callable[[str], object]
 
 
-def build_our_mae(spec: dict[str, Any]) -> tuple[MAE, Pixel | NormalisedPixel]:
-    """Build this project's model in the given sizes, and its target."""
-    model = spec["model"]
-    decoder = spec["decoder"]
-    patch = spec["patch_size"]
-    side = spec["image_size"] // patch
-    mae = MAE(
-        Encoder(
-            (side, side),
-            patch,
-            spec["channels"],
-            model["width"],
-            model["depth"],
-            model["heads"],
-        ),
-        Decoder(
-            (side, side),
-            model["width"],
-            # the decoder predicts every pixel of a patch
-            patch**2 * spec["channels"],
-            decoder["width"],
-            decoder["depth"],
-            decoder["heads"],
-        ),
-    )
-    return mae, NormalisedPixel() if spec["norm_pix"] else Pixel()
+class WorkerError(Exception):
+    """Say in one line why a process gives no further answer."""
 
 
-def set_up_device(spec: dict[str, Any]) -> torch.device:
-    """Return the device to measure on, and set torch's number of threads."""
-    if spec["threads"]:
-        torch.set_num_threads(spec["threads"])
-    if spec["device"] != "auto":
-        return torch.device(spec["device"])
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+class Worker:
+    """Hold a process that makes a step whenever it is asked for one."""
 
-
-def our_step(
-    spec: dict[str, Any],
-    images_BCHW: Float[Tensor, "B C H W"],
-    noise_BL: Float[Tensor, "B L"],
-) -> Step:
-    """Return a step of this project's MAE: forward, backward and AdamW."""
-    mae, target = build_our_mae(spec)
-    mae.to(images_BCHW.device)
-    optimizer = _build_optimizer(mae)
-
-    def step() -> float:
-        masking = random_masking(noise_BL, spec["mask_ratio"])
-        loss = target.loss(
-            mae(images_BCHW, masking),
-            targets_at(target, images_BCHW, masking.hidden_BM, spec["patch_size"]),
+    def __init__(self, request: Any, module: str | None = None) -> None:
+        """Start it with a request; module: what it runs, by default a contestant."""
+        self.connection, theirs = Pipe()
+        paths = [str(SOURCE), *filter(None, [os.environ.get("PYTHONPATH")])]
+        self.process = start_process(
+            [sys.executable, "-m", module or WORKER, str(theirs.fileno())],
+            {"PYTHONPATH": os.pathsep.join(paths)},
+            pass_fds=(theirs.fileno(),),
         )
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        # .item() waits for the device, as a loop that logs its loss does
-        return loss.item()
+        theirs.close()
+        self.connection.send(request)
 
-    return step
+    def receive(self) -> Any:
+        """Wait for an answer; raise WorkerError where there is none."""
+        try:
+            answer = self.connection.recv()
+        except (EOFError, OSError):
+            code = self.process.wait()
+            # the kernel kills what takes the last memory
+            reason = "; is the memory full?" if code == -SIGKILL else ""
+            message = f"its process ended with exit code {code}{reason}"
+            raise WorkerError(message) from None
+        if isinstance(answer, Failure):
+            raise WorkerError(answer.message)
+        return answer
 
+    def ask(self, message: str) -> Any:
+        """Send a message and return the answer; raise WorkerError for none."""
+        # where the process has ended, receive() says with which code
+        with suppress(OSError):
+            self.connection.send(message)
+        return self.receive()
 
-def vitmae_step(
-    spec: dict[str, Any],
-    images_BCHW: Float[Tensor, "B C H W"],
-    noise_BL: Float[Tensor, "B L"],
-) -> Step:
-    """Return the same step of Hugging Face's ViTMAE, with the same noise."""
-    # transformers comes with the development packages only
-    from transformers import ViTMAEConfig, ViTMAEForPreTraining
+    def __enter__(self) -> "Worker":
+        return self
 
-    model = spec["model"]
-    decoder = spec["decoder"]
-    vitmae = ViTMAEForPreTraining(
-        ViTMAEConfig(
-            hidden_size=model["width"],
-            num_hidden_layers=model["depth"],
-            num_attention_heads=model["heads"],
-            intermediate_size=4 * model["width"],
-            image_size=spec["image_size"],
-            patch_size=spec["patch_size"],
-            num_channels=spec["channels"],
-            mask_ratio=spec["mask_ratio"],
-            norm_pix_loss=spec["norm_pix"],
-            decoder_hidden_size=decoder["width"],
-            decoder_num_hidden_layers=decoder["depth"],
-            decoder_num_attention_heads=decoder["heads"],
-            decoder_intermediate_size=4 * decoder["width"],
-        )
-    )
-    vitmae.to(images_BCHW.device).train()
-    optimizer = _build_optimizer(vitmae)
-
-    def step() -> float:
-        loss = vitmae(images_BCHW, noise=noise_BL).loss
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        return loss.item()
-
-    return step
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.connection.close()
+        self.process.kill()
+        self.process.wait()
 
 
-def _build_optimizer(model: nn.Module) -> torch.optim.AdamW:
-    # betas of MAE's Table 8; the learning rate does not matter for speed
-    return torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), fused=True)
+@dataclass
+class Timed:
+    """Hold what was measured of a contestant.
 
-
-def compare_steps(spec: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """Return median, least and most seconds of a step, and the ratio to our step.
-
-    The ratio is the median of the ratios in each round.
+    seconds: of each step. ratios: to our step of the same round and precision. peak:
+    bytes beyond those that the process held before there was a model.
     """
-    device = set_up_device(spec)
-    num_patches = (spec["image_size"] // spec["patch_size"]) ** 2
-    # random images: a step takes as long whatever it sees
-    generator = torch.Generator().manual_seed(0)
-    shape = (spec["batch"], spec["channels"], spec["image_size"], spec["image_size"])
-    images_BCHW = torch.randn(shape, generator=generator).to(device)
-    noise_BL = torch.rand(spec["batch"], num_patches, generator=generator).to(device)
-    ours, vitmae = (
-        make(spec, images_BCHW, noise_BL) for make in (our_step, vitmae_step)
-    )
-    contestants = {
-        OURS: Contestant(lambda _: ours()),
-        "transformers ViTMAE": Contestant(lambda _: vitmae()),
-    }
-    clock = device_clock(device)
-    seconds = time_in_turn(contestants, spec["rounds"], warm_up=2, clock=clock)
-    return {
-        name: {
-            "median": statistics.median(taken),
-            "least": min(taken),
-            "most": max(taken),
-            "ratio": median_ratio(taken, seconds[OURS]),
-        }
-        for name, taken in seconds.items()
-    }
+
+    entry: Entry
+    facts: Facts
+    seconds: list[float] = field(default_factory=list)
+    ratios: list[float] = field(default_factory=list)
+    peak: int = 0
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+
+@dataclass
+class StepResults:
+    """Hold all contestants, FLOP/s of large products by precision, and remarks.
+
+    rates: without the precisions of which none was measured.
+    """
+
+    timed: dict[Entry, Timed] = field(default_factory=dict)
+    rates: dict[Precision, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    products_failed: bool = False
+
+
+def compare_steps(spec: dict[str, Any], say: Say = print) -> StepResults:
+    """Time all contestants in rounds; as many at once as fit in the memory.
+
+    say: is told what is done now. Raises ValueError where our own step cannot be made.
+    """
+    results = StepResults()
+    waiting = list_entries(spec)
+    groups = 0
+    with Worker(Request(spec)) as products:
+        while waiting:
+            with ExitStack() as processes:
+                group = Group(spec, results, processes)
+                waiting = group.start(waiting, say)
+                for turn in range(WARM_UP_ROUNDS + spec["rounds"]):
+                    say(f"round {turn + 1} of {WARM_UP_ROUNDS + spec['rounds']}")
+                    measure_products(products, results, spec)
+                    group.run_round(is_warm_up=turn < WARM_UP_ROUNDS)
+                group.ask_peaks()
+            groups += 1
+    if groups > 1:
+        results.notes.append(
+            f"All would not fit in the memory at once: measured in {groups} groups,"
+            " each beside unmask."
+        )
+    return results
+
+
+def measure_products(
+    products: Worker, results: StepResults, spec: dict[str, Any]
+) -> None:
+    """Keep the best rate of large products, which take turns with the contestants.
+
+    Where their process fails, the rates so far stand, and a note says so.
+    """
+    if results.products_failed:
+        return
+    try:
+        for precision in spec["precisions"]:
+            # 0 where the memory is too full for any product
+            if rate := products.ask(precision):
+                results.rates[precision] = max(results.rates.get(precision, 0.0), rate)
+    except WorkerError as error:
+        results.products_failed = True
+        results.notes.append(
+            f"Large products failed: {error}; their rate is the best until then."
+        )
+
+
+class Group:
+    """Hold processes that take turns: all of them fit in the memory together."""
+
+    def __init__(
+        self, spec: dict[str, Any], results: StepResults, processes: ExitStack
+    ) -> None:
+        self.spec = spec
+        self.results = results
+        self.processes = processes
+        self.workers: dict[Entry, Worker] = {}
+        self.references: dict[Precision, Entry] = {}
+
+    def start(self, entries: list[Entry], say: Say) -> list[Entry]:
+        """Start those that fit, at least one; return the others."""
+        for k, entry in enumerate(entries):
+            others = len(self.workers) - len(self.references)
+            if others and not self._has_room():
+                return entries[k:]
+            if entry.precision not in self.references:
+                reference = Entry("unmask", entry.precision, "auto")
+                self.references[entry.precision] = reference
+                self._start_entry(reference, say)
+            if entry not in self.workers:
+                self._start_entry(entry, say)
+        return []
+
+    def _has_room(self) -> bool:
+        facts = [self.results.timed[entry].facts for entry in self.workers]
+        return facts[-1].available > MEMORY_MARGIN * max(each.peak for each in facts)
+
+    def _start_entry(self, entry: Entry, say: Say) -> None:
+        say(f"first step of {entry.title}, {entry.precision}")
+        request = Request(self.spec, entry)
+        worker = self.processes.enter_context(Worker(request))
+        try:
+            facts = worker.receive()
+        except WorkerError as error:
+            self._leave_out(entry, error)
+            return
+        self.results.timed.setdefault(entry, Timed(entry, facts))
+        self.workers[entry] = worker
+
+    def _leave_out(self, entry: Entry, error: WorkerError) -> None:
+        if entry.is_reference:
+            raise ValueError(
+                f"unmask itself cannot make this step: {error}; try a smaller batch="
+            ) from None
+        self.workers.pop(entry, None)
+        self.results.notes.append(
+            f"{entry.title}, {entry.precision}, is left out: {error}"
+        )
+
+    def run_round(self, is_warm_up: bool) -> None:
+        """Let all make a step in turn; the steps of a warm-up are not kept."""
+        seconds = self._ask_all(TURN)
+        if is_warm_up:
+            return
+        for entry, taken in seconds.items():
+            timed = self.results.timed[entry]
+            timed.seconds.append(taken)
+            timed.ratios.append(taken / seconds[self.references[entry.precision]])
+
+    def ask_peaks(self) -> None:
+        """Ask for the most memory that each process has held, and let it end."""
+        for entry, peak in self._ask_all(END).items():
+            timed = self.results.timed[entry]
+            timed.peak = max(timed.peak, peak - timed.facts.before)
+
+    def _ask_all(self, message: str) -> dict[Entry, Any]:
+        """Ask in turn and return the answers; leave out those that give none."""
+        answers = {}
+        for entry, worker in list(self.workers.items()):
+            try:
+                answers[entry] = worker.ask(message)
+            except WorkerError as error:
+                self._leave_out(entry, error)
+                # half of what is measured would be compared with all of the others'
+                del self.results.timed[entry]
+        return answers

@@ -1,0 +1,1 @@
+"""All that waits for a GPU, measured by one command: src/bench.py gpu."""
