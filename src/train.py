@@ -4,6 +4,7 @@ A cell is one run of a sweep. The ledger is runs_dir, with a folder for each sta
 (docs/ledger.md). A listing says which images there are.
 """
 
+import gc
 import os
 import signal
 
@@ -21,12 +22,25 @@ def exit_interrupted(*_: object) -> None:
         os._exit(75)
 
 
-# imports take seconds, and a signal may come before their end
+# imports take a while: a signal may come before their end, and what is wrong is said
+# before they begin
 if __name__ == "__main__":
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         # nohup asks to ignore SIGHUP
         if signal.getsignal(number) != signal.SIG_IGN or number != signal.SIGHUP:
             signal.signal(number, exit_interrupted)
+    # until torch is imported: imports leave no garbage, and looking for it takes a
+    # fifth of their time
+    gc.disable()
+    from unmask.commands.cli import check_typed
+    from unmask.distributed.line_prefix import prefix_lines
+    from unmask.distributed.processes import end_with_parent
+    from unmask.storage.streams import outlive_streams
+
+    end_with_parent()
+    outlive_streams()
+    prefix_lines()
+    check_typed()
 
 import json
 import shlex
@@ -34,12 +48,11 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
-from rich.console import Console
 
 from unmask.commands.cli import (
     USER_ERRORS,
@@ -52,14 +65,15 @@ from unmask.commands.cli import (
 from unmask.commands.composition import resolve
 from unmask.config.checks import ConfigError, check
 from unmask.config.experiments import ABLATIONS, ALL
+from unmask.config.overrides import override_key, without_plus
 from unmask.dashboards.trackio_run import refuse_missing_trackio
 from unmask.distributed.launcher import STARTED_VARIABLE, launch
-from unmask.distributed.line_prefix import PREFIX_VARIABLE, PrefixedStream, prefix_lines
+from unmask.distributed.line_prefix import PREFIX_VARIABLE, PrefixedStream
+from unmask.distributed.machine import keep_freed_memory
 from unmask.distributed.processes import (
     OUT_OF_MEMORY,
     PREEMPTED,
     SUMMARY_VARIABLE,
-    end_with_parent,
     received_signals,
     time_limit,
 )
@@ -74,7 +88,9 @@ from unmask.stages.origin import Origin, this_origin
 from unmask.stages.plan import Plan, make_plan
 from unmask.stages.sweeps import SWEEP_VARIABLE
 from unmask.storage.atomic import write_text
-from unmask.storage.streams import outlive_streams
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 CONF = Path(__file__).parent.parent / "conf"
 STARTED_AT = time.monotonic()
@@ -92,7 +108,7 @@ def run(cfg: DictConfig) -> None:
     """
     mark_started()
     try:
-        run_config(cfg, Console())
+        run_config(cfg)
     except ConfigError as error:
         fail(str(error), 2)
     except Exception as error:
@@ -109,10 +125,14 @@ def run(cfg: DictConfig) -> None:
         fail(INTERRUPTED, PREEMPTED)
 
 
-def run_config(cfg: DictConfig, console: Console) -> None:
+def run_config(cfg: DictConfig) -> None:
     """Make the results that the ledger lacks, and report all of them."""
     plan = make_plan(check(resolve_one_run(cfg)))
     refuse_unchecked_cell(plan)
+    # a wrong value need not wait for it
+    from rich.console import Console
+
+    console = Console()
     results = kept_results(plan)
     plan = replace(plan, stages=tuple(results))
     from_ledger = [result is not None for result in results.values()]
@@ -128,14 +148,14 @@ def run_config(cfg: DictConfig, console: Console) -> None:
         refuse_missing_trackio(plan.config)
         first = plan.stages[from_ledger.index(False)]
         StageFolder(plan.config.runs_dir, first).create()
-        origin = this_origin(HydraConfig.get().overrides.task)
+        origin = this_origin(without_plus(HydraConfig.get().overrides.task))
         finished = run_stages(plan, console, origin)
     # only rank zero has results to report
     if finished:
         report_results(plan, finished, from_ledger, console)
 
 
-def run_stages(plan: Plan, console: Console, origin: Origin) -> list[Result]:
+def run_stages(plan: Plan, console: "Console", origin: Origin) -> list[Result]:
     """Return the results of all stages, made here or by one process per device.
 
     Empty where this process is one of several and not the one that reports.
@@ -143,16 +163,22 @@ def run_stages(plan: Plan, console: Console, origin: Origin) -> list[Result]:
     ranks = rank_info()
     world_size = total_processes(plan)
     if world_size > 1 and (ranks is None or ranks.world_size < world_size):
+        gc.enable()
         return launch_ranks(plan, ranks, world_size)
 
+    if plan.config.trainer.kernels == "measured":
+        keep_freed_memory()
     # these import torch, which takes seconds
     from unmask.training.execute import execute
     from unmask.training.failures import is_out_of_memory
 
+    gc.enable()
+
     is_silent = ranks is not None and ranks.rank > 0
     try:
-        out = Console(quiet=True) if is_silent else console
-        results = execute(plan, out, origin)
+        if is_silent:
+            console.quiet = True
+        results = execute(plan, console, origin)
     except Exception as error:
         if not is_out_of_memory(error) or not may_restart(plan, ranks):
             raise
@@ -172,6 +198,9 @@ def launch_ranks(plan: Plan, ranks: RankInfo | None, world_size: int) -> list[Re
     """
     per_node = world_size // plan.config.trainer.nodes
     overrides = [*HydraConfig.get().overrides.task, f"trainer.devices={per_node}"]
+    if any(override_key(each) == "trainer.precision" for each in overrides):
+        # all ranks take the one that was settled here
+        overrides.append(f"trainer.precision={plan.config.precision}")
     # the ranks have the limit too; here it makes this process requeue a job
     with time_limit(plan.config.trainer.max_minutes):
         code = launch(this_script(overrides), per_node, world_size, ranks)
@@ -230,18 +259,18 @@ def resolve_one_run(cfg: DictConfig) -> dict[str, Any]:
         if override in (f"experiment={ALL}", f"experiment={ABLATIONS}"):
             raise ConfigError(
                 f"{override} is many tables, each of many cells: add -m, and"
-                " scale=embedded, cifar or paper"
+                " scale=embedded, photos, cifar or paper"
             )
     if sweep := raw.get("sweep"):
         raise ConfigError(
             f"experiment={sweep['slug']} is a table of {len(sweep['cells'])} cells,"
-            " each a run of its own: add -m, and scale=embedded, cifar or paper"
+            " each a run of its own: add -m, and scale=embedded, photos, cifar or paper"
         )
     return raw
 
 
 def report_results(
-    plan: Plan, results: list[Result], from_ledger: list[bool], console: Console
+    plan: Plan, results: list[Result], from_ledger: list[bool], console: "Console"
 ) -> None:
     """Print the table, write the pages, and the summary for a sweep's launcher."""
     from unmask.reports.run.tables import results_table
@@ -271,12 +300,13 @@ def report_results(
 
 
 def write_pages(
-    plan: Plan, results: list[Result], is_new: bool, console: Console
+    plan: Plan, results: list[Result], is_new: bool, console: "Console"
 ) -> None:
     """Write the page of the run, and of all runs where its results are new."""
     from unmask.reports.run.page import write_page
 
-    overrides = " ".join(map(shlex.quote, HydraConfig.get().overrides.task))
+    typed = without_plus(HydraConfig.get().overrides.task)
+    overrides = " ".join(map(shlex.quote, typed))
     command = f"python src/train.py {overrides}".strip()
     page = write_page(plan, results, command, refresh=is_new)
     console.print(
@@ -292,7 +322,4 @@ def write_pages(
 
 
 if __name__ == "__main__":
-    end_with_parent()
-    outlive_streams()
-    prefix_lines()
     run_hydra(run)

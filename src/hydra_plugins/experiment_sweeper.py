@@ -20,6 +20,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from hydra_plugins.deciding import decide, read_question
+from hydra_plugins.one_precision import asks_for_auto, settle_typed_precision
 from unmask.commands.cli import fail
 from unmask.commands.composition import Composer
 from unmask.config.checks import ConfigError, check
@@ -34,6 +35,7 @@ from unmask.config.experiments import (
     read_scale,
     same_run_message,
 )
+from unmask.config.overrides import without_plus
 from unmask.config.recipes import LABELLED_STAGES
 from unmask.dashboards.trackio_run import refuse_missing_trackio
 from unmask.distributed.ranks import rank_info
@@ -98,8 +100,12 @@ class ExperimentSweeper(BasicSweeper):
 
         Exits with 2 where one is wrong, before any starts.
         """
-        typed = [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
+        params = [f"{key}={value}" for key, value in self.params.items()]
+        typed = [*params, *without_plus(arguments)]
         try:
+            if asks_for_auto(typed):
+                first = cells_by_table(typed)[0]
+                typed = settle_typed_precision(typed, first.overrides)
             if self.wanted.decide:
                 self._decide(typed)
                 return

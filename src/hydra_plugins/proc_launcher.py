@@ -20,6 +20,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, read_write
 
+from hydra_plugins.cell_starter import CellStarter
 from hydra_plugins.cells import (
     Cell,
     describe_progress,
@@ -27,13 +28,12 @@ from hydra_plugins.cells import (
     print_cells,
 )
 from hydra_plugins.reporting import Reporter
-from unmask.commands.cli import fail, this_script
+from unmask.commands.cli import fail
 from unmask.distributed.line_prefix import PREFIX_VARIABLE
 from unmask.distributed.processes import (
     SUMMARY_VARIABLE,
     ForwardSignals,
     received_signals,
-    start_process,
     wait_for_cell,
 )
 from unmask.distributed.slurm import requeue
@@ -44,12 +44,13 @@ class ProcLauncherConfig:
     """Declare the launcher's options.
 
     n_jobs: how many cells run at once. report: write src/report.py's page after each
-    cell of a paper's table.
+    cell of a paper's table. warm: fork cells from one process that has imported torch.
     """
 
     _target_: str = "hydra_plugins.proc_launcher.ProcLauncher"
     n_jobs: int = 1
     report: bool = False
+    warm: bool = True
 
 
 ConfigStore.instance().store(
@@ -63,9 +64,12 @@ ConfigStore.instance().store(
 class ProcLauncher(Launcher):
     """Start `python src/train.py <overrides>` for each cell, n_jobs at a time."""
 
-    def __init__(self, n_jobs: int = 1, report: bool = False) -> None:
+    def __init__(
+        self, n_jobs: int = 1, report: bool = False, warm: bool = True
+    ) -> None:
         self.n_jobs = n_jobs
         self.report = report
+        self.warm = warm
         # setup() takes the config's
         self.runs_dir = "runs"
         # the line of a cell comes before what the cell prints
@@ -94,6 +98,7 @@ class ProcLauncher(Launcher):
             fail(f"hydra.launcher.n_jobs = {self.n_jobs}: set at least 1", 2)
         reporter = Reporter(sys.argv[1:], self.runs_dir, self.report)
         cells = [Cell(list(overrides)) for overrides in job_overrides]
+        self.starter = CellStarter(self.runs_dir, self.warm)
         # a thread waits for each cell that runs
         with (
             self.folder,
@@ -125,11 +130,14 @@ class ProcLauncher(Launcher):
             # lines of cells that run side by side are told apart
             PREFIX_VARIABLE: prefix if self.n_jobs > 1 else "",
         }
-        start = time.monotonic()
         with self.lock:
             print(f"{prefix}{' '.join(cell.overrides)}", flush=True)
-            process = start_process(this_script(cell.overrides), extra_env)
-            signals.add(process)
+        self.starter.wait_for(cell.overrides)
+        if received_signals:
+            return
+        start = time.monotonic()
+        process = self.starter.start(cell.overrides, extra_env)
+        signals.add(process)
         code, cell.stages = wait_for_cell(process, summary)
         with self.lock:
             cell.code, cell.seconds = code, time.monotonic() - start

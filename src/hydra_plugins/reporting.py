@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +23,8 @@ RUNS_SCRIPT = SCRIPTS / "runs.py"
 SHARED_KEYS = ("experiment", "scale", "runs_dir")
 # seeds have a key of their own there, and how cells are launched changes no result
 IGNORED_KEYS = ("seed", "hydra")
+# pages are not written again within so many seconds: short cells would wait for them
+MIN_SECONDS = 20.0
 
 
 class Background:
@@ -30,11 +33,14 @@ class Background:
     def __init__(self, command: list[str] | None) -> None:
         self.command = command
         self.process: subprocess.Popen | None = None
+        self.may_start_at = 0.0
 
     def start(self) -> None:
-        """Run it silently, unless it still runs: then the next time shows all."""
+        """Run it silently, but not while or soon after it runs: the next shows all."""
         is_running = self.process is not None and self.process.poll() is None
-        if self.command and not is_running:
+        now = time.monotonic()
+        if self.command and not is_running and now >= self.may_start_at:
+            self.may_start_at = now + MIN_SECONDS
             self.process = subprocess.Popen(
                 self.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
             )

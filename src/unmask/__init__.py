@@ -1,7 +1,14 @@
 """Masked autoencoders (He et al. 2021, arXiv 2111.06377), exact and repeatable.
 
+    model = unmask.load("runs/pretrain/<fingerprint>")
+    model.encode("photos/")        # features; also reconstruct, classify
+
+See docs/library.md. What is offered is imported when it is first used: torch takes
+seconds.
+
 The map. A package imports from those below it, never from those above (`make check`).
 
+    library/       what `import unmask` offers
     reports/       one page a run; the tables, figures and verdicts beside the paper's
     commands/      one file or folder for each script in src/
     training/      how a stage is built, fitted and measured
@@ -41,3 +48,46 @@ Axis letters, in signatures and on names that live longer than a line:
     T  tokens                     D  width
     K  classes, codes or components
 """
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from unmask.library.errors import InputError as InputError
+    from unmask.library.images import list_images as list_images
+    from unmask.library.load import load as load
+    from unmask.library.model import Model as Model
+    from unmask.library.results import Classification as Classification
+    from unmask.library.results import Reconstructed as Reconstructed
+
+# by name: the module that has it
+_OFFERED = {
+    "Classification": "unmask.library.results",
+    "InputError": "unmask.library.errors",
+    "Model": "unmask.library.model",
+    "Reconstructed": "unmask.library.results",
+    "list_images": "unmask.library.images",
+    "load": "unmask.library.load",
+}
+__all__ = [
+    "Classification",
+    "InputError",
+    "Model",
+    "Reconstructed",
+    "list_images",
+    "load",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Import what is offered when it is first asked for."""
+    if name not in _OFFERED:
+        raise AttributeError(f"module 'unmask' has no attribute {name!r}")
+    # not at the top: no command shall wait for it
+    from importlib import import_module
+
+    value = getattr(import_module(_OFFERED[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_OFFERED]

@@ -1,18 +1,38 @@
 """The MAE decoder: predicts the hidden patches from the encoded visible ones.
 
-MAE Sec. 3, "MAE decoder". The encoder hands over the tokens [class, visible], or
-[class, visible, hidden] where it carries mask tokens itself (Table 1c).
+MAE Sec. 3, "MAE decoder". The encoder hands over the tokens [classes, visible], or
+[classes, visible, hidden] where it carries mask tokens itself (Table 1c).
 """
 
+from typing import Any, Protocol, cast, runtime_checkable
+
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from unmask.blocks import TransformerBlock
 from unmask.encoder import LayerNorm, run_blocks, transformer_blocks
 from unmask.masking import Masking
 from unmask.patches import sincos_2d
+
+
+@runtime_checkable
+class AnyDecoder(Protocol):
+    """A decoder, as the classes below and yours are: a torch.nn.Module that has these.
+
+    reads_blocks: whether it is called with the outputs of all of the encoder's blocks,
+    a list that begins with the embedded tokens, in place of the encoder's output.
+    """
+
+    reads_blocks: bool
+
+    def __call__(self, *values: Any, **more: Any) -> Any:
+        """Return predictions (B, M, P) of masking.hidden_BM: `forward` of the module.
+
+        Called with encoded tokens (B, T, D), a Masking, and whether visible patches are
+        predicted, too: before the hidden ones, in the order of masking.visible_BV.
+        """
+        ...
 
 
 class Decoder(nn.Module):
@@ -21,6 +41,8 @@ class Decoder(nn.Module):
     mask_tokens: whether it adds a learned token for each hidden patch; False where the
     encoder has carried mask tokens of its own.
     """
+
+    reads_blocks = False
 
     def __init__(
         self,
@@ -54,19 +76,21 @@ class Decoder(nn.Module):
         predict_visible: predict all patches, the visible ones first.
         """
         embedded = self.embed(encoded_BTD)
-        patches = [embedded[:, 1:]]
+        classes = num_class_tokens(encoded_BTD, masking, self.mask_token is None)
+        patches = [embedded[:, classes:]]
         if self.mask_token is not None:
             patches.append(self.mask_token.expand(*masking.hidden_BM.shape, -1))
-        # Tokens stay in the order [class, visible, hidden]: attention does not depend
+        # Tokens stay in the order [classes, visible, hidden]: attention does not depend
         # on it, so only the positions are brought into this order, not the tokens into
         # the image's as in the official port.
         order_BL = torch.cat([masking.visible_BV, masking.hidden_BM], dim=1)
         patches_BLD = torch.cat(patches, dim=1) + self.pos_embed[0, 1:][order_BL]
-        cls_token = embedded[:, :1] + self.pos_embed[:, :1]
+        cls_token = embedded[:, :classes] + self.pos_embed[:, :1]
         tokens = torch.cat([cls_token, patches_BLD], dim=1)
         tokens = run_blocks(self.blocks[:-1], tokens)
-        decoded_BMD = run_last_block(
-            self.blocks[-1], tokens, num_unread_tokens(masking, predict_visible)
+        last = cast(TransformerBlock, self.blocks[-1])
+        decoded_BMD = last.outputs_after(
+            tokens, classes + num_unread_patches(masking, predict_visible)
         )
         return self.head(self.norm(decoded_BMD))
 
@@ -76,6 +100,8 @@ class LinearHead(nn.Module):
 
     The encoder must carry the mask tokens, or there is no token for a hidden patch.
     """
+
+    reads_blocks = False
 
     def __init__(self, in_width: int, out_dim: int) -> None:
         super().__init__()
@@ -88,37 +114,24 @@ class LinearHead(nn.Module):
         predict_visible: bool = False,
     ) -> Float[Tensor, "B M P"]:
         """Predict as Decoder.forward does."""
-        return self.head(encoded_BTD[:, num_unread_tokens(masking, predict_visible) :])
+        first = num_class_tokens(encoded_BTD, masking, has_hidden=True)
+        first += num_unread_patches(masking, predict_visible)
+        return self.head(encoded_BTD[:, first:])
 
 
-def num_unread_tokens(masking: Masking, predict_visible: bool) -> int:
-    """Return how many tokens (class, visible) precede those that are predicted."""
-    return 1 if predict_visible else 1 + masking.visible_BV.shape[1]
+def num_class_tokens(
+    encoded_BTD: Float[Tensor, "B T D"], masking: Masking, has_hidden: bool
+) -> int:
+    """Return how many of the encoder's tokens stand for no patch.
 
-
-def run_last_block(
-    block: nn.Module, tokens_BTD: Float[Tensor, "B T D"], skip: int
-) -> Float[Tensor, "B M D"]:
-    """Return the block's output for the tokens after the first `skip`.
-
-    Nobody reads the output of the others, so only their keys and values are computed.
-    Equal to the whole block up to rounding, gradients included.
+    has_hidden: whether tokens of hidden patches are among them (Table 1c).
     """
-    assert isinstance(block, Block)
-    normed_BTD = block.norm1(tokens_BTD)
-    attention = block.attn
-    width = tokens_BTD.shape[2]
-    heads = attention.num_heads
+    patches = masking.visible_BV.shape[1]
+    if has_hidden:
+        patches += masking.hidden_BM.shape[1]
+    return encoded_BTD.shape[1] - patches
 
-    # timm stores queries, keys and values as one matrix, in this order
-    query_weight, kv_weight = attention.qkv.weight.split([width, 2 * width])
-    query_bias, kv_bias = attention.qkv.bias.split([width, 2 * width])
-    query = F.linear(normed_BTD[:, skip:], query_weight, query_bias)
-    query = query.unflatten(2, (heads, -1)).transpose(1, 2)
-    keys_values = F.linear(normed_BTD, kv_weight, kv_bias)
-    key, value = keys_values.unflatten(2, (2, heads, -1)).permute(2, 0, 3, 1, 4)
 
-    mixed = F.scaled_dot_product_attention(query, key, value)
-    mixed_BMD = mixed.transpose(1, 2).flatten(2)
-    hidden_BMD = tokens_BTD[:, skip:] + attention.proj(mixed_BMD)
-    return hidden_BMD + block.mlp(block.norm2(hidden_BMD))
+def num_unread_patches(masking: Masking, predict_visible: bool) -> int:
+    """Return how many patches precede those that are predicted."""
+    return 0 if predict_visible else masking.visible_BV.shape[1]

@@ -6,6 +6,7 @@ the device's generator, which makes an image depend on its neighbours in the bat
 
 from typing import cast
 
+import torch
 from jaxtyping import Float, Int
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
@@ -26,12 +27,15 @@ class DropPath(nn.Module):
         self.uniform_B: Tensor | None = None
 
     def forward(self, branch_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        scale_B = self.branch_scale(branch_BTD.dtype)
+        return branch_BTD if scale_B is None else branch_BTD * scale_B[:, None, None]
+
+    def branch_scale(self, dtype: torch.dtype) -> Float[Tensor, "B"] | None:
+        """Return what each image's branch is multiplied by; None in evaluation."""
         if not self.training:
-            return branch_BTD
+            return None
         assert self.uniform_B is not None
-        keep_B = (self.uniform_B >= self.rate).to(branch_BTD.dtype)
-        scale_B = keep_B / (1 - self.rate)
-        return branch_BTD * scale_B[:, None, None]
+        return (self.uniform_B >= self.rate).to(dtype) / (1 - self.rate)
 
 
 def linear_rates(depth: int, last_rate: float) -> list[float]:

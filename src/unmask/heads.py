@@ -9,8 +9,9 @@ from timm.layers import AttentionPoolLatent
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from unmask.config.features import FeaturePooling
 from unmask.distributed import collectives
-from unmask.encoder import Encoder, LayerNorm
+from unmask.encoder import AnyEncoder, LayerNorm
 from unmask.initialisation import initialise, initialise_normal
 
 Pool = Literal["cls", "mean"]
@@ -26,12 +27,13 @@ FINETUNE_STD = 2e-5
 class Features(nn.Module):
     """Pool the encoder's tokens to one vector an image.
 
-    The vector is the class token or the mean of the patch tokens, both normalised by
-    the encoder's norm; or with `mean_norm`, as in the official code's --global_pool,
-    the mean of unnormalised patch tokens behind a norm that is never trained.
+    The vector is the class token, the mean of several, or the mean of the patch tokens,
+    normalised by the encoder's norm; or with `mean_norm`, as in the official code's
+    --global_pool, the mean of unnormalised patch tokens behind a norm that is never
+    trained.
     """
 
-    def __init__(self, encoder: Encoder, pool: FrozenPool) -> None:
+    def __init__(self, encoder: AnyEncoder, pool: FrozenPool) -> None:
         super().__init__()
         self.encoder = encoder
         self.pool = pool
@@ -47,10 +49,61 @@ class Features(nn.Module):
     def _pool(self, images_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D"]:
         if self.pool == "mean_norm":
             tokens_BTD = self.encoder.unnormalised_tokens(images_BCHW)
-            mean_BD = tokens_BTD[:, 1:].mean(dim=1)
+            mean_BD = mean_of_patches(tokens_BTD, self.encoder)
             return F.layer_norm(mean_BD, mean_BD.shape[1:], eps=NORM_EPS)
         tokens_BTD = self.encoder(images_BCHW)
-        return tokens_BTD[:, 0] if self.pool == "cls" else tokens_BTD[:, 1:].mean(dim=1)
+        pool = mean_of_classes if self.pool == "cls" else mean_of_patches
+        return pool(tokens_BTD, self.encoder)
+
+
+def mean_of_classes(
+    tokens_BTD: Float[Tensor, "B T D"], encoder: AnyEncoder
+) -> Float[Tensor, "B D"]:
+    """Return the class token, or the mean of several, as in Pixio's evaluation."""
+    classes = encoder.class_tokens
+    return tokens_BTD[:, 0] if classes == 1 else tokens_BTD[:, :classes].mean(dim=1)
+
+
+def mean_of_patches(
+    tokens_BTD: Float[Tensor, "B T D"], encoder: AnyEncoder
+) -> Float[Tensor, "B D"]:
+    """Return the mean of the patches' tokens."""
+    return tokens_BTD[:, encoder.class_tokens :].mean(dim=1)
+
+
+class BlockFeatures(nn.Module):
+    """Take features from any block of an encoder: one vector an image, or its patches.
+
+    depth: the number of blocks that the tokens have passed, 0 for the embedded patches;
+    their tokens are as the next block receives them, unnormalised. None: all blocks and
+    the encoder's norm, where `cls`, `mean` and `mean_norm` are those of Features.
+    """
+
+    def __init__(
+        self, encoder: AnyEncoder, depth: int | None, pool: FeaturePooling
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.depth = depth
+        self.pool = pool
+
+    def forward(
+        self, images_BCHW: Float[Tensor, "B C H W"]
+    ) -> Float[Tensor, "B D"] | Float[Tensor, "B L D"]:
+        if self.depth is None and self.pool == "mean_norm":
+            return Features(self.encoder, self.pool)(images_BCHW)
+        if self.depth is None:
+            tokens_BTD = self.encoder(images_BCHW)
+        else:
+            tokens_BTD = self.encoder.unnormalised_tokens(images_BCHW, depth=self.depth)
+        if self.pool == "cls":
+            return mean_of_classes(tokens_BTD, self.encoder)
+        if self.pool == "patches":
+            return tokens_BTD[:, self.encoder.class_tokens :]
+        mean_BD = mean_of_patches(tokens_BTD, self.encoder)
+        if self.pool == "mean":
+            return mean_BD
+        return F.layer_norm(mean_BD, mean_BD.shape[1:], eps=NORM_EPS)
 
 
 class FineTuneFeatures(nn.Module):
@@ -60,7 +113,7 @@ class FineTuneFeatures(nn.Module):
     learned from here on.
     """
 
-    def __init__(self, encoder: Encoder, pool: Pool) -> None:
+    def __init__(self, encoder: AnyEncoder, pool: Pool) -> None:
         super().__init__()
         self.encoder = encoder
         self.pool = pool
@@ -73,9 +126,9 @@ class FineTuneFeatures(nn.Module):
 
     def forward(self, images_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D"]:
         if self.pool == "cls":
-            return self.encoder(images_BCHW)[:, 0]
+            return mean_of_classes(self.encoder(images_BCHW), self.encoder)
         tokens_BTD = self.encoder.unnormalised_tokens(images_BCHW)
-        return self.fc_norm(tokens_BTD[:, 1:].mean(dim=1))
+        return self.fc_norm(mean_of_patches(tokens_BTD, self.encoder))
 
 
 class AttentiveFeatures(nn.Module):
@@ -84,9 +137,10 @@ class AttentiveFeatures(nn.Module):
     timm's attention pooling, trained with the probe's head.
     """
 
-    def __init__(self, encoder: Encoder, heads: int, seed: int) -> None:
+    def __init__(self, encoder: AnyEncoder, heads: int, seed: int) -> None:
         super().__init__()
-        self.encoder = encoder.requires_grad_(False)
+        cast(nn.Module, encoder).requires_grad_(False)
+        self.encoder = encoder
         self.width = encoder.width
         # images, as in Features
         self.micro_batch_size: int | None = None
@@ -100,7 +154,8 @@ class AttentiveFeatures(nn.Module):
     def forward(self, images_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D"]:
         parts = images_BCHW.split(self.micro_batch_size or len(images_BCHW))
         with torch.no_grad():
-            tokens = [self.encoder(part)[:, 1:] for part in parts]
+            first = self.encoder.class_tokens
+            tokens = [self.encoder(part)[:, first:] for part in parts]
         return self.attention(torch.cat(tokens))
 
 
@@ -114,7 +169,7 @@ def train_last_blocks(features: FineTuneFeatures, num_blocks: float) -> None:
     depth = len(encoder.blocks)
     if num_blocks >= depth:
         return
-    encoder.requires_grad_(False)
+    cast(nn.Module, encoder).requires_grad_(False)
     encoder.norm.requires_grad_(features.pool == "cls")
     last = cast(Block, encoder.blocks[-1])
     mlp_half = [last.norm2, last.mlp] if num_blocks == 0.5 else []

@@ -34,7 +34,8 @@ def initialise(model: nn.Module, seed: int) -> None:
     """Initialise as the official port: Linear layers xavier uniform, biases zero.
 
     LayerNorms start as the identity, class and mask tokens normal with std 0.02. Fixed
-    positions keep their values.
+    positions keep their values. A part with a method `initialise(seed)` may then do it
+    in a way of its own.
     """
     if _skip:
         return
@@ -54,6 +55,9 @@ def initialise(model: nn.Module, seed: int) -> None:
     for name, parameter in model.named_parameters():
         if name.endswith(("cls_token", "mask_token")):
             initialise_normal(parameter, std=0.02, seed=seed, name=name)
+    for module in model.modules():
+        if callable(own := getattr(module, "initialise", None)):
+            own(seed)
 
 
 @torch.no_grad()

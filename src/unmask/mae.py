@@ -1,11 +1,13 @@
 """The masked autoencoder (MAE Fig. 1): encode the visible, predict the hidden."""
 
+from typing import cast
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from unmask.decoder import Decoder, LinearHead
-from unmask.encoder import Encoder
+from unmask.decoder import AnyDecoder
+from unmask.encoder import AnyEncoder, Encoder
 from unmask.initialisation import initialise
 from unmask.masking import Masking
 
@@ -18,10 +20,13 @@ class MAE(nn.Module):
     position; the decoder then adds none.
     """
 
+    encoder: AnyEncoder
+    decoder: AnyDecoder
+
     def __init__(
         self,
-        encoder: Encoder,
-        decoder: Decoder | LinearHead,
+        encoder: AnyEncoder,
+        decoder: AnyDecoder,
         seed: int = 0,
         mask_tokens: bool = False,
     ) -> None:
@@ -32,6 +37,9 @@ class MAE(nn.Module):
             nn.Parameter(torch.zeros(1, 1, encoder.width)) if mask_tokens else None
         )
         initialise(self, seed)
+        # nobody reads what it gives, and ranks wait for gradients of what is trained
+        if decoder.reads_blocks:
+            encoder.norm.requires_grad_(False)
 
     def forward(
         self,
@@ -43,6 +51,10 @@ class MAE(nn.Module):
 
         predict_visible: predict all patches, the visible ones first.
         """
+        if self.decoder.reads_blocks:
+            encoder = cast(Encoder, self.encoder)
+            blocks = encoder.block_outputs(images_BCHW, masking.visible_BV)
+            return self.decoder(blocks, masking, predict_visible)
         encoded_BTD = self.encoder(
             images_BCHW, masking.visible_BV, self._encoder_mask_tokens(masking)
         )
@@ -52,7 +64,8 @@ class MAE(nn.Module):
         if self.mask_token is None:
             return None
         # whether the paper adds positions to these tokens is not published
-        positions = self.encoder.pos_embed[0, 1:][masking.hidden_BM]
+        first = self.encoder.class_tokens
+        positions = self.encoder.pos_embed[0, first:][masking.hidden_BM]
         return self.mask_token + positions
 
 

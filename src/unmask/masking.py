@@ -70,6 +70,17 @@ def masking_from_scores(scores_BL: Float[Tensor, "B L"], num_keep: int) -> Maski
     return Masking(visible_BV, order_BL[:, num_keep:], hidden_BL)
 
 
+def predict_part(
+    masking: Masking, scores_BM: Float[Tensor, "B M"], count: int
+) -> Masking:
+    """Keep `count` of the hidden patches in hidden_BM, those of lowest score.
+
+    The others stay hidden, and nobody predicts them (CrossMAE Sec. 3.3).
+    """
+    chosen_BN = scores_BM.argsort(dim=1, stable=True)[:, :count]
+    return masking._replace(hidden_BM=masking.hidden_BM.gather(1, chosen_BN))
+
+
 def random_masking(noise_BL: Float[Tensor, "B L"], mask_ratio: float) -> Masking:
     """Hide a uniformly random subset of each image's patches."""
     return masking_from_scores(noise_BL, num_visible(noise_BL.shape[1], mask_ratio))

@@ -62,10 +62,12 @@ def sincos_1d(width: int, index_L: Float[Tensor, "L"]) -> Float[Tensor, "L D"]:
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
-def sincos_2d(width: int, grid: tuple[int, int]) -> Float[Tensor, "T D"]:
-    """Return the fixed positions of [class token, patches] on a (rows, columns) grid.
+def sincos_2d(
+    width: int, grid: tuple[int, int], class_tokens: int = 1
+) -> Float[Tensor, "T D"]:
+    """Return the fixed positions of [class tokens, patches] on a (rows, columns) grid.
 
-    The first half of the channels encodes the column, the second half the row; the
+    The first half of the channels encodes the column, the second half the row; a
     class token's position is zero. Raises ValueError where the width is no multiple
     of 4: sines and cosines of two coordinates.
     """
@@ -79,4 +81,4 @@ def sincos_2d(width: int, grid: tuple[int, int]) -> Float[Tensor, "T D"]:
     x_L = torch.arange(cols).repeat(rows).double()
     # the official port's order; timm stacks (sin y, sin x, cos y, cos x)
     patches = torch.cat([sincos_1d(width // 2, x_L), sincos_1d(width // 2, y_L)], dim=1)
-    return torch.cat([torch.zeros(1, width), patches.float()])
+    return torch.cat([torch.zeros(class_tokens, width), patches.float()])

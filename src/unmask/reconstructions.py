@@ -14,7 +14,7 @@ from unmask.masking import Masking, RandomMasking
 from unmask.patches import gather_tokens, patchify, unpatchify
 from unmask.randomness import make_key
 from unmask.storage.atomic import atomic_write
-from unmask.targets import AnyTarget
+from unmask.targets import AnyTarget, NormalisedPixel
 
 # the shade of a hidden patch, between black and white
 GREY = 0.5
@@ -46,16 +46,22 @@ def reconstruct(
     masking: Masking,
     mean: tuple[float, ...],
     std: tuple[float, ...],
+    by_answer: bool = False,
 ) -> Reconstruction:
     """Predict the hidden patches and paste them into the images.
 
-    The images are normalised by mean and std; the result is not.
+    The images are normalised by mean and std; the result is not. by_answer: undo the
+    normalisation of patches by their own statistics, which leak the answer.
     """
     encoder = model.encoder
     patches = patchify(images_BCHW, encoder.patch_size).float()
-    pred = target.to_pixels(
-        model(images_BCHW, masking), gather_tokens(patches, masking.visible_BV)
-    )
+    pred = model(images_BCHW, masking)
+    if by_answer and isinstance(target, NormalisedPixel):
+        hidden_BMP = gather_tokens(patches, masking.hidden_BM)
+        pred = target.to_pixels_by_answer(pred, hidden_BMP)
+    else:
+        visible_BVP = gather_tokens(patches, masking.visible_BV)
+        pred = target.to_pixels(pred, visible_BVP)
     index = masking.hidden_BM[:, :, None].expand_as(pred)
     shift, scale = (
         torch.tensor(v, device=patches.device).view(1, -1, 1, 1) for v in (mean, std)
@@ -152,10 +158,10 @@ def ratio_sheet(
         columns += [result.masked_BCHW, result.pasted_BCHW] if columns else list(result)
         labels += [f"{100 * ratio:g} % hidden", "filled in"]
     tiles = np.stack([to_tiles(column) for column in columns], axis=1)
-    return _label(_frame_tiles(tiles), labels)
+    return label_columns(frame_tiles(tiles), labels)
 
 
-def _label(sheet: Image.Image, labels: list[str]) -> Image.Image:
+def label_columns(sheet: Image.Image, labels: list[str]) -> Image.Image:
     """Write a label above each of equally wide columns."""
     labelled = Image.new("RGB", (sheet.width, sheet.height + LABEL_HEIGHT), "white")
     labelled.paste(sheet, (0, LABEL_HEIGHT))
@@ -167,7 +173,7 @@ def _label(sheet: Image.Image, labels: list[str]) -> Image.Image:
     return labelled
 
 
-def _frame_tiles(tiles_BNHWC: UInt8[np.ndarray, "B N H W 3"]) -> Image.Image:
+def frame_tiles(tiles_BNHWC: UInt8[np.ndarray, "B N H W 3"]) -> Image.Image:
     """Draw a row for each image of N tiles, all in white frames."""
     zoom = max(1, MIN_TILE // max(tiles_BNHWC.shape[2:4]))
     tiles_BNHWC = tiles_BNHWC.repeat(zoom, axis=2).repeat(zoom, axis=3)

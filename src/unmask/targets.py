@@ -25,6 +25,13 @@ def mean_squared_error(
     return (pred_BMP.float() - target_BMP.float()).square().mean(dim=-1).mean()
 
 
+def mean_absolute_error(
+    pred_BMP: Float[Tensor, "B M P"], target_BMP: Float[Tensor, "B M P"]
+) -> Float[Tensor, ""]:
+    """Average |prediction - target| over all values of all patches of the batch."""
+    return (pred_BMP.float() - target_BMP.float()).abs().mean(dim=-1).mean()
+
+
 def cross_entropy(
     logits_BMK: Float[Tensor, "B M K"], codes_BM: Int[Tensor, "B M"]
 ) -> Float[Tensor, ""]:
@@ -42,7 +49,9 @@ class AnyTarget(Protocol):
     needs_whole_images: whether it is computed from images (B, C, H, W) and the patch
     size, or from patches (B, M, P). to_pixels: pixels from predictions (B, M, T) and
     visible patches (B, V, P), to look at; None where that cannot be. loss: of
-    predictions and values.
+    predictions and values. picture_note, which a class may lack: what readers of the
+    pictures must know. A constructor that asks for patch_size, channels or grid gets
+    those of the data.
     """
 
     @property
@@ -83,6 +92,21 @@ class Pixel:
 
 
 @dataclass(frozen=True)
+class AbsolutePixel:
+    """Predict pixels as Pixel does, with the absolute error as the loss.
+
+    SimMIM (Xie et al. 2022, arXiv 2111.09886), Eq. 1: the L1 distance over the masked
+    pixels, divided by their number.
+    """
+
+    needs_whole_images = False
+    loss = staticmethod(mean_absolute_error)
+    num_outputs = Pixel.num_outputs
+    __call__ = Pixel.__call__
+    to_pixels = Pixel.to_pixels
+
+
+@dataclass(frozen=True)
 class NormalisedPixel:
     """Predict pixels less their patch's mean, over its standard deviation.
 
@@ -90,6 +114,10 @@ class NormalisedPixel:
     the official port.
     """
 
+    picture_note = (
+        "Contrast and brightness of hidden patches are taken from the visible ones, not"
+        " from the original."
+    )
     needs_whole_images = False
     loss = staticmethod(mean_squared_error)
 
@@ -110,6 +138,18 @@ class NormalisedPixel:
         visible = visible_BVP.float()
         mean = visible.mean(dim=(1, 2), keepdim=True)
         variance = visible.var(dim=-1).mean(dim=1)[:, None, None]
+        return pred_BMP.float() * (variance + EPS).sqrt() + mean
+
+    def to_pixels_by_answer(
+        self, pred_BMP: Float[Tensor, "B M P"], hidden_BMP: Float[Tensor, "B M P"]
+    ) -> Float[Tensor, "B M P"]:
+        """Undo the normalisation by the statistics of the hidden patches themselves.
+
+        They are part of the answer: brightness and contrast of what was to be guessed.
+        """
+        hidden = hidden_BMP.float()
+        mean = hidden.mean(dim=-1, keepdim=True)
+        variance = hidden.var(dim=-1, keepdim=True)
         return pred_BMP.float() * (variance + EPS).sqrt() + mean
 
 

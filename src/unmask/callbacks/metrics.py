@@ -17,6 +17,7 @@ import lightning as L
 import pandas as pd
 import torch
 
+from unmask.callbacks.progress import PeakSpeed
 from unmask.config.hardware import GIB
 from unmask.dashboards.process import Dashboards
 from unmask.distributed import collectives
@@ -47,11 +48,11 @@ class MetricsLogger(L.Callback):
         steps_per_epoch: int,
         dashboards: Dashboards | None = None,
         count_events: Callable[[int], dict[str, float]] = lambda step: {},
-        peak_speed: float | None = None,
+        peak_speed: PeakSpeed | None = None,
     ) -> None:
         """Log into `folder`; `count_events(step)` adds counts to each window's row.
 
-        peak_speed: images a second at the devices' peak; with it, the MFU is logged.
+        peak_speed: with it, the MFU is logged.
         """
         self.peak_speed = peak_speed
         self.dashboards = dashboards or Dashboards()
@@ -164,7 +165,7 @@ class MetricsLogger(L.Callback):
             **self._gradient_norm(),
             "lr": trainer.optimizers[0].param_groups[0]["lr"],
             "images_per_second": round(speed, 1),
-            **({"mfu": round(speed / self.peak_speed, 4)} if self.peak_speed else {}),
+            **self._utilisation(speed),
             **_peak_memory(trainer.strategy.root_device),
             **self.count_events(self.step),
         }
@@ -172,6 +173,13 @@ class MetricsLogger(L.Callback):
         self.count = self.norm_count = 0
         self._restart_clock(now)
         self._write(trainer, row)
+
+    def _utilisation(self, speed: float) -> dict[str, float]:
+        """Return the MFU, by a name of its own where the peak was measured."""
+        if self.peak_speed is None:
+            return {}
+        key = "mfu_measured" if self.peak_speed.is_measured else "mfu"
+        return {key: round(self.peak_speed.share(speed), 4)}
 
     def _gradient_norm(self) -> dict[str, float]:
         """Return the mean norm, if that of every step of the window is known."""

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
+from unmask import kernels
 from unmask.distributed.collectives import full_tensor
 from unmask.storage import checkpoints
 from unmask.storage.atomic import sha256, write_json
@@ -63,7 +65,9 @@ def activation_maxima(
         if is_leaf:
             handles.append(layer.register_forward_hook(make_hook(_block_of(name))))
     try:
-        forward()
+        # merged blocks do not call their layers one by one
+        with kernels.using(replace(kernels.in_use, blocks="timm")):
+            forward()
     finally:
         for handle in handles:
             handle.remove()

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import lightning as L
-import torch
 from lightning.fabric.utilities import move_data_to_device
 
 from unmask.data.loading.batch import ImageFormat
 from unmask.data.loading.module import normalise
+from unmask.data.loading.sampler import evenly_spread
 from unmask.data.loading.views import Views
 from unmask.reconstructions import contact_sheet, reconstruct, save_sheet
 from unmask.tasks.pretrain import VALIDATION_KEY, Pretrain
@@ -25,9 +25,7 @@ class Pictures(L.Callback):
         """Choose `count` images, spread evenly over the views."""
         self.folder = folder
         self.form = form
-        last = len(views) - 1
-        indices = torch.linspace(0, last, min(count, len(views))).long().unique()
-        self.batch = views.batch(0, indices.tolist())
+        self.batch = views.batch(0, evenly_spread(len(views), count))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.global_step == 0:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 from rich.console import Console
@@ -23,6 +23,25 @@ REFRESH_SECONDS = 0.25
 LINE_SECONDS = 20.0
 
 
+class PeakSpeed(NamedTuple):
+    """Hold the images a second at which the devices would do nothing but products.
+
+    is_measured: whether their FLOP/s are those that large products reach on this
+    machine, or those of a data sheet.
+    """
+
+    images_per_second: float
+    is_measured: bool
+
+    @property
+    def title(self) -> str:
+        return "the measured product rate" if self.is_measured else "the peak"
+
+    def share(self, images_per_second: float) -> float:
+        """Return the MFU at that speed."""
+        return images_per_second / self.images_per_second
+
+
 class StageProgress(L.Callback):
     """Show one bar for the whole stage, or plain lines without a terminal.
 
@@ -36,8 +55,13 @@ class StageProgress(L.Callback):
         steps_per_epoch: int,
         console: Console,
         get_loss: Callable[[], Tensor | float],
+        peak_speed: PeakSpeed | None = None,
     ) -> None:
-        """Show the loss that `get_loss` returns, that of the last step."""
+        """Show the loss that `get_loss` returns, that of the last step.
+
+        peak_speed: with it, the MFU is shown.
+        """
+        self.peak_speed = peak_speed
         self.title = title
         self.get_loss = get_loss
         self.batch_size = batch_size
@@ -94,10 +118,12 @@ class StageProgress(L.Callback):
         steps_per_second = (self.step - self.start_step) / seconds
         loss = float(self.get_loss())
         epoch = self.step / self.steps_per_epoch
-        facts = (
-            f"epoch {epoch:.1f}  loss {loss:.4f}"
-            f"  {steps_per_second * self.batch_size:,.0f} images/s"
-        )
+        speed = steps_per_second * self.batch_size
+        facts = f"epoch {epoch:.1f}  loss {loss:.4f}  {speed:,.0f} images/s"
+        if peak := self.peak_speed:
+            facts += f"  MFU {100 * peak.share(speed):.0f} %"
+            # beside a bar there is no room for more
+            facts += "" if self.bar else f" of {peak.title}"
         if self.bar:
             self.bar.update(self.task, completed=self.step, facts=facts)
         elif trainer.is_global_zero:

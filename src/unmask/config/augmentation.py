@@ -4,8 +4,9 @@ import re
 from math import lcm
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
+from unmask.config.own_class import OWN_CLASS, OwnClass, refuse_other_keys
 from unmask.config.section import (
     Count,
     FractionBelowOne,
@@ -19,6 +20,8 @@ MAX_MIXING_GROUP = 16  # images
 
 
 class Augment(Section):
+    model_config = ConfigDict(extra="allow", populate_by_name=True)
+
     # Table 1e compares none, fixed, random, and random with jitter
     crop: Literal["none", "fixed", "random", "random_once", "padded"] = Field(
         description=(
@@ -63,6 +66,14 @@ class Augment(Section):
         )
     )
 
+    # with a default: configs of older ledgers lack it
+    target_: OwnClass | None = OWN_CLASS
+
+    @model_validator(mode="after")
+    def refuse_keys_of_no_class(self) -> "Augment":
+        refuse_other_keys(self, self.target_)
+        return self
+
     @property
     def changes_images(self) -> bool:
         """Tell whether an image looks different in each epoch."""
@@ -73,7 +84,8 @@ class Augment(Section):
     @property
     def works_per_image(self) -> bool:
         """Tell whether some change is made to one image at a time, on the CPU."""
-        return self.policy is not None or self.jitter > 0
+        own = self.target_ is not None
+        return own or self.policy is not None or self.jitter > 0
 
     @field_validator("policy")
     @classmethod
@@ -108,6 +120,11 @@ def indivisible_group_size(recipe: Any, batch_size: int, repeats: int) -> int:
     # pretraining and probes have neither key
     mixes = getattr(recipe, "mixup", 0) or getattr(recipe, "cutmix", 0)
     return lcm(mixing_group_size(batch_size) if mixes else 1, repeats)
+
+
+def augment_key(stage: str) -> str:
+    """Return the key under which a stage's augmentation stands."""
+    return "augment" if stage == "pretrain" else f"{stage}.augment"
 
 
 def stage_augment(config: Any, stage: str) -> Augment | None:

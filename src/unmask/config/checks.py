@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from unmask.config.data import Container
 from unmask.config.datasets import INSTALLED_DATASETS
+from unmask.config.foreign import check_part, is_foreign
 from unmask.config.image_checks import check_images
 from unmask.config.keys import did_you_mean, fields_by_key, known_keys
 from unmask.config.model_checks import check_geometry, check_target, check_widths
@@ -40,6 +41,7 @@ def fill_missing_roots(raw: dict[str, Any]) -> dict[str, Any]:
     for section in ("data", "robustness"):
         if (
             raw[section]["root"] is None
+            and not raw[section].get("sets")
             and raw[section]["source"] not in INSTALLED_DATASETS
         ):
             raw[section]["root"] = PLACEHOLDER_ROOT
@@ -137,6 +139,7 @@ def complete_config(raw: dict[str, Any]) -> dict[str, Any]:
 
 def check_checkpoint_config(raw: dict[str, Any]) -> Config:
     """Return the config of a checkpoint; ConfigError where another version wrote it."""
+    _check_files_of_user(raw)
     try:
         return check(complete_config(raw))
     except ConfigError as error:
@@ -145,6 +148,17 @@ def check_checkpoint_config(raw: dict[str, Any]) -> Config:
             f"the config in this checkpoint is another version's ({first}); use the"
             " version that trained it"
         ) from None
+
+
+def _check_files_of_user(raw: dict[str, Any]) -> None:
+    """Raise ConfigError where a class of the user's that a checkpoint names is gone."""
+    sections = (raw.get(name) or {} for name in ("masking", "target"))
+    for name in [str(section.get("_target_", "")) for section in sections]:
+        if "." in name and is_foreign(name):
+            try:
+                check_part(name)
+            except ValueError as error:
+                raise ConfigError(f"this checkpoint was made with {error}") from None
 
 
 def describe_errors(error: ValidationError) -> str:
@@ -166,6 +180,8 @@ def _describe_error(details: Any) -> str:
         )
     if kind == "missing":
         return f"{key}: missing; give it a value"
+    if kind == "value_error" and message.startswith((".", " ")):
+        return f"{key}{message}"
     if kind == "value_error":
         # raised in this project, most with the key at the beginning
         is_complete = not key or message.startswith(("data", key))

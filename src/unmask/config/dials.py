@@ -13,7 +13,10 @@ from typing import Any, NamedTuple
 import yaml
 
 from unmask.config.data import default_patch_size
-from unmask.config.experiments import CONF
+from unmask.config.experiments import CONF, merge
+from unmask.config.foreign import is_foreign
+from unmask.config.groups import coarse_block
+from unmask.config.keys import known_keys
 from unmask.config.recipe_parts import WARMUP_SHARE
 from unmask.config.recipes import STAGES
 from unmask.config.statistics import standard_statistics
@@ -21,10 +24,11 @@ from unmask.config.statistics import standard_statistics
 # libyaml reads ten times as fast, where it is there
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # a choice of a group is known by these: they weigh more than all other values
-NAMES = ("name", "source", "_target_")
+NAMES = ("name", "source", "_target_", "optimizer")
 NAME_WEIGHT = 100
-# groups that change no result, and what only Hydra reads
-OTHER_GROUPS = ("trainer", "logger", "scale", "experiment")
+TARGET_KEY = "._target_"
+# groups that change no result, or other groups, and what only Hydra reads
+OTHER_GROUPS = ("trainer", "logger", "scale", "experiment", "method")
 FILE_ONLY = ("defaults", "hydra", "scale")
 REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
@@ -80,8 +84,29 @@ def read_dials(config: Content) -> Dials:
             values[group] = choice.name
         differs |= choice.differs
         follows |= choice.follows
+    differs |= _keys_of_own_classes(flat)
     keys = sorted((key for key in flat if key in differs), key=_rank)
     return Dials(values | {key: flat[key] for key in keys}, follows)
+
+
+def _keys_of_own_classes(flat: Content) -> Content:
+    """Return the classes that are the user's, and what they are called with.
+
+    No file of conf/ has a default for these keys.
+    """
+    known = known_keys()
+    classes = [
+        key.removesuffix(TARGET_KEY)
+        for key, value in flat.items()
+        if key.endswith(TARGET_KEY) and isinstance(value, str) and is_foreign(value)
+    ]
+    return {
+        key: value
+        for key, value in flat.items()
+        for part in classes
+        if key.startswith(f"{part}.")
+        and (key not in known or key == f"{part}{TARGET_KEY}")
+    }
 
 
 def _rank(key: str) -> int:
@@ -107,8 +132,15 @@ def format_value(value: Any) -> str:
 def _defaults(name: str) -> tuple[Content, dict[str, str]]:
     """Return the flat values of a file of conf/, and the choice of each group."""
     content = _read_yaml(f"{name}.yaml")
-    values = {key: value for key, value in content.items() if key not in FILE_ONLY}
-    return flatten(values), _chosen_groups(content)
+    own = {key: value for key, value in content.items() if key not in FILE_ONLY}
+    values: Content = {}
+    groups: dict[str, str] = {}
+    for base in content.get("defaults", []):
+        # a scale may build on another one
+        if isinstance(base, str) and name.startswith("scale/"):
+            base_values, base_groups = _defaults(f"scale/{base}")
+            values, groups = values | base_values, groups | base_groups
+    return values | flatten(own), groups | _chosen_groups(content)
 
 
 def _chosen_groups(content: Content) -> dict[str, str]:
@@ -178,23 +210,14 @@ def _read_file(group: str, name: str) -> Content:
         return content
     values: Content = {}
     for base in content.get("defaults", []):
-        values = _merge(values, _read_file(group, base)[group])
+        values = merge(values, _read_file(group, base)[group])
     own = {key: value for key, value in content.items() if key != "defaults"}
-    return {group: _merge(values, own)}
+    return {group: merge(values, own)}
 
 
 @cache
 def _read_yaml(name: str) -> Content:
     return yaml.load((CONF / name).read_text(), LOADER) or {}
-
-
-def _merge(base: Content, above: Content) -> Content:
-    merged = dict(base)
-    for key, value in above.items():
-        inner = merged.get(key)
-        both = isinstance(value, dict) and isinstance(inner, dict)
-        merged[key] = _merge(inner, value) if both and inner else value
-    return merged
 
 
 def flatten(content: Content, prefix: str = "") -> Content:
@@ -245,6 +268,9 @@ def _filled(key: str, config: Content) -> Any:
         return model["mlp_ratio"]
     if key == "target.components":
         return max(1, data["patch_size"] ** 2 * data["channels"] // 8)
+    if key == "masking.block":
+        rows, cols = (side // data["patch_size"] for side in data["image_size"])
+        return coarse_block((rows, cols))
     if key in ("data.mean", "data.std"):
         mean, std = standard_statistics(data["channels"])
         return list(mean if key == "data.mean" else std)

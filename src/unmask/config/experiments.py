@@ -17,12 +17,16 @@ from pydantic import ValidationError
 from unmask.config.checks import ConfigError, describe_errors
 from unmask.config.keys import did_you_mean
 from unmask.config.paper_facts import Paper
+from unmask.config.recipes import STAGES
 from unmask.config.schema import Scale
 from unmask.config.section import Section
 
 ROOT = Path(__file__).parents[3]
 EXPERIMENTS = ROOT / "experiments"
+# beside src/ in a checkout, in the package where a wheel is installed
 CONF = ROOT / "conf"
+if not CONF.is_dir():
+    CONF = Path(__file__).parents[1] / "conf"
 SMALLEST_SCALE = "embedded"
 # what a user types after experiment= for several tables at once
 ALL = "all"
@@ -111,6 +115,16 @@ def read_sweep(slug: str) -> Sweep:
     return sweep
 
 
+def merge(base: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Return both as Hydra merges them: sections key by key, of others the latter."""
+    merged = dict(base)
+    for key, value in above.items():
+        inner = merged.get(key)
+        both = isinstance(value, dict) and isinstance(inner, dict)
+        merged[key] = merge(inner, value) if both and inner else value
+    return merged
+
+
 def unknown_name_message(key: str, name: str, known: list[str]) -> str:
     """Say that an experiment, scale or choice does not exist, and which do."""
     return (
@@ -175,35 +189,59 @@ def read_scale(name: str) -> Scale:
         refuse_unknown(
             "scale", name, sorted(f.stem for f in path.parent.glob("*.yaml"))
         )
-    scale = _read_section(path, Scale, "scale")
+    scale = _read_scale_file(path)
     if scale.name != name:
         raise ConfigError(
             f"{path}: scale.name is {scale.name}; it must be the file's name, {name}"
         )
-    for slug in scale.cells:
+    for slug in [*scale.cells, *(scale.caveats.keys() - STAGES.keys())]:
         if not (CONF / "experiment" / f"{slug}.yaml").exists():
             message = unknown_name_message("experiment", slug, experiment_slugs())
             raise ConfigError(f"{path}: {message}")
     return scale
 
 
+@cache
+def _read_scale_file(path: Path) -> Scale:
+    """Read a scale, with what it takes over from the scale in its `defaults`."""
+    content = _read_yaml(path)
+    values = content.get("scale")
+    if not isinstance(values, dict):
+        raise ConfigError(
+            f"{path}: there is no `scale:` in it; see the other files in that folder"
+        )
+    for base in content.get("defaults", []):
+        # the others choose files of other groups
+        if isinstance(base, str):
+            values = merge(read_scale(base).model_dump(), values)
+    return _as_section(path, Scale, values)
+
+
 # a sweep of all tables reads the same files for each of its cells
 @cache
 def _read_section(path: Path, section: Any, key: str | None = None) -> Any:
     """Read a YAML file as a section; `key`: where in the file it stands."""
+    content = _read_yaml(path)
+    if key and (not isinstance(content, dict) or key not in content):
+        raise ConfigError(
+            f"{path}: there is no `{key}:` in it; see the other files in that folder"
+        )
+    return _as_section(path, section, content[key] if key else content)
+
+
+def _read_yaml(path: Path) -> Any:
     try:
-        content = yaml.safe_load(path.read_text())
-        if key and (not isinstance(content, dict) or key not in content):
-            raise ConfigError(
-                f"{path}: there is no `{key}:` in it; see the other files in that"
-                " folder"
-            )
-        return section.model_validate(content[key] if key else content)
-    except ValidationError as error:
-        raise ConfigError(f"{path}: {describe_errors(error)}") from None
+        return yaml.safe_load(path.read_text())
     except (OSError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{path} cannot be read: {reason}") from None
+
+
+def _as_section(path: Path, section: Any, values: Any) -> Any:
+    try:
+        return section.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {describe_errors(error)}") from None
 
 
 def experiment_cells(
@@ -215,8 +253,8 @@ def experiment_cells(
     """
     sweep = read_sweep(slug)
     scale_overrides = scale.cells.get(slug, {})
-    # null in the scale's file leaves the experiment out
-    if scale_overrides is None:
+    # in place of rows the scale's file says why the experiment is left out
+    if not isinstance(scale_overrides, dict):
         return
     unknown = sorted(scale_overrides.keys() - sweep.cells.keys())
     if unknown:
@@ -226,9 +264,32 @@ def experiment_cells(
         )
     for row, paper_overrides in sweep.cells.items():
         overrides = scale_overrides.get(row, paper_overrides)
-        # null leaves the row out
-        if overrides is None:
+        # in place of overrides it says why the row is left out
+        if overrides is None or isinstance(overrides, str):
             continue
         for seed in seeds or scale.seeds:
             all_overrides = (f"scale={scale.name}", *overrides, f"seed={seed}")
             yield Cell(slug, row, seed, all_overrides)
+
+
+def scale_caveats(paper: Paper, slug: str, scale: Scale) -> list[str]:
+    """Return what a reader of a table at this scale must know, a sentence each.
+
+    It is what the scale's file says of the table, of the stages in its columns, and of
+    rows that it leaves out.
+    """
+    kinds = {kind for row in paper.rows for kind in paper.column_stages(row).values()}
+    # some tables are called as a stage: of them their own sentence counts
+    names = [slug, *sorted(kinds - set(experiment_slugs()) - {slug})]
+    sentences = [scale.caveats[name] for name in names if name in scale.caveats]
+    cells = scale.cells.get(slug, {})
+    if isinstance(cells, str):
+        return [*sentences, f"left out: {cells}"]
+    rows_of: dict[str, list[str]] = {}
+    for row, cell in (cells or {}).items():
+        if isinstance(cell, str):
+            rows_of.setdefault(cell, []).append(row)
+    for reason, rows in rows_of.items():
+        noun, verb = ("row", "is") if len(rows) == 1 else ("rows", "are")
+        sentences.append(f"{noun} {', '.join(rows)} {verb} left out: {reason}")
+    return sentences

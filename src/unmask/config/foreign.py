@@ -54,10 +54,16 @@ def check_part(name: str) -> None:
     """Raise ValueError where a dotted name leads to no class, function or value."""
     module, _, attribute = name.rpartition(".")
     file = _module_file(module)
-    if file is None or file.suffix != ".py":
+    if file is None or file.suffix != ".py" or not file.is_file():
         raise ValueError(
             f"{name}: there is no module {module or name}; write module.name of a"
             " module in this folder, or set PYTHONPATH to its folder"
+        )
+    # installed modules come first, and so do the scripts beside this project
+    mine = Path.cwd() / f"{module.partition('.')[0]}.py"
+    if mine.is_file() and not mine.samefile(file):
+        raise ValueError(
+            f"{name}: Python finds {file} before {mine}; give your file another name"
         )
     # a checkpoint from elsewhere may name any function of them
     if _is_installed(file) or _is_of_python(file):
@@ -75,6 +81,28 @@ def check_part(name: str) -> None:
         raise ValueError(f"{name}: {file} defines no {attribute}{hint}")
 
 
+def part_name(name: str) -> str:
+    """Return what pages and tables call a part: its class, without the module."""
+    return name.rpartition(".")[2]
+
+
+def describe_part(name: str) -> str:
+    """Return the first line of a class's docstring, without its full stop.
+
+    Empty where there is none, or the file is not here.
+    """
+    module, _, attribute = name.rpartition(".")
+    file = _module_file(module)
+    try:
+        tree = ast.parse(file.read_bytes() if file else b"")
+    except (OSError, SyntaxError):
+        return ""
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and node.name == attribute:
+            return (ast.get_docstring(node) or "").partition("\n")[0].removesuffix(".")
+    return ""
+
+
 def load_part(name: str) -> Any:
     """Import the module and return what it calls by that name.
 
@@ -84,8 +112,8 @@ def load_part(name: str) -> Any:
     _search_working_folder()
     try:
         return getattr(importlib.import_module(module), attribute)
-    # a module may raise anything while it is imported
-    except Exception as error:
+    # a module may raise anything while it is imported, and a script may exit
+    except (Exception, SystemExit) as error:
         raise ValueError(
             f"{name} cannot be imported ({type(error).__name__}: {error}); see"
             f" {_module_file(module) or module}"
@@ -130,6 +158,11 @@ def _is_of_python(file: Path) -> bool:
 
 def _is_installed(file: Path) -> bool:
     return {"site-packages", "dist-packages"} & {*file.parts} != set()
+
+
+def is_written_here(file: Path) -> bool:
+    """Tell whether a file is the user's: neither installed nor a part of Python."""
+    return not (_is_of_python(file) or _is_installed(file))
 
 
 def _search_working_folder() -> None:

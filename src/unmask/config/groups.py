@@ -1,7 +1,9 @@
 """The parts of a run that are swapped as a whole: masking, target, loggers."""
 
 import re
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator
+from math import gcd, prod
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -15,16 +17,34 @@ from pydantic import (
 from unmask.config.foreign import check_part, is_foreign
 from unmask.config.section import Count, Positive, Section
 
-MASKING_MEANING = "set by masking=random, block or grid"
-TARGET_MEANING = "set by target=pixel, pixel_norm, pca, dvae or hog"
+# rows and columns of patches
+Grid = tuple[int, int]
+MASKING_MEANING = "set by masking=random, block, grid or coarse"
+TARGET_MEANING = "set by target=pixel, pixel_norm, pixel_l1, pca, dvae or hog"
 # by wandb's Settings.validate_project
 WANDB_REFUSES = "/\\#?%:"
 MAX_WANDB_NAME = 128
 # of tags: messages leave parts of a key out that hold the project's name
 OWN, FOREIGN = "unmask.own", "unmask.foreign"
+# the side of a block of patches, as a share of the grid's
+PIXIO_BLOCK = 4 / 16
 
 
-class ForeignPart(Section):
+class Part:
+    """What most maskings and targets have: no null to complete, and no misfit."""
+
+    # of a target: whether it gets the tokenizer of the section `tokenizer`
+    takes_tokenizer: ClassVar[bool] = False
+
+    def complete(self, *_: Any) -> None:
+        """Replace null by what it stands for, of the grid or of a patch's values."""
+
+    def misfits(self, *_: Any) -> Iterator[str]:
+        """Yield an error message for each value that does not fit the config."""
+        yield from ()
+
+
+class ForeignPart(Part, Section):
     """A sampler or a target from a file of the user's (docs/extending.md).
 
     Its other keys are what its class is called with.
@@ -43,6 +63,9 @@ class ForeignPart(Section):
         check_part(value)
         return value
 
+    def count_visible(self, grid: Grid, mask_ratio: float) -> int | None:
+        return None
+
 
 def choose_tag(value: Any) -> str:
     """Tell whether the part that `_target_` names is this project's."""
@@ -54,15 +77,39 @@ def choose_tag(value: Any) -> str:
     return FOREIGN if isinstance(typed, str) and is_foreign(typed) else OWN
 
 
-class PlainMasking(Section):
-    """Masking without options of its own."""
+# Members that all maskings have, beside their options: how many patches stay visible
+# (None: only the sampler knows), and what does not fit the config.
 
-    target_: Literal["unmask.masking.RandomMasking", "unmask.masking.GridMasking"] = (
-        Field(alias="_target_", description=MASKING_MEANING)
+
+class RandomMasking(Part, Section):
+    target_: Literal["unmask.masking.RandomMasking"] = Field(
+        alias="_target_", description=MASKING_MEANING
     )
 
+    def count_visible(self, grid: Grid, mask_ratio: float) -> int | None:
+        return _kept(grid, mask_ratio)
 
-class BlockMasking(Section):
+
+class GridMasking(Part, Section):
+    """One patch of each 2 x 2, also of those cut off at the border."""
+
+    target_: Literal["unmask.masking.GridMasking"] = Field(
+        alias="_target_", description=MASKING_MEANING
+    )
+
+    def count_visible(self, grid: Grid, mask_ratio: float) -> int | None:
+        rows, cols = grid
+        return -(-rows // 2) * -(-cols // 2)
+
+    def misfits(self, grid: Grid, mask_ratio: float) -> Iterator[str]:
+        if mask_ratio != 0.75:
+            yield (
+                f"mask_ratio = {mask_ratio}: masking=grid keeps one patch of each 2 x 2"
+                " cell; set mask_ratio=0.75"
+            )
+
+
+class BlockMasking(Part, Section):
     target_: Literal["unmask.masking.BlockMasking"] = Field(
         alias="_target_", description=MASKING_MEANING
     )
@@ -73,9 +120,70 @@ class BlockMasking(Section):
         )
     )
 
+    def count_visible(self, grid: Grid, mask_ratio: float) -> int | None:
+        return _kept(grid, mask_ratio)
+
+    def misfits(self, grid: Grid, mask_ratio: float) -> Iterator[str]:
+        hidden = prod(grid) - _kept(grid, mask_ratio)
+        if self.min_patches and self.min_patches > hidden:
+            yield (
+                f"masking.min_patches = {self.min_patches}: only {hidden} patches are"
+                f" hidden; set masking.min_patches={hidden} or less"
+            )
+
+
+def _kept(grid: Grid, mask_ratio: float) -> int:
+    """Repeat `unmask.masking.num_visible`, which imports torch."""
+    return round(prod(grid) * (1 - mask_ratio))
+
+
+class CoarseMasking(Part, Section):
+    target_: Literal["unmask.coarse_masking.CoarseMasking"] = Field(
+        alias="_target_", description=MASKING_MEANING
+    )
+    block: Count | None = Field(
+        description=(
+            "side of the squares of patches that are hidden together; null: a quarter"
+            " of the grid's, as Pixio's 4 of 16"
+        )
+    )
+
+    def complete(self, grid: Grid) -> None:
+        if self.block is None:
+            self.block = coarse_block(grid)
+
+    def count_visible(self, grid: Grid, mask_ratio: float) -> int | None:
+        assert self.block is not None
+        unit = self.block**2
+        return unit * round(prod(grid) / unit * (1 - mask_ratio))
+
+    def misfits(self, grid: Grid, mask_ratio: float) -> Iterator[str]:
+        assert self.block is not None
+        common = gcd(*grid)
+        if common % self.block:
+            fitting = [side for side in range(1, common + 1) if common % side == 0]
+            yield (
+                f"masking.block = {self.block}: does not divide a grid of {grid[0]} x"
+                f" {grid[1]} patches; blocks that do: {', '.join(map(str, fitting))}"
+            )
+
+
+def coarse_block(grid: tuple[int, int]) -> int:
+    """Return the side of a square of patches that fits the grid, near a quarter of it.
+
+    Pixio's (Yang et al. 2025): 4 of 16 patches.
+    """
+    rows, cols = grid
+    common = gcd(rows, cols)
+    sides = [side for side in range(1, common + 1) if common % side == 0]
+    return min(sides, key=lambda side: abs(side - PIXIO_BLOCK * min(grid)))
+
 
 # `_target_` says which of the classes a section is checked against
-OwnMasking = Annotated[PlainMasking | BlockMasking, Field(discriminator="target_")]
+OwnMasking = Annotated[
+    RandomMasking | GridMasking | BlockMasking | CoarseMasking,
+    Field(discriminator="target_"),
+]
 Masking = Annotated[
     Annotated[OwnMasking, Tag(OWN)] | Annotated[ForeignPart, Tag(FOREIGN)],
     Discriminator(choose_tag),
@@ -83,13 +191,15 @@ Masking = Annotated[
 
 
 # the target of the default config, with or without normalisation per patch
-class PixelTarget(Section):
-    target_: Literal["unmask.targets.Pixel", "unmask.targets.NormalisedPixel"] = Field(
-        alias="_target_", description=TARGET_MEANING
-    )
+class PixelTarget(Part, Section):
+    target_: Literal[
+        "unmask.targets.Pixel",
+        "unmask.targets.NormalisedPixel",
+        "unmask.targets.AbsolutePixel",
+    ] = Field(alias="_target_", description=TARGET_MEANING)
 
 
-class PCATarget(Section):
+class PCATarget(Part, Section):
     target_: Literal["unmask.targets.PatchPCA"] = Field(
         alias="_target_", description=TARGET_MEANING
     )
@@ -100,8 +210,24 @@ class PCATarget(Section):
         )
     )
 
+    def complete(self, values_of_patch: int) -> None:
+        """Choose the paper's 96 of 16 * 16 * 3 = 768 where the key is null."""
+        if self.components is None:
+            self.components = max(1, values_of_patch // 8)
 
-class HogTarget(Section):
+    def misfits(self, patch_size: int, channels: int) -> Iterator[str]:
+        # a patch has as many principal components as it has values
+        values = patch_size**2 * channels
+        if self.components and self.components > values:
+            yield (
+                f"target.components = {self.components}: a patch of {patch_size} x"
+                f" {patch_size} pixels and {channels} channels has {values} components;"
+                f" the paper takes an eighth of them:"
+                f" target.components={max(1, values // 8)}"
+            )
+
+
+class HogTarget(Part, Section):
     target_: Literal["unmask.targets.Hog"] = Field(
         alias="_target_", description=TARGET_MEANING
     )
@@ -111,7 +237,9 @@ class HogTarget(Section):
 
 
 # its tokens come from the section `tokenizer`
-class TokensTarget(Section):
+class TokensTarget(Part, Section):
+    takes_tokenizer: ClassVar[bool] = True
+
     target_: Literal["unmask.targets.Tokens"] = Field(
         alias="_target_", description=TARGET_MEANING
     )

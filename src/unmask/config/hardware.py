@@ -10,6 +10,7 @@ from unmask.config.section import Count, Positive, PositiveFraction, Section
 
 Precision = Literal["32-true", "bf16-mixed"]
 GIB = 2**30
+GIGA = 1e9
 TERA = 1e12
 PRECISION_NAMES: dict[Precision, str] = {
     "32-true": "float32",
@@ -17,10 +18,23 @@ PRECISION_NAMES: dict[Precision, str] = {
 }
 
 
+class Link(Section):
+    """Say how fast devices send to each other: data sheets' bytes, in one direction.
+
+    gb_s: 10^9 bytes a second from one device of a node to another. network_gb_s: from
+    one node to another, all adapters together.
+    """
+
+    devices_per_node: Count
+    gb_s: Positive
+    network_gb_s: Positive
+
+
 class Hardware(Section):
     """Describe the devices. Their peak is null where this machine is to be measured.
 
-    cuda_names: what CUDA calls a device that has this peak.
+    cuda_names: what CUDA calls a device that has this peak. link: null where what
+    devices send to each other is not counted.
     """
 
     name: str
@@ -31,6 +45,7 @@ class Hardware(Section):
     tflops: dict[Precision, Positive] | None
     utilisation: dict[Precision, PositiveFraction] | None
     source: str
+    link: Link | None = None
     cuda_names: list[str] = Field(default_factory=list)
 
     @model_validator(mode="after")
@@ -45,6 +60,19 @@ class Hardware(Section):
     @property
     def needs_measuring(self) -> bool:
         return self.tflops is None
+
+    @property
+    def link_rate(self) -> float | None:
+        """Return the bytes a second that pass between neighbours in a ring of devices.
+
+        None for one device, and where it is not known.
+        """
+        if self.link is None or self.devices == 1:
+            return None
+        slowest = self.link.gb_s
+        if self.devices > self.link.devices_per_node:
+            slowest = min(slowest, self.link.network_gb_s)
+        return GIGA * slowest
 
     def flops_per_second(self, precision: Precision) -> float:
         """Return the FLOP/s that one device is expected to reach."""

@@ -2,7 +2,12 @@
 
 from collections.abc import Iterator
 
-from unmask.config.augmentation import Augment, mixing_group_size, stage_augment
+from unmask.config.augmentation import (
+    Augment,
+    augment_key,
+    mixing_group_size,
+    stage_augment,
+)
 from unmask.config.data import Container, Data
 from unmask.config.datasets import find_dataset
 from unmask.config.schema import Config
@@ -58,7 +63,7 @@ def check_images(config: Config) -> Iterator[str]:
         if augment:
             augments[stage] = augment
     for stage, augment in augments.items():
-        yield from _check_augment(config, _augment_key(stage), augment)
+        yield from _check_augment(config, augment_key(stage), augment)
         if augment.repeats > 1:
             yield from _check_repeats(config, stage, augment)
     active = [
@@ -76,13 +81,8 @@ def check_images(config: Config) -> Iterator[str]:
     if config.data.in_memory == "device" and all(a.works_per_image for a in active):
         yield (
             "data.in_memory = device: each stage changes single images (augment.policy,"
-            " augment.jitter), which is done on the CPU; set data.in_memory=true"
+            " jitter, _target_), which is done on the CPU; set data.in_memory=true"
         )
-
-
-def _augment_key(stage: str) -> str:
-    """Return the key under which a stage's augmentation stands."""
-    return "augment" if stage == "pretrain" else f"{stage}.augment"
 
 
 def _check_nvjpeg(config: Config, active: list[Augment]) -> Iterator[str]:
@@ -103,7 +103,7 @@ def _check_nvjpeg(config: Config, active: list[Augment]) -> Iterator[str]:
     if active and all(augment.works_per_image for augment in active):
         yield (
             f"{problem}: each stage changes single images on the CPU (augment.policy,"
-            " augment.jitter); use data.decode=auto"
+            " jitter, _target_); use data.decode=auto"
         )
 
 
@@ -137,7 +137,7 @@ def _check_repeats(config: Config, stage: str, augment: Augment) -> Iterator[str
 
     They must come in one batch, differ, and not be mixed with each other.
     """
-    recipe, key = getattr(config, stage), _augment_key(stage)
+    recipe, key = getattr(config, stage), augment_key(stage)
     problem, batch = f"{key}.repeats = {augment.repeats}", recipe.batch_size
     if batch % augment.repeats:
         yield (

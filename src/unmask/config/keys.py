@@ -23,6 +23,23 @@ def path_keys(section: type[BaseModel] = Config) -> frozenset[str]:
     return frozenset(key for key, field in _fields(section, "") if _is_path(field))
 
 
+@cache
+def part_sections() -> frozenset[str]:
+    """Return the sections of a run that a class of the user's may take over.
+
+    They have a `_target_`; their other keys are what that class is called with.
+    """
+    keys = known_keys()
+    ending = "._target_"
+    return frozenset(k.removesuffix(ending) for k in keys if k.endswith(ending))
+
+
+def is_part_key(key: str) -> bool:
+    """Tell whether a key may be one of a class of the user's: masking.count."""
+    section = key.rpartition(".")[0]
+    return any(f"{section}.".startswith(f"{part}.") for part in part_sections())
+
+
 def _fields(section: type[BaseModel], prefix: str) -> Iterator[tuple[str, FieldInfo]]:
     """Yield each dotted key with its field, those of nested sections too."""
     for name, field in fields_by_key(section).items():

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from math import prod
 
-from unmask.config.groups import BlockMasking, PCATarget
+from unmask.config.architecture import CrossDecoder, ForeignModel
 from unmask.config.schema import Config
 
 # of queries, keys, values and the projection after them; as multiples of width squared
@@ -18,13 +18,7 @@ def check_geometry(config: Config) -> Iterator[str]:
         # the number of patches, on which the rest depends, has no meaning
         yield misfit
         return
-    # without blocks nothing mixes the tokens of visible and hidden patches
-    if config.decoder.depth == 0 and not config.encoder.mask_tokens:
-        yield (
-            "decoder.depth = 0: a linear head predicts a patch from its own token, and"
-            " a mask token that the encoder has not seen knows nothing of the image;"
-            " add encoder.mask_tokens=true"
-        )
+    yield from _check_decoder(config)
     patches, visible = prod(config.grid), config.num_visible
     if patches < 2:
         yield (
@@ -37,11 +31,43 @@ def check_geometry(config: Config) -> Iterator[str]:
             f"mask_ratio = {config.mask_ratio}: keeps {visible} of {patches} patches;"
             f" pick one that keeps between 1 and {patches - 1}"
         )
-    is_grid = config.masking.target_.endswith("GridMasking")
-    if is_grid and config.mask_ratio != 0.75:
+    yield from config.masking.misfits(config.grid, config.mask_ratio)
+
+
+def _check_decoder(config: Config) -> Iterator[str]:
+    """Yield an error message where the decoder does not fit what it decodes."""
+    decoder = config.decoder
+    is_cross = isinstance(decoder, CrossDecoder)
+    # without blocks nothing mixes the tokens of visible and hidden patches
+    if decoder.depth == 0 and not (config.encoder.mask_tokens or is_cross):
         yield (
-            f"mask_ratio = {config.mask_ratio}: masking=grid keeps one patch of each"
-            " 2 x 2 cell; set mask_ratio=0.75"
+            "decoder.depth = 0: a linear head predicts a patch from its own token, and"
+            " a mask token that the encoder has not seen knows nothing of the image;"
+            " add encoder.mask_tokens=true"
+        )
+    if not isinstance(decoder, CrossDecoder):
+        return
+    if decoder.depth == 0:
+        yield (
+            "decoder.depth = 0: decoder=cross reads the encoder in its blocks; set"
+            " decoder.depth=1 or more, or decoder=mae"
+        )
+    if config.encoder.mask_tokens:
+        yield (
+            "encoder.mask_tokens = true: decoder=cross has mask tokens of its own, that"
+            " read visible patches; set encoder.mask_tokens=false, or decoder=mae"
+        )
+    ratio = decoder.prediction_ratio
+    if ratio is not None and ratio > config.mask_ratio:
+        yield (
+            f"decoder.prediction_ratio = {ratio:g}: only"
+            f" mask_ratio={config.mask_ratio:g} of the patches are hidden; give that or"
+            " less, or null for all of them"
+        )
+    if ratio is not None and config.loss_on == "all":
+        yield (
+            f"decoder.prediction_ratio = {ratio:g}: loss_on=all predicts every patch;"
+            " set loss_on=hidden, or decoder.prediction_ratio=null"
         )
 
 
@@ -70,6 +96,12 @@ def _check_image_sizes(config: Config) -> str | None:
 
 def check_target(config: Config) -> Iterator[str]:
     """Yield an error message where the target does not fit patches or channels."""
+    if config.init_from and isinstance(config.model, ForeignModel):
+        yield (
+            f"init_from = {config.init_from}: the weights are an Encoder's of this"
+            f" project, and model._target_={config.model.target_} is yours; set"
+            " init_from=null"
+        )
     if config.init_from and config.encoder.mask_tokens and "pretrain" in config.stages:
         yield (
             f"init_from = {config.init_from}: pretrained weights have no mask tokens"
@@ -77,34 +109,11 @@ def check_target(config: Config) -> Iterator[str]:
         )
     patch, channels = config.data.patch_size, config.data.channels
     assert patch is not None
-    # a patch has as many principal components as it has values
-    values = patch**2 * channels
-    if isinstance(config.target, PCATarget):
-        components = config.target.components or 0
-        if components > values:
-            yield (
-                f"target.components = {components}: a patch of {patch} x {patch} pixels"
-                f" and {channels} channels has {values} components; the paper takes an"
-                f" eighth of them: target.components={max(1, values // 8)}"
-            )
+    yield from config.target.misfits(patch, channels)
     if config.tokenizer_file and channels not in (1, 3):
         yield (
             f"tokenizer.file = {config.tokenizer_file}: DALL-E's encoder takes 1 or 3"
             f" channels, not {channels}; set tokenizer.file=null"
-        )
-
-
-def check_block_size(config: Config) -> Iterator[str]:
-    """Yield an error message where the smallest block is more than what is hidden."""
-    if not isinstance(config.masking, BlockMasking):
-        return
-    smallest = config.masking.min_patches
-    assert config.num_visible is not None
-    hidden = prod(config.grid) - config.num_visible
-    if smallest and smallest > hidden:
-        yield (
-            f"masking.min_patches = {smallest}: only {hidden} patches are hidden; set"
-            f" masking.min_patches={hidden} or less"
         )
 
 
@@ -137,6 +146,9 @@ def count_weights(config: Config, with_decoder: bool) -> float:
     count += model.depth * block * model.width**2
     if with_decoder and decoder.depth:
         block = ATTENTION_MATRICES + 2 * DECODER_MLP_RATIO
-        count += model.width * decoder.width
-        count += decoder.depth * block * decoder.width**2
+        # of MAE's decoder once, of CrossMAE's keys and values in each block
+        reading = model.width * decoder.width
+        if isinstance(decoder, CrossDecoder):
+            block, reading = block - 2, 2 * decoder.depth * reading
+        count += reading + decoder.depth * block * decoder.width**2
     return count

@@ -1,6 +1,7 @@
 """Overrides whose key, group, experiment or scale does not exist."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 from unmask.config.checks import ConfigError, raise_errors
 from unmask.config.experiments import (
@@ -12,10 +13,14 @@ from unmask.config.experiments import (
     read_sweep,
     unknown_name_message,
 )
-from unmask.config.keys import did_you_mean
+from unmask.config.keys import did_you_mean, is_part_key
 
 # of Hydra: they train all cells of a sweep in its own process, or in a pool of workers
 IN_PROCESS_LAUNCHERS = ("basic", "joblib")
+OTHER_CONF_FLAGS = ("--config-path", "--config-name", "-cp", "-cn")
+CONFIG_DIR_FLAGS = ("--config-dir", "-cd")
+# what is typed behind them is their value, which is no override
+VALUE_FLAGS = (*CONFIG_DIR_FLAGS, *OTHER_CONF_FLAGS, "--cfg", "-c", "--package", "-p")
 
 
 def check_overrides(arguments: Sequence[str], known: Sequence[str]) -> None:
@@ -27,6 +32,7 @@ def check_overrides(arguments: Sequence[str], known: Sequence[str]) -> None:
         [
             *unknown_keys(arguments, known),
             *unknown_experiments(arguments),
+            *missing_folders(arguments),
             *unknown_choices(arguments),
             *refused_launchers(arguments),
         ]
@@ -52,6 +58,63 @@ def config_groups() -> list[str]:
     return [str(path.relative_to(CONF)) for path in CONF.rglob("*") if path.is_dir()]
 
 
+def add_part_keys(arguments: Iterable[str], known: Sequence[str]) -> list[str]:
+    """Let keys of the user's classes be typed as all others, without Hydra's plus.
+
+    known: the keys of the project. The others are added to the config, or replace what
+    a file of --config-dir says of them.
+    """
+    added = []
+    for argument in arguments:
+        key, equals, _ = argument.partition("=")
+        is_new = bool(equals) and not argument.startswith(("-", "~", "++"))
+        key = key.removeprefix("+")
+        # files of conf/ leave out augment._target_, which is rarely set
+        is_listed = key in known and not key.endswith("._target_")
+        if is_new and not is_listed and is_part_key(key):
+            argument = f"++{argument.removeprefix('+')}"
+        added.append(argument)
+    return added
+
+
+def join_flags(arguments: Sequence[str]) -> list[str]:
+    """Write a flag and its value as one word, as --cfg=job."""
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and joined[-1] in VALUE_FLAGS:
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
+
+
+def without_plus(overrides: Iterable[str]) -> list[str]:
+    """Return overrides as people type them: undo `add_part_keys`."""
+    return [
+        each.lstrip("+") if is_part_key(override_key(each)) else each
+        for each in overrides
+    ]
+
+
+def config_folders(arguments: Sequence[str]) -> list[Path]:
+    """Return the folders of --config-dir, which add files to those of conf/."""
+    return [
+        Path(value)
+        for flag, value in _key_value_pairs(arguments)
+        if flag in CONFIG_DIR_FLAGS
+    ]
+
+
+def missing_folders(arguments: Sequence[str]) -> list[str]:
+    """Return an error message for each folder of --config-dir that is not there."""
+    return [
+        f"--config-dir={folder}: there is no such folder; it holds files such as"
+        f" {folder}/masking/mine.yaml, which masking=mine then names"
+        for folder in config_folders(arguments)
+        if not folder.is_dir()
+    ]
+
+
 def unknown_keys(arguments: Sequence[str], known: Sequence[str]) -> list[str]:
     """Return an error message for each key=value argument whose key does not exist.
 
@@ -63,11 +126,8 @@ def unknown_keys(arguments: Sequence[str], known: Sequence[str]) -> list[str]:
         is_flag = argument.startswith("-") or "=" not in argument
         if is_flag or key.startswith("hydra") or "@" in key:
             continue
-        section = key.partition(".")[0]
-        if section in ("masking", "target") and argument.startswith("+"):
-            # of a part of the user's; the schema refuses it for the project's own
-            continue
-        if key not in known:
+        # of a class of the user's; the schema refuses it for the project's own
+        if key not in known and not is_part_key(key):
             errors.append(f"{key}: there is no such key{did_you_mean(key, known)}")
     return errors
 
@@ -120,15 +180,17 @@ def unknown_choices(arguments: Sequence[str]) -> list[str]:
     """Return an error message for each group=choice that conf/ lacks.
 
     Also for each value of a logger that is not chosen. Hydra's own message has many
-    lines. With --config-dir only Hydra knows which choices exist.
+    lines. With another conf/ in its place only Hydra knows which choices exist.
     """
-    if any(argument.startswith(("--config-", "-cd", "-cp")) for argument in arguments):
+    has_other_conf = any(each.startswith(OTHER_CONF_FLAGS) for each in arguments)
+    if has_other_conf or missing_folders(arguments):
         return []
+    folders = [CONF, *config_folders(arguments)]
     pairs = [(key.lstrip("+"), value) for key, value in _key_value_pairs(arguments)]
     loggers = " ".join(value for key, value in pairs if key == "logger")
     errors = []
     for key, value in pairs:
-        errors += _check_choices(key, value)
+        errors += _check_choices(key, value, folders)
         section, _, rest = key.partition(".")
         logger = rest.partition(".")[0]
         if section == "logger" and logger and logger not in loggers:
@@ -148,10 +210,13 @@ def refused_launchers(arguments: Sequence[str]) -> list[str]:
     ]
 
 
-def _check_choices(group: str, value: str) -> list[str]:
-    """Return an error message for each choice of a group that conf/ does not have."""
-    files = (CONF / group).glob("*.yaml") if group.isidentifier() else ()
-    known = sorted(path.stem for path in files)
+def _check_choices(group: str, value: str, folders: Sequence[Path]) -> list[str]:
+    """Return an error message for each choice of a group that no folder has."""
+    if not group.isidentifier():
+        return []
+    known = sorted(
+        {path.stem for folder in folders for path in (folder / group).glob("*.yaml")}
+    )
     # experiments and scales are checked above; choice(...) and glob(...) are Hydra's
     if not known or group in ("experiment", "scale") or "(" in value:
         return []

@@ -69,24 +69,27 @@ class Schedule(BaseModel):
         return self
 
 
+LABELS: Any = Field(
+    description=(
+        "train on this many labelled images, spread evenly over the classes; null: on"
+        " all"
+    )
+)
+ImageSize = Annotated[tuple[Count, Count] | None, BeforeValidator(height_and_width)]
+IMAGE_SIZE: Any = Field(
+    description=(
+        "image size of this stage in pixels, one number or [height, width]; position"
+        " embeddings are interpolated; null: data.image_size"
+    )
+)
+
+
 class LabelledImages(BaseModel):
     """The images that a classifier is trained on."""
 
     augment: Augment = Field(description="the training images")
-    labels: Count | None = Field(
-        description=(
-            "train on this many labelled images, spread evenly over the classes; null:"
-            " on all"
-        )
-    )
-    image_size: Annotated[
-        tuple[Count, Count] | None, BeforeValidator(height_and_width)
-    ] = Field(
-        description=(
-            "image size of this stage in pixels, one number or [height, width];"
-            " position embeddings are interpolated; null: data.image_size"
-        )
-    )
+    labels: Count | None = LABELS
+    image_size: ImageSize = IMAGE_SIZE
 
 
 class FineTuning(BaseModel):

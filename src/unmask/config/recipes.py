@@ -10,48 +10,27 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
+from unmask.config.probes import EXACT, FROZEN_POOLING, AnyProbe, ExactProbe
 from unmask.config.recipe_parts import (
     FineTuning,
     FrozenPooling,
     LabelledImages,
     Schedule,
 )
+from unmask.config.robustness import (
+    Robustness,
+    check_robustness,
+    describe_robustness,
+)
 from unmask.config.section import (
     IS_PATH,
     Count,
     NonNegative,
-    PathText,
     Positive,
     Section,
     Seed,
 )
-
-Corruption = Literal[
-    "gaussian_noise",
-    "shot_noise",
-    "impulse_noise",
-    "defocus_blur",
-    "glass_blur",
-    "motion_blur",
-    "zoom_blur",
-    "snow",
-    "frost",
-    "fog",
-    "brightness",
-    "contrast",
-    "elastic_transform",
-    "pixelate",
-    "jpeg_compression",
-]
-
-MIN_CORRUPTED_SIDE = 8  # pixels; the corruptions do not work on less
-FROZEN_POOLING: Any = Field(
-    description=(
-        "the feature of an image: the class token (cls), the mean of the normalised"
-        " patch tokens (mean), or the norm of the mean of unnormalised ones, as the"
-        " official code's --global_pool (mean_norm)"
-    )
-)
+from unmask.config.task import Task, check_task, describe_task
 
 
 class Recipe(Section, Schedule):
@@ -88,12 +67,6 @@ class TokenizerRecipe(Section, Schedule):
     )
 
 
-class Probe(Section, LabelledImages, Schedule):
-    """A linear head on frozen features (Table 10)."""
-
-    pool: FrozenPooling = FROZEN_POOLING
-
-
 class AttentiveProbe(Section, LabelledImages, Schedule):
     """A learned query attends to all frozen patch tokens, then a linear head."""
 
@@ -113,33 +86,6 @@ class PartialFineTune(Section, FineTuning, LabelledImages, Schedule):
             "how many of the last blocks are trained (Fig. 9); 0: only what follows the"
             " blocks; 0.5: also the MLP of the last block"
         )
-    )
-
-
-class Robustness(Section):
-    """What a classifier is tested on beside its validation images (Table 13)."""
-
-    of: Literal["finetune", "partial_finetune", "scratch"] = Field(
-        description="the stage that trains the classifier to test"
-    )
-    source: Literal["corrupted", "corrupted_folders", "folder"] = Field(
-        description=(
-            "`corrupted`: corrupt the data set's validation images on the fly;"
-            " `corrupted_folders`: read root/<corruption>/<severity>/<class>/"
-            " (ImageNet-C); `folder`: read root/<class>/"
-        )
-    )
-    root: PathText | None = Field(
-        description="where the folders lie; not used with source=corrupted"
-    )
-    corruptions: list[Corruption] | None = Field(
-        description="which of ImageNet-C's 15 corruptions; null: all"
-    )
-    severities: Annotated[
-        list[Annotated[int, Field(ge=1, le=5)]], Field(min_length=1)
-    ] = Field(description="severities of the corruptions, from 1 (weak) to 5 (strong)")
-    images: Count | None = Field(
-        description="test this many images, spread evenly over the set; null: all"
     )
 
 
@@ -163,12 +109,14 @@ class StageRecipes(BaseModel):
     tokenizer: TokenizerRecipe
     pretrain: Recipe
     knn: Knn
-    linear_probe: Probe
+    linear_probe: AnyProbe
     attentive_probe: AttentiveProbe
     partial_finetune: PartialFineTune
     finetune: FineTune
     scratch: FineTune
     robustness: Robustness
+    # with a default: configs of older ledgers lack it
+    task: Task = Task()
 
 
 def _check_partial(config: Any) -> Iterator[str]:
@@ -190,28 +138,21 @@ def _check_attentive(config: Any) -> Iterator[str]:
         )
 
 
-def _check_robustness(config: Any) -> Iterator[str]:
-    kind = config.robustness.of
-    if config.robustness.source != "corrupted" and not config.robustness.root:
-        yield (
-            f"robustness.root: robustness.source={config.robustness.source} needs the"
-            " folder of those images; add robustness.root=/path/to/images"
-        )
-    side = min(config.stage_image_size(kind))
-    if side < MIN_CORRUPTED_SIDE:
-        yield (
-            f"robustness: corruptions need images of {MIN_CORRUPTED_SIDE} x"
-            f" {MIN_CORRUPTED_SIDE} pixels or more, and those of {kind} have a side"
-            f" of {side}; set a larger data.image_size, or leave robustness out of"
-            " stages"
-        )
-
-
 def describe_training(recipe: Any, result: dict[str, Any]) -> str:
     """Say in a few words how a stage was trained, for the page of a run."""
     return (
         f"{recipe.optimizer}, {recipe.epochs} epochs, batch"
         f" {result['metrics']['batch_size']}, base lr {recipe.base_lr:g}"
+    )
+
+
+def _describe_probe(recipe: Any, result: dict[str, Any]) -> str:
+    if not isinstance(recipe, ExactProbe):
+        return describe_training(recipe, result)
+    metrics = result["metrics"]
+    return (
+        f"logistic regression, solved in {metrics['iterations']:,.0f} iterations,"
+        f" penalty {metrics['penalty']:g}"
     )
 
 
@@ -225,13 +166,6 @@ def _describe_knn(recipe: Any, result: dict[str, Any]) -> str:
 
 def _describe_pca(recipe: Any, result: dict[str, Any]) -> str:
     return f"{result['metrics']['patches']:,.0f} patches, centred, not whitened"
-
-
-def _describe_robustness(recipe: Any, result: dict[str, Any]) -> str:
-    severities = ", ".join(map(str, recipe.severities))
-    text = f"{recipe.source}, severities {severities}, {result['images']:,} images"
-    clean = result["metrics"].get("val/clean_accuracy")
-    return text if clean is None else f"{text} (clean: {clean:.1f} %)"
 
 
 @dataclass(frozen=True)
@@ -294,7 +228,11 @@ STAGES = {
         modules=("tasks.knn",),
     ),
     "linear_probe": StageKind(
-        "linear probe", trains="head", controls=("random", "pixels")
+        "linear probe",
+        trains="head",
+        controls=("random", "pixels"),
+        describe=_describe_probe,
+        modules=("tasks.regression", "training.exact_probe"),
     ),
     "attentive_probe": StageKind(
         "attentive probe",
@@ -320,13 +258,21 @@ STAGES = {
         "robustness of {of}, {source}",
         parent="classifier",
         name="robustness",
-        check=_check_robustness,
-        describe=_describe_robustness,
+        check=check_robustness,
+        describe=describe_robustness,
         modules=(
             "data.augment.corruptions",
             "training.corruption_error",
             "training.robustness",
         ),
+    ),
+    "task": StageKind(
+        "task {part}",
+        controls=("random", "pixels"),
+        name="task",
+        check=check_task,
+        describe=describe_task,
+        modules=("tasks.own_task", "training.own_task"),
     ),
 }
 if TYPE_CHECKING:
@@ -355,6 +301,21 @@ FINE_TUNING_STAGES = tuple(k for k in LABELLED_STAGES if k in ENCODER_STAGES)
 # nothing is trained: there is nothing to interrupt and to compare
 MEASURING_STAGES = tuple(k for k in LABELLED_STAGES if k not in TRAINED_STAGES)
 PRICED_STAGES = (*TRAINED_STAGES, *MEASURING_STAGES)
+
+
+def makes_steps(config: Any, kind: str) -> bool:
+    """Tell whether a stage is trained in steps, with this config."""
+    return kind in STEPPED_STAGES and is_stepped(getattr(config, kind))
+
+
+def is_stepped(recipe: Any) -> bool:
+    """Tell whether a recipe is of steps: an exact probe has none."""
+    return isinstance(recipe, Schedule)
+
+
+def draws_numbers(kind: str, recipe: dict[str, Any]) -> bool:
+    """Tell whether the seed changes what the stage makes of all images."""
+    return STAGES[kind].is_seeded and recipe.get("optimizer") != EXACT
 
 
 def stage_name(kind: str) -> str:

@@ -4,19 +4,19 @@ The YAML files in conf/ hold the values: defaults live there and nowhere else.
 `unmask.config.checks` adds what must fit together.
 """
 
+from math import prod
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from unmask.config.augmentation import Augment
+from unmask.config.architecture import AnyDecoder, AnyModel, CrossDecoder, Encoder
+from unmask.config.augmentation import Augment, augment_key, stage_augment
 from unmask.config.data import Container, Data, default_patch_size
+from unmask.config.foreign import is_foreign
 from unmask.config.groups import (
-    ForeignPart,
     Loggers,
     Masking,
-    PCATarget,
     Target,
-    TokensTarget,
 )
 from unmask.config.recipes import FITTED_STAGES, STAGES, StageName, StageRecipes
 from unmask.config.section import (
@@ -29,56 +29,10 @@ from unmask.config.section import (
     Seed,
 )
 from unmask.config.stage_paths import resolve_stage
-from unmask.config.trainer import Checkpoint, Spikes, Trainer, Watch
+from unmask.config.trainer import Checkpoint, Settled, Spikes, Trainer, Watch
 
-Width = Annotated[int, Field(ge=1, le=16_384)]
-Depth = Annotated[int, Field(ge=1, le=256)]
-DecoderDepth = Annotated[int, Field(ge=0, le=256)]
 Control = Literal["random", "pixels"]
 Resampling = Literal["port", "timm"]
-
-
-class Model(Section):
-    name: str = Field(description="the model's name in tables")
-    width: Width = Field(description="width of the encoder: channels of its tokens")
-    depth: Depth = Field(description="number of transformer blocks in the encoder")
-    heads: Width = Field(description="attention heads of the encoder")
-    mlp_ratio: Positive = Field(
-        description="hidden width of the MLP, as a multiple of the block's width"
-    )
-    patch_size_at_224: Count = Field(
-        description=(
-            "side of a patch for images of 224 pixels (14 for ViT-H, 16 for the others)"
-        )
-    )
-
-
-class Encoder(Section):
-    mask_tokens: bool = Field(
-        description=(
-            "feed mask tokens to the encoder in place of the hidden patches (Table 1c)"
-        )
-    )
-
-
-class Decoder(Section):
-    # without a block, mask tokens must have passed through the encoder
-    depth: DecoderDepth = Field(
-        description=(
-            "number of transformer blocks in the decoder (Table 1a); 0: a linear head,"
-            " which needs encoder.mask_tokens=true"
-        )
-    )
-    width: Width = Field(
-        description="width of the decoder: channels of its tokens (Table 1b)"
-    )
-    heads: Width = Field(description="attention heads of the decoder")
-    mlp_ratio: Positive | None = Field(
-        description=(
-            "hidden width of the decoder's MLP, as a multiple of its width; null:"
-            " model.mlp_ratio"
-        )
-    )
 
 
 class Scale(Section):
@@ -91,13 +45,20 @@ class Scale(Section):
     seeds: Annotated[list[Seed], Field(min_length=1)] = Field(
         description="every cell of an experiment is run with each of these seeds"
     )
-    cells: dict[str, dict[str, list[str] | None] | None] = Field(
+    cells: dict[str, dict[str, list[str] | str | None] | str | None] = Field(
         description=(
             "experiment: row: overrides, where the paper's values do not fit this size;"
-            " null leaves the row or the experiment out"
+            " a text leaves the row or the experiment out, and says why"
         )
     )
     # with defaults: configs of older ledgers lack them
+    caveats: dict[str, str] = Field(
+        default={},
+        description=(
+            "what a reader of an experiment's results at this size, or of a stage's,"
+            " must know"
+        ),
+    )
     looks: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)] = Field(
         default=[3, 6, 12, 24],
         description="after how many seeds of a row claims are judged",
@@ -207,7 +168,7 @@ class Config(Section, StageRecipes):
         ),
     )
     scale: Scale | None = Field(
-        default=None, description="set by scale=embedded, cifar or paper"
+        default=None, description="set by scale=embedded, photos, cifar or paper"
     )
     # the paper's footnote 1: the loss on all patches costs 0.5 % accuracy
     loss_on: Literal["hidden", "all"] = Field(
@@ -216,9 +177,9 @@ class Config(Section, StageRecipes):
         )
     )
     # each of these is a group in conf/, or a section of conf/config.yaml
-    model: Model
+    model: AnyModel
     encoder: Encoder
-    decoder: Decoder
+    decoder: AnyDecoder
     masking: Masking
     target: Target
     augment: Augment
@@ -256,11 +217,13 @@ class Config(Section, StageRecipes):
     # after choose_patch_size: validators run in the order of their definition
     @model_validator(mode="after")
     def choose_components(self) -> "Config":
-        if isinstance(self.target, PCATarget) and self.target.components is None:
-            assert self.data.patch_size is not None
-            # the paper's 96 of 16 * 16 * 3 = 768
-            values = self.data.patch_size**2 * self.data.channels
-            self.target.components = max(1, values // 8)
+        assert self.data.patch_size is not None
+        self.target.complete(self.data.patch_size**2 * self.data.channels)
+        return self
+
+    @model_validator(mode="after")
+    def choose_block(self) -> "Config":
+        self.masking.complete(self.grid)
         return self
 
     @property
@@ -273,6 +236,13 @@ class Config(Section, StageRecipes):
         assert self.data.patch_size is not None
         height, width = image_size
         return height // self.data.patch_size, width // self.data.patch_size
+
+    @property
+    def precision(self) -> Settled:
+        """Return the precision of the results; `auto` must be settled by now."""
+        precision = self.trainer.precision
+        assert precision != "auto"
+        return precision
 
     @property
     def active_stages(self) -> list[str]:
@@ -301,27 +271,45 @@ class Config(Section, StageRecipes):
     @property
     def tokenizer_file(self) -> str | None:
         """Return the file of DALL-E's encoder, None where the run uses none."""
-        return self.tokenizer.file if isinstance(self.target, TokensTarget) else None
+        return self.tokenizer.file if self.target.takes_tokenizer else None
+
+    @property
+    def own_classes(self) -> dict[str, str]:
+        """Return what this run uses of the user's files, by the key that names it."""
+        named: dict[str, str | None] = {
+            "model._target_": getattr(self.model, "target_", None),
+            "decoder._target_": getattr(self.decoder, "target_", None),
+            "masking._target_": self.masking.target_,
+            "target._target_": self.target.target_,
+            "task._target_": self.task.target_ if "task" in self.stages else None,
+            "data.source": self.data.source if self.data.is_foreign else None,
+        }
+        for stage in self.used_stages:
+            if augment := stage_augment(self, stage):
+                named[f"{augment_key(stage)}._target_"] = augment.target_
+        return {key: name for key, name in named.items() if name and is_foreign(name)}
 
     @property
     def has_foreign_parts(self) -> bool:
-        """Return whether the sampler or the target is from a file of the user's."""
-        return any(isinstance(p, ForeignPart) for p in (self.masking, self.target))
+        """Return whether a part of the run is from a file of the user's."""
+        return bool(self.own_classes)
 
     @property
     def num_visible(self) -> int | None:
         """Return how many patches the encoder sees, without asking the sampler.
 
-        It repeats `unmask.masking`, which imports torch; None for a sampler of the
-        user's. With torch at hand ask the sampler: `unmask.training.build`.
+        None for a sampler of the user's. With torch at hand ask the sampler:
+        `unmask.training.build`.
         """
-        if isinstance(self.masking, ForeignPart):
+        return self.masking.count_visible(self.grid, self.mask_ratio)
+
+    def count_predicted(self, num_visible: int) -> int | None:
+        """Return how many hidden patches a training step predicts; None: all."""
+        ratio = getattr(self.decoder, "prediction_ratio", None)
+        if not isinstance(self.decoder, CrossDecoder) or ratio is None:
             return None
-        rows, cols = self.grid
-        # a grid keeps one patch of each 2 x 2, also of those cut off at the border
-        if self.masking.target_.endswith("GridMasking"):
-            return -(-rows // 2) * -(-cols // 2)
-        return round(rows * cols * (1 - self.mask_ratio))
+        patches = prod(self.grid)
+        return min(max(1, round(patches * ratio)), patches - num_visible)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain containers, as stored in config.yaml and in checkpoints."""

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 
 from unmask.config.augmentation import indivisible_group_size, stage_repeats
 from unmask.config.image_checks import check_reading
-from unmask.config.model_checks import check_block_size
 from unmask.config.recipe_parts import check_recipe
 from unmask.config.recipes import (
     ENCODER_STAGES,
@@ -125,13 +124,17 @@ def check_unused(config: Config) -> Iterator[str]:
             " them; leave out one of them"
         )
     yield from _check_devices(config)
-    yield from check_block_size(config)
 
 
 def _check_devices(config: Config) -> Iterator[str]:
     """Yield an error message for what one device, or several, cannot do."""
     trainer, wandb = config.trainer, config.logger.wandb
     is_one_device = trainer.devices == trainer.nodes == 1
+    if trainer.precision == "auto" and trainer.nodes > 1:
+        yield (
+            f"trainer.precision = auto: trainer.nodes={trainer.nodes} machines may"
+            " differ; set 32-true or bf16-mixed"
+        )
     if trainer.sharded and is_one_device:
         yield SHARDED_ON_ONE_DEVICE
     if trainer.sharded and not set(ENCODER_STAGES) & set(config.active_stages):

@@ -6,15 +6,37 @@ from pydantic import Field
 
 from unmask.config.section import Count, Positive, Section
 
+# a precision that a result has
+Settled = Literal["32-true", "bf16-mixed"]
+
 
 class Trainer(Section):
     accelerator: Literal["auto", "cpu", "gpu"] = Field(
         description="kind of device to train on; auto: a GPU if there is one"
     )
-    precision: Literal["32-true", "bf16-mixed"] = Field(
+    precision: Literal["32-true", "bf16-mixed", "auto"] = Field(
         description=(
-            "precision of the model; targets and loss are float32 with either value"
+            "precision of the model; targets and loss are float32 with any value; auto:"
+            " bfloat16 where this machine computes the model faster in it, measured"
+            " once for all cells of a sweep"
         )
+    )
+    # equal up to rounding
+    kernels: Literal["measured", "default"] = Field(
+        default="measured",
+        description=(
+            "how a CPU computes: with the kernels that are fastest here, measured once"
+            " for each machine and model, and keeping the memory that is freed; or as"
+            " without measuring"
+        ),
+    )
+    # equal up to rounding
+    compile: bool = Field(
+        default=False,
+        description=(
+            "let torch.compile make kernels for the transformer blocks, which takes a"
+            " minute; for GPUs: on two CPUs nothing was gained"
+        ),
     )
     # memory depends on it, the result only by rounding
     micro_batch: Count | None = Field(

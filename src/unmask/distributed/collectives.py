@@ -4,6 +4,7 @@ In a single process, without a process group, each function returns its argument
 Tensors on the CPU travel by gloo, those on a GPU by NCCL; `process_group` opens both.
 """
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -16,6 +17,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 Result = TypeVar("Result")
+# between messages of a rank zero that works alone for long
+KEEP_ALIVE_SECONDS = 1.0
 
 
 def world_size() -> int:
@@ -126,6 +129,32 @@ def broadcast(content: Any = None) -> Any:
 def on_rank_zero(compute: Callable[[], Result]) -> Result:
     """Call `compute` on rank zero only and return its result on every rank."""
     return broadcast(compute() if is_rank_zero() else None)
+
+
+def on_rank_zero_at_length(
+    compute: Callable[[Callable[[], None]], Result],
+) -> Result:
+    """Do what `on_rank_zero` does, for what takes longer than ranks wait for others.
+
+    compute: is given a function, which it calls often enough: the others then hear that
+    rank zero still works, at most once in KEEP_ALIVE_SECONDS.
+    """
+    if not is_rank_zero():
+        is_done, result = False, None
+        while not is_done:
+            is_done, result = broadcast()
+        return cast(Result, result)
+    said = time.monotonic()
+
+    def keep_alive() -> None:
+        nonlocal said
+        if time.monotonic() - said >= KEEP_ALIVE_SECONDS:
+            broadcast((False, None))
+            said = time.monotonic()
+
+    result = compute(keep_alive)
+    broadcast((True, result))
+    return result
 
 
 def gather_interleaved(rows_N: Tensor) -> Tensor:

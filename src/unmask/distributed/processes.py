@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 # exit code of a command that was asked to save and leave: run it again
 PREEMPTED = 75
@@ -35,6 +35,14 @@ received_signals: list[int] = []
 Handler = Callable[[int, FrameType | None], None]
 
 
+class Started(Protocol):
+    """A process that was started by subprocess, or forked."""
+
+    def wait(self) -> int: ...
+
+    def send_signal(self, number: int, /) -> None: ...
+
+
 def start_process(
     command: list[str], extra_env: dict[str, str], **named: Any
 ) -> subprocess.Popen:
@@ -52,9 +60,7 @@ def start_process(
     )
 
 
-def wait_for_cell(
-    process: subprocess.Popen, summary: Path
-) -> tuple[int, list[dict[str, Any]]]:
+def wait_for_cell(process: Started, summary: Path) -> tuple[int, list[dict[str, Any]]]:
     """Wait for a cell of a sweep; return its exit code and the results of its stages.
 
     summary: the file that SUMMARY_VARIABLE names to the cell.
@@ -74,10 +80,15 @@ def end_with_parent() -> None:
     parent = os.environ.get(CHILD_VARIABLE)
     if parent is None or sys.platform != "linux":
         return
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    request_signal_at_parents_end(signal.SIGTERM)
     # the parent may have died before
     if os.getppid() != int(parent):
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def request_signal_at_parents_end(number: int) -> None:
+    """Ask Linux to send the signal when the thread ends that started this process."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
 
 
 def available_cores() -> int:
@@ -142,7 +153,7 @@ class ForwardSignals:
     """
 
     def __init__(self) -> None:
-        self.processes: list[subprocess.Popen] = []
+        self.processes: list[Started] = []
 
     def __enter__(self) -> "ForwardSignals":
         received_signals.clear()
@@ -152,7 +163,7 @@ class ForwardSignals:
     def __exit__(self, *_: object) -> None:
         restore_handlers(self.before)
 
-    def add(self, process: subprocess.Popen) -> None:
+    def add(self, process: Started) -> None:
         """Pass on signals to a process that has just started.
 
         The last signal is passed on too, if one came before: none is lost.

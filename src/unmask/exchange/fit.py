@@ -37,6 +37,8 @@ def overrides_for(geometry: Geometry) -> str:
     if geometry.decoder:
         stacks.append(_overrides("decoder", geometry.decoder))
     data = f"data.channels={geometry.channels} data.patch_size={geometry.patch_size}"
+    if geometry.class_tokens != 1:
+        stacks.append(f"model.class_tokens={geometry.class_tokens}")
     return " ".join([*stacks, data])
 
 
@@ -52,6 +54,12 @@ def _compare(theirs: Geometry, ours: Geometry) -> Iterator[tuple[str, str]]:
             f"the weights have {theirs.patch_size} pixels a patch's side, the model"
             f" {ours.patch_size}",
             f"data.patch_size={theirs.patch_size}",
+        )
+    if theirs.class_tokens != ours.class_tokens:
+        yield (
+            f"the weights have {theirs.class_tokens} class tokens, the model"
+            f" {ours.class_tokens}",
+            f"model.class_tokens={theirs.class_tokens}",
         )
     if _describe(theirs.encoder) != _describe(ours.encoder):
         yield (

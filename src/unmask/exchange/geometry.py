@@ -244,8 +244,9 @@ def derive_geometry(
                 "the decoder's heads are not visible in tensors; assumed to be"
                 f" {heads} (another: decoder_heads=N)"
             )
-    # the class token has a position too
-    patches = shapes["encoder.pos_embed"][1] - 1
+    # class tokens have positions too
+    class_tokens = shapes["encoder.cls_token"][1]
+    patches = shapes["encoder.pos_embed"][1] - class_tokens
     grid = _known_grid(patches, hints, model.grids if model else ())
     if grid is None:
         grid = _square_grid(patches)
@@ -253,7 +254,9 @@ def derive_geometry(
             f"the grid is not in the file: its {patches} positions are taken for"
             f" {grid[0]} x {grid[1]} (another: grid=[rows,columns])"
         )
-    geometry = Geometry(hints.channels, hints.patch_size, grid, encoder, decoder)
+    geometry = Geometry(
+        hints.channels, hints.patch_size, grid, encoder, decoder, class_tokens
+    )
     return Derived(geometry, tuple(guesses))
 
 

@@ -4,7 +4,7 @@ Only positions may change, where the model's grid of patches is another one.
 """
 
 import math
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from unmask.config.schema import Resampling
 from unmask.decoder import Decoder
-from unmask.encoder import Encoder
+from unmask.encoder import AnyEncoder
 from unmask.exchange.fit import check_fit
 from unmask.exchange.kernels import shape_text
 from unmask.exchange.sizes import Geometry, Stack
@@ -33,26 +33,27 @@ def resample_positions(
 ) -> Float[Tensor, "1 U D"]:
     """Resample positions to another grid, bicubically.
 
-    The class token's position is kept. The same grid changes no bit. resampling: port
+    Positions of class tokens are kept. The same grid changes no bit. resampling: port
     gives the numbers of the official code (`interpolate_pos_embed`) and of Hugging
     Face; timm's filter is antialiased, and another cubic.
     """
     if old_grid == new_grid:
         return pos_embed
+    classes = pos_embed.shape[1] - math.prod(old_grid)
     if resampling == "timm":
         return resample_abs_pos_embed(
-            pos_embed, list(new_grid), list(old_grid), num_prefix_tokens=1
+            pos_embed, list(new_grid), list(old_grid), num_prefix_tokens=classes
         )
-    image_1DHW = pos_embed[:, 1:].transpose(1, 2).unflatten(2, old_grid)
+    image_1DHW = pos_embed[:, classes:].transpose(1, 2).unflatten(2, old_grid)
     resampled_1DHW = F.interpolate(
         image_1DHW.float(), new_grid, mode="bicubic", align_corners=False
     )
     patches_1LD = resampled_1DHW.flatten(2).transpose(1, 2).to(pos_embed.dtype)
-    return torch.cat([pos_embed[:, :1], patches_1LD], dim=1)
+    return torch.cat([pos_embed[:, :classes], patches_1LD], dim=1)
 
 
 def load_encoder(
-    encoder: Encoder, weights: Weights, resampling: Resampling = "port"
+    encoder: AnyEncoder, weights: Weights, resampling: Resampling = "port"
 ) -> Report:
     """Load the encoder's weights, with positions resampled where the grid differs.
 
@@ -69,12 +70,12 @@ def load_encoder(
         state["norm.bias"] = torch.zeros(encoder.width)
         missing["encoder.norm.weight"] = "set to 1"
         missing["encoder.norm.bias"] = "set to 0"
-    encoder.load_state_dict(state, strict=True)
+    cast(nn.Module, encoder).load_state_dict(state, strict=True)
     return Report(report.matched, report.reshaped, missing)
 
 
 def load_pretrained(
-    encoder: Encoder,
+    encoder: AnyEncoder,
     state: dict[str, Tensor],
     grid: tuple[int, int],
     resampling: Resampling,
@@ -87,7 +88,7 @@ def load_pretrained(
     positions = resample_positions(
         encoder_state["pos_embed"], grid, encoder.grid, resampling
     )
-    encoder.load_state_dict(encoder_state | {"pos_embed": positions})
+    cast(nn.Module, encoder).load_state_dict(encoder_state | {"pos_embed": positions})
 
 
 def load_mae(model: MAE, weights: Weights, resampling: Resampling = "port") -> Report:
@@ -163,7 +164,7 @@ def _check_head(
 def _fit_positions(
     part: Literal["encoder", "decoder"],
     weights: Weights,
-    encoder: Encoder,
+    encoder: AnyEncoder,
     resampling: Resampling,
 ) -> tuple[dict[str, Tensor], Report]:
     """Return the part's tensors, with positions on the encoder's grid."""
@@ -178,7 +179,7 @@ def _fit_positions(
     return state, Report(matched, {f"{part}.pos_embed": change})
 
 
-def _geometry_of(encoder: Encoder, decoder: Decoder | None = None) -> Geometry:
+def _geometry_of(encoder: AnyEncoder, decoder: Decoder | None = None) -> Geometry:
     stack = _stack_of(decoder.blocks) if decoder else None
     return Geometry(
         encoder.channels,
@@ -186,6 +187,7 @@ def _geometry_of(encoder: Encoder, decoder: Decoder | None = None) -> Geometry:
         encoder.grid,
         _stack_of(encoder.blocks),
         stack,
+        encoder.class_tokens,
     )
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from unmask.config.architecture import DECODER, ENCODER
 from unmask.config.recipe_parts import Pooling
 from unmask.exchange.account import allowed_missing, check_names, check_shapes
 from unmask.exchange.facts import Facts, recorded_facts
@@ -85,6 +86,7 @@ def _outline(
     header: Header, selection: Selection, hints: Hints, model: ModelSizes | None
 ) -> Outline:
     layout = selection.chosen.layout
+    _refuse_foreign_encoder(header)
     spelling, special = _drop_special_decoder(header, selection.spelling)
     names, extras = _translate_names(spelling, layout)
     shapes = {ours: tuple(selection.tensors[n].shape) for n, ours in names.items()}
@@ -95,7 +97,7 @@ def _outline(
         _, channels, _, patch_size = shapes[PATCH_KERNEL]
         sides = Hints(channels=channels, patch_size=patch_size)
         shapes = converted
-    patches = shapes["encoder.pos_embed"][1] - 1
+    patches = shapes["encoder.pos_embed"][1] - shapes["encoder.cls_token"][1]
     recorded = recorded_hints(header, sides.patch_size, patches)
     known = recorded.merged_with(hints).merged_with(sides)
     geometry, guesses = derive_geometry(shapes, known, model)
@@ -115,18 +117,32 @@ def _outline(
     )
 
 
+def _refuse_foreign_encoder(header: Header) -> None:
+    """Raise ValueError for the stage of an encoder of the user's: no layout has it."""
+    model = header.record.get("config", {}).get("model", {})
+    target = str(model.get("_target_", ENCODER))
+    if target != ENCODER:
+        raise ValueError(
+            f"its encoder is {target}, whose weights have names of their own;"
+            " unmask.load takes the stage as it is (docs/library.md)"
+        )
+
+
 def _drop_special_decoder(
     header: Header, spelling: dict[str, str]
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Drop a pretraining's decoder that no other project has.
 
-    It predicts another target than pixels, or goes without mask tokens. Also returns
-    the dropped names with the reason.
+    It predicts another target than pixels, goes without mask tokens, or is not MAE's.
+    Also returns the dropped names with the reason.
     """
     config = header.record.get("config", {})
     target = str(config.get("target", {}).get("_target_", "")).rpartition(".")[2]
+    decoder = str(config.get("decoder", {}).get("_target_", DECODER))
     if config.get("encoder", {}).get("mask_tokens"):
         reason = "the encoder carried the mask tokens"
+    elif decoder != DECODER:
+        reason = decoder.rpartition(".")[2]
     elif target not in ("", "Pixel", "NormalisedPixel"):
         reason = f"predicts {target}"
     else:

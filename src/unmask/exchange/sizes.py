@@ -24,7 +24,7 @@ class Stack:
 class Geometry:
     """Sizes that a model must have for the weights to fit.
 
-    grid: (rows, columns) of patches.
+    grid: (rows, columns) of patches. class_tokens: of the encoder.
     """
 
     channels: int
@@ -32,6 +32,7 @@ class Geometry:
     grid: tuple[int, int]
     encoder: Stack
     decoder: Stack | None
+    class_tokens: int = 1
 
 
 def expected_shapes(geometry: Geometry) -> dict[str, Shape]:
@@ -42,10 +43,10 @@ def expected_shapes(geometry: Geometry) -> dict[str, Shape]:
     """
     width = geometry.encoder.width
     values = geometry.patch_size**2 * geometry.channels
-    tokens = 1 + math.prod(geometry.grid)
+    patches, classes = math.prod(geometry.grid), geometry.class_tokens
     shapes: dict[str, Shape] = {
-        "encoder.cls_token": (1, 1, width),
-        "encoder.pos_embed": (1, tokens, width),
+        "encoder.cls_token": (1, classes, width),
+        "encoder.pos_embed": (1, classes + patches, width),
         **_linear("encoder.patch_embed", values, width),
         **_blocks("encoder", geometry.encoder),
         **_norm("encoder.norm", width),
@@ -54,7 +55,8 @@ def expected_shapes(geometry: Geometry) -> dict[str, Shape]:
     if decoder:
         shapes |= {
             "decoder.mask_token": (1, 1, decoder.width),
-            "decoder.pos_embed": (1, tokens, decoder.width),
+            # class tokens share one position, which is zero
+            "decoder.pos_embed": (1, 1 + patches, decoder.width),
             **_linear("decoder.embed", width, decoder.width),
             **_blocks("decoder", decoder),
             **_norm("decoder.norm", decoder.width),

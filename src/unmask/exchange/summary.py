@@ -37,6 +37,8 @@ def describe_geometry(weights: Weights) -> str:
         f" {geometry.channels} channels",
         f"encoder {encoder.width} x {encoder.depth}, {encoder.heads} heads",
     ]
+    if geometry.class_tokens != 1:
+        parts.append(f"{geometry.class_tokens} class tokens")
     if decoder:
         parts.append(
             f"decoder {decoder.width} x {decoder.depth}, {decoder.heads} heads"

@@ -1,7 +1,7 @@
 """Weights under this project's names, the sizes they imply, and what was converted."""
 
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -61,5 +61,14 @@ class Report:
 
 def build_encoder(geometry: Geometry) -> Encoder:
     """Return an encoder of that geometry, with new weights."""
-    sizes = astuple(geometry.encoder)
-    return Encoder(geometry.grid, geometry.patch_size, geometry.channels, *sizes)
+    stack = geometry.encoder
+    return Encoder(
+        geometry.grid,
+        geometry.patch_size,
+        geometry.channels,
+        stack.width,
+        stack.depth,
+        stack.heads,
+        stack.mlp_ratio,
+        geometry.class_tokens,
+    )

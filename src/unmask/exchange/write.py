@@ -186,6 +186,11 @@ def _copy(tensor: Tensor) -> Tensor:
 
 def _check_expressible(weights: Weights, layout: WritableLayout) -> None:
     after_pooling = "fc_norm.weight" in (weights.head or {})
+    if weights.geometry.class_tokens != 1:
+        raise ValueError(
+            f"layout={layout} has one class token, these weights"
+            f" {weights.geometry.class_tokens}; use layout=safetensors"
+        )
     if layout == "hf" and weights.pool == "mean":
         raise ValueError(
             f"layout={layout}: Hugging Face's ViT classifies the class token, these"

@@ -4,7 +4,7 @@ from typing import Any
 
 from unmask.config.augmentation import indivisible_group_size, stage_repeats
 from unmask.config.checks import ConfigError, raise_errors
-from unmask.config.recipes import TRAINED_STAGES
+from unmask.config.recipes import TRAINED_STAGES, makes_steps
 from unmask.config.stage_checks import SHARDED_ON_ONE_DEVICE, check_batch_norm
 from unmask.config.trainer import Trainer
 from unmask.distributed.ranks import rank_info
@@ -68,7 +68,7 @@ def refuse_uneven_batches(plan: Plan, num_processes: int) -> None:
     raise_errors(
         error
         for kind in plan.config.used_stages
-        if kind in TRAINED_STAGES
+        if kind in TRAINED_STAGES and makes_steps(plan.config, kind)
         for error in _check_batch(plan, kind, num_processes)
     )
 

@@ -40,7 +40,10 @@ NEEDS = {
     "nothing": (
         "callbacks commands config dashboards distributed reconstructions reports runs"
         " stages storage tasks.ridge training.class_tables training.dashboards"
-        " training.failures training.flops training.foreign_parts training.outline"
+        " training.failures training.flops training.foreign_augment"
+        " training.foreign_data training.foreign_masking training.foreign_models"
+        " training.foreign_parts training.foreign_target training.foreign_task"
+        " training.outline"
         " training.utilisation"
     ),
     "all": (
@@ -205,14 +208,28 @@ def used_sources(spec: StageSpec) -> Sources:
     while chain[-1].parent:
         chain.append(chain[-1].parent)
     files = {}
-    for name, module in list(sys.modules.items()):
-        path = getattr(module, "__file__", None) or ""
-        is_own = name.partition(".")[0] == "unmask" and path
-        if is_own and any(_is_used(name, each) for each in chain):
-            for source in _sources_of(Path(path)):
+    for name, path in _imported_files():
+        if any(_is_used(name, each) for each in chain):
+            for source in _sources_of(path):
                 if known := _digests(source):
                     files[source.relative_to(PROJECT).as_posix()] = known
     return dict(sorted(files.items()))
+
+
+def digest_imported_files() -> None:
+    """Make the digests once for all processes that are forked from this one."""
+    for _, path in _imported_files():
+        _digests(path)
+
+
+def _imported_files() -> list[tuple[str, Path]]:
+    """Return names and files of the package's imported modules."""
+    return [
+        (name, Path(path))
+        for name, module in list(sys.modules.items())
+        if name.partition(".")[0] == "unmask"
+        and (path := getattr(module, "__file__", None))
+    ]
 
 
 def _sources_of(path: Path) -> Iterable[Path]:

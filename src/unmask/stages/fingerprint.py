@@ -13,12 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from unmask.config.architecture import Decoder, ForeignDecoder, ForeignModel
 from unmask.config.augmentation import mixing_group_size
 from unmask.config.checks import ConfigError
 from unmask.config.data import Data
-from unmask.config.foreign import part_digest
-from unmask.config.groups import ForeignPart, TokensTarget
-from unmask.config.recipes import STAGES, STEPPED_STAGES
+from unmask.config.foreign import part_digest, part_name
+from unmask.config.groups import ForeignPart
+from unmask.config.probes import EXACT
+from unmask.config.recipes import STAGES, draws_numbers, makes_steps
 from unmask.config.schema import Config
 from unmask.exchange.weight_files import find_weights
 from unmask.storage.atomic import sha256
@@ -45,10 +47,15 @@ PRETRAIN_KEYS = (
 )
 # values of a recipe that mean nothing to raw pixels
 ENCODER_KEYS = ("pool", "layer_decay", "drop_path")
+# values of robustness that say where images are
+SET_KEYS = ("root", "sets", "unknown_classes")
 DATA_KEYS = ("image_size", "patch_size", "channels", "mean", "std", "eval_crop")
 DECODER_MLP_RATIO = 4.0
+# folders that do not tell sets apart by their names
+SPLIT_FOLDERS = ("train", "val", "valid", "validation", "test", "images")
 # names differ from model to model of the same shape
 MODEL_KEYS = ("width", "depth", "heads", "mlp_ratio")
+LABEL_KEYS = ("name", "patch_size_at_224")
 
 
 def resolve_decode(data: Data) -> Literal["fast", "scaled", "reference", "nvjpeg"]:
@@ -62,16 +69,17 @@ class StageSpec:
 
     start: "pretrained", "given" (init_from), "random" (also: from scratch), "pixels",
     or "images" for what is fitted to images. science: all that the result depends on,
-    beside the parent, which made the weights. folder: the name of the folder of
-    separate test images, which the title shows.
+    beside the parent, which made the weights. root: the folder of separate test
+    images, whose name the title shows.
     """
 
     kind: str
     start: str
-    # two stages are the same if kind, start and parents are: their science then is, too
+    # two stages are the same if kind, start, parents and root are: their science then
+    # is, too
     science: dict[str, Any] = field(compare=False)
     parent: "StageSpec | None" = None
-    folder: str | None = field(default=None, compare=False)
+    root: str | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -88,15 +96,18 @@ class StageSpec:
         """Return what tables call this stage."""
         kind = STAGES[self.kind]
         recipe = self.science.get("recipe", {})
-        folder = {"source": self.folder} if self.folder else {}
-        title = kind.title.format(**{**recipe, **folder})
+        folder = {"source": set_title(self.root)} if self.root else {}
+        part = {"part": part_name(str(recipe.get("_target_")))}
+        title = kind.title.format(**{**recipe, **folder, **part})
+        if recipe.get("optimizer") == EXACT:
+            title += ", exact"
         # the classifier that robustness measures has said what it starts from
         if self.start in kind.controls or (
             self.start == "given" and kind.parent != "classifier"
         ):
             title += START_TITLES[self.start]
         # robustness on the validation images of the data set itself
-        return title if self.folder else title.removesuffix(", corrupted")
+        return title if self.root else title.removesuffix(", corrupted")
 
 
 class GivenWeights(NamedTuple):
@@ -109,6 +120,13 @@ class GivenWeights(NamedTuple):
     identity: str
     grid: tuple[int, int]
     is_recorded: bool
+
+
+def set_title(root: str) -> str:
+    """Return what tables call other images: their folder, with that above val/."""
+    path = Path(root).resolve()
+    is_split = path.name.casefold() in SPLIT_FOLDERS
+    return f"{path.parent.name}/{path.name}" if is_split else path.name
 
 
 def digest(content: dict[str, Any]) -> str:
@@ -131,17 +149,13 @@ def pretrain_science(
     values = config.to_dict()
     science = _common_science("pretrain", config, identity)
     science |= {key: values[key] for key in PRETRAIN_KEYS}
-    # every decoder had 4 before there was a choice
-    if config.decoder.mlp_ratio == DECODER_MLP_RATIO:
-        science["decoder"] = {
-            k: v for k, v in values["decoder"].items() if k != "mlp_ratio"
-        }
-    science["model"] = _model_shape(values)
+    science["decoder"] = _decoder_science(config)
+    science["model"] = _model_science(config)
     science["augment"] = _augment_science(values["augment"])
     for key, part in (("masking", config.masking), ("target", config.target)):
         if isinstance(part, ForeignPart):
             science[key] = values[key] | {"code": part_digest(part.target_)}
-    if isinstance(config.target, TokensTarget):
+    if config.target.takes_tokenizer:
         science["target"] = values["target"] | {"file": tokenizer}
     if weights:
         science["weights"] = weights
@@ -174,15 +188,17 @@ def measure_science(
     recipe = {key: value for key, value in values[kind].items() if key != "image_size"}
     if "augment" in recipe:
         recipe["augment"] = _augment_science(recipe["augment"])
+    if recipe.get("_target_"):
+        recipe["code"] = part_digest(recipe["_target_"])
     science = _common_science(kind, config, identity)
     science |= {"start": start, "recipe": recipe}
     if recipe.get("mixup") or recipe.get("cutmix"):
         science["mixed_together"] = mixing_group_size(recipe["batch_size"])
-    # kNN on all images draws nothing
-    if STAGES[kind].is_seeded or start == "random" or values[kind]["labels"]:
+    # kNN on all images draws nothing, nor does an exact probe
+    if draws_numbers(kind, recipe) or start == "random" or values[kind]["labels"]:
         science["seed"] = values["seed"]
     if start in ("random", "given"):
-        science["model"] = _model_shape(values)
+        science["model"] = _model_science(config)
     if start == "given":
         science["weights"] = weights
     if start == "pixels":
@@ -221,7 +237,8 @@ def robustness_science(
     science = _common_science(config.robustness.of, config, identity)
     science["stage"] = "robustness"
     science["version"] = RESULT_VERSION + STAGES["robustness"].result_version
-    science["recipe"] = {k: v for k, v in recipe.items() if k != "root"}
+    # the identity of the images says which sets these are, and which images of them
+    science["recipe"] = {k: v for k, v in recipe.items() if k not in SET_KEYS}
     science["seed"] = config.seed
     science["other"] = test_identity
     return science
@@ -243,13 +260,13 @@ def _common_science(kind: str, config: Config, identity: str) -> dict[str, Any]:
     science: dict[str, Any] = {
         "version": RESULT_VERSION + STAGES[kind].result_version,
         "stage": kind,
-        "precision": config.trainer.precision,
+        "precision": config.precision,
         "data": data,
     }
     # only where they are set: results from before these keys existed stay valid
-    if kind in STEPPED_STAGES and config.spikes.factor:
+    if makes_steps(config, kind) and config.spikes.factor:
         science["spikes"] = [config.spikes.factor, config.spikes.window]
-    if kind in STEPPED_STAGES and config.stop_after:
+    if makes_steps(config, kind) and config.stop_after:
         science["stop_after"] = config.stop_after
     return science
 
@@ -259,14 +276,37 @@ def _augment_science(augment: dict[str, Any]) -> dict[str, Any]:
     science = {
         key: value for key, value in augment.items() if (key, value) != ("repeats", 1)
     }
+    # results from before classes of the user's have no such key
+    target = science.pop("_target_", None)
+    if target:
+        science |= {"_target_": target, "code": part_digest(target)}
     if augment["erasing"]:
         # its noise is drawn from all bits of the state; it was from 32 of them
         science["erasing_noise"] = 2
     return science
 
 
-def _model_shape(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: values["model"][key] for key in MODEL_KEYS}
+def _model_science(config: Config) -> dict[str, Any]:
+    """Return what a result depends on; results from before a key existed stay valid."""
+    model, values = config.model, config.to_dict()["model"]
+    if isinstance(model, ForeignModel):
+        code = {"code": part_digest(model.target_)}
+        return {k: v for k, v in values.items() if k not in LABEL_KEYS} | code
+    tokens = {"class_tokens": model.class_tokens} if model.class_tokens != 1 else {}
+    return {key: values[key] for key in MODEL_KEYS} | tokens
+
+
+def _decoder_science(config: Config) -> dict[str, Any]:
+    """Return what a result depends on; results from before a key existed stay valid."""
+    decoder, science = config.decoder, config.to_dict()["decoder"]
+    # every decoder had 4 before there was a choice
+    if decoder.mlp_ratio == DECODER_MLP_RATIO:
+        del science["mlp_ratio"]
+    if isinstance(decoder, Decoder):
+        del science["_target_"]
+    if isinstance(decoder, ForeignDecoder):
+        science["code"] = part_digest(decoder.target_)
+    return science
 
 
 def weights_identity(path: str, key: str = "init_from") -> str:

@@ -4,6 +4,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+from unmask.config.architecture import Decoder
 from unmask.config.checks import ConfigError
 from unmask.config.schema import Config
 from unmask.exchange.fit import check_fit
@@ -80,7 +81,9 @@ def _model_geometry(config: Config) -> Geometry:
     encoder = Stack(model.width, model.depth, model.heads, model.mlp_ratio)
     decoder = None
     predicts_pixels = config.target.target_.rpartition(".")[2] in PIXEL_TARGETS
-    if "pretrain" in config.stages and predicts_pixels and config.decoder.depth:
-        own = config.decoder
+    own = config.decoder
+    has_decoder = isinstance(own, Decoder) and own.depth > 0
+    if "pretrain" in config.stages and predicts_pixels and has_decoder:
         decoder = Stack(own.width, own.depth, own.heads, own.mlp_ratio or 0)
-    return Geometry(data.channels, data.patch_size, config.grid, encoder, decoder)
+    image = data.channels, data.patch_size, config.grid
+    return Geometry(*image, encoder, decoder, model.class_tokens)

@@ -25,6 +25,12 @@ class Measure:
 def main_measure(result: Result) -> Measure | None:
     """Return the number that a stage is about; None where it has none of the known."""
     metrics = result["metrics"]
+    # a task of the user's says itself which number counts
+    if own := result.get("measure"):
+        value = metrics[own["key"]]
+        decimals = 1 if own["unit"].startswith("%") else 4
+        better = own["higher_is_better"]
+        return Measure(own["key"], value, own["unit"], decimals, better)
     if "val/accuracy" in metrics:
         return Measure("val/accuracy", metrics["val/accuracy"], "% top-1", 1, True)
     if "hold_most" in metrics:

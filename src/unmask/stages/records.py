@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -17,6 +18,7 @@ import yaml
 
 from unmask.config.dials import LOADER, Dials, format_value, read_dials
 from unmask.config.recipes import STAGES
+from unmask.stages.encoders import encoder_name
 from unmask.stages.fingerprint import StageSpec
 from unmask.stages.ledger import LedgerError, read_result, text_hash
 from unmask.stages.measures import Measure, Result, main_measure
@@ -45,6 +47,8 @@ class RunRecord:
     nobody recorded it. config: the resolved one of the run. dials: what differs from
     the default in all that the result depends on, the seed left out. seed: None where
     all seeds share the stage. damage: why result.json cannot be read.
+    encoder: what is measured, in a word: the first digits of a pretraining, the name of
+    given weights, "random weights" or "raw pixels"; None where nothing is measured.
     """
 
     folder: Path
@@ -65,6 +69,7 @@ class RunRecord:
     started: datetime | None
     sweeps: tuple[str, ...]
     tables: tuple[TableRow, ...]
+    encoder: str | None = None
 
     @property
     def key(self) -> str:
@@ -169,6 +174,11 @@ def read_ledger(runs_dir: str | Path) -> Ledger:
     known = {record.fingerprint: record.key for record in records}
     # results name their parent by its fingerprint alone
     records = [_with_parent(record, known) for record in records]
+    parents = {record.key: record.parent for record in records}
+    records = [
+        replace(r, encoder=encoder_name(r.key, r.start, r.config, parents))
+        for r in records
+    ]
     records.sort(key=lambda record: (_timestamp(record.started), record.key))
     return Ledger(root, tuple(records), tuple(sweeps))
 
@@ -232,6 +242,18 @@ def read_record(
         sweeps=sweeps,
         tables=tables,
     )
+
+
+def pictures_by_epoch(stage: Path) -> dict[int, Path]:
+    """Return the reconstructions in a stage's folder, the earliest first.
+
+    Other files of such a name are left out.
+    """
+    pictures = {}
+    for path in (stage / "pictures").glob("epoch=*.png"):
+        with suppress(ValueError):
+            pictures[int(path.stem.removeprefix("epoch="))] = path
+    return dict(sorted(pictures.items()))
 
 
 def files_with_sizes(folder: Path) -> Iterator[tuple[str, int]]:

@@ -4,7 +4,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from unmask.config.dials import Dials
-from unmask.config.recipes import FINE_TUNING_STAGES, FITTED_STAGES, STAGES
+from unmask.config.probes import EXACT
+from unmask.config.recipes import (
+    FINE_TUNING_STAGES,
+    FITTED_STAGES,
+    STAGES,
+    draws_numbers,
+)
 from unmask.stages.fingerprint import DATA_KEYS
 
 # of the data, beside DATA_KEYS: which images these are, and how they are decoded
@@ -57,10 +63,9 @@ def stage_seed(kind: str, start: str, config: dict[str, Any]) -> int | None:
     """
     if kind in FITTED_STAGES:
         return config["tokenizer"]["seed"] if kind == "tokenizer" else None
-    row = STAGES[kind]
-    is_drawn = row.is_seeded or start in ("pretrained", "random")
-    labels = config.get(kind, {}).get("labels")
-    return config["seed"] if is_drawn or labels else None
+    recipe = config.get(kind) or {}
+    is_drawn = draws_numbers(kind, recipe) or start in ("pretrained", "random")
+    return config["seed"] if is_drawn or recipe.get("labels") else None
 
 
 def _scope(kind: str, start: str, config: dict[str, Any]) -> Iterator[str]:
@@ -77,7 +82,8 @@ def _scope(kind: str, start: str, config: dict[str, Any]) -> Iterator[str]:
         yield "labels"
     if start != "pixels":
         yield "model"
-    if STAGES[measured[-1]].trains:
+    recipe = config.get(measured[-1]) or {}
+    if STAGES[measured[-1]].trains and recipe.get("optimizer") != EXACT:
         yield from STEPPED
     if start in ("pretrained", "given") or kind == "pretrain":
         yield from GIVEN

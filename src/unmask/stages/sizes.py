@@ -7,7 +7,8 @@ from typing import Any, get_args
 from unmask.config.augmentation import stage_repeats
 from unmask.config.checks import ConfigError
 from unmask.config.datasets import DatasetSize, known_size
-from unmask.config.recipes import Corruption
+from unmask.config.recipes import is_stepped
+from unmask.config.robustness import Corruption
 from unmask.config.schema import Config
 from unmask.stages.plan import list_dataset
 
@@ -54,8 +55,9 @@ def count_images(config: Config, kind: str, size: DatasetSize) -> ImageCounts:
     if kind == "robustness":
         return ImageCounts(0, _count_corrupted(config, size))
     used = num_used_images(recipe, size.train)
-    # kNN and the fitted targets take each image once
-    if not hasattr(recipe, "epochs"):
+    # kNN, fitted targets and exact probes take each image once; to solve a head on
+    # stored features is next to nothing beside that
+    if not is_stepped(recipe):
         return ImageCounts(0, used + size.val)
     num_steps, per_epoch = step_counts(config, kind, size.train)
     epochs_between = -(-recipe.epochs // config.watch.times)

@@ -1,12 +1,13 @@
 """From a config to its stages in order: each with its parent before it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from unmask.config.recipes import FITTED_STAGES, STAGES
+from unmask.config.robustness import CORRUPTED
 from unmask.config.schema import Config
+from unmask.stages.evaluation_sets import each_test_set
 from unmask.stages.fingerprint import (
     GivenWeights,
     StageSpec,
@@ -23,14 +24,15 @@ from unmask.stages.view_science import ImageSizes, view_science
 def list_stages(
     config: Config,
     identity: str,
-    test_identity: str | None,
+    test_identities: Mapping[str, str] | None,
     image_sizes: ImageSizes = frozenset(),
 ) -> list[StageSpec]:
     """List the stages of a run: each measurement followed by its controls.
 
     A stage's parent comes before it, even where it is not in `stages`.
-    identity: of the data set; test_identity: of the folders that robustness reads.
-    image_sizes: of the data set, where they are known.
+    identity: of the data set; test_identities: of the folders that robustness reads;
+    None where nobody has listed them. image_sizes: of the data set, where they are
+    known.
     """
     given = _given(config)
     views = partial(view_science, config, image_sizes=image_sizes)
@@ -67,16 +69,32 @@ def list_stages(
         if of_classifier:
             # of the classifier alone: controls have none of their own
             classifier = measurement(measured, starts[0])
-            science = robustness_science(config, identity, test_identity) | views(kind)
             stages.append(classifier)
-            # separate test images, such as ImageNet-A, are called as their folder
-            root = config.robustness.root if test_identity else None
-            folder = Path(root).resolve().name if root else None
-            stages.append(StageSpec(kind, starts[0], science, classifier, folder))
+            for each in each_test_set(config):
+                science = _robustness(each, identity, test_identities)
+                science |= view_science(each, kind, image_sizes)
+                root = _test_root(each)
+                stages.append(StageSpec(kind, starts[0], science, classifier, root))
         else:
             stages += [measurement(kind, start) for start in starts]
     # parents that several stages share are run once
     return list(dict.fromkeys(stages))
+
+
+def _robustness(
+    config: Config, identity: str, test_identities: Mapping[str, str] | None
+) -> dict[str, Any]:
+    root = _test_root(config)
+    if root is None:
+        return robustness_science(config, identity, None)
+    known = "unlisted" if test_identities is None else test_identities[root]
+    return robustness_science(config, identity, known)
+
+
+def _test_root(config: Config) -> str | None:
+    """Return the folder of other images; None where the data's own are corrupted."""
+    recipe = config.robustness
+    return None if recipe.source == CORRUPTED else recipe.root
 
 
 def _given(config: Config) -> GivenWeights | None:

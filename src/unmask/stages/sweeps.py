@@ -193,6 +193,16 @@ def read_sweep(path: Path) -> Sweep | None:
         return None
 
 
+def unfinished_cells(runs_dir: Path, sweep_id: str) -> set[Overrides]:
+    """Return the overrides of cells that lack a result; none where all is unknown."""
+    sweep = read_sweep(runs_dir / FOLDER / f"{sweep_id}.json")
+    return {
+        cell.overrides
+        for cell in (sweep.cells if sweep else ())
+        if not all((runs_dir / key / "result.json").exists() for key in cell.stages)
+    }
+
+
 def _texts(values: Any) -> tuple[str, ...]:
     """Return them; TypeError where one is no text."""
     if not all(isinstance(value, str) for value in values):

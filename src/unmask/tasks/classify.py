@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -24,6 +25,7 @@ from torchmetrics.classification import (
 
 from unmask.data.loading.bad_images import drop_substitutes
 from unmask.data.loading.batch import Batch
+from unmask.distributed import collectives
 from unmask.drop_path import sample_drop_path
 from unmask.heads import Classifier
 from unmask.optim import MakeOptimizer, scheduled_by_step
@@ -83,6 +85,8 @@ class Classify(L.LightningModule):
         self.confusion: MulticlassConfusionMatrix | None = None
         if classes <= MAX_CONFUSION_CLASSES:
             self.confusion = MulticlassConfusionMatrix(classes)
+        # of the last validation: ids, labels and predicted classes of each batch
+        self.answers: list[tuple[Tensor, ...]] = []
         self.ema: ModelEmaV3 | None = None
         self.unaveraged_accuracy: MulticlassAccuracy | None = None
         if regularisation.ema:
@@ -135,6 +139,8 @@ class Classify(L.LightningModule):
             if name in self.metrics:
                 guesses_B = best_guesses(logits_BK, batch.labels_B, count)
                 self.metrics[name].update(guesses_B, batch.labels_B)
+        answer = batch.ids_B, batch.labels_B, logits_BK.argmax(dim=1)
+        self.answers.append(tuple(values_B.cpu() for values_B in answer))
         probabilities_BK = logits_BK.softmax(dim=1)
         self.metrics["calibration_error"].update(probabilities_BK, batch.labels_B)
         self.class_scores.update(logits_BK, batch.labels_B)
@@ -145,6 +151,7 @@ class Classify(L.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         # Reset here, because the counts are read after the epoch ends.
+        self.answers.clear()
         self.class_scores.reset()
         if self.confusion is not None:
             self.confusion.reset()
@@ -161,6 +168,16 @@ class Classify(L.LightningModule):
     def evaluated_model(self) -> Callable[[Tensor], Tensor]:
         """Return the model with averaged weights, or the trained one without `ema`."""
         return self.model if self.ema is None else self.ema.module
+
+    def predictions(self) -> Int[Tensor, "N 3"]:
+        """Return id, label and predicted class of the last validation's images, by id.
+
+        All ranks call it, since each has validated its own images.
+        """
+        parts = [torch.stack(answer, dim=1) for answer in self.answers]
+        rows_N3 = torch.cat(parts) if parts else torch.empty(0, 3, dtype=torch.long)
+        rows_N3 = collectives.gather_interleaved(rows_N3)
+        return rows_N3[rows_N3[:, 0].argsort()]
 
     def confusion_counts(self) -> Int[Tensor, "K K"] | None:
         """Count the last validation's images by true class (row) and predicted one.

@@ -12,9 +12,9 @@ from torch import Tensor
 from unmask.data.loading.bad_images import drop_substitutes
 from unmask.data.loading.batch import Batch
 from unmask.mae import MAE
-from unmask.masking import AnyMasking
+from unmask.masking import AnyMasking, predict_part
 from unmask.optim import MakeOptimizer, scheduled_by_step
-from unmask.randomness import Key, make_key
+from unmask.randomness import Key, make_key, uniform
 from unmask.targets import AnyTarget, targets_at
 
 # The run's seed is left out, so that validation curves of all runs compare.
@@ -36,8 +36,13 @@ class Pretrain(L.LightningModule):
         seed: int,
         make_optimizer: MakeOptimizer,
         loss_on_all: bool = False,
+        num_predicted: int | None = None,
     ) -> None:
-        """Keep the parts; `loss_on_all` counts the visible patches too (footnote 1)."""
+        """Keep the parts; `loss_on_all` counts the visible patches too (footnote 1).
+
+        num_predicted: of the hidden patches of an image a training step predicts so
+        many, drawn anew each epoch (CrossMAE Sec. 3.3); None: all, as validation does.
+        """
         super().__init__()
         self.model = model
         self.masking = masking
@@ -45,6 +50,8 @@ class Pretrain(L.LightningModule):
         self.mask_key = make_key(seed, "mask")
         self.make_optimizer = make_optimizer
         self.loss_on_all = loss_on_all
+        self.num_predicted = num_predicted
+        self.prediction_key = make_key(seed, "predicted patches")
 
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
         return self.reconstruction_loss(batch, self.mask_key, batch.epoch)
@@ -70,6 +77,11 @@ class Pretrain(L.LightningModule):
         A target is one vector per patch, or one code per patch if tokens are predicted.
         """
         masking = self.masking(key, batch.ids_B, epoch)
+        if self.num_predicted is not None and key == self.mask_key:
+            scores_BM = uniform(
+                self.prediction_key, epoch, batch.ids_B, masking.hidden_BM.shape[1]
+            )
+            masking = predict_part(masking, scores_BM, self.num_predicted)
         pred_BMP = self.model(
             batch.images_BCHW, masking, predict_visible=self.loss_on_all
         )

@@ -1,17 +1,20 @@
 """From a checked config to the objects that it names: models, targets, loaders."""
 
+import inspect
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from unmask.config.architecture import CrossDecoder
+from unmask.config.architecture import Decoder as OwnDecoder
 from unmask.config.augmentation import Augment
 from unmask.config.data import Data
-from unmask.config.foreign import load_part
-from unmask.config.groups import PCATarget, TokensTarget
+from unmask.config.foreign import is_foreign, load_part
 from unmask.config.schema import Config
 from unmask.data.augment.crops import Augmentation
+from unmask.data.augment.own import AnyAugmentation
 from unmask.data.listing.listing import Listing
 from unmask.data.loading.batch import ImageFormat
 from unmask.data.loading.folders import StoredImages, splits_from_listing
@@ -21,8 +24,8 @@ from unmask.data.loading.in_memory import (
     place_on_device,
 )
 from unmask.data.loading.module import EVAL_BATCH, LoaderSettings
-from unmask.decoder import Decoder, LinearHead
-from unmask.encoder import Encoder
+from unmask.decoder import AnyDecoder, LinearHead
+from unmask.encoder import AnyEncoder
 from unmask.exchange.dalle import read_dalle
 from unmask.initialisation import initialise
 from unmask.mae import MAE
@@ -31,13 +34,20 @@ from unmask.optim import MakeOptimizer
 from unmask.randomness import make_key
 from unmask.stages.fingerprint import resolve_decode
 from unmask.stages.plan import Plan
-from unmask.targets import AnyTarget, Tokens
+from unmask.targets import AnyTarget
+from unmask.tasks.own_task import AnyTask
 from unmask.tasks.pretrain import Pretrain
 from unmask.tokenizers import DALLE_CODES, DallETokenizer, SmallTokenizer
 
 # of trainer.timeout_minutes: loaders give up on a worker that hangs, and name it,
 # before the watchdog ends the run without knowing why
 LOADER_TIMEOUT_SHARE = 0.8
+# samplers that take a grid and a mask ratio alone, by the names of conf/masking
+SAMPLERS = {
+    "random": "unmask.masking.RandomMasking",
+    "block": "unmask.masking.BlockMasking",
+    "grid": "unmask.masking.GridMasking",
+}
 
 
 def construct(spec: dict[str, Any], **more: Any) -> Any:
@@ -47,9 +57,15 @@ def construct(spec: dict[str, Any], **more: Any) -> Any:
     return load_part(values.pop("_target_"))(**values, **more)
 
 
+def asked_of(target: str, offered: dict[str, Any]) -> dict[str, Any]:
+    """Return those of the offered values that a constructor has parameters for."""
+    parameters = inspect.signature(load_part(target)).parameters
+    return {name: value for name, value in offered.items() if name in parameters}
+
+
 def build_encoder(
     config: Config, grid: tuple[int, int] | None = None, seed: int | None = None
-) -> Encoder:
+) -> AnyEncoder:
     """Return the configured encoder.
 
     grid: patches in height and width; those of the data by default. seed: initialise
@@ -58,44 +74,54 @@ def build_encoder(
     model = config.model
     data = config.data
     assert data.patch_size is not None
-    encoder = Encoder(
-        grid or config.grid,
-        data.patch_size,
-        data.channels,
-        model.width,
-        model.depth,
-        model.heads,
-        model.mlp_ratio,
-    )
+    spec = model.model_dump(by_alias=True, exclude={"name", "patch_size_at_224"})
+    spec |= {
+        "grid": grid or config.grid,
+        "patch_size": data.patch_size,
+        "channels": data.channels,
+    }
+    encoder = _construct_seeded(spec, config.seed, "encoder")
     if seed is not None:
         # random numbers depend on a parameter's name, which starts with "encoder."
         initialise(nn.ModuleDict({"encoder": encoder}), seed)
     return encoder
 
 
+def _construct_seeded(spec: dict[str, Any], seed: int, part: str) -> Any:
+    """Construct a module; what its constructor draws follows from the run's seed."""
+    if not is_foreign(spec["_target_"]):
+        return construct(spec)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(make_key(seed, "init", part).low)
+        return construct(spec)
+
+
 def build_mae(config: Config) -> MAE:
     """Return the configured autoencoder, which predicts what the target asks for."""
-    decoder = config.decoder
-    encoder = build_encoder(config)
-    num_outputs = decoder_outputs(config)
+    encoder, decoder = build_encoder(config), build_decoder(config)
     # ablation of Table 1c: mask tokens enter the encoder instead of the decoder
-    encoder_has_mask_tokens = config.encoder.mask_tokens
-    head: Decoder | LinearHead
-    if decoder.depth:
-        assert decoder.mlp_ratio is not None
-        head = Decoder(
-            config.grid,
-            config.model.width,
-            num_outputs,
-            decoder.width,
-            decoder.depth,
-            decoder.heads,
-            decoder.mlp_ratio,
-            mask_tokens=not encoder_has_mask_tokens,
-        )
-    else:
-        head = LinearHead(config.model.width, num_outputs)
-    return MAE(encoder, head, config.seed, encoder_has_mask_tokens)
+    return MAE(encoder, decoder, config.seed, config.encoder.mask_tokens)
+
+
+def build_decoder(config: Config) -> AnyDecoder:
+    """Return the configured decoder, which predicts what the target asks for."""
+    decoder = config.decoder
+    num_outputs = decoder_outputs(config)
+    if isinstance(decoder, OwnDecoder) and not decoder.depth:
+        return LinearHead(config.model.width, num_outputs)
+    spec = decoder.model_dump(by_alias=True)
+    spec |= {
+        "grid": config.grid,
+        "in_width": config.model.width,
+        "out_dim": num_outputs,
+    }
+    if isinstance(decoder, CrossDecoder):
+        # the task chooses what is predicted
+        del spec["prediction_ratio"]
+        depth = config.model.depth if spec.pop("inter_block") else None
+        return construct(spec, encoder_depth=depth)
+    spec["mask_tokens"] = not config.encoder.mask_tokens
+    return _construct_seeded(spec, config.seed, "decoder")
 
 
 def build_pretraining(config: Config, make_optimizer: MakeOptimizer) -> Pretrain:
@@ -107,12 +133,13 @@ def build_pretraining(config: Config, make_optimizer: MakeOptimizer) -> Pretrain
         config.seed,
         make_optimizer,
         config.loss_on == "all",
+        count_predicted(config),
     )
 
 
 def decoder_outputs(config: Config) -> int:
     """Return how many values the decoder predicts for a patch."""
-    if isinstance(config.target, TokensTarget):
+    if config.target.takes_tokenizer:
         # without the tokenizer itself, whose file may be large
         return DALLE_CODES if config.tokenizer_file else config.tokenizer.codes
     data = config.data
@@ -136,6 +163,13 @@ def count_visible(config: Config) -> int:
     return masking.visible_BV.shape[1]
 
 
+def count_predicted(config: Config) -> int | None:
+    """Return how many hidden patches a training step predicts; None: all of them."""
+    if not isinstance(config.decoder, CrossDecoder):
+        return None
+    return config.count_predicted(count_visible(config))
+
+
 def build_target(config: Config) -> AnyTarget:
     """Return the configured target.
 
@@ -143,11 +177,15 @@ def build_target(config: Config) -> AnyTarget:
     """
     spec = config.target.model_dump(by_alias=True)
     data = config.data
-    if isinstance(config.target, PCATarget):
-        return construct(spec, patch_size=data.patch_size, channels=data.channels)
-    if isinstance(config.target, TokensTarget):
-        return Tokens(build_tokenizer(config).eval().requires_grad_(False))
-    return construct(spec)
+    if config.target.takes_tokenizer:
+        spec["tokenizer"] = build_tokenizer(config).eval().requires_grad_(False)
+    offered = {
+        "patch_size": data.patch_size,
+        "channels": data.channels,
+        "grid": config.grid,
+    }
+    # what is typed goes first
+    return construct(asked_of(config.target.target_, offered) | spec)
 
 
 def build_tokenizer(config: Config) -> SmallTokenizer | DallETokenizer:
@@ -185,6 +223,22 @@ def build_augment(augment: Augment, data: Data) -> Augmentation:
         augment.jitter,
         augment.repeats,
         data.eval_view == "port",
+        build_own_augmentation(augment),
+    )
+
+
+def build_own_augmentation(augment: Augment) -> AnyAugmentation | None:
+    """Return the augmentation of the user's, if there is one."""
+    if augment.target_ is None:
+        return None
+    return construct({"_target_": augment.target_, **(augment.model_extra or {})})
+
+
+def build_task(config: Config) -> AnyTask:
+    """Return the user's task, which the stage `task` runs."""
+    assert config.task.target_ is not None
+    return construct(
+        {"_target_": config.task.target_, **(config.task.model_extra or {})}
     )
 
 

@@ -1,4 +1,4 @@
-"""classes.csv and confusion.csv: what a classifier gets right and what it confuses."""
+"""What a classifier gets right: by class, class against class, and image by image."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,18 +9,25 @@ from unmask.distributed import collectives
 from unmask.storage.atomic import write_text
 from unmask.tasks.classify import Classify
 
+PREDICTIONS_FILE = "predictions.csv"
+# the image's place in the validation split, and numbers of classes
+PREDICTIONS = ("image", "label", "predicted")
+
 
 def write_class_tables(
     folder: Path, class_names: Sequence[str], module: Classify
 ) -> None:
-    """Write classes.csv, and confusion.csv where there are few enough classes.
+    """Write predictions.csv, classes.csv, and with few enough classes confusion.csv.
 
     All ranks call it, since their counts are summed; rank zero writes.
     """
+    answers = module.predictions()
     images, correct = module.class_counts()
     confusion = module.confusion_counts()
     if not collectives.is_rank_zero():
         return
+    rows = pd.DataFrame(answers.numpy(), columns=list(PREDICTIONS))
+    write_text(folder / PREDICTIONS_FILE, rows.to_csv(index=False))
     names = list(class_names)
     table = pd.DataFrame({"class": names, "images": images.cpu().numpy()})
     # a class without validation images has an empty cell instead of an accuracy

@@ -14,7 +14,7 @@ from unmask.config.statistics import standard_statistics
 from unmask.data.images.depth import Ranges
 from unmask.data.loading.batch import ImageFormat
 from unmask.data.loading.module import EVAL_BATCH
-from unmask.encoder import Encoder
+from unmask.encoder import AnyEncoder
 from unmask.exchange.facts import Facts
 from unmask.exchange.files import intact_file
 from unmask.exchange.geometry import Hints
@@ -125,7 +125,7 @@ def classifier_from_checkpoint(
         config.data.channels,
         tuple(names),
         build.build_loading(config).eval_batch,
-        bfloat16=config.trainer.precision == "bf16-mixed",
+        bfloat16=config.precision == "bf16-mixed",
         ranges=config.data.ranges,
     )
 
@@ -162,7 +162,7 @@ def _build_on_images(config: Config, kind: str, state: State, path: Path) -> Cla
 
 
 def _load_stored_encoder(
-    encoder: Encoder, config: Config, folder: Path, path: Path
+    encoder: AnyEncoder, config: Config, folder: Path, path: Path
 ) -> None:
     checkpoint = checkpoints.newest(folder)
     if checkpoint is None and (removed := removed_weights(folder)):

@@ -1,6 +1,9 @@
 """The stages of a run, one after the other; finished ones come from the ledger."""
 
 import logging
+import os
+import shlex
+import shutil
 import time
 import warnings
 from collections.abc import Iterator
@@ -13,6 +16,7 @@ from rich.console import Console
 
 from unmask.callbacks.checkpointing import Preempted, preemptible
 from unmask.config.checks import ConfigError
+from unmask.config.probes import ExactProbe
 from unmask.config.recipes import FITTED_STAGES
 from unmask.config.schema import Config
 from unmask.distributed import collectives
@@ -24,18 +28,21 @@ from unmask.stages.drift import (
     finish_sources,
     kept_result,
 )
+from unmask.stages.evaluation_sets import stage_config
 from unmask.stages.fingerprint import StageSpec
 from unmask.stages.ledger import StageFolder
 from unmask.stages.origin import Origin, write_origin
 from unmask.stages.plan import Plan
-from unmask.training.build import count_visible
+from unmask.tasks.own_task import task_measure
+from unmask.training.build import build_task, count_visible, training_device
 from unmask.training.dashboards import choose_dashboards
 from unmask.training.failures import handle_failure
 from unmask.training.fit import fit
 from unmask.training.foreign_parts import check_foreign_parts
+from unmask.training.kernel_choice import stage_kernels
 from unmask.training.prepare import prepare
 from unmask.training.run import Run, Stage
-from unmask.training.stages import WITHOUT_FIT
+from unmask.training.stages import function_without_fit
 from unmask.training.utilisation import peak_images_per_second
 
 Result = dict[str, Any]  # the content of a stage's result.json
@@ -60,6 +67,7 @@ def execute(plan: Plan, console: Console, origin: Origin | None = None) -> list[
     """
     silence_lightning()
     _refuse_missing_gpu(plan.config)
+    _refuse_missing_compiler(plan.config)
     check_foreign_parts(plan.config)
     for note in plan.listing.notes if plan.listing else ():
         console.print(f"warning: {note}", soft_wrap=True, markup=False)
@@ -112,6 +120,17 @@ def silence_lightning() -> None:
         "The `srun` command is available.*",
     ):
         warnings.filterwarnings("ignore", message=message)
+
+
+def _refuse_missing_compiler(config: Config) -> None:
+    # CXX may start with a wrapper such as ccache
+    compiler = next(iter(shlex.split(os.environ.get("CXX", ""))), "g++")
+    is_cpu = training_device(config).type == "cpu"
+    if config.trainer.compile and is_cpu and not shutil.which(compiler):
+        raise ConfigError(
+            f"trainer.compile = true: torch.compile needs a C++ compiler, and there is"
+            f" no {compiler} here; install one, or set trainer.compile=false"
+        )
 
 
 @contextmanager
@@ -172,7 +191,7 @@ def _stage_result(run: Run, spec: StageSpec) -> Result:
             return result
         if drift := begin_stage(folder, rerun, run.config.adopt):
             run.console.print(drift, soft_wrap=True, markup=False)
-        folder.write_config(run.config.to_dict())
+        folder.write_config(stage_config(run.config, spec).to_dict())
         write_origin(folder.path, spec, run.origin)
         run.console.print(f"{spec.title}: {folder.path}")
         return _run_stage(run, spec, folder)
@@ -189,10 +208,11 @@ def _make_result(stage: Stage) -> Result:
     start = time.monotonic()
     run, spec, folder = stage.run, stage.spec, stage.folder
     try:
-        if measure := WITHOUT_FIT.get(spec.kind):
-            metrics = measure(stage)
-        else:
-            metrics = fit(stage, *prepare(stage), peak_images_per_second(stage))
+        with stage_kernels(stage):
+            if measure := function_without_fit(stage):
+                metrics = measure(stage)
+            else:
+                metrics = fit(stage, *prepare(stage), peak_images_per_second(stage))
     except SystemExit as leaving:
         # after a second Ctrl-C Lightning exits by itself
         if not (isinstance(leaving, Preempted) or received_signals):
@@ -204,7 +224,8 @@ def _make_result(stage: Stage) -> Result:
             handle_failure(error, run.config.trainer, folder)
             raise error from leaving
         run.console.print(
-            f"{spec.title}: stopped, {folder.path}; the same command goes on from there"
+            f"{spec.title}: stopped, {folder.path}; the same command"
+            f" {_resumption(stage)}"
         )
         raise Preempted from None
     except (Exception, KeyboardInterrupt) as error:
@@ -215,6 +236,13 @@ def _make_result(stage: Stage) -> Result:
     seconds = stage.earlier_seconds + time.monotonic() - start
     facts = _result_facts(stage, metrics, seconds)
     return collectives.broadcast(folder.finish(metrics, facts))
+
+
+def _resumption(stage: Stage) -> str:
+    """Return what the same command does with a stage that was stopped."""
+    if isinstance(stage.recipe, ExactProbe):
+        return "begins this stage anew"
+    return "goes on from there"
 
 
 def _result_facts(
@@ -236,6 +264,8 @@ def _result_facts(
     }
     if stage.spec.kind == "pretrain":
         facts["visible_patches"] = count_visible(stage.config)
+    if stage.spec.kind == "task":
+        facts["measure"] = task_measure(build_task(stage.config), metrics)
     if bad_images:
         facts["bad_images"] = len(bad_images)
     return facts

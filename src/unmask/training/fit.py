@@ -9,19 +9,20 @@ import lightning as L
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch import nn
 
+from unmask.blocks import compile_blocks
 from unmask.callbacks.bad_images import BadImageReporter
 from unmask.callbacks.checkpoint_writer import CheckpointWriter
 from unmask.callbacks.checkpointing import Cadence, Checkpointing
+from unmask.callbacks.head_gradient import HeadGradient
 from unmask.callbacks.heartbeat import Heartbeat
 from unmask.callbacks.metrics import MetricsLogger
 from unmask.callbacks.nonfinite import NonfiniteGuard, SpikeDetector, SpikeRule
 from unmask.callbacks.pause import requested_pause
 from unmask.callbacks.pictures import Pictures
 from unmask.callbacks.probe import Accuracy, FeatureProbe
-from unmask.callbacks.progress import StageProgress
+from unmask.callbacks.progress import PeakSpeed, StageProgress
 from unmask.callbacks.tracer import Tracer
 from unmask.callbacks.watchdog import Watchdog
-from unmask.config.recipes import ENCODER_STAGES
 from unmask.config.trainer import Trainer
 from unmask.data.loading.module import FeatureData, ImageData
 from unmask.data.loading.views import Views
@@ -36,7 +37,7 @@ from unmask.tasks.pretrain import Pretrain
 from unmask.tasks.recompute import TrainingTask
 from unmask.tasks.ridge import ridge_accuracy
 from unmask.training.class_tables import write_class_tables
-from unmask.training.fsdp import build_strategy
+from unmask.training.fsdp import build_strategy, is_sharded
 from unmask.training.learning_rates import part_rates, rates_table
 from unmask.training.micro_batches import num_micro_batches
 from unmask.training.run import Stage
@@ -55,11 +56,11 @@ def fit(
     stage: Stage,
     module: TrainingTask,
     data: ImageData | FeatureData,
-    peak_speed: float | None = None,
+    peak_speed: PeakSpeed | None = None,
 ) -> Metrics:
     """Train to the end and return the metrics of the final weights.
 
-    peak_speed: images a second at the devices' peak, where that is known.
+    peak_speed: of the devices, where that is known.
     Goes on from the newest checkpoint in the stage's folder, where there is one. Raises
     FloatingPointError where a metric of the final weights is not finite.
     """
@@ -67,6 +68,8 @@ def fit(
     assert isinstance(make_optimizer, OptimizerRecipe)
     if isinstance(module, Classify):
         _report_rates(stage, module.model, make_optimizer)
+    if stage.config.trainer.compile:
+        compile_blocks(module.model)
     writer = CheckpointWriter(stage.config.checkpoint.keep)
     spikes = _spike_detector(stage)
     logger = MetricsLogger(
@@ -78,6 +81,12 @@ def fit(
         peak_speed,
     )
     callbacks = _callbacks(stage, make_optimizer, writer, logger, spikes)
+    head_gradient = None
+    if stage.spec.kind == "linear_probe" and isinstance(module, Classify):
+        per_epoch = _steps_per_epoch(stage, make_optimizer)
+        head_gradient = HeadGradient(module.model.head, per_epoch)
+        # before Checkpointing, so that a checkpoint holds its sums at the same step
+        callbacks = [head_gradient, *callbacks]
     if isinstance(module, Pretrain) and isinstance(data, ImageData):
         callbacks += _pictures(stage, module, data) + _probe(stage, data)
     trainer = _trainer(stage, callbacks, make_optimizer, writer)
@@ -93,6 +102,7 @@ def fit(
         "steps": _num_steps(stage, make_optimizer),
         "batch_size": make_optimizer.batch_size,
         **_skipped_steps(spikes),
+        **(head_gradient.metrics() if head_gradient else {}),
     }
     if isinstance(module, Classify):
         write_class_tables(stage.folder.path, stage.run.plan.class_names, module)
@@ -103,8 +113,8 @@ def evaluation_trainer(stage: Stage) -> L.Trainer:
     """Return a trainer that runs frozen models over images, and trains nothing."""
     plugins: list[Any] = [LightningEnvironment()]
     return L.Trainer(
-        **_devices(stage.config.trainer, is_sharded=False),
-        precision=stage.config.trainer.precision,
+        **_devices(stage.config.trainer, sharded=False),
+        precision=stage.config.precision,
         logger=False,
         plugins=plugins,
         callbacks=[BadImageReporter(stage.bad_images)],
@@ -121,16 +131,10 @@ def _trainer(
     config = stage.config
     # rounded up
     epochs_between = -(-stage.recipe.epochs // config.watch.times)
-    # Only where the encoder trains: of a frozen one there are no gradients and moments,
-    # which take most of the memory.
-    is_sharded = (
-        config.trainer.sharded
-        and stage.spec.kind in ENCODER_STAGES
-        and collectives.world_size() > 1
-    )
+    sharded = is_sharded(config, stage.spec.kind)
     return L.Trainer(
-        **_devices(config.trainer, is_sharded),
-        precision=config.trainer.precision,
+        **_devices(config.trainer, sharded),
+        precision=config.precision,
         # stop_after cuts the training short in steps, not in epochs
         max_steps=_num_steps(stage, make_optimizer),
         max_epochs=-1,
@@ -145,12 +149,12 @@ def _trainer(
         default_root_dir=stage.folder.path,
         log_every_n_steps=1,
         # FSDP gathers weights during validation, which inference mode forbids
-        inference_mode=not is_sharded,
+        inference_mode=not sharded,
         **QUIET_TRAINER,
     )
 
 
-def _devices(trainer: Trainer, is_sharded: bool) -> dict[str, Any]:
+def _devices(trainer: Trainer, sharded: bool) -> dict[str, Any]:
     """Return Lightning's options on devices: one, or one for each rank."""
     options = {
         "accelerator": trainer.accelerator,
@@ -162,7 +166,7 @@ def _devices(trainer: Trainer, is_sharded: bool) -> dict[str, Any]:
     return options | {
         "devices": collectives.world_size() // trainer.nodes,
         "num_nodes": trainer.nodes,
-        "strategy": build_strategy(is_sharded),
+        "strategy": build_strategy(sharded),
     }
 
 
@@ -201,6 +205,7 @@ def _callbacks(
             _steps_per_epoch(stage, make_optimizer),
             stage.console,
             lambda: logger.step_loss,
+            logger.peak_speed,
         ),
     ]
 

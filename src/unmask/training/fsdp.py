@@ -16,15 +16,27 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
+from unmask.blocks import CrossBlock
+from unmask.config.recipes import ENCODER_STAGES
+from unmask.config.schema import Config
 from unmask.decoder import Decoder
 from unmask.distributed import collectives
 from unmask.distributed.collectives import full_tensor
 from unmask.tasks.classify import Classify
 
 
-def build_strategy(is_sharded: bool) -> DDPStrategy:
+def is_sharded(config: Config, kind: str) -> bool:
+    """Return whether this stage's ranks hold shares: only where the encoder trains.
+
+    Of a frozen one there are no gradients and moments, which take most of the memory.
+    """
+    is_trained = kind in ENCODER_STAGES
+    return config.trainer.sharded and is_trained and collectives.world_size() > 1
+
+
+def build_strategy(sharded: bool) -> DDPStrategy:
     """Return Lightning's strategy for ranks that have joined a process group."""
-    if is_sharded:
+    if sharded:
         return ShardedStrategy()
     # buffers are the same on all ranks by construction; broadcasting them would wait
     # where ranks have different numbers of validation batches
@@ -110,7 +122,7 @@ def shard(model: nn.Module, mesh: DeviceMesh, bfloat16: bool) -> None:
 def _blocks_with_forward(model: nn.Module) -> list[Any]:
     """Return the blocks whose forward is called, which is when FSDP gathers them.
 
-    A decoder's last block is not: `decoder.run_last_block` calls its parts one by one.
+    A decoder's last block is not: its `outputs_after` calls its parts one by one.
     """
     last_blocks = {
         part.blocks[-1] for part in model.modules() if isinstance(part, Decoder)
@@ -118,7 +130,7 @@ def _blocks_with_forward(model: nn.Module) -> list[Any]:
     return [
         part
         for part in model.modules()
-        if isinstance(part, Block) and part not in last_blocks
+        if isinstance(part, Block | CrossBlock) and part not in last_blocks
     ]
 
 

@@ -6,6 +6,7 @@ Built on torch's meta device, where tensors have shapes and nothing is computed.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from unmask.config.schema import Config
 from unmask.heads import PrecomputedFeatures
 from unmask.masking import Masking
-from unmask.training.build import build_mae, count_visible
+from unmask.training.build import build_mae, count_predicted, count_visible
 from unmask.training.prepare import build_classifier, build_features
 
 Inputs = tuple[Tensor, ...]
@@ -49,6 +50,8 @@ def pretraining_outline(config: Config) -> Outline:
     model = build_mae(config)
     num_patches = math.prod(config.grid)
     num_visible = count_visible(config)
+    num_predicted = count_predicted(config)
+    end = None if num_predicted is None else num_visible + num_predicted
     predicts_all = config.loss_on == "all"
 
     # the values of patch indices change no shape: any will do
@@ -59,7 +62,7 @@ def pretraining_outline(config: Config) -> Outline:
         return (
             images_BCHW,
             order_BL[:, :num_visible],
-            order_BL[:, num_visible:],
+            order_BL[:, num_visible:end],
             hidden_BL,
         )
 
@@ -69,7 +72,7 @@ def pretraining_outline(config: Config) -> Outline:
         predicted = model(images_BCHW, Masking(*masking), predicts_all).float()
         return F.mse_loss(predicted, torch.empty_like(predicted))
 
-    return Outline(model, (model.decoder,), inputs, loss)
+    return Outline(model, (cast(nn.Module, model.decoder),), inputs, loss)
 
 
 def _classifier_outline(

@@ -9,18 +9,18 @@ import math
 from typing import Any, NamedTuple
 
 from unmask.config.augmentation import mixing_group_size
+from unmask.config.probes import ExactProbe, Probe
 from unmask.config.recipes import (
     FROZEN_STAGES,
     AttentiveProbe,
     FineTune,
     PartialFineTune,
-    Probe,
 )
 from unmask.config.schema import Config
 from unmask.data.loading.module import FeatureData, ImageData
 from unmask.distributed import collectives
 from unmask.drop_path import DropPath, install_drop_path, linear_rates
-from unmask.encoder import Encoder
+from unmask.encoder import AnyEncoder
 from unmask.heads import (
     AnyFeatures,
     AttentiveFeatures,
@@ -155,6 +155,8 @@ def build_features(config: Config, kind: str, start: str) -> AnyFeatures:
 def has_fixed_features(config: Config, kind: str) -> bool:
     """Return whether features are computed once: frozen, on images without changes."""
     recipe = getattr(config, kind)
+    if isinstance(recipe, ExactProbe):
+        return True
     return isinstance(recipe, Probe) and not recipe.augment.changes_images
 
 
@@ -189,7 +191,7 @@ def _frozen_micro_batch_size(stage: Stage, batch_size: int) -> int | None:
     return max(1, (trainer.micro_batch or rank_share) // trainer.split)
 
 
-def _install_drop_path(encoder: Encoder, recipe: FineTune | PartialFineTune) -> None:
+def _install_drop_path(encoder: AnyEncoder, recipe: FineTune | PartialFineTune) -> None:
     """Give each block its drop-path rate: linear in depth, none where it is frozen."""
     depth = len(encoder.blocks)
     rates = linear_rates(depth, recipe.drop_path)

@@ -14,13 +14,14 @@ import pandas as pd
 import torch
 from torch import nn
 
-from unmask.config.recipes import Robustness
+from unmask.config.robustness import Robustness
 from unmask.data.augment.corruptions import CORRUPTIONS, SEVERITIES
-from unmask.data.listing.listing import list_evaluation_set
+from unmask.data.listing.evaluation_set import list_evaluation_set
 from unmask.data.listing.names import FolderStore
 from unmask.data.loading.folders import StoredImages
 from unmask.data.loading.in_memory import InMemory
 from unmask.data.loading.module import EvaluationData
+from unmask.data.loading.sampler import evenly_spread
 from unmask.data.loading.views import Transform, Views
 from unmask.distributed import collectives
 from unmask.randomness import make_key
@@ -127,9 +128,7 @@ def measure_set(stage: Stage, model: nn.Module, image_set: ImageSet) -> dict[str
         # ImageNet-C's files are centre crops already
         image_format = replace(image_format, eval_crop=1.0)
     views = Views(image_set.split, image_format, None, config.seed, image_set.transform)
-    # robustness.images of them, evenly spread over the split
-    count = min(recipe.images or len(views), len(views))
-    ids = torch.linspace(0, len(views) - 1, count).long().unique().tolist()
+    ids = evenly_spread(len(views), recipe.images or len(views))
     data = EvaluationData(views, ids, build.build_loading(config), image_set.split_name)
     trainer = evaluation_trainer(stage)
     return {
@@ -167,7 +166,10 @@ def _folder_set(stage: Stage, root: Path, name: str, severity: int) -> ImageSet:
     Its classes alone are possible answers: ImageNet-A and -R hold 200 of 1,000.
     """
     data = stage.config.data
-    listing = list_evaluation_set(root, stage.run.plan.class_names)
+    leave_out = stage.recipe.unknown_classes == "leave_out"
+    listing = list_evaluation_set(root, stage.run.plan.class_names, leave_out)
+    for note in listing.notes:
+        stage.console.print(f"  {note}", soft_wrap=True, markup=False)
     labels = torch.from_numpy(listing.val.labels).long()
     store = FolderStore(root, listing.val.names)
     images = StoredImages(

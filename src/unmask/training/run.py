@@ -13,6 +13,7 @@ from unmask.data.loading.in_memory import InMemory
 from unmask.data.loading.module import ImageData
 from unmask.data.loading.sampler import balanced_subset
 from unmask.randomness import make_key
+from unmask.stages.evaluation_sets import stage_config
 from unmask.stages.fingerprint import StageSpec
 from unmask.stages.ledger import StageFolder
 from unmask.stages.origin import Origin
@@ -70,12 +71,13 @@ class Stage:
 
     def __init__(self, run: Run, spec: StageSpec, folder: StageFolder) -> None:
         self.run = run
-        self.config = run.config
+        # of several test sets the one that this stage measures
+        self.config = stage_config(run.config, spec)
         self.console = run.console
         self.spec = spec
         self.folder = folder
         # the stage's part of the config; patch_pca has none
-        self.recipe: Any = getattr(run.config, spec.kind, None)
+        self.recipe: Any = getattr(self.config, spec.kind, None)
         self.shape = run.config.stage_image_size(spec.kind)
         self.bad_images = BadImages(
             folder.path,

@@ -1,13 +1,16 @@
-"""The kinds of stages that train no module: each measures or fits by a function here.
+"""The stages that train no module: each measures, fits or solves by a function.
 
 All others are prepared (`prepare`) and trained (`fit`).
 """
 
 from collections.abc import Callable
 
+from unmask.config.probes import ExactProbe
 from unmask.tasks.knn import knn_accuracy
+from unmask.training.exact_probe import solve_probe
 from unmask.training.fit import Metrics
 from unmask.training.fitted_targets import fit_patch_pca
+from unmask.training.own_task import measure_task
 from unmask.training.prepare import features_of_splits
 from unmask.training.robustness import measure_robustness
 from unmask.training.run import Stage
@@ -25,4 +28,12 @@ WITHOUT_FIT: dict[str, Callable[[Stage], Metrics]] = {
     "patch_pca": fit_patch_pca,
     "knn": measure_knn,
     "robustness": measure_robustness,
+    "task": measure_task,
 }
+
+
+def function_without_fit(stage: Stage) -> Callable[[Stage], Metrics] | None:
+    """Return what makes the stage's result; None where a module is trained."""
+    if isinstance(stage.recipe, ExactProbe):
+        return solve_probe
+    return WITHOUT_FIT.get(stage.spec.kind)

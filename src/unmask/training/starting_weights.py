@@ -6,8 +6,9 @@ from typing import Any
 from rich.console import Console
 
 from unmask.config.schema import Config
+from unmask.decoder import Decoder
 from unmask.distributed import collectives
-from unmask.encoder import Encoder
+from unmask.encoder import AnyEncoder
 from unmask.exchange.load_into_model import load_encoder, load_mae, load_pretrained
 from unmask.exchange.read_weights import read_weights
 from unmask.exchange.summary import report_table
@@ -22,7 +23,7 @@ from unmask.training.fitted_targets import load_basis
 from unmask.training.run import Stage
 
 
-def load_starting_weights(encoder: Encoder, stage: Stage) -> None:
+def load_starting_weights(encoder: AnyEncoder, stage: Stage) -> None:
     """Load the weights that a stage starts from: init_from, or those of its parent.
 
     Others are the random ones of the seed, which the encoder has already.
@@ -50,7 +51,7 @@ def load_init_from(
     with_decoder = (
         weights.decoder is not None
         and isinstance(target, Pixel | NormalisedPixel)
-        and config.decoder.depth
+        and isinstance(model.decoder, Decoder)
     )
     report = (
         load_mae(model, weights, config.positions)

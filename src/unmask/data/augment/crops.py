@@ -5,7 +5,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float64, Int
@@ -33,7 +33,7 @@ class Augmentation:
     crop, as a share. policy: RandAugment in timm's notation. erasing: share of images
     in which a random box is erased. jitter: strength of `colour_jitter`. repeats: views
     of each image in a batch. between_pixels: the centre crop is the official one, and
-    not one of whole pixels.
+    not one of whole pixels. own: the user's (`own.AnyAugmentation`), after all others.
     """
 
     crop: Literal["none", "fixed", "random", "random_once", "padded"] = "none"
@@ -45,6 +45,7 @@ class Augmentation:
     jitter: float = 0.0
     repeats: int = 1
     between_pixels: bool = True
+    own: Any = None
 
     @property
     def is_official_view(self) -> bool:

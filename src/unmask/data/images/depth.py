@@ -30,7 +30,8 @@ def type_range(dtype: np.dtype) -> tuple[float, float] | None:
     """
     if dtype == np.bool_ or np.issubdtype(dtype, np.floating):
         return 0.0, 1.0
-    if dtype in (np.uint8, np.uint16):
+    # bytes in either order
+    if dtype.newbyteorder("=") in (np.uint8, np.uint16):
         return 0.0, float(np.iinfo(dtype).max)
     return None
 

@@ -97,13 +97,23 @@ def decode_with_pillow(content: bytes, channels: int) -> Shaped[np.ndarray, "H W
     Grey images of 8 bits have no axis for channels.
     """
     with Image.open(io.BytesIO(content)) as image:
-        deep_HWC = _decode_deep(content, image)
-        if deep_HWC is not None:
-            return _to_channels(deep_HWC, channels)
-        transpose = TO_UPRIGHT.get(exif_orientation(image))
-        upright = image if transpose is None else image.transpose(transpose)
-        # np.array copies: torch warns about arrays that cannot be written
-        return np.array(upright.convert(PILLOW_MODES[channels]))
+        return image_values(image, channels, content)
+
+
+def image_values(
+    image: Image.Image, channels: int, content: bytes = b""
+) -> Shaped[np.ndarray, "H W *C"]:
+    """Return the pixels of an opened image as `decode_with_pillow` returns a file's.
+
+    content: its file, which holds 16 bits of colours where Pillow opens 8.
+    """
+    deep_HWC = _decode_deep(content, image)
+    if deep_HWC is not None:
+        return _to_channels(deep_HWC, channels)
+    transpose = TO_UPRIGHT.get(exif_orientation(image))
+    upright = image if transpose is None else image.transpose(transpose)
+    # np.array copies: torch warns about arrays that cannot be written
+    return np.array(upright.convert(PILLOW_MODES[channels]))
 
 
 def decode_deep(content: bytes) -> Shaped[np.ndarray, "H W C"] | None:

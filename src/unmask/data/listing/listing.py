@@ -30,7 +30,6 @@ from unmask.data.listing.conventions import (
 from unmask.data.listing.identity import (
     compute_identity,
     content_keys,
-    file_content_keys,
     take_names,
 )
 from unmask.data.listing.imagenet import DEVKIT_FOLDER, apply_devkit_labels
@@ -286,33 +285,6 @@ def _require_known_classes(names: Names, val: Indices, labels: ImageLabels) -> N
             f" {', '.join(missing[:SHOWN])}; training has"
             f" {', '.join(classes[:SHOWN])}{more}; give both the same class folders"
         )
-
-
-def list_evaluation_set(root: Path, classes: tuple[str, ...]) -> Listing:
-    """List another set of images of the same classes, or some of them, as validation.
-
-    Raises ValueError where the folder is missing, empty, or has class folders that
-    training lacks.
-    """
-    if not root.is_dir():
-        raise ValueError(
-            f"{root} is not a folder; it should hold a folder of images for each class"
-        )
-    names, sizes = scan_folders(root, [root])
-    if not names:
-        raise ValueError(f"{root} has no images ({' '.join(sorted(IMAGE_SUFFIXES))})")
-    folders = ClassFolders.from_names(0, names)
-    labels = ImageLabels(folders.labels(classes), classes, folders)
-    _require_known_classes(names, np.arange(len(names)), labels)
-    val = LabelledNames(names, labels.labels_N)
-    keys = file_content_keys(root, names, sizes)
-    return Listing(
-        root,
-        LabelledNames(names[:0], labels.labels_N[:0]),
-        val,
-        classes,
-        compute_identity([val], keys, classes),
-    )
 
 
 def list_image_files(root: Path, folder: Path) -> list[str]:

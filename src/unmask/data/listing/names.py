@@ -37,6 +37,11 @@ def pack_names(names: Iterable[str]) -> Names:
     return pa.Array.from_buffers(pa.large_binary(), len(ends) - 1, buffers)
 
 
+def utf8_name(name: str) -> str:
+    r"""Return a name as Parquet stores texts: bytes that are no UTF-8 become \udcff."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
 def name_at(names: Names, i: int) -> str:
     return names[i].as_py().decode("utf-8", "surrogateescape")
 

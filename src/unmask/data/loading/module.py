@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from unmask.data.augment.crops import Augmentation
 from unmask.data.augment.randaugment import erase_boxes
+from unmask.data.images.tensors import PixelBatch
 from unmask.data.loading.bad_images import SplitProgress
 from unmask.data.loading.batch import Batch, ImageFormat
 from unmask.data.loading.folders import StoredImages
@@ -120,7 +121,14 @@ def send_batch(batch: Any) -> Any:
 
 def normalise(batch: Batch, image_format: ImageFormat) -> Batch:
     """Bring the images to zero mean and unit variance, on the device where they are."""
-    images_BCHW = batch.images_BCHW
+    images_BCHW = normalise_images(batch.images_BCHW, image_format)
+    return batch._replace(images_BCHW=images_BCHW)
+
+
+def normalise_images(
+    images_BCHW: PixelBatch, image_format: ImageFormat
+) -> Float[Tensor, "B C H W"]:
+    """Normalise images alone, as `normalise` does a batch's."""
     device = images_BCHW.device
     mean = torch.tensor(image_format.mean, device=device).view(1, -1, 1, 1)
     std = torch.tensor(image_format.std, device=device).view(1, -1, 1, 1)
@@ -137,7 +145,7 @@ def normalise(batch: Batch, image_format: ImageFormat) -> Batch:
         if images.dtype == torch.uint8:
             out.div_(255)
         out.sub_(mean).div_(std)
-    return batch._replace(images_BCHW=pixels)
+    return pixels
 
 
 class ImageData(L.LightningDataModule):

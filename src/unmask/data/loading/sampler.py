@@ -16,6 +16,15 @@ from unmask.randomness import Key, permutation
 SampleKey = tuple[int, int]  # (epoch, sample id)
 
 
+def evenly_spread(total: int, count: int) -> list[int]:
+    """Return at most `count` positions from 0 to total - 1, in order.
+
+    The first images of a folder would all be of one class.
+    """
+    positions = torch.linspace(0, total - 1, min(count, total))
+    return positions.long().unique().tolist()
+
+
 class Repeats(NamedTuple):
     """How many views a batch has of each of its images (repeated augmentation).
 

@@ -15,10 +15,9 @@ from jaxtyping import Float64, Int
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from unmask.data.augment.colour_jitter import make_colour_jitter
 from unmask.data.augment.crops import Augmentation
-from unmask.data.augment.randaugment import make_rand_augment
 from unmask.data.augment.resampling import Crops, crop_images
+from unmask.data.augment.transforms import Transform, make_transform
 from unmask.data.images.decoding import (
     EncodedImage,
     decode_crop,
@@ -44,8 +43,6 @@ from unmask.data.loading.nvjpeg import PackedBatch, can_decode_on_device
 from unmask.data.loading.sampler import SampleKey
 from unmask.randomness import make_key
 
-# (images, epoch, sample ids) to images
-Transform = Callable[[Tensor, int, Tensor], Tensor]
 SAMPLES_PER_DRAW = 2**15  # bounds the memory of the random numbers
 
 Item = TypeVar("Item")
@@ -96,22 +93,12 @@ class Views(Dataset):
         self.image_format = image_format
         self.augment = augment or image_format.evaluation
         self.key = make_key(seed, "crop")
-        self.transform = transform
         self.allow_substitutes = allow_substitutes
         self.threads = threads
         # the crops of all samples of one epoch, for images in memory
         self._drawn: tuple[int, Crops] | None = None
-        if self.augment.policy:
-            self.transform = make_rand_augment(
-                self.augment.policy,
-                image_format.mean,
-                image_format.shape,
-                make_key(seed, "policy"),
-            )
-        elif self.augment.jitter:
-            self.transform = make_colour_jitter(
-                self.augment.jitter, make_key(seed, "jitter")
-            )
+        made = make_transform(self.augment, image_format.mean, image_format.shape, seed)
+        self.transform = made or transform
 
     def __len__(self) -> int:
         return self.count
