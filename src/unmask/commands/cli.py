@@ -4,6 +4,7 @@
 A command's script is imported without torch: --help and wrong arguments need not wait.
 """
 
+import gc
 import json
 import os
 import re
@@ -14,15 +15,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, get_origin
 
-from unmask.commands.composition import check_syntax, compose_arguments
+from unmask.commands.help import HELP_FLAGS, help_text
 from unmask.config import deciding
 from unmask.config.checks import AnySection, ConfigError, parse_arguments
 from unmask.config.experiments import CONF
 from unmask.config.keys import fields_by_key, known_keys, path_keys
 from unmask.config.overrides import (
+    add_part_keys,
     check_overrides,
     config_groups,
     is_number,
+    join_flags,
     override_key,
 )
 from unmask.config.secrets import redact
@@ -81,11 +84,13 @@ def run_typed(section: type[Section], answer: Callable[[list[str]], Any]) -> Non
 
     section: of the arguments, whose file of defaults is the help.
     """
+    # begin_command has paused it for imports
+    gc.enable()
     typed = sys.argv[1:]
     outlive_streams()
     refuse_missing_folder()
-    if {"-h", "--help"} & {*typed}:
-        print(help_text(_read_defaults(section)), end="")
+    if HELP_FLAGS & {*typed}:
+        print(help_text(_defaults_file(section)), end="")
         return
     disable_telemetry()
     shorten_warnings()
@@ -111,9 +116,12 @@ def parse(
         values.append(_words_as_value(section, words, positional))
     check_overrides(values, known_keys(section))
     values = [_quote_yaml(value, path_keys(section)) for value in values]
+    # it takes Hydra, which --help and wrong keys need not wait for
+    from unmask.commands.composition import compose_arguments
+
     raw = compose_arguments(section.__name__.lower(), values)
     keys = [override_key(value) for value in values]
-    return parse_arguments(section, raw, _read_defaults(section), keys)
+    return parse_arguments(section, raw, _defaults_file(section).read_text(), keys)
 
 
 def _quote_yaml(argument: str, paths: frozenset[str]) -> str:
@@ -159,39 +167,76 @@ def parse_with_run(
     ]
     is_multirun = any(flag in typed for flag in MULTIRUN)
     others = [quote_value(each, is_multirun) for each in typed if each not in own]
-    return parse(section, own), others
+    return parse(section, own), add_part_keys(others, known_keys())
 
 
-def run_hydra(main: Callable[[], None]) -> None:
-    """Check what was typed for src/train.py, then run its function under Hydra.
+def check_typed() -> None:
+    """Check what is typed for src/train.py, and put it into Hydra's words in sys.argv.
 
-    Hydra's complaints about overrides end with exit code 2.
+    Exits with 2 where it is wrong, and with 0 once the help is printed.
     """
     disable_telemetry()
     refuse_missing_folder()
     is_multirun = any(flag in sys.argv[1:] for flag in MULTIRUN)
     with exit_on_user_error():
-        arguments = [quote_value(each, is_multirun) for each in sys.argv[1:]]
-        check_syntax(arguments)
+        arguments = add_part_keys(
+            [quote_value(each, is_multirun) for each in join_flags(sys.argv[1:])],
+            known_keys(),
+        )
         if typed := [a for a in arguments if a.partition("=")[0] in deciding.KEYS]:
             options = deciding.sweeper_options(typed, is_multirun)
             arguments = [*(a for a in arguments if a not in typed), *options]
         check_overrides(arguments, [*known_keys(), *config_groups()])
+        # it takes Hydra, which wrong keys need not wait for
+        from unmask.commands.composition import check_syntax, compose_help
+
+        check_syntax(arguments)
         for argument in arguments if is_multirun else ():
             if argument.partition("=")[0] in SHOW_CONFIG_FLAGS:
                 raise ConfigError(
                     f"{argument} shows the config of one run and -m starts many; leave"
                     " out one of them"
                 )
-    # argparse wants -m before the overrides; people type it anywhere
-    sys.argv[1:] = sorted(arguments, key=lambda argument: argument not in MULTIRUN)
+        others = [argument for argument in arguments if argument not in HELP_FLAGS]
+        if len(others) < len(arguments) and _is_plain(others):
+            print(compose_help(others))
+            raise SystemExit(0)
+    # argparse wants flags before the overrides; people type them anywhere
+    sys.argv[1:] = sorted(arguments, key=lambda each: not each.startswith("-"))
+
+
+def run_hydra(main: Callable[..., None]) -> None:
+    """Run src/train.py's function with the composed config: of sys.argv, or Hydra's.
+
+    Hydra's complaints about overrides end with exit code 2.
+    """
+    from unmask.commands.composition import compose_run
+
+    arguments = sys.argv[1:]
+    if _is_plain(arguments):
+        with exit_on_user_error():
+            config = compose_run(arguments)
+        if config is not None:
+            main(config)
+            return
+    # paused for imports; a sweep goes on for long
+    gc.enable()
     try:
         main()
     except SystemExit as leaving:
         # Hydra exits with 1 when it cannot compose the config: that is a bad config
+        is_multirun = any(flag in arguments for flag in MULTIRUN)
         if leaving.code == 1 and not command_started and not is_multirun:
             raise SystemExit(2) from None
         raise
+
+
+def _is_plain(arguments: Sequence[str]) -> bool:
+    """Tell whether they are overrides of a run alone: no flags, no keys of Hydra."""
+    return not any(
+        argument.startswith("-") or override_key(argument).startswith("hydra")
+        for argument in arguments
+    )
 
 
 def mark_started() -> None:
@@ -332,18 +377,5 @@ def _quote_path(key: str, value: str, is_multirun: bool) -> str:
     return f"'{escaped}'"
 
 
-def _read_defaults(section: type[Section]) -> str:
-    return (CONF / f"{section.__name__.lower()}.yaml").read_text()
-
-
-def help_text(defaults: str) -> str:
-    """Turn a command's file of defaults into its help: groups show their choices."""
-    lines = []
-    for line in defaults.splitlines():
-        group = re.fullmatch(r"  - (\w+): (\w+)", line)
-        if group:
-            choices = sorted(path.stem for path in (CONF / group[1]).glob("*.yaml"))
-            line = f"{group[1]}: {group[2]}    # one of {', '.join(choices)}"
-        if line not in ("defaults:", "  - _self_"):
-            lines.append(line)
-    return "\n".join(lines) + "\n"
+def _defaults_file(section: type[Section]) -> Path:
+    return CONF / f"{section.__name__.lower()}.yaml"

@@ -7,18 +7,21 @@ in a copy afterwards.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from string import Template
 from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from unmask.config.checks import ConfigError
 from unmask.config.experiments import CONF
+from unmask.config.keys import is_part_key
 from unmask.config.overrides import override_key
 
 
@@ -79,6 +82,48 @@ def _check_yaml(argument: str) -> None:
         ) from None
 
 
+def compose_run(overrides: Sequence[str]) -> DictConfig | None:
+    """Return the config of one run, as Hydra's main function hands it on.
+
+    That composes each config twice, first to find out whether it is a sweep. None where
+    the config itself asks for what only Hydra's main function does. Raises ConfigError.
+    """
+    with hydra_errors_as_config_errors():
+        config = _compose("config", overrides)
+        hydra = config.hydra
+        asks_hydra = hydra.mode or hydra.callbacks or hydra.job.env_set or hydra.verbose
+        if asks_hydra or hydra.job.chdir or hydra.output_subdir or hydra.run.dir != ".":
+            return None
+    HydraConfig.instance().set_config(config)
+    with open_dict(config):
+        config.pop("hydra")
+    return config
+
+
+def compose_help(overrides: Sequence[str]) -> str:
+    """Return what Hydra prints for --help: the groups, and the config as it would be.
+
+    Hydra takes a second to look for groups in each of its packages. Raises ConfigError.
+    """
+    with hydra_errors_as_config_errors():
+        config = _compose("config", overrides)
+        template = Template(config.hydra.help.template)
+        with open_dict(config):
+            config.pop("hydra")
+        return template.safe_substitute(
+            APP_CONFIG_GROUPS="".join(f"{line}\n" for line in _group_lines()),
+            CONFIG=OmegaConf.to_yaml(config),
+        )
+
+
+def _group_lines() -> Iterator[str]:
+    """Yield each group of conf/ with its choices."""
+    for group in sorted(path for path in CONF.rglob("*") if path.is_dir()):
+        choices = ", ".join(sorted(path.stem for path in group.glob("*.yaml")))
+        if choices:
+            yield f"{group.relative_to(CONF)}: {choices}"
+
+
 class Composer:
     """Compose a run's overrides into plain containers, as src/train.py does."""
 
@@ -107,11 +152,12 @@ class Composer:
         config = deepcopy(composed)
         for override in OverridesParser.create().parse_overrides(values):
             key = override.key_or_group
-            if override.is_add() and OmegaConf.select(config, key) is not None:
+            is_known = OmegaConf.select(config, key) is not None
+            if override.is_add() and is_known and not is_part_key(key):
                 raise ConfigError(
                     f"+{key}: there is such a key already; leave out the +"
                 )
-            may_add = override.is_add() or override.is_force_add()
+            may_add = override.is_add() or override.is_force_add() or is_part_key(key)
             OmegaConf.update(config, key, override.value(), force_add=may_add)
         return resolve(config)
 

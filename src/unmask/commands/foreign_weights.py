@@ -25,6 +25,13 @@ def check_foreign(
         raise ConfigError(f"{key}={error}") from None
 
 
+def refuse_hints(location: Path, hints: Hints, **others: str | None) -> None:
+    """Raise ConfigError for what a checkpoint of this project says itself."""
+    for key, value in (hints._asdict() | others).items():
+        if value is not None:
+            raise ConfigError(f"{key}={value}: {location} says it itself; leave it out")
+
+
 def require_decoder(outline: Outline) -> None:
     """Raise ConfigError for weights that draw no patches."""
     if outline.geometry.decoder is None:

@@ -13,7 +13,7 @@ VIT_B_WIDTH = 768
 
 def assumptions(cells: list[Cell], hardware: Hardware) -> list[str]:
     """Return all sentences that apply to these runs on this hardware."""
-    precisions = sorted({cell.config.trainer.precision for cell in cells})
+    precisions = sorted({cell.config.precision for cell in cells})
     return [
         *_about_speed(cells, hardware, precisions),
         *_about_memory(cells, precisions),
@@ -91,10 +91,16 @@ def _about_omissions(cells: list[Cell]) -> Iterator[str]:
 
 def _about_devices(hardware: Hardware, precisions: list[Precision]) -> Iterator[str]:
     if hardware.devices > 1:
+        communication = "communication between them is not counted"
+        if hardware.link:
+            communication = (
+                "they wait for gradients (float32, in a ring, at the data sheet's"
+                " bandwidth) where these take longer than the backward pass, and for"
+                " DDP's last bucket of 25 MiB"
+            )
         yield (
             f"Hours are of {hardware.devices} devices that share each batch"
-            f" (trainer.devices={hardware.devices}); communication between them is not"
-            " counted."
+            f" (trainer.devices={hardware.devices}); {communication}."
         )
     peaks = hardware.tflops
     is_float32 = precisions == ["32-true"]

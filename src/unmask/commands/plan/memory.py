@@ -17,7 +17,7 @@ from unmask.training.outline import Outline
 
 FLOAT_BYTES = 4
 # state of each trained parameter: AdamW has two moments, LARS has one
-OPTIMIZER_STATE_BYTES = {"adamw": 2 * FLOAT_BYTES, "lars": FLOAT_BYTES}
+OPTIMIZER_STATE_BYTES = {"adamw": 2 * FLOAT_BYTES, "lars": FLOAT_BYTES, "lbfgs": 0}
 # share of a device that is left to the driver and to gaps between allocations
 FREE_SHARE = 0.1
 # two batches tell what grows with the batch from what does not

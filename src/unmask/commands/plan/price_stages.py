@@ -11,9 +11,11 @@ from unmask.commands.plan.memory import (
     count_memory,
 )
 from unmask.commands.plan.price_types import Cell, StagePrice, TrainingStep
+from unmask.config.architecture import Decoder
 from unmask.config.datasets import DatasetSize
 from unmask.config.recipes import PRICED_STAGES, STAGES, TRAINED_STAGES
 from unmask.config.schema import Config
+from unmask.stages.evaluation_sets import stage_config
 from unmask.stages.fingerprint import StageSpec
 from unmask.stages.sizes import (
     ImageCounts,
@@ -79,7 +81,7 @@ class Estimator:
     ) -> TrainingStep:
         """Return what a step of the stage takes, starting from pretrained weights."""
         recipe = getattr(config, kind)
-        precision = config.trainer.precision
+        precision = config.precision
         key = f"{_model_key(config, kind, 'pretrained', size.classes)} {precision}"
         if key not in self._memory:
             self._memory[key] = count_memory(
@@ -90,9 +92,7 @@ class Estimator:
             )
         decoder = None
         if kind == "pretrain":
-            # [M] marks mask tokens in the encoder, as in Table 2 of the paper
-            mark = ", [M]" if config.encoder.mask_tokens else ""
-            decoder = f"{config.decoder.depth} x {config.decoder.width}{mark}"
+            decoder = _describe_decoder(config)
         batch_size = stage_batch_size(config, kind, size.train)
         return TrainingStep(
             kind,
@@ -101,6 +101,7 @@ class Estimator:
             decoder,
             self.image_flops(config, kind, "pretrained", size.classes),
             self._memory[key],
+            batch_size,
             -(-batch_size // devices),
             precision,
         )
@@ -114,7 +115,9 @@ class Estimator:
     ) -> StagePrice:
         """Price one stage. extracted: features that earlier stages have computed."""
         kind = spec.kind
-        precision = config.trainer.precision
+        # of several test sets the one that this stage measures
+        config = stage_config(config, spec)
+        precision = config.precision
         if kind not in PRICED_STAGES:
             return StagePrice(spec, precision, None, ImageCounts(0, 0), 0.0, 0.0)
         images = count_images(config, kind, size)
@@ -131,7 +134,10 @@ class Estimator:
             # here per_image is that of the head only
             flops += self._feature_flops(config, spec, size, extracted)
         disk_bytes = _checkpoint_bytes(config, kind, per_image)
-        return StagePrice(spec, precision, per_image, images, flops, disk_bytes)
+        batch = 0
+        if has_training_step(config, spec):
+            batch = stage_batch_size(config, kind, size.train)
+        return StagePrice(spec, precision, per_image, images, flops, disk_bytes, batch)
 
     def _feature_flops(
         self,
@@ -172,6 +178,16 @@ def _checkpoint_bytes(config: Config, kind: str, per_image: Flops) -> float:
     files = 2 if config.checkpoint.best else 1
     optimizer_state = OPTIMIZER_STATE_BYTES[recipe.optimizer] * per_image.trained
     return files * weights + optimizer_state
+
+
+def _describe_decoder(config: Config) -> str:
+    """Return depth and width, and what is not the paper's default."""
+    decoder = config.decoder
+    # [M] marks mask tokens in the encoder, as in Table 2 of the paper
+    mark = ", [M]" if config.encoder.mask_tokens else ""
+    if not isinstance(decoder, Decoder):
+        mark += f", {decoder.target_.rpartition('.')[2]}"
+    return f"{decoder.depth} x {decoder.width}{mark}"
 
 
 def _model_key(config: Config, kind: str, start: str, classes: int) -> str:

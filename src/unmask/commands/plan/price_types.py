@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from unmask.commands.plan.memory import Memory
+from unmask.commands.plan.waiting import step_seconds
 from unmask.config.datasets import DatasetSize
 from unmask.config.hardware import GIB, Hardware, Precision
 from unmask.config.schema import Config
@@ -17,7 +18,8 @@ class StagePrice:
     """Hold the price of one stage.
 
     per_image: FLOPs of one image; None for a stage that is not priced. flops: those of
-    the whole stage. disk_bytes: the size of the checkpoints that stay.
+    the whole stage. disk_bytes: the size of the checkpoints that stay. batch: images of
+    a training step on all devices; 0 where none is made.
     """
 
     spec: StageSpec
@@ -26,20 +28,26 @@ class StagePrice:
     images: ImageCounts
     flops: float
     disk_bytes: float
+    batch: int = 0
 
     def seconds(self, hardware: Hardware) -> float:
         """Return the time on all devices, which are assumed to be evenly busy."""
-        # t = FLOPs / (devices x peak x share of the peak)
+        # t = FLOPs / (devices x peak x share of the peak) + steps x waiting
         speed = hardware.devices * hardware.flops_per_second(self.precision)
-        return self.flops / speed
+        seconds = self.flops / speed
+        if self.batch and self.per_image is not None:
+            images = self.batch / hardware.devices
+            _, waiting = step_seconds(self.per_image, images, self.precision, hardware)
+            seconds += self.images.trained / self.batch * waiting
+        return seconds
 
 
 @dataclass(frozen=True)
 class TrainingStep:
     """Hold what one step of a stage's model takes, at the batch of its recipe.
 
-    width: the encoder's. decoder: depth x width in words. device_batch: images on each
-    of the devices that share the batch.
+    width: the encoder's. decoder: depth x width in words. batch: images of the step;
+    device_batch: those on each of the devices that share it.
     """
 
     kind: str
@@ -48,6 +56,7 @@ class TrainingStep:
     decoder: str | None
     per_image: Flops
     memory: Memory
+    batch: int
     device_batch: int
     precision: Precision
 

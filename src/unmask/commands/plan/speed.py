@@ -68,6 +68,7 @@ class MeasuredSpeed:
                 f" {count_noun(self.batch, 'image')} in"
                 f" {PRECISION_NAMES[self.precision]}"
             ),
+            link=requested.link,
         )
 
 
@@ -155,7 +156,7 @@ def _build_step(config: Config, device: torch.device, batch: int) -> TimedStep:
     ids = torch.arange(batch, device=device)
     # -1 stands for no label, as in the loaders
     no_labels = torch.full_like(ids, -1)
-    is_mixed = config.trainer.precision == "bf16-mixed"
+    is_mixed = config.precision == "bf16-mixed"
 
     def step(turn: int) -> float:
         start = time.perf_counter()

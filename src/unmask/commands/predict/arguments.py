@@ -3,9 +3,12 @@
 from pathlib import Path
 from typing import Literal
 
+from unmask.commands.out_file import PARQUET_SUFFIX, check_out
 from unmask.config.checks import ConfigError
 from unmask.config.section import Count, PathText, PositiveFraction, Section
 from unmask.config.stage_paths import StagePath
+
+OUT_SUFFIXES = (".csv", PARQUET_SUFFIX)
 
 
 class Predict(Section):
@@ -14,6 +17,7 @@ class Predict(Section):
     count: Count | None
     top: Count
     out: PathText | None
+    batch_size: Count | None
     classes: PathText | None
     eval_crop: PositiveFraction | None
     # neither heads nor grid can be read off the shapes of weights
@@ -30,8 +34,17 @@ def check_places(arguments: Predict) -> None:
     """
     if not Path(arguments.images).exists():
         raise ConfigError(f"images={arguments.images}: no such file or folder")
-    if arguments.out and not Path(arguments.out).absolute().parent.is_dir():
+    if arguments.classes and not Path(arguments.classes).is_file():
         raise ConfigError(
-            f"out={arguments.out}: its folder does not exist; make it, or give another"
-            " place"
+            f"classes={arguments.classes}: no such file; give one with a class name a"
+            " line"
         )
+    if arguments.out:
+        out = Path(arguments.out)
+        read = {"images": arguments.images, "classes": arguments.classes}
+        check_out(out, OUT_SUFFIXES, read, [classes_file(out)])
+
+
+def classes_file(out: Path) -> Path:
+    """Return where the accuracy of each class is written, beside the predictions."""
+    return out.with_name(f"{out.stem}.classes.csv")

@@ -6,7 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 from rich.console import Console
 
-from unmask.commands.foreign_weights import check_foreign, require_decoder
+from unmask.commands.foreign_weights import (
+    check_foreign,
+    refuse_hints,
+    require_decoder,
+)
 from unmask.config.section import Count, OpenFraction, PathText, Section, Seed
 from unmask.config.stage_paths import StagePath
 from unmask.exchange.geometry import Hints
@@ -34,7 +38,7 @@ class Reconstruct(Section):
     )
     seed: Seed
     out: PathText
-    # of weights of others alone
+    # for weights of others alone
     target: Literal["pixel", "pixel_norm"] | None
     weights: str | None
     grid: tuple[Count, Count] | None
@@ -52,7 +56,11 @@ def run(arguments: Reconstruct) -> "Image.Image":
     outline = check_foreign("checkpoint", checkpoint, hints, arguments.weights)
     if outline:
         require_decoder(outline)
-    # torch takes seconds: imported once the weights are known to be some
+    else:
+        refuse_hints(
+            checkpoint, hints, weights=arguments.weights, target=arguments.target
+        )
+    # torch takes seconds: imported once the weights are checked
     from unmask.commands.reconstruct.autoencoder import (
         find_checkpoint,
         load_autoencoder,

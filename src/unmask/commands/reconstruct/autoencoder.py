@@ -25,9 +25,9 @@ from unmask.config.schema import Config
 from unmask.data.images.tensors import PixelTensor, concatenate
 from unmask.data.images.unreadable import BadImageError
 from unmask.data.listing.names import FolderStore, pack_names
-from unmask.data.loading.batch import Batch
 from unmask.data.loading.folders import StoredImages
-from unmask.data.loading.module import normalise
+from unmask.data.loading.module import normalise_images
+from unmask.data.loading.sampler import evenly_spread
 from unmask.data.loading.views import Views
 from unmask.exchange.header import read_header
 from unmask.exchange.weight_files import find_weights
@@ -123,9 +123,7 @@ class LoadedAutoencoder(NamedTuple):
             )
         else:
             pixels_BCHW = _validation_images(count, self.config)
-        ids_B = torch.arange(len(pixels_BCHW))
-        batch = Batch(pixels_BCHW, ids_B, ids_B, 0)
-        return normalise(batch, build.build_format(self.config)).images_BCHW
+        return normalise_images(pixels_BCHW, build.build_format(self.config))
 
 
 def load_autoencoder(
@@ -145,26 +143,11 @@ def load_autoencoder(
         return LoadedAutoencoder(foreign.model, target, foreign.config, foreign.notes)
     content = checkpoints.load(checkpoint)
     header: dict[str, Any] = content.get("unmask", {})
-    if header.get("stage") != "pretrain":
-        raise ConfigError(
-            f"checkpoint={checkpoint} is of stage {header.get('stage')}; only"
-            " pretraining has a decoder"
-        )
-    # first as it was stored: the error names the version, not mask_ratio
-    check_checkpoint_config(header["config"])
+    if lacking := what_is_lacking(header):
+        raise ConfigError(f"checkpoint={checkpoint} {lacking}")
     changes = {"mask_ratio": mask_ratio} if mask_ratio is not None else {}
     config = check(complete_config(header["config"]) | changes)
-    # DALL-E's file may be large, or not here
-    is_tokens = isinstance(config.target, TokensTarget)
-    predicts = None if is_tokens else build.build_target(config)
-    if predicts is None or predicts.to_pixels is None:
-        is_hog = isinstance(config.target, HogTarget)
-        predicted = "histograms of gradients" if is_hog else config.target.target_
-        raise ConfigError(
-            f"checkpoint={checkpoint} predicts"
-            f" {'tokens of a dVAE' if is_tokens else predicted}, not pixels: there is"
-            " nothing to draw"
-        )
+    predicts = build.build_target(config)
     model = build.build_mae(config).eval()
     for part, prefix in ((model, "model."), (predicts, "target.")):
         # Pixel and NormalisedPixel have no weights
@@ -172,6 +155,26 @@ def load_autoencoder(
             state = checkpoints.strip_prefix(content["state_dict"], prefix)
             part.load_state_dict(state)
     return LoadedAutoencoder(model, predicts, config)
+
+
+def what_is_lacking(record: dict[str, Any]) -> str:
+    """Say why a checkpoint of this project draws nothing; empty where it does.
+
+    record: what its key "unmask" holds. Raises ConfigError for another version's.
+    """
+    if record.get("stage") != "pretrain":
+        return f"is of stage {record.get('stage')}; only pretraining has a decoder"
+    config = check_checkpoint_config(record["config"])
+    # DALL-E's file may be large, or not here
+    if isinstance(config.target, TokensTarget):
+        predicted = "tokens of a dVAE"
+    elif build.build_target(config).to_pixels is not None:
+        return ""
+    elif isinstance(config.target, HogTarget):
+        predicted = "histograms of gradients"
+    else:
+        predicted = config.target.target_
+    return f"predicts {predicted}, not pixels: there is nothing to draw"
 
 
 def _read_images(path: Path, count: int, config: Config) -> PixelTensor:
@@ -209,7 +212,5 @@ def _validation_images(count: int, config: Config) -> PixelTensor:
     One that cannot be read has its substitute, as in training.
     """
     _, val = build.load_splits(make_plan(config))
-    # the first ones of a folder would all be of one class
-    positions = torch.linspace(0, len(val) - 1, min(count, len(val))).long()
     views = Views(val, build.build_format(config), None, 0)
-    return views.batch(0, positions.unique().tolist()).images_BCHW.cpu()
+    return views.batch(0, evenly_spread(len(val), count)).images_BCHW.cpu()

@@ -17,7 +17,7 @@ from unmask.mae import MAE
 from unmask.training import build
 from unmask.training.classifiers import image_statistics
 
-# of the paper
+# the paper's, where no file says another
 MASK_RATIO = 0.75
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from unmask import kernels
 from unmask.callbacks.nonfinite_record import RECORD_FILE, RECORD_FOLDER
 from unmask.config.checks import ConfigError, check_checkpoint_config
 from unmask.data.images.unreadable import printable
@@ -17,12 +18,14 @@ from unmask.data.loading.bad_images import BadImages
 from unmask.data.loading.batch import Batch
 from unmask.data.loading.folders import StoredImages
 from unmask.data.loading.module import FeatureData, ImageData
+from unmask.kernels import Kernels
 from unmask.stages.ledger import LedgerError, StageFolder
 from unmask.stages.plan import make_plan
 from unmask.storage import checkpoints
 from unmask.storage.atomic import sha256
 from unmask.tasks.recompute import TrainingTask
 from unmask.training.execute import silence_lightning
+from unmask.training.kernel_choice import read_kernels
 from unmask.training.prepare import Prepared, prepare
 from unmask.training.run import Run, Stage
 
@@ -166,7 +169,8 @@ def rebuild_step(record: Record) -> ReplayedStep:
     module.load_state_dict(record.state["state_dict"])
     use_gpu = rank_zero["device"] == "cuda" and torch.cuda.is_available()
     device = torch.device("cuda" if use_gpu else "cpu")
-    # another number of threads would sum in another order
+    # other kernels, or another number of threads, would sum in another order
+    kernels.use(read_kernels(record.folder.resolve().parent) or Kernels())
     torch.set_num_threads(int(rank_zero["threads"]))
     module.to(device)
     epoch = int(rank_zero["epoch"])

@@ -2,7 +2,7 @@
 
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -12,15 +12,19 @@ import yaml
 
 from unmask.config.checks import ConfigError
 from unmask.config.experiments import CONF
-from unmask.config.keys import did_you_mean, known_keys
+from unmask.config.keys import did_you_mean, is_part_key, known_keys
 from unmask.config.overrides import config_groups
 from unmask.config.recipes import STAGES
+from unmask.stages.encoders import set_name
 from unmask.stages.progress import STATES
 from unmask.stages.records import RunRecord
 from unmask.stages.scope import depends_on
 
 # what a stage has beside its dials
-KEYS = ("stage", "state", "experiment", "cell", "sweep", "start", "seed", "age")
+KEYS = (
+    *("stage", "state", "experiment", "cell", "sweep", "start", "seed", "age"),
+    *("encoder", "set"),
+)
 CHOICES: dict[str, tuple[str, ...]] = {
     "stage": tuple(STAGES),
     "state": STATES,
@@ -64,7 +68,7 @@ def parse_filter(typed: str) -> Filter:
         )
     key, sign, text = match.groups()
     known = [*KEYS, *known_keys(), *config_groups()]
-    if key not in known:
+    if key not in known and not is_part_key(key):
         raise ConfigError(f"{key}: there is no such key{did_you_mean(key, known)}")
     if key == "age":
         return Filter(key, sign, (_parse_age(typed, text),))
@@ -99,7 +103,9 @@ def record_value(record: RunRecord, key: str) -> Any:
         return record.kind
     if key == "age":
         return age_seconds(record)
-    if key in ("state", "start", "seed", "experiment", "cell", "sweep"):
+    if key == "set":
+        return set_name(record.kind, record.config)
+    if key in ("state", "start", "seed", "experiment", "cell", "sweep", "encoder"):
         return getattr(record, key)
     if not depends_on_key(record, key):
         return None
@@ -113,6 +119,19 @@ def record_value(record: RunRecord, key: str) -> Any:
 
 def depends_on_key(record: RunRecord, key: str) -> bool:
     return key in KEYS or depends_on(key, record.kind, record.start, record.config)
+
+
+def check_part_keys(keys: Iterable[str], records: Sequence[RunRecord]) -> None:
+    """Raise ConfigError for a key of a user's class that none of the stages has.
+
+    Which keys such classes have, the ledger alone knows.
+    """
+    known = [*KEYS, *known_keys(), *config_groups()]
+    own = [key for key in keys if key not in known and is_part_key(key)]
+    for key in own:
+        if records and all(record_value(record, key) is None for record in records):
+            hint = did_you_mean(key, known)
+            raise ConfigError(f"{key}: no stage has such a key{hint}")
 
 
 @cache

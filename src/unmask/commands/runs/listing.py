@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from unmask.commands.runs.filters import age_seconds, record_value
+from unmask.commands.runs.filters import age_seconds, check_part_keys, record_value
 from unmask.commands.runs.output import (
     NO_VALUE,
     Column,
@@ -18,8 +18,9 @@ from unmask.commands.runs.request import Request
 from unmask.commands.units import count_noun
 from unmask.config.checks import ConfigError
 from unmask.config.dials import format_value
-from unmask.config.keys import did_you_mean, known_keys
+from unmask.config.keys import did_you_mean, is_part_key, known_keys
 from unmask.config.overrides import config_groups
+from unmask.stages.encoders import SIDES, is_of_side, plain_title
 from unmask.stages.measures import Measure
 from unmask.stages.records import Ledger, RunRecord
 
@@ -67,7 +68,9 @@ def list_stages(request: Request, ledger: Ledger) -> None:
         print_line(f"{count_noun(len(records), 'stage')} in {ledger.runs_dir}{note}")
 
 
-def select(records: Iterable[RunRecord], request: Request) -> list[RunRecord]:
+def select(records: Sequence[RunRecord], request: Request) -> list[RunRecord]:
+    """Return the stages that fit all filters; ConfigError for a key that none has."""
+    check_part_keys((each.key for each in request.filters), records)
     return [r for r in records if all(fits(r) for fits in request.filters)]
 
 
@@ -78,11 +81,12 @@ def sort_records(records: list[RunRecord], by: str) -> list[RunRecord]:
     """
     key = by.removeprefix("-")
     dials = [*known_keys(), *config_groups()]
-    if key not in SORT_KEYS and key not in dials:
+    if key not in (*SORT_KEYS, *dials) and not is_part_key(key):
         raise ConfigError(
             f"sort={by}: one of {', '.join(SORT_KEYS)}, or a dial"
             f"{did_you_mean(key, [*SORT_KEYS, *dials])}"
         )
+    check_part_keys([key], records)
     rank = _RANKS.get(key) or (lambda record: record_value(record, key))
     known = [record for record in records if rank(record) is not None]
     unknown = [record for record in records if rank(record) is None]
@@ -225,18 +229,22 @@ def spread_text(measures: Sequence[Measure]) -> str:
 def _print_dial_tables(records: list[RunRecord], dials: str, form: str) -> None:
     """Print, for each kind of results, the means over one dial against another."""
     keys = dials.split(",")
-    if len(keys) != 2 or not set(keys) <= {*known_keys(), *config_groups()}:
-        wrong = [k for k in keys if k not in {*known_keys(), *config_groups()}]
+    known = {*known_keys(), *config_groups(), *SIDES}
+    wrong = [k for k in keys if k not in known and not is_part_key(k)]
+    if len(keys) != 2 or wrong:
         hint = did_you_mean(wrong[0], known_keys()) if wrong else ""
         raise ConfigError(
             f"table={dials}: give two dials, such as"
-            f" table=decoder.width,decoder.depth{hint}"
+            f" table=decoder.width,decoder.depth, or table=encoder,set{hint}"
         )
+    check_part_keys(keys, records)
     down, across = keys
     rows: list[dict[str, Any]] = []
-    titles = list(dict.fromkeys(record.title for record in records))
+    # encoders, and sets, stand beside each other: titles would part them
+    title_of = how_measured if set(keys) & {*SIDES} else _title
+    titles = list(dict.fromkeys(map(title_of, records)))
     for title in titles:
-        cells = _cells([r for r in records if r.title == title and r.measure], keys)
+        cells = _cells([r for r in records if title_of(r) == title and r.measure], keys)
         if not cells:
             continue
         rows += [
@@ -249,6 +257,15 @@ def _print_dial_tables(records: list[RunRecord], dials: str, form: str) -> None:
         print_rows((), rows, form, ())
     elif not rows:
         print_line(f"no finished stage depends on both {down} and {across}")
+
+
+def how_measured(record: RunRecord) -> str:
+    """Return the title without what it names of the encoder and the set."""
+    return plain_title(record.title, record.kind, record.start, record.config)
+
+
+def _title(record: RunRecord) -> str:
+    return record.title
 
 
 # finished stages by the values of two dials
@@ -301,7 +318,7 @@ def _also_differs(cells: Cells, keys: list[str]) -> list[str]:
     for members in cells.values():
         for key in dict.fromkeys(key for m in members for key in m.dials):
             values = {str(m.dials.get(key)) for m in members}
-            if len(values) > 1 and key not in keys:
+            if len(values) > 1 and key not in keys and not is_of_side(key, tuple(keys)):
                 mixed[key] = None
     return list(mixed)
 

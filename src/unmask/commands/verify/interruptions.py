@@ -6,7 +6,7 @@ It does so in the middle of an epoch, at its last batch, right after it, and lat
 from enum import StrEnum
 from typing import NamedTuple
 
-from unmask.config.recipes import STEPPED_STAGES
+from unmask.config.recipes import makes_steps
 from unmask.stages.fingerprint import StageSpec
 from unmask.stages.plan import Plan
 from unmask.stages.sizes import step_counts
@@ -14,7 +14,7 @@ from unmask.stages.sizes import step_counts
 
 def trained_stages(plan: Plan) -> list[StageSpec]:
     """Return the stages that make steps; others only measure."""
-    return [spec for spec in plan.stages if spec.kind in STEPPED_STAGES]
+    return [spec for spec in plan.stages if makes_steps(plan.config, spec.kind)]
 
 
 def count_steps(plan: Plan, kind: str) -> tuple[int, int]:
