@@ -1,5 +1,10 @@
 """Price a run, a sweep or a table of the paper before it is launched. See --help."""
 
+from unmask.commands.help import begin_command
+
+if __name__ == "__main__":
+    begin_command(__file__)
+
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -65,6 +70,12 @@ def planned_runs(
         try:
             # the data need not be here: a missing data.root is no fault
             config = check(fill_missing_roots(composer(overrides)))
+            if config.trainer.precision == "auto":
+                raise ConfigError(
+                    "trainer.precision = auto: it is measured on the machine that"
+                    " trains; type 32-true or bf16-mixed for a price"
+                )
+            try_own_classes(config)
             data_name = composer.choices(overrides).get("data", "")
             known_size = size or dataset_size(config, data_name)
             yield experiment, config, known_size, data_name
@@ -72,6 +83,15 @@ def planned_runs(
             faults.append(cell_fault(overrides, error) if overrides else str(error))
     if faults:
         raise ConfigError("\n".join(faults))
+
+
+def try_own_classes(config: Config) -> None:
+    """Raise ConfigError where a class of the user's does not work."""
+    if config.has_foreign_parts:
+        # it takes torch, for which other prices wait until all cells are checked
+        from unmask.training.foreign_parts import check_foreign_parts
+
+        check_foreign_parts(config, reads_data=False)
 
 
 def print_price(runs: list[PlannedRun], arguments: Plan) -> None:
@@ -82,6 +102,7 @@ def print_price(runs: list[PlannedRun], arguments: Plan) -> None:
     from unmask.commands.plan.price_stages import Estimator
     from unmask.commands.plan.price_table import price_table
     from unmask.commands.plan.price_types import Cell, unique_stages
+    from unmask.commands.plan.scaling import scaling_table
     from unmask.commands.plan.step_tables import step_tables
 
     console = Console()
@@ -112,6 +133,9 @@ def print_price(runs: list[PlannedRun], arguments: Plan) -> None:
             hardware, measured_tables, notes = measure(estimator, cells, hardware)
     if stages or not known:
         console.print(price_table(cells, hardware))
+    # of small models devices wait for the host, not for each other
+    if steps and hardware.link and not (is_small or hardware.needs_measuring):
+        measured_tables.append(scaling_table(steps, hardware))
     for table in [*step_tables(steps, hardware, console.width), *measured_tables]:
         console.print(table)
     about = assumptions(cells, hardware) if stages else []

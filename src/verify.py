@@ -1,5 +1,10 @@
 """Prove on your own config that training is exact when interrupted. See --help."""
 
+from unmask.commands.help import begin_command
+
+if __name__ == "__main__":
+    begin_command(__file__)
+
 import shutil
 import sys
 import tempfile
@@ -16,7 +21,7 @@ from unmask.commands.verify.interruptions import trained_stages
 from unmask.config.checks import ConfigError, check
 from unmask.config.experiments import ABLATIONS, ALL
 from unmask.config.overrides import override_key
-from unmask.config.recipes import MEASURING_STAGES
+from unmask.config.recipes import LABELLED_STAGES, makes_steps
 from unmask.distributed.ranks import rank_info
 from unmask.stages.devices import total_processes
 from unmask.stages.plan import Plan, make_plan
@@ -86,9 +91,13 @@ def plan_run(arguments: Settings, typed: Sequence[str]) -> tuple[list[str], Plan
             f"verify.folder = {arguments.folder}: no such folder; make it, or leave it"
             " out"
         )
-    left_out = [kind for kind in whole.config.stages if kind in MEASURING_STAGES]
+    left_out = [
+        kind
+        for kind in whole.config.stages
+        if kind in LABELLED_STAGES and not makes_steps(whole.config, kind)
+    ]
     if left_out:
-        print(f"left out, since they only measure: {', '.join(left_out)}")
+        print(f"left out, since no steps train them: {', '.join(left_out)}")
     return overrides, plan
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from unmask.dashboards.names import stage_prefix
-from unmask.dashboards.wandb_run import quiet_settings
+from unmask.dashboards.wandb_run import quiet_settings, short_reason
 
 
 def report_to_agent(
@@ -34,7 +34,7 @@ def report_to_agent(
         run.finish()
     # wandb raises errors of its own, of requests and of its service
     except Exception as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = short_reason(error)
         warnings.warn(
             f"the run of `wandb agent` got no results ({reason}); they are in the"
             f" ledger: {', '.join(values)}",

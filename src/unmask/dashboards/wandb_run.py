@@ -132,7 +132,7 @@ class WandbRun:
         except Exception as error:
             if not self.job.falls_back:
                 raise
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            reason = short_reason(error)
         text = (
             f"W&B cannot be reached ({reason}); the run is logged offline in"
             f" {self.card.folder}/wandb: {self.remedy}"
@@ -182,6 +182,11 @@ class WandbRun:
                         path.with_name(f"{EARLIER}{time.time_ns()}-{path.name}")
                     )
         self.earlier = list((self.card.folder / "wandb").glob(f"{EARLIER}*"))
+
+
+def short_reason(error: Exception) -> str:
+    """Return the first line of an error from W&B, or its type where it says nothing."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def quiet_settings(finish_seconds: float) -> Any:

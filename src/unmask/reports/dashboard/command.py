@@ -9,6 +9,7 @@ from unmask.commands.composition import Composer
 from unmask.config.checks import ConfigError, check, fill_missing_roots
 from unmask.config.experiments import expand_experiments, read_scale
 from unmask.config.schema import Config
+from unmask.dashboards.wandb_run import short_reason
 from unmask.reports.dashboard.arguments import Dashboard
 from unmask.reports.paper.arguments import Report
 from unmask.storage.atomic import write_json
@@ -80,7 +81,7 @@ def _own_entity() -> str:
     # wandb raises errors of its own, of requests and of its service
     except Exception as error:
         raise ConfigError(
-            f"save=true: W&B cannot be asked ({_first_line(error)}); log in with"
+            f"save=true: W&B cannot be asked ({short_reason(error)}); log in with"
             " `wandb login`, or leave it out: the specs are written without an account"
         ) from None
     if not entity:
@@ -94,13 +95,9 @@ def _explained(path: Path) -> Iterator[None]:
         yield
     except Exception as error:
         raise OSError(
-            f"W&B did not take it ({_first_line(error)}); where it was deleted there,"
+            f"W&B did not take it ({short_reason(error)}); where it was deleted there,"
             f" remove {path}: all are sent as new ones then"
         ) from None
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _write(path: Path, model: Any) -> None:

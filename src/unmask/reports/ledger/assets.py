@@ -6,12 +6,10 @@ no network and no file beside it.
 
 import importlib.metadata
 import importlib.util
-import os
 import re
-from contextlib import suppress
 from pathlib import Path
 
-from unmask.storage.atomic import write_text
+from unmask.storage.user_cache import keep, user_cache
 
 # would end the script element that holds the text
 SCRIPT_END = re.compile(r"</(script)", re.IGNORECASE)
@@ -28,18 +26,14 @@ def vega() -> str:
     vl-convert takes seconds to bundle it, so a copy is kept in the user's cache.
     """
     version = importlib.metadata.version("vl-convert-python")
-    folder = cache_folder()
+    folder = user_cache()
     path = folder and folder / f"vega-{version}.js"
     if path and (text := _read_copy(path)):
         return text
     import vl_convert
 
     text = escape_script(vl_convert.javascript_bundle(SNIPPET)) + END
-    # where this fails, the next page bundles it again
-    with suppress(OSError):
-        if path:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_text(path, text)
+    keep(path, text)
     return text
 
 
@@ -50,16 +44,6 @@ def _read_copy(path: Path) -> str | None:
     except (OSError, ValueError):
         return None
     return text if text.endswith(END) else None
-
-
-def cache_folder() -> Path | None:
-    """Return $XDG_CACHE_HOME/unmask, or ~/.cache/unmask; None without a home."""
-    if given := os.environ.get("XDG_CACHE_HOME"):
-        return Path(given) / "unmask"
-    try:
-        return Path.home() / ".cache" / "unmask"
-    except RuntimeError:
-        return None
 
 
 def datatables() -> tuple[str, str]:

@@ -13,7 +13,7 @@ from unmask.commands.runs.output import format_bytes
 from unmask.commands.runs.request import Request
 from unmask.commands.runs.status import sweep_status
 from unmask.config.checks import ConfigError
-from unmask.reports.ledger import assets, curves, sweep, table
+from unmask.reports.ledger import assets, curves, sweep, table, transfer
 from unmask.reports.page_names import FOLDER, file_name, pages_of_stages
 from unmask.reports.render import render
 from unmask.stages.records import Ledger, RunRecord
@@ -67,6 +67,7 @@ def write_index(ledger: Ledger) -> Path:
         facts=facts,
         is_open=running > 0,
         sweeps=[_describe(each, ledger) for each in reversed(ledger.sweeps)],
+        transfer=transfer.transfer_table(ledger.records),
         **content,
     )
     write_text(path, text)

@@ -3,13 +3,12 @@
 import csv
 import io
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from unmask.config.overrides import is_number
-from unmask.stages.records import Ledger, RunRecord
+from unmask.stages.records import Ledger, RunRecord, pictures_by_epoch
 from unmask.stages.sweeps import Sweep, SweepCell
 
 # of a paper's table, each of whose cells sets several keys
@@ -142,18 +141,9 @@ def sheets(cells: Sequence[SweptCell]) -> list[tuple[str, Path]]:
     pictures: dict[Path, str] = {}
     for cell in cells:
         for record in cell.records:
-            if path := _last_picture(record):
+            for path in list(pictures_by_epoch(record.folder).values())[-1:]:
                 pictures.setdefault(path, cell.title)
     return [(title, path) for path, title in pictures.items()][:MAX_SHEETS]
-
-
-def _last_picture(record: RunRecord) -> Path | None:
-    pictures = {}
-    for path in (record.folder / "pictures").glob("epoch=*.png"):
-        # other files of that name are not ours
-        with suppress(ValueError):
-            pictures[int(path.stem.partition("=")[2])] = path
-    return pictures[max(pictures)] if pictures else None
 
 
 def to_csv(cells: Sequence[SweptCell]) -> str:

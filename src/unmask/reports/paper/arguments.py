@@ -22,6 +22,7 @@ class Report(Section):
     out: PathText | None
     keep: bool
     anytime: bool = False
+    variance: bool = False
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None
     overrides: list[str]
     format: Annotated[list[Format], BeforeValidator(as_list)]

@@ -17,7 +17,8 @@ from unmask.config.paper_facts import Claim
 from unmask.config.schema import Scale
 from unmask.reports.paper import reasons
 from unmask.reports.paper.evidence import Evidence
-from unmask.reports.paper.inequalities import inequalities
+from unmask.reports.paper.history import History
+from unmask.reports.paper.inequalities import Inequality, inequalities
 from unmask.reports.paper.outlook import Outlook, look_ahead
 from unmask.reports.paper.samples import Sample
 from unmask.reports.paper.sequential import FOUR_LOOKS, Anytime, Rule, SpentLevel
@@ -33,7 +34,8 @@ DECIDED = ("holds", "does not hold", "no difference")
 class JudgedClaim:
     """A claim, its verdict, and the reason in a few sentences.
 
-    seeds: at which look it was decided. bound: the largest difference that "no
+    seeds: at which look it was decided. pair: the inequality that the reason is about;
+    history: what the looks have shown of it. bound: the largest difference that "no
     difference" leaves open. outlook: what would decide a claim that is undecided.
     """
 
@@ -43,6 +45,8 @@ class JudgedClaim:
     seeds: int | None = None
     bound: float | None = None
     outlook: Outlook | None = None
+    pair: Inequality | None = None
+    history: History | None = None
 
     @property
     def is_decided(self) -> bool:
@@ -75,6 +79,14 @@ class ColumnSamples(NamedTuple):
     # what one seed of a row takes, with its pretraining, where it is known
     seconds: Mapping[str, float] = {}
 
+    @property
+    def comparable(self) -> dict[str, Sample]:
+        """Return the samples, with a number of images only where values are shares."""
+        return {
+            row: Sample(values, images if self.is_accuracy else 0)
+            for row, (values, images) in self.samples.items()
+        }
+
 
 @dataclass(frozen=True)
 class Judging:
@@ -100,19 +112,16 @@ def judge(claim: Claim, column: ColumnSamples, rule: Rule = FOUR_LOOKS) -> Judge
     form = inequalities(claim, column.competing_rows)
     if missing := reasons.missing(form.rows, column.samples, column.omitted_rows):
         return JudgedClaim(claim, "not run", missing)
-    samples = {
-        row: Sample(values, images if column.is_accuracy else 0)
-        for row, (values, images) in column.samples.items()
-    }
-    evidence = Evidence(form, samples, rule, column.alike_within)
-    most = max(len(samples[row].values) for row in form.rows)
+    evidence = Evidence(form, column.comparable, rule, column.alike_within)
+    most = max(len(column.samples[row].values) for row in form.rows)
     for seeds in rule.moments(most):
         evidence.look(seeds)
         if decided := _decide(claim, evidence, column, seeds):
             return decided
     outlook = look_ahead(evidence)
     reason = reasons.undecided(evidence, outlook, column.unit, column.seconds)
-    return JudgedClaim(claim, "cannot tell yet", reason, outlook=outlook)
+    pair = evidence.weakest
+    return JudgedClaim(claim, "cannot tell yet", reason, outlook=outlook, pair=pair)
 
 
 def _decide(
@@ -121,12 +130,13 @@ def _decide(
     """Return the claim with its verdict; None where it is still undecided."""
     if evidence.refuted:
         reason = reasons.refuted(evidence, column.unit)
-        return JudgedClaim(claim, "does not hold", reason, seeds)
+        pair = evidence.refuted.pair
+        return JudgedClaim(claim, "does not hold", reason, seeds, pair=pair)
     if not evidence.unconfirmed:
         reason = reasons.confirmed(evidence, column.unit)
-        return JudgedClaim(claim, "holds", reason, seeds)
+        return JudgedClaim(claim, "holds", reason, seeds, pair=evidence.closest)
     if evidence.is_alike:
-        bound = max(evidence.alike[pair.rows].bound for pair in evidence.unconfirmed)
+        bound, pair, _ = evidence.widest
         reason = reasons.alike(evidence, column.unit, column.paper)
-        return JudgedClaim(claim, "no difference", reason, seeds, bound)
+        return JudgedClaim(claim, "no difference", reason, seeds, bound, pair=pair)
     return None

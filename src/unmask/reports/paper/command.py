@@ -23,6 +23,8 @@ def run(arguments: Report) -> list["Finding"]:
         print(f"note: {note}")
     comparisons = [finding.comparison for finding in findings]
     print_comparisons(comparisons, arguments, page)
+    if arguments.variance and findings:
+        print_variances(findings, arguments)
     # few: of one table, and asked for
     if arguments.experiment != "all" and findings:
         for path in for_papers:
@@ -52,6 +54,28 @@ def write(arguments: Report) -> tuple[list["Finding"], Path, list[Path]]:
             else findings
         )
     return findings, page, for_papers
+
+
+def print_variances(findings: list["Finding"], arguments: Report) -> None:
+    """Print where the variance of each measure comes from, and write variance.csv."""
+    from unmask.reports.paper.variance import find_variances
+    from unmask.reports.paper.variance_table import variance_tables, write_variances
+    from unmask.stages.records import read_ledger
+
+    composer = Composer()
+    scales = dict.fromkeys(finding.comparison.scale for finding in findings)
+    configs = {
+        scale: check(
+            fill_missing_roots(composer([f"scale={scale}", *arguments.overrides]))
+        )
+        for scale in scales
+    }
+    ledger = read_ledger(arguments.runs_dir)
+    variances = find_variances(findings, ledger, configs)
+    path = report_folder(arguments) / "variance.csv"
+    write_variances(variances, path)
+    Console().print(variance_tables(variances))
+    print(path.resolve())
 
 
 def report_folder(arguments: Report) -> Path:

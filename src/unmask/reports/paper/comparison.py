@@ -3,14 +3,15 @@
 import math
 from collections import Counter
 from collections.abc import Collection, Hashable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import NamedTuple
 
 import pandas as pd
 
-from unmask.config.paper_facts import Paper
+from unmask.config.paper_facts import Claim, Paper
 from unmask.reports.paper.claims import ColumnSamples, JudgedClaim, Judging, judge
+from unmask.reports.paper.history import look_back
 from unmask.reports.paper.result_rows import ResultRow, sort_rows
 from unmask.reports.paper.samples import Sample, rank_correlation
 
@@ -47,6 +48,8 @@ class Comparison:
     protocol_differences: list[str]
     # of `judge_claims`
     claims: list[JudgedClaim] = field(default_factory=list)
+    # sentences of the scale's file about this table
+    caveats: list[str] = field(default_factory=list)
 
     def cell(self, column: str, row: str) -> dict[Hashable, float]:
         """Return the numbers of one column in one row."""
@@ -175,7 +178,22 @@ def judge_claims(
         name: _column_samples(paper, name, results, judging, omitted_rows)
         for name in dict.fromkeys(claim.column for claim in paper.claims)
     }
-    return [judge(claim, columns[claim.column], judging.rule) for claim in paper.claims]
+    return [
+        _judge_with_history(claim, columns[claim.column], judging)
+        for claim in paper.claims
+    ]
+
+
+def _judge_with_history(
+    claim: Claim, column: ColumnSamples, judging: Judging
+) -> JudgedClaim:
+    judged = judge(claim, column, judging.rule)
+    if judged.pair is None:
+        return judged
+    history = look_back(
+        judged.pair, column.comparable, judging.rule, column.paper, column.alike_within
+    )
+    return replace(judged, history=history)
 
 
 def _column_samples(

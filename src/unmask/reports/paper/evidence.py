@@ -55,6 +55,35 @@ class Evidence:
         # Bonferroni: one refuted of them is enough
         return len(self.form.to_refute)
 
+    @property
+    def closest(self) -> Inequality:
+        """Return the confirmed inequality that is nearest to its margin."""
+
+        def clearance(pair: Inequality) -> float:
+            difference = self.confirmed[pair]
+            reach = self.rule.critical(difference) * difference.error
+            return difference.mean - pair.margin - reach
+
+        return min(self.form.to_confirm, key=clearance)
+
+    @property
+    def widest(self) -> Alike:
+        """Return the largest bound on a difference that is not confirmed."""
+        shown = (self.alike[pair.rows] for pair in self.unconfirmed)
+        return max(shown, key=lambda alike: alike.bound)
+
+    @property
+    def weakest(self) -> Inequality:
+        """Return the inequality that is furthest from being confirmed."""
+
+        def score(pair: Inequality) -> float:
+            difference = self.latest[pair]
+            return (difference.mean - pair.margin) / difference.error
+
+        # of rows without enough seeds nothing is known
+        waiting = [pair for pair in self.unconfirmed if pair not in self.latest]
+        return waiting[0] if waiting else min(self.unconfirmed, key=score)
+
     def look(self, seeds: int) -> None:
         """Judge each inequality whose two rows have so many seeds."""
         for pair in self.form.all:

@@ -15,6 +15,7 @@ from unmask.reports.paper.arguments import Report
 from unmask.reports.paper.comparison import Finding
 from unmask.reports.paper.figures import figure_svg, write_figures
 from unmask.reports.paper.findings import kept_results_path
+from unmask.reports.paper.known import PAGE, render_known_page
 from unmask.reports.paper.latex import latex_table
 from unmask.reports.paper.page import render_paper_page
 from unmask.reports.paper.result_rows import write_rows
@@ -78,6 +79,7 @@ def write_report(
     sheet = ratio_sheet_png(args.runs_dir, findings)
     page = out / "index.html"
     write_text(page, render_paper_page(findings, versions, sheet, args.anytime))
+    write_text(out / PAGE, render_known_page(findings, page.name))
     for finding in findings:
         comparison = finding.comparison
         path = out / "csv" / comparison.slug / f"{comparison.scale}.csv"

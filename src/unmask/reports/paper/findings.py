@@ -15,8 +15,10 @@ from unmask.config.experiments import (
     experiment_cells,
     read_paper,
     read_scale,
+    scale_caveats,
 )
 from unmask.config.paper_facts import Paper
+from unmask.config.probes import ExactProbe
 from unmask.config.recipes import stage_name
 from unmask.config.schema import Config, Scale
 from unmask.reports.paper.arguments import Report
@@ -58,6 +60,8 @@ def collect_findings(args: Report, compose: Compose) -> list[Finding]:
                 " stay), or leave out keep=true"
             )
     scales = [read_scale(name) for name in _scale_names(args)]
+    for scale in scales:
+        _refuse_other_probe(scale, args, compose)
     kept = read_kept_results()
     findings = []
     for slug in expand_experiments(args.experiment):
@@ -68,6 +72,23 @@ def collect_findings(args: Report, compose: Compose) -> list[Finding]:
             if comparison.done or (args.scale and comparison.expected):
                 findings.append(finding)
     return findings
+
+
+def _refuse_other_probe(scale: Scale, args: Report, compose: Compose) -> None:
+    """Raise ConfigError where overrides put a solved probe into a trained one's column.
+
+    Its numbers are of another kind, and the scale's file says which kind it has.
+    """
+    if not args.overrides:
+        return
+    of_scale = compose([f"scale={scale.name}"]).linear_probe
+    asked = compose([f"scale={scale.name}", *args.overrides]).linear_probe
+    if isinstance(asked, ExactProbe) and not isinstance(of_scale, ExactProbe):
+        raise ConfigError(
+            f"overrides={args.overrides}: at scale={scale.name} the probe's column is"
+            " of one that is trained in steps; leave linear_probe=exact out, or take a"
+            " scale with it, such as scale=embedded_exact"
+        )
 
 
 def _scale_names(args: Report) -> list[str]:
@@ -130,7 +151,8 @@ def _find(
     judging = Judging.at(scale, args.anytime)
     judging = replace(judging, seconds=collected.seconds_per_seed)
     claims = judge_claims(paper, collected.rows, judging, omitted)
-    comparison = replace(comparison, claims=claims)
+    caveats = scale_caveats(paper, slug, scale)
+    comparison = replace(comparison, claims=claims, caveats=caveats)
     if collected.num_kept:
         collected.notes.append(
             f"{slug}: {collected.num_kept} of {len(collected.rows)} results are those"

@@ -3,6 +3,7 @@
 import base64
 from pathlib import Path
 
+from unmask.reports.paper.claim_figures import claims_svg, drawn_claims
 from unmask.reports.paper.comparison import Finding
 from unmask.reports.paper.figures import figure_svg
 from unmask.reports.paper.tables import cell_texts, describe_correlations, heads
@@ -54,6 +55,9 @@ def render_paper_page(
         tones=TONES,
         anytime=anytime,
         figure_svg=figure_svg,
+        claims_svg=claims_svg,
+        drawn_claims=drawn_claims,
+        known_page="known.html",
         heads=heads,
         cell_texts=cell_texts,
         describe_correlations=describe_correlations,

@@ -8,12 +8,13 @@ precision is left out, as the paper does not state it.
 from collections.abc import Mapping
 from typing import Any
 
+from unmask.config.architecture import DECODER
 from unmask.config.datasets import IMAGENET_SIZE, find_dataset
-from unmask.config.groups import TokensTarget
+from unmask.config.probes import ExactProbe
 from unmask.config.recipe_parts import WARMUP_SHARE
 from unmask.config.recipes import LABELLED_STAGES, STAGES, stage_noun
 from unmask.config.schema import Config
-from unmask.stages.fingerprint import measure_science, pretrain_science
+from unmask.stages.fingerprint import SET_KEYS, measure_science, pretrain_science
 
 # the section of each key of the pretraining's fingerprint
 SECTIONS = {
@@ -100,7 +101,7 @@ def _changed_sections(ours: Config, paper_config: Config) -> list[str]:
         changes["images"] = []
     if ours.init_from != paper_config.init_from:
         changes["start"] = [f"weights of {ours.init_from} (paper: random ones)"]
-    if isinstance(ours.target, TokensTarget) and ours.tokenizer_file is None:
+    if ours.target.takes_tokenizer and ours.tokenizer_file is None:
         changes["target"] = [
             "tokens of a small dVAE trained on this data (paper: DALL-E's, of 250"
             " million images)"
@@ -115,13 +116,16 @@ def _as_mapping(key: str, value: Any) -> dict[str, Any]:
 def _changed_recipe(kind: str, ours: Config, papers: Config) -> list[str]:
     if STAGES[kind].parent == "classifier":
         return _changed_values(
-            ours.robustness.model_dump(exclude={"root"}),
-            papers.robustness.model_dump(exclude={"root"}),
+            ours.robustness.model_dump(exclude={*SET_KEYS}),
+            papers.robustness.model_dump(exclude={*SET_KEYS}),
         )
     start = "pretrained" if STAGES[kind].parent else "random"
-    recipe = measure_science(kind, start, ours, "")["recipe"]
-    paper_recipe = measure_science(kind, start, papers, "")["recipe"]
-    changes = _changed_values(recipe, paper_recipe)
+    if isinstance(getattr(ours, kind), ExactProbe):
+        changes = _solved_exactly(ours.linear_probe, papers.linear_probe)
+    else:
+        recipe = measure_science(kind, start, ours, "")["recipe"]
+        paper_recipe = measure_science(kind, start, papers, "")["recipe"]
+        changes = _changed_values(recipe, paper_recipe)
 
     size = ours.stage_image_size(kind)
     paper_size = papers.stage_image_size(kind)
@@ -130,6 +134,21 @@ def _changed_recipe(kind: str, ours: Config, papers: Config) -> list[str]:
     if is_own_size and size != paper_size:
         changes.append(_describe_change("image_size", size, paper_size))
     return changes
+
+
+def _solved_exactly(ours: Any, papers: Any) -> list[str]:
+    """Describe a probe that is solved, where the paper's is trained in steps."""
+    if isinstance(papers, ExactProbe):
+        return _changed_values(ours.model_dump(), papers.model_dump())
+    penalty = f"penalty {ours.penalties[0]:g}"
+    if len(ours.penalties) > 1:
+        tried = ", ".join(f"{penalty:g}" for penalty in ours.penalties)
+        penalty = f"of the penalties {tried} the best on held-out training images"
+    return [
+        f"logistic regression solved to convergence, {penalty} (paper"
+        f" {papers.optimizer}, {papers.epochs} epochs, augment.crop"
+        f" {papers.augment.crop})"
+    ]
 
 
 def _changed_values(
@@ -150,7 +169,8 @@ def _changed_values(
 
 
 def _class_name(part: Mapping[str, Any]) -> str:
-    return str(part.get("_target_")).rsplit(".", 1)[-1]
+    # the paper's decoder is the one part whose fingerprint does not name it
+    return str(part.get("_target_", DECODER)).rsplit(".", 1)[-1]
 
 
 def _is_default_warmup(ours: Mapping[str, Any], papers: Mapping[str, Any]) -> bool:

@@ -46,14 +46,7 @@ def refuted(evidence: Evidence, unit: str) -> str:
 
 def confirmed(evidence: Evidence, unit: str) -> str:
     """Give the difference that is closest to its margin, of those that confirm."""
-    differences = evidence.confirmed
-
-    def clearance(pair: Inequality) -> float:
-        difference = differences[pair]
-        reach = evidence.rule.critical(difference) * difference.error
-        return difference.mean - pair.margin - reach
-
-    closest = min(evidence.form.to_confirm, key=clearance)
+    differences, closest = evidence.confirmed, evidence.closest
     text = _difference(evidence, closest, differences[closest], unit)
     count = len(evidence.form.to_confirm)
     suffix = f": the closest of {count} comparisons" if count > 1 else ""
@@ -63,10 +56,7 @@ def confirmed(evidence: Evidence, unit: str) -> str:
 
 def alike(evidence: Evidence, unit: str, paper: Mapping[str, float]) -> str:
     """Give the bound on the difference, and how far apart the paper's rows are."""
-    bound, pair, difference = max(
-        (evidence.alike[pair.rows] for pair in evidence.unconfirmed),
-        key=lambda shown: shown.bound,
-    )
+    bound, pair, difference = evidence.widest
     text = _difference(evidence, pair, difference, unit)
     text += f": no more than {upwards(bound)} in either direction"
     text += f"; here up to {evidence.alike_within:g} count as none"
@@ -80,16 +70,9 @@ def undecided(
     evidence: Evidence, outlook: Outlook, unit: str, seconds: Mapping[str, float]
 ) -> str:
     """Give the difference that decides least, and what would tell."""
-    waiting = [pair for pair in evidence.unconfirmed if pair not in evidence.latest]
-    if waiting:
-        return _too_few(evidence, waiting[0], outlook, seconds)
-
-    def score(pair: Inequality) -> float:
-        difference = evidence.latest[pair]
-        return (difference.mean - pair.margin) / difference.error
-
-    pairs = evidence.unconfirmed
-    weakest = min(pairs, key=score)
+    weakest = evidence.weakest
+    if weakest not in evidence.latest:
+        return _too_few(evidence, weakest, outlook, seconds)
     text = _difference(evidence, weakest, evidence.latest[weakest], unit)
     count = len(evidence.form.to_confirm)
     suffix = f": the weakest of {count} comparisons" if count > 1 else ""

@@ -143,6 +143,7 @@ def terminal_table(comparison: Comparison) -> Group:
         Text(title, style="italic"),
         Columns(tables, padding=(0, 3)),
         Text(comparison.headline),
+        *(Text(f"At this scale: {caveat}.") for caveat in comparison.caveats),
         Text(legend_text(comparison)),
     )
 

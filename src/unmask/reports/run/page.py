@@ -11,27 +11,23 @@ from typing import Any
 
 from unmask.config.datasets import find_dataset
 from unmask.config.dials import format_value, read_dials
+from unmask.config.foreign import describe_part, load_part, part_name
 from unmask.config.recipes import FINE_TUNING_STAGES, STAGES, stage_noun
 from unmask.config.schema import Config
 from unmask.reports.page_names import note_stages, run_page
 from unmask.reports.render import render
-from unmask.reports.run.tables import Result, main_metric
+from unmask.reports.run.tables import Result, main_metric, unconverged
+from unmask.stages.evaluation_sets import stage_config
 from unmask.stages.fingerprint import StageSpec
 from unmask.stages.ledger import StageFolder
 from unmask.stages.plan import Plan
+from unmask.stages.records import pictures_by_epoch
 from unmask.stages.scope import stage_dials
 from unmask.storage.atomic import write_text
 from unmask.storage.metrics_log import read_rows
 
 # how many pictures of earlier epochs are shown
 EARLIER_PICTURES = 6
-TARGETS = {
-    "Pixel": "Pixels normalised by the data set",
-    "NormalisedPixel": "Pixels normalised by each patch's mean and standard deviation",
-    "PatchPCA": "The largest principal coefficients of each patch",
-    "Hog": "Histograms of oriented gradients",
-    "Tokens": "Discrete tokens of a dVAE",
-}
 
 
 def write_page(plan: Plan, results: list[Result], command: str, refresh: bool) -> Path:
@@ -46,6 +42,7 @@ def write_page(plan: Plan, results: list[Result], command: str, refresh: bool) -
         return path
     content = _page_content(plan, results)
     template = Path(__file__).with_name("page.html.j2")
+    content["warnings"] = list(filter(None, map(unconverged, results)))
     text = render(template, command=command, differs=differs, **content)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Two cells of a sweep may write the same page at once.
@@ -83,26 +80,21 @@ def _page_content(plan: Plan, results: list[Result]) -> dict[str, Any]:
     with_accuracy = [r for r in results if "val/accuracy" in r["metrics"]]
     num_images = with_accuracy[0]["images"] if with_accuracy else 0
     worst, with_most_bad = max(stages, key=lambda stage: stage[1].get("bad_images", 0))
-    target = config.target.target_.rsplit(".", 1)[1]
     pretraining = next((r for r in results if r["stage"] == "pretrain"), {})
-    severities, num_corruptions = None, 0
-    # Folders of other images, as ImageNet-A, have no severities.
-    if "robustness" in folders and config.robustness.source != "folder":
-        cells = read_rows(folders["robustness"].path / "cells.jsonl")
-        severities = inline_svg("severities", lambda: severity_curves(cells))
-        num_corruptions = len({cell["name"] for cell in cells if cell["severity"]})
+    cells = _corrupted_cells(plan)
     return {
         "config": config,
         "dataset": plan.listing.root.name
         if plan.listing
         else find_dataset(config.data.source).title,
-        "target": target,
-        "target_text": TARGETS.get(target, f"The target {config.target.target_}"),
+        "picture_note": _picture_note(config.target.target_),
+        "masking": _describe_class(config.masking.target_),
+        "target": _describe_class(config.target.target_),
         "num_patches": math.prod(config.grid),
         "num_visible": pretraining.get("visible_patches", config.num_visible),
         "pretrain": pretraining or None,
         "total_seconds": sum(result["seconds"] for result in results),
-        "sheets": _pictures(pretrain.pictures) if pretrain else [],
+        "sheets": _pictures(pretrain.path) if pretrain else [],
         "bars": inline_svg("bars", lambda: measurement_bars(measurements))
         if measurements
         else None,
@@ -112,8 +104,10 @@ def _page_content(plan: Plan, results: list[Result]) -> dict[str, Any]:
         ],
         "num_images": num_images,
         "error": largest_standard_error(measurements, num_images),
-        "severities": severities,
-        "num_corruptions": num_corruptions,
+        "severities": inline_svg("severities", lambda: severity_curves(cells))
+        if cells
+        else None,
+        "num_corruptions": len({cell["name"] for cell in cells if cell["severity"]}),
         "curve": inline_svg("loss", lambda: loss_curve(metrics)) if metrics else None,
         **_classifier_figures(plan),
         "rows": [
@@ -124,6 +118,20 @@ def _page_content(plan: Plan, results: list[Result]) -> dict[str, Any]:
         "bad_list": StageFolder(config.runs_dir, worst).path / LIST_NAME,
         "versions": results[-1].get("versions", {}),
     }
+
+
+def _describe_class(target: str) -> str:
+    """Return the name of a sampler or target, and the first line of its docstring."""
+    return ": ".join(filter(None, (part_name(target), describe_part(target))))
+
+
+def _picture_note(target: str) -> str:
+    """Return what readers of the pictures must know, if the target's class says it."""
+    try:
+        return getattr(load_part(target), "picture_note", "")
+    except ValueError:
+        # the results are here, and the user's file need not be
+        return ""
 
 
 def _classifier_figures(plan: Plan) -> dict[str, Any]:
@@ -228,22 +236,28 @@ def largest_standard_error(measurements: list[dict[str, Any]], images: int) -> f
     return max((100 * (p * (1 - p) / images) ** 0.5 for p in shares), default=0.0)
 
 
-def _pictures(folder: Path) -> list[tuple[int, str]]:
+def _pictures(stage: Path) -> list[tuple[int, str]]:
     """Return evenly spaced epochs with their PNGs, the last one always."""
-    paths = sorted(folder.glob("epoch=*.png"), reverse=True)
-    every = max(1, math.ceil((len(paths) - 1) / EARLIER_PICTURES))
+    pictures = list(pictures_by_epoch(stage).items())
+    every = max(1, math.ceil((len(pictures) - 1) / EARLIER_PICTURES))
     return [
-        (
-            int(path.stem.removeprefix("epoch=")),
-            base64.b64encode(path.read_bytes()).decode(),
-        )
-        for path in reversed(paths[::every])
+        (epoch, base64.b64encode(path.read_bytes()).decode())
+        for epoch, path in pictures[::-1][::every][::-1]
     ]
+
+
+def _corrupted_cells(plan: Plan) -> list[dict[str, Any]]:
+    """Return the rows of the stage on corrupted images; none of folders of others."""
+    for spec in plan.stages:
+        config = stage_config(plan.config, spec)
+        if spec.kind == "robustness" and config.robustness.source != "folder":
+            return read_rows(StageFolder(config.runs_dir, spec).path / "cells.jsonl")
+    return []
 
 
 def _describe_protocol(spec: StageSpec, result: Result, config: Config) -> str:
     """Say in a few words how a stage was trained or measured."""
-    recipe: Any = getattr(config, spec.kind, None)
+    recipe: Any = getattr(stage_config(config, spec), spec.kind, None)
     text = STAGES[spec.kind].describe(recipe, result)
     pool = getattr(recipe, "pool", None)
     if pool and spec.start != "pixels":

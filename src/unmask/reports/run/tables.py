@@ -2,9 +2,12 @@
 
 import statistics
 
+from rich.console import Group
 from rich.markup import escape
 from rich.table import Column, Table
+from rich.text import Text
 
+from unmask.stages.convergence import CONVERGED, HEAD_GRADIENT, MAX_HEAD_GRADIENT
 from unmask.stages.measures import Result, main_measure
 
 # overrides, state, and the results of its stages
@@ -23,8 +26,8 @@ def main_metric(result: Result) -> tuple[str, str]:
     return measure.text, measure.unit
 
 
-def results_table(results: list[Result]) -> Table:
-    """Draw one row for each stage of a run."""
+def results_table(results: list[Result]) -> Group:
+    """Draw one row for each stage of a run, and below what a reader must know."""
     table = Table(
         "stage",
         Column("result", justify="right"),
@@ -45,7 +48,8 @@ def results_table(results: list[Result]) -> Table:
             seconds,
             result["fingerprint"],
         )
-    return table
+    warnings = [warning for result in results if (warning := unconverged(result))]
+    return Group(table, *(Text(f"warning: {warning}") for warning in warnings))
 
 
 def cells_table(cells: list[SweepCell]) -> Table:
@@ -111,3 +115,22 @@ def mean_and_spread(numbers: list[str]) -> str:
     mean = statistics.mean(values)
     std = statistics.stdev(values)
     return f"{mean:.{decimals}f} +- {std:.{decimals}f}"
+
+
+def unconverged(result: Result) -> str | None:
+    """Say that a probe's head did not converge; None where it did, or has no number."""
+    metrics = result["metrics"]
+    if metrics.get(CONVERGED) != 0:
+        return None
+    if HEAD_GRADIENT not in metrics:
+        return (
+            f"{result['title']}: not converged after {metrics['iterations']:,.0f}"
+            " iterations; raise linear_probe.max_iterations"
+        )
+    return (
+        f"{result['title']}: not converged: the gradient of its head is still"
+        f" {100 * metrics[HEAD_GRADIENT]:.1f} % of that of a head of zeros"
+        f" ({100 * MAX_HEAD_GRADIENT:g} % or less counts as converged), so that its"
+        " accuracy depends on base_lr and epochs; take linear_probe=exact, or more"
+        " epochs"
+    )
