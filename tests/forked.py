@@ -32,6 +32,7 @@ from torch.distributed.elastic.multiprocessing.subprocess_handler import (
     subprocess_handler,
 )
 
+from unmask.distributed import forkserver as cells_forkserver
 from unmask.distributed import processes
 from unmask.distributed.ranks import rank_info
 
@@ -169,6 +170,17 @@ class ForkedPopen:
     kill = Started.kill
 
 
+class NoServer:
+    """Start no forkserver for a sweep's cells: ForkedPopen starts them as warm."""
+
+    is_ready = False
+
+    def __init__(self, _: Sequence[str]) -> None: ...
+
+    def wait(self, give_up: Sequence[object]) -> bool:
+        return False
+
+
 def _become(
     typed: Sequence[str],
     env: Mapping[str, str],
@@ -197,6 +209,7 @@ def _become(
     # Linux's, as in any new process: a loader's workers are forked
     multiprocessing.set_start_method("fork", force=True)
     # ranks are started by torch, cells by start_process
+    cells_forkserver.ForkServer = NoServer  # type: ignore[misc, assignment]
     subprocess_handler.Popen = ForkedPopen  # type: ignore[misc, assignment]
     processes.subprocess = SimpleNamespace(Popen=ForkedPopen)  # type: ignore[assignment]
     # Lightning has looked when it was imported

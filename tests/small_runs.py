@@ -1,5 +1,6 @@
 """Runs small enough for tests: composed from the real conf/, in this process or as commands."""
 
+import gc
 import io
 import logging
 import os
@@ -163,6 +164,7 @@ def restored_process() -> Iterator[None]:
         ):
             yield
     finally:
+        gc.enable()
         for number, handler in handlers.items():
             signal.signal(number, handler)
         GlobalHydra.instance().clear()

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+import pytest
+
 from small_runs import ROOT
 
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
@@ -386,8 +388,9 @@ def test_the_package_imports_nothing_by_itself() -> None:
     )
 
 
-def test_the_lock_pins_and_hashes_every_package_and_names_no_registry() -> None:
-    lock = (ROOT / "requirements.lock").read_text()
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-studio.lock"])
+def test_a_lock_pins_and_hashes_every_package_and_names_no_registry(name: str) -> None:
+    lock = (ROOT / name).read_text()
     assert "://" not in lock
     without_comments = re.sub(r"^\s*#.*\n", "", lock, flags=re.MULTILINE)
     entries = re.split(r"^(?=\S)", without_comments, flags=re.MULTILINE)[1:]
@@ -397,6 +400,24 @@ def test_the_lock_pins_and_hashes_every_package_and_names_no_registry() -> None:
         r" --hash=sha256:[0-9a-f]{64})+\s*"
     )
     assert_none([entry for entry in entries if not pinned.fullmatch(entry)])
+
+
+def test_the_studios_lock_changes_no_version_of_the_others() -> None:
+    """It is installed into the same environment, without a look at dependencies."""
+
+    def versions(name: str) -> dict[str, set[str]]:
+        found = defaultdict(set)
+        for package, version in re.findall(
+            r"^([\w.\-]+)(?:\[[\w,]+\])?==([\w.!+]+)", (ROOT / name).read_text(), re.M
+        ):
+            found[package].add(version)
+        return found
+
+    main, studio = map(versions, ("requirements.lock", "requirements-studio.lock"))
+    assert "gradio" in studio
+    assert "pillow" in main.keys() & studio.keys()
+    shared = main.keys() & studio.keys()
+    assert_none([name for name in shared if not studio[name] <= main[name]])
 
 
 def test_a_wheel_holds_every_file_that_is_not_python() -> None:

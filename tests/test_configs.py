@@ -19,6 +19,8 @@ from unmask.stages.plan import make_plan
 GROUPS = (
     "model",
     "data",
+    "decoder",
+    "method",
     "masking",
     "target",
     "augment",
@@ -339,7 +341,7 @@ def test_all_errors_are_reported_at_once() -> None:
     ("typed", "intended"),
     [
         ("mask_raito", "mask_ratio"),
-        ("decoder.dpth", "decoder.depth"),
+        ("data.rot", "data.root"),
         ("epochs", "pretrain.epochs"),
         ("modle", "model"),
         ("logger.csv.name", "logger.csv"),

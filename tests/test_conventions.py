@@ -21,7 +21,8 @@ from unmask.data.listing.conventions import (
     sort_classes,
     split_word,
 )
-from unmask.data.listing.listing import list_evaluation_set, list_images
+from unmask.data.listing.evaluation_set import list_evaluation_set
+from unmask.data.listing.listing import list_images
 
 LEFT_BEHIND = (
     "@eaDir/a.jpg",

@@ -49,7 +49,9 @@ def test_a_choice_of_a_group_is_one_dial(group: str, name: str) -> None:
     assert dials(f"{group}={name}") == expected
 
 
-@pytest.mark.parametrize("scale", ["embedded", "cifar", "paper"])
+@pytest.mark.parametrize(
+    "scale", ["embedded", "embedded_exact", "photos", "cifar", "paper"]
+)
 def test_a_scale_is_one_dial(scale: str) -> None:
     assert dials(f"scale={scale}") == {"scale": scale}
 

@@ -32,6 +32,7 @@ CROPS = {
     "erasing": 0.0,
     "jitter": 0.0,
     "repeats": 1,
+    "target_": None,
 }
 RANDAUGMENT = CROPS | {"policy": "rand-m9-mstd0.5"}
 PORTS = CROPS | {"policy": "rand-m9-mstd0.5-inc1", "erasing": 0.25}
@@ -136,6 +137,16 @@ EXPECTED: dict[str, dict[str, Any]] = {
     "scratch=table11_l": TABLE11 | {"epochs": 200, "drop_path": 0.2},
     "scratch=as_finetune": FEW,
     "partial_finetune=as_finetune": FEW | {"blocks": 1.0},
+    "linear_probe=exact": {
+        "optimizer": "lbfgs",
+        "penalties": [1e-1, 1e-2, 1e-3, 1e-4, 1e-5],
+        "holdout": 0.2,
+        "tolerance": 1e-6,
+        "max_iterations": 20000,
+        "pool": "cls",
+        "labels": None,
+        "image_size": None,
+    },
     "attentive_probe=small": (
         TABLE10
         | {

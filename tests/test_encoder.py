@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-import unmask.encoder
+from unmask import kernels
 from unmask.encoder import Encoder
+from unmask.kernels import Kernels
 from unmask.mae import MAE
 from unmask.masking import Masking
 from unmask.patches import gather_tokens, patchify, unpatchify
@@ -61,13 +62,11 @@ def test_gathering_pixels_equals_gathering_embedded_patches(
     )
 
 
-def test_fused_and_plain_attention_agree(
-    encoder: Encoder, images: Tensor, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fused_and_plain_attention_agree(encoder: Encoder, images: Tensor) -> None:
     plain = encoder(images)
     assert not encoder.blocks[0].attn.fused_attn
-    monkeypatch.setattr(unmask.encoder, "MAX_UNFUSED_TOKENS", 0)
-    fused = encoder(images)
+    with kernels.using(Kernels(attention={17: "fused"})):
+        fused = encoder(images)
     assert encoder.blocks[0].attn.fused_attn
     torch.testing.assert_close(fused, plain, rtol=1e-5, atol=1e-5)
 

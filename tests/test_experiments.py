@@ -29,6 +29,7 @@ from unmask.config.experiments import (
     read_paper,
     read_scale,
     read_sweep,
+    scale_caveats,
 )
 from unmask.config.overrides import unknown_experiments
 from unmask.config.schema import Config
@@ -48,7 +49,7 @@ CORE = [
     "schedule",
     "partial_finetuning",
 ]
-SCALES = ["embedded", "cifar", "paper"]
+SCALES = ["embedded", "embedded_exact", "photos", "cifar", "paper"]
 COMPOSER = Composer()
 
 
@@ -543,3 +544,58 @@ def test_every_kept_result_still_belongs_to_its_row() -> None:
     }
     assert len(kept_results) > 50
     assert kept_results == {key: fingerprints.get(key) for key in kept_results}
+
+
+def test_scales_say_why_a_row_is_left_out() -> None:
+    for name in SCALES:
+        scale = read_scale(name)
+        assert None not in scale.cells.values()
+        rows = [row for row in scale.cells.values() if isinstance(row, dict)]
+        reasons = [cell for row in rows for cell in row.values()]
+        assert None not in reasons
+    scale = read_scale("embedded")
+    (sentence,) = scale_caveats(
+        read_paper("partial_finetuning"),
+        "partial_finetuning",
+        scale.model_copy(update={"caveats": {}}),
+    )
+    assert sentence.startswith(
+        "rows 4, 6, 12, 18 are left out: the encoder has 4 blocks"
+    )
+    (sentence,) = scale_caveats(read_paper("robustness"), "robustness", scale)
+    assert sentence.startswith("left out: the paper's sets are ImageNet's")
+
+
+def test_a_caveat_stands_at_the_tables_with_a_column_of_its_stage() -> None:
+    scale = read_scale("embedded").model_copy(
+        update={"caveats": {"linear_probe": "soft", "data_augmentation": "no need"}}
+    )
+
+    def caveats(slug: str) -> list[str]:
+        return scale_caveats(read_paper(slug), slug, scale)
+
+    assert caveats("mask_ratio") == ["soft"]
+    assert caveats("data_augmentation") == ["no need", "soft"]
+    assert caveats("pixels_vs_tokens") == []
+
+
+def test_a_scale_may_build_on_another_one() -> None:
+    """It is what Hydra composes of the two files."""
+    exact, embedded = read_scale("embedded_exact"), read_scale("embedded")
+    assert exact.cells == embedded.cells
+    assert exact.caveats.keys() == embedded.caveats.keys()
+    assert exact.caveats["linear_probe"] != embedded.caveats["linear_probe"]
+    assert config_of(Cell("", "", 0, ("scale=embedded_exact",))).scale == exact
+
+
+def test_the_exact_probe_is_measured_on_the_encoders_of_the_embedded_scale() -> None:
+    one, other = (
+        {
+            (spec.kind, spec.start): spec.fingerprint
+            for spec in plan_for(f"scale={scale}", tiny=False).stages
+        }
+        for scale in ("embedded", "embedded_exact")
+    )
+    assert one.keys() == other.keys()
+    changed = {key for key in one if one[key] != other[key]}
+    assert changed == {("linear_probe", "pretrained")}

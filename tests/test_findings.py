@@ -1,12 +1,15 @@
 """A report finds every result of the ledger and of experiments/, and none of another experiment."""
 
 import hashlib
+import html
+import io
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hydra import initialize_config_dir
+from rich.console import Console
 
 from planted_ledger import plant
 from small_runs import ROOT, plan_for
@@ -16,7 +19,9 @@ from unmask.config.experiments import CONF, read_paper
 from unmask.reports.paper import findings, result_rows
 from unmask.reports.paper.arguments import Report
 from unmask.reports.paper.comparison import Finding
+from unmask.reports.paper.page import render_paper_page
 from unmask.reports.paper.result_rows import ResultRow, write_rows
+from unmask.reports.paper.tables import experiment_readme, terminal_table
 from unmask.stages.ledger import StageFolder
 
 
@@ -213,3 +218,31 @@ def test_seeds_beyond_the_scales_are_found_row_by_row_with_what_they_took(
     assert "That is 2 more runs, 6 minutes of computing." in reasons[0]
     judged = report_of(tmp_path, monkeypatch, anytime=True)[0].comparison.claims[0]
     assert "the first look is after 2 seeds" in judged.reason
+
+
+def test_a_solved_probe_has_no_place_in_the_column_of_a_trained_one(
+    two_kept_rows: list[ResultRow], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But at a scale whose file chooses it."""
+    exact = ["linear_probe=exact"]
+    with pytest.raises(ConfigError, match="take a scale with it, such as") as error:
+        report_of(tmp_path, monkeypatch, overrides=exact)
+    assert "\n" not in str(error.value)
+    (finding,) = report_of(
+        tmp_path, monkeypatch, scale="embedded_exact", overrides=exact
+    )
+    assert finding.comparison.scale == "embedded_exact"
+
+
+def test_what_the_scale_says_of_a_table_stands_beside_its_numbers(
+    two_kept_rows: list[ResultRow], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (finding,) = report_of(tmp_path, monkeypatch)
+    (caveat,) = finding.comparison.caveats
+    assert "far from converged" in caveat
+    console = Console(width=2000, file=io.StringIO())
+    console.print(terminal_table(finding.comparison))
+    assert isinstance(console.file, io.StringIO)
+    shown = [console.file.getvalue(), experiment_readme([finding])]
+    shown.append(html.unescape(render_paper_page([finding], "")))
+    assert all(caveat in " ".join(text.split()) for text in shown)

@@ -31,6 +31,11 @@ SCIENCE = {
     "decoder.width": "decoder.width=32",
     "decoder.heads": "decoder.heads=2",
     "decoder.mlp_ratio": "decoder.mlp_ratio=2",
+    "model.class_tokens": "model.class_tokens=8",
+    "decoder._target_": "decoder=cross",
+    "decoder.prediction_ratio": "decoder=cross decoder.prediction_ratio=0.25",
+    "decoder.inter_block": "decoder=cross decoder.inter_block=false",
+    "masking.block": "masking=coarse masking.block=1",
     "masking._target_": "masking=block",
     "masking.min_patches": "masking=block masking.min_patches=9",
     "target._target_": "target=pixel_norm",
@@ -75,10 +80,15 @@ MACHINE = {
     "rerun": "rerun=true",
     "adopt": "adopt=true",
     **dict.fromkeys(
-        ("scale.name", "scale.seeds", "scale.looks", "scale.alike", "scale.cells"),
+        (
+            *("scale.name", "scale.seeds", "scale.looks", "scale.alike"),
+            *("scale.cells", "scale.caveats"),
+        ),
         "++scale.name=a ++scale.seeds=[1] ++scale.looks=[3,6] ++scale.alike={}"
-        " ++scale.cells={}",
+        " ++scale.cells={} ++scale.caveats={}",
     ),
+    # of one's own: tests/test_foreign_models.py
+    "model._target_": "model._target_=unmask.encoder.Encoder",
     "model.name": "model.name=other",
     "model.patch_size_at_224": "model.patch_size_at_224=8",
     "data.download": "data.download=true",
@@ -90,6 +100,8 @@ MACHINE = {
     "data.num_workers": "data.num_workers=3",
     "data.threads": "data.threads=null",
     "trainer.accelerator": "trainer.accelerator=cpu",
+    "trainer.kernels": "trainer.kernels=default",
+    "trainer.compile": "trainer.compile=true",
     "trainer.micro_batch": "trainer.micro_batch=2",
     "trainer.devices": "trainer.devices=2",
     "trainer.nodes": "trainer.nodes=2",
@@ -112,6 +124,9 @@ MACHINE = {
     "trainer.max_minutes": "trainer.max_minutes=9",
     "spikes.limit": "spikes.limit=3",
     "robustness.root": "robustness.root=/else",
+    # only folders that are listed count, as the root's below
+    "robustness.sets": "robustness.sets=[corrupted]",
+    "robustness.unknown_classes": "robustness.unknown_classes=leave_out",
     "watch.times": "watch.times=2",
     "watch.pictures": "watch.pictures=2",
     "watch.trace": "watch.trace=true",
@@ -159,6 +174,7 @@ OTHER_VALUE = {
     "scratch": OPTIMISED | MEASURED | TUNED,
     "partial_finetune": OPTIMISED | MEASURED | TUNED | {"blocks": "2"},
 }
+EXACT_KEYS = ("penalties", "holdout", "tolerance", "max_iterations")
 REPEATING = (
     "linear_probe",
     "attentive_probe",
@@ -282,6 +298,12 @@ def test_every_key_of_the_config_is_science_or_machine() -> None:
         *MACHINE,
         *(f"{recipe}.{key}" for recipe, key in OTHER_VALUES),
         *(f"{recipe}.augment.repeats" for recipe in REPEATING),
+        # tests/test_exact_probe.py
+        *(f"linear_probe.{key}" for key in EXACT_KEYS),
+        # tests/test_foreign_parts.py, tests/test_examples.py
+        *(f"{recipe}.augment._target_" for recipe in REPEATING),
+        "augment._target_",
+        *("task._target_", "task.pool", "task.labels"),
     }
     leaves = {
         key

@@ -1,4 +1,4 @@
-"""Samplers, targets and data sets from a file of the user's work everywhere."""
+"""Parts from a file of the user's work everywhere, and those that do not are refused."""
 
 import json
 import re
@@ -11,25 +11,33 @@ import pytest
 import torch
 
 from small_runs import COARSE, ROOT, call, plan_for, raw_config
-from unmask.config.checks import ConfigError, check
+from unmask.config.checks import ConfigError, check, check_checkpoint_config
 from unmask.config.foreign import part_digest
-from unmask.training.build import count_visible, open_splits
+from unmask.data.loading.views import Views
+from unmask.training.build import (
+    build_augment,
+    build_format,
+    count_visible,
+    open_splits,
+)
 from unmask.training.foreign_parts import check_foreign_parts
 
-# the file that docs/extending.md shows
-(EXAMPLE,) = [
+# what docs/extending.md shows, in one file
+EXAMPLE = "\n".join(
     block
     for block in re.findall(
         r"```python\n(.*?)```", (ROOT / "docs/extending.md").read_text(), re.DOTALL
     )
-    if "class HideSome" in block
-]
-MASKING = ("masking._target_=my_parts.HideSome", "+masking.count=1")
+    if re.search(r"^class (HideSome|Brightness|Dim|Spread)\b", block, re.MULTILINE)
+)
+MASKING = ("masking._target_=my_parts.HideSome", "masking.count=1")
+DIM = ("augment._target_=my_parts.Dim", "augment.lowest=0.5")
+TASK = ("stages=[pretrain,task]", "task._target_=my_parts.Spread")
 TARGET = "target._target_=my_parts.Brightness"
 SMALL = (COARSE, "pretrain.epochs=1", "model.width=8", "decoder.width=8")
 BLOBS = """
 import numpy as np
-from unmask.config.datasets import Arrays, Dataset
+from unmask.config.datasets import Arrays, Dataset, DatasetSize
 
 def load(root, download):
     train = np.zeros((6, 1, 28, 28), np.uint8), np.array([0, 0, 0, 1, 1, 1])
@@ -65,7 +73,10 @@ def test_a_run_its_page_and_its_reconstructions(folder: Path) -> None:
     page = next(folder.glob("runs/pages/*.html")).read_text()
     assert "3 of 4 patches" in page
     assert "25% of the patches hidden" in page
-    assert "my_parts.Brightness" in page
+    assert "Brightness: Predict the mean of a patch" in page
+    assert "Masks: HideSome: Hide the same number of patches in each image" in page
+    listed = call("list", "runs_dir=runs", script="runs.py", tiny=False).stdout
+    assert "masking.count=1" in listed
     drawn = call(
         f"checkpoint={path.parent}",
         "out=a.png",
@@ -158,8 +169,30 @@ def test_a_file_that_is_no_python_is_refused_with_the_line(folder: Path) -> None
     [
         (MASKING, "uniform(key, epoch, ids_B, patches)", "torch.rand(len(ids_B), patches)", "from call to call"),
         (MASKING, "patches - self.count", "0", "leaves 0 of 16"),
+        (MASKING, "- self.count)", "- self.count - epoch)", "15 patches visible in epoch 0 and 14"),
+        (MASKING, "patches - self.count", "3 + int(uniform(key, epoch, ids_B, 1)[0, 0] > 0.5)", "equally many"),
+        (MASKING, "return masking_from_scores(scores_BL, patches - self.count)", "found = masking_from_scores(scores_BL, 3)\n        return found._replace(hidden_BL=found.hidden_BL.float())", "float32, not bool"),
+        (MASKING, "patches = math", "raise SystemExit(3)\n        patches = math", "SystemExit: 3"),
+        (MASKING, "def __call__(self, key, ids_B, epoch):\n        patches", "def mask(self):\n        patches", "it lacks __call__"),
+        (MASKING, "patches = math", "patches = maths", "NameError: name 'maths' is not defined .*my_parts.py, line"),
         (MASKING, "return masking_from_scores", "return tuple(masking_from_scores", "invalid"),
         ((TARGET,), "    def loss", "    def lose", "it lacks loss"),
+        ((TARGET,), "return 1", "return 2", r"shape \[2, 16, 1\], and not"),
+        ((TARGET,), "return 1", "return 1.5", "num_outputs returns 1.5"),
+        ((TARGET,), "patches_BMP.float()", "(patches_BMP / patches_BMP.std(-1, keepdim=True))", "one colour"),
+        ((TARGET,), "patches_BMP.float()", "torch.rand(patches_BMP.shape)", "from call to call"),
+        ((TARGET,), ".square().mean()", ".square()", r"shape \[2, 16, 1\], and not one number"),
+        ((TARGET,), ".square().mean()", ".square().mean().detach()", "no gradient"),
+        ((TARGET,), ".square().mean()", ".square().mean().sub(9).sqrt()", "its loss is nan"),
+        ((TARGET,), "visible_BVP.shape[-1]", "3", r"to_pixels returns \[2, 16, 3\]"),
+        (DIM, ".to(images_BCHW.dtype)", "", "keep shape and type"),
+        (DIM, "uniform(key, epoch, ids_B, 1)", "torch.rand(len(ids_B), 1)", "from call to call"),
+        (DIM, "uniform(key, epoch, ids_B, 1)", "images_BCHW.float().mean().view(1, 1) / 255", "other images"),
+        (TASK, '    unit = "directions"', "", "it lacks unit"),
+        (TASK, "higher_is_better = True", 'higher_is_better = "yes"', "not of type bool"),
+        (TASK, '{"directions": ', "{3: ", "names a number 3"),
+        (TASK, ".exp().item()", ".mul(0).log().mul(0).item()", "directions is nan"),
+        (TASK, "features()", "features(lambda x: x[..., :5])", "keep the shape"),
     ],
 )  # fmt: skip
 def test_a_part_that_does_not_work_is_refused_before_anything_starts(
@@ -173,14 +206,89 @@ def test_a_part_that_does_not_work_is_refused_before_anything_starts(
     with pytest.raises(ConfigError, match=message) as caught:
         check_foreign_parts(config)
     assert "my_parts" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_exits_on_import_is_refused(folder: Path) -> None:
+    (folder / "my_parts.py").write_text(f"{EXAMPLE}\nraise SystemExit(0)")
+    with pytest.raises(ConfigError, match=r"SystemExit: 0\); see .*my_parts\.py"):
+        check_foreign_parts(check(raw_config(*MASKING)))
+
+
+def test_a_file_that_python_does_not_find_first_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "src")
+    for name in ("train", "torch"):
+        (folder / f"{name}.py").write_text(EXAMPLE)
+        message = rf"before {re.escape(str(folder))}/{name}\.py; give your file another"
+        with pytest.raises(ConfigError, match=message):
+            check(raw_config(f"masking._target_={name}.HideSome"))
 
 
 def test_keys_of_a_part_of_ones_own_are_its_arguments(folder: Path) -> None:
     config = check(raw_config("masking._target_=my_parts.HideSome"))
     with pytest.raises(ConfigError, match="count"):
         check_foreign_parts(config)
-    refused = call("+masking.count=3", "runs_dir=runs")
-    assert (refused.returncode, "masking.count" in refused.stderr) == (2, True)
+    for key in ("masking.count", "augment.lowest", "task.turns"):
+        refused = call(f"{key}=3", "runs_dir=runs")
+        assert (refused.returncode, f"{key} = 3" in refused.stderr) == (2, True)
+
+
+def test_a_file_of_ones_own_names_a_part(folder: Path) -> None:
+    (folder / "conf/masking").mkdir(parents=True)
+    text = "_target_: my_parts.HideSome\ncount: 2\n"
+    (folder / "conf/masking/mine.yaml").write_text(text)
+    shown = call(
+        "masking=mine", "--config-dir", "conf", "masking.count=5", "--cfg", "job"
+    )
+    assert "_target_: my_parts.HideSome\n  count: 5" in shown.stdout, shown.stderr
+    for typed, message in (
+        (("--config-dir=conf", "masking=min"), "no such masking; did you mean mine?"),
+        (("--config-dir=other", "masking=mine"), "other: there is no such folder"),
+    ):
+        refused = call(*typed)
+        assert (refused.returncode, message in refused.stderr) == (2, True), refused
+        assert refused.stderr.count("\n") == 1
+
+
+def test_a_price_tries_the_parts_and_a_checkpoint_names_those_that_are_gone(
+    folder: Path,
+) -> None:
+    refused = call("masking._target_=my_parts.HideSome", script="plan.py")
+    assert (refused.returncode, "count" in refused.stderr) == (2, True), refused
+    raw = raw_config(*MASKING)
+    check_checkpoint_config(raw)
+    (folder / "my_parts.py").unlink()
+    with pytest.raises(
+        ConfigError, match=r"was made with my_parts\.HideSome: there is"
+    ):
+        check_checkpoint_config(raw)
+
+
+def test_an_augmentation_changes_a_view_and_the_fingerprint(folder: Path) -> None:
+    config = check(raw_config(*DIM))
+    train, _ = open_splits(config.data, None)
+    augment = build_augment(config.augment, config.data)
+    views = Views(train, build_format(config), augment, seed=0)
+    plain = Views(train, build_format(config), None, seed=0)
+    batch = views.batch(1, [5, 3, 8]).images_BCHW
+    assert torch.equal(views.batch(1, [8]).images_BCHW[0], batch[2])
+    assert not torch.equal(views.batch(2, [8]).images_BCHW[0], batch[2])
+    share = batch.sum() / plain.batch(1, [5, 3, 8]).images_BCHW.sum()
+    assert 0.5 < share < 1
+    assert (
+        fingerprint(*DIM) != fingerprint() != fingerprint(*DIM[:1], "augment.lowest=1")
+    )
+    tuned = (
+        "stages=[scratch]",
+        "scratch.augment._target_=my_parts.Dim",
+        "scratch.augment.lowest=1",
+    )
+    fingerprints = [
+        plan_for(*each).stages[0].fingerprint for each in (tuned, tuned[:1])
+    ]
+    assert len({*fingerprints}) == 2
 
 
 def test_a_data_set_of_ones_own(folder: Path) -> None:
@@ -196,3 +304,24 @@ def test_a_data_set_of_ones_own(folder: Path) -> None:
     assert config.to_dict()["data"]["source"] == "my_blobs.BLOBS"
     (folder / "my_blobs.py").write_text(BLOBS.replace("np.zeros", "np.ones"))
     assert fingerprint("data.source=my_blobs.BLOBS") != before
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("np.uint8", "np.float32", "training images of float32"),
+        ("[3, 3]", "[3, 3], size=(32, 32)", "images of 28 x 28 pixels"),
+        ("None, Arr", "DatasetSize(9, 2, 2), Arr", r"load returns .*train=6, val=2"),
+        ("[3, 3]", "[2, 4]", r"load returns \[3, 3\]"),
+        ("[0, 0, 0, 1, 1, 1]", "[0, 0, 0, 1, 1, 2]", "reach from 0 to 2"),
+        ("6, 1, 28", "6, 3, 28", r"shape \[6, 3, 28, 28\]"),
+    ],
+)
+def test_arrays_that_are_not_what_the_dataset_says_are_refused(
+    folder: Path, old: str, new: str, message: str
+) -> None:
+    (folder / "my_blobs.py").write_text(BLOBS.replace(old, new))
+    typed = ("data.source=my_blobs.BLOBS", f"data.root={folder}")
+    config = check(raw_config(*typed, "stages=[pretrain]", "pretrain.batch_size=2"))
+    with pytest.raises(ConfigError, match=message):
+        check_foreign_parts(config)

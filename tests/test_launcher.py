@@ -8,14 +8,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from forked import Started
+from forked import Started, forkserver
 from small_runs import (
     ROOT,
     call,
@@ -198,6 +198,39 @@ def test_a_rank_whose_others_never_come_gives_up_and_names_the_key(
         collectives.process_group(0, 2, 0.01),
     ):
         pass
+
+
+def work_alone(rank: int, port: int, patience: float, path: Path) -> None:
+    """Let rank zero work for twice as long as the others wait for a message."""
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+
+    def compute(keep_alive: Callable[[], None]) -> str:
+        end = time.monotonic() + 2 * patience
+        while time.monotonic() < end:
+            keep_alive()
+            time.sleep(0.05)
+        return "solved"
+
+    with collectives.process_group(rank, 2, patience / 60):
+        found = collectives.on_rank_zero_at_length(compute)
+        (path / str(rank)).write_text(found)
+
+
+def test_ranks_wait_for_one_that_works_alone_for_long(tmp_path: Path) -> None:
+    patience = 5.0
+    port = launcher._free_port()
+    ranks = [
+        forkserver().Process(target=work_alone, args=(rank, port, patience, tmp_path))
+        for rank in (0, 1)
+    ]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(60)
+        # does nothing where it has ended
+        process.kill()
+    assert [process.exitcode for process in ranks] == [0, 0]
+    assert [(tmp_path / str(rank)).read_text() for rank in (0, 1)] == ["solved"] * 2
 
 
 def test_a_killed_launcher_leaves_no_process(tmp_path: Path) -> None:

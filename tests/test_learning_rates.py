@@ -15,6 +15,7 @@ from torch import nn
 from torch.optim import AdamW
 
 from small_runs import raw_config
+from unmask import encoder
 from unmask.config.checks import check
 from unmask.data.loading.in_memory import InMemory
 from unmask.encoder import Encoder
@@ -23,7 +24,6 @@ from unmask.optim import OptimizerRecipe
 from unmask.stages.fingerprint import StageSpec, measure_science
 from unmask.stages.ledger import StageFolder
 from unmask.stages.plan import Plan
-from unmask.training import build
 from unmask.training.learning_rates import (
     PartRates,
     merge_equal_parts,
@@ -89,7 +89,7 @@ def built(
     )
     run.splits = (IMAGES, IMAGES)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "Encoder", unwritten_encoder)
+        patch.setattr(encoder, "Encoder", unwritten_encoder)
         module, _ = prepare(Stage(run, spec, StageFolder(Path("none"), spec)))
     return module.model, module.make_optimizer
 

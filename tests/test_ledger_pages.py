@@ -18,8 +18,10 @@ from unmask.config.checks import ConfigError
 from unmask.reports.ledger import assets, sweep
 from unmask.reports.ledger.curves import MAX_POINTS, curve_names, thin_out
 from unmask.reports.ledger.pages import write_index, write_pages, write_sweep_page
+from unmask.reports.ledger.transfer import transfer_table
 from unmask.reports.page_names import pages_of_stages
-from unmask.stages.records import Ledger, read_ledger
+from unmask.stages.encoders import encoder_name
+from unmask.stages.records import Ledger, pictures_by_epoch, read_ledger
 
 RATIOS = (0.5, 0.75)
 SEEDS = (0, 1)
@@ -51,6 +53,67 @@ def ledger(tmp_path: Path) -> Ledger:
             shade = Image.new("L", (4, 4), 10 * i + epoch)
             shade.save(pretrain.pictures / f"epoch={epoch}.png")
     return read_ledger(tmp_path)
+
+
+def test_encoders_stand_side_by_side_once_one_is_measured_on_two_sets(
+    ledger: Ledger,
+) -> None:
+    """A cell is the mean over seeds of one recipe; controls follow, other recipes stand apart."""
+    assert transfer_table(ledger.records) is None
+    knn = [
+        record for record in ledger.records if record.measure and record.kind == "knn"
+    ]
+    (pretrained, *_) = knn
+    assert pretrained.measure
+    value = pretrained.measure.value
+    other = pretrained.config["data"] | {
+        "source": "image_folder",
+        "root": "/images/birds/val",
+    }
+    moved = replace(pretrained, config=pretrained.config | {"data": other})
+    result = {**(pretrained.result or {}), "metrics": {"val/accuracy": value + 2}}
+    again = replace(moved, result=result, seed=1)
+    wide = replace(moved, dials=moved.dials | {"knn.k": 5})
+    pixels = replace(moved, start="pixels", encoder="raw pixels")
+    table = transfer_table([*ledger.records, moved, again, wide, pixels])
+    assert table is not None
+    assert [(images, words) for images, _, words in table["heads"]] == [
+        ("birds/val", ""),
+        ("birds/val", "knn.k=5"),
+        ("mnist5k", ""),
+    ]
+    rows = dict(table["rows"])
+    digits = pretrained.parent.partition("/")[2][:6] if pretrained.parent else ""
+    assert rows[digits] == [f"{value + 1} ± 1.4 (n=2)", str(value), str(value)]
+    assert list(rows)[-1] == "raw pixels"
+    assert rows["raw pixels"] == [str(value), "", ""]
+
+
+@pytest.mark.parametrize(
+    ("key", "start", "init_from", "name"),
+    [
+        ("robustness/r", "pretrained", None, "0123456"[:6]),
+        (
+            "knn/k",
+            "given",
+            "runs/pretrain/abcdef012345/checkpoints/step=1.ckpt",
+            "abcdef",
+        ),
+        (
+            "knn/k",
+            "given",
+            "/weights/mae_pretrain_vit_base.pth",
+            "mae_pretrain_vit_base.pth",
+        ),
+        ("scratch/s", "random", None, "random weights"),
+        ("pretrain/0123456789ab", "random", None, None),
+    ],
+)
+def test_an_encoder_is_called_by_its_pretraining_or_its_file(
+    key: str, start: str, init_from: str | None, name: str | None
+) -> None:
+    parents = {"robustness/r": "finetune/f", "finetune/f": "pretrain/0123456789ab"}
+    assert encoder_name(key, start, {"init_from": init_from}, parents) == name
 
 
 class Page(HTMLParser):
@@ -415,3 +478,14 @@ def test_a_user_without_home_has_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "home", no_home)
     monkeypatch.setattr("vl_convert.javascript_bundle", lambda _: "the script")
     assert assets.vega().startswith("the script")
+
+
+def test_pictures_come_by_their_epochs_and_other_files_not_at_all(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name in ("epoch=9999", "epoch=10000", "epoch=0002", "epoch=x"):
+        (folder / f"{name}.png").touch()
+    assert list(pictures_by_epoch(tmp_path)) == [2, 9999, 10000]
+    assert pictures_by_epoch(tmp_path / "nowhere") == {}

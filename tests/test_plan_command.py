@@ -131,6 +131,8 @@ def test_one_value_of_a_known_hardware_can_be_changed(price: Price) -> None:
     )[1]
     assert row(one, "images a device")[1] == "64"
     assert "Models narrower" not in one
+    assert row(one, "pretrain  mae_vit_b  ")[2:4] == ["8", "8"]
+    assert "mae_vit_b       256" not in one, "a batch of 64 is not shared by 256"
 
 
 def test_the_size_of_unknown_data_can_be_given(price: Price) -> None:

@@ -12,6 +12,7 @@ from unmask.commands.plan.arguments import Plan
 from unmask.commands.plan.price_stages import Estimator
 from unmask.commands.plan.price_types import Cell, StagePrice, sum_prices, unique_stages
 from unmask.commands.plan.step_tables import measured_table
+from unmask.commands.plan.waiting import exposed_seconds, step_seconds
 from unmask.config.checks import ConfigError, check, validate
 from unmask.config.datasets import KNOWN_SIZES, DatasetSize
 from unmask.config.hardware import GIB, Hardware
@@ -228,6 +229,40 @@ def test_the_size_is_that_of_the_source_and_not_of_the_group_alone() -> None:
     statistics = ("data.mean=[0.5,0.5,0.5]", "data.std=[0.5,0.5,0.5]")
     config = config_of(*typed, *statistics)
     assert dataset_size(config, "mnist5k") == DatasetSize(50_000, 10_000, 10)
+
+
+def test_devices_wait_for_gradients_that_the_backward_pass_does_not_hide() -> None:
+    eight = hardware("h100x8")
+    one, many = (eight.model_copy(update={"devices": devices}) for devices in (1, 64))
+    # a ring of 8 sends 14/8 of 9 GB at 450 GB/s, and of 64 126/64 at 400 GB/s
+    assert exposed_seconds(9e9, 0.0, eight) == pytest.approx(0.035)
+    assert exposed_seconds(9e9, 0.0, many) == pytest.approx(126 / 64 * 9 / 400)
+    # two thirds of 30 ms hide 20 of them
+    assert exposed_seconds(9e9, 0.030, eight) == pytest.approx(0.015)
+    # the last bucket is never hidden; a small model is one bucket
+    assert exposed_seconds(9e9, 1.0, eight) == pytest.approx(
+        14 / 8 * 25 * 2**20 / 450e9
+    )
+    assert exposed_seconds(4.5e6, 1.0, eight) == pytest.approx(14 / 8 * 1e-5)
+    assert exposed_seconds(9e9, 0.0, one) == 0
+    assert exposed_seconds(9e9, 0.0, hardware("v100x64")) == 0
+
+
+def test_a_price_holds_the_waiting_of_all_steps() -> None:
+    typed = (*PAPER, "model=mae_vit_l", "stages=[pretrain]")
+    price = stage_price(*typed, data="imagenet", kind="pretrain")
+    many = hardware("h200x8").model_copy(update={"devices": 256})
+    waiting = price.seconds(many) - price.seconds(
+        many.model_copy(update={"link": None})
+    )
+    step = ESTIMATOR.training_step(
+        config_of(*typed), "pretrain", KNOWN_SIZES["imagenet"], 256
+    )
+    images = step.batch / many.devices
+    seconds, exposed = step_seconds(step.per_image, images, step.precision, many)
+    assert price.batch == step.batch == 4096
+    assert waiting == pytest.approx(exposed * price.images.trained / 4096)
+    assert 0.05 < exposed / seconds < 0.3
 
 
 @pytest.mark.parametrize("name", HARDWARE)

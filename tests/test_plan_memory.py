@@ -3,16 +3,19 @@
 import math
 from collections.abc import Iterator
 from contextlib import nullcontext
+from typing import Literal
 
 import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
 from small_runs import raw_config
+from unmask import kernels
 from unmask.commands.plan.memory import Memory, count_memory
 from unmask.config.checks import check
 from unmask.config.schema import Config
 from unmask.initialisation import skip_initialisation
+from unmask.kernels import Kernels
 from unmask.training.outline import build_outline
 
 GIB, MIB = 2**30, 2**20
@@ -140,16 +143,26 @@ def test_a_frozen_encoder_keeps_no_activations_and_no_gradients() -> None:
 
 
 def test_on_a_cpu_short_sequences_keep_their_attention_scores() -> None:
-    """There explicit attention is faster up to 64 tokens; the fused one keeps a sum a row instead."""
-    config = config_of(*TI)
-    here, there = (
-        count_memory(
-            lambda: build_outline(config, "pretrain", "random", 0), "32-true", device=d
-        )
-        for d in ("cpu", "cuda")
-    )
+    """There plain products are faster; the fused kernel keeps a sum a row instead."""
+    here, there = (encoder_bytes(device, "timm") for device in ("cpu", "cuda"))
     rows = 4 * 3 * 17  # blocks, heads, tokens
-    assert here.encoder - there.encoder == 4 * (17 * rows - rows)
+    assert here - there == 4 * (17 * rows - rows)
+
+
+def test_merged_blocks_keep_less_than_timms() -> None:
+    # the output of each LayerNorm, and the scaled queries
+    assert encoder_bytes("cpu", "merged") <= 0.9 * encoder_bytes("cpu", "timm")
+
+
+def encoder_bytes(device: str, blocks: Literal["merged", "timm"]) -> float:
+    """Return what the backward pass keeps of an image's encoder."""
+    config = config_of(*TI)
+    with kernels.using(Kernels(blocks=blocks)):
+        return count_memory(
+            lambda: build_outline(config, "pretrain", "random", 0),
+            "32-true",
+            device=device,
+        ).encoder
 
 
 MEMORY = Memory(

@@ -5,26 +5,28 @@ import io
 import os
 import shutil
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import torch
+from jaxtyping import Float
 from PIL import Image
 from rich.console import Console
+from torch import Tensor
 
 from foreign_weights import official_state, save_official
 from small_runs import call, load_weights, run
+from unmask.commands.predict import run as predict_command
 from unmask.commands.predict.arguments import Predict
-from unmask.commands.predict.predictions import (
-    Predictions,
-    predict,
-    predictions_table,
-    write_csv,
-)
+from unmask.commands.predict.predictions import TopClasses, load_predictor
+from unmask.commands.predict.tables import predictions_table
+from unmask.commands.predict.writing import open_out
+from unmask.commands.wanted_images import find_wanted
 from unmask.config.checks import ConfigError
 from unmask.data.listing.listing import list_images
 from unmask.exchange.geometry import Hints
@@ -91,12 +93,44 @@ def stage(ledger: Path, kind: str, start: str = "pretrained") -> Path:
 
 
 def arguments(checkpoint: Path, images: Path, **more: Any) -> Predict:
-    optional = ("count", "out", "classes", "eval_crop", "heads", "grid", "weights")
+    optional = (
+        *("count", "out", "batch_size", "classes"),
+        *("eval_crop", "heads", "grid", "weights"),
+    )
     values: dict[str, Any] = (
         dict.fromkeys(optional) | {"top": 5, "device": "cpu"} | more
     )
     return Predict.model_validate(
         {"checkpoint": str(checkpoint), "images": str(images), **values}
+    )
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """All that a predictor yields, at once."""
+
+    rows: list[TopClasses]
+    probabilities_NK: Float[Tensor, "N K"]
+    classes: tuple[str, ...]
+    skipped: list[str]
+
+    @property
+    def names(self) -> list[str]:
+        return [row.image for row in self.rows]
+
+    def top_classes(self) -> list[list[tuple[str, float]]]:
+        return [row.top for row in self.rows]
+
+
+def predict(arguments: Predict) -> Predictions:
+    images = find_wanted(Path(arguments.images), arguments.count)
+    predictor = load_predictor(arguments, images)
+    batches = list(predictor.batches())
+    return Predictions(
+        [row for batch in batches for row in predictor.rows(batch)],
+        torch.cat([batch.probabilities() for batch in batches]),
+        predictor.classes,
+        [fault for batch in batches for fault in batch.faults],
     )
 
 
@@ -302,11 +336,8 @@ def test_bad_images_are_named_and_the_others_predicted(
         rtol=1e-5,
         atol=1e-6,
     )
-    with pytest.raises(
-        ValueError,
-        match=r"(?s)000.png cannot be read.*none of 1 files can be read as an image",
-    ):
-        predict(arguments(folder, tmp_path / "mixed" / "000.png"))
+    with pytest.raises(ValueError, match=r"none of 1 files can be read as an image"):
+        predict_command(arguments(folder, tmp_path / "mixed" / "000.png"))
 
 
 @pytest.mark.parametrize("head", ["fc_norm", "cls", "probe"])
@@ -339,28 +370,92 @@ def test_foreign_fine_tuned_weights_predict_alike_in_every_layout(
         assert again.classes[1] == ("LABEL_1" if layout == "hf" else "1")
 
 
-def test_the_table_is_cut_and_the_csv_is_not(
+def test_odd_names_fit_a_line_and_keep_their_bytes_in_csv(
     images_and_ledger: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    predictions = predict(
-        arguments(stage(images_and_ledger[1], "finetune"), images_and_ledger[0], top=2)
+    predictor = load_predictor(
+        arguments(stage(images_and_ledger[1], "finetune"), images_and_ledger[0], top=2),
+        find_wanted(images_and_ledger[0], None),
     )
-    shown = io.StringIO()
-    Console(width=160, file=shown).print(predictions_table(predictions, 20))
-    assert sum(".png" in line for line in shown.getvalue().splitlines()) == 20
     odd = os.fsdecode(b"\xff.png")  # no UTF-8
-    other = replace(predictions, names=(odd, *predictions.names[1:]))
-    write_csv(other, tmp_path / "all.csv")
-    assert b"\n\xff.png," in (tmp_path / "all.csv").read_bytes()
-    Console(width=160, file=shown).print(predictions_table(other, 1))
+    rows = [TopClasses(odd, [("cat", 0.75), ("dog", 0.125)], None)]
+    shown = io.StringIO()
+    Console(width=160, file=shown).print(predictions_table(rows))
     assert shown.getvalue().encode().count(b"udcff.png") == 1
-    write_csv(predictions, tmp_path / "all.csv")
-    rows = list(csv.reader((tmp_path / "all.csv").open()))
-    assert rows[0] == ["image", "class_1", "probability_1", "class_2", "probability_2"]
-    assert len(rows) == 91
-    assert float(rows[1][2]) == pytest.approx(
-        predictions.top_classes()[0][0][1], abs=1e-6
+    for name in ("all.csv", "all.parquet"):
+        with open_out(tmp_path / name, predictor) as write:
+            write(rows)
+    assert (
+        b"\n\xff.png,cat,0.750000,dog,0.125000," in (tmp_path / "all.csv").read_bytes()
     )
+    (read,) = pq.read_table(tmp_path / "all.parquet").to_pylist()
+    assert [*read.values()] == ["\\udcff.png", "cat", 0.75, "dog", 0.125, None]
+
+
+def test_accuracy_rows_and_parquet_are_those_of_evaluation_for_any_batch(
+    images_and_ledger: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Every image is predicted once, in order, whatever the batch; labels are the folders'."""
+    images, ledger = images_and_ledger
+    folder = stage(ledger, "finetune")
+    counts = [
+        predict_command(
+            arguments(folder, images, top=2, batch_size=size, out=str(tmp_path / name))
+        )
+        for size, name in ((7, "seven.csv"), (None, "whole.csv"), (90, "whole.parquet"))
+    ]
+    rows = list(csv.reader((tmp_path / "whole.csv").open()))
+    header = ["image", "class_1", "probability_1", "class_2", "probability_2", "label"]
+    assert (rows[0], len(rows)) == (header, 91)
+    (seven, whole), stored = (
+        [pd.read_csv(tmp_path / name) for name in ("seven.csv", "whole.csv")],
+        pd.read_parquet(tmp_path / "whole.parquet"),
+    )
+    pd.testing.assert_frame_equal(seven, whole, atol=2e-6, rtol=0)
+    pd.testing.assert_frame_equal(stored, whole, atol=2e-6, rtol=0, check_dtype=False)
+    assert list(whole["label"]) == [name.split("/")[0] for name in whole["image"]]
+    right = whole["class_1"] == whole["label"]
+    for accuracy in counts:
+        # of three classes the first five are all of them
+        assert accuracy.per_cent() == {"top-1": pytest.approx(100 * right.mean())}
+    by_class = pd.read_csv(tmp_path / "whole.classes.csv", index_col="class")
+    assert list(by_class["images"]) == [30, 30, 30]
+    assert by_class["top-1"].to_dict() == pytest.approx(
+        (100 * right.groupby(whole["label"]).mean()).to_dict(), abs=0.01
+    )
+
+
+def test_labels_come_from_folders_or_a_list_and_unknown_ones_are_left_out(
+    images_and_ledger: tuple[Path, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    images, ledger = images_and_ledger
+    folder = stage(ledger, "finetune")
+    shutil.copytree(images / "dog", tmp_path / "set" / "val" / "dog")
+    shutil.copytree(images / "cat", tmp_path / "set" / "val" / "lion")
+    accuracy = predict_command(arguments(folder, tmp_path / "set"))
+    assert (accuracy.images, accuracy.images_K.tolist()) == (30, [0, 0, 30])
+    assert "30 of 60 images are of no class" in capsys.readouterr().out
+    listed = images / "list.csv"
+    names = [f"cat/{j:03d}.png" for j in range(8)]
+    lines = [f"{name},{'cow' if j < 6 else 'zebra'}" for j, name in enumerate(names)]
+    lines[0] = f"{images}/{lines[0]}"
+    listed.write_text("\n".join(["path,label", *lines]))
+    accuracy = predict_command(arguments(folder, listed))
+    assert accuracy.images_K.tolist() == [0, 6, 0]
+    alone = predict(arguments(folder, images, count=6))
+    share = np.mean([row[0][0] == "cow" for row in alone.top_classes()])
+    assert accuracy.per_cent()["top-1"] == pytest.approx(100 * share)
+    listed.write_text("a.png,lion\nb.png,zebra")
+    with pytest.raises(
+        ConfigError, match=r"none of the classes in the list \(lion, zebra\) is one of"
+    ):
+        predict(arguments(folder, listed))
+    listed.write_text("path\ncat/000.png")
+    with pytest.raises(ConfigError, match=r"line 2 .* a list has lines of path,label"):
+        predict(arguments(folder, listed))
+    listed.unlink()
 
 
 @pytest.mark.process
@@ -420,6 +515,10 @@ def test_the_command_writes_a_csv_and_names_skipped_files(
             ("checkpoint=/nowhere", "images=/tmp", "out=/nowhere/p.csv"),
             "out=/nowhere/p.csv: its folder does not exist",
         ),
+        (
+            ("checkpoint=/nowhere", "images=/tmp", "out=/tmp/p.xlsx"),
+            "its ending says how it is written; end it in .csv or .parquet",
+        ),
         (("chekpoint=/nowhere",), "did you mean checkpoint?"),
     ],
 )
@@ -432,3 +531,41 @@ def test_wrong_arguments_end_with_2_and_one_line(
         True,
         False,
     ), done.stderr
+
+
+def test_what_is_read_is_not_replaced(
+    images_and_ledger: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """A list of images is the work of a person; it is refused before torch is loaded."""
+    images, ledger = images_and_ledger
+    image = next(images.rglob("*.png"))
+    checkpoint = stage(ledger, "finetune")
+    listed = tmp_path / "test.classes.csv"
+    listed.write_text(f"{image},cat\n")
+    names = tmp_path / "names.csv"
+    names.write_text("cat\ndog\n")
+    (tmp_path / "folder.csv").mkdir()
+    for message, more in (
+        ("which images= reads", {"images": listed, "out": f"{listed}"}),
+        ("which images= reads", {"images": listed, "out": f"{tmp_path}/test.csv"}),
+        ("which classes= reads", {"classes": f"{names}", "out": f"{names}"}),
+        ("is a folder", {"out": f"{tmp_path}/folder.csv"}),
+        ("weights=ema: .* says it itself", {"weights": "ema"}),
+        ("heads=4: .* says it itself", {"heads": 4}),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            predict_command(arguments(checkpoint, **({"images": images} | more)))
+    assert listed.read_text() == f"{image},cat\n"
+    assert names.read_text() == "cat\ndog\n"
+
+
+def test_parquet_keeps_the_letters_of_names(
+    images_and_ledger: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Such as the narrow space that some systems put into names of screenshots."""
+    image = next(images_and_ledger[0].rglob("*.png"))
+    shutil.copy(image, tmp_path / "10\u202fAM.png")
+    out = tmp_path / "p.parquet"
+    checkpoint = stage(images_and_ledger[1], "finetune")
+    predict_command(arguments(checkpoint, tmp_path, out=f"{out}"))
+    assert pd.read_parquet(out)["image"].tolist() == ["10\u202fAM.png"]

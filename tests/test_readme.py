@@ -10,12 +10,20 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from small_runs import ROOT, TINY, call, image_folder, run
-from unmask.commands.cli import parse
+from small_runs import ROOT, TINY, call, image_folder, raw_config, run
+from unmask.commands.cli import parse, parse_with_run
 from unmask.commands.prepare.arguments import Prepare
 from unmask.commands.prepare.prepare import prepare
 from unmask.commands.runs.filters import KEYS
+from unmask.config import deciding
+from unmask.config.checks import check, fill_missing_roots
+from unmask.config.experiments import (
+    expand_experiments,
+    experiment_cells,
+    read_scale,
+)
 from unmask.config.keys import known_keys
+from unmask.config.overrides import check_overrides, config_groups
 from unmask.exchange.read_weights import read_weights
 from unmask.exchange.write import write_weights
 
@@ -37,6 +45,18 @@ COMMANDS = list(
         line.split("#")[0].strip()
         for line in BLOCKS.splitlines()
         if line.startswith("python ")
+    )
+)
+# commands of blocks without a language: they need GPUs, a cluster, the network or hours
+PLAIN_COMMANDS = list(
+    dict.fromkeys(
+        line.split("#")[0].strip()
+        for language, block in re.findall(
+            r"^```(\w*)\n(.*?)^```$", DOCS, re.DOTALL | re.MULTILINE
+        )
+        if not language
+        for line in re.sub(r"\\\n", " ", block).splitlines()
+        if line.startswith("python src/")
     )
 )
 PHOTOS = (
@@ -62,13 +82,15 @@ GUIDES = (
     "loading",
     "downstream",
     "weights",
+    "library",
     "paper",
     "speed",
     "exact",
 )
 # a placeholder, a file (best=N.ckpt), keys of Hydra's plugins, and filters of runs.py
 OTHER_KEYS = {
-    *("key", "best", "hydra.launcher.n_jobs", "hydra.sweeper.skip_kept"),
+    *("key", "best", "hydra.launcher.n_jobs", "hydra.launcher.warm"),
+    "hydra.sweeper.skip_kept",
     *("decide", "seeds_max", "hours"),
     *KEYS,
 }
@@ -111,6 +133,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
         "stages=[pretrain]",
         "pretrain.epochs=1",
     )
+    # sets of some of the classes, and of others
+    image_folder(root / "sketches", classes=("cat",), size=32)
+    image_folder(root / "night", per_class=3, classes=("dog", "owl"), size=32)
     for container in CONTAINERS:
         prepare_container(images, root / container, container)
     write_weights(
@@ -146,9 +171,15 @@ def with_real_paths(typed: str, place: tuple[Path, Path, str], tmp_path: Path) -
     root = images.parent
     (tuned,) = (runs / "finetune").iterdir()
     text = re.sub(r"\bto=/path/to/", f"to={tmp_path}/", typed)
+    # an encoder of photographs, as the images are
+    (photos,) = (root / "others" / "pretrain").iterdir()
+    text = text.replace("init_from=runs/pretrain/<fingerprint>", f"init_from={photos}")
+    text = text.replace("out=predictions", f"out={tmp_path}/predictions")
     text = re.sub(r"\bto=vit_base", f"to={tmp_path}/vit_base", text)
     for before, after in {
         "/path/to/images": str(images),
+        "/path/to/sketches": f"{root}/sketches",
+        "/path/to/night": f"{root}/night",
         "/path/to/imagenet": str(images),
         "/path/to/tars": f"{root}/webdataset",
         "/path/to/": f"{root}/",
@@ -173,8 +204,15 @@ def make_smaller(
             override.replace("scale=paper", "scale=embedded") for override in overrides
         ]
     if name == "bench.py":
-        shorter = "seconds=0.1" if overrides[:1] == ["loader"] else "rounds=1"
-        return [*overrides, "batch=1", shorter, "model.depth=1", "decoder.depth=1"]
+        shorter = {
+            "loader": ["seconds=0.1"],
+            "guards": ["rounds=1"],
+            "step": [
+                *("rounds=1", "precisions=[32-true]", "peers=[]"),
+                f"out={tmp_path / 'speed.csv'}",
+            ],
+        }[overrides[0]]
+        return [*overrides, "batch=1", "model.depth=1", "decoder.depth=1", *shorter]
     if name == "runs.py":
         # a copy, of which something may be removed
         ledger = shutil.copytree(runs, tmp_path / "runs")
@@ -194,7 +232,15 @@ def make_smaller(
         "reconstruct.py": [f"out={tmp_path / 'out.png'}"],
         "convert.py": ["heads=2", "decoder_heads=2"],
     }
+    if name == "embed.py":
+        return [*overrides, "num_workers=0", *_embed_place(overrides, tmp_path)]
     return [*overrides, *more.get(name, [])]
+
+
+def _embed_place(overrides: list[str], tmp_path: Path) -> list[str]:
+    (out,) = (o.removeprefix("out=") for o in overrides if o.startswith("out="))
+    is_foreign = any(override.endswith(".pth") for override in overrides)
+    return [f"out={tmp_path / out}", *(["heads=2"] if is_foreign else [])]
 
 
 def make_training_smaller(typed: list[str], tmp_path: Path) -> list[str]:
@@ -207,9 +253,12 @@ def make_training_smaller(typed: list[str], tmp_path: Path) -> list[str]:
     if "experiment=mask_token" in overrides:
         overrides.append("seed=0")
     dials = {override.split("=")[0] for override in overrides}
+    is_exact = bool({"linear_probe=exact", "scale=embedded_exact"} & set(overrides))
     for override in TINY:
         key = override.split("=")[0]
-        if key not in dials and not key.startswith("data."):
+        # an exact probe makes no steps that could be fewer
+        is_step = is_exact and key.startswith("linear_probe.")
+        if key not in dials and not key.startswith("data.") and not is_step:
             overrides.append(override)
     overrides += ["pretrain.epochs=1", f"runs_dir={tmp_path}"]
     if "linear_probe=port" in overrides:
@@ -219,7 +268,7 @@ def make_training_smaller(typed: list[str], tmp_path: Path) -> list[str]:
         overrides.append("knn.k=5")
     if any("robustness" in override for override in overrides):
         overrides += ["robustness.images=10", "robustness.severities=[5]"]
-    if "scale=embedded" in overrides:
+    if {"scale=embedded", "scale=embedded_exact"} & set(overrides):
         overrides += [
             "data.image_size=28",
             "data.patch_size=7",
@@ -228,12 +277,82 @@ def make_training_smaller(typed: list[str], tmp_path: Path) -> list[str]:
     return overrides
 
 
+def first_values(typed: list[str]) -> dict[str, str]:
+    """Return what a sweep's first cell sets, without Hydra's own and the sweep's."""
+    values = {}
+    for override in typed:
+        key, _, value = override.partition("=")
+        if key.startswith("hydra") or override.startswith("-") or key in deciding.KEYS:
+            continue
+        depth, end = 0, len(value)
+        for i, character in enumerate(value):
+            depth += (character in "[{") - (character in "]}")
+            if character == "," and not depth:
+                end = i
+                break
+        values[key] = value[:end]
+    return values
+
+
+@pytest.mark.parametrize("typed", PLAIN_COMMANDS)
+def test_every_command_that_is_too_large_to_run_has_a_config(
+    typed: str, place: tuple[Path, Path, str], tmp_path: Path
+) -> None:
+    """Compose and check it, as `--cfg job` does: a wrong key or value is an error."""
+    typed = with_real_paths(typed.split("&&")[0], place, tmp_path)
+    # what src/measure.py would have written, and parts of the user's own
+    typed = typed.replace(
+        "data.statistics=FILE data.range=measured", "data.range=[0,9]"
+    )
+    if "my_" in typed or "contrast." in typed:
+        return
+    _, script, *overrides = shlex.split(typed.replace("=...", "=/not/here"))
+    name = Path(script).stem
+    if name not in ("train", "plan", "verify"):
+        section = getattr(import_module(name), name.capitalize())
+        keys = [*known_keys(), *config_groups(), *known_keys(section), *KEYS]
+        check_overrides([each for each in overrides if "=" in each], keys)
+        return
+    if name != "train":
+        section = getattr(import_module(name), name.capitalize())
+        overrides = parse_with_run(section, overrides)[1]
+    values = first_values(overrides)
+    if experiment := values.pop("experiment", None):
+        scale = read_scale(values.get("scale", "embedded"))
+        for slug in expand_experiments(experiment):
+            assert slug in scale.cells or list(experiment_cells(slug, scale)), typed
+    raw = raw_config(*map("=".join, values.items()), tiny=False)
+    check(fill_missing_roots(raw))
+
+
+def test_the_targets_tutorial_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = PAGES[ROOT / "docs/own-target.md"]
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (typed,) = re.findall(
+        r"^python (src/train.py target._target_.*)$", text, re.MULTILINE
+    )
+    assert len(code.splitlines()) <= 45
+    (tmp_path / "contrast.py").write_text(code)
+    _, *overrides = shlex.split(typed)
+    done = call(
+        *(*overrides, "stages=[pretrain]", "pretrain.epochs=1", f"runs_dir={tmp_path}"),
+        cwd=tmp_path,
+        process="forked",
+    )
+    assert done.returncode == 0, done.stderr
+    (log,) = tmp_path.glob("pretrain/*/metrics.jsonl")
+    assert "val/loss" in log.read_text()
+
+
 def test_every_dial_exists() -> None:
     keys = {key.split("[")[0] for key in re.findall(r"`([a-z_]+(?:\.[a-z_]+)*)=", DOCS)}
     groups = {path.name for path in (ROOT / "conf").iterdir() if path.is_dir()}
     assert {"mask_ratio", "masking", "labels"} <= keys
     arguments = {key for section in SECTIONS for key in known_keys(section)}
-    assert not keys - set(known_keys()) - groups - arguments - OTHER_KEYS
+    left = keys - set(known_keys()) - groups - arguments - OTHER_KEYS
+    assert not left, left
 
 
 def test_every_make_verb_exists() -> None:
@@ -288,6 +407,8 @@ def test_every_page_is_linked_from_the_readme_or_the_dials() -> None:
     linked |= {
         dials.parent / target.partition("#")[0] for target in links(PAGES[dials])
     }
+    # `make gpu` writes this one, on a machine that has a GPU
+    linked.add(ROOT / "docs" / "speed-gpu.md")
     assert not [path.name for path in PAGES if path not in linked]
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from PIL import Image
 from rich.console import Console
 
@@ -173,6 +174,81 @@ def test_a_folder_of_some_of_the_classes_is_measured_among_these(shades) -> None
     assert "val/mce" not in result["metrics"]
 
 
+def test_each_of_several_sets_is_the_stage_that_it_would_be_alone(shades) -> None:
+    """One command measures all; a set that is typed alone later is in the ledger."""
+    root, overrides = shades
+    several = f"robustness.sets=[{root / 'other'},{root / 'corrupted/fog/2'},corrupted]"
+    clean, other, fog, corrupted = run(
+        *overrides,
+        "robustness=folders",
+        several,
+        "robustness.corruptions=[fog]",
+        "robustness.severities=[1]",
+    )[1:]
+    assert [each["title"] for each in (other, fog, corrupted)] == [
+        "robustness of finetune, other",
+        "robustness of finetune, 2",
+        "robustness of finetune",
+    ]
+    assert (other["images"], fog["images"]) == (8, 12)
+    assert corrupted["metrics"]["val/clean_accuracy"] == pytest.approx(
+        clean["metrics"]["val/accuracy"]
+    )
+    chosen = ("robustness.corruptions=[fog]", "robustness.severities=[1]")
+    (alone,) = [
+        plan_for(
+            *overrides, *chosen, "robustness=imagenet_a", f"robustness.root={folder}"
+        ).stages[-1]
+        for folder in (root / "other",)
+    ]
+    assert alone.fingerprint == other["fingerprint"]
+    kept = yaml.safe_load(
+        (root / "runs" / "robustness" / alone.fingerprint / "config.yaml").read_text()
+    )
+    assert kept["config"]["robustness"]["root"] == str(root / "other")
+    assert kept["config"]["robustness"]["sets"] is None
+
+
+def test_images_of_other_classes_are_refused_or_left_out(
+    shades, tmp_path: Path
+) -> None:
+    root, overrides = shades
+    other = shutil.copytree(root / "other", tmp_path / "wild" / "val")
+    image_folder(other, classes=("zebra",))
+    # the same images would be the same stage, whatever their folder is called
+    (other / "a" / "0.png").unlink()
+    typed = (*overrides, "robustness=folders", f"robustness.sets=[{other}]")
+    with pytest.raises(ConfigError, match=r"10 images of other classes.*: zebra"):
+        plan_for(*typed, "robustness.unknown_classes=refuse")
+    result = run(*typed)[-1]
+    assert (result["images"], result["title"]) == (
+        7,
+        "robustness of finetune, wild/val",
+    )
+    assert result["metrics"]["val/accuracy"] == 100
+    shutil.rmtree(other / "a")
+    shutil.rmtree(other / "c")
+    with pytest.raises(ConfigError, match=r"10 images of other classes"):
+        plan_for(*typed)
+
+
+def test_sets_that_tables_could_not_tell_apart_are_refused(
+    shades, tmp_path: Path
+) -> None:
+    root, overrides = shades
+    same = shutil.copytree(root / "other", tmp_path / "other")
+    for typed, message in (
+        ((f"robustness.sets=[{same},{root / 'other'}]",), "would both be called other"),
+        ((f"robustness.sets=[{same},{same}]",), "names a set twice"),
+        ((f"robustness.sets=[{same}]", f"robustness.root={same}"), "root=null"),
+        ((f"robustness.sets=[{same}/a]",), "16 images|4 images"),
+        (("robustness.sets=[/not/here]",), "/not/here is no folder"),
+        (("robustness=imagenet_c", f"robustness.sets=[{same}]"), "robustness=folders"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            plan_for(*overrides, *typed)
+
+
 def test_an_image_that_cannot_be_read_counts_neither_as_right_nor_as_wrong(
     shades, tmp_path: Path
 ) -> None:
@@ -266,7 +342,10 @@ def test_missing_folders_and_classes_are_refused_before_anything_starts(
             *overrides, "robustness=imagenet_c", f"robustness.root={root / 'corrupted'}"
         )
     image_folder(tmp_path, classes=("zebra",))
-    with pytest.raises(ConfigError, match=r"classes that training lacks: zebra"):
+    with pytest.raises(
+        ConfigError,
+        match=r"10 images of other classes.*zebra.*unknown_classes=leave_out",
+    ):
         plan_for(
             *overrides, "robustness=imagenet_sketch", f"robustness.root={tmp_path}"
         )

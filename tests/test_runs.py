@@ -110,6 +110,8 @@ def test_a_table_of_two_dials_has_the_means(ledger: Path, capsys: Any) -> None:
 
 
 def test_a_table_says_what_its_cells_mix(ledger: Path, capsys: Any) -> None:
+    lines = text(capsys, "list", "stage=linear_probe", "table=encoder,set")
+    assert any(line.startswith("encoder") and "set=mnist5k" in line for line in lines)
     lines = text(capsys, "list", "stage=pretrain", "table=seed,decoder.depth")
     assert "cells also differ in mask_ratio: filter them to one value" in lines
 
@@ -200,6 +202,9 @@ def test_du_adds_up(ledger: Path, capsys: Any) -> None:
     [
         (("lst",), "lst: there is no such verb; did you mean list"),
         (("list", "mask_rato=0.9"), "mask_rato: .* did you mean mask_ratio"),
+        (("list", "decoder.dpth=4"), "decoder.dpth: .* did you mean decoder.depth"),
+        (("list", "sort=decoder.dpth"), "did you mean decoder.depth"),
+        (("list", "table=decoder.dpth,seed"), "did you mean decoder.depth"),
         (("list", "stage=probe"), "stage is one of .*linear_probe"),
         (("list", "state=finished"), "state is one of done, running"),
         (("list", "model>mae_vit_b"), "mae_vit_b is no number"),

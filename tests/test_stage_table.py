@@ -28,8 +28,11 @@ from unmask.training.stages import WITHOUT_FIT
 # the table itself, and what each kind does
 OF_KINDS = {
     ROOT / "src/unmask/config/recipes.py",
+    ROOT / "src/unmask/config/robustness.py",
     ROOT / "src/unmask/training/stages.py",
 }
+# the stage `task` takes a class of the user's; here it is only named
+OWN_TASK = "task._target_=small_runs.run"
 TARGETS = {"patch_pca": "pca", "tokenizer": "dvae"}
 
 
@@ -64,7 +67,7 @@ def test_every_recipe_has_a_row_and_every_row_is_run() -> None:
 
 def test_a_config_takes_the_kinds_of_the_table_and_names_them() -> None:
     for kind in STAGES:
-        raw = raw_config() | {"stages": [kind]}
+        raw = raw_config(OWN_TASK) | {"stages": [kind]}
         assert check(raw).stages == [kind]
     with pytest.raises(ConfigError) as refused:
         check(raw_config("stages=[frobnicate]"))
@@ -76,7 +79,12 @@ def test_order_parents_controls_and_titles_follow_from_the_row(kind: str) -> Non
     row = STAGES[kind]
     target = TARGETS.get(kind, "pixel")
     config = check(
-        raw_config(f"stages=[{kind}]", "controls=[random,pixels]", f"target={target}")
+        raw_config(
+            f"stages=[{kind}]",
+            "controls=[random,pixels]",
+            f"target={target}",
+            OWN_TASK,
+        )
     )
     stages = list_stages(config, "images", None)
     of_kind = [spec for spec in stages if spec.kind == kind]
@@ -101,7 +109,8 @@ def test_order_parents_controls_and_titles_follow_from_the_row(kind: str) -> Non
 
 
 def test_stages_are_priced_and_left_out_of_verification_by_their_rows() -> None:
-    config = check(raw_config("target=dvae", f"stages=[{','.join(STAGES)}]"))
+    kinds = f"stages=[{','.join(STAGES)}]"
+    config = check(raw_config("target=dvae", kinds, OWN_TASK))
     prices = Estimator().price_cell(
         Cell("", config, DatasetSize(1000, 100, 10)),
         stages_without_data(config, "mnist5k"),
@@ -119,7 +128,7 @@ def test_stages_are_priced_and_left_out_of_verification_by_their_rows() -> None:
 
 @pytest.mark.parametrize("kind", STAGES)
 def test_the_page_describes_every_kind(kind: str) -> None:
-    config = plan_for(f"stages=[{kind}]").config
+    config = plan_for(f"stages=[{kind}]", OWN_TASK).config
     metrics = {"patches": 16, "batch_size": 32}
     text = STAGES[kind].describe(
         getattr(config, kind, None), {"metrics": metrics, "images": 10}

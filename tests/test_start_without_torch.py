@@ -3,8 +3,13 @@
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
-from small_runs import ROOT, environment
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+from small_runs import ROOT, TINY, call, environment, raw_config, restored_process
+from unmask.commands.composition import compose_run
 
 SOURCE = ROOT / "src"
 # imports each name with torch forbidden, and prints who imported whom where one tries
@@ -61,7 +66,8 @@ def modules_below(*packages: str) -> list[str]:
 
 def test_every_command_and_plugin_starts_without_torch() -> None:
     scripts = sorted(path.name for path in SOURCE.glob("*.py"))
-    plugins = modules_below("hydra_plugins")
+    # Hydra imports no plugin whose name begins with "_"
+    plugins = [name for name in modules_below("hydra_plugins") if "._" not in name]
     assert len(scripts) >= 12
     assert len(plugins) >= 5
     assert importing(*scripts, *plugins) == []
@@ -85,3 +91,52 @@ def test_a_chain_of_imports_that_reaches_torch_is_printed() -> None:
         "unmask.callbacks.checkpointing: unmask/callbacks/checkpointing.py:"
     )
     assert line.endswith("-> lightning is imported")
+
+
+def without(folder: Path, package: str) -> dict[str, str]:
+    """Return the environment of commands that a package ends when it is imported."""
+    (folder / f"{package}.py").write_text("raise SystemExit(99)")
+    return {"PYTHONPATH": str(folder)}
+
+
+def test_help_waits_for_no_package(tmp_path: Path) -> None:
+    env = without(tmp_path, "pydantic")
+    # that of src/train.py is made, not read
+    scripts = {path.name for path in SOURCE.glob("*.py")} - {"train.py"}
+    assert len(scripts) >= 12
+    for script in scripts:
+        done = call("--help", script=script, tiny=False, process="new", env=env)
+        assert (done.returncode, done.stderr) == (0, ""), script
+        first = (ROOT / "conf" / script).with_suffix(".yaml").read_text().split("\n")[0]
+        assert done.stdout.startswith(first)
+
+
+def test_a_wrong_key_is_refused_before_hydra_is_imported(tmp_path: Path) -> None:
+    env = without(tmp_path, "hydra")
+    done = call("maskratio=0.5", tiny=False, process="new", env=env)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "maskratio: there is no such key" in done.stderr
+
+
+def test_train_prints_the_help_that_hydra_would() -> None:
+    # with a key of Hydra's, Hydra prints it
+    typed = ("--help", "mask_ratio=0.5", "decoder.depth=2")
+    own, hydras = (
+        call(*typed, *more, tiny=False).stdout
+        for more in ((), ("hydra.verbose=false",))
+    )
+    assert "mask_ratio: 0.5" in own
+    assert own == hydras
+
+
+def test_a_run_has_the_config_and_the_words_that_hydra_hands_on() -> None:
+    typed = [*TINY, "experiment=demo", "seed=3"]
+    with restored_process():
+        config = compose_run(typed)
+        assert HydraConfig.get().overrides.task == typed
+        assert config is not None
+        raw = OmegaConf.to_container(config, resolve=True)
+        assert raw == raw_config("experiment=demo", "seed=3")
+        # what only Hydra's main function does is left to it
+        assert compose_run(["+hydra.job.env_set.A=b"]) is None
+        assert compose_run(["hydra.run.dir=elsewhere"]) is None

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from forked import Started
+from hydra_plugins import reporting
 from small_runs import call, command, environment, has_logged, is_running
 
 pytestmark = pytest.mark.process
@@ -128,6 +129,25 @@ def test_a_stopped_sweep_saves_and_goes_on(tmp_path: Path) -> None:
     assert json.loads(index.read_text())[-1]["step"] > 0
     assert call(*arguments, process="forked").returncode == 0
     assert pretrainings(tmp_path) == 2
+
+
+def test_pages_of_a_sweep_are_not_written_after_every_short_cell(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(reporting.time, "monotonic", lambda: clock[0])
+    pages = reporting.Background([sys.executable, "-c", ""])
+    pages.start()
+    first = pages.process
+    assert first is not None
+    first.wait()
+    clock[0] += reporting.MIN_SECONDS / 2
+    pages.start()
+    assert pages.process is first
+    clock[0] += reporting.MIN_SECONDS
+    pages.start()
+    assert pages.process is not first
+    pages.stop()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="parent-death signals are Linux's")

@@ -16,7 +16,7 @@ import train
 from small_runs import COARSE, ROOT, TINY, plan_for
 from test_module import fake_trainer
 from unmask.commands import cli
-from unmask.config import schema
+from unmask.config import architecture, schema
 from unmask.data.augment.crops import Augmentation
 from unmask.data.listing.listing import list_images
 from unmask.data.loading.batch import ImageFormat
@@ -32,8 +32,11 @@ from unmask.tasks.pretrain import Pretrain
 from unmask.training.execute import execute
 
 SOURCE = ROOT / "src"
-IMAGE_TO_LOSS = 14
-OVERRIDE_TO_CONSTRUCTOR = 12
+# three of them are the faster way through a block, which may be read as timm's
+IMAGE_TO_LOSS = 17
+# two of them settle the precision and the kernels, which read sizes of the model, and
+# one gives each set of robustness.sets a stage with a config of its own
+OVERRIDE_TO_CONSTRUCTOR = 15
 METRIC_TO_PAGE = 10
 
 
@@ -175,7 +178,7 @@ def test_an_override_enters_few_files_on_its_way_to_the_constructor(
     monkeypatch.setattr(cli, "TELEMETRY_OFF", {})
     monkeypatch.chdir(tmp_path)
 
-    def read(section: schema.Decoder, name: str) -> Any:
+    def read(section: architecture.Decoder, name: str) -> Any:
         if name == "depth":
             walk.enter(sys._getframe(1), "reads it")
         return object.__getattribute__(section, name)
@@ -188,13 +191,14 @@ def test_an_override_enters_few_files_on_its_way_to_the_constructor(
             frame = frame.f_back
         raise ArrivedError
 
-    monkeypatch.setattr(schema.Decoder, "__getattribute__", read)
+    monkeypatch.setattr(architecture.Decoder, "__getattribute__", read)
     monkeypatch.setattr(Decoder, "__init__", arrive)
     tiny = [override for override in TINY if not override.startswith("decoder.depth")]
     typed = ["train.py", *tiny, walk.typed, "stages=[pretrain]"]
     monkeypatch.setattr(sys, "argv", typed)
     sys.setprofile(walk.record)
     try:
+        cli.check_typed()
         with pytest.raises(ArrivedError):
             cli.run_hydra(train.run)
     finally:

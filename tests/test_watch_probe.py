@@ -46,7 +46,9 @@ def test_a_probe_changes_neither_weights_nor_other_rows(
     assert logs[0] == logs[1]
     if probe == "knn":
         measured = next(r for r in probed if r["title"] == "kNN")
-        assert values[-1] == pytest.approx(measured["metrics"]["val/accuracy"])
+        # the two stages may compute with other kernels: a neighbour or two may change
+        expected = pytest.approx(measured["metrics"]["val/accuracy"], abs=0.3)
+        assert values[-1] == expected
     assert all(0 < value <= 100 for value in values)
 
 

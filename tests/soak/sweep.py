@@ -25,6 +25,8 @@ COMMON = (
     "decoder.heads=2",
     "data.patch_size=7",
     "pretrain.batch_size=100",
+    # roles of processes go by who has started them
+    "hydra.launcher.warm=false",
 )
 
 
