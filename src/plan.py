@@ -89,9 +89,12 @@ def try_own_classes(config: Config) -> None:
     """Raise ConfigError where a class of the user's does not work."""
     if config.has_foreign_parts:
         # it takes torch, for which other prices wait until all cells are checked
+        from unmask.training.foreign_models import check_countable
         from unmask.training.foreign_parts import check_foreign_parts
 
         check_foreign_parts(config, reads_data=False)
+        if {"model._target_", "decoder._target_"} & {*config.own_classes}:
+            check_countable(config)
 
 
 def print_price(runs: list[PlannedRun], arguments: Plan) -> None:

@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from small_runs import COARSE, ROOT, call, load_weights, plan_for, raw_config
+from unmask.commands.plan.memory import count_memory
 from unmask.config.checks import ConfigError, check
 from unmask.training.build import build_encoder, build_mae
 from unmask.training.flops import count_flops
+from unmask.training.foreign_models import check_countable
 from unmask.training.foreign_parts import check_foreign_parts
 from unmask.training.outline import pretraining_outline
 
@@ -77,6 +79,22 @@ def test_their_matrix_products_are_counted(folder: Path) -> None:
     counted = count_flops(lambda: pretraining_outline(config))
     # 1 + 4 tokens are embedded in 16 values, and 12 patches predicted: 49 pixels each
     assert counted.after_encoder == 2 * (5 * 16 * 16 + 12 * 16 * 49)
+
+
+def test_a_constructor_may_read_values_and_forward_may_not(folder: Path) -> None:
+    file = folder / "my_model.py"
+    read = "super().__init__(**sizes)\n        torch.ones(1).item()"
+    file.write_text(EXAMPLE.replace("super().__init__(**sizes)", read))
+    config = check(raw_config(*ENCODER, *DECODER))
+    check_countable(config)
+    count_memory(lambda: pretraining_outline(config), "32-true")
+    sys.modules.pop("my_model", None)
+    read = "if encoded_BTD.any():\n            pass\n        mean_B1D = self"
+    file.write_text(EXAMPLE.replace("mean_B1D = self", read))
+    config = check(raw_config(*ENCODER, *DECODER))
+    check_foreign_parts(config)
+    with pytest.raises(ConfigError, match="counted without values"):
+        check_countable(config)
 
 
 def test_initial_weights_follow_from_the_seed(folder: Path) -> None:

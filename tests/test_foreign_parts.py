@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from small_runs import COARSE, ROOT, call, plan_for, raw_config
+from unmask.commands.plan.memory import count_memory
 from unmask.config.checks import ConfigError, check, check_checkpoint_config
 from unmask.config.foreign import part_digest
 from unmask.data.loading.views import Views
@@ -20,7 +21,9 @@ from unmask.training.build import (
     count_visible,
     open_splits,
 )
+from unmask.training.flops import count_flops
 from unmask.training.foreign_parts import check_foreign_parts
+from unmask.training.outline import pretraining_outline
 
 # what docs/extending.md shows, in one file
 EXAMPLE = "\n".join(
@@ -91,6 +94,18 @@ def test_a_price_asks_the_sampler(folder: Path) -> None:
     assert count_visible(check(raw_config(*MASKING))) == 15
     config = check(raw_config("masking=grid", "data.patch_size=4"))
     assert count_visible(config) == config.num_visible == 16
+
+
+def test_a_price_counts_without_values_what_code_of_ones_own_reads(
+    folder: Path,
+) -> None:
+    text = EXAMPLE.replace(
+        "patches - self.count)", "int(torch.tensor(patches - self.count)))"
+    ).replace("return 1", "return int(torch.ones(1).sum())")
+    (folder / "my_parts.py").write_text(f"import torch\n{text}")
+    config = check(raw_config(*MASKING, TARGET))
+    count_memory(lambda: pretraining_outline(config), "32-true")
+    assert count_flops(lambda: pretraining_outline(config)).forward > 0
 
 
 def test_code_counts_and_comments_do_not(folder: Path) -> None:
@@ -176,7 +191,10 @@ def test_a_file_that_is_no_python_is_refused_with_the_line(folder: Path) -> None
         (MASKING, "def __call__(self, key, ids_B, epoch):\n        patches", "def mask(self):\n        patches", "it lacks __call__"),
         (MASKING, "patches = math", "patches = maths", "NameError: name 'maths' is not defined .*my_parts.py, line"),
         (MASKING, "return masking_from_scores", "return tuple(masking_from_scores", "invalid"),
+        (MASKING, "return masking_from_scores(scores_BL,", "return masking_from_scores(scores_BL * float('nan'),", "scores are NaN"),
         ((TARGET,), "    def loss", "    def lose", "it lacks loss"),
+        ((TARGET,), "keepdim=True)", "keepdim=True).int()", "its values are torch.int32"),
+        ((TARGET,), "    def loss", "    picture_note = 3\n\n    def loss", "picture_note is 3"),
         ((TARGET,), "return 1", "return 2", r"shape \[2, 16, 1\], and not"),
         ((TARGET,), "return 1", "return 1.5", "num_outputs returns 1.5"),
         ((TARGET,), "patches_BMP.float()", "(patches_BMP / patches_BMP.std(-1, keepdim=True))", "one colour"),
@@ -246,10 +264,22 @@ def test_a_file_of_ones_own_names_a_part(folder: Path) -> None:
     for typed, message in (
         (("--config-dir=conf", "masking=min"), "no such masking; did you mean mine?"),
         (("--config-dir=other", "masking=mine"), "other: there is no such folder"),
+        (("masking=mine", "--config-dir"), "--config-dir: give its folder"),
     ):
         refused = call(*typed)
         assert (refused.returncode, message in refused.stderr) == (2, True), refused
         assert refused.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("flag", [("--config-dir=conf",), ("-cd", "conf")])
+def test_a_price_takes_files_of_ones_own(folder: Path, flag: tuple[str, ...]) -> None:
+    (folder / "conf/masking").mkdir(parents=True)
+    text = "_target_: my_parts.HideSome\ncount: 2\n"
+    (folder / "conf/masking/mine.yaml").write_text(text)
+    typed = (*flag, "-m", "masking=mine,random", "stages=[pretrain]")
+    priced = call(*typed, "lacking=false", script="plan.py")
+    assert priced.returncode == 0, priced.stderr
+    assert "2 cells" in priced.stdout
 
 
 def test_a_price_tries_the_parts_and_a_checkpoint_names_those_that_are_gone(
@@ -310,6 +340,7 @@ def test_a_data_set_of_ones_own(folder: Path) -> None:
     ("old", "new", "message"),
     [
         ("np.uint8", "np.float32", "training images of float32"),
+        ('"blobs-1"', "3", "its identity is 3"),
         ("[3, 3]", "[3, 3], size=(32, 32)", "images of 28 x 28 pixels"),
         ("None, Arr", "DatasetSize(9, 2, 2), Arr", r"load returns .*train=6, val=2"),
         ("[3, 3]", "[2, 4]", r"load returns \[3, 3\]"),

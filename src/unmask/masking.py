@@ -61,7 +61,13 @@ def num_visible(num_patches: int, mask_ratio: float) -> int:
 
 
 def masking_from_scores(scores_BL: Float[Tensor, "B L"], num_keep: int) -> Masking:
-    """Keep the `num_keep` patches of lowest score in each image and hide the others."""
+    """Keep the `num_keep` patches of lowest score in each image and hide the others.
+
+    Raises ValueError for NaN on the CPU, where a sampler of the user's is tried.
+    """
+    # on a GPU the question would wait for all that is under way
+    if scores_BL.device.type == "cpu" and scores_BL.isnan().any():
+        raise ValueError("scores are NaN, which no order has; divide by no zero")
     # stable: ties go to the lower index, on every device
     order_BL = scores_BL.argsort(dim=1, stable=True)
     visible_BV = order_BL[:, :num_keep]

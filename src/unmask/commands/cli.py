@@ -21,8 +21,11 @@ from unmask.config.checks import AnySection, ConfigError, parse_arguments
 from unmask.config.experiments import CONF
 from unmask.config.keys import fields_by_key, known_keys, path_keys
 from unmask.config.overrides import (
+    CONFIG_DIR_FLAGS,
+    SEARCH_PATH,
     add_part_keys,
     check_overrides,
+    config_folders,
     config_groups,
     is_number,
     join_flags,
@@ -151,8 +154,10 @@ def parse_with_run(
 
     Raises ConfigError for wrong ones, and for what only src/train.py takes.
     """
+    typed = join_flags(typed)
+    flags = [each for each in typed if each.partition("=")[0] in CONFIG_DIR_FLAGS]
     for argument in typed:
-        if argument.startswith("-") and argument not in MULTIRUN:
+        if argument.startswith("-") and argument not in (*MULTIRUN, *flags):
             raise ConfigError(f"{argument}: {NO_SUCH_OPTION}")
         if override_key(argument).startswith("hydra"):
             raise ConfigError(
@@ -166,7 +171,12 @@ def parse_with_run(
         if re.split(r"[.=]", argument.lstrip("+"))[0] in names
     ]
     is_multirun = any(flag in typed for flag in MULTIRUN)
-    others = [quote_value(each, is_multirun) for each in typed if each not in own]
+    others = [
+        quote_value(each, is_multirun) for each in typed if each not in (*own, *flags)
+    ]
+    folders = [f"file://{folder.resolve()}" for folder in config_folders(flags)]
+    if folders:
+        others.insert(0, f"{SEARCH_PATH}={json.dumps(folders)}")
     return parse(section, own), add_part_keys(others, known_keys())
 
 

@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from unmask.config.checks import ConfigError
 from unmask.config.experiments import CONF
 from unmask.config.keys import is_part_key
-from unmask.config.overrides import override_key
+from unmask.config.overrides import SEARCH_PATH, override_key
 
 
 @contextmanager
@@ -175,6 +175,8 @@ class Composer:
 def _chooses_group(override: str) -> bool:
     """Tell whether an override chooses or removes a group, as data=imagenet does."""
     key = override_key(override)
+    if key == SEARCH_PATH:
+        return True
     return "@" in key or override.startswith("~") or (CONF / key).is_dir()
 
 

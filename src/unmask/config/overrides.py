@@ -19,6 +19,8 @@ from unmask.config.keys import did_you_mean, is_part_key
 IN_PROCESS_LAUNCHERS = ("basic", "joblib")
 OTHER_CONF_FLAGS = ("--config-path", "--config-name", "-cp", "-cn")
 CONFIG_DIR_FLAGS = ("--config-dir", "-cd")
+# what Hydra makes of that flag: folders beside conf/ that hold files of groups
+SEARCH_PATH = "hydra.searchpath"
 # what is typed behind them is their value, which is no override
 VALUE_FLAGS = (*CONFIG_DIR_FLAGS, *OTHER_CONF_FLAGS, "--cfg", "-c", "--package", "-p")
 
@@ -107,7 +109,8 @@ def config_folders(arguments: Sequence[str]) -> list[Path]:
 
 def missing_folders(arguments: Sequence[str]) -> list[str]:
     """Return an error message for each folder of --config-dir that is not there."""
-    return [
+    nameless = [each for each in arguments if each in CONFIG_DIR_FLAGS]
+    return [f"{flag}: give its folder, as {flag}=lab" for flag in nameless] + [
         f"--config-dir={folder}: there is no such folder; it holds files such as"
         f" {folder}/masking/mine.yaml, which masking=mine then names"
         for folder in config_folders(arguments)

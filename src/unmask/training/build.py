@@ -38,6 +38,7 @@ from unmask.targets import AnyTarget
 from unmask.tasks.own_task import AnyTask
 from unmask.tasks.pretrain import Pretrain
 from unmask.tokenizers import DALLE_CODES, DallETokenizer, SmallTokenizer
+from unmask.training.values import drop_values, with_values
 
 # of trainer.timeout_minutes: loaders give up on a worker that hangs, and name it,
 # before the watchdog ends the run without knowing why
@@ -91,9 +92,13 @@ def _construct_seeded(spec: dict[str, Any], seed: int, part: str) -> Any:
     """Construct a module; what its constructor draws follows from the run's seed."""
     if not is_foreign(spec["_target_"]):
         return construct(spec)
-    with torch.random.fork_rng(devices=[]):
+    with with_values(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(make_key(seed, "init", part).low)
-        return construct(spec)
+        module = construct(spec)
+    # the check of foreign parts says what it lacks where it is no module
+    if isinstance(module, nn.Module):
+        drop_values(module)
+    return module
 
 
 def build_mae(config: Config) -> MAE:
@@ -144,7 +149,8 @@ def decoder_outputs(config: Config) -> int:
         return DALLE_CODES if config.tokenizer_file else config.tokenizer.codes
     data = config.data
     assert data.patch_size is not None
-    return build_target(config).num_outputs(data.patch_size, data.channels)
+    with with_values():
+        return build_target(config).num_outputs(data.patch_size, data.channels)
 
 
 def build_masking(config: Config) -> AnyMasking:
@@ -158,7 +164,7 @@ def build_masking(config: Config) -> AnyMasking:
 
 def count_visible(config: Config) -> int:
     """Return how many patches the sampler leaves visible: it is asked."""
-    with torch.device("cpu"):
+    with with_values():
         masking = build_masking(config)(make_key(0, "count"), torch.arange(1), 0)
     return masking.visible_BV.shape[1]
 

@@ -28,6 +28,8 @@ def _check_splits(source: str, root: Path, download: bool) -> None:
     dataset = find_dataset(source)
     arrays = dataset.arrays
     assert arrays
+    if not isinstance(arrays.identity, str):
+        raise ValueError(f"its identity is {arrays.identity!r}, and not a string")
     splits: Any = arrays.load(root, download)
     for name, (images, labels) in zip(("training", "validation"), splits, strict=True):
         _check_split(name, np.asarray(images), np.asarray(labels), arrays)

@@ -1,11 +1,13 @@
 """Encoders and decoders of the user's are tried on two images before a stage starts."""
 
+from functools import partial
 from typing import Any, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from unmask.config.checks import ConfigError
 from unmask.config.schema import Config
 from unmask.decoder import AnyDecoder
 from unmask.encoder import AnyEncoder
@@ -13,6 +15,8 @@ from unmask.mae import MAE
 from unmask.masking import Masking
 from unmask.randomness import make_key
 from unmask.training import build
+from unmask.training.flops import count_flops
+from unmask.training.outline import pretraining_outline
 
 NUM_IMAGES = 2
 ENCODER_MEMBERS = (
@@ -64,6 +68,19 @@ def check_decoder(config: Config) -> None:
         predicted = model(images_BCHW, masking, predict_visible=True)
         _check_shape(predicted, expected, "predictions with predict_visible=True")
     _check_training(model, images_BCHW, masking, "decoder")
+
+
+def check_countable(config: Config) -> None:
+    """Raise ConfigError where the model cannot be counted without values."""
+    try:
+        count_flops(partial(pretraining_outline, config))
+    except RuntimeError as error:
+        raise ConfigError(
+            f"model, decoder: what they cost is counted without values, which yours"
+            f" read ({str(error).partition(chr(10))[0]}); leave out .item(), bool() and"
+            " the like in forward, and register tensors as buffers; src/train.py"
+            " trains it as it is"
+        ) from error
 
 
 def _example(config: Config) -> tuple[Float[Tensor, "B C H W"], Masking]:

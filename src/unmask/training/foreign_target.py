@@ -26,6 +26,9 @@ def check_target(config: Config) -> None:
     target = build.build_target(config)
     if missing := [name for name in MEMBERS if not hasattr(target, name)]:
         raise ValueError(f"it lacks {', '.join(missing)}")
+    note = getattr(target, "picture_note", "")
+    if not isinstance(note, str):
+        raise ValueError(f"picture_note is {note!r}, and not a sentence")
     outputs: Any = target.num_outputs(patch_size, channels)
     if not isinstance(outputs, int) or outputs < 1:
         raise ValueError(f"num_outputs returns {outputs!r}, and not a count")
@@ -67,6 +70,11 @@ def _check_values(values: Any, index_BM: Int[Tensor, "B M"], outputs: int) -> No
         raise ValueError(
             f"its values have the shape {[*values.shape]}, and not {expected} (codes)"
             f" or {[*expected, outputs]} (num_outputs is {outputs})"
+        )
+    if not values.is_floating_point() and values.dtype != torch.int64:
+        raise ValueError(
+            f"its values are {values.dtype}; return floating-point numbers, or codes of"
+            " torch.int64"
         )
     if values.is_floating_point() and not values.isfinite().all():
         raise ValueError(

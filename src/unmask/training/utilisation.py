@@ -1,6 +1,7 @@
 """Model FLOPs utilisation (MFU; PaLM, arXiv 2204.02311, appendix B)."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -42,15 +43,26 @@ def peak_images_per_second(stage: Stage) -> PeakSpeed | None:
         return None
     num_classes = stage.run.plan.num_classes
     outline = partial(build_outline, stage.config, spec.kind, spec.start, num_classes)
-    speed = collectives.world_size() * peak / count_flops(outline).training
-    return PeakSpeed(speed, is_measured)
+    # a model of the user's may need the values that it is counted without
+    flops = _or_zero(stage, lambda: count_flops(outline).training)
+    if not flops:
+        return None
+    return PeakSpeed(collectives.world_size() * peak / flops, is_measured)
 
 
 def _measured_peak(stage: Stage, device: torch.device) -> float:
-    """Return the FLOP/s of large products, 0 where they fail: training goes on."""
+    """Return the FLOP/s of large products, 0 where they fail."""
+    return _or_zero(stage, lambda: best_product_rate(stage.config.precision, device))
+
+
+def _or_zero(stage: Stage, measure: Callable[[], float]) -> float:
+    """Return what is measured; 0, said in a line, where that fails.
+
+    A number on the progress line is no reason to end a training.
+    """
     try:
-        return best_product_rate(stage.config.precision, device)
-    # whatever it is: a number on the progress line is no reason to end a training
+        return measure()
+    # whatever it is
     except Exception as error:
         line = str(error).partition("\n")[0]
         stage.console.print(f"  no MFU: {line}", markup=False, soft_wrap=True)
