@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+import yaml
+
 from unmask.config.checks import ConfigError, raise_errors
 from unmask.config.experiments import (
     ABLATIONS,
@@ -99,12 +101,22 @@ def without_plus(overrides: Iterable[str]) -> list[str]:
 
 
 def config_folders(arguments: Sequence[str]) -> list[Path]:
-    """Return the folders of --config-dir, which add files to those of conf/."""
-    return [
-        Path(value)
-        for flag, value in _key_value_pairs(arguments)
-        if flag in CONFIG_DIR_FLAGS
-    ]
+    """Return the folders of --config-dir, which add files to those of conf/.
+
+    Those of Hydra's key for them, too; packages (pkg://) are no folders.
+    """
+    folders = []
+    for key, value in _key_value_pairs(arguments):
+        if key in CONFIG_DIR_FLAGS:
+            folders.append(Path(value))
+        elif key == SEARCH_PATH:
+            # Hydra refuses what is no list
+            paths = [
+                f"{each}".removeprefix("file://")
+                for each in yaml.safe_load(value) or ()
+            ]
+            folders += [Path(path) for path in paths if "://" not in path]
+    return folders
 
 
 def missing_folders(arguments: Sequence[str]) -> list[str]:
