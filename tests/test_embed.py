@@ -349,7 +349,7 @@ def test_wrong_arguments_are_refused_in_a_line(
         ({"pool": "max"}, "pool = 'max'"),
         ({"pool": "patches", "map": "true"}, "map=true compares images"),
         ({"dtype": "int8"}, "dtype = 'int8'"),
-        ({"device": "cuda"}, "device=cuda: torch finds no GPU here"),
+        ({"device": "cuda"}, "device=cuda: torch finds no such device here"),
         ({"images": weights.parent / "mae.safetensors"}, "none of 1 images"),
     ]
     if torch.cuda.is_available():

@@ -350,8 +350,10 @@ def test_errors_are_sentences(
         ),
         r"^/nowhere: no such file": lambda: unmask.load("/nowhere"),
         r"a784: there is no stage": lambda: unmask.load("a784", runs_dir=tmp_path),
-        r"device=gpu: give auto": lambda: unmask.load(plain, heads=4, device="gpu"),
-        r"eval_crop=2: give a share": lambda: unmask.load(plain, eval_crop=2),
+        r"device=gpu: give device=auto": lambda: unmask.load(
+            plain, heads=4, device="gpu"
+        ),
+        r"eval_crop=2: .* less than or equal to 1": lambda: unmask.load(plain, eval_crop=2),
         r"batch_size=0": lambda: unmask.load(plain, heads=4, batch_size=0),
         r"header: there is no such option": lambda: unmask.load(
             plain,

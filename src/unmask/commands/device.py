@@ -5,14 +5,26 @@ import torch
 from unmask.config.checks import ConfigError
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str | torch.device) -> torch.device:
     """Return the device of that name; `auto` takes a GPU where there is one.
 
-    Raises ConfigError for `cuda` without a GPU.
+    Raises ConfigError for one that is not there.
     """
-    has_gpu = torch.cuda.is_available()
-    if name == "cuda" and not has_gpu:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError):
         raise ConfigError(
-            f"device={name}: torch finds no GPU here; use device=auto or device=cpu"
-        )
-    return torch.device("cuda" if has_gpu and name != "cpu" else "cpu")
+            f"device={name}: give device=auto, cpu, cuda or cuda:N"
+        ) from None
+    try:
+        # meta holds no numbers
+        torch.empty(1, device=device).cpu()
+    # each kind of device has errors of its own where there is none
+    except Exception:
+        raise ConfigError(
+            f"device={name}: torch finds no such device here; give device=auto or"
+            " device=cpu"
+        ) from None
+    return device

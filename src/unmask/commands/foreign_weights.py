@@ -1,6 +1,7 @@
 """Weights of others that a command is given: checked before torch is imported."""
 
 from pathlib import Path
+from typing import NoReturn
 
 from unmask.config.checks import ConfigError
 from unmask.exchange.geometry import Hints
@@ -35,11 +36,16 @@ def refuse_hints(location: Path, hints: Hints, **others: str | None) -> None:
 def require_decoder(outline: Outline) -> None:
     """Raise ConfigError for weights that draw no patches."""
     if outline.geometry.decoder is None:
-        raise ConfigError(
-            f"checkpoint={outline.header.path} ({outline.layout}) holds no decoder,"
-            " which draws the hidden patches; give a file with its decoder (the"
-            " official code calls them visualize or full)"
-        )
+        refuse_encoder_alone(outline.header.path, outline.layout)
+
+
+def refuse_encoder_alone(path: Path, layout: str) -> NoReturn:
+    """Raise ConfigError for weights that draw no patches."""
+    raise ConfigError(
+        f"checkpoint={path} ({layout}) holds no decoder, which draws the hidden"
+        " patches; give a file with its decoder (the official code calls them"
+        " visualize or full)"
+    )
 
 
 def require_head(outline: Outline) -> None:

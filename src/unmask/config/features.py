@@ -1,10 +1,23 @@
 """Which features can be taken from an encoder: checked before torch is imported."""
 
 from numbers import Integral
-from typing import Literal, get_args
+from pathlib import Path
+from typing import Literal, NoReturn, get_args
 
+from unmask.config.checks import ConfigError
+from unmask.config.recipes import LABELLED_STAGES
+
+STAGES_WITH_ENCODER = ("pretrain", *LABELLED_STAGES)
 # patches are not pooled; the others are those of kNN and of frozen probes
 FeaturePooling = Literal["cls", "mean", "mean_norm", "patches"]
+
+
+def refuse_stage(path: Path, stage: str) -> NoReturn:
+    """Raise ConfigError for a checkpoint of a stage that has no encoder."""
+    raise ConfigError(
+        f"checkpoint={path} is of stage {stage}, which has no encoder; give one of"
+        f" {', '.join(STAGES_WITH_ENCODER)}"
+    )
 
 
 def resolve_layer(layer: int | None, depth: int) -> int | None:

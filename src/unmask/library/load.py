@@ -9,6 +9,7 @@ from typing import Any, Literal, TypedDict, Unpack, cast
 import torch
 from torch import nn
 
+from unmask.commands.device import choose_device
 from unmask.commands.foreign_weights import check_foreign
 from unmask.commands.reconstruct.autoencoder import (
     find_checkpoint,
@@ -79,7 +80,8 @@ def load(
     sentence, where there is no model or an option is wrong.
     """
     with as_input_errors():
-        options = _check_options(options, batch_size)
+        options = _check_options(options)
+        batch_size = checked("batch_size", batch_size, Count | None)
         target_device = choose_device(device)
         ledger = as_path("runs_dir", runs_dir)
         path = Path(resolve_stage(str(as_path("place", place)), ledger))
@@ -118,28 +120,7 @@ def load(
         return model
 
 
-def choose_device(name: str | torch.device) -> torch.device:
-    """Return the device of that name; InputError where it is not there."""
-    has_gpu = torch.cuda.is_available()
-    if name == "auto":
-        return torch.device("cuda" if has_gpu else "cpu")
-    try:
-        device = torch.device(name)
-    except (RuntimeError, TypeError):
-        raise InputError(f"device={name}: give auto, cpu, cuda or cuda:N") from None
-    try:
-        # meta holds no numbers
-        torch.empty(1, device=device).cpu()
-    # each kind of device has errors of its own where there is none
-    except Exception:
-        raise InputError(
-            f"device={name}: torch finds no such device here; give device='auto' or"
-            " device='cpu'"
-        ) from None
-    return device
-
-
-def _check_options(options: Options, batch_size: int | None) -> Options:
+def _check_options(options: Options) -> Options:
     """Return the given options; InputError for unknown ones, and other types."""
     unknown = [key for key in options if key not in Options.__annotations__]
     if unknown:
@@ -147,15 +128,7 @@ def _check_options(options: Options, batch_size: int | None) -> Options:
             f"{unknown[0]}: there is no such option; give one of"
             f" {', '.join(Options.__annotations__)}"
         )
-    # Python's callers may give anything
-    is_count = isinstance(batch_size, int) and batch_size > 0
-    if batch_size is not None and not is_count:
-        raise InputError(f"batch_size={batch_size!r}: give a whole number from 1 on")
-    eval_crop = options.get("eval_crop")
-    is_share = isinstance(eval_crop, int | float) and 0 < eval_crop <= 1
-    if eval_crop is not None and not is_share:
-        raise InputError(f"eval_crop={eval_crop!r}: give a share above 0, at most 1")
-    kinds = Options.__annotations__ | {"eval_crop": Any, "classes": Any}
+    kinds = Options.__annotations__ | {"classes": Any}
     return cast(
         Options,
         {

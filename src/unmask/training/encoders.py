@@ -7,7 +7,7 @@ from typing import Any, cast
 from torch import nn
 
 from unmask.config.checks import ConfigError, check_checkpoint_config
-from unmask.config.features import check_pool, resolve_layer
+from unmask.config.features import check_pool, refuse_stage, resolve_layer
 from unmask.config.recipes import LABELLED_STAGES
 from unmask.config.schema import Config
 from unmask.data.images.decoding import DecodeMode
@@ -84,10 +84,7 @@ def load_trained_encoder(
         classifier = load_trained_classifier(path, hints, None, None, choice)
         trained = encoder_of_classifier(classifier, path)
     else:
-        raise ConfigError(
-            f"checkpoint={path} is of stage {record['stage']}, which has no encoder;"
-            f" give one of pretrain, {', '.join(LABELLED_STAGES)}"
-        )
+        refuse_stage(path, record["stage"])
     if eval_crop:
         image_format = replace(trained.image_format, eval_crop=eval_crop)
         trained = replace(trained, image_format=image_format)

@@ -8,8 +8,12 @@ from pydantic import Field
 from unmask.commands.foreign_weights import check_foreign, refuse_hints
 from unmask.commands.out_file import PARQUET_SUFFIX, check_out
 from unmask.config.checks import ConfigError
-from unmask.config.features import FeaturePooling, resolve_layer
-from unmask.config.recipes import LABELLED_STAGES
+from unmask.config.features import (
+    STAGES_WITH_ENCODER,
+    FeaturePooling,
+    refuse_stage,
+    resolve_layer,
+)
 from unmask.config.section import Count, PathText, PositiveFraction, Section
 from unmask.config.stage_paths import StagePath
 from unmask.data.listing.conventions import IMAGE_SUFFIXES
@@ -17,7 +21,6 @@ from unmask.exchange.geometry import Hints
 from unmask.exchange.header import read_header
 
 OUT_SUFFIXES = (PARQUET_SUFFIX, ".npy")
-STAGES_WITH_ENCODER = ("pretrain", *LABELLED_STAGES)
 
 
 class Embed(Section):
@@ -90,10 +93,7 @@ def check_encoder(arguments: Embed) -> None:
         refuse_hints(checkpoint, arguments.hints, weights=arguments.weights)
         record: dict[str, Any] = read_header(checkpoint).record
         if record["stage"] not in STAGES_WITH_ENCODER:
-            raise ConfigError(
-                f"checkpoint={checkpoint} is of stage {record['stage']}, which has no"
-                f" encoder; give one of {', '.join(STAGES_WITH_ENCODER)}"
-            )
+            refuse_stage(checkpoint, record["stage"])
         depth = record["config"]["model"]["depth"]
     try:
         resolve_layer(arguments.layer, depth)

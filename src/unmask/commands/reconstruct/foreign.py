@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from unmask.commands.composition import Composer
-from unmask.config.checks import ConfigError, check
+from unmask.commands.foreign_weights import refuse_encoder_alone
+from unmask.config.checks import check
 from unmask.config.schema import Config
 from unmask.exchange.facts import Facts
 from unmask.exchange.fit import overrides_for
@@ -50,11 +51,7 @@ def load_foreign_autoencoder(
     """
     weights, report = read_weights(path, reading.hints, choice=reading.weights)
     if weights.decoder is None:
-        raise ConfigError(
-            f"checkpoint={path} ({weights.layout}) holds no decoder, which draws the"
-            " hidden patches; give a file with its decoder (the official code calls"
-            " them visualize or full)"
-        )
+        refuse_encoder_alone(path, weights.layout)
     facts = weights.facts
     notes = list(report.notes)
     target = reading.target or facts.target
