@@ -353,7 +353,9 @@ def test_errors_are_sentences(
         r"device=gpu: give device=auto": lambda: unmask.load(
             plain, heads=4, device="gpu"
         ),
-        r"eval_crop=2: .* less than or equal to 1": lambda: unmask.load(plain, eval_crop=2),
+        r"eval_crop=2: .* less than or equal to 1": lambda: unmask.load(
+            plain, eval_crop=2
+        ),
         r"batch_size=0": lambda: unmask.load(plain, heads=4, batch_size=0),
         r"header: there is no such option": lambda: unmask.load(
             plain,

@@ -188,7 +188,8 @@ def _cache_path(shapes: list[BlockShape], bfloat16: bool) -> Path | None:
     key = {
         "cpu": cpu_identity(),
         "threads": torch.get_num_threads(),
-        "chooses_threads": _chooses_threads(),
+        # two choices of the same thing could differ near a tie
+        "chooses_threads": _chooses_among(torch.get_num_threads()),
         "torch": torch.__version__,
         "shapes": shapes,
         "bfloat16": bfloat16,
@@ -203,7 +204,7 @@ def measure(shapes: list[BlockShape], bfloat16: bool) -> Choice:
     """
     best = _measure_kernels(shapes, bfloat16)
     threads = torch.get_num_threads()
-    while _chooses_threads() and threads >= MIN_THREADS:
+    while _chooses_among(threads):
         threads //= 2
         with kernels.using(Kernels(threads=threads)):
             tried = _measure_kernels(shapes, bfloat16)
@@ -213,9 +214,13 @@ def measure(shapes: list[BlockShape], bfloat16: bool) -> Choice:
     return best
 
 
-def _chooses_threads() -> bool:
-    """Return whether nobody has said how many, and no other ranks share the cores."""
-    return "OMP_NUM_THREADS" not in os.environ and collectives.world_size() == 1
+def _chooses_among(threads: int) -> bool:
+    """Return whether fewer threads are tried.
+
+    That is where nobody has said how many, and no other ranks share the cores.
+    """
+    is_free = "OMP_NUM_THREADS" not in os.environ and collectives.world_size() == 1
+    return is_free and threads >= MIN_THREADS
 
 
 def _measure_kernels(shapes: list[BlockShape], bfloat16: bool) -> Choice:
