@@ -412,12 +412,26 @@ def test_known_keys_and_hydras_own_syntax_pass() -> None:
     assert unknown_keys(arguments, [*known_keys(), "experiment"]) == []
 
 
-def test_the_check_imports_no_torch() -> None:
-    """A finished or mistaken command is answered before torch and lightning are imported."""
+@pytest.mark.parametrize(
+    ("needed", "unneeded"),
+    [
+        # a finished or mistaken command is answered before they are imported
+        (
+            "unmask.config.checks, unmask.stages.plan, unmask.stages.ledger,"
+            " unmask.reports.run.page",
+            "torch lightning matplotlib pandas",
+        ),
+        # a report draws and counts; only pictures and FLOPs take models
+        (
+            "unmask.reports.paper.files, unmask.reports.paper.findings",
+            "torch lightning",
+        ),
+    ],
+)
+def test_what_needs_no_model_imports_no_torch(needed: str, unneeded: str) -> None:
     code = (
-        "import sys; import unmask.config.checks, unmask.stages.plan,"
-        " unmask.stages.ledger, unmask.reports.run.page; print([m for m in ('torch',"
-        " 'lightning', 'matplotlib', 'pandas') if m in sys.modules])"
+        f"import sys; import {needed};"
+        f" print([m for m in {unneeded.split()} if m in sys.modules])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],

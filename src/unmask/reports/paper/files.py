@@ -7,10 +7,8 @@ from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
 
-from unmask.commands.reconstruct.autoencoder import load_autoencoder
 from unmask.config.checks import ConfigError
 from unmask.config.experiments import EXPERIMENTS
-from unmask.reconstructions import ratio_sheet
 from unmask.reports.paper.arguments import Report
 from unmask.reports.paper.comparison import Finding
 from unmask.reports.paper.figures import figure_svg, write_figures
@@ -20,9 +18,7 @@ from unmask.reports.paper.latex import latex_table
 from unmask.reports.paper.page import render_paper_page
 from unmask.reports.paper.result_rows import write_rows
 from unmask.reports.paper.tables import experiment_readme
-from unmask.storage import checkpoints
 from unmask.storage.atomic import write_text
-from unmask.training import build
 
 SHEET_IMAGES = 6
 # the packages whose versions the page states
@@ -46,12 +42,21 @@ def ratio_sheet_png(runs_dir: str, findings: list[Finding]) -> bytes | None:
         # The checkpoint may be damaged or of another version, or its images gone: the
         # page does without the pictures rather than fail.
         with suppress(ConfigError, ValueError, OSError):
-            if checkpoint := checkpoints.newest(folder):
-                return _draw_ratio_sheet(checkpoint)
+            if folder.is_dir() and (sheet := _draw_ratio_sheet(folder)):
+                return sheet
     return None
 
 
-def _draw_ratio_sheet(checkpoint: Path) -> bytes:
+def _draw_ratio_sheet(folder: Path) -> bytes | None:
+    # torch and Lightning take seconds, which other reports need not wait for
+    from unmask.commands.reconstruct.autoencoder import load_autoencoder
+    from unmask.reconstructions import ratio_sheet
+    from unmask.storage import checkpoints
+    from unmask.training import build
+
+    checkpoint = checkpoints.newest(folder)
+    if checkpoint is None:
+        return None
     loaded = load_autoencoder(checkpoint)
     image_format = build.build_format(loaded.config)
     sheet = ratio_sheet(

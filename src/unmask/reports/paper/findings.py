@@ -31,8 +31,6 @@ from unmask.reports.paper.result_rows import (
     read_kept_results,
     read_rows,
 )
-from unmask.training.flops import count_flops
-from unmask.training.outline import pretraining_outline
 
 # the scale's name in a stage's config.yaml
 SCALE_NAME = re.compile(r"^ +scale:\n +name: (\S+)$", re.MULTILINE)
@@ -207,6 +205,10 @@ def relative_flops(paper: Paper, configs: dict[str, Config]) -> dict[str, float]
     """
     if paper.default not in configs:
         return {}
+    # torch and Lightning take seconds, which other tables need not wait for
+    from unmask.training.flops import count_flops
+    from unmask.training.outline import pretraining_outline
+
     flops = {
         row: count_flops(partial(pretraining_outline, config)).training
         for row, config in configs.items()
