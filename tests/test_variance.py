@@ -227,6 +227,8 @@ def test_the_report_prints_the_variance_of_kept_results(tmp_path: Path) -> None:
     found = pd.read_csv(tmp_path / "report" / "variance.csv").set_index(
         ["measure", "source"]
     )
+    page = (tmp_path / "report" / "known.html").read_text()
+    assert "Linear probe at scale embedded: where variance is from" in page
     kept = pd.read_csv(ROOT / "experiments/mask_ratio/results/embedded.csv")
     probes = kept[kept["column"] == "lin"].groupby("row")["value"]
     seeds = "seeds of a row, all that a seed decides"

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
 
@@ -12,19 +12,21 @@ from unmask.config.schema import Config
 from unmask.reports.paper.arguments import Report
 
 if TYPE_CHECKING:
+    from unmask.reports.paper.collect import Compose
     from unmask.reports.paper.comparison import Comparison, Finding
+    from unmask.reports.paper.variance import Variances
 
 
 def run(arguments: Report) -> list["Finding"]:
     """Write the report, print it, and return what it says."""
-    findings, page, for_papers = write(arguments)
+    findings, page, for_papers, variances = write(arguments)
     notes = [note for finding in findings for note in finding.notes]
     for note in dict.fromkeys(notes):
         print(f"note: {note}")
     comparisons = [finding.comparison for finding in findings]
     print_comparisons(comparisons, arguments, page)
-    if arguments.variance and findings:
-        print_variances(findings, arguments)
+    if variances:
+        print_variances(variances, arguments)
     # few: of one table, and asked for
     if arguments.experiment != "all" and findings:
         for path in for_papers:
@@ -32,8 +34,17 @@ def run(arguments: Report) -> list["Finding"]:
     return findings
 
 
-def write(arguments: Report) -> tuple[list["Finding"], Path, list[Path]]:
-    """Return what was found, the page that was written, and files for papers."""
+class Written(NamedTuple):
+    """What was found, the page that was written, files for papers, and variances."""
+
+    findings: list["Finding"]
+    page: Path
+    for_papers: list[Path]
+    variances: list["Variances"]
+
+
+def write(arguments: Report) -> Written:
+    """Write the report; keep=true also writes into experiments/."""
     # pandas and matplotlib take seconds
     from unmask.reports.paper.files import keep_results, write_report
     from unmask.reports.paper.findings import collect_findings
@@ -44,7 +55,12 @@ def write(arguments: Report) -> tuple[list["Finding"], Path, list[Path]]:
         return check(fill_missing_roots(composer(overrides)))
 
     findings = collect_findings(arguments, compose_config)
-    page, for_papers = write_report(findings, report_folder(arguments), arguments)
+    variances = []
+    if arguments.variance and findings:
+        variances = _variances(findings, arguments, compose_config)
+    page, for_papers = write_report(
+        findings, report_folder(arguments), arguments, variances
+    )
     if arguments.keep:
         # an experiment's README shows all its scales, whichever was asked for
         all_scales = arguments.model_copy(update={"scale": None})
@@ -53,25 +69,27 @@ def write(arguments: Report) -> tuple[list["Finding"], Path, list[Path]]:
             if arguments.scale
             else findings
         )
-    return findings, page, for_papers
+    return Written(findings, page, for_papers, variances)
 
 
-def print_variances(findings: list["Finding"], arguments: Report) -> None:
-    """Print where the variance of each measure comes from, and write variance.csv."""
+def _variances(
+    findings: list["Finding"], arguments: Report, compose: "Compose"
+) -> list["Variances"]:
+    """Return where the variance of each measure comes from, at each scale."""
     from unmask.reports.paper.variance import find_variances
-    from unmask.reports.paper.variance_table import variance_tables, write_variances
     from unmask.stages.records import read_ledger
 
-    composer = Composer()
     scales = dict.fromkeys(finding.comparison.scale for finding in findings)
     configs = {
-        scale: check(
-            fill_missing_roots(composer([f"scale={scale}", *arguments.overrides]))
-        )
-        for scale in scales
+        scale: compose([f"scale={scale}", *arguments.overrides]) for scale in scales
     }
-    ledger = read_ledger(arguments.runs_dir)
-    variances = find_variances(findings, ledger, configs)
+    return list(find_variances(findings, read_ledger(arguments.runs_dir), configs))
+
+
+def print_variances(variances: list["Variances"], arguments: Report) -> None:
+    """Print where the variance of each measure comes from, and write variance.csv."""
+    from unmask.reports.paper.variance_table import variance_tables, write_variances
+
     path = report_folder(arguments) / "variance.csv"
     write_variances(variances, path)
     Console().print(variance_tables(variances))

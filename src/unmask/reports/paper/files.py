@@ -1,7 +1,7 @@
 """Write the files of a report, and the results that are kept in experiments/."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from itertools import groupby
@@ -18,6 +18,7 @@ from unmask.reports.paper.latex import latex_table
 from unmask.reports.paper.page import render_paper_page
 from unmask.reports.paper.result_rows import write_rows
 from unmask.reports.paper.tables import experiment_readme
+from unmask.reports.paper.variance import Variances
 from unmask.storage.atomic import write_text
 
 SHEET_IMAGES = 6
@@ -72,11 +73,12 @@ def _draw_ratio_sheet(folder: Path) -> bytes | None:
 
 
 def write_report(
-    findings: list[Finding], out: Path, args: Report
+    findings: list[Finding], out: Path, args: Report, variances: Sequence[Variances]
 ) -> tuple[Path, list[Path]]:
-    """Write index.html, <experiment>.md, csv/, and figures/ and latex/ as asked for.
+    """Write index.html, known.html, <experiment>.md, csv/, and what args.format names.
 
-    Return index.html, and the paths of figures and LaTeX tables.
+    variances: for known.html. Return index.html, and the paths of figures and LaTeX
+    tables.
     """
     out.mkdir(parents=True, exist_ok=True)
     for_papers = []
@@ -84,7 +86,7 @@ def write_report(
     sheet = ratio_sheet_png(args.runs_dir, findings)
     page = out / "index.html"
     write_text(page, render_paper_page(findings, versions, sheet, args.anytime))
-    write_text(out / PAGE, render_known_page(findings, page.name))
+    write_text(out / PAGE, render_known_page(findings, page.name, variances))
     for finding in findings:
         comparison = finding.comparison
         path = out / "csv" / comparison.slug / f"{comparison.scale}.csv"

@@ -1,5 +1,6 @@
 """The page of what is known: all claims of all tables at a scale, by their verdicts."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,6 +8,8 @@ from unmask.reports.paper.claim_figures import claims_svg, drawn_claims
 from unmask.reports.paper.claims import JudgedClaim
 from unmask.reports.paper.comparison import Comparison, Finding
 from unmask.reports.paper.page import TONES, TOTAL_NAMES
+from unmask.reports.paper.variance import Variances
+from unmask.reports.paper.variance_table import LEGEND, variance_table
 from unmask.reports.render import render
 
 PAGE = "known.html"
@@ -46,7 +49,9 @@ def known_at(comparisons: list[Comparison], scale: str) -> list[Known]:
     return groups
 
 
-def render_known_page(findings: list[Finding], index: str) -> str:
+def render_known_page(
+    findings: list[Finding], index: str, variances: Sequence[Variances] = ()
+) -> str:
     """Return the page's HTML. index: the address of the page with all tables."""
     comparisons = [finding.comparison for finding in findings]
     scales = dict.fromkeys(comparison.scale for comparison in comparisons)
@@ -54,4 +59,9 @@ def render_known_page(findings: list[Finding], index: str) -> str:
         Path(__file__).with_name("known.html.j2"),
         scales={scale: known_at(comparisons, scale) for scale in scales},
         index=index,
+        variances={
+            scale: [variance_table(each) for each in variances if each.scale == scale]
+            for scale in scales
+        },
+        legend=LEGEND,
     )

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -27,26 +28,48 @@ LEGEND = (
 
 def variance_tables(variances: Iterable[Variances]) -> Group:
     """Draw a table for each measure at each scale, and how to read them."""
-    tables = [_table(each) for each in variances]
+    tables = [_terminal_table(each) for each in variances]
     return Group(*tables, *map(Text, LEGEND))
 
 
-def _table(variances: Variances) -> Group:
+@dataclass(frozen=True)
+class VarianceTable:
+    """The sources of variance of one measure, as text: name, s.d., interval, df, from.
+
+    unknown: sentences on what cannot be told yet, with what would tell it.
+    """
+
+    title: str
+    rows: list[tuple[str, str, str, str, str]]
+    unknown: list[str]
+
+
+def variance_table(variances: Variances) -> VarianceTable:
+    """Return the text of the cells, for the terminal and for the page."""
+    return VarianceTable(
+        f"{variances.measure} at scale {variances.scale}: where variance is from",
+        [(s.name, *_numbers(s.component), s.seen_in) for s in variances.sources],
+        list(_unknown(variances.sources)),
+    )
+
+
+def _terminal_table(variances: Variances) -> Group:
+    text = variance_table(variances)
     table = Table(
         "source",
         Column("s.d.", justify="right", no_wrap=True),
         Column("95 % interval", justify="right", no_wrap=True),
         Column("df", justify="right"),
         "from",
-        title=f"{variances.measure} at scale {variances.scale}: where variance is from",
+        title=text.title,
         title_justify="left",
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         pad_edge=False,
     )
-    for source in variances.sources:
-        table.add_row(source.name, *_numbers(source.component), source.seen_in)
-    return Group(table, *map(Text, _unknown(variances.sources)))
+    for row in text.rows:
+        table.add_row(*row)
+    return Group(table, *map(Text, text.unknown))
 
 
 def _numbers(component: Component | None) -> tuple[str, str, str]:
