@@ -163,7 +163,10 @@ def _umap(vectors_MD: Float32[np.ndarray, "M D"]) -> Float[np.ndarray, "M 2"]:
 
     neighbours = min(15, len(vectors_MD) - 1)
     # a seed makes the same map every time
-    reducer = umap.UMAP(n_neighbors=neighbours, metric="cosine", random_state=0)
+    # with a seed it takes one thread anyway, and warns of any other number
+    reducer = umap.UMAP(
+        n_neighbors=neighbours, metric="cosine", random_state=0, n_jobs=1
+    )
     return np.asarray(reducer.fit_transform(vectors_MD))
 
 
