@@ -318,7 +318,7 @@ def test_a_map_is_of_umap_where_it_is_installed(
     """It takes long to install: a module of its name stands in."""
     (tmp_path / "umap.py").write_text(
         "class UMAP:\n"
-        "    def __init__(self, n_neighbors, metric, random_state):\n"
+        "    def __init__(self, n_neighbors, metric, random_state, n_jobs):\n"
         "        assert (n_neighbors, metric, random_state) == (15, 'cosine', 0)\n"
         "    def fit_transform(self, vectors):\n"
         f"        assert vectors.shape == (20, {WIDTH})\n"
