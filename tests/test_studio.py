@@ -2,8 +2,10 @@
 
 import re
 import socket
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +37,13 @@ from unmask.commands.studio.masks import (
 )
 from unmask.commands.studio.models import StudioModel, load_studio_model
 from unmask.commands.studio.pictures import enlarge, feature_colours
-from unmask.commands.studio.session import Choices, Session, open_session
+from unmask.commands.studio.session import (
+    Choices,
+    Session,
+    open_session,
+    read_ratio,
+    read_seed,
+)
 from unmask.config.checks import ConfigError
 from unmask.exchange.facts import Facts
 from unmask.exchange.write import write_weights
@@ -152,9 +160,34 @@ def test_what_is_painted_is_hidden() -> None:
     # on a grid twice as fine, each patch is four
     finer = painted_masking(painted_hw, (8, 8)).hidden_BL.view(8, 8).numpy()
     assert (finer == painted_hw.repeat(2, axis=0).repeat(2, axis=1)).all()
+    # by area where neither divides the other: the patch above has a quarter of its own
+    cell_hw = np.zeros((4, 3), np.bool_)
+    cell_hw[1:3, 0:2] = True
+    middle = painted_masking(cell_hw, (3, 2)).hidden_BL[0]
+    assert middle.nonzero().flatten().tolist() == [2]
     for value, message in ((False, "0 of 16 patches are painted"), (True, "all 16 p")):
         with pytest.raises(ValueError, match=message):
             painted_masking(np.full((4, 4), value), (4, 4))
+
+
+@pytest.mark.parametrize(
+    ("read", "good", "bad"),
+    [
+        (read_ratio, {0.75: 0.75}, [None, 0, 1, -5, 99, "a", float("nan")]),
+        (
+            read_seed,
+            {0: 0, 7.0: 7, 2**53 - 1: 2**53 - 1},
+            [None, -1, 1.5, 1e20, "a", float("nan"), float("inf")],
+        ),
+    ],
+)
+def test_what_is_typed_is_read_or_refused(
+    read: Callable[[Any], float], good: dict[float, float], bad: list[Any]
+) -> None:
+    assert {typed: read(typed) for typed in good} == good
+    for typed in bad:
+        with pytest.raises(ValueError, match=r"give a (whole )?number"):
+            read(typed)
 
 
 def test_statistics_of_hidden_patches_give_the_answer_away(images: Tensor) -> None:
@@ -388,6 +421,15 @@ def test_examples_are_the_datas_own_or_the_users(
     assert [path.name for path in found] == ["000.png", "001.png", "002.png", "000.png"]
     with pytest.raises(ConfigError, match="no such file or folder"):
         find_examples(models["own"], tmp_path / "none", 4, tmp_path)
+    (tmp_path / "images" / "cat" / "000.png").write_text("no picture")
+    found, note = find_examples(models["own"], tmp_path / "images", 4, tmp_path)
+    assert len(found) == 4
+    assert "left out: 000.png cannot be read" in note
+    for path in found:
+        path.write_text("no picture")
+    (tmp_path / "images" / "dog" / "002.png").unlink()
+    with pytest.raises(ConfigError, match=r"000\.png cannot .*; none can be read"):
+        find_examples(models["own"], tmp_path / "images", 4, tmp_path)
     for name in ("others", "classifier"):
         assert find_examples(models[name], None, 4, tmp_path)[0] == []
     # the data lie elsewhere by now

@@ -203,5 +203,7 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["check"]:
         lines = faults(BUILD / "html")
         print("\n".join(lines) or f"{BUILD / 'html' / 'index.html'}")
+        if not lines:
+            print(f"with its search: python3 -m http.server -d {BUILD / 'html'}")
         sys.exit(bool(lines))
     assemble()

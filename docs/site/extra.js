@@ -13,4 +13,6 @@ const mend = () => {
   }
 };
 mend();
+// browsers run no search in pages from the disk; `make docs` says how to serve them
+if (location.protocol === "file:") document.documentElement.classList.add("from-disk");
 new MutationObserver(mend).observe(document.body, { childList: true, subtree: true });

@@ -9,6 +9,8 @@ from PIL import Image
 
 from unmask.commands.images import find_images
 from unmask.commands.studio.models import StudioModel
+from unmask.commands.units import count_noun
+from unmask.config.checks import ConfigError
 from unmask.config.schema import Config
 from unmask.data.images.tensors import PixelTensor
 from unmask.data.loading.folders import StoredImages
@@ -24,11 +26,11 @@ def find_examples(
     """Return files to choose from, and a note where there are none.
 
     images: a file or a folder; None takes validation images of the model's data, which
-    are written into the folder. Raises ConfigError where `images` has none.
+    are written into the folder. Raises ConfigError where `images` has none that can be
+    read.
     """
     if images:
-        root, names = find_images(images)
-        return [root / name for name in names[:count]], ""
+        return _readable(model, images, count)
     if model.autoencoder is None or model.autoencoder.notes is not None:
         return (
             [],
@@ -40,6 +42,31 @@ def find_examples(
     except (ValueError, OSError) as error:
         first = str(error).splitlines()[0]
         return [], f"the data's own pictures cannot be read ({first}): drop one"
+
+
+def _readable(model: StudioModel, images: Path, count: int) -> tuple[list[Path], str]:
+    """Return the first files that can be read, and a note on those before them.
+
+    Raises ConfigError where none can.
+    """
+    root, names = find_images(images)
+    found: list[Path] = []
+    reasons: list[str] = []
+    for name in names:
+        try:
+            model.read_picture(root / name)
+        except ValueError as error:
+            reasons.append(str(error))
+            continue
+        found.append(root / name)
+        if len(found) == count:
+            break
+    if not found:
+        raise ConfigError(f"images={images}: {reasons[0]}; none can be read")
+    note = ""
+    if reasons:
+        note = f"left out: {reasons[0]}; {count_noun(len(reasons), 'file')} in all"
+    return found, note
 
 
 def _write_validation(config: Config, count: int, folder: Path) -> list[Path]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 
 from unmask.commands.studio.models import StudioModel
 from unmask.masking import AnyMasking, Masking, masking_from_scores
@@ -57,10 +57,13 @@ def painted_masking(
     painted: on this grid or on another, which then is laid over it. Raises ValueError
     where no patch is painted, or none is left.
     """
-    pixels_hw = torch.from_numpy(painted_hw).float()[None, None]
-    # exact also where one grid's sides are no multiples of the other's
-    shares_hw = torch.nn.functional.adaptive_avg_pool2d(pixels_hw, grid)
-    hidden_L = shares_hw.flatten() >= MIN_PAINTED
+    # in whole numbers, so that half a patch is exactly half
+    rows, columns = (
+        _overlaps(*counts) for counts in zip(grid, painted_hw.shape, strict=True)
+    )
+    painted_area_hw = rows @ painted_hw @ columns.T
+    share_hw = painted_area_hw / math.prod(painted_hw.shape)
+    hidden_L = torch.from_numpy(share_hw >= MIN_PAINTED).flatten()
     hidden, patches = int(hidden_L.sum()), math.prod(grid)
     if not hidden:
         raise ValueError(
@@ -71,6 +74,17 @@ def painted_masking(
             f"all {patches} patches are painted: the encoder needs one that is visible"
         )
     return masking_from_scores(hidden_L[None].float(), patches - hidden)
+
+
+def _overlaps(patches: int, cells: int) -> Int[np.ndarray, "patches cells"]:
+    """Return how much of each patch along a side each of the painted cells covers.
+
+    In units of which a patch has as many as there are cells.
+    """
+    starts_P1 = cells * np.arange(patches)[:, None]
+    starts_C = patches * np.arange(cells)
+    ends_PC = np.minimum(starts_P1 + cells, starts_C + patches)
+    return (ends_PC - np.maximum(starts_P1, starts_C)).clip(0)
 
 
 def read_marks(marks: str, grid: tuple[int, int]) -> Bool[np.ndarray, "rows cols"]:

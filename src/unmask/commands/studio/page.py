@@ -27,7 +27,13 @@ from unmask.commands.studio.figures import (
     tile_address,
 )
 from unmask.commands.studio.masks import BRUSH
-from unmask.commands.studio.session import Choices, Session
+from unmask.commands.studio.session import (
+    MAX_SEED,
+    Choices,
+    Session,
+    read_ratio,
+    read_seed,
+)
 
 # pages elsewhere whose address is made to lead here are refused
 HOSTS = ["127.0.0.1", "localhost"]
@@ -154,7 +160,6 @@ def _picture_controls(session: Session, path: gr.State) -> None:
 
     # the file as it was dropped, which gradio would first decode
     _on([dropped.upload], take, dropped, [path, dropped], preprocess=False)
-    _on([dropped.clear], lambda: None, None, path)
     if not session.examples:
         return
     gr.Markdown("or choose one:")
@@ -180,16 +185,23 @@ def _mask_controls(session: Session) -> list[Any]:
     """Return sampler, ratio, seed and statistics, whose values make Choices."""
     samplers = [*session.samplers, BRUSH]
     sampler = gr.Radio(samplers, value=samplers[0], label="Patches are hidden by")
+    least, most = session.ratio_bounds
     ratio = gr.Slider(
-        0.01,
-        0.99,
-        session.mask_ratio,
+        least,
+        most,
+        min(max(session.mask_ratio, least), most),
         step=0.01,
         label="Mask ratio (not of grid and brush)",
     )
-    seed = gr.Number(0, precision=0, minimum=0, label="Seed")
+    seed = gr.Number(0, minimum=0, label="Seed")
+    for typed in (ratio, seed):
+        # what is wrong is said in the place of the answer, and not by gradio
+        typed.preprocess = _as_typed
     another = gr.Button("Another seed", size="sm")
-    _on([another.click], lambda value: int(value or 0) + 1, seed, seed)
+    # in the browser: of quick clicks none is lost
+    another.click(
+        None, seed, seed, js=f"(seed) => (Math.trunc(seed || 0) + 1) % {MAX_SEED}"
+    )
     statistics = gr.Radio(
         [VISIBLE, OWN],
         value=VISIBLE,
@@ -226,7 +238,7 @@ def _reconstruction_tab(
 
 def _made(make: Callable[[Choices], list[Path]], *values: Any) -> str:
     """Return what shows the files that were made, and saves them."""
-    return files_html(_answered(make, _choices(*values)))
+    return files_html(_answered(lambda: make(_choices(*values))))
 
 
 def _patches(session: Session, path: gr.State, kind: str, label: str) -> gr.HTML:
@@ -265,7 +277,7 @@ def _brush(session: Session, path: gr.State, controls: list[Any]) -> gr.HTML:
             cleared = gr.Button("Begin with nothing hidden", size="sm")
 
     def begin(file: str | None, previous: str, _: str, *values: Any) -> str:
-        return _answered(session.marks, _choices(file, previous, *values))
+        return _answered(lambda: session.marks(_choices(file, previous, *values)))
 
     def switch(file: str | None, previous: str, chosen: str, *values: Any) -> Any:
         if chosen != BRUSH:
@@ -314,24 +326,32 @@ def _layer(session: Session) -> gr.Slider:
     return gr.Slider(1, max(2, depth), depth, step=1, label="Layer", visible=depth > 1)
 
 
+def _as_typed(value: Any) -> Any:
+    return value
+
+
 def _answer_places(session: Session) -> list[Any]:
     """Return a place for the answer of each model."""
     return [gr.HTML() for _ in session.models]
 
 
 def _shown(session: Session, ask: Callable[[], list[Answer]]) -> Any:
-    """Return the answers of all models."""
+    """Return the answers of all models, or what is wrong with the question."""
+    try:
+        answers = ask()
+    except USER_ERRORS as error:
+        answers = [Answer(user_message(error))] * len(session.models)
     shown = [
         answer_html(model.name, answer)
-        for model, answer in zip(session.models, ask(), strict=True)
+        for model, answer in zip(session.models, answers, strict=True)
     ]
     return shown if len(shown) > 1 else shown[0]
 
 
-def _answered(ask: Callable[..., Any], *values: Any) -> Any:
+def _answered(ask: Callable[[], Any]) -> Any:
     """Return the answer; what the user should read becomes a message on the page."""
     try:
-        return ask(*values)
+        return ask()
     except USER_ERRORS as error:
         raise gr.Error(user_message(error), print_exception=False) from None
 
@@ -339,13 +359,16 @@ def _answered(ask: Callable[..., Any], *values: Any) -> Any:
 def _choices(
     file: str | None,
     sampler: str,
-    ratio: float,
+    ratio: Any,
     seed: Any,
     statistics: str,
     marks: str = "",
 ) -> Choices:
+    """Return what is chosen; ValueError for a ratio or a seed that is none."""
     by_answer = statistics == OWN
-    return Choices(_path(file), sampler, ratio, int(seed or 0), marks, by_answer)
+    return Choices(
+        _path(file), sampler, read_ratio(ratio), read_seed(seed), marks, by_answer
+    )
 
 
 def _path(file: str | None) -> Path | None:

@@ -28,6 +28,8 @@ from unmask.commands.studio.models import StudioModel, load_studio_model
 from unmask.masking import Masking
 
 NO_PICTURE = "drop a picture first, or choose one"
+# larger ones are not exact in a browser
+MAX_SEED = 2**53 - 1
 # pictures that stay decoded
 MAX_CACHED = 8
 
@@ -49,6 +51,29 @@ class Choices:
     by_answer: bool = False
 
 
+def read_ratio(value: Any) -> float:
+    """Return a typed mask ratio; ValueError for what is none."""
+    if not isinstance(value, int | float) or not 0 < value < 1:
+        raise ValueError(
+            f"mask ratio {_as_typed(value)}: give a number between 0 and 1"
+        )
+    return float(value)
+
+
+def read_seed(value: Any) -> int:
+    """Return a typed seed; ValueError for what is none."""
+    is_number = isinstance(value, int | float) and 0 <= value <= MAX_SEED
+    if not is_number or value != int(value):
+        raise ValueError(
+            f"seed {_as_typed(value)}: give a whole number from 0 to {MAX_SEED}"
+        )
+    return int(value)
+
+
+def _as_typed(value: Any) -> str:
+    return "(empty)" if value is None else f"{value}"
+
+
 class Session:
     """Answer what the page asks of one model or two, beside each other."""
 
@@ -66,6 +91,16 @@ class Session:
         """Return the mask ratio of the first checkpoint that has one."""
         ratios = [autoencoder.config.mask_ratio for _, autoencoder in self._drawn()]
         return ratios[0] if ratios else MASK_RATIO
+
+    @property
+    def ratio_bounds(self) -> tuple[float, float]:
+        """Return the least and the largest ratio, in steps of 0.01, that leave a mask.
+
+        Of the first model: one patch must be hidden, and one visible.
+        """
+        patches = math.prod(self.grid)
+        least = max(1, math.ceil(100 / patches))
+        return least / 100, 1 - least / 100
 
     @property
     def normalises_patches(self) -> bool:
