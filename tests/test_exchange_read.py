@@ -373,6 +373,14 @@ def test_places_without_weights_get_one_sentence(tmp_path: Path) -> None:
         match=r"holds neither model.safetensors nor pytorch_model.bin nor checkpoints",
     ):
         read_weights(tmp_path)
+    # the folder of a stage
+    (tmp_path / "knn" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "knn" / "config.yaml").touch()
+    with pytest.raises(ValueError, match="is a stage without weights: measurements"):
+        read_weights(tmp_path / "knn")
+    (tmp_path / "knn" / "checkpoints" / "step=00000001.damaged").touch()
+    with pytest.raises(ValueError, match=r"damaged checkpoints alone \(step=00000001"):
+        read_weights(tmp_path / "knn")
     bare = {
         f"encoder.{name}": value for name, value in build_weights(TINY).encoder.items()
     }

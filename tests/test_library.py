@@ -311,6 +311,9 @@ def test_errors_are_sentences(
         r"layer=2: this encoder has 1 blocks; give 0": lambda: autoencoder.encode(
             path, layer=2
         ),
+        r"layer=True: this encoder has 1 blocks": lambda: autoencoder.encode(
+            path, layer=True
+        ),
         r"layer=-2: this encoder": lambda: autoencoder.encode(path, layer=-2),
         r"pool=cls: this classifier normalises the mean .* layer=2": lambda: (
             tuned.encode(path, pool="cls")
@@ -436,7 +439,8 @@ def test_a_wheel_works_outside_the_checkout(
         "for attempt in (lambda: model.encode(image, pool='max'),"
         " lambda: model.encode([image, 3]),"
         " lambda: model.reconstruct(image, masking='x'),"
-        " lambda: model.encode(image, layer=1.5), lambda: unmask.load(3),"
+        " lambda: model.encode(image, layer=1.5),"
+        " lambda: model.encode(image, layer='1'), lambda: unmask.load(3),"
         " lambda: model.reconstruct(image, masking=[[True], [True, False]]),"
         " lambda: unmask.load(model.place, target='x'),"
         " lambda: model.reconstruct(image, masking=3)):\n"
@@ -462,6 +466,7 @@ def test_a_wheel_works_outside_the_checkout(
     assert "images[1]: of type int; give a path" in done.stdout
     assert "masking=x: give random, block" in done.stdout
     assert "layer=1.5: " in done.stdout
+    assert "layer='1': this encoder has" in done.stdout
     assert "place=3: give a path" in done.stdout
     assert "masking: object of shape (0,); give bools" in done.stdout
     assert "target='x': Input should be 'pixel' or 'pixel_norm'" in done.stdout

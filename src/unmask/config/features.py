@@ -28,7 +28,8 @@ def resolve_layer(layer: int | None, depth: int) -> int | None:
     if layer is None:
         return None
     # Python's callers may give anything
-    if not isinstance(layer, Integral) or not -depth <= layer <= depth:
+    is_number = isinstance(layer, Integral) and not isinstance(layer, bool)
+    if not is_number or not -depth <= layer <= depth:
         raise ValueError(
             f"layer={layer!r}: this encoder has {depth} blocks; give 0 (what the first"
             f" block receives) to {depth}, -1 for the last one and so on, or leave it"

@@ -17,16 +17,22 @@ from torch import Tensor
 from unmask.exchange.header import Header
 from unmask.exchange.selection import Selection, state_dict_at
 from unmask.exchange.stand_ins import Stub
+from unmask.exchange.weight_files import find_weights
 from unmask.storage import checkpoints
 
 
 def intact_file(location: Path) -> Path:
     """Return a stage's newest checkpoint whose sha256 is right; else the location.
 
-    Damaged ones are set aside with a warning.
+    Damaged ones are set aside with a warning. Raises ValueError where none is left.
     """
     stage = location if location.name == "checkpoints" else location / "checkpoints"
-    return (checkpoints.newest(stage) if stage.is_dir() else None) or location
+    if stage.is_dir():
+        if intact := checkpoints.newest(stage):
+            return intact
+        # where all are damaged by now it names them
+        find_weights(location)
+    return location
 
 
 def load_tensors(

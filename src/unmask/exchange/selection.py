@@ -193,7 +193,14 @@ def _choose(
 
 def _notes(header: Header, found: list[Weighted], chosen: Weighted) -> Iterator[str]:
     """Say which weights were taken and what was not, if there was a choice."""
-    others = [some for some in found if some is not chosen]
+    others = [
+        some
+        for some in found
+        if (some.keys, some.prefix) != (chosen.keys, chosen.prefix)
+    ]
+    if chosen.layout == "checkpoint" and not others:
+        # nobody needs to be told what a stage's own file holds
+        return
     if chosen.prefix or len(chosen.keys) > 1 or others:
         yield f"weights taken: {chosen.label or 'those of the file itself'}"
     for other in others:

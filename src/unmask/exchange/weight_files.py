@@ -15,6 +15,8 @@ WritableLayout = Literal["timm", "hf", "official", "safetensors"]
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 INDEX_ENDING = ".index.json"
 STAGE_FILES = "step=*.ckpt"
+DAMAGED_FILES = "step=*.damaged"
+STAGE_CONFIG = "config.yaml"
 # DeepSpeed's: the file that names the newest folder, and the weights in it
 LATEST_FILE = "latest"
 DEEPSPEED_FILE = "mp_rank_00_model_states.pt"
@@ -108,11 +110,27 @@ def _explain_folder(folder: Path, newest: Path) -> str:
             "holds an adapter alone, which changes another model's weights; merge it"
             " into them and save the whole (merge_and_unload, save_pretrained)"
         )
+    if (folder / STAGE_CONFIG).is_file():
+        return _explain_stage(folder)
     files = sorted(p for p in folder.iterdir() if p.suffix in WEIGHT_SUFFIXES)
     text = f"holds neither {' nor '.join(HUB_FILES)} nor checkpoints of a stage"
     if files:
         return f"{text}; give a file: {', '.join(map(str, files[:MAX_LISTED]))}"
     return text
+
+
+def _explain_stage(folder: Path) -> str:
+    """Say why a stage has no weights, and what to give."""
+    damaged = sorted((folder / "checkpoints").glob(DAMAGED_FILES))
+    if damaged:
+        return (
+            f"has damaged checkpoints alone ({damaged[-1].name}); its command, in"
+            " origin.json, with rerun=true makes them again"
+        )
+    return (
+        "is a stage without weights: measurements such as kNN keep none, and a training"
+        " has none before its first checkpoint; give a pretraining or a fine-tuning"
+    )
 
 
 def _refuse_part(path: Path) -> None:

@@ -21,7 +21,6 @@ from unmask.data.loading.folders import StoredImages
 from unmask.data.loading.module import MAX_CORES, normalise_images
 from unmask.data.loading.views import Views
 from unmask.distributed.processes import cores_per_rank
-from unmask.library.arguments import checked
 from unmask.library.errors import InputError, as_input_errors
 from unmask.library.images import GivenImages, Images, collect_images, pixel_batches
 from unmask.library.masks import FixedMasking, MaskingChoice, choose_masking
@@ -112,7 +111,6 @@ class Model:
         Raises InputError for wrong arguments and for images that cannot be read.
         """
         with as_input_errors(), torch.no_grad():
-            layer = checked("layer", layer, int | None)
             trained = self._require_encoder()
             features = build_block_features(trained, layer, pool)
             outputs = []
@@ -162,7 +160,9 @@ class Model:
             if autoencoder is None:
                 raise InputError(f"{self.no_decoder}")
             if not isinstance(seed, Integral) or not 0 <= seed < 2**63:
-                raise InputError(f"seed={seed!r}: give a whole number from 0 on")
+                raise InputError(
+                    f"seed={seed!r}: give a whole number from 0 to 2**63 - 1"
+                )
             config = autoencoder.config
             store = collect_images(images, self.channels, config.data.ranges)
             sampler = choose_masking(config, mask_ratio, masking, len(store))

@@ -9,6 +9,7 @@ from unmask.config.augmentation import augment_key
 from unmask.config.checks import ConfigError
 from unmask.config.foreign import is_foreign, is_written_here
 from unmask.config.schema import Config
+from unmask.data.images.unreadable import printable
 from unmask.training.foreign_augment import check_augmentation
 from unmask.training.foreign_data import check_data
 from unmask.training.foreign_masking import check_masking
@@ -53,7 +54,7 @@ def check_foreign_parts(config: Config, reads_data: bool = True) -> None:
 
 def _reason(error: BaseException) -> str:
     """Return one line on an error, with the line of the user's code that raised it."""
-    text = " ".join(str(error).split())[:MAX_REASON]
+    text = printable(" ".join(str(error).split()))[:MAX_REASON]
     frames = traceback.walk_tb(error.__traceback__)
     last: Any = list(frames)[-1]
     module = str(last[0].f_globals.get("__name__"))

@@ -11,6 +11,7 @@ from unmask.commands.foreign_weights import (
     refuse_hints,
     require_decoder,
 )
+from unmask.commands.units import count_noun
 from unmask.config.section import Count, OpenFraction, PathText, Section, Seed
 from unmask.config.stage_paths import StagePath
 from unmask.exchange.geometry import Hints
@@ -81,7 +82,7 @@ def run(arguments: Reconstruct) -> "Image.Image":
     save_sheet(sheet, out)
     for note in autoencoder.notes or ():
         Console(stderr=True, soft_wrap=True).print(note, markup=False)
-    Console().print(f"{len(images_BCHW)} images: {out}", soft_wrap=True)
+    Console().print(f"{count_noun(len(images_BCHW), 'image')}: {out}", soft_wrap=True)
     return sheet
 
 
