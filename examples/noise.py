@@ -22,4 +22,7 @@ class Noise:
         largest = 255 if images_BCHW.dtype == torch.uint8 else 1
         drawn = uniform(key, epoch, ids_B, images_BCHW[0].numel())
         noise_BCHW = (2 * drawn.view(images_BCHW.shape) - 1) * self.strength * largest
-        return (images_BCHW + noise_BCHW).clamp(0, largest).to(images_BCHW.dtype)
+        changed_BCHW = (images_BCHW + noise_BCHW).clamp(0, largest)
+        # .to cuts bytes off: without it all images would become darker
+        rounded_BCHW = changed_BCHW.round() if largest == 255 else changed_BCHW
+        return rounded_BCHW.to(images_BCHW.dtype)

@@ -11,7 +11,7 @@ from unmask.tasks.own_task import Features
 class Rotation:
     """Tell by a linear classifier how many quarter turns an image was rotated."""
 
-    unit = "% of turns told"
+    unit = "% of turns recognised"
     higher_is_better = True
 
     def __init__(self, penalty: float = 1e-3) -> None:
@@ -29,6 +29,6 @@ class Rotation:
         wanted_N4 = torch.nn.functional.one_hot(true_N).float() - 0.25
         penalty_DD = self.penalty * len(x_ND) * torch.eye(x_ND.shape[1])
         weights_D4 = torch.linalg.solve(x_ND.T @ x_ND + penalty_DD, x_ND.T @ wanted_N4)
-        told_N = ((val_ND - mean_D) / std_D @ weights_D4).argmax(1)
-        is_right_N = told_N == torch.arange(4).repeat_interleave(len(val_ND) // 4)
+        predicted_N = ((val_ND - mean_D) / std_D @ weights_D4).argmax(1)
+        is_right_N = predicted_N == torch.arange(4).repeat_interleave(len(val_ND) // 4)
         return {"turns": 100 * is_right_N.float().mean().item()}

@@ -22,7 +22,7 @@ from unmask.commands.embed import pictures
 from unmask.commands.embed.arguments import Embed
 from unmask.commands.embed.embedding import Embedding
 from unmask.commands.embed.files import read_chunks
-from unmask.commands.embed.partial import as_dtype
+from unmask.commands.embed.partial import as_dtype, partial_folder
 from unmask.config.checks import ConfigError
 from unmask.exchange.write import write_weights
 
@@ -116,6 +116,19 @@ def test_nothing_that_is_read_or_of_others_is_replaced(
             embed_images((place[0], source), tmp_path / name, *typed)
     assert own.read_text() == "mine"
     assert "cat" in listed.read_text()
+
+
+def test_rows_of_another_job_outlive_one_that_is_done(
+    place: tuple[Path, Path], tmp_path: Path
+) -> None:
+    out = embed_images(place, tmp_path / "f.npy")
+    for begun, stays in (({"weights": "others"}, True), (None, False)):
+        partial = partial_folder(out)
+        partial.mkdir(exist_ok=True)
+        job = begun or json.loads((tmp_path / "f.npy.json").read_text())["job"]
+        (partial / "job.json").write_text(json.dumps(job))
+        embed_images(place, out)
+        assert partial.exists() == stays
 
 
 def test_damaged_and_half_replaced_files_are_not_taken_for_finished(

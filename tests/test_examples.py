@@ -27,7 +27,7 @@ def test_a_run_of_all_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     typed = (*SHORT, *STRIPES, *PARTS, "stages=[pretrain,task]", f"runs_dir={tmp_path}")
     trained = call(*typed)
     assert trained.returncode == 0, trained.stderr
-    assert "% of turns told" in trained.stdout
+    assert "% of turns recognised" in trained.stdout
     assert "Rotation, raw pixels" in trained.stdout
     results = [json.loads(p.read_text()) for p in tmp_path.glob("task/*/result.json")]
     told = {result["start"]: result["metrics"]["val/turns"] for result in results}

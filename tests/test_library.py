@@ -376,6 +376,11 @@ def test_errors_are_sentences(
         r"classes: 1 names, and the head has 5": lambda: unmask.load(
             official, heads=4, classes=["a"]
         ),
+        r"classes=5: give the names": lambda: unmask.load(
+            official,
+            heads=4,
+            classes=5,  # type: ignore[arg-type]
+        ),
         r"neither model.safetensors nor": lambda: unmask.load(tmp_path),
         r"^place='': give a path": lambda: unmask.load(""),
         r"^images='': give a path": lambda: autoencoder.encode(""),
@@ -440,7 +445,8 @@ def test_a_wheel_works_outside_the_checkout(
         " lambda: model.encode([image, 3]),"
         " lambda: model.reconstruct(image, masking='x'),"
         " lambda: model.encode(image, layer=1.5),"
-        " lambda: model.encode(image, layer='1'), lambda: unmask.load(3),"
+        " lambda: model.encode(image, layer='1'),"
+        " lambda: unmask.load(3),"
         " lambda: model.reconstruct(image, masking=[[True], [True, False]]),"
         " lambda: unmask.load(model.place, target='x'),"
         " lambda: model.reconstruct(image, masking=3)):\n"

@@ -7,6 +7,7 @@ import shutil
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,12 @@ from foreign_weights import official_state, save_official
 from small_runs import call, load_weights, run
 from unmask.commands.predict import run as predict_command
 from unmask.commands.predict.arguments import Predict
-from unmask.commands.predict.predictions import TopClasses, load_predictor
+from unmask.commands.predict.predictions import (
+    PredictedBatch,
+    Predictor,
+    TopClasses,
+    load_predictor,
+)
 from unmask.commands.predict.tables import predictions_table
 from unmask.commands.predict.writing import open_out
 from unmask.commands.wanted_images import find_wanted
@@ -32,6 +38,7 @@ from unmask.data.listing.listing import list_images
 from unmask.exchange.geometry import Hints
 from unmask.exchange.read_weights import read_weights
 from unmask.exchange.write import write_weights
+from unmask.library.results import Classification
 from unmask.storage import checkpoints
 from unmask.training.classifiers import load_trained_classifier
 
@@ -225,6 +232,21 @@ def test_probabilities_are_sorted_and_sum_to_one(
         len(row) == 2 and row[0][1] >= row[1][1] for row in predictions.top_classes()
     )
     torch.testing.assert_close(predictions.probabilities_NK.sum(dim=1), torch.ones(7))
+
+
+def test_among_equal_logits_the_first_classes_come_first() -> None:
+    """As the accuracy counts them; bfloat16 makes many equal."""
+    logits_BK = torch.tensor([[1.0, 2, 2, 1, 2], [0, 0, 0, 0, 0]])
+    batch = PredictedBatch(["a", "b"], torch.tensor([1, 0]), logits_BK, [])
+    predictor: Any = SimpleNamespace(top=4, classes=tuple("vwxyz"))
+    rows = Predictor.rows(predictor, batch)
+    assert ["".join(name for name, _ in row.top) for row in rows] == ["wxzv", "vwxy"]
+    found = Classification(logits_BK.softmax(dim=1), tuple("vwxyz"))
+    assert [[name for name, _ in row] for row in found.top(2)] == [
+        ["w", "x"],
+        ["v", "w"],
+    ]
+    assert found.best == ["w", "v"]
 
 
 def test_class_names_travel_with_the_checkpoint(

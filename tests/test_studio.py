@@ -3,6 +3,7 @@
 import re
 import socket
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -304,6 +305,20 @@ def test_a_classifier_shows_attention_and_features_alone(
     for make in (alone.sheet, alone.sweep, alone.reveal):
         with pytest.raises(ValueError, match="only pretraining has a decoder"):
             make(choices)
+
+
+def test_encoders_that_attend_in_their_own_way_are_shown_without_attention(
+    models: dict[str, StudioModel], picture: Path
+) -> None:
+    encoder = deepcopy(models["own"].encoder)
+    blocks: Any = encoder.blocks
+    for block in blocks:
+        block.attention = block.attn
+        del block.attn
+    session = Session((replace(models["own"], encoder=encoder),), [], picture.parent)
+    assert session.heads == 1
+    (answer,) = session.attention(picture, 1, None, session.no_marks)
+    assert "have no attn.qkv" in answer.text
 
 
 def test_two_models_on_other_grids_see_the_same_place(

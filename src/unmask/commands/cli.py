@@ -36,9 +36,9 @@ from unmask.config.section import Section
 from unmask.stages.ledger import LedgerError
 from unmask.storage.streams import dropped, outlive_streams
 
-# their text is written for the user, so it is shown without a traceback
 # Hydra's own folders: no keys of a run, but paths too
 HYDRA_FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
+# their text is written for the user, so it is shown without a traceback
 USER_ERRORS = (LedgerError, ValueError, OSError, FloatingPointError)
 MULTIRUN = ("-m", "--multirun")
 NO_SUCH_OPTION = "there is no such option; --help lists what there is"

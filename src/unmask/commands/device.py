@@ -22,9 +22,10 @@ def choose_device(name: str | torch.device) -> torch.device:
         # meta holds no numbers
         torch.empty(1, device=device).cpu()
     # each kind of device has errors of its own where there is none
-    except Exception:
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigError(
-            f"device={name}: torch finds no such device here; give device=auto or"
-            " device=cpu"
-        ) from None
+            f"device={name}: torch finds no such device here, or cannot use it"
+            f" ({reason}); give device=auto or device=cpu"
+        ) from error
     return device

@@ -1,7 +1,7 @@
 """Load a model from wherever it lies: the ledger, a checkpoint, weights of others."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack, cast
@@ -101,7 +101,8 @@ def load(
         if not has_decoder:
             _refuse(options, OF_DECODERS, f"{path} has no decoder")
         if is_classifier:
-            model = _load_classifier(path, hints, options)
+            notes = outline.notes if outline else ()
+            model = _load_classifier(path, hints, options, notes)
         elif has_decoder:
             model = _load_autoencoder(path, hints, options)
         else:
@@ -163,21 +164,27 @@ def _model(
     )
 
 
-def _load_classifier(path: Path, hints: Hints, options: Options) -> Model:
-    classes = options.get("classes")
-    class_file = Path(classes) if isinstance(classes, str | Path) else None
+def _load_classifier(
+    path: Path, hints: Hints, options: Options, notes: Sequence[str]
+) -> Model:
+    classes: Any = options.get("classes")
+    is_file = isinstance(classes, str | os.PathLike)
+    class_file = as_path("classes", classes) if is_file else None
+    if not (classes is None or is_file or isinstance(classes, Iterable)):
+        raise InputError(
+            f"classes={classes!r}: give the names, or a file with one a line"
+        )
     classifier = load_trained_classifier(
         path, hints, None, class_file, options.get("weights")
     )
-    if classes is not None and not isinstance(classes, str | Path):
+    if classes is not None and not is_file:
         classifier = _named(classifier, tuple(map(str, classes)))
     trained = None
     if not isinstance(classifier.model.features, RawPixels):
         trained = encoder_of_classifier(classifier, path)
-    notes: tuple[str, ...] = ()
-    if classifier.is_foreign:
+    if classifier.is_foreign and "eval_crop" not in options:
         crop = classifier.image_format.eval_crop
-        notes = (f"assumed of these weights: centre crop {crop:g} (eval_crop)",)
+        notes = (*notes, f"assumed of these weights: centre crop {crop:g} (eval_crop)")
     return Model(
         path,
         "classifier",
@@ -186,7 +193,7 @@ def _load_classifier(path: Path, hints: Hints, options: Options) -> Model:
         classifier.batch_size,
         trained,
         classifier=classifier,
-        notes=notes,
+        notes=tuple(notes),
         no_decoder=f"{path} is a classifier; {NO_DECODER}",
     )
 

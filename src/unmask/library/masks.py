@@ -108,11 +108,11 @@ def _refuse_ratio_of_grid(sampler: AnyMasking, mask_ratio: float | None) -> None
 
 def _fixed(marked: Any, grid: tuple[int, int], count: int) -> FixedMasking:
     """Return the sampler of given marks; InputError for those of another form."""
-    on_cpu = marked.cpu() if isinstance(marked, Tensor) else marked
+    on_cpu = marked.detach().cpu() if isinstance(marked, Tensor) else marked
     try:
         array = np.asarray(on_cpu)
-    except ValueError:
-        # rows of different lengths
+    # rows of different lengths; types and layouts that NumPy lacks
+    except (ValueError, TypeError):
         array = np.empty(0, object)
     if array.shape not in (grid, (count, *grid)) or array.dtype != np.bool_:
         rows, columns = grid

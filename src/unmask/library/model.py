@@ -214,7 +214,9 @@ class Model:
         no_labels_N = torch.full((len(store),), -1)
         files = StoredImages(store, no_labels_N, self.channels, decode, ranges)
         threads = min(MAX_CORES, cores_per_rank())
-        return Views(files, self.image_format, None, 0, None, False, threads)
+        return Views(
+            files, self.image_format, None, 0, allow_substitutes=False, threads=threads
+        )
 
     def _normalise(self, images_BCHW: PixelBatch) -> Float[Tensor, "B C H W"]:
         return normalise_images(images_BCHW.to(self.device), self.image_format)

@@ -29,10 +29,12 @@ class Classification(NamedTuple):
     def top(self, count: int = 5) -> list[list[tuple[str, float]]]:
         """Return (class, probability) of each image's first classes, best first."""
         count = checked("count", count, Count)
-        top = self.probabilities.topk(min(count, len(self.classes)))
+        # equal ones come by class, as in `best`
+        ordered = self.probabilities.sort(dim=1, descending=True, stable=True)
+        values, indices = (part[:, :count].tolist() for part in ordered)
         return [
             [(self.classes[k], p) for k, p in zip(ks, ps, strict=True)]
-            for ks, ps in zip(top.indices.tolist(), top.values.tolist(), strict=True)
+            for ks, ps in zip(indices, values, strict=True)
         ]
 
 

@@ -33,8 +33,8 @@ class Features(Protocol):
 class AnyTask(Protocol):
     """A measurement of a frozen encoder, as classes of the user's have it.
 
-    unit: what stands behind the number, such as "% of turns told". higher_is_better:
-    whether a larger number is the better one.
+    unit: what stands behind the number, such as "% of turns recognised".
+    higher_is_better: whether a larger number is the better one.
     """
 
     unit: str

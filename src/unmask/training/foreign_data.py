@@ -53,12 +53,14 @@ def _check_split(
             f"load returns {name} images of {images_NCHW.dtype} and shape {[*shape]},"
             f" not uint8 of shape [N, {arrays.channels}, height, width]"
         )
+    if not len(images_NCHW):
+        raise ValueError(f"load returns no {name} images; return at least one")
     if arrays.size not in (None, shape[2:]):
         raise ValueError(
             f"its Arrays.size is {arrays.size}, and load returns {name} images of"
             f" {shape[2]} x {shape[3]} pixels"
         )
-    if labels_N.dtype != np.int64 or labels_N.shape != shape[:1] or not len(labels_N):
+    if labels_N.dtype != np.int64 or labels_N.shape != shape[:1]:
         raise ValueError(
             f"load returns {name} labels of {labels_N.dtype} and shape"
             f" {[*labels_N.shape]}, not int64 of shape [{shape[0]}]"

@@ -3,7 +3,6 @@
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from unmask.config.augmentation import augment_key
 from unmask.config.checks import ConfigError
@@ -55,14 +54,13 @@ def check_foreign_parts(config: Config, reads_data: bool = True) -> None:
 def _reason(error: BaseException) -> str:
     """Return one line on an error, with the line of the user's code that raised it."""
     text = printable(" ".join(str(error).split()))[:MAX_REASON]
-    frames = traceback.walk_tb(error.__traceback__)
-    last: Any = list(frames)[-1]
-    module = str(last[0].f_globals.get("__name__"))
+    frames = list(traceback.walk_tb(error.__traceback__))
+    module = str(frames[-1][0].f_globals.get("__name__"))
     if is_foreign(module) or type(error) is not ValueError:
         text = f"{type(error).__name__}: {text}"
     theirs = [
         f"{frame.f_code.co_filename}, line {line}"
-        for frame, line in traceback.walk_tb(error.__traceback__)
+        for frame, line in frames
         if is_foreign(str(frame.f_globals.get("__name__")))
         and is_written_here(Path(frame.f_code.co_filename))
     ]

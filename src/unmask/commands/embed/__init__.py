@@ -40,6 +40,7 @@ def run(arguments: Embed) -> Path:
     from unmask.commands.embed.embedding import load_embedding
     from unmask.commands.embed.files import finished_job
     from unmask.commands.embed.partial import (
+        begun_job,
         check_partial,
         describe_difference,
         only_writer,
@@ -59,14 +60,18 @@ def run(arguments: Embed) -> Path:
                 " add overwrite=true"
             )
         if is_done:
-            # what a kill after the last step left
-            shutil.rmtree(partial_folder(out), ignore_errors=True)
+            # what a kill after the last step left; rows of another job stay
+            partial = partial_folder(out)
+            if begun_job(partial) == job:
+                shutil.rmtree(partial, ignore_errors=True)
             _say(
                 f"{count_noun(len(embedding.images), 'image')}: {out} is there already"
             )
         else:
             check_partial(out, job, arguments.overwrite)
             _embed_all(embedding, out, job)
+    for note in embedding.trained.notes:
+        Console(stderr=True, soft_wrap=True).print(note, markup=False)
     _draw(embedding, out)
     return out
 

@@ -91,7 +91,7 @@ class PartialRows:
         """Add the rows of a batch of so many images; skipped: those without a row."""
         assert self._file is not None
         with self._explained():
-            self._file.write(np.ascontiguousarray(rows, self.form.dtype).tobytes())
+            self._file.write(np.ascontiguousarray(rows, self.form.dtype).data)
         self.rows += len(rows)
         self.images += images
         self.skipped |= skipped
@@ -166,10 +166,15 @@ def partial_folder(out: Path) -> Path:
     return out.with_name(f"{out.name}.partial")
 
 
+def begun_job(folder: Path) -> dict[str, Any]:
+    """Return which job the rows of a partial folder belong to; empty where none."""
+    return read_note(folder / "job.json")
+
+
 def check_partial(out: Path, job: dict[str, Any], overwrite: bool) -> None:
     """Raise ConfigError where other features have been begun, or remove them."""
     folder = partial_folder(out)
-    begun = read_note(folder / "job.json")
+    begun = begun_job(folder)
     if not begun and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(
             f"out={out}: its rows would go to {folder}, which is something else; move"

@@ -46,7 +46,7 @@ def run(arguments: Predict) -> "Accuracy":
     images = find_wanted(Path(arguments.images), arguments.count)
     # torch takes seconds: imported once the weights are checked
     from unmask.commands.predict.predictions import (
-        describe_assumption,
+        describe_format,
         load_predictor,
     )
     from unmask.commands.predict.tables import predictions_table
@@ -62,9 +62,9 @@ def run(arguments: Predict) -> "Accuracy":
     elif more:
         console.print(f"{count} images{more}; out=FILE.csv has all", markup=False)
     _report_accuracy(accuracy, count, out)
-    if predictor.classifier.is_foreign:
-        assumption = describe_assumption(predictor.classifier)
-        Console(stderr=True, soft_wrap=True).print(assumption, markup=False)
+    if outline:
+        for note in (*outline.notes, describe_format(predictor.classifier)):
+            Console(stderr=True, soft_wrap=True).print(note, markup=False)
     return accuracy
 
 

@@ -15,6 +15,7 @@ from unmask.commands.device import choose_device
 from unmask.commands.predict.arguments import Predict
 from unmask.commands.wanted_images import WantedImages
 from unmask.data.images.tensors import PixelBatch, concatenate
+from unmask.data.images.unreadable import BadImageError
 from unmask.data.listing.names import FolderStore, name_at
 from unmask.data.loading.folders import StoredImages
 from unmask.data.loading.module import normalise_images
@@ -25,7 +26,8 @@ from unmask.training.classifiers import TrainedClassifier, load_trained_classifi
 
 BATCHES_AHEAD = 2  # one is read while another one is computed
 
-Reading = Future[Tensor | ValueError]
+# of an image, or what is wrong with it
+Crop = Tensor | BadImageError
 
 
 class PredictedBatch(NamedTuple):
@@ -92,13 +94,16 @@ class Predictor:
 
     def rows(self, batch: PredictedBatch) -> list[TopClasses]:
         """Return the most probable classes of each image of a batch."""
-        top = batch.probabilities().topk(min(self.top, len(self.classes)))
+        # equal logits come by class, as where the accuracy is counted
+        order_BK = batch.logits_BK.sort(dim=1, descending=True, stable=True).indices
+        top_BT = order_BK[:, : self.top]
+        shares_BT = batch.probabilities().gather(1, top_BT)
         rows = []
         for name, label, values, indices in zip(
             batch.names,
             batch.labels_B.tolist(),
-            top.values.tolist(),
-            top.indices.tolist(),
+            shares_BT.tolist(),
+            top_BT.tolist(),
             strict=True,
         ):
             labels = [self.classes[k] for k in indices]
@@ -106,18 +111,18 @@ class Predictor:
             rows.append(TopClasses(name, list(zip(labels, values, strict=True)), own))
         return rows
 
-    def _read_ahead(self) -> Iterator[tuple[range, list[Tensor | ValueError]]]:
+    def _read_ahead(self) -> Iterator[tuple[range, list[Crop]]]:
         """Yield the numbers of images and their crops, while further ones are read."""
         views = self._views()
 
-        def read_crop(i: int) -> Tensor | ValueError:
+        def read_crop(i: int) -> Crop:
             try:
                 return views.batch(0, [i]).images_BCHW
-            except ValueError as error:
+            except BadImageError as error:
                 return error
 
         count = len(self.images)
-        waiting: deque[tuple[range, list[Reading]]] = deque()
+        waiting: deque[tuple[range, list[Future[Crop]]]] = deque()
         with ThreadPoolExecutor() as pool:
             for start in range(0, count, self.batch_size):
                 ids = range(start, min(start + self.batch_size, count))
@@ -143,8 +148,8 @@ class Predictor:
 
 
 def _finish(
-    waiting: deque[tuple[range, list[Reading]]],
-) -> tuple[range, list[Tensor | ValueError]]:
+    waiting: deque[tuple[range, list[Future[Crop]]]],
+) -> tuple[range, list[Crop]]:
     ids, readings = waiting.popleft()
     return ids, [reading.result() for reading in readings]
 
@@ -182,12 +187,12 @@ def class_logits(
     return logits_BK.cpu()
 
 
-def describe_assumption(classifier: TrainedClassifier) -> str:
-    """Say which images foreign weights are assumed to expect: their file does not."""
+def describe_format(classifier: TrainedClassifier) -> str:
+    """Say how images are prepared for weights of others, most of which do not say."""
     image_format = classifier.image_format
     height, width = image_format.shape
     return (
-        f"assumed of these weights: {height} x {width} pixels, mean"
+        f"images of these weights: {height} x {width} pixels, mean"
         f" {list(image_format.mean)}, std {list(image_format.std)}, centre crop"
         f" {image_format.eval_crop:g} (eval_crop=...)"
     )

@@ -53,6 +53,12 @@ def run(arguments: Studio) -> None:
     if not any(outlines):
         own = Path(arguments.checkpoint)
         refuse_hints(own, hints, weights=arguments.weights, target=arguments.target)
+    elif not any(outline and outline.geometry.decoder for outline in outlines):
+        for key in ("target", "decoder_heads"):
+            if (value := getattr(arguments, key)) is not None:
+                raise ConfigError(
+                    f"{key}={value}: these weights have no decoder; leave it out"
+                )
     check_gradio()
     check_port(arguments.port)
     # torch takes seconds: imported once the rest is checked

@@ -64,17 +64,18 @@ def sweep_frames(
         )
 
 
-def reveal_frames(filled: Filled, masking: Masking, seed: int) -> Iterator[Image.Image]:
+def reveal_frames(
+    filled: Filled, masking: Masking, grid: tuple[int, int], seed: int
+) -> Iterator[Image.Image]:
     """Yield the masked picture as its hidden patches are filled in, a few at a time.
 
-    Beside it stands the original.
+    grid: rows and columns of patches. Beside it stands the original.
     """
     hidden_M = masking.hidden_BM[0]
     patches = masking.hidden_BL.shape[1]
     noise = uniform(make_key(seed, "picture"), 0, torch.arange(1), len(hidden_M))
     order_M = hidden_M[noise[0].argsort()]
     steps = min(REVEAL_FRAMES, len(hidden_M))
-    grid = _grid_of(filled, patches)
     for step in range(steps + 1):
         count = round(step * len(hidden_M) / steps)
         shown_L = torch.zeros(patches, dtype=torch.bool)
@@ -100,13 +101,6 @@ def write_gif(frames: Sequence[Image.Image], path: Path) -> Path:
             loop=0,
         )
     return path
-
-
-def _grid_of(filled: Filled, patches: int) -> tuple[int, int]:
-    """Return rows and columns of patches, which are square."""
-    height, width = filled.hidden_HW.shape
-    side = round((height * width / patches) ** 0.5)
-    return height // side, width // side
 
 
 def _frame(images: list[Tensor], label: str) -> Image.Image:

@@ -15,11 +15,17 @@ def attention_weights(
 ) -> Float[Tensor, "B heads T T"]:
     """Return the softmax of one layer: of each token (query), over all tokens (keys).
 
-    All patches are visible. layer: from 1 on. Raises ValueError beyond the depth.
+    All patches are visible. layer: from 1 on. Raises ValueError beyond the depth, and
+    for blocks that are not timm's.
     """
     block = _block(encoder, layer)
+    attention: Any = getattr(block, "attn", None)
+    if not hasattr(attention, "qkv"):
+        raise ValueError(
+            f"blocks of type {type(block).__name__} have no attn.qkv, as timm's have;"
+            " reconstructions and features do without"
+        )
     tokens_BTD = encoder.unnormalised_tokens(images_BCHW, depth=layer - 1)
-    attention: Any = block.attn
     packed = attention.qkv(block.norm1(tokens_BTD))
     # (B, T, 3, heads, d) -> (3, B, heads, T, d)
     parts = packed.unflatten(2, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from unmask.commands.reconstruct.autoencoder import LoadedAutoencoder
 from unmask.masking import Masking
-from unmask.patches import unpatchify
 from unmask.reconstructions import GREY, Reconstruction, reconstruct
 from unmask.targets import NormalisedPixel
 from unmask.training import build
@@ -90,6 +89,5 @@ def _on_pixels(
     patches_L: Bool[Tensor, "L"], grid: tuple[int, int], shape: tuple[int, ...]
 ) -> Bool[Tensor, "H W"]:
     """Spread a value of each patch over its pixels."""
-    values = (shape[0] // grid[0]) ** 2
-    spread = patches_L.float()[None, :, None].expand(1, -1, values)
-    return unpatchify(spread, grid, 1)[0, 0] > 0
+    side = shape[0] // grid[0]
+    return patches_L.view(grid).repeat_interleave(side, 0).repeat_interleave(side, 1)

@@ -196,7 +196,7 @@ def _mask_controls(session: Session) -> list[Any]:
     seed = gr.Number(0, minimum=0, label="Seed")
     for typed in (ratio, seed):
         # what is wrong is said in the place of the answer, and not by gradio
-        typed.preprocess = _as_typed
+        typed.preprocess = _unchanged
     another = gr.Button("Another seed", size="sm")
     # in the browser: of quick clicks none is lost
     another.click(
@@ -326,7 +326,7 @@ def _layer(session: Session) -> gr.Slider:
     return gr.Slider(1, max(2, depth), depth, step=1, label="Layer", visible=depth > 1)
 
 
-def _as_typed(value: Any) -> Any:
+def _unchanged(value: Any) -> Any:
     return value
 
 

@@ -55,7 +55,7 @@ def read_ratio(value: Any) -> float:
     """Return a typed mask ratio; ValueError for what is none."""
     if not isinstance(value, int | float) or not 0 < value < 1:
         raise ValueError(
-            f"mask ratio {_as_typed(value)}: give a number between 0 and 1"
+            f"mask ratio {_show_typed(value)}: give a number between 0 and 1"
         )
     return float(value)
 
@@ -65,12 +65,12 @@ def read_seed(value: Any) -> int:
     is_number = isinstance(value, int | float) and 0 <= value <= MAX_SEED
     if not is_number or value != int(value):
         raise ValueError(
-            f"seed {_as_typed(value)}: give a whole number from 0 to {MAX_SEED}"
+            f"seed {_show_typed(value)}: give a whole number from 0 to {MAX_SEED}"
         )
     return int(value)
 
 
-def _as_typed(value: Any) -> str:
+def _show_typed(value: Any) -> str:
     return "(empty)" if value is None else f"{value}"
 
 
@@ -113,8 +113,9 @@ class Session:
 
     @property
     def heads(self) -> int:
-        blocks: list[Any] = [model.encoder.blocks[0] for model in self.models]
-        return max(block.attn.num_heads for block in blocks)
+        # blocks of an encoder of the user's may attend otherwise
+        parts = [getattr(m.encoder.blocks[0], "attn", None) for m in self.models]
+        return max(getattr(part, "num_heads", 1) for part in parts)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -236,7 +237,8 @@ class Session:
             masking = self.masking(index, choices)
             image = self.picture(index, choices.picture)
             filled = fill_in(autoencoder, image, masking, choices.by_answer)
-            return animation.reveal_frames(filled, masking, choices.seed)
+            grid = autoencoder.model.encoder.grid
+            return animation.reveal_frames(filled, masking, grid, choices.seed)
 
         return self._animate("reveal", draw)
 
