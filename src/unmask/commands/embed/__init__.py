@@ -15,7 +15,7 @@ from unmask.commands.embed.arguments import (
     check_pictures,
 )
 from unmask.commands.out_file import PARQUET_SUFFIX
-from unmask.commands.units import count_noun
+from unmask.commands.units import count_noun, format_number
 from unmask.commands.wanted_images import find_wanted
 from unmask.config.checks import ConfigError
 
@@ -120,7 +120,7 @@ def _embed_all(embedding: "Embedding", out: Path, job: dict) -> None:
     more = f", {len(rows.skipped)} skipped" if rows.skipped else ""
     shape = " x ".join(map(str, form.shape))
     count = count_noun(rows.rows, "image")
-    _say(f"{count}{more}: {out}, {shape} each ({rate:.0f} images/s)")
+    _say(f"{count}{more}: {out}, {shape} each ({format_number(rate)} images/s)")
 
 
 def _draw(embedding: "Embedding", out: Path) -> None:
