@@ -62,20 +62,8 @@ def choose_masking(
             f"mask_ratio={mask_ratio!r}: give a share of the patches between 0 and 1,"
             " both excluded"
         )
-    if masking is None:
-        if mask_ratio is None:
-            return build_masking(config)
-        own = build_masking(config.model_copy(update={"mask_ratio": mask_ratio}))
-        _refuse_ratio_of_grid(own, mask_ratio)
-        return own
-    if isinstance(masking, str):
-        if masking not in SAMPLERS:
-            raise _unknown_masking(masking)
-        ratio = config.mask_ratio if mask_ratio is None else mask_ratio
-        spec = {"_target_": SAMPLERS[masking]}
-        sampler = construct(spec, grid=config.grid, mask_ratio=ratio)
-        _refuse_ratio_of_grid(sampler, mask_ratio)
-        return sampler
+    if masking is None or isinstance(masking, str):
+        return _named_sampler(config, mask_ratio, masking)
     if mask_ratio is not None:
         raise InputError(
             f"mask_ratio={mask_ratio}: the given masking says itself what it hides;"
@@ -91,19 +79,27 @@ def choose_masking(
     return masking
 
 
-def _unknown_masking(masking: object) -> InputError:
-    return InputError(
-        f"masking={masking}: give {', '.join(get_args(MaskingName))}, a sampler, or an"
-        " array of rows x columns of patches, True where one is hidden"
-    )
-
-
-def _refuse_ratio_of_grid(sampler: AnyMasking, mask_ratio: float | None) -> None:
+def _named_sampler(
+    config: Config, mask_ratio: float | None, name: str | None
+) -> AnyMasking:
+    """Return the sampler of that name; None: the pretraining's own."""
+    ratio = config.mask_ratio if mask_ratio is None else mask_ratio
+    if name is None:
+        sampler = build_masking(config.model_copy(update={"mask_ratio": ratio}))
+    elif name in SAMPLERS:
+        spec = {"_target_": SAMPLERS[name]}
+        sampler = construct(spec, grid=config.grid, mask_ratio=ratio)
+    else:
+        raise InputError(
+            f"masking={name}: give {', '.join(get_args(MaskingName))}, a sampler, or an"
+            " array of rows x columns of patches, True where one is hidden"
+        )
     if isinstance(sampler, GridMasking) and mask_ratio not in (None, GRID_RATIO):
         raise InputError(
             f"mask_ratio={mask_ratio}: grid masking hides three patches of four;"
             " leave it out, or give masking='random'"
         )
+    return sampler
 
 
 def _fixed(marked: Any, grid: tuple[int, int], count: int) -> FixedMasking:

@@ -69,12 +69,17 @@ def write_text(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
-def write_csv_rows(path: Path, rows: Iterable[Sequence[str]]) -> None:
-    """Write a CSV file atomically; names that are not UTF-8 keep their bytes."""
+def encode_csv(rows: Iterable[Sequence[str]]) -> bytes:
+    """Return lines of CSV; names that are not UTF-8 keep their bytes."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode("utf-8", "surrogateescape")
+
+
+def write_csv_rows(path: Path, rows: Iterable[Sequence[str]]) -> None:
+    """Write a CSV file atomically; names that are not UTF-8 keep their bytes."""
     with atomic_write(path) as file:
-        file.write(text.getvalue().encode("utf-8", "surrogateescape"))
+        file.write(encode_csv(rows))
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -1,7 +1,6 @@
 """Files of features: Parquet, or .npy with a list of names beside it."""
 
 import csv
-import io
 import json
 import shutil
 from collections.abc import Iterator, Sequence
@@ -165,5 +164,6 @@ def written_names(out: Path) -> list[str]:
         import pyarrow.parquet as pq
 
         return pq.read_table(out, columns=["image"])["image"].to_pylist()
-    text = names_file(out).read_bytes().decode("utf-8", "surrogateescape")
-    return [row[0] for row in list(csv.reader(io.StringIO(text, newline="")))[1:]]
+    path = names_file(out)
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        return [row[0] for row in csv.reader(file)][1:]

@@ -1,16 +1,14 @@
 """Files of predictions, CSV or Parquet, written while images are still predicted."""
 
-import csv
-import io
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, Protocol
 
 from unmask.commands.out_file import PARQUET_SUFFIX
 from unmask.commands.predict.predictions import Predictor, TopClasses
 from unmask.data.listing.names import utf8_name
-from unmask.storage.atomic import atomic_write
+from unmask.storage.atomic import atomic_write, encode_csv
 
 ROW_GROUP = 65_536  # rows that a Parquet file holds together
 
@@ -51,18 +49,11 @@ def _open_csv(path: Path, predictor: Predictor) -> Iterator[Write]:
                 values += [label, f"{probability:.6f}"]
             own = [row.label or ""] if predictor.knows_labels else []
             lines.append([*values, *own])
-        _write_lines(file, lines)
+        file.write(encode_csv(lines))
 
     with atomic_write(path) as file:
-        _write_lines(file, [_header(predictor)])
+        file.write(encode_csv([_header(predictor)]))
         yield write
-
-
-def _write_lines(file: BinaryIO, lines: Sequence[Sequence[str]]) -> None:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(lines)
-    # names that are not UTF-8 keep their bytes
-    file.write(text.getvalue().encode("utf-8", "surrogateescape"))
 
 
 @contextmanager
