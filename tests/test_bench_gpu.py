@@ -54,7 +54,9 @@ def test_each_part_reports_what_it_measured(name: PartName, rows: int) -> None:
     (report,) = part_worker.MEASURES[name](request(name))
     assert len(report.rows) == rows
     assert all(len(row) == len(report.header) for row in report.rows)
-    assert min(numbers(report, 1)) > 0
+    # what takes less than half a microsecond is printed as 0.000 ms
+    assert min(numbers(report, 1)) >= 0
+    assert max(numbers(report, 1)) > 0
 
 
 def test_a_model_sharded_over_one_device_computes_the_same() -> None:

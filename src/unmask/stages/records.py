@@ -33,6 +33,8 @@ from unmask.stages.progress import (
 from unmask.stages.scope import stage_dials, stage_seed
 from unmask.stages.sweeps import Sweep, TableRow, read_sweeps
 
+# of a classifier, image by image
+PREDICTIONS_FILE = "predictions.csv"
 CONFIG_KEY = "\nconfig:\n"
 # dials whose value is a place: their names show the last part of it
 PLACES = ("data.root", "robustness.root", "init_from", "tokenizer.file")

@@ -6,10 +6,10 @@ from pathlib import Path
 import pandas as pd
 
 from unmask.distributed import collectives
+from unmask.stages.records import PREDICTIONS_FILE
 from unmask.storage.atomic import write_text
 from unmask.tasks.classify import Classify
 
-PREDICTIONS_FILE = "predictions.csv"
 # the image's place in the validation split, and numbers of classes
 PREDICTIONS = ("image", "label", "predicted")
 

@@ -20,8 +20,7 @@ from unmask.reports.paper.components import Component
 from unmask.reports.paper.result_rows import ResultRow
 from unmask.stages.fingerprint import digest, measure_science
 from unmask.stages.plan import make_plan
-from unmask.stages.records import Ledger, RunRecord
-from unmask.training.class_tables import PREDICTIONS_FILE
+from unmask.stages.records import PREDICTIONS_FILE, Ledger, RunRecord
 
 # of the science of a stage: what runs on one encoder share with the table's default row
 ALIKE_KEYS = ("recipe", "data", "model")
