@@ -265,6 +265,7 @@ def test_a_file_of_ones_own_names_a_part(folder: Path) -> None:
         (("--config-dir=conf", "masking=min"), "no such masking; did you mean mine?"),
         (("--config-dir=other", "masking=mine"), "other: there is no such folder"),
         (("masking=mine", "--config-dir"), "--config-dir: give its folder"),
+        (("hydra.searchpath=[",), "hydra.searchpath=["),
     ):
         refused = call(*typed)
         assert (refused.returncode, message in refused.stderr) == (2, True), refused

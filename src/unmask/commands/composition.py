@@ -173,11 +173,10 @@ class Composer:
 
 
 def _chooses_group(override: str) -> bool:
-    """Tell whether an override chooses or removes a group, as data=imagenet does."""
+    """Tell whether an override chooses or removes a group, or says where groups lie."""
     key = override_key(override)
-    if key == SEARCH_PATH:
-        return True
-    return "@" in key or override.startswith("~") or (CONF / key).is_dir()
+    is_group = "@" in key or override.startswith("~") or (CONF / key).is_dir()
+    return is_group or key == SEARCH_PATH
 
 
 def _compose(name: str, overrides: Sequence[str]) -> DictConfig:

@@ -110,13 +110,18 @@ def config_folders(arguments: Sequence[str]) -> list[Path]:
         if key in CONFIG_DIR_FLAGS:
             folders.append(Path(value))
         elif key == SEARCH_PATH:
-            # Hydra refuses what is no list
-            paths = [
-                f"{each}".removeprefix("file://")
-                for each in yaml.safe_load(value) or ()
-            ]
+            paths = [place.removeprefix("file://") for place in _listed(value)]
             folders += [Path(path) for path in paths if "://" not in path]
     return folders
+
+
+def _listed(value: str) -> list[str]:
+    """Return the items of a typed list; none of anything else, which Hydra refuses."""
+    try:
+        items = yaml.safe_load(value)
+    except yaml.YAMLError:
+        return []
+    return [*map(str, items)] if isinstance(items, list) else []
 
 
 def missing_folders(arguments: Sequence[str]) -> list[str]:
