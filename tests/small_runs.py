@@ -2,6 +2,7 @@
 
 import gc
 import io
+import json
 import logging
 import os
 import random
@@ -192,6 +193,16 @@ def image_folder(
             ) + np.uint8(100 * i)
             Image.fromarray(pixels).save(root / name / f"{j:03d}.png")
     return root
+
+
+def stage(ledger: Path, kind: str, start: str = "pretrained") -> Path:
+    """Return the folder of the one finished stage of that kind and start."""
+    (folder,) = [
+        path.parent
+        for path in ledger.glob(f"{kind}/*/result.json")
+        if json.loads(path.read_text())["start"] == start
+    ]
+    return folder
 
 
 def load_weights(path: Path, prefix: str = "model.") -> dict[str, torch.Tensor]:

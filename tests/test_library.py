@@ -18,7 +18,15 @@ from PIL import Image
 
 import unmask
 from foreign_weights import HINTS, official_state, save_official
-from small_runs import ROOT, call, environment, image_folder, load_weights, run
+from small_runs import (
+    ROOT,
+    call,
+    environment,
+    image_folder,
+    load_weights,
+    run,
+    stage,
+)
 from unmask.exchange.read_weights import read_weights
 from unmask.exchange.write import write_weights
 from unmask.heads import Features
@@ -49,14 +57,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         "controls=[pixels]",
     )
     return images, root / "runs"
-
-
-def stage(ledger: Path, kind: str, start: str = "pretrained") -> Path:
-    results = {
-        json.loads(path.read_text())["start"]: path.parent
-        for path in ledger.glob(f"{kind}/*/result.json")
-    }
-    return results[start]
 
 
 @pytest.fixture(scope="module")

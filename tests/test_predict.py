@@ -21,7 +21,7 @@ from rich.console import Console
 from torch import Tensor
 
 from foreign_weights import official_state, save_official
-from small_runs import call, load_weights, run
+from small_runs import call, load_weights, run, stage
 from unmask.commands.predict import run as predict_command
 from unmask.commands.predict.arguments import Predict
 from unmask.commands.predict.predictions import (
@@ -88,15 +88,6 @@ def images_and_ledger(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, P
         "linear_probe.image_size=20",
     )
     return images, root / "runs"
-
-
-def stage(ledger: Path, kind: str, start: str = "pretrained") -> Path:
-    (folder,) = [
-        f
-        for f in ledger.glob(f"{kind}/*")
-        if pd.read_json(f / "result.json", typ="series")["start"] == start
-    ]
-    return folder
 
 
 def arguments(checkpoint: Path, images: Path, **more: Any) -> Predict:

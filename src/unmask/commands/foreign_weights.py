@@ -1,7 +1,10 @@
 """Weights of others that a command is given: checked before torch is imported."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NoReturn
+
+from rich.console import Console
 
 from unmask.config.checks import ConfigError
 from unmask.exchange.geometry import Hints
@@ -24,6 +27,13 @@ def check_foreign(
         return read_outline(location, hints, choice=choice)
     except ValueError as error:
         raise ConfigError(f"{key}={error}") from None
+
+
+def print_notes(notes: Iterable[str]) -> None:
+    """Print on stderr what was assumed of weights of others."""
+    errors = Console(stderr=True, soft_wrap=True)
+    for note in notes:
+        errors.print(note, markup=False)
 
 
 def refuse_hints(location: Path, hints: Hints, **others: str | None) -> None:

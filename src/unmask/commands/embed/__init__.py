@@ -14,6 +14,7 @@ from unmask.commands.embed.arguments import (
     check_encoder,
     check_pictures,
 )
+from unmask.commands.foreign_weights import print_notes
 from unmask.commands.out_file import PARQUET_SUFFIX
 from unmask.commands.units import count_noun, format_number
 from unmask.commands.wanted_images import find_wanted
@@ -70,8 +71,7 @@ def run(arguments: Embed) -> Path:
         else:
             check_partial(out, job, arguments.overwrite)
             _embed_all(embedding, out, job)
-    for note in embedding.trained.notes:
-        Console(stderr=True, soft_wrap=True).print(note, markup=False)
+    print_notes(embedding.trained.notes)
     _draw(embedding, out)
     return out
 

@@ -162,8 +162,7 @@ def _umap(vectors_MD: Float32[np.ndarray, "M D"]) -> Float[np.ndarray, "M 2"]:
     import umap
 
     neighbours = min(15, len(vectors_MD) - 1)
-    # a seed makes the same map every time
-    # with a seed it takes one thread anyway, and warns of any other number
+    # a seed makes the same map every time, on one thread: it warns of other numbers
     reducer = umap.UMAP(
         n_neighbors=neighbours, metric="cosine", random_state=0, n_jobs=1
     )

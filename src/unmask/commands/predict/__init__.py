@@ -8,6 +8,7 @@ from rich.progress import track
 
 from unmask.commands.foreign_weights import (
     check_foreign,
+    print_notes,
     refuse_hints,
     require_head,
 )
@@ -63,8 +64,7 @@ def run(arguments: Predict) -> "Accuracy":
         console.print(f"{count} images{more}; out=FILE.csv has all", markup=False)
     _report_accuracy(accuracy, count, out)
     if outline:
-        for note in (*outline.notes, describe_format(predictor.classifier)):
-            Console(stderr=True, soft_wrap=True).print(note, markup=False)
+        print_notes((*outline.notes, describe_format(predictor.classifier)))
     return accuracy
 
 

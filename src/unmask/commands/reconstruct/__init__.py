@@ -8,6 +8,7 @@ from rich.console import Console
 
 from unmask.commands.foreign_weights import (
     check_foreign,
+    print_notes,
     refuse_hints,
     require_decoder,
 )
@@ -80,8 +81,7 @@ def run(arguments: Reconstruct) -> "Image.Image":
     out = Path(arguments.out)
     sheet = _draw(autoencoder, images_BCHW, ratios, arguments.seed)
     save_sheet(sheet, out)
-    for note in autoencoder.notes or ():
-        Console(stderr=True, soft_wrap=True).print(note, markup=False)
+    print_notes(autoencoder.notes or ())
     Console().print(f"{count_noun(len(images_BCHW), 'image')}: {out}", soft_wrap=True)
     return sheet
 

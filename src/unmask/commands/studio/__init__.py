@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
-from rich.console import Console
 
-from unmask.commands.foreign_weights import check_foreign, refuse_hints
+from unmask.commands.foreign_weights import check_foreign, print_notes, refuse_hints
 from unmask.config.checks import ConfigError
 from unmask.config.section import Count, PathText, Section
 from unmask.config.stage_paths import StagePath
@@ -73,9 +72,7 @@ def run(arguments: Studio) -> None:
         session, notes = open_session(
             paths, reading, images, arguments.count, Path(folder)
         )
-        errors = Console(stderr=True, soft_wrap=True)
-        for note in notes:
-            errors.print(note, markup=False)
+        print_notes(notes)
         from unmask.commands.studio.page import serve_page
 
         serve_page(session, HOST, arguments.port, arguments.browser)
