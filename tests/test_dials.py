@@ -50,7 +50,7 @@ def test_a_choice_of_a_group_is_one_dial(group: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "scale", ["embedded", "embedded_exact", "photos", "cifar", "paper"]
+    "scale", ["embedded", "embedded_exact", "photos", "photos_jpeg", "cifar", "paper"]
 )
 def test_a_scale_is_one_dial(scale: str) -> None:
     assert dials(f"scale={scale}") == {"scale": scale}

@@ -49,7 +49,9 @@ CORE = [
     "schedule",
     "partial_finetuning",
 ]
-SCALES = ["embedded", "embedded_exact", "photos", "cifar", "paper"]
+SCALES = ["embedded", "embedded_exact", "photos", "photos_jpeg", "cifar", "paper"]
+# their images are no download
+ROOTS = {"paper": "data.root=/x", "photos_jpeg": "data.root=/x"}
 COMPOSER = Composer()
 
 
@@ -67,15 +69,17 @@ def config_of(cell: Cell) -> Config:
     return compose_config(tuple(cell.overrides))
 
 
+def root_for(scale: str) -> list[str]:
+    """Return what a scale needs beside its name, as in `scale=paper`."""
+    name = scale.partition("=")[2]
+    return [ROOTS[name]] if name in ROOTS else []
+
+
 @cache
 def compose_config(overrides: tuple[str, ...]) -> Config:
     """Compose as sweeps do: each choice of groups once."""
     with initialize_config_dir(str(experiments.CONF), version_base="1.3"):
-        return check(
-            COMPOSER(
-                [*overrides, *(["data.root=/x"] if "paper" in overrides[0] else [])]
-            )
-        )
+        return check(COMPOSER([*overrides, *root_for(overrides[0])]))
 
 
 def identities(slug: str, scale: str) -> dict[str, tuple[str, ...]]:
@@ -163,9 +167,7 @@ def test_the_cells_of_every_table_pass_the_checks_at_every_scale(scale: str) -> 
     assert len({tuple(cell) for cell in wanted}) == len(wanted)
     for overrides in wanted:
         by_hydra = check(
-            raw_config(
-                *overrides, *(["data.root=/x"] if scale == "paper" else []), tiny=False
-            )
+            raw_config(*overrides, *root_for(f"scale={scale}"), tiny=False)
         )
         assert config_of(Cell("", "", 0, tuple(overrides))) == by_hydra
 
