@@ -279,7 +279,7 @@ def test_a_bad_validation_image_is_left_out_of_every_measure(
         counted = pd.concat(
             [pd.read_csv(path) for path in runs.glob("*/*/classes.csv")]
         )
-        assert counted["images"].sum() == 2 * 7
+        assert counted["images"].sum() == 3 * 7
     bad, without = found
     for ours, theirs in zip(bad, without, strict=True):
         assert ours["metrics"] == pytest.approx(theirs["metrics"], rel=1e-6)

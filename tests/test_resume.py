@@ -414,7 +414,7 @@ def test_a_knn_that_is_asked_to_stop_is_made_again_with_the_same_result(
     when: str, measured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     result = without(measured, "knn", tmp_path)
-    name = {"features": "features_of_splits", "votes": "knn_accuracy"}[when]
+    name = {"features": "features_of_splits", "votes": "knn_predictions"}[when]
     original = getattr(stages, name)
 
     def stopped(*args: object) -> object:

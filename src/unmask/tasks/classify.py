@@ -19,8 +19,6 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import (
     MulticlassAccuracy,
     MulticlassCalibrationError,
-    MulticlassConfusionMatrix,
-    MulticlassStatScores,
 )
 
 from unmask.data.loading.bad_images import drop_substitutes
@@ -33,9 +31,6 @@ from unmask.randomness import make_key
 from unmask.tasks.logits import best_guesses, refuse_nonfinite
 from unmask.tasks.mixup import make_mixup, mix_batch
 
-# The square of iNaturalist's 8,142 classes would take half a gigabyte, and seconds a
-# batch.
-MAX_CONFUSION_CLASSES = 1000
 # The accuracies, each with how many guesses it allows.
 TOP = {"accuracy": 1, "top5": 5}
 
@@ -81,10 +76,6 @@ class Classify(L.LightningModule):
         )
         # Without groups: they would be found by equal counts in the first batch.
         self.metrics = MetricCollection(_make_metrics(classes), compute_groups=False)
-        self.class_scores = MulticlassStatScores(classes, average=None)
-        self.confusion: MulticlassConfusionMatrix | None = None
-        if classes <= MAX_CONFUSION_CLASSES:
-            self.confusion = MulticlassConfusionMatrix(classes)
         # of the last validation: ids, labels and predicted classes of each batch
         self.answers: list[tuple[Tensor, ...]] = []
         self.ema: ModelEmaV3 | None = None
@@ -143,18 +134,12 @@ class Classify(L.LightningModule):
         self.answers.append(tuple(values_B.cpu() for values_B in answer))
         probabilities_BK = logits_BK.softmax(dim=1)
         self.metrics["calibration_error"].update(probabilities_BK, batch.labels_B)
-        self.class_scores.update(logits_BK, batch.labels_B)
-        if self.confusion is not None:
-            self.confusion.update(logits_BK, batch.labels_B)
         if self.unaveraged_accuracy is not None:
             self.unaveraged_accuracy.update(unaveraged_BK, batch.labels_B)
 
     def on_validation_epoch_start(self) -> None:
-        # Reset here, because the counts are read after the epoch ends.
+        # Here, because they are read after the epoch ends.
         self.answers.clear()
-        self.class_scores.reset()
-        if self.confusion is not None:
-            self.confusion.reset()
 
     def on_validation_epoch_end(self) -> None:
         for name, value in self.metrics.compute().items():
@@ -178,20 +163,6 @@ class Classify(L.LightningModule):
         rows_N3 = torch.cat(parts) if parts else torch.empty(0, 3, dtype=torch.long)
         rows_N3 = collectives.gather_interleaved(rows_N3)
         return rows_N3[rows_N3[:, 0].argsort()]
-
-    def confusion_counts(self) -> Int[Tensor, "K K"] | None:
-        """Count the last validation's images by true class (row) and predicted one.
-
-        None where there are more than MAX_CONFUSION_CLASSES classes.
-        """
-        return None if self.confusion is None else self.confusion.compute()
-
-    def class_counts(self) -> tuple[Int[Tensor, "K"], Int[Tensor, "K"]]:
-        """Count each class's images of the last validation, and the correct ones."""
-        # Columns: true positives, false positives, true negatives, false negatives,
-        # support.
-        counts_K5 = self.class_scores.compute()
-        return counts_K5[:, 4], counts_K5[:, 0]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         return scheduled_by_step(*self.make_optimizer(self.model))

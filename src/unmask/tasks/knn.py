@@ -14,7 +14,15 @@ QUERY_CHUNK = 1024
 def knn_accuracy(
     bank: LabelledFeatures, queries: LabelledFeatures, k: int, temperature: float
 ) -> float:
-    """Return the top-1 accuracy of a kNN classifier, in per cent.
+    """Return the top-1 accuracy of a kNN classifier, in per cent."""
+    predicted_N = knn_predictions(bank, queries, k, temperature)
+    return 100 * (predicted_N == queries.labels_N).double().mean().item()
+
+
+def knn_predictions(
+    bank: LabelledFeatures, queries: LabelledFeatures, k: int, temperature: float
+) -> Int[Tensor, "N"]:
+    """Return the class of the most votes for each query.
 
     A bank of fewer than k vectors votes as a whole.
     """
@@ -24,7 +32,7 @@ def knn_accuracy(
     for chunk_ND in queries.features_ND.split(QUERY_CHUNK):
         scores_NK = knn_scores(bank, chunk_ND, num_classes, k, temperature)
         predicted.append(scores_NK.argmax(dim=1))
-    return 100 * (torch.cat(predicted) == queries.labels_N).double().mean().item()
+    return torch.cat(predicted)
 
 
 def knn_scores(

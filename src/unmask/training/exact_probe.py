@@ -55,7 +55,9 @@ def solve_probe(stage: Stage) -> Metrics:
     trainer.validate(module, datamodule=data, verbose=False)
     if collectives.is_rank_zero():
         _save(stage, module, head)
-    write_class_tables(stage.folder.path, stage.run.plan.class_names, module)
+    write_class_tables(
+        stage.folder.path, stage.run.plan.class_names, module.predictions()
+    )
     return {
         **{name: float(value) for name, value in trainer.callback_metrics.items()},
         "parameters": head.weights_KD.numel() + head.bias_K.numel(),

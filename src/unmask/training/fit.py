@@ -105,7 +105,9 @@ def fit(
         **(head_gradient.metrics() if head_gradient else {}),
     }
     if isinstance(module, Classify):
-        write_class_tables(stage.folder.path, stage.run.plan.class_names, module)
+        write_class_tables(
+            stage.folder.path, stage.run.plan.class_names, module.predictions()
+        )
     return metrics
 
 

@@ -5,8 +5,11 @@ All others are prepared (`prepare`) and trained (`fit`).
 
 from collections.abc import Callable
 
+import torch
+
 from unmask.config.probes import ExactProbe
-from unmask.tasks.knn import knn_accuracy
+from unmask.tasks.knn import knn_predictions
+from unmask.training.class_tables import write_class_tables
 from unmask.training.exact_probe import solve_probe
 from unmask.training.fit import Metrics
 from unmask.training.fitted_targets import fit_patch_pca
@@ -20,8 +23,14 @@ def measure_knn(stage: Stage) -> Metrics:
     """Classify the validation images by their nearest training images' features."""
     # the training images are the bank, the validation images the queries
     bank, queries = features_of_splits(stage, stage.image_data())
-    accuracy = knn_accuracy(bank, queries, stage.recipe.k, stage.recipe.temperature)
-    return {"val/accuracy": accuracy}
+    predicted_N = knn_predictions(
+        bank, queries, stage.recipe.k, stage.recipe.temperature
+    )
+    labels_N = queries.labels_N
+    # images that cannot be read have no features: places are those of the others
+    answers_N3 = torch.stack([torch.arange(len(labels_N)), labels_N, predicted_N], 1)
+    write_class_tables(stage.folder.path, stage.run.plan.class_names, answers_N3)
+    return {"val/accuracy": 100 * (predicted_N == labels_N).double().mean().item()}
 
 
 WITHOUT_FIT: dict[str, Callable[[Stage], Metrics]] = {
