@@ -52,7 +52,8 @@ def test_every_choice_of_every_group_passes_the_schema(
     choice: str, tmp_path: Path
 ) -> None:
     folders = choice.startswith("data=") and choice != "data=mnist5k"
-    extra = [f"data.root={tmp_path}"] if folders or choice == "scale=paper" else []
+    needs_root = folders or choice in ("scale=paper", "scale=photos_jpeg")
+    extra = [f"data.root={tmp_path}"] if needs_root else []
     check(raw_config(choice, *extra, tiny=False))
 
 

@@ -4,6 +4,7 @@ import hashlib
 import html
 import io
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from hydra import initialize_config_dir
 from rich.console import Console
 
 from planted_ledger import plant
-from small_runs import ROOT, plan_for
+from small_runs import ROOT, image_folder, plan_for
 from unmask.commands.composition import Composer
 from unmask.config.checks import ConfigError, check, fill_missing_roots
 from unmask.config.experiments import CONF, read_paper
@@ -26,7 +27,10 @@ from unmask.stages.ledger import StageFolder
 
 
 def report_of(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    collect: Callable[..., list[Finding]] = findings.collect_findings,
+    **changes: Any,
 ) -> list[Finding]:
     """Return what src/report.py finds of mask_token with an empty ledger and tmp_path as experiments/."""
     for module in (result_rows, findings):
@@ -43,7 +47,7 @@ def report_of(
     } | changes
     with initialize_config_dir(str(CONF), version_base="1.3"):
         composer = Composer()
-        return findings.collect_findings(
+        return collect(
             Report(**values),
             lambda overrides: check(fill_missing_roots(composer(overrides))),
         )
@@ -90,6 +94,27 @@ def test_keep_writes_every_seed_whichever_seeds_are_selected(
         ConfigError, match=r"keep=true with overrides=.*mask_ratio=0\.5"
     ):
         report_of(tmp_path, monkeypatch, overrides=["mask_ratio=0.5"], keep=True)
+
+
+def test_a_scale_of_images_is_kept_beside_one_that_needs_no_folder(
+    two_kept_rows: list[ResultRow], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The README has both; data.root is of the scale that was asked for alone."""
+    for split in ("train", "test"):
+        image_folder(tmp_path / "images" / split, per_class=2500)  # the scale's labels
+    photos, digits = report_of(
+        tmp_path,
+        monkeypatch,
+        collect=findings.collect_to_keep,
+        scale="photos_jpeg",
+        overrides=[f"data.root={tmp_path / 'images'}"],
+        keep=True,
+    )
+    assert (photos.comparison.scale, photos.rows) == ("photos_jpeg", [])
+    assert (digits.comparison.scale, digits.rows) == ("embedded", two_kept_rows)
+    # a kept README names no folder of the machine that wrote it
+    assert photos.command.endswith("scale=photos_jpeg data.root=/path/to/images")
+    assert digits.command.endswith("scale=embedded")
 
 
 def test_kept_results_are_not_those_of_other_overrides(

@@ -120,6 +120,11 @@ def measure_accuracy(
     return 100 * is_correct(logits_NK, labels_N, classes).double().mean().item()
 
 
+def top1_accuracy(predicted_N: Int[Tensor, "N"], labels_N: Int[Tensor, "N"]) -> float:
+    """Return the share of right predictions, in per cent."""
+    return 100 * (predicted_N == labels_N).double().mean().item()
+
+
 def is_correct(
     logits_NK: Float[Tensor, "N K"],
     labels_N: Int[Tensor, "N"],

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from unmask.tasks.features import LabelledFeatures
+from unmask.tasks.features import LabelledFeatures, top1_accuracy
 
 # Queries that are compared with the bank at once: it bounds the similarity matrix.
 QUERY_CHUNK = 1024
@@ -16,7 +16,7 @@ def knn_accuracy(
 ) -> float:
     """Return the top-1 accuracy of a kNN classifier, in per cent."""
     predicted_N = knn_predictions(bank, queries, k, temperature)
-    return 100 * (predicted_N == queries.labels_N).double().mean().item()
+    return top1_accuracy(predicted_N, queries.labels_N)
 
 
 def knn_predictions(

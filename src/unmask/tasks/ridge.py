@@ -7,7 +7,7 @@ A.1) is a stage of its own.
 import torch
 import torch.nn.functional as F
 
-from unmask.tasks.features import LabelledFeatures
+from unmask.tasks.features import LabelledFeatures, top1_accuracy
 
 # of a standardised feature, relative to the number of images
 PENALTY = 1e-3
@@ -27,4 +27,4 @@ def ridge_accuracy(bank: LabelledFeatures, queries: LabelledFeatures) -> float:
     gram_DD.diagonal().add_(PENALTY * len(bank_MD))
     weights_DK = torch.linalg.solve(gram_DD, bank_MD.T @ (targets_MK - bias_K))
     predicted_N = (queries_ND @ weights_DK + bias_K).argmax(dim=1)
-    return 100 * (predicted_N == queries.labels_N).double().mean().item()
+    return top1_accuracy(predicted_N, queries.labels_N)

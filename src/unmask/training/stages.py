@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 
 from unmask.config.probes import ExactProbe
+from unmask.tasks.features import top1_accuracy
 from unmask.tasks.knn import knn_predictions
 from unmask.training.class_tables import write_class_tables
 from unmask.training.exact_probe import solve_probe
@@ -30,7 +31,7 @@ def measure_knn(stage: Stage) -> Metrics:
     # images that cannot be read have no features: places are those of the others
     answers_N3 = torch.stack([torch.arange(len(labels_N)), labels_N, predicted_N], 1)
     write_class_tables(stage.folder.path, stage.run.plan.class_names, answers_N3)
-    return {"val/accuracy": 100 * (predicted_N == labels_N).double().mean().item()}
+    return {"val/accuracy": top1_accuracy(predicted_N, labels_N)}
 
 
 WITHOUT_FIT: dict[str, Callable[[Stage], Metrics]] = {

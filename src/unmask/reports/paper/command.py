@@ -47,7 +47,7 @@ def write(arguments: Report) -> Written:
     """Write the report; keep=true also writes into experiments/."""
     # pandas and matplotlib take seconds
     from unmask.reports.paper.files import keep_results, write_report
-    from unmask.reports.paper.findings import collect_findings
+    from unmask.reports.paper.findings import collect_findings, collect_to_keep
 
     composer = Composer()
 
@@ -62,12 +62,8 @@ def write(arguments: Report) -> Written:
         findings, report_folder(arguments), arguments, variances
     )
     if arguments.keep:
-        # an experiment's README shows all its scales, whichever was asked for
-        all_scales = arguments.model_copy(update={"scale": None})
         keep_results(
-            collect_findings(all_scales, compose_config)
-            if arguments.scale
-            else findings
+            collect_to_keep(arguments, compose_config) if arguments.scale else findings
         )
     return Written(findings, page, for_papers, variances)
 

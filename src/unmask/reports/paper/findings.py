@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -57,14 +58,34 @@ def collect_findings(args: Report, compose: Compose) -> list[Finding]:
                 " conf/ has them are kept; leave these overrides out (data.root= may"
                 " stay), or leave out keep=true"
             )
-    scales = [read_scale(name) for name in _scale_names(args)]
-    for scale in scales:
+    return _collect(args.experiment, dict.fromkeys(_scale_names(args), args), compose)
+
+
+def collect_to_keep(args: Report, compose: Compose) -> list[Finding]:
+    """Return the experiments of args.experiment at all scales that have results.
+
+    An experiment's README shows them all, whichever was asked for; the overrides (where
+    the images are) are those of the scales that were.
+    """
+    asked = _scale_names(args)
+    others = args.model_copy(update={"scale": None, "overrides": []})
+    names = sorted({*_scale_names(others), *asked}, reverse=True)
+    by_scale = {name: args if name in asked else others for name in names}
+    return _collect(args.experiment, by_scale, compose)
+
+
+def _collect(
+    experiment: str, by_scale: Mapping[str, Report], compose: Compose
+) -> list[Finding]:
+    """Return the experiments in the paper's order; by_scale: what is asked at each."""
+    scales = [(read_scale(name), args) for name, args in by_scale.items()]
+    for scale, args in scales:
         _refuse_other_probe(scale, args, compose)
     kept = read_kept_results()
     findings = []
-    for slug in expand_experiments(args.experiment):
+    for slug in expand_experiments(experiment):
         paper = read_paper(slug)
-        for scale in scales:
+        for scale, args in scales:
             finding = _find(paper, slug, scale, args, compose, kept)
             comparison = finding.comparison
             if comparison.done or (args.scale and comparison.expected):
@@ -174,7 +195,9 @@ def _command_and_cost(
     # known.
     stages = Counter(map(stage_name, collected.stage_kinds.values()))
     counts = ", ".join(f"{count} x {name}" for name, count in stages.items())
-    overrides += args.overrides
+    # what is kept is for others, whose images lie elsewhere
+    kept_root = ["data.root=/path/to/images"] if args.overrides else []
+    overrides += kept_root if args.keep else args.overrides
     if args.seeds:
         overrides.append(f"seed={','.join(map(str, args.seeds))}")
     command = f"python src/train.py -m {shlex.join(overrides)}"
