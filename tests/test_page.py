@@ -54,8 +54,10 @@ def test_the_page_loads_no_other_file(page: str) -> None:
 
 
 def test_the_page_shows_pictures_curve_bars_and_the_command(page: str) -> None:
-    assert page.count("data:image/png;base64,") == 4
-    assert page.count("<svg") == 2
+    # four reconstructions, and the cells of kNN's confusion matrix
+    assert page.count("data:image/png;base64,") == 4 + 1
+    # accuracies, the curve, and what kNN got right by class and class against class
+    assert page.count("<svg") == 2 + 2
     assert "python src/train.py stages=[pretrain,knn]" in page
     for title in ("kNN", "kNN, random encoder", "kNN, raw pixels", "pretrain"):
         assert f"<td>{title}</td>" in page
