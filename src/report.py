@@ -10,4 +10,4 @@ from unmask.reports.paper.arguments import Report
 from unmask.reports.paper.command import run
 
 if __name__ == "__main__":
-    command(Report, run)
+    command(Report, run, takes_folders=True)

@@ -5,7 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from small_runs import plan_for
+from unmask.reports.paper import findings, result_rows
 from unmask.stages.fingerprint import StageSpec
 from unmask.stages.ledger import StageFolder
 from unmask.stages.origin import Origin, write_origin
@@ -13,6 +16,17 @@ from unmask.stages.plan import Plan
 from unmask.stages.sweeps import write_sweep
 
 METRICS = {"pretrain": {"val/loss": 0.5}, "knn": {"val/accuracy": 90.0}}
+
+
+def kept_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let results be kept in this folder in place of experiments/."""
+
+    def kept_files() -> list[Path]:
+        return sorted(folder.glob("*/results/*.csv"))
+
+    for module in (findings, result_rows):
+        monkeypatch.setattr(module, "kept_files", kept_files)
+    monkeypatch.setattr(findings, "experiment_folder", folder.joinpath)
 
 
 def plant(

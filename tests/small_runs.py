@@ -30,6 +30,7 @@ from forked import Started, run_script
 from unmask.commands import cli
 from unmask.commands.composition import Composer
 from unmask.config.checks import check
+from unmask.config.own_files import own_folders, use_folders
 from unmask.distributed.processes import STOP_SIGNALS, received_signals
 from unmask.distributed.ranks import rank_info
 from unmask.stages.plan import Plan, make_plan
@@ -153,6 +154,7 @@ def restored_process() -> Iterator[None]:
     threads = torch.get_num_threads()
     received_signals.clear()
     rank_info.cache_clear()
+    folders = own_folders()
     try:
         with (
             patch.object(sys, "argv", sys.argv),
@@ -175,6 +177,7 @@ def restored_process() -> Iterator[None]:
         torch.set_num_threads(threads)
         received_signals.clear()
         rank_info.cache_clear()
+        use_folders(folders)
 
 
 def image_folder(

@@ -135,7 +135,7 @@ def test_seeds_and_hours_are_limits(tmp_path: Path) -> None:
     said: list[str] = []
     campaign(short, hours=5.9, say=said.append).run()
     assert len(short.made) == 6
-    assert any("are left: hours=5.9 do not suffice" in line for line in said)
+    assert any("left open: hours=5.9 do not suffice" in line for line in said)
     longer = Machine(tmp_path / "longer", spread=3.0)
     verdicts(longer, hours=6.1)
     assert len(longer.made) == 12
@@ -221,7 +221,7 @@ def test_the_command_makes_the_first_look_in_two_launches_and_is_done_when_repea
     done = call(*typed, tiny=False, process="forked")
     assert done.returncode == 0, done.stderr
     assert len(list(tmp_path.glob("pretrain/*/result.json"))) == 6
-    assert "after 6 cells: of 2 claims" in done.stdout
+    assert "after 6 cells, of 2 claims:" in done.stdout
     assert "[4/4]" in done.stdout, "the second launch has the other two seeds"
     again = call(*typed, tiny=False, process="forked")
     assert again.returncode == 0, again.stderr

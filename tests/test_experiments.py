@@ -15,6 +15,7 @@ from hydra_plugins.experiment_sweeper import (
     cells_without_kept_results,
     check_cells,
 )
+from planted_ledger import kept_in
 from small_runs import call, plan_for, raw_config
 from unmask.commands.composition import Composer
 from unmask.config import experiments
@@ -375,7 +376,7 @@ def test_a_table_needs_a_sweep() -> None:
 def test_a_cell_is_skipped_if_all_its_results_are_kept_in_any_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(result_rows, "EXPERIMENTS", tmp_path)
+    kept_in(tmp_path, monkeypatch)
     listed = cells_by_table(
         ["experiment=mask_token,loss_on_all", "scale=embedded", "seed=0"]
     )

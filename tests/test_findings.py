@@ -12,7 +12,7 @@ import pytest
 from hydra import initialize_config_dir
 from rich.console import Console
 
-from planted_ledger import plant
+from planted_ledger import kept_in, plant
 from small_runs import ROOT, image_folder, plan_for
 from unmask.commands.composition import Composer
 from unmask.config.checks import ConfigError, check, fill_missing_roots
@@ -33,8 +33,7 @@ def report_of(
     **changes: Any,
 ) -> list[Finding]:
     """Return what src/report.py finds of mask_token with an empty ledger and tmp_path as experiments/."""
-    for module in (result_rows, findings):
-        monkeypatch.setattr(module, "EXPERIMENTS", tmp_path)
+    kept_in(tmp_path, monkeypatch)
     values = {
         "experiment": "mask_token",
         "scale": "embedded",

@@ -39,8 +39,9 @@ def read_question(values: dict[str, str], others: Sequence[Overrides]) -> Questi
     experiment = values.get("experiment", "")
     if not is_sweep(experiment):
         raise ConfigError(
-            f"decide=true with experiment={experiment or 'null'}: only the paper's"
-            " tables have claims; type experiment=mask_ratio, or ablations"
+            f"decide=true with experiment={experiment or 'null'}: only tables have"
+            " claims; type experiment=mask_ratio, ablations, or a question of your own"
+            " (docs/questions.md)"
         )
     if "seed" in values:
         raise ConfigError(

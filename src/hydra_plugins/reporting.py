@@ -13,6 +13,7 @@ from pathlib import Path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from hydra_plugins.experiment_sweeper import parse_seeds, typed_values
+from unmask.commands.cli import config_flags
 from unmask.config.experiments import SMALLEST_SCALE, is_sweep
 from unmask.stages.sweeps import SWEEP_VARIABLE
 
@@ -114,12 +115,13 @@ def report_command(arguments: Sequence[str]) -> list[str] | None:
         argument
         for argument in arguments
         if "=" in argument
+        and not argument.startswith("-")
         and re.split(r"[=./]", argument)[0] not in (*SHARED_KEYS, *IGNORED_KEYS)
     ]
     parsed = OverridesParser.create().parse_overrides(others)
     if any(override.is_sweep_override() for override in parsed):
         return None
-    command = [sys.executable, str(REPORT_SCRIPT)]
+    command = [sys.executable, str(REPORT_SCRIPT), *config_flags(arguments)]
     command += [f"{key}={value}" for key, value in shared.items()]
     if seeds := parse_seeds(values.get("seed")):
         command.append(f"seeds=[{','.join(map(str, seeds))}]")

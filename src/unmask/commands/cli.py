@@ -21,15 +21,15 @@ from unmask.config.checks import AnySection, ConfigError, parse_arguments
 from unmask.config.experiments import CONF
 from unmask.config.keys import fields_by_key, known_keys, path_keys
 from unmask.config.overrides import (
-    CONFIG_DIR_FLAGS,
-    SEARCH_PATH,
     add_part_keys,
     check_overrides,
     config_folders,
     config_groups,
+    folder_flags,
     is_number,
     join_flags,
     override_key,
+    search_path,
 )
 from unmask.config.secrets import redact
 from unmask.config.section import Section
@@ -66,18 +66,20 @@ def command(
     *,
     positional: str = "",
     takes_run: bool = False,
+    takes_folders: bool = False,
 ) -> None:
     """Run a command with the typed arguments; exit with 1 where run returns False.
 
     section: its arguments; conf/<its name>.yaml has their defaults, and comments that
     are the help. positional: the key of arguments without "=". takes_run: whatever
     src/train.py takes may be typed, too; run gets it as a list of overrides.
+    takes_folders: --config-dir may be.
     """
 
     def answer(typed: list[str]) -> Any:
         if takes_run:
             return run(*parse_with_run(section, typed))
-        return run(parse(section, typed, positional))
+        return run(parse(section, typed, positional, takes_folders))
 
     run_typed(section, answer)
 
@@ -105,19 +107,26 @@ def run_typed(section: type[Section], answer: Callable[[list[str]], Any]) -> Non
 
 
 def parse(
-    section: type[AnySection], typed: Sequence[str], positional: str = ""
+    section: type[AnySection],
+    typed: Sequence[str],
+    positional: str = "",
+    takes_folders: bool = False,
 ) -> AnySection:
     """Return a command's arguments: its defaults with the typed key=value set.
 
-    Raises ConfigError with a line for each error.
+    takes_folders: of --config-dir, which are looked into from then on. Raises
+    ConfigError with a line for each error.
     """
+    typed = join_flags(typed)
+    flags = folder_flags(typed) if takes_folders else []
+    typed = [argument for argument in typed if argument not in flags]
     words = [argument for argument in typed if "=" not in argument]
     if options := [word for word in words if word.startswith("-")]:
         raise ConfigError(f"{options[0]}: {NO_SUCH_OPTION}")
     values = [argument for argument in typed if "=" in argument]
     if words:
         values.append(_words_as_value(section, words, positional))
-    check_overrides(values, known_keys(section))
+    check_overrides([*flags, *values], known_keys(section))
     values = [_quote_yaml(value, path_keys(section)) for value in values]
     # it takes Hydra, which --help and wrong keys need not wait for
     from unmask.commands.composition import compose_arguments
@@ -155,7 +164,7 @@ def parse_with_run(
     Raises ConfigError for wrong ones, and for what only src/train.py takes.
     """
     typed = join_flags(typed)
-    flags = [each for each in typed if each.partition("=")[0] in CONFIG_DIR_FLAGS]
+    flags = folder_flags(typed)
     for argument in typed:
         if argument.startswith("-") and argument not in (*MULTIRUN, *flags):
             raise ConfigError(f"{argument}: {NO_SUCH_OPTION}")
@@ -174,10 +183,9 @@ def parse_with_run(
     others = [
         quote_value(each, is_multirun) for each in typed if each not in (*own, *flags)
     ]
-    folders = [f"file://{folder.resolve()}" for folder in config_folders(flags)]
-    if folders:
-        others.insert(0, f"{SEARCH_PATH}={json.dumps(folders)}")
-    return parse(section, own), add_part_keys(others, known_keys())
+    others = [*search_path(config_folders(flags)), *others]
+    arguments = parse(section, [*flags, *own], takes_folders=True)
+    return arguments, add_part_keys(others, known_keys())
 
 
 def check_typed() -> None:

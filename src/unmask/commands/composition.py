@@ -22,7 +22,8 @@ from omegaconf.errors import OmegaConfBaseException
 from unmask.config.checks import ConfigError
 from unmask.config.experiments import CONF
 from unmask.config.keys import is_part_key
-from unmask.config.overrides import SEARCH_PATH, override_key
+from unmask.config.overrides import SEARCH_PATH, override_key, search_path
+from unmask.config.own_files import own_folders
 
 
 @contextmanager
@@ -183,6 +184,8 @@ def _compose(name: str, overrides: Sequence[str]) -> DictConfig:
     """Compose within Hydra's main function, or on our own where none runs."""
     if GlobalHydra.instance().is_initialized():
         return compose(name, list(overrides), return_hydra_config=True)
+    if not any(override_key(each) == SEARCH_PATH for each in overrides):
+        overrides = [*search_path(own_folders()), *overrides]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose(name, list(overrides), return_hydra_config=True)
 

@@ -2,11 +2,13 @@
 
 conf/experiment/<slug>.yaml holds the overrides of each row at the paper's values,
 conf/scale/<name>.yaml a size at which it is run, with other values where the paper's
-do not fit.
+do not fit. A folder of --config-dir may hold more of both: its experiments are the
+user's own questions, with their claims in the same file.
 """
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -16,11 +18,15 @@ from pydantic import ValidationError
 
 from unmask.config.checks import ConfigError, describe_errors
 from unmask.config.keys import did_you_mean
+from unmask.config.own_files import own_files, own_folders
+from unmask.config.own_table import OwnTable
 from unmask.config.paper_facts import Paper
 from unmask.config.recipes import STAGES
 from unmask.config.schema import Scale
-from unmask.config.section import Section
+from unmask.config.section import NUMBERS_AS_NAMES, Section
 
+# without it Hydra puts the keys of a file into the section of its folder
+GLOBAL = "# @package _global_"
 ROOT = Path(__file__).parents[3]
 EXPERIMENTS = ROOT / "experiments"
 # beside src/ in a checkout, in the package where a wheel is installed
@@ -43,6 +49,8 @@ class Sweep(Section):
     A row without overrides is the default config, which several tables share.
     """
 
+    model_config = NUMBERS_AS_NAMES
+
     slug: str
     cells: dict[str, list[str]]
 
@@ -56,14 +64,65 @@ class Cell(NamedTuple):
     overrides: tuple[str, ...]
 
 
+def config_names(group: str) -> list[str]:
+    """List the files of a group: of conf/ and of --config-dir."""
+    names = {path.stem for path in (CONF / group).glob("*.yaml")}
+    return sorted(names | own_files(group).keys())
+
+
+def is_builtin(group: str, name: str) -> bool:
+    """Tell whether conf/ has this file."""
+    return (CONF / group / f"{name}.yaml").exists()
+
+
+def find_config(group: str, name: str) -> Path | None:
+    """Return the file of an experiment or a scale; None where there is none.
+
+    Raises ConfigError for one of the user's that Hydra would not take: where conf/ has
+    that name, too, or it does not say that its keys are those of the whole config.
+    """
+    path = CONF / group / f"{name}.yaml"
+    own = own_files(group).get(name)
+    if own is None:
+        return path if path.exists() else None
+    if is_builtin(group, name):
+        raise ConfigError(same_name_message(own))
+    if GLOBAL not in own.read_text():
+        raise ConfigError(
+            f"{own}: its keys are those of the whole config; write {GLOBAL} as its"
+            " first line"
+        )
+    return own
+
+
+def same_name_message(own: Path) -> str:
+    """Say that Hydra would take the file of conf/ in place of the user's."""
+    return (
+        f"{own}: conf/{own.parent.name}/ has a file of that name, which counts; give"
+        " yours another name"
+    )
+
+
+def experiment_folder(slug: str) -> Path:
+    """Return the folder that keeps an experiment's results.
+
+    It is experiments/<slug>; of a question of the user's that of the same name beside
+    the folder of its file.
+    """
+    own = own_files("experiment").get(slug)
+    return own.parents[1] / "experiments" / slug if own else EXPERIMENTS / slug
+
+
+def kept_files() -> list[Path]:
+    """List the files of kept results: experiments/<slug>/results/<scale>.csv."""
+    roots = [EXPERIMENTS, *(folder / "experiments" for folder in own_folders())]
+    return sorted(path for root in roots for path in root.glob("*/results/*.csv"))
+
+
 def experiment_slugs() -> list[str]:
-    """List the experiments that have a sweep, in the paper's order."""
-    slugs = [
-        path.stem
-        for path in (CONF / "experiment").glob("*.yaml")
-        # the others are configs of one run, such as demo
-        if (EXPERIMENTS / path.stem).is_dir()
-    ]
+    """List the experiments that have a sweep, in the paper's order, then the user's."""
+    # the others are configs of one run, such as demo
+    slugs = [name for name in config_names("experiment") if is_sweep(name)]
     return sorted(slugs, key=lambda slug: (_paper_position(read_paper(slug)), slug))
 
 
@@ -81,8 +140,15 @@ def _paper_position(paper: Paper) -> tuple[int, str]:
 def read_paper(slug: str | Path) -> Paper:
     """Read the paper's facts of an experiment, by its slug or its folder.
 
-    Raises ConfigError for a file that is missing or does not fit the schema.
+    Those of a user's question stand in its own file. Raises ConfigError for a file that
+    is missing or does not fit the schema.
     """
+    if isinstance(slug, str) and slug in own_files("experiment"):
+        sweep = read_sweep(slug)
+        path = own_files("experiment")[slug]
+        table: OwnTable = _read_section(path, OwnTable, "table")
+        with _errors_name(path):
+            return table.as_paper(slug, list(sweep.cells))
     folder = slug if isinstance(slug, Path) else EXPERIMENTS / slug
     return _read_section(folder / "paper.yaml", Paper)
 
@@ -93,16 +159,18 @@ def read_sweep(slug: str) -> Sweep:
     Raises ConfigError for an experiment that does not exist or is one run, and for
     files that contradict each other.
     """
-    path = CONF / "experiment" / f"{slug}.yaml"
-    if not path.exists():
+    path = find_config("experiment", slug)
+    if path is None:
         refuse_unknown("experiment", slug, [ALL, ABLATIONS, *experiment_slugs()])
     if not is_sweep(slug):
         raise ConfigError(
             f"experiment={slug} is one run, not a table of the paper; give it alone"
         )
-    sweep = _read_section(path, Sweep, "sweep")
-    labels = [row.row for row in read_paper(slug).rows]
-    unknown = [row for row in sweep.cells if row not in labels]
+    sweep: Sweep = _read_section(path, Sweep, "sweep")
+    # the rows of a user's table are those of its sweep
+    is_own = slug in own_files("experiment")
+    labels = [] if is_own else [row.row for row in read_paper(slug).rows]
+    unknown = [row for row in sweep.cells if row not in labels and not is_own]
     if unknown:
         raise ConfigError(
             f"{path}: row {unknown[0]} is not in experiments/{slug}/paper.yaml, whose"
@@ -146,9 +214,9 @@ def is_sweep(names: str) -> bool:
     for name in names.split(","):
         if name in (ALL, ABLATIONS):
             return True
-        path = CONF / "experiment" / f"{name}.yaml"
+        path = find_config("experiment", name)
         # the text is enough: this is asked before the file is checked
-        if name and path.exists() and "\nsweep:" in path.read_text():
+        if path and "\nsweep:" in path.read_text():
             return True
     return False
 
@@ -171,6 +239,8 @@ def expand_experiments(names: str) -> list[str]:
             ]
         else:
             slugs.append(read_sweep(name).slug)
+            # what it claims is checked, too
+            read_paper(name)
     return list(dict.fromkeys(slugs))
 
 
@@ -184,18 +254,16 @@ def same_run_message(slug: str, row: str, other: str) -> str:
 
 def read_scale(name: str) -> Scale:
     """Read a scale; ConfigError where it does not exist or its file is wrong."""
-    path = CONF / "scale" / f"{name}.yaml"
-    if not path.exists():
-        refuse_unknown(
-            "scale", name, sorted(f.stem for f in path.parent.glob("*.yaml"))
-        )
+    path = find_config("scale", name)
+    if path is None:
+        refuse_unknown("scale", name, config_names("scale"))
     scale = _read_scale_file(path)
     if scale.name != name:
         raise ConfigError(
             f"{path}: scale.name is {scale.name}; it must be the file's name, {name}"
         )
     for slug in [*scale.cells, *(scale.caveats.keys() - STAGES.keys())]:
-        if not (CONF / "experiment" / f"{slug}.yaml").exists():
+        if find_config("experiment", slug) is None:
             message = unknown_name_message("experiment", slug, experiment_slugs())
             raise ConfigError(f"{path}: {message}")
     return scale
@@ -238,8 +306,15 @@ def _read_yaml(path: Path) -> Any:
 
 
 def _as_section(path: Path, section: Any, values: Any) -> Any:
-    try:
+    with _errors_name(path):
         return section.model_validate(values)
+
+
+@contextmanager
+def _errors_name(path: Path) -> Iterator[None]:
+    """Raise ConfigError with the file's path for what does not fit the schema."""
+    try:
+        yield
     except ValidationError as error:
         raise ConfigError(f"{path}: {describe_errors(error)}") from None
 

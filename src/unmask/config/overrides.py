@@ -1,5 +1,6 @@
 """Overrides whose key, group, experiment or scale does not exist."""
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -7,15 +8,17 @@ import yaml
 
 from unmask.config.checks import ConfigError, raise_errors
 from unmask.config.experiments import (
-    ABLATIONS,
-    ALL,
     CONF,
+    expand_experiments,
+    find_config,
+    is_builtin,
     is_sweep,
     read_scale,
-    read_sweep,
+    same_name_message,
     unknown_name_message,
 )
 from unmask.config.keys import did_you_mean, is_part_key
+from unmask.config.own_files import own_files, use_folders
 
 # of Hydra: they train all cells of a sweep in its own process, or in a pool of workers
 IN_PROCESS_LAUNCHERS = ("basic", "joblib")
@@ -30,13 +33,15 @@ VALUE_FLAGS = (*CONFIG_DIR_FLAGS, *OTHER_CONF_FLAGS, "--cfg", "-c", "--package",
 def check_overrides(arguments: Sequence[str], known: Sequence[str]) -> None:
     """Raise ConfigError with a line for each key or choice that does not exist.
 
-    known: every key that may be typed.
+    known: every key that may be typed. Experiments and scales are from then on those of
+    --config-dir, too.
     """
+    use_folders(config_folders(arguments))
     raise_errors(
         [
             *unknown_keys(arguments, known),
-            *unknown_experiments(arguments),
             *missing_folders(arguments),
+            *unknown_experiments(arguments),
             *unknown_choices(arguments),
             *refused_launchers(arguments),
         ]
@@ -100,6 +105,11 @@ def without_plus(overrides: Iterable[str]) -> list[str]:
     ]
 
 
+def folder_flags(arguments: Sequence[str]) -> list[str]:
+    """Return what is typed of --config-dir; flags and values are one word each."""
+    return [each for each in arguments if each.partition("=")[0] in CONFIG_DIR_FLAGS]
+
+
 def config_folders(arguments: Sequence[str]) -> list[Path]:
     """Return the folders of --config-dir, which add files to those of conf/.
 
@@ -113,6 +123,12 @@ def config_folders(arguments: Sequence[str]) -> list[Path]:
             paths = [place.removeprefix("file://") for place in _listed(value)]
             folders += [Path(path) for path in paths if "://" not in path]
     return folders
+
+
+def search_path(folders: Sequence[Path]) -> list[str]:
+    """Return the override that lets Hydra look into these folders, too."""
+    paths = [f"file://{folder.resolve()}" for folder in folders]
+    return [f"{SEARCH_PATH}={json.dumps(paths)}"] if paths else []
 
 
 def _listed(value: str) -> list[str]:
@@ -186,11 +202,9 @@ def _check_name(key: str, name: str) -> list[str]:
     try:
         if key == "scale":
             read_scale(name)
-        elif name not in (ALL, ABLATIONS):
-            is_file = (CONF / "experiment" / f"{name}.yaml").exists()
-            # the config of one run is checked when Hydra has composed it
-            if is_sweep(name) or not is_file:
-                read_sweep(name)
+        # the config of one run is checked when Hydra has composed it
+        elif is_sweep(name) or find_config("experiment", name) is None:
+            expand_experiments(name)
     except ConfigError as error:
         return [str(error)]
     return []
@@ -241,7 +255,9 @@ def _check_choices(group: str, value: str, folders: Sequence[Path]) -> list[str]
     if not known or group in ("experiment", "scale") or "(" in value:
         return []
     names = [name.strip(" '\"") for name in value.strip("'\"[]").split(",")]
-    return [
+    own = own_files(group)
+    hidden = [own[name] for name in names if name in own and is_builtin(group, name)]
+    return [same_name_message(path) for path in hidden] + [
         unknown_name_message(group, name, known)
         for name in names
         if name not in (*known, "null", "")

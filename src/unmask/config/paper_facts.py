@@ -8,9 +8,11 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from unmask.config.recipes import StageName
-from unmask.config.section import NonNegative, Positive, Section
+from unmask.config.section import NUMBERS_AS_NAMES, NonNegative, Positive, Section
 
 Form = Literal["bars", "curve", "table"]
+# in place of a table's number, of a question that the paper does not ask
+OWN = "own question"
 
 
 class Column(Section):
@@ -32,6 +34,8 @@ class Claim(Section):
 
     Margins are in points of the column's unit.
     """
+
+    model_config = NUMBERS_AS_NAMES
 
     says: str
     column: str
@@ -112,6 +116,11 @@ class Paper(Section):
     # what differs from the paper at every scale of ours
     unlike: list[str] = Field(default_factory=list)
 
+    @property
+    def is_own(self) -> bool:
+        """Tell whether it is a question of the user's: the paper has no numbers."""
+        return self.paper == OWN
+
     def row(self, label: str) -> PaperRow:
         """Return the row with that label; KeyError where there is none."""
         return {row.row: row for row in self.rows}[label]
@@ -131,6 +140,20 @@ class Paper(Section):
             for name, stage in stages.items()
             if stage and (name in row.values or name in row.stages)
         }
+
+    @model_validator(mode="after")
+    def check_numbers(self) -> "Paper":
+        """Refuse rows that have no place on an axis of numbers."""
+        if self.form == "curve" and self.kind == "number":
+            for row in self.rows:
+                try:
+                    float(row.row)
+                except ValueError:
+                    raise ValueError(
+                        f"kind = number, but row {row.row!r} is none: it has no place"
+                        " on a curve; write kind: case, or form: bars"
+                    ) from None
+        return self
 
     @model_validator(mode="after")
     def check_references(self) -> "Paper":

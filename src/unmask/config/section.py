@@ -37,6 +37,10 @@ IS_PATH = AfterValidator(expand_home)
 PathText = Annotated[str, IS_PATH]
 
 
+# of a section in which names may be numbers, written without quotes
+NUMBERS_AS_NAMES = ConfigDict(coerce_numbers_to_str=True)
+
+
 class Section(BaseModel):
     """A section of the config; a key that it does not list is an error."""
 

@@ -283,12 +283,22 @@ class Campaign:
         verdicts = Counter(claim.verdict for claim in claims)
         texts = [f"{count} {verdict}" for verdict, count in verdicts.items()]
         made = len({cell.overrides for cell in self.cells(counts)})
-        self.say(f"after {made} cells: of {len(claims)} claims {', '.join(texts)}")
-        futile = sum(is_futile(claim, self.rule) for claim in claims)
-        if futile:
-            self.say(f"{futile} are left: the looks to come would hardly tell them")
-        if too_dear:
-            self.say(f"{too_dear} are left: hours={self.limits.hours:g} do not suffice")
+        noun = "claim" if len(claims) == 1 else "claims"
+        self.say(f"after {made} cells, of {len(claims)} {noun}: {', '.join(texts)}")
+        seen = [claim.outlook.seeds if claim.outlook else 0 for claim in claims]
+        ended = sum(seeds >= self.limits.seeds for seeds in seen)
+        futile = sum(
+            is_futile(claim, self.rule)
+            for claim, seeds in zip(claims, seen, strict=True)
+            if seeds < self.limits.seeds
+        )
+        for count, reason in (
+            (ended, f"{self.limits.seeds} seeds a row are the last look"),
+            (futile, "the looks to come would hardly tell"),
+            (too_dear, f"hours={self.limits.hours} do not suffice"),
+        ):
+            if count:
+                self.say(f"{count} {'is' if count == 1 else 'are'} left open: {reason}")
         if wanted != counts:
             more = sum(wanted.values()) - sum(counts.values())
             rows = sum(wanted[row] > count for row, count in counts.items())

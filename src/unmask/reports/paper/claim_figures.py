@@ -6,7 +6,7 @@ difference, the margin that the claim asks for, and the difference of the paper'
 
 import math
 import textwrap
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from matplotlib.axes import Axes
@@ -89,7 +89,7 @@ def claims_figure(claims: Sequence[DrawnClaim]) -> Figure | None:
     for panel, (title, drawn) in zip(axes, panels.items(), strict=True):
         _draw_panel(panel, title, drawn)
     figure.legend(
-        handles=_legend({claim.judged.verdict for claim in claims}),
+        handles=_legend(claims),
         loc="outside upper left",
         ncols=3,
         frameon=False,
@@ -151,12 +151,14 @@ def _limits(histories: Sequence[History]) -> tuple[float, float]:
     return min(ends) - MARGIN, max(ends) + MARGIN
 
 
-def _legend(verdicts: Collection[str]) -> list[Line2D | Patch]:
+def _legend(claims: Sequence[DrawnClaim]) -> list[Line2D | Patch]:
+    verdicts = {claim.judged.verdict for claim in claims}
     estimates = [
         Line2D([], [], color=colour, marker="o", markersize=4, label=verdict)
         for verdict, colour in COLOURS.items()
         if verdict in verdicts
     ]
     paper = Line2D([], [], color=PAPER_COLOUR, marker="D", lw=0, label="the paper's")
+    has_paper = any(claim.history.paper is not None for claim in claims)
     band = Patch(color=COLOURS["no difference"], alpha=0.22, label="counts as none")
-    return [*estimates, paper, band]
+    return [*estimates, *[paper] * has_paper, band]

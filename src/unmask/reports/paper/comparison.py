@@ -79,30 +79,36 @@ class Comparison:
         return Counter(judged.verdict for judged in self.claims)
 
     @property
+    def _claimant(self) -> str:
+        return "the question" if self.paper.is_own else "the paper"
+
+    @property
     def headline(self) -> str:
         """Say in one sentence how much is done, how alike it is, and the verdicts."""
         num_claims = len(self.claims)
         claims = f"{num_claims or 'no'} {'claim' if num_claims == 1 else 'claims'}"
         if not self.done:
             return (
-                f"Nothing is measured at scale {self.scale} yet; the paper makes"
-                f" {claims} here."
+                f"Nothing is measured at scale {self.scale} yet; {self._claimant}"
+                f" makes {claims} here."
             )
         start = f"At scale {self.scale}"
         if self.done < self.expected:
             start += f", {self.done} of {self.expected} results so far"
         count = len(self.protocol_differences)
-        if count:
+        if self.paper.is_own:
+            pass
+        elif count:
             number = "one difference" if count == 1 else f"{count} differences"
             start += f", with {number} from the paper's protocol"
         else:
             start += ", like for like"
         if not self.claims:
-            return f"{start}: the paper makes no claim here."
+            return f"{start}: {self._claimant} makes no claim here."
         hold = self.verdict_counts["holds"]
         fail = self.verdict_counts["does not hold"]
         return (
-            f"{start}: of the paper's {claims}"
+            f"{start}: of {self._claimant}'s {claims}"
             f" {hold} {'holds' if hold == 1 else 'hold'},"
             f" {fail} {'does' if fail == 1 else 'do'} not,"
             f" {self.verdict_counts['no difference']} show no difference,"

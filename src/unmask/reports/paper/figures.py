@@ -171,9 +171,10 @@ def _positions(comparison: Comparison) -> list[float]:
 def _draw_panel(left: Axes, panel: list[Series], joined: bool) -> None:
     papers = [series for series in panel if not series.is_ours]
     ours = [series for series in panel if series.is_ours]
-    left.set_ylabel(f"paper, {panel[0].unit}")
-    sides = [(left, papers)]
-    if any(len(series.points) for series in ours):
+    has_papers = any(len(series.points) for series in papers)
+    left.set_ylabel(f"paper, {panel[0].unit}" if has_papers else panel[0].unit)
+    sides = [(left, papers if has_papers else ours)]
+    if has_papers and any(len(series.points) for series in ours):
         right = left.twinx()
         right.set_ylabel(f"ours, {panel[0].unit}", color=OUR_COLOURS[0])
         right.tick_params(axis="y", colors=OUR_COLOURS[0])

@@ -1,14 +1,14 @@
 """Write the files of a report, and the results that are kept in experiments/."""
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
 
 from unmask.config.checks import ConfigError
-from unmask.config.experiments import EXPERIMENTS
+from unmask.config.experiments import experiment_folder
 from unmask.reports.paper.arguments import Report
 from unmask.reports.paper.comparison import Finding
 from unmask.reports.paper.figures import figure_svg, write_figures
@@ -106,9 +106,10 @@ def write_report(
 def keep_results(findings: list[Finding]) -> None:
     """Write each experiment's results and README.md into experiments/<slug>/.
 
-    The results are results/<scale>.csv and its figure.
+    The results are results/<scale>.csv and its figure. A table of which only one row
+    has results, such as the default that others share, is left out with a note.
     """
-    for slug, group in _by_experiment(findings):
+    for slug, group in _by_experiment(filter(_is_worth_keeping, findings)):
         figures = []
         for finding in group:
             comparison = finding.comparison
@@ -118,10 +119,25 @@ def keep_results(findings: list[Finding]) -> None:
                 figures.append(comparison.scale)
                 write_text(path.with_suffix(".svg"), svg)
         readme = experiment_readme(group, figures)
-        write_text(EXPERIMENTS / slug / "README.md", readme)
+        write_text(experiment_folder(slug) / "README.md", readme)
 
 
-def _by_experiment(findings: list[Finding]) -> Iterator[tuple[str, list[Finding]]]:
+def _is_worth_keeping(finding: Finding) -> bool:
+    """Return whether a table has begun: a row of it alone, or kept before."""
+    comparison = finding.comparison
+    begun = {row.row for row in finding.rows}
+    if len(begun) > 1 or len(comparison.paper.rows) == 1:
+        return True
+    if kept_results_path(comparison.slug, comparison.scale).exists():
+        return True
+    print(
+        f"note: {comparison.slug} at scale {comparison.scale} is not kept: only one of"
+        f" its rows has results ({', '.join(begun) or 'none'})"
+    )
+    return False
+
+
+def _by_experiment(findings: Iterable[Finding]) -> Iterator[tuple[str, list[Finding]]]:
     """Yield each experiment with its findings, one for each scale."""
     # Findings come in the order of experiments, so that groupby meets each once.
     for slug, group in groupby(findings, key=lambda f: f.comparison.slug):

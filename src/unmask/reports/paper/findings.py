@@ -10,14 +10,16 @@ from pathlib import Path
 
 from unmask.config.checks import ConfigError
 from unmask.config.experiments import (
-    CONF,
-    EXPERIMENTS,
+    config_names,
     expand_experiments,
     experiment_cells,
+    experiment_folder,
+    kept_files,
     read_paper,
     read_scale,
     scale_caveats,
 )
+from unmask.config.own_files import own_files, own_folders
 from unmask.config.paper_facts import Paper
 from unmask.config.probes import ExactProbe
 from unmask.config.recipes import stage_name
@@ -39,7 +41,7 @@ SCALE_NAME = re.compile(r"^ +scale:\n +name: (\S+)$", re.MULTILINE)
 
 def kept_results_path(slug: str, scale: str) -> Path:
     """Return the file that keeps an experiment's results at one scale."""
-    return EXPERIMENTS / slug / "results" / f"{scale}.csv"
+    return experiment_folder(slug) / "results" / f"{scale}.csv"
 
 
 def collect_findings(args: Report, compose: Compose) -> list[Finding]:
@@ -114,14 +116,13 @@ def _scale_names(args: Report) -> list[str]:
     """Return args.scale, or else the scales with a stage or kept results."""
     if args.scale:
         return args.scale.split(",")
-    names = {path.stem for path in EXPERIMENTS.glob("*/results/*.csv")}
+    names = {path.stem for path in kept_files()}
     # Composing every cell of every scale would take minutes; these files tell the
     # scales that were run.
     for path in Path(args.runs_dir).glob("*/*/config.yaml"):
         if match := SCALE_NAME.search(path.read_text()):
             names.add(match.group(1))
-    scales = sorted((CONF / "scale").glob("*.yaml"), reverse=True)
-    return [path.stem for path in scales if path.stem in names]
+    return [name for name in reversed(config_names("scale")) if name in names]
 
 
 def _find(
@@ -189,7 +190,10 @@ def _command_and_cost(
     slug: str, scale: Scale, args: Report, collected: CollectedResults
 ) -> tuple[str, str]:
     """Return the command that makes the rows, and what it trains."""
-    overrides = [f"experiment={slug}", f"scale={scale.name}"]
+    own = own_files("experiment").keys() | own_files("scale").keys()
+    folders = own_folders() if {slug, scale.name} & own else []
+    overrides = [f"--config-dir={folder}" for folder in folders]
+    overrides += [f"experiment={slug}", f"scale={scale.name}"]
     price = f"python src/plan.py {' '.join(overrides)} computes its price"
     # Each stage counts once, however many cells share it; without the images none is
     # known.
@@ -208,7 +212,7 @@ def _protocol_differences(
     paper: Paper, slug: str, collected: CollectedResults, compose: Compose
 ) -> list[str]:
     """Return how our rows differ from the paper's; nothing where there are none."""
-    if not collected.rows:
+    if not collected.rows or paper.is_own:
         return []
     cells = {
         cell.row: cell for cell in experiment_cells(slug, read_scale("paper"), [0])

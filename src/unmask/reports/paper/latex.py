@@ -89,9 +89,10 @@ def _line(comparison: Comparison, row: str) -> str:
 
 def _caption(comparison: Comparison) -> str:
     paper = comparison.paper
+    beside = f"{paper.paper} of He et al. (2022) beside our" * (not paper.is_own)
     text = (
-        f"{paper.title}: {paper.paper} of He et al. (2022) beside our results at the"
-        f" {comparison.scale} scale, as mean ± standard deviation over n seeds."
+        f"{paper.title}: {beside or 'our'} results at the {comparison.scale} scale, as"
+        " mean ± standard deviation over n seeds."
     )
     if paper.default is not None:
         text += " In square brackets: the difference to the default row (bold)."

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from unmask.config.checks import ConfigError
-from unmask.config.experiments import EXPERIMENTS, read_paper
+from unmask.config.experiments import kept_files, read_paper
 from unmask.config.paper_facts import Paper
 from unmask.stages.fingerprint import StageSpec
 from unmask.stages.plan import Plan
@@ -121,12 +121,12 @@ def read_rows(path: Path) -> list[ResultRow]:
 
 
 def read_kept_results() -> KeptResults:
-    """Read every experiments/*/results/*.csv.
+    """Read every experiments/*/results/*.csv, also those of the user's questions.
 
     Raise ConfigError for a damaged file, or two values of one measurement.
     """
     kept: KeptResults = {}
-    for path in sorted(EXPERIMENTS.glob("*/results/*.csv")):
+    for path in kept_files():
         paper = read_paper(path.parents[1].name)
         for row in sort_rows(read_rows(path), paper):
             # Tables share stages: the default row stands in many of them.

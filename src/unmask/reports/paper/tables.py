@@ -62,8 +62,11 @@ def format_ours(cell: Mapping[Hashable, float]) -> str:
 def heads(comparison: Comparison, column: str) -> list[str]:
     """Return whose numbers the table has of a column: the paper's, and ours.
 
-    Their difference is there only where both are of the same images.
+    Their difference is there only where both are of the same images, and ours alone
+    where the paper does not ask the question.
     """
+    if comparison.paper.is_own:
+        return ["ours"]
     if column not in comparison.our_columns:
         return ["paper"]
     return ["paper", "ours", *["ours - paper"] * comparison.has_papers_data]
@@ -72,14 +75,14 @@ def heads(comparison: Comparison, column: str) -> list[str]:
 def cell_texts(comparison: Comparison, column: str, row: str) -> list[tuple[str, str]]:
     """Return the numbers of `heads`, each with its difference to the default row."""
     cell = comparison.cell(column, row)
-    texts = [
-        (format_number(cell["paper"]), cell["paper_minus_default"]),
-        (format_ours(cell), cell["mean_minus_default"]),
-        (format_number(cell["minus_paper"], sign=True), math.nan),
-    ]
+    texts = {
+        "paper": (format_number(cell["paper"]), cell["paper_minus_default"]),
+        "ours": (format_ours(cell), cell["mean_minus_default"]),
+        "ours - paper": (format_number(cell["minus_paper"], sign=True), math.nan),
+    }
     return [
         (text, "" if math.isnan(difference) else format_number(difference, sign=True))
-        for text, difference in texts[: len(heads(comparison, column))]
+        for text, difference in map(texts.__getitem__, heads(comparison, column))
     ]
 
 
@@ -103,7 +106,12 @@ def legend_text(comparison: Comparison) -> str:
 
 
 def describe_correlations(comparison: Comparison) -> str:
-    """Return Spearman's rank correlation of each column, or why there is none."""
+    """Return Spearman's rank correlation of each column, or why there is none.
+
+    Nothing where the paper has no numbers.
+    """
+    if comparison.paper.is_own:
+        return ""
     texts = []
     for column, (rho, count) in comparison.correlations.items():
         rows = "1 row" if count == 1 else f"{count} rows"
@@ -163,7 +171,7 @@ def claims_table(comparison: Comparison) -> Table:
     """Draw a line for each claim: verdict, claim and reason."""
     table = Table(
         Column("verdict", min_width=len("cannot tell yet"), max_width=18),
-        "the paper's claim",
+        "claim" if comparison.paper.is_own else "the paper's claim",
         "our rows",
         title="Claims",
         title_justify="left",
