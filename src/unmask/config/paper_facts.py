@@ -121,6 +121,11 @@ class Paper(Section):
         """Tell whether it is a question of the user's: the paper has no numbers."""
         return self.paper == OWN
 
+    @property
+    def label(self) -> str:
+        """Return what it is called among others: Table 1a, or the question's title."""
+        return self.title if self.is_own else self.paper
+
     def row(self, label: str) -> PaperRow:
         """Return the row with that label; KeyError where there is none."""
         return {row.row: row for row in self.rows}[label]

@@ -152,7 +152,8 @@ def _column_series(comparison: Comparison, name: str) -> list[Series]:
     series = []
     for side, points in (("paper (left)", papers), ("ours (right)", ours)):
         points = points.set_axis(_positions(comparison)).dropna(subset="value")
-        label = f"{column.title}, {side}"
+        is_alone = comparison.paper.is_own
+        label = column.title if is_alone else f"{column.title}, {side}"
         series.append(Series(label, column.unit, side.startswith("ours"), points))
     return series
 

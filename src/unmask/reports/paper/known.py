@@ -41,7 +41,7 @@ def known_at(comparisons: list[Comparison], scale: str) -> list[Known]:
             drawn = [
                 claim
                 for comparison in of_scale
-                for claim in drawn_claims(comparison, f"{comparison.paper.paper}: ")
+                for claim in drawn_claims(comparison, f"{comparison.paper.label}: ")
                 if claim.judged.verdict == verdict
             ]
             svg = claims_svg(f"{scale}-{tone}", drawn)
