@@ -481,3 +481,29 @@ def test_two_processes_end_together_saved_and_go_on_with_one_list(
     train_ranks(tmp_path / "record", 2, *overrides, "data.bad_limit=0.5")
     assert [path.name for path in folder.glob("bad_images*")] == [LIST_NAME]
     assert {row["name"] for row in read_list(tmp_path / "runs")} == names
+
+
+@pytest.mark.parametrize("bad", [[0], [7, 12]])
+def test_predictions_name_images_by_their_place_in_the_split(
+    tmp_path: Path, bad: list[int]
+) -> None:
+    """Whatever computes features beforehand leaves out the same images as fine-tuning."""
+    photos(tmp_path / "train", per_class=20)
+    files = sorted(photos(tmp_path / "val", per_class=10).rglob("*.jpg"))
+    for i in bad:
+        damage(files[i], 2)
+    run(
+        *ON_DISK,
+        f"data.root={tmp_path}",
+        f"runs_dir={tmp_path / 'runs'}",
+        "stages=[pretrain,knn,linear_probe,finetune]",
+        "pretrain.batch_size=40",
+        "linear_probe.batch_size=40",
+        "data.bad_limit=0.5",
+    )
+    expected = [i for i in range(20) if i not in bad]
+    for kind in ("knn", "linear_probe", "finetune"):
+        (path,) = tmp_path.glob(f"runs/{kind}/*/predictions.csv")
+        rows = pd.read_csv(path)
+        assert rows["image"].tolist() == expected, kind
+        assert rows["label"].tolist() == [i // 10 for i in expected], kind

@@ -205,7 +205,7 @@ def test_precomputed_features_come_in_the_same_batches_as_their_images(
             val.labels_N,
         ),
     )
-    stored = FeatureData(*features, batch_size=4, seed=0)
+    stored = FeatureData((*features, torch.arange(10)), batch_size=4, seed=0)
     stored.trainer = fake_trainer()  # type: ignore[assignment]
     for ours, theirs in zip(
         stored.train_dataloader(), batches(data((train, val))), strict=True

@@ -33,9 +33,8 @@ def main(folder: Path, sample: int, lags: bool) -> None:
     nonfinite.reads_late = lambda device: lags
     features_ND = torch.randn(32, 4, generator=torch.Generator().manual_seed(0))
     features_ND[sample] = torch.nan
-    data = FeatureData(
-        (features_ND, torch.arange(32) % 2), (features_ND, torch.arange(32) % 2), 8, 0
-    )
+    rows = features_ND, torch.arange(32) % 2
+    data = FeatureData((rows, rows, torch.arange(32)), 8, 0)
     trainer = L.Trainer(
         accelerator="cpu",
         devices=2,

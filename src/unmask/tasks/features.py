@@ -25,6 +25,17 @@ class LabelledFeatures(NamedTuple):
     labels_N: Int[Tensor, "N"]
 
 
+class SplitFeatures(NamedTuple):
+    """Features of the training and of the validation images.
+
+    val_ids_N: the places of the latter in their split; those that cannot be read lack.
+    """
+
+    train: LabelledFeatures
+    val: LabelledFeatures
+    val_ids_N: Int[Tensor, "N"]
+
+
 class ModelOutputs(NamedTuple):
     """A frozen model's outputs on a split (features, or logits), in its order.
 
@@ -66,7 +77,7 @@ class FeatureExtractor(L.LightningModule):
 
 def extract_features(
     trainer: L.Trainer, model: nn.Module, data: ImageData
-) -> tuple[LabelledFeatures, LabelledFeatures]:
+) -> SplitFeatures:
     """Return the features of the training and of the validation images.
 
     Both are seen as evaluation sees them, without augmentation. An unreadable training
@@ -76,7 +87,8 @@ def extract_features(
     batches = trainer.predict(FeatureExtractor(model), datamodule=data)
     assert batches is not None
     train, val = map(gather_outputs, batches)
-    return train.all_samples(), val.originals()
+    val_ids_N = val.is_original_N.nonzero().flatten()
+    return SplitFeatures(train.all_samples(), val.originals(), val_ids_N)
 
 
 def gather_outputs(batches: Any) -> ModelOutputs:

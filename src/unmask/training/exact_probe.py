@@ -38,7 +38,8 @@ def solve_probe(stage: Stage) -> Metrics:
     Its checkpoint and its tables are those of a probe that was trained.
     """
     images = stage.image_data()
-    bank, queries = features_of_splits(stage, images)
+    rows = features_of_splits(stage, images)
+    bank = rows.train
     standardise = Standardisation.of(bank.features_ND)
     # one head for all ranks: sums on GPUs may differ in their last bits
     head = collectives.on_rank_zero_at_length(
@@ -50,7 +51,7 @@ def solve_probe(stage: Stage) -> Metrics:
     )
     _install(model, head, standardise)
     module = Classify(model, _refuse_training, Regularisation(stage.config.seed))
-    data = FeatureData(bank, queries, images.batch_size, stage.config.seed)
+    data = FeatureData(rows, images.batch_size, stage.config.seed)
     trainer = evaluation_trainer(stage)
     trainer.validate(module, datamodule=data, verbose=False)
     if collectives.is_rank_zero():

@@ -33,7 +33,7 @@ from unmask.heads import (
 )
 from unmask.optim import OptimizerRecipe
 from unmask.tasks.classify import Classify, Regularisation
-from unmask.tasks.features import LabelledFeatures, extract_features
+from unmask.tasks.features import SplitFeatures, extract_features
 from unmask.tasks.recompute import TrainingTask
 from unmask.tasks.tokenizer import Annealing, TrainTokenizer
 from unmask.training import build
@@ -97,8 +97,8 @@ def _prepare_classifier(stage: Stage) -> Prepared:
     images = stage.image_data(stage.recipe.augment)
     data: ImageData | FeatureData = images
     if has_fixed_features(stage.config, kind):
-        bank, queries = features_of_splits(stage, images)
-        data = FeatureData(bank, queries, images.batch_size, stage.config.seed)
+        rows = features_of_splits(stage, images)
+        data = FeatureData(rows, images.batch_size, stage.config.seed)
     model = build_classifier(stage.config, kind, start, stage.run.plan.num_classes)
     features = model.features
     if isinstance(features, Features | FineTuneFeatures | AttentiveFeatures):
@@ -160,9 +160,7 @@ def has_fixed_features(config: Config, kind: str) -> bool:
     return isinstance(recipe, Probe) and not recipe.augment.changes_images
 
 
-def features_of_splits(
-    stage: Stage, images: ImageData
-) -> tuple[LabelledFeatures, LabelledFeatures]:
+def features_of_splits(stage: Stage, images: ImageData) -> SplitFeatures:
     """Return features of both splits, computed once for all stages of a run."""
     spec, recipe = stage.spec, stage.recipe
     # all that the features of one run depend on
@@ -171,12 +169,12 @@ def features_of_splits(
         model = build_features(stage.config, spec.kind, spec.start)
         if isinstance(model, Features):
             load_starting_weights(model.encoder, stage)
-        bank, queries = extract_features(evaluation_trainer(stage), model, images)
-        stage.run.features[key] = (bank, queries, stage.bad_images)
-    bank, queries, bad_images = stage.run.features[key]
+        rows = extract_features(evaluation_trainer(stage), model, images)
+        stage.run.features[key] = (rows, stage.bad_images)
+    rows, bad_images = stage.run.features[key]
     # this stage did not read the images, yet its result depends on the bad ones
     stage.bad_images.copy_from(bad_images)
-    return bank, queries
+    return rows
 
 
 def _frozen_micro_batch_size(stage: Stage, batch_size: int) -> int | None:

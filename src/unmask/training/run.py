@@ -19,7 +19,7 @@ from unmask.stages.ledger import StageFolder
 from unmask.stages.origin import Origin
 from unmask.stages.plan import Plan
 from unmask.stages.sizes import fit_batch_size
-from unmask.tasks.features import LabelledFeatures
+from unmask.tasks.features import SplitFeatures
 from unmask.training import build
 
 NO_AUGMENTATION = Augment(
@@ -48,9 +48,7 @@ class Run:
         self.origin = origin or Origin()
         self.config = plan.config
         self.console = console
-        self.features: dict[
-            tuple[Any, ...], tuple[LabelledFeatures, LabelledFeatures, BadImages]
-        ] = {}
+        self.features: dict[tuple[Any, ...], tuple[SplitFeatures, BadImages]] = {}
 
     @cached_property
     def splits(self) -> tuple[InMemory | StoredImages, InMemory | StoredImages]:

@@ -23,13 +23,12 @@ from unmask.training.run import Stage
 def measure_knn(stage: Stage) -> Metrics:
     """Classify the validation images by their nearest training images' features."""
     # the training images are the bank, the validation images the queries
-    bank, queries = features_of_splits(stage, stage.image_data())
+    bank, queries, ids_N = features_of_splits(stage, stage.image_data())
     predicted_N = knn_predictions(
         bank, queries, stage.recipe.k, stage.recipe.temperature
     )
     labels_N = queries.labels_N
-    # images that cannot be read have no features: places are those of the others
-    answers_N3 = torch.stack([torch.arange(len(labels_N)), labels_N, predicted_N], 1)
+    answers_N3 = torch.stack([ids_N, labels_N, predicted_N], 1)
     write_class_tables(stage.folder.path, stage.run.plan.class_names, answers_N3)
     return {"val/accuracy": top1_accuracy(predicted_N, labels_N)}
 

@@ -260,15 +260,20 @@ class EvaluationData(L.LightningDataModule):
 class FeatureData(L.LightningDataModule):
     """Features computed beforehand, for a probe without augmentation.
 
-    train, val: (features, labels). Batches are like those of ImageData.
+    rows: (features, labels) of training and of validation, and the ids of the latter.
+    Batches are like those of ImageData.
     """
 
     def __init__(
-        self, train: Sequence[Tensor], val: Sequence[Tensor], batch_size: int, seed: int
+        self,
+        rows: tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], Tensor],
+        batch_size: int,
+        seed: int,
     ) -> None:
         super().__init__()
-        self.train_rows = FeatureRows(*train)
-        self.val_rows = FeatureRows(*val)
+        train, val, val_ids_N = rows
+        self.train_rows = FeatureRows(*train, torch.arange(len(train[0])))
+        self.val_rows = FeatureRows(*val, val_ids_N)
         self.batch_size = batch_size
         self.seed = seed
 
@@ -289,21 +294,27 @@ class FeatureData(L.LightningDataModule):
 
 
 class FeatureRows(Dataset):
-    """Features and labels, as batches of (epoch, id)."""
+    """Features, labels and ids, as batches of (epoch, row)."""
 
     def __init__(
-        self, features_ND: Float[Tensor, "N D"], labels_N: Int[Tensor, "N"]
+        self,
+        features_ND: Float[Tensor, "N D"],
+        labels_N: Int[Tensor, "N"],
+        ids_N: Int[Tensor, "N"],
     ) -> None:
         self.features_ND = features_ND
         self.labels_N = labels_N
+        self.ids_N = ids_N
 
     def __len__(self) -> int:
         return len(self.labels_N)
 
     def __getitems__(self, keys: list[SampleKey]) -> Batch:
         epoch = keys[0][0]
-        ids_B = torch.tensor([i for _, i in keys])
-        return Batch(self.features_ND[ids_B], self.labels_N[ids_B], ids_B, epoch)
+        rows_B = torch.tensor([row for _, row in keys])
+        return Batch(
+            self.features_ND[rows_B], self.labels_N[rows_B], self.ids_N[rows_B], epoch
+        )
 
 
 def _epoch_batches(
