@@ -8,9 +8,12 @@ import pandas as pd
 import pytest
 from scipy import integrate, stats
 
+from planted_results import DEPTH
 from unmask.config.paper_facts import Claim
-from unmask.reports.paper.claims import ColumnSamples, judge
+from unmask.reports.paper.claims import ColumnSamples, Judging, judge
+from unmask.reports.paper.comparison import judge_claims
 from unmask.reports.paper.inequalities import inequalities
+from unmask.reports.paper.result_rows import ResultRow
 from unmask.reports.paper.samples import Sample, rank_correlation
 from unmask.reports.paper.sequential import (
     ALPHA,
@@ -228,6 +231,21 @@ def test_one_seed_decides_nothing() -> None:
     judged = judge(HIGHER, column_of({"1": [60.0], "8": [70.0]}))
     assert judged.verdict == "cannot tell yet"
     assert re.search("one seed; the first look is after 3", judged.reason)
+
+
+def test_a_row_that_lacks_the_first_seed_is_said_to() -> None:
+    """Its other seeds do not stand in for it, and it is not one without a result."""
+    seeds = {"1": (1, 2, 3), "8": (0, 1, 2, 3)}
+    results = [
+        ResultRow(row, "lin", seed, 60.0 + seed, 1000, f"{row}-{seed}", "")
+        for row, all_seeds in seeds.items()
+        for seed in all_seeds
+    ]
+    judged = judge_claims(DEPTH, results, Judging())[0]
+    assert judged.verdict == "cannot tell yet"
+    assert "“1” has no result with the first seed of the others" in judged.reason
+    none = judge_claims(DEPTH, [r for r in results if r.row == "8"], Judging())[0]
+    assert (none.verdict, none.reason) == ("not run", "No result yet of row “1”.")
 
 
 def test_seeds_that_agree_to_the_last_digit_are_known_to_one_image() -> None:

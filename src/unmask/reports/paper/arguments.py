@@ -11,8 +11,10 @@ Format = Literal["latex", "pdf", "svg", "png"]
 
 
 def as_list(value: Any) -> Any:
-    """Take one value for a list of it."""
-    return [value] if isinstance(value, str) else value
+    """Take 0,1,2 for a list, as in a sweep, and one value for a list of it."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",")]
+    return [value] if isinstance(value, int) else value
 
 
 class Report(Section):
@@ -23,7 +25,14 @@ class Report(Section):
     keep: bool
     anytime: bool = False
     variance: bool = False
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None
+    seeds: (
+        Annotated[
+            list[Annotated[int, Field(ge=0)]],
+            Field(min_length=1),
+            BeforeValidator(as_list),
+        ]
+        | None
+    )
     overrides: list[str]
     format: Annotated[list[Format], BeforeValidator(as_list)]
 

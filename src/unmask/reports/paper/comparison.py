@@ -240,7 +240,8 @@ def _samples(results: list[ResultRow]) -> dict[str, Sample]:
     order = sorted({result.seed for result in results})
     samples: dict[str, Sample] = {}
     for result in sorted(results, key=lambda result: result.seed):
-        earlier = samples[result.row].values if result.row in samples else ()
+        # a row that lacks the first seed has none, but is not one without a result
+        earlier = samples.setdefault(result.row, Sample((), result.images)).values
         if order[len(earlier)] == result.seed:
             samples[result.row] = Sample((*earlier, result.value), result.images)
     return samples

@@ -93,6 +93,8 @@ def _too_few(
             " far others would lie; run more seeds."
         )
     seeds = "one seed" if count == 1 else f"{count} seeds"
+    if not count:
+        seeds = "no result with the first seed of the others"
     cost = _cost(evidence, outlook.rows, first, seconds)
     return (
         f"Row “{row}” has {seeds}; the first look is after {first} seeds a row. {cost}"

@@ -56,15 +56,15 @@ def sort_rows(rows: list[ResultRow], paper: Paper) -> list[ResultRow]:
     for row in sorted(set(rows)):
         if row.row not in labels or row.column not in columns:
             raise ConfigError(
-                f"results have row {row.row!r}, column {row.column!r}; {paper.paper}"
-                f" has rows {labels} and columns {columns}: correct the results or"
-                " paper.yaml"
+                f"results have row {row.row!r}, column {row.column!r}; {paper.label}"
+                f" has rows {labels} and columns {columns}: correct the results or the"
+                " table's rows"
             )
         is_accuracy = "accuracy" in paper.columns[row.column].metric
         is_valid = row.images >= 1 and row.seed >= 0 and math.isfinite(row.value)
         if not is_valid or (is_accuracy and not 0 <= row.value <= 100):
             raise ConfigError(
-                f"results of {paper.paper} have {row}: images must be at least 1, seed"
+                f"results of {paper.label} have {row}: images must be at least 1, seed"
                 " at least 0, value finite and an accuracy within 0 to 100; correct or"
                 " remove that line"
             )
