@@ -30,7 +30,7 @@ from forked import Started, run_script
 from unmask.commands import cli
 from unmask.commands.composition import Composer
 from unmask.config.checks import check
-from unmask.config.own_files import own_folders, use_folders
+from unmask.config.conf_files import own_folders, use_folders
 from unmask.distributed.processes import STOP_SIGNALS, received_signals
 from unmask.distributed.ranks import rank_info
 from unmask.stages.plan import Plan, make_plan

@@ -6,8 +6,8 @@ import pytest
 
 from small_runs import composer
 from unmask.config.checks import fill_missing_roots, validate
+from unmask.config.conf_files import CONF
 from unmask.config.dials import format_value, read_dials
-from unmask.config.experiments import CONF
 from unmask.config.schema import Config
 
 PLACEHOLDERS = ("data.root", "robustness.root")

@@ -18,7 +18,7 @@ from hydra_plugins.experiment_sweeper import (
 from planted_ledger import kept_in
 from small_runs import call, plan_for, raw_config
 from unmask.commands.composition import Composer
-from unmask.config import experiments
+from unmask.config import conf_files, experiments
 from unmask.config.checks import ConfigError, check
 from unmask.config.experiments import (
     ABLATIONS,
@@ -79,7 +79,7 @@ def root_for(scale: str) -> list[str]:
 @cache
 def compose_config(overrides: tuple[str, ...]) -> Config:
     """Compose as sweeps do: each choice of groups once."""
-    with initialize_config_dir(str(experiments.CONF), version_base="1.3"):
+    with initialize_config_dir(str(conf_files.CONF), version_base="1.3"):
         return check(COMPOSER([*overrides, *root_for(overrides[0])]))
 
 
@@ -356,8 +356,8 @@ def test_files_that_contradict_each_other_are_refused_by_name(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    shutil.copytree(experiments.CONF, tmp_path / "conf")
-    monkeypatch.setattr(experiments, "CONF", tmp_path / "conf")
+    shutil.copytree(conf_files.CONF, tmp_path / "conf")
+    monkeypatch.setattr(conf_files, "CONF", tmp_path / "conf")
     replace_text(tmp_path / "conf" / file, before, after)
     with pytest.raises(ConfigError, match=text.replace("?", r"\?")):
         unique_cells(["experiment=mask_ratio", "scale=embedded"])
@@ -409,7 +409,7 @@ def test_a_cell_is_skipped_if_all_its_results_are_kept_in_any_table(
 
 def test_an_override_of_the_key_that_a_table_varies_is_refused() -> None:
     """One model would fill every row, and be compared with itself."""
-    with initialize_config_dir(str(experiments.CONF), version_base="1.3"):
+    with initialize_config_dir(str(conf_files.CONF), version_base="1.3"):
         listed = cells_by_table(
             ["experiment=decoder_depth", "scale=embedded", "seed=0", "decoder.depth=1"]
         )
@@ -429,7 +429,7 @@ def test_an_override_of_the_key_that_a_table_varies_is_refused() -> None:
 
 def test_measurements_that_fill_no_column_are_refused() -> None:
     """They would train for hours and fill nothing; pretraining alone may be measured later."""
-    with initialize_config_dir(str(experiments.CONF), version_base="1.3"):
+    with initialize_config_dir(str(conf_files.CONF), version_base="1.3"):
         table = ["experiment=decoder_depth", "scale=embedded", "seed=0"]
         with pytest.raises(
             ConfigError,
@@ -444,7 +444,7 @@ def test_measurements_that_fill_no_column_are_refused() -> None:
 
 
 def test_a_plus_before_an_existing_key_is_refused() -> None:
-    with initialize_config_dir(str(experiments.CONF), version_base="1.3"):
+    with initialize_config_dir(str(conf_files.CONF), version_base="1.3"):
         with pytest.raises(
             ConfigError,
             match=r"\+mask_ratio: there is such a key already; leave out the \+",
@@ -483,7 +483,7 @@ def test_facts_without_effect_are_refused(
 def test_the_cost_comment_states_the_number_of_pretrainings(slug: str) -> None:
     (cost,) = re.findall(
         "^# Cost .*",
-        (experiments.CONF / "experiment" / f"{slug}.yaml").read_text(),
+        (conf_files.CONF / "experiment" / f"{slug}.yaml").read_text(),
         re.MULTILINE,
     )
     for scale in ("embedded", "paper"):
@@ -526,7 +526,7 @@ def test_every_kept_result_still_belongs_to_its_row() -> None:
         for path in experiments.EXPERIMENTS.glob("*/results/embedded.csv")
     }
     seeds = {row.seed for of_table in rows.values() for row in of_table}
-    with initialize_config_dir(str(experiments.CONF), version_base="1.3"):
+    with initialize_config_dir(str(conf_files.CONF), version_base="1.3"):
         listed = cells_by_table(
             [
                 f"experiment={','.join(rows)}",

@@ -16,7 +16,8 @@ from planted_ledger import kept_in, plant
 from small_runs import ROOT, image_folder, plan_for
 from unmask.commands.composition import Composer
 from unmask.config.checks import ConfigError, check, fill_missing_roots
-from unmask.config.experiments import CONF, read_paper
+from unmask.config.conf_files import CONF
+from unmask.config.experiments import read_paper
 from unmask.reports.paper import findings, result_rows
 from unmask.reports.paper.arguments import Report
 from unmask.reports.paper.comparison import Finding

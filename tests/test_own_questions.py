@@ -9,9 +9,9 @@ import pytest
 from small_runs import ROOT, call
 from unmask.config import experiments
 from unmask.config.checks import ConfigError
+from unmask.config.conf_files import use_folders
 from unmask.config.keys import known_keys
 from unmask.config.overrides import check_overrides, config_groups
-from unmask.config.own_files import use_folders
 
 LAB = ROOT / "examples" / "lab"
 
@@ -73,7 +73,12 @@ def test_a_question_and_a_scale_are_read_beside_those_of_the_project(lab: Path) 
         ("experiment", "default: 4", "default: 2", "unknown row 2"),
         ("experiment", "default: 4", "rows: [4]", "rows = "),
         ("experiment", "    8: [", "    eight: [", "unknown row 8"),
+        ("experiment", "    4: []", "    on: []", "put the row's name in quotes"),
+        ("experiment", "slug:", "slug: [", "cannot be read: "),
         ("scale", "# @package _global_\n", "", "write # @package _global_ as"),
+        ("scale", "- embedded", "- minute", "its `defaults` lead back to itself"),
+        ("scale", "- embedded", "- embeded", "did you mean embedded"),
+        ("scale", "defaults:\n  - embedded", "defaults: embedded", "be a list"),
         ("scale", "name: minute", "name: hour", "it must be the file's name"),
         ("scale", "looks: [2, 4]", "looks: [4, 2]", "give rising numbers"),
         ("scale", "looks:", "cells: {mask_rato: {}}\n  looks:", "did you mean mask_r"),
@@ -89,6 +94,14 @@ def test_a_wrong_file_is_refused_before_anything_starts(
         type_overrides(f"--config-dir={lab}", f"{file}={name}")
     assert message in str(refused.value)
     assert str(path) in str(refused.value)
+
+
+def test_what_a_sweep_sets_cannot_differ_between_rows(lab: Path) -> None:
+    edit(lab / "experiment" / "patch_size.yaml", "size=8]", "size=8, seed=3]")
+    type_overrides(f"--config-dir={lab}")
+    scale = experiments.read_scale("minute")
+    with pytest.raises(ConfigError, match="row 8: seed=3 cannot differ between rows"):
+        list(experiments.experiment_cells("patch_size", scale))
 
 
 def test_a_curve_of_numbers_needs_rows_that_are_numbers(lab: Path) -> None:

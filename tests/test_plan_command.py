@@ -10,7 +10,7 @@ import pytest
 import plan
 from small_runs import ROOT, TINY, call, run
 from unmask.commands.cli import command
-from unmask.config.experiments import CONF
+from unmask.config.conf_files import CONF
 
 WIDTH = 100
 Price = Callable[..., tuple[int, str]]  # arguments -> (exit code, output)

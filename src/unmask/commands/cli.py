@@ -18,7 +18,7 @@ from typing import Any, NoReturn, get_origin
 from unmask.commands.help import HELP_FLAGS, help_text
 from unmask.config import deciding
 from unmask.config.checks import AnySection, ConfigError, parse_arguments
-from unmask.config.experiments import CONF
+from unmask.config.conf_files import CONF
 from unmask.config.keys import fields_by_key, known_keys, path_keys
 from unmask.config.overrides import (
     add_part_keys,

@@ -20,10 +20,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from unmask.config.checks import ConfigError
-from unmask.config.experiments import CONF
+from unmask.config.conf_files import CONF, own_folders
 from unmask.config.keys import is_part_key
 from unmask.config.overrides import SEARCH_PATH, override_key, search_path
-from unmask.config.own_files import own_folders
 
 
 @contextmanager

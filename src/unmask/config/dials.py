@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from unmask.config.conf_files import CONF
 from unmask.config.data import default_patch_size
-from unmask.config.experiments import CONF, merge
+from unmask.config.experiments import merge
 from unmask.config.foreign import is_foreign
 from unmask.config.groups import coarse_block
 from unmask.config.keys import known_keys

@@ -8,31 +8,36 @@ user's own questions, with their claims in the same file.
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-import yaml
-from pydantic import ValidationError
+from pydantic import Field, field_validator
 
-from unmask.config.checks import ConfigError, describe_errors
+from unmask.config.checks import ConfigError
+from unmask.config.conf_files import (
+    ROOT,
+    as_section,
+    config_names,
+    errors_name,
+    find_config,
+    own_files,
+    own_folders,
+    read_part,
+    read_section,
+    read_text,
+    read_yaml,
+)
 from unmask.config.keys import did_you_mean
-from unmask.config.own_files import own_files, own_folders
 from unmask.config.own_table import OwnTable
 from unmask.config.paper_facts import Paper
 from unmask.config.recipes import STAGES
 from unmask.config.schema import Scale
 from unmask.config.section import NUMBERS_AS_NAMES, Section
 
-# without it Hydra puts the keys of a file into the section of its folder
-GLOBAL = "# @package _global_"
-ROOT = Path(__file__).parents[3]
+# what a sweep sets in all of its cells
+FIXED_KEYS = ("experiment", "scale", "seed")
 EXPERIMENTS = ROOT / "experiments"
-# beside src/ in a checkout, in the package where a wheel is installed
-CONF = ROOT / "conf"
-if not CONF.is_dir():
-    CONF = Path(__file__).parents[1] / "conf"
 SMALLEST_SCALE = "embedded"
 # what a user types after experiment= for several tables at once
 ALL = "all"
@@ -52,7 +57,18 @@ class Sweep(Section):
     model_config = NUMBERS_AS_NAMES
 
     slug: str
-    cells: dict[str, list[str]]
+    cells: dict[str, list[str]] = Field(min_length=1)
+
+    @field_validator("cells", mode="before")
+    @classmethod
+    def check_names(cls, cells: Any) -> Any:
+        truths = [name for name in cells if isinstance(name, bool)]
+        if truths:
+            raise ValueError(
+                f"cells has row {truths[0]}: YAML reads on, off, yes and no as true and"
+                " false; put the row's name in quotes"
+            )
+        return cells
 
 
 class Cell(NamedTuple):
@@ -62,45 +78,6 @@ class Cell(NamedTuple):
     row: str
     seed: int
     overrides: tuple[str, ...]
-
-
-def config_names(group: str) -> list[str]:
-    """List the files of a group: of conf/ and of --config-dir."""
-    names = {path.stem for path in (CONF / group).glob("*.yaml")}
-    return sorted(names | own_files(group).keys())
-
-
-def is_builtin(group: str, name: str) -> bool:
-    """Tell whether conf/ has this file."""
-    return (CONF / group / f"{name}.yaml").exists()
-
-
-def find_config(group: str, name: str) -> Path | None:
-    """Return the file of an experiment or a scale; None where there is none.
-
-    Raises ConfigError for one of the user's that Hydra would not take: where conf/ has
-    that name, too, or it does not say that its keys are those of the whole config.
-    """
-    path = CONF / group / f"{name}.yaml"
-    own = own_files(group).get(name)
-    if own is None:
-        return path if path.exists() else None
-    if is_builtin(group, name):
-        raise ConfigError(same_name_message(own))
-    if GLOBAL not in own.read_text():
-        raise ConfigError(
-            f"{own}: its keys are those of the whole config; write {GLOBAL} as its"
-            " first line"
-        )
-    return own
-
-
-def same_name_message(own: Path) -> str:
-    """Say that Hydra would take the file of conf/ in place of the user's."""
-    return (
-        f"{own}: conf/{own.parent.name}/ has a file of that name, which counts; give"
-        " yours another name"
-    )
 
 
 def experiment_folder(slug: str) -> Path:
@@ -146,11 +123,11 @@ def read_paper(slug: str | Path) -> Paper:
     if isinstance(slug, str) and slug in own_files("experiment"):
         sweep = read_sweep(slug)
         path = own_files("experiment")[slug]
-        table: OwnTable = _read_section(path, OwnTable, "table")
-        with _errors_name(path):
+        table: OwnTable = read_section(path, OwnTable, "table")
+        with errors_name(path):
             return table.as_paper(slug, list(sweep.cells))
     folder = slug if isinstance(slug, Path) else EXPERIMENTS / slug
-    return _read_section(folder / "paper.yaml", Paper)
+    return read_section(folder / "paper.yaml", Paper)
 
 
 def read_sweep(slug: str) -> Sweep:
@@ -166,7 +143,7 @@ def read_sweep(slug: str) -> Sweep:
         raise ConfigError(
             f"experiment={slug} is one run, not a table of the paper; give it alone"
         )
-    sweep: Sweep = _read_section(path, Sweep, "sweep")
+    sweep: Sweep = read_section(path, Sweep, "sweep")
     # the rows of a user's table are those of its sweep
     is_own = slug in own_files("experiment")
     labels = [] if is_own else [row.row for row in read_paper(slug).rows]
@@ -216,7 +193,7 @@ def is_sweep(names: str) -> bool:
             return True
         path = find_config("experiment", name)
         # the text is enough: this is asked before the file is checked
-        if path and "\nsweep:" in path.read_text():
+        if path and "\nsweep:" in read_text(path):
             return True
     return False
 
@@ -272,51 +249,31 @@ def read_scale(name: str) -> Scale:
 @cache
 def _read_scale_file(path: Path) -> Scale:
     """Read a scale, with what it takes over from the scale in its `defaults`."""
-    content = _read_yaml(path)
-    values = content.get("scale")
-    if not isinstance(values, dict):
-        raise ConfigError(
-            f"{path}: there is no `scale:` in it; see the other files in that folder"
-        )
-    for base in content.get("defaults", []):
+    return as_section(path, Scale, _scale_values(path, ()))
+
+
+def _scale_values(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+    """Return a scale's values over those that it builds on.
+
+    above: the scales that build on it.
+    """
+    if path in above:
+        raise ConfigError(f"{path}: its `defaults` lead back to itself; name another")
+    values = read_part(path, "scale")
+    bases = read_yaml(path).get("defaults", [])
+    if not isinstance(values, dict) or not isinstance(bases, list):
+        raise ConfigError(f"{path}: `scale` must hold keys, and `defaults` be a list")
+    for name in bases:
         # the others choose files of other groups
-        if isinstance(base, str):
-            values = merge(read_scale(base).model_dump(), values)
-    return _as_section(path, Scale, values)
-
-
-# a sweep of all tables reads the same files for each of its cells
-@cache
-def _read_section(path: Path, section: Any, key: str | None = None) -> Any:
-    """Read a YAML file as a section; `key`: where in the file it stands."""
-    content = _read_yaml(path)
-    if key and (not isinstance(content, dict) or key not in content):
-        raise ConfigError(
-            f"{path}: there is no `{key}:` in it; see the other files in that folder"
-        )
-    return _as_section(path, section, content[key] if key else content)
-
-
-def _read_yaml(path: Path) -> Any:
-    try:
-        return yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path} cannot be read: {reason}") from None
-
-
-def _as_section(path: Path, section: Any, values: Any) -> Any:
-    with _errors_name(path):
-        return section.model_validate(values)
-
-
-@contextmanager
-def _errors_name(path: Path) -> Iterator[None]:
-    """Raise ConfigError with the file's path for what does not fit the schema."""
-    try:
-        yield
-    except ValidationError as error:
-        raise ConfigError(f"{path}: {describe_errors(error)}") from None
+        if isinstance(name, str) and name != "_self_":
+            base = find_config("scale", name)
+            if base is None:
+                known = config_names("scale")
+                raise ConfigError(
+                    f"{path}: {unknown_name_message('scale', name, known)}"
+                )
+            values = merge(_scale_values(base, (*above, path)), values)
+    return values
 
 
 def experiment_cells(
@@ -342,9 +299,20 @@ def experiment_cells(
         # in place of overrides it says why the row is left out
         if overrides is None or isinstance(overrides, str):
             continue
+        _refuse_fixed(slug, row, overrides)
         for seed in seeds or scale.seeds:
             all_overrides = (f"scale={scale.name}", *overrides, f"seed={seed}")
             yield Cell(slug, row, seed, all_overrides)
+
+
+def _refuse_fixed(slug: str, row: str, overrides: list[str]) -> None:
+    """Raise ConfigError for what is no dial of a row: the sweep sets it."""
+    for override in overrides:
+        if override.partition("=")[0].lstrip("+") in FIXED_KEYS:
+            raise ConfigError(
+                f"{slug}, row {row}: {override} cannot differ between rows; leave it"
+                " out, and type it for the sweep"
+            )
 
 
 def scale_caveats(paper: Paper, slug: str, scale: Scale) -> list[str]:

@@ -5,7 +5,7 @@ from typing import Literal
 import yaml
 from pydantic import Field, model_validator
 
-from unmask.config.experiments import CONF
+from unmask.config.conf_files import CONF
 from unmask.config.section import Count, Positive, PositiveFraction, Section
 
 Precision = Literal["32-true", "bf16-mixed"]

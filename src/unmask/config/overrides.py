@@ -7,18 +7,21 @@ from pathlib import Path
 import yaml
 
 from unmask.config.checks import ConfigError, raise_errors
-from unmask.config.experiments import (
+from unmask.config.conf_files import (
     CONF,
-    expand_experiments,
     find_config,
     is_builtin,
+    own_files,
+    same_name_message,
+    use_folders,
+)
+from unmask.config.experiments import (
+    expand_experiments,
     is_sweep,
     read_scale,
-    same_name_message,
     unknown_name_message,
 )
 from unmask.config.keys import did_you_mean, is_part_key
-from unmask.config.own_files import own_files, use_folders
 
 # of Hydra: they train all cells of a sweep in its own process, or in a pool of workers
 IN_PROCESS_LAUNCHERS = ("basic", "joblib")

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from unmask.config.checks import ConfigError
-from unmask.config.experiments import CONF
+from unmask.config.conf_files import CONF
 from unmask.config.keys import did_you_mean, is_part_key, known_keys
 from unmask.config.overrides import config_groups
 from unmask.config.recipes import STAGES

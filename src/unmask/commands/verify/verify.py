@@ -29,7 +29,7 @@ from unmask.commands.verify.interruptions import (
     trained_stages,
 )
 from unmask.commands.verify.supervised import Start, SupervisedRun
-from unmask.config.experiments import CONF
+from unmask.config.conf_files import CONF
 from unmask.distributed import processes
 from unmask.stages.fingerprint import StageSpec
 from unmask.stages.ledger import StageFolder, read_result

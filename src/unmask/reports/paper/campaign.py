@@ -293,7 +293,7 @@ class Campaign:
             if seeds < self.limits.seeds
         )
         for count, reason in (
-            (ended, f"{self.limits.seeds} seeds a row are the last look"),
+            (ended, f"the last look, after {self.limits.seeds} seeds a row, has been"),
             (futile, "the looks to come would hardly tell"),
             (too_dear, f"hours={self.limits.hours} do not suffice"),
         ):

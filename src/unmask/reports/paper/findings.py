@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 
 from unmask.config.checks import ConfigError
+from unmask.config.conf_files import config_names, own_files, own_folders
 from unmask.config.experiments import (
-    config_names,
     expand_experiments,
     experiment_cells,
     experiment_folder,
@@ -19,7 +19,6 @@ from unmask.config.experiments import (
     read_scale,
     scale_caveats,
 )
-from unmask.config.own_files import own_files, own_folders
 from unmask.config.paper_facts import Paper
 from unmask.config.probes import ExactProbe
 from unmask.config.recipes import stage_name
