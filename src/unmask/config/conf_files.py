@@ -65,10 +65,9 @@ def find_config(group: str, name: str) -> Path | None:
     Raises ConfigError for one of the user's that Hydra would not take: where conf/ has
     that name, too, or it does not say that its keys are those of the whole config.
     """
-    path = CONF / group / f"{name}.yaml"
     own = own_files(group).get(name)
     if own is None:
-        return path if path.exists() else None
+        return CONF / group / f"{name}.yaml" if is_builtin(group, name) else None
     if is_builtin(group, name):
         raise ConfigError(same_name_message(own))
     if GLOBAL not in read_text(own):

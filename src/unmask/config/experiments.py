@@ -62,8 +62,8 @@ class Sweep(Section):
     @field_validator("cells", mode="before")
     @classmethod
     def check_names(cls, cells: Any) -> Any:
-        truths = [name for name in cells if isinstance(name, bool)]
-        if truths:
+        names = cells if isinstance(cells, dict) else {}
+        if truths := [name for name in names if isinstance(name, bool)]:
             raise ValueError(
                 f"cells has row {truths[0]}: YAML reads on, off, yes and no as true and"
                 " false; put the row's name in quotes"
