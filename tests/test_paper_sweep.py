@@ -209,6 +209,15 @@ def test_a_small_dvae_is_always_a_protocol_difference() -> None:
             ["experiment=mask_token", "pretrain.epochs=1"],
             'scale=embedded experiment=mask_token overrides=["pretrain.epochs=1"]',
         ),
+        (
+            ["-cd", "lab", "-m", "experiment=mask_token", "masking=mine"],
+            "--config-dir=lab scale=embedded experiment=mask_token"
+            ' overrides=["masking=mine"]',
+        ),
+        (
+            ['hydra.searchpath=["file:///lab"]', "experiment=mask_token"],
+            "--config-dir=/lab scale=embedded experiment=mask_token",
+        ),
     ],
 )
 def test_the_report_gets_the_overrides_of_the_sweep(

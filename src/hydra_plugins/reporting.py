@@ -13,8 +13,8 @@ from pathlib import Path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from hydra_plugins.experiment_sweeper import parse_seeds, typed_values
-from unmask.commands.cli import config_flags
 from unmask.config.experiments import SMALLEST_SCALE, is_sweep
+from unmask.config.overrides import config_folders, join_flags
 from unmask.stages.sweeps import SWEEP_VARIABLE
 
 SCRIPTS = Path(__file__).parents[1]
@@ -121,7 +121,9 @@ def report_command(arguments: Sequence[str]) -> list[str] | None:
     parsed = OverridesParser.create().parse_overrides(others)
     if any(override.is_sweep_override() for override in parsed):
         return None
-    command = [sys.executable, str(REPORT_SCRIPT), *config_flags(arguments)]
+    folders = config_folders(join_flags(arguments))
+    command = [sys.executable, str(REPORT_SCRIPT)]
+    command += [f"--config-dir={folder}" for folder in folders]
     command += [f"{key}={value}" for key, value in shared.items()]
     if seeds := parse_seeds(values.get("seed")):
         command.append(f"seeds=[{','.join(map(str, seeds))}]")
