@@ -63,16 +63,22 @@ def collect_findings(args: Report, compose: Compose) -> list[Finding]:
 
 
 def collect_to_keep(args: Report, compose: Compose) -> list[Finding]:
-    """Return the experiments of args.experiment at all scales that have results.
+    """Return the experiments of args.experiment at the scales to keep.
 
-    An experiment's README shows them all, whichever was asked for; the overrides (where
-    the images are) are those of the scales that were.
+    These are the scales that were asked for, and those that are kept already, since an
+    experiment's README shows all of them. The overrides (where the images are) are
+    those of the former.
     """
     asked = _scale_names(args)
     others = args.model_copy(update={"scale": None, "overrides": []})
     names = sorted({*_scale_names(others), *asked}, reverse=True)
     by_scale = {name: args if name in asked else others for name in names}
-    return _collect(args.experiment, by_scale, compose)
+    return [
+        finding
+        for finding in _collect(args.experiment, by_scale, compose)
+        if (scale := finding.comparison.scale) in asked
+        or kept_results_path(finding.comparison.slug, scale).exists()
+    ]
 
 
 def _collect(
