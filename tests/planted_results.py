@@ -56,10 +56,9 @@ DEPTH = Paper.model_validate(
                 "by": 20.0,
             },
             {
-                "says": "Fine-tuning does not care.",
+                "says": "Fine-tuning needs depth.",
                 "column": "ft",
-                "within": 0.1,
-                "rows": ["1", "8"],
+                "higher": ["8", "1"],
             },
             {
                 "says": "Fine-tuning is as good with 12 blocks.",

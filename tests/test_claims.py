@@ -196,12 +196,43 @@ def test_rows_that_are_close_have_no_difference_of_more_than_a_bound() -> None:
     assert (
         judged.title == f"no difference of more than {judged.bound + 0.005:.2f} points"
     )
-    assert "the paper's own rows span 8.0" in judged.reason
+    assert "the paper's own two rows are 8.0 apart" in judged.reason
     assert judge(HIGHER, column_of(rows)).verdict == "cannot tell yet"
     # one that is confirmed need not be close
     best = Claim(says="best", column="lin", best="8")
     far = rows | {row: [value - 9 for value in rows["1"]] for row in ("2", "4")}
     assert judge(best, column_of(far, alike=0.6)).verdict == "no difference"
+
+
+def test_rows_within_a_margin_have_until_the_last_look_to_show_it() -> None:
+    """What is close by the scale's measure may still be closer, as the claim says."""
+    rng = np.random.default_rng(1)
+    a, b = (95 + 0.3 * rng.normal(size=(2, 24))).tolist()
+    within = Claim(says="close", column="lin", within=0.3, rows=["1", "8"])
+
+    def verdict(margin: float, seeds: int) -> str:
+        claim = within.model_copy(update={"within": margin})
+        rows = {"1": a[:seeds], "8": b[:seeds]}
+        return judge(claim, column_of(rows, alike=0.6)).verdict
+
+    assert verdict(0.3, 12) == "cannot tell yet"
+    assert verdict(0.3, 24) == "holds"
+    assert verdict(0.05, 24) == "no difference"
+    anytime = judge(within, column_of({"1": a, "8": b}, alike=0.6), Anytime())
+    assert anytime.verdict in ("holds", "cannot tell yet")
+
+
+def test_numbers_in_reasons_are_ones_to_act_on() -> None:
+    close = column_of({"1": [93.5, 94.4, 95.3], "8": [93.5, 95.3, 94.4]})
+    reason = judge(HIGHER, close).reason
+    assert "is +0.00 points" in reason
+    assert "no practical number of seeds would" in reason
+    rows = {
+        row: [80.0 - 5 * i, 80.2 - 5 * i, 80.1] for i, row in enumerate("abcdefghi")
+    }
+    rising = Claim(says="up", column="lin", rising=[*rows])
+    column = column_of(rows)._replace(competing_rows=[*rows])
+    assert "(100 %" not in judge(rising, column).reason
 
 
 def test_what_would_tell_is_a_look_and_its_runs_and_hours() -> None:
@@ -215,7 +246,7 @@ def test_what_would_tell_is_a_look_and_its_runs_and_hours() -> None:
     assert "12 seeds a row would show that it holds. That is 18" in judged.reason
     assert "18 more runs, 13.5 hours of computing" in judged.reason
     small = judge(HIGHER, column_of({"1": a, "8": [70.01, 71.01, 69.01]}))
-    assert "None of this scale's looks, up to 24 seeds a row, will tell" in small.reason
+    assert "looks, up to 24 seeds a row, is likely to tell" in small.reason
     last = judge(HIGHER, column_of({"1": a * 8, "8": [70.1, 71.1, 69.1] * 8}))
     assert "The last look has been" in last.reason
 
@@ -256,7 +287,7 @@ def test_seeds_that_agree_to_the_last_digit_are_known_to_one_image() -> None:
     assert far.verdict == "holds"
     same = judge(HIGHER, column_of({"1": [5.0] * 3, "8": [7.0] * 3}, is_accuracy=False))
     assert same.verdict == "cannot tell yet"
-    assert "has 3 seeds with the same value" in same.reason
+    assert "3 seeds of row “8” have the same value" in same.reason
 
 
 @pytest.mark.parametrize(("seeds", "t"), [(3, 2.0), (5, -1.0), (10, 3.0), (24, 2.5)])

@@ -156,7 +156,7 @@ def test_rows_that_contradict_each_other_or_the_paper_are_refused(
         rows_to_csv([row, row._replace(value=81.0, fingerprint="b")], DEPTH)
     with pytest.raises(
         ConfigError,
-        match=r"row '3', column 'lin'; Table 1a has rows \['1', '2'.*paper\.yaml",
+        match=r"row '3', column 'lin'; Table 1a has rows \['1', '2'.*rows",
     ):
         compare(DEPTH, "decoder_depth", "embedded", [row._replace(row="3")], 3, [])
     path = tmp_path / "a.csv"

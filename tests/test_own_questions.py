@@ -18,8 +18,9 @@ LAB = ROOT / "examples" / "lab"
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[Path]:
-    """Return a copy of examples/lab, which is not looked into yet."""
-    yield shutil.copytree(LAB, tmp_path / "lab")
+    """Return a copy of examples/lab without results, not looked into yet."""
+    without = shutil.ignore_patterns("experiments")
+    yield shutil.copytree(LAB, tmp_path / "lab", ignore=without)
     use_folders([])
 
 

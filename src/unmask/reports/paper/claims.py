@@ -128,6 +128,7 @@ def _decide(
     claim: Claim, evidence: Evidence, column: ColumnSamples, seeds: int
 ) -> JudgedClaim | None:
     """Return the claim with its verdict; None where it is still undecided."""
+    rule = evidence.rule
     if evidence.refuted:
         reason = reasons.refuted(evidence, column.unit)
         pair = evidence.refuted.pair
@@ -135,7 +136,8 @@ def _decide(
     if not evidence.unconfirmed:
         reason = reasons.confirmed(evidence, column.unit)
         return JudgedClaim(claim, "holds", reason, seeds, pair=evidence.closest)
-    if evidence.is_alike:
+    # rows within less may still be shown to be, or not to be, by a later look
+    if evidence.is_alike and (claim.within is None or rule.is_last(seeds)):
         bound, pair, _ = evidence.widest
         reason = reasons.alike(evidence, column.unit, column.paper)
         return JudgedClaim(claim, "no difference", reason, seeds, bound, pair=pair)

@@ -70,13 +70,18 @@ def _needed(evidence: Evidence) -> tuple[float, str]:
 
 
 def _needed_alike(evidence: Evidence) -> float:
-    limit = evidence.alike_within
+    limit, rule = evidence.alike_within, evidence.rule
     if limit is None:
         return math.inf
-    return max(
-        evidence.rule.needed(_alike_ratio(evidence, pair, limit), power=POWER_OF_TWO)
+    needed = max(
+        rule.needed(_alike_ratio(evidence, pair, limit), power=POWER_OF_TWO)
         for pair in evidence.unconfirmed
     )
+    # of rows that are claimed to be within a margin it is a verdict of the last look
+    if any(pair.margin < 0 for pair in evidence.unconfirmed):
+        last = rule.looks[-1] if isinstance(rule, SpentLevel) else math.inf
+        return max(needed, last)
+    return needed
 
 
 def _ratio(evidence: Evidence, pair: Inequality, margin: float) -> float:

@@ -7,11 +7,13 @@ from unmask.reports.paper.evidence import Evidence
 from unmask.reports.paper.inequalities import Inequality
 from unmask.reports.paper.outlook import FUTILE, Outlook
 from unmask.reports.paper.samples import Sample
-from unmask.reports.paper.sequential import Difference, SpentLevel
+from unmask.reports.paper.sequential import POWER, Difference, SpentLevel
 
 # of standard deviations: beyond it a test leans on the symmetry of the noisier row
 LARGE_RATIO = 3
 HOUR = 3600
+# nobody runs more of a row
+MOST_SEEDS = 5000
 VERDICTS = {
     "holds": "that it holds",
     "does not hold": "that it does not hold",
@@ -60,9 +62,9 @@ def alike(evidence: Evidence, unit: str, paper: Mapping[str, float]) -> str:
     text = _difference(evidence, pair, difference, unit)
     text += f": no more than {upwards(bound)} in either direction"
     text += f"; here up to {evidence.alike_within:g} count as none"
-    values = [paper[row] for row in evidence.form.rows if row in paper]
-    if len(values) > 1:
-        text += f", and the paper's own rows span {max(values) - min(values):.1f}"
+    if pair.high in paper and pair.low in paper:
+        apart = abs(paper[pair.high] - paper[pair.low])
+        text += f", and the paper's own two rows are {apart:.1f} apart"
     return f"{text}.{_caution(evidence, pair, difference)}"
 
 
@@ -89,8 +91,8 @@ def _too_few(
     first = int(outlook.needed)
     if count >= first:
         return (
-            f"Row “{row}” has {count} seeds with the same value, which does not say how"
-            " far others would lie; run more seeds."
+            f"The first {first} seeds of row “{row}” have the same value, which says"
+            " nothing of how far others would lie; run more seeds."
         )
     seeds = "one seed" if count == 1 else f"{count} seeds"
     if not count:
@@ -106,7 +108,9 @@ def _ahead(evidence: Evidence, outlook: Outlook, seconds: Mapping[str, float]) -
     rule = evidence.rule
     now = min(evidence.latest[pair].seeds for pair in evidence.unconfirmed)
     needed = outlook.needed
-    about = "no number of seeds" if math.isinf(needed) else f"about {needed:,.0f} seeds"
+    about = f"about {needed:,.0f} seeds"
+    if needed > MOST_SEEDS:
+        about = "no practical number of seeds"
     wanted = max(needed, now + 1)
     if isinstance(rule, SpentLevel):
         last = rule.looks[-1]
@@ -115,7 +119,7 @@ def _ahead(evidence: Evidence, outlook: Outlook, seconds: Mapping[str, float]) -
         if needed > last:
             return _last_look(evidence, outlook, last, about, seconds)
         wanted = next(look for look in rule.looks if look >= wanted)
-    if math.isinf(wanted):
+    if wanted > MOST_SEEDS:
         return f"At this difference {about} would tell."
     shown = VERDICTS[outlook.verdict]
     text = f"At this difference {wanted:,.0f} seeds a row would show {shown}."
@@ -132,14 +136,18 @@ def _last_look(
     """Say what the last look may still tell."""
     if outlook.chance < FUTILE:
         return (
-            f"None of this scale's looks, up to {last} seeds a row, will tell: at this"
-            f" difference {about} would."
+            f"None of this scale's looks, up to {last} seeds a row, is likely to tell:"
+            f" at this difference {about} would."
         )
     cost = _cost(evidence, outlook.rows, last, seconds)
-    return (
+    text = (
         f"{last} seeds a row, the last look, would tell with a chance of"
-        f" {100 * outlook.chance:.0f} %, {about} with 80 %. {cost}"
+        f" {100 * outlook.chance:.0f} %"
     )
+    # the chance counts on the seeds that are there, the number on new ones alone
+    if outlook.chance < POWER:
+        text += f", {about} with {100 * POWER:.0f} %"
+    return f"{text}. {cost}"
 
 
 def _cost(
@@ -154,7 +162,9 @@ def _cost(
     if all(row in seconds for row in rows):
         time = sum(count * seconds[row] for row, count in more.items())
         hours = time / HOUR
-        text += f", {hours:,.1f} hours" if hours >= 1 else f", {time / 60:,.0f} minutes"
+        minutes = max(1, round(time / 60))
+        noun = "minute" if minutes == 1 else "minutes"
+        text += f", {hours:,.1f} hours" if hours >= 1 else f", {minutes} {noun}"
         text += " of computing"
     return f"{text}."
 
@@ -181,13 +191,17 @@ def _difference(
     """Give the difference, its interval, and over how many seeds it was seen."""
     reach = evidence.rule.critical(difference, share) * difference.error
     percent = 100 * evidence.rule.confidence(difference.seeds, share)
-    mean = difference.mean
-    interval = f"{mean - reach:+.2f} to {mean + reach:+.2f}"
+    # a sum with zero is never -0.00
+    mean = round(difference.mean, 2) + 0.0
+    low, high = (difference.mean + side * reach for side in (-1, 1))
+    interval = f"{round(low, 2) + 0.0:+.2f} to {round(high, 2) + 0.0:+.2f}"
     if math.isinf(reach):
         interval = "unbounded"
     unit = "points" if "%" in unit else unit
+    # rounding must not make it 100
+    shown = f"{percent:.3g}" if percent < 99.9 else f"{percent:.2f}"
     return (
-        f"“{pair.high}” minus “{pair.low}” is {mean:+.2f} {unit} ({percent:.3g} %"
+        f"“{pair.high}” minus “{pair.low}” is {mean:+.2f} {unit} ({shown} %"
         f" interval {interval}, over {difference.seeds} seeds of each)"
     )
 
@@ -202,9 +216,11 @@ def _caution(evidence: Evidence, pair: Inequality, difference: Difference) -> st
     quiet, noisy = sorted(spreads, key=lambda row: spreads[row])
     if spreads[noisy] <= LARGE_RATIO * spreads[quiet]:
         return ""
-    ratio = f"{spreads[noisy] / spreads[quiet]:.0f}" if spreads[quiet] else "far more"
+    ratio = f"{spreads[noisy] / spreads[quiet]:.0f} times as far as"
+    if not spreads[quiet]:
+        ratio = "far more than"
     return (
-        f" Seeds of “{noisy}” scatter {ratio} times as far as those of “{quiet}”: the"
+        f" Seeds of “{noisy}” scatter {ratio} those of “{quiet}”: the"
         " verdict leans on their being as often above their mean as below."
     )
 

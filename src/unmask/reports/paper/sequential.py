@@ -65,6 +65,10 @@ class SpentLevel:
             return ALPHA * self.shares[number - 1]
         return ALPHA * number / (count * (count + 1) / 2)
 
+    def is_last(self, seeds: int) -> bool:
+        """Tell whether no look comes after that of so many seeds."""
+        return seeds >= self.looks[-1]
+
     def compare(self, a: Sample, b: Sample, seeds: int) -> Difference | None:
         """Return the difference over the first seeds of both (Welch 1947).
 
@@ -110,6 +114,10 @@ class Anytime:
     def moments(self, seeds: int) -> Sequence[int]:
         """Return all numbers of seeds with a spread."""
         return range(2, seeds + 1)
+
+    def is_last(self, seeds: int) -> bool:
+        """Tell that there is no last look: another seed may always come."""
+        return False
 
     def compare(self, a: Sample, b: Sample, seeds: int) -> Difference | None:
         """Return the mean of the paired differences; None where they have no spread."""
