@@ -17,13 +17,14 @@ from unmask.commands.prepare.prepare import prepare
 from unmask.commands.runs.filters import KEYS
 from unmask.config import deciding
 from unmask.config.checks import check, fill_missing_roots
+from unmask.config.conf_files import use_folders
 from unmask.config.experiments import (
     expand_experiments,
     experiment_cells,
     read_scale,
 )
 from unmask.config.keys import known_keys
-from unmask.config.overrides import check_overrides, config_groups
+from unmask.config.overrides import check_overrides, config_folders, config_groups
 from unmask.exchange.read_weights import read_weights
 from unmask.exchange.write import write_weights
 
@@ -176,6 +177,7 @@ def with_real_paths(typed: str, place: tuple[Path, Path, str], tmp_path: Path) -
     text = text.replace("init_from=runs/pretrain/<fingerprint>", f"init_from={photos}")
     text = text.replace("out=predictions", f"out={tmp_path}/predictions")
     text = re.sub(r"\bto=vit_base", f"to={tmp_path}/vit_base", text)
+    text = re.sub(r"--config-dir=\S*lab\b", f"--config-dir={ROOT}/examples/lab", text)
     for before, after in {
         "/path/to/images": str(images),
         "/path/to/sketches": f"{root}/sketches",
@@ -222,11 +224,12 @@ def make_smaller(
         )
         stages = {"a784": pretrain, "012f": tuned}
         return [stages.get(o, o) for o in overrides] + [f"runs_dir={ledger}"]
+    is_own = any("--config-dir" in override for override in overrides)
     more = {
         "report.py": [
             f"runs_dir={runs}",
             f"out={tmp_path}",
-            "experiment=mask_token,schedule",
+            *([] if is_own else ["experiment=mask_token,schedule"]),
         ],
         "measure.py": [f"out={tmp_path / 'statistics.yaml'}"],
         "reconstruct.py": [f"out={tmp_path / 'out.png'}"],
@@ -248,6 +251,8 @@ def make_training_smaller(typed: list[str], tmp_path: Path) -> list[str]:
         "partial_finetune.blocks=0,0.5,1,2,4": "partial_finetune.blocks=0.5,1",
         "seed=0,1,2": "seed=0",
         "experiment=decoder_depth": "experiment=mask_token",
+        # of each row one seed, in place of rounds
+        "decide=true": "seed=0",
     }
     overrides = [smaller_sweeps.get(override, override) for override in typed]
     if "experiment=mask_token" in overrides:
@@ -268,7 +273,9 @@ def make_training_smaller(typed: list[str], tmp_path: Path) -> list[str]:
         overrides.append("knn.k=5")
     if any("robustness" in override for override in overrides):
         overrides += ["robustness.images=10", "robustness.severities=[5]"]
-    if {"scale=embedded", "scale=embedded_exact"} & set(overrides):
+    if "experiment=patch_size" in overrides:
+        overrides.append("finetune.labels=100")
+    elif {"scale=embedded", "scale=embedded_exact"} & set(overrides):
         overrides += [
             "data.image_size=28",
             "data.patch_size=7",
@@ -316,6 +323,7 @@ def test_every_command_that_is_too_large_to_run_has_a_config(
     if name != "train":
         section = getattr(import_module(name), name.capitalize())
         overrides = parse_with_run(section, overrides)[1]
+    use_folders(config_folders(overrides))
     values = first_values(overrides)
     if experiment := values.pop("experiment", None):
         scale = read_scale(values.get("scale", "embedded"))
@@ -323,6 +331,7 @@ def test_every_command_that_is_too_large_to_run_has_a_config(
             assert slug in scale.cells or list(experiment_cells(slug, scale)), typed
     raw = raw_config(*map("=".join, values.items()), tiny=False)
     check(fill_missing_roots(raw))
+    use_folders([])
 
 
 def test_the_targets_tutorial_trains(
