@@ -146,6 +146,9 @@ def _listed(value: str) -> list[str]:
 def missing_folders(arguments: Sequence[str]) -> list[str]:
     """Return an error message for each folder of --config-dir that is not there."""
     nameless = [each for each in arguments if each in CONFIG_DIR_FLAGS]
+    if len(several := folder_flags(arguments)) > 1:
+        # Hydra takes one of them in silence
+        return [f"{' '.join(several)}: give one folder, which may hold all files"]
     return [f"{flag}: give its folder, as {flag}=lab" for flag in nameless] + [
         f"--config-dir={folder}: there is no such folder; it holds files such as"
         f" {folder}/masking/mine.yaml, which masking=mine then names"

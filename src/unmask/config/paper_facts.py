@@ -61,6 +61,14 @@ class Claim(Section):
                 f"claim {self.says!r}: within and rows belong together; give both or"
                 " neither"
             )
+        named = self.higher or self.rising or self.falling or self.rows
+        if not self.best and (
+            len(set(named or [])) < 2 or len(self.higher or "ab") > 2
+        ):
+            raise ValueError(
+                f"claim {self.says!r} is about {named}: name two rows or more, and of"
+                " higher two"
+            )
         if self.by and self.higher is None:
             raise ValueError(
                 f"claim {self.says!r}: by = {self.by:g} is a margin of higher alone;"
